@@ -1,0 +1,34 @@
+# make demo   the main job on an embedded upstream        make test   all tests
+# make bench  speed against peers                         make lint   types, style, import rules
+# make fuzz   garbage at both negotiations, for minutes   make install  .venv with nbd-gateway in it
+
+PYTHON ?= $(shell tests/tools/newest-python)
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+demo: install
+	$(BIN)/nbd-gateway demo
+
+install: $(VENV)/installed
+$(VENV)/installed: pyproject.toml
+	tests/tools/make-venv $(PYTHON) $(VENV) -e . --group test --group lint
+	touch $@
+
+test: install
+	tests/tools/install-peers
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fuzz: install
+	$(BIN)/python -m tests.fuzz
+
+bench:
+	tests/tools/install-peers
+	tests/bench/run
+
+.PHONY: demo install test lint fuzz bench
