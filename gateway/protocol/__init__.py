@@ -1,0 +1,10 @@
+"""Who may say what, when: the two negotiations, what is offered, which commands are legal.
+
+Sans-IO: these modules take bytes and values and give bytes and values. They have no socket, clock or log,
+so a conversation in a test is a list of bytes.
+
+    server.py    our face to clients      client.py    our face to upstreams
+    export.py    what an upstream has, what we offer of it, and offer(), which decides
+    commands.py  which commands a session may send, and what is answered when it may not
+    errors.py    refusals and hang-ups, named by what the catcher does next
+"""

@@ -1,0 +1,27 @@
+"""Errors of a negotiation, named by what the catcher does next.
+
+`gateway.wire.errors.WireError` (the bytes are no message) and `Hangup` (they are one, but it must not be
+answered): close, and log why. `Refusal`: answer the option with it and go on. `Misuse`: our own bug.
+"""
+
+from __future__ import annotations
+
+from gateway.wire.constants import Rep, name_of
+from gateway.wire.limits import MAX_STRING_BYTES
+
+
+class Hangup(Exception):
+    """The peer did what leaves no answer but to close; the text says what, for the log."""
+
+
+class Refusal(Exception):
+    """An option cannot be granted; `reply` and `text` go to the peer, and the negotiation goes on."""
+
+    def __init__(self, reply: int, text: str = "") -> None:
+        self.reply = reply
+        self.text = text.encode()[:MAX_STRING_BYTES].decode(errors="ignore")
+        super().__init__(f"{name_of(Rep, reply)}: {text}" if text else name_of(Rep, reply))
+
+
+class Misuse(Exception):
+    """A caller of this package broke its contract: an answer that nobody asked for, for one."""

@@ -1,0 +1,379 @@
+"""Our face to clients: the negotiation as the server of it, without any I/O.
+
+Framing first, meaning second: a whole option is taken off the buffer before anybody looks at it, so
+whatever is wrong with its data costs the client that option and nothing else. Which options exist and what
+may be in them is a table (`_OPTIONS`); what leaves no legal answer raises `Hangup`.
+
+The driver's loop:
+
+    negotiation.receive(data)              bytes from the client
+    event = negotiation.next_event()       None: send data_to_send(), then read more
+    negotiation.answer_…() or .refuse()    each event is answered exactly once
+    negotiation.data_to_send()             bytes for the client
+
+An option that needs no decision from outside (STRUCTURED_REPLY, ABORT, an unknown one) is answered here.
+After the answer to an event in which the client chose its export the negotiation is over: `trailing_data`
+are bytes that belong to the transmission phase.
+
+"Handshake phase" and "Option types" in proto.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gateway.protocol.errors import Hangup, Misuse, Refusal
+from gateway.wire import handshake, limits
+from gateway.wire.constants import IHAVEOPT, ClientFlag, HandshakeFlag, Info, Opt, Rep, name_of
+from gateway.wire.errors import WireError
+from gateway.wire.handshake import (
+    AnyInfo,
+    BlockSizes,
+    DescriptionInfo,
+    ExportInfo,
+    ListedExport,
+    MetaContext,
+    NameInfo,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ListAsked:
+    """LIST: answer with `answer_list`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportAsked:
+    """INFO, or GO if `go`: answer with `answer_export`."""
+
+    name: str
+    wanted: frozenset[int]
+    go: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExportNameChosen:
+    """EXPORT_NAME: answer with `answer_export_name`; a refusal closes, for the option has none."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContextsAsked:
+    """LIST_META_CONTEXT, or SET_META_CONTEXT if `select`: answer with `answer_contexts`."""
+
+    name: str
+    queries: tuple[str, ...]
+    select: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """ABORT: acknowledged already; send what there is and close."""
+
+
+Event = ListAsked | ExportAsked | ExportNameChosen | ContextsAsked | Aborted
+
+_E = TypeVar("_E")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What INFO, GO and EXPORT_NAME tell of an export."""
+
+    size: int
+    flags: int
+    block_sizes: BlockSizes
+    name: str | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The contexts that the last SET_META_CONTEXT selected, and for which export."""
+
+    name: str
+    contexts: tuple[MetaContext, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDialect:
+    """What a server of this negotiation is able to do; the gateway itself can do all of it."""
+
+    handshake_flags: int = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+    unsupported: frozenset[int] = frozenset({Opt.STARTTLS, Opt.EXTENDED_HEADERS, Opt.PEEK_EXPORT})
+    announce_block_sizes: bool = False
+    """Send INFO_BLOCK_SIZE to those who did not ask as well (as qemu does)."""
+
+
+class ServerNegotiation:
+    """One client's negotiation. See the module's docstring for the loop that drives it."""
+
+    def __init__(self, dialect: ServerDialect = ServerDialect()) -> None:
+        self._dialect = dialect
+        self._received = bytearray()
+        self._output = bytearray(handshake.encode_greeting(dialect.handshake_flags))
+        self._client_flags: int | None = None
+        self._options_left = limits.MAX_OPTIONS
+        self._asked: Event | None = None  # the event that waits for its answer
+        self._over = False
+        self.structured = False
+        """The client negotiated STRUCTURED_REPLY."""
+        self.selection: Selection | None = None
+        """What the last SET_META_CONTEXT left; None if it failed or never came."""
+        self.shutting_down = False
+        """Set by the driver: from now on every option but ABORT is answered ERR_SHUTDOWN."""
+
+    # --- Bytes in, events out
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the client, in whatever pieces they came."""
+        self._received += data
+
+    def next_event(self) -> Event | None:
+        """Give what the client wants next, or None if more bytes are needed.
+
+        Raises `Hangup` or `WireError` if the connection has to be closed, after sending what
+        `data_to_send` still has.
+        """
+        if self._asked is not None:
+            raise Misuse(f"{self._asked} has not been answered")
+        while not self._over:
+            if self._client_flags is None:
+                if not self._take_client_flags():
+                    return None
+                continue
+            option = self._take_option()
+            if option is None:
+                return None
+            number, data = option
+            event = self._judge(number, data)
+            if event is not None:
+                if isinstance(event, Aborted):
+                    self._over = True
+                else:
+                    self._asked = event
+                return event
+        return None
+
+    def data_to_send(self) -> bytes:
+        """Give what has to go to the client, once."""
+        data = bytes(self._output)
+        self._output.clear()
+        return data
+
+    @property
+    def trailing_data(self) -> bytes:
+        """Bytes that came behind the last option: the beginning of the transmission phase."""
+        if not self._over:
+            raise Misuse("the negotiation is not over")
+        return bytes(self._received)
+
+    def selected_contexts(self, name: str) -> tuple[MetaContext, ...]:
+        """Give the contexts that are in force if export `name` is opened now.
+
+        A selection for another export counts for nothing ("SET_META_CONTEXT": the names MUST match).
+        """
+        selection = self.selection
+        return selection.contexts if selection and selection.name == name else ()
+
+    # --- Answers
+
+    def answer_list(self, exports: Iterable[ListedExport]) -> None:
+        """Answer LIST."""
+        self._answered(ListAsked)
+        for export in exports:
+            self._reply(Opt.LIST, Rep.SERVER, handshake.encode_server(export))
+        self._reply(Opt.LIST, Rep.ACK)
+
+    def answer_contexts(self, contexts: Sequence[MetaContext]) -> None:
+        """Answer LIST_META_CONTEXT or SET_META_CONTEXT; the latter makes them the selection."""
+        asked = self._answered(ContextsAsked)
+        option = Opt.SET_META_CONTEXT if asked.select else Opt.LIST_META_CONTEXT
+        for context in contexts:
+            self._reply(option, Rep.META_CONTEXT, handshake.encode_meta_context(context))
+        self._reply(option, Rep.ACK)
+        if asked.select:
+            self.selection = Selection(asked.name, tuple(contexts))
+
+    def answer_export(self, export: Description) -> None:
+        """Answer INFO or GO; after GO the transmission phase begins."""
+        asked = self._answered(ExportAsked)
+        option = Opt.GO if asked.go else Opt.INFO
+        self._describe(option, export, asked.wanted)
+        self._reply(option, Rep.ACK)
+        self._over = asked.go
+
+    def answer_export_name(self, export: Description) -> None:
+        """Answer EXPORT_NAME; the transmission phase begins."""
+        self._answered(ExportNameChosen)
+        client = self._client_flags or 0
+        self._output += handshake.encode_export_name_reply(
+            export.size, export.flags, zeroes=not client & ClientFlag.NO_ZEROES
+        )
+        self._over = True
+
+    def refuse(self, refusal: Refusal, export: Description | None = None) -> None:
+        """Answer the open event with an error reply; the client may go on asking.
+
+        `export` is what INFO and GO show before ERR_BLOCK_SIZE_REQD. EXPORT_NAME has no error reply:
+        raises `Hangup`.
+        """
+        asked = self._answered(object)
+        match asked:
+            case ListAsked():
+                option = Opt.LIST
+            case ContextsAsked(select=select):
+                option = Opt.SET_META_CONTEXT if select else Opt.LIST_META_CONTEXT
+            case ExportAsked(wanted=wanted, go=go):
+                option = Opt.GO if go else Opt.INFO
+                if export is not None:
+                    self._describe(option, export, wanted)
+            case _:
+                raise Hangup(f"EXPORT_NAME cannot be refused otherwise: {refusal}")
+        self._reply(option, refusal.reply, refusal.text.encode())
+
+    def _answered(self, kind: type[_E]) -> _E:
+        asked = self._asked
+        if not isinstance(asked, kind):
+            raise Misuse(f"this does not answer {asked}")
+        self._asked = None
+        return asked
+
+    def _describe(self, option: int, export: Description, wanted: frozenset[int]) -> None:
+        infos: list[AnyInfo] = [ExportInfo(export.size, export.flags)]
+        if Info.NAME in wanted and export.name is not None:
+            infos.append(NameInfo(export.name))
+        if Info.DESCRIPTION in wanted and export.description is not None:
+            infos.append(DescriptionInfo(export.description))
+        # A client that did not ask is not bound by block sizes, but does well to know of a minimum.
+        if (
+            Info.BLOCK_SIZE in wanted
+            or self._dialect.announce_block_sizes
+            or export.block_sizes.minimum > 1
+        ):
+            infos.append(export.block_sizes)
+        for info in infos:
+            self._reply(option, Rep.INFO, handshake.encode_info(info))
+
+    def _reply(self, option: int, reply: int, data: bytes = b"") -> None:
+        self._output += handshake.encode_option_reply(option, reply, data)
+
+    # --- Framing
+
+    def _take_client_flags(self) -> bool:
+        if len(self._received) < handshake.CLIENT_FLAGS.size:
+            return False
+        (flags,) = handshake.CLIENT_FLAGS.unpack_from(self._received)
+        del self._received[: handshake.CLIENT_FLAGS.size]
+        known = ClientFlag.FIXED_NEWSTYLE | ClientFlag.NO_ZEROES
+        # "the server MUST close the connection if it does not recognise a flag"; and a client MUST NOT
+        # set what was not offered. Both fields use the same two bits.
+        if flags & ~(known & self._dialect.handshake_flags):
+            raise Hangup(
+                f"client flags {flags:#x} where at most {self._dialect.handshake_flags:#x} was offered"
+            )
+        self._client_flags = flags
+        return True
+
+    def _take_option(self) -> tuple[int, bytes] | None:
+        received = self._received
+        if len(received) < handshake.OPTION.size:
+            return None
+        magic, number, length = handshake.OPTION.unpack_from(received)
+        if magic != IHAVEOPT:
+            raise WireError(f"an option begins with {magic:#018x} instead of IHAVEOPT")
+        if length > limits.MAX_OPTION_BYTES:
+            raise Hangup(
+                f"{name_of(Opt, number)} announces {length} bytes of data;"
+                f" at most {limits.MAX_OPTION_BYTES} are taken"
+            )
+        end = handshake.OPTION.size + length
+        if len(received) < end:
+            return None
+        data = bytes(received[handshake.OPTION.size : end])
+        del received[:end]
+        self._options_left -= 1
+        if self._options_left < 0:
+            raise Hangup(f"more than {limits.MAX_OPTIONS} options in one negotiation")
+        return number, data
+
+    # --- Meaning
+
+    def _judge(self, number: int, data: bytes) -> Event | None:
+        """Give the event of a whole option, or answer it here and give None."""
+        if number == Opt.EXPORT_NAME:
+            return self._export_name(data)
+        if not (self._client_flags or 0) & ClientFlag.FIXED_NEWSTYLE:
+            # "Fixed newstyle negotiation": without it only EXPORT_NAME has an answer.
+            raise Hangup(f"{name_of(Opt, number)} without having agreed on fixed newstyle")
+        try:
+            if self.shutting_down and number != Opt.ABORT:
+                raise Refusal(Rep.ERR_SHUTDOWN, "the server is shutting down")
+            take = None if number in self._dialect.unsupported else _OPTIONS.get(number)
+            if take is None:
+                raise Refusal(Rep.ERR_UNSUP, f"{name_of(Opt, number)} is not supported")
+            return take(self, data)
+        except WireError as error:  # whole, so we are still in step
+            self._reply(number, Rep.ERR_INVALID, f"{name_of(Opt, number)}: {error}".encode())
+        except Refusal as refusal:
+            self._reply(number, refusal.reply, refusal.text.encode())
+        return None
+
+    def _export_name(self, data: bytes) -> Event:
+        if self.shutting_down:
+            raise Hangup("EXPORT_NAME while shutting down")
+        return ExportNameChosen(handshake.decode_string(data, "the export name"))
+
+    def _abort(self, _data: bytes) -> Event:
+        # "SHOULD accept and ignore data"
+        self._reply(Opt.ABORT, Rep.ACK)
+        return Aborted()
+
+    def _list(self, data: bytes) -> Event:
+        _expect_no_data(data)
+        return ListAsked()
+
+    def _structured_reply(self, data: bytes) -> None:
+        _expect_no_data(data)
+        self.structured = True
+        self._reply(Opt.STRUCTURED_REPLY, Rep.ACK)
+
+    def _info(self, data: bytes) -> Event:
+        request = handshake.decode_info_request(data)
+        return ExportAsked(request.name, request.wanted, go=False)
+
+    def _go(self, data: bytes) -> Event:
+        request = handshake.decode_info_request(data)
+        return ExportAsked(request.name, request.wanted, go=True)
+
+    def _list_meta_context(self, data: bytes) -> Event:
+        return self._meta_context(data, select=False)
+
+    def _set_meta_context(self, data: bytes) -> Event:
+        self.selection = None  # "replaces the previous selection", even when this one fails
+        return self._meta_context(data, select=True)
+
+    def _meta_context(self, data: bytes, *, select: bool) -> Event:
+        request = handshake.decode_meta_query(data)
+        if not self.structured:
+            raise Refusal(Rep.ERR_INVALID, "STRUCTURED_REPLY has to be negotiated before")
+        return ContextsAsked(request.name, request.queries, select)
+
+
+def _expect_no_data(data: bytes) -> None:
+    if data:
+        raise Refusal(Rep.ERR_INVALID, f"{len(data)} bytes of data where none are allowed")
+
+
+_OPTIONS: dict[int, Callable[[ServerNegotiation, bytes], Event | None]] = {
+    Opt.ABORT: ServerNegotiation._abort,
+    Opt.LIST: ServerNegotiation._list,
+    Opt.INFO: ServerNegotiation._info,
+    Opt.GO: ServerNegotiation._go,
+    Opt.STRUCTURED_REPLY: ServerNegotiation._structured_reply,
+    Opt.LIST_META_CONTEXT: ServerNegotiation._list_meta_context,
+    Opt.SET_META_CONTEXT: ServerNegotiation._set_meta_context,
+}

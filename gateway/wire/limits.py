@@ -1,0 +1,70 @@
+"""How much a peer may make us read, hold or wait for; each bound with its reason.
+
+What a limit protects is memory and time of everybody else. None of them may be met by a well-behaved
+peer: the precedents beside them are what the programs of the field send and accept.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+MAX_STRING_BYTES = 4096
+"""Longest export name, description, query or error text ("Values", proto.md: strings)."""
+
+MAX_OPTION_BYTES = 64 * KIB
+"""Longest option payload that we read. The longest that a client has a reason to send is a
+SET_META_CONTEXT with a handful of names; nbdkit stopped at 4 KiB until 1.15.4 and at 64 KiB since,
+qemu hangs up above 32 MiB. With a thousand half-open connections this bounds them to 64 MiB."""
+
+MAX_OPTIONS = 128
+"""Options in one negotiation. nbdkit allows 32 (more after LIST); a client that lists a server's
+exports and then asks INFO of each needs one an export, and reconnects when it is refused."""
+
+MAX_QUERIES = 256
+"""Queries in one LIST_META_CONTEXT or SET_META_CONTEXT."""
+
+MAX_OPTION_REPLY_BYTES = 64 * KIB
+"""Longest option reply that we read from an upstream: two strings and a few words are far below it
+(CVE-2017-2630, and Q-N19, an nbd-server that announced 4 GiB of error text)."""
+
+MAX_OPTION_REPLIES = 16 * KIB
+"""Replies to one option: a LIST of that many exports is the longest that makes sense."""
+
+MAX_REQUEST_BYTES = 64 * MIB
+"""Longest payload of a READ or WRITE: nbdkit's and libnbd's own bound."""
+
+MAX_DRAIN_BYTES = 128 * MIB
+"""Payload of a refused WRITE that is read and dropped to stay in step, as nbdkit does; above it the
+connection is closed. Up to 32 MiB a client MUST NOT lose its connection ("Size constraints")."""
+
+DEFAULT_MINIMUM_BLOCK = 1
+DEFAULT_PREFERRED_BLOCK = 4096
+DEFAULT_MAXIMUM_PAYLOAD = 32 * MIB
+"""Block sizes where none were negotiated ("Size constraints")."""
+
+MAX_SIZE_BYTES = 2**63 - 1
+"""Largest export: above it clients see a negative size (CVE-2023-5215)."""
+
+WRITE_ZEROES_PIECE_BYTES = 32 * MIB
+"""WRITE_ZEROES goes upstream in pieces of this size: nbd-server 3.15 to 3.27 (Q-N1) and nbdkit's file
+plugin on NFS (Q-K2) zero no more than the first 64 MiB and report success."""
+
+BLOCK_STATUS_BYTES = 2**31
+"""Longest BLOCK_STATUS sent upstream: nbdkit before 1.44 asserts near 4 GiB (CVE-2025-47711), qemu 3.0
+gives zero-length extents there (Q-S4). A shorter answer than asked is always legal."""
+
+MAX_EXTENTS = 2**20
+"""Extents in one BLOCK_STATUS chunk from an upstream ("Structured reply types": servers SHOULD stop
+there)."""
+
+MAX_STATUS_CHUNK_BYTES = 4 + 8 * MAX_EXTENTS
+"""Longest BLOCK_STATUS chunk that is read."""
+
+MAX_ERROR_CHUNK_BYTES = 14 + MAX_STRING_BYTES
+"""Longest error chunk that is read: number, length, text, offset."""
+
+ERROR_TEXT_BYTES = 900
+"""Longest error text that is sent on: qemu closes the connection when an error chunk's payload exceeds
+1,000 bytes (Q-C3)."""
+
+NAME_IN_TEXT_CHARS = 80
+"""How much of a peer's string is repeated in a message (CVE-2020-10761 was a name of 4,096)."""

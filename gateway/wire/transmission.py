@@ -1,0 +1,168 @@
+"""The messages of the transmission phase: requests, simple replies, structured reply chunks.
+
+The data plane (`gateway.relay`) unpacks with these `Struct`s at an offset into its buffer; everybody else
+uses the functions. The 16-bit flags and 16-bit type of a request, and of a chunk, stand side by side, so
+they are read as one 32-bit *word* (`flags << 16 | type`) and looked up in one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+
+from gateway.wire import limits
+from gateway.wire.constants import (
+    CHUNK_ERROR_BIT,
+    REQUEST_MAGIC,
+    SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC,
+    Chunk,
+    ReplyFlag,
+)
+from gateway.wire.errors import WireError
+
+# C: 32 bits, request magic
+# C: 16 bits, command flags
+# C: 16 bits, type
+# C: 64 bits, cookie
+# C: 64 bits, offset
+# C: 32 bits, length
+# C: length bytes of data, if WRITE
+REQUEST = Struct(">IIQQI")
+
+# S: 32 bits, simple reply magic
+# S: 32 bits, error (0: none)
+# S: 64 bits, cookie
+# S: length bytes of data, if READ and no error
+SIMPLE_REPLY = Struct(">IIQ")
+
+# S: 32 bits, structured reply magic
+# S: 16 bits, flags
+# S: 16 bits, type
+# S: 64 bits, cookie
+# S: 32 bits, length of the payload
+# S: payload
+CHUNK = Struct(">IIQI")
+
+# OFFSET_DATA: 64 bits, offset; data
+# A header and the offset behind it are read in one step.
+CHUNK_AND_OFFSET = Struct(">IIQIQ")
+
+# OFFSET_HOLE: 64 bits, offset; 32 bits, size of the hole
+CHUNK_HOLE = Struct(">IIQIQI")
+
+# ERROR: 32 bits, error; 16 bits, length of the message; message
+# ERROR_OFFSET: the same, and 64 bits, offset
+ERROR_HEAD = Struct(">IH")
+OFFSET = Struct(">Q")
+
+# BLOCK_STATUS: 32 bits, context id; (32 bits, length; 32 bits, status flags) x n
+CONTEXT_ID = Struct(">I")
+EXTENT = Struct(">II")
+
+WORD = Struct(">I")  # flags and type, at WORD_AT in a request and in a chunk
+WORD_AT = 4
+COOKIE = Struct(">Q")  # at COOKIE_AT in a request, a simple reply and a chunk
+COOKIE_AT = 8
+
+DONE_BIT = ReplyFlag.DONE << 16  # DONE in a chunk's word
+
+
+def encode_request(
+    command: int, flags: int, cookie: int, offset: int, length: int, data: bytes = b""
+) -> bytes:
+    """Give one request; `offset` and `length` in bytes."""
+    return REQUEST.pack(REQUEST_MAGIC, flags << 16 | command, cookie, offset, length) + data
+
+
+def encode_simple_reply(cookie: int, error: int = 0) -> bytes:
+    """Give the header of a simple reply."""
+    return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, error, cookie)
+
+
+def encode_chunk(cookie: int, kind: int, payload: bytes = b"", *, done: bool = True) -> bytes:
+    """Give one structured reply chunk."""
+    word = (DONE_BIT if done else 0) | kind
+    return CHUNK.pack(STRUCTURED_REPLY_MAGIC, word, cookie, len(payload)) + payload
+
+
+def encode_data_head(cookie: int, offset: int, length: int, *, done: bool) -> bytes:
+    """Give what stands before the data of an OFFSET_DATA chunk with `length` bytes of data."""
+    word = (DONE_BIT if done else 0) | Chunk.OFFSET_DATA
+    return CHUNK_AND_OFFSET.pack(STRUCTURED_REPLY_MAGIC, word, cookie, length + 8, offset)
+
+
+def encode_hole_chunk(cookie: int, offset: int, length: int, *, done: bool) -> bytes:
+    """Give an OFFSET_HOLE chunk."""
+    word = (DONE_BIT if done else 0) | Chunk.OFFSET_HOLE
+    return CHUNK_HOLE.pack(STRUCTURED_REPLY_MAGIC, word, cookie, 12, offset, length)
+
+
+def encode_error_chunk(
+    cookie: int, error: int, text: str = "", *, offset: int | None = None, done: bool = True
+) -> bytes:
+    """Give an ERROR chunk, or an ERROR_OFFSET chunk where an offset is given; the text is cut to
+    what every client bears (Q-C3).
+    """
+    message = text.encode()[: limits.ERROR_TEXT_BYTES].decode(errors="ignore").encode()
+    payload = ERROR_HEAD.pack(error, len(message)) + message
+    if offset is None:
+        return encode_chunk(cookie, Chunk.ERROR, payload, done=done)
+    return encode_chunk(cookie, Chunk.ERROR_OFFSET, payload + OFFSET.pack(offset), done=done)
+
+
+def encode_status_chunk(
+    cookie: int, context_id: int, extents: Sequence[tuple[int, int]], *, done: bool
+) -> bytes:
+    """Give a BLOCK_STATUS chunk; extents are (length in bytes, status flags)."""
+    payload = CONTEXT_ID.pack(context_id) + b"".join(EXTENT.pack(*extent) for extent in extents)
+    return encode_chunk(cookie, Chunk.BLOCK_STATUS, payload, done=done)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorChunk:
+    """What an ERROR or ERROR_OFFSET chunk says."""
+
+    error: int
+    text: str
+    offset: int | None
+
+
+def decode_error_chunk(kind: int, payload: bytes) -> ErrorChunk:
+    """Take the payload of an error chunk; a type that we do not know is read as ERROR.
+
+    An error of 0 and a message that is longer than its chunk are violations. Bytes behind the message
+    of an unknown type are that type's own.
+    """
+    if len(payload) < ERROR_HEAD.size:
+        raise WireError(f"an error chunk of {len(payload)} bytes; its head takes {ERROR_HEAD.size}")
+    error, length = ERROR_HEAD.unpack_from(payload)
+    rest = len(payload) - ERROR_HEAD.size
+    tail = OFFSET.size if kind == Chunk.ERROR_OFFSET else 0
+    exact = kind in (Chunk.ERROR, Chunk.ERROR_OFFSET)
+    if length + tail > rest or (exact and length + tail < rest):
+        raise WireError(f"an error chunk's message claims {length} bytes where {rest - tail} stand")
+    if error == 0:
+        raise WireError("an error chunk with error 0")
+    end = ERROR_HEAD.size + length
+    text = payload[ERROR_HEAD.size : end].decode(errors="replace").replace("\0", "")
+    return ErrorChunk(error, text, OFFSET.unpack_from(payload, end)[0] if tail else None)
+
+
+def decode_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
+    """Take the payload of a BLOCK_STATUS chunk: the context's id, and extents as (length in bytes,
+    status flags). There is at least one extent, and none is empty.
+    """
+    body = len(payload) - CONTEXT_ID.size
+    if body < EXTENT.size or body % EXTENT.size:
+        raise WireError(
+            f"a block status chunk of {len(payload)} bytes; 4 and a multiple of 8 are allowed"
+        )
+    (context_id,) = CONTEXT_ID.unpack_from(payload)
+    return context_id, list(EXTENT.iter_unpack(payload[CONTEXT_ID.size :]))
+
+
+def is_error(kind: int) -> bool:
+    """Say whether a chunk type is an error, known or not."""
+    return bool(kind & CHUNK_ERROR_BIT)
