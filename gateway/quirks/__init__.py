@@ -1,0 +1,105 @@
+"""Oddities of peers, one file each, and how the gateway mends them.
+
+A quirk module has a `QUIRK`: what it is in one line, who was seen doing it (with links), how to recognise it
+from the `Evidence` of a negotiation, which knobs of the core's `Dialect` it turns, and a transcript of what
+such a peer says, with what must come of it; `tests/quirks/test_transcripts.py` replays them all.
+
+The core has knobs and never asks "is this qemu?". Evidence that is missing means "does not apply", except
+where a wrong yes only costs speed and a wrong no puts data at risk.
+
+A new file in this package is a new quirk; nothing else has to be edited.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+
+from gateway.protocol.client import Style
+from gateway.protocol.export import Export, repaired
+from gateway.wire.handshake import BlockSizes
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the negotiation with an upstream has shown of it."""
+
+    style: Style
+    flags: int
+    """Transmission flags, as sent."""
+    block_sizes: BlockSizes | None = None
+    """As sent in answer to an INFO or GO that asked for them."""
+    unasked_info: int | None = None
+    """The reply type that ended an INFO which did not ask for block sizes; None if none was to be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The core's knobs; the defaults are proto.md's server."""
+
+    clear_flags: int = 0
+    """Transmission flags that the upstream sets and does not mean."""
+    add_flags: int = 0
+    """Transmission flags that it means and does not set, or that the gateway serves in its place."""
+    answer_cache: bool = False
+    """CACHE is answered here with success, which is always a legal way to serve it, and not sent on."""
+
+    def repair(self, export: Export) -> Export:
+        """Give the export as the upstream means it."""
+        return repaired(export, clear=self.clear_flags, add=self.add_flags)
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Evidence of one peer, and the dialect that must come of it."""
+
+    peer: str
+    evidence: Evidence
+    dialect: Dialect
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """One oddity. `name` is what operators write; `links` are the places that prove it."""
+
+    name: str
+    summary: str
+    consequence: str
+    affected: str
+    links: tuple[str, ...]
+    applies: Callable[[Evidence], bool]
+    turn: Callable[[Dialect], Dialect]
+    transcripts: tuple[Transcript, ...]
+
+
+@cache
+def catalogue() -> dict[str, Quirk]:
+    """Give all quirks by name: one for each module of this package."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        quirk: Quirk = importlib.import_module(f"{__name__}.{module.name}").QUIRK
+        found[quirk.name] = quirk
+    return found
+
+
+def recognised(evidence: Evidence) -> list[Quirk]:
+    """Give the quirks that the evidence speaks for."""
+    return [quirk for quirk in catalogue().values() if quirk.applies(evidence)]
+
+
+def dialect_of(quirks: Iterable[Quirk]) -> Dialect:
+    """Give the dialect that comes of turning every quirk's knobs."""
+    dialect = Dialect()
+    for quirk in quirks:
+        dialect = quirk.turn(dialect)
+    return dialect
+
+
+def with_flags(dialect: Dialect, *, clear: int = 0, add: int = 0) -> Dialect:
+    """Give the dialect with more flags to clear and to add."""
+    return replace(
+        dialect, clear_flags=dialect.clear_flags | clear, add_flags=dialect.add_flags | add
+    )

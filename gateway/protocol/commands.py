@@ -1,0 +1,199 @@
+"""Which commands a session may send, and what is answered to those that it may not.
+
+A request's flags and type are one 32-bit word on the wire (`gateway.wire.transmission`), so what an offer
+allows is a dict from word to `Rule`: one look-up finds what the data plane has to do with it. A word that is
+not in the dict is illegal, and `refusal()` says with which error; so does it for a range that is out of
+bounds, unaligned or too long. The order of its checks is the order of blame: read-only before range, range
+before alignment.
+
+"Request types", "Command flags" and "Error values" in proto.md; the errors that qemu, nbdkit and nbd-server
+give instead are why nothing of this is left to the upstream (nbd-reference 2.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+from gateway.protocol.export import UNRESTRICTED_MAXIMUM, Offer
+from gateway.wire import limits
+from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
+from gateway.wire.constants import TransmissionFlag as Flag
+
+WRITE_CLASS = frozenset({Cmd.WRITE, Cmd.TRIM, Cmd.WRITE_ZEROES})
+RANGED = frozenset({Cmd.READ, Cmd.WRITE, Cmd.TRIM, Cmd.CACHE, Cmd.WRITE_ZEROES, Cmd.BLOCK_STATUS})
+PAYLOAD = frozenset({Cmd.READ, Cmd.WRITE})
+"""Commands whose length is that of data on the wire, so that the maximum payload holds for them."""
+
+MAX_LENGTH = 2**32 - 1
+
+_NEEDS_FLAG: dict[Cmd, Flag] = {
+    Cmd.FLUSH: Flag.SEND_FLUSH,
+    Cmd.TRIM: Flag.SEND_TRIM,
+    Cmd.CACHE: Flag.SEND_CACHE,
+    Cmd.WRITE_ZEROES: Flag.SEND_WRITE_ZEROES,
+}
+
+_COMMAND_FLAGS: dict[Cmd, dict[CmdFlag, Flag | None]] = {
+    # FUA is legal on every command once it is offered ("Command flags").
+    Cmd.READ: {CmdFlag.FUA: Flag.SEND_FUA, CmdFlag.DF: Flag.SEND_DF},
+    Cmd.WRITE: {CmdFlag.FUA: Flag.SEND_FUA},
+    Cmd.FLUSH: {CmdFlag.FUA: None},  # qemu 2.5 and older set it, offered or not (Q-C12)
+    Cmd.TRIM: {CmdFlag.FUA: Flag.SEND_FUA},
+    Cmd.CACHE: {CmdFlag.FUA: Flag.SEND_FUA},
+    Cmd.WRITE_ZEROES: {
+        CmdFlag.FUA: Flag.SEND_FUA,
+        CmdFlag.NO_HOLE: None,
+        CmdFlag.FAST_ZERO: Flag.SEND_FAST_ZERO,
+    },
+    Cmd.BLOCK_STATUS: {CmdFlag.FUA: Flag.SEND_FUA, CmdFlag.REQ_ONE: None},
+}
+
+_FUA_MATTERS = WRITE_CLASS
+"""Elsewhere FUA means nothing, and is not passed on: qemu flushes for a READ that has it (Q-S16)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What may be done with requests of one word."""
+
+    command: Cmd
+    flags: int
+    """Command flags, of those that the upstream shall see."""
+    longest: int
+    """Longest length, in bytes."""
+
+    @property
+    def word(self) -> int:
+        """The word that goes upstream."""
+        return self.flags << 16 | self.command
+
+
+def legal_commands(offer: Offer) -> dict[int, Rule]:
+    """Give every word that an offer allows, with its rule. DISC is not among them: it ends a session."""
+    rules = {}
+    for command, flags in _COMMAND_FLAGS.items():
+        if not _may_send(offer, command):
+            continue
+        allowed = [flag for flag, needed in flags.items() if needed is None or offer.allows(needed)]
+        for count in range(len(allowed) + 1):
+            for chosen in combinations(allowed, count):
+                seen = sum(chosen)
+                passed = seen if command in _FUA_MATTERS else seen & ~CmdFlag.FUA
+                rules[seen << 16 | command] = Rule(command, passed, longest(offer, command))
+    return rules
+
+
+def _may_send(offer: Offer, command: Cmd) -> bool:
+    if offer.allows(Flag.READ_ONLY) and command in WRITE_CLASS:
+        return False
+    if command is Cmd.BLOCK_STATUS:
+        return bool(offer.contexts)
+    needed = _NEEDS_FLAG.get(command)
+    return needed is None or offer.allows(needed)
+
+
+def longest(offer: Offer, command: Cmd) -> int:
+    """Give the longest length that a command may have, in bytes.
+
+    A client that was told no maximum, or none that binds, may send what every server takes; block sizes
+    that we made up do not bind it below that.
+    """
+    if command not in PAYLOAD:
+        return MAX_LENGTH
+    maximum = offer.block_sizes.maximum
+    if offer.maximum_is_ours or maximum == UNRESTRICTED_MAXIMUM:
+        return limits.MAX_REQUEST_BYTES
+    return min(maximum, limits.MAX_REQUEST_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A command that is answered here: the error, and a sentence for those who can be told."""
+
+    error: Errno
+    text: str
+
+
+def refusal(offer: Offer, word: int, offset: int, length: int) -> Refused | None:
+    """Say why a request that the data plane did not take as it stands is illegal; None if it is legal
+    (which leaves a length of 0, and what needs work of its own).
+    """
+    number = word & 0xFFFF
+    if number not in _COMMAND_FLAGS:
+        return Refused(Errno.EINVAL, f"{name_of(Cmd, number)} is not supported")
+    command = Cmd(number)
+    if offer.allows(Flag.READ_ONLY) and command in WRITE_CLASS:
+        return Refused(Errno.EPERM, f"{command.name}: the export is read-only")
+    if command is Cmd.BLOCK_STATUS and not offer.contexts:
+        return Refused(Errno.EINVAL, "BLOCK_STATUS: no meta context was negotiated")
+    if not _may_send(offer, command):
+        return Refused(Errno.EINVAL, f"{command.name} was not offered for this export")
+    unknown = _illegal_flags(offer, command, word >> 16)
+    if unknown:
+        return Refused(
+            Errno.EINVAL, f"{command.name} with command flags {unknown:#x}, which were not offered"
+        )
+    if command not in RANGED:
+        if offset or length:
+            return Refused(Errno.EINVAL, f"{command.name} with an offset or a length")
+        return None
+    return _range_refusal(offer, command, offset, length)
+
+
+def _illegal_flags(offer: Offer, command: Cmd, flags: int) -> int:
+    legal = sum(
+        flag
+        for flag, needed in _COMMAND_FLAGS[command].items()
+        if needed is None or offer.allows(needed)
+    )
+    return flags & ~legal
+
+
+def _range_refusal(offer: Offer, command: Cmd, offset: int, length: int) -> Refused | None:
+    if offset + length > offer.size:
+        beyond = Errno.ENOSPC if command in (Cmd.WRITE, Cmd.WRITE_ZEROES) else Errno.EINVAL
+        text = f"{command.name} of {length} bytes at {offset} ends behind the export's {offer.size}"
+        return Refused(beyond, text)
+    minimum = offer.block_sizes.minimum
+    if (offset | length) & (minimum - 1):
+        text = f"{command.name} of {length} bytes at {offset} is not aligned to {minimum}"
+        return Refused(Errno.EINVAL, text)
+    most = longest(offer, command)
+    if length > most:
+        return Refused(Errno.EINVAL, f"{command.name} of {length} bytes; at most {most} are taken")
+    if command is Cmd.BLOCK_STATUS and not length:
+        return Refused(Errno.EINVAL, "BLOCK_STATUS of no bytes, which has no answer")
+    return None
+
+
+_ERRORS_OF_OLD: dict[int, Errno] = {
+    # Raw errno values of servers that send their own (Q-N13), by what proto.md has for them.
+    13: Errno.EPERM,  # EACCES
+    27: Errno.ENOSPC,  # EFBIG
+    30: Errno.EPERM,  # EROFS
+    122: Errno.ENOSPC,  # EDQUOT
+}
+_ALWAYS = frozenset(
+    {Errno.EPERM, Errno.EIO, Errno.ENOMEM, Errno.EINVAL, Errno.ENOSPC, Errno.ESHUTDOWN}
+)
+
+
+def normal_error(word: int, error: int) -> Errno:
+    """Give the error that a client is told for the one that an upstream gave to a request of `word`.
+
+    A value that proto.md does not have becomes EIO for READ and WRITE, so that it keeps its meaning of a
+    bad medium, and EINVAL otherwise, as proto.md reads it.
+    """
+    command, flags = word & 0xFFFF, word >> 16
+    if error in _ALWAYS:
+        return Errno(error)
+    if error in _ERRORS_OF_OLD:
+        return _ERRORS_OF_OLD[error]
+    if error == Errno.EOVERFLOW:
+        legal = command not in PAYLOAD or (command == Cmd.READ and flags & CmdFlag.DF)
+        return Errno.EOVERFLOW if legal else Errno.EINVAL
+    if error == Errno.ENOTSUP:
+        legal = command == Cmd.WRITE_ZEROES and flags & CmdFlag.FAST_ZERO
+        return Errno.ENOTSUP if legal else Errno.EINVAL
+    return Errno.EIO if command in PAYLOAD else Errno.EINVAL

@@ -1,0 +1,157 @@
+"""What an upstream has, what we promise one client of it, and `offer()`, which decides between the two.
+
+An *export* is what the upstream said when it was opened, after the quirks repaired it. An *offer* is what one
+client is told about it; the data plane holds that client to the offer, so what is not promised here is
+refused there, and both come from one value.
+
+The flag algebra, one rule a bit (nbd-reference: "what to advertise downstream"; "Transmission flags" in
+proto.md). What the upstream cannot do is not promised:
+
+    HAS_FLAGS          always
+    READ_ONLY, FLUSH, FUA, ROTATIONAL, CAN_MULTI_CONN, CACHE   as the upstream
+    TRIM, WRITE_ZEROES as the upstream, but never with READ_ONLY
+    FAST_ZERO          as the upstream, but never without WRITE_ZEROES
+    DF                 only if the client has structured replies, and then if the upstream has DF, or has
+                       no structured replies: its one simple reply becomes one chunk
+    any other bit      never: we cannot know what it would promise
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from gateway.wire import limits
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes, MetaContext
+
+UNRESTRICTED_MAXIMUM = 0xFFFFFFFF
+"""INFO_BLOCK_SIZE's maximum for "no limit"."""
+
+LARGEST_MINIMUM = 64 * limits.KIB
+SMALLEST_PREFERRED = 512
+SMALLEST_MAXIMUM = limits.MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An upstream's export as it stands on one link."""
+
+    size: int
+    """Bytes."""
+    flags: int
+    """Transmission flags."""
+    block_sizes: BlockSizes | None = None
+    """None if the upstream did not say, or said what makes no sense."""
+    name: str | None = None
+    """The canonical name, if the upstream gives one."""
+    description: str | None = None
+    structured: bool = False
+    """The link speaks structured replies."""
+    contexts: tuple[MetaContext, ...] = ()
+    """The contexts selected on the link, with the upstream's ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one client is promised about one export."""
+
+    size: int
+    flags: int
+    block_sizes: BlockSizes
+    structured: bool
+    contexts: tuple[MetaContext, ...] = ()
+    """The contexts selected, with the ids that the client knows."""
+    maximum_is_ours: bool = False
+    """The upstream named no maximum payload, so the one offered restrains nobody."""
+
+    def allows(self, flag: Flag) -> bool:
+        """Say whether a transmission flag is promised."""
+        return bool(self.flags & flag)
+
+
+_AS_UPSTREAM = (
+    Flag.READ_ONLY
+    | Flag.SEND_FLUSH
+    | Flag.SEND_FUA
+    | Flag.ROTATIONAL
+    | Flag.SEND_TRIM
+    | Flag.SEND_WRITE_ZEROES
+    | Flag.CAN_MULTI_CONN
+    | Flag.SEND_CACHE
+    | Flag.SEND_FAST_ZERO
+)
+_WRITE_CLASS = Flag.SEND_TRIM | Flag.SEND_WRITE_ZEROES | Flag.SEND_FAST_ZERO
+
+
+def offer(export: Export, *, structured: bool) -> Offer:
+    """Decide what a client is promised; `structured`: it negotiated structured replies.
+
+    The contexts carry over with their ids: they come from the link that will serve this session.
+    """
+    return Offer(
+        export.size,
+        offered_flags(export, structured=structured),
+        offered_block_sizes(export.block_sizes),
+        structured,
+        export.contexts if structured else (),
+        maximum_is_ours=export.block_sizes is None,
+    )
+
+
+def offered_flags(export: Export, *, structured: bool) -> int:
+    """Give the transmission flags of an offer: the table at the head of this module."""
+    flags = Flag(export.flags & _AS_UPSTREAM) | Flag.HAS_FLAGS
+    if flags & Flag.READ_ONLY:
+        flags &= ~_WRITE_CLASS
+    if not flags & Flag.SEND_WRITE_ZEROES:
+        flags &= ~Flag.SEND_FAST_ZERO
+    if structured and (export.flags & Flag.SEND_DF or not export.structured):
+        flags |= Flag.SEND_DF
+    return int(flags)
+
+
+def offered_block_sizes(upstream: BlockSizes | None) -> BlockSizes:
+    """Give the block sizes of an offer: the upstream's, or proto.md's defaults where it has none."""
+    if upstream is not None:
+        return upstream
+    return BlockSizes(
+        limits.DEFAULT_MINIMUM_BLOCK,
+        limits.DEFAULT_PREFERRED_BLOCK,
+        limits.DEFAULT_MAXIMUM_PAYLOAD,
+    )
+
+
+def sane_block_sizes(said: BlockSizes | None) -> BlockSizes | None:
+    """Give what an upstream said of block sizes, or None if it makes no sense.
+
+    As libnbd does (lib/flags.c): improper sizes are ignored rather than passed on, for a qemu client ends
+    over them ("Size constraints").
+    """
+    if said is None:
+        return None
+    minimum, preferred, maximum = said.minimum, said.preferred, said.maximum
+    proper = (
+        _is_power_of_two(minimum)
+        and minimum <= LARGEST_MINIMUM
+        and _is_power_of_two(preferred)
+        and preferred >= max(minimum, SMALLEST_PREFERRED)
+        and maximum >= preferred
+        and (maximum == UNRESTRICTED_MAXIMUM or maximum % minimum == 0)
+    )
+    return said if proper else None
+
+
+def usable_size(size: int, sizes: BlockSizes | None) -> int:
+    """Give how many bytes of an export a client can reach: a tail shorter than the minimum block cannot
+    be addressed, and qemu refuses an export that has one (Q-C10).
+    """
+    return size - size % sizes.minimum if sizes else size
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0
+
+
+def repaired(export: Export, *, clear: int, add: int) -> Export:
+    """Give the export with the flags that quirks clear, and then those that they add."""
+    return replace(export, flags=export.flags & ~clear | add)

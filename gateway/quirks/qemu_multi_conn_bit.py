@@ -1,0 +1,110 @@
+"""qemu 3.0.0 sets bit 8, CAN_MULTI_CONN, where it means bit 10, SEND_CACHE.
+
+Its header defined NBD_FLAG_SEND_CACHE_BIT as 8, and the flag is always set. A client that believes it spreads
+reads and writes over several connections whose caches know nothing of each other, and corrupts the disk.
+
+No version stands on the wire. Every later qemu that sets bit 8 sets bit 10 as well, nbdkit sets both where it
+means both, so bit 8 without bit 10 is the suspicion. What decides is one INFO without a request for block
+sizes: qemu 2.10 to 3.1 refuse it with ERR_BLOCK_SIZE_REQD, nobody else does, and of those only 3.0.0 sets
+bit 8. Where no INFO is to be had (oldstyle, as 3.0.0 greets without `-x`; newstyle; a server that knows only
+EXPORT_NAME) the suspicion is enough: the bit lost costs speed, the bit believed costs data.
+
+CACHE itself is answered here: under structured replies 3.0.0 answers it with the *data* (Q-S2), which a client
+takes for a broken connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.protocol.client import Style
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, with_flags
+from gateway.wire.constants import Rep
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes
+
+
+def applies(evidence: Evidence) -> bool:
+    """Bit 8 without bit 10, and no INFO that speaks against it."""
+    suspicious = evidence.flags & Flag.CAN_MULTI_CONN and not evidence.flags & Flag.SEND_CACHE
+    return bool(suspicious) and evidence.unasked_info in (None, Rep.ERR_BLOCK_SIZE_REQD)
+
+
+def turn(dialect: Dialect) -> Dialect:
+    """Clear bit 8; offer CACHE and answer it here."""
+    dialect = with_flags(dialect, clear=Flag.CAN_MULTI_CONN, add=Flag.SEND_CACHE)
+    return replace(dialect, answer_cache=True)
+
+
+_QEMU_3_0 = (
+    Flag.HAS_FLAGS
+    | Flag.SEND_FLUSH
+    | Flag.SEND_FUA
+    | Flag.SEND_TRIM
+    | Flag.SEND_WRITE_ZEROES
+    | Flag.SEND_DF
+    | Flag.CAN_MULTI_CONN
+)
+_MENDED = Dialect(clear_flags=Flag.CAN_MULTI_CONN, add_flags=Flag.SEND_CACHE, answer_cache=True)
+_BLOCK_SIZES = BlockSizes(512, 4096, 32 * 1024 * 1024)
+
+QUIRK = Quirk(
+    name="qemu-multi-conn-bit",
+    summary="CAN_MULTI_CONN (bit 8) is set where SEND_CACHE (bit 10) is meant",
+    consequence="clients that believe it spread writes over incoherent connections and corrupt data",
+    affected="qemu 3.0.0",
+    links=(
+        "https://gitlab.com/qemu-project/qemu/-/commit/df91328adab8",
+        "https://gitlab.com/qemu-project/qemu/-/commit/bc37b06a5cde",
+        "https://gitlab.com/qemu-project/qemu/-/commit/2f454defc23e",
+    ),
+    applies=applies,
+    turn=turn,
+    transcripts=(
+        Transcript(
+            "qemu 3.0.0, writable export",
+            Evidence(Style.FIXED_NEWSTYLE, _QEMU_3_0, _BLOCK_SIZES, Rep.ERR_BLOCK_SIZE_REQD),
+            _MENDED,
+        ),
+        Transcript(
+            "qemu 3.0.0, read-only export",
+            Evidence(
+                Style.FIXED_NEWSTYLE,
+                _QEMU_3_0 | Flag.READ_ONLY,
+                _BLOCK_SIZES,
+                Rep.ERR_BLOCK_SIZE_REQD,
+            ),
+            _MENDED,
+        ),
+        Transcript(
+            "qemu 3.0.0 without -x, oldstyle",
+            Evidence(Style.OLDSTYLE, _QEMU_3_0 & ~Flag.SEND_DF),
+            _MENDED,
+        ),
+        Transcript(
+            "qemu 2.12 and 3.1",
+            Evidence(
+                Style.FIXED_NEWSTYLE,
+                _QEMU_3_0 & ~Flag.CAN_MULTI_CONN,
+                _BLOCK_SIZES,
+                Rep.ERR_BLOCK_SIZE_REQD,
+            ),
+            Dialect(),
+        ),
+        Transcript(
+            "qemu 7.2",
+            Evidence(Style.FIXED_NEWSTYLE, _QEMU_3_0 | Flag.SEND_CACHE, _BLOCK_SIZES, Rep.ACK),
+            Dialect(),
+        ),
+        Transcript(
+            "nbd-server 3.24: bit 8 is meant, CACHE is not known",
+            Evidence(Style.FIXED_NEWSTYLE, _QEMU_3_0 & ~Flag.SEND_DF, None, Rep.ACK),
+            Dialect(),
+        ),
+        Transcript(
+            "nbdkit 1.32: memory plugin with --filter=nocache",
+            Evidence(Style.FIXED_NEWSTYLE, _QEMU_3_0 | Flag.SEND_FAST_ZERO, None, Rep.ACK),
+            Dialect(),
+        ),
+    ),
+)
