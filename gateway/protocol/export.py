@@ -83,17 +83,19 @@ _AS_UPSTREAM = (
 _WRITE_CLASS = Flag.SEND_TRIM | Flag.SEND_WRITE_ZEROES | Flag.SEND_FAST_ZERO
 
 
-def offer(export: Export, *, structured: bool) -> Offer:
-    """Decide what a client is promised; `structured`: it negotiated structured replies.
+def offer(export: Export, *, structured: bool, selected: tuple[MetaContext, ...] = ()) -> Offer:
+    """Decide what a client is promised.
 
-    The contexts carry over with their ids: they come from the link that will serve this session.
+    `structured`: it negotiated structured replies. `selected`: the contexts that it selected, with the ids
+    that it was given; those that the link does not have are left out.
     """
+    there = {context.name for context in export.contexts}
     return Offer(
         export.size,
         offered_flags(export, structured=structured),
         offered_block_sizes(export.block_sizes),
         structured,
-        export.contexts if structured else (),
+        tuple(context for context in selected if context.name in there),
         maximum_is_ours=export.block_sizes is None,
     )
 

@@ -1,0 +1,105 @@
+"""The reactor: the sockets of all sessions in one epoll, in one Trio task.
+
+Why not two Trio tasks a session? Waking a task costs more than relaying a request does; measured, the hub
+carries twice the requests at depth 1 and keeps sessions from starving each other (docs/performance.md).
+
+The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll itself, and
+goes back to Trio when nothing has come for `QUIET_SECONDS`, or for a moment after `TURN_SECONDS`, so that
+everything else (accepting, negotiating, timers, signals) is held up no longer than that.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable
+
+import trio
+
+from gateway.relay.lane import BufferPool
+from gateway.relay.scan.plan import Plan
+from gateway.relay.session import Session
+
+QUIET_SECONDS = 0.001
+"""How long the hub waits for more traffic before it parks; the shortest that epoll_wait knows."""
+
+TURN_SECONDS = 0.004
+"""How long the hub goes on before it lets Trio's other tasks run."""
+
+MAX_EVENTS = 64
+"""Sockets served between two looks at the clock. Each costs one receive and one send of a buffer."""
+
+
+class Hub:
+    """Runs sessions. One task calls `run`; others call `relay`, one for each session."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._ready: dict[int, Callable[[int], None]] = {}
+        self._pool = BufferPool()
+        self.sessions: set[Session] = set()
+
+    async def run(self) -> None:
+        """Serve the sessions until cancelled."""
+        poll, ready = self._epoll.poll, self._ready
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                until = time.monotonic() + TURN_SECONDS
+                while events := poll(QUIET_SECONDS, MAX_EVENTS):
+                    for descriptor, event in events:
+                        # A session that ended in this very round is not there any more.
+                        if act := ready.get(descriptor):
+                            act(event)
+                    if time.monotonic() > until:
+                        await trio.lowlevel.checkpoint()
+                        until = time.monotonic() + TURN_SECONDS
+        finally:
+            self._epoll.close()
+
+    async def relay(
+        self,
+        client: socket.socket,
+        link: socket.socket,
+        plan: Plan,
+        client_data: bytes = b"",
+        *,
+        drain_seconds: float,
+    ) -> Session:
+        """Relay between two non-blocking sockets until the session has ended; give it back, for it knows
+        why it did.
+
+        Once it has begun to end, what is under way has `drain_seconds`. The sockets stay open.
+        """
+        session = Session(client, link, plan, self._pool, self._watch)
+        ready = {client.fileno(): session.client_ready, link.fileno(): session.link_ready}
+        self._ready |= ready
+        for descriptor in ready:
+            self._epoll.register(descriptor, select.EPOLLET)
+        self.sessions.add(session)
+        try:
+            session.begin(client_data)
+            await session.ending.wait()
+            with trio.move_on_after(drain_seconds):
+                await session.ended.wait()
+        finally:
+            session.close()
+            self.sessions.discard(session)
+            for descriptor in ready:
+                self._epoll.unregister(descriptor)
+                del self._ready[descriptor]
+        return session
+
+    def finish(self, reason: str) -> None:
+        """End all sessions in good order."""
+        for session in list(self.sessions):
+            session.finish(reason)
+
+    def _watch(self, sock: socket.socket, events: int) -> None:
+        """Have a session called for these events.
+
+        With no events it is still told, once, when the socket has failed or was closed on the other side
+        (edge-triggered: else the epoll would report that for ever to a session that cannot act on it).
+        """
+        self._epoll.modify(sock, events or select.EPOLLET)

@@ -1,0 +1,183 @@
+"""One direction of a session: receive once, scan, send once.
+
+A lane reads from its source into a buffer of the pool, lets its scanner turn that into a list of slices, and
+sends the list. While something of the list is unsent it does not read: that is the backpressure, and it bounds
+what a lane holds to one buffer and what its scanner added. An idle lane holds no buffer.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+from gateway.wire.limits import KIB
+
+BUFFER_BYTES = 512 * KIB
+"""What one receive takes at most: large enough that a megabyte takes a few system calls, small enough that
+the bytes are still in the processor's cache when they are sent (docs/performance.md)."""
+
+MAX_FREE_BUFFERS = 16
+"""Buffers kept for the next lane that has something to read; a burst's others are given back."""
+
+MAX_SLICES = 1024
+"""IOV_MAX of Linux: slices in one sendmsg."""
+
+Buffer = tuple[bytearray, memoryview]
+
+
+class BufferPool:
+    """Receive buffers, the one used last first: it is the one in the cache."""
+
+    def __init__(self) -> None:
+        self._free: list[Buffer] = []
+
+    def take(self) -> Buffer:
+        """Give a buffer."""
+        if self._free:
+            return self._free.pop()
+        buffer = bytearray(BUFFER_BYTES)
+        return buffer, memoryview(buffer)
+
+    def give_back(self, buffer: Buffer) -> None:
+        """Take a buffer that nothing points into any more."""
+        if len(self._free) < MAX_FREE_BUFFERS:
+            self._free.append(buffer)
+
+
+class Scan(Protocol):
+    """What a lane needs of a scanner; the contract is in `gateway.relay.scan`."""
+
+    def feed(
+        self,
+        buffer: bytearray,
+        view: memoryview,
+        start: int,
+        end: int,
+        out: list[memoryview | bytes],
+    ) -> int:
+        """Take what is in `buffer[start:end]`."""
+        ...
+
+
+class Lane:
+    """One direction of a session. `source` and `sink` are non-blocking sockets."""
+
+    __slots__ = ("_buffer", "_end", "_pool", "_scan", "_start", "ended", "out", "sink", "source")
+
+    def __init__(
+        self, source: socket.socket, sink: socket.socket, scan: Scan, pool: BufferPool
+    ) -> None:
+        self.source = source
+        self.sink = sink
+        self._scan = scan
+        self._pool = pool
+        self._buffer: Buffer | None = None
+        self._start = self._end = 0  # what is received and not yet scanned
+        self.out: list[memoryview | bytes] = []
+        """What is to be sent, in order."""
+        self.ended = False
+        """The source has closed: no more will come."""
+
+    @property
+    def unscanned(self) -> int:
+        """Bytes received that the scanner did not take: part of a message, or more than it may take."""
+        return self._end - self._start
+
+    def receive(self) -> bool:
+        """Receive once and scan; say whether there was anything.
+
+        Raises OSError if the source has failed, and what the scanner raises.
+        """
+        if self._buffer is None:
+            self._buffer = self._pool.take()
+        buffer, view = self._buffer
+        end = self._end
+        if end == len(buffer):
+            # The scanner holds back whole messages (never one that is larger than a buffer).
+            return False
+        try:
+            count = self.source.recv_into(view[end:] if end else buffer)
+        except BlockingIOError:
+            self.release()
+            return False
+        if not count:
+            self.ended = True
+            self.release()
+            return True
+        self._end = end + count
+        self.scan()
+        return True
+
+    def scan(self) -> None:
+        """Let the scanner look at what has been received."""
+        if self._buffer is not None:
+            self._start = self._scan.feed(*self._buffer, self._start, self._end, self.out)
+
+    def take_over(self, data: bytes) -> None:
+        """Scan bytes that were received before the lane was there."""
+        if data:
+            self._buffer = self._pool.take()
+            self._buffer[1][: len(data)] = data
+            self._end = len(data)
+            self.scan()
+
+    def send(self) -> bool:
+        """Send once; say whether everything is sent. Raises OSError if the sink has failed."""
+        out = self.out
+        if out:
+            try:
+                if len(out) == 1:
+                    sent = self.sink.send(out[0])
+                    if sent == len(out[0]):
+                        out.clear()
+                    else:
+                        out[0] = memoryview(out[0])[sent:]
+                else:
+                    self._drop_sent(self.sink.sendmsg(out[:MAX_SLICES]))
+            except BlockingIOError:
+                return False
+            if out:
+                return False
+        if self._buffer is not None:
+            self.release()
+        return True
+
+    def _drop_sent(self, sent: int) -> None:
+        out = self.out
+        done = 0
+        for piece in out:
+            if sent < len(piece):
+                break
+            sent -= len(piece)
+            done += 1
+        del out[:done]
+        if sent:
+            out[0] = memoryview(out[0])[sent:]
+
+    def release(self) -> None:
+        """Give the buffer back if nothing in it is needed; otherwise move what is left to its beginning.
+
+        Nothing of `out` may point into the buffer.
+        """
+        if self._buffer is None or self.out:
+            return
+        start, end = self._start, self._end
+        if start == end:
+            self._pool.give_back(self._buffer)
+            self._buffer = None
+            self._end = 0
+        elif start:
+            view = self._buffer[1]
+            view[: end - start] = view[start:end]
+            self._end = end - start
+        self._start = 0
+
+    def discard(self) -> None:
+        """Forget what is to be sent: there is nobody to send it to."""
+        self.out.clear()
+        self.release()
+
+    def close(self) -> None:
+        """Forget everything, and give the buffer back."""
+        self._start = self._end
+        self.discard()

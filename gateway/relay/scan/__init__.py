@@ -1,0 +1,19 @@
+"""What goes through a session, message by message, without sockets.
+
+Two scanners look at the bytes of a session where they lie in a receive buffer: `requests` at what the client
+sends, `replies` at what the upstream sends. Each parses every header, holds it against what was promised
+(`plan`) and what is under way (`traffic`), puts its own cookie over the peer's in place, and adds slices of
+the buffer to a list that is sent as it is. Payloads are never copied and never looked at. What cannot go on as
+it stands (an error, a block status, a command that is answered or split here) is taken out of the run of
+bytes and encoded anew.
+
+The contract of a scanner, which the hub and the tests rely on:
+
+- `feed(buffer, view, start, end, out)` looks at `buffer[start:end]`, appends to `out` what has to be sent, and
+  returns the position up to which it needs nothing again. What is behind that position must be presented
+  again with more bytes behind it. Slices in `out` point into the buffer, which must stay untouched until
+  they are sent.
+- How the bytes are cut into pieces makes no difference to what comes out: tested as a property.
+- It raises `WireError` or `Hangup` if its source cannot be followed any more; what is in `out` then is whole
+  and may be sent.
+"""

@@ -1,0 +1,316 @@
+"""One session: two lanes between a client's socket and a link's, and how they end.
+
+The lanes are independent: replies go on being read while a request cannot be written, and the other way
+round, because a relay that lets one direction hold up the other hangs clients that write and read at once.
+
+How a session ends, with what is still done then:
+
+- the client says DISC, or closes between two requests: what is under way is finished and answered, then the
+  upstream gets DISC;
+- we `finish` it (shutting down): the same, with the client's half-sent WRITE taken to its end first;
+- the client breaks the protocol, or vanishes: nothing more is sent to it. Replies under way are read and
+  dropped before the link is closed, for a server may not bear a connection reset under its replies (nbdkit
+  1.32 ends over it). DISC follows, unless a WRITE is half sent upstream, which must never be completed;
+- the link breaks the protocol, or dies: every command under way is answered EIO, and the client is
+  disconnected.
+
+A session never waits by itself. It says when it has begun to end (`ending`) and when it has ended (`ended`);
+whoever owns it puts a limit on the time between the two.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from gateway.protocol.errors import Hangup
+from gateway.relay.lane import BufferPool, Lane
+from gateway.relay.scan.plan import Plan
+from gateway.relay.scan.replies import reply_scan
+from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
+from gateway.relay.scan.traffic import Traffic
+from gateway.wire.constants import Cmd
+from gateway.wire.errors import WireError
+from gateway.wire.transmission import encode_request
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+GONE = select.EPOLLHUP | select.EPOLLERR
+
+_DISC = encode_request(Cmd.DISC, 0, 0, 0, 0)
+
+
+class Session:
+    """Relays between `client` and `link` (non-blocking sockets) as `plan` says.
+
+    `watch(socket, events)` is called when the events that the session waits for have changed.
+    """
+
+    __slots__ = (
+        "_client_gone",
+        "_interest",
+        "_link_closed",
+        "_link_mute",
+        "_replies",
+        "_replies_lane",
+        "_requests",
+        "_requests_lane",
+        "_stopping",
+        "_watch",
+        "client",
+        "ended",
+        "ending",
+        "linger",
+        "link",
+        "reason",
+        "traffic",
+    )
+
+    def __init__(
+        self,
+        client: socket.socket,
+        link: socket.socket,
+        plan: Plan,
+        pool: BufferPool,
+        watch: Callable[[socket.socket, int], None],
+    ) -> None:
+        self.client = client
+        self.link = link
+        self.traffic = Traffic(plan)
+        self._requests = RequestScan(self.traffic)
+        self._replies = reply_scan(self.traffic)
+        self._requests_lane = Lane(client, link, self._requests, pool)
+        self._replies_lane = Lane(link, client, self._replies, pool)
+        self._watch = watch
+        self._interest = {client: 0, link: 0}
+        self._stopping = False  # no request is begun any more
+        self._client_gone = False  # nothing can be sent to the client, or comes from it
+        self._link_mute = False  # nothing can be sent to the link
+        self._link_closed = False  # nothing comes from the link
+        self.reason = ""
+        """Why the session ends, for the log; empty if the client ended it in good order."""
+        self.linger = False
+        """The client is still there and has to be told: close in a way that it can read what we sent."""
+        self.ending = trio.Event()
+        self.ended = trio.Event()
+
+    def begin(self, client_data: bytes = b"") -> None:
+        """Begin; `client_data` are bytes that the client sent behind its last option."""
+        self._guard_requests(lambda: self._requests_lane.take_over(client_data))
+        self._go_on()
+
+    # --- What the hub calls
+
+    def client_ready(self, events: int) -> None:
+        """Go on after the client's socket has become ready."""
+        if events & GONE:
+            events |= self._interest[self.client]  # reading or writing tells what is wrong
+            if not self._interest[self.client]:
+                self._lose_client("the client has vanished")
+        if events & WRITE:
+            self._send_replies()
+        if events & READ and not self._client_gone:
+            self._guard_requests(self._requests_lane.receive)
+        self._go_on()
+
+    def link_ready(self, events: int) -> None:
+        """Go on after the link's socket has become ready."""
+        if events & GONE:
+            events |= self._interest[self.link]
+        if events & WRITE:
+            self._send_requests()
+        if events & READ and not self._link_closed:
+            self._receive_replies()
+        self._go_on()
+
+    def finish(self, reason: str) -> None:
+        """End in good order: begin no more requests, answer those under way, then close."""
+        if not self._stopping:
+            self._stop(reason)
+            self.linger = True
+            self._go_on()
+
+    # --- The lanes
+
+    def _guard_requests(self, step: Callable[[], object]) -> None:
+        """Do a step of the request lane; the client bears the consequences of what it sent."""
+        try:
+            step()
+        except (WireError, Hangup) as error:
+            self._send_requests()
+            self._lose_client(f"the client broke the protocol: {error}")
+            return
+        except OSError as error:
+            self._lose_client(f"the client's connection failed: {error.strerror or error}")
+            return
+        requests = self._requests
+        if requests.answers:
+            for answer in requests.answers:
+                self._replies.interject(answer, self._replies_lane.out)
+            requests.answers.clear()
+            self._send_replies()
+        self._send_requests()
+        if requests.disconnected:
+            self._stop("")
+        elif self._requests_lane.ended:
+            if requests.between_messages and not self._requests_lane.unscanned:
+                self._stop("")
+            else:
+                self._lose_client("the client closed its connection inside a request")
+
+    def _receive_replies(self) -> None:
+        lane = self._replies_lane
+        try:
+            lane.receive()
+        except WireError as error:
+            self._lose_link(f"the upstream broke the protocol: {error}")
+            return
+        except OSError as error:
+            self._lose_link(f"the upstream's connection failed: {error.strerror or error}")
+            return
+        if lane.ended:
+            self._lose_link("the upstream closed the connection")
+            return
+        requests = self._replies.requests
+        if requests:
+            for request in requests:
+                self._requests.interject(request, self._requests_lane.out)
+            requests.clear()
+            self._send_requests()
+        self._send_replies()
+
+    def _send_replies(self) -> None:
+        if self._client_gone:
+            self._replies_lane.discard()
+            return
+        try:
+            self._replies_lane.send()
+        except OSError as error:
+            self._lose_client(f"the client's connection failed: {error.strerror or error}")
+
+    def _send_requests(self) -> None:
+        if self._link_mute:
+            self._requests_lane.discard()
+            return
+        try:
+            self._requests_lane.send()
+        except OSError:
+            # What the upstream has answered may still be there to read; its end is seen there.
+            self._link_mute = True
+            self._requests_lane.discard()
+
+    # --- The ends
+
+    def _stop(self, reason: str) -> None:
+        if not self._stopping:
+            self._stopping = self._requests.stopped = True
+            self.reason = reason
+            self.ending.set()
+
+    def _lose_client(self, reason: str) -> None:
+        if self._client_gone:
+            return
+        if not self._stopping or self.linger:
+            self.reason = reason
+        self._stop(reason)
+        self._client_gone = True
+        self.linger = False
+        self._replies_lane.discard()
+        if self._requests.payload_left:
+            # A WRITE is half sent upstream and will never be whole: nothing may follow it.
+            self._link_mute = True
+            self._requests_lane.discard()
+            _shut_down(self.link)
+
+    def _lose_link(self, reason: str) -> None:
+        self._link_closed = self._link_mute = True
+        self._requests_lane.close()
+        busy = bool(self.traffic.in_flight) or self._replies.payload_left
+        if not self._stopping or busy:
+            self.reason = reason
+        self._stop(reason)
+        answers = self._replies.fail(reason)
+        if answers is None:
+            self._lose_client(f"{reason}, in the middle of a reply that cannot be taken back")
+        elif not self._client_gone:
+            self.linger = True
+            self._replies_lane.out += answers
+            self._send_replies()
+
+    @property
+    def _idle(self) -> bool:
+        """Nothing is under way in either direction."""
+        return (
+            not self.traffic.in_flight
+            and not self._replies_lane.out
+            and not self._requests_lane.out
+            and self._replies.between_messages
+            and (self._client_gone or self._requests.between_messages)
+        )
+
+    def _go_on(self) -> None:
+        """Say what to wait for next; end if there is nothing."""
+        if self._stopping and (self._link_closed or self._idle) and not self._replies_lane.out:
+            self._end()
+            return
+        self._resume_requests()
+        self._want(self.client, self._client_interest())
+        self._want(self.link, self._link_interest())
+
+    def _resume_requests(self) -> None:
+        """Take up requests that were left in the buffer because too many were under way."""
+        lane = self._requests_lane
+        if lane.unscanned >= 28 and self._may_read_requests():
+            self._guard_requests(lane.scan)
+
+    def _may_read_requests(self) -> bool:
+        if self._client_gone or self._link_closed or self._requests_lane.out:
+            return False
+        if self._requests_lane.ended:
+            return False
+        if self._stopping:  # only what is half sent
+            return not self._requests.between_messages
+        waiting = len(self._replies.waiting) + len(self._replies_lane.out)
+        return len(self.traffic.in_flight) < MAX_ANSWERS and waiting < MAX_ANSWERS
+
+    def _client_interest(self) -> int:
+        if self._client_gone:
+            return 0
+        events = WRITE if self._replies_lane.out else 0
+        return events | READ if self._may_read_requests() else events
+
+    def _link_interest(self) -> int:
+        if self._link_closed:
+            return 0
+        events = WRITE if self._requests_lane.out else 0
+        return events if self._replies_lane.out else events | READ
+
+    def _want(self, sock: socket.socket, events: int) -> None:
+        if self._interest[sock] != events:
+            self._interest[sock] = events
+            self._watch(sock, events)
+
+    def _end(self) -> None:
+        if not self.ended.is_set():
+            if not self._link_mute:
+                self._requests_lane.out.append(_DISC)
+                self._send_requests()
+            self.close()
+
+    def close(self) -> None:
+        """Stop at once; what is under way is lost. The sockets stay open, for their owner to close."""
+        self._stop("stopped")
+        self._requests_lane.close()
+        self._replies_lane.close()
+        self._want(self.client, 0)
+        self._want(self.link, 0)
+        self.ended.set()
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with suppress(OSError):  # the other side was quicker
+        sock.shutdown(socket.SHUT_WR)
