@@ -1,0 +1,68 @@
+"""The command line: one file per verb, and the only place that prints for people.
+
+A verb's module is imported when the verb is asked for, and imports what it needs where it needs it:
+`serve` listens within a fraction of a second because nothing is loaded that only help texts or another
+verb use.
+
+Exit status: 0 done, 1 it cannot be done (the configuration or the machine is to blame), 2 the command
+line is to blame. Every error is one line on standard error for each thing wrong, and never a traceback.
+"""
+
+import io
+import os
+import sys
+
+from cyclopts import App, CycloptsError, Parameter
+
+from gateway import __version__
+
+app = App(
+    name="nbd-gateway",
+    help="Stands between NBD clients and NBD servers, and speaks to each in its own dialect.",
+    help_epilogue="Begin with: nbd-gateway demo",
+    version=__version__,
+    # Our texts have examples in them, whose lines have to stay as they are.
+    help_format="plaintext",
+    # No --no-x beside each --x, and --listen may be given several times rather than several values.
+    default_parameter=Parameter(negative=(), consume_multiple=False, show_default=False),
+    print_error=False,
+    exit_on_error=False,
+    result_action="return_value",
+)
+VERBS = ("serve", "demo", "check", "init", "schema")
+for _order, _verb in enumerate(VERBS):
+    app.command(f"gateway.cli.{_verb}:{_verb}", name=_verb, sort_key=_order)
+
+
+class UsageError(Exception):
+    """The command line cannot be meant; the text says what to write instead."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line (default: this process's) and give its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file name need not be UTF-8, and must not break the message about it.
+            stream.reconfigure(errors="backslashreplace")
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if arguments[:1] in ([], ["--help"], ["-h"]):
+        # What all verbs do is in their modules, which cyclopts does not import to list them.
+        for verb in VERBS:
+            app[verb]
+    try:
+        status = app(arguments)
+        sys.stdout.flush()
+    except (CycloptsError, UsageError) as error:
+        complain(str(error))
+        return 2
+    except BrokenPipeError:
+        # Whoever read us (head, less) has seen enough. Nothing is left to be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def complain(message: str) -> None:
+    """One line on standard error, with our name before it."""
+    print(f"nbd-gateway: {message}", file=sys.stderr)

@@ -1,0 +1,37 @@
+"""What users write: gateway.toml, read into values that the rest of the gateway can trust.
+
+    models.py    every key, with its default and its reason: the file's specification
+    checks.py    what one key alone cannot know: names that must exist, keys that exclude each other
+    reading.py   text -> Config, or every problem of the text at once, in plain words
+    lines.py     which line a key stands on, since tomllib does not say
+    template.py  the file that `nbd-gateway init` writes
+
+A leaf: nothing of the gateway is imported here but `gateway.uri`, and a Config knows no sockets. What
+only the machine can tell (whether a host resolves, whether a user exists) is the application's to find.
+"""
+
+from gateway.config.models import (
+    Config,
+    Export,
+    Listen,
+    Log,
+    Route,
+    SocketOwner,
+    Upstream,
+)
+from gateway.config.reading import ConfigError, Problem, load, parse, schema
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Export",
+    "Listen",
+    "Log",
+    "Problem",
+    "Route",
+    "SocketOwner",
+    "Upstream",
+    "load",
+    "parse",
+    "schema",
+]

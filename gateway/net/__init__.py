@@ -1,0 +1,7 @@
+"""Sockets: where clients come from, how servers are reached, and how a pure core is driven.
+
+listen.py   addresses that we listen on
+dial.py     servers that we connect to, by address or by command
+options.py  socket options, the same for both
+drive.py    a negotiation (gateway.protocol) on a stream
+"""

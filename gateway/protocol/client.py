@@ -140,6 +140,11 @@ class ClientNegotiation:
         self.structured = False
         """STRUCTURED_REPLY was acknowledged."""
 
+    @property
+    def busy(self) -> bool:
+        """An option is under way."""
+        return self._under_way is not None
+
     # --- Bytes in, events out
 
     def receive(self, data: bytes) -> None:

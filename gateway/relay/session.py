@@ -33,15 +33,12 @@ from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.replies import reply_scan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
-from gateway.wire.constants import Cmd
 from gateway.wire.errors import WireError
-from gateway.wire.transmission import encode_request
+from gateway.wire.transmission import DISC
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 GONE = select.EPOLLHUP | select.EPOLLERR
-
-_DISC = encode_request(Cmd.DISC, 0, 0, 0, 0)
 
 
 class Session:
@@ -297,7 +294,7 @@ class Session:
     def _end(self) -> None:
         if not self.ended.is_set():
             if not self._link_mute:
-                self._requests_lane.out.append(_DISC)
+                self._requests_lane.out.append(DISC)
                 self._send_requests()
             self.close()
 

@@ -18,6 +18,7 @@ from gateway.wire.constants import (
     SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC,
     Chunk,
+    Cmd,
     ReplyFlag,
 )
 from gateway.wire.errors import WireError
@@ -74,6 +75,9 @@ def encode_request(
 ) -> bytes:
     """Give one request; `offset` and `length` in bytes."""
     return REQUEST.pack(REQUEST_MAGIC, flags << 16 | command, cookie, offset, length) + data
+
+
+DISC = encode_request(Cmd.DISC, 0, 0, 0, 0)
 
 
 def encode_simple_reply(cookie: int, error: int = 0) -> bytes:

@@ -1,0 +1,316 @@
+"""The composition root: builds everything from a configuration, runs it, and ends it in good order.
+
+The only module that knows all others. Signals: SIGTERM, or SIGINT once, drains (no new connections, nothing
+new begun, what is under way finished within `drain-seconds`); a second one ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from gateway.config import Config, Listen, Upstream
+from gateway.net.dial import Command, dial
+from gateway.net.listen import Listener, ListenError, open_listener
+from gateway.quirks import catalogue
+from gateway.relay.client import Service, serve_client
+from gateway.relay.hub import Hub
+from gateway.upstream.server import Connect, Server
+from gateway.uri import File, Legacy, Memory, NbdUri
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+INTERRUPTED = 130
+"""Exit status after a second SIGINT or SIGTERM: what a shell gives for SIGINT."""
+
+NEGOTIATION_DRAIN_SECONDS = 2
+"""How long clients that have not opened an export yet may take, while shutting down, to ask for one and be
+told ERR_SHUTDOWN."""
+
+MAX_DESCRIPTORS = 1_048_576
+"""Up to where the limit of open files is raised: two sockets for each client, and the kernel's own cap."""
+
+
+class StartError(Exception):
+    """The gateway cannot start; the text is for the person who started it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What concerns one run rather than the service."""
+
+    run: str | None = None
+    """A shell command: the gateway ends with it, and with its status."""
+    pidfile: Path | None = None
+    exit_after_last_client: bool = False
+
+
+async def serve(
+    config: Config,
+    options: Options = Options(),
+    *,
+    listening: Callable[[tuple[NbdUri, ...]], None] | None = None,
+) -> int:
+    """Serve until a signal, the end of `--run` or the last client; give the exit status.
+
+    `listening` is called with the listeners' URIs once clients can connect. Raises `StartError`.
+    """
+    _raise_descriptor_limit()
+    async with trio.open_nursery() as embedded, _upstreams(config, embedded) as servers:
+        listeners = await _open_listeners(config)
+        try:
+            with _pidfile(options.pidfile):
+                if listening is not None:
+                    listening(tuple(listener.uri for listener in listeners))
+                log = _logger(config)
+                for listener in listeners:
+                    log.info("listening", uri=str(listener.uri))
+                service = Service(config, servers, Hub(), log)
+                status = await _Run(service, listeners, options).until_the_end()
+        finally:
+            for listener in listeners:
+                await listener.aclose()
+        embedded.cancel_scope.cancel()
+    return status
+
+
+class _Run:
+    """One run of the gateway: what it serves, and when it ends."""
+
+    def __init__(self, service: Service, listeners: list[Listener], options: Options) -> None:
+        self._service = service
+        self._listeners = listeners
+        self._options = options
+        self._clients = 0
+        self._nobody_left = trio.Event()
+        self._status = 0
+        self._drain = trio.Event()
+
+    async def until_the_end(self) -> int:
+        """Serve; give the exit status."""
+        async with trio.open_nursery() as hub:
+            hub.start_soon(self._service.hub.run)
+            async with trio.open_nursery() as clients:
+                async with trio.open_nursery() as doors:
+                    doors.start_soon(self._obey_signals, hub.cancel_scope)
+                    for listener in self._listeners:
+                        doors.start_soon(self._accept, listener, clients)
+                    if self._options.run is not None:
+                        doors.start_soon(self._run_command, self._options.run)
+                    await self._drain.wait()
+                    self._service.log.info("shutting down", clients=self._clients)
+                    for listener in self._listeners:
+                        await listener.aclose()
+                    self._service.drain()
+                    await self._wait_for_clients(clients)
+                    doors.cancel_scope.cancel()
+                clients.cancel_scope.cancel()
+            hub.cancel_scope.cancel()
+        return self._status
+
+    async def _wait_for_clients(self, clients: trio.Nursery) -> None:
+        """Wait until all clients have gone, but no longer than the configuration says."""
+        with trio.move_on_after(self._service.config.drain_seconds):
+            with trio.move_on_after(NEGOTIATION_DRAIN_SECONDS):
+                while self._clients:
+                    self._nobody_left = trio.Event()
+                    await self._nobody_left.wait()
+            while self._clients and self._service.hub.sessions:
+                self._nobody_left = trio.Event()
+                await self._nobody_left.wait()
+
+    async def _obey_signals(self, everything: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _signal in signals:
+                if self._drain.is_set():
+                    self._status = INTERRUPTED
+                    everything.cancel()
+                self._drain.set()
+
+    # --- Clients
+
+    async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
+        handler = partial(self._client, listener.settings)
+        # It ends when draining closes the listener under it.
+        with suppress(trio.ClosedResourceError):
+            await trio.serve_listeners(handler, listener.sockets, handler_nursery=clients)
+
+    async def _client(self, listen: Listen, stream: trio.SocketStream) -> None:
+        log = self._service.log
+        self._clients += 1
+        try:
+            async with stream:
+                if self._clients > listen.max_connections:
+                    log.warning("client turned away", why=f"{listen.max_connections} are connected")
+                else:
+                    await serve_client(self._service, listen, stream)
+        except Exception:
+            # Our bug; it must not take the other clients with it.
+            log.exception("client lost to an internal error")
+        finally:
+            self._clients -= 1
+            self._nobody_left.set()
+            if self._clients == 0 and self._options.exit_after_last_client:
+                self._drain.set()
+
+    async def _run_command(self, command: str) -> None:
+        uri = self._listeners[0].uri
+        environment = os.environ | {
+            "uri": str(uri),
+            "port": str(uri.port or ""),
+            "unixsocket": uri.socket_path or "",
+        }
+        process = await trio.run_process(
+            ["/bin/sh", "-c", command], check=False, env=environment, stdin=None
+        )
+        status = process.returncode
+        self._status = status if status >= 0 else 128 - status
+        self._drain.set()
+
+
+# --- Building
+
+
+async def _open_listeners(config: Config) -> list[Listener]:
+    listeners: list[Listener] = []
+    try:
+        for settings in config.listen:
+            listeners.append(await open_listener(settings))
+    except ListenError as error:
+        for listener in listeners:
+            await listener.aclose()
+        raise StartError(str(error)) from None
+    return listeners
+
+
+@asynccontextmanager
+async def _upstreams(config: Config, embedded: trio.Nursery) -> AsyncIterator[dict[str, Server]]:
+    """Give the upstreams by name; the servers that we start are ended with this."""
+    commands = []
+    servers = {}
+    for name, settings in config.upstream.items():
+        unknown = [quirk for quirk in _named_quirks(settings) if quirk not in catalogue()]
+        if unknown:
+            known = ", ".join(sorted(catalogue()))
+            raise StartError(f"upstream {name}: there is no quirk {unknown[0]!r}, only {known}")
+        if settings.command is not None:
+            commands.append(Command(settings.command))
+            connect: Connect = commands[-1].connect
+        else:
+            assert settings.uri is not None
+            connect = await _connector(name, settings.uri, embedded)
+        servers[name] = Server(
+            name,
+            connect,
+            connect_seconds=settings.connect_seconds,
+            negotiate_seconds=settings.negotiate_seconds,
+            keepalive_seconds=settings.keepalive_seconds,
+            user_timeout_seconds=settings.user_timeout_seconds,
+            quirks=settings.quirks,
+        )
+    try:
+        yield servers
+    finally:
+        with trio.CancelScope(shield=True):  # Command.stop has a limit of its own
+            for command in commands:
+                await command.stop()
+
+
+def _named_quirks(settings: Upstream) -> tuple[str, ...]:
+    return () if settings.quirks == "auto" else settings.quirks
+
+
+async def _connector(
+    name: str, target: NbdUri | Memory | File | Legacy, embedded: trio.Nursery
+) -> Connect:
+    """Give what connects to an upstream; an embedded one is made here, and lives in the nursery."""
+    if isinstance(target, NbdUri):
+        return partial(dial, target)
+    from gateway.embedded import (
+        DiskError,
+        make_server,
+    )  # costs nothing where no embedded one is used
+
+    try:
+        server = make_server(target)
+    except DiskError as error:
+        raise StartError(f"upstream {name}: {error}") from None
+
+    async def connect() -> trio.SocketStream:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+        embedded.start_soon(server.serve, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
+        return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+
+    return connect
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may have: the usual limit of 1,024 is met by 500 clients."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextmanager
+def _pidfile(path: Path | None) -> Iterator[None]:
+    """Have our number in a file as long as we serve."""
+    if path is None:
+        yield
+        return
+    try:
+        path.write_text(f"{os.getpid()}\n")
+    except OSError as error:
+        raise StartError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _logger(config: Config) -> FilteringBoundLogger:
+    """Set up logging, to standard error. structlog is imported here, when clients can connect already: it is
+    a third of what starting takes.
+    """
+    import logging
+
+    import structlog
+
+    renderer: structlog.typing.Processor
+    if config.log.format == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info
+            if config.log.format == "json"
+            else structlog.processors.StackInfoRenderer(),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[config.log.level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logger: FilteringBoundLogger = structlog.get_logger()
+    return logger

@@ -1,0 +1,59 @@
+"""nbd-gateway check: what is wrong with a configuration, or what it would serve."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.config import Config, Export, Listen, Upstream
+
+
+def check(path: Path = Path("gateway.toml"), /) -> int:
+    """Say what is wrong with a configuration file, as file:line: key: message.
+
+    If nothing is, say what it would serve. Nothing is connected to and nothing is opened.
+
+    :param path: The file to check. Default: gateway.toml.
+    """
+    from gateway.config import ConfigError, load
+
+    try:
+        config = load(path)
+    except ConfigError as error:
+        # Bare, without our name before it: editors jump to file:line.
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{path}: ok")
+    for line in summary(config):
+        print(f"  {line}")
+    return 0
+
+
+def summary(config: "Config") -> Iterator[str]:
+    """What a configuration would serve, in lines for people."""
+    for listen in config.listen:
+        yield _listens(listen)
+    for rule in config.rules:
+        yield _serves(rule, config.upstream[rule.upstream])
+    used = {rule.upstream for rule in config.rules}
+    for name in config.upstream:
+        if name not in used:
+            yield f"upstream {name} is not used: no [[export]] leads there"
+
+
+def _listens(listen: "Listen") -> str:
+    mode = "" if listen.socket_mode is None else f", mode {listen.socket_mode:04o}"
+    return f"listens on {listen.uri}, at most {listen.max_connections} clients{mode}"
+
+
+def _serves(rule: "Export", upstream: "Upstream") -> str:
+    name = {None: f'names like "{rule.name}"', "": "the default export"}.get(
+        rule.exact_name, f'"{rule.exact_name}"'
+    )
+    if rule.name == "*":
+        name = "every name"
+    there = rule.upstream_name if rule.upstream_name is not None else upstream.export
+    leads_to = "the same name" if there is None else f'"{there}"' if there else "the default export"
+    server = " ".join(upstream.command) if upstream.command else str(upstream.uri)
+    return f"{name}: {leads_to} of {rule.upstream} ({server})"

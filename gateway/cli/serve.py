@@ -1,0 +1,206 @@
+"""nbd-gateway serve: the gateway itself, from a configuration file or from the command line alone."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from gateway.cli import UsageError, complain
+from gateway.uri import NbdUri, Transport
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+    from gateway.config.lines import KeyPath
+
+DEFAULT_LISTEN = "nbd://127.0.0.1:10810"
+"""One above NBD's own port, since the server behind us is often on this machine; and nobody else's
+business until the user says so."""
+
+UPSTREAM_NAME = "main"
+"""What the only upstream of a command line is called in logs."""
+
+
+def serve(
+    upstream: Annotated[str | None, Parameter(name="UPSTREAM")] = None,
+    /,
+    *,
+    config: Path | None = None,
+    listen: Annotated[tuple[str, ...] | None, Parameter(name=("--listen", "-l"))] = None,
+    run: str | None = None,
+    pidfile: Path | None = None,
+    exit_after_last_client: bool = False,
+    max_connections: int | None = None,
+    socket_mode: str | None = None,
+    drain_seconds: float | None = None,
+    log_level: Literal["debug", "info", "warning", "error"] | None = None,
+    log_format: Literal["console", "json"] | None = None,
+) -> int:
+    """Serve the exports of an NBD server to NBD clients.
+
+    For example:
+
+      nbd-gateway serve nbd://10.0.0.5
+      nbd-gateway serve nbd+unix:///?socket=/run/q.sock --listen nbd://0.0.0.0
+      nbd-gateway serve memory:1G --run 'nbdinfo $uri'
+      nbd-gateway serve --config gateway.toml
+
+    SIGTERM lets requests in flight finish, then ends with status 0.
+
+    :param upstream: The server: an NBD URI, or an embedded one (memory:1G, file:disk.img, legacy:qemu-3.0).
+        A URI that names an export serves that one, under its name and as the default.
+    :param config: Take everything from this file instead ("nbd-gateway init" writes one).
+    :param listen: Where clients connect, an NBD URI; may be repeated. Default: nbd://127.0.0.1:10810, or with
+        --run a private Unix socket.
+    :param run: Run this shell command, with $uri set, and end with it and its status.
+    :param pidfile: Write the process's number there once clients can connect.
+    :param exit_after_last_client: End when the last client has disconnected (not before the first).
+    :param max_connections: Clients at a time for each listener. Default: 1000.
+    :param socket_mode: Permissions of Unix sockets, octal, such as 0660.
+    :param drain_seconds: After SIGTERM, how long requests in flight may take. Default: 30.
+    :param log_level: The least important messages that are written. Default: info.
+    :param log_format: Lines for people, or one JSON object a line. Default: console.
+    """
+    from gateway.config import ConfigError
+
+    with ExitStack() as stack:
+        if run is not None and config is None and not listen:
+            from tempfile import TemporaryDirectory
+
+            # As nbdkit does: nobody but the command and its user can reach the socket.
+            directory = stack.enter_context(TemporaryDirectory(prefix="nbd-gateway-"))
+            socket = NbdUri(tls=False, transport=Transport.UNIX, socket_path=f"{directory}/socket")
+            listen = (str(socket),)
+        try:
+            settings = build_config(
+                upstream,
+                config=config,
+                listen=listen or (),
+                max_connections=max_connections,
+                socket_mode=socket_mode,
+                drain_seconds=drain_seconds,
+                log_level=log_level,
+                log_format=log_format,
+            )
+        except ConfigError as error:
+            for problem in error.problems:
+                complain(str(problem))
+            return 1 if any(problem.file for problem in error.problems) else 2
+        return _run(settings, run, pidfile, exit_after_last_client)
+
+
+def _run(config: "Config", run: str | None, pidfile: Path | None, exit_after_last: bool) -> int:
+    import trio
+
+    from gateway import app
+
+    options = app.Options(run=run, pidfile=pidfile, exit_after_last_client=exit_after_last)
+    try:
+        return trio.run(app.serve, config, options)
+    except app.StartError as error:
+        complain(str(error))
+        return 1
+
+
+def build_config(
+    upstream: str | None,
+    *,
+    config: Path | None = None,
+    listen: tuple[str, ...] = (),
+    max_connections: int | None = None,
+    socket_mode: str | None = None,
+    drain_seconds: float | None = None,
+    log_level: str | None = None,
+    log_format: str | None = None,
+) -> "Config":
+    """What the command line means; `UsageError` or `ConfigError` if it means nothing."""
+    from gateway.config import load
+
+    if upstream is None and config is None:
+        raise UsageError(
+            "serve needs to know which server: nbd-gateway serve nbd://HOST, or --config FILE "
+            "(to try it out: nbd-gateway serve memory:1G)"
+        )
+    data = _as_data(
+        "memory:0" if upstream is None else upstream,
+        listen,
+        max_connections,
+        socket_mode,
+        drain_seconds,
+        log_level,
+        log_format,
+    )
+    if config is None:
+        return _build(data)
+    if upstream is not None:
+        raise UsageError(
+            f"serve takes either UPSTREAM ({upstream}) or --config ({config}): "
+            "write the server into the file, as [upstream.NAME]"
+        )
+    for option, value in (
+        ("--listen", listen),
+        ("--max-connections", max_connections),
+        ("--socket-mode", socket_mode),
+    ):
+        if value not in (None, ()):
+            raise UsageError(
+                f"{option} cannot be used with --config: write it into the file, below [[listen]]"
+            )
+    # What concerns this run rather than the service may be said beside a file. It is held against the
+    # same models by building a configuration that has nothing else to go wrong.
+    here, file = _build(data), load(config)
+    log = file.log.model_copy(update={key: getattr(here.log, key) for key in data.get("log", {})})
+    update: dict[str, object] = {"log": log}
+    if drain_seconds is not None:
+        update["drain_seconds"] = here.drain_seconds
+    return file.model_copy(update=update)
+
+
+def _as_data(
+    upstream: str,
+    listen: tuple[str, ...],
+    max_connections: int | None,
+    socket_mode: str | None,
+    drain_seconds: float | None,
+    log_level: str | None,
+    log_format: str | None,
+) -> dict[str, Any]:
+    """The file that says the same as these arguments."""
+    listeners = [
+        _given({"uri": uri, "max-connections": max_connections})
+        for uri in listen or (DEFAULT_LISTEN,)
+    ]
+    if socket_mode is not None:
+        unix = [listener for listener in listeners if "+unix:" in listener["uri"]]
+        for listener in unix or listeners[:1]:  # without any, the first one's check explains
+            listener["socket-mode"] = socket_mode
+    return _given(
+        {
+            "listen": listeners,
+            "upstream": {UPSTREAM_NAME: {"uri": upstream}},
+            "drain-seconds": drain_seconds,
+            "log": _given({"level": log_level, "format": log_format}),
+        }
+    )
+
+
+def _given(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def _build(data: dict[str, Any]) -> "Config":
+    from gateway.config.reading import build
+
+    return build(data, "", _argument)
+
+
+def _argument(path: "KeyPath") -> tuple[None, str]:
+    """Which argument gave a key of the data."""
+    match path:
+        case ("upstream", *_):
+            return None, "UPSTREAM"
+        case ("listen", _, "uri"):
+            return None, "--listen"
+        case ("log", key):
+            return None, f"--log-{key}"
+    return None, f"--{path[-1]}"

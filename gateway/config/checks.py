@@ -1,0 +1,151 @@
+"""What no value alone can tell: names that must exist, keys that exclude each other.
+
+These read the text's own data rather than a finished Config, so that they have their say even when
+something else in the file is wrong: a user wants to see all mistakes at once. Whatever is not even of the
+right shape is passed over here; the models have complained of it already.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from gateway.config.lines import KeyPath
+from gateway.uri import NbdUri, Transport, UriError, parse_upstream
+
+Finding = tuple[KeyPath, str]
+Data = Mapping[str, Any]
+Where = Callable[[KeyPath], str]
+"""How to speak of another place of the same file: "line 12"."""
+
+
+def findings(data: Data, where: Where) -> Iterator[Finding]:
+    """Every contradiction in the data of a configuration, and the key to blame for it."""
+    for check in (_needed, _listeners, _addresses, _upstreams, _exports, _names):
+        yield from check(data, where)
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """`, did you mean "x"?`, or nothing."""
+    close = get_close_matches(word, known, n=1)
+    return f', did you mean "{close[0]}"?' if close else ""
+
+
+NEEDED: Mapping[KeyPath, str] = {
+    ("listen",): 'at least one is needed: [[listen]] with uri = "nbd://127.0.0.1:10810"',
+    ("upstream",): 'at least one is needed: [upstream.NAME] with uri = "nbd://HOST"',
+}
+
+
+def _needed(data: Data, where: Where) -> Iterator[Finding]:
+    # A key that is not there at all is the models' to miss.
+    if data.get("listen") == []:
+        yield ("listen",), NEEDED["listen",]
+    if data.get("upstream") == {}:
+        yield ("upstream",), NEEDED["upstream",]
+
+
+def _listeners(data: Data, where: Where) -> Iterator[Finding]:
+    for path, listen in _array(data, "listen"):
+        uri = _nbd_uri(listen)
+        if uri is None or uri.transport is Transport.UNIX:
+            continue
+        for key in ("socket-mode", "socket-owner"):
+            if key in listen:
+                yield (*path, key), f"only a Unix socket has this, and {uri} is none"
+
+
+def _addresses(data: Data, where: Where) -> Iterator[Finding]:
+    taken: dict[tuple[object, ...], KeyPath] = {}
+    for path, listen in _array(data, "listen"):
+        uri = _nbd_uri(listen)
+        if uri is None or uri.port == 0:  # port 0 is another port each time
+            continue
+        first = taken.setdefault(_address(uri), path)
+        if first is not path:
+            yield (*path, "uri"), f"{uri} is listened on already ({where((*first, 'uri'))})"
+    for path, upstream in _named(data, "upstream"):
+        uri = _nbd_uri(upstream)
+        if uri is not None and (listen_path := taken.get(_address(uri))):
+            there = where((*listen_path, "uri"))
+            yield (
+                (*path, "uri"),
+                f"the gateway itself listens there ({there}) and would call itself",
+            )
+
+
+def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
+    for path, upstream in _named(data, "upstream"):
+        if "uri" in upstream and "command" in upstream:
+            yield (*path, "command"), 'an upstream has either "uri" or "command", not both'
+        elif "uri" not in upstream and "command" not in upstream:
+            yield path, 'an upstream needs "uri" or "command"'
+
+
+def _exports(data: Data, where: Where) -> Iterator[Finding]:
+    upstreams = dict(data["upstream"]) if isinstance(data.get("upstream"), dict) else {}
+    exports = _array(data, "export")
+    if not data.get("export") and len(upstreams) > 1:
+        names = ", ".join(f'"{name}"' for name in upstreams)
+        yield (
+            ("upstream", list(upstreams)[1]),
+            f"with more than one upstream ({names}), [[export]] has to say which names lead where",
+        )
+    for path, export in exports:
+        name = export.get("upstream")
+        if not isinstance(name, str):
+            continue
+        if name not in upstreams:
+            yield (
+                (*path, "upstream"),
+                f"there is no [upstream.{name}]{did_you_mean(name, list(upstreams))}",
+            )
+            continue
+        uri = _nbd_uri(upstreams[name]) if isinstance(upstreams[name], dict) else None
+        if uri is not None and uri.export_named and "upstream-name" in export:
+            there = where(("upstream", name, "uri"))
+            yield (
+                (*path, "upstream-name"),
+                f'the upstream\'s URI names the export "{uri.export}" already ({there}); '
+                "leave one of the two out",
+            )
+
+
+def _names(data: Data, where: Where) -> Iterator[Finding]:
+    seen: dict[str, KeyPath] = {}
+    for path, export in _array(data, "export"):
+        name = export.get("name")
+        if not isinstance(name, str):
+            continue
+        first = seen.setdefault(name, (*path, "name"))
+        if first[:-1] != path:
+            yield (
+                (*path, "name"),
+                f'"{name}" is there already ({where(first)}); the first match wins',
+            )
+
+
+def _array(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
+    tables = data.get(key)
+    if not isinstance(tables, list):
+        return []
+    return [((key, i), table) for i, table in enumerate(tables) if isinstance(table, dict)]
+
+
+def _named(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
+    tables = data.get(key)
+    if not isinstance(tables, dict):
+        return []
+    return [((key, name), table) for name, table in tables.items() if isinstance(table, dict)]
+
+
+def _nbd_uri(table: Data) -> NbdUri | None:
+    try:
+        target = parse_upstream(table["uri"]) if isinstance(table.get("uri"), str) else None
+    except UriError:
+        return None
+    return target if isinstance(target, NbdUri) else None
+
+
+def _address(uri: NbdUri) -> tuple[object, ...]:
+    host = "127.0.0.1" if uri.host == "localhost" else uri.host
+    return (uri.transport, host, uri.port, uri.socket_path, uri.cid)

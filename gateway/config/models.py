@@ -1,0 +1,361 @@
+"""Every key of gateway.toml: its type, its default and its reason.
+
+The models check what one value alone can tell; `checks.py` has the rest, so take a Config from `load`,
+`parse` or `build`, which run both. Keys are in kebab-case in the file, snake_case here. Fields hold parsed
+values: whoever reads a Config never parses anything again.
+
+Numbers are checked strictly ("10" is no number) because a file is written by people, who mean what they
+write; durations have "seconds" in their names because people do not read units elsewhere.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from gateway.uri import (
+    NbdUri,
+    Target,
+    UriError,
+    check_name,
+    parse_nbd_uri,
+    parse_upstream,
+)
+
+# ---- values ----
+
+
+@dataclass(frozen=True, slots=True)
+class SocketOwner:
+    """Who owns a Unix socket's file; None leaves it as it is created."""
+
+    user: str | None
+    group: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where one export name of ours leads: the upstream (a key of `Config.upstream`), the name there."""
+
+    upstream: str
+    upstream_name: str
+    description: str | None
+
+
+def shown(value: object) -> str:
+    """A value as its writer knows it, short enough for one line of an error message."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            value = value.encode(errors="backslashreplace").decode()
+            return f'"{value}"' if len(value) <= 80 else f'"{value[:77]}..."'
+        case dict():
+            return "a table"
+        case []:
+            return "an empty list"
+        case list():
+            return "a list"
+    return str(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text in quotes, got {shown(value)}")
+    return value
+
+
+def _without_tls(uri: NbdUri) -> NbdUri:
+    if uri.tls or any(key.startswith("tls-") for key in uri.parameters):
+        raise UriError(str(uri), "TLS is not supported yet")
+    return uri
+
+
+def _listen_uri(value: object) -> NbdUri:
+    uri = _without_tls(parse_nbd_uri(_text(value)))
+    if uri.export_named:
+        raise UriError(
+            str(uri), f'a listener has no export name, remove "{uri.export}": [[export]] has names'
+        )
+    return uri
+
+
+def _upstream_uri(value: object) -> Target:
+    target = parse_upstream(_text(value))
+    if isinstance(target, NbdUri):
+        _without_tls(target)
+        if target.port == 0:
+            raise UriError(str(target), "port 0 cannot be connected to")
+    return target
+
+
+def _command(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(
+            f'expected a list, as in ["qemu-nbd", "-t", "disk.qcow2"], got {shown(value)}'
+        )
+    words = tuple(_text(word) for word in value)
+    if not words[0] or any("\0" in word for word in words):
+        raise ValueError("a command begins with a program's name, and no word of it has a NUL")
+    return words
+
+
+def _name(value: object) -> str:
+    return check_name(_text(value), _text(value))
+
+
+def _description(value: object) -> str:
+    return check_name(_text(value), _text(value), what="a description")
+
+
+def _quirks(value: object) -> Literal["auto"] | tuple[str, ...]:
+    if value == "auto":
+        return "auto"
+    if not isinstance(value, list):
+        raise ValueError(f'expected "auto" or a list of names, got {shown(value)}')
+    return tuple(_text(name) for name in value)
+
+
+def _socket_mode(value: object) -> int:
+    # TOML has octal integers (0o660), but 660 would be an integer as well, and a decimal one.
+    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
+        raise ValueError(f'expected octal digits such as "0660", got {shown(value)}')
+    return int(value, 8)
+
+
+def _socket_owner(value: object) -> SocketOwner:
+    user, colon, group = _text(value).partition(":")
+    if not (user or group) or (colon and not group) or ":" in group or "\0" in _text(value):
+        raise ValueError(f'expected "user", "user:group" or ":group", got {shown(value)}')
+    return SocketOwner(user or None, group or None)
+
+
+def _written_as(validate: Callable[[object], Any], *, array: bool = False) -> tuple[Any, Any]:
+    """Read by `validate`; in the JSON schema simply text, or a list of it."""
+    text = {"type": "string"}
+    return PlainValidator(validate), WithJsonSchema(
+        {"type": "array", "items": text} if array else text
+    )
+
+
+ListenUri = Annotated[NbdUri, *_written_as(_listen_uri)]
+UpstreamUri = Annotated[Target, *_written_as(_upstream_uri)]
+Command = Annotated[tuple[str, ...], *_written_as(_command, array=True)]
+Name = Annotated[str, *_written_as(_name)]
+Description = Annotated[str, *_written_as(_description)]
+Quirks = Annotated[
+    Literal["auto"] | tuple[str, ...],
+    PlainValidator(_quirks),
+    WithJsonSchema({"oneOf": [{"const": "auto"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+SocketMode = Annotated[int, *_written_as(_socket_mode)]
+Owner = Annotated[SocketOwner, *_written_as(_socket_owner)]
+
+# A day is longer than anyone means to wait, and shorter than any overflow below.
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+# tcp(7): TCP_KEEPIDLE takes whole seconds up to MAX_TCP_KEEPIDLE, 32767.
+KeepaliveSeconds = Annotated[int, Field(ge=0, le=32_767)]
+UserTimeoutSeconds = Annotated[int, Field(ge=0, le=86_400)]
+
+
+# ---- tables ----
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        alias_generator=_kebab,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+    )
+
+
+class Listen(_Table):
+    """`[[listen]]`: an address that clients connect to."""
+
+    uri: ListenUri = Field(
+        description="Where clients connect: an NBD URI without an export name. TCP port 0 takes a free one."
+    )
+    # Each client costs two sockets and its buffers. More than this many machines seldom share one
+    # gateway, and a client that leaks connections is stopped before it has cost everybody theirs.
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        le=1_000_000,
+        description="How many clients this address serves at a time; more are hung up on.",
+    )
+    # qemu's own limit since CVE-2024-7409: a client that says nothing must not keep a place for ever.
+    handshake_seconds: Seconds = Field(
+        default=10,
+        description="How long a client may take from connecting to the end of its negotiation.",
+    )
+    socket_mode: SocketMode | None = Field(
+        default=None,
+        description='Permissions of a Unix socket, octal, such as "0660". Default: the umask\'s.',
+    )
+    socket_owner: Owner | None = Field(
+        default=None, description='Owner of a Unix socket: "user", "user:group" or ":group".'
+    )
+    # A client whose machine lost power sends no FIN, and would keep its upstream link busy for ever.
+    # The kernel's own default, two hours, is too long for that.
+    keepalive_seconds: KeepaliveSeconds = Field(
+        default=60,
+        description="Idle time after which TCP asks whether the client is still there; 0 never asks.",
+    )
+    # The same for a client that vanishes while we send to it; the kernel's default is about 15 minutes.
+    user_timeout_seconds: UserTimeoutSeconds = Field(
+        default=60,
+        description="How long sent data may stay unacknowledged before TCP gives the client up; "
+        "0 leaves it to the kernel.",
+    )
+
+
+class Upstream(_Table):
+    """`[upstream.NAME]`: a server that we connect to. Either `uri` or `command`."""
+
+    uri: UpstreamUri | None = Field(
+        default=None,
+        description="An NBD URI, or an embedded server: memory:1G, file:disk.img, legacy:qemu-3.0. "
+        "If it names an export, only that one is offered.",
+    )
+    command: Command | None = Field(
+        default=None,
+        description="Program and arguments of an NBD server that is started by systemd socket activation.",
+    )
+    # Two SYN retransmissions (1 s, 3 s, 7 s) fit; whoever has not answered then seldom will.
+    connect_seconds: Seconds = Field(
+        default=10, description="How long a connection to the server may take to come about."
+    )
+    # A silent server would hang its client for ever. Longer than a client's own 10 s, since a server
+    # may open its image over a network before it answers.
+    negotiate_seconds: Seconds = Field(
+        default=30,
+        description="How long each answer of the server may take while an export is opened.",
+    )
+    keepalive_seconds: KeepaliveSeconds = Field(
+        default=60,
+        description="Idle time after which TCP asks whether the server is still there; 0 never asks.",
+    )
+    user_timeout_seconds: UserTimeoutSeconds = Field(
+        default=60,
+        description="How long sent data may stay unacknowledged before TCP gives the server up; "
+        "0 leaves it to the kernel.",
+    )
+    # Nobody should have to choose: what a server gets wrong is recognised by how it answers.
+    quirks: Quirks = Field(
+        default="auto",
+        description='Repairs of what the server gets wrong: "auto" recognises them, a list names them, '
+        "an empty list repairs nothing.",
+    )
+
+    @property
+    def export(self) -> str | None:
+        """The one export that the URI names; None where the server's names are all to be had."""
+        return self.uri.export if isinstance(self.uri, NbdUri) and self.uri.export_named else None
+
+
+class Export(_Table):
+    """`[[export]]`: names that clients may ask for, and where they lead. The first match wins."""
+
+    name: Name = Field(
+        description='The name that clients ask for, or a pattern with * ? [abc]; "" is the default export.'
+    )
+    upstream: str = Field(description="The NAME of one [upstream.NAME].")
+    upstream_name: Name | None = Field(
+        default=None,
+        description="The name to ask the server for. Default: the one that the client asked for.",
+    )
+    description: Description | None = Field(
+        default=None, description="Text that a list of exports shows for this name."
+    )
+
+    @cached_property
+    def exact_name(self) -> str | None:
+        """The only name that this matches; None for a pattern. `vm[*]` is the exact name `vm*`."""
+        literal = re.sub(r"\[([*?\[])\]", "", self.name)
+        if re.search(r"[*?]|\[.*\]", literal):
+            return None
+        return re.sub(r"\[([*?\[])\]", r"\1", self.name)
+
+    def matches(self, name: str) -> bool:
+        """Whether a client that asks for `name` is meant."""
+        return fnmatchcase(name, self.name)
+
+
+class Log(_Table):
+    """`[log]`: what is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least important messages that are written."
+    )
+    # People look at a gateway first; a collector of logs is set up once.
+    format: Literal["console", "json"] = Field(
+        default="console", description="Lines for people, or one JSON object a line for programs."
+    )
+
+
+class Config(_Table):
+    """The whole file."""
+
+    # Not min_length: pydantic counts only what is valid, and would complain of a broken one twice.
+    listen: Annotated[tuple[Listen, ...], Field(strict=False)] = Field(
+        json_schema_extra={"minItems": 1},
+        description="The addresses that clients connect to; at least one.",
+    )
+    upstream: dict[str, Upstream] = Field(
+        json_schema_extra={"minProperties": 1},
+        description="The servers behind the gateway, each with a name of your choice; at least one.",
+    )
+    export: Annotated[tuple[Export, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Which names lead where. Without any, all names pass through to the only upstream.",
+    )
+    # Long enough for what a disk under load takes, short enough for systemd's TimeoutStopSec of 90 s.
+    drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=30,
+        description="After SIGTERM, how long requests in flight may take before connections are cut.",
+    )
+    log: Log = Field(default_factory=lambda: Log())
+
+    @cached_property
+    def rules(self) -> tuple[Export, ...]:
+        """The exports as written; if there are none, those that the only upstream's URI implies.
+
+        A URI that names an export serves it under its own name and as the default; any other passes
+        every name through.
+        """
+        if self.export:
+            return self.export
+        [(upstream, settings)] = self.upstream.items()
+        name = settings.export
+        if name is None:
+            return (_rule("*", upstream),)
+        return (_rule(re.sub(r"([*?\[])", r"[\1]", name), upstream), _rule("", upstream))
+
+    def route(self, name: str) -> Route | None:
+        """Where a client that asks for `name` is led; None if no rule lets it through."""
+        for rule in self.rules:
+            if rule.matches(name):
+                upstream_name = rule.upstream_name
+                if upstream_name is None:
+                    upstream_name = self.upstream[rule.upstream].export
+                return Route(
+                    rule.upstream,
+                    name if upstream_name is None else upstream_name,
+                    rule.description,
+                )
+        return None
+
+
+def _rule(name: str, upstream: str) -> Export:
+    return Export.model_validate({"name": name, "upstream": upstream})

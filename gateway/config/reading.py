@@ -1,0 +1,255 @@
+"""Text -> Config, or every problem in it: each at its line and key, in words that need no glossary.
+
+Three readers have their say: tomllib (is it TOML at all?), the models (is every value what its key wants?)
+and the checks (does it make sense together?). If the text is TOML, the other two always both speak.
+
+The command line's configuration comes through `build` too, with arguments instead of lines, so that a
+mistake is explained in the same words wherever it is made.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from gateway.config.checks import NEEDED, did_you_mean, findings
+from gateway.config.lines import KeyPath, Lines, statement_at_end
+from gateway.config.models import Config, Export, Listen, Log, Upstream, shown
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
+
+MAX_FILE_BYTES = 1 << 20
+"""Nobody writes a configuration of a mebibyte; /dev/zero or a disk image given by mistake is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong. Without a line it concerns the file; without a file, the command line."""
+
+    file: str
+    line: int | None
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return ": ".join(filter(None, (place, self.key, self.message)))
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; whoever wrote it has to mend it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+
+Place = Callable[[KeyPath], tuple[int | None, str]]
+"""Where a user finds a key of the data: its line if it has one, and what it is called there."""
+
+
+def load(path: Path) -> Config:
+    """Read a file; `ConfigError` also if it cannot be read."""
+    source = str(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError([Problem(source, None, "", f"cannot be read: {reason}")]) from None
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError([Problem(source, None, "", "is no configuration: larger than 1 MiB")])
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(source, line, "", "not UTF-8, as TOML has to be")]) from None
+    return parse(text, source)
+
+
+def parse(text: str, source: str) -> Config:
+    """Read a text that came from `source`."""
+    try:
+        data = tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError([Problem(source, None, "", "nested too deeply")]) from None
+    except ValueError as error:  # TOMLDecodeError is one, and int() raises others
+        raise ConfigError([_syntax_problem(text, source, str(error))]) from None
+    lines = Lines(text)
+    return build(data, source, lambda path: (lines[path], _dotted(path)))
+
+
+def build(data: Mapping[str, Any], source: str, place: Place) -> Config:
+    """Check data that has the form of a TOML document; `place` says where each key was written."""
+    try:
+        config, found = Config.model_validate(data), []
+    except ValidationError as error:
+        config = None
+        found = [_in_plain_words(details) for details in error.errors(include_url=False)]
+    found += findings(data, lambda path: _elsewhere(*place(path)))
+    if config is None or found:
+        problems = [Problem(source, *place(path), message) for path, message in found]
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
+    return config
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the file, for editors that complete and check as one types."""
+    whole: dict[str, Any] = _without_null(Config.model_json_schema(by_alias=True))
+    whole["$defs"]["Upstream"]["oneOf"] = [{"required": ["uri"]}, {"required": ["command"]}]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **whole,
+        "title": "Configuration of nbd-gateway",
+    }
+
+
+def _without_null(part: Any) -> Any:
+    """The schema without null, which TOML does not have, and without titles that repeat the keys."""
+    if isinstance(part, list):
+        return [_without_null(item) for item in part if item != {"type": "null"}]
+    if not isinstance(part, dict):
+        return part
+    kept = {
+        key: _without_null(value)
+        for key, value in part.items()
+        if value is not None and not (key == "title" and isinstance(value, str))
+    }
+    match kept.get("anyOf"):
+        case [dict(only)]:
+            del kept["anyOf"]
+            kept |= only
+    return kept
+
+
+def _elsewhere(line: int | None, key: str) -> str:
+    return key if line is None else f"line {line}"
+
+
+def _dotted(path: KeyPath) -> str:
+    """`export.name`: positions are left out, for the line says which one."""
+    return ".".join(
+        key if re.fullmatch("[A-Za-z0-9_-]+", key) else shown(key)
+        for key in path
+        if isinstance(key, str)
+    )
+
+
+# ---- tomllib's words ----
+
+_NOT_TOML = {
+    "Invalid value": 'not a TOML value; text stands in quotes, as in uri = "nbd://host"',
+    "Invalid statement": "expected key = value, or a header in brackets such as [log]",
+    "Cannot overwrite a value": "this key was already given above",
+    "Cannot declare": "this table was already given above",
+    "Cannot mutate immutable namespace": "this table was already given above",
+    "Unclosed array": "the list that begins here has no ] at its end",
+    "Unterminated string": "the text that begins here has no quotes at its end",
+    "Exceeds the limit": "a number in it has too many digits",
+    "Illegal character": "a line break or control character cannot stand here; is a quote missing?",
+}
+
+
+def _syntax_problem(text: str, source: str, message: str) -> Problem:
+    found = re.fullmatch(
+        r"(.*?) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL
+    )
+    if found is None:
+        return Problem(source, None, "", _toml_words(message))
+    words, line, column = found.groups()
+    if line is None:
+        begin = statement_at_end(text)
+        if words.startswith("Invalid value"):
+            return Problem(source, begin, "", "the value that begins here has no end")
+        return Problem(source, begin, "", _toml_words(words))
+    return Problem(source, int(line), "", f"column {column}: {_toml_words(words)}")
+
+
+def _toml_words(words: str) -> str:
+    for theirs, ours in _NOT_TOML.items():
+        if words.startswith(theirs):
+            return ours
+    return f"not TOML: {words}"
+
+
+# ---- pydantic's words ----
+
+_TABLES: Mapping[str, "type[BaseModel]"] = {
+    "listen": Listen,
+    "upstream": Upstream,
+    "export": Export,
+    "log": Log,
+}
+_HEADERS = {
+    "listen": "[[listen]]",
+    "upstream": "[upstream.NAME]",
+    "export": "[[export]]",
+    "log": "[log]",
+}
+
+# What each of pydantic's complaints says to the person who wrote the value; {} is what came.
+_WORDS = {
+    "bool_type": "expected true or false, got {}",
+    "int_type": "expected a whole number, got {}",
+    "int_from_float": "expected a whole number, got {}",
+    "float_type": "expected a number, got {}",
+    "finite_number": "expected a number, got {}",
+    "string_type": "expected text in quotes, got {}",
+    "greater_than": "expected more than {gt:g}, got {}",
+    "greater_than_equal": "expected {ge:g} or more, got {}",
+    "less_than_equal": "expected {le:g} or less, got {}",
+    "literal_error": "expected {expected}, got {}",
+}
+_WRONG_SHAPE = {"model_type", "dict_type", "tuple_type"}
+
+
+def _in_plain_words(details: "ErrorDetails") -> tuple[KeyPath, str]:
+    path, kind, value = details["loc"], details["type"], details["input"]
+    context = details.get("ctx", {})
+    if kind == "value_error":
+        return path, str(context["error"])
+    if kind == "extra_forbidden":
+        return path, _unknown_key(path)
+    if kind == "missing":
+        return path, NEEDED.get(path, "has to be given")
+    if kind in _WRONG_SHAPE:
+        return path, _wrong_shape(path, value)
+    if kind == "literal_error":
+        context = {"expected": context["expected"].replace("'", '"')}
+    return path, _WORDS.get(kind, "{} is not possible here").format(shown(value), **context)
+
+
+def _wrong_shape(path: KeyPath, value: object) -> str:
+    header = _HEADERS[str(path[0])]
+    if path[0] == "upstream" and len(path) == 2:
+        return f"expected a table; every upstream has a name: {header}, got {shown(value)}"
+    return f"expected {header}, got {shown(value)}"
+
+
+def _unknown_key(path: KeyPath) -> str:
+    key = str(path[-1])
+    table = Config if len(path) == 1 else _TABLES[str(path[0])]
+    known = list(_keys(table))
+    for name, other in _TABLES.items():
+        if key in _keys(other):
+            return f"unknown key here, it belongs into {_HEADERS[name]}"
+    if key in _keys(Config):
+        return "unknown key here, it belongs to the top of the file, above all headers"
+    if hint := did_you_mean(key.lower().replace("_", "-"), known):
+        return f"unknown key{hint}"
+    return f"unknown key; known are {', '.join(known)}"
+
+
+def _keys(table: "type[BaseModel]") -> Iterator[str]:
+    for field in table.model_fields.values():
+        if field.alias is not None:
+            yield field.alias

@@ -1,0 +1,75 @@
+"""The file that `nbd-gateway init` writes: a configuration that is its own manual.
+
+Whatever is commented out with one "#" shows the default or an example; prose has "# " and stays.
+"""
+
+TEMPLATE = """\
+# gateway.toml: configuration of nbd-gateway.
+#
+#   nbd-gateway check gateway.toml             says what is wrong, or what would be served
+#   nbd-gateway serve --config gateway.toml    serves it
+#
+# Keys that are commented out show their default or an example. Durations are in seconds.
+
+# After SIGTERM, how long requests in flight may take before connections are cut.
+#drain-seconds = 30
+
+# ---- where clients connect: any number of [[listen]] ----
+
+[[listen]]
+# nbd://HOST:PORT, nbd+unix:///?socket=PATH or nbd+vsock://CID:PORT
+uri = "nbd://127.0.0.1:10810"
+# Clients at a time; more are hung up on.
+#max-connections = 1000
+# From connecting to the end of the negotiation.
+#handshake-seconds = 10
+# TCP asks an idle client after so long whether it is still there; 0 never asks.
+#keepalive-seconds = 60
+# TCP gives up a client that acknowledges nothing for so long; 0 leaves it to the kernel.
+#user-timeout-seconds = 60
+
+# A Unix socket may have permissions and an owner ("user", "user:group" or ":group"):
+#[[listen]]
+#uri = "nbd+unix:///?socket=/run/nbd-gateway.sock"
+#socket-mode = "0660"
+#socket-owner = ":disk"
+
+# ---- the servers behind the gateway: any number of [upstream.NAME] ----
+
+# Without any [[export]] below, all export names pass through to the only upstream.
+[upstream.main]
+# An NBD URI, or an embedded server to try things out: memory:1G, file:disk.img, legacy:qemu-3.0
+uri = "nbd://127.0.0.1:10809"
+# How long a connection may take to come about.
+#connect-seconds = 10
+# How long each answer of the server may take while an export is opened.
+#negotiate-seconds = 30
+# As for clients above.
+#keepalive-seconds = 60
+#user-timeout-seconds = 60
+# What the server gets wrong is recognised and repaired: "auto", a list of names, or [] for nothing.
+#quirks = "auto"
+
+# Instead of a URI, a server to start by systemd socket activation:
+#[upstream.local]
+#command = ["qemu-nbd", "-f", "qcow2", "-t", "/var/lib/images/disk.qcow2"]
+
+# ---- which names lead where: any number of [[export]], the first match wins ----
+
+#[[export]]
+# An exact name, or a pattern with * ? [abc]; "" is the default export.
+#name = "vm-*"
+#upstream = "main"
+# The name to ask the server for; without it, the one that the client asked for.
+#upstream-name = "disk0"
+# What a list of exports shows beside the name.
+#description = "VM disk"
+
+# ---- what is written to standard error ----
+
+[log]
+# debug, info, warning or error
+#level = "info"
+# console for people, json for programs
+#format = "console"
+"""

@@ -1,0 +1,68 @@
+"""Drives a pure negotiation on a Trio stream: its bytes in, its bytes out, its events to the caller."""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+import trio
+
+from gateway.wire.limits import KIB
+
+RECEIVE_BYTES = 16 * KIB
+"""What one receive takes; more options than that are never under way."""
+
+Event = TypeVar("Event", covariant=True)
+
+
+class PeerClosed(Exception):
+    """The peer closed the connection, or it broke."""
+
+
+class Core(Protocol[Event]):
+    """What the two negotiations of `gateway.protocol` have in common."""
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+
+    def next_event(self) -> Event | None:
+        """Give the next event, or None if more bytes are needed."""
+
+    def data_to_send(self) -> bytes:
+        """Give bytes for the peer, once."""
+
+
+class Conversation(Generic[Event]):
+    """A core on a stream."""
+
+    def __init__(self, stream: trio.SocketStream, core: Core[Event]) -> None:
+        self.stream = stream
+        self._core = core
+
+    async def next_event(self) -> Event:
+        """Send what the core has to say, and receive until it has an event.
+
+        Raises `PeerClosed`, and what the core raises, after sending what it still had to say.
+        """
+        while True:
+            try:
+                event = self._core.next_event()
+            finally:
+                await self.flush()
+            if event is not None:
+                return event
+            try:
+                data = await self.stream.receive_some(RECEIVE_BYTES)
+            except trio.BrokenResourceError as error:
+                raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None
+            if not data:
+                raise PeerClosed("the peer closed the connection")
+            self._core.receive(bytes(data))
+
+    async def flush(self) -> None:
+        """Send what the core has to say."""
+        data = self._core.data_to_send()
+        if data:
+            try:
+                await self.stream.send_all(data)
+            except trio.BrokenResourceError as error:
+                raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None

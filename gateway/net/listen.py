@@ -1,0 +1,116 @@
+"""Addresses that we listen on: TCP (IPv4 and IPv6), Unix sockets, vsock."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from gateway.config import Listen
+from gateway.uri import NbdUri, Transport
+from gateway.wire.constants import DEFAULT_PORT
+
+BACKLOG = 1024
+"""Connections that the kernel holds for us while we are busy accepting others."""
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the text says which and why."""
+
+
+class Listener:
+    """One `[[listen]]` that is open: its sockets, and the URI by which clients reach it."""
+
+    def __init__(self, settings: Listen, uri: NbdUri, sockets: list[trio.SocketListener]) -> None:
+        self.settings = settings
+        self.uri = uri
+        self.sockets = sockets
+
+    async def aclose(self) -> None:
+        """Close; the file of a Unix socket is removed."""
+        for listener in self.sockets:
+            await listener.aclose()
+        if self.uri.transport is Transport.UNIX:
+            assert self.uri.socket_path is not None
+            with suppress(OSError):
+                Path(self.uri.socket_path).unlink()
+
+
+async def open_listener(settings: Listen) -> Listener:
+    """Listen where a `[[listen]]` says. Raises `ListenError`."""
+    uri = settings.uri
+    try:
+        match uri.transport:
+            case Transport.TCP:
+                return await _listen_tcp(settings)
+            case Transport.UNIX:
+                sock = _bind_unix(settings)
+            case Transport.VSOCK:
+                sock = trio.socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+                cid = socket.VMADDR_CID_ANY if uri.cid is None else uri.cid
+                await sock.bind((cid, uri.port or DEFAULT_PORT))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {uri}: {error.strerror or error}") from None
+    return Listener(settings, uri, [trio.SocketListener(sock)])
+
+
+async def _listen_tcp(settings: Listen) -> Listener:
+    uri = settings.uri
+    port = DEFAULT_PORT if uri.port is None else uri.port
+    listeners = await trio.open_tcp_listeners(port, host=uri.host or None, backlog=BACKLOG)
+    port = listeners[0].socket.getsockname()[1]
+    return Listener(settings, replace(uri, port=port), listeners)
+
+
+def _bind_unix(settings: Listen) -> trio.socket.SocketType:
+    """Bind a Unix socket; its file has the mode and owner asked for before anybody can connect."""
+    assert settings.uri.socket_path is not None
+    path = Path(settings.uri.socket_path)
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Until listen() is called nobody can connect, so the mode is right in time.
+        sock.bind(str(path))
+        if settings.socket_mode is not None:
+            path.chmod(settings.socket_mode)
+        if settings.socket_owner is not None:
+            owner = settings.socket_owner
+            try:
+                shutil.chown(path, owner.user, owner.group)  # type: ignore[arg-type] # None is taken, and means "leave"
+            except LookupError as error:
+                raise ListenError(f"cannot give {path} away: {error}") from None
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.socket.from_stdlib_socket(sock)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the file of a socket that nobody listens on any more: what a killed process leaves.
+
+    Only a refused connection proves that. A socket that is in use, and a file that is no socket, stay.
+    """
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "the file exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except BlockingIOError:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -1,0 +1,67 @@
+"""Socket options of every connection, a client's as an upstream's (tcp(7))."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+
+import trio
+
+KEEPALIVE_PROBES = 3
+"""Unanswered keepalive probes after which a peer is given up."""
+
+TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def tune(sock: socket.socket, *, keepalive_seconds: int, user_timeout_seconds: int) -> None:
+    """Set up a connection so that small messages go out at once, and a peer that has vanished is found
+    out: after `keepalive_seconds` of silence it is asked whether it is there, and data that it does not
+    acknowledge for `user_timeout_seconds` ends it (0: the kernel's defaults). Unix sockets need none of it.
+    """
+    if sock.family not in TCP_FAMILIES:
+        return
+    options = [(socket.TCP_NODELAY, 1)]
+    if user_timeout_seconds:
+        options.append((socket.TCP_USER_TIMEOUT, user_timeout_seconds * 1000))
+    if keepalive_seconds:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        interval = max(1, keepalive_seconds // KEEPALIVE_PROBES)
+        options += [
+            (socket.TCP_KEEPIDLE, keepalive_seconds),
+            (socket.TCP_KEEPINTVL, interval),
+            (socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+        ]
+    for option, value in options:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def plain_socket(stream: trio.SocketStream) -> socket.socket:
+    """Take the non-blocking socket out of a Trio stream, which is of no use afterwards.
+
+    Trio limits what may wait unsent in the kernel to 16 KiB, for its own tasks' sake; relaying needs the
+    kernel's default.
+    """
+    sock = socket.socket(fileno=stream.socket.detach())
+    sock.setblocking(False)
+    if sock.family in TCP_FAMILIES:
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
+    return sock
+
+
+def peer_name(sock: socket.socket | trio.socket.SocketType) -> str:
+    """Say who is at the other end, for the log."""
+    try:
+        peer = sock.getpeername()
+    except OSError:
+        return "a client that has gone"
+    if sock.family == socket.AF_INET6:
+        return f"[{peer[0]}]:{peer[1]}"
+    if isinstance(peer, tuple):
+        return f"{peer[0]}:{peer[1]}"
+    if sock.family == socket.AF_UNIX:
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, uid, _gid = struct.unpack("3i", credentials)
+        return f"unix:pid={pid},uid={uid}"
+    return str(peer)

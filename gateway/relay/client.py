@@ -1,0 +1,336 @@
+"""One client's life, from its first byte to its last.
+
+The client negotiates with us; what it asks about an export is asked of that export's upstream (see
+`gateway.upstream.negotiation`); what it is told is the offer. When it has opened an export, its socket and the
+link's go to the hub, and this task sleeps until the session has ended.
+
+STRUCTURED_REPLY has to be answered before we know which export the client means. It is always granted; an
+upstream that lacks it is served by wrapping its replies.
+
+Time: the whole negotiation has `handshake_seconds`, without what is spent waiting for an upstream, which has
+limits of its own. Else a client that says nothing would keep a place, and an upstream connection, for ever.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from gateway.config import Config, Listen, Route
+from gateway.net.drive import Conversation, PeerClosed
+from gateway.net.options import peer_name, plain_socket, tune
+from gateway.protocol.errors import Hangup, Refusal
+from gateway.protocol.export import Export, Offer, offer
+from gateway.protocol.server import (
+    Aborted,
+    ContextsAsked,
+    Description,
+    Event,
+    ExportAsked,
+    ExportNameChosen,
+    ListAsked,
+    ServerNegotiation,
+)
+from gateway.relay.hub import Hub
+from gateway.relay.listing import listed_exports
+from gateway.relay.scan.plan import plan
+from gateway.upstream.negotiation import Link, Negotiation, Terms
+from gateway.upstream.server import Server
+from gateway.wire.constants import Rep, TransmissionFlag
+from gateway.wire.errors import WireError
+from gateway.wire.handshake import MetaContext, shown
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+LINGER_SECONDS = 2
+"""How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
+its own unread, would make the kernel throw that away."""
+
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Service:
+    """What all clients share."""
+
+    config: Config
+    servers: Mapping[str, Server]
+    hub: Hub
+    log: FilteringBoundLogger
+    draining: bool = False
+    """Shutting down: no export is opened any more."""
+    negotiations: set[ServerNegotiation] = field(default_factory=set)
+    """Those that are under way."""
+
+    def drain(self) -> None:
+        """Begin to shut down: refuse to open exports, and end the sessions in good order."""
+        self.draining = True
+        for negotiation in self.negotiations:
+            negotiation.shutting_down = True
+        self.hub.finish("shutting down")
+
+
+async def serve_client(service: Service, listen: Listen, stream: trio.SocketStream) -> None:
+    """Serve one client until it has gone. Never raises for anything that a peer does."""
+    with suppress(OSError):  # it may have gone already
+        tune(
+            stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one
+            keepalive_seconds=listen.keepalive_seconds,
+            user_timeout_seconds=listen.user_timeout_seconds,
+        )
+    log = service.log.bind(client=peer_name(stream.socket))
+    client = _Client(service, listen, stream, log)
+    try:
+        opened = await client.negotiate()
+    except PeerClosed as closed:
+        log.debug("client left during negotiation", why=str(closed))
+    except (Hangup, WireError) as error:
+        log.info("client hung up on", why=str(error))
+    except trio.TooSlowError:
+        text = f"the negotiation took longer than {listen.handshake_seconds:g} s"
+        log.info("client hung up on", why=text)
+    else:
+        if opened is not None:
+            await client.relay(opened)
+    finally:
+        await client.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    name: str
+    link: Link
+    offer: Offer
+
+
+class _Client:
+    """One client; the order of its methods is the order of its life."""
+
+    def __init__(
+        self,
+        service: Service,
+        listen: Listen,
+        stream: trio.SocketStream,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._service = service
+        self._seconds_left = listen.handshake_seconds
+        self._stream = stream
+        self._log = log
+        self._core = ServerNegotiation()
+        self._core.shutting_down = service.draining
+        self._talk: Conversation[Event] = Conversation(stream, self._core)
+        self._upstream: tuple[str, Negotiation] | None = None
+        self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
+        self._clock = trio.CancelScope()
+
+    # --- Negotiation
+
+    async def negotiate(self) -> _Opened | None:
+        """Answer the client's options until it has opened an export (or, None, has left).
+
+        Raises `PeerClosed`, `Hangup`, `WireError`, and `trio.TooSlowError` after the client's time.
+        """
+        self._service.negotiations.add(self._core)
+        try:
+            with self._clock:
+                self._clock.deadline = trio.current_time() + self._seconds_left
+                return await self._answer_options()
+        finally:
+            self._service.negotiations.discard(self._core)
+        raise trio.TooSlowError
+
+    async def _answer_options(self) -> _Opened | None:
+        while True:
+            event = await self._talk.next_event()
+            opened = None
+            try:
+                match event:
+                    case Aborted():
+                        return None
+                    case ListAsked():
+                        await self._answer_list()
+                    case ContextsAsked():
+                        await self._answer_contexts(event)
+                    case ExportAsked():
+                        opened = await self._answer_export(event)
+                    case ExportNameChosen():
+                        opened = await self._answer_export_name(event)
+            except Refusal as refusal:
+                self._log.info("client refused", asked=_asked(event), why=str(refusal))
+                self._core.refuse(refusal)  # EXPORT_NAME: Hangup
+            try:
+                await self._talk.flush()
+            except BaseException:
+                if opened is not None:
+                    opened.link.socket.close()
+                raise
+            if opened is not None:
+                return opened
+
+    async def _answer_list(self) -> None:
+        with self._upstream_time():
+            exports = await listed_exports(self._service.config, self._service.servers)
+        self._core.answer_list(exports)
+
+    async def _answer_contexts(self, asked: ContextsAsked) -> None:
+        route = self._route(asked.name)
+        if asked.select:
+            self._queries = None
+        terms = self._terms(asked.name, route, asked.queries if asked.select else None)
+        if asked.select:
+            theirs = await self._ask(route, lambda upstream: upstream.contexts(terms))
+            self._queries = asked.name, asked.queries
+            # Ids are ours, for the link that serves the session may not be this one.
+            contexts = tuple(MetaContext(i, c.name) for i, c in enumerate(theirs, start=1))
+        else:
+            contexts = await self._ask(
+                route, lambda upstream: upstream.list_contexts(terms, asked.queries)
+            )
+        self._core.answer_contexts(contexts)
+
+    async def _answer_export(self, asked: ExportAsked) -> _Opened | None:
+        route = self._route(asked.name)
+        terms = self._terms(asked.name, route)
+        if asked.go:
+            opened = await self._open(asked.name, route, terms)
+            self._core.answer_export(
+                _description(opened.offer, asked.name, route, opened.link.export)
+            )
+            return opened
+        export, _dialect = await self._ask(route, lambda upstream: upstream.describe(terms))
+        promised = self._offer(asked.name, export)
+        self._core.answer_export(_description(promised, asked.name, route, export))
+        return None
+
+    async def _answer_export_name(self, chosen: ExportNameChosen) -> _Opened:
+        route = self._route(chosen.name)
+        opened = await self._open(chosen.name, route, self._terms(chosen.name, route))
+        self._core.answer_export_name(
+            _description(opened.offer, chosen.name, route, opened.link.export)
+        )
+        return opened
+
+    async def _open(self, name: str, route: Route, terms: Terms) -> _Opened:
+        link = await self._ask(route, lambda upstream: upstream.go(terms))
+        return _Opened(name, link, self._offer(name, link.export))
+
+    def _offer(self, name: str, export: Export) -> Offer:
+        return offer(
+            export,
+            structured=self._core.structured,
+            selected=self._core.selected_contexts(name),
+        )
+
+    def _route(self, name: str) -> Route:
+        route = self._service.config.route(name)
+        if route is None:
+            raise Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
+        return route
+
+    def _terms(self, name: str, route: Route, queries: tuple[str, ...] | None = None) -> Terms:
+        """Give the terms on which the upstream is asked: those of the client, under its name there."""
+        if queries is None and self._queries is not None and self._queries[0] == name:
+            queries = self._queries[1]
+        return Terms(route.upstream_name, self._core.structured, queries)
+
+    async def _ask(
+        self, route: Route, question: Callable[[Negotiation], Awaitable[_Result]]
+    ) -> _Result:
+        """Ask an export's upstream; a negotiation with another one ends."""
+        if self._upstream is not None and self._upstream[0] != route.upstream:
+            _name, negotiation = self._upstream
+            self._upstream = None
+            await negotiation.aclose()
+        if self._upstream is None:
+            server = self._service.servers[route.upstream]
+            self._upstream = route.upstream, Negotiation(server)
+        with self._upstream_time():
+            return await question(self._upstream[1])
+
+    @contextmanager
+    def _upstream_time(self) -> Iterator[None]:
+        """Stop the client's clock while an upstream is waited for."""
+        left = self._clock.deadline - trio.current_time()
+        self._clock.deadline = float("inf")
+        try:
+            yield
+        finally:
+            self._clock.deadline = trio.current_time() + left
+
+    # --- Transmission
+
+    async def relay(self, opened: _Opened) -> None:
+        """Relay until the session has ended; then close the link, and see the client off."""
+        link, promised = opened.link, opened.offer
+        log = self._log.bind(export=opened.name)
+        await self._leave_upstream()
+        client = plain_socket(self._stream)
+        try:
+            log.info(
+                "session begins",
+                size=promised.size,
+                flags=str(TransmissionFlag(promised.flags)),
+                contexts=[context.name for context in promised.contexts],
+                quirks=list(link.quirks),
+            )
+            session = await self._service.hub.relay(
+                client,
+                link.socket,
+                plan(promised, link.export, link.dialect),
+                self._core.trailing_data,
+                drain_seconds=self._service.config.drain_seconds,
+            )
+            link.socket.close()
+            if session.reason:
+                log.warning("session ended", why=session.reason)
+            else:
+                log.info("session ended")
+            if session.linger:
+                await _see_off(client)
+        finally:
+            link.socket.close()
+            client.close()
+
+    # --- The end
+
+    async def _leave_upstream(self) -> None:
+        if self._upstream is not None:
+            _name, negotiation = self._upstream
+            self._upstream = None
+            await negotiation.aclose()
+
+    async def aclose(self) -> None:
+        """Close what is open still."""
+        with trio.CancelScope(shield=True):  # it takes a second at most
+            await self._leave_upstream()
+        await trio.aclose_forcefully(self._stream)
+
+
+def _asked(event: Event) -> str:
+    return f"{type(event).__name__}({shown(getattr(event, 'name', ''))})"
+
+
+def _description(promised: Offer, name: str, route: Route, export: Export) -> Description:
+    """Give what INFO and GO tell. The upstream's canonical name means something to the client only if it
+    asked for the export under the name that the upstream has for it.
+    """
+    canonical = export.name if route.upstream_name == name else name
+    told = export.description if route.description is None else route.description
+    return Description(promised.size, promised.flags, promised.block_sizes, canonical, told)
+
+
+async def _see_off(client: socket.socket) -> None:
+    """Tell a client that nothing more comes, and let it read what has come: wait until it closes."""
+    with trio.move_on_after(LINGER_SECONDS), suppress(OSError):
+        client.shutdown(socket.SHUT_WR)
+        while True:
+            await trio.lowlevel.wait_readable(client)
+            if not client.recv(64 * 1024):
+                return

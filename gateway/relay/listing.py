@@ -1,0 +1,63 @@
+"""What LIST shows: the upstreams' names that the configuration lets through, as they are called here.
+
+A pattern shows what the upstream lists and the pattern matches. A name that the configuration spells out is
+shown in any case: servers need not list what they serve (nbdkit; nbd-server without `allowlist`; oldstyle ones), and a
+client that falls back from GO looks its name up in LIST (Q-C17). A dead upstream only shortens the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.config import Config
+from gateway.protocol.errors import Refusal
+from gateway.upstream.negotiation import list_exports
+from gateway.upstream.server import Server
+from gateway.wire.handshake import ListedExport
+
+
+async def listed_exports(config: Config, servers: Mapping[str, Server]) -> list[ListedExport]:
+    """Ask every upstream that a rule leads to for its exports. Raises `Refusal` if the only one refuses and
+    the configuration names nothing by itself.
+    """
+    told: dict[str, list[ListedExport] | None] = {}
+    refusal: Refusal | None = None
+    for upstream in dict.fromkeys(rule.upstream for rule in config.rules):
+        try:
+            told[upstream] = await servers[upstream].listing(list_exports)
+        except Refusal as refused:
+            told[upstream] = None
+            refusal = refused
+    exports = visible_exports(config, told)
+    if not exports and refusal is not None and len(told) == 1:
+        raise refusal
+    return exports
+
+
+def visible_exports(
+    config: Config, told: Mapping[str, list[ListedExport] | None]
+) -> list[ListedExport]:
+    """Give the list for what each upstream told (None: nothing)."""
+    visible: dict[str, ListedExport] = {}
+    for rule in config.rules:
+        theirs = told[rule.upstream]
+        names = [rule.exact_name] if rule.exact_name is not None else _names(theirs)
+        for name in names:
+            route = config.route(name)
+            if name in visible or route is None or route.upstream != rule.upstream:
+                continue
+            if not name and not config.export and route.upstream_name:
+                continue  # the URI's export, which is there under its own name: one disk, listed once
+            listed = _find(theirs, route.upstream_name)
+            told_there = listed.description if listed else ""
+            description = told_there if route.description is None else route.description
+            visible[name] = ListedExport(name, description)
+    return list(visible.values())
+
+
+def _names(theirs: list[ListedExport] | None) -> list[str]:
+    return [export.name for export in theirs or ()]
+
+
+def _find(theirs: list[ListedExport] | None, name: str) -> ListedExport | None:
+    return next((export for export in theirs or () if export.name == name), None)

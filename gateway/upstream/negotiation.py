@@ -1,0 +1,377 @@
+"""One negotiation with an upstream, held in its option phase while it mirrors what a client asks.
+
+The client's questions about an export (LIST_META_CONTEXT, SET_META_CONTEXT, INFO, GO) are asked of the upstream
+on the same terms, so that both sides agree on framing and contexts. Nothing is dialled before the first of
+them. The connection is used for one export and one selection of contexts; a client that changes its mind gets
+another one, because servers have been wrong about the second (Q-K7).
+
+Old servers: an answer that is garbage, or a closed connection, where an option was sent means that the server
+does not know the option and lost its way (Q-N8, Q-S23). Then the same is tried one rung down the ladder, on a
+new connection, and the rung is remembered. Where INFO cannot be had, or says size 0 (Q-N21), or the server
+is not fixed newstyle, the export is opened at once, and that link kept for the client's GO: only what was
+opened is known.
+
+Before GO, an INFO without a request for block sizes is asked. Its answer tells a qemu 2.10 to 3.1, and is what
+decides whether bit 8 is to be believed (see quirks/qemu_multi_conn_bit.py); it is asked on every link, for the
+server behind an address changes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import trio
+
+from gateway.net.drive import Conversation, PeerClosed
+from gateway.net.options import plain_socket
+from gateway.protocol.client import (
+    Answered,
+    ClientNegotiation,
+    Event,
+    Greeted,
+    Refused,
+    Style,
+)
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export, sane_block_sizes, usable_size
+from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
+from gateway.upstream.server import Rung, Server, Unreachable
+from gateway.wire.constants import Info, Rep
+from gateway.wire.errors import WireError
+from gateway.wire.handshake import ListedExport, MetaContext
+from gateway.wire.transmission import DISC
+
+WANTED = frozenset({Info.NAME, Info.DESCRIPTION, Info.BLOCK_SIZE})
+"""What is asked of every export. Block sizes always: a server may refuse who does not ask."""
+
+_Result = TypeVar("_Result")
+
+FAREWELL_SECONDS = 1
+"""How long ABORT may take to be sent; its answer is not waited for (Q-N5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An upstream connection after negotiation, ready for commands."""
+
+    socket: socket.socket
+    export: Export
+    """As the upstream means it: repaired."""
+    dialect: Dialect
+    quirks: tuple[str, ...]
+    """Names of the quirks in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a link has to be: for which export, with which framing and contexts."""
+
+    name: str
+    structured: bool
+    queries: tuple[str, ...] | None = None
+    """What SET_META_CONTEXT asks; None: it is not sent."""
+
+
+class _LostTheWay(Exception):
+    """The server closed, or broke the protocol, where an option was under way."""
+
+
+class Negotiation:
+    """Negotiates with one upstream on behalf of one client. Close it with `aclose` unless `go` took it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._line: _Line | None = None
+
+    async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
+        """Select contexts: give those that the upstream has, with its ids. Raises `Refusal`."""
+        return await self._climb(terms, _Line.select)
+
+    async def list_contexts(
+        self, terms: Terms, queries: tuple[str, ...]
+    ) -> tuple[MetaContext, ...]:
+        """Ask which contexts there are. Raises `Refusal`."""
+        return await self._climb(terms, lambda line: line.list_contexts(queries))
+
+    async def describe(self, terms: Terms) -> tuple[Export, Dialect]:
+        """Ask what the export is, as INFO does; it is repaired. Raises `Refusal`."""
+        return await self._climb(terms, _Line.describe)
+
+    async def go(self, terms: Terms) -> Link:
+        """Open the export; the link is the caller's. Raises `Refusal`."""
+        link = await self._climb(terms, _Line.open)
+        self._line = None
+        return link
+
+    async def aclose(self) -> None:
+        """End the negotiation, in good order where there is one."""
+        line, self._line = self._line, None
+        if line is not None:
+            await line.aclose()
+
+    async def _climb(self, terms: Terms, step: Callable[[_Line], Awaitable[_Result]]) -> _Result:
+        """Do a step on a connection of these terms; go down the ladder as long as the server loses its
+        way.
+        """
+        if self._line is not None and self._line.terms != terms:
+            await self.aclose()
+        rung = self._server.rung
+        while True:
+            fresh = self._line is None
+            try:
+                if self._line is None:
+                    self._line = await _Line.begin(self._server, terms, rung)
+                result = await step(self._line)
+                if rung > self._server.rung:
+                    self._server.remember(rung)
+                return result
+            except _LostTheWay as error:
+                await self.aclose()
+                if not fresh:
+                    continue  # it may only have been kept waiting for too long (Q-S30)
+                if rung == Rung.EXPORT_NAME:
+                    raise Unreachable(f"upstream {self._server.name!r}: {error}") from None
+                rung = Rung(rung + 1)
+            except BaseException as error:
+                if not isinstance(error, Refusal) or isinstance(error, Unreachable):
+                    await self.aclose()
+                raise
+
+
+class _Line:
+    """One connection in its option phase, on one rung, for one set of terms."""
+
+    def __init__(self, server: Server, terms: Terms, rung: Rung, stream: trio.SocketStream) -> None:
+        self.terms = terms
+        self._server = server
+        self._rung = rung
+        self._core = ClientNegotiation()
+        self._talk: Conversation[Event] = Conversation(stream, self._core)
+        self._selected: tuple[MetaContext, ...] | None = None
+        self._evidence: Evidence | None = None
+        self._described: tuple[Export, Dialect] | None = None
+        self._opened: Link | None = None
+
+    @classmethod
+    async def begin(cls, server: Server, terms: Terms, rung: Rung) -> _Line:
+        """Connect and take the greeting; agree on structured replies."""
+        line = cls(server, terms, rung, await server.connect())
+        try:
+            greeted = await line._next()
+            assert isinstance(greeted, Greeted)
+            if greeted.export is not None:
+                if terms.name:
+                    raise Refusal(
+                        Rep.ERR_UNKNOWN, "an oldstyle server has the default export alone"
+                    )
+                line._open(Answered(0, export=greeted.export))
+            elif line._has_options and rung is Rung.FULL and terms.structured:
+                line._core.ask_structured_replies()
+                await line._next()  # a refusal is an answer as well
+        except BaseException:
+            await line.aclose()
+            raise
+        return line
+
+    @property
+    def _has_options(self) -> bool:
+        return self._core.style is Style.FIXED_NEWSTYLE and self._rung is not Rung.EXPORT_NAME
+
+    async def _next(self) -> Event:
+        """Give the server's next event. Raises `_LostTheWay`, or `Unreachable` if nothing comes."""
+        seconds = self._server.negotiate_seconds
+        try:
+            with trio.fail_after(seconds):
+                return await self._talk.next_event()
+        except (PeerClosed, WireError) as error:
+            raise _LostTheWay(str(error)) from None
+        except trio.TooSlowError:
+            text = f"upstream {self._server.name!r} has said nothing for {seconds:g} s"
+            raise Unreachable(text) from None
+
+    async def _ask(self) -> Answered | Refused:
+        event = await self._next()
+        assert not isinstance(event, Greeted)
+        return event
+
+    # --- Contexts
+
+    async def select(self) -> tuple[MetaContext, ...]:
+        """Send SET_META_CONTEXT, once; without structured replies there are no contexts."""
+        if self._selected is None:
+            self._selected = ()
+            queries = self.terms.queries
+            if queries is not None and self._core.structured and self._opened is None:
+                self._core.ask_contexts(self.terms.name, queries, select=True)
+                answer = await self._ask()
+                if isinstance(answer, Refused):
+                    if answer.reply != Rep.ERR_UNSUP:
+                        self._selected = None
+                        raise refusal_for_client(answer)
+                else:
+                    self._selected = answer.contexts
+        return self._selected
+
+    async def list_contexts(self, queries: tuple[str, ...]) -> tuple[MetaContext, ...]:
+        """Send LIST_META_CONTEXT."""
+        if not self._core.structured or self._opened is not None:
+            return ()
+        self._core.ask_contexts(self.terms.name, queries, select=False)
+        answer = await self._ask()
+        if isinstance(answer, Refused):
+            if answer.reply == Rep.ERR_UNSUP:
+                return ()
+            raise refusal_for_client(answer)
+        return answer.contexts
+
+    # --- The export
+
+    async def describe(self) -> tuple[Export, Dialect]:
+        """Ask INFO, or open the export where INFO is not to be had."""
+        await self.select()
+        if self._opened is None and self._described is None and self._has_options:
+            self._core.ask_info(self.terms.name, WANTED)
+            answer = await self._ask()
+            if isinstance(answer, Refused):
+                if answer.reply != Rep.ERR_UNSUP:
+                    raise refusal_for_client(answer)
+            elif answer.export is not None and answer.export.size:
+                await self._examine(answer.export.flags)
+                export, dialect, _ = self._judge(answer)
+                self._described = export, dialect
+        if self._opened is None and self._described is None:
+            self._opened = await self.open()
+        if self._opened is not None:
+            return self._opened.export, self._opened.dialect
+        assert self._described is not None
+        return self._described
+
+    async def _examine(self, flags: int | None) -> None:
+        """Find out how the server answers an INFO that does not ask for block sizes, unless its flags
+        (None: unknown yet) make that no matter.
+        """
+        assert self._core.style is not None
+        if self._evidence is not None or not self._has_options:
+            return
+        evidence = Evidence(self._core.style, flags or 0)
+        if flags is None or self._server.quirks(evidence):
+            self._core.ask_info(self.terms.name, ())
+            answer = await self._ask()
+            reply = answer.reply if isinstance(answer, Refused) else Rep.ACK
+            if reply in (Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD):
+                evidence = replace(evidence, unasked_info=reply)
+            elif isinstance(answer, Refused) and reply != Rep.ERR_UNSUP:
+                raise refusal_for_client(answer)
+        self._evidence = evidence
+
+    async def open(self) -> Link:
+        """Send GO, or EXPORT_NAME where GO is not to be had."""
+        await self.select()
+        if self._opened is not None:
+            return self._opened
+        if self._has_options:
+            if self._described is None:
+                await self._examine(None)
+            self._core.go(self.terms.name, WANTED)
+            answer = await self._ask()
+            if isinstance(answer, Answered):
+                return self._open(answer)
+            if answer.reply != Rep.ERR_UNSUP:
+                raise refusal_for_client(answer)
+        self._core.export_name(self.terms.name)
+        try:
+            answer = await self._ask()
+        except _LostTheWay:
+            # The only way that EXPORT_NAME has to say no.
+            if self._rung is Rung.EXPORT_NAME or self._core.style is Style.NEWSTYLE:
+                text = "the server closed the connection when it was asked for that name"
+                raise Refusal(Rep.ERR_UNKNOWN, text) from None
+            raise
+        assert isinstance(answer, Answered)
+        return self._open(answer)
+
+    def _judge(self, answer: Answered) -> tuple[Export, Dialect, list[Quirk]]:
+        """Give the export as the server means it."""
+        assert answer.export is not None
+        assert self._core.style is not None
+        evidence = self._evidence or Evidence(self._core.style, 0)
+        evidence = replace(evidence, flags=answer.export.flags, block_sizes=answer.block_sizes)
+        quirks = self._server.quirks(evidence)
+        dialect = dialect_of(quirks)
+        sizes = sane_block_sizes(answer.block_sizes)
+        export = Export(
+            usable_size(answer.export.size, sizes),
+            answer.export.flags,
+            sizes,
+            answer.name,
+            answer.description,
+            self._core.structured,
+            self._selected or (),
+        )
+        return dialect.repair(export), dialect, quirks
+
+    def _open(self, answer: Answered) -> Link:
+        export, dialect, quirks = self._judge(answer)
+        self._core.next_event()  # raises if anything came that nobody asked for
+        sock = plain_socket(self._talk.stream)
+        self._opened = Link(sock, export, dialect, tuple(quirk.name for quirk in quirks))
+        return self._opened
+
+    async def list_exports(self) -> list[ListedExport]:
+        """Send LIST."""
+        if not self._has_options:
+            raise Refusal(Rep.ERR_UNSUP, "the server cannot list its exports")
+        self._core.list_exports()
+        answer = await self._ask()
+        if isinstance(answer, Refused):
+            raise refusal_for_client(answer)
+        return list(answer.exports)
+
+    async def aclose(self) -> None:
+        """Leave in good order: with ABORT from the option phase, with DISC from an export."""
+        if self._opened is not None:
+            with suppress(OSError):
+                self._opened.socket.send(DISC)
+            self._opened.socket.close()
+            return
+        with trio.move_on_after(FAREWELL_SECONDS) as scope:
+            scope.shield = True
+            if self._core.style is Style.FIXED_NEWSTYLE and not self._core.busy:
+                self._core.abort()
+                with suppress(PeerClosed):
+                    await self._talk.flush()
+        await trio.aclose_forcefully(self._talk.stream)
+
+
+async def list_exports(server: Server) -> list[ListedExport]:
+    """Ask a server for its exports, on a connection of its own. Raises `Refusal`."""
+    try:
+        line = await _Line.begin(server, Terms("", structured=False), server.rung)
+        try:
+            return await line.list_exports()
+        finally:
+            await line.aclose()
+    except _LostTheWay as error:
+        raise Unreachable(f"upstream {server.name!r}: {error}") from None
+
+
+_PASSED_ON = frozenset({Rep.ERR_UNKNOWN, Rep.ERR_POLICY, Rep.ERR_SHUTDOWN, Rep.ERR_INVALID})
+
+
+def refusal_for_client(refused: Refused) -> Refusal:
+    """Give what a client is told when the upstream refused (nbd-reference, appendix C).
+
+    ERR_TLS_REQD becomes a matter of policy: the client may be over TLS already, and cannot help it.
+    """
+    text = f"upstream: {refused}"
+    if refused.reply in _PASSED_ON:
+        return Refusal(refused.reply, text)
+    if refused.reply == Rep.ERR_TOO_BIG:
+        return Refusal(Rep.ERR_INVALID, text)
+    if refused.reply == Rep.ERR_TLS_REQD:
+        return Refusal(Rep.ERR_POLICY, text)
+    return Refusal(Rep.ERR_PLATFORM, text)

@@ -1,0 +1,16 @@
+"""The speed of the gateway against its peers: `make bench`, or `python -m tests.bench --help`.
+
+    rows.py       what is measured, with its floors and goals: a table
+    judge.py      medians, ratios, verdicts; pure
+    peers.py      how each contestant is started
+    processes.py  children that end with us, and how much memory they hold
+    client.py     a client of raw bytes, for what no tool does: sit still, and never read
+    measure.py    one measurement of each kind of load
+    run.py        rounds: every contestant in turn, again and again
+    profiling.py  one row under cProfile
+    report.py     the table, JSON and docs/performance.md; pure but for two writes
+    chart.py      docs/performance.svg
+
+A load that is added later (TLS, reframed, fan-out, policies) is a row, and a contestant in peers.py
+where it needs another server or client set-up.
+"""

@@ -1,0 +1,87 @@
+"""A client of raw bytes, for what no tool does: sit still, and never read.
+
+It shares nothing with the gateway's own wire/, so that a mistake there cannot hide here.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from tests.bench.processes import Broken
+
+SECONDS = 20.0
+
+_NBDMAGIC = 0x4E42444D41474943
+_IHAVEOPT = 0x49484156454F5054
+_OPTION_REPLY_MAGIC = 0x3E889045565A9
+_REQUEST_MAGIC = 0x25609513
+_SIMPLE_REPLY_MAGIC = 0x67446698
+_FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
+_GO, _ACK, _ERROR = 7, 1, 1 << 31
+_READ = 0
+
+_GREETING = struct.Struct(">QQH")  # NBDMAGIC, IHAVEOPT, handshake flags
+_OPTION = struct.Struct(">QII")  # IHAVEOPT, option, length
+_OPTION_REPLY = struct.Struct(">QIII")  # magic, option, type, length
+_REQUEST = struct.Struct(">IHHQQI")  # magic, flags, command, cookie, offset, length
+_SIMPLE_REPLY = struct.Struct(">IIQ")  # magic, error, cookie
+
+
+class Session:
+    """One connection to the default export, in transmission, with simple replies."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self._negotiate()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Hangs up without a word."""
+        self._socket.close()
+
+    def ask_reads(self, count: int, length: int, disk_bytes: int) -> None:
+        """Asks for `count` pieces, one after the other, and leaves the replies where they are."""
+        self._socket.sendall(
+            b"".join(_read_request(i, i * length % disk_bytes, length) for i in range(count))
+        )
+
+    def read(self, offset: int, length: int) -> bytes:
+        """One READ, answered."""
+        self._socket.sendall(_read_request(1, offset, length))
+        magic, error, cookie = _SIMPLE_REPLY.unpack(self._receive(_SIMPLE_REPLY.size))
+        if (magic, error, cookie) != (_SIMPLE_REPLY_MAGIC, 0, 1):
+            raise Broken(f"READ was answered {magic:#x}, error {error}, cookie {cookie}")
+        return self._receive(length)
+
+    def _negotiate(self) -> None:
+        magic, option_magic, _ = _GREETING.unpack(self._receive(_GREETING.size))
+        if (magic, option_magic) != (_NBDMAGIC, _IHAVEOPT):
+            raise Broken("this is no newstyle NBD server")
+        name_length, information_requests = 0, 0
+        payload = struct.pack(">IH", name_length, information_requests)
+        flags = struct.pack(">I", _FIXED_NEWSTYLE | _NO_ZEROES)
+        self._socket.sendall(flags + _OPTION.pack(_IHAVEOPT, _GO, len(payload)) + payload)
+        kind = None
+        while kind != _ACK:
+            magic, _, kind, length = _OPTION_REPLY.unpack(self._receive(_OPTION_REPLY.size))
+            text = self._receive(length)
+            if magic != _OPTION_REPLY_MAGIC or kind & _ERROR:
+                raise Broken(f"GO was answered {kind:#x}: {text!r}")
+
+    def _receive(self, length: int) -> bytes:
+        data = self._socket.recv(length, socket.MSG_WAITALL)
+        while len(data) < length:
+            more = self._socket.recv(length - len(data), socket.MSG_WAITALL)
+            if not more:
+                raise Broken("the connection ended in the middle of a message")
+            data += more
+        return data
+
+
+def _read_request(cookie: int, offset: int, length: int) -> bytes:
+    return _REQUEST.pack(_REQUEST_MAGIC, 0, _READ, cookie, offset, length)

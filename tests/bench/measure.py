@@ -1,0 +1,111 @@
+"""One measurement of each kind of load; every one gives a number in its row's unit or raises Broken."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+
+from tests.bench.client import Session
+from tests.bench.peers import Stage
+from tests.bench.processes import Broken, resident_mib, run_tool
+from tests.bench.rows import GIB, KIB, MIB, Copy, Fio, Idle, Load, NeverReads, Row, Start
+
+_SPARE_SECONDS = 30.0  # what a tool may take beyond its own running time before it counts as hung
+_SETTLE_SECONDS = 1.5  # idle sessions give their buffers back within this
+_STUCK_SECONDS = 3.0  # how long a gateway is watched while nobody reads from it
+_SAMPLE_SECONDS = 0.02
+
+
+def measure(row: Row, name: str, stage: Stage, seconds: float) -> float:
+    """One sample of one contestant."""
+    load: Load = row.load
+    try:
+        match load:
+            case Fio():
+                return _fio(load, stage.uri(name), seconds, in_thousands=row.unit == "k/s")
+            case Copy():
+                return _copy(load, stage.uri(name), stage.upstream.uri)
+            case Start():
+                return _start(name, stage)
+            case Idle():
+                return _idle(load, name, stage)
+            case NeverReads():
+                return _never_reads(load, name, stage)
+    except OSError as error:
+        raise Broken(str(error)) from error
+
+
+def _fio(load: Fio, uri: str, seconds: float, *, in_thousands: bool) -> float:
+    command = [
+        *("fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw=rand{load.verb}"),
+        *(f"--bs={load.block_bytes}", f"--iodepth={load.depth}"),
+        *(f"--numjobs={load.connections}", "--group_reporting"),
+        *("--time_based", f"--runtime={round(seconds * 1000)}ms", "--output-format=json"),
+    ]
+    printed = run_tool(command, seconds + _SPARE_SECONDS)
+    # fio prints its warnings in front of the JSON.
+    (job,) = json.loads(printed[printed.index("{") :])["jobs"]
+    if job["error"] or not job[load.verb]["total_ios"]:
+        raise Broken(f"fio reports error {job['error']}")
+    if in_thousands:
+        return float(job[load.verb]["iops"]) / 1e3
+    return float(job[load.verb]["bw_bytes"]) / 1e6
+
+
+def _copy(load: Copy, uri: str, upstream: str) -> float:
+    # Written onto itself through the contestant: the same bytes, so that all rounds are alike.
+    ends = (uri, "null:") if load.verb == "read" else (upstream, uri)
+    began = time.perf_counter()
+    run_tool(["nbdcopy", f"--connections={load.connections}", "--", *ends], 4 * _SPARE_SECONDS)
+    return GIB / 1e6 / (time.perf_counter() - began)
+
+
+def _start(name: str, stage: Stage) -> float:
+    child = stage.start(name, stage.upstream.uri)
+    child.stop()
+    return child.start_seconds
+
+
+def _idle(load: Idle, name: str, stage: Stage) -> float:
+    with contextlib.ExitStack() as open_now:
+        # nbdkit makes 16 threads for each connection unless it is told not to.
+        upstream = stage.memory_server("-t", "1")
+        open_now.callback(upstream.stop)
+        child = stage.start(name, upstream.uri)
+        open_now.callback(child.stop)
+        for _ in range(load.sessions):
+            session = Session(child.port)
+            open_now.callback(session.close)
+            # A session that never did anything is the easy case: one that was active has to give
+            # its buffers back.
+            session.read(0, 64 * KIB)
+        time.sleep(_SETTLE_SECONDS)
+        return resident_mib(child.pid)
+
+
+def _never_reads(load: NeverReads, name: str, stage: Stage) -> float:
+    with contextlib.ExitStack() as open_now:
+        # An upstream of its own: nbdkit 1.32 aborts ("Assertion `sock >= 0' failed") when a connection
+        # with many replies under way is reset, and that would be the end of all later rows.
+        upstream = stage.memory_server()
+        open_now.callback(upstream.stop)
+        child = stage.start(name, upstream.uri)
+        open_now.callback(child.stop)
+        witness = Session(child.port)
+        open_now.callback(witness.close)
+        witness.read(0, load.request_bytes)
+        stuck = Session(child.port)
+        open_now.callback(stuck.close)
+        before = peak = resident_mib(child.pid)
+        stuck.ask_reads(load.requests, load.request_bytes, GIB)
+        until = time.monotonic() + _STUCK_SECONDS
+        while time.monotonic() < until:
+            peak = max(peak, resident_mib(child.pid))
+            time.sleep(_SAMPLE_SECONDS)
+        for each in (child, upstream):
+            if not each.running:
+                raise Broken(f"{each.name} ended:\n{each.last_words()}")
+        # Bounded is not enough: others have to be served meanwhile.
+        witness.read(MIB, 4 * KIB)
+        return peak - before

@@ -1,0 +1,156 @@
+"""How each contestant is started, all in front of one upstream, all on the loopback's TCP.
+
+A contestant for a later row (TLS, another framing) is one more entry of COMMANDS. What follows a "+"
+in its name is only its variant: "gateway+tls" stands in the gateway's column.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.bench.processes import Broken, Child, free_port, run_tool
+from tests.bench.rows import DIRECT, GATEWAY, HAPROXY, NBDKIT, QEMU_NBD
+
+GATEWAY_VARIABLE = "BENCH_GATEWAY"
+"""A stand-in for the gateway's own command, with {upstream}, {listen} (URIs) and {port} in it."""
+
+_LISTEN = "nbd://127.0.0.1:{port}"
+_FILL = "--name=fill --ioengine=nbd --rw=write --bs=1m --iodepth=8 --size=1g"
+_FILL_SECONDS = 120.0
+_HAPROXY_CONFIG = """\
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+listen nbd
+    bind 127.0.0.1:{port}
+    server upstream {upstream}
+"""
+
+
+def gateway_command(upstream: str, port: int, profile: Path | None = None) -> list[str]:
+    """The installed gateway of the interpreter that runs us, or the stand-in."""
+    script = str(Path(sys.executable).with_name("nbd-gateway"))
+    template = os.environ.get(GATEWAY_VARIABLE)
+    words = (
+        shlex.split(template)
+        if template
+        else [script, "serve", "{upstream}", "--listen", "{listen}"]
+    )
+    fields = {"upstream": upstream, "port": port, "listen": _LISTEN.format(port=port)}
+    command = [word.format(**fields) for word in words]
+    if profile is None:
+        return command
+    if Path(command[0]).name.startswith("python"):
+        command = command[1:]
+    return [sys.executable, "-m", "cProfile", "-o", str(profile), *command]
+
+
+def _gateway(upstream: str, port: int, _: Path) -> list[str]:
+    return gateway_command(upstream, port)
+
+
+def _nbdkit(upstream: str, port: int, _: Path) -> list[str]:
+    # shared=false is its default: one upstream connection for each client, as ours.
+    return ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(port), "nbd", f"uri={upstream}"]
+
+
+def _qemu_nbd(upstream: str, port: int, _: Path) -> list[str]:
+    # -t: stay after the first client. -e 64: as many clients, and MULTI_CONN offered.
+    return ["qemu-nbd", "-f", "raw", "-t", "-e", "64", "-b", "127.0.0.1", "-p", str(port), upstream]
+
+
+def _haproxy(upstream: str, port: int, directory: Path) -> list[str]:
+    config = directory / f"haproxy-{port}.cfg"
+    config.write_text(_HAPROXY_CONFIG.format(port=port, upstream=upstream.removeprefix("nbd://")))
+    return ["haproxy", "-db", "-f", str(config)]
+
+
+COMMANDS: dict[str, Callable[[str, int, Path], list[str]]] = {
+    GATEWAY: _gateway,
+    NBDKIT: _nbdkit,
+    QEMU_NBD: _qemu_nbd,
+    HAPROXY: _haproxy,
+}
+
+
+class Stage:
+    """The upstream and every contestant that has been asked for so far."""
+
+    def __init__(self, directory: Path, children: contextlib.ExitStack) -> None:
+        self._directory = directory
+        self._children = children
+        self._standing: dict[str, Child] = {}
+        self.upstream = self._filled_server()
+
+    def uri(self, name: str) -> str:
+        """Where a contestant listens; starts it, also again if it died."""
+        if not self.upstream.running:
+            self._replace_upstream()
+        if name == DIRECT:
+            return self.upstream.uri
+        child = self._standing.get(name)
+        if child is None or not child.running:
+            child = self._standing[name] = self.start(name, self.upstream.uri)
+        return child.uri
+
+    def use(self, name: str, child: Child) -> None:
+        """Takes a child that was started otherwise for a contestant."""
+        self._standing[name] = child
+
+    def start(self, name: str, upstream: str) -> Child:
+        """A contestant of its own for one measurement."""
+        return self.launch(name, lambda port: COMMANDS[name](upstream, port, self._directory))
+
+    def memory_server(self, *options: str) -> Child:
+        """nbdkit with one gibibyte of memory."""
+        return self.launch(
+            "upstream",
+            lambda port: [
+                *("nbdkit", "-f", "-i", "127.0.0.1", "-p", str(port)),
+                *options,
+                *("memory", "1G"),
+            ],
+        )
+
+    def launch(self, name: str, command: Callable[[int], list[str]]) -> Child:
+        """Starts a child on a free port and sees to its end."""
+        port = free_port()
+        try:
+            child = Child(name, command(port), port, self._directory / f"{name}-{port}.log")
+        except FileNotFoundError as error:
+            raise Broken(f"{name}: there is no program {error.filename}") from None
+        self._children.callback(child.stop)
+        return child
+
+    def _filled_server(self) -> Child:
+        # nbdkit's memory keeps no page for what was never written: it reads as zeros without touching
+        # memory, and nbdcopy skips it as a hole. fio's buffers are random.
+        server = self.memory_server()
+        run_tool(["fio", *_FILL.split(), f"--uri={server.uri}"], _FILL_SECONDS)
+        return server
+
+    def _replace_upstream(self) -> None:
+        # Everyone who stood before the dead one goes with it: qemu-nbd never dials again.
+        print(f"bench: the upstream ended: {self.upstream.last_words()}", file=sys.stderr)
+        for child in self._standing.values():
+            child.stop()
+        self._standing.clear()
+        self.upstream = self._filled_server()
+
+
+@contextlib.contextmanager
+def stage() -> Iterator[Stage]:
+    """A stage that is empty again afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="nbd-bench-") as directory,
+        contextlib.ExitStack() as children,
+    ):
+        yield Stage(Path(directory), children)

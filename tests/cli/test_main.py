@@ -1,0 +1,327 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import gateway
+from gateway.cli import VERBS, main
+from gateway.config import Config, load
+from gateway.config.template import TEMPLATE
+from gateway.uri import Transport
+
+Capture = pytest.CaptureFixture[str]
+
+GOOD = """
+[[listen]]
+uri = "nbd+unix:///?socket=/s"
+socket-mode = "0660"
+[upstream.a]
+uri = "nbd://h"
+[upstream.b]
+uri = "nbd://h/only"
+[upstream.c]
+command = ["qemu-nbd", "x"]
+[upstream.spare]
+uri = "memory:1M"
+[[export]]
+name = "one"
+upstream = "a"
+[[export]]
+name = "vm-*"
+upstream = "a"
+upstream-name = ""
+[[export]]
+name = ""
+upstream = "b"
+[[export]]
+name = "*"
+upstream = "c"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{gateway.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_every_verb(arguments: list[str], capsys: Capture) -> None:
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    for verb in VERBS:
+        [line] = [line for line in out.splitlines() if line.startswith(f"│ {verb} ")]
+        assert len(line.split()) > 6, "without a description"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb(verb: str, capsys: Capture) -> None:
+    assert main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Usage: nbd-gateway {verb}" in out
+    # Every argument and option is explained beside its name, not on a line of nothing else.
+    assert not [
+        line for line in out.splitlines() if line.startswith("│ --") and len(line.split()) < 4
+    ]
+
+
+def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
+    main(["serve", "--help"])
+    assert "\n  nbd-gateway serve nbd+unix:///?socket=/run/q.sock --listen nbd://0.0.0.0\n" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["sreve"], 'Did you mean "serve"?'),
+        (["serve", "--lisen", "x"], "Did you mean --listen?"),
+        (["serve", "a", "b"], "b"),
+        (["serve", "--listen"], "--listen requires an argument"),
+        (["serve", "nbd://h", "--max-connections", "many"], "many"),
+        (["serve", "nbd://h", "--log-level", "trace"], "trace"),
+        (["serve"], "serve needs to know which server"),
+        (["serve", "x", "--config", "y"], "takes either UPSTREAM (x) or --config (y)"),
+        (["serve", "nbds://h"], "TLS is not supported yet"),
+        (["serve", "\udcff"], "expected an NBD URI"),
+        (["serve", "memory:1M", "--listen", "\udcff"], "expected an NBD URI"),
+        (
+            ["serve", "memory:1M", "--listen", "nbd+unix:///?socket=s", "--socket-mode", "\udcff"],
+            "0660",
+        ),
+        (["check", "a", "b"], "b"),
+        (["init", "--forse"], "Did you mean --force?"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments: list[str], expected: str, capsys: Capture) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("nbd-gateway: ")
+    assert expected in err
+
+
+def test_check(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "g.toml").write_text(GOOD)
+    assert main(["check", "g.toml"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "g.toml: ok",
+        "  listens on nbd+unix:///?socket=/s, at most 1000 clients, mode 0660",
+        '  "one": the same name of a (nbd://h:10809)',
+        '  names like "vm-*": the default export of a (nbd://h:10809)',
+        '  the default export: "only" of b (nbd://h:10809/only)',
+        "  every name: the same name of c (qemu-nbd x)",
+        "  upstream spare is not used: no [[export]] leads there",
+    ]
+
+
+def test_check_complains(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "gateway.toml").write_text("[[listen]]\nurl = 1\n")
+    assert main(["check"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "gateway.toml:1: listen.uri: has to be given",
+        'gateway.toml:1: upstream: at least one is needed: [upstream.NAME] with uri = "nbd://HOST"',
+        'gateway.toml:2: listen.url: unknown key, did you mean "uri"?',
+    ]
+
+
+@pytest.mark.parametrize("verb", [["check"], ["serve", "--config"]])
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("missing.toml", "missing.toml: cannot be read: No such file or directory"),
+        (".", ".: cannot be read: Is a directory"),
+        ("latin1.toml", "latin1.toml:1: not UTF-8, as TOML has to be"),
+        ("missing/\udcff", "cannot be read: No such file or directory"),
+    ],
+)
+def test_files_that_cannot_be_read(
+    verb: list[str], path: str, expected: str, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "latin1.toml").write_bytes(b"# caf\xe9")
+    assert main([*verb, path]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert expected in err
+
+
+def test_init_then_check(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["init"]) == 0
+    assert (tmp_path / "gateway.toml").read_text() == TEMPLATE
+    assert main(["check"]) == 0
+    assert "gateway.toml: ok" in capsys.readouterr().out
+
+
+def test_init_overwrites_only_when_told(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "g.toml"
+    path.write_text("mine")
+    assert main(["init", "g.toml"]) == 1
+    assert path.read_text() == "mine"
+    assert (
+        capsys.readouterr().err == "nbd-gateway: g.toml is there already; --force overwrites it\n"
+    )
+    assert main(["init", "g.toml", "--force"]) == 0
+    assert load(path).rules
+
+
+@pytest.mark.parametrize("path", ["missing/g.toml", ".", "x\udcff/y"])
+def test_init_where_nothing_can_be_written(path: str, capsys: Capture) -> None:
+    assert main(["init", path, "--force"]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_schema(capsys: Capture) -> None:
+    assert main(["schema"]) == 0
+    assert "listen" in json.loads(capsys.readouterr().out)["properties"]
+
+
+# ---- serve, with the application played by these tests ----
+
+
+class StartError(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Options:
+    run: str | None
+    pidfile: Path | None
+    exit_after_last_client: bool
+
+
+@dataclass
+class FakeApp:
+    """Stands in for gateway.app: notes what it is asked to serve."""
+
+    status: int = 0
+    error: str = ""
+    served: tuple[Config, Options] | None = None
+    directory_mode: int | None = None
+
+    async def demo(self) -> int:
+        if self.error:
+            raise StartError(self.error)
+        return self.status
+
+    async def serve(self, config: Config, options: Options) -> int:
+        self.served = config, options
+        path = config.listen[0].uri.socket_path
+        if path is not None:
+            self.directory_mode = Path(path).parent.stat().st_mode & 0o777
+            Path(path).touch()
+        if self.error:
+            raise StartError(self.error)
+        return self.status
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
+    fake = FakeApp()
+    module: Any = ModuleType("gateway.app")
+    module.serve, module.demo = fake.serve, fake.demo
+    module.Options, module.StartError = Options, StartError
+    monkeypatch.setitem(sys.modules, "gateway.app", module)
+    monkeypatch.setattr(gateway, "app", module, raising=False)
+    return fake
+
+
+def test_serve(app: FakeApp) -> None:
+    assert main(["serve", "memory:1M", "-l", "nbd://a", "--listen", "nbd://b"]) == 0
+    assert app.served is not None
+    config, options = app.served
+    assert [listen.uri.host for listen in config.listen] == ["a", "b"]
+    assert options == Options(run=None, pidfile=None, exit_after_last_client=False)
+
+
+def test_serve_passes_options_and_status_on(app: FakeApp) -> None:
+    app.status = 7
+    arguments = [
+        "serve",
+        "memory:1M",
+        "--run",
+        "x $uri",
+        "--pidfile",
+        "p",
+        "--exit-after-last-client",
+    ]
+    assert main(arguments) == 7
+    assert app.served is not None
+    assert app.served[1] == Options("x $uri", Path("p"), exit_after_last_client=True)
+
+
+def test_serve_a_file(app: FakeApp, tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(GOOD.replace("/s", f"{tmp_path}/s"))
+    assert main(["serve", "--config", "g.toml", "--run", "x"]) == 0
+    assert app.served is not None
+    assert app.served[0] == load(tmp_path / "g.toml")
+
+
+def test_run_has_a_private_socket(app: FakeApp) -> None:
+    assert main(["serve", "memory:1M", "--run", "x"]) == 0
+    assert app.served is not None
+    [listen] = app.served[0].listen
+    assert listen.uri.transport is Transport.UNIX
+    assert listen.uri.socket_path is not None
+    assert app.directory_mode == 0o700
+    assert not Path(listen.uri.socket_path).parent.exists()
+
+
+def test_run_on_an_address_of_ones_own(app: FakeApp) -> None:
+    assert main(["serve", "memory:1M", "--run", "x", "--listen", "nbd://h"]) == 0
+    assert app.served is not None
+    assert [listen.uri.host for listen in app.served[0].listen] == ["h"]
+
+
+def test_demo(app: FakeApp) -> None:
+    app.status = 3
+    assert main(["demo"]) == 3
+
+
+@pytest.mark.parametrize("arguments", [["serve", "memory:1M"], ["demo"]])
+def test_what_cannot_be_started(arguments: list[str], app: FakeApp, capsys: Capture) -> None:
+    app.error = "nbd://h:10809: address in use"
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == "nbd-gateway: nbd://h:10809: address in use\n"
+
+
+# ---- in a process of its own ----
+
+
+def test_serve_loads_nothing_that_only_help_needs() -> None:
+    """rich alone would cost a fifth of the time in which the gateway has to be listening."""
+    program = (
+        "import sys, gateway.cli.serve as serve;"
+        "serve._run = lambda *_: print(*sorted(sys.modules)) or 0;"
+        "import gateway.cli; gateway.cli.main(['serve', 'memory:1M'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = run.stdout.split()
+    assert "gateway.config.models" in loaded
+    assert not {"rich", "structlog", "trio", "gateway.config.template"} & {*loaded}
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    program = "import sys; from gateway.cli import main; sys.exit(main(['schema']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -1,0 +1,75 @@
+"""What the documentation and the examples say about the configuration is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from gateway.config import Config, Export, Listen, Log, Upstream, load, parse
+
+ROOT = Path(__file__).parents[2]
+MANUAL = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "Top of the file": Config,
+    "`[[listen]]`": Listen,
+    "`[upstream.NAME]`": Upstream,
+    "`[[export]]`": Export,
+    "`[log]`": Log,
+}
+
+
+def section(title: str) -> str:
+    [_, text] = re.split(rf"(?m)^## {re.escape(title)}.*$", MANUAL)
+    return text.split("\n## ")[0]
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_manual_has_exactly_the_keys(title: str) -> None:
+    documented = re.findall(r"(?m)^\| `([a-z-]+)` \|", section(title))
+    keys = [field.alias for field in SECTIONS[title].model_fields.values()]
+    # The top of the file has the other sections too.
+    assert documented == [
+        key for key in keys if key not in ("listen", "upstream", "export", "log")
+    ] or (title == "`[[export]]`" and documented == keys)
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_manual_has_the_defaults(title: str) -> None:
+    for key, default in re.findall(r'(?m)^\| `([a-z-]+)` \| `?([\d"a-z]*)`? \|', section(title)):
+        field = SECTIONS[title].model_fields[key.replace("-", "_")]
+        if field.is_required():
+            assert default == "required"
+        elif field.default is not None:
+            assert default == str(field.default) or default == f'"{field.default}"'
+
+
+@pytest.mark.parametrize("block", re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL))
+def test_blocks_of_the_manual(block: str) -> None:
+    assert parse(block, "configuration.md").rules
+
+
+def test_there_are_blocks_and_examples() -> None:
+    assert MANUAL.count("```toml") >= 4
+    assert len(EXAMPLES) >= 4
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples(path: Path) -> None:
+    assert load(path).rules
+
+
+def test_names_of_the_exports_example() -> None:
+    config = load(ROOT / "examples/exports.toml")
+    routes = {name: config.route(name) for name in ("vm-template", "vm-1", "", "backup/x/y", "x")}
+    assert {
+        name: route and (route.upstream, route.upstream_name) for name, route in routes.items()
+    } == {
+        "vm-template": ("archive", "debian-12-2024-01"),
+        "vm-1": ("fast", "vm-1"),
+        "": ("fast", "vm-default"),
+        "backup/x/y": ("archive", "backup/x/y"),
+        "x": None,
+    }

@@ -1,0 +1,615 @@
+import json
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import Config, ConfigError, SocketOwner, load, parse, schema
+from gateway.config.template import TEMPLATE
+from gateway.uri import NbdUri, parse_nbd_uri, parse_upstream
+
+LISTEN = '[[listen]]\nuri = "nbd://127.0.0.1:10810"\n'
+UPSTREAM = '[upstream.disks]\nuri = "nbd://10.0.0.5"\n'
+SMALLEST = LISTEN + UPSTREAM
+
+FULL = """
+drain-seconds = 1.5
+[[listen]]
+uri = "nbd+unix:///?socket=/run/g.sock"
+max-connections = 7
+handshake-seconds = 2
+socket-mode = "0660"
+socket-owner = "nbd:disk"
+keepalive-seconds = 0
+user-timeout-seconds = 9
+[[listen]]
+uri = "nbd://0.0.0.0"
+[upstream.disks]
+uri = "nbd://10.0.0.5:10809"
+connect-seconds = 0.5
+negotiate-seconds = 6
+keepalive-seconds = 5
+user-timeout-seconds = 4
+quirks = ["a", "b"]
+[upstream.local]
+command = ["qemu-nbd", "-t", "x y"]
+quirks = []
+[[export]]
+name = "vm-*"
+upstream = "disks"
+upstream-name = "disk0"
+description = "VM disk"
+[[export]]
+name = ""
+upstream = "local"
+[log]
+level = "debug"
+format = "json"
+"""
+
+
+def test_every_key_arrives() -> None:
+    config = parse(FULL, "f")
+    assert config.drain_seconds == 1.5
+    unix, tcp = config.listen
+    assert unix.uri == parse_nbd_uri("nbd+unix:///?socket=/run/g.sock")
+    assert (unix.max_connections, unix.handshake_seconds) == (7, 2)
+    assert (unix.socket_mode, unix.socket_owner) == (0o660, SocketOwner("nbd", "disk"))
+    assert (unix.keepalive_seconds, unix.user_timeout_seconds) == (0, 9)
+    assert tcp.uri == parse_nbd_uri("nbd://0.0.0.0:10809")
+    disks, local = config.upstream["disks"], config.upstream["local"]
+    assert (disks.uri, disks.command) == (parse_nbd_uri("nbd://10.0.0.5"), None)
+    assert (disks.connect_seconds, disks.negotiate_seconds) == (0.5, 6)
+    assert (disks.keepalive_seconds, disks.user_timeout_seconds) == (5, 4)
+    assert (disks.quirks, local.quirks) == (("a", "b"), ())
+    assert (local.uri, local.command) == (None, ("qemu-nbd", "-t", "x y"))
+    vm, default = config.export
+    assert (vm.name, vm.upstream, vm.upstream_name) == ("vm-*", "disks", "disk0")
+    assert vm.description == "VM disk"
+    assert (default.name, default.upstream, default.upstream_name) == ("", "local", None)
+    assert (config.log.level, config.log.format) == ("debug", "json")
+
+
+def test_defaults() -> None:
+    config = parse(SMALLEST, "f")
+    assert config.drain_seconds == 30
+    assert (config.log.level, config.log.format) == ("info", "console")
+    [listen] = config.listen
+    assert (listen.max_connections, listen.handshake_seconds) == (1000, 10)
+    assert (listen.socket_mode, listen.socket_owner) == (None, None)
+    assert (listen.keepalive_seconds, listen.user_timeout_seconds) == (60, 60)
+    upstream = config.upstream["disks"]
+    assert (upstream.connect_seconds, upstream.negotiate_seconds) == (10, 30)
+    assert (upstream.keepalive_seconds, upstream.user_timeout_seconds) == (60, 60)
+    assert upstream.quirks == "auto"
+
+
+@pytest.mark.parametrize("uri", ["memory:1G", "file:disk.img", "legacy:qemu-3.0"])
+def test_embedded_upstream(uri: str) -> None:
+    config = parse(f'{LISTEN}[upstream.x]\nuri = "{uri}"\n', "f")
+    assert config.upstream["x"].uri == parse_upstream(uri)
+
+
+@pytest.mark.parametrize(
+    ("owner", "expected"),
+    [("u", ("u", None)), ("u:g", ("u", "g")), (":g", (None, "g"))],
+)
+def test_socket_owner(owner: str, expected: tuple[str, str]) -> None:
+    text = f'[[listen]]\nuri = "nbd+unix:///?socket=s"\nsocket-owner = "{owner}"\n{UPSTREAM}'
+    assert parse(text, "f").listen[0].socket_owner == SocketOwner(*expected)
+
+
+def test_two_listeners_that_take_any_port() -> None:
+    any_port = LISTEN.replace("10810", "0")
+    assert len(parse(any_port + any_port + UPSTREAM, "f").listen) == 2
+
+
+# ---- routes ----
+
+EXPORTS = """
+[[export]]
+name = "vm-1"
+upstream = "disks"
+upstream-name = ""
+[[export]]
+name = "vm-*"
+upstream = "disks"
+description = "some"
+[[export]]
+name = "a[*]b"
+upstream = "disks"
+upstream-name = "star"
+"""
+
+
+@pytest.mark.parametrize(
+    ("exports", "upstream", "name", "expected"),
+    [
+        # the first match wins
+        (EXPORTS, "nbd://h", "vm-1", ("", None)),
+        (EXPORTS, "nbd://h", "vm-12", ("vm-12", "some")),
+        (EXPORTS, "nbd://h", "vm-", ("vm-", "some")),
+        (EXPORTS, "nbd://h", "VM-1", None),
+        (EXPORTS, "nbd://h", "", None),
+        (EXPORTS, "nbd://h", "a*b", ("star", None)),
+        (EXPORTS, "nbd://h", "axb", None),
+        # no [[export]]: everything passes
+        ("", "nbd://h", "x", ("x", None)),
+        ("", "nbd://h", "", ("", None)),
+        ("", "nbd://h", "a\nb*", ("a\nb*", None)),
+        ("", "memory:1M", "x", ("x", None)),
+        # ... but a URI that names an export offers that one, and as the default
+        ("", "nbd://h/d0", "d0", ("d0", None)),
+        ("", "nbd://h/d0", "", ("d0", None)),
+        ("", "nbd://h/d0", "x", None),
+        ("", "nbd://h/d%2A", "d*", ("d*", None)),
+        ("", "nbd://h/d%2A", "d0", None),
+        # ... also to those that [[export]] leads there
+        ('[[export]]\nname="v*"\nupstream="disks"\n', "nbd://h/d0", "vm", ("d0", None)),
+        ('[[export]]\nname="v*"\nupstream="disks"\n', "nbd://h/d0", "d0", None),
+    ],
+)
+def test_route(exports: str, upstream: str, name: str, expected: tuple[str, str] | None) -> None:
+    config = parse(f'{LISTEN}[upstream.disks]\nuri = "{upstream}"\n{exports}', "f")
+    route = config.route(name)
+    assert (route and (route.upstream_name, route.description)) == expected
+    assert route is None or route.upstream == "disks"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+def test_a_named_export_is_no_pattern(name: str) -> None:
+    uri = NbdUri(False, parse_nbd_uri("nbd://h").transport, host="h", port=1, export=name)
+    config = parse(f'{LISTEN}[upstream.x]\nuri = "{uri}"\n', "f")
+    named, default = config.rules
+    assert (named.exact_name, default.exact_name) == (name, "")
+    assert named.matches(name)
+    assert not named.matches(name + "x")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "exact"),
+    [
+        ("", ""),
+        ("a", "a"),
+        ("*", None),
+        ("a?", None),
+        ("d[1]", None),
+        ("d[*]", "d*"),
+        ("d[1", "d[1"),
+    ],
+)
+def test_exact_name(pattern: str, exact: str | None) -> None:
+    config = parse(f'{SMALLEST}[[export]]\nname="{pattern}"\nupstream="disks"\n', "f")
+    assert config.export[0].exact_name == exact
+
+
+# ---- problems ----
+
+UNIX = '[[listen]]\nuri = "nbd+unix:///?socket=s"\n'
+EXPORT = '[[export]]\nname = "a"\nupstream = "disks"\n'
+
+# text -> the lines that a user sees, each without "f:"
+PROBLEMS: list[tuple[str, str, list[str]]] = [
+    (
+        "empty",
+        "",
+        [
+            '1: listen: at least one is needed: [[listen]] with uri = "nbd://127.0.0.1:10810"',
+            '1: upstream: at least one is needed: [upstream.NAME] with uri = "nbd://HOST"',
+        ],
+    ),
+    (
+        "empty lists",
+        "listen = []\nupstream = {}\n",
+        [
+            '1: listen: at least one is needed: [[listen]] with uri = "nbd://127.0.0.1:10810"',
+            '2: upstream: at least one is needed: [upstream.NAME] with uri = "nbd://HOST"',
+        ],
+    ),
+    (
+        "unknown keys",
+        'listn = 1\nlevel = "info"\nzzzzzz = 1\n'
+        + LISTEN
+        + "max_connections = 1\ndrain-seconds = 3\n"
+        + UPSTREAM
+        + 'commmand = ["x"]\n[log]\nformt = 1\nuri = 1\n',
+        [
+            '1: listn: unknown key, did you mean "listen"?',
+            "2: level: unknown key here, it belongs into [log]",
+            "3: zzzzzz: unknown key; known are listen, upstream, export, drain-seconds, log",
+            '6: listen.max_connections: unknown key, did you mean "max-connections"?',
+            "7: listen.drain-seconds: unknown key here, it belongs to the top of the file, "
+            "above all headers",
+            '10: upstream.disks.commmand: unknown key, did you mean "command"?',
+            '12: log.formt: unknown key, did you mean "format"?',
+            "13: log.uri: unknown key here, it belongs into [[listen]]",
+        ],
+    ),
+    ("no uri", "[[listen]]\n" + UPSTREAM, ["1: listen.uri: has to be given"]),
+    (
+        "export without anything",
+        SMALLEST + "[[export]]\n",
+        ["5: export.name: has to be given", "5: export.upstream: has to be given"],
+    ),
+    (
+        "wrong types",
+        'drain-seconds = "3"\n[[listen]]\nuri = 3\nmax-connections = "1"\nhandshake-seconds = true\n'
+        "keepalive-seconds = 1.5\n[upstream.disks]\nuri = []\nquirks = 3\n"
+        "[[export]]\nname = 1979-05-27\nupstream = {}\n[log]\nlevel = 1\n",
+        [
+            '1: drain-seconds: expected a number, got "3"',
+            "3: listen.uri: expected text in quotes, got 3",
+            '4: listen.max-connections: expected a whole number, got "1"',
+            "5: listen.handshake-seconds: expected a number, got true",
+            "6: listen.keepalive-seconds: expected a whole number, got 1.5",
+            "8: upstream.disks.uri: expected text in quotes, got an empty list",
+            '9: upstream.disks.quirks: expected "auto" or a list of names, got 3',
+            "11: export.name: expected text in quotes, got 1979-05-27",
+            "12: export.upstream: expected text in quotes, got a table",
+            '14: log.level: expected "debug", "info", "warning" or "error", got 1',
+        ],
+    ),
+    (
+        "wrong shapes",
+        "listen = 1\nlog = 2\n[upstream]\nuri = 'memory:1M'\n[export]\nname = 'x'\n",
+        [
+            "1: listen: expected [[listen]], got 1",
+            "2: log: expected [log], got 2",
+            "4: upstream.uri: expected a table; every upstream has a name: [upstream.NAME], "
+            'got "memory:1M"',
+            "5: export: expected [[export]], got a table",
+        ],
+    ),
+    (
+        "arrays of the wrong things",
+        "listen = [1]\nexport = ['x']\n[[upstream]]\n",
+        [
+            "1: listen: expected [[listen]], got 1",
+            '2: export: expected [[export]], got "x"',
+            "3: upstream: expected [upstream.NAME], got a list",
+        ],
+    ),
+    (
+        "numbers out of range",
+        "drain-seconds = -1\n" + LISTEN + "max-connections = 0\nhandshake-seconds = 0\n"
+        "keepalive-seconds = 40000\nuser-timeout-seconds = -1\n"
+        + UPSTREAM
+        + "connect-seconds = inf\nnegotiate-seconds = nan\n",
+        [
+            "1: drain-seconds: expected 0 or more, got -1",
+            "4: listen.max-connections: expected 1 or more, got 0",
+            "5: listen.handshake-seconds: expected more than 0, got 0",
+            "6: listen.keepalive-seconds: expected 32767 or less, got 40000",
+            "7: listen.user-timeout-seconds: expected 0 or more, got -1",
+            "10: upstream.disks.connect-seconds: expected a number, got inf",
+            "11: upstream.disks.negotiate-seconds: expected a number, got nan",
+        ],
+    ),
+    (
+        "log",
+        SMALLEST + '[log]\nlevel = "trace"\nformat = "xml"\n',
+        [
+            '6: log.level: expected "debug", "info", "warning" or "error", got "trace"',
+            '7: log.format: expected "console" or "json", got "xml"',
+        ],
+    ),
+    (
+        "TLS",
+        '[[listen]]\nuri = "nbds://h"\n[upstream.a]\nuri = "nbd://i?tls-type=psk"\n',
+        [
+            '2: listen.uri: "nbds://h:10809": TLS is not supported yet',
+            '4: upstream.a.uri: "nbd://i:10809/?tls-type=psk": TLS is not supported yet',
+        ],
+    ),
+    (
+        "listeners are NBD URIs without an export",
+        '[[listen]]\nuri = "nbd://h/x"\n[[listen]]\nuri = "memory:1G"\n' + UPSTREAM,
+        [
+            '2: listen.uri: "nbd://h:10809/x": a listener has no export name, remove "x": '
+            "[[export]] has names",
+            '4: listen.uri: "memory:1G": expected an NBD URI, which begins with one of nbd://, nbds://, '
+            "nbd+unix://, nbds+unix://, nbd+vsock://, nbds+vsock://",
+        ],
+    ),
+    (
+        "port 0 upstream",
+        LISTEN + '[upstream.a]\nuri = "nbd://h:0"\n',
+        ['4: upstream.a.uri: "nbd://h:0": port 0 cannot be connected to'],
+    ),
+    (
+        "socket keys on TCP",
+        LISTEN + 'socket-mode = "0660"\nsocket-owner = "x"\n' + UPSTREAM,
+        [
+            "3: listen.socket-mode: only a Unix socket has this, and nbd://127.0.0.1:10810 is none",
+            "4: listen.socket-owner: only a Unix socket has this, and nbd://127.0.0.1:10810 is none",
+        ],
+    ),
+    (
+        "socket keys",
+        UNIX
+        + 'socket-mode = 660\nsocket-owner = ""\n'
+        + UNIX.replace("=s", "=t")
+        + 'socket-mode = "0990"\nsocket-owner = "a:"\n'
+        + UNIX.replace("=s", "=u")
+        + 'socket-mode = "7777"\nsocket-owner = "a:b:c"\n'
+        + UPSTREAM,
+        [
+            '3: listen.socket-mode: expected octal digits such as "0660", got 660',
+            '4: listen.socket-owner: expected "user", "user:group" or ":group", got ""',
+            '7: listen.socket-mode: expected octal digits such as "0660", got "0990"',
+            '8: listen.socket-owner: expected "user", "user:group" or ":group", got "a:"',
+            '11: listen.socket-mode: expected octal digits such as "0660", got "7777"',
+            '12: listen.socket-owner: expected "user", "user:group" or ":group", got "a:b:c"',
+        ],
+    ),
+    (
+        "the same address twice",
+        LISTEN + LISTEN.replace("127.0.0.1", "localhost") + UNIX + UNIX + UPSTREAM,
+        [
+            "4: listen.uri: nbd://localhost:10810 is listened on already (line 2)",
+            "8: listen.uri: nbd+unix:///?socket=s is listened on already (line 6)",
+        ],
+    ),
+    (
+        "a gateway before itself",
+        LISTEN + '[upstream.a]\nuri = "nbd://localhost:10810/x"\n',
+        ["4: upstream.a.uri: the gateway itself listens there (line 2) and would call itself"],
+    ),
+    (
+        "uri and command",
+        LISTEN
+        + '[upstream.a]\nuri = "nbd://h"\ncommand = ["x"]\n[upstream.b]\n'
+        + EXPORT.replace("disks", "a"),
+        [
+            '5: upstream.a.command: an upstream has either "uri" or "command", not both',
+            '6: upstream.b: an upstream needs "uri" or "command"',
+        ],
+    ),
+    (
+        "commands",
+        LISTEN + '[upstream.a]\ncommand = []\n[upstream.b]\ncommand = "qemu-nbd -t"\n'
+        '[upstream.c]\ncommand = ["x", 1]\n[upstream.d]\ncommand = [""]\n'
+        + EXPORT.replace("disks", "a"),
+        [
+            '4: upstream.a.command: expected a list, as in ["qemu-nbd", "-t", "disk.qcow2"], '
+            "got an empty list",
+            '6: upstream.b.command: expected a list, as in ["qemu-nbd", "-t", "disk.qcow2"], '
+            'got "qemu-nbd -t"',
+            "8: upstream.c.command: expected text in quotes, got 1",
+            "10: upstream.d.command: a command begins with a program's name, and no word of it has a NUL",
+        ],
+    ),
+    (
+        "an upstream that is not there",
+        SMALLEST
+        + EXPORT.replace("disks", "disk")
+        + EXPORT.replace("disks", "zz").replace('"a"', '"b"'),
+        [
+            '7: export.upstream: there is no [upstream.disk], did you mean "disks"?',
+            "10: export.upstream: there is no [upstream.zz]",
+        ],
+    ),
+    (
+        "two upstreams, no export",
+        SMALLEST + '[upstream."b c"]\nuri = "memory:1M"\n',
+        [
+            '5: upstream."b c": with more than one upstream ("disks", "b c"), [[export]] has to say '
+            "which names lead where",
+        ],
+    ),
+    (
+        "the same export twice",
+        SMALLEST + EXPORT + EXPORT,
+        ['9: export.name: "a" is there already (line 6); the first match wins'],
+    ),
+    (
+        "renamed twice",
+        LISTEN + '[upstream.disks]\nuri = "nbd://h/x"\n' + EXPORT + 'upstream-name = "y"\n',
+        [
+            '8: export.upstream-name: the upstream\'s URI names the export "x" already (line 4); '
+            "leave one of the two out",
+        ],
+    ),
+    (
+        "names",
+        SMALLEST + EXPORT.replace('"a"', '"a\\u0000"') + f'upstream-name = "{"x" * 4097}"\n'
+        f'description = "{"ü" * 2049}"\n',
+        [
+            '6: export.name: "a\0": an export name cannot contain NUL',
+            f'8: export.upstream-name: "{"x" * 77}...": an export name has at most 4096 bytes, this one 4097',
+            f'9: export.description: "{"ü" * 77}...": a description has at most 4096 bytes, this one 4098',
+        ],
+    ),
+    # Contradictions are found beside wrong values, in one go.
+    (
+        "both kinds at once",
+        LISTEN + "max-connections = 0\n" + UPSTREAM + EXPORT.replace("disks", "disc"),
+        [
+            "3: listen.max-connections: expected 1 or more, got 0",
+            '8: export.upstream: there is no [upstream.disc], did you mean "disks"?',
+        ],
+    ),
+    # not TOML
+    (
+        "unquoted",
+        "[[listen]]\nuri = nbd://h\n",
+        ['2: column 7: not a TOML value; text stands in quotes, as in uri = "nbd://host"'],
+    ),
+    (
+        "list without end",
+        "a = 1\nb = [\n1,\n",
+        ["2: the value that begins here has no end"],
+    ),
+    ("list without bracket", "a = [\n1\n", ["1: the list that begins here has no ] at its end"]),
+    ("text without end", 'a = """\n\n', ["1: the text that begins here has no quotes at its end"]),
+    (
+        "missing quote",
+        'a = "x\nb = 1\n',
+        ["1: column 7: a line break or control character cannot stand here; is a quote missing?"],
+    ),
+    ("key twice", "a = 1\na = 2\n", ["2: column 6: this key was already given above"]),
+    ("table twice", "[a]\n[a]\n", ["2: column 3: this table was already given above"]),
+    ("deep", "a = " + "[" * 5000, ["nested too deeply"]),
+    ("long number", "a = " + "1" * 5000, ["a number in it has too many digits"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [row[1:] for row in PROBLEMS], ids=[row[0] for row in PROBLEMS]
+)
+def test_problems(text: str, expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f")
+    assert [
+        str(problem).removeprefix("f:").lstrip() for problem in caught.value.problems
+    ] == expected
+
+
+JARGON = re.compile(r"Input should|extra_forbidden|pydantic|validat|ctx|_type\b|not possible here")
+
+junk = st.recursive(
+    st.sampled_from(
+        [0, -1, 10**9, 1.5, True, "", "x", "nbd://h", "nbds://h", "memory:1", "0660", "auto"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *(
+                        "uri",
+                        "command",
+                        "name",
+                        "upstream",
+                        "upstream-name",
+                        "socket-mode",
+                        "quirks",
+                    ),
+                    *(
+                        "level",
+                        "listen",
+                        "export",
+                        "log",
+                        "keepalive-seconds",
+                        "drain-seconds",
+                        "x",
+                    ),
+                ]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["listen", "upstream", "export", "log", "drain-seconds", "x"]), junk
+    )
+)
+def test_any_toml_is_read_or_explained(data: dict[str, Any]) -> None:
+    text = "".join(f"{key} = {_toml(value)}\n" for key, value in data.items())
+    assert tomllib.loads(text) == data
+    try:
+        parse(text, "f")
+    except ConfigError as error:
+        for problem in error.problems:
+            assert problem.line is not None  # most texts are wrong, but none has to be
+            assert not JARGON.search(problem.message), problem
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{key}" = {_toml(item)}' for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
+
+
+@given(st.text())
+def test_any_text_is_read_or_explained(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "f")
+    assert caught.value.problems
+
+
+# ---- files ----
+
+
+def problems_of(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return str(caught.value)
+
+
+def test_load(tmp_path: Path) -> None:
+    path = tmp_path / "g.toml"
+    path.write_text("\ufeff" + SMALLEST, encoding="utf-8")  # as some editors write it
+    assert load(path) == parse(SMALLEST, "")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    assert problems_of(missing) == f"{missing}: cannot be read: No such file or directory"
+    assert problems_of(tmp_path) == f"{tmp_path}: cannot be read: Is a directory"
+    assert "cannot be read" in problems_of(Path("a\0b"))
+    zero = Path("/dev/zero")
+    assert problems_of(zero) == "/dev/zero: is no configuration: larger than 1 MiB"
+
+
+def test_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "socket"  # for want of a file that root cannot read
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert problems_of(path) == f"{path}: cannot be read: No such device or address"
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "g.toml"
+    path.write_bytes(b"a = 1\nb = '\xff'\n")
+    assert problems_of(path) == f"{path}:2: not UTF-8, as TOML has to be"
+
+
+# ---- template and schema ----
+
+
+def test_template_is_valid_as_it_is() -> None:
+    assert [str(listen.uri) for listen in parse(TEMPLATE, "t").listen] == ["nbd://127.0.0.1:10810"]
+
+
+def test_template_names_every_key_and_shows_defaults() -> None:
+    """With every example switched on it is valid too, and says nothing but defaults and examples."""
+    config = parse(re.sub(r"(?m)^#(?=[a-z\[])", "", TEMPLATE), "t")
+    default = parse(TEMPLATE, "t")
+    assert config.drain_seconds == default.drain_seconds
+    assert config.log == default.log
+    assert config.listen[0] == default.listen[0]
+    assert config.upstream["main"] == default.upstream["main"]
+    written = {key for listen in config.listen for key in listen.model_fields_set}
+    assert written == set(type(config.listen[0]).model_fields)
+    written = {key for upstream in config.upstream.values() for key in upstream.model_fields_set}
+    assert written == set(type(config.upstream["main"]).model_fields)
+    assert config.export[0].model_fields_set == set(type(config.export[0]).model_fields)
+    assert config.model_fields_set == set(Config.model_fields)
+    assert config.log.model_fields_set == set(type(config.log).model_fields)
+
+
+def test_schema() -> None:
+    whole = schema()
+    text = json.dumps(whole)
+    assert "_" not in "".join(re.findall(r'"([^"]*)": \{', text)).replace("anyOf", "")
+    assert '"null"' not in text
+    assert whole["required"] == ["listen", "upstream"]
+    tables = [whole, *whole["$defs"].values()]
+    for table in tables:
+        assert table["additionalProperties"] is False
+        assert table["description"]
+        for key, value in table["properties"].items():
+            assert "$ref" in value or value["description"], key
+    assert whole["$defs"]["Listen"]["properties"]["socket-mode"]["type"] == "string"

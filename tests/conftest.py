@@ -1,0 +1,20 @@
+"""Fixtures for every test: nothing here knows NBD."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def workdir() -> Iterator[Path]:
+    """A short-named directory, gone after the test.
+
+    Not tmp_path: its names are too long for a Unix socket's 107 bytes, and it keeps the files of
+    three runs, which for disk images is a lot.
+    """
+    with tempfile.TemporaryDirectory(prefix="nbd-") as name:
+        yield Path(name)

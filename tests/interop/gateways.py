@@ -1,0 +1,129 @@
+"""The gateway as its users start it, or one of two stand-ins that tell whether a *test* is right.
+
+INTEROP_VIA=direct   clients talk to the server itself
+INTEROP_VIA=socat    a blind relay: everything must pass that does not need the gateway's repairs
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from .processes import Process, listening
+from .servers import Daemon, Upstream, free_port, unix_uri, with_export
+
+MODE = os.environ.get("INTEROP_VIA", "gateway")
+
+
+class Gateway:
+    """One running gateway and where clients reach it."""
+
+    def __init__(self, base: str, process: Process | Daemon) -> None:
+        self.base = base
+        self.process = process
+
+    def uri(self, export: str = "") -> str:
+        return with_export(self.base, export)
+
+    def drain(self) -> None:
+        """SIGTERM, and then what every orderly end must look like."""
+        if MODE == "direct" or not isinstance(self.process, Process):
+            return
+        already = not self.process.running
+        status = self.process.stop()
+        output = self.process.output
+        print(f"--- {' '.join(self.process.command)}\n{output}")
+        if MODE == "gateway":
+            assert not already, f"the gateway ended by itself with status {status}"
+            assert status == 0, f"exit status {status} after SIGTERM"
+            assert "Traceback" not in output
+
+
+class Gateways:
+    """Starts gateways for one test; each must still be alive after it and end in order."""
+
+    def __init__(self, workdir: Path) -> None:
+        self.workdir = workdir
+        self._started: list[Gateway] = []
+
+    # Repairs that a test may rely on: nobody else makes them.
+    repairs = MODE == "gateway"
+
+    def __call__(self, upstream: Upstream) -> str:
+        """The URI of the upstream's main export, now through a gateway of its own."""
+        export = unquote(urlsplit(upstream.uri).path[1:])
+        return self.before(upstream).uri(export)
+
+    def before(self, upstream: Upstream, *, tcp: bool = False) -> Gateway:
+        """A gateway in front of all exports of `upstream`."""
+        if MODE == "direct":
+            return self._keep(Gateway(upstream.named(""), upstream.process))
+        listen = self._listen(tcp)
+        if MODE == "socat":
+            process = Process("socat", socat_listen(listen), socat_connect(upstream.uri))
+        else:
+            process = self._serve(upstream.named(""), "--listen", listen)
+        return self._ready(listen, process)
+
+    def configured(self, upstream: Upstream, exports: dict[str, str]) -> Gateway:
+        """A gateway that shows exports under other names: {ours: the upstream's}."""
+        assert MODE == "gateway", "only the gateway renames"
+        listen = self._listen(tcp=False)
+        lines = [
+            "[[listen]]",
+            f'uri = "{listen}"',
+            "[upstream.disks]",
+            f'uri = "{upstream.named("")}"',
+        ]
+        for name, theirs in exports.items():
+            lines += [
+                "[[export]]",
+                f'name = "{name}"',
+                'upstream = "disks"',
+                f'upstream-name = "{theirs}"',
+                f'description = "{name} of the test"',
+            ]
+        config = self.workdir / "gateway.toml"
+        config.write_text("\n".join(lines) + "\n")
+        return self._ready(listen, self._serve("--config", str(config)))
+
+    def _serve(self, *arguments: str) -> Process:
+        return Process(sys.executable, "-m", "gateway", "serve", *arguments)
+
+    def _listen(self, tcp: bool) -> str:
+        if tcp:
+            return f"nbd://127.0.0.1:{free_port()}"
+        return unix_uri(self.workdir / f"gateway{len(self._started)}")
+
+    def _ready(self, listen: str, process: Process) -> Gateway:
+        gateway = self._keep(Gateway(listen, process))
+        process.ready_when(lambda: listening(listen), f"the gateway listens at {listen}")
+        return gateway
+
+    def _keep(self, gateway: Gateway) -> Gateway:
+        self._started.append(gateway)
+        return gateway
+
+    def stop(self) -> None:
+        for gateway in self._started:
+            gateway.drain()
+
+    def forget(self, gateway: Gateway) -> None:
+        """The test itself has ended this one, and has looked how."""
+        self._started.remove(gateway)
+
+
+def socat_listen(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.port:
+        return f"TCP-LISTEN:{parts.port},bind=127.0.0.1,reuseaddr,fork"
+    return f"UNIX-LISTEN:{parts.query.removeprefix('socket=')},fork"
+
+
+def socat_connect(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.port:
+        return f"TCP:127.0.0.1:{parts.port}"
+    return f"UNIX-CONNECT:{parts.query.removeprefix('socket=')}"

@@ -1,0 +1,50 @@
+"""Keep 16 reads in flight until the connection dies, or SECONDS are over: load.py URI SECONDS.
+
+Prints how many were answered well, and the errno of the others. That it ends is the point.
+"""
+
+import collections
+import json
+import signal
+import sys
+import time
+from typing import Any
+
+import nbd
+
+uri, seconds = sys.argv[1], float(sys.argv[2])
+signal.alarm(50)
+h = nbd.NBD()
+h.connect_uri(uri)
+buffers = [nbd.Buffer(65536) for _ in range(16)]
+free = list(range(16))
+good = 0
+bad: collections.Counter[int] = collections.Counter()
+deadline = time.monotonic() + seconds
+
+
+def completed(slot: int, error: Any) -> int:
+    global good
+    free.append(slot)
+    if error.value:
+        bad[error.value] += 1
+        error.value = 0
+    else:
+        good += 1
+    return 1
+
+
+died = False
+try:
+    while not bad and (time.monotonic() < deadline or len(free) < 16):
+        while free and time.monotonic() < deadline:
+            slot = free.pop()
+            h.aio_pread(buffers[slot], slot << 16, completion=lambda e, s=slot: completed(s, e))
+        h.poll(1000)
+    # After the first error: the rest must come too, and then the end.
+    while len(free) < 16:
+        h.poll(-1)
+    h.pread(512, 0)
+except nbd.Error:
+    died = True
+print(json.dumps({"good": good, "bad": dict(bad), "unanswered": 16 - len(free), "died": died}))

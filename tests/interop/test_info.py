@@ -1,0 +1,147 @@
+"""What clients are told about an export: through the gateway as direct, but for what it must change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .clients import nbdinfo
+from .gateways import Gateways
+from .processes import attempt, run
+from .servers import Servers, Upstream
+
+BLOCK_SIZES = {"block_size_minimum": 1, "block_size_preferred": 4096, "block_size_maximum": 1 << 25}
+WRITES = ("can_trim", "can_zero", "can_fast_zero")
+
+
+def expected(direct: dict[str, Any], size: int, upstream: Upstream) -> dict[str, Any]:
+    """What `nbdinfo --json` says of one export through the gateway, from what it says direct."""
+    export = dict(direct)
+    del export["uri"]
+    # The gateway acknowledges structured replies before it can know the export, and then wraps.
+    export["can_df"] = True
+    if not upstream.block_sizes:
+        export |= BLOCK_SIZES
+    if export["is_read_only"]:
+        export |= dict.fromkeys(WRITES, False)
+    if not export["can_zero"]:
+        export["can_fast_zero"] = False
+    if not upstream.info_size:
+        export["export-size"] = size
+    # The next two follow from the size, which nbd-server does not tell in time.
+    export.pop("export-size-str", None)
+    export.pop("content", None)
+    return export
+
+
+def compare(direct: dict[str, Any], through: dict[str, Any], size: int, upstream: Upstream) -> None:
+    assert [e["export-name"] for e in through["exports"]] == [
+        e["export-name"] for e in direct["exports"]
+    ]
+    for ours, theirs in zip(through["exports"], direct["exports"], strict=True):
+        want = expected(theirs, size, upstream)
+        for key in ("export-size-str", "content", "uri"):
+            ours.pop(key, None)
+        # Emulated with WRITE and FLUSH (allowed, not required).
+        if ours["can_fua"] and theirs["can_flush"]:
+            want["can_fua"] = True
+        assert ours == want
+    assert {**through, "exports": 0} == {
+        **direct,
+        "exports": 0,
+        "protocol": "newstyle-fixed",
+        "structured": True,
+    }
+
+
+def test_nbdinfo_json_differs_only_in_what_the_gateway_must_change(
+    upstream: Upstream, via: Gateways
+) -> None:
+    uri = via(upstream)
+    direct, through = nbdinfo(upstream.uri), nbdinfo(uri)
+    if via.repairs:
+        compare(direct, through, 64 << 20, upstream)
+    else:
+        assert direct["exports"][0]["can_df"] == upstream.structured
+        assert ("block_size_minimum" in direct["exports"][0]) == upstream.block_sizes
+        assert direct["structured"] == upstream.structured
+        assert (direct["exports"][0]["export-size"] != 0) == upstream.info_size
+
+
+def test_nbdinfo_in_text(upstream: Upstream, via: Gateways) -> None:
+    out = run("nbdinfo", via(upstream))
+    assert "protocol: " in out
+    if via.repairs or upstream.info_size:
+        assert "export-size: 67108864 (64M)" in out
+
+
+def test_nbdinfo_size(upstream: Upstream, via: Gateways) -> None:
+    if via.repairs or upstream.info_size:
+        assert run("nbdinfo", "--size", via(upstream)).strip() == str(64 << 20)
+
+
+def test_nbdinfo_map_is_the_direct_one(upstream: Upstream, via: Gateways) -> None:
+    uri = via(upstream)
+    direct, through = attempt("nbdinfo", "--map", upstream.uri), attempt("nbdinfo", "--map", uri)
+    assert (through.status, through.out) == (direct.status, direct.out)
+    # A server without block status: no context is offered, and nothing is made up.
+    assert (direct.status == 0) == upstream.structured, str(direct)
+    if direct.status:
+        assert through.err == direct.err
+
+
+def test_nbdinfo_list(upstream: Upstream, via: Gateways) -> None:
+    uri = via.before(upstream).uri()
+    if not upstream.newstyle:
+        # Oldstyle has no LIST; through a gateway there is one export, the default.
+        if via.repairs:
+            assert [e["export-name"] for e in nbdinfo(uri, "--list")["exports"]] == [""]
+        return
+    direct, through = nbdinfo(upstream.named(""), "--list"), nbdinfo(uri, "--list")
+    if via.repairs:
+        compare(direct, through, 64 << 20, upstream)
+    names = [export["export-name"] for export in through["exports"]]
+    assert names == {
+        "nbd-server": ["disk", "archive", "log"],
+        "storage-daemon": ["disk", "second"],
+    }.get(upstream.kind, [""])
+
+
+def test_nbd_client_list(upstream: Upstream, via: Gateways) -> None:
+    gateway = via.before(upstream, tcp=True)
+    if not via.repairs and (not gateway.base.startswith("nbd://") or not upstream.newstyle):
+        return  # nbd-client asks over TCP only, and in the newer style only
+    _, _, host = gateway.base.partition("://")
+    out = run("nbd-client", "-l", *host.strip("/").split(":"))
+    names = out.splitlines()[1:]
+    assert [name for name in names if name] == {
+        "nbd-server": ["disk", "archive", "log"],
+        "storage-daemon": ["second", "disk"],
+    }.get(upstream.kind, [])
+
+
+def test_descriptions_pass(servers: Servers, via: Gateways) -> None:
+    upstream = servers.nbdkit(
+        *("--filter=exportname", "memory", "1M"),
+        *("exportname=a", "exportname=b", "exportname-list=explicit"),
+        *("exportdesc=fixed:what a user wrote",),
+    )
+    listed = nbdinfo(via.before(upstream).uri(), "--list")["exports"]
+    assert [(e["export-name"], e["description"]) for e in listed] == [
+        ("a", "what a user wrote"),
+        ("b", "what a user wrote"),
+    ]
+
+
+def test_an_unknown_export_is_refused_and_the_next_client_served(
+    servers: Servers, via: Gateways
+) -> None:
+    upstream = servers.nbdkit("--filter=exportname", "memory", "1M", "exportname=known")
+    upstream.uri = upstream.named("known")
+    strict = servers.nbdkit(
+        *("--filter=exportname", "memory", "1M", "exportname=known", "exportname-strict=true")
+    )
+    gateway = via.before(strict)
+    refused = attempt("nbdinfo", gateway.uri("unknown"))
+    assert refused.status != 0
+    assert "Traceback" not in refused.err
+    assert nbdinfo(gateway.uri("known"))["exports"][0]["export-size"] == 1 << 20
