@@ -11,7 +11,7 @@ demo: install
 
 install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml
-	tests/tools/make-venv $(PYTHON) $(VENV) -e . --group test --group lint
+	tests/tools/make-venv "$(PYTHON)" $(VENV) -e . --group test --group lint
 	touch $@
 
 test: install

@@ -1,0 +1,46 @@
+"""NBD servers of our own: over memory, over a file, and a scriptable one with the manners of old servers.
+
+They are the upstream of `memory:1G`, `file:disk.img` and `legacy:qemu-3.0`, reached over a socket pair
+without leaving the process, and the misbehaving peer of the tests. They speak through `gateway.wire` and
+`gateway.protocol` like everything else here.
+
+    disk.py, file_disk.py   what is exported          server.py      negotiation, a connection's life
+    personality.py          how it behaves: a table   session.py     the transmission phase
+    faults.py               misbehaviour on request   manners.py, incoherent.py, dirty.py   for old servers
+"""
+
+from __future__ import annotations
+
+from gateway.embedded.disk import Disk, DiskError, MemoryDisk
+from gateway.embedded.faults import Faults, Request
+from gateway.embedded.file_disk import FileDisk
+from gateway.embedded.personality import PERSONALITIES, Personality
+from gateway.embedded.server import Server
+from gateway.uri import File, Legacy, Memory
+
+__all__ = [
+    "PERSONALITIES",
+    "Disk",
+    "DiskError",
+    "Faults",
+    "FileDisk",
+    "MemoryDisk",
+    "Personality",
+    "Request",
+    "Server",
+    "make_server",
+]
+
+
+def make_server(target: Memory | File | Legacy) -> Server:
+    """Give the server that a short form of an upstream stands for. Raises `DiskError`."""
+    match target:
+        case Memory(size_bytes):
+            return Server({"": MemoryDisk(size_bytes)})
+        case File(path):
+            return Server({"": FileDisk(path)})
+        case Legacy(name, size_bytes):
+            if name not in PERSONALITIES:
+                known = ", ".join(sorted(PERSONALITIES))
+                raise DiskError(f"there is no server {name!r} to imitate, only {known}")
+            return Server({"": MemoryDisk(size_bytes)}, PERSONALITIES[name])

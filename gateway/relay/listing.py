@@ -1,8 +1,9 @@
 """What LIST shows: the upstreams' names that the configuration lets through, as they are called here.
 
 A pattern shows what the upstream lists and the pattern matches. A name that the configuration spells out is
-shown in any case: servers need not list what they serve (nbdkit; nbd-server without `allowlist`; oldstyle ones), and a
-client that falls back from GO looks its name up in LIST (Q-C17). A dead upstream only shortens the list.
+shown in any case: servers need not list what they serve (nbdkit; nbd-server without `allowlist`; oldstyle
+ones), and a client that falls back from GO looks its name up in LIST (Q-C17). A dead upstream only shortens
+the list.
 """
 
 from __future__ import annotations

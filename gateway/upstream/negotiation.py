@@ -89,7 +89,7 @@ class Negotiation:
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
         """Select contexts: give those that the upstream has, with its ids. Raises `Refusal`."""
-        return await self._climb(terms, _Line.select)
+        return await self._climb(terms, _Line.contexts)
 
     async def list_contexts(
         self, terms: Terms, queries: tuple[str, ...]
@@ -200,31 +200,35 @@ class _Line:
 
     # --- Contexts
 
-    async def select(self) -> tuple[MetaContext, ...]:
-        """Send SET_META_CONTEXT, once; without structured replies there are no contexts."""
-        if self._selected is None:
-            self._selected = ()
-            queries = self.terms.queries
-            if queries is not None and self._core.structured and self._opened is None:
-                self._core.ask_contexts(self.terms.name, queries, select=True)
-                answer = await self._ask()
-                if isinstance(answer, Refused):
-                    if answer.reply != Rep.ERR_UNSUP:
-                        self._selected = None
-                        raise refusal_for_client(answer)
-                else:
-                    self._selected = answer.contexts
+    async def contexts(self) -> tuple[MetaContext, ...]:
+        """Select contexts for a client that asks for them."""
+        selected = await self._select()
+        if selected is None:
+            raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
+        return selected
+
+    async def _select(self) -> tuple[MetaContext, ...] | None:
+        """Send SET_META_CONTEXT, once; give None if the server has no contexts at all."""
+        queries = self.terms.queries
+        if self._selected is not None or queries is None:
+            return self._selected
+        if not self._core.structured or self._opened is not None:
+            return None
+        self._core.ask_contexts(self.terms.name, queries, select=True)
+        answer = await self._ask()
+        if isinstance(answer, Answered):
+            self._selected = answer.contexts
+        elif answer.reply != Rep.ERR_UNSUP:
+            raise refusal_for_client(answer)
         return self._selected
 
     async def list_contexts(self, queries: tuple[str, ...]) -> tuple[MetaContext, ...]:
         """Send LIST_META_CONTEXT."""
         if not self._core.structured or self._opened is not None:
-            return ()
+            raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
         self._core.ask_contexts(self.terms.name, queries, select=False)
         answer = await self._ask()
         if isinstance(answer, Refused):
-            if answer.reply == Rep.ERR_UNSUP:
-                return ()
             raise refusal_for_client(answer)
         return answer.contexts
 
@@ -232,7 +236,7 @@ class _Line:
 
     async def describe(self) -> tuple[Export, Dialect]:
         """Ask INFO, or open the export where INFO is not to be had."""
-        await self.select()
+        await self._select()
         if self._opened is None and self._described is None and self._has_options:
             self._core.ask_info(self.terms.name, WANTED)
             answer = await self._ask()
@@ -270,7 +274,7 @@ class _Line:
 
     async def open(self) -> Link:
         """Send GO, or EXPORT_NAME where GO is not to be had."""
-        await self.select()
+        await self._select()
         if self._opened is not None:
             return self._opened
         if self._has_options:
@@ -322,7 +326,9 @@ class _Line:
         return self._opened
 
     async def list_exports(self) -> list[ListedExport]:
-        """Send LIST."""
+        """Send LIST. An oldstyle server has the default export and nothing else."""
+        if self._opened is not None:
+            return [ListedExport("")]
         if not self._has_options:
             raise Refusal(Rep.ERR_UNSUP, "the server cannot list its exports")
         self._core.list_exports()
@@ -359,7 +365,9 @@ async def list_exports(server: Server) -> list[ListedExport]:
         raise Unreachable(f"upstream {server.name!r}: {error}") from None
 
 
-_PASSED_ON = frozenset({Rep.ERR_UNKNOWN, Rep.ERR_POLICY, Rep.ERR_SHUTDOWN, Rep.ERR_INVALID})
+_PASSED_ON = frozenset(
+    {Rep.ERR_UNSUP, Rep.ERR_UNKNOWN, Rep.ERR_POLICY, Rep.ERR_SHUTDOWN, Rep.ERR_INVALID}
+)
 
 
 def refusal_for_client(refused: Refused) -> Refusal:

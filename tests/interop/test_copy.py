@@ -105,7 +105,7 @@ def test_qemu_io_patterns(kind: str, servers: Servers, via: Gateways, image: Ima
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["qemu-raw", "nbdkit", "nbd-server"])
 def test_a_full_gibibyte(kind: str, servers: Servers, via: Gateways, workdir: Path) -> None:
-    """Data, holes of up to 64 MiB, and both tools in both directions."""
+    """Data, holes of 100 MiB, and both tools in both directions."""
     image = make_image(workdir / "big", GIB, seed=7)
     upstream = servers.start(kind, image.path)
     uri, copy = via(upstream), workdir / "copy"

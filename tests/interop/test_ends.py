@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,6 @@ def test_a_client_that_asks_for_2000_mib_and_never_reads(
             assert sha256(workdir / "copy") == image.sha256
         if isinstance(gateway.process, Process) and MODE == "gateway":
             assert gateway.process.resident_bytes() < RESIDENT_LIMIT
-        assert gateway.process.descriptors() > before
     wait_until(lambda: gateway.process.descriptors() <= before, "the client's link is gone")
 
 
@@ -90,11 +91,12 @@ def test_a_killed_client_does_not_take_nbdkit_along(
     upstream, log = slow(servers, workdir)
     gateway = via.before(upstream)
     for n in range(10):
-        begun = requests(log)
+        wanted = requests(log) + 16
         with RawClient(gateway.uri()) as client:
             for cookie in range(16):
                 client.socket.sendall(client.read_request(cookie, cookie * MIB, MIB))
-            wait_until(lambda seen=begun: requests(log) >= seen + 16, "the server works on all")
+            all_begun = partial(lambda count: requests(log) >= count, wanted)
+            wait_until(all_begun, "the server works on all of it")
             if n % 2:
                 # A reset instead of an end, as the kernel sends for a killed program's TCP.
                 client.receive(16)
@@ -117,12 +119,30 @@ def test_an_upstream_killed_in_mid_load_ends_its_clients(
     assert report["good"] > 0
     assert report["died"]
     if MODE == "gateway":
-        # Every one of them was answered before the connection was closed.
+        # EIO for what was under way; what was on its way meanwhile finds a closed door.
         assert report["unanswered"] == 0
-        assert set(report["bad"]) <= {"5"}, "in-flight commands get EIO"
+        assert set(report["bad"]) <= {str(errno.EIO), str(errno.ENOTCONN)}
         assert gateway.process.running
         # A client that comes now is told so, and does not wait.
         assert attempt("nbdinfo", gateway.uri(), seconds=15).status != 0
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_commands_in_flight_get_eio_when_the_upstream_dies(
+    tcp: bool, servers: Servers, via: Gateways, workdir: Path
+) -> None:
+    """Every one is answered, and then the connection ends: nobody has to guess."""
+    upstream, log = slow(servers, workdir, delay="10")
+    with RawClient(via.before(upstream, tcp=tcp).uri()) as client:
+        for n in range(8):
+            client.socket.sendall(client.read_request(n, n * MIB, MIB))
+        wait_until(lambda: requests(log) == 8, "the server works on all of it")
+        upstream.process.kill()
+        if via.repairs:
+            answers = sorted(client.reply(MIB)[:2] for _ in range(8))
+            assert answers == [(n, errno.EIO) for n in range(8)]
+        with pytest.raises((EOFError, ConnectionResetError)):
+            client.receive(1)
 
 
 def test_sigterm_drains(servers: Servers, via: Gateways, workdir: Path) -> None:
@@ -138,7 +158,7 @@ def test_sigterm_drains(servers: Servers, via: Gateways, workdir: Path) -> None:
             # nbdkit itself answers ESHUTDOWN, and then waits for its client.
             gateway.process.signal(signal.SIGTERM)
         answers = [client.reply(MIB) for _ in range(8)]
-        assert sorted((cookie, errno) for cookie, errno, _ in answers) == [(n, 0) for n in range(8)]
+        assert sorted(answer[:2] for answer in answers) == [(n, 0) for n in range(8)]
         if MODE != "gateway":
             return
         with pytest.raises((EOFError, ConnectionResetError)):
@@ -155,15 +175,16 @@ def test_sigterm_with_idle_clients_ends_at_once(
 ) -> None:
     gateway = via.before(servers.start("nbdkit", image.path))
     with RawClient(gateway.uri()) as client:
+        if MODE != "gateway":
+            return  # nbdkit sometimes waits for its client, and socat's children serve on
         begun = time.monotonic()
         gateway.process.signal(signal.SIGTERM)
         with pytest.raises((EOFError, ConnectionResetError)):
             client.receive(1)
         assert time.monotonic() - begun < 5
-    if MODE == "gateway":
-        assert isinstance(gateway.process, Process)
-        assert gateway.process.wait(5) == 0
-        via.forget(gateway)
+    assert isinstance(gateway.process, Process)
+    assert gateway.process.wait(5) == 0
+    via.forget(gateway)
 
 
 def test_a_half_closing_client_gets_its_answers(

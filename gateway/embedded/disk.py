@@ -1,0 +1,199 @@
+"""What an embedded server exports: the `Disk` protocol, and `MemoryDisk`.
+
+A disk knows bytes and nothing of NBD. The server has checked every range before it calls, so offsets and
+lengths always lie inside the disk; what goes wrong is raised as OSError, and its errno becomes the reply's.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Protocol
+
+from gateway.wire.limits import KIB
+
+Data = bytes | bytearray | memoryview
+
+Extent = tuple[int, int]
+"""Length in bytes, and status flags of `base:allocation`: HOLE | ZERO, or 0 for data."""
+
+HOLE = 1 << 0
+ZERO = 1 << 1
+HOLE_AND_ZERO = HOLE | ZERO
+
+MAX_EXTENTS_TOLD = 2**17
+"""Extents that a disk gives at once: qemu's own bound, 1 MiB of reply. A shorter answer than asked is legal."""
+
+
+class DiskError(Exception):
+    """A disk cannot be had; the text is for the person who asked for it."""
+
+
+class Disk(Protocol):
+    """Bytes that can be exported.
+
+    All connections of a server use the same disk at the same time. What a finished write left must be seen
+    by every read that begins after it: that is what lets a server offer CAN_MULTI_CONN.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def read_only(self) -> bool:
+        """Nothing that changes the disk may be called."""
+
+    @property
+    def immediate(self) -> bool:
+        """No method waits for anything, so that a server need not start a task for a command."""
+
+    async def read(self, offset: int, length: int) -> Data:
+        """Give `length` bytes; the caller sends them soon and keeps nothing."""
+
+    async def write(self, offset: int, data: Data, *, fua: bool) -> None:
+        """Write; `fua`: on stable storage when this returns. `data` is good only until then."""
+
+    async def flush(self) -> None:
+        """Put on stable storage what finished writes left."""
+
+    async def trim(self, offset: int, length: int, *, fua: bool) -> None:
+        """Say that the content is needed no more; what is read there afterwards is anybody's guess."""
+
+    async def zero(
+        self, offset: int, length: int, *, fua: bool, may_trim: bool, fast: bool
+    ) -> None:
+        """Make it read as zeros; `may_trim`: holes may come of it. `fast`: raise ENOTSUP, with nothing
+        done, if it would not be quicker than writing zeros.
+        """
+
+    async def cache(self, offset: int, length: int) -> None:
+        """Read ahead."""
+
+    async def extents(self, offset: int, length: int) -> list[Extent]:
+        """Tell holes from data, from `offset` on: at least one extent, none of them empty, none reaching
+        behind `offset + length`; fewer than asked for if they are too many.
+        """
+
+
+BLOCK_BYTES = 64 * KIB
+"""What `MemoryDisk` allocates at a time, and thus the grain of its holes. A multiple of every page size."""
+
+# Named in Python 3.13; the value is asm-generic's, and a kernel that knows it by another one ignores it.
+_MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+
+class MemoryDisk:
+    """A disk in memory: zeros in the beginning, gone at the end.
+
+    One anonymous mapping of the whole size, of which the kernel provides the pages that were written; so
+    `memory:1T` costs nothing until it is filled, and a hole is given back with MADV_DONTNEED. One byte for
+    each block tells whether it was ever written.
+    """
+
+    immediate = True
+
+    def __init__(self, size: int, *, read_only: bool = False) -> None:
+        """Make a disk of `size` bytes. Raises `DiskError`."""
+        self.size = size
+        self.read_only = read_only
+        try:
+            # A mapping of nothing is not to be had.
+            self._memory = mmap.mmap(
+                -1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+            )
+            self._written = bytearray(-(-size // BLOCK_BYTES))
+        except (OSError, OverflowError, MemoryError):
+            raise DiskError(f"a disk of {size} bytes is more than can be had of memory") from None
+        self._view = memoryview(self._memory)
+
+    async def read(self, offset: int, length: int) -> Data:
+        """Give a view of the memory: nothing is copied."""
+        return self._view[offset : offset + length]
+
+    async def write(self, offset: int, data: Data, *, fua: bool = False) -> None:
+        """Copy `data` into the memory."""
+        if data:
+            self._memory[offset : offset + len(data)] = data
+            self._mark(offset, len(data))
+
+    async def flush(self) -> None:
+        """Do nothing: what is written is as stable as it will ever be."""
+
+    async def trim(self, offset: int, length: int, *, fua: bool = False) -> None:
+        """Give back the blocks that lie whole in the range; rounding inwards is allowed."""
+        self._forget(*self._whole_blocks(offset, offset + length))
+
+    async def zero(
+        self,
+        offset: int,
+        length: int,
+        *,
+        fua: bool = False,
+        may_trim: bool = True,
+        fast: bool = False,
+    ) -> None:
+        """Give back whole blocks, and write zeros to what is left at both ends. Always fast.
+
+        Without `may_trim` the same is done and the blocks count as data: memory is promised here, never
+        reserved.
+        """
+        end = offset + length
+        first, behind = self._whole_blocks(offset, end)
+        if first < behind:
+            self._forget(first, behind)
+            self._wipe(offset, first * BLOCK_BYTES)
+            self._wipe(min(behind * BLOCK_BYTES, end), end)
+        else:
+            self._wipe(offset, end)
+        if not may_trim:
+            self._mark(offset, length)
+
+    async def cache(self, offset: int, length: int) -> None:
+        """Do nothing: it is memory."""
+
+    async def extents(self, offset: int, length: int) -> list[Extent]:
+        """Blocks that were never written, or given back since, are holes."""
+        end = offset + length
+        behind = -(-end // BLOCK_BYTES)
+        extents: list[Extent] = []
+        while offset < end and len(extents) < MAX_EXTENTS_TOLD:
+            block = offset // BLOCK_BYTES
+            written = self._written[block]
+            other = self._written.find(not written, block, behind)
+            until = end if other < 0 else other * BLOCK_BYTES
+            extents.append((until - offset, 0 if written else HOLE_AND_ZERO))
+            offset = until
+        return extents
+
+    def _mark(self, offset: int, length: int) -> None:
+        if length:
+            first, last = offset // BLOCK_BYTES, (offset + length - 1) // BLOCK_BYTES
+            if first == last:
+                self._written[first] = 1
+            else:
+                self._written[first : last + 1] = b"\1" * (last + 1 - first)
+
+    def _whole_blocks(self, start: int, end: int) -> tuple[int, int]:
+        """Give the first block that lies whole between `start` and `end`, and the one behind the last;
+        the disk's last block is whole as far as the disk goes.
+        """
+        behind = len(self._written) if end == self.size else end // BLOCK_BYTES
+        return -(-start // BLOCK_BYTES), behind
+
+    def _forget(self, first: int, behind: int) -> None:
+        """Give the memory of blocks back; they read as zeros."""
+        # Touching only what was written keeps a WRITE_ZEROES of a whole empty disk from costing anything.
+        if self._written.find(1, first, behind) >= 0:
+            start = first * BLOCK_BYTES
+            length = min(behind * BLOCK_BYTES, self.size) - start
+            self._memory.madvise(mmap.MADV_DONTNEED, start, length)
+            self._written[first:behind] = bytes(behind - first)
+
+    def _wipe(self, start: int, end: int) -> None:
+        """Write zeros to less than two blocks, where they were written at all."""
+        while start < end:
+            block = start // BLOCK_BYTES
+            until = min(end, (block + 1) * BLOCK_BYTES)
+            if self._written[block]:
+                self._memory[start:until] = bytes(until - start)
+            start = until

@@ -1,0 +1,106 @@
+"""A `ServerNegotiation` with the manners of a personality that it has no knobs of its own for.
+
+It stays the one that understands options and composes replies; here bytes are held back on their way in
+(Q-N8), and whole replies on their way out.
+"""
+
+from __future__ import annotations
+
+from gateway.embedded.personality import Personality
+from gateway.protocol.server import (
+    Description,
+    Event,
+    ExportAsked,
+    ServerNegotiation,
+)
+from gateway.wire import handshake
+from gateway.wire.constants import IHAVEOPT, Info, Opt, Rep
+
+_REPLY = handshake.OPTION_REPLY
+_BLOCK_SIZE = handshake.U16.pack(Info.BLOCK_SIZE)
+
+
+class Manners:
+    """The negotiation of one connection; driven as `ServerNegotiation` is."""
+
+    def __init__(self, personality: Personality) -> None:
+        self._personality = personality
+        self.core = ServerNegotiation(personality.dialect)
+        self._framing = _Framing(personality) if personality.leaves_payload else None
+        self._tells_block_sizes = False
+        self._plain_output = True  # a greeting, or the answer to EXPORT_NAME: no option reply
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self.core.receive(data if self._framing is None else self._framing.take(data))
+
+    def next_event(self) -> Event | None:
+        """Give what the client wants next, or None if more bytes are needed."""
+        event = self.core.next_event()
+        self._tells_block_sizes = False
+        if isinstance(event, ExportAsked):
+            asked = Info.BLOCK_SIZE in event.wanted
+            told = self._personality.told_block_sizes(go=event.go, asked=asked)
+            self._tells_block_sizes = told is not None
+        return event
+
+    def answer_export_name(self, export: Description) -> None:
+        """Answer EXPORT_NAME."""
+        self.core.answer_export_name(export)
+        self._plain_output = True
+
+    def data_to_send(self) -> bytes:
+        """Give what has to go to the client; to be called after each event and after each answer."""
+        data = self.core.data_to_send()
+        if self._plain_output:
+            self._plain_output = False
+            return data
+        at, kept = 0, b""
+        while at < len(data):
+            _, option, reply, length = _REPLY.unpack_from(data, at)
+            end = at + _REPLY.size + length
+            if self._says(option, reply, data[at + _REPLY.size : end]):
+                kept += data[at:end]
+            at = end
+        return kept
+
+    def _says(self, option: int, reply: int, payload: bytes) -> bool:
+        if reply == Rep.INFO and payload.startswith(_BLOCK_SIZE):
+            return self._tells_block_sizes
+        return option != Opt.ABORT or self._personality.acknowledges_abort
+
+
+class _Framing:
+    """Q-N8: what follows the header of an option that is not supported is taken for the next option.
+
+    The negotiation is handed such a header with a length of 0, and then whatever comes.
+    """
+
+    def __init__(self, personality: Personality) -> None:
+        self._unsupported = personality.dialect.unsupported
+        self._held = bytearray()  # less than a header
+        self._pass_bytes = handshake.CLIENT_FLAGS.size
+        self._over = False
+
+    def take(self, data: bytes) -> bytes:
+        """Give what the negotiation shall see."""
+        self._held += data
+        seen = bytearray()
+        while self._held:
+            if self._over or self._pass_bytes:
+                count = len(self._held) if self._over else min(self._pass_bytes, len(self._held))
+                seen += self._held[:count]
+                del self._held[:count]
+                self._pass_bytes -= 0 if self._over else count
+                continue
+            if len(self._held) < handshake.OPTION.size:
+                break
+            magic, number, length = handshake.OPTION.unpack_from(self._held)
+            del self._held[: handshake.OPTION.size]
+            supported = number in Opt and number not in self._unsupported
+            self._pass_bytes = length if supported else 0
+            # A header that is none ends the negotiation, and what follows the choice of an export is not
+            # ours: in both cases all the rest goes through. A GO that fails is not followed up here.
+            self._over = magic != IHAVEOPT or (supported and number in (Opt.GO, Opt.EXPORT_NAME))
+            seen += handshake.OPTION.pack(magic, number, self._pass_bytes)
+        return bytes(seen)

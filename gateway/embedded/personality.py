@@ -1,0 +1,182 @@
+"""How an embedded server behaves on the wire: knobs, and a table of servers that were seen to turn them so.
+
+The defaults are the server that proto.md describes. A knob is what one real server does differently; where
+nbd-reference.md lists it as a quirk, its number stands beside it. Adding a server is adding an entry to
+`PERSONALITIES`; what is asked here of a disk is its size and whether it is read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.embedded.disk import Disk
+from gateway.protocol.export import Export, offered_flags
+from gateway.protocol.server import ServerDialect
+from gateway.wire import limits
+from gateway.wire.constants import Errno, HandshakeFlag, Opt
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes
+
+BASE_ALLOCATION = "base:allocation"
+DIRTY_BITMAP = "qemu:dirty-bitmap:"
+"""What the name of a context begins with that tells what was written since the server was made."""
+
+EVERYTHING = (
+    Flag.SEND_FLUSH
+    | Flag.SEND_FUA
+    | Flag.SEND_TRIM
+    | Flag.SEND_WRITE_ZEROES
+    | Flag.SEND_DF
+    | Flag.CAN_MULTI_CONN
+    | Flag.SEND_CACHE
+    | Flag.SEND_FAST_ZERO
+)
+"""All that our disks can do, coherent connections among them."""
+
+META_OPTIONS = frozenset({Opt.LIST_META_CONTEXT, Opt.SET_META_CONTEXT})
+WITHOUT_STRUCTURED_REPLIES = META_OPTIONS | {Opt.STRUCTURED_REPLY}
+EXPORT_NAME_ONLY = WITHOUT_STRUCTURED_REPLIES | {Opt.INFO, Opt.GO}
+"""For `Personality.unsupported`, beside what no server of ours supports."""
+
+
+ALL_SIZES = BlockSizes(
+    limits.DEFAULT_MINIMUM_BLOCK, limits.DEFAULT_PREFERRED_BLOCK, limits.MAX_REQUEST_BYTES
+)
+"""What our disks take, which is anything."""
+
+
+def proper_flags(disk: Disk, structured: bool) -> int:
+    """Give the transmission flags that proto.md allows for all that we can do."""
+    read_only = Flag.READ_ONLY if disk.read_only else 0
+    export = Export(disk.size, EVERYTHING | read_only, structured=True)
+    return offered_flags(export, structured=structured)
+
+
+@dataclass(frozen=True, slots=True)
+class Personality:
+    """The knobs. `name` is for messages."""
+
+    name: str
+
+    # --- Handshake
+    oldstyle: bool = False
+    """Greet oldstyle: the default export (or the only one), and no options."""
+    handshake_flags: int = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+    """Without FIXED_NEWSTYLE only EXPORT_NAME is taken."""
+
+    # --- Options
+    unsupported: frozenset[int] = frozenset()
+    """Options that are answered ERR_UNSUP, beside those that no server of ours has."""
+    leaves_payload: bool = False
+    """The data of unsupported options is not consumed (Q-N8)."""
+    acknowledges_abort: bool = True
+    """False: ABORT just closes (Q-N5)."""
+    longest_name_bytes: int = limits.MAX_STRING_BYTES
+    """Longer export names are refused with ERR_INVALID, or by hanging up (Q-S19)."""
+
+    # --- What is told of an export
+    size_multiple: int = 1
+    """The size is rounded down to a multiple of it (Q-S9)."""
+    info_size_zero: bool = False
+    """INFO says size 0 (Q-N21)."""
+    flags: Callable[[Disk, bool], int] = proper_flags
+    """Transmission flags, of the disk and of whether structured replies were negotiated."""
+    block_sizes: BlockSizes | None = ALL_SIZES
+    """What those are told who ask for block sizes; None: nothing, ever."""
+    block_sizes_unasked: BlockSizes | None = None
+    """What a GO is told that did not ask; None: nothing."""
+    insists_on_block_sizes: bool = False
+    """An INFO that did not ask for them is refused with ERR_BLOCK_SIZE_REQD, after all was told (Q-S7)."""
+
+    # --- Meta contexts
+    contexts: tuple[str, ...] = (BASE_ALLOCATION,)
+    """All there are; each is `base:allocation` or begins with `qemu:dirty-bitmap:`."""
+    contexts_unasked: tuple[str, ...] | None = None
+    """What LIST_META_CONTEXT without a query gives; None: all (Q-S3)."""
+    single_extent: bool = False
+    """`base:allocation` is told in one extent, REQ_ONE or not (Q-S5)."""
+    empty_extents: bool = False
+    """Between two extents stands one of length 0, unless REQ_ONE (Q-S4)."""
+
+    # --- Commands
+    takes_unoffered: int = 0
+    """Transmission flags whose commands are served although the flag is not told."""
+    enforced_minimum: int | None = None
+    """What offsets and lengths must be multiples of; None: what the block sizes say."""
+    only_error: Errno | None = None
+    """What every request is refused with that is not legal; None: each with its own error (Q-S12)."""
+    only_chunks: bool = True
+    """With structured replies, every reply is one; False: only where there is data or an error's text."""
+    sparse_read_bytes: int = 64 * limits.KIB
+    """Shortest READ whose holes are told as holes: asking for them costs, sending a few zeros does not."""
+    cache_answers_data: bool = False
+    """With structured replies, CACHE is answered like READ (Q-S2)."""
+    closes_after_long_write: bool = False
+    """A WRITE over the maximum is refused and the connection closed, instead of its data skipped (Q-S13)."""
+    incoherent_connections: bool = False
+    """Each connection has a cache of its own: written through at FLUSH, FUA and the end, refreshed at
+    FLUSH. Whoever believes CAN_MULTI_CONN then reads old data (Q-S1)."""
+
+    @property
+    def dialect(self) -> ServerDialect:
+        """Give what our negotiation has knobs for."""
+        always = ServerDialect().unsupported
+        return ServerDialect(
+            handshake_flags=self.handshake_flags,
+            unsupported=always | self.unsupported,
+            announce_block_sizes=True,  # `manners` holds back what is not told
+        )
+
+    def told_size(self, disk: Disk) -> int:
+        """Give the size that is told."""
+        return disk.size - disk.size % self.size_multiple
+
+    def told_block_sizes(self, *, go: bool, asked: bool) -> BlockSizes | None:
+        """Give the block sizes that an INFO or GO is told."""
+        return self.block_sizes if asked or not go else self.block_sizes_unasked
+
+
+def _flags_of_qemu_3_0(disk: Disk, structured: bool) -> int:
+    # nbd_negotiate's `myflags` is a constant, TRIM and WRITE_ZEROES with READ_ONLY included (Q-S18); what is
+    # meant for bit 10 stands in bit 8 (Q-S1).
+    flags = (
+        Flag.HAS_FLAGS
+        | Flag.SEND_TRIM
+        | Flag.SEND_FLUSH
+        | Flag.SEND_FUA
+        | Flag.SEND_WRITE_ZEROES
+        | Flag.CAN_MULTI_CONN
+    )
+    if disk.read_only:
+        flags |= Flag.READ_ONLY
+    if structured:
+        flags |= Flag.SEND_DF
+    return flags
+
+
+PLAIN = Personality("plain")
+
+QEMU_3_0 = Personality(
+    "qemu-3.0",
+    longest_name_bytes=256,
+    size_multiple=512,
+    flags=_flags_of_qemu_3_0,
+    # 512 if asked and in every INFO, 1 to a GO that did not ask, and 1 is what works (Q-S8).
+    block_sizes=BlockSizes(512, 4096, 32 * limits.MIB),
+    block_sizes_unasked=BlockSizes(1, 4096, 32 * limits.MIB),
+    enforced_minimum=1,
+    insists_on_block_sizes=True,
+    contexts=(BASE_ALLOCATION, DIRTY_BITMAP + "bitmap0"),
+    contexts_unasked=(BASE_ALLOCATION,),
+    single_extent=True,
+    takes_unoffered=Flag.SEND_CACHE,
+    only_error=Errno.EINVAL,
+    sparse_read_bytes=1,
+    cache_answers_data=True,
+    closes_after_long_write=True,
+    incoherent_connections=True,
+)
+
+PERSONALITIES: dict[str, Personality] = {p.name: p for p in (PLAIN, QEMU_3_0)}
+"""What `legacy:NAME` may name."""

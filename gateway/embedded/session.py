@@ -1,0 +1,384 @@
+"""One client in the transmission phase: reads requests, carries them out, sends replies.
+
+Two tasks and a nursery. The reader takes requests off the stream, as many as one receive brought, and starts
+a task for each (or, for a disk that never waits, carries it out on the spot). Whole replies go to the outbox;
+the sender sends what has gathered there, so replies are never interleaved, several leave in one system call,
+and the reader does not wait for a peer that does not read, until the bounds below are met.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from gateway.embedded.disk import Data, Disk, Extent
+from gateway.embedded.faults import Faults, Request
+from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
+from gateway.embedded.personality import BASE_ALLOCATION, Personality
+from gateway.protocol.commands import Refused, Rule, legal_commands, longest, normal_error, refusal
+from gateway.protocol.errors import Hangup
+from gateway.protocol.export import Offer
+from gateway.wire import limits, transmission
+from gateway.wire.constants import REQUEST_MAGIC, Chunk, Cmd, CmdFlag, Errno, name_of
+from gateway.wire.errors import WireError
+
+MAX_IN_FLIGHT = 64
+"""Requests taken and not answered; qemu's client sends 16 on a connection, libnbd and the kernel up to 64
+and more, which then wait in the socket."""
+
+MAX_IN_FLIGHT_BYTES = limits.MAX_REQUEST_BYTES
+"""Data of those requests, in either direction. One request of any size is always taken."""
+
+STATUS_COST_BYTES = limits.MIB
+"""What a BLOCK_STATUS counts: the longest answer that a disk gives."""
+
+BUFFER_BYTES = 128 * limits.KIB
+"""What one receive takes: 32 WRITEs of 4 KiB, or 4,681 requests without data."""
+
+HOLE = 1 << 0
+
+Message = tuple[Data, ...]
+"""A simple reply or a chunk, in the pieces that it is sent of."""
+
+Reply = list[Message]
+
+
+@dataclass(slots=True)
+class Opened:
+    """What a negotiation came to."""
+
+    disk: Disk
+    offer: Offer
+    """What the client is held to, which may be more than it was told."""
+    dirty: Callable[[int, int], list[Extent]] | None = None
+    """What the dirty bitmap knows of a range."""
+    received: bytes = b""
+    """What came behind the last option."""
+
+
+class Session:
+    """One connection after its negotiation."""
+
+    def __init__(
+        self, peer: Peer, opened: Opened, personality: Personality, faults: Faults
+    ) -> None:
+        self._inbox = _Inbox(peer, opened.received)
+        self._peer = peer
+        self._disk = opened.disk
+        self._dirty = opened.dirty
+        self._personality = personality
+        self._faults = faults
+        self._offer = opened.offer
+        self._rules = legal_commands(opened.offer)
+        self._structured = opened.offer.structured
+        # Only a reply that is held up may be overtaken; otherwise a test finds them in order.
+        self._on_the_spot = opened.disk.immediate and faults.delay is None
+        # (pieces, cost in bytes) of replies that have to be sent
+        self._outbox: list[tuple[list[Data], int]] = []
+        self._posted = trio.lowlevel.ParkingLot()
+        self._read_all = False  # nothing more will be posted
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+        self._room = trio.lowlevel.ParkingLot()
+        self._end: Exception | None = None
+
+    async def run(self) -> None:
+        """Serve until the client has gone. Raises `PeerGone`, `WireError`, `Hangup`, `Cut` or `Stalled` if
+        it did not go with DISC.
+        """
+        async with trio.open_nursery() as everything:
+            everything.start_soon(self._send_replies, everything.cancel_scope)
+            async with trio.open_nursery() as commands:
+                try:
+                    await self._take_requests(commands)
+                except (PeerGone, WireError, Hangup) as end:
+                    self._end = end
+                except Cut as end:
+                    self._end = end
+                    everything.cancel_scope.cancel()
+            # Everything that was under way is finished: "DISC".
+            self._read_all = True
+            self._posted.unpark_all()
+        if self._end is not None:
+            raise self._end
+
+    # --- Requests
+
+    async def _take_requests(self, commands: trio.Nursery) -> None:
+        size = self._offer.size
+        unaligned = self._offer.block_sizes.minimum - 1
+        while True:
+            magic, word, cookie, offset, length = await self._inbox.request()
+            if magic != REQUEST_MAGIC:
+                raise WireError(f"a request begins with {magic:#010x}")
+            command = word & 0xFFFF
+            if command == Cmd.DISC:
+                return
+            if command == self._faults.close_on_command:
+                raise Cut
+            request = Request(word, cookie, offset, length)
+            rule = self._rules.get(word)
+            refused = None
+            # READ and WRITE as they ought to be; all else is looked at more closely.
+            if (
+                rule is None
+                or command > Cmd.WRITE
+                or not 0 < length <= min(rule.longest, size - offset)
+                or (offset | length) & unaligned
+            ):
+                refused = refusal(self._offer, word, offset, length)
+            cost = 0 if refused else _cost(command, length)
+            while not self._has_room(cost):
+                await self._room.park()
+            self._in_flight += 1
+            self._in_flight_bytes += cost
+            if refused is not None or rule is None:
+                await self._refuse(request, refused or _NOT_LEGAL)
+                continue
+            data: Data = b""
+            if command == Cmd.WRITE:
+                data = await self._inbox.data(length, keep=not self._on_the_spot)
+            if self._on_the_spot:
+                await self._carry_out(request, rule, data, cost)
+            else:
+                commands.start_soon(self._carry_out, request, rule, data, cost)
+
+    def _has_room(self, cost: int) -> bool:
+        if not self._in_flight:
+            return True
+        return (
+            self._in_flight < MAX_IN_FLIGHT and self._in_flight_bytes + cost <= MAX_IN_FLIGHT_BYTES
+        )
+
+    async def _refuse(self, request: Request, refused: Refused) -> None:
+        """Answer a request that is not legal, and skip its data to stay in step."""
+        error = self._personality.only_error or refused.error
+        too_long = request.length > longest(self._offer, Cmd.WRITE)
+        reply = self._error(request, error, refused.text)
+        if request.command != Cmd.WRITE:
+            await self._post(request, reply, 0)
+        elif too_long and self._personality.closes_after_long_write:
+            await self._post(request, reply, 0)
+            raise Hangup(refused.text)
+        elif request.length > limits.MAX_DRAIN_BYTES:
+            raise Hangup(refused.text)
+        else:
+            await self._inbox.skip(request.length)
+            await self._post(request, reply, 0)
+
+    async def _carry_out(self, request: Request, rule: Rule, data: Data, cost: int) -> None:
+        try:
+            if not request.length and rule.command is not Cmd.FLUSH:
+                # "Zero-length": unspecified; BLOCK_STATUS, which has no answer then, was refused.
+                reply = self._done(request)
+            else:
+                reply = await _COMMANDS[rule.command](self, request, rule.flags, data)
+        except OSError as error:
+            said = error.strerror or str(error) or "the disk failed"
+            reply = self._error(
+                request, _errno(request, error), f"{name_of(Cmd, rule.command)}: {said}"
+            )
+        await self._post(request, reply, cost)
+
+    async def _post(self, request: Request, reply: Reply, cost: int) -> None:
+        """Hand a reply to the sender."""
+        faults = self._faults
+        pieces = [piece for message in reply for piece in message]
+        if faults.touches_replies:
+            event = faults.delay(request) if faults.delay is not None else None
+            if event is not None:
+                await event.wait()
+            if request.command in faults.never_reply:
+                pieces = []
+            elif faults.on_reply is not None:
+                pieces = list(faults.on_reply(request, [b"".join(message) for message in reply]))
+        self._outbox.append((pieces, cost))
+        self._posted.unpark_all()
+
+    async def _send_replies(self, everything: trio.CancelScope) -> None:
+        try:
+            while True:
+                while self._outbox:
+                    replies, self._outbox = self._outbox, []
+                    await self._peer.send(piece for pieces, _ in replies for piece in pieces)
+                    self._in_flight -= len(replies)
+                    self._in_flight_bytes -= sum(cost for _, cost in replies)
+                    self._room.unpark_all()
+                if self._read_all:
+                    return
+                await self._posted.park()
+        except (PeerGone, Cut, Stalled) as end:
+            self._end = end
+            everything.cancel()
+
+    # --- Commands
+
+    async def _read(self, request: Request, flags: int, _data: Data) -> Reply:
+        offset, length = request.offset, request.length
+        if not self._structured:
+            content = await self._disk.read(offset, length)
+            return [(transmission.encode_simple_reply(request.cookie), content)]
+        if flags & CmdFlag.DF or length < self._personality.sparse_read_bytes:
+            return [await self._data_chunk(request.cookie, offset, length, done=True)]
+        extents = await self._disk.extents(offset, length)
+        told = sum(extent_length for extent_length, _ in extents)
+        if told < length:
+            extents.append((length - told, 0))
+        reply: Reply = []
+        for number, (piece, status) in enumerate(extents, start=1):
+            done = number == len(extents)
+            if status & HOLE:
+                chunk = transmission.encode_hole_chunk(request.cookie, offset, piece, done=done)
+                reply.append((chunk,))
+            else:
+                reply.append(await self._data_chunk(request.cookie, offset, piece, done=done))
+            offset += piece
+        return reply
+
+    async def _data_chunk(self, cookie: int, offset: int, length: int, *, done: bool) -> Message:
+        content = await self._disk.read(offset, length)
+        return transmission.encode_data_head(cookie, offset, length, done=done), content
+
+    async def _write(self, request: Request, flags: int, data: Data) -> Reply:
+        await self._disk.write(request.offset, data, fua=bool(flags & CmdFlag.FUA))
+        return self._done(request)
+
+    async def _flush(self, request: Request, _flags: int, _data: Data) -> Reply:
+        await self._disk.flush()
+        return self._done(request)
+
+    async def _trim(self, request: Request, flags: int, _data: Data) -> Reply:
+        await self._disk.trim(request.offset, request.length, fua=bool(flags & CmdFlag.FUA))
+        return self._done(request)
+
+    async def _cache(self, request: Request, flags: int, data: Data) -> Reply:
+        if self._structured and self._personality.cache_answers_data:
+            if request.length > longest(self._offer, Cmd.READ):
+                return self._error(request, Errno.EINVAL, "CACHE of too many bytes")
+            return await self._read(request, flags, data)
+        await self._disk.cache(request.offset, request.length)
+        return self._done(request)
+
+    async def _write_zeroes(self, request: Request, flags: int, _data: Data) -> Reply:
+        await self._disk.zero(
+            request.offset,
+            request.length,
+            fua=bool(flags & CmdFlag.FUA),
+            may_trim=not flags & CmdFlag.NO_HOLE,
+            fast=bool(flags & CmdFlag.FAST_ZERO),
+        )
+        return self._done(request)
+
+    async def _block_status(self, request: Request, flags: int, _data: Data) -> Reply:
+        """One chunk for each context; no extent goes beyond what was asked."""
+        contexts = self._offer.contexts
+        reply: Reply = []
+        for number, context in enumerate(contexts, start=1):
+            if context.name == BASE_ALLOCATION:
+                extents = await self._disk.extents(request.offset, request.length)
+                only_one = self._personality.single_extent
+            else:
+                assert self._dirty is not None
+                extents = self._dirty(request.offset, request.length)
+                only_one = False
+            if only_one or flags & CmdFlag.REQ_ONE:
+                del extents[1:]
+            elif self._personality.empty_extents:
+                extents = [e for length, status in extents for e in ((length, status), (0, status))]
+                del extents[-1]
+            done = number == len(contexts)
+            chunk = transmission.encode_status_chunk(request.cookie, context.id, extents, done=done)
+            reply.append((chunk,))
+        return reply
+
+    # --- Replies
+
+    def _done(self, request: Request) -> Reply:
+        """Success, and no data."""
+        # A READ may not be answered by a simple reply once structured ones were negotiated.
+        if self._structured and (self._personality.only_chunks or request.command == Cmd.READ):
+            return [(transmission.encode_chunk(request.cookie, Chunk.NONE),)]
+        return [(transmission.encode_simple_reply(request.cookie),)]
+
+    def _error(self, request: Request, error: int, text: str) -> Reply:
+        if self._structured:
+            return [(transmission.encode_error_chunk(request.cookie, error, text),)]
+        return [(transmission.encode_simple_reply(request.cookie, error),)]
+
+
+_COMMANDS: dict[Cmd, Callable[[Session, Request, int, Data], Awaitable[Reply]]] = {
+    Cmd.READ: Session._read,
+    Cmd.WRITE: Session._write,
+    Cmd.FLUSH: Session._flush,
+    Cmd.TRIM: Session._trim,
+    Cmd.CACHE: Session._cache,
+    Cmd.WRITE_ZEROES: Session._write_zeroes,
+    Cmd.BLOCK_STATUS: Session._block_status,
+}
+
+_NOT_LEGAL = Refused(Errno.EINVAL, "the command is not legal")
+
+
+def _cost(command: int, length: int) -> int:
+    if command in (Cmd.READ, Cmd.WRITE):
+        return length
+    return STATUS_COST_BYTES if command == Cmd.BLOCK_STATUS else 0
+
+
+def _errno(request: Request, error: OSError) -> Errno:
+    """Give what proto.md has for an error of the disk: its own value or the one next to it, else EIO."""
+    number = error.errno or errno.EIO
+    normal = normal_error(request.word, number)
+    return Errno.EIO if normal is Errno.EINVAL and number != errno.EINVAL else normal
+
+
+class _Inbox:
+    """What was received and not looked at yet."""
+
+    def __init__(self, peer: Peer, received: bytes) -> None:
+        self._peer = peer
+        self._view = memoryview(bytearray(max(BUFFER_BYTES, len(received))))
+        self._view[: len(received)] = received
+        self._start, self._end = 0, len(received)
+
+    async def request(self) -> tuple[int, int, int, int, int]:
+        """Take one request's header."""
+        size = transmission.REQUEST.size
+        if self._end - self._start < size:
+            rest = bytes(self._view[self._start : self._end])
+            self._view[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+            while self._end < size:
+                self._end += await self._peer.receive_into(self._view[self._end :])
+        header: tuple[int, int, int, int, int] = transmission.REQUEST.unpack_from(
+            self._view, self._start
+        )
+        self._start += size
+        return header
+
+    async def data(self, length: int, *, keep: bool) -> Data:
+        """Take `length` bytes; unless `keep`, they are good only until the next call."""
+        here = self._view[self._start : min(self._end, self._start + length)]
+        self._start += len(here)
+        if len(here) == length:
+            return bytes(here) if keep else here
+        data = bytearray(length)
+        view = memoryview(data)
+        view[: len(here)] = here
+        at = len(here)
+        while at < length:
+            at += await self._peer.receive_into(view[at:])
+        return data
+
+    async def skip(self, length: int) -> None:
+        """Take `length` bytes and forget them."""
+        here = min(length, self._end - self._start)
+        self._start += here
+        length -= here
+        while length:
+            # All that was received is taken, so the whole buffer is free.
+            self._start = self._end = 0
+            length -= await self._peer.receive_into(self._view[:length])

@@ -1,0 +1,234 @@
+"""The other side of an embedded server in a test: a client that says exactly what it is told to."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from gateway.embedded import Server
+from gateway.protocol.client import Answered, ClientNegotiation, Event, Greeted, Refused
+from gateway.wire import transmission
+from gateway.wire.constants import (
+    SIMPLE_REPLY_MAGIC,
+    STRUCTURED_REPLY_MAGIC,
+    Chunk,
+    Cmd,
+    Info,
+    ReplyFlag,
+)
+
+BLOCK_SIZE = (Info.BLOCK_SIZE,)
+
+
+@dataclass
+class OneChunk:
+    kind: int
+    payload: bytes
+    done: bool
+
+    @property
+    def offset(self) -> int:
+        return int.from_bytes(self.payload[:8])
+
+    @property
+    def data(self) -> bytes:
+        assert self.kind == Chunk.OFFSET_DATA
+        return self.payload[8:]
+
+    @property
+    def error(self) -> int:
+        return transmission.decode_error_chunk(self.kind, self.payload).error
+
+    @property
+    def extents(self) -> list[tuple[int, int]]:
+        assert self.kind == Chunk.BLOCK_STATUS
+        return transmission.decode_extents(self.payload)[1]
+
+
+class Client:
+    """One connection. `ask_*` of `negotiation`, then `event()`; after `open`, `send` and `reply`."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.negotiation = ClientNegotiation()
+        self._received = bytearray()
+        self._cookie = 0
+        self._lengths: dict[int, int] = {}  # of READs, for their simple replies
+
+    # --- Negotiation
+
+    async def event(self) -> Event:
+        while True:
+            event = self.negotiation.next_event()
+            data = self.negotiation.data_to_send()
+            if data:
+                await self.stream.send_all(data)
+            if event is not None:
+                return event
+            received = await self.stream.receive_some()
+            if not received:
+                raise EOFError
+            self.negotiation.receive(bytes(received))
+
+    async def greeting(self) -> Greeted:
+        event = await self.event()
+        assert isinstance(event, Greeted)
+        return event
+
+    async def answered(self) -> Answered:
+        event = await self.event()
+        assert isinstance(event, Answered), event
+        return event
+
+    async def refused(self) -> Refused:
+        event = await self.event()
+        assert isinstance(event, Refused), event
+        return event
+
+    async def structured(self) -> None:
+        await self.greeting()
+        self.negotiation.ask_structured_replies()
+        await self.answered()
+
+    async def go(
+        self,
+        name: str = "",
+        *,
+        structured: bool = True,
+        contexts: Sequence[str] = (),
+        wanted: Sequence[int] = BLOCK_SIZE,
+    ) -> Answered:
+        """All of a negotiation."""
+        await self.greeting()
+        if structured:
+            self.negotiation.ask_structured_replies()
+            await self.answered()
+        if contexts:
+            self.negotiation.ask_contexts(name, contexts, select=True)
+            await self.answered()
+        self.negotiation.go(name, wanted)
+        return await self.answered()
+
+    # --- Transmission
+
+    async def send(
+        self,
+        command: int,
+        offset: int = 0,
+        length: int = 0,
+        *,
+        flags: int = 0,
+        data: bytes = b"",
+        cookie: int | None = None,
+    ) -> int:
+        """Send a request; give its cookie."""
+        if cookie is None:
+            self._cookie = cookie = self._cookie + 1
+        length = len(data) if data else length
+        if command == Cmd.READ:
+            self._lengths[cookie] = length
+        await self.stream.send_all(
+            transmission.encode_request(command, flags, cookie, offset, length, data)
+        )
+        return cookie
+
+    async def receive(self, count: int) -> bytes:
+        while len(self._received) < count:
+            data = await self.stream.receive_some()
+            if not data:
+                raise EOFError(f"{count} bytes wanted, {len(self._received)} came")
+            self._received += data
+        data = bytes(self._received[:count])
+        del self._received[:count]
+        return data
+
+    async def simple_reply(self) -> tuple[int, int, bytes]:
+        """Cookie, error, data."""
+        magic, error, cookie = transmission.SIMPLE_REPLY.unpack(await self.receive(16))
+        assert magic == SIMPLE_REPLY_MAGIC
+        length = 0 if error else self._lengths.pop(cookie, 0)
+        return cookie, error, await self.receive(length)
+
+    async def chunk(self) -> tuple[int, OneChunk]:
+        magic, word, cookie, length = transmission.CHUNK.unpack(await self.receive(20))
+        assert magic == STRUCTURED_REPLY_MAGIC
+        payload = await self.receive(length)
+        return cookie, OneChunk(word & 0xFFFF, payload, bool(word >> 16 & ReplyFlag.DONE))
+
+    async def reply(self, cookie: int) -> list[OneChunk]:
+        """All chunks of the next reply, which has to be this cookie's."""
+        chunks: list[OneChunk] = []
+        while not chunks or not chunks[-1].done:
+            found, chunk = await self.chunk()
+            assert found == cookie
+            chunks.append(chunk)
+        return chunks
+
+    async def ask(
+        self, command: int, offset: int = 0, length: int = 0, *, flags: int = 0, data: bytes = b""
+    ) -> list[OneChunk]:
+        """Send a request; give the chunks of its reply."""
+        return await self.reply(await self.send(command, offset, length, flags=flags, data=data))
+
+    async def error(
+        self, command: int, offset: int = 0, length: int = 0, *, flags: int = 0, data: bytes = b""
+    ) -> int:
+        """Send a request; give the error of its reply, 0 if there is none."""
+        *_, last = await self.ask(command, offset, length, flags=flags, data=data)
+        return last.error if last.kind & 0x8000 else 0
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """The data of a READ, put together of its chunks."""
+        data = bytearray(b"?" * length)
+        for chunk in await self.ask(Cmd.READ, offset, length):
+            at = chunk.offset - offset
+            if chunk.kind == Chunk.OFFSET_HOLE:
+                hole = int.from_bytes(chunk.payload[8:])
+                data[at : at + hole] = bytes(hole)
+            else:
+                data[at : at + len(chunk.data)] = chunk.data
+        assert len(data) == length
+        return bytes(data)
+
+    async def rest(self) -> bytes:
+        """All that comes until the server closes."""
+        data = bytes(self._received)
+        while piece := await self.stream.receive_some():
+            data += piece
+        return data
+
+
+def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    one, other = (
+        trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair()
+    )
+    return one, other
+
+
+@asynccontextmanager
+async def connected(server: Server) -> AsyncIterator[Client]:
+    """A client; its server has to end by itself once it has gone."""
+    ours, theirs = socket_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, theirs)
+        async with ours:
+            yield Client(ours)
+
+
+@asynccontextmanager
+async def listening(server: Server, workdir: Path) -> AsyncIterator[str]:
+    """The URI of a server on a Unix socket."""
+    path = workdir / "sock"
+    with trio.socket.socket(socket.AF_UNIX) as sock:
+        await sock.bind(str(path))
+        sock.listen(100)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, server.serve, [trio.SocketListener(sock)])
+            yield f"nbd+unix:///?socket={path}"
+            nursery.cancel_scope.cancel()
+    path.unlink()
