@@ -21,11 +21,16 @@ from gateway.relay.lane import BufferPool
 from gateway.relay.scan.plan import Plan
 from gateway.relay.session import Session
 
-QUIET_SECONDS = 0.001
+QUIET_SECONDS = 0.0002
 """How long the hub waits for more traffic before it parks; the shortest that epoll_wait knows."""
 
 TURN_SECONDS = 0.004
 """How long the hub goes on before it lets Trio's other tasks run."""
+
+GATHER_SECONDS = 0.0001
+"""What the hub waits after a round in which a session had many small commands under way: its peers are busy, and
+better off with the processor than with us. The next receive then finds a batch: at depth 32 that makes three
+messages a receive into ten, and half as many system calls and wake-ups for everybody."""
 
 MAX_EVENTS = 64
 """Sockets served between two looks at the clock. Each costs one receive and one send of a buffer."""
@@ -36,25 +41,34 @@ class Hub:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._ready: dict[int, Callable[[int], None]] = {}
+        self._ready: dict[int, Callable[[int], bool]] = {}
         self._pool = BufferPool()
         self.sessions: set[Session] = set()
 
     async def run(self) -> None:
         """Serve the sessions until cancelled."""
-        poll, ready = self._epoll.poll, self._ready
+        poll, ready, clock = self._epoll.poll, self._ready, time.monotonic
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                until = time.monotonic() + TURN_SECONDS
-                while events := poll(QUIET_SECONDS, MAX_EVENTS):
+                now = clock()
+                turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
+                while now < quiet_ends:
+                    events = poll(0, MAX_EVENTS)
+                    gather = False
                     for descriptor, event in events:
                         # A session that ended in this very round is not there any more.
                         if act := ready.get(descriptor):
-                            act(event)
-                    if time.monotonic() > until:
+                            gather |= act(event)
+                    if gather:
+                        time.sleep(GATHER_SECONDS)
+                    now = clock()
+                    if events:
+                        quiet_ends = now + QUIET_SECONDS
+                    if now > turn_ends:
                         await trio.lowlevel.checkpoint()
-                        until = time.monotonic() + TURN_SECONDS
+                        now = clock()
+                        turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
         finally:
             self._epoll.close()
 

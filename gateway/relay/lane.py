@@ -62,7 +62,18 @@ class Scan(Protocol):
 class Lane:
     """One direction of a session. `source` and `sink` are non-blocking sockets."""
 
-    __slots__ = ("_buffer", "_end", "_pool", "_scan", "_start", "ended", "out", "sink", "source")
+    __slots__ = (
+        "_buffer",
+        "_end",
+        "_pool",
+        "_scan",
+        "_start",
+        "ended",
+        "out",
+        "received",
+        "sink",
+        "source",
+    )
 
     def __init__(
         self, source: socket.socket, sink: socket.socket, scan: Scan, pool: BufferPool

@@ -34,10 +34,17 @@ from gateway.relay.scan.replies import reply_scan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
 from gateway.wire.errors import WireError
+from gateway.wire.limits import KIB
 from gateway.wire.transmission import DISC
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+FEW_COMMANDS = 8
+"""Up to here a client waits for each single reply, and so must not be kept waiting."""
+
+SMALL_BYTES = 16 * KIB
+"""A command of no more than this costs more in system calls than in bytes."""
+
 GONE = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -102,8 +109,8 @@ class Session:
 
     # --- What the hub calls
 
-    def client_ready(self, events: int) -> None:
-        """Go on after the client's socket has become ready."""
+    def client_ready(self, events: int) -> bool:
+        """Go on after the client's socket has become ready; say whether `crowded`."""
         if events & GONE:
             events |= self._interest[self.client]  # reading or writing tells what is wrong
             if not self._interest[self.client]:
@@ -113,9 +120,10 @@ class Session:
         if events & READ and not self._client_gone:
             self._guard_requests(self._requests_lane.receive)
         self._go_on()
+        return self.crowded
 
-    def link_ready(self, events: int) -> None:
-        """Go on after the link's socket has become ready."""
+    def link_ready(self, events: int) -> bool:
+        """Go on after the link's socket has become ready; say whether `crowded`."""
         if events & GONE:
             events |= self._interest[self.link]
         if events & WRITE:
@@ -123,6 +131,17 @@ class Session:
         if events & READ and not self._link_closed:
             self._receive_replies()
         self._go_on()
+        return self.crowded
+
+    @property
+    def crowded(self) -> bool:
+        """Many commands are under way, and small ones, to judge by the newest: it pays to let more of them
+        come together.
+        """
+        in_flight = self.traffic.in_flight
+        if len(in_flight) <= FEW_COMMANDS:
+            return False
+        return next(reversed(in_flight.values()))[3] <= SMALL_BYTES
 
     def finish(self, reason: str) -> None:
         """End in good order: begin no more requests, answer those under way, then close."""
