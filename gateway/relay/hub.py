@@ -28,7 +28,7 @@ TURN_SECONDS = 0.004
 """How long the hub goes on before it lets Trio's other tasks run."""
 
 GATHER_SECONDS = 0.0001
-"""What the hub waits after a round in which a session had many small commands under way: its peers are busy, and
+"""What the hub waits after a round in which a session had many small commands under way: its peers are busy and
 better off with the processor than with us. The next receive then finds a batch: at depth 32 that makes three
 messages a receive into ten, and half as many system calls and wake-ups for everybody."""
 
