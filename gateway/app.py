@@ -68,28 +68,47 @@ async def serve(
     `listening` is called with the listeners' URIs once clients can connect. Raises `StartError`.
     """
     _raise_descriptor_limit()
-    async with trio.open_nursery() as embedded, _upstreams(config, embedded) as servers:
-        listeners = await _open_listeners(config)
-        try:
-            with _pidfile(options.pidfile):
-                if listening is not None:
-                    listening(tuple(listener.uri for listener in listeners))
-                log = _logger(config)
-                for listener in listeners:
-                    log.info("listening", uri=str(listener.uri))
-                service = Service(config, servers, Hub(), log)
-                status = await _Run(service, listeners, options).until_the_end()
-        finally:
-            for listener in listeners:
-                await listener.aclose()
-        embedded.cancel_scope.cancel()
+    # Signals first: whoever sees the socket may send one.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as embedded, _upstreams(config, embedded) as servers:
+            status = await _serve(config, options, servers, signals, listening)
+            embedded.cancel_scope.cancel()
     return status
+
+
+async def _serve(
+    config: Config,
+    options: Options,
+    servers: dict[str, Server],
+    signals: AsyncIterator[int],
+    listening: Callable[[tuple[NbdUri, ...]], None] | None,
+) -> int:
+    listeners = await _open_listeners(config)
+    try:
+        with _pidfile(options.pidfile):
+            if listening is not None:
+                listening(tuple(listener.uri for listener in listeners))
+            log = _logger(config)
+            for listener in listeners:
+                log.info("listening", uri=str(listener.uri))
+            service = Service(config, servers, Hub(), log)
+            return await _Run(service, listeners, options, signals).until_the_end()
+    finally:
+        for listener in listeners:
+            await listener.aclose()
 
 
 class _Run:
     """One run of the gateway: what it serves, and when it ends."""
 
-    def __init__(self, service: Service, listeners: list[Listener], options: Options) -> None:
+    def __init__(
+        self,
+        service: Service,
+        listeners: list[Listener],
+        options: Options,
+        signals: AsyncIterator[int],
+    ) -> None:
+        self._signals = signals
         self._service = service
         self._listeners = listeners
         self._options = options
@@ -132,12 +151,11 @@ class _Run:
                 await self._nobody_left.wait()
 
     async def _obey_signals(self, everything: trio.CancelScope) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _signal in signals:
-                if self._drain.is_set():
-                    self._status = INTERRUPTED
-                    everything.cancel()
-                self._drain.set()
+        async for _signal in self._signals:
+            if self._drain.is_set():
+                self._status = INTERRUPTED
+                everything.cancel()
+            self._drain.set()
 
     # --- Clients
 
