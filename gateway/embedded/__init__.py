@@ -11,6 +11,8 @@ without leaving the process, and the misbehaving peer of the tests. They speak t
 
 from __future__ import annotations
 
+import math
+
 from gateway.embedded.disk import Disk, DiskError, MemoryDisk
 from gateway.embedded.faults import Faults, Request
 from gateway.embedded.file_disk import FileDisk
@@ -32,15 +34,21 @@ __all__ = [
 ]
 
 
-def make_server(target: Memory | File | Legacy) -> Server:
-    """Give the server that a short form of an upstream stands for. Raises `DiskError`."""
+def make_server(target: Memory | File | Legacy, *, handshake_seconds: float = math.inf) -> Server:
+    """Give the server that a short form of an upstream stands for. Raises `DiskError`.
+
+    Without a deadline for negotiation: within the process, whoever connects has one of its own.
+    """
+    personality = PERSONALITIES["plain"]
+    disk: Disk
     match target:
         case Memory(size_bytes):
-            return Server({"": MemoryDisk(size_bytes)})
+            disk = MemoryDisk(size_bytes)
         case File(path):
-            return Server({"": FileDisk(path)})
+            disk = FileDisk(path)
         case Legacy(name, size_bytes):
             if name not in PERSONALITIES:
                 known = ", ".join(sorted(PERSONALITIES))
                 raise DiskError(f"there is no server {name!r} to imitate, only {known}")
-            return Server({"": MemoryDisk(size_bytes)}, PERSONALITIES[name])
+            personality, disk = PERSONALITIES[name], MemoryDisk(size_bytes)
+    return Server({"": disk}, personality, handshake_seconds=handshake_seconds)

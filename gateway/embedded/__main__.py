@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from gateway.embedded import DiskError, Server, make_server
+from gateway.embedded.server import HANDSHAKE_SECONDS
 from gateway.uri import NbdUri, UriError, parse_upstream
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -55,7 +56,7 @@ def main() -> None:
         target = parse_upstream(arguments.disk)
         if isinstance(target, NbdUri):
             raise UriError(arguments.disk, "an embedded server is memory:, file: or legacy:")
-        server = make_server(target)
+        server = make_server(target, handshake_seconds=HANDSHAKE_SECONDS)
         with suppress(KeyboardInterrupt):
             trio.run(
                 lambda: serve(server, unix=arguments.unix, host=arguments.host, port=arguments.port)

@@ -17,6 +17,7 @@ from gateway.wire import handshake
 from gateway.wire.constants import IHAVEOPT, Info, Opt, Rep
 
 _REPLY = handshake.OPTION_REPLY
+_OPTIONS = frozenset(Opt)  # Python 3.11 cannot say whether a number is in an enum
 _BLOCK_SIZE = handshake.U16.pack(Info.BLOCK_SIZE)
 
 
@@ -97,7 +98,7 @@ class _Framing:
                 break
             magic, number, length = handshake.OPTION.unpack_from(self._held)
             del self._held[: handshake.OPTION.size]
-            supported = number in Opt and number not in self._unsupported
+            supported = number in _OPTIONS and number not in self._unsupported
             self._pass_bytes = length if supported else 0
             # A header that is none ends the negotiation, and what follows the choice of an export is not
             # ours: in both cases all the rest goes through. A GO that fails is not followed up here.

@@ -3,9 +3,11 @@
 Why not two Trio tasks a session? Waking a task costs more than relaying a request does; measured, the hub
 carries twice the requests at depth 1 and keeps sessions from starving each other (docs/performance.md).
 
-The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll itself, and
-goes back to Trio when nothing has come for `QUIET_SECONDS`, or for a moment after `TURN_SECONDS`, so that
-everything else (accepting, negotiating, timers, signals) is held up no longer than that.
+The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll itself, which at
+depth 1 answers twice as fast as being woken, and goes back to Trio when nothing has come for `QUIET_SECONDS`, or
+for a moment after `TURN_SECONDS`, so that everything else (accepting, negotiating, timers, signals) is held up no
+longer than that. Where many commands are under way it waits in the kernel instead: with two cores, polling would
+take the time from the peers that it waits for.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import trio
 
 from gateway.relay.lane import BufferPool
 from gateway.relay.scan.plan import Plan
-from gateway.relay.session import Session
+from gateway.relay.session import Crowd, Session
 
 QUIET_SECONDS = 0.0002
 """How long the hub waits for more traffic before it parks; the shortest that epoll_wait knows."""
@@ -27,10 +29,14 @@ QUIET_SECONDS = 0.0002
 TURN_SECONDS = 0.004
 """How long the hub goes on before it lets Trio's other tasks run."""
 
+PATIENCE_SECONDS = 0.001
+"""How long the hub sleeps at most for the next event while many commands are under way, instead of polling: the
+processor is worth more to the peers then. The shortest that epoll_wait knows."""
+
 GATHER_SECONDS = 0.0001
-"""What the hub waits after a round in which a session had many small commands under way: its peers are busy and
-better off with the processor than with us. The next receive then finds a batch: at depth 32 that makes three
-messages a receive into ten, and half as many system calls and wake-ups for everybody."""
+"""How long the hub sleeps in any case after a round in which a session had many small commands under way: its
+peers are busy, and better off with the processor than with us. The next receive then finds a batch: at depth 32
+that makes three messages a receive into ten, and half as many system calls and wake-ups for everybody."""
 
 MAX_EVENTS = 64
 """Sockets served between two looks at the clock. Each costs one receive and one send of a buffer."""
@@ -41,7 +47,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._ready: dict[int, Callable[[int], bool]] = {}
+        self._ready: dict[int, Callable[[int], int]] = {}
         self._pool = BufferPool()
         self.sessions: set[Session] = set()
 
@@ -51,16 +57,17 @@ class Hub:
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-                now = clock()
+                now, patience = clock(), 0.0
                 turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
                 while now < quiet_ends:
-                    events = poll(0, MAX_EVENTS)
-                    gather = False
+                    events = poll(patience, MAX_EVENTS)
+                    crowd = Crowd.NONE
                     for descriptor, event in events:
                         # A session that ended in this very round is not there any more.
                         if act := ready.get(descriptor):
-                            gather |= act(event)
-                    if gather:
+                            crowd = max(crowd, act(event))
+                    patience = PATIENCE_SECONDS if crowd else 0
+                    if crowd == Crowd.SMALL:
                         time.sleep(GATHER_SECONDS)
                     now = clock()
                     if events:

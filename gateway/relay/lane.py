@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gateway.wire.limits import KIB
 
-BUFFER_BYTES = 512 * KIB
+BUFFER_BYTES = 1024 * KIB
 """What one receive takes at most: large enough that a megabyte takes a few system calls, small enough that
 the bytes are still in the processor's cache when they are sent (docs/performance.md)."""
 

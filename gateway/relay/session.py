@@ -32,14 +32,27 @@ from gateway.relay.lane import BufferPool, Lane
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.replies import reply_scan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
-from gateway.relay.scan.traffic import Traffic
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
 from gateway.wire.transmission import DISC
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-FEW_COMMANDS = 8
+
+
+class Crowd:
+    """What a session's commands under way mean for how the hub waits."""
+
+    NONE = 0
+    """So few that each reply is waited for."""
+    LARGE = 1
+    """Many: the peers are busy."""
+    SMALL = 2
+    """Many small ones: it pays to let more of them come together."""
+
+
+FEW_COMMANDS = 4
 """Up to here a client waits for each single reply, and so must not be kept waiting."""
 
 SMALL_BYTES = 16 * KIB
@@ -56,6 +69,7 @@ class Session:
 
     __slots__ = (
         "_client_gone",
+        "_flowing",
         "_interest",
         "_link_closed",
         "_link_mute",
@@ -91,6 +105,7 @@ class Session:
         self._replies_lane = Lane(link, client, self._replies, pool)
         self._watch = watch
         self._interest = {client: 0, link: 0}
+        self._flowing = False  # both sockets are waited for to be read, and for nothing else
         self._stopping = False  # no request is begun any more
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
@@ -109,8 +124,8 @@ class Session:
 
     # --- What the hub calls
 
-    def client_ready(self, events: int) -> bool:
-        """Go on after the client's socket has become ready; say whether `crowded`."""
+    def client_ready(self, events: int) -> int:
+        """Go on after the client's socket has become ready; give the `crowd`."""
         if events & GONE:
             events |= self._interest[self.client]  # reading or writing tells what is wrong
             if not self._interest[self.client]:
@@ -120,10 +135,10 @@ class Session:
         if events & READ and not self._client_gone:
             self._guard_requests(self._requests_lane.receive)
         self._go_on()
-        return self.crowded
+        return self.crowd
 
-    def link_ready(self, events: int) -> bool:
-        """Go on after the link's socket has become ready; say whether `crowded`."""
+    def link_ready(self, events: int) -> int:
+        """Go on after the link's socket has become ready; give the `crowd`."""
         if events & GONE:
             events |= self._interest[self.link]
         if events & WRITE:
@@ -131,17 +146,16 @@ class Session:
         if events & READ and not self._link_closed:
             self._receive_replies()
         self._go_on()
-        return self.crowded
+        return self.crowd
 
     @property
-    def crowded(self) -> bool:
-        """Many commands are under way, and small ones, to judge by the newest: it pays to let more of them
-        come together.
-        """
+    def crowd(self) -> int:
+        """Say how many commands are under way, and of what kind, to judge by the newest."""
         in_flight = self.traffic.in_flight
         if len(in_flight) <= FEW_COMMANDS:
-            return False
-        return next(reversed(in_flight.values()))[3] <= SMALL_BYTES
+            return Crowd.NONE
+        small = next(reversed(in_flight.values()))[3] <= SMALL_BYTES
+        return Crowd.SMALL if small and len(in_flight) > 2 * FEW_COMMANDS else Crowd.LARGE
 
     def finish(self, reason: str) -> None:
         """End in good order: begin no more requests, answer those under way, then close."""
@@ -270,12 +284,21 @@ class Session:
 
     def _go_on(self) -> None:
         """Say what to wait for next; end if there is nothing."""
+        if (
+            self._flowing
+            and not self._requests_lane.out
+            and not self._replies_lane.out
+            and not self._stopping
+            and len(self.traffic.in_flight) < MAX_IN_FLIGHT
+        ):
+            return  # the usual case: both sides are read already
         if self._stopping and (self._link_closed or self._idle) and not self._replies_lane.out:
             self._end()
             return
         self._resume_requests()
         self._want(self.client, self._client_interest())
         self._want(self.link, self._link_interest())
+        self._flowing = self._interest[self.client] == self._interest[self.link] == READ
 
     def _resume_requests(self) -> None:
         """Take up requests that were left in the buffer because too many were under way."""
@@ -291,7 +314,7 @@ class Session:
         if self._stopping:  # only what is half sent
             return not self._requests.between_messages
         waiting = len(self._replies.waiting) + len(self._replies_lane.out)
-        return len(self.traffic.in_flight) < MAX_ANSWERS and waiting < MAX_ANSWERS
+        return len(self.traffic.in_flight) < MAX_IN_FLIGHT and waiting < MAX_ANSWERS
 
     def _client_interest(self) -> int:
         if self._client_gone:

@@ -319,9 +319,9 @@ class StructuredReplies(Replies):
                     entry is not None
                     and entry[1] & 0xFFFF not in _HAS_DATA
                     and not entry[1] & PIECE
+                    and ours not in partial
                 ):
                     del in_flight[ours]
-                    partial.pop(ours, None)
                     pack_cookie(buffer, pos + COOKIE_AT, entry[0])
                     pos += 16
                     continue
@@ -353,6 +353,8 @@ class StructuredReplies(Replies):
         if not error and entry[1] & 0xFFFF in _HAS_DATA:
             command = name_of(Cmd, entry[1] & 0xFFFF)
             raise WireError(f"a simple reply to {command} where structured replies were agreed")
+        if not error and ours in self.traffic.partial:
+            raise WireError("a simple reply that says success, behind an error chunk")
         # A simple *error* to a READ is as wrong; but we stay in step, and nbd-server 3.25 and later
         # do it (Q-N2, Q-N3).
         self._settle_simple(ours, entry, error, out)
