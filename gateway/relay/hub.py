@@ -3,11 +3,11 @@
 Why not two Trio tasks a session? Waking a task costs more than relaying a request does; measured, the hub
 carries twice the requests at depth 1 and keeps sessions from starving each other (docs/performance.md).
 
-The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll itself, which at
-depth 1 answers twice as fast as being woken, and goes back to Trio when nothing has come for `QUIET_SECONDS`, or
-for a moment after `TURN_SECONDS`, so that everything else (accepting, negotiating, timers, signals) is held up no
-longer than that. Where many commands are under way it waits in the kernel instead: with two cores, polling would
-take the time from the peers that it waits for.
+The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll
+itself, which at depth 1 answers twice as fast as being woken, and goes back to Trio when nothing has come
+for `QUIET_SECONDS`, or for a moment after `TURN_SECONDS`, so that everything else (accepting,
+negotiating, timers, signals) is held up no longer than that. Where many commands are under way it waits
+in the kernel instead: with two cores, polling would take the time from the peers that it waits for.
 """
 
 from __future__ import annotations

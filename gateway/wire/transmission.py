@@ -156,7 +156,7 @@ def decode_error_chunk(kind: int, payload: bytes) -> ErrorChunk:
 
 def decode_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
     """Take the payload of a BLOCK_STATUS chunk: the context's id, and extents as (length in bytes,
-    status flags). There is at least one extent, and none is empty.
+    status flags). There is at least one; an empty one is for the caller to judge.
     """
     body = len(payload) - CONTEXT_ID.size
     if body < EXTENT.size or body % EXTENT.size:

@@ -4,18 +4,26 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server, make_server
+from gateway.embedded import (
+    PERSONALITIES,
+    DiskError,
+    MemoryDisk,
+    Personality,
+    Server,
+    make_server,
+)
 from gateway.embedded.disk import BLOCK_BYTES, Data
 from gateway.embedded.personality import EXPORT_NAME_ONLY, WITHOUT_STRUCTURED_REPLIES
 from gateway.embedded.session import MAX_IN_FLIGHT
 from gateway.protocol.client import Style
-from gateway.uri import Legacy, Memory
+from gateway.uri import File, Legacy, Memory
 from gateway.wire import handshake, transmission
 from gateway.wire.constants import (
     Chunk,
@@ -601,3 +609,31 @@ async def test_make_server() -> None:
             export = (await client.go()).export
             assert export is not None
             assert export.size == SIZE
+
+
+async def test_make_server_of_a_file(workdir: Path) -> None:
+    path = workdir / "disk.img"
+    path.write_bytes(b"content!")
+    async with connected(make_server(File(path))) as client:
+        await client.go()
+        assert await client.read(0, 8) == b"content!"
+        assert await client.error(Cmd.WRITE, 1, data=b"O", flags=CmdFlag.FUA) == 0
+    assert path.read_bytes() == b"cOntent!"
+
+
+async def test_make_server_of_what_is_not_there(workdir: Path) -> None:
+    with pytest.raises(DiskError, match="No such file"):
+        make_server(File(workdir / "nothing"))
+    with pytest.raises(DiskError, match=r"no server 'qemu-0\.1' to imitate, only plain, qemu-3\.0"):
+        make_server(Legacy("qemu-0.1"))
+
+
+async def test_several_contexts_of_several_exports_are_kept_apart() -> None:
+    server = Server({"a": MemoryDisk(SIZE), "b": MemoryDisk(SIZE)})
+    async with connected(server) as client:
+        await client.structured()
+        client.negotiation.ask_contexts("a", ["base:allocation"], select=True)
+        await client.answered()
+        client.negotiation.go("b", ())  # the selection was for another export
+        await client.answered()
+        assert await client.error(Cmd.BLOCK_STATUS, 0, 512) == Errno.EINVAL

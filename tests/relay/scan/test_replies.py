@@ -1,0 +1,737 @@
+"""The three reply scanners: the same meaning, however the upstream's bytes are cut; nothing false."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.relay.scan.replies import (
+    Replies,
+    SimpleReplies,
+    StructuredReplies,
+    WrappedReplies,
+    mended_extents,
+    reply_scan,
+)
+from gateway.relay.scan.requests import RequestScan
+from gateway.relay.scan.traffic import Partial, Traffic
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.errors import WireError
+from tests.relay.scan import peers
+from tests.relay.scan.peers import SIZE, Client, Feeder, Reply, Request, content, pieces_of
+
+MIB = 2**20
+FRAMINGS = {
+    SimpleReplies: (False, False),
+    WrappedReplies: (True, False),
+    StructuredReplies: (True, True),
+}
+framings = pytest.mark.parametrize("kind", list(FRAMINGS), ids=lambda kind: kind.__name__)
+
+
+class Session:
+    """A session whose requests have gone upstream; feed it with what the upstream answers."""
+
+    def __init__(self, kind: type[Replies], asked: Sequence[Request]) -> None:
+        client, link = FRAMINGS[kind]
+        self.traffic: Traffic = peers.traffic(client_structured=client, link_structured=link)
+        feeder = Feeder(RequestScan(self.traffic))
+        feeder.feed(b"".join(request.bytes for request in asked))
+        self.upstream = peers.read_requests(bytes(feeder.sent))
+        self.scan = reply_scan(self.traffic)
+        assert type(self.scan) is kind
+        self.feeder = Feeder(self.scan)
+        self.client = Client(asked, structured=client)
+
+    def feed(self, *pieces: bytes) -> None:
+        self.feeder.feed_all(pieces)
+
+    def replies(self) -> list[Reply]:
+        """What the client has been told; nothing may be left half told."""
+        found = self.client.read(bytes(self.feeder.sent))
+        self.feeder.sent.clear()
+        assert not self.client.cut_off
+        return found
+
+    def further(self) -> Request:
+        """The one request that came of a reply."""
+        [request] = peers.read_requests(b"".join(self.scan.requests))
+        self.scan.requests.clear()
+        return request
+
+
+# --- Traffic that is right, with what it means
+
+
+def asked_of(draw: st.DrawFn, structured: bool) -> list[Request]:
+    kinds = [Cmd.READ, Cmd.READ, Cmd.WRITE, Cmd.FLUSH, Cmd.TRIM, Cmd.CACHE, Cmd.WRITE_ZEROES]
+    if structured:
+        kinds.append(Cmd.BLOCK_STATUS)
+    asked = []
+    for cookie in range(100, 100 + draw(st.integers(1, 6))):
+        command = draw(st.sampled_from(kinds))
+        offset = 0 if command is Cmd.FLUSH else draw(st.integers(0, 5000))
+        length = 0 if command is Cmd.FLUSH else draw(st.integers(1, 60))
+        data = bytes(length) if command is Cmd.WRITE else b""
+        asked.append(Request(command, 0, cookie, offset, length, data))
+    return asked
+
+
+ERRORS = {1: 1, 5: 5, 12: 12, 22: 22, 28: 28, 108: 108, 30: 1, 122: 28, 13: 1, 27: 28}
+errors = st.sampled_from(sorted(ERRORS))
+
+
+@st.composite
+def simple_traffic(draw: st.DrawFn) -> tuple[list[Request], bytes, list[Reply]]:
+    asked = asked_of(draw, False)
+    sent, meant = b"", []
+    for number in draw(st.permutations(range(len(asked)))):
+        request = asked[number]
+        error = draw(st.one_of(st.just(0), errors))
+        read = request.command == Cmd.READ and not error
+        data = content(request.offset, request.length) if read else b""
+        sent += peers.simple(number + 1, error, data)
+        meant.append(Reply(request.cookie, ERRORS.get(error, 0), data))
+    return asked, sent, meant
+
+
+def read_chunks(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[bytes], Reply]:
+    cuts = draw(st.lists(st.integers(1, request.length), max_size=4))
+    bounds = sorted({0, request.length, *cuts})
+    chunks: list[bytes] = []
+    data, error = bytearray(request.length), 0
+    ranges = draw(st.permutations(list(zip(bounds, bounds[1:], strict=False))))
+    for start, end in ranges:
+        at = request.offset + start
+        match draw(st.sampled_from(["data", "data", "data", "hole", "error"])):
+            case "data":
+                data[start:end] = content(at, end - start)
+                chunks.append(peers.data_chunk(ours, at, content(at, end - start)))
+            case "hole":
+                chunks.append(peers.hole_chunk(ours, at, end - start))
+            case _:
+                number = draw(errors)
+                error = error or ERRORS[number]
+                offset = draw(st.sampled_from([None, at]))
+                chunks.append(peers.error_chunk(ours, number, "bad sector é", offset))
+    return chunks, Reply(request.cookie, error, b"" if error else bytes(data))
+
+
+def chunks_for(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[bytes], Reply]:
+    if request.command == Cmd.READ:
+        chunks, reply = read_chunks(draw, ours, request)
+    elif request.command == Cmd.BLOCK_STATUS:
+        status = {5: [(request.length, 3)], 6: [(request.length + 9, 1)]}
+        chunks = [
+            peers.status_chunk(ours, 70, [(0, 1), (request.length, 3)]),
+            peers.status_chunk(ours, 71, [(request.length + 9, 1), (512, 2)]),
+        ]
+        reply = Reply(request.cookie, 0, b"", status)
+    else:
+        reply = Reply(request.cookie)
+        if draw(st.booleans()):
+            return [peers.simple(ours)], reply
+        chunks = []
+    if draw(st.integers(0, 5)) == 0:
+        number = draw(errors)
+        chunks.append(peers.error_chunk(ours, number, "at last", done=True))
+        reply.error = reply.error or ERRORS[number]
+        reply.data = b""
+    elif chunks and draw(st.booleans()):  # DONE in the last chunk, as nbdkit has it
+        last = bytearray(chunks[-1])
+        last[5] = 1
+        chunks[-1] = bytes(last)
+    else:
+        chunks.append(peers.none(ours))
+    return chunks, reply
+
+
+@st.composite
+def structured_traffic(draw: st.DrawFn) -> tuple[list[Request], bytes, list[Reply]]:
+    """Replies of several chunks, interleaved."""
+    asked = asked_of(draw, True)
+    left = []
+    for number, request in enumerate(asked):
+        left.append(chunks_for(draw, number + 1, request))
+    sent, meant = b"", []
+    while left:
+        pick = draw(st.integers(0, len(left) - 1))
+        chunks, reply = left[pick]
+        sent += chunks.pop(0)
+        if not chunks:
+            meant.append(reply)
+            del left[pick]
+    return asked, sent, meant
+
+
+def check_cuts(
+    kind: type[Replies], told: tuple[list[Request], bytes, list[Reply]], cuts: Sequence[int]
+) -> None:
+    asked, sent, meant = told
+    for at in (cuts, (), range(len(sent))):
+        session = Session(kind, asked)
+        session.feed(*pieces_of(sent, at))
+        assert session.replies() == meant
+        assert session.scan.between_messages
+        assert not session.traffic.in_flight
+        assert not session.traffic.partial
+        assert not session.feeder.held
+        assert session.scan.fail("over") == []
+
+
+cut_lists = st.lists(st.integers(0, 800), max_size=20)
+
+
+@settings(deadline=None)
+@given(simple_traffic(), cut_lists)
+def test_simple_cuts_make_no_difference(
+    told: tuple[list[Request], bytes, list[Reply]], cuts: list[int]
+) -> None:
+    check_cuts(SimpleReplies, told, cuts)
+
+
+@settings(deadline=None)
+@given(simple_traffic(), cut_lists)
+def test_wrapped_cuts_make_no_difference(
+    told: tuple[list[Request], bytes, list[Reply]], cuts: list[int]
+) -> None:
+    check_cuts(WrappedReplies, told, cuts)
+
+
+@settings(deadline=None)
+@given(structured_traffic(), cut_lists)
+def test_structured_cuts_make_no_difference(
+    told: tuple[list[Request], bytes, list[Reply]], cuts: list[int]
+) -> None:
+    check_cuts(StructuredReplies, told, cuts)
+
+
+# --- The upstream dies
+
+READ_A = Request(Cmd.READ, 0, 100, 64, 40)
+READ_B = Request(Cmd.READ, 0, 101, 4096, 25)
+FLUSH = Request(Cmd.FLUSH, 0, 102, 0, 0)
+STATUS = Request(Cmd.BLOCK_STATUS, 0, 103, 0, 512)
+ZEROES = Request(Cmd.WRITE_ZEROES, 0, 104, 0, 100 * MIB)
+DATA_A, DATA_B = content(64, 40), content(4096, 25)
+
+DYING = {
+    "simple": (
+        SimpleReplies,
+        peers.simple(1, 0, DATA_A) + peers.simple(3) + peers.simple(2, 0, DATA_B),
+    ),
+    "wrapped": (
+        WrappedReplies,
+        peers.simple(1, 0, DATA_A) + peers.simple(3) + peers.simple(2, 0, DATA_B),
+    ),
+    "one chunk, DONE": (
+        StructuredReplies,
+        peers.data_chunk(1, 64, DATA_A, done=True)
+        + peers.data_chunk(2, 4096, DATA_B, done=True)
+        + peers.simple(3),
+    ),
+    "chunks, NONE": (
+        StructuredReplies,
+        peers.data_chunk(1, 64, DATA_A[:10])
+        + peers.data_chunk(2, 4096, DATA_B)
+        + peers.data_chunk(1, 74, DATA_A[10:])
+        + peers.none(1)
+        + peers.none(3)
+        + peers.none(2),
+    ),
+    "chunks, DONE": (
+        StructuredReplies,
+        peers.data_chunk(1, 74, DATA_A[10:])
+        + peers.error_chunk(2, 5, "sector", 4100)
+        + peers.data_chunk(1, 64, DATA_A[:10], done=True)
+        + peers.data_chunk(2, 4096, DATA_B[:4], done=True),
+    ),
+    "a gap": (
+        StructuredReplies,
+        peers.data_chunk(1, 64, DATA_A[:39], done=True)
+        + peers.data_chunk(2, 4096, DATA_B[:-1])
+        + peers.none(2),
+    ),
+}
+
+
+@pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
+@pytest.mark.parametrize(("kind", "sent"), DYING.values(), ids=DYING.keys())
+def test_upstream_dies_anywhere(kind: type[Replies], sent: bytes, bytewise: bool) -> None:
+    asked = [READ_A, READ_B, FLUSH, ZEROES]
+    truth = {100: DATA_A, 101: DATA_B, 102: b"", 104: b""}
+    for cut in range(len(sent) + 1):
+        session = Session(kind, asked)
+        session.feed(*pieces_of(sent[:cut], range(cut) if bytewise else ()))
+        half_sent = not session.scan.between_messages
+        last = session.scan.fail("the link died")
+        if last is None:
+            # A simple reply with data has begun: the client's connection has to end.
+            assert kind is SimpleReplies
+            assert half_sent
+            session.client.read(bytes(session.feeder.sent))
+            assert session.client.cut_off
+            continue
+        for piece in last:
+            session.feeder.sent += piece
+        told = session.replies()
+        assert sorted(reply.cookie for reply in told) == [100, 101, 102, 104]
+        assert not session.client.open
+        for reply in told:
+            if not reply.error:
+                assert reply.data == truth[reply.cookie], f"at {cut}"
+            else:
+                assert reply.error == Errno.EIO
+        assert next(reply.error for reply in told if reply.cookie == 104)
+        assert not session.traffic.in_flight
+        assert not session.traffic.pieces
+        assert not session.traffic.partial
+
+
+def test_dying_in_a_long_read_pads_all_of_it() -> None:
+    long = Request(Cmd.READ, 0, 1, 0, 600 * 1024)
+    for kind, head in [
+        (WrappedReplies, peers.simple(1, 0, b"abc")),
+        (StructuredReplies, peers.data_chunk(1, 0, bytes(long.length), done=True)[:31]),
+    ]:
+        session = Session(kind, [long])
+        session.feed(head)
+        last = session.scan.fail("gone")
+        assert last is not None
+        for piece in last:
+            session.feeder.sent += piece
+        assert session.replies() == [Reply(1, Errno.EIO)]
+
+
+@framings
+def test_own_replies_wait_for_the_end_of_data(kind: type[Replies]) -> None:
+    structured = kind is not SimpleReplies
+    session = Session(kind, [READ_A, READ_B])
+    session.client.under_way[7] = Request(Cmd.WRITE, 0, 7, 0, 1, b"x")
+    own = session.traffic.failure(7, Errno.ENOSPC, "full")
+    head = peers.data_chunk(1, 64, DATA_A, done=True) if kind is StructuredReplies else b""
+    sent = head or peers.simple(1, 0, DATA_A)
+    session.feed(sent[:40])
+    session.scan.interject(own, out := [])
+    assert not out
+    session.feed(sent[40:])
+    session.scan.interject(own, out)
+    assert out == [own]
+    session.feed(peers.simple(2, 5))
+    assert session.replies() == [Reply(100, 0, DATA_A), Reply(7, 28), Reply(101, 5)]
+    assert session.client.structured is structured
+
+
+@framings
+def test_own_replies_that_wait_are_sent_when_the_link_dies(kind: type[Replies]) -> None:
+    session = Session(kind, [READ_A])
+    session.client.under_way[7] = Request(Cmd.WRITE, 0, 7, 0, 1, b"x")
+    head = peers.data_chunk(1, 64, DATA_A, done=True) if kind is StructuredReplies else b""
+    session.feed((head or peers.simple(1, 0, DATA_A))[:40])
+    session.scan.interject(session.traffic.failure(7, Errno.ENOSPC), [])
+    last = session.scan.fail("gone")
+    if kind is SimpleReplies:
+        assert last is None
+        return
+    assert last is not None
+    for piece in last:
+        session.feeder.sent += piece
+    assert session.replies() == [Reply(100, 5), Reply(7, 28)]
+
+
+# --- Replies that are not whole
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        peers.none(1),
+        peers.data_chunk(1, 64, DATA_A[:39], done=True),
+        peers.data_chunk(1, 65, DATA_A[1:], done=True),
+        peers.data_chunk(1, 65, DATA_A[1:]) + peers.none(1),
+        peers.data_chunk(1, 64, DATA_A[:5]) + peers.hole_chunk(1, 70, 34, done=True),
+        peers.hole_chunk(1, 64, 39, done=True),
+        peers.hole_chunk(1, 65, 39) + peers.none(1),
+    ],
+)
+def test_done_over_a_gap_is_an_error(sent: bytes) -> None:
+    for cuts in ((), range(len(sent))):
+        session = Session(StructuredReplies, [READ_A])
+        session.feed(*pieces_of(sent, cuts))
+        assert session.replies() == [Reply(100, Errno.EIO)]
+        assert not session.traffic.in_flight
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        peers.none(1),
+        peers.status_chunk(1, 70, [(512, 0)], done=True),
+        peers.status_chunk(1, 71, [(512, 0)]) + peers.none(1),
+        peers.status_chunk(1, 70, [(512, 0)]) + peers.status_chunk(1, 9, [(512, 0)], done=True),
+        peers.status_chunk(1, 70, [(512, 0)]) + peers.status_chunk(1, 71, [(0, 0)], done=True),
+    ],
+)
+def test_done_before_every_context_is_an_error(sent: bytes) -> None:
+    for cuts in ((), range(len(sent))):
+        session = Session(StructuredReplies, [STATUS])
+        session.feed(*pieces_of(sent, cuts))
+        [reply] = session.replies()
+        assert reply.error == Errno.EIO
+
+
+def test_surplus_contexts_are_dropped() -> None:
+    session = Session(StructuredReplies, [STATUS])
+    session.feed(
+        b"".join(peers.status_chunk(1, context, [(512, 0)]) for context in (9, 70, 71))
+        + peers.none(1)
+    )
+    assert session.replies() == [Reply(103, 0, b"", {5: [(512, 0)], 6: [(512, 0)]})]
+
+
+# --- Replies that are wrong
+
+ALL_ASKED = [READ_A, Request(Cmd.WRITE, 0, 101, 0, 5, b"12345"), STATUS, ZEROES]
+
+MALFORMED = {
+    "simple: unknown cookie": (SimpleReplies, peers.simple(9)),
+    "simple: cookie 0": (SimpleReplies, peers.simple(0)),
+    "simple: client's cookie": (SimpleReplies, peers.simple(100)),
+    "simple: unknown cookie with an error": (SimpleReplies, peers.simple(9, 5)),
+    "simple: wrong magic": (SimpleReplies, bytes(16)),
+    "simple: structured": (SimpleReplies, peers.data_chunk(1, 64, DATA_A, done=True)),
+    "simple: answered twice": (SimpleReplies, peers.simple(2) * 2),
+    "wrapped: unknown cookie": (WrappedReplies, peers.simple(9)),
+    "wrapped: wrong magic": (WrappedReplies, bytes(16)),
+    "wrapped: structured": (WrappedReplies, peers.none(1)),
+    "wrapped: answered twice": (WrappedReplies, peers.simple(1, 0, DATA_A) * 2),
+    "wrong magic": (StructuredReplies, bytes(28)),
+    "wrong magic, 16 bytes": (StructuredReplies, bytes(16)),
+    "request magic": (StructuredReplies, READ_A.bytes),
+    "extended reply": (StructuredReplies, b"\x6e\x8a\x27\x8c" + peers.none(1)[4:]),
+    "unknown cookie": (StructuredReplies, peers.none(9)),
+    "unknown cookie, data": (StructuredReplies, peers.data_chunk(9, 64, DATA_A, done=True)),
+    "unknown cookie, simple": (StructuredReplies, peers.simple(9)),
+    "unknown cookie, simple error": (StructuredReplies, peers.simple(9, 5)),
+    "unknown cookie, error": (StructuredReplies, peers.error_chunk(9, 5, done=True)),
+    "client's cookie": (StructuredReplies, peers.none(100)),
+    "answered twice": (StructuredReplies, peers.data_chunk(1, 64, DATA_A, done=True) * 2),
+    "simple success to READ": (StructuredReplies, peers.simple(1, 0, DATA_A)),
+    "simple success to BLOCK_STATUS": (StructuredReplies, peers.simple(3)),
+    "simple success after an error": (
+        StructuredReplies,
+        peers.error_chunk(2, 5) + peers.simple(2),
+    ),
+    "data before the range": (StructuredReplies, peers.data_chunk(1, 63, DATA_A, done=True)),
+    "data behind the range": (StructuredReplies, peers.data_chunk(1, 65, DATA_A, done=True)),
+    "data far behind": (StructuredReplies, peers.data_chunk(1, 2**64 - 4, DATA_A)),
+    "data too long": (StructuredReplies, peers.data_chunk(1, 64, DATA_A + b"x", done=True)),
+    "data too long, head only": (
+        StructuredReplies,
+        peers.data_chunk(1, 64, DATA_A + b"x", done=True)[:28],
+    ),
+    "data of no bytes": (StructuredReplies, peers.data_chunk(1, 64, b"") + bytes(20)),
+    "data without its offset": (StructuredReplies, peers.chunk(1, 1, bytes(7)) + bytes(20)),
+    "data twice": (StructuredReplies, peers.data_chunk(1, 64, DATA_A[:9]) * 2),
+    "data twice, whole": (
+        StructuredReplies,
+        peers.data_chunk(1, 64, DATA_A[:9]) + peers.data_chunk(1, 64, DATA_A, done=True),
+    ),
+    "overlap": (
+        StructuredReplies,
+        peers.data_chunk(1, 84, DATA_A[20:]) + peers.data_chunk(1, 64, DATA_A[:21]),
+    ),
+    "overlap of hole and data": (
+        StructuredReplies,
+        peers.data_chunk(1, 64, DATA_A[:9]) + peers.hole_chunk(1, 72, 4),
+    ),
+    "data to WRITE": (StructuredReplies, peers.data_chunk(2, 0, b"12345", done=True)),
+    "data to BLOCK_STATUS": (StructuredReplies, peers.data_chunk(3, 0, bytes(512), done=True)),
+    "data to a piece": (StructuredReplies, peers.data_chunk(4, 0, bytes(9))),
+    "hole to WRITE": (StructuredReplies, peers.hole_chunk(2, 0, 5)),
+    "hole of no bytes": (StructuredReplies, peers.hole_chunk(1, 64, 0)),
+    "hole behind the range": (StructuredReplies, peers.hole_chunk(1, 64, 41)),
+    "hole before the range": (StructuredReplies, peers.hole_chunk(1, 0, 41)),
+    "hole of wrong size": (StructuredReplies, peers.chunk(2, 1, bytes(13))),
+    "NONE without DONE": (StructuredReplies, peers.chunk(0, 1)),
+    "NONE with a payload": (StructuredReplies, peers.chunk(0, 1, b"x", done=True)),
+    "status to READ": (StructuredReplies, peers.status_chunk(1, 70, [(40, 0)])),
+    "status to a piece": (StructuredReplies, peers.status_chunk(4, 70, [(40, 0)])),
+    "status without extents": (StructuredReplies, peers.status_chunk(3, 70, [])),
+    "status of odd length": (StructuredReplies, peers.chunk(5, 3, bytes(13))),
+    "status too short": (StructuredReplies, peers.chunk(5, 3, bytes(3))),
+    "status twice": (StructuredReplies, peers.status_chunk(3, 70, [(512, 0)]) * 2),
+    "status twice, surplus": (StructuredReplies, peers.status_chunk(3, 9, [(512, 0)]) * 2),
+    "status announced too long": (
+        StructuredReplies,
+        b"\x66\x8e\x33\xef\0\0\0\5" + (3).to_bytes(8) + (8 * 2**20 + 12).to_bytes(4),
+    ),
+    "extended status": (StructuredReplies, peers.chunk(6, 3, bytes(24))),
+    "unknown chunk": (StructuredReplies, peers.chunk(3, 1)),
+    "error 0": (StructuredReplies, peers.error_chunk(1, 0)),
+    "error too short": (StructuredReplies, peers.chunk(0x8001, 1, bytes(5))),
+    "error text too long": (StructuredReplies, peers.chunk(0x8001, 1, b"\0\0\0\5\0\2x")),
+    "error text too short": (StructuredReplies, peers.chunk(0x8001, 1, b"\0\0\0\5\0\2xyz")),
+    "error without its offset": (StructuredReplies, peers.chunk(0x8002, 1, b"\0\0\0\5\0\2xy")),
+    "error before the range": (StructuredReplies, peers.error_chunk(1, 5, "", 63)),
+    "error behind the range": (StructuredReplies, peers.error_chunk(1, 5, "", 104)),
+    "error announced too long": (
+        StructuredReplies,
+        b"\x66\x8e\x33\xef\0\0\x80\1" + (1).to_bytes(8) + (4096 + 15).to_bytes(4),
+    ),
+    "error without DONE to a piece": (StructuredReplies, peers.error_chunk(4, 5)),
+}
+
+
+@pytest.mark.parametrize(("kind", "sent"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_replies(kind: type[Replies], sent: bytes) -> None:
+    """The link ends; every command is told an error or was answered before; what is out is whole."""
+    asked = [r for r in ALL_ASKED if kind is StructuredReplies or r.command != Cmd.BLOCK_STATUS]
+    for cuts in ((), range(len(sent))):
+        session = Session(kind, asked)
+        with pytest.raises(WireError):
+            session.feed(*pieces_of(sent, cuts))
+        last = session.scan.fail("nonsense")
+        assert last is not None
+        for piece in last:
+            session.feeder.sent += piece
+        told = session.replies()
+        assert {reply.cookie for reply in told} == {request.cookie for request in asked}
+
+
+def test_longest_error_chunk_is_taken() -> None:
+    session = Session(StructuredReplies, [READ_A])
+    session.feed(peers.error_chunk(1, 5, "é" * 2048, 64, done=True))
+    assert session.replies() == [Reply(100, 5)]
+
+
+@pytest.mark.parametrize("kind", [0x8001, 0x8002, 0x8003, 0xFFFF])
+def test_unknown_error_chunks_are_errors(kind: int) -> None:
+    session = Session(StructuredReplies, [READ_A])
+    tail = (64).to_bytes(8) if kind != 0x8001 else b""
+    session.feed(peers.chunk(kind, 1, b"\0\0\0\x1c\0\1x" + tail, done=True))
+    assert session.replies() == [Reply(100, 28)]
+
+
+def test_simple_error_to_read_over_structured() -> None:
+    session = Session(StructuredReplies, [READ_A, STATUS])
+    session.feed(peers.data_chunk(1, 64, DATA_A[:4]) + peers.simple(1, 5) + peers.simple(2, 22))
+    assert session.replies() == [Reply(100, 5), Reply(103, 22)]
+
+
+# --- WRITE_ZEROES in pieces
+
+PIECE = 32 * MIB
+
+
+def answer(kind: type[Replies], ours: int, error: int, how: str) -> bytes:
+    if how == "simple" or kind is not StructuredReplies:
+        return peers.simple(ours, error)
+    return peers.error_chunk(ours, error, "why", done=True) if error else peers.none(ours)
+
+
+hows = pytest.mark.parametrize("how", ["simple", "chunk"])
+
+
+@framings
+@hows
+@pytest.mark.parametrize("flags", [0, CmdFlag.FUA | CmdFlag.NO_HOLE, CmdFlag.FAST_ZERO])
+def test_long_write_zeroes_goes_in_pieces(kind: type[Replies], how: str, flags: int) -> None:
+    offset = 512
+    session = Session(kind, [Request(Cmd.WRITE_ZEROES, flags, 9, offset, 100 * MIB)])
+    [piece] = session.upstream
+    for number in range(4):
+        length = PIECE if number < 3 else 4 * MIB
+        at = offset + number * PIECE
+        assert piece == Request(Cmd.WRITE_ZEROES, flags, number + 1, at, length)
+        assert session.replies() == []
+        assert len(session.traffic.in_flight) == 1
+        session.feed(answer(kind, piece.cookie, 0, how))
+        if number < 3:
+            piece = session.further()
+    assert session.replies() == [Reply(9)]
+    assert not session.scan.requests
+    assert not session.traffic.in_flight
+    assert not session.traffic.pieces
+
+
+def test_a_write_zeroes_of_one_piece_goes_as_it_is() -> None:
+    session = Session(SimpleReplies, [Request(Cmd.WRITE_ZEROES, 0, 9, 0, PIECE)])
+    assert session.upstream == [Request(Cmd.WRITE_ZEROES, 0, 1, 0, PIECE)]
+    assert not session.traffic.pieces
+
+
+@framings
+@hows
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_an_error_in_a_piece_ends_the_command(kind: type[Replies], how: str, before: int) -> None:
+    session = Session(kind, [ZEROES])
+    [piece] = session.upstream
+    for _ in range(before):
+        session.feed(answer(kind, piece.cookie, 0, how))
+        piece = session.further()
+    session.feed(answer(kind, piece.cookie, 28, how))
+    assert session.replies() == [Reply(104, 28)]
+    assert not session.scan.requests
+    assert not session.traffic.in_flight
+    assert not session.traffic.pieces
+
+
+@framings
+@hows
+def test_fast_zero_refused_at_once(kind: type[Replies], how: str) -> None:
+    fast = Request(Cmd.WRITE_ZEROES, CmdFlag.FAST_ZERO, 9, 0, 100 * MIB)
+    session = Session(kind, [fast])
+    session.feed(answer(kind, 1, 95, how))
+    assert session.replies() == [Reply(9, 95)]
+    assert not session.scan.requests
+    assert not session.traffic.in_flight
+
+
+@framings
+@hows
+def test_fast_zero_refused_later_goes_on_slowly(kind: type[Replies], how: str) -> None:
+    flags = CmdFlag.FAST_ZERO | CmdFlag.FUA
+    session = Session(kind, [Request(Cmd.WRITE_ZEROES, flags, 9, 0, 70 * MIB)])
+    session.feed(answer(kind, 1, 0, how))
+    second = session.further()
+    assert second.flags == flags
+    session.feed(answer(kind, second.cookie, 95, how))
+    again = session.further()
+    assert again == Request(Cmd.WRITE_ZEROES, CmdFlag.FUA, 3, PIECE, PIECE)
+    session.feed(answer(kind, again.cookie, 0, how))
+    last = session.further()
+    assert last == Request(Cmd.WRITE_ZEROES, CmdFlag.FUA, 4, 2 * PIECE, 6 * MIB)
+    assert session.replies() == []
+    session.feed(answer(kind, last.cookie, 0, how))
+    assert session.replies() == [Reply(9)]
+
+
+@framings
+def test_enotsup_without_fast_zero_is_einval(kind: type[Replies]) -> None:
+    session = Session(kind, [ZEROES])
+    session.feed(answer(kind, 1, 0, "simple"))
+    session.feed(answer(kind, session.further().cookie, 95, "simple"))
+    assert session.replies() == [Reply(104, Errno.EINVAL)]
+
+
+@framings
+@pytest.mark.parametrize("answers", [0, 1, 2])
+def test_the_link_dies_between_pieces(kind: type[Replies], answers: int) -> None:
+    session = Session(kind, [ZEROES])
+    ours = 1
+    for _ in range(answers):
+        session.feed(answer(kind, ours, 0, "simple"))
+        ours = session.further().cookie
+    last = session.scan.fail("gone")
+    assert last is not None
+    session.feeder.sent += b"".join(last)
+    assert session.replies() == [Reply(104, Errno.EIO)]
+    assert not session.traffic.pieces
+
+
+# --- Client cookies that are not unique
+
+
+@framings
+def test_each_reply_comes_back_to_its_own_command(kind: type[Replies]) -> None:
+    client, link = FRAMINGS[kind]
+    session = peers.traffic(client_structured=client, link_structured=link)
+    Feeder(RequestScan(session)).feed(
+        Request(Cmd.READ, 0, 4, 0, 512).bytes + Request(Cmd.READ, 0, 4, 512, 10).bytes
+    )
+    feeder = Feeder(reply_scan(session))
+    if link:
+        feeder.feed(peers.data_chunk(2, 512, content(512, 10), done=True))
+    else:
+        feeder.feed(peers.simple(2, 0, content(512, 10)))
+    asked = Request(Cmd.READ, 0, 4, 512, 10)
+    told = Client([asked], structured=client).read(bytes(feeder.sent))
+    assert told == [Reply(4, 0, content(512, 10))]
+    assert list(session.in_flight.values()) == [(4, 0, 0, 512)]
+
+
+# --- Extents
+
+EXTENTS = [
+    # said, length, reach, one, mended
+    ([(512, 0)], 512, 4096, False, [(512, 0)]),
+    ([(0, 1), (512, 0)], 512, 4096, False, [(512, 0)]),
+    ([(256, 1), (0, 3), (256, 0)], 512, 4096, False, [(256, 1), (256, 0)]),
+    ([(9999, 1)], 512, 4096, False, [(4096, 1)]),  # cut at the end of the export
+    ([(256, 1), (9999, 0)], 512, 1024, False, [(256, 1), (768, 0)]),
+    ([(512, 1), (512, 0)], 512, 4096, False, [(512, 1)]),  # begins behind the range
+    ([(256, 1), (256, 0)], 1024, 4096, False, [(256, 1), (256, 0)]),  # short is legal
+    ([(4096, 1)], 512, 4096, True, [(512, 1)]),
+    ([(256, 1), (256, 0)], 512, 4096, True, [(256, 1)]),
+    ([(0, 1), (4096, 2)], 512, 4096, True, [(512, 2)]),
+    ([(0, 1)], 512, 4096, False, []),
+    ([(0xFFFFFFFF, 1), (1, 2)], 512, 600, False, [(600, 1)]),
+]
+
+
+@pytest.mark.parametrize(("said", "length", "reach", "one", "mended"), EXTENTS)
+def test_extents_are_mended(
+    said: list[tuple[int, int]],
+    length: int,
+    reach: int,
+    one: bool,
+    mended: list[tuple[int, int]],
+) -> None:
+    assert mended_extents(said, length, reach, one=one) == mended
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 3)), max_size=8),
+    st.integers(1, 1000),
+    st.integers(0, 1000),
+    st.booleans(),
+)
+def test_mended_extents_are_legal(
+    said: list[tuple[int, int]], length: int, beyond: int, one: bool
+) -> None:
+    mended = mended_extents(said, length, length + beyond, one=one)
+    sizes = [size for size, _ in mended]
+    assert all(sizes)
+    assert sum(sizes) <= (length if one else length + beyond)
+    assert sum(sizes[:-1]) < length
+    assert len(mended) <= (1 if one else len(said))
+    assert bool(mended) == any(size for size, _ in said)
+    states = [state for size, state in said for _ in range(size)]
+    assert [state for size, state in mended for _ in range(size)] == states[: sum(sizes)]
+
+
+def test_req_one_through_the_scanner() -> None:
+    session = Session(
+        StructuredReplies, [Request(Cmd.BLOCK_STATUS, CmdFlag.REQ_ONE, 1, SIZE - 512, 256)]
+    )
+    extents = [(0, 1), (1024, 2), (8, 0)]
+    session.feed(peers.status_chunk(1, 70, extents) + peers.status_chunk(1, 71, extents, done=True))
+    assert session.replies() == [Reply(1, 0, b"", {5: [(256, 2)], 6: [(256, 2)]})]
+
+
+def test_extents_end_with_the_export() -> None:
+    session = Session(StructuredReplies, [Request(Cmd.BLOCK_STATUS, 0, 1, SIZE - 512, 256)])
+    session.feed(
+        peers.status_chunk(1, 70, [(1024, 2)]) + peers.status_chunk(1, 71, [(1, 1)], done=True)
+    )
+    assert session.replies() == [Reply(1, 0, b"", {5: [(512, 2)], 6: [(1, 1)]})]
+
+
+# --- Coverage
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=30))
+def test_coverage_against_a_set_of_bytes(ranges: list[tuple[int, int]]) -> None:
+    partial, seen = Partial(), set[int]()
+    for start, length in ranges:
+        fresh = set(range(start, start + length))
+        assert partial.cover(start, start + length) == (not fresh & seen)
+        if not fresh & seen:
+            seen |= fresh
+    assert {at for a, b in partial.covered for at in range(a, b)} == seen
+    assert partial.covered == sorted(partial.covered)
+    assert all(b < c for (_, b), (c, _) in zip(partial.covered, partial.covered[1:], strict=False))
