@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.config import Config, Listen, Upstream
+from gateway.config import Config, Upstream
 from gateway.net.dial import Command, dial
 from gateway.net.listen import Listener, ListenError, open_listener
 from gateway.quirks import catalogue
@@ -112,10 +112,14 @@ class _Run:
         self._service = service
         self._listeners = listeners
         self._options = options
-        self._clients = 0
+        self._clients = dict.fromkeys(listeners, 0)
         self._nobody_left = trio.Event()
         self._status = 0
         self._drain = trio.Event()
+
+    @property
+    def _client_count(self) -> int:
+        return sum(self._clients.values())
 
     async def until_the_end(self) -> int:
         """Serve; give the exit status."""
@@ -129,7 +133,7 @@ class _Run:
                     if self._options.run is not None:
                         doors.start_soon(self._run_command, self._options.run)
                     await self._drain.wait()
-                    self._service.log.info("shutting down", clients=self._clients)
+                    self._service.log.info("shutting down", clients=self._client_count)
                     for listener in self._listeners:
                         await listener.aclose()
                     self._service.drain()
@@ -143,10 +147,10 @@ class _Run:
         """Wait until all clients have gone, but no longer than the configuration says."""
         with trio.move_on_after(self._service.config.drain_seconds):
             with trio.move_on_after(NEGOTIATION_DRAIN_SECONDS):
-                while self._clients:
+                while self._client_count:
                     self._nobody_left = trio.Event()
                     await self._nobody_left.wait()
-            while self._clients and self._service.hub.sessions:
+            while self._client_count and self._service.hub.sessions:
                 self._nobody_left = trio.Event()
                 await self._nobody_left.wait()
 
@@ -160,17 +164,18 @@ class _Run:
     # --- Clients
 
     async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
-        handler = partial(self._client, listener.settings)
+        handler = partial(self._client, listener)
         # It ends when draining closes the listener under it.
         with suppress(trio.ClosedResourceError):
             await trio.serve_listeners(handler, listener.sockets, handler_nursery=clients)
 
-    async def _client(self, listen: Listen, stream: trio.SocketStream) -> None:
+    async def _client(self, listener: Listener, stream: trio.SocketStream) -> None:
         log = self._service.log
-        self._clients += 1
+        listen = listener.settings
+        self._clients[listener] += 1
         try:
             async with stream:
-                if self._clients > listen.max_connections:
+                if self._clients[listener] > listen.max_connections:
                     log.warning("client turned away", why=f"{listen.max_connections} are connected")
                 else:
                     await serve_client(self._service, listen, stream)
@@ -178,9 +183,9 @@ class _Run:
             # Our bug; it must not take the other clients with it.
             log.exception("client lost to an internal error")
         finally:
-            self._clients -= 1
+            self._clients[listener] -= 1
             self._nobody_left.set()
-            if self._clients == 0 and self._options.exit_after_last_client:
+            if self._client_count == 0 and self._options.exit_after_last_client:
                 self._drain.set()
 
     async def _run_command(self, command: str) -> None:

@@ -34,10 +34,11 @@ class Listener:
         self.sockets = sockets
 
     async def aclose(self) -> None:
-        """Close; the file of a Unix socket is removed."""
-        for listener in self.sockets:
+        """Close, once; the file of a Unix socket is removed (a second time, it might be another's)."""
+        sockets, self.sockets = self.sockets, []
+        for listener in sockets:
             await listener.aclose()
-        if self.uri.transport is Transport.UNIX:
+        if sockets and self.uri.transport is Transport.UNIX:
             assert self.uri.socket_path is not None
             with suppress(OSError):
                 Path(self.uri.socket_path).unlink()

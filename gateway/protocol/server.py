@@ -237,7 +237,7 @@ class ServerNegotiation:
 
     def _answered(self, kind: type[_E]) -> _E:
         asked = self._asked
-        if not isinstance(asked, kind):
+        if asked is None or not isinstance(asked, kind):
             raise Misuse(f"this does not answer {asked}")
         self._asked = None
         return asked
@@ -270,8 +270,9 @@ class ServerNegotiation:
         del self._received[: handshake.CLIENT_FLAGS.size]
         known = ClientFlag.FIXED_NEWSTYLE | ClientFlag.NO_ZEROES
         # "the server MUST close the connection if it does not recognise a flag"; and a client MUST NOT
-        # set what was not offered. Both fields use the same two bits.
-        if flags & ~(known & self._dialect.handshake_flags):
+        # set what was not offered. Both fields use the same two bits. (As int: `~` of an IntFlag has
+        # no bits but those with a name.)
+        if flags & ~int(known & self._dialect.handshake_flags):
             raise Hangup(
                 f"client flags {flags:#x} where at most {self._dialect.handshake_flags:#x} was offered"
             )

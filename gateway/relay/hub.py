@@ -110,6 +110,8 @@ class Hub:
             for descriptor in ready:
                 self._epoll.unregister(descriptor)
                 del self._ready[descriptor]
+        if session.bug is not None:
+            raise session.bug
         return session
 
     def finish(self, reason: str) -> None:

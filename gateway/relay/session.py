@@ -79,6 +79,7 @@ class Session:
         "_requests_lane",
         "_stopping",
         "_watch",
+        "bug",
         "client",
         "ended",
         "ending",
@@ -112,6 +113,8 @@ class Session:
         self._link_closed = False  # nothing comes from the link
         self.reason = ""
         """Why the session ends, for the log; empty if the client ended it in good order."""
+        self.bug: Exception | None = None
+        """What went wrong in here, if anything did."""
         self.linger = False
         """The client is still there and has to be told: close in a way that it can read what we sent."""
         self.ending = trio.Event()
@@ -125,7 +128,24 @@ class Session:
     # --- What the hub calls
 
     def client_ready(self, events: int) -> int:
-        """Go on after the client's socket has become ready; give the `crowd`."""
+        """Go on after the client's socket has become ready; give the `crowd`. Never raises."""
+        return self._step(self._client_ready, events)
+
+    def link_ready(self, events: int) -> int:
+        """Go on after the link's socket has become ready; give the `crowd`. Never raises."""
+        return self._step(self._link_ready, events)
+
+    def _step(self, step: Callable[[int], None], events: int) -> int:
+        try:
+            step(events)
+            self._go_on()
+        except Exception as error:
+            # Our bug; it must end no session but this one. Its owner raises it.
+            self.bug = error
+            self.close()
+        return self.crowd
+
+    def _client_ready(self, events: int) -> None:
         if events & GONE:
             events |= self._interest[self.client]  # reading or writing tells what is wrong
             if not self._interest[self.client]:
@@ -134,19 +154,14 @@ class Session:
             self._send_replies()
         if events & READ and not self._client_gone:
             self._guard_requests(self._requests_lane.receive)
-        self._go_on()
-        return self.crowd
 
-    def link_ready(self, events: int) -> int:
-        """Go on after the link's socket has become ready; give the `crowd`."""
+    def _link_ready(self, events: int) -> None:
         if events & GONE:
             events |= self._interest[self.link]
         if events & WRITE:
             self._send_requests()
         if events & READ and not self._link_closed:
             self._receive_replies()
-        self._go_on()
-        return self.crowd
 
     @property
     def crowd(self) -> int:

@@ -320,7 +320,10 @@ class _Line:
 
     def _open(self, answer: Answered) -> Link:
         export, dialect, quirks = self._judge(answer)
-        self._core.next_event()  # raises if anything came that nobody asked for
+        try:
+            self._core.next_event()  # raises if anything came that nobody asked for
+        except WireError as error:
+            raise _LostTheWay(str(error)) from None
         sock = plain_socket(self._talk.stream)
         self._opened = Link(sock, export, dialect, tuple(quirk.name for quirk in quirks))
         return self._opened
