@@ -218,6 +218,7 @@ class Client:
         return 16 + len(data)
 
     def _chunk(self, sent: bytes) -> int:
+        size: int
         if len(sent) < 20:
             return 0
         flags, kind, cookie, size = struct.unpack_from(">HHQI", sent, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -103,7 +104,7 @@ def read_chunks(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[byte
     bounds = sorted({0, request.length, *cuts})
     chunks: list[bytes] = []
     data, error = bytearray(request.length), 0
-    ranges = draw(st.permutations(list(zip(bounds, bounds[1:], strict=False))))
+    ranges: list[tuple[int, int]] = draw(st.permutations(list(pairwise(bounds))))
     for start, end in ranges:
         at = request.offset + start
         match draw(st.sampled_from(["data", "data", "data", "hole", "error"])):
@@ -121,6 +122,7 @@ def read_chunks(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[byte
 
 
 def chunks_for(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[bytes], Reply]:
+    chunks: list[bytes] = []
     if request.command == Cmd.READ:
         chunks, reply = read_chunks(draw, ours, request)
     elif request.command == Cmd.BLOCK_STATUS:
@@ -132,15 +134,14 @@ def chunks_for(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[bytes
         reply = Reply(request.cookie, 0, b"", status)
     else:
         reply = Reply(request.cookie)
-        if draw(st.booleans()):
+        if draw(st.integers(0, 1)):
             return [peers.simple(ours)], reply
-        chunks = []
     if draw(st.integers(0, 5)) == 0:
         number = draw(errors)
         chunks.append(peers.error_chunk(ours, number, "at last", done=True))
         reply.error = reply.error or ERRORS[number]
         reply.data = b""
-    elif chunks and draw(st.booleans()):  # DONE in the last chunk, as nbdkit has it
+    elif draw(st.booleans()) and chunks:  # DONE in the last chunk, as nbdkit has it
         last = bytearray(chunks[-1])
         last[5] = 1
         chunks[-1] = bytes(last)
@@ -315,7 +316,8 @@ def test_own_replies_wait_for_the_end_of_data(kind: type[Replies]) -> None:
     head = peers.data_chunk(1, 64, DATA_A, done=True) if kind is StructuredReplies else b""
     sent = head or peers.simple(1, 0, DATA_A)
     session.feed(sent[:40])
-    session.scan.interject(own, out := [])
+    out: list[memoryview | bytes] = []
+    session.scan.interject(own, out)
     assert not out
     session.feed(sent[40:])
     session.scan.interject(own, out)
@@ -734,4 +736,4 @@ def test_coverage_against_a_set_of_bytes(ranges: list[tuple[int, int]]) -> None:
             seen |= fresh
     assert {at for a, b in partial.covered for at in range(a, b)} == seen
     assert partial.covered == sorted(partial.covered)
-    assert all(b < c for (_, b), (c, _) in zip(partial.covered, partial.covered[1:], strict=False))
+    assert all(b < c for (_, b), (c, _) in pairwise(partial.covered))

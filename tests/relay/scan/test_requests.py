@@ -359,7 +359,8 @@ def test_a_write_that_has_begun_is_finished_while_stopped() -> None:
     feeder.feed(write[:60])
     assert not scan.between_messages
     scan.stopped = True
-    scan.interject(b"later", out := [])
+    out: list[memoryview | bytes] = []
+    scan.interject(b"later", out)
     assert not out
     feeder.feed(write[60:100])
     feeder.feed(write[100:] + write)

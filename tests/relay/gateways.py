@@ -1,0 +1,74 @@
+"""A gateway inside the test: real sockets, the real hub, an embedded server as upstream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+import trio
+
+from gateway.config import parse
+from gateway.embedded import Server
+from gateway.relay.client import Service, serve_client
+from gateway.relay.hub import Hub
+from gateway.upstream import server as upstream
+from tests.embedded.peers import Client, socket_pair
+
+CONFIG = """
+drain-seconds = {drain_seconds}
+[[listen]]
+uri = "nbd://127.0.0.1:0"
+handshake-seconds = {handshake_seconds}
+[upstream.main]
+uri = "nbd://127.0.0.1"
+"""
+
+
+@dataclass
+class Gateway:
+    service: Service
+    nursery: trio.Nursery
+
+    def client(self) -> Client:
+        """A new connection to the gateway."""
+        ours, theirs = socket_pair()
+        listen = self.service.config.listen[0]
+        self.nursery.start_soon(partial(serve_client, self.service, listen), theirs)
+        return Client(ours)
+
+
+@asynccontextmanager
+async def gateway_before(
+    server: Server | Callable[[], trio.SocketStream],
+    *,
+    drain_seconds: float = 5,
+    handshake_seconds: float = 5,
+    negotiate_seconds: float = 5,
+) -> AsyncIterator[Gateway]:
+    """A gateway before a server; when it ends, every client has to have been let go."""
+    async with trio.open_nursery() as servers, trio.open_nursery() as hubs:
+
+        async def connect() -> trio.SocketStream:
+            if not isinstance(server, Server):
+                return server()
+            ours, theirs = socket_pair()
+            servers.start_soon(server.serve, theirs)
+            return ours
+
+        config = parse(
+            CONFIG.format(drain_seconds=drain_seconds, handshake_seconds=handshake_seconds), "test"
+        )
+        log = structlog.wrap_logger(structlog.testing.CapturingLogger())
+        upstreams = {"main": upstream.Server("main", connect, negotiate_seconds=negotiate_seconds)}
+        service = Service(config, upstreams, Hub(), log)
+        hubs.start_soon(service.hub.run)
+        with trio.fail_after(30):
+            async with trio.open_nursery() as clients:
+                yield Gateway(service, clients)
+        assert not service.hub.sessions
+        assert not service.negotiations
+        hubs.cancel_scope.cancel()
+        servers.cancel_scope.cancel()

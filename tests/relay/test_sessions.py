@@ -1,0 +1,293 @@
+"""Sessions on real sockets: peers that cut, stall, lie, half-close and never read."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import trio
+
+from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
+from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
+from gateway.protocol.client import Refused
+from gateway.relay.lane import BUFFER_BYTES
+from gateway.wire import limits
+from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, Errno, Opt, Rep
+from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
+from gateway.wire.transmission import DISC, encode_request, encode_simple_reply, is_error
+from tests.embedded.peers import Client, socket_pair
+from tests.relay.gateways import Gateway, gateway_before
+
+PLAIN = PERSONALITIES["plain"]
+SIMPLE = replace(PLAIN, unsupported=PLAIN.unsupported | WITHOUT_STRUCTURED_REPLIES)
+SIZE = 8 * limits.MIB
+DATA = bytes(range(256)) * 16
+NO_FAULTS = Faults()
+
+
+def server(personality: Personality = PLAIN, faults: Faults = NO_FAULTS) -> Server:
+    return Server({"": MemoryDisk(SIZE)}, personality, faults=faults)
+
+
+async def answer(client: Client, cookie: int, length: int) -> tuple[int, bytes]:
+    """The error and the data of the next reply, in whichever framing it comes."""
+    head = await client.receive(16)
+    if int.from_bytes(head[:4]) == SIMPLE_REPLY_MAGIC:
+        assert int.from_bytes(head[8:]) == cookie
+        error = int.from_bytes(head[4:8])
+        return error, b"" if error else await client.receive(length)
+    data, error, done = bytearray(length), 0, False
+    while not done:
+        assert int.from_bytes(head[8:16]) == cookie
+        kind, done = int.from_bytes(head[6:8]), bool(head[5] & 1)
+        payload = await client.receive(int.from_bytes(await client.receive(4)))
+        if is_error(kind):
+            error = int.from_bytes(payload[:4])
+        elif kind == Chunk.OFFSET_DATA:
+            at = int.from_bytes(payload[:8]) % 4096
+            data[at : at + len(payload) - 8] = payload[8:]
+        if not done:
+            head = await client.receive(16)
+    return error, bytes(data)
+
+
+# --- The upstream drops the connection before, after and inside every message
+
+
+async def conversation(client: Client, *, structured: bool) -> bool:
+    """Write and read back; say whether both succeeded. Success has to be the truth."""
+    await client.greeting()
+    if structured:
+        client.negotiation.ask_structured_replies()
+        await client.answered()
+        client.negotiation.ask_contexts("", ["base:allocation"], select=True)
+        await client.event()  # the upstream may have none
+    client.negotiation.go("", [])
+    if isinstance(await client.event(), Refused):
+        return False
+    error, _ = await answer(client, await client.send(Cmd.WRITE, 4096, data=DATA), 0)
+    if error:
+        return False
+    error, data = await answer(client, await client.send(Cmd.READ, 4096, 4096), 4096)
+    assert error or data == DATA, "success with data that the disk does not have"
+    await client.stream.send_all(DISC)
+    return not error
+
+
+def cuts() -> Iterator[int]:
+    """Every byte of what is said beside the payload, and some of the payload."""
+    yield from range(520)
+    yield from range(520, 4600, 101)
+
+
+@pytest.mark.parametrize(
+    ("personality", "structured"),
+    [(PLAIN, True), (PLAIN, False), (SIMPLE, True)],
+    ids=["structured", "simple", "wrapped"],
+)
+async def test_no_cut_of_the_upstream_hangs_or_deceives_a_client(
+    personality: Personality, structured: bool
+) -> None:
+    outcomes = set()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for cut in (*cuts(), None):
+        async with gateway_before(server(personality, Faults(cut_after_bytes=cut))) as gateway:
+            client = gateway.client()
+            async with client.stream:
+                try:
+                    outcomes.add(await conversation(client, structured=structured))
+                except (EOFError, trio.BrokenResourceError):
+                    outcomes.add(False)
+    assert outcomes == {True, False}  # the conversation without a cut succeeds
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+
+
+# --- The upstream lies
+
+
+def unknown_cookie(request: Request, reply: list[bytes]) -> list[bytes]:
+    return [encode_simple_reply(request.cookie + 1000)]
+
+
+def no_magic(request: Request, reply: list[bytes]) -> list[bytes]:
+    return [b"\xff" * 32]
+
+
+@pytest.mark.parametrize("lie", [unknown_cookie, no_magic])
+async def test_a_lying_upstream_costs_its_own_client_alone(
+    lie: type[unknown_cookie],  # type: ignore[valid-type]
+) -> None:
+    connections = itertools.count()
+
+    def faults(_number: int) -> Faults:
+        return Faults(on_reply=lie) if next(connections) == 0 else NO_FAULTS
+
+    upstream = Server({"": MemoryDisk(SIZE)}, faults=faults)
+    async with gateway_before(upstream) as gateway:
+        victim, other = gateway.client(), gateway.client()
+        async with victim.stream, other.stream:
+            await victim.go("", structured=False)
+            await other.go("", structured=False)
+            first = await victim.send(Cmd.READ, 0, 512)
+            assert await answer(victim, first, 512) == (Errno.EIO, b"")
+            assert await victim.stream.receive_some() == b""
+            assert await answer(other, await other.send(Cmd.READ, 0, 512), 512) == (0, bytes(512))
+
+
+# --- How clients end
+
+
+async def test_disc_is_obeyed_after_what_is_under_way() -> None:
+    async with gateway_before(server()) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go("", structured=False)
+            cookies = [await client.send(Cmd.READ, 0, 65536) for _ in range(20)]
+            await client.stream.send_all(DISC)
+            for cookie in cookies:
+                assert await answer(client, cookie, 65536) == (0, bytes(65536))
+            assert await client.stream.receive_some() == b""
+
+
+async def test_a_client_that_half_closes_gets_its_replies() -> None:
+    async with gateway_before(server()) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go("", structured=False)
+            cookie = await client.send(Cmd.READ, 0, 4 * limits.MIB)
+            await client.stream.send_eof()
+            assert await answer(client, cookie, 4 * limits.MIB) == (0, bytes(4 * limits.MIB))
+
+
+async def test_a_write_that_its_client_never_finishes_is_not_padded() -> None:
+    upstream = server()
+    async with gateway_before(upstream) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go("", structured=False)
+            request = encode_request(Cmd.WRITE, 0, 1, 0, limits.MIB)
+            await client.stream.send_all(request + b"\xff" * 4096)
+        reader = gateway.client()
+        async with reader.stream:
+            await reader.go("", structured=False)
+            assert await answer(reader, await reader.send(Cmd.READ, 0, 8192), 8192) == (
+                0,
+                bytes(8192),
+            )
+
+
+async def test_a_client_that_never_reads_holds_a_bounded_number_of_bytes() -> None:
+    async with gateway_before(server()) as gateway:
+        sink, other = gateway.client(), gateway.client()
+        async with sink.stream, other.stream:
+            await sink.go("", structured=False)
+            await other.go("", structured=False)
+            requests = b"".join(encode_request(Cmd.READ, 0, n, 0, limits.MIB) for n in range(2000))
+            await sink.stream.send_all(requests)
+            for _ in range(50):
+                assert await answer(other, await other.send(Cmd.READ, 0, 512), 512) == (
+                    0,
+                    bytes(512),
+                )
+            stuck = [s for s in gateway.service.hub.sessions if s.traffic.in_flight]
+            assert len(stuck) == 1
+            assert held_bytes(gateway) <= 4 * BUFFER_BYTES
+
+
+def held_bytes(gateway: Gateway) -> int:
+    """What the sessions have received and not sent."""
+    return sum(
+        sum(len(piece) for piece in lane.out) + lane.unscanned
+        for session in gateway.service.hub.sessions
+        for lane in (session._requests_lane, session._replies_lane)
+    )
+
+
+# --- Limits in negotiation
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="client flags that are none"),
+        pytest.param(CLIENT_FLAGS.pack(3) + b"x" * 16, id="no option"),
+        pytest.param(
+            CLIENT_FLAGS.pack(3) + OPTION.pack(0x49484156454F5054, 7, 2**32 - 1), id="4 GiB"
+        ),
+        pytest.param(CLIENT_FLAGS.pack(0) + encode_option(Opt.LIST), id="not fixed newstyle"),
+    ],
+)
+async def test_nonsense_is_hung_up_on_at_once(said: bytes) -> None:
+    async with gateway_before(server(), handshake_seconds=1000) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.stream.send_all(said)
+            while await client.stream.receive_some():
+                pass
+
+
+async def test_a_silent_client_is_hung_up_on_after_its_time() -> None:
+    async with gateway_before(server(), handshake_seconds=0.2) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.greeting()
+            with pytest.raises(EOFError):
+                await client.event()
+
+
+async def test_a_silent_upstream_is_reported_in_time() -> None:
+    ends = []
+
+    def silent() -> trio.SocketStream:
+        ours, theirs = socket_pair()
+        ends.append(theirs)
+        return ours
+
+    async with gateway_before(silent, negotiate_seconds=0.2) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.greeting()
+            client.negotiation.go("", [])
+            refused = await client.refused()
+            assert refused.reply == Rep.ERR_PLATFORM
+            assert "has said nothing for 0.2 s" in refused.text
+    for end in ends:
+        await end.aclose()
+
+
+# --- Shutting down
+
+
+async def test_draining_answers_what_is_under_way_and_refuses_the_rest() -> None:
+    release = trio.Event()
+    upstream = server(faults=Faults(delay=lambda request: release))
+    async with gateway_before(upstream) as gateway:
+        busy, late = gateway.client(), gateway.client()
+        async with busy.stream, late.stream:
+            await busy.go("", structured=False)
+            await late.greeting()
+            cookie = await busy.send(Cmd.READ, 0, 512)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            gateway.service.drain()
+            late.negotiation.go("", [])
+            assert (await late.refused()).reply == Rep.ERR_SHUTDOWN
+            release.set()
+            assert await answer(busy, cookie, 512) == (0, bytes(512))
+            assert await busy.stream.receive_some() == b""
+
+
+async def test_draining_waits_no_longer_than_it_may() -> None:
+    release = trio.Event()
+    upstream = server(faults=Faults(delay=lambda request: release))
+    async with gateway_before(upstream, drain_seconds=0.2) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go("", structured=False)
+            await client.send(Cmd.READ, 0, 512)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            gateway.service.drain()
+            assert await client.stream.receive_some() == b""
+        release.set()
