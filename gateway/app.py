@@ -70,9 +70,16 @@ async def serve(
     _raise_descriptor_limit()
     # Signals first: whoever sees the socket may send one.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as embedded, _upstreams(config, embedded) as servers:
-            status = await _serve(config, options, servers, signals, listening)
+        failed: StartError | None = None
+        async with trio.open_nursery() as embedded:
+            try:
+                async with _upstreams(config, embedded) as servers:
+                    status = await _serve(config, options, servers, signals, listening)
+            except StartError as error:  # as itself, not in the nursery's group
+                failed = error
             embedded.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
     return status
 
 

@@ -65,8 +65,14 @@ async def demo(show: Callable[[Face, Face], None]) -> int:
             show(direct, await _face(gateway))
 
         nursery.start_soon(look)
-        status = await app.serve(config, listening=lambda _uris: listening.set())
+        failed: app.StartError | None = None
+        try:
+            status = await app.serve(config, listening=lambda _uris: listening.set())
+        except app.StartError as error:  # as itself, not in the nursery's group
+            failed = error
         nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
     return status
 
 

@@ -211,11 +211,6 @@ class FakeApp:
     served: tuple[Config, Options] | None = None
     directory_mode: int | None = None
 
-    async def demo(self) -> int:
-        if self.error:
-            raise StartError(self.error)
-        return self.status
-
     async def serve(self, config: Config, options: Options) -> int:
         self.served = config, options
         path = config.listen[0].uri.socket_path
@@ -231,7 +226,7 @@ class FakeApp:
 def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
     fake = FakeApp()
     module: Any = ModuleType("gateway.app")
-    module.serve, module.demo = fake.serve, fake.demo
+    module.serve = fake.serve
     module.Options, module.StartError = Options, StartError
     monkeypatch.setitem(sys.modules, "gateway.app", module)
     monkeypatch.setattr(gateway, "app", module, raising=False)
@@ -285,15 +280,9 @@ def test_run_on_an_address_of_ones_own(app: FakeApp) -> None:
     assert [listen.uri.host for listen in app.served[0].listen] == ["h"]
 
 
-def test_demo(app: FakeApp) -> None:
-    app.status = 3
-    assert main(["demo"]) == 3
-
-
-@pytest.mark.parametrize("arguments", [["serve", "memory:1M"], ["demo"]])
-def test_what_cannot_be_started(arguments: list[str], app: FakeApp, capsys: Capture) -> None:
+def test_what_cannot_be_started(app: FakeApp, capsys: Capture) -> None:
     app.error = "nbd://h:10809: address in use"
-    assert main(arguments) == 1
+    assert main(["serve", "memory:1M"]) == 1
     assert capsys.readouterr().err == "nbd-gateway: nbd://h:10809: address in use\n"
 
 

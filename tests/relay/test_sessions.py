@@ -164,7 +164,7 @@ async def test_a_client_that_half_closes_gets_its_replies() -> None:
 
 async def test_a_write_that_its_client_never_finishes_is_not_padded() -> None:
     upstream = server()
-    async with gateway_before(upstream) as gateway:
+    async with gateway_before(upstream, drain_seconds=1000) as gateway:
         client = gateway.client()
         async with client.stream:
             await client.go("", structured=False)

@@ -462,8 +462,11 @@ class StructuredReplies(Replies):
             raise WireError(
                 f"{length} bytes at {offset} in reply to a READ of {wanted} bytes at {start}"
             )
-        if not self._partial(ours).cover(offset, offset + length):
+        partial = self._partial(ours)
+        if not partial.cover(offset, offset + length):
             raise WireError(f"{length} bytes at {offset} came twice in reply to a READ")
+        if len(partial.covered) > limits.MAX_GAPS:
+            raise WireError(f"a reply to a READ in more than {limits.MAX_GAPS} separate ranges")
 
     def _partial(self, ours: int) -> Partial:
         partial = self.traffic.partial.get(ours)

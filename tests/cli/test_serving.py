@@ -1,0 +1,167 @@
+"""serve and demo in processes of their own, with real clients and servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+GATEWAY = (sys.executable, "-m", "gateway")
+SECONDS = 30
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*GATEWAY, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not true():
+        assert time.monotonic() < deadline, f"{what} has not come"
+        os.sched_yield()
+
+
+@contextmanager
+def running(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*GATEWAY, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=SECONDS)
+
+
+def nbdinfo(uri: str) -> str:
+    return subprocess.run(
+        ["nbdinfo", "--size", uri], capture_output=True, text=True, timeout=SECONDS, check=True
+    ).stdout.strip()
+
+
+def test_run_ends_with_its_command_and_its_status(tmp_path: Path) -> None:
+    done = run("serve", "memory:64M", "--run", 'nbdinfo --size "$uri"; exit 7', cwd=tmp_path)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout == f"{64 << 20}\n"
+
+
+def test_a_file_is_served_and_written(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(b"\xff" * (1 << 20))
+    command = 'qemu-io -f raw -c "write -P 7 512 512" -c "write -z 4k 4k" "$uri"'
+    done = run("serve", "file:disk.img", "--run", command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    data = disk.read_bytes()
+    assert data[:512] == b"\xff" * 512
+    assert data[512:1024] == b"\7" * 512
+    assert data[4096:8192] == bytes(4096)
+    assert data[8192:] == b"\xff" * ((1 << 20) - 8192)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ['["qemu-nbd", "-t", "-f", "raw", "disk.img"]', '["nbdkit", "-f", "file", "disk.img"]'],
+    ids=["qemu-nbd", "nbdkit"],
+)
+def test_a_command_is_started_by_socket_activation_and_ended(tmp_path: Path, command: str) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(3 << 20))
+    (tmp_path / "g.toml").write_text(
+        f'[[listen]]\nuri = "nbd+unix:///?socket=g.sock"\n[upstream.disk]\ncommand = {command}\n'
+    )
+    script = f'nbdinfo --size "$uri" && pgrep -P {"$PPID"} -f disk.img > servers'
+    done = run("serve", "--config", "g.toml", "--run", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{3 << 20}\n"
+    for number in (tmp_path / "servers").read_text().split():
+        assert not Path(f"/proc/{number}").exists()
+
+
+def test_sigterm_ends_it_in_good_order(tmp_path: Path) -> None:
+    listen = "nbd+unix:///?socket=g.sock"
+    with running(
+        *("serve", "memory:1M", "--listen", listen, "--socket-mode", "0640", "--pidfile", "pid"),
+        cwd=tmp_path,
+    ) as gateway:
+        wait_until((tmp_path / "pid").exists, "the pid file")
+        wait_until(lambda: (tmp_path / "pid").read_text() == f"{gateway.pid}\n", "the number")
+        assert stat.S_IMODE((tmp_path / "g.sock").stat().st_mode) == 0o640
+        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(SECONDS) == 0
+    assert not (tmp_path / "g.sock").exists()
+    assert not (tmp_path / "pid").exists()
+
+
+def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
+    listen = "nbd+unix:///?socket=g.sock"
+    arguments = ("serve", "memory:1M", "--listen", listen, "--exit-after-last-client")
+    with running(*arguments, cwd=tmp_path) as gateway:
+        wait_until((tmp_path / "g.sock").exists, "the socket")
+        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        assert gateway.wait(SECONDS) == 0
+
+
+def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
+    path = str(tmp_path / "g.sock")
+    arguments = ("serve", "memory:1M", "--listen", f"nbd+unix:///?socket={path}", "--run", "true")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        sock.listen()
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert "Address already in use" in done.stderr
+    assert run(*arguments, cwd=tmp_path).returncode == 0  # its owner has gone without removing it
+    Path(path).write_text("precious")
+    assert "not a socket" in run(*arguments, cwd=tmp_path).stderr
+    assert Path(path).read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("upstream", "words"),
+    [
+        ("file:missing.img", "missing.img"),
+        ("legacy:qemu-99", "qemu-99"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(tmp_path: Path, upstream: str, words: str) -> None:
+    done = run("serve", upstream, "--run", "true", cwd=tmp_path)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_demo_shows_both_sides_and_serves(tmp_path: Path) -> None:
+    with running("demo", cwd=tmp_path) as demo:
+        assert demo.stdout is not None
+        said = ""
+        while "the same server, direct" not in said:
+            line = demo.stdout.readline()
+            assert line, said
+            said += line
+        rows = {row.split("│")[1].strip(): row for row in said.splitlines() if row.count("│") > 3}
+        assert "a lie" in rows["CAN_MULTI_CONN"]
+        assert "not set │ set" in " ".join(rows["SEND_CACHE"].split())
+        assert "corrupted" in rows["writes, then reads back"]
+        assert "new data" in rows["writes, then reads back"]
+        [through] = [w for w in said.split("nbdinfo")[1].split() if w.startswith("nbd://")]
+        assert nbdinfo(through) == str(64 << 20)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(SECONDS) == 0

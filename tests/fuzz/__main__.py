@@ -1,0 +1,86 @@
+"""`python -m tests.fuzz`: runs until the time is over or something is found, which ends it with 1."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from random import Random
+
+from tests.fuzz.targets import TARGETS, Target
+
+SPECIAL = (b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0\0\0", b"\xff\xff\xff\xff", bytes(8))
+
+
+def mutated(random: Random, data: bytes) -> bytes:
+    """Change a message here and there, or leave it."""
+    changed = bytearray(data)
+    for _ in range(random.choice((0, 0, 0, 1, 1, 2, 5))):
+        at = random.randrange(len(changed) + 1)
+        match random.randrange(5):
+            case 0:
+                changed[at : at + 1] = bytes([random.randrange(256)])
+            case 1:
+                special = random.choice(SPECIAL)
+                changed[at : at + len(special)] = special
+            case 2:
+                del changed[at : at + random.choice((1, 4, 8))]
+            case 3:
+                changed[at:at] = random.randbytes(random.choice((1, 4, 8)))
+            case _:
+                if at < len(changed):
+                    changed[at] ^= 1 << random.randrange(8)
+    return bytes(changed)
+
+
+def pieces(random: Random, target: Target) -> list[bytes]:
+    """Give an input: messages, most of them mutated a little, in pieces of any length."""
+    data = random.choice(target.start)
+    for _ in range(random.randrange(12)):
+        if random.randrange(10):
+            data += mutated(random, random.choice(target.messages))
+        else:
+            data += random.randbytes(random.randrange(64))
+    found = []
+    while data:
+        length = random.choice((1, 3, 16, 28, 100, len(data)))
+        found.append(data[:length])
+        data = data[length:]
+    return found
+
+
+def finds(seed: int) -> bool:
+    """Run every target once; print what is found."""
+    found = False
+    for name, target in TARGETS.items():
+        given = pieces(Random(f"{seed} {name}"), target)
+        try:
+            target.run(given)
+        except Exception:
+            found = True
+            print(f"{name}: seed {seed}, input {given!r}")
+            traceback.print_exc()
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Run; give the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120, help="how long (default: 120)")
+    parser.add_argument("--seed", type=int, help="run this seed alone, to see a finding again")
+    options = parser.parse_args(arguments)
+    if options.seed is not None:
+        return int(finds(options.seed))
+    first = seed = Random().randrange(2**48)
+    end = time.monotonic() + options.seconds
+    while time.monotonic() < end:
+        if finds(seed):
+            return 1
+        seed += 1
+    print(f"{seed - first} inputs for each of {len(TARGETS)} readers; nothing found")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

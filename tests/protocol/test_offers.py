@@ -1,0 +1,290 @@
+"""What is promised, and which commands are legal then, against rules written a second time."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.protocol.commands import legal_commands, longest, normal_error, refusal
+from gateway.protocol.export import (
+    Export,
+    Offer,
+    offer,
+    offered_block_sizes,
+    offered_flags,
+    repaired,
+    sane_block_sizes,
+    usable_size,
+)
+from gateway.wire.constants import Cmd
+from gateway.wire.handshake import BlockSizes, MetaContext
+
+MIB = 2**20
+(
+    HAS_FLAGS,
+    READ_ONLY,
+    FLUSH,
+    FUA,
+    ROTATIONAL,
+    TRIM,
+    WRITE_ZEROES,
+    DF,
+    MULTI_CONN,
+    RESIZE,
+    CACHE,
+    FAST_ZERO,
+    PAYLOAD,
+) = (1 << bit for bit in range(13))
+
+
+def specified(upstream: int, client: bool, link: bool) -> int:
+    """The flag algebra, bit by bit."""
+    writable = not upstream & READ_ONLY
+    promised = {
+        HAS_FLAGS: True,
+        READ_ONLY: not writable,
+        FLUSH: upstream & FLUSH,
+        FUA: upstream & FUA,
+        ROTATIONAL: upstream & ROTATIONAL,
+        TRIM: writable and upstream & TRIM,
+        WRITE_ZEROES: writable and upstream & WRITE_ZEROES,
+        DF: client and (not link or upstream & DF),
+        MULTI_CONN: upstream & MULTI_CONN,
+        RESIZE: False,
+        CACHE: upstream & CACHE,
+        FAST_ZERO: writable and upstream & WRITE_ZEROES and upstream & FAST_ZERO,
+        PAYLOAD: False,
+    }
+    return sum(bit for bit, yes in promised.items() if yes)
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["simple link", "structured link"])
+@pytest.mark.parametrize("client", [False, True], ids=["simple client", "structured client"])
+def test_offered_flags(client: bool, link: bool) -> None:
+    for upstream in range(2**13):
+        export = Export(MIB, upstream, structured=link)
+        assert offered_flags(export, structured=client) == specified(upstream, client, link), hex(
+            upstream
+        )
+
+
+@pytest.mark.parametrize("bit", [13, 14, 15])
+def test_bits_without_a_name_are_never_offered(bit: int) -> None:
+    export = Export(MIB, 1 << bit | HAS_FLAGS)
+    assert offered_flags(export, structured=False) == HAS_FLAGS
+
+
+def test_offer() -> None:
+    here, gone = MetaContext(3, "base:allocation"), MetaContext(4, "x:gone")
+    export = Export(MIB, FLUSH, structured=True, contexts=(MetaContext(9, "base:allocation"),))
+    promised = offer(export, structured=True, selected=(here, gone))
+    assert promised.contexts == (here,)
+    assert promised.maximum_is_ours
+    assert promised.block_sizes == BlockSizes(1, 4096, 32 * MIB)
+    said = BlockSizes(512, 4096, MIB)
+    promised = offer(Export(MIB, 0, said), structured=False)
+    assert promised.block_sizes == offered_block_sizes(said) == said
+    assert not promised.maximum_is_ours
+
+
+def test_repaired() -> None:
+    export = Export(MIB, MULTI_CONN | FLUSH)
+    assert repaired(export, clear=MULTI_CONN, add=CACHE).flags == FLUSH | CACHE
+    assert repaired(export, clear=CACHE, add=CACHE).flags == MULTI_CONN | FLUSH | CACHE
+
+
+@pytest.mark.parametrize(
+    ("minimum", "preferred", "maximum", "sane"),
+    [
+        (1, 4096, 32 * MIB, True),
+        (512, 512, 512, True),
+        (1, 512, 512, True),
+        (65536, 65536, 2 * MIB, True),
+        (512, 4096, 0xFFFFFFFF, True),
+        (1, 4096, 4097, True),
+        (4096, 4096, 12288, True),
+        (0, 4096, MIB, False),
+        (3, 4096, MIB, False),
+        (131072, 131072, MIB, False),
+        (512, 0, MIB, False),
+        (512, 256, MIB, False),
+        (1, 256, MIB, False),
+        (1, 3000, MIB, False),
+        (8192, 4096, MIB, False),
+        (512, 4096, 0, False),
+        (512, 4096, 2048, False),
+        (512, 4096, MIB + 1, False),
+        (2, 4096, 0xFFFFFFFE, True),
+        (4, 4096, 0xFFFFFFFE, False),
+    ],
+)
+def test_sane_block_sizes(minimum: int, preferred: int, maximum: int, sane: bool) -> None:
+    said = BlockSizes(minimum, preferred, maximum)
+    assert sane_block_sizes(said) == (said if sane else None)
+
+
+def test_nothing_said_of_block_sizes() -> None:
+    assert sane_block_sizes(None) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "minimum", "usable"),
+    [(1000, None, 1000), (1000, 1, 1000), (1000, 512, 512), (1024, 512, 1024), (100, 512, 0)],
+)
+def test_usable_size(size: int, minimum: int | None, usable: int) -> None:
+    sizes = BlockSizes(minimum, 4096, MIB) if minimum else None
+    assert usable_size(size, sizes) == usable
+
+
+# --- Commands
+
+
+def promise(
+    flags: int,
+    *,
+    sizes: BlockSizes | None = None,
+    contexts: bool = False,
+    size: int = 64 * MIB,
+) -> Offer:
+    return Offer(
+        size,
+        flags,
+        sizes or BlockSizes(1, 4096, 32 * MIB),
+        True,
+        (MetaContext(1, "base:allocation"),) if contexts else (),
+        maximum_is_ours=sizes is None,
+    )
+
+
+def may(flags: int, contexts: bool, command: int, given: int) -> bool:
+    """Whether a command with flags is legal."""
+    if flags & READ_ONLY and command in (1, 4, 6):
+        return False
+    there = {
+        0: True,
+        1: True,
+        3: flags & FLUSH,
+        4: flags & TRIM,
+        5: flags & CACHE,
+        6: flags & WRITE_ZEROES,
+        7: contexts,
+    }.get(command, False)
+    allowed = 0
+    if flags & FUA or command == 3:
+        allowed |= 1
+    if command == 6:
+        allowed |= 2
+        if flags & FAST_ZERO:
+            allowed |= 16
+    if command == 0 and flags & DF:
+        allowed |= 4
+    if command == 7:
+        allowed |= 8
+    return bool(there) and given | allowed == allowed
+
+
+def test_legality_of_every_word() -> None:
+    bits = (READ_ONLY, FLUSH, FUA, TRIM, WRITE_ZEROES, DF, CACHE, FAST_ZERO)
+    for chosen in itertools.product((0, 1), repeat=len(bits)):
+        flags = sum(bit for bit, yes in zip(bits, chosen, strict=True) if yes)
+        for contexts in (False, True):
+            rules = legal_commands(promise(flags, contexts=contexts))
+            legal = {
+                given << 16 | command
+                for command in range(9)
+                if command != Cmd.DISC
+                for given in range(64)
+                if may(flags, contexts, command, given)
+            }
+            assert set(rules) == legal
+            for word, rule in rules.items():
+                fua = word >> 16 & 1 if word & 0xFFFF in (1, 4, 6) else 0
+                assert rule.flags == (word >> 16 & ~1) | fua
+                assert rule.command == word & 0xFFFF
+
+
+ALL = FLUSH | FUA | TRIM | WRITE_ZEROES | DF | CACHE | FAST_ZERO
+
+
+@given(
+    st.integers(0, 2**13 - 1),
+    st.booleans(),
+    st.integers(0, 9),
+    st.one_of(st.integers(0, 31), st.integers(0, 2**16 - 1)),
+    st.sampled_from([0, 512, 64 * MIB - 512, 64 * MIB, 2**64 - 1]),
+    st.sampled_from([0, 1, 512, 2**32 - 1]),
+)
+def test_refusal_agrees_with_legality(
+    flags: int, contexts: bool, command: int, given: int, offset: int, length: int
+) -> None:
+    promised = promise(flags, contexts=contexts)
+    word = given << 16 | command
+    refused = refusal(promised, word, offset, length)
+    if word not in legal_commands(promised):
+        assert refused is not None
+    elif command == 3:
+        assert (refused is None) == (not offset and not length)
+    else:
+        outside = offset + length > promised.size
+        assert (refused is None) == (not outside and not (command == 7 and not length))
+    if refused is not None:
+        assert refused.error in (1, 22, 28)
+        assert refused.text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "command", "most"),
+    [
+        (None, Cmd.READ, 64 * MIB),
+        (BlockSizes(1, 4096, 0xFFFFFFFF), Cmd.WRITE, 64 * MIB),
+        (BlockSizes(1, 4096, MIB), Cmd.READ, MIB),
+        (BlockSizes(1, 4096, 128 * MIB), Cmd.WRITE, 64 * MIB),
+        (BlockSizes(1, 4096, MIB), Cmd.TRIM, 2**32 - 1),
+        (BlockSizes(1, 4096, MIB), Cmd.BLOCK_STATUS, 2**32 - 1),
+    ],
+)
+def test_longest(sizes: BlockSizes | None, command: Cmd, most: int) -> None:
+    promised = promise(ALL, sizes=sizes, size=2**40, contexts=True)
+    assert longest(promised, command) == most
+    assert refusal(promised, command, 0, most) is None
+    if most < 2**32 - 1:
+        refused = refusal(promised, command, 0, most + 1)
+        assert refused is not None
+        assert refused.error == 22
+
+
+READ, WRITE, FLUSHING, TRIMMING, ZEROING, STATUS = 0, 1, 3, 4, 6, 7
+READ_DF, FAST = 4 << 16, 16 << 16 | 6
+ERRORS = [
+    # as sent, word, as told
+    *[(error, word, error) for error in (1, 5, 12, 22, 28, 108) for word in (READ, WRITE, FAST)],
+    (30, WRITE, 1),
+    (13, READ, 1),
+    (27, WRITE, 28),
+    (122, WRITE, 28),
+    (75, READ, 22),
+    (75, WRITE, 22),
+    (75, READ_DF, 75),
+    (75, TRIMMING, 75),
+    (75, STATUS, 75),
+    (95, ZEROING, 22),
+    (95, FAST, 95),
+    (95, 17 << 16 | 6, 95),
+    (95, READ, 22),
+    (95, TRIMMING, 22),
+    (95, 16 << 16 | 1, 22),
+    (2, READ, 5),
+    (2, WRITE, 5),
+    (2, FLUSHING, 22),
+    (2, ZEROING, 22),
+    (2**32 - 1, STATUS, 22),
+    (2**32 - 1, READ_DF, 5),
+]
+
+
+@pytest.mark.parametrize(("sent", "word", "told"), ERRORS)
+def test_normal_error(sent: int, word: int, told: int) -> None:
+    assert normal_error(word, sent) == told
