@@ -27,8 +27,8 @@ MAX_OPTION_REPLY_BYTES = 64 * KIB
 (CVE-2017-2630, and Q-N19, an nbd-server that announced 4 GiB of error text)."""
 
 MAX_OPTION_REPLIES = 4 * KIB
-"""Replies to one option: a LIST of that many exports is the longest that makes sense, and with the longest names
-and descriptions it takes 32 MiB."""
+"""Replies to one option: a LIST of that many exports is the longest that makes sense, and with the longest
+names and descriptions it takes 32 MiB."""
 
 MAX_REQUEST_BYTES = 64 * MIB
 """Longest payload of a READ or WRITE: nbdkit's and libnbd's own bound."""
@@ -50,8 +50,8 @@ WRITE_ZEROES_PIECE_BYTES = 32 * MIB
 plugin on NFS (Q-K2) zero no more than the first 64 MiB and report success."""
 
 MAX_GAPS = 4 * KIB
-"""Separate ranges that the chunks of one READ may leave for later: qemu sends them in order, so there is one. Without
-a bound, one-byte chunks out of order would cost the square of their number."""
+"""Separate ranges that the chunks of one READ may leave for later: qemu sends them in order, so there is one.
+Without a bound, one-byte chunks out of order would cost the square of their number."""
 
 BLOCK_STATUS_BYTES = 2**31
 """Longest BLOCK_STATUS sent upstream: nbdkit before 1.44 asserts near 4 GiB (CVE-2025-47711), qemu 3.0

@@ -151,10 +151,8 @@ class Replies:
         self.traffic.partial.pop(ours, None)
         if word & PIECE:
             self._settle_piece(ours, error, "", out)
-        elif error:
+        else:  # a plain success is FAST
             out.append(self.traffic.failure(cookie, normal_error(word, error)))
-        else:
-            out.append(self.traffic.success(cookie, word))
 
     def _settle_piece(self, ours: int, error: int, text: str, out: Out) -> None:
         """Take the outcome of one piece: go on with the next, or end the command.
