@@ -1,0 +1,77 @@
+"""What README.md tells its reader to type works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.serve import build_config
+from gateway.config import parse
+
+TOP = Path(__file__).parent.parent
+README = (TOP / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = re.findall(r"^\$ nbd-gateway (.*)$", "\n".join(blocks("console")), re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_its_configuration_is_one() -> None:
+    [text] = blocks("toml")
+    config = parse(text, "README.md")
+    route = config.route("backup")
+    assert route is not None
+    assert route.upstream_name == "disk0"
+
+
+def test_its_commands_run(tmp_path: Path) -> None:
+    (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
+    ran = 0
+    for arguments in commands():
+        if arguments[0] == "serve" and "--run" not in arguments:
+            continue  # the next test
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, (arguments, done.stderr)
+        ran += 1
+    assert ran >= 4
+
+
+def test_its_servers_can_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gateway.toml").write_text(blocks("toml")[0])
+    for verb, *arguments in commands():
+        if verb != "serve" or "--run" in arguments:
+            continue
+        listen = tuple(b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--listen")
+        if arguments[0] == "--config":
+            assert build_config(None, config=Path(arguments[1])).listen
+        else:
+            assert build_config(arguments[0], listen=listen).listen
+
+
+def test_its_two_commands_are_targets() -> None:
+    makefile = (TOP / "Makefile").read_text()
+    for target in ("demo", "test", "install", "lint", "bench", "fuzz"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (TOP / target).exists(), target
