@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -59,7 +60,7 @@ def test_its_servers_can_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for verb, *arguments in commands():
         if verb != "serve" or "--run" in arguments:
             continue
-        listen = tuple(b for a, b in zip(arguments, arguments[1:], strict=False) if a == "--listen")
+        listen = tuple(b for a, b in itertools.pairwise(arguments) if a == "--listen")
         if arguments[0] == "--config":
             assert build_config(None, config=Path(arguments[1])).listen
         else:
