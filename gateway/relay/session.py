@@ -29,8 +29,8 @@ import trio
 
 from gateway.protocol.errors import Hangup
 from gateway.relay.lane import BufferPool, Lane
+from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.plan import Plan
-from gateway.relay.scan.replies import reply_scan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.wire.errors import WireError

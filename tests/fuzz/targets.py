@@ -16,7 +16,7 @@ from gateway.protocol.server import (
     ListAsked,
     ServerNegotiation,
 )
-from gateway.relay.scan.replies import reply_scan
+from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
 from gateway.wire import handshake, limits

@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.relay.scan.replies import (
-    Replies,
-    SimpleReplies,
-    StructuredReplies,
-    WrappedReplies,
-    mended_extents,
-    reply_scan,
-)
+from gateway.relay.scan.chunks import StructuredReplies, mended_extents, reply_scan
+from gateway.relay.scan.replies import Replies, SimpleReplies, WrappedReplies
 from gateway.relay.scan.requests import RequestScan
 from gateway.relay.scan.traffic import Partial, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
