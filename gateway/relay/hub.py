@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 0.001
 """How long the hub sleeps at most for the next event while many commands are under way, instead of polling: the
 processor is worth more to the peers then. The shortest that epoll_wait knows."""
 
-GATHER_SECONDS = 0.0001
+GATHER_SECONDS = 0.00005
 """How long the hub sleeps in any case after a round in which a session had many small commands under way: its
 peers are busy, and better off with the processor than with us. The next receive then finds a batch: at depth 32
 that makes three messages a receive into ten, and half as many system calls and wake-ups for everybody."""

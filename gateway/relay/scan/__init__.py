@@ -1,11 +1,11 @@
 """What goes through a session, message by message, without sockets.
 
-Two scanners look at the bytes of a session where they lie in a receive buffer: `requests` at what the client
-sends, `replies` and `chunks` at what the upstream sends. Each parses every header, holds it against what was promised
-(`plan`) and what is under way (`traffic`), puts its own cookie over the peer's in place, and adds slices of
-the buffer to a list that is sent as it is. Payloads are never copied and never looked at. What cannot go on as
-it stands (an error, a block status, a command that is answered or split here) is taken out of the run of
-bytes and encoded anew.
+Two scanners look at the bytes of a session where they lie in a receive buffer: `requests` at what the
+client sends, `replies` and `chunks` at what the upstream sends. Each parses every header, holds it
+against what was promised (`plan`) and what is under way (`traffic`), puts its own cookie over the peer's
+in place, and adds slices of the buffer to a list that is sent as it is. Payloads are never copied and
+never looked at. What cannot go on as it stands (an error, a block status, a command that is answered or
+split here) is taken out of the run of bytes and encoded anew.
 
 The contract of a scanner, which the hub and the tests rely on:
 

@@ -1,8 +1,8 @@
 """The upstream's replies: what comes back to the client.
 
-Three scanners, one for each pair of framings that a session can have: `SimpleReplies` (both sides simple) and
-`WrappedReplies` (a simple upstream, a structured client: a READ's reply becomes one OFFSET_DATA chunk) are here,
-`StructuredReplies` (both structured) in `chunks`. All of them go by the same rules:
+Three scanners, one for each pair of framings that a session can have. `SimpleReplies` (both sides simple) and
+`WrappedReplies` (a simple upstream, a structured client: a READ's reply becomes one OFFSET_DATA chunk) are
+here, `StructuredReplies` (both structured) is in `chunks`. All of them go by the same rules:
 
 - The cookie must be one of ours, and the reply one that its command may get; otherwise this link has lost its
   way, and `WireError` ends it.
