@@ -43,11 +43,12 @@ async def dial(uri: NbdUri) -> trio.SocketStream:
                     raise
                 return trio.SocketStream(sock)
     except OSError as error:
-        reason = error.strerror or str(error)
-        if isinstance(
-            error.__cause__, OSError
-        ):  # trio collects the attempts under one that says nothing
-            reason = error.__cause__.strerror or str(error.__cause__)
+        # trio tries all addresses of a name, and says why each failed in a cause of the error.
+        cause = error.__cause__
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        why = cause if isinstance(cause, OSError) else error
+        reason = why.strerror or str(why)
         raise DialError(f"cannot connect to {uri}: {reason}") from None
 
 

@@ -148,6 +148,16 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, upstream: str, words:
     assert "Traceback" not in done.stderr
 
 
+def test_the_log_says_why_an_upstream_cannot_be_reached(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        uri = f"nbd://127.0.0.1:{taken.getsockname()[1]}"
+        done = run("serve", uri, "--run", 'nbdinfo --size "$uri"', cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"cannot connect to {uri}: " in done.stderr
+    assert "Connection refused" in done.stderr
+
+
 def test_demo_shows_both_sides_and_serves(tmp_path: Path) -> None:
     with running("demo", cwd=tmp_path) as demo:
         assert demo.stdout is not None
