@@ -24,7 +24,7 @@ from gateway.config import Config, Upstream
 from gateway.net.dial import Command, dial
 from gateway.net.listen import Listener, ListenError, open_listener
 from gateway.quirks import catalogue
-from gateway.relay.client import Service, serve_client
+from gateway.relay.client import LINGER_SECONDS, Service, serve_client
 from gateway.relay.hub import Hub
 from gateway.upstream.server import Connect, Server
 from gateway.uri import File, Legacy, Memory, NbdUri
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 INTERRUPTED = 130
-"""Exit status after a second SIGINT or SIGTERM: what a shell gives for SIGINT."""
+"""Exit status after a second signal, SIGTERM as well: what a shell gives for SIGINT."""
 
 NEGOTIATION_DRAIN_SECONDS = 2
 """How long clients that have not opened an export yet may take, while shutting down, to ask for one and be
@@ -98,8 +98,12 @@ async def _serve(
             log = _logger(config)
             for listener in listeners:
                 log.info("listening", uri=str(listener.uri))
-            service = Service(config, servers, Hub(), log)
-            return await _Run(service, listeners, options, signals).until_the_end()
+            hub = Hub()
+            service = Service(config, servers, hub, log)
+            try:
+                return await _Run(service, listeners, options, signals).until_the_end()
+            finally:
+                hub.close()
     finally:
         for listener in listeners:
             await listener.aclose()
@@ -120,7 +124,7 @@ class _Run:
         self._listeners = listeners
         self._options = options
         self._clients = dict.fromkeys(listeners, 0)
-        self._nobody_left = trio.Event()
+        self._somebody_left = trio.Event()
         self._status = 0
         self._drain = trio.Event()
 
@@ -144,22 +148,26 @@ class _Run:
                     for listener in self._listeners:
                         await listener.aclose()
                     self._service.drain()
-                    await self._wait_for_clients(clients)
+                    await self._wait_for_clients()
                     doors.cancel_scope.cancel()
                 clients.cancel_scope.cancel()
             hub.cancel_scope.cancel()
         return self._status
 
-    async def _wait_for_clients(self, clients: trio.Nursery) -> None:
-        """Wait until all clients have gone, but no longer than the configuration says."""
-        with trio.move_on_after(self._service.config.drain_seconds):
+    async def _wait_for_clients(self) -> None:
+        """Wait until all clients have gone, but no longer than the configuration says (then the sessions have
+        been cut, and what is left is to see them off).
+        """
+        with trio.move_on_after(self._service.config.drain_seconds + LINGER_SECONDS):
             with trio.move_on_after(NEGOTIATION_DRAIN_SECONDS):
                 while self._client_count:
-                    self._nobody_left = trio.Event()
-                    await self._nobody_left.wait()
-            while self._client_count and self._service.hub.sessions:
-                self._nobody_left = trio.Event()
-                await self._nobody_left.wait()
+                    await self._next_to_leave()
+            while self._service.relayed:
+                await self._next_to_leave()
+
+    async def _next_to_leave(self) -> None:
+        self._somebody_left = trio.Event()
+        await self._somebody_left.wait()
 
     async def _obey_signals(self, everything: trio.CancelScope) -> None:
         async for _signal in self._signals:
@@ -191,7 +199,7 @@ class _Run:
             log.exception("client lost to an internal error")
         finally:
             self._clients[listener] -= 1
-            self._nobody_left.set()
+            self._somebody_left.set()
             if self._client_count == 0 and self._options.exit_after_last_client:
                 self._drain.set()
 

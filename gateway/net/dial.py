@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -62,57 +63,70 @@ class Command:
     def __init__(self, command: tuple[str, ...]) -> None:
         self._command = command
         self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self._listener: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+        self._lock = trio.Lock()  # one start at a time: two servers on one disk would spoil it
 
     def __str__(self) -> str:
         return " ".join(self._command)
 
     async def connect(self) -> trio.SocketStream:
         """Connect to the server, which is started if it does not run. Raises `DialError`."""
-        if self._process is not None and self._process.poll() is not None:
-            await self.stop()
-        if self._process is None:
-            self._start()
-        assert self._directory is not None
+        async with self._lock:
+            if self.process is not None and self.process.poll() is not None:
+                await self._stop()
+            if self.process is None:
+                self._start()
+            assert self._directory is not None
+            path = str(Path(self._directory.name) / "socket")
         try:
-            return await trio.open_unix_socket(str(Path(self._directory.name) / "socket"))
+            return await trio.open_unix_socket(path)
         except OSError as error:
-            raise DialError(f"cannot connect to the server {self}: {error.strerror}") from None
+            status = None if self.process is None else self.process.poll()
+            why = f"{error.strerror}" if status is None else f"it has ended with status {status}"
+            raise DialError(f"cannot connect to the server {self}: {why}") from None
 
     def _start(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="nbd-gateway-")
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(Path(self._directory.name) / "socket"))
-        self._listener.listen()
+        """Start the server. Our own copy of its socket is closed, so that it is refused, not left waiting,
+        whoever connects to a server that has ended.
+        """
+        if shutil.which(self._command[0]) is None:
+            raise DialError(f"cannot start the server {self}: there is no program of that name")
+        directory = tempfile.TemporaryDirectory(prefix="nbd-gateway-")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # LISTEN_PID is the server's own number, which is known only inside it: the shell that sets it
         # becomes the server.
         script = f'exec {FIRST_PASSED_DESCRIPTOR}<&0 0</dev/null; LISTEN_PID=$$ exec "$@"'
         environment = os.environ | {"LISTEN_FDS": "1"}
         try:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", script, "sh", *self._command],
-                stdin=self._listener.fileno(),
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for us: we still have to drain
-            )
+            with listener:
+                listener.bind(str(Path(directory.name) / "socket"))
+                listener.listen()
+                self.process = subprocess.Popen(
+                    ["/bin/sh", "-c", script, "sh", *self._command],
+                    stdin=listener.fileno(),
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for us: we still have to drain
+                )
         except OSError as error:
+            directory.cleanup()
             raise DialError(f"cannot start the server {self}: {error.strerror}") from None
+        self._directory = directory
 
     async def stop(self) -> None:
         """End the server, and wait until it has ended."""
-        if self._process is not None:
+        async with self._lock:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        if self.process is not None:
             with suppress(ProcessLookupError):
-                self._process.terminate()
+                self.process.terminate()
             with trio.move_on_after(STOP_SECONDS) as limit:
-                await trio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
             if limit.cancelled_caught:
-                self._process.kill()
-                await trio.to_thread.run_sync(self._process.wait)
-            self._process = None
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+                self.process.kill()
+                await trio.to_thread.run_sync(self.process.wait)
+            self.process = None
         if self._directory is not None:
             self._directory.cleanup()
             self._directory = None

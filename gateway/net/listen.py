@@ -38,10 +38,15 @@ class Listener:
         sockets, self.sockets = self.sockets, []
         for listener in sockets:
             await listener.aclose()
-        if sockets and self.uri.transport is Transport.UNIX:
-            assert self.uri.socket_path is not None
+        path = self.uri.socket_path
+        if sockets and path is not None and not is_abstract(path):
             with suppress(OSError):
-                Path(self.uri.socket_path).unlink()
+                Path(path).unlink()
+
+
+def is_abstract(path: str) -> bool:
+    """Say whether a Unix socket's path names no file (unix(7), "abstract")."""
+    return path.startswith("\0")
 
 
 async def open_listener(settings: Listen) -> Listener:
@@ -54,10 +59,12 @@ async def open_listener(settings: Listen) -> Listener:
             case Transport.UNIX:
                 sock = _bind_unix(settings)
             case Transport.VSOCK:
-                sock = trio.socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-                cid = socket.VMADDR_CID_ANY if uri.cid is None else uri.cid
-                await sock.bind((cid, uri.port or DEFAULT_PORT))
-        sock.listen(BACKLOG)
+                sock = await _bind_vsock(uri)
+        try:
+            sock.listen(BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
     except OSError as error:
         raise ListenError(f"cannot listen on {uri}: {error.strerror or error}") from None
     return Listener(settings, uri, [trio.SocketListener(sock)])
@@ -74,6 +81,8 @@ async def _listen_tcp(settings: Listen) -> Listener:
 def _bind_unix(settings: Listen) -> trio.socket.SocketType:
     """Bind a Unix socket; its file has the mode and owner asked for before anybody can connect."""
     assert settings.uri.socket_path is not None
+    if is_abstract(settings.uri.socket_path):
+        return _bind_abstract(settings.uri.socket_path)
     path = Path(settings.uri.socket_path)
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -93,6 +102,28 @@ def _bind_unix(settings: Listen) -> trio.socket.SocketType:
         sock.close()
         raise
     return trio.socket.from_stdlib_socket(sock)
+
+
+def _bind_abstract(path: str) -> trio.socket.SocketType:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.socket.from_stdlib_socket(sock)
+
+
+async def _bind_vsock(uri: NbdUri) -> trio.socket.SocketType:
+    sock = trio.socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    try:
+        cid = socket.VMADDR_CID_ANY if uri.cid is None else uri.cid
+        await sock.bind((cid, uri.port or DEFAULT_PORT))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _remove_stale(path: Path) -> None:

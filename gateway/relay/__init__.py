@@ -1,7 +1,7 @@
 """One client's life, and the data plane that it ends up in.
 
 client.py   from accept to the end: negotiation, link, offer, session
-routes.py   which upstream, and which export there, a name stands for; pure
+listing.py  what LIST shows
 scan/       what goes through a session, message by message; pure
 hub.py      the reactor: every session's two sockets in one epoll, in one task
 lane.py     one direction of a session: receive once, scan, send once

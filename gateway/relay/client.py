@@ -14,8 +14,8 @@ limits of its own. Else a client that says nothing would keep a place, and an up
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -67,13 +67,15 @@ class Service:
     """Shutting down: no export is opened any more."""
     negotiations: set[ServerNegotiation] = field(default_factory=set)
     """Those that are under way."""
+    relayed: int = 0
+    """Clients that have opened an export and are not seen off yet."""
 
     def drain(self) -> None:
         """Begin to shut down: refuse to open exports, and end the sessions in good order."""
         self.draining = True
         for negotiation in self.negotiations:
             negotiation.shutting_down = True
-        self.hub.finish("shutting down")
+        self.hub.finish("shutting down", self.config.drain_seconds)
 
 
 async def serve_client(service: Service, listen: Listen, stream: trio.SocketStream) -> None:
@@ -175,8 +177,8 @@ class _Client:
                 return opened
 
     async def _answer_list(self) -> None:
-        with self._upstream_time():
-            exports = await listed_exports(self._service.config, self._service.servers)
+        service = self._service
+        exports = await self._patiently(lambda: listed_exports(service.config, service.servers))
         self._core.answer_list(exports)
 
     async def _answer_contexts(self, asked: ContextsAsked) -> None:
@@ -219,6 +221,9 @@ class _Client:
 
     async def _open(self, name: str, route: Route, terms: Terms) -> _Opened:
         link = await self._ask(route, lambda upstream: upstream.go(terms))
+        if self._service.draining:
+            link.socket.close()
+            raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
         return _Opened(name, link, self._offer(name, link.export))
 
     def _offer(self, name: str, export: Export) -> Offer:
@@ -251,18 +256,40 @@ class _Client:
         if self._upstream is None:
             server = self._service.servers[route.upstream]
             self._upstream = route.upstream, Negotiation(server)
-        with self._upstream_time():
-            return await question(self._upstream[1])
+        negotiation = self._upstream[1]
+        return await self._patiently(lambda: question(negotiation))
 
-    @contextmanager
-    def _upstream_time(self) -> Iterator[None]:
-        """Stop the client's clock while an upstream is waited for."""
+    async def _patiently(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Wait for an upstream: meanwhile the client's clock stands still, and a client that leaves ends the
+        wait (`PeerClosed`), so that it keeps neither its place nor an upstream connection.
+        """
         left = self._clock.deadline - trio.current_time()
         self._clock.deadline = float("inf")
+        result: list[_Result] = []
+        failed: Exception | None = None
         try:
-            yield
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
+                try:
+                    result.append(await wait())
+                except Exception as error:  # as itself, not in the nursery's group
+                    failed = error
+                nursery.cancel_scope.cancel()
         finally:
             self._clock.deadline = trio.current_time() + left
+        if failed is not None:
+            raise failed
+        if not result:
+            raise PeerClosed("the client left while the upstream was asked")
+        return result[0]
+
+    async def _cancel_when_gone(self, waiting: trio.CancelScope) -> None:
+        client = self._stream.socket
+        await trio.lowlevel.wait_readable(client)
+        with suppress(OSError):
+            if await client.recv(1, socket.MSG_PEEK):
+                return  # it talks on; that has to wait
+        waiting.cancel()
 
     # --- Transmission
 
@@ -270,22 +297,23 @@ class _Client:
         """Relay until the session has ended; then close the link, and see the client off."""
         link, promised = opened.link, opened.offer
         log = self._log.bind(export=opened.name)
-        await self._leave_upstream()
         client = plain_socket(self._stream)
+        self._service.relayed += 1
         try:
+            await self._leave_upstream()
             log.info(
                 "session begins",
                 size=promised.size,
                 flags=str(TransmissionFlag(promised.flags)),
                 contexts=[context.name for context in promised.contexts],
                 quirks=list(link.quirks),
+                ladder=link.rung.name,
             )
             session = await self._service.hub.relay(
                 client,
                 link.socket,
                 plan(promised, link.export, link.dialect),
                 self._core.trailing_data,
-                drain_seconds=self._service.config.drain_seconds,
             )
             link.socket.close()
             if session.reason:
@@ -297,6 +325,7 @@ class _Client:
         finally:
             link.socket.close()
             client.close()
+            self._service.relayed -= 1
 
     # --- The end
 

@@ -24,7 +24,8 @@ from gateway.relay.scan.plan import Plan
 from gateway.relay.session import Crowd, Session
 
 QUIET_SECONDS = 0.0002
-"""How long the hub waits for more traffic before it parks; the shortest that epoll_wait knows."""
+"""How long the hub polls for more traffic before it parks: a few times what a peer on the same machine takes to
+answer."""
 
 TURN_SECONDS = 0.004
 """How long the hub goes on before it lets Trio's other tasks run."""
@@ -50,34 +51,36 @@ class Hub:
         self._ready: dict[int, Callable[[int], int]] = {}
         self._pool = BufferPool()
         self.sessions: set[Session] = set()
+        self._finish: tuple[str, float] | None = None
+
+    def close(self) -> None:
+        """Close, after `run` and every `relay` have ended."""
+        self._epoll.close()
 
     async def run(self) -> None:
-        """Serve the sessions until cancelled."""
+        """Serve the sessions until cancelled. Those that `relay` still has to close need the hub open."""
         poll, ready, clock = self._epoll.poll, self._ready, time.monotonic
-        try:
-            while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                now, patience = clock(), 0.0
-                turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
-                while now < quiet_ends:
-                    events = poll(patience, MAX_EVENTS)
-                    crowd = Crowd.NONE
-                    for descriptor, event in events:
-                        # A session that ended in this very round is not there any more.
-                        if act := ready.get(descriptor):
-                            crowd = max(crowd, act(event))
-                    patience = PATIENCE_SECONDS if crowd else 0
-                    if crowd == Crowd.SMALL:
-                        time.sleep(GATHER_SECONDS)
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            now, patience = clock(), 0.0
+            turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
+            while now < quiet_ends:
+                events = poll(patience, MAX_EVENTS)
+                crowd = Crowd.NONE
+                for descriptor, event in events:
+                    # A session that ended a moment ago may not be there any more.
+                    if act := ready.get(descriptor):
+                        crowd = max(crowd, act(event))
+                patience = PATIENCE_SECONDS if crowd else 0
+                if crowd == Crowd.SMALL:
+                    time.sleep(GATHER_SECONDS)
+                now = clock()
+                if events:
+                    quiet_ends = now + QUIET_SECONDS
+                if now > turn_ends:
+                    await trio.lowlevel.checkpoint()
                     now = clock()
-                    if events:
-                        quiet_ends = now + QUIET_SECONDS
-                    if now > turn_ends:
-                        await trio.lowlevel.checkpoint()
-                        now = clock()
-                        turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
-        finally:
-            self._epoll.close()
+                    turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
 
     async def relay(
         self,
@@ -85,13 +88,11 @@ class Hub:
         link: socket.socket,
         plan: Plan,
         client_data: bytes = b"",
-        *,
-        drain_seconds: float,
     ) -> Session:
         """Relay between two non-blocking sockets until the session has ended; give it back, for it knows
         why it did.
 
-        Once it has begun to end, what is under way has `drain_seconds`. The sockets stay open.
+        The sockets stay open. Raises what went wrong in the session, if it was our fault.
         """
         session = Session(client, link, plan, self._pool, self._watch)
         ready = {client.fileno(): session.client_ready, link.fileno(): session.link_ready}
@@ -101,9 +102,13 @@ class Hub:
         self.sessions.add(session)
         try:
             session.begin(client_data)
+            if self._finish is not None:
+                session.finish(*self._finish)
             await session.ending.wait()
-            with trio.move_on_after(drain_seconds):
+            with trio.move_on_after(session.seconds_to_end) as limit:
                 await session.ended.wait()
+            if limit.cancelled_caught:
+                session.cut()
         finally:
             session.close()
             self.sessions.discard(session)
@@ -114,10 +119,11 @@ class Hub:
             raise session.bug
         return session
 
-    def finish(self, reason: str) -> None:
-        """End all sessions in good order."""
+    def finish(self, reason: str, seconds: float) -> None:
+        """End all sessions in good order within `seconds`, and those that should begin later."""
+        self._finish = reason, seconds
         for session in list(self.sessions):
-            session.finish(reason)
+            session.finish(reason, seconds)
 
     def _watch(self, sock: socket.socket, events: int) -> None:
         """Have a session called for these events.

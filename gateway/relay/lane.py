@@ -22,6 +22,10 @@ MAX_FREE_BUFFERS = 16
 MAX_SLICES = 1024
 """IOV_MAX of Linux: slices in one sendmsg."""
 
+MIN_MESSAGE_BYTES = 28
+"""A lane with less than this, the header of a request, left over gives its buffer back and keeps the bytes
+aside: else a thousand peers that stop inside a header would hold a thousand buffers."""
+
 Buffer = tuple[bytearray, memoryview]
 
 
@@ -65,6 +69,7 @@ class Lane:
     __slots__ = (
         "_buffer",
         "_end",
+        "_left_over",
         "_pool",
         "_scan",
         "_start",
@@ -84,6 +89,7 @@ class Lane:
         self._pool = pool
         self._buffer: Buffer | None = None
         self._start = self._end = 0  # what is received and not yet scanned
+        self._left_over = b""  # the same, where there is no buffer
         self.out: list[memoryview | bytes] = []
         """What is to be sent, in order."""
         self.ended = False
@@ -92,15 +98,18 @@ class Lane:
     @property
     def unscanned(self) -> int:
         """Bytes received that the scanner did not take: part of a message, or more than it may take."""
-        return self._end - self._start
+        return self._end - self._start + len(self._left_over)
 
     def receive(self) -> bool:
-        """Receive once and scan; say whether there was anything.
+        """Receive once and scan; say whether there was anything (which may be the end). There is not where the
+        buffer is full of messages that the scanner holds back.
 
         Raises OSError if the source has failed, and what the scanner raises.
         """
         if self._buffer is None:
-            self._buffer = self._pool.take()
+            self._take_buffer(self._left_over)
+            self._left_over = b""
+        assert self._buffer is not None
         buffer, view = self._buffer
         end = self._end
         if end == len(buffer):
@@ -127,10 +136,13 @@ class Lane:
     def take_over(self, data: bytes) -> None:
         """Scan bytes that were received before the lane was there."""
         if data:
-            self._buffer = self._pool.take()
-            self._buffer[1][: len(data)] = data
-            self._end = len(data)
+            self._take_buffer(data)
             self.scan()
+
+    def _take_buffer(self, data: bytes) -> None:
+        self._buffer = self._pool.take()
+        self._buffer[0][: len(data)] = data
+        self._end = len(data)
 
     def send(self) -> bool:
         """Send once; say whether everything is sent. Raises OSError if the sink has failed."""
@@ -166,14 +178,16 @@ class Lane:
             out[0] = memoryview(out[0])[sent:]
 
     def release(self) -> None:
-        """Give the buffer back if nothing in it is needed; otherwise move what is left to its beginning.
+        """Give the buffer back if hardly anything in it is needed; otherwise move what is left to its
+        beginning.
 
         Nothing of `out` may point into the buffer.
         """
         if self._buffer is None or self.out:
             return
         start, end = self._start, self._end
-        if start == end:
+        if end - start < MIN_MESSAGE_BYTES:
+            self._left_over = bytes(self._buffer[1][start:end])
             self._pool.give_back(self._buffer)
             self._buffer = None
             self._end = 0
@@ -191,4 +205,5 @@ class Lane:
     def close(self) -> None:
         """Forget everything, and give the buffer back."""
         self._start = self._end
+        self._left_over = b""
         self.discard()

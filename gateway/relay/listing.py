@@ -10,28 +10,41 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import trio
+
 from gateway.config import Config
 from gateway.protocol.errors import Refusal
 from gateway.upstream.negotiation import list_exports
 from gateway.upstream.server import Server
 from gateway.wire.handshake import ListedExport
 
+LIST_SECONDS = 15
+"""How long all upstreams together may take to say what they have; the list goes without those that do not. More
+than `connect-seconds`, so that the log can say why one is missing."""
+
 
 async def listed_exports(config: Config, servers: Mapping[str, Server]) -> list[ListedExport]:
     """Ask every upstream that a rule leads to for its exports. Raises `Refusal` if the only one refuses and
     the configuration names nothing by itself.
     """
-    told: dict[str, list[ListedExport] | None] = {}
-    refusal: Refusal | None = None
-    for upstream in dict.fromkeys(rule.upstream for rule in config.rules):
+    told: dict[str, list[ListedExport] | None] = dict.fromkeys(
+        rule.upstream for rule in config.rules
+    )
+    refusals: list[Refusal] = []
+
+    async def ask(upstream: str) -> None:
         try:
             told[upstream] = await servers[upstream].listing(list_exports)
-        except Refusal as refused:
-            told[upstream] = None
-            refusal = refused
+        except Refusal as refusal:
+            refusals.append(refusal)
+
+    with trio.move_on_after(LIST_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for upstream in told:
+                nursery.start_soon(ask, upstream)
     exports = visible_exports(config, told)
-    if not exports and refusal is not None and len(told) == 1:
-        raise refusal
+    if not exports and refusals and len(told) == 1:
+        raise refusals[0]
     return exports
 
 

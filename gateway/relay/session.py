@@ -14,8 +14,9 @@ How a session ends, with what is still done then:
 - the link breaks the protocol, or dies: every command under way is answered EIO, and the client is
   disconnected.
 
-A session never waits by itself. It says when it has begun to end (`ending`) and when it has ended (`ended`);
-whoever owns it puts a limit on the time between the two.
+A session never waits by itself. It says when its end must not take long any more, because nobody waits for it
+or we are shutting down (`ending`), and when it has ended (`ended`); whoever owns it puts the limit on the time
+between the two. A client that said DISC and is still there may take the time it needs for what it asked.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
-from gateway.wire.transmission import DISC
+from gateway.wire.transmission import DISC, REQUEST
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -51,6 +52,10 @@ class Crowd:
     SMALL = 2
     """Many small ones: it pays to let more of them come together."""
 
+
+LOST_SECONDS = 30
+"""How long what is under way may take when the client or the upstream has gone: as long as a server may
+reasonably take for one command, and no longer than a link may be kept from other uses."""
 
 FEW_COMMANDS = 4
 """Up to here a client waits for each single reply, and so must not be kept waiting."""
@@ -86,6 +91,7 @@ class Session:
         "linger",
         "link",
         "reason",
+        "seconds_to_end",
         "traffic",
     )
 
@@ -117,13 +123,16 @@ class Session:
         """What went wrong in here, if anything did."""
         self.linger = False
         """The client is still there and has to be told: close in a way that it can read what we sent."""
+        self.seconds_to_end = float(LOST_SECONDS)
+        """How long the end may take from `ending` on."""
         self.ending = trio.Event()
         self.ended = trio.Event()
 
     def begin(self, client_data: bytes = b"") -> None:
         """Begin; `client_data` are bytes that the client sent behind its last option."""
-        self._guard_requests(lambda: self._requests_lane.take_over(client_data))
-        self._go_on()
+        self._step(
+            lambda _: self._guard_requests(lambda: self._requests_lane.take_over(client_data)), 0
+        )
 
     # --- What the hub calls
 
@@ -136,6 +145,8 @@ class Session:
         return self._step(self._link_ready, events)
 
     def _step(self, step: Callable[[int], None], events: int) -> int:
+        if self.ended.is_set():  # in this very round of the hub, which has not been told yet
+            return Crowd.NONE
         try:
             step(events)
             self._go_on()
@@ -172,12 +183,26 @@ class Session:
         small = next(reversed(in_flight.values()))[3] <= SMALL_BYTES
         return Crowd.SMALL if small and len(in_flight) > 2 * FEW_COMMANDS else Crowd.LARGE
 
-    def finish(self, reason: str) -> None:
-        """End in good order: begin no more requests, answer those under way, then close."""
+    def finish(self, reason: str, seconds: float) -> None:
+        """End in good order, within `seconds`: begin no more requests, answer those under way, then close.
+
+        Never raises.
+        """
+        self._step(lambda _: self._finish(reason, seconds), 0)
+
+    def _finish(self, reason: str, seconds: float) -> None:
         if not self._stopping:
             self._stop(reason)
             self.linger = True
-            self._go_on()
+        if not self.ending.is_set():
+            self.seconds_to_end = seconds
+            self.ending.set()
+
+    def cut(self) -> None:
+        """End now: what is under way has not come to its end within `seconds_to_end`."""
+        late = f"cut after {self.seconds_to_end:g} s with commands under way"
+        self.reason = f"{self.reason}; {late}" if self.reason else late
+        self.close()
 
     # --- The lanes
 
@@ -243,10 +268,12 @@ class Session:
             return
         try:
             self._requests_lane.send()
-        except OSError:
+        except OSError as error:
             # What the upstream has answered may still be there to read; its end is seen there.
             self._link_mute = True
             self._requests_lane.discard()
+            self._stop(f"the upstream takes no more requests: {error.strerror or error}")
+            self.ending.set()
 
     # --- The ends
 
@@ -254,7 +281,6 @@ class Session:
         if not self._stopping:
             self._stopping = self._requests.stopped = True
             self.reason = reason
-            self.ending.set()
 
     def _lose_client(self, reason: str) -> None:
         if self._client_gone:
@@ -262,6 +288,7 @@ class Session:
         if not self._stopping or self.linger:
             self.reason = reason
         self._stop(reason)
+        self.ending.set()
         self._client_gone = True
         self.linger = False
         self._replies_lane.discard()
@@ -278,6 +305,7 @@ class Session:
         if not self._stopping or busy:
             self.reason = reason
         self._stop(reason)
+        self.ending.set()
         answers = self._replies.fail(reason)
         if answers is None:
             self._lose_client(f"{reason}, in the middle of a reply that cannot be taken back")
@@ -298,28 +326,35 @@ class Session:
         )
 
     def _go_on(self) -> None:
-        """Say what to wait for next; end if there is nothing."""
+        """Take up what can go on; say what to wait for next; end if there is nothing."""
         if (
             self._flowing
+            and self._requests_lane.unscanned < REQUEST.size
             and not self._requests_lane.out
             and not self._replies_lane.out
             and not self._stopping
             and len(self.traffic.in_flight) < MAX_IN_FLIGHT
         ):
             return  # the usual case: both sides are read already
+        self._resume_requests()
         if self._stopping and (self._link_closed or self._idle) and not self._replies_lane.out:
             self._end()
             return
-        self._resume_requests()
         self._want(self.client, self._client_interest())
         self._want(self.link, self._link_interest())
         self._flowing = self._interest[self.client] == self._interest[self.link] == READ
 
     def _resume_requests(self) -> None:
-        """Take up requests that were left in the buffer because too many were under way."""
+        """Take up requests that were left in the buffer because too many were under way, or too many of our
+        answers waited: no event of a socket will speak of them again.
+        """
         lane = self._requests_lane
-        if lane.unscanned >= 28 and self._may_read_requests():
+        left = lane.unscanned
+        while left >= REQUEST.size and self._may_read_requests():
             self._guard_requests(lane.scan)
+            if lane.unscanned == left:
+                return
+            left = lane.unscanned
 
     def _may_read_requests(self) -> bool:
         if self._client_gone or self._link_closed or self._requests_lane.out:
@@ -358,6 +393,7 @@ class Session:
     def close(self) -> None:
         """Stop at once; what is under way is lost. The sockets stay open, for their owner to close."""
         self._stop("stopped")
+        self.ending.set()
         self._requests_lane.close()
         self._replies_lane.close()
         self._want(self.client, 0)

@@ -7,9 +7,9 @@ another one, because servers have been wrong about the second (Q-K7).
 
 Old servers: an answer that is garbage, or a closed connection, where an option was sent means that the server
 does not know the option and lost its way (Q-N8, Q-S23). Then the same is tried one rung down the ladder, on a
-new connection, and the rung is remembered. Where INFO cannot be had, or says size 0 (Q-N21), or the server
-is not fixed newstyle, the export is opened at once, and that link kept for the client's GO: only what was
-opened is known.
+new connection, and the rung is remembered; each session's log line shows it. Where INFO cannot be had, or says
+size 0 (Q-N21), or the server is not fixed newstyle, the export is opened at once, and that link kept for the
+client's GO: only what was opened is known.
 
 Before GO, an INFO without a request for block sizes is asked. Its answer tells a qemu 2.10 to 3.1, and is what
 decides whether bit 8 is to be believed (see quirks/qemu_multi_conn_bit.py); it is asked on every link, for the
@@ -64,6 +64,8 @@ class Link:
     dialect: Dialect
     quirks: tuple[str, ...]
     """Names of the quirks in force."""
+    rung: Rung
+    """How much of the protocol the server was found to bear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,19 @@ class Terms:
     structured: bool
     queries: tuple[str, ...] | None = None
     """What SET_META_CONTEXT asks; None: it is not sent."""
+
+
+def next_rung(rung: Rung, *, structured: bool) -> Rung | None:
+    """Give the rung below, if there is one: where structured replies are not asked for, SIMPLE is what has just
+    failed.
+    """
+    match rung:
+        case Rung.FULL if structured:
+            return Rung.SIMPLE
+        case Rung.FULL | Rung.SIMPLE:
+            return Rung.EXPORT_NAME
+        case Rung.EXPORT_NAME:
+            return None
 
 
 class _LostTheWay(Exception):
@@ -133,9 +148,10 @@ class Negotiation:
                 await self.aclose()
                 if not fresh:
                     continue  # it may only have been kept waiting for too long (Q-S30)
-                if rung == Rung.EXPORT_NAME:
+                lower = next_rung(rung, structured=terms.structured)
+                if lower is None:
                     raise Unreachable(f"upstream {self._server.name!r}: {error}") from None
-                rung = Rung(rung + 1)
+                rung = lower
             except BaseException as error:
                 if not isinstance(error, Refusal) or isinstance(error, Unreachable):
                     await self.aclose()
@@ -161,7 +177,12 @@ class _Line:
         """Connect and take the greeting; agree on structured replies."""
         line = cls(server, terms, rung, await server.connect())
         try:
-            greeted = await line._next()
+            try:
+                greeted = await line._next()
+            except _LostTheWay as error:
+                # No option was sent, so none is to blame: it takes no more clients, or is no NBD server.
+                text = f"upstream {server.name!r}, before its greeting: {error}"
+                raise Unreachable(text) from None
             assert isinstance(greeted, Greeted)
             if greeted.export is not None:
                 if terms.name:
@@ -325,7 +346,8 @@ class _Line:
         except WireError as error:
             raise _LostTheWay(str(error)) from None
         sock = plain_socket(self._talk.stream)
-        self._opened = Link(sock, export, dialect, tuple(quirk.name for quirk in quirks))
+        names = tuple(quirk.name for quirk in quirks)
+        self._opened = Link(sock, export, dialect, names, self._rung)
         return self._opened
 
     async def list_exports(self) -> list[ListedExport]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import IntEnum
 
 import trio
@@ -83,11 +84,12 @@ class Server:
         except trio.TooSlowError:
             text = f"did not take a connection within {self._connect_seconds:g} s"
             raise Unreachable(f"upstream {self.name!r} is unreachable: it {text}") from None
-        tune(
-            stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one
-            keepalive_seconds=self._keepalive_seconds,
-            user_timeout_seconds=self._user_timeout_seconds,
-        )
+        with suppress(OSError):  # it may have gone already, which the greeting will tell
+            tune(
+                stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one
+                keepalive_seconds=self._keepalive_seconds,
+                user_timeout_seconds=self._user_timeout_seconds,
+            )
         return stream
 
     @property

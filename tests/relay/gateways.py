@@ -72,3 +72,4 @@ async def gateway_before(
         assert not service.negotiations
         hubs.cancel_scope.cancel()
         servers.cancel_scope.cancel()
+    service.hub.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,8 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Req
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
 from gateway.protocol.client import Refused
 from gateway.relay.lane import BUFFER_BYTES
+from gateway.relay.scan.requests import MAX_ANSWERS
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT
 from gateway.wire import limits
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, Errno, Opt, Rep
 from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
@@ -291,3 +294,112 @@ async def test_draining_waits_no_longer_than_it_may() -> None:
             gateway.service.drain()
             assert await client.stream.receive_some() == b""
         release.set()
+
+
+async def test_requests_behind_more_than_we_answer_at_a_time_are_taken_up() -> None:
+    count = 2 * MAX_ANSWERS + 44
+    async with gateway_before(server()) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go("", structured=False)
+            await client.stream.send_all(
+                b"".join(encode_request(Cmd.READ, 0, cookie, 0, 0) for cookie in range(count))
+            )
+            for cookie in range(count):
+                assert await answer(client, cookie, 0) == (0, b"")
+
+
+async def test_disc_behind_more_than_may_be_under_way_is_obeyed() -> None:
+    held: list[bytes] = []
+
+    def all_at_once(request: Request, reply: list[bytes]) -> list[bytes]:
+        held.append(b"".join(reply))
+        return [b"".join(held)] if len(held) == MAX_IN_FLIGHT else []
+
+    async with gateway_before(server(faults=Faults(on_reply=all_at_once))) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go("", structured=False)
+            reads = [encode_request(Cmd.READ, 0, i, 0, 512) for i in range(MAX_IN_FLIGHT)]
+            await client.stream.send_all(b"".join(reads) + DISC)
+            for _ in reads:
+                await client.receive(16 + 512)
+            with trio.fail_after(5):  # and not after a drain's time
+                assert await client.stream.receive_some() == b""
+
+
+async def test_no_limit_stands_between_disc_and_the_last_reply() -> None:
+    release = trio.Event()
+    upstream = server(faults=Faults(delay=lambda request: release))
+    async with gateway_before(upstream, drain_seconds=0) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go("", structured=False)
+            cookie = await client.send(Cmd.READ, 0, 512)
+            await client.stream.send_all(DISC)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            release.set()
+            assert await answer(client, cookie, 512) == (0, bytes(512))
+
+
+# --- While the upstream is being asked
+
+
+@asynccontextmanager
+async def gateway_before_a_late_upstream(
+    greets: trio.Event,
+) -> AsyncIterator[tuple[Gateway, trio.Event]]:
+    """A gateway whose upstream takes connections at once, and greets when told to; and the event that says that
+    it was connected to.
+    """
+    connected = trio.Event()
+    async with trio.open_nursery() as nursery:
+
+        async def serve(stream: trio.SocketStream) -> None:
+            async with stream:
+                await greets.wait()
+                await server().serve(stream)
+
+        def connect() -> trio.SocketStream:
+            ours, theirs = socket_pair()
+            nursery.start_soon(serve, theirs)
+            connected.set()
+            return ours
+
+        async with gateway_before(connect, negotiate_seconds=1000) as gateway:
+            yield gateway, connected
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_leaves_while_the_upstream_is_asked_is_let_go() -> None:
+    async with gateway_before_a_late_upstream(trio.Event()) as (gateway, connected):
+        client = gateway.client()
+        await client.greeting()
+        client.negotiation.go("", [])
+        await client.stream.send_all(client.negotiation.data_to_send())
+        await connected.wait()
+        await client.stream.aclose()
+        # The gateway waits for its clients' tasks, and the upstream never says anything.
+
+
+async def test_an_export_that_opens_while_draining_is_refused() -> None:
+    greets = trio.Event()
+    async with gateway_before_a_late_upstream(greets) as (gateway, connected):
+        client = gateway.client()
+        async with client.stream:
+            await client.greeting()
+            client.negotiation.go("", [])
+            await client.stream.send_all(client.negotiation.data_to_send())
+            await connected.wait()
+            gateway.service.drain()
+            greets.set()
+            assert (await client.refused()).reply == Rep.ERR_SHUTDOWN
+
+
+async def test_a_session_that_begins_after_the_hub_was_told_to_finish_ends() -> None:
+    async with gateway_before(server()) as gateway:
+        gateway.service.hub.finish("shutting down", 5)
+        client = gateway.client()
+        async with client.stream:
+            await client.go("", structured=False)
+            assert await client.stream.receive_some() == b""

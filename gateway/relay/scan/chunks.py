@@ -264,7 +264,9 @@ class StructuredReplies(Replies):
     def _status(self, ours: int, entry: Entry, payload: bytes, out: Out) -> None:
         context_id, extents = decode_extents(payload)
         plan = self.traffic.plan
-        client_id = plan.context_ids.get(context_id)
+        if context_id not in plan.context_ids:
+            raise WireError(f"block status of context {context_id}, which was not selected")
+        client_id = plan.context_ids[context_id]
         partial = self._partial(ours)
         if context_id in partial.contexts:
             raise WireError(f"block status of context {context_id} came twice")

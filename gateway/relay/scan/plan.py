@@ -27,8 +27,8 @@ class Plan:
     """Every legal word, with what goes upstream for it."""
     fast: dict[int, int]
     """The words that are FAST, with their longest length in bytes."""
-    context_ids: dict[int, int]
-    """The link's context ids -> the client's."""
+    context_ids: dict[int, int | None]
+    """The link's context ids -> the client's; None: the client did not select that one."""
     answer_cache: bool
     """CACHE is answered here."""
 
@@ -52,7 +52,7 @@ def plan(offer: Offer, export: Export, dialect: Dialect) -> Plan:
         export.structured,
         rules,
         fast,
-        {c.id: client_ids[c.name] for c in export.contexts if c.name in client_ids},
+        {context.id: client_ids.get(context.name) for context in export.contexts},
         dialect.answer_cache,
     )
 

@@ -15,6 +15,7 @@ from gateway.relay.scan.requests import RequestScan
 from gateway.relay.scan.traffic import Partial, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.errors import WireError
+from gateway.wire.handshake import MetaContext
 from tests.relay.scan import peers
 from tests.relay.scan.peers import SIZE, Client, Feeder, Reply, Request, content, pieces_of
 
@@ -30,9 +31,17 @@ framings = pytest.mark.parametrize("kind", list(FRAMINGS), ids=lambda kind: kind
 class Session:
     """A session whose requests have gone upstream; feed it with what the upstream answers."""
 
-    def __init__(self, kind: type[Replies], asked: Sequence[Request]) -> None:
+    def __init__(
+        self,
+        kind: type[Replies],
+        asked: Sequence[Request],
+        *,
+        selected: tuple[MetaContext, ...] = peers.CLIENT_CONTEXTS,
+    ) -> None:
         client, link = FRAMINGS[kind]
-        self.traffic: Traffic = peers.traffic(client_structured=client, link_structured=link)
+        self.traffic: Traffic = peers.traffic(
+            client_structured=client, link_structured=link, selected=selected
+        )
         feeder = Feeder(RequestScan(self.traffic))
         feeder.feed(b"".join(request.bytes for request in asked))
         self.upstream = peers.read_requests(bytes(feeder.sent))
@@ -367,7 +376,6 @@ def test_done_over_a_gap_is_an_error(sent: bytes) -> None:
         peers.none(1),
         peers.status_chunk(1, 70, [(512, 0)], done=True),
         peers.status_chunk(1, 71, [(512, 0)]) + peers.none(1),
-        peers.status_chunk(1, 70, [(512, 0)]) + peers.status_chunk(1, 9, [(512, 0)], done=True),
         peers.status_chunk(1, 70, [(512, 0)]) + peers.status_chunk(1, 71, [(0, 0)], done=True),
     ],
 )
@@ -379,13 +387,12 @@ def test_done_before_every_context_is_an_error(sent: bytes) -> None:
         assert reply.error == Errno.EIO
 
 
-def test_surplus_contexts_are_dropped() -> None:
-    session = Session(StructuredReplies, [STATUS])
+def test_contexts_that_the_client_did_not_select_are_dropped() -> None:
+    session = Session(StructuredReplies, [STATUS], selected=peers.CLIENT_CONTEXTS[:1])
     session.feed(
-        b"".join(peers.status_chunk(1, context, [(512, 0)]) for context in (9, 70, 71))
-        + peers.none(1)
+        b"".join(peers.status_chunk(1, context, [(512, 0)]) for context in (71, 70)) + peers.none(1)
     )
-    assert session.replies() == [Reply(103, 0, b"", {5: [(512, 0)], 6: [(512, 0)]})]
+    assert session.replies() == [Reply(103, 0, b"", {5: [(512, 0)]})]
 
 
 # --- Replies that are wrong
@@ -398,6 +405,10 @@ MALFORMED = {
     "simple: client's cookie": (SimpleReplies, peers.simple(100)),
     "simple: unknown cookie with an error": (SimpleReplies, peers.simple(9, 5)),
     "simple: wrong magic": (SimpleReplies, bytes(16)),
+    "a context that nobody selected": (
+        StructuredReplies,
+        peers.status_chunk(3, 9, [(512, 0)], done=True),
+    ),
     "simple: structured": (SimpleReplies, peers.data_chunk(1, 64, DATA_A, done=True)),
     "simple: answered twice": (SimpleReplies, peers.simple(2) * 2),
     "wrapped: unknown cookie": (WrappedReplies, peers.simple(9)),
