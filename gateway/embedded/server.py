@@ -16,7 +16,7 @@ from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
 from gateway.embedded.personality import BASE_ALLOCATION, PLAIN, Personality
 from gateway.embedded.session import Opened, Session
 from gateway.protocol.errors import Hangup, Refusal
-from gateway.protocol.export import Offer, offered_block_sizes
+from gateway.protocol.export import Offer, longest_payload, offered_block_sizes
 from gateway.protocol.server import (
     Aborted,
     ContextsAsked,
@@ -29,7 +29,7 @@ from gateway.protocol.server import (
 from gateway.wire import handshake
 from gateway.wire.constants import Info, Rep
 from gateway.wire.errors import WireError
-from gateway.wire.handshake import BlockSizes, ListedExport, MetaContext
+from gateway.wire.handshake import ListedExport, MetaContext
 from gateway.wire.limits import KIB
 
 HANDSHAKE_SECONDS = 10
@@ -119,10 +119,11 @@ class Server:
         offer = Offer(
             personality.told_size(disk),
             personality.flags(disk, structured) | personality.takes_unoffered,
-            BlockSizes(minimum, told.preferred, told.maximum),
+            told,
             structured,
             contexts,
-            maximum_is_ours=personality.block_sizes is None,
+            longest_payload(personality.block_sizes),
+            minimum,
         )
         if all(context == BASE_ALLOCATION for context in personality.contexts):
             return Opened(disk, offer)

@@ -109,7 +109,7 @@ class Session:
 
     async def _take_requests(self, commands: trio.Nursery) -> None:
         size = self._offer.size
-        unaligned = self._offer.block_sizes.minimum - 1
+        unaligned = self._offer.alignment - 1
         while True:
             magic, word, cookie, offset, length = await self._inbox.request()
             if magic != REQUEST_MAGIC:

@@ -94,6 +94,7 @@ _ANSWERS: dict[int, Rep | None] = {
     Opt.LIST_META_CONTEXT: Rep.META_CONTEXT,
     Opt.SET_META_CONTEXT: Rep.META_CONTEXT,
     Opt.STRUCTURED_REPLY: None,
+    Opt.EXTENDED_HEADERS: None,
     Opt.ABORT: None,
 }
 
@@ -138,7 +139,9 @@ class ClientNegotiation:
         """Which handshake the server speaks; None before `Greeted`."""
         self.handshake_flags = 0
         self.structured = False
-        """STRUCTURED_REPLY was acknowledged."""
+        """STRUCTURED_REPLY was acknowledged, or EXTENDED_HEADERS, which implies it."""
+        self.extended = False
+        """EXTENDED_HEADERS was acknowledged."""
 
     @property
     def busy(self) -> bool:
@@ -183,6 +186,10 @@ class ClientNegotiation:
     def ask_structured_replies(self) -> None:
         """Send STRUCTURED_REPLY."""
         self._ask(Opt.STRUCTURED_REPLY)
+
+    def ask_extended_headers(self) -> None:
+        """Send EXTENDED_HEADERS."""
+        self._ask(Opt.EXTENDED_HEADERS)
 
     def list_exports(self) -> None:
         """Send LIST."""
@@ -323,6 +330,8 @@ class ClientNegotiation:
             raise WireError(f"{name_of(Opt, option)} was acknowledged without INFO_EXPORT")
         if option == Opt.STRUCTURED_REPLY:
             self.structured = True
+        if option == Opt.EXTENDED_HEADERS:
+            self.extended = self.structured = True
         return under_way.told()
 
 

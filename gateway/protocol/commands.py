@@ -15,8 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 
-from gateway.protocol.export import UNRESTRICTED_MAXIMUM, Offer
-from gateway.wire import limits
+from gateway.protocol.export import Offer
 from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
 from gateway.wire.constants import TransmissionFlag as Flag
 
@@ -24,8 +23,6 @@ WRITE_CLASS = frozenset({Cmd.WRITE, Cmd.TRIM, Cmd.WRITE_ZEROES})
 RANGED = frozenset({Cmd.READ, Cmd.WRITE, Cmd.TRIM, Cmd.CACHE, Cmd.WRITE_ZEROES, Cmd.BLOCK_STATUS})
 PAYLOAD = frozenset({Cmd.READ, Cmd.WRITE})
 """Commands whose length is that of data on the wire, so that the maximum payload holds for them."""
-
-MAX_LENGTH = 2**32 - 1
 
 _NEEDS_FLAG: dict[Cmd, Flag] = {
     Cmd.FLUSH: Flag.SEND_FLUSH,
@@ -94,17 +91,8 @@ def _may_send(offer: Offer, command: Cmd) -> bool:
 
 
 def longest(offer: Offer, command: Cmd) -> int:
-    """Give the longest length that a command may have, in bytes.
-
-    A client that was told no maximum, or none that binds, may send what every server takes; block sizes
-    that we made up do not bind it below that.
-    """
-    if command not in PAYLOAD:
-        return MAX_LENGTH
-    maximum = offer.block_sizes.maximum
-    if offer.maximum_is_ours or maximum == UNRESTRICTED_MAXIMUM:
-        return limits.MAX_REQUEST_BYTES
-    return min(maximum, limits.MAX_REQUEST_BYTES)
+    """Give the longest length that a command may have, in bytes."""
+    return offer.longest_payload if command in PAYLOAD else offer.framing.max_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +143,8 @@ def _range_refusal(offer: Offer, command: Cmd, offset: int, length: int) -> Refu
         beyond = Errno.ENOSPC if command in (Cmd.WRITE, Cmd.WRITE_ZEROES) else Errno.EINVAL
         text = f"{command.name} of {length} bytes at {offset} ends behind the export's {offer.size}"
         return Refused(beyond, text)
-    minimum = offer.block_sizes.minimum
-    if (offset | length) & (minimum - 1):
-        text = f"{command.name} of {length} bytes at {offset} is not aligned to {minimum}"
+    if (offset | length) & (offer.alignment - 1):
+        text = f"{command.name} of {length} bytes at {offset} is not aligned to {offer.alignment}"
         return Refused(Errno.EINVAL, text)
     most = longest(offer, command)
     if length > most:

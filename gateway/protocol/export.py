@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from gateway.wire import limits
 from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.framing import Framing, framing_of
 from gateway.wire.handshake import BlockSizes, MetaContext
 
 UNRESTRICTED_MAXIMUM = 0xFFFFFFFF
@@ -49,6 +50,13 @@ class Export:
     """The link speaks structured replies."""
     contexts: tuple[MetaContext, ...] = ()
     """The contexts selected on the link, with the upstream's ids."""
+    extended: bool = False
+    """The link has extended headers, which include structured replies."""
+
+    @property
+    def framing(self) -> Framing:
+        """Give the link's framing."""
+        return framing_of(structured=self.structured, extended=self.extended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +69,17 @@ class Offer:
     structured: bool
     contexts: tuple[MetaContext, ...] = ()
     """The contexts selected, with the ids that the client knows."""
-    maximum_is_ours: bool = False
-    """The upstream named no maximum payload, so the one offered restrains nobody."""
+    longest_payload: int = limits.MAX_REQUEST_BYTES
+    """What a READ or WRITE may carry at most, in bytes: not always what `block_sizes` say."""
+    alignment: int = 1
+    """What offsets and lengths have to be multiples of: not always what `block_sizes` say."""
+    extended: bool = False
+    """The client has extended headers, which include structured replies."""
+
+    @property
+    def framing(self) -> Framing:
+        """Give the client's framing."""
+        return framing_of(structured=self.structured, extended=self.extended)
 
     def allows(self, flag: Flag) -> bool:
         """Say whether a transmission flag is promised."""
@@ -96,7 +113,8 @@ def offer(export: Export, *, structured: bool, selected: tuple[MetaContext, ...]
         offered_block_sizes(export.block_sizes),
         structured,
         tuple(context for context in selected if context.name in there),
-        maximum_is_ours=export.block_sizes is None,
+        longest_payload(export.block_sizes),
+        offered_block_sizes(export.block_sizes).minimum,
     )
 
 
@@ -121,6 +139,15 @@ def offered_block_sizes(upstream: BlockSizes | None) -> BlockSizes:
         limits.DEFAULT_PREFERRED_BLOCK,
         limits.DEFAULT_MAXIMUM_PAYLOAD,
     )
+
+
+def longest_payload(sizes: BlockSizes | None) -> int:
+    """Give the longest payload, in bytes, that a server takes that says this of its block sizes. One that says
+    nothing, or that there is no limit, takes what every server takes.
+    """
+    if sizes is None or sizes.maximum == UNRESTRICTED_MAXIMUM:
+        return limits.MAX_REQUEST_BYTES
+    return min(sizes.maximum, limits.MAX_REQUEST_BYTES)
 
 
 def sane_block_sizes(said: BlockSizes | None) -> BlockSizes | None:

@@ -120,7 +120,9 @@ class ServerNegotiation:
         self._asked: Event | None = None  # the event that waits for its answer
         self._over = False
         self.structured = False
-        """The client negotiated STRUCTURED_REPLY."""
+        """The client negotiated STRUCTURED_REPLY, or EXTENDED_HEADERS, which implies it."""
+        self.extended = False
+        """The client negotiated EXTENDED_HEADERS."""
         self.selection: Selection | None = None
         """What the last SET_META_CONTEXT left; None if it failed or never came."""
         self.shutting_down = False
@@ -326,6 +328,8 @@ class ServerNegotiation:
     def _export_name(self, data: bytes) -> Event:
         if self.shutting_down:
             raise Hangup("EXPORT_NAME while shutting down")
+        if self.extended:
+            raise Hangup("EXPORT_NAME after EXTENDED_HEADERS")  # its reply has no room for an error
         return ExportNameChosen(handshake.decode_string(data, "the export name"))
 
     def _abort(self, _data: bytes) -> Event:
@@ -339,8 +343,18 @@ class ServerNegotiation:
 
     def _structured_reply(self, data: bytes) -> None:
         _expect_no_data(data)
+        if self.extended:
+            text = "EXTENDED_HEADERS is in force, which includes structured replies"
+            raise Refusal(Rep.ERR_EXT_HEADER_REQD, text)
         self.structured = True
         self._reply(Opt.STRUCTURED_REPLY, Rep.ACK)
+
+    def _extended_headers(self, data: bytes) -> None:
+        _expect_no_data(data)
+        if self.extended:
+            raise Refusal(Rep.ERR_INVALID, "EXTENDED_HEADERS is in force already")
+        self.extended = self.structured = True
+        self._reply(Opt.EXTENDED_HEADERS, Rep.ACK)
 
     def _info(self, data: bytes) -> Event:
         request = handshake.decode_info_request(data)
@@ -375,6 +389,7 @@ _OPTIONS: dict[int, Callable[[ServerNegotiation, bytes], Event | None]] = {
     Opt.INFO: ServerNegotiation._info,
     Opt.GO: ServerNegotiation._go,
     Opt.STRUCTURED_REPLY: ServerNegotiation._structured_reply,
+    Opt.EXTENDED_HEADERS: ServerNegotiation._extended_headers,
     Opt.LIST_META_CONTEXT: ServerNegotiation._list_meta_context,
     Opt.SET_META_CONTEXT: ServerNegotiation._set_meta_context,
 }

@@ -64,6 +64,9 @@ there)."""
 MAX_STATUS_CHUNK_BYTES = 4 + 8 * MAX_EXTENTS
 """Longest BLOCK_STATUS chunk that is read."""
 
+MAX_EXTENDED_STATUS_CHUNK_BYTES = 8 + 16 * MAX_EXTENTS
+"""Longest BLOCK_STATUS_EXT chunk that is read."""
+
 MAX_ERROR_CHUNK_BYTES = 14 + MAX_STRING_BYTES
 """Longest error chunk that is read: number, length, text, offset."""
 

@@ -53,14 +53,34 @@ CHUNK_AND_OFFSET = Struct(">IIQIQ")
 # OFFSET_HOLE: 64 bits, offset; 32 bits, size of the hole
 CHUNK_HOLE = Struct(">IIQIQI")
 
+# With extended headers (proto.md on its branch extension-ext-header) lengths have 64 bits, and every reply
+# is a chunk that repeats the offset of its request:
+# C: 32 bits, extended request magic; 16 bits, command flags; 16 bits, type; 64 bits, cookie; 64 bits, offset;
+#    64 bits, length
+EXTENDED_REQUEST = Struct(">IIQQQ")
+
+# S: 32 bits, extended reply magic; 16 bits, flags; 16 bits, type; 64 bits, cookie; 64 bits, offset of the
+#    request; 64 bits, length of the payload
+EXTENDED_CHUNK = Struct(">IIQQQ")
+EXTENDED_CHUNK_AND_OFFSET = Struct(">IIQQQQ")
+EXTENDED_CHUNK_HOLE = Struct(">IIQQQQI")
+
 # ERROR: 32 bits, error; 16 bits, length of the message; message
 # ERROR_OFFSET: the same, and 64 bits, offset
 ERROR_HEAD = Struct(">IH")
 OFFSET = Struct(">Q")
+HOLE = Struct(">QI")
 
 # BLOCK_STATUS: 32 bits, context id; (32 bits, length; 32 bits, status flags) x n
 CONTEXT_ID = Struct(">I")
 EXTENT = Struct(">II")
+
+# BLOCK_STATUS_EXT: 32 bits, context id; 32 bits, n; (64 bits, length; 64 bits, status flags) x n
+EXTENDED_STATUS_HEAD = Struct(">II")
+EXTENDED_EXTENT = Struct(">QQ")
+
+# The payload of a BLOCK_STATUS with PAYLOAD_LEN: 64 bits, effect length; (32 bits, context id) x n
+STATUS_PAYLOAD_HEAD = Struct(">Q")
 
 WORD = Struct(">I")  # flags and type, at WORD_AT in a request and in a chunk
 WORD_AT = 4
@@ -109,11 +129,17 @@ def encode_error_chunk(
     """Give an ERROR chunk, or an ERROR_OFFSET chunk where an offset is given; the text is cut to
     what every client bears (Q-C3).
     """
+    kind, payload = encode_error_payload(error, text, offset)
+    return encode_chunk(cookie, kind, payload, done=done)
+
+
+def encode_error_payload(error: int, text: str, offset: int | None) -> tuple[int, bytes]:
+    """Give the type and the payload of an error chunk; see `encode_error_chunk`."""
     message = text.encode()[: limits.ERROR_TEXT_BYTES].decode(errors="ignore").encode()
     payload = ERROR_HEAD.pack(error, len(message)) + message
     if offset is None:
-        return encode_chunk(cookie, Chunk.ERROR, payload, done=done)
-    return encode_chunk(cookie, Chunk.ERROR_OFFSET, payload + OFFSET.pack(offset), done=done)
+        return Chunk.ERROR, payload
+    return Chunk.ERROR_OFFSET, payload + OFFSET.pack(offset)
 
 
 def encode_status_chunk(
@@ -165,6 +191,42 @@ def decode_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
         )
     (context_id,) = CONTEXT_ID.unpack_from(payload)
     return context_id, list(EXTENT.iter_unpack(payload[CONTEXT_ID.size :]))
+
+
+def decode_extended_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
+    """Take the payload of a BLOCK_STATUS_EXT chunk, as `decode_extents` does of the other."""
+    body = len(payload) - EXTENDED_STATUS_HEAD.size
+    if body < EXTENDED_EXTENT.size or body % EXTENDED_EXTENT.size:
+        raise WireError(
+            f"an extended block status chunk of {len(payload)} bytes;"
+            " 8 and a multiple of 16 are allowed"
+        )
+    context_id, count = EXTENDED_STATUS_HEAD.unpack_from(payload)
+    if count != body // EXTENDED_EXTENT.size:
+        raise WireError(
+            f"an extended block status chunk says {count} extents and has"
+            f" {body // EXTENDED_EXTENT.size}"
+        )
+    return context_id, list(EXTENDED_EXTENT.iter_unpack(payload[EXTENDED_STATUS_HEAD.size :]))
+
+
+def decode_status_payload(payload: bytes) -> tuple[int, tuple[int, ...]]:
+    """Take the payload of a BLOCK_STATUS with PAYLOAD_LEN: the effect length in bytes, and the ids of the
+    contexts that are asked for.
+    """
+    body = len(payload) - STATUS_PAYLOAD_HEAD.size
+    if body < 0 or body % CONTEXT_ID.size:
+        raise WireError(
+            f"a BLOCK_STATUS payload of {len(payload)} bytes; 8 and a multiple of 4 are allowed"
+        )
+    (length,) = STATUS_PAYLOAD_HEAD.unpack_from(payload)
+    ids = CONTEXT_ID.iter_unpack(payload[STATUS_PAYLOAD_HEAD.size :])
+    return length, tuple(context_id for (context_id,) in ids)
+
+
+def encode_status_payload(length: int, ids: Sequence[int]) -> bytes:
+    """Give the payload of a BLOCK_STATUS with PAYLOAD_LEN; `length` in bytes."""
+    return STATUS_PAYLOAD_HEAD.pack(length) + b"".join(CONTEXT_ID.pack(i) for i in ids)
 
 
 def is_error(kind: int) -> bool:

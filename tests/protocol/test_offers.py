@@ -12,6 +12,7 @@ from gateway.protocol.commands import legal_commands, longest, normal_error, ref
 from gateway.protocol.export import (
     Export,
     Offer,
+    longest_payload,
     offer,
     offered_block_sizes,
     offered_flags,
@@ -82,12 +83,12 @@ def test_offer() -> None:
     export = Export(MIB, FLUSH, structured=True, contexts=(MetaContext(9, "base:allocation"),))
     promised = offer(export, structured=True, selected=(here, gone))
     assert promised.contexts == (here,)
-    assert promised.maximum_is_ours
+    assert (promised.longest_payload, promised.alignment) == (64 * MIB, 1)
     assert promised.block_sizes == BlockSizes(1, 4096, 32 * MIB)
     said = BlockSizes(512, 4096, MIB)
     promised = offer(Export(MIB, 0, said), structured=False)
     assert promised.block_sizes == offered_block_sizes(said) == said
-    assert not promised.maximum_is_ours
+    assert (promised.longest_payload, promised.alignment) == (MIB, 512)
 
 
 def test_repaired() -> None:
@@ -155,7 +156,8 @@ def promise(
         sizes or BlockSizes(1, 4096, 32 * MIB),
         True,
         (MetaContext(1, "base:allocation"),) if contexts else (),
-        maximum_is_ours=sizes is None,
+        longest_payload(sizes),
+        sizes.minimum if sizes else 1,
     )
 
 

@@ -35,7 +35,7 @@ class RequestScan:
         self._traffic = traffic
         self._fast = traffic.plan.fast
         self._size = traffic.plan.offer.size
-        self._mask = traffic.plan.offer.block_sizes.minimum - 1
+        self._mask = traffic.plan.offer.alignment - 1
         self._drop_left = 0
         self.payload_left = 0
         """Bytes of a WRITE's data that the upstream has not been sent: nothing else may be sent now."""

@@ -1,0 +1,218 @@
+"""The three framings of the transmission phase, and how a reply is said in each.
+
+A session has one towards its client and one towards its upstream. They differ in the size of headers and in
+what a reply may be made of:
+
+    SIMPLE      28-byte requests; a reply is one header, and the data of a READ. No text, offsets or holes.
+    STRUCTURED  28-byte requests; a READ or BLOCK_STATUS is answered with chunks, what has no data in its
+                reply may be answered either way (we do it simple, unless there is a text).
+    EXTENDED    32-byte requests, 64-bit lengths; every reply is made of chunks with 32-byte headers, which
+                repeat the offset of their request.
+
+"Simple reply message", "Structured reply message" and "Extended request message" in proto.md.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from struct import Struct
+
+from gateway.wire import limits, transmission
+from gateway.wire.constants import (
+    EXTENDED_REPLY_MAGIC,
+    EXTENDED_REQUEST_MAGIC,
+    REQUEST_MAGIC,
+    STRUCTURED_REPLY_MAGIC,
+    Chunk,
+)
+from gateway.wire.transmission import DONE_BIT
+
+
+class Framing(ABC):
+    """One framing. `cookie` is the client's, `asked` the offset of its request, both in every reply; offsets
+    and lengths are in bytes.
+    """
+
+    name: str
+    chunked: bool
+    """Replies are made of chunks."""
+    request: Struct
+    request_magic: int
+    max_length: int
+    """Longest length that a request can say."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def encode_request(
+        self, command: int, flags: int, cookie: int, offset: int, length: int
+    ) -> bytes:
+        """Give the header of a request."""
+        return self.request.pack(self.request_magic, flags << 16 | command, cookie, offset, length)
+
+    @abstractmethod
+    def success(self, cookie: int, asked: int, *, read: bool) -> bytes:
+        """Give the whole reply to a command that succeeded without data (`read`: a READ of nothing)."""
+
+    @abstractmethod
+    def failure(
+        self,
+        cookie: int,
+        asked: int,
+        error: int,
+        text: str = "",
+        *,
+        offset: int | None = None,
+        done: bool = True,
+    ) -> bytes:
+        """Give an error; the last of its reply if `done`. Text and offset are told where they can be."""
+
+    @abstractmethod
+    def data_head(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
+        """Give what stands before `length` bytes of content at `offset`."""
+
+    def end(self, cookie: int, asked: int) -> bytes:
+        """Give the NONE chunk that ends a reply."""
+        raise NotImplementedError
+
+    def hole(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
+        """Give `length` zeros at `offset`, told as a hole."""
+        raise NotImplementedError
+
+    def status(
+        self,
+        cookie: int,
+        asked: int,
+        context_id: int,
+        extents: Sequence[tuple[int, int]],
+        *,
+        done: bool,
+    ) -> bytes:
+        """Give the extents (length in bytes, status flags) of one context."""
+        raise NotImplementedError
+
+
+class _Simple(Framing):
+    name = "simple"
+    chunked = False
+    request = transmission.REQUEST
+    request_magic = REQUEST_MAGIC
+    max_length = 2**32 - 1
+
+    def success(self, cookie: int, asked: int, *, read: bool) -> bytes:
+        return transmission.encode_simple_reply(cookie)
+
+    def failure(
+        self,
+        cookie: int,
+        asked: int,
+        error: int,
+        text: str = "",
+        *,
+        offset: int | None = None,
+        done: bool = True,
+    ) -> bytes:
+        return transmission.encode_simple_reply(cookie, error)
+
+    def data_head(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
+        return transmission.encode_simple_reply(cookie)
+
+
+class _Chunked(Framing):
+    chunked = True
+
+    @abstractmethod
+    def _head(self, cookie: int, asked: int, kind: int, length: int, *, done: bool) -> bytes: ...
+
+    def failure(
+        self,
+        cookie: int,
+        asked: int,
+        error: int,
+        text: str = "",
+        *,
+        offset: int | None = None,
+        done: bool = True,
+    ) -> bytes:
+        kind, payload = transmission.encode_error_payload(error, text, offset)
+        return self._head(cookie, asked, kind, len(payload), done=done) + payload
+
+    def end(self, cookie: int, asked: int) -> bytes:
+        return self._head(cookie, asked, Chunk.NONE, 0, done=True)
+
+    def data_head(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
+        head = self._head(cookie, asked, Chunk.OFFSET_DATA, length + 8, done=done)
+        return head + transmission.OFFSET.pack(offset)
+
+    def hole(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
+        head = self._head(cookie, asked, Chunk.OFFSET_HOLE, 12, done=done)
+        return head + transmission.HOLE.pack(offset, length)
+
+
+class _Structured(_Chunked):
+    name = "structured"
+    request = transmission.REQUEST
+    request_magic = REQUEST_MAGIC
+    max_length = 2**32 - 1
+
+    def _head(self, cookie: int, asked: int, kind: int, length: int, *, done: bool) -> bytes:
+        word = (DONE_BIT if done else 0) | kind
+        return transmission.CHUNK.pack(STRUCTURED_REPLY_MAGIC, word, cookie, length)
+
+    def success(self, cookie: int, asked: int, *, read: bool) -> bytes:
+        if read:
+            return self.end(cookie, asked)
+        return transmission.encode_simple_reply(cookie)
+
+    def status(
+        self,
+        cookie: int,
+        asked: int,
+        context_id: int,
+        extents: Sequence[tuple[int, int]],
+        *,
+        done: bool,
+    ) -> bytes:
+        body = b"".join(transmission.EXTENT.pack(*extent) for extent in extents)
+        head = self._head(cookie, asked, Chunk.BLOCK_STATUS, 4 + len(body), done=done)
+        return head + transmission.CONTEXT_ID.pack(context_id) + body
+
+
+class _Extended(_Chunked):
+    name = "extended"
+    request = transmission.EXTENDED_REQUEST
+    request_magic = EXTENDED_REQUEST_MAGIC
+    max_length = limits.MAX_SIZE_BYTES
+
+    def _head(self, cookie: int, asked: int, kind: int, length: int, *, done: bool) -> bytes:
+        word = (DONE_BIT if done else 0) | kind
+        return transmission.EXTENDED_CHUNK.pack(EXTENDED_REPLY_MAGIC, word, cookie, asked, length)
+
+    def success(self, cookie: int, asked: int, *, read: bool) -> bytes:
+        return self.end(cookie, asked)
+
+    def status(
+        self,
+        cookie: int,
+        asked: int,
+        context_id: int,
+        extents: Sequence[tuple[int, int]],
+        *,
+        done: bool,
+    ) -> bytes:
+        body = b"".join(transmission.EXTENDED_EXTENT.pack(*extent) for extent in extents)
+        head = self._head(cookie, asked, Chunk.BLOCK_STATUS_EXT, 8 + len(body), done=done)
+        return head + transmission.EXTENDED_STATUS_HEAD.pack(context_id, len(extents)) + body
+
+
+SIMPLE: Framing = _Simple()
+STRUCTURED: Framing = _Structured()
+EXTENDED: Framing = _Extended()
+
+
+def framing_of(*, structured: bool, extended: bool) -> Framing:
+    """Give the framing that was negotiated; extended headers imply structured replies."""
+    if extended:
+        return EXTENDED
+    return STRUCTURED if structured else SIMPLE
