@@ -37,6 +37,9 @@ class SocketOwner:
     group: str | None
 
 
+Unaligned = Literal["rmw", "refuse", "error"]
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where one export name of ours leads: the upstream (a key of `Config.upstream`), the name there."""
@@ -44,6 +47,8 @@ class Route:
     upstream: str
     upstream_name: str
     description: str | None
+    unaligned: Unaligned = "rmw"
+    synthesise_allocation: bool = False
 
 
 def shown(value: object) -> str:
@@ -279,6 +284,17 @@ class Export(_Table):
         default=None, description="Text that a list of exports shows for this name."
     )
 
+    unaligned: Unaligned = Field(
+        default="rmw",
+        description="What to do where the server's blocks are larger than a byte: rmw serves requests of any"
+        " alignment by reading, changing and writing whole blocks; refuse turns away clients that do not ask"
+        " for block sizes; error answers unaligned requests with EINVAL.",
+    )
+    synthesise_allocation: bool = Field(
+        default=False,
+        description="Offer base:allocation where the server has none, with all of the disk allocated.",
+    )
+
     @cached_property
     def exact_name(self) -> str | None:
         """The only name that this matches; None for a pattern. `vm[*]` is the exact name `vm*`."""
@@ -353,6 +369,8 @@ class Config(_Table):
                     rule.upstream,
                     name if upstream_name is None else upstream_name,
                     rule.description,
+                    rule.unaligned,
+                    rule.synthesise_allocation,
                 )
         return None
 

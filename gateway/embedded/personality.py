@@ -34,8 +34,9 @@ EVERYTHING = (
 )
 """All that our disks can do, coherent connections among them."""
 
+WITHOUT_EXTENDED_HEADERS = frozenset({Opt.EXTENDED_HEADERS})
 META_OPTIONS = frozenset({Opt.LIST_META_CONTEXT, Opt.SET_META_CONTEXT})
-WITHOUT_STRUCTURED_REPLIES = META_OPTIONS | {Opt.STRUCTURED_REPLY}
+WITHOUT_STRUCTURED_REPLIES = WITHOUT_EXTENDED_HEADERS | META_OPTIONS | {Opt.STRUCTURED_REPLY}
 EXPORT_NAME_ONLY = WITHOUT_STRUCTURED_REPLIES | {Opt.INFO, Opt.GO}
 """For `Personality.unsupported`, beside what no server of ours supports."""
 
@@ -82,6 +83,8 @@ class Personality:
     """INFO says size 0 (Q-N21)."""
     flags: Callable[[Disk, bool], int] = proper_flags
     """Transmission flags, of the disk and of whether structured replies were negotiated."""
+    extended_flags: int = Flag.BLOCK_STATUS_PAYLOAD
+    """Transmission flags that extended headers add."""
     block_sizes: BlockSizes | None = ALL_SIZES
     """What those are told who ask for block sizes; None: nothing, ever."""
     block_sizes_unasked: BlockSizes | None = None
@@ -159,6 +162,7 @@ PLAIN = Personality("plain")
 
 QEMU_3_0 = Personality(
     "qemu-3.0",
+    unsupported=WITHOUT_EXTENDED_HEADERS,
     longest_name_bytes=256,
     size_multiple=512,
     flags=_flags_of_qemu_3_0,

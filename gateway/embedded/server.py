@@ -109,21 +109,28 @@ class Server:
             self._log(f"what a connection left unflushed is lost: {error}")
 
     def opened(
-        self, name: str, *, structured: bool, contexts: tuple[MetaContext, ...] = ()
+        self,
+        name: str,
+        *,
+        structured: bool,
+        extended: bool = False,
+        contexts: tuple[MetaContext, ...] = (),
     ) -> Opened:
         """Give what a session of an export works on; KeyError if there is no such export."""
         personality = self.personality
         disk = self.exports[name]
         told = offered_block_sizes(personality.block_sizes)
         minimum = personality.enforced_minimum or told.minimum
+        flags = personality.flags(disk, structured) | personality.takes_unoffered
         offer = Offer(
             personality.told_size(disk),
-            personality.flags(disk, structured) | personality.takes_unoffered,
+            flags | (personality.extended_flags if extended else 0),
             told,
             structured,
             contexts,
             longest_payload(personality.block_sizes),
             minimum,
+            extended,
         )
         if all(context == BASE_ALLOCATION for context in personality.contexts):
             return Opened(disk, offer)
@@ -132,8 +139,12 @@ class Server:
         tracked = self._tracked[name][1]
         return Opened(tracked, offer, tracked.dirty)
 
-    def describe(self, name: str, event: ExportAsked | None, *, structured: bool) -> Description:
-        """Give what a client is told of an export; `event` is None for EXPORT_NAME."""
+    def describe(
+        self, name: str, event: ExportAsked | None, *, structured: bool, extended_flags: int = 0
+    ) -> Description:
+        """Give what a client is told of an export; `event` is None for EXPORT_NAME. `extended_flags` are
+        those that it has only with extended headers.
+        """
         personality = self.personality
         disk = self.exports[name]
         size = personality.told_size(disk)
@@ -145,7 +156,7 @@ class Server:
                 size = 0
         return Description(
             size,
-            personality.flags(disk, structured),
+            personality.flags(disk, structured) | extended_flags,
             offered_block_sizes(sizes),
             name,
             self._descriptions.get(name),
@@ -230,7 +241,15 @@ class _Negotiation:
 
     def _answer_export(self, event: ExportAsked) -> Opened | None:
         self._check_name(event.name)
-        export = self._server.describe(event.name, event, structured=self._core.structured)
+        core = self._core
+        # BLOCK_STATUS_PAYLOAD: always in INFO; in GO "only if contexts were selected".
+        tells = core.extended and (not event.go or core.selected_contexts(event.name))
+        export = self._server.describe(
+            event.name,
+            event,
+            structured=core.structured,
+            extended_flags=self._personality.extended_flags if tells else 0,
+        )
         asked = Info.BLOCK_SIZE in event.wanted
         if self._personality.insists_on_block_sizes and not event.go and not asked:
             text = "request INFO_BLOCK_SIZE to use this export"
@@ -243,6 +262,7 @@ class _Negotiation:
         return self._server.opened(
             name,
             structured=self._core.structured,
+            extended=self._core.extended,
             contexts=self._core.selected_contexts(name),
         )
 

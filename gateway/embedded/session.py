@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from struct import Struct
 
 import trio
 
@@ -18,11 +19,19 @@ from gateway.embedded.disk import Data, Disk, Extent
 from gateway.embedded.faults import Faults, Request
 from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
 from gateway.embedded.personality import BASE_ALLOCATION, Personality
-from gateway.protocol.commands import Refused, Rule, legal_commands, longest, normal_error, refusal
+from gateway.protocol.commands import (
+    Refused,
+    Rule,
+    carries_payload,
+    legal_commands,
+    longest,
+    normal_error,
+    refusal,
+)
 from gateway.protocol.errors import Hangup
 from gateway.protocol.export import Offer
 from gateway.wire import limits, transmission
-from gateway.wire.constants import REQUEST_MAGIC, Chunk, Cmd, CmdFlag, Errno, name_of
+from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
 from gateway.wire.errors import WireError
 
 MAX_IN_FLIGHT = 64
@@ -73,7 +82,7 @@ class Session:
         self._faults = faults
         self._offer = opened.offer
         self._rules = legal_commands(opened.offer)
-        self._structured = opened.offer.structured
+        self._framing = opened.offer.framing
         # Only a reply that is held up may be overtaken; otherwise a test finds them in order.
         self._on_the_spot = opened.disk.immediate and faults.delay is None
         # (pieces, cost in bytes) of replies that have to be sent
@@ -110,9 +119,10 @@ class Session:
     async def _take_requests(self, commands: trio.Nursery) -> None:
         size = self._offer.size
         unaligned = self._offer.alignment - 1
+        framing = self._framing
         while True:
-            magic, word, cookie, offset, length = await self._inbox.request()
-            if magic != REQUEST_MAGIC:
+            magic, word, cookie, offset, length = await self._inbox.request(framing.request)
+            if magic != framing.request_magic:
                 raise WireError(f"a request begins with {magic:#010x}")
             command = word & 0xFFFF
             if command == Cmd.DISC:
@@ -139,7 +149,9 @@ class Session:
                 await self._refuse(request, refused or _NOT_LEGAL)
                 continue
             data: Data = b""
-            if command == Cmd.WRITE:
+            if carries_payload(self._offer, word):
+                if length > longest(self._offer, Cmd.WRITE):
+                    raise Hangup(f"a payload of {length} bytes")
                 data = await self._inbox.data(length, keep=not self._on_the_spot)
             if self._on_the_spot:
                 await self._carry_out(request, rule, data, cost)
@@ -158,7 +170,7 @@ class Session:
         error = self._personality.only_error or refused.error
         too_long = request.length > longest(self._offer, Cmd.WRITE)
         reply = self._error(request, error, refused.text)
-        if request.command != Cmd.WRITE:
+        if not carries_payload(self._offer, request.word):
             await self._post(request, reply, 0)
         elif too_long and self._personality.closes_after_long_write:
             await self._post(request, reply, 0)
@@ -218,11 +230,9 @@ class Session:
 
     async def _read(self, request: Request, flags: int, _data: Data) -> Reply:
         offset, length = request.offset, request.length
-        if not self._structured:
-            content = await self._disk.read(offset, length)
-            return [(transmission.encode_simple_reply(request.cookie), content)]
-        if flags & CmdFlag.DF or length < self._personality.sparse_read_bytes:
-            return [await self._data_chunk(request.cookie, offset, length, done=True)]
+        dense = flags & CmdFlag.DF or length < self._personality.sparse_read_bytes
+        if dense or not self._framing.chunked:
+            return [await self._content(request, offset, length, done=True)]
         extents = await self._disk.extents(offset, length)
         told = sum(extent_length for extent_length, _ in extents)
         if told < length:
@@ -231,16 +241,18 @@ class Session:
         for number, (piece, status) in enumerate(extents, start=1):
             done = number == len(extents)
             if status & HOLE:
-                chunk = transmission.encode_hole_chunk(request.cookie, offset, piece, done=done)
+                asked = request.offset
+                chunk = self._framing.hole(request.cookie, asked, offset, piece, done=done)
                 reply.append((chunk,))
             else:
-                reply.append(await self._data_chunk(request.cookie, offset, piece, done=done))
+                reply.append(await self._content(request, offset, piece, done=done))
             offset += piece
         return reply
 
-    async def _data_chunk(self, cookie: int, offset: int, length: int, *, done: bool) -> Message:
+    async def _content(self, request: Request, offset: int, length: int, *, done: bool) -> Message:
         content = await self._disk.read(offset, length)
-        return transmission.encode_data_head(cookie, offset, length, done=done), content
+        head = self._framing.data_head(request.cookie, request.offset, offset, length, done=done)
+        return head, content
 
     async def _write(self, request: Request, flags: int, data: Data) -> Reply:
         await self._disk.write(request.offset, data, fua=bool(flags & CmdFlag.FUA))
@@ -255,7 +267,7 @@ class Session:
         return self._done(request)
 
     async def _cache(self, request: Request, flags: int, data: Data) -> Reply:
-        if self._structured and self._personality.cache_answers_data:
+        if self._framing.chunked and self._personality.cache_answers_data:
             if request.length > longest(self._offer, Cmd.READ):
                 return self._error(request, Errno.EINVAL, "CACHE of too many bytes")
             return await self._read(request, flags, data)
@@ -272,25 +284,37 @@ class Session:
         )
         return self._done(request)
 
-    async def _block_status(self, request: Request, flags: int, _data: Data) -> Reply:
+    async def _block_status(self, request: Request, flags: int, data: Data) -> Reply:
         """One chunk for each context; no extent goes beyond what was asked."""
         contexts = self._offer.contexts
+        length = request.length
+        if request.flags & CmdFlag.PAYLOAD_LEN:
+            try:
+                length, ids = transmission.decode_status_payload(bytes(data))
+            except WireError as error:
+                return self._error(request, Errno.EINVAL, str(error))
+            known = {context.id: context for context in contexts}
+            beyond = not 0 < length <= self._offer.size - request.offset
+            if beyond or not ids or len(set(ids)) != len(ids) or not known.keys() >= set(ids):
+                return self._error(request, Errno.EINVAL, "no such contexts, or no such range")
+            contexts = tuple(known[context_id] for context_id in ids)
         reply: Reply = []
         for number, context in enumerate(contexts, start=1):
             if context.name == BASE_ALLOCATION:
-                extents = await self._disk.extents(request.offset, request.length)
+                extents = await self._disk.extents(request.offset, length)
                 only_one = self._personality.single_extent
             else:
                 assert self._dirty is not None
-                extents = self._dirty(request.offset, request.length)
+                extents = self._dirty(request.offset, length)
                 only_one = False
             if only_one or flags & CmdFlag.REQ_ONE:
                 del extents[1:]
             elif self._personality.empty_extents:
-                extents = [e for length, status in extents for e in ((length, status), (0, status))]
+                extents = [e for size, status in extents for e in ((size, status), (0, status))]
                 del extents[-1]
             done = number == len(contexts)
-            chunk = transmission.encode_status_chunk(request.cookie, context.id, extents, done=done)
+            asked = request.offset
+            chunk = self._framing.status(request.cookie, asked, context.id, extents, done=done)
             reply.append((chunk,))
         return reply
 
@@ -298,15 +322,13 @@ class Session:
 
     def _done(self, request: Request) -> Reply:
         """Success, and no data."""
-        # A READ may not be answered by a simple reply once structured ones were negotiated.
-        if self._structured and (self._personality.only_chunks or request.command == Cmd.READ):
-            return [(transmission.encode_chunk(request.cookie, Chunk.NONE),)]
-        return [(transmission.encode_simple_reply(request.cookie),)]
+        if self._framing.chunked and self._personality.only_chunks:
+            return [(self._framing.end(request.cookie, request.offset),)]
+        read = request.command == Cmd.READ
+        return [(self._framing.success(request.cookie, request.offset, read=read),)]
 
     def _error(self, request: Request, error: int, text: str) -> Reply:
-        if self._structured:
-            return [(transmission.encode_error_chunk(request.cookie, error, text),)]
-        return [(transmission.encode_simple_reply(request.cookie, error),)]
+        return [(self._framing.failure(request.cookie, request.offset, error, text),)]
 
 
 _COMMANDS: dict[Cmd, Callable[[Session, Request, int, Data], Awaitable[Reply]]] = {
@@ -344,18 +366,16 @@ class _Inbox:
         self._view[: len(received)] = received
         self._start, self._end = 0, len(received)
 
-    async def request(self) -> tuple[int, int, int, int, int]:
+    async def request(self, header_of: Struct) -> tuple[int, int, int, int, int]:
         """Take one request's header."""
-        size = transmission.REQUEST.size
+        size = header_of.size
         if self._end - self._start < size:
             rest = bytes(self._view[self._start : self._end])
             self._view[: len(rest)] = rest
             self._start, self._end = 0, len(rest)
             while self._end < size:
                 self._end += await self._peer.receive_into(self._view[self._end :])
-        header: tuple[int, int, int, int, int] = transmission.REQUEST.unpack_from(
-            self._view, self._start
-        )
+        header: tuple[int, int, int, int, int] = header_of.unpack_from(self._view, self._start)
         self._start += size
         return header
 

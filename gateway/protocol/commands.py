@@ -12,6 +12,7 @@ give instead are why nothing of this is left to the upstream (nbd-reference 2.3)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -46,7 +47,7 @@ _COMMAND_FLAGS: dict[Cmd, dict[CmdFlag, Flag | None]] = {
     Cmd.BLOCK_STATUS: {CmdFlag.FUA: Flag.SEND_FUA, CmdFlag.REQ_ONE: None},
 }
 
-_FUA_MATTERS = WRITE_CLASS
+FUA_MATTERS = WRITE_CLASS
 """Elsewhere FUA means nothing, and is not passed on: qemu flushes for a READ that has it (Q-S16)."""
 
 
@@ -56,7 +57,9 @@ class Rule:
 
     command: Cmd
     flags: int
-    """Command flags, of those that the upstream shall see."""
+    """Command flags, of those that the upstream shall see. PAYLOAD_LEN is not among them: it belongs to the
+    framing, and each side has its own.
+    """
     longest: int
     """Longest length, in bytes."""
 
@@ -69,14 +72,16 @@ class Rule:
 def legal_commands(offer: Offer) -> dict[int, Rule]:
     """Give every word that an offer allows, with its rule. DISC is not among them: it ends a session."""
     rules = {}
-    for command, flags in _COMMAND_FLAGS.items():
+    for command in _COMMAND_FLAGS:
         if not _may_send(offer, command):
             continue
-        allowed = [flag for flag, needed in flags.items() if needed is None or offer.allows(needed)]
+        allowed = [*_allowed_flags(offer, command)]
         for count in range(len(allowed) + 1):
             for chosen in combinations(allowed, count):
                 seen = sum(chosen)
-                passed = seen if command in _FUA_MATTERS else seen & ~CmdFlag.FUA
+                passed = seen & ~CmdFlag.PAYLOAD_LEN
+                if command not in FUA_MATTERS:
+                    passed &= ~CmdFlag.FUA
                 rules[seen << 16 | command] = Rule(command, passed, longest(offer, command))
     return rules
 
@@ -126,19 +131,34 @@ def refusal(offer: Offer, word: int, offset: int, length: int) -> Refused | None
         if offset or length:
             return Refused(Errno.EINVAL, f"{command.name} with an offset or a length")
         return None
+    if command is Cmd.BLOCK_STATUS and word >> 16 & CmdFlag.PAYLOAD_LEN:
+        return None
     return _range_refusal(offer, command, offset, length)
 
 
 def _illegal_flags(offer: Offer, command: Cmd, flags: int) -> int:
-    legal = sum(
-        flag
-        for flag, needed in _COMMAND_FLAGS[command].items()
-        if needed is None or offer.allows(needed)
+    return flags & ~sum(_allowed_flags(offer, command))
+
+
+def _allowed_flags(offer: Offer, command: Cmd) -> Iterator[CmdFlag]:
+    for flag, needed in _COMMAND_FLAGS[command].items():
+        if needed is None or offer.allows(needed):
+            yield flag
+    # With extended headers a WRITE MUST have it. qemu's client does not set it (Q-C1), and means the same.
+    has_payload = command is Cmd.WRITE or (
+        command is Cmd.BLOCK_STATUS and offer.allows(Flag.BLOCK_STATUS_PAYLOAD)
     )
-    return flags & ~legal
+    if offer.extended and has_payload:
+        yield CmdFlag.PAYLOAD_LEN
+
+
+def carries_payload(offer: Offer, word: int) -> bool:
+    """Say whether a request's length is that of a payload behind it, legal or not."""
+    return word & 0xFFFF == Cmd.WRITE or bool(offer.extended and word >> 16 & CmdFlag.PAYLOAD_LEN)
 
 
 def _range_refusal(offer: Offer, command: Cmd, offset: int, length: int) -> Refused | None:
+    """Say what is wrong with the range of a command; that of a BLOCK_STATUS with a payload is in there."""
     if offset + length > offer.size:
         beyond = Errno.ENOSPC if command in (Cmd.WRITE, Cmd.WRITE_ZEROES) else Errno.EINVAL
         text = f"{command.name} of {length} bytes at {offset} ends behind the export's {offer.size}"

@@ -5,14 +5,16 @@ client is told about it; the data plane holds that client to the offer, so what 
 refused there, and both come from one value.
 
 The flag algebra, one rule a bit (nbd-reference: "what to advertise downstream"; "Transmission flags" in
-proto.md). What the upstream cannot do is not promised:
+proto.md). What neither the upstream nor the gateway in its place can do is not promised:
 
     HAS_FLAGS          always
-    READ_ONLY, FLUSH, FUA, ROTATIONAL, CAN_MULTI_CONN, CACHE   as the upstream
-    TRIM, WRITE_ZEROES as the upstream, but never with READ_ONLY
-    FAST_ZERO          as the upstream, but never without WRITE_ZEROES
-    DF                 only if the client has structured replies, and then if the upstream has DF, or has
-                       no structured replies: its one simple reply becomes one chunk
+    READ_ONLY, FLUSH, ROTATIONAL, CAN_MULTI_CONN, CACHE   as the upstream
+    FUA                if the upstream has FUA, or FLUSH, which follows the write then
+    TRIM               as the upstream, but never with READ_ONLY
+    WRITE_ZEROES       always but with READ_ONLY: zeros can be written
+    FAST_ZERO          as the upstream, but never without its own WRITE_ZEROES, nor with READ_ONLY
+    DF                 if the client has structured replies: a reply can be put together
+    BLOCK_STATUS_PAYLOAD   if the client has extended headers: an answer can be cut down
     any other bit      never: we cannot know what it would promise
 """
 
@@ -100,33 +102,48 @@ _AS_UPSTREAM = (
 _WRITE_CLASS = Flag.SEND_TRIM | Flag.SEND_WRITE_ZEROES | Flag.SEND_FAST_ZERO
 
 
-def offer(export: Export, *, structured: bool, selected: tuple[MetaContext, ...] = ()) -> Offer:
+def offer(
+    export: Export,
+    *,
+    structured: bool,
+    extended: bool = False,
+    selected: tuple[MetaContext, ...] = (),
+    made_up: frozenset[str] = frozenset(),
+    any_alignment: bool = True,
+) -> Offer:
     """Decide what a client is promised.
 
-    `structured`: it negotiated structured replies. `selected`: the contexts that it selected, with the ids
-    that it was given; those that the link does not have are left out.
+    `structured`, `extended`: what it negotiated. `selected`: the contexts that it selected, with the ids
+    that it was given; those that the link does not have are left out, unless they are `made_up` here.
+    `any_alignment`: requests that are not aligned to the upstream's blocks are served all the same.
     """
-    there = {context.name for context in export.contexts}
+    there = {context.name for context in export.contexts} | made_up
+    sizes = offered_block_sizes(export.block_sizes)
     return Offer(
         export.size,
-        offered_flags(export, structured=structured),
-        offered_block_sizes(export.block_sizes),
+        offered_flags(export, structured=structured, extended=extended),
+        sizes,
         structured,
         tuple(context for context in selected if context.name in there),
-        longest_payload(export.block_sizes),
-        offered_block_sizes(export.block_sizes).minimum,
+        alignment=1 if any_alignment else sizes.minimum,
+        extended=extended,
     )
 
 
-def offered_flags(export: Export, *, structured: bool) -> int:
+def offered_flags(export: Export, *, structured: bool, extended: bool = False) -> int:
     """Give the transmission flags of an offer: the table at the head of this module."""
     flags = Flag(export.flags & _AS_UPSTREAM) | Flag.HAS_FLAGS
-    if flags & Flag.READ_ONLY:
-        flags &= ~_WRITE_CLASS
     if not flags & Flag.SEND_WRITE_ZEROES:
         flags &= ~Flag.SEND_FAST_ZERO
-    if structured and (export.flags & Flag.SEND_DF or not export.structured):
+    flags |= Flag.SEND_WRITE_ZEROES
+    if flags & Flag.SEND_FLUSH:
+        flags |= Flag.SEND_FUA
+    if flags & Flag.READ_ONLY:
+        flags &= ~_WRITE_CLASS
+    if structured or extended:
         flags |= Flag.SEND_DF
+    if extended:
+        flags |= Flag.BLOCK_STATUS_PAYLOAD
     return int(flags)
 
 

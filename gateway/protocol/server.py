@@ -103,7 +103,7 @@ class ServerDialect:
     """What a server of this negotiation is able to do; the gateway itself can do all of it."""
 
     handshake_flags: int = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
-    unsupported: frozenset[int] = frozenset({Opt.STARTTLS, Opt.EXTENDED_HEADERS, Opt.PEEK_EXPORT})
+    unsupported: frozenset[int] = frozenset({Opt.STARTTLS, Opt.PEEK_EXPORT})
     announce_block_sizes: bool = False
     """Send INFO_BLOCK_SIZE to those who did not ask as well (as qemu does)."""
 

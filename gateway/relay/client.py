@@ -4,8 +4,8 @@ The client negotiates with us; what it asks about an export is asked of that exp
 `gateway.upstream.negotiation`); what it is told is the offer. When it has opened an export, its socket and the
 link's go to the hub, and this task sleeps until the session has ended.
 
-STRUCTURED_REPLY has to be answered before we know which export the client means. It is always granted; an
-upstream that lacks it is served by wrapping its replies.
+STRUCTURED_REPLY and EXTENDED_HEADERS have to be answered before we know which export the client means. They are
+always granted; for an upstream that lacks them its replies are framed anew (see `gateway.relay.scan`).
 
 Time: the whole negotiation has `handshake_seconds`, without what is spent waiting for an upstream, which has
 limits of its own. Else a client that says nothing would keep a place, and an upstream connection, for ever.
@@ -16,8 +16,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -38,15 +39,20 @@ from gateway.protocol.server import (
 )
 from gateway.relay.hub import Hub
 from gateway.relay.listing import listed_exports
+from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.plan import plan
+from gateway.relay.scan.traffic import Traffic
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Server
-from gateway.wire.constants import Rep, TransmissionFlag
+from gateway.wire.constants import Info, Rep
+from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import MetaContext, shown
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+BASE_ALLOCATION = "base:allocation"
 
 LINGER_SECONDS = 2
 """How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
@@ -69,6 +75,13 @@ class Service:
     """Those that are under way."""
     relayed: int = 0
     """Clients that have opened an export and are not seen off yet."""
+    _locks: WeakValueDictionary[tuple[str, str], RangeLocks] = field(
+        default_factory=WeakValueDictionary
+    )
+
+    def locks_of(self, route: Route) -> RangeLocks:
+        """Give the locks that all sessions of one upstream's export share, for as long as any uses them."""
+        return self._locks.setdefault((route.upstream, route.upstream_name), RangeLocks())
 
     def drain(self) -> None:
         """Begin to shut down: refuse to open exports, and end the sessions in good order."""
@@ -107,6 +120,7 @@ async def serve_client(service: Service, listen: Listen, stream: trio.SocketStre
 @dataclass(frozen=True, slots=True)
 class _Opened:
     name: str
+    route: Route
     link: Link
     offer: Offer
 
@@ -130,6 +144,7 @@ class _Client:
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._upstream: tuple[str, Negotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
+        self._told: ExportAsked | None = None  # the INFO that was answered just before
         self._clock = trio.CancelScope()
 
     # --- Negotiation
@@ -164,7 +179,9 @@ class _Client:
                         opened = await self._answer_export(event)
                     case ExportNameChosen():
                         opened = await self._answer_export_name(event)
+                self._told = event if isinstance(event, ExportAsked) else None
             except Refusal as refusal:
+                self._told = None
                 self._log.info("client refused", asked=_asked(event), why=str(refusal))
                 self._core.refuse(refusal)  # EXPORT_NAME: Hangup
             try:
@@ -187,33 +204,61 @@ class _Client:
             self._queries = None
         terms = self._terms(asked.name, route, asked.queries if asked.select else None)
         if asked.select:
-            theirs = await self._ask(route, lambda upstream: upstream.contexts(terms))
+            theirs = await self._selected_there(route, terms)
             self._queries = asked.name, asked.queries
             # Ids are ours, for the link that serves the session may not be this one.
-            contexts = tuple(MetaContext(i, c.name) for i, c in enumerate(theirs, start=1))
+            names = [context.name for context in theirs]
+            if route.synthesise_allocation and BASE_ALLOCATION not in names:
+                names += [BASE_ALLOCATION] if BASE_ALLOCATION in asked.queries else []
+            contexts = tuple(MetaContext(i, name) for i, name in enumerate(names, start=1))
         else:
             contexts = await self._ask(
                 route, lambda upstream: upstream.list_contexts(terms, asked.queries)
             )
         self._core.answer_contexts(contexts)
 
+    async def _selected_there(self, route: Route, terms: Terms) -> tuple[MetaContext, ...]:
+        try:
+            return await self._ask(route, lambda upstream: upstream.contexts(terms))
+        except Refusal as refusal:
+            if route.synthesise_allocation and refusal.reply == Rep.ERR_UNSUP:
+                return ()
+            raise
+
     async def _answer_export(self, asked: ExportAsked) -> _Opened | None:
         route = self._route(asked.name)
         terms = self._terms(asked.name, route)
         if asked.go:
             opened = await self._open(asked.name, route, terms)
-            self._core.answer_export(
-                _description(opened.offer, asked.name, route, opened.link.export)
-            )
-            return opened
-        export, _dialect = await self._ask(route, lambda upstream: upstream.describe(terms))
-        promised = self._offer(asked.name, export)
-        self._core.answer_export(_description(promised, asked.name, route, export))
-        return None
+            export, promised = opened.link.export, opened.offer
+        else:
+            opened = None
+            export, _dialect = await self._ask(route, lambda upstream: upstream.describe(terms))
+            promised = self._offer(asked.name, route, export)
+        if asked.go and not promised.contexts and not self._repeats(asked):
+            promised = replace(promised, flags=promised.flags & ~Flag.BLOCK_STATUS_PAYLOAD)
+        description = _description(promised, asked.name, route, export)
+        asks_for_sizes = Info.BLOCK_SIZE in asked.wanted
+        if route.unaligned == "refuse" and promised.alignment > 1 and not asks_for_sizes:
+            if opened is not None:
+                opened.link.socket.close()
+            text = f"the server has blocks of {promised.alignment} bytes"
+            self._core.refuse(Refusal(Rep.ERR_BLOCK_SIZE_REQD, text), description)
+            return None
+        self._core.answer_export(description)
+        return opened
+
+    def _repeats(self, go: ExportAsked) -> bool:
+        """Say whether a GO comes right behind an INFO with the same parameters: it MUST be told the same."""
+        told = self._told
+        return told is not None and (told.name, told.wanted) == (go.name, go.wanted)
 
     async def _answer_export_name(self, chosen: ExportNameChosen) -> _Opened:
         route = self._route(chosen.name)
         opened = await self._open(chosen.name, route, self._terms(chosen.name, route))
+        if route.unaligned == "refuse" and opened.offer.alignment > 1:
+            opened.link.socket.close()
+            raise Hangup("EXPORT_NAME, which cannot tell block sizes, where they have to be known")
         self._core.answer_export_name(
             _description(opened.offer, chosen.name, route, opened.link.export)
         )
@@ -224,13 +269,17 @@ class _Client:
         if self._service.draining:
             link.socket.close()
             raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
-        return _Opened(name, link, self._offer(name, link.export))
+        return _Opened(name, route, link, self._offer(name, route, link.export))
 
-    def _offer(self, name: str, export: Export) -> Offer:
+    def _offer(self, name: str, route: Route, export: Export) -> Offer:
+        made_up = frozenset({BASE_ALLOCATION} if route.synthesise_allocation else ())
         return offer(
             export,
             structured=self._core.structured,
+            extended=self._core.extended,
             selected=self._core.selected_contexts(name),
+            made_up=made_up,
+            any_alignment=route.unaligned == "rmw",
         )
 
     def _route(self, name: str) -> Route:
@@ -243,7 +292,7 @@ class _Client:
         """Give the terms on which the upstream is asked: those of the client, under its name there."""
         if queries is None and self._queries is not None and self._queries[0] == name:
             queries = self._queries[1]
-        return Terms(route.upstream_name, self._core.structured, queries)
+        return Terms(route.upstream_name, self._core.structured, self._core.extended, queries)
 
     async def _ask(
         self, route: Route, question: Callable[[Negotiation], Awaitable[_Result]]
@@ -304,16 +353,16 @@ class _Client:
             log.info(
                 "session begins",
                 size=promised.size,
-                flags=str(TransmissionFlag(promised.flags)),
+                flags=str(Flag(promised.flags)),
                 contexts=[context.name for context in promised.contexts],
                 quirks=list(link.quirks),
                 ladder=link.rung.name,
             )
+            traffic = Traffic(
+                plan(promised, link.export, link.dialect), self._service.locks_of(opened.route)
+            )
             session = await self._service.hub.relay(
-                client,
-                link.socket,
-                plan(promised, link.export, link.dialect),
-                self._core.trailing_data,
+                client, link.socket, traffic, self._core.trailing_data
             )
             link.socket.close()
             if session.reason:

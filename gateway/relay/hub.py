@@ -20,7 +20,7 @@ from collections.abc import Callable
 import trio
 
 from gateway.relay.lane import BufferPool
-from gateway.relay.scan.plan import Plan
+from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Crowd, Session
 
 QUIET_SECONDS = 0.0002
@@ -86,7 +86,7 @@ class Hub:
         self,
         client: socket.socket,
         link: socket.socket,
-        plan: Plan,
+        traffic: Traffic,
         client_data: bytes = b"",
     ) -> Session:
         """Relay between two non-blocking sockets until the session has ended; give it back, for it knows
@@ -94,7 +94,7 @@ class Hub:
 
         The sockets stay open. Raises what went wrong in the session, if it was our fault.
         """
-        session = Session(client, link, plan, self._pool, self._watch)
+        session = Session(client, link, traffic, self._pool, self._watch)
         ready = {client.fileno(): session.client_ready, link.fileno(): session.link_ready}
         self._ready |= ready
         for descriptor in ready:

@@ -31,9 +31,9 @@ import trio
 from gateway.protocol.errors import Hangup
 from gateway.relay.lane import BufferPool, Lane
 from gateway.relay.scan.chunks import reply_scan
-from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
-from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.relay.scan.traffic import Traffic
+from gateway.wire.constants import Errno
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
 from gateway.wire.transmission import DISC, REQUEST
@@ -67,7 +67,7 @@ GONE = select.EPOLLHUP | select.EPOLLERR
 
 
 class Session:
-    """Relays between `client` and `link` (non-blocking sockets) as `plan` says.
+    """Relays between `client` and `link` (non-blocking sockets) as the plan of `traffic` says.
 
     `watch(socket, events)` is called when the events that the session waits for have changed.
     """
@@ -99,13 +99,14 @@ class Session:
         self,
         client: socket.socket,
         link: socket.socket,
-        plan: Plan,
+        traffic: Traffic,
         pool: BufferPool,
         watch: Callable[[socket.socket, int], None],
     ) -> None:
         self.client = client
         self.link = link
-        self.traffic = Traffic(plan)
+        self.traffic = traffic
+        traffic.jobs.woken = self._woken
         self._requests = RequestScan(self.traffic)
         self._replies = reply_scan(self.traffic)
         self._requests_lane = Lane(client, link, self._requests, pool)
@@ -223,6 +224,7 @@ class Session:
                 self._replies.interject(answer, self._replies_lane.out)
             requests.answers.clear()
             self._send_replies()
+        self._send_what_jobs_say()
         self._send_requests()
         if requests.disconnected:
             self._stop("")
@@ -245,13 +247,25 @@ class Session:
         if lane.ended:
             self._lose_link("the upstream closed the connection")
             return
-        requests = self._replies.requests
-        if requests:
-            for request in requests:
-                self._requests.interject(request, self._requests_lane.out)
-            requests.clear()
-            self._send_requests()
+        self._send_what_jobs_say()
         self._send_replies()
+
+    def _woken(self) -> None:
+        """Go on after a job was granted a range that another session had."""
+        self._step(lambda _: self._send_what_jobs_say(), 0)
+
+    def _send_what_jobs_say(self) -> None:
+        traffic = self.traffic
+        if traffic.to_upstream:
+            for request in traffic.to_upstream:
+                self._requests.interject(request, self._requests_lane.out)
+            traffic.to_upstream.clear()
+            self._send_requests()
+        if traffic.to_client:
+            for reply in traffic.to_client:
+                self._replies.interject(reply, self._replies_lane.out)
+            traffic.to_client.clear()
+            self._send_replies()
 
     def _send_replies(self) -> None:
         if self._client_gone:
@@ -301,7 +315,8 @@ class Session:
     def _lose_link(self, reason: str) -> None:
         self._link_closed = self._link_mute = True
         self._requests_lane.close()
-        busy = bool(self.traffic.in_flight) or self._replies.payload_left
+        traffic = self.traffic
+        busy = bool(traffic.in_flight or traffic.jobs or self._replies.payload_left)
         if not self._stopping or busy:
             self.reason = reason
         self._stop(reason)
@@ -319,6 +334,7 @@ class Session:
         """Nothing is under way in either direction."""
         return (
             not self.traffic.in_flight
+            and not self.traffic.jobs
             and not self._replies_lane.out
             and not self._requests_lane.out
             and self._replies.between_messages
@@ -333,7 +349,7 @@ class Session:
             and not self._requests_lane.out
             and not self._replies_lane.out
             and not self._stopping
-            and len(self.traffic.in_flight) < MAX_IN_FLIGHT
+            and self.traffic.room > 0
         ):
             return  # the usual case: both sides are read already
         self._resume_requests()
@@ -364,7 +380,7 @@ class Session:
         if self._stopping:  # only what is half sent
             return not self._requests.between_messages
         waiting = len(self._replies.waiting) + len(self._replies_lane.out)
-        return len(self.traffic.in_flight) < MAX_IN_FLIGHT and waiting < MAX_ANSWERS
+        return self.traffic.room > 0 and waiting < MAX_ANSWERS
 
     def _client_interest(self) -> int:
         if self._client_gone:
@@ -396,9 +412,15 @@ class Session:
         self.ending.set()
         self._requests_lane.close()
         self._replies_lane.close()
+        self.traffic.jobs.woken = _nothing
+        self.traffic.jobs.fail(Errno.EIO, "the session has ended")  # others wait for its ranges
         self._want(self.client, 0)
         self._want(self.link, 0)
         self.ended.set()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _shut_down(sock: socket.socket) -> None:

@@ -74,21 +74,19 @@ class Terms:
 
     name: str
     structured: bool
+    extended: bool = False
+    """Extended headers, or structured replies where the server has none."""
     queries: tuple[str, ...] | None = None
     """What SET_META_CONTEXT asks; None: it is not sent."""
 
 
-def next_rung(rung: Rung, *, structured: bool) -> Rung | None:
-    """Give the rung below, if there is one: where structured replies are not asked for, SIMPLE is what has just
-    failed.
-    """
-    match rung:
-        case Rung.FULL if structured:
-            return Rung.SIMPLE
-        case Rung.FULL | Rung.SIMPLE:
-            return Rung.EXPORT_NAME
-        case Rung.EXPORT_NAME:
-            return None
+def next_rung(rung: Rung, terms: Terms) -> Rung | None:
+    """Give the rung below that differs, if there is one: what is not asked for cannot be left out."""
+    if rung is Rung.FULL and terms.extended:
+        return Rung.STRUCTURED
+    if rung < Rung.SIMPLE and terms.structured:
+        return Rung.SIMPLE
+    return Rung.EXPORT_NAME if rung < Rung.EXPORT_NAME else None
 
 
 class _LostTheWay(Exception):
@@ -148,7 +146,7 @@ class Negotiation:
                 await self.aclose()
                 if not fresh:
                     continue  # it may only have been kept waiting for too long (Q-S30)
-                lower = next_rung(rung, structured=terms.structured)
+                lower = next_rung(rung, terms)
                 if lower is None:
                     raise Unreachable(f"upstream {self._server.name!r}: {error}") from None
                 rung = lower
@@ -190,13 +188,22 @@ class _Line:
                         Rep.ERR_UNKNOWN, "an oldstyle server has the default export alone"
                     )
                 line._open(Answered(0, export=greeted.export))
-            elif line._has_options and rung is Rung.FULL and terms.structured:
-                line._core.ask_structured_replies()
-                await line._next()  # a refusal is an answer as well
+            else:
+                await line._agree_on_framing()
         except BaseException:
             await line.aclose()
             raise
         return line
+
+    async def _agree_on_framing(self) -> None:
+        """Ask for what the terms want and the rung has; a refusal is an answer as well."""
+        if self._has_options and self._rung is Rung.FULL and self.terms.extended:
+            self._core.ask_extended_headers()
+            await self._next()
+        structured = self.terms.structured and not self._core.extended
+        if self._has_options and self._rung <= Rung.STRUCTURED and structured:
+            self._core.ask_structured_replies()
+            await self._next()
 
     @property
     def _has_options(self) -> bool:
@@ -336,6 +343,7 @@ class _Line:
             answer.description,
             self._core.structured,
             self._selected or (),
+            self._core.extended,
         )
         return dialect.repair(export), dialect, quirks
 

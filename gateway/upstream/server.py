@@ -22,10 +22,12 @@ class Rung(IntEnum):
     """How much of the protocol an old server bears: the rungs of the ladder, from the top."""
 
     FULL = 0
+    """EXTENDED_HEADERS, STRUCTURED_REPLY, meta contexts, INFO, GO."""
+    STRUCTURED = 1
     """STRUCTURED_REPLY, meta contexts, INFO, GO."""
-    SIMPLE = 1
+    SIMPLE = 2
     """INFO, GO."""
-    EXPORT_NAME = 2
+    EXPORT_NAME = 3
     """EXPORT_NAME alone: servers before 2016 lose their way after any other option (Q-N8, Q-S23)."""
 
 

@@ -49,6 +49,10 @@ WRITE_ZEROES_PIECE_BYTES = 32 * MIB
 """WRITE_ZEROES goes upstream in pieces of this size: nbd-server 3.15 to 3.27 (Q-N1) and nbdkit's file
 plugin on NFS (Q-K2) zero no more than the first 64 MiB and report success."""
 
+EFFECT_PIECE_BYTES = 1024 * MIB
+"""TRIM and CACHE go upstream in pieces of this size where lengths have 32 bits: a power of two, so that pieces
+are aligned to whatever blocks the server has."""
+
 MAX_GAPS = 4 * KIB
 """Separate ranges that the chunks of one READ may leave for later: qemu sends them in order, so there is one.
 Without a bound, one-byte chunks out of order would cost the square of their number."""

@@ -14,13 +14,16 @@ from gateway.embedded import Server
 from gateway.protocol.client import Answered, ClientNegotiation, Event, Greeted, Refused
 from gateway.wire import transmission
 from gateway.wire.constants import (
+    EXTENDED_REPLY_MAGIC,
     SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC,
     Chunk,
     Cmd,
+    CmdFlag,
     Info,
     ReplyFlag,
 )
+from gateway.wire.framing import EXTENDED, SIMPLE
 
 BLOCK_SIZE = (Info.BLOCK_SIZE,)
 
@@ -46,8 +49,15 @@ class OneChunk:
 
     @property
     def extents(self) -> list[tuple[int, int]]:
+        return self.status[1]
+
+    @property
+    def status(self) -> tuple[int, list[tuple[int, int]]]:
+        """The context's id, and its extents."""
+        if self.kind == Chunk.BLOCK_STATUS_EXT:
+            return transmission.decode_extended_extents(self.payload)
         assert self.kind == Chunk.BLOCK_STATUS
-        return transmission.decode_extents(self.payload)[1]
+        return transmission.decode_extents(self.payload)
 
 
 class Client:
@@ -59,6 +69,8 @@ class Client:
         self._received = bytearray()
         self._cookie = 0
         self._lengths: dict[int, int] = {}  # of READs, for their simple replies
+        self.echo = 0
+        """The offset that the last extended chunk repeats of its request."""
 
     # --- Negotiation
 
@@ -100,12 +112,16 @@ class Client:
         name: str = "",
         *,
         structured: bool = True,
+        extended: bool = False,
         contexts: Sequence[str] = (),
         wanted: Sequence[int] = BLOCK_SIZE,
     ) -> Answered:
         """All of a negotiation."""
         await self.greeting()
-        if structured:
+        if extended:
+            self.negotiation.ask_extended_headers()
+            await self.answered()
+        elif structured:
             self.negotiation.ask_structured_replies()
             await self.answered()
         if contexts:
@@ -132,9 +148,11 @@ class Client:
         length = len(data) if data else length
         if command == Cmd.READ:
             self._lengths[cookie] = length
-        await self.stream.send_all(
-            transmission.encode_request(command, flags, cookie, offset, length, data)
-        )
+        framing = EXTENDED if self.negotiation.extended else SIMPLE
+        if data and self.negotiation.extended:
+            flags |= CmdFlag.PAYLOAD_LEN
+        head = framing.encode_request(command, flags, cookie, offset, length)
+        await self.stream.send_all(head + data)
         return cookie
 
     async def receive(self, count: int) -> bytes:
@@ -155,6 +173,12 @@ class Client:
         return cookie, error, await self.receive(length)
 
     async def chunk(self) -> tuple[int, OneChunk]:
+        if self.negotiation.extended:
+            head = await self.receive(32)
+            magic, word, cookie, self.echo, length = transmission.EXTENDED_CHUNK.unpack(head)
+            assert magic == EXTENDED_REPLY_MAGIC
+            payload = await self.receive(length)
+            return cookie, OneChunk(word & 0xFFFF, payload, bool(word >> 16 & ReplyFlag.DONE))
         magic, word, cookie, length = transmission.CHUNK.unpack(await self.receive(20))
         assert magic == STRUCTURED_REPLY_MAGIC
         payload = await self.receive(length)

@@ -41,41 +41,40 @@ MIB = 2**20
 ) = (1 << bit for bit in range(13))
 
 
-def specified(upstream: int, client: bool, link: bool) -> int:
+def specified(upstream: int, client: str) -> int:
     """The flag algebra, bit by bit."""
     writable = not upstream & READ_ONLY
     promised = {
         HAS_FLAGS: True,
         READ_ONLY: not writable,
         FLUSH: upstream & FLUSH,
-        FUA: upstream & FUA,
+        FUA: upstream & (FUA | FLUSH),
         ROTATIONAL: upstream & ROTATIONAL,
         TRIM: writable and upstream & TRIM,
-        WRITE_ZEROES: writable and upstream & WRITE_ZEROES,
-        DF: client and (not link or upstream & DF),
+        WRITE_ZEROES: writable,
+        DF: client != "simple",
         MULTI_CONN: upstream & MULTI_CONN,
         RESIZE: False,
         CACHE: upstream & CACHE,
         FAST_ZERO: writable and upstream & WRITE_ZEROES and upstream & FAST_ZERO,
-        PAYLOAD: False,
+        PAYLOAD: client == "extended",
     }
     return sum(bit for bit, yes in promised.items() if yes)
 
 
-@pytest.mark.parametrize("link", [False, True], ids=["simple link", "structured link"])
-@pytest.mark.parametrize("client", [False, True], ids=["simple client", "structured client"])
-def test_offered_flags(client: bool, link: bool) -> None:
+@pytest.mark.parametrize("client", ["simple", "structured", "extended"])
+def test_offered_flags(client: str) -> None:
+    structured, extended = client != "simple", client == "extended"
     for upstream in range(2**13):
-        export = Export(MIB, upstream, structured=link)
-        assert offered_flags(export, structured=client) == specified(upstream, client, link), hex(
-            upstream
-        )
+        export = Export(MIB, upstream)
+        promised = offered_flags(export, structured=structured, extended=extended)
+        assert promised == specified(upstream, client), hex(upstream)
 
 
 @pytest.mark.parametrize("bit", [13, 14, 15])
 def test_bits_without_a_name_are_never_offered(bit: int) -> None:
     export = Export(MIB, 1 << bit | HAS_FLAGS)
-    assert offered_flags(export, structured=False) == HAS_FLAGS
+    assert offered_flags(export, structured=False) == HAS_FLAGS | WRITE_ZEROES
 
 
 def test_offer() -> None:
@@ -88,7 +87,8 @@ def test_offer() -> None:
     said = BlockSizes(512, 4096, MIB)
     promised = offer(Export(MIB, 0, said), structured=False)
     assert promised.block_sizes == offered_block_sizes(said) == said
-    assert (promised.longest_payload, promised.alignment) == (MIB, 512)
+    assert offer(Export(MIB, 0, said), structured=False, any_alignment=False).alignment == 512
+    assert (promised.longest_payload, promised.alignment) == (64 * MIB, 1)
 
 
 def test_repaired() -> None:

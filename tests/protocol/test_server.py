@@ -60,6 +60,10 @@ def err(option: int, kind: int, words: str) -> bytes:
     return rep(option, 1 << 31 | kind, words.encode())
 
 
+def ack(option: int) -> bytes:
+    return rep(option, 1)
+
+
 INFO_EXPORT = struct.pack(">HQH", 0, SIZE, FLAGS)
 INFO_BLOCK = struct.pack(">HIII", 3, 1, 4096, 2**25)
 GO_ACK = rep(7, 3, INFO_EXPORT) + rep(7, 1)
@@ -221,7 +225,17 @@ ROWS = {
         FIXED + opt(99, b"data") + GO, err(99, 1, "Opt 0x63 is not supported") + GO_ACK, GOES
     ),
     "STARTTLS": Row(FIXED + opt(5), err(5, 1, "STARTTLS is not supported")),
-    "EXTENDED_HEADERS": Row(FIXED + opt(11), err(11, 1, "EXTENDED_HEADERS is not supported")),
+    "EXTENDED_HEADERS": Row(FIXED + opt(11), ack(11)),
+    "EXTENDED_HEADERS with data": Row(
+        FIXED + opt(11, b"x"), err(11, 3, "1 bytes of data where none are allowed")
+    ),
+    "EXTENDED_HEADERS twice": Row(
+        FIXED + opt(11) * 2, ack(11) + err(11, 3, "EXTENDED_HEADERS is in force already")
+    ),
+    "STRUCTURED_REPLY after EXTENDED_HEADERS": Row(
+        FIXED + opt(11) + opt(8),
+        ack(11) + err(8, 10, "EXTENDED_HEADERS is in force, which includes structured replies"),
+    ),
     "PEEK_EXPORT": Row(FIXED + opt(4), err(4, 1, "PEEK_EXPORT is not supported")),
     "an option that the dialect lacks": Row(
         FIXED + GO,

@@ -132,10 +132,13 @@ async def test_a_connection_that_closes_before_its_greeting_says_nothing_about_o
 
 
 def test_no_rung_is_tried_that_asks_the_same_again() -> None:
-    assert next_rung(Rung.FULL, structured=True) is Rung.SIMPLE
-    assert next_rung(Rung.FULL, structured=False) is Rung.EXPORT_NAME
-    assert next_rung(Rung.SIMPLE, structured=True) is Rung.EXPORT_NAME
-    assert next_rung(Rung.EXPORT_NAME, structured=True) is None
+    everything = Terms("", structured=True, extended=True)
+    assert next_rung(Rung.FULL, everything) is Rung.STRUCTURED
+    assert next_rung(Rung.STRUCTURED, everything) is Rung.SIMPLE
+    assert next_rung(Rung.FULL, STRUCTURED) is Rung.SIMPLE
+    assert next_rung(Rung.FULL, SIMPLE) is Rung.EXPORT_NAME
+    assert next_rung(Rung.SIMPLE, STRUCTURED) is Rung.EXPORT_NAME
+    assert next_rung(Rung.EXPORT_NAME, STRUCTURED) is None
 
 
 async def test_a_name_that_export_name_does_not_find_is_unknown_and_costs_no_rung() -> None:

@@ -1,19 +1,23 @@
-"""The upstream's replies where both sides have structured replies: chunk by chunk.
+"""The upstream's replies where it has structured replies or extended headers: chunk by chunk.
 
-See `replies` for the rules that all replies go by, and for the base. Here a READ whose reply is one chunk, as
-nbdkit's and qemu's are, and a command without data are FAST; every other chunk is looked at one by one. What an
-error or a block status says is judged when the whole chunk is here; data is sent on as it comes.
+See `replies` for the rules that all replies go by, and for the base. Here a READ whose reply is one chunk,
+as nbdkit's and qemu's are, and a command without data are FAST or REFRAMED; every other chunk is looked at
+one by one. What an error or a block status says is judged when the whole chunk is here; data is sent on as
+it comes.
 
-"Structured reply message" and "Structured reply types" in proto.md.
+"Structured reply message", "Extended structured reply message" and "Structured reply types" in proto.md.
 """
 
 from __future__ import annotations
 
 from gateway.protocol.commands import normal_error
-from gateway.relay.scan.replies import Out, Replies, SimpleReplies, WrappedReplies
-from gateway.relay.scan.traffic import PIECE, Entry, Partial, Traffic
+from gateway.relay.scan.extents import Extents, mended_extents, narrowed
+from gateway.relay.scan.jobs import ASK
+from gateway.relay.scan.replies import Out, Replies, SimpleReplies
+from gateway.relay.scan.traffic import Entry, Partial, Traffic
 from gateway.wire import limits
 from gateway.wire.constants import (
+    EXTENDED_REPLY_MAGIC,
     SIMPLE_REPLY_MAGIC,
     STRUCTURED_REPLY_MAGIC,
     Chunk,
@@ -23,89 +27,115 @@ from gateway.wire.constants import (
     name_of,
 )
 from gateway.wire.errors import WireError
+from gateway.wire.framing import EXTENDED
 from gateway.wire.transmission import (
     CHUNK,
     CHUNK_AND_OFFSET,
-    CHUNK_HOLE,
     COOKIE,
     COOKIE_AT,
     DONE_BIT,
+    EXTENDED_CHUNK,
+    EXTENDED_CHUNK_AND_OFFSET,
+    HOLE,
+    OFFSET,
     SIMPLE_REPLY,
     WORD,
     WORD_AT,
     decode_error_chunk,
+    decode_extended_extents,
     decode_extents,
-    encode_chunk,
-    encode_error_chunk,
-    encode_status_chunk,
     is_error,
 )
 
 _DATA_DONE = DONE_BIT | Chunk.OFFSET_DATA
 _HAS_DATA = frozenset({Cmd.READ, Cmd.BLOCK_STATUS})
-_HOLE_SIZE: int = CHUNK_HOLE.size
+_NOT_A_READ = ASK | 0xFFFF
 
 
 def reply_scan(traffic: Traffic) -> Replies:
-    """Give the scanner for a session's pair of framings."""
-    if traffic.plan.link_structured:
-        return StructuredReplies(traffic)
-    if traffic.plan.offer.structured:
-        return WrappedReplies(traffic)
-    return SimpleReplies(traffic)
+    """Give the scanner for what a session's upstream speaks."""
+    return ChunkReplies(traffic) if traffic.plan.link.chunked else SimpleReplies(traffic)
 
 
-class StructuredReplies(Replies):
-    """Both sides structured; commands without data in their reply may be answered with simple ones."""
+class ChunkReplies(Replies):
+    """A structured or extended upstream. Without extended headers, commands without data in their reply may be
+    answered with simple replies.
+    """
 
-    __slots__ = ("_gathered", "_gathering")
+    __slots__ = ("_extended", "_gathered", "_gathering", "_head", "_magic")
 
     def __init__(self, traffic: Traffic) -> None:
         super().__init__(traffic)
+        self._extended = traffic.plan.link is EXTENDED
+        self._head = EXTENDED_CHUNK if self._extended else CHUNK
+        self._magic = EXTENDED_REPLY_MAGIC if self._extended else STRUCTURED_REPLY_MAGIC
         self._gathering = 0  # bytes missing of a chunk that must be whole before it is judged
         self._gathered = bytearray()
 
     def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
-        traffic = self.traffic
+        traffic, client, extended, chunk_magic = (
+            self.traffic,
+            self._client,
+            self._extended,
+            self._magic,
+        )
         in_flight, partial = traffic.in_flight, traffic.partial
-        unpack, pack_cookie = CHUNK_AND_OFFSET.unpack_from, COOKIE.pack_into
-        unpack_simple = SIMPLE_REPLY.unpack_from
+        unpack = (EXTENDED_CHUNK_AND_OFFSET if extended else CHUNK_AND_OFFSET).unpack_from
+        head = self._head.size
+        least = head if extended else 16
+        pack_cookie, unpack_simple = COOKIE.pack_into, SIMPLE_REPLY.unpack_from
+        same, simple_stays = client is traffic.plan.link, client is not EXTENDED
+        echo = 0
         run = pos = start
-        if self.payload_left:
-            run, pos = self._go_on(view, start, end, out)
+        if self.payload_left or self._asked_data is not None:
+            run, pos = self._resume(view, start, end, out)
         elif self._gathering:
             run = pos = self._gather(view, start, end, out)
-        while end - pos >= 16:
+        while end - pos >= least:
             # A chunk and a simple reply begin alike: magic; flags and type, or error; cookie.
-            if end - pos >= 28:
-                magic, word, ours, size, offset = unpack(buffer, pos)
-                if word == _DATA_DONE and magic == STRUCTURED_REPLY_MAGIC:
+            if end - pos >= head + 8:
+                if extended:
+                    magic, word, ours, echo, size, offset = unpack(buffer, pos)
+                else:
+                    magic, word, ours, size, offset = unpack(buffer, pos)
+                if word == _DATA_DONE and magic == chunk_magic:
                     entry = in_flight.get(ours)
                     if (
                         entry is not None
                         and offset == entry[2]
                         and size == entry[3] + 8
-                        and not entry[1] & 0xFFFF  # READ
+                        and not entry[1] & _NOT_A_READ
                         and ours not in partial
+                        and (not extended or echo == offset)
                     ):  # the whole reply in one chunk
                         del in_flight[ours]
-                        pack_cookie(buffer, pos + COOKIE_AT, entry[0])
-                        behind = pos + 20 + size
+                        behind = pos + head + size
+                        if same:
+                            pack_cookie(buffer, pos + COOKIE_AT, entry[0])
+                            if behind > end:
+                                WORD.pack_into(buffer, pos + WORD_AT, Chunk.OFFSET_DATA)
+                        else:
+                            if pos > run:
+                                out.append(view[run:pos])
+                            run = pos + head + 8
+                            done = behind <= end
+                            out.append(
+                                client.data_head(entry[0], offset, offset, entry[3], done=done)
+                            )
                         if behind > end:
-                            WORD.pack_into(buffer, pos + WORD_AT, Chunk.OFFSET_DATA)
                             self._begin(entry, behind - end, done=True)
                             behind = end
                         pos = behind
                         continue
             else:
                 magic, word, ours = unpack_simple(buffer, pos)
-            if not word and magic == SIMPLE_REPLY_MAGIC:
+            if not word and magic == SIMPLE_REPLY_MAGIC and simple_stays and not extended:
                 entry = in_flight.get(ours)
                 if (
                     entry is not None
                     and entry[1] & 0xFFFF not in _HAS_DATA
-                    and not entry[1] & PIECE
+                    and not entry[1] & ASK
                     and ours not in partial
                 ):
                     del in_flight[ours]
@@ -115,12 +145,14 @@ class StructuredReplies(Replies):
             if pos > run:
                 out.append(view[run:pos])
             run = pos
-            if magic == SIMPLE_REPLY_MAGIC:
+            if magic == SIMPLE_REPLY_MAGIC and not extended:
                 self._simple(ours, word, out)
                 run = pos = pos + 16
                 continue
-            if magic != STRUCTURED_REPLY_MAGIC:
-                raise WireError(f"a reply begins with {magic:#010x}, which is no reply's magic")
+            if magic != chunk_magic:
+                raise WireError(
+                    f"a reply begins with {magic:#010x}, which is no magic of {traffic.plan.link} replies"
+                )
             behind = self._chunk(buffer, view, pos, end, out)
             if behind == pos:  # more bytes are needed
                 break
@@ -133,7 +165,7 @@ class StructuredReplies(Replies):
         """Remember that a chunk's data has begun to go out; `done`: it is the last of its reply."""
         self.payload_left = payload_left
         self._open = entry
-        self._closing = [encode_chunk(entry[0], Chunk.NONE)] if done else []
+        self._closing = [self._client.end(entry[0], entry[2])] if done else []
 
     def _simple(self, ours: int, error: int, out: Out) -> None:
         entry = self._entry(ours)
@@ -152,31 +184,47 @@ class StructuredReplies(Replies):
         """Take the chunk at `pos`; give the position behind it (or the end, if its rest is to come), or
         `pos` if too little of it is here.
         """
-        if end - pos < CHUNK.size:
+        if end - pos < self._head.size:
             return pos
-        _magic, word, ours, size = CHUNK.unpack_from(buffer, pos)
+        word, ours, size = self._chunk_head(buffer, pos)
         kind, done = word & 0xFFFF, bool(word & DONE_BIT)
         entry = self._entry(ours)
         command = entry[1] & 0xFFFF
         if kind == Chunk.OFFSET_DATA:
             return self._data(buffer, view, pos, end, out)
-        if kind == Chunk.OFFSET_HOLE:
-            return self._hole(buffer, pos, end, out)
         if kind == Chunk.NONE:
             if size or not done:
                 raise WireError(f"a NONE chunk with {size} bytes, {'' if done else 'not '}DONE")
             self._done(ours, entry, out)
-            return pos + CHUNK.size
-        if kind == Chunk.BLOCK_STATUS and command == Cmd.BLOCK_STATUS:
+            return pos + self._head.size
+        status = Chunk.BLOCK_STATUS_EXT if self._extended else Chunk.BLOCK_STATUS
+        if kind == Chunk.OFFSET_HOLE:
+            if size != HOLE.size:
+                raise WireError(f"an OFFSET_HOLE chunk of {size} bytes; it has {HOLE.size}")
+            most = HOLE.size
+        elif kind == status and command == Cmd.BLOCK_STATUS:
             most = limits.MAX_STATUS_CHUNK_BYTES
+            if self._extended:
+                most = limits.MAX_EXTENDED_STATUS_CHUNK_BYTES
         elif is_error(kind):
             most = limits.MAX_ERROR_CHUNK_BYTES
         else:
             raise WireError(f"a {name_of(Chunk, kind)} chunk in reply to {name_of(Cmd, command)}")
         if size > most:
             raise WireError(f"a {name_of(Chunk, kind)} chunk of {size} bytes; at most {most}")
-        self._gathering = CHUNK.size + size
+        self._gathering = self._head.size + size
         return self._gather(view, pos, end, out)
+
+    def _chunk_head(self, buffer: bytes | bytearray, pos: int) -> tuple[int, int, int]:
+        """Give word, our cookie and payload length of the chunk whose header is at `pos`."""
+        if not self._extended:
+            _magic, word, ours, size = CHUNK.unpack_from(buffer, pos)
+            return word, ours, size
+        _magic, word, ours, echo, size = EXTENDED_CHUNK.unpack_from(buffer, pos)
+        asked = self._entry(ours)[2]
+        if echo != asked:
+            raise WireError(f"a chunk says that its request was at {echo}, and it was at {asked}")
+        return word, ours, size
 
     def _gather(self, view: memoryview, start: int, end: int, out: Out) -> int:
         """Collect a chunk that is judged as a whole, over as many calls as it takes."""
@@ -189,31 +237,49 @@ class StructuredReplies(Replies):
         return start + take
 
     def _whole(self, chunk: bytes, out: Out) -> None:
-        _magic, word, ours, _size = CHUNK.unpack_from(chunk)
-        payload = chunk[CHUNK.size :]
+        word, ours, _size = self._chunk_head(chunk, 0)
+        kind, done = word & 0xFFFF, bool(word & DONE_BIT)
+        payload = chunk[self._head.size :]
         entry = self._entry(ours)
-        if word & 0xFFFF == Chunk.BLOCK_STATUS:
-            self._status(ours, entry, payload, out)
-        else:
-            self._error(ours, entry, word & 0xFFFF, payload, out, done=bool(word & DONE_BIT))
+        if is_error(kind):
+            self._error(ours, entry, kind, payload, out, done=done)
             return
-        if word & DONE_BIT:
+        if kind == Chunk.OFFSET_HOLE:
+            self._hole(ours, entry, payload, out)
+        else:
+            self._status(ours, entry, payload, out)
+        if done:
             self._done(ours, entry, out)
 
     def _data(self, buffer: bytearray, view: memoryview, pos: int, end: int, out: Out) -> int:
-        if end - pos < CHUNK_AND_OFFSET.size:
+        head = self._head.size
+        if end - pos < head + OFFSET.size:
             return pos
-        _magic, word, ours, size, offset = CHUNK_AND_OFFSET.unpack_from(buffer, pos)
+        word, ours, size = self._chunk_head(buffer, pos)
+        (offset,) = OFFSET.unpack_from(buffer, pos + head)
         entry = self._entry(ours)
         if size < 9:
             raise WireError(f"an OFFSET_DATA chunk of {size} bytes; there are at least 9")
         self._cover(ours, entry, offset, size - 8)
         done = bool(word & DONE_BIT)
-        behind: int = pos + CHUNK.size + size
-        COOKIE.pack_into(buffer, pos + COOKIE_AT, entry[0])
+        behind, content = pos + head + size, pos + head + 8
+        cookie, word, asked, _wanted = entry
+        if word & ASK:
+            room = memoryview(self.traffic.jobs.outcome(ours).data)
+            self._asked_data = room[offset - asked : offset - asked + size - 8]
+            self._asked_done = None
+            at = self._take_asked(view, content, end)
+            if done:
+                if self._asked_data is None:
+                    self._done(ours, entry, out)
+                else:
+                    self._note_missing(ours, entry)
+                    self._asked_done = ours
+            return at
         # DONE goes out in a chunk of its own: whether the reply is whole is known at its end only.
-        WORD.pack_into(buffer, pos + WORD_AT, Chunk.OFFSET_DATA)
-        out.append(view[pos : min(behind, end)])
+        out.append(self._client.data_head(cookie, asked, offset, size - 8, done=False))
+        if content < min(behind, end):
+            out.append(view[content : min(behind, end)])
         if behind <= end:
             if done:
                 self._done(ours, entry, out)
@@ -225,20 +291,13 @@ class StructuredReplies(Replies):
             self._closing = [bytes(piece) for piece in final]
         return end
 
-    def _hole(self, buffer: bytearray, pos: int, end: int, out: Out) -> int:
-        if end - pos < CHUNK_HOLE.size:
-            return pos
-        _magic, word, ours, size, offset, length = CHUNK_HOLE.unpack_from(buffer, pos)
-        entry = self._entry(ours)
-        if size != 12 or not length:
-            raise WireError(f"an OFFSET_HOLE chunk of {size} bytes for a hole of {length}")
+    def _hole(self, ours: int, entry: Entry, payload: bytes, out: Out) -> None:
+        offset, length = HOLE.unpack(payload)
+        if not length:
+            raise WireError("an OFFSET_HOLE chunk for a hole of no bytes")
         self._cover(ours, entry, offset, length)
-        out.append(
-            CHUNK_HOLE.pack(STRUCTURED_REPLY_MAGIC, Chunk.OFFSET_HOLE, entry[0], 12, offset, length)
-        )
-        if word & DONE_BIT:
-            self._done(ours, entry, out)
-        return pos + _HOLE_SIZE
+        if not entry[1] & ASK:  # where that is collected there are zeros already
+            out.append(self._client.hole(entry[0], entry[2], offset, length, done=False))
 
     def _cover(self, ours: int, entry: Entry, offset: int, length: int) -> None:
         """Check that content is what its READ asked for, and is new."""
@@ -262,61 +321,87 @@ class StructuredReplies(Replies):
         return partial
 
     def _status(self, ours: int, entry: Entry, payload: bytes, out: Out) -> None:
-        context_id, extents = decode_extents(payload)
+        decode = decode_extended_extents if self._extended else decode_extents
+        context_id, extents = decode(payload)
         plan = self.traffic.plan
         if context_id not in plan.context_ids:
             raise WireError(f"block status of context {context_id}, which was not selected")
-        client_id = plan.context_ids[context_id]
         partial = self._partial(ours)
         if context_id in partial.contexts:
             raise WireError(f"block status of context {context_id} came twice")
         partial.contexts.add(context_id)
+        cookie, word, asked, length = entry
+        if word & ASK:
+            self.traffic.jobs.outcome(ours).status[context_id] = extents
+            return
+        client_id = plan.context_ids[context_id]
         if client_id is None:
             return  # a context that the client did not select here
-        cookie, word, offset, length = entry
         one = bool(word >> 16 & CmdFlag.REQ_ONE)
-        mended = mended_extents(extents, length, plan.offer.size - offset, one=one)
-        if mended:
-            out.append(encode_status_chunk(cookie, client_id, mended, done=False))
+        told: Extents | None = mended_extents(extents, length, plan.offer.size - asked, one=one)
+        text = "the server gave no extent that is not empty"
+        if told and self._client is not EXTENDED:
+            told = narrowed(told, plan.upstream.minimum)
+            text = "the server gave a status of more than 32 bits"
+        if told:
+            out.append(self._client.status(cookie, asked, client_id, told, done=False))
         else:
             partial.failed = True
-            text = "the server gave no extent that is not empty"
-            out.append(encode_error_chunk(cookie, Errno.EIO, text, done=False))
+            out.append(self._client.failure(cookie, asked, Errno.EIO, text, done=False))
 
     def _error(
         self, ours: int, entry: Entry, kind: int, payload: bytes, out: Out, *, done: bool
     ) -> None:
         cookie, word, start, wanted = entry
         told = decode_error_chunk(kind, payload)
-        if word & PIECE:
-            if not done:
-                raise WireError("an error chunk without DONE to a command that has no data")
-            del self.traffic.in_flight[ours]
-            self._settle_piece(ours, told.error, told.text, out)
-            return
         offset = told.offset
         if offset is not None and not start <= offset < start + max(wanted, 1):
             raise WireError(f"an error at {offset} in reply to {wanted} bytes at {start}")
+        partial = self._partial(ours)
+        partial.failed = True
+        if word & ASK:
+            outcome = self.traffic.jobs.outcome(ours)
+            if not outcome.error:
+                outcome.error, outcome.text, outcome.offset = told.error, told.text, offset
+            if done:
+                self._settle_ask(ours)
+            return
         error = normal_error(word, told.error)
-        out.append(encode_error_chunk(cookie, error, told.text, offset=offset, done=done))
+        if not self._client.chunked:
+            partial.error = partial.error or error  # the first, when the reply ends
+            if done:
+                self._done(ours, entry, out)
+            return
+        out.append(self._client.failure(cookie, start, error, told.text, offset=offset, done=done))
         if done:
             self._forget(ours)
-        else:
-            self._partial(ours).failed = True
 
     def _done(self, ours: int, entry: Entry, out: Out) -> None:
-        """End a reply that has come without fault, or say what is missing of it."""
-        cookie, word, _start, _wanted = entry
-        if word & PIECE:
-            del self.traffic.in_flight[ours]
-            self._settle_piece(ours, 0, "", out)
+        """End a reply, or say what is missing of it."""
+        cookie, word, asked, _wanted = entry
+        if word & ASK:
+            self._note_missing(ours, entry)
+            self._settle_ask(ours)
             return
         missing = self._missing(ours, entry)
+        client = self._client
+        partial = self.traffic.partial.get(ours)
         self._forget(ours)
         if missing:
-            out.append(encode_error_chunk(cookie, Errno.EIO, missing))
+            out.append(client.failure(cookie, asked, Errno.EIO, missing))
+        elif client.chunked:
+            out.append(client.end(cookie, asked))
+        elif partial is not None and partial.error:
+            out.append(client.failure(cookie, asked, partial.error))
         else:
-            out.append(encode_chunk(cookie, Chunk.NONE))
+            out.append(client.success(cookie, asked, read=False))
+
+    def _note_missing(self, ours: int, entry: Entry) -> None:
+        """A job is told of what its READ or BLOCK_STATUS lacks."""
+        missing = self._missing(ours, entry)
+        outcome = self.traffic.jobs.outcome(ours)
+        if missing and not outcome.error:
+            outcome.error, outcome.text = Errno.EIO, missing
 
     def _missing(self, ours: int, entry: Entry) -> str:
         """Say what a reply lacks, or nothing: an error chunk excuses whatever is not there."""
@@ -336,25 +421,3 @@ class StructuredReplies(Replies):
     def _forget(self, ours: int) -> None:
         del self.traffic.in_flight[ours]
         self.traffic.partial.pop(ours, None)
-
-
-def mended_extents(
-    extents: list[tuple[int, int]], length: int, reach: int, *, one: bool
-) -> list[tuple[int, int]]:
-    """Give the extents of a reply as proto.md wants them; `length`: bytes asked for, `reach`: bytes from
-    the request's offset to the end of the export, `one`: REQ_ONE was set.
-
-    Empty ones are left out (Q-S4), what lies behind the export is cut (Q-S10), and so is what begins behind
-    the range that was asked for: fewer extents are always legal.
-    """
-    mended = []
-    at = 0
-    for size, flags in extents:
-        if not size:
-            continue
-        size = min(size, (length if one else reach) - at)
-        mended.append((size, flags))
-        at += size
-        if one or at >= length:
-            break
-    return mended

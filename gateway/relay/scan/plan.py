@@ -1,19 +1,44 @@
 """What a session does with each command: decided once, when it begins.
 
-FAST: the words (command flags and type) of requests that go upstream as they are, with a new cookie. All
-others are looked at one by one: FLUSH and READ with a flag to strip, BLOCK_STATUS to shorten, WRITE_ZEROES to
-split, and what is answered here.
+FAST: both sides have the same framing, and the message goes on as it is, with a cookie (and, if need be,
+command flags) of ours. REFRAMED: only the headers differ; they are made anew, the payload is sent on from
+where it was received. TRANSLATED: the command becomes a job (see `translate`), because the upstream cannot
+take it as it is. A request that is FAST or REFRAMED as a rule is a job as well when it is unaligned or too
+long for the upstream.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
-from gateway.protocol.commands import RANGED, Rule, legal_commands
-from gateway.protocol.export import Export, Offer
+from gateway.protocol.commands import FUA_MATTERS, RANGED, WRITE_CLASS, Rule, legal_commands
+from gateway.protocol.export import Export, Offer, longest_payload
 from gateway.quirks import Dialect
+from gateway.relay.scan.translate import Upstream
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.framing import EXTENDED, Framing
+
+
+class Route(Enum):
+    """How a command goes upstream."""
+
+    FAST = "FAST"
+    REFRAMED = "REFRAMED"
+    TRANSLATED = "TRANSLATED"
+    HERE = "HERE"
+    """It is answered by the gateway."""
+    REFUSED = "REFUSED"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The route of one command, with the reason in words."""
+
+    route: Route
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,47 +46,149 @@ class Plan:
     """One session's terms, in the form that the scanners need."""
 
     offer: Offer
-    link_structured: bool
-    """The link speaks structured replies (the client's side says `offer.structured`)."""
+    link: Framing
+    """The link's framing (the client's is `offer.framing`)."""
     rules: dict[int, Rule]
-    """Every legal word, with what goes upstream for it."""
-    fast: dict[int, int]
-    """The words that are FAST, with their longest length in bytes."""
+    """Every legal word, with what the upstream would see of it."""
+    fast: dict[int, tuple[int, int]]
+    """The words that are FAST or REFRAMED: their longest length in bytes, and the word that goes upstream."""
+    ways: dict[Cmd, Way]
+    """How each command goes as a rule."""
     context_ids: dict[int, int | None]
     """The link's context ids -> the client's; None: the client did not select that one."""
+    made_up: tuple[int, ...]
+    """The client's ids of contexts that are answered here, with status 0."""
+    upstream: Upstream
     answer_cache: bool
     """CACHE is answered here."""
 
 
-def plan(offer: Offer, export: Export, dialect: Dialect) -> Plan:
-    """Decide what a session does, from what its client was promised and what its link is."""
+PROPER = Dialect()
+"""A server that needs no repair."""
+
+
+def plan(
+    offer: Offer, export: Export, dialect: Dialect = PROPER, *, translate_all: bool = False
+) -> Plan:
+    """Decide what a session does, from what its client was promised and what its link is.
+
+    `translate_all` makes every command a job, which must make no difference to what it means.
+    """
     rules = legal_commands(offer)
-    if not export.structured:
-        # One simple reply cannot be a fragment: DF holds without being sent.
-        rules = {word: _without(rule, CmdFlag.DF) for word, rule in rules.items()}
-    client_ids = {context.name: context.id for context in offer.contexts}
-    fast = {
-        word: min(rule.longest, _LONGEST_FAST.get(rule.command, rule.longest))
-        for word, rule in rules.items()
-        if rule.word == word and rule.command in RANGED
-    }
-    if dialect.answer_cache:
-        fast = {word: longest for word, longest in fast.items() if word & 0xFFFF != Cmd.CACHE}
+    theirs = {context.name: context.id for context in export.contexts}
+    ours = {context.name: context.id for context in offer.contexts}
+    upstream = _upstream(export)
+    made_up = tuple(context.id for context in offer.contexts if context.name not in theirs)
+    ways: dict[Cmd, Way] = {}
+    for command in Cmd:
+        if command is not Cmd.DISC:
+            ways[command] = _way(command, offer, export, upstream, dialect, made_up)
+    if translate_all:
+        ways = {
+            command: Way(Route.TRANSLATED, "everything is") if way.route in _AS_IT_IS else way
+            for command, way in ways.items()
+        }
+    fast = {}
+    for word, rule in rules.items():
+        if rule.command in RANGED and ways[rule.command].route in _AS_IT_IS:
+            sent = _sent_word(word, rule, export, upstream)
+            if sent is not None:
+                fast[word] = (min(rule.longest, _longest(rule.command, upstream)), sent)
     return Plan(
         offer,
-        export.structured,
+        export.framing,
         rules,
         fast,
-        {context.id: client_ids.get(context.name) for context in export.contexts},
+        ways,
+        {context.id: ours.get(context.name) for context in export.contexts},
+        made_up,
+        upstream,
         dialect.answer_cache,
     )
 
 
-_LONGEST_FAST = {
-    Cmd.WRITE_ZEROES: limits.WRITE_ZEROES_PIECE_BYTES,
-    Cmd.BLOCK_STATUS: limits.BLOCK_STATUS_BYTES,
-}
+_AS_IT_IS = (Route.FAST, Route.REFRAMED)
+
+_ZEROES_KNOWN_GOOD = EXTENDED
+"""Servers with extended headers are younger than the bugs that 32 MiB pieces are for (Q-N1, Q-K2)."""
 
 
-def _without(rule: Rule, flag: CmdFlag) -> Rule:
-    return Rule(rule.command, rule.flags & ~flag, rule.longest)
+def _upstream(export: Export) -> Upstream:
+    minimum = export.block_sizes.minimum if export.block_sizes else 1
+    known_good = export.framing is _ZEROES_KNOWN_GOOD
+    longest = longest_payload(export.block_sizes)
+    return Upstream(
+        export.size,
+        minimum,
+        longest - longest % minimum,
+        export.size if known_good else limits.WRITE_ZEROES_PIECE_BYTES,
+        export.size if known_good else limits.EFFECT_PIECE_BYTES,
+        export.size if known_good else limits.BLOCK_STATUS_BYTES,
+        fua=bool(export.flags & Flag.SEND_FUA),
+        flush=bool(export.flags & Flag.SEND_FLUSH),
+        write_zeroes=bool(export.flags & Flag.SEND_WRITE_ZEROES),
+        contexts=frozenset(context.id for context in export.contexts),
+    )
+
+
+def _way(
+    command: Cmd,
+    offer: Offer,
+    export: Export,
+    upstream: Upstream,
+    dialect: Dialect,
+    made_up: tuple[int, ...],
+) -> Way:
+    if command not in {rule.command for rule in legal_commands(offer).values()}:
+        return Way(Route.REFUSED, "it is not offered")
+    if command is Cmd.CACHE and dialect.answer_cache:
+        return Way(Route.HERE, "the server cannot be trusted with it")
+    if command is Cmd.BLOCK_STATUS and made_up:
+        return Way(Route.TRANSLATED, "a context is answered here")
+    if command is Cmd.READ and export.framing.chunked and not offer.framing.chunked:
+        return Way(
+            Route.TRANSLATED, "the client has no structured replies, so chunks are put together"
+        )
+    if command in WRITE_CLASS and upstream.minimum > 1 and offer.alignment == 1:
+        return Way(
+            Route.TRANSLATED,
+            f"blocks of {upstream.minimum} bytes are read, changed and written with all others waiting",
+        )
+    if command is Cmd.WRITE_ZEROES and not upstream.write_zeroes:
+        return Way(Route.TRANSLATED, "the server has no WRITE_ZEROES, so zeros are written")
+    if offer.framing is export.framing:
+        return Way(Route.FAST)
+    return Way(
+        Route.REFRAMED, f"the client speaks {offer.framing}, the server {export.framing} headers"
+    )
+
+
+def _sent_word(word: int, rule: Rule, export: Export, upstream: Upstream) -> int | None:
+    """Give the word that goes upstream for a client's; None if it takes a job."""
+    flags = rule.flags
+    if rule.command is Cmd.BLOCK_STATUS and word >> 16 & CmdFlag.PAYLOAD_LEN:
+        return None
+    if flags & CmdFlag.FUA and rule.command in FUA_MATTERS and not upstream.fua:
+        return None
+    if rule.command is Cmd.READ and flags & CmdFlag.DF:
+        if not export.structured:
+            flags &= (
+                ~CmdFlag.DF
+            )  # one simple reply cannot be a fragment: DF holds without being sent
+        elif not export.flags & Flag.SEND_DF:
+            return None
+    if rule.command is Cmd.WRITE and export.extended:
+        flags |= CmdFlag.PAYLOAD_LEN
+    return flags << 16 | rule.command
+
+
+def _longest(command: Cmd, upstream: Upstream) -> int:
+    match command:
+        case Cmd.READ | Cmd.WRITE:
+            return upstream.longest_payload
+        case Cmd.WRITE_ZEROES:
+            return upstream.longest_zeroes
+        case Cmd.BLOCK_STATUS:
+            return upstream.longest_status
+        case _:
+            return upstream.longest_effect

@@ -1,8 +1,7 @@
 """The upstream's replies: what comes back to the client.
 
-Three scanners, one for each pair of framings that a session can have. `SimpleReplies` (both sides simple) and
-`WrappedReplies` (a simple upstream, a structured client: a READ's reply becomes one OFFSET_DATA chunk) are
-here, `StructuredReplies` (both structured) is in `chunks`. All of them go by the same rules:
+Two scanners, by what the upstream speaks: `SimpleReplies` here, `ChunkReplies` in `chunks`. What they send
+is said in the client's framing. Both go by the same rules:
 
 - The cookie must be one of ours, and the reply one that its command may get; otherwise this link has lost its
   way, and `WireError` ends it.
@@ -12,6 +11,7 @@ here, `StructuredReplies` (both structured) is in `chunks`. All of them go by th
   and padded, it would read as success.) A simple reply that has begun cannot be taken back: the client's
   connection ends.
 - DONE over a gap, or before every meta context had its chunk, is an error.
+- The reply to a job's ask is collected, and sends nothing by itself.
 
 "Structured reply message" and "Structured reply types" in proto.md.
 """
@@ -21,18 +21,12 @@ from __future__ import annotations
 from itertools import repeat
 
 from gateway.protocol.commands import normal_error
-from gateway.relay.scan.traffic import PIECE, Entry, Traffic
+from gateway.relay.scan.jobs import ASK
+from gateway.relay.scan.traffic import Entry, Traffic
 from gateway.wire import limits
-from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, CmdFlag, Errno
+from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Cmd, Errno
 from gateway.wire.errors import WireError
-from gateway.wire.transmission import (
-    COOKIE,
-    COOKIE_AT,
-    SIMPLE_REPLY,
-    encode_chunk,
-    encode_data_head,
-    encode_error_chunk,
-)
+from gateway.wire.transmission import COOKIE, COOKIE_AT, SIMPLE_REPLY
 
 _ZEROES = memoryview(bytes(256 * limits.KIB))
 
@@ -40,21 +34,32 @@ Out = list[memoryview | bytes]
 
 
 class Replies:
-    """What the three have in common; see the package's docstring for the contract of `feed`."""
+    """What both have in common; see the package's docstring for the contract of `feed`."""
 
-    __slots__ = ("_closing", "_open", "payload_left", "requests", "traffic", "waiting")
+    __slots__ = (
+        "_asked_data",
+        "_asked_done",
+        "_client",
+        "_closing",
+        "_open",
+        "payload_left",
+        "traffic",
+        "waiting",
+    )
 
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
+        self._client = traffic.plan.offer.framing
         self.payload_left = 0
         """Bytes of a READ's data that the client has not been sent: nothing else may be sent now."""
-        self.waiting: list[bytes] = []
+        self.waiting: Out = []
         """Replies of our own that wait for the end of that data."""
-        self.requests: list[bytes] = []
-        """Requests that follow from a reply, for the upstream; whoever feeds takes them."""
         self._open: Entry | None = None  # the command whose data is going out
         # The chunk that ends its reply, if it is to end with this data:
         self._closing: list[bytes] = []
+        # Data of a job's READ that is to come next, and our cookie, if its reply ends with that:
+        self._asked_data: memoryview | None = None
+        self._asked_done: int | None = None
 
     def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
@@ -70,30 +75,40 @@ class Replies:
 
         None if it cannot be told anything, because a simple reply with data has begun.
         """
-        traffic = self.traffic
+        traffic, client = self.traffic, self._client
         out: Out = []
         if self.payload_left:
             assert self._open is not None
-            if not traffic.plan.offer.structured:
+            if not client.chunked:
                 return None
             full, rest = divmod(self.payload_left, len(_ZEROES))
             out += repeat(_ZEROES, full)
             out.append(_ZEROES[:rest])
             if self._closing:  # otherwise the command is in flight still
-                out.append(encode_error_chunk(self._open[0], Errno.EIO, why))
+                cookie, _word, asked, _length = self._open
+                out.append(client.failure(cookie, asked, Errno.EIO, why))
         out += self.waiting
-        out += [traffic.failure(entry[0], Errno.EIO, why) for entry in traffic.in_flight.values()]
+        for cookie, word, asked, _length in traffic.in_flight.values():
+            if not word & ASK:
+                out.append(client.failure(cookie, asked, Errno.EIO, why))
+        traffic.jobs.fail(Errno.EIO, why)
+        out += traffic.to_client
+        traffic.to_client.clear()
+        traffic.to_upstream.clear()
         self.payload_left = 0
+        self._asked_data = None
         self.waiting.clear()
         traffic.in_flight.clear()
-        traffic.pieces.clear()
         traffic.partial.clear()
         return out
 
-    def _go_on(self, view: memoryview, start: int, end: int, out: Out) -> tuple[int, int]:
-        """Send on the data of the reply that is open; give where the run of bytes to send begins that the
+    def _resume(self, view: memoryview, start: int, end: int, out: Out) -> tuple[int, int]:
+        """Go on with the data that is under way; give where the run of bytes to send begins that the
         caller goes on with, and the position behind the data (or the end).
         """
+        if self._asked_data is not None:
+            at = self._take_asked(view, start, end)
+            return at, at
         pos = start + self.payload_left
         if pos > end:
             self.payload_left = pos - end
@@ -110,7 +125,22 @@ class Replies:
         self.waiting = []
         return pos, pos
 
-    def interject(self, reply: bytes, out: Out) -> None:
+    def _take_asked(self, view: memoryview, start: int, end: int) -> int:
+        """Copy data of a job's READ to where it is collected; give the position behind it, or the end."""
+        room = self._asked_data
+        assert room is not None
+        count = min(len(room), end - start)
+        room[:count] = view[start : start + count]
+        if count < len(room):
+            self._asked_data = room[count:]
+        else:
+            self._asked_data = None
+            if self._asked_done is not None:
+                ours, self._asked_done = self._asked_done, None
+                self._settle_ask(ours)
+        return start + count
+
+    def interject(self, reply: memoryview | bytes, out: Out) -> None:
         """Send the client a reply of our own, now or as soon as no data is half sent."""
         (self.waiting if self.payload_left else out).append(reply)
 
@@ -120,123 +150,94 @@ class Replies:
             raise WireError(f"a reply with cookie {ours:#x}, which no command under way has")
         return entry
 
-    def _settle_simple(self, ours: int, entry: Entry, error: int, out: Out) -> None:
-        """Take the whole simple reply to a command: an error, or one that comes of a piece."""
-        cookie, word, _offset, _length = entry
+    def _settle_ask(self, ours: int) -> None:
+        """The reply to a job's ask is complete."""
         del self.traffic.in_flight[ours]
         self.traffic.partial.pop(ours, None)
-        if word & PIECE:
-            self._settle_piece(ours, error, "", out)
-        else:  # a plain success is FAST
-            out.append(self.traffic.failure(cookie, normal_error(word, error)))
+        self.traffic.jobs.settle(ours)
 
-    def _settle_piece(self, ours: int, error: int, text: str, out: Out) -> None:
-        """Take the outcome of one piece: go on with the next, or end the command.
-
-        FAST_ZERO refused once something has been zeroed cannot be told any more: the client reads it as
-        "nothing was touched". So that piece and the rest are done the slow way.
-        """
-        traffic = self.traffic
-        pieces = traffic.pieces.pop(ours)
-        fast_zero = CmdFlag.FAST_ZERO << 16
-        if error == Errno.ENOTSUP and pieces.begun and pieces.word & fast_zero:
-            pieces.word &= ~fast_zero
-        elif error:
-            out.append(traffic.failure(pieces.cookie, normal_error(pieces.word, error), text))
+    def _settle_simple(self, ours: int, entry: Entry, error: int, out: Out) -> None:
+        """Take the whole simple reply to a command: an error, or one without data."""
+        cookie, word, asked, _length = entry
+        if word & ASK:
+            if error:
+                self.traffic.jobs.outcome(ours).error = error
+            self._settle_ask(ours)
             return
+        del self.traffic.in_flight[ours]
+        self.traffic.partial.pop(ours, None)
+        if error:
+            out.append(self._client.failure(cookie, asked, normal_error(word, error)))
         else:
-            pieces.begun = True
-            pieces.next_offset += min(
-                limits.WRITE_ZEROES_PIECE_BYTES, pieces.end - pieces.next_offset
-            )
-        if pieces.next_offset == pieces.end:
-            out.append(traffic.success(pieces.cookie, pieces.word))
-        else:
-            self.requests.append(traffic.next_piece(pieces, limits.WRITE_ZEROES_PIECE_BYTES))
+            out.append(self._client.success(cookie, asked, read=False))
 
 
 class SimpleReplies(Replies):
-    """Both sides simple."""
-
-    __slots__ = ()
-
-    def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
-        """Take what is in `buffer[start:end]`; see the package's docstring."""
-        in_flight = self.traffic.in_flight
-        unpack, pack_cookie = SIMPLE_REPLY.unpack_from, COOKIE.pack_into
-        run = pos = start
-        if self.payload_left:
-            run, pos = self._go_on(view, start, end, out)
-        while end - pos >= 16:
-            magic, error, ours = unpack(buffer, pos)
-            entry = in_flight.get(ours)
-            if entry is None or error or entry[1] & PIECE or magic != SIMPLE_REPLY_MAGIC:
-                if pos > run:
-                    out.append(view[run:pos])
-                _expect_simple(magic)
-                self._settle_simple(ours, self._entry(ours), error, out)
-                run = pos = pos + 16
-                continue
-            del in_flight[ours]
-            pack_cookie(buffer, pos + COOKIE_AT, entry[0])
-            pos += 16
-            if not entry[1] & 0xFFFF:  # READ
-                pos += entry[3]
-                if pos > end:
-                    self.payload_left = pos - end
-                    self._open = entry
-                    pos = end
-        if pos > run:
-            out.append(view[run:pos])
-        return pos
-
-
-class WrappedReplies(Replies):
-    """A simple upstream, a structured client: the data of a READ goes out as one chunk.
-
-    Replies without data stay simple, as proto.md allows ("Structured reply message").
+    """A simple upstream. A READ's data goes out behind one header in the client's framing, or, where that
+    is simple as well, the header goes out as it is.
     """
 
     __slots__ = ()
 
     def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
-        in_flight = self.traffic.in_flight
+        in_flight, client = self.traffic.in_flight, self._client
         unpack, pack_cookie = SIMPLE_REPLY.unpack_from, COOKIE.pack_into
+        # Replies without data stay simple with structured replies, as proto.md allows.
+        chunked, stays = client.chunked, client.request is self.traffic.plan.link.request
         run = pos = start
-        if self.payload_left:
-            run, pos = self._go_on(view, start, end, out)
+        if self.payload_left or self._asked_data is not None:
+            run, pos = self._resume(view, start, end, out)
         while end - pos >= 16:
             magic, error, ours = unpack(buffer, pos)
             entry = in_flight.get(ours)
-            if entry is None or error or entry[1] & PIECE or magic != SIMPLE_REPLY_MAGIC:
+            if entry is None or error or entry[1] & ASK or magic != SIMPLE_REPLY_MAGIC:
                 if pos > run:
                     out.append(view[run:pos])
-                _expect_simple(magic)
-                self._settle_simple(ours, self._entry(ours), error, out)
-                run = pos = pos + 16
+                run = pos = self._look_at(view, pos, end, magic, error, ours, out)
                 continue
             del in_flight[ours]
             cookie, word, offset, length = entry
-            if word & 0xFFFF:  # not READ
+            if not word & 0xFFFF:  # READ
+                if chunked:
+                    if pos > run:
+                        out.append(view[run:pos])
+                    run = pos + 16
+                    done = run + length <= end
+                    out.append(client.data_head(cookie, offset, offset, length, done=done))
+                    if not done:
+                        self._closing = [client.end(cookie, offset)]
+                else:
+                    pack_cookie(buffer, pos + COOKIE_AT, cookie)
+                pos += 16 + length
+                if pos > end:
+                    self.payload_left = pos - end
+                    self._open = entry
+                    pos = end
+            elif stays:
                 pack_cookie(buffer, pos + COOKIE_AT, cookie)
                 pos += 16
-                continue
-            if pos > run:
-                out.append(view[run:pos])
-            run = pos + 16
-            pos = run + length
-            out.append(encode_data_head(cookie, offset, length, done=pos <= end))
-            if pos > end:
-                self.payload_left = pos - end
-                self._open = entry
-                self._closing = [encode_chunk(cookie, Chunk.NONE)]
-                pos = end
+            else:
+                if pos > run:
+                    out.append(view[run:pos])
+                run = pos = pos + 16
+                out.append(client.success(cookie, offset, read=False))
         if pos > run:
             out.append(view[run:pos])
         return pos
 
-
-def _expect_simple(magic: int) -> None:
-    if magic != SIMPLE_REPLY_MAGIC:
-        raise WireError(f"a reply begins with {magic:#010x} instead of {SIMPLE_REPLY_MAGIC:#010x}")
+    def _look_at(
+        self, view: memoryview, pos: int, end: int, magic: int, error: int, ours: int, out: Out
+    ) -> int:
+        """Take a reply that is not a plain success of a client's command; give the position behind it."""
+        if magic != SIMPLE_REPLY_MAGIC:
+            raise WireError(
+                f"a reply begins with {magic:#010x} instead of {SIMPLE_REPLY_MAGIC:#010x}"
+            )
+        entry = self._entry(ours)
+        if not error and entry[1] & 0xFFFF == Cmd.READ:  # a job's
+            self._asked_data = memoryview(self.traffic.jobs.outcome(ours).data)
+            self._asked_done = ours
+            return self._take_asked(view, pos + 16, end)
+        self._settle_simple(ours, entry, error, out)
+        return pos + 16

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from gateway.protocol.commands import refusal
+from gateway.protocol.commands import carries_payload, refusal
 from gateway.protocol.errors import Hangup
-from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Pieces, Traffic
+from gateway.relay.scan.plan import Route
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.relay.scan.translate import status, translate
 from gateway.wire import limits
-from gateway.wire.constants import REQUEST_MAGIC, Cmd
+from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.errors import WireError
-from gateway.wire.transmission import COOKIE, COOKIE_AT, REQUEST, encode_request
+from gateway.wire.transmission import COOKIE, COOKIE_AT, WORD, WORD_AT, decode_status_payload
 
 MAX_ANSWERS = MAX_IN_FLIGHT
 """Replies of our own that wait for the client to take them; while there are so many, its requests stay
 unread. A client that sends nonsense and never reads costs no more than this."""
+
+_NEVER = (0, 0)  # a word that is not FAST
+
+_Request = tuple[int, int, int, int]
+"""(word, cookie, offset, length)"""
 
 
 class RequestScan:
@@ -21,6 +28,9 @@ class RequestScan:
     __slots__ = (
         "_drop_left",
         "_fast",
+        "_gather_left",
+        "_gathered",
+        "_gathered_for",
         "_mask",
         "_size",
         "_traffic",
@@ -35,11 +45,14 @@ class RequestScan:
         self._traffic = traffic
         self._fast = traffic.plan.fast
         self._size = traffic.plan.offer.size
-        self._mask = traffic.plan.offer.alignment - 1
+        self._mask = traffic.plan.upstream.minimum - 1
         self._drop_left = 0
+        self._gather_left = 0  # bytes missing of a payload that a job needs whole
+        self._gathered = bytearray()
+        self._gathered_for: _Request = (0, 0, 0, 0)
         self.payload_left = 0
         """Bytes of a WRITE's data that the upstream has not been sent: nothing else may be sent now."""
-        self.waiting: list[bytes] = []
+        self.waiting: list[memoryview | bytes] = []
         """Requests of our own that wait for the end of that WRITE."""
         self.answers: list[bytes] = []
         """Replies of our own to the client; whoever feeds takes them."""
@@ -51,9 +64,9 @@ class RequestScan:
     @property
     def between_messages(self) -> bool:
         """The client may go now without leaving a request half sent."""
-        return not self.payload_left and not self._drop_left
+        return not self.payload_left and not self._drop_left and not self._gather_left
 
-    def interject(self, request: bytes, out: list[memoryview | bytes]) -> None:
+    def interject(self, request: memoryview | bytes, out: list[memoryview | bytes]) -> None:
         """Send the upstream a request of our own, now or as soon as no data is half sent."""
         (self.waiting if self.payload_left else out).append(request)
 
@@ -68,9 +81,20 @@ class RequestScan:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
         traffic = self._traffic
         in_flight = traffic.in_flight
-        longest_fast = self._fast.get
+        fast = self._fast.get
         size, mask = self._size, self._mask
-        unpack, pack_cookie = REQUEST.unpack_from, COOKIE.pack_into
+        client, link = traffic.plan.offer.framing, traffic.plan.link
+        unpack, header, client_magic = (
+            client.request.unpack_from,
+            client.request.size,
+            client.request_magic,
+        )
+        pack, link_magic, same = (
+            link.request.pack,
+            link.request_magic,
+            client.request is link.request,
+        )
+        pack_cookie = COOKIE.pack_into
         run = pos = start
         if self.payload_left:
             pos = start + self.payload_left
@@ -86,20 +110,31 @@ class RequestScan:
                 run = pos
         elif self._drop_left:
             run = pos = self._drop(start, end, self._drop_left)
-        room = 0 if self.stopped else MAX_IN_FLIGHT - len(in_flight)
-        while end - pos >= 28 and room > 0:
+        elif self._gather_left:
+            run = pos = self._gather(view, start, end, out)
+        room = 0 if self.stopped else traffic.room
+        while end - pos >= header and room > 0:
             magic, word, cookie, offset, length = unpack(buffer, pos)
+            longest, sent = fast(word, _NEVER)
             if (
-                magic == REQUEST_MAGIC
-                and 0 < length <= longest_fast(word, 0)
+                0 < length <= longest
+                and magic == client_magic
                 and offset + length <= size
                 and not (offset | length) & mask
             ):
                 traffic.last_cookie = ours = traffic.last_cookie + 1
                 in_flight[ours] = (cookie, word, offset, length)
-                pack_cookie(buffer, pos + COOKIE_AT, ours)
+                if same:
+                    pack_cookie(buffer, pos + COOKIE_AT, ours)
+                    if sent != word:
+                        WORD.pack_into(buffer, pos + WORD_AT, sent)
+                    pos += header
+                else:
+                    if pos > run:
+                        out.append(view[run:pos])
+                    out.append(pack(link_magic, sent, ours, offset, length))
+                    run = pos = pos + header
                 room -= 1
-                pos += 28
                 if word & 0xFFFF == 1:  # WRITE
                     pos += length
                     if pos > end:
@@ -109,13 +144,14 @@ class RequestScan:
             if pos > run:
                 out.append(view[run:pos])
             run = pos  # so that what is out stays out if this raises
-            if magic != REQUEST_MAGIC:
+            if magic != client_magic:
                 raise WireError(
-                    f"a request begins with {magic:#010x} instead of {REQUEST_MAGIC:#010x}"
+                    f"a request begins with {magic:#010x} instead of {client_magic:#010x}"
                 )
-            run = pos = self._judge(pos + 28, end, (word, cookie, offset, length), out)
-            room = MAX_IN_FLIGHT - len(in_flight)
-            if self.disconnected or len(self.answers) >= MAX_ANSWERS:
+            request = word, cookie, offset, length
+            run = pos = self._judge(view, pos + header, end, request, out)
+            room = traffic.room
+            if self.disconnected or len(self.answers) >= MAX_ANSWERS or not self.between_messages:
                 break
         if pos > run:
             out.append(view[run:pos])
@@ -123,9 +159,10 @@ class RequestScan:
 
     def _judge(
         self,
+        view: memoryview,
         pos: int,
         end: int,
-        request: tuple[int, int, int, int],
+        request: _Request,
         out: list[memoryview | bytes],
     ) -> int:
         """Take a request that is not FAST, whose header ends at `pos`; give the position behind what it
@@ -138,33 +175,89 @@ class RequestScan:
         if command == Cmd.DISC:
             self.disconnected = True
             return end
+        with_payload = carries_payload(plan.offer, word)
         refused = refusal(plan.offer, word, offset, length)
         if refused is not None:
-            if command == Cmd.WRITE:
+            if with_payload:
                 if length > limits.MAX_DRAIN_BYTES:
-                    raise Hangup(f"a WRITE of {length} bytes")
+                    raise Hangup(f"a request with {length} bytes of payload")
                 pos = self._drop(pos, end, length)
-            self.answers.append(traffic.failure(cookie, refused.error, refused.text))
+            self.answers.append(traffic.failure(cookie, offset, refused.error, refused.text))
         elif (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
-            self.answers.append(traffic.success(cookie, word))
-        elif command == Cmd.WRITE_ZEROES:  # the only other reason: it is too long for one piece
-            pieces = Pieces(cookie, word, offset, offset + length)
-            out.append(traffic.next_piece(pieces, limits.WRITE_ZEROES_PIECE_BYTES))
+            self.answers.append(traffic.success(cookie, word, offset))
+        elif with_payload:
+            if length > limits.MAX_REQUEST_BYTES:
+                raise Hangup(f"a payload of {length} bytes")
+            self._gathered_for = request
+            self._gather_left = length
+            return self._gather(view, pos, end, out)
+        elif command == Cmd.FLUSH and plan.ways[Cmd.FLUSH].route is not Route.TRANSLATED:
+            ours = traffic.new_cookie()
+            traffic.in_flight[ours] = (cookie, word, 0, 0)
+            out.append(plan.link.encode_request(Cmd.FLUSH, 0, ours, 0, 0))
         else:
-            out.append(self._reworded(word, cookie, offset, length))
+            self._start(request, b"", out)
         return pos
 
-    def _reworded(self, word: int, cookie: int, offset: int, length: int) -> bytes:
-        """Enter a request whose flags or length change on the way; give it as it goes upstream."""
-        rule = self._traffic.plan.rules[word]
-        if rule.command is Cmd.BLOCK_STATUS:
-            length = min(length, limits.BLOCK_STATUS_BYTES)
-        ours = self._traffic.new_cookie()
-        self._traffic.in_flight[ours] = (cookie, rule.word, offset, length)
-        return encode_request(rule.command, rule.flags, ours, offset, length)
+    def _gather(self, view: memoryview, start: int, end: int, out: list[memoryview | bytes]) -> int:
+        """Collect a payload over as many calls as it takes; then begin its command."""
+        behind = min(end, start + self._gather_left)
+        self._gathered += view[start:behind]
+        self._gather_left -= behind - start
+        if not self._gather_left:
+            gathered, self._gathered = self._gathered, bytearray()
+            self._start(self._gathered_for, gathered, out)
+        return behind
+
+    def _start(
+        self, request: _Request, payload: bytes | bytearray, out: list[memoryview | bytes]
+    ) -> None:
+        """Begin a command that takes a job."""
+        word, cookie, offset, length = request
+        traffic = self._traffic
+        plan = traffic.plan
+        command, flags = Cmd(word & 0xFFFF), word >> 16
+        if command is Cmd.BLOCK_STATUS:
+            wanted = _wanted(traffic)
+            if flags & CmdFlag.PAYLOAD_LEN:
+                try:
+                    length, wanted = self._subset(payload, offset, wanted)
+                except WireError as error:
+                    self.answers.append(traffic.failure(cookie, offset, Errno.EINVAL, str(error)))
+                    return
+            job = status(plan.upstream, flags, offset, length, wanted)
+            cost = 0
+        else:
+            job = translate(plan.upstream, command, flags, offset, length, payload)
+            cost = length if command in (Cmd.READ, Cmd.WRITE) else 0
+        traffic.jobs.start(cookie, word, offset, job, cost=cost)
+        out += traffic.to_upstream
+        traffic.to_upstream.clear()
+
+    def _subset(
+        self,
+        payload: bytes | bytearray,
+        offset: int,
+        all_wanted: tuple[tuple[int, int | None], ...],
+    ) -> tuple[int, tuple[tuple[int, int | None], ...]]:
+        """Give the effect length and the contexts of a BLOCK_STATUS that has them in its payload."""
+        length, ids = decode_status_payload(bytes(payload))
+        theirs = dict(all_wanted)
+        if not ids or len(set(ids)) != len(ids) or not theirs.keys() >= set(ids):
+            raise WireError(f"BLOCK_STATUS for contexts {list(ids)}; there are {list(theirs)}")
+        if not length or offset + length > self._size:
+            raise WireError(f"BLOCK_STATUS of {length} bytes at {offset} of {self._size}")
+        return length, tuple((ours, theirs[ours]) for ours in ids)
 
     def _drop(self, pos: int, end: int, length: int) -> int:
-        """Drop the data of a WRITE that was refused; give the position behind it, or the end."""
+        """Drop a payload that was refused; give the position behind it, or the end."""
         behind = pos + length
         self._drop_left = max(0, behind - end)
         return min(behind, end)
+
+
+def _wanted(traffic: Traffic) -> tuple[tuple[int, int | None], ...]:
+    """Give the client's contexts: its id, and the link's (None: answered here)."""
+    plan = traffic.plan
+    theirs = {ours: link for link, ours in plan.context_ids.items() if ours is not None}
+    return tuple((context.id, theirs.get(context.id)) for context in plan.offer.contexts)

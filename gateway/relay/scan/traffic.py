@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
+from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.plan import Plan
 from gateway.wire.constants import Cmd, Errno
-from gateway.wire.transmission import (
-    encode_chunk,
-    encode_error_chunk,
-    encode_request,
-    encode_simple_reply,
-)
 
 MAX_IN_FLIGHT = 128
 """Commands of one session that are under way at a time; while there are so many, the client's requests stay
@@ -24,24 +20,6 @@ unread. The Linux kernel has 128 tags a queue, libnbd's tools ask 64, qemu 16.""
 Entry = tuple[int, int, int, int]
 """(the client's cookie, word, offset, length) of a command under way; a tuple, because there is one for every
 request of the data plane."""
-
-PIECE = 1 << 32
-"""Set in the word of an `Entry` that is one piece of a command; no word on the wire has that bit."""
-
-
-@dataclass(slots=True)
-class Pieces:
-    """A WRITE_ZEROES that goes upstream piece by piece, each after the reply to the one before.
-
-    One after the other, because the first error must be the last thing that happens, and because the gain
-    of more is nothing at 32 MiB a piece.
-    """
-
-    cookie: int
-    word: int
-    next_offset: int
-    end: int
-    begun: bool = False
 
 
 @dataclass(slots=True)
@@ -54,6 +32,8 @@ class Partial:
     """Of a BLOCK_STATUS: ids whose chunk has come."""
     failed: bool = False
     """An error chunk has come."""
+    error: Errno | None = None
+    """The first, where the client can be told of one alone, at the end."""
 
     def cover(self, start: int, end: int) -> bool:
         """Add a range; say False if some of it has come before."""
@@ -81,44 +61,51 @@ class Partial:
 class Traffic:
     """Everything under way on one session."""
 
-    __slots__ = ("in_flight", "last_cookie", "partial", "pieces", "plan")
+    __slots__ = (
+        "in_flight",
+        "jobs",
+        "last_cookie",
+        "partial",
+        "plan",
+        "to_client",
+        "to_upstream",
+    )
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, locks: RangeLocks | None = None) -> None:
         self.plan = plan
         self.in_flight: dict[int, Entry] = {}
-        """Our cookie -> the command."""
-        self.pieces: dict[int, Pieces] = {}
-        """Our cookie -> the command that this piece is of; its entry in `in_flight` has PIECE set."""
+        """Our cookie -> the command; of a job's ask, with ASK in its word."""
         self.partial: dict[int, Partial] = {}
         """Our cookie -> what has come of its reply, where that is not the whole reply."""
         self.last_cookie = 0
+        self.to_upstream: list[memoryview | bytes] = []
+        """Requests of our own, in pieces that belong together; whoever feeds a scanner takes them."""
+        self.to_client: list[memoryview | bytes] = []
+        """Replies of our own; the same."""
+        self.jobs = Jobs(self, plan.link, plan.offer.framing, locks or RangeLocks())
 
     def new_cookie(self) -> int:
-        """Give a cookie that this link has not seen."""
+        """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""
         self.last_cookie += 1
         return self.last_cookie
 
-    def next_piece(self, pieces: Pieces, longest: int) -> bytes:
-        """Enter the next piece of a command, of at most `longest` bytes; give the request for it."""
-        cookie = self.new_cookie()
-        offset = pieces.next_offset
-        length = min(longest, pieces.end - offset)
-        self.in_flight[cookie] = (pieces.cookie, PIECE | pieces.word, offset, length)
-        self.pieces[cookie] = pieces
-        return encode_request(pieces.word & 0xFFFF, pieces.word >> 16, cookie, offset, length)
+    @property
+    def room(self) -> int:
+        """How many requests may be begun."""
+        if self.jobs.bytes >= MAX_JOB_BYTES:
+            return 0
+        return MAX_IN_FLIGHT - len(self.in_flight)
 
-    def success(self, cookie: int, word: int) -> bytes:
+    def success(self, cookie: int, word: int, offset: int) -> bytes:
         """Give the reply that says a command without data in its reply has succeeded (or a READ of
         nothing).
         """
-        if self.plan.offer.structured and word & 0xFFFF == Cmd.READ:
-            return encode_chunk(cookie, 0)
-        return encode_simple_reply(cookie)
+        return self.plan.offer.framing.success(cookie, offset, read=word & 0xFFFF == Cmd.READ)
 
     def failure(
-        self, cookie: int, error: Errno, text: str = "", offset: int | None = None
+        self, cookie: int, asked: int, error: Errno, text: str = "", offset: int | None = None
     ) -> bytes:
-        """Give the reply that says a command has failed; the text goes to those who can be told."""
-        if self.plan.offer.structured:
-            return encode_error_chunk(cookie, error, text, offset=offset)
-        return encode_simple_reply(cookie, error)
+        """Give the reply that says a command has failed; the text goes to those who can be told. `asked` is the
+        request's offset, `offset` that of the error.
+        """
+        return self.plan.offer.framing.failure(cookie, asked, error, text, offset=offset)

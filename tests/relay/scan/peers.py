@@ -41,6 +41,7 @@ def traffic(
     block_sizes: BlockSizes | None = None,
     selected: tuple[MetaContext, ...] = CLIENT_CONTEXTS,
     answer_cache: bool = False,
+    any_alignment: bool = True,
 ) -> Traffic:
     """A session without commands."""
     export = Export(
@@ -51,7 +52,10 @@ def traffic(
         contexts=UPSTREAM_CONTEXTS if link_structured else (),
     )
     promised: Offer = offer(
-        export, structured=client_structured, selected=selected if client_structured else ()
+        export,
+        structured=client_structured,
+        selected=selected if client_structured else (),
+        any_alignment=any_alignment,
     )
     return Traffic(plan(promised, export, Dialect(answer_cache=answer_cache)))
 

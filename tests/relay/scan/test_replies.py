@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.relay.scan.chunks import StructuredReplies, mended_extents, reply_scan
-from gateway.relay.scan.replies import Replies, SimpleReplies, WrappedReplies
+from gateway.relay.scan.chunks import reply_scan
+from gateway.relay.scan.extents import mended_extents
 from gateway.relay.scan.requests import RequestScan
 from gateway.relay.scan.traffic import Partial, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
@@ -20,12 +20,11 @@ from tests.relay.scan import peers
 from tests.relay.scan.peers import SIZE, Client, Feeder, Reply, Request, content, pieces_of
 
 MIB = 2**20
-FRAMINGS = {
-    SimpleReplies: (False, False),
-    WrappedReplies: (True, False),
-    StructuredReplies: (True, True),
-}
-framings = pytest.mark.parametrize("kind", list(FRAMINGS), ids=lambda kind: kind.__name__)
+SIMPLE, WRAPPED, STRUCTURED = "both simple", "simple upstream", "both structured"
+FRAMINGS = {SIMPLE: (False, False), WRAPPED: (True, False), STRUCTURED: (True, True)}
+"""Whether client and link are structured."""
+
+framings = pytest.mark.parametrize("kind", list(FRAMINGS))
 
 
 class Session:
@@ -33,7 +32,7 @@ class Session:
 
     def __init__(
         self,
-        kind: type[Replies],
+        kind: str,
         asked: Sequence[Request],
         *,
         selected: tuple[MetaContext, ...] = peers.CLIENT_CONTEXTS,
@@ -46,7 +45,6 @@ class Session:
         feeder.feed(b"".join(request.bytes for request in asked))
         self.upstream = peers.read_requests(bytes(feeder.sent))
         self.scan = reply_scan(self.traffic)
-        assert type(self.scan) is kind
         self.feeder = Feeder(self.scan)
         self.client = Client(asked, structured=client)
 
@@ -55,6 +53,8 @@ class Session:
 
     def replies(self) -> list[Reply]:
         """What the client has been told; nothing may be left half told."""
+        self.feeder.sent += b"".join(self.traffic.to_client)
+        self.traffic.to_client.clear()
         found = self.client.read(bytes(self.feeder.sent))
         self.feeder.sent.clear()
         assert not self.client.cut_off
@@ -62,8 +62,8 @@ class Session:
 
     def further(self) -> Request:
         """The one request that came of a reply."""
-        [request] = peers.read_requests(b"".join(self.scan.requests))
-        self.scan.requests.clear()
+        [request] = peers.read_requests(b"".join(self.traffic.to_upstream))
+        self.traffic.to_upstream.clear()
         return request
 
 
@@ -172,7 +172,7 @@ def structured_traffic(draw: st.DrawFn) -> tuple[list[Request], bytes, list[Repl
 
 
 def check_cuts(
-    kind: type[Replies], told: tuple[list[Request], bytes, list[Reply]], cuts: Sequence[int]
+    kind: str, told: tuple[list[Request], bytes, list[Reply]], cuts: Sequence[int]
 ) -> None:
     asked, sent, meant = told
     for at in (cuts, (), range(len(sent))):
@@ -194,7 +194,7 @@ cut_lists = st.lists(st.integers(0, 800), max_size=20)
 def test_simple_cuts_make_no_difference(
     told: tuple[list[Request], bytes, list[Reply]], cuts: list[int]
 ) -> None:
-    check_cuts(SimpleReplies, told, cuts)
+    check_cuts(SIMPLE, told, cuts)
 
 
 @settings(deadline=None)
@@ -202,7 +202,7 @@ def test_simple_cuts_make_no_difference(
 def test_wrapped_cuts_make_no_difference(
     told: tuple[list[Request], bytes, list[Reply]], cuts: list[int]
 ) -> None:
-    check_cuts(WrappedReplies, told, cuts)
+    check_cuts(WRAPPED, told, cuts)
 
 
 @settings(deadline=None)
@@ -210,7 +210,7 @@ def test_wrapped_cuts_make_no_difference(
 def test_structured_cuts_make_no_difference(
     told: tuple[list[Request], bytes, list[Reply]], cuts: list[int]
 ) -> None:
-    check_cuts(StructuredReplies, told, cuts)
+    check_cuts(STRUCTURED, told, cuts)
 
 
 # --- The upstream dies
@@ -224,21 +224,21 @@ DATA_A, DATA_B = content(64, 40), content(4096, 25)
 
 DYING = {
     "simple": (
-        SimpleReplies,
+        SIMPLE,
         peers.simple(1, 0, DATA_A) + peers.simple(3) + peers.simple(2, 0, DATA_B),
     ),
     "wrapped": (
-        WrappedReplies,
+        WRAPPED,
         peers.simple(1, 0, DATA_A) + peers.simple(3) + peers.simple(2, 0, DATA_B),
     ),
     "one chunk, DONE": (
-        StructuredReplies,
+        STRUCTURED,
         peers.data_chunk(1, 64, DATA_A, done=True)
         + peers.data_chunk(2, 4096, DATA_B, done=True)
         + peers.simple(3),
     ),
     "chunks, NONE": (
-        StructuredReplies,
+        STRUCTURED,
         peers.data_chunk(1, 64, DATA_A[:10])
         + peers.data_chunk(2, 4096, DATA_B)
         + peers.data_chunk(1, 74, DATA_A[10:])
@@ -247,14 +247,14 @@ DYING = {
         + peers.none(2),
     ),
     "chunks, DONE": (
-        StructuredReplies,
+        STRUCTURED,
         peers.data_chunk(1, 74, DATA_A[10:])
         + peers.error_chunk(2, 5, "sector", 4100)
         + peers.data_chunk(1, 64, DATA_A[:10], done=True)
         + peers.data_chunk(2, 4096, DATA_B[:4], done=True),
     ),
     "a gap": (
-        StructuredReplies,
+        STRUCTURED,
         peers.data_chunk(1, 64, DATA_A[:39], done=True)
         + peers.data_chunk(2, 4096, DATA_B[:-1])
         + peers.none(2),
@@ -264,7 +264,7 @@ DYING = {
 
 @pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
 @pytest.mark.parametrize(("kind", "sent"), DYING.values(), ids=DYING.keys())
-def test_upstream_dies_anywhere(kind: type[Replies], sent: bytes, bytewise: bool) -> None:
+def test_upstream_dies_anywhere(kind: str, sent: bytes, bytewise: bool) -> None:
     asked = [READ_A, READ_B, FLUSH, ZEROES]
     truth = {100: DATA_A, 101: DATA_B, 102: b"", 104: b""}
     for cut in range(len(sent) + 1):
@@ -274,7 +274,7 @@ def test_upstream_dies_anywhere(kind: type[Replies], sent: bytes, bytewise: bool
         last = session.scan.fail("the link died")
         if last is None:
             # A simple reply with data has begun: the client's connection has to end.
-            assert kind is SimpleReplies
+            assert kind is SIMPLE
             assert half_sent
             session.client.read(bytes(session.feeder.sent))
             assert session.client.cut_off
@@ -291,15 +291,15 @@ def test_upstream_dies_anywhere(kind: type[Replies], sent: bytes, bytewise: bool
                 assert reply.error == Errno.EIO
         assert next(reply.error for reply in told if reply.cookie == 104)
         assert not session.traffic.in_flight
-        assert not session.traffic.pieces
+        assert not session.traffic.jobs
         assert not session.traffic.partial
 
 
 def test_dying_in_a_long_read_pads_all_of_it() -> None:
     long = Request(Cmd.READ, 0, 1, 0, 600 * 1024)
     for kind, head in [
-        (WrappedReplies, peers.simple(1, 0, b"abc")),
-        (StructuredReplies, peers.data_chunk(1, 0, bytes(long.length), done=True)[:31]),
+        (WRAPPED, peers.simple(1, 0, b"abc")),
+        (STRUCTURED, peers.data_chunk(1, 0, bytes(long.length), done=True)[:31]),
     ]:
         session = Session(kind, [long])
         session.feed(head)
@@ -311,12 +311,12 @@ def test_dying_in_a_long_read_pads_all_of_it() -> None:
 
 
 @framings
-def test_own_replies_wait_for_the_end_of_data(kind: type[Replies]) -> None:
-    structured = kind is not SimpleReplies
+def test_own_replies_wait_for_the_end_of_data(kind: str) -> None:
+    structured = kind is not SIMPLE
     session = Session(kind, [READ_A, READ_B])
     session.client.under_way[7] = Request(Cmd.WRITE, 0, 7, 0, 1, b"x")
-    own = session.traffic.failure(7, Errno.ENOSPC, "full")
-    head = peers.data_chunk(1, 64, DATA_A, done=True) if kind is StructuredReplies else b""
+    own = session.traffic.failure(7, 0, Errno.ENOSPC, "full")
+    head = peers.data_chunk(1, 64, DATA_A, done=True) if kind is STRUCTURED else b""
     sent = head or peers.simple(1, 0, DATA_A)
     session.feed(sent[:40])
     out: list[memoryview | bytes] = []
@@ -331,14 +331,14 @@ def test_own_replies_wait_for_the_end_of_data(kind: type[Replies]) -> None:
 
 
 @framings
-def test_own_replies_that_wait_are_sent_when_the_link_dies(kind: type[Replies]) -> None:
+def test_own_replies_that_wait_are_sent_when_the_link_dies(kind: str) -> None:
     session = Session(kind, [READ_A])
     session.client.under_way[7] = Request(Cmd.WRITE, 0, 7, 0, 1, b"x")
-    head = peers.data_chunk(1, 64, DATA_A, done=True) if kind is StructuredReplies else b""
+    head = peers.data_chunk(1, 64, DATA_A, done=True) if kind is STRUCTURED else b""
     session.feed((head or peers.simple(1, 0, DATA_A))[:40])
-    session.scan.interject(session.traffic.failure(7, Errno.ENOSPC), [])
+    session.scan.interject(session.traffic.failure(7, 0, Errno.ENOSPC), [])
     last = session.scan.fail("gone")
-    if kind is SimpleReplies:
+    if kind is SIMPLE:
         assert last is None
         return
     assert last is not None
@@ -364,7 +364,7 @@ def test_own_replies_that_wait_are_sent_when_the_link_dies(kind: type[Replies]) 
 )
 def test_done_over_a_gap_is_an_error(sent: bytes) -> None:
     for cuts in ((), range(len(sent))):
-        session = Session(StructuredReplies, [READ_A])
+        session = Session(STRUCTURED, [READ_A])
         session.feed(*pieces_of(sent, cuts))
         assert session.replies() == [Reply(100, Errno.EIO)]
         assert not session.traffic.in_flight
@@ -381,14 +381,14 @@ def test_done_over_a_gap_is_an_error(sent: bytes) -> None:
 )
 def test_done_before_every_context_is_an_error(sent: bytes) -> None:
     for cuts in ((), range(len(sent))):
-        session = Session(StructuredReplies, [STATUS])
+        session = Session(STRUCTURED, [STATUS])
         session.feed(*pieces_of(sent, cuts))
         [reply] = session.replies()
         assert reply.error == Errno.EIO
 
 
 def test_contexts_that_the_client_did_not_select_are_dropped() -> None:
-    session = Session(StructuredReplies, [STATUS], selected=peers.CLIENT_CONTEXTS[:1])
+    session = Session(STRUCTURED, [STATUS], selected=peers.CLIENT_CONTEXTS[:1])
     session.feed(
         b"".join(peers.status_chunk(1, context, [(512, 0)]) for context in (71, 70)) + peers.none(1)
     )
@@ -400,103 +400,102 @@ def test_contexts_that_the_client_did_not_select_are_dropped() -> None:
 ALL_ASKED = [READ_A, Request(Cmd.WRITE, 0, 101, 0, 5, b"12345"), STATUS, ZEROES]
 
 MALFORMED = {
-    "simple: unknown cookie": (SimpleReplies, peers.simple(9)),
-    "simple: cookie 0": (SimpleReplies, peers.simple(0)),
-    "simple: client's cookie": (SimpleReplies, peers.simple(100)),
-    "simple: unknown cookie with an error": (SimpleReplies, peers.simple(9, 5)),
-    "simple: wrong magic": (SimpleReplies, bytes(16)),
+    "simple: unknown cookie": (SIMPLE, peers.simple(9)),
+    "simple: cookie 0": (SIMPLE, peers.simple(0)),
+    "simple: client's cookie": (SIMPLE, peers.simple(100)),
+    "simple: unknown cookie with an error": (SIMPLE, peers.simple(9, 5)),
+    "simple: wrong magic": (SIMPLE, bytes(16)),
     "a context that nobody selected": (
-        StructuredReplies,
+        STRUCTURED,
         peers.status_chunk(3, 9, [(512, 0)], done=True),
     ),
-    "simple: structured": (SimpleReplies, peers.data_chunk(1, 64, DATA_A, done=True)),
-    "simple: answered twice": (SimpleReplies, peers.simple(2) * 2),
-    "wrapped: unknown cookie": (WrappedReplies, peers.simple(9)),
-    "wrapped: wrong magic": (WrappedReplies, bytes(16)),
-    "wrapped: structured": (WrappedReplies, peers.none(1)),
-    "wrapped: answered twice": (WrappedReplies, peers.simple(1, 0, DATA_A) * 2),
-    "wrong magic": (StructuredReplies, bytes(28)),
-    "wrong magic, 16 bytes": (StructuredReplies, bytes(16)),
-    "request magic": (StructuredReplies, READ_A.bytes),
-    "extended reply": (StructuredReplies, b"\x6e\x8a\x27\x8c" + peers.none(1)[4:]),
-    "unknown cookie": (StructuredReplies, peers.none(9)),
-    "unknown cookie, data": (StructuredReplies, peers.data_chunk(9, 64, DATA_A, done=True)),
-    "unknown cookie, simple": (StructuredReplies, peers.simple(9)),
-    "unknown cookie, simple error": (StructuredReplies, peers.simple(9, 5)),
-    "unknown cookie, error": (StructuredReplies, peers.error_chunk(9, 5, done=True)),
-    "client's cookie": (StructuredReplies, peers.none(100)),
-    "answered twice": (StructuredReplies, peers.data_chunk(1, 64, DATA_A, done=True) * 2),
-    "simple success to READ": (StructuredReplies, peers.simple(1, 0, DATA_A)),
-    "simple success to BLOCK_STATUS": (StructuredReplies, peers.simple(3)),
+    "simple: structured": (SIMPLE, peers.data_chunk(1, 64, DATA_A, done=True)),
+    "simple: answered twice": (SIMPLE, peers.simple(2) * 2),
+    "wrapped: unknown cookie": (WRAPPED, peers.simple(9)),
+    "wrapped: wrong magic": (WRAPPED, bytes(16)),
+    "wrapped: structured": (WRAPPED, peers.none(1)),
+    "wrapped: answered twice": (WRAPPED, peers.simple(1, 0, DATA_A) * 2),
+    "wrong magic": (STRUCTURED, bytes(28)),
+    "wrong magic, 16 bytes": (STRUCTURED, bytes(16)),
+    "request magic": (STRUCTURED, READ_A.bytes),
+    "extended reply": (STRUCTURED, b"\x6e\x8a\x27\x8c" + peers.none(1)[4:]),
+    "unknown cookie": (STRUCTURED, peers.none(9)),
+    "unknown cookie, data": (STRUCTURED, peers.data_chunk(9, 64, DATA_A, done=True)),
+    "unknown cookie, simple": (STRUCTURED, peers.simple(9)),
+    "unknown cookie, simple error": (STRUCTURED, peers.simple(9, 5)),
+    "unknown cookie, error": (STRUCTURED, peers.error_chunk(9, 5, done=True)),
+    "client's cookie": (STRUCTURED, peers.none(100)),
+    "answered twice": (STRUCTURED, peers.data_chunk(1, 64, DATA_A, done=True) * 2),
+    "simple success to READ": (STRUCTURED, peers.simple(1, 0, DATA_A)),
+    "simple success to BLOCK_STATUS": (STRUCTURED, peers.simple(3)),
     "simple success after an error": (
-        StructuredReplies,
+        STRUCTURED,
         peers.error_chunk(2, 5) + peers.simple(2),
     ),
-    "data before the range": (StructuredReplies, peers.data_chunk(1, 63, DATA_A, done=True)),
-    "data behind the range": (StructuredReplies, peers.data_chunk(1, 65, DATA_A, done=True)),
-    "data far behind": (StructuredReplies, peers.data_chunk(1, 2**64 - 4, DATA_A)),
-    "data too long": (StructuredReplies, peers.data_chunk(1, 64, DATA_A + b"x", done=True)),
+    "data before the range": (STRUCTURED, peers.data_chunk(1, 63, DATA_A, done=True)),
+    "data behind the range": (STRUCTURED, peers.data_chunk(1, 65, DATA_A, done=True)),
+    "data far behind": (STRUCTURED, peers.data_chunk(1, 2**64 - 4, DATA_A)),
+    "data too long": (STRUCTURED, peers.data_chunk(1, 64, DATA_A + b"x", done=True)),
     "data too long, head only": (
-        StructuredReplies,
+        STRUCTURED,
         peers.data_chunk(1, 64, DATA_A + b"x", done=True)[:28],
     ),
-    "data of no bytes": (StructuredReplies, peers.data_chunk(1, 64, b"") + bytes(20)),
-    "data without its offset": (StructuredReplies, peers.chunk(1, 1, bytes(7)) + bytes(20)),
-    "data twice": (StructuredReplies, peers.data_chunk(1, 64, DATA_A[:9]) * 2),
+    "data of no bytes": (STRUCTURED, peers.data_chunk(1, 64, b"") + bytes(20)),
+    "data without its offset": (STRUCTURED, peers.chunk(1, 1, bytes(7)) + bytes(20)),
+    "data twice": (STRUCTURED, peers.data_chunk(1, 64, DATA_A[:9]) * 2),
     "data twice, whole": (
-        StructuredReplies,
+        STRUCTURED,
         peers.data_chunk(1, 64, DATA_A[:9]) + peers.data_chunk(1, 64, DATA_A, done=True),
     ),
     "overlap": (
-        StructuredReplies,
+        STRUCTURED,
         peers.data_chunk(1, 84, DATA_A[20:]) + peers.data_chunk(1, 64, DATA_A[:21]),
     ),
     "overlap of hole and data": (
-        StructuredReplies,
+        STRUCTURED,
         peers.data_chunk(1, 64, DATA_A[:9]) + peers.hole_chunk(1, 72, 4),
     ),
-    "data to WRITE": (StructuredReplies, peers.data_chunk(2, 0, b"12345", done=True)),
-    "data to BLOCK_STATUS": (StructuredReplies, peers.data_chunk(3, 0, bytes(512), done=True)),
-    "data to a piece": (StructuredReplies, peers.data_chunk(4, 0, bytes(9))),
-    "hole to WRITE": (StructuredReplies, peers.hole_chunk(2, 0, 5)),
-    "hole of no bytes": (StructuredReplies, peers.hole_chunk(1, 64, 0)),
-    "hole behind the range": (StructuredReplies, peers.hole_chunk(1, 64, 41)),
-    "hole before the range": (StructuredReplies, peers.hole_chunk(1, 0, 41)),
-    "hole of wrong size": (StructuredReplies, peers.chunk(2, 1, bytes(13))),
-    "NONE without DONE": (StructuredReplies, peers.chunk(0, 1)),
-    "NONE with a payload": (StructuredReplies, peers.chunk(0, 1, b"x", done=True)),
-    "status to READ": (StructuredReplies, peers.status_chunk(1, 70, [(40, 0)])),
-    "status to a piece": (StructuredReplies, peers.status_chunk(4, 70, [(40, 0)])),
-    "status without extents": (StructuredReplies, peers.status_chunk(3, 70, [])),
-    "status of odd length": (StructuredReplies, peers.chunk(5, 3, bytes(13))),
-    "status too short": (StructuredReplies, peers.chunk(5, 3, bytes(3))),
-    "status twice": (StructuredReplies, peers.status_chunk(3, 70, [(512, 0)]) * 2),
-    "status twice, surplus": (StructuredReplies, peers.status_chunk(3, 9, [(512, 0)]) * 2),
+    "data to WRITE": (STRUCTURED, peers.data_chunk(2, 0, b"12345", done=True)),
+    "data to BLOCK_STATUS": (STRUCTURED, peers.data_chunk(3, 0, bytes(512), done=True)),
+    "data to a piece": (STRUCTURED, peers.data_chunk(4, 0, bytes(9))),
+    "hole to WRITE": (STRUCTURED, peers.hole_chunk(2, 0, 5)),
+    "hole of no bytes": (STRUCTURED, peers.hole_chunk(1, 64, 0)),
+    "hole behind the range": (STRUCTURED, peers.hole_chunk(1, 64, 41)),
+    "hole before the range": (STRUCTURED, peers.hole_chunk(1, 0, 41)),
+    "hole of wrong size": (STRUCTURED, peers.chunk(2, 1, bytes(13))),
+    "NONE without DONE": (STRUCTURED, peers.chunk(0, 1)),
+    "NONE with a payload": (STRUCTURED, peers.chunk(0, 1, b"x", done=True)),
+    "status to READ": (STRUCTURED, peers.status_chunk(1, 70, [(40, 0)])),
+    "status to a piece": (STRUCTURED, peers.status_chunk(4, 70, [(40, 0)])),
+    "status without extents": (STRUCTURED, peers.status_chunk(3, 70, [])),
+    "status of odd length": (STRUCTURED, peers.chunk(5, 3, bytes(13))),
+    "status too short": (STRUCTURED, peers.chunk(5, 3, bytes(3))),
+    "status twice": (STRUCTURED, peers.status_chunk(3, 70, [(512, 0)]) * 2),
+    "status twice, surplus": (STRUCTURED, peers.status_chunk(3, 9, [(512, 0)]) * 2),
     "status announced too long": (
-        StructuredReplies,
+        STRUCTURED,
         b"\x66\x8e\x33\xef\0\0\0\5" + (3).to_bytes(8) + (8 * 2**20 + 12).to_bytes(4),
     ),
-    "extended status": (StructuredReplies, peers.chunk(6, 3, bytes(24))),
-    "unknown chunk": (StructuredReplies, peers.chunk(3, 1)),
-    "error 0": (StructuredReplies, peers.error_chunk(1, 0)),
-    "error too short": (StructuredReplies, peers.chunk(0x8001, 1, bytes(5))),
-    "error text too long": (StructuredReplies, peers.chunk(0x8001, 1, b"\0\0\0\5\0\2x")),
-    "error text too short": (StructuredReplies, peers.chunk(0x8001, 1, b"\0\0\0\5\0\2xyz")),
-    "error without its offset": (StructuredReplies, peers.chunk(0x8002, 1, b"\0\0\0\5\0\2xy")),
-    "error before the range": (StructuredReplies, peers.error_chunk(1, 5, "", 63)),
-    "error behind the range": (StructuredReplies, peers.error_chunk(1, 5, "", 104)),
+    "extended status": (STRUCTURED, peers.chunk(6, 3, bytes(24))),
+    "unknown chunk": (STRUCTURED, peers.chunk(3, 1)),
+    "error 0": (STRUCTURED, peers.error_chunk(1, 0)),
+    "error too short": (STRUCTURED, peers.chunk(0x8001, 1, bytes(5))),
+    "error text too long": (STRUCTURED, peers.chunk(0x8001, 1, b"\0\0\0\5\0\2x")),
+    "error text too short": (STRUCTURED, peers.chunk(0x8001, 1, b"\0\0\0\5\0\2xyz")),
+    "error without its offset": (STRUCTURED, peers.chunk(0x8002, 1, b"\0\0\0\5\0\2xy")),
+    "error before the range": (STRUCTURED, peers.error_chunk(1, 5, "", 63)),
+    "error behind the range": (STRUCTURED, peers.error_chunk(1, 5, "", 104)),
     "error announced too long": (
-        StructuredReplies,
+        STRUCTURED,
         b"\x66\x8e\x33\xef\0\0\x80\1" + (1).to_bytes(8) + (4096 + 15).to_bytes(4),
     ),
-    "error without DONE to a piece": (StructuredReplies, peers.error_chunk(4, 5)),
 }
 
 
 @pytest.mark.parametrize(("kind", "sent"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_malformed_replies(kind: type[Replies], sent: bytes) -> None:
+def test_malformed_replies(kind: str, sent: bytes) -> None:
     """The link ends; every command is told an error or was answered before; what is out is whole."""
-    asked = [r for r in ALL_ASKED if kind is StructuredReplies or r.command != Cmd.BLOCK_STATUS]
+    asked = [r for r in ALL_ASKED if kind is STRUCTURED or r.command != Cmd.BLOCK_STATUS]
     for cuts in ((), range(len(sent))):
         session = Session(kind, asked)
         with pytest.raises(WireError):
@@ -510,21 +509,21 @@ def test_malformed_replies(kind: type[Replies], sent: bytes) -> None:
 
 
 def test_longest_error_chunk_is_taken() -> None:
-    session = Session(StructuredReplies, [READ_A])
+    session = Session(STRUCTURED, [READ_A])
     session.feed(peers.error_chunk(1, 5, "é" * 2048, 64, done=True))
     assert session.replies() == [Reply(100, 5)]
 
 
 @pytest.mark.parametrize("kind", [0x8001, 0x8002, 0x8003, 0xFFFF])
 def test_unknown_error_chunks_are_errors(kind: int) -> None:
-    session = Session(StructuredReplies, [READ_A])
+    session = Session(STRUCTURED, [READ_A])
     tail = (64).to_bytes(8) if kind != 0x8001 else b""
     session.feed(peers.chunk(kind, 1, b"\0\0\0\x1c\0\1x" + tail, done=True))
     assert session.replies() == [Reply(100, 28)]
 
 
 def test_simple_error_to_read_over_structured() -> None:
-    session = Session(StructuredReplies, [READ_A, STATUS])
+    session = Session(STRUCTURED, [READ_A, STATUS])
     session.feed(peers.data_chunk(1, 64, DATA_A[:4]) + peers.simple(1, 5) + peers.simple(2, 22))
     assert session.replies() == [Reply(100, 5), Reply(103, 22)]
 
@@ -534,8 +533,8 @@ def test_simple_error_to_read_over_structured() -> None:
 PIECE = 32 * MIB
 
 
-def answer(kind: type[Replies], ours: int, error: int, how: str) -> bytes:
-    if how == "simple" or kind is not StructuredReplies:
+def answer(kind: str, ours: int, error: int, how: str) -> bytes:
+    if how == "simple" or kind is not STRUCTURED:
         return peers.simple(ours, error)
     return peers.error_chunk(ours, error, "why", done=True) if error else peers.none(ours)
 
@@ -545,36 +544,51 @@ hows = pytest.mark.parametrize("how", ["simple", "chunk"])
 
 @framings
 @hows
-@pytest.mark.parametrize("flags", [0, CmdFlag.FUA | CmdFlag.NO_HOLE, CmdFlag.FAST_ZERO])
-def test_long_write_zeroes_goes_in_pieces(kind: type[Replies], how: str, flags: int) -> None:
-    offset = 512
-    session = Session(kind, [Request(Cmd.WRITE_ZEROES, flags, 9, offset, 100 * MIB)])
+@pytest.mark.parametrize("flags", [0, CmdFlag.NO_HOLE, CmdFlag.FAST_ZERO])
+def test_long_write_zeroes_goes_in_pieces(kind: str, how: str, flags: int) -> None:
+    """They are cut at multiples of their length, so that all but the ends are aligned."""
+    session = Session(kind, [Request(Cmd.WRITE_ZEROES, flags, 9, 512, 100 * MIB)])
     [piece] = session.upstream
-    for number in range(4):
-        length = PIECE if number < 3 else 4 * MIB
-        at = offset + number * PIECE
-        assert piece == Request(Cmd.WRITE_ZEROES, flags, number + 1, at, length)
+    bounds = [512, PIECE, 2 * PIECE, 3 * PIECE, 512 + 100 * MIB]
+    for number, (start, end) in enumerate(pairwise(bounds), start=1):
+        assert piece == Request(Cmd.WRITE_ZEROES, flags, number, start, end - start)
         assert session.replies() == []
         assert len(session.traffic.in_flight) == 1
         session.feed(answer(kind, piece.cookie, 0, how))
-        if number < 3:
+        if number < 4:
             piece = session.further()
     assert session.replies() == [Reply(9)]
-    assert not session.scan.requests
+    assert not session.traffic.to_upstream
     assert not session.traffic.in_flight
-    assert not session.traffic.pieces
+    assert not session.traffic.jobs
+
+
+@framings
+@hows
+@pytest.mark.parametrize("error", [0, 28])
+def test_fua_of_many_pieces_is_one_flush_behind_them(kind: str, how: str, error: int) -> None:
+    session = Session(kind, [Request(Cmd.WRITE_ZEROES, CmdFlag.FUA, 9, 0, 3 * PIECE)])
+    [piece] = session.upstream
+    for _ in range(3):
+        assert (piece.command, piece.flags) == (Cmd.WRITE_ZEROES, 0)
+        session.feed(answer(kind, piece.cookie, 0, how))
+        assert session.replies() == []
+        piece = session.further()
+    assert piece == Request(Cmd.FLUSH, 0, 4, 0, 0)
+    session.feed(answer(kind, piece.cookie, error, how))
+    assert session.replies() == [Reply(9, error)]
 
 
 def test_a_write_zeroes_of_one_piece_goes_as_it_is() -> None:
-    session = Session(SimpleReplies, [Request(Cmd.WRITE_ZEROES, 0, 9, 0, PIECE)])
+    session = Session(SIMPLE, [Request(Cmd.WRITE_ZEROES, 0, 9, 0, PIECE)])
     assert session.upstream == [Request(Cmd.WRITE_ZEROES, 0, 1, 0, PIECE)]
-    assert not session.traffic.pieces
+    assert not session.traffic.jobs
 
 
 @framings
 @hows
 @pytest.mark.parametrize("before", [0, 1, 3])
-def test_an_error_in_a_piece_ends_the_command(kind: type[Replies], how: str, before: int) -> None:
+def test_an_error_in_a_piece_ends_the_command(kind: str, how: str, before: int) -> None:
     session = Session(kind, [ZEROES])
     [piece] = session.upstream
     for _ in range(before):
@@ -582,43 +596,45 @@ def test_an_error_in_a_piece_ends_the_command(kind: type[Replies], how: str, bef
         piece = session.further()
     session.feed(answer(kind, piece.cookie, 28, how))
     assert session.replies() == [Reply(104, 28)]
-    assert not session.scan.requests
+    assert not session.traffic.to_upstream
     assert not session.traffic.in_flight
-    assert not session.traffic.pieces
+    assert not session.traffic.jobs
 
 
 @framings
 @hows
-def test_fast_zero_refused_at_once(kind: type[Replies], how: str) -> None:
+def test_fast_zero_refused_at_once(kind: str, how: str) -> None:
     fast = Request(Cmd.WRITE_ZEROES, CmdFlag.FAST_ZERO, 9, 0, 100 * MIB)
     session = Session(kind, [fast])
     session.feed(answer(kind, 1, 95, how))
     assert session.replies() == [Reply(9, 95)]
-    assert not session.scan.requests
+    assert not session.traffic.to_upstream
     assert not session.traffic.in_flight
 
 
 @framings
 @hows
-def test_fast_zero_refused_later_goes_on_slowly(kind: type[Replies], how: str) -> None:
+def test_fast_zero_refused_later_goes_on_slowly(kind: str, how: str) -> None:
     flags = CmdFlag.FAST_ZERO | CmdFlag.FUA
     session = Session(kind, [Request(Cmd.WRITE_ZEROES, flags, 9, 0, 70 * MIB)])
     session.feed(answer(kind, 1, 0, how))
     second = session.further()
-    assert second.flags == flags
+    assert second.flags == CmdFlag.FAST_ZERO
     session.feed(answer(kind, second.cookie, 95, how))
     again = session.further()
-    assert again == Request(Cmd.WRITE_ZEROES, CmdFlag.FUA, 3, PIECE, PIECE)
+    assert again == Request(Cmd.WRITE_ZEROES, 0, 3, PIECE, PIECE)
     session.feed(answer(kind, again.cookie, 0, how))
     last = session.further()
-    assert last == Request(Cmd.WRITE_ZEROES, CmdFlag.FUA, 4, 2 * PIECE, 6 * MIB)
-    assert session.replies() == []
+    assert last == Request(Cmd.WRITE_ZEROES, 0, 4, 2 * PIECE, 6 * MIB)
     session.feed(answer(kind, last.cookie, 0, how))
+    assert session.further() == Request(Cmd.FLUSH, 0, 5, 0, 0)
+    assert session.replies() == []
+    session.feed(answer(kind, 5, 0, how))
     assert session.replies() == [Reply(9)]
 
 
 @framings
-def test_enotsup_without_fast_zero_is_einval(kind: type[Replies]) -> None:
+def test_enotsup_without_fast_zero_is_einval(kind: str) -> None:
     session = Session(kind, [ZEROES])
     session.feed(answer(kind, 1, 0, "simple"))
     session.feed(answer(kind, session.further().cookie, 95, "simple"))
@@ -627,7 +643,7 @@ def test_enotsup_without_fast_zero_is_einval(kind: type[Replies]) -> None:
 
 @framings
 @pytest.mark.parametrize("answers", [0, 1, 2])
-def test_the_link_dies_between_pieces(kind: type[Replies], answers: int) -> None:
+def test_the_link_dies_between_pieces(kind: str, answers: int) -> None:
     session = Session(kind, [ZEROES])
     ours = 1
     for _ in range(answers):
@@ -637,14 +653,14 @@ def test_the_link_dies_between_pieces(kind: type[Replies], answers: int) -> None
     assert last is not None
     session.feeder.sent += b"".join(last)
     assert session.replies() == [Reply(104, Errno.EIO)]
-    assert not session.traffic.pieces
+    assert not session.traffic.jobs
 
 
 # --- Client cookies that are not unique
 
 
 @framings
-def test_each_reply_comes_back_to_its_own_command(kind: type[Replies]) -> None:
+def test_each_reply_comes_back_to_its_own_command(kind: str) -> None:
     client, link = FRAMINGS[kind]
     session = peers.traffic(client_structured=client, link_structured=link)
     Feeder(RequestScan(session)).feed(
@@ -712,16 +728,14 @@ def test_mended_extents_are_legal(
 
 
 def test_req_one_through_the_scanner() -> None:
-    session = Session(
-        StructuredReplies, [Request(Cmd.BLOCK_STATUS, CmdFlag.REQ_ONE, 1, SIZE - 512, 256)]
-    )
+    session = Session(STRUCTURED, [Request(Cmd.BLOCK_STATUS, CmdFlag.REQ_ONE, 1, SIZE - 512, 256)])
     extents = [(0, 1), (1024, 2), (8, 0)]
     session.feed(peers.status_chunk(1, 70, extents) + peers.status_chunk(1, 71, extents, done=True))
     assert session.replies() == [Reply(1, 0, b"", {5: [(256, 2)], 6: [(256, 2)]})]
 
 
 def test_extents_end_with_the_export() -> None:
-    session = Session(StructuredReplies, [Request(Cmd.BLOCK_STATUS, 0, 1, SIZE - 512, 256)])
+    session = Session(STRUCTURED, [Request(Cmd.BLOCK_STATUS, 0, 1, SIZE - 512, 256)])
     session.feed(
         peers.status_chunk(1, 70, [(1024, 2)]) + peers.status_chunk(1, 71, [(1, 1)], done=True)
     )

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.errors import Hangup
+from gateway.relay.scan.jobs import ASK
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
-from gateway.relay.scan.traffic import MAX_IN_FLIGHT, PIECE, Traffic
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import BlockSizes
@@ -71,7 +72,7 @@ def test_cuts_make_no_difference(
         )
         scan, upstream = run(session, sent, cuts)
         assert scan.between_messages
-        return upstream, scan.answers, session.in_flight, session.pieces, scan.disconnected
+        return upstream, scan.answers, session.in_flight, scan.disconnected
 
     assert outcome(cuts) == outcome(()) == outcome(range(len(sent)))
 
@@ -85,7 +86,8 @@ def test_each_request_is_sent_on_or_answered_once(asked: list[Request]) -> None:
     assert sorted(session.in_flight) == [r.cookie for r in upstream]
     for request in upstream:
         _cookie, word, offset, length = session.in_flight[request.cookie]
-        assert word & ~PIECE == request.flags << 16 | request.command
+        assert word & 0xFFFF == request.command
+        assert word & ASK or not request.flags & ~(word >> 16)
         assert (offset, length) == (request.offset, request.length)
         assert request.offset + request.length <= SIZE
 
@@ -125,7 +127,7 @@ LOCAL = [
     (Cmd.FLUSH, 0, 0, 1, ALL_FLAGS, Errno.EINVAL),
     (Cmd.TRIM, 0, 0, 1, BARE, Errno.EINVAL),
     (Cmd.CACHE, 0, 0, 1, BARE, Errno.EINVAL),
-    (Cmd.WRITE_ZEROES, 0, 0, 1, BARE, Errno.EINVAL),
+    (Cmd.WRITE_ZEROES, 0, 0, 1, BARE, None),  # zeros are written
     (Cmd.WRITE, CmdFlag.FUA, 0, 1, BARE, Errno.EINVAL),
     (Cmd.READ, CmdFlag.NO_HOLE, 0, 1, ALL_FLAGS, Errno.EINVAL),
     (Cmd.WRITE, CmdFlag.PAYLOAD_LEN, 0, 1, ALL_FLAGS, Errno.EINVAL),
@@ -198,8 +200,8 @@ def test_block_status_without_contexts() -> None:
 @pytest.mark.parametrize(
     "command", [Cmd.READ, Cmd.WRITE, Cmd.TRIM, Cmd.CACHE, Cmd.WRITE_ZEROES, Cmd.BLOCK_STATUS]
 )
-def test_unaligned(command: Cmd, offset: int, length: int) -> None:
-    session = structured(block_sizes=BlockSizes(512, 4096, 32 * MIB))
+def test_unaligned_is_an_error_where_that_is_chosen(command: Cmd, offset: int, length: int) -> None:
+    session = structured(block_sizes=BlockSizes(512, 4096, 32 * MIB), any_alignment=False)
     data = bytes(length) if command is Cmd.WRITE else b""
     scan, upstream = run(session, Request(command, 0, 1, offset, length, data).bytes)
     assert not upstream
@@ -208,17 +210,25 @@ def test_unaligned(command: Cmd, offset: int, length: int) -> None:
     assert scan.between_messages
 
 
-def test_maximum_payload_binds_read_and_write_alone() -> None:
+def test_read_and_write_over_the_maximum_payload_are_cut() -> None:
     session = structured(block_sizes=BlockSizes(1, 4096, MIB))
+    data = peers.content(0, MIB + 1)
     asked = [
-        Request(Cmd.READ, 0, 1, 0, MIB + 1),
-        Request(Cmd.WRITE, 0, 2, 0, MIB + 1, bytes(MIB + 1)),
+        Request(Cmd.READ, 0, 1, 512, MIB + 1),
+        Request(Cmd.WRITE, 0, 2, 0, MIB + 1, data),
         Request(Cmd.TRIM, 0, 3, 0, MIB + 1),
         Request(Cmd.READ, 0, 4, 0, MIB),
     ]
     scan, upstream = run(session, b"".join(r.bytes for r in asked))
-    assert len(scan.answers) == 2
-    assert [r.command for r in upstream] == [Cmd.TRIM, Cmd.READ]
+    assert not scan.answers
+    assert upstream == [
+        Request(Cmd.READ, 0, 1, 512, MIB - 512),
+        Request(Cmd.READ, 0, 2, MIB, 513),
+        Request(Cmd.WRITE, 0, 3, 0, MIB, data[:MIB]),
+        Request(Cmd.WRITE, 0, 4, MIB, 1, data[MIB:]),
+        Request(Cmd.TRIM, 0, 5, 0, MIB + 1),
+        Request(Cmd.READ, 0, 6, 0, MIB),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,218 @@
+"""TRANSLATED commands: one command of the client, as many of the upstream as it takes.
+
+A job is a generator (`translate` has them). It yields a list of `Ask`s, which go upstream together, and is
+sent their `Outcome`s when all of them have come; or it yields a `Claim`, and goes on when it has the range
+to itself. What it returns is the `Answer` to the client. So what a translation does is written down as it
+is done, and what drives it (cookies, framings, links that die) is here, once.
+
+What jobs hold in memory is bounded by `MAX_JOB_BYTES` for each session: while there is more, no request is
+begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gateway.protocol.commands import normal_error
+from gateway.relay.scan.locks import Held, RangeLocks
+from gateway.wire import limits
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.framing import EXTENDED, Framing
+
+if TYPE_CHECKING:
+    from gateway.relay.scan.traffic import Traffic
+
+MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
+"""Payloads that one session's jobs hold, in either direction, before no further request is begun. One of
+any size is always taken, so a session holds less than twice as much."""
+
+ASK = 1 << 32
+"""Set in the word of an in-flight entry that belongs to a job; no word on the wire has that bit."""
+
+Data = bytes | bytearray | memoryview
+Extents = list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A command for the upstream; `data` is that of a WRITE, `flags` are without PAYLOAD_LEN."""
+
+    command: Cmd
+    offset: int
+    length: int
+    flags: int = 0
+    data: Data = b""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the upstream said to an `Ask`."""
+
+    error: int = 0
+    text: str = ""
+    offset: int | None = None
+    """Where in the export the error is, if that was told."""
+    data: bytearray = field(default_factory=bytearray)
+    """Of a READ."""
+    status: dict[int, Extents] = field(default_factory=dict)
+    """Of a BLOCK_STATUS: the link's context id -> extents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Go on when nobody else writes from `start` up to `end`, until the job has ended."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client is told."""
+
+    error: int = 0
+    text: str = ""
+    offset: int | None = None
+    data: Sequence[tuple[int, Data]] = ()
+    """Of a READ: content by its offset, without a gap, in order."""
+    status: Sequence[tuple[int, Extents]] = ()
+    """Of a BLOCK_STATUS: the client's context id, and its extents."""
+
+
+Job = Generator[list[Ask] | Claim, list[Outcome], Answer]
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """A job under way, and the command that it is for."""
+
+    cookie: int
+    word: int
+    offset: int
+    job: Job
+    cost: int
+    outcomes: list[Outcome] = field(default_factory=list)
+    missing: int = 0
+    claims: list[Held] = field(default_factory=list)
+
+
+class Jobs:
+    """One session's jobs. What they have to say gathers in `traffic.to_upstream` and `traffic.to_client`."""
+
+    def __init__(self, traffic: Traffic, link: Framing, client: Framing, locks: RangeLocks) -> None:
+        self._traffic = traffic
+        self._link = link
+        self._client = client
+        self._locks = locks
+        self._running: dict[_Running, None] = {}
+        self._asks: dict[int, tuple[_Running, Outcome]] = {}
+        self.bytes = 0
+        """What jobs hold in memory."""
+        self.woken = _nothing
+        """Called after a job has gone on outside of the session's own calls: its claim was granted."""
+
+    def __bool__(self) -> bool:
+        return bool(self._running)
+
+    def start(self, cookie: int, word: int, offset: int, job: Job, *, cost: int) -> None:
+        """Begin a job for a command of the client; `cost` in bytes."""
+        running = _Running(cookie, word, offset, job, cost)
+        self._running[running] = None
+        self.bytes += cost
+        self._go_on(running)
+
+    def outcome(self, ours: int) -> Outcome:
+        """Give where the reply to an ask is collected."""
+        return self._asks[ours][1]
+
+    def settle(self, ours: int) -> None:
+        """The reply to an ask is complete."""
+        running, _outcome = self._asks.pop(ours)
+        running.missing -= 1
+        if not running.missing:
+            self._go_on(running)
+
+    def fail(self, error: Errno, text: str) -> None:
+        """The link has died: answer every command that a job is for."""
+        for running in list(self._running):
+            self._end(running, Answer(error, text))
+        self._asks.clear()
+
+    # --- Steps
+
+    def _go_on(self, running: _Running) -> None:
+        try:
+            while True:
+                step = running.job.send(running.outcomes) if running.outcomes else next(running.job)
+                running.outcomes = []
+                if isinstance(step, Claim):
+                    if not self._claim(running, step):
+                        return
+                else:
+                    self._send(running, step)
+                    return
+        except StopIteration as end:
+            self._end(running, end.value)
+
+    def _claim(self, running: _Running, claim: Claim) -> bool:
+        def granted() -> None:
+            self._go_on(running)
+            self.woken()
+
+        held = Held(claim.start, claim.end, granted)
+        running.claims.append(held)
+        return self._locks.claim(held)
+
+    def _send(self, running: _Running, asks: list[Ask]) -> None:
+        traffic = self._traffic
+        for ask in asks:
+            ours = traffic.new_cookie()
+            word = ask.flags << 16 | ask.command
+            traffic.in_flight[ours] = (running.cookie, ASK | word, ask.offset, ask.length)
+            outcome = Outcome(data=bytearray(ask.length if ask.command is Cmd.READ else 0))
+            running.outcomes.append(outcome)
+            self._asks[ours] = running, outcome
+            flags = ask.flags
+            if ask.command is Cmd.WRITE and self._link is EXTENDED:
+                flags |= CmdFlag.PAYLOAD_LEN
+            traffic.to_upstream.append(
+                self._link.encode_request(ask.command, flags, ours, ask.offset, ask.length)
+            )
+            if ask.data:
+                traffic.to_upstream.append(memoryview(ask.data))
+        running.missing = len(asks)
+
+    def _end(self, running: _Running, answer: Answer) -> None:
+        del self._running[running]
+        self.bytes -= running.cost
+        running.job.close()
+        self._traffic.to_client += self._encoded(running, answer)
+        for held in running.claims:
+            self._locks.release(held)
+
+    def _encoded(self, running: _Running, answer: Answer) -> list[memoryview | bytes]:
+        client, cookie, asked = self._client, running.cookie, running.offset
+        if answer.error:
+            error = normal_error(running.word, answer.error)
+            return [client.failure(cookie, asked, error, answer.text, offset=answer.offset)]
+        said: list[memoryview | bytes] = []
+        if answer.data:
+            if client.chunked:
+                for number, (offset, data) in enumerate(answer.data, start=1):
+                    done = number == len(answer.data)
+                    said.append(client.data_head(cookie, asked, offset, len(data), done=done))
+                    said.append(memoryview(data))
+            else:
+                said.append(client.success(cookie, asked, read=True))
+                said += [memoryview(data) for _offset, data in answer.data]
+            return said
+        for number, (context_id, extents) in enumerate(answer.status, start=1):
+            done = number == len(answer.status)
+            said.append(client.status(cookie, asked, context_id, extents, done=done))
+        return said or [client.success(cookie, asked, read=running.word & 0xFFFF == Cmd.READ)]
+
+
+def _nothing() -> None:
+    pass

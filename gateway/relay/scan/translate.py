@@ -1,0 +1,309 @@
+"""How a command is served by an upstream that cannot take it as it stands.
+
+One generator for each command (see `jobs` for what they yield): requests over the upstream's maximum are
+cut, at multiples of the maximum in upstream offsets; unaligned ones are widened, by read-modify-write where
+they write; what the upstream lacks is done with what it has (FUA by FLUSH, WRITE_ZEROES by WRITE).
+
+What several pieces come to: the first error is the command's. Pieces of a READ or WRITE go out together,
+those of a command without data one after the other, so that its first error is the last thing that happens.
+
+"Size constraints", "Request types" and "Command flags" in proto.md; nbd-reference 2.2 and 2.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from gateway.protocol.commands import FUA_MATTERS
+from gateway.relay.scan.extents import cut_front, mended_extents
+from gateway.relay.scan.jobs import Answer, Ask, Claim, Data, Job, Outcome
+from gateway.wire import limits
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+
+WINDOW = 8
+"""Pieces of one READ or WRITE that are under way at a time: enough to keep a server busy."""
+
+MOST_PIECES_WITH_FUA = 2
+"""Up to here each piece has FUA; one FLUSH costs less than more of them."""
+
+_ZEROES = memoryview(bytes(limits.MIB))
+
+Steps = Generator[list[Ask] | Claim, list[Outcome], Answer | None]
+"""A part of a job; it returns an answer if there was an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What an upstream takes; lengths in bytes."""
+
+    size: int
+    minimum: int
+    """Offsets and lengths are multiples of it."""
+    longest_payload: int
+    """Of a READ or WRITE; a multiple of `minimum`."""
+    longest_zeroes: int
+    longest_effect: int
+    """Of a TRIM or CACHE."""
+    longest_status: int
+    fua: bool
+    flush: bool
+    write_zeroes: bool
+    contexts: frozenset[int] = frozenset()
+    """Ids of the contexts that were selected on the link."""
+
+    def down(self, offset: int) -> int:
+        """Give the beginning of the block that `offset` is in."""
+        return offset - offset % self.minimum
+
+    def up(self, offset: int) -> int:
+        """Give the end of the block that ends at or behind `offset`."""
+        return self.down(offset + self.minimum - 1)
+
+
+def translate(
+    upstream: Upstream,
+    command: Cmd,
+    flags: int,
+    offset: int,
+    length: int,
+    data: Data = b"",
+) -> Job:
+    """Give the job for a command of the client that is legal and not empty. BLOCK_STATUS is `status`'s."""
+    fua = bool(flags & CmdFlag.FUA) and command in FUA_MATTERS
+    passed = flags & (CmdFlag.NO_HOLE | CmdFlag.FAST_ZERO)
+    match command:
+        case Cmd.READ:
+            return _read(upstream, offset, length)
+        case Cmd.WRITE:
+            return _write(upstream, offset, memoryview(data), fua=fua)
+        case Cmd.WRITE_ZEROES:
+            return _write_zeroes(upstream, offset, length, passed, fua=fua)
+        case Cmd.TRIM:
+            return _trim(upstream, offset, length, fua=fua)
+        case Cmd.CACHE:
+            return _cache(upstream, offset, length)
+        case Cmd.FLUSH:
+            return _flush()
+        case _:
+            raise ValueError(f"{command.name} is not translated here")
+
+
+def _read(upstream: Upstream, offset: int, length: int) -> Job:
+    start, end = upstream.down(offset), upstream.up(offset + length)
+    content: list[tuple[int, Data]] = []
+    pieces = _cut(start, end, upstream.longest_payload)
+    while asks := [Ask(Cmd.READ, at, size) for at, size in islice(pieces, WINDOW)]:
+        outcomes = yield asks
+        for ask, outcome in zip(asks, outcomes, strict=True):
+            if outcome.error:
+                return _failed(outcome, offset, length)
+            first, last = max(ask.offset, offset), min(ask.offset + ask.length, offset + length)
+            content.append(
+                (first, memoryview(outcome.data)[first - ask.offset : last - ask.offset])
+            )
+    return Answer(data=content)
+
+
+def _write(upstream: Upstream, offset: int, data: memoryview, *, fua: bool) -> Job:
+    end = offset + len(data)
+    start, behind = upstream.down(offset), upstream.up(end)
+    if upstream.minimum > 1:
+        yield Claim(start, behind)
+    durable = _durability(upstream, _count(start, behind, upstream.longest_payload), fua=fua)
+    failed = yield from _write_claimed(upstream, offset, data, durable.flags)
+    if failed is None and durable.flush:
+        failed = yield from _flushed(offset, end)
+    return failed or Answer()
+
+
+def _write_claimed(upstream: Upstream, offset: int, data: memoryview, flags: int) -> Steps:
+    """Write, with what stands around it in its first and last block."""
+    end = offset + len(data)
+    start, behind = upstream.down(offset), upstream.up(end)
+    if (start, behind) != (offset, end):
+        edges = [start] if start < offset else []
+        last = behind - upstream.minimum
+        if end < behind and last not in edges:
+            edges.append(last)
+        outcomes = yield [Ask(Cmd.READ, edge, upstream.minimum) for edge in edges]
+        whole = bytearray(behind - start)
+        for edge, outcome in zip(edges, outcomes, strict=True):
+            if outcome.error:
+                return _failed(outcome, offset, len(data))
+            whole[edge - start : edge - start + upstream.minimum] = outcome.data
+        whole[offset - start : end - start] = data
+        data = memoryview(whole)
+    pieces = _cut(start, behind, upstream.longest_payload)
+    while asks := [
+        Ask(Cmd.WRITE, at, size, flags, data[at - start : at - start + size])
+        for at, size in islice(pieces, WINDOW)
+    ]:
+        outcomes = yield asks
+        for outcome in outcomes:
+            if outcome.error:
+                return _failed(outcome, offset, end - offset)
+    return None
+
+
+def _write_zeroes(upstream: Upstream, offset: int, length: int, flags: int, *, fua: bool) -> Job:
+    end = offset + length
+    start, behind = upstream.up(offset), upstream.down(end)
+    fast = bool(flags & CmdFlag.FAST_ZERO)
+    if fast and (start, behind) != (offset, end):
+        return Answer(Errno.ENOTSUP, "the range is not aligned to the server's blocks")
+    if upstream.minimum > 1:
+        yield Claim(upstream.down(offset), upstream.up(end))
+    longest = upstream.longest_zeroes if upstream.write_zeroes else len(_ZEROES)
+    durable = _durability(upstream, 2 + _count(start, behind, longest), fua=fua)
+    # What is not a whole block is written, with what stands around it.
+    parts = [(offset, start), (behind, end)] if start < behind else [(offset, end)]
+    failed: Answer | None = None
+    for first, last in parts:
+        if failed is None and first < last:
+            zeroes = memoryview(bytes(last - first))
+            failed = yield from _write_claimed(upstream, first, zeroes, durable.flags)
+    if failed is None and start < behind:
+        zero = _zero_pieces if upstream.write_zeroes else _written_zeroes
+        failed = yield from zero(upstream, start, behind, flags | durable.flags)
+    if failed is None and durable.flush:
+        failed = yield from _flushed(offset, end)
+    return failed or Answer()
+
+
+def _zero_pieces(upstream: Upstream, start: int, end: int, flags: int) -> Steps:
+    """FAST_ZERO refused once something has been zeroed cannot be told any more: the client reads it as
+    "nothing was touched". So that piece and the rest are done the slow way.
+    """
+    for at, size in _cut(start, end, upstream.longest_zeroes):
+        [outcome] = yield [Ask(Cmd.WRITE_ZEROES, at, size, flags)]
+        if outcome.error == Errno.ENOTSUP and flags & CmdFlag.FAST_ZERO and at > start:
+            flags &= ~CmdFlag.FAST_ZERO
+            [outcome] = yield [Ask(Cmd.WRITE_ZEROES, at, size, flags)]
+        if outcome.error:
+            return _failed(outcome, start, end - start)
+    return None
+
+
+def _written_zeroes(upstream: Upstream, start: int, end: int, flags: int) -> Steps:
+    flags &= CmdFlag.FUA
+    pieces = _cut(start, end, min(upstream.longest_payload, len(_ZEROES)))
+    while asks := [
+        Ask(Cmd.WRITE, at, size, flags, _ZEROES[:size]) for at, size in islice(pieces, WINDOW)
+    ]:
+        outcomes = yield asks
+        for outcome in outcomes:
+            if outcome.error:
+                return _failed(outcome, start, end - start)
+    return None
+
+
+def _trim(upstream: Upstream, offset: int, length: int, *, fua: bool) -> Job:
+    """Whole blocks alone: to trim more would lose data, and to trim less is always legal."""
+    start, end = upstream.up(offset), upstream.down(offset + length)
+    if start >= end:
+        return Answer()
+    if upstream.minimum > 1:
+        yield Claim(start, end)
+    durable = _durability(upstream, _count(start, end, upstream.longest_effect), fua=fua)
+    for at, size in _cut(start, end, upstream.longest_effect):
+        [outcome] = yield [Ask(Cmd.TRIM, at, size, durable.flags)]
+        if outcome.error:
+            return _failed(outcome, offset, length)
+    failed: Answer | None = None
+    if durable.flush:
+        failed = yield from _flushed(offset, offset + length)
+    return failed or Answer()
+
+
+def _cache(upstream: Upstream, offset: int, length: int) -> Job:
+    start, end = upstream.down(offset), upstream.up(offset + length)
+    for at, size in _cut(start, end, upstream.longest_effect):
+        [outcome] = yield [Ask(Cmd.CACHE, at, size)]
+        if outcome.error:
+            return _failed(outcome, offset, length)
+    return Answer()
+
+
+def _flush() -> Job:
+    [outcome] = yield [Ask(Cmd.FLUSH, 0, 0)]
+    return Answer(outcome.error, outcome.text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Durability:
+    """How FUA is kept: command flags of each piece, and whether a FLUSH follows the last."""
+
+    flags: int
+    flush: bool
+
+
+def _durability(upstream: Upstream, pieces: int, *, fua: bool) -> _Durability:
+    """Keep FUA with FUA, if the upstream has it and there are few pieces; else with one FLUSH behind them."""
+    if not fua:
+        return _Durability(0, flush=False)
+    if upstream.fua and (pieces <= MOST_PIECES_WITH_FUA or not upstream.flush):
+        return _Durability(CmdFlag.FUA, flush=False)
+    return _Durability(0, flush=True)
+
+
+def _flushed(offset: int, end: int) -> Steps:
+    [outcome] = yield [Ask(Cmd.FLUSH, 0, 0)]
+    return _failed(outcome, offset, end - offset) if outcome.error else None
+
+
+def status(
+    upstream: Upstream,
+    flags: int,
+    offset: int,
+    length: int,
+    wanted: tuple[tuple[int, int | None], ...],
+) -> Job:
+    """BLOCK_STATUS for the contexts `wanted`: the client's id, and the link's (None: answered here with
+    status 0, which says nothing and is always true of `base:allocation`).
+    """
+    start, end = upstream.down(offset), upstream.up(offset + length)
+    end = min(end, start + upstream.longest_status)
+    one = bool(flags & CmdFlag.REQ_ONE)
+    reach = upstream.size - offset
+    outcome = Outcome()
+    if any(theirs is not None for _ours, theirs in wanted):
+        passed = flags & CmdFlag.REQ_ONE
+        [outcome] = yield [Ask(Cmd.BLOCK_STATUS, start, end - start, passed)]
+        if outcome.error:
+            return _failed(outcome, offset, length)
+    told = []
+    for ours, theirs in wanted:
+        if theirs is None:
+            extents = [(min(length, upstream.longest_status), 0)]
+        else:
+            extents = cut_front(outcome.status[theirs], offset - start)
+        mended = mended_extents(extents, length, reach, one=one)
+        if not mended:
+            return Answer(Errno.EIO, "the server gave no extent that is not empty")
+        told.append((ours, mended))
+    return Answer(status=told)
+
+
+# --- Ranges
+
+
+def _count(start: int, end: int, longest: int) -> int:
+    """Give how many pieces `_cut` gives."""
+    return 0 if start >= end else (end - 1) // longest - start // longest + 1
+
+
+def _cut(start: int, end: int, longest: int) -> Iterator[tuple[int, int]]:
+    """Cut a range into pieces (offset, length), at multiples of `longest`."""
+    while start < end:
+        behind = min(end, start - start % longest + longest)
+        yield start, behind - start
+        start = behind
+
+
+def _failed(outcome: Outcome, offset: int, length: int) -> Answer:
+    """Give the answer for an ask that failed; where, only if that is inside what the client asked for."""
+    at = outcome.offset
+    inside = at is not None and offset <= at < offset + length
+    return Answer(outcome.error, outcome.text, at if inside else None)
