@@ -44,7 +44,22 @@ def summary(config: "Config") -> Iterator[str]:
 
 def _listens(listen: "Listen") -> str:
     mode = "" if listen.socket_mode is None else f", mode {listen.socket_mode:04o}"
-    return f"listens on {listen.uri}, at most {listen.max_connections} clients{mode}"
+    return (
+        f"listens on {listen.uri}, at most {listen.max_connections} clients{mode}{_greets(listen)}"
+    )
+
+
+def _greets(listen: "Listen") -> str:
+    """What is unusual about a listener's greeting."""
+    if listen.style == "oldstyle":
+        return f", oldstyle: {_export(listen.export)}"
+    if "handshake_flags" not in listen.model_fields_set:
+        return ""
+    return f", offers {' and '.join(listen.handshake_flags) or 'no handshake flags'}"
+
+
+def _export(name: str) -> str:
+    return f'"{name}"' if name else "the default export"
 
 
 def _serves(rule: "Export", upstream: "Upstream") -> str:
@@ -54,6 +69,6 @@ def _serves(rule: "Export", upstream: "Upstream") -> str:
     if rule.name == "*":
         name = "every name"
     there = rule.upstream_name if rule.upstream_name is not None else upstream.export
-    leads_to = "the same name" if there is None else f'"{there}"' if there else "the default export"
+    leads_to = "the same name" if there is None else _export(there)
     server = " ".join(upstream.command) if upstream.command else str(upstream.uri)
     return f"{name}: {leads_to} of {rule.upstream} ({server})"

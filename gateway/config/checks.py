@@ -7,6 +7,7 @@ right shape is passed over here; the models have complained of it already.
 
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any
 
 from gateway.config.lines import KeyPath
@@ -20,7 +21,7 @@ Where = Callable[[KeyPath], str]
 
 def findings(data: Data, where: Where) -> Iterator[Finding]:
     """Every contradiction in the data of a configuration, and the key to blame for it."""
-    for check in (_needed, _listeners, _addresses, _upstreams, _exports, _names):
+    for check in (_needed, _listeners, _styles, _addresses, _upstreams, _exports, _names):
         yield from check(data, where)
 
 
@@ -52,6 +53,41 @@ def _listeners(data: Data, where: Where) -> Iterator[Finding]:
         for key in ("socket-mode", "socket-owner"):
             if key in listen:
                 yield (*path, key), f"only a Unix socket has this, and {uri} is none"
+
+
+def _styles(data: Data, where: Where) -> Iterator[Finding]:
+    for path, listen in _array(data, "listen"):
+        style = listen.get("style", "newstyle")
+        if style == "newstyle" and "export" in listen:
+            yield (
+                (*path, "export"),
+                "newstyle clients ask for an export by its name, and [[export]] has those; "
+                'leave this out, or add style = "oldstyle"',
+            )
+        if style != "oldstyle":
+            continue
+        if "handshake-flags" in listen:
+            yield (*path, "handshake-flags"), "an oldstyle greeting has none; leave this out"
+        name = listen.get("export", "")
+        if isinstance(name, str) and not _may_be_let_through(data, name):
+            # Where no name is written, it is the style that asks for one.
+            key = "export" if "export" in listen else "style"
+            which = f'the export "{name}"' if name else "the default export"
+            hint = "" if "export" in listen else ': add export = "NAME" for another one'
+            yield (*path, key), f"oldstyle clients get {which}, but no rule lets it through{hint}"
+
+
+def _may_be_let_through(data: Data, name: str) -> bool:
+    """Say whether an export name may lead anywhere; no, only if that is sure."""
+    if data.get("export"):
+        # What is no list of names is wrong for another reason, and may have been meant to match.
+        names = [export.get("name") for _, export in _array(data, "export")]
+        return not names or any(not isinstance(n, str) or fnmatchcase(name, n) for n in names)
+    upstreams = _named(data, "upstream")
+    if len(upstreams) != 1:
+        return True
+    uri = _nbd_uri(upstreams[0][1])
+    return uri is None or not uri.export_named or name in ("", uri.export)
 
 
 def _addresses(data: Data, where: Where) -> Iterator[Finding]:

@@ -125,6 +125,22 @@ def _quirks(value: object) -> Literal["auto"] | tuple[str, ...]:
     return tuple(_text(name) for name in value)
 
 
+HANDSHAKE_FLAGS = ("FIXED_NEWSTYLE", "NO_ZEROES")
+"""All that there are ("Handshake flags", proto.md)."""
+
+
+def _handshake_flags(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or any(flag not in HANDSHAKE_FLAGS for flag in value):
+        wrong = value
+        if isinstance(value, list):
+            wrong = next(flag for flag in value if flag not in HANDSHAKE_FLAGS)
+        known = " and ".join(map(shown, HANDSHAKE_FLAGS))
+        raise ValueError(
+            f"expected a list of {known} or of one or none of them, got {shown(wrong)}"
+        )
+    return tuple(flag for flag in HANDSHAKE_FLAGS if flag in value)
+
+
 def _socket_mode(value: object) -> int:
     # TOML has octal integers (0o660), but 660 would be an integer as well, and a decimal one.
     if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
@@ -156,6 +172,11 @@ Quirks = Annotated[
     Literal["auto"] | tuple[str, ...],
     PlainValidator(_quirks),
     WithJsonSchema({"oneOf": [{"const": "auto"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+HandshakeFlags = Annotated[
+    tuple[str, ...],
+    PlainValidator(_handshake_flags),
+    WithJsonSchema({"type": "array", "items": {"enum": list(HANDSHAKE_FLAGS)}}),
 ]
 SocketMode = Annotated[int, *_written_as(_socket_mode)]
 Owner = Annotated[SocketOwner, *_written_as(_socket_owner)]
@@ -222,6 +243,23 @@ class Listen(_Table):
         default=60,
         description="How long sent data may stay unacknowledged before TCP gives the client up; "
         "0 leaves it to the kernel.",
+    )
+    # qemu up to 2.5 knows nothing else when it is not told an export name, and nbd-client before 3.10
+    # neither (Q-C13, Q-L4).
+    style: Literal["newstyle", "oldstyle"] = Field(
+        default="newstyle",
+        description="How clients are greeted: oldstyle clients cannot ask for anything, and get `export`.",
+    )
+    export: Name = Field(
+        default="",
+        description="The name whose export the clients of an oldstyle listener get. "
+        "Default: the default export.",
+    )
+    # nbd-client 3.1 to 3.8 takes NO_ZEROES for READ_ONLY (Q-L1).
+    handshake_flags: HandshakeFlags = Field(
+        default=HANDSHAKE_FLAGS,
+        description="What the newstyle greeting offers. nbd-client 3.1 to 3.8 needs it to be without "
+        "NO_ZEROES; without FIXED_NEWSTYLE clients can only ask for an export by its name.",
     )
 
 

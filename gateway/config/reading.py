@@ -106,6 +106,10 @@ def schema() -> dict[str, Any]:
     """JSON schema of the file, for editors that complete and check as one types."""
     whole: dict[str, Any] = _without_null(Config.model_json_schema(by_alias=True))
     whole["$defs"]["Upstream"]["oneOf"] = [{"required": ["uri"]}, {"required": ["command"]}]
+    whole["$defs"]["Listen"]["dependentSchemas"] = {
+        "export": {"properties": {"style": {"const": "oldstyle"}}, "required": ["style"]},
+        "handshake-flags": {"properties": {"style": {"const": "newstyle"}}},
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **whole,

@@ -27,12 +27,22 @@ uri = "nbd://127.0.0.1:10810"
 #keepalive-seconds = 60
 # TCP gives up a client that acknowledges nothing for so long; 0 leaves it to the kernel.
 #user-timeout-seconds = 60
+# What is offered to clients; nbd-client 3.1 to 3.8 needs ["FIXED_NEWSTYLE"], or sees a read-only device.
+#handshake-flags = ["FIXED_NEWSTYLE", "NO_ZEROES"]
 
 # A Unix socket may have permissions and an owner ("user", "user:group" or ":group"):
 #[[listen]]
 #uri = "nbd+unix:///?socket=/run/nbd-gateway.sock"
 #socket-mode = "0660"
 #socket-owner = ":disk"
+
+# qemu up to 2.5 and nbd-client before 3.10 cannot ask for an export unless they are told a name. Greeted
+# oldstyle, they need not ask:
+#[[listen]]
+#uri = "nbd://127.0.0.1:10811"
+#style = "oldstyle"
+# What they get; without it, the default export.
+#export = "vm-1"
 
 # ---- the servers behind the gateway: any number of [upstream.NAME] ----
 

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Config, ConfigError, SocketOwner, load, parse, schema
+from gateway.config.models import HANDSHAKE_FLAGS
 from gateway.config.template import TEMPLATE
 from gateway.uri import NbdUri, parse_nbd_uri, parse_upstream
+from gateway.wire.constants import HandshakeFlag
 
 LISTEN = '[[listen]]\nuri = "nbd://127.0.0.1:10810"\n'
 UPSTREAM = '[upstream.disks]\nuri = "nbd://10.0.0.5"\n'
@@ -29,6 +31,11 @@ keepalive-seconds = 0
 user-timeout-seconds = 9
 [[listen]]
 uri = "nbd://0.0.0.0"
+handshake-flags = ["NO_ZEROES"]
+[[listen]]
+uri = "nbd://0.0.0.0:1"
+style = "oldstyle"
+export = "vm-1"
 [upstream.disks]
 uri = "nbd://10.0.0.5:10809"
 connect-seconds = 0.5
@@ -56,12 +63,14 @@ format = "json"
 def test_every_key_arrives() -> None:
     config = parse(FULL, "f")
     assert config.drain_seconds == 1.5
-    unix, tcp = config.listen
+    unix, tcp, old = config.listen
     assert unix.uri == parse_nbd_uri("nbd+unix:///?socket=/run/g.sock")
     assert (unix.max_connections, unix.handshake_seconds) == (7, 2)
     assert (unix.socket_mode, unix.socket_owner) == (0o660, SocketOwner("nbd", "disk"))
     assert (unix.keepalive_seconds, unix.user_timeout_seconds) == (0, 9)
     assert tcp.uri == parse_nbd_uri("nbd://0.0.0.0:10809")
+    assert (tcp.style, tcp.handshake_flags) == ("newstyle", ("NO_ZEROES",))
+    assert (old.style, old.export) == ("oldstyle", "vm-1")
     disks, local = config.upstream["disks"], config.upstream["local"]
     assert (disks.uri, disks.command) == (parse_nbd_uri("nbd://10.0.0.5"), None)
     assert (disks.connect_seconds, disks.negotiate_seconds) == (0.5, 6)
@@ -83,10 +92,28 @@ def test_defaults() -> None:
     assert (listen.max_connections, listen.handshake_seconds) == (1000, 10)
     assert (listen.socket_mode, listen.socket_owner) == (None, None)
     assert (listen.keepalive_seconds, listen.user_timeout_seconds) == (60, 60)
+    assert (listen.style, listen.export) == ("newstyle", "")
+    assert listen.handshake_flags == ("FIXED_NEWSTYLE", "NO_ZEROES")
     upstream = config.upstream["disks"]
     assert (upstream.connect_seconds, upstream.negotiate_seconds) == (10, 30)
     assert (upstream.keepalive_seconds, upstream.user_timeout_seconds) == (60, 60)
     assert upstream.quirks == "auto"
+
+
+def test_handshake_flags_have_their_names_of_the_protocol() -> None:
+    assert list(HANDSHAKE_FLAGS) == [flag.name for flag in HandshakeFlag]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("[]", ()),
+        ('["NO_ZEROES", "FIXED_NEWSTYLE", "NO_ZEROES"]', ("FIXED_NEWSTYLE", "NO_ZEROES")),
+    ],
+)
+def test_handshake_flags(written: str, expected: tuple[str, ...]) -> None:
+    config = parse(f"{LISTEN}handshake-flags = {written}\n{UPSTREAM}", "f")
+    assert config.listen[0].handshake_flags == expected
 
 
 @pytest.mark.parametrize("uri", ["memory:1G", "file:disk.img", "legacy:qemu-3.0"])
@@ -188,10 +215,31 @@ def test_exact_name(pattern: str, exact: str | None) -> None:
     assert config.export[0].exact_name == exact
 
 
+OLD = '[[listen]]\nuri = "nbd://h"\nstyle = "oldstyle"\n'
+
+
+@pytest.mark.parametrize(
+    ("export", "rest"),
+    [
+        ("", UPSTREAM),
+        ("x", UPSTREAM),
+        ("", '[upstream.disks]\nuri = "nbd://h:1/x"\n'),
+        ("x", '[upstream.disks]\nuri = "nbd://h:1/x"\n'),
+        ("vm-1", UPSTREAM + EXPORTS),
+        ("vm-x", UPSTREAM + EXPORTS),
+        ("a*b", UPSTREAM + EXPORTS),
+    ],
+)
+def test_oldstyle_exports_that_lead_somewhere(export: str, rest: str) -> None:
+    config = parse(f'{OLD}export = "{export}"\n{rest}', "f")
+    assert config.route(config.listen[0].export)
+
+
 # ---- problems ----
 
 UNIX = '[[listen]]\nuri = "nbd+unix:///?socket=s"\n'
 EXPORT = '[[export]]\nname = "a"\nupstream = "disks"\n'
+OLDSTYLE = '[[listen]]\nuri = "nbd://127.0.0.1:10811"\nstyle = "oldstyle"\n'
 
 # text -> the lines that a user sees, each without "f:"
 PROBLEMS: list[tuple[str, str, list[str]]] = [
@@ -315,6 +363,48 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             '4: listen.uri: "memory:1G": expected an NBD URI, which begins with one of nbd://, nbds://, '
             "nbd+unix://, nbds+unix://, nbd+vsock://, nbds+vsock://",
         ],
+    ),
+    (
+        "styles",
+        LISTEN
+        + 'export = ""\n'
+        + LISTEN.replace("10810", "1")
+        + 'style = "oldstile"\nexport = "x"\nhandshake-flags = "NO_ZEROES"\n'
+        + LISTEN.replace("10810", "2")
+        + 'handshake-flags = ["NO_ZEROES", "NO_ZEROS"]\n'
+        + LISTEN.replace("10810", "3")
+        + 'style = "oldstyle"\nexport = 3\nhandshake-flags = []\n'
+        + UPSTREAM,
+        [
+            "3: listen.export: newstyle clients ask for an export by its name, and [[export]] has "
+            'those; leave this out, or add style = "oldstyle"',
+            '6: listen.style: expected "newstyle" or "oldstyle", got "oldstile"',
+            '8: listen.handshake-flags: expected a list of "FIXED_NEWSTYLE" and "NO_ZEROES" or of one '
+            'or none of them, got "NO_ZEROES"',
+            '11: listen.handshake-flags: expected a list of "FIXED_NEWSTYLE" and "NO_ZEROES" or of one '
+            'or none of them, got "NO_ZEROS"',
+            "15: listen.export: expected text in quotes, got 3",
+            "16: listen.handshake-flags: an oldstyle greeting has none; leave this out",
+        ],
+    ),
+    (
+        "oldstyle exports that no rule lets through",
+        OLDSTYLE + UPSTREAM + EXPORT + OLDSTYLE.replace("10811", "1") + 'export = "b"\n',
+        [
+            "3: listen.style: oldstyle clients get the default export, but no rule lets it through: "
+            'add export = "NAME" for another one',
+            '12: listen.export: oldstyle clients get the export "b", but no rule lets it through',
+        ],
+    ),
+    (
+        "an oldstyle export that the upstream's URI does not name",
+        OLDSTYLE + 'export = "b"\n[upstream.disks]\nuri = "nbd://h/a"\n',
+        ['4: listen.export: oldstyle clients get the export "b", but no rule lets it through'],
+    ),
+    (
+        "oldstyle exports of which nothing can be known",
+        OLDSTYLE + UPSTREAM + "[[export]]\nname = 3\nupstream = 'disks'\n",
+        ["7: export.name: expected text in quotes, got 3"],
     ),
     (
         "port 0 upstream",
@@ -474,7 +564,10 @@ JARGON = re.compile(r"Input should|extra_forbidden|pydantic|validat|ctx|_type\b|
 
 junk = st.recursive(
     st.sampled_from(
-        [0, -1, 10**9, 1.5, True, "", "x", "nbd://h", "nbds://h", "memory:1", "0660", "auto"]
+        [
+            *(0, -1, 10**9, 1.5, True, "", "x", "nbd://h", "nbds://h", "memory:1", "0660", "auto"),
+            *("oldstyle", "newstyle", "NO_ZEROES"),
+        ]
     ),
     lambda inner: (
         st.lists(inner, max_size=2)
@@ -488,6 +581,9 @@ junk = st.recursive(
                         "upstream",
                         "upstream-name",
                         "socket-mode",
+                        "style",
+                        "handshake-flags",
+                        "export",
                         "quirks",
                     ),
                     *(
