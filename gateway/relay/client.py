@@ -9,6 +9,9 @@ always granted; for an upstream that lacks them its replies are framed anew (see
 
 Time: the whole negotiation has `handshake_seconds`, without what is spent waiting for an upstream, which has
 limits of its own. Else a client that says nothing would keep a place, and an upstream connection, for ever.
+
+An oldstyle listener does not negotiate: its client gets the export that the configuration names, and says
+nothing before its first command. So it is given no time to say it in, either.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from gateway.protocol.server import (
     ExportAsked,
     ExportNameChosen,
     ListAsked,
+    ServerDialect,
     ServerNegotiation,
 )
 from gateway.relay.hub import Hub
@@ -44,10 +48,10 @@ from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Server
-from gateway.wire.constants import Info, Rep
+from gateway.wire.constants import HandshakeFlag, Info, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.errors import WireError
-from gateway.wire.handshake import MetaContext, shown
+from gateway.wire.handshake import MetaContext, encode_oldstyle_greeting, shown
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -102,7 +106,10 @@ async def serve_client(service: Service, listen: Listen, stream: trio.SocketStre
     log = service.log.bind(client=peer_name(stream.socket))
     client = _Client(service, listen, stream, log)
     try:
-        opened = await client.negotiate()
+        if listen.style == "oldstyle":
+            opened: _Opened | None = await client.greet_oldstyle(listen.export)
+        else:
+            opened = await client.negotiate()
     except PeerClosed as closed:
         log.debug("client left during negotiation", why=str(closed))
     except (Hangup, WireError) as error:
@@ -137,9 +144,10 @@ class _Client:
     ) -> None:
         self._service = service
         self._seconds_left = listen.handshake_seconds
+        self._oldstyle = listen.style == "oldstyle"
         self._stream = stream
         self._log = log
-        self._core = ServerNegotiation()
+        self._core = ServerNegotiation(_dialect(listen))
         self._core.shutting_down = service.draining
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._upstream: tuple[str, Negotiation] | None = None
@@ -148,6 +156,28 @@ class _Client:
         self._clock = trio.CancelScope()
 
     # --- Negotiation
+
+    async def greet_oldstyle(self, name: str) -> _Opened:
+        """Open an export and greet the client with it ("Oldstyle negotiation").
+
+        Raises `PeerClosed`, and `Hangup` if there is nothing to greet with: the style has no word for it.
+        """
+        try:
+            if self._service.draining:
+                raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
+            route = self._route(name)
+            opened = await self._open(name, route, self._terms(name, route))
+        except Refusal as refusal:
+            raise Hangup(f"export {shown(name)} cannot be opened: {refusal}") from None
+        try:
+            greeting = encode_oldstyle_greeting(opened.offer.size, opened.offer.flags)
+            await self._stream.send_all(greeting)
+        except BaseException as error:
+            opened.link.socket.close()
+            if isinstance(error, trio.BrokenResourceError):
+                raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None
+            raise
+        return opened
 
     async def negotiate(self) -> _Opened | None:
         """Answer the client's options until it has opened an export (or, None, has left).
@@ -362,7 +392,10 @@ class _Client:
                 plan(promised, link.export, link.dialect), self._service.locks_of(opened.route)
             )
             session = await self._service.hub.relay(
-                client, link.socket, traffic, self._core.trailing_data
+                client,
+                link.socket,
+                traffic,
+                b"" if self._oldstyle else self._core.trailing_data,
             )
             link.socket.close()
             if session.reason:
@@ -389,6 +422,14 @@ class _Client:
         with trio.CancelScope(shield=True):  # it takes a second at most
             await self._leave_upstream()
         await trio.aclose_forcefully(self._stream)
+
+
+def _dialect(listen: Listen) -> ServerDialect:
+    """Give what a listener's greeting offers; all else is the same for every client."""
+    flags = HandshakeFlag(0)
+    for name in listen.handshake_flags:
+        flags |= HandshakeFlag[name]
+    return ServerDialect(handshake_flags=int(flags))
 
 
 def _asked(event: Event) -> str:

@@ -75,6 +75,60 @@ def test_a_file_is_served_and_written(tmp_path: Path) -> None:
     assert data[8192:] == b"\xff" * ((1 << 20) - 8192)
 
 
+def run_before_two_disks(listen: str, command: str, cwd: Path) -> str:
+    """Run a command with a gateway that has one unusual listener; give what it says."""
+    (cwd / "g.toml").write_text(
+        f'[[listen]]\nuri = "nbd+unix:///?socket=g.sock"\n{listen}\n'
+        '[upstream.a]\nuri = "memory:1M"\n[upstream.b]\nuri = "memory:2M"\n'
+        '[[export]]\nname = ""\nupstream = "a"\n[[export]]\nname = "b"\nupstream = "b"\n'
+        'upstream-name = ""\n'
+    )
+    done = run("serve", "--config", "g.toml", "--run", command, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+OLDSTYLE = 'style = "oldstyle"\nexport = "b"'
+
+
+@pytest.mark.parametrize(
+    ("listen", "protocol", "size"),
+    [
+        ('style = "oldstyle"', "oldstyle without TLS, using simple packets", 1 << 20),
+        (OLDSTYLE, "oldstyle without TLS, using simple packets", 2 << 20),
+        ("handshake-flags = []", "newstyle without TLS, using simple packets", 1 << 20),
+        (
+            'handshake-flags = ["FIXED_NEWSTYLE"]',
+            "newstyle-fixed without TLS, using structured packets",
+            1 << 20,
+        ),
+    ],
+)
+def test_nbdinfo_takes_every_greeting(
+    tmp_path: Path, listen: str, protocol: str, size: int
+) -> None:
+    said = run_before_two_disks(listen, 'nbdinfo "$uri"', tmp_path)
+    assert f"protocol: {protocol}\n" in said
+    assert f"export-size: {size} " in said
+    assert "is_read_only: false" in said
+
+
+@pytest.mark.parametrize("listen", [OLDSTYLE, 'handshake-flags = ["NO_ZEROES"]'])
+def test_qemu_io_writes_and_reads_back_whatever_the_greeting(tmp_path: Path, listen: str) -> None:
+    commands = ("write -P 7 512 64k", "flush", "write -z 4k 4k", "discard 8k 8k")
+    reads = ("read -P 7 512 3584", "read -P 0 4k 4k", "read -P 7 16k 512")
+    command = "".join(f' -c "{words}"' for words in (*commands, *reads))
+    said = run_before_two_disks(listen, f'qemu-io -f raw{command} "$uri"', tmp_path)
+    assert "wrote 65536/65536" in said
+    assert said.count("read ") == len(reads)
+    assert "failed" not in said
+
+
+def test_nbdkit_takes_an_oldstyle_listener_for_its_server(tmp_path: Path) -> None:
+    inner = 'nbdkit -U - nbd "uri=nbd+unix:///?socket=$unixsocket" --run \'nbdinfo --size "$uri"\''
+    assert run_before_two_disks(OLDSTYLE, inner, tmp_path) == f"{2 << 20}\n"
+
+
 @pytest.mark.parametrize(
     "command",
     ['["qemu-nbd", "-t", "-f", "raw", "disk.img"]', '["nbdkit", "-f", "file", "disk.img"]'],

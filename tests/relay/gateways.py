@@ -22,6 +22,7 @@ drain-seconds = {drain_seconds}
 [[listen]]
 uri = "nbd://127.0.0.1:0"
 handshake-seconds = {handshake_seconds}
+{listen}
 [upstream.main]
 uri = "nbd://127.0.0.1"
 """
@@ -47,8 +48,12 @@ async def gateway_before(
     drain_seconds: float = 5,
     handshake_seconds: float = 5,
     negotiate_seconds: float = 5,
+    listen: str = "",
 ) -> AsyncIterator[Gateway]:
-    """A gateway before a server; when it ends, every client has to have been let go."""
+    """A gateway before a server; when it ends, every client has to have been let go.
+
+    `listen` is more TOML for its `[[listen]]`.
+    """
     async with trio.open_nursery() as servers, trio.open_nursery() as hubs:
 
         async def connect() -> trio.SocketStream:
@@ -59,7 +64,10 @@ async def gateway_before(
             return ours
 
         config = parse(
-            CONFIG.format(drain_seconds=drain_seconds, handshake_seconds=handshake_seconds), "test"
+            CONFIG.format(
+                drain_seconds=drain_seconds, handshake_seconds=handshake_seconds, listen=listen
+            ),
+            "test",
         )
         log = structlog.wrap_logger(structlog.testing.CapturingLogger())
         upstreams = {"main": upstream.Server("main", connect, negotiate_seconds=negotiate_seconds)}
