@@ -74,6 +74,10 @@ uri = "nbd://127.0.0.1:10809"
 #upstream-name = "disk0"
 # What a list of exports shows beside the name.
 #description = "VM disk"
+# Where the server's blocks are larger than a byte: rmw (read, change and write whole blocks), error or refuse.
+#unaligned = "rmw"
+# Offer base:allocation where the server has none, with all of the disk allocated.
+#synthesise-allocation = false
 
 # ---- what is written to standard error ----
 
