@@ -269,7 +269,8 @@ def status(
     reach = upstream.size - offset
     outcome = Outcome()
     if any(theirs is not None for _ours, theirs in wanted):
-        passed = flags & CmdFlag.REQ_ONE
+        # The one extent of a range that begins earlier might end before the range that is asked for.
+        passed = flags & CmdFlag.REQ_ONE if start == offset else 0
         [outcome] = yield [Ask(Cmd.BLOCK_STATUS, start, end - start, passed)]
         if outcome.error:
             return _failed(outcome, offset, length)

@@ -383,7 +383,7 @@ def test_every_way_means_the_same(data: st.DataObject) -> None:
             if command.kind is Cmd.BLOCK_STATUS:
                 assert not told[cookie].error
                 made_up = not server.framing.chunked
-                check_status(told[cookie], disk, command, made_up=made_up)
+                check_status(told[cookie], bytes(disk), command, made_up=made_up)
             else:
                 assert told[cookie] == expected
 
