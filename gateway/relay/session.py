@@ -33,10 +33,10 @@ from gateway.relay.lane import BufferPool, Lane
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
-from gateway.wire.constants import Errno
+from gateway.wire.constants import Cmd, Errno
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
-from gateway.wire.transmission import DISC, REQUEST
+from gateway.wire.transmission import REQUEST
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -402,7 +402,8 @@ class Session:
     def _end(self) -> None:
         if not self.ended.is_set():
             if not self._link_mute:
-                self._requests_lane.out.append(DISC)
+                link = self.traffic.plan.link
+                self._requests_lane.out.append(link.encode_request(Cmd.DISC, 0, 0, 0, 0))
                 self._send_requests()
             self.close()
 

@@ -40,10 +40,9 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
 from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
 from gateway.upstream.server import Rung, Server, Unreachable
-from gateway.wire.constants import Info, Rep
+from gateway.wire.constants import Cmd, Info, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import ListedExport, MetaContext
-from gateway.wire.transmission import DISC
 
 WANTED = frozenset({Info.NAME, Info.DESCRIPTION, Info.BLOCK_SIZE})
 """What is asked of every export. Block sizes always: a server may refuse who does not ask."""
@@ -374,7 +373,8 @@ class _Line:
         """Leave in good order: with ABORT from the option phase, with DISC from an export."""
         if self._opened is not None:
             with suppress(OSError):
-                self._opened.socket.send(DISC)
+                disc = self._opened.export.framing.encode_request(Cmd.DISC, 0, 0, 0, 0)
+                self._opened.socket.send(disc)
             self._opened.socket.close()
             return
         with trio.move_on_after(FAREWELL_SECONDS) as scope:

@@ -6,6 +6,7 @@ peer: the precedents beside them are what the programs of the field send and acc
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 MAX_STRING_BYTES = 4096
 """Longest export name, description, query or error text ("Values", proto.md: strings)."""

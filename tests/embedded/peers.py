@@ -23,7 +23,7 @@ from gateway.wire.constants import (
     Info,
     ReplyFlag,
 )
-from gateway.wire.framing import EXTENDED, SIMPLE
+from gateway.wire.framing import EXTENDED, SIMPLE, Framing
 
 BLOCK_SIZE = (Info.BLOCK_SIZE,)
 
@@ -132,6 +132,15 @@ class Client:
 
     # --- Transmission
 
+    @property
+    def framing(self) -> Framing:
+        """How requests are framed."""
+        return EXTENDED if self.negotiation.extended else SIMPLE
+
+    def unread(self, data: bytes) -> None:
+        """Have bytes received again."""
+        self._received[:0] = data
+
     async def send(
         self,
         command: int,
@@ -148,10 +157,9 @@ class Client:
         length = len(data) if data else length
         if command == Cmd.READ:
             self._lengths[cookie] = length
-        framing = EXTENDED if self.negotiation.extended else SIMPLE
         if data and self.negotiation.extended:
             flags |= CmdFlag.PAYLOAD_LEN
-        head = framing.encode_request(command, flags, cookie, offset, length)
+        head = self.framing.encode_request(command, flags, cookie, offset, length)
         await self.stream.send_all(head + data)
         return cookie
 
