@@ -73,7 +73,7 @@ async def serve(
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
             try:
-                async with _upstreams(config, embedded) as servers:
+                async with upstreams(config, embedded) as servers:
                     status = await _serve(config, options, servers, signals, listening)
             except StartError as error:  # as itself, not in the nursery's group
                 failed = error
@@ -234,7 +234,7 @@ async def _open_listeners(config: Config) -> list[Listener]:
 
 
 @asynccontextmanager
-async def _upstreams(config: Config, embedded: trio.Nursery) -> AsyncIterator[dict[str, Server]]:
+async def upstreams(config: Config, embedded: trio.Nursery) -> AsyncIterator[dict[str, Server]]:
     """Give the upstreams by name; the servers that we start are ended with this."""
     commands = []
     servers = {}

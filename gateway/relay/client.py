@@ -263,7 +263,9 @@ class _Client:
             export, promised = opened.link.export, opened.offer
         else:
             opened = None
-            export, _dialect = await self._ask(route, lambda upstream: upstream.describe(terms))
+            export, _dialect, _quirks = await self._ask(
+                route, lambda upstream: upstream.describe(terms)
+            )
             promised = self._offer(asked.name, route, export)
         if asked.go and not promised.contexts and not self._repeats(asked):
             promised = replace(promised, flags=promised.flags & ~Flag.BLOCK_STATUS_PAYLOAD)

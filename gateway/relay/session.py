@@ -247,6 +247,8 @@ class Session:
         if lane.ended:
             self._lose_link("the upstream closed the connection")
             return
+        if self.traffic.locks.busy:
+            self.traffic.locks.look_again()
         self._send_what_jobs_say()
         self._send_replies()
 
@@ -414,7 +416,9 @@ class Session:
         self._requests_lane.close()
         self._replies_lane.close()
         self.traffic.jobs.woken = _nothing
-        self.traffic.jobs.fail(Errno.EIO, "the session has ended")  # others wait for its ranges
+        # Others may wait for what it has under way, and for its ranges.
+        self.traffic.jobs.fail(Errno.EIO, "the session has ended")
+        self.traffic.locks.leave(self.traffic.in_flight)
         self._want(self.client, 0)
         self._want(self.link, 0)
         self.ended.set()

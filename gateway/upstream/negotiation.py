@@ -109,8 +109,10 @@ class Negotiation:
         """Ask which contexts there are. Raises `Refusal`."""
         return await self._climb(terms, lambda line: line.list_contexts(queries))
 
-    async def describe(self, terms: Terms) -> tuple[Export, Dialect]:
-        """Ask what the export is, as INFO does; it is repaired. Raises `Refusal`."""
+    async def describe(self, terms: Terms) -> tuple[Export, Dialect, tuple[str, ...]]:
+        """Ask what the export is, as INFO does; it is repaired, by quirks whose names come with it. Raises
+        `Refusal`.
+        """
         return await self._climb(terms, _Line.describe)
 
     async def go(self, terms: Terms) -> Link:
@@ -166,7 +168,7 @@ class _Line:
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._selected: tuple[MetaContext, ...] | None = None
         self._evidence: Evidence | None = None
-        self._described: tuple[Export, Dialect] | None = None
+        self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
 
     @classmethod
@@ -261,7 +263,7 @@ class _Line:
 
     # --- The export
 
-    async def describe(self) -> tuple[Export, Dialect]:
+    async def describe(self) -> tuple[Export, Dialect, tuple[str, ...]]:
         """Ask INFO, or open the export where INFO is not to be had."""
         await self._select()
         if self._opened is None and self._described is None and self._has_options:
@@ -272,12 +274,12 @@ class _Line:
                     raise refusal_for_client(answer)
             elif answer.export is not None and answer.export.size:
                 await self._examine(answer.export.flags)
-                export, dialect, _ = self._judge(answer)
-                self._described = export, dialect
+                export, dialect, quirks = self._judge(answer)
+                self._described = export, dialect, tuple(quirk.name for quirk in quirks)
         if self._opened is None and self._described is None:
             self._opened = await self.open()
         if self._opened is not None:
-            return self._opened.export, self._opened.dialect
+            return self._opened.export, self._opened.dialect, self._opened.quirks
         assert self._described is not None
         return self._described
 

@@ -5,8 +5,10 @@ It shares nothing with the gateway's own wire/, so that a mistake there cannot h
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
+import time
 
 from tests.bench.processes import Broken
 
@@ -25,13 +27,22 @@ _GREETING = struct.Struct(">QQH")  # NBDMAGIC, IHAVEOPT, handshake flags
 _OPTION = struct.Struct(">QII")  # IHAVEOPT, option, length
 _OPTION_REPLY = struct.Struct(">QIII")  # magic, option, type, length
 _REQUEST = struct.Struct(">IHHQQI")  # magic, flags, command, cookie, offset, length
+_CHUNK = struct.Struct(">IIQI")  # magic, flags and type, cookie, length
+_EXTENDED_REQUEST = struct.Struct(">IIQQQ")  # magic, flags and command, cookie, offset, length
+_EXTENDED_CHUNK = struct.Struct(">IIQQQ")  # magic, flags and type, cookie, offset, length
+_EXTENDED_REQUEST_MAGIC = 0x21E41C71
+_STRUCTURED_REPLY, _EXTENDED_HEADERS = 8, 11
+_ERROR_CHUNK = 1 << 15
 _SIMPLE_REPLY = struct.Struct(">IIQ")  # magic, error, cookie
 
 
 class Session:
-    """One connection to the default export, in transmission, with simple replies."""
+    """One connection to the default export, in transmission, with simple replies unless others are asked
+    for."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, structured: bool = False, extended: bool = False) -> None:
+        self._extended = extended
+        self._framing = _EXTENDED_HEADERS if extended else _STRUCTURED_REPLY if structured else None
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -64,14 +75,62 @@ class Session:
             raise Broken("this is no newstyle NBD server")
         name_length, information_requests = 0, 0
         payload = struct.pack(">IH", name_length, information_requests)
-        flags = struct.pack(">I", _FIXED_NEWSTYLE | _NO_ZEROES)
-        self._socket.sendall(flags + _OPTION.pack(_IHAVEOPT, _GO, len(payload)) + payload)
+        self._socket.sendall(struct.pack(">I", _FIXED_NEWSTYLE | _NO_ZEROES))
+        if self._framing is not None:
+            self._ask(self._framing, b"")
+        self._ask(_GO, payload)
+
+    def _ask(self, option: int, payload: bytes) -> None:
+        self._socket.sendall(_OPTION.pack(_IHAVEOPT, option, len(payload)) + payload)
         kind = None
         while kind != _ACK:
             magic, _, kind, length = _OPTION_REPLY.unpack(self._receive(_OPTION_REPLY.size))
             text = self._receive(length)
             if magic != _OPTION_REPLY_MAGIC or kind & _ERROR:
-                raise Broken(f"GO was answered {kind:#x}: {text!r}")
+                raise Broken(f"option {option} was answered {kind:#x}: {text!r}")
+
+    def pump(self, length: int, depth: int, disk_bytes: int, seconds: float) -> float:
+        """READs of `length` at random places, `depth` at a time; gives how many a second were answered."""
+        head = _EXTENDED_CHUNK if self._extended else _CHUNK
+        request = self._extended_request if self._extended else _read_request
+        places = [random.randrange(disk_bytes // length) * length for _ in range(1024)]
+        buffer = bytearray(2 * (length + 64) * depth)
+        view = memoryview(buffer)
+        asked = answered = end = 0
+        outstanding = 0
+        began = time.perf_counter()
+        until = began + seconds
+        while outstanding or time.perf_counter() < until:
+            if time.perf_counter() < until:
+                fresh = range(asked, asked + depth - outstanding)
+                if fresh:
+                    self._socket.sendall(
+                        b"".join(request(i, places[i % 1024], length) for i in fresh)
+                    )
+                asked, outstanding = fresh.stop, depth
+            count = self._socket.recv_into(view[end:])
+            if not count:
+                raise Broken("the connection ended while replies were awaited")
+            end += count
+            at = 0
+            while end - at >= head.size:
+                fields = head.unpack_from(buffer, at)
+                behind = at + head.size + fields[-1]
+                if behind > end:
+                    break
+                if fields[1] & _ERROR_CHUNK:
+                    raise Broken("a READ was answered with an error")
+                if fields[1] >> 16:  # DONE
+                    answered += 1
+                    outstanding -= 1
+                at = behind
+            view[: end - at] = view[at:end]
+            end -= at
+        return answered / (time.perf_counter() - began)
+
+    @staticmethod
+    def _extended_request(cookie: int, offset: int, length: int) -> bytes:
+        return _EXTENDED_REQUEST.pack(_EXTENDED_REQUEST_MAGIC, _READ, cookie, offset, length)
 
     def _receive(self, length: int) -> bytes:
         data = self._socket.recv(length, socket.MSG_WAITALL)

@@ -9,7 +9,20 @@ import time
 from tests.bench.client import Session
 from tests.bench.peers import Stage
 from tests.bench.processes import Broken, resident_mib, run_tool
-from tests.bench.rows import GIB, KIB, MIB, Copy, Fio, Idle, Load, NeverReads, Row, Start
+from tests.bench.rows import (
+    EXTENDED_CLIENT,
+    GIB,
+    KIB,
+    MIB,
+    Copy,
+    Fio,
+    Idle,
+    Load,
+    NeverReads,
+    Pump,
+    Row,
+    Start,
+)
 
 _SPARE_SECONDS = 30.0  # what a tool may take beyond its own running time before it counts as hung
 _SETTLE_SECONDS = 1.5  # idle sessions give their buffers back within this
@@ -24,6 +37,8 @@ def measure(row: Row, name: str, stage: Stage, seconds: float) -> float:
         match load:
             case Fio():
                 return _fio(load, stage.uri(name), seconds, in_thousands=row.unit == "k/s")
+            case Pump():
+                return _pump(load, stage.uri(name), seconds, extended=name == EXTENDED_CLIENT)
             case Copy():
                 return _copy(load, stage.uri(name), stage.upstream.uri)
             case Start():
@@ -51,6 +66,15 @@ def _fio(load: Fio, uri: str, seconds: float, *, in_thousands: bool) -> float:
     if in_thousands:
         return float(job[load.verb]["iops"]) / 1e3
     return float(job[load.verb]["bw_bytes"]) / 1e6
+
+
+def _pump(load: Pump, uri: str, seconds: float, *, extended: bool) -> float:
+    session = Session(int(uri.rpartition(":")[2]), extended=extended, structured=True)
+    with contextlib.closing(session):
+        per_second = session.pump(load.block_bytes, load.depth, GIB, seconds)
+    if load.block_bytes < MIB:
+        return per_second / 1e3
+    return per_second * load.block_bytes / 1e6
 
 
 def _copy(load: Copy, uri: str, upstream: str) -> float:

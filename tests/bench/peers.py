@@ -15,7 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench.processes import Broken, Child, free_port, run_tool
-from tests.bench.rows import DIRECT, GATEWAY, HAPROXY, NBDKIT, QEMU_NBD
+from tests.bench.rows import (
+    DIRECT,
+    EXTENDED_CLIENT,
+    FAST,
+    GATEWAY,
+    HAPROXY,
+    NBDKIT,
+    QEMU_NBD,
+    SIMPLE_UPSTREAM,
+)
 
 GATEWAY_VARIABLE = "BENCH_GATEWAY"
 """A stand-in for the gateway's own command, with {upstream}, {listen} (URIs) and {port} in it."""
@@ -78,6 +87,9 @@ COMMANDS: dict[str, Callable[[str, int, Path], list[str]]] = {
     NBDKIT: _nbdkit,
     QEMU_NBD: _qemu_nbd,
     HAPROXY: _haproxy,
+    FAST: _gateway,
+    EXTENDED_CLIENT: _gateway,
+    SIMPLE_UPSTREAM: _gateway,
 }
 
 
@@ -89,6 +101,7 @@ class Stage:
         self._children = children
         self._standing: dict[str, Child] = {}
         self.upstream = self._filled_server()
+        self._simple_upstream: Child | None = None
 
     def uri(self, name: str) -> str:
         """Where a contestant listens; starts it, also again if it died."""
@@ -98,8 +111,16 @@ class Stage:
             return self.upstream.uri
         child = self._standing.get(name)
         if child is None or not child.running:
-            child = self._standing[name] = self.start(name, self.upstream.uri)
+            upstream = self.simple_upstream if name == SIMPLE_UPSTREAM else self.upstream
+            child = self._standing[name] = self.start(name, upstream.uri)
         return child.uri
+
+    @property
+    def simple_upstream(self) -> Child:
+        """The same disk behind a server without structured replies."""
+        if self._simple_upstream is None or not self._simple_upstream.running:
+            self._simple_upstream = self._filled_server("--no-sr")
+        return self._simple_upstream
 
     def use(self, name: str, child: Child) -> None:
         """Takes a child that was started otherwise for a contestant."""
@@ -130,10 +151,10 @@ class Stage:
         self._children.callback(child.stop)
         return child
 
-    def _filled_server(self) -> Child:
+    def _filled_server(self, *options: str) -> Child:
         # nbdkit's memory keeps no page for what was never written: it reads as zeros without touching
         # memory, and nbdcopy skips it as a hole. fio's buffers are random.
-        server = self.memory_server()
+        server = self.memory_server(*options)
         run_tool(["fio", *_FILL.split(), f"--uri={server.uri}"], _FILL_SECONDS)
         return server
 

@@ -14,6 +14,13 @@ NBDKIT = "nbdkit"
 QEMU_NBD = "qemu-nbd"
 HAPROXY = "haproxy"
 
+FAST = "gateway+FAST"
+"""A structured client, a structured upstream: nothing to do but cookies."""
+EXTENDED_CLIENT = "gateway+extended client"
+"""An extended client, a structured upstream: everyday traffic of modern clients before nbdkit."""
+SIMPLE_UPSTREAM = "gateway+simple upstream"
+"""A structured client, an upstream without structured replies."""
+
 PLAIN = (DIRECT, GATEWAY, NBDKIT, QEMU_NBD, HAPROXY)
 """The contestants of a plain row, in the order of the table's columns."""
 
@@ -58,6 +65,14 @@ class Fio:
 
 
 @dataclass(frozen=True)
+class Pump:
+    """READs at random offsets from a client of ours, for framings that no tool here speaks."""
+
+    block_bytes: int
+    depth: int
+
+
+@dataclass(frozen=True)
 class Copy:
     """nbdcopy of the whole gibibyte, by the wall clock."""
 
@@ -85,7 +100,7 @@ class NeverReads:
     request_bytes: int
 
 
-Load = Fio | Copy | Start | Idle | NeverReads
+Load = Fio | Pump | Copy | Start | Idle | NeverReads
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,19 @@ ROWS = (
         Fio("read", 4 * KIB, 32, connections=4),
         floors=_times_nbdkit(2.0),
         goals=_times_nbdkit(2.5),
+    ),
+    *(
+        Row(
+            f"reframed: {judged.partition('+')[2]}, {size} read, depth {depth}",
+            unit,
+            Pump(block_bytes, depth),
+            floors=(Times(0.8, FAST),),
+            goals=(Times(0.9, FAST),),
+            peers=(FAST, judged),
+            judged=judged,
+        )
+        for judged in (EXTENDED_CLIENT, SIMPLE_UPSTREAM)
+        for size, block_bytes, depth, unit in (("4k", 4 * KIB, 32, "k/s"), ("1M", MIB, 8, "MB/s"))
     ),
     Row(
         "nbdcopy 1 GiB from it, 4 connections",

@@ -25,7 +25,7 @@ def run_row(
     row: Row, stage: Stage, *, peers: Sequence[str], rounds: int, seconds: float
 ) -> Outcome:
     """Measures those of a row's contestants that were asked for."""
-    names = [name for name in row.peers if name in peers]
+    names = [name for name in row.peers if name.partition("+")[0] in peers]
     outcome = Outcome(row, {name: [] for name in names})
     for number in range(rounds):
         # Each round begins with another one, so that nobody always comes after the same neighbour.

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from gateway.protocol.commands import normal_error
 from gateway.relay.scan.extents import Extents, mended_extents, narrowed
-from gateway.relay.scan.jobs import ASK
+from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.replies import Out, Replies, SimpleReplies
-from gateway.relay.scan.traffic import Entry, Partial, Traffic
+from gateway.relay.scan.traffic import Partial, Traffic
 from gateway.wire import limits
 from gateway.wire.constants import (
     EXTENDED_REPLY_MAGIC,

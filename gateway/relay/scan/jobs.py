@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.protocol.commands import normal_error
-from gateway.relay.scan.locks import Held, RangeLocks
+from gateway.relay.scan.locks import ASK, Held, RangeLocks
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.framing import EXTENDED, Framing
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
 """Payloads that one session's jobs hold, in either direction, before no further request is begun. One of
 any size is always taken, so a session holds less than twice as much."""
-
-ASK = 1 << 32
-"""Set in the word of an in-flight entry that belongs to a job; no word on the wire has that bit."""
 
 Data = bytes | bytearray | memoryview
 Extents = list[tuple[int, int]]

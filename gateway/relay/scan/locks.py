@@ -2,16 +2,28 @@
 
 A WRITE that does not fill whole blocks of the upstream is read-modify-write here: between the read and the
 write nobody else may write to those blocks, from whichever session. So all sessions of one upstream's
-export share one `RangeLocks`, and where blocks are larger than a byte every command that writes takes its
-range, in upstream offsets, widened to blocks.
+export share one `RangeLocks`. Who has to keep others away claims a range, in upstream offsets, widened to
+blocks.
 
-Who comes later waits for whoever overlaps before it, granted or not: nobody is overtaken, so nobody starves.
+Most writes are whole blocks, and go on as they come without asking for anything. A claim waits for those
+that are under way and overlap it; and while there is any claim, writes that begin claim their range as
+well. Who comes later waits for whoever overlaps before it, granted or not: nobody is overtaken, so nobody
+starves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from gateway.protocol.commands import WRITE_CLASS
+
+Entry = tuple[int, int, int, int]
+"""(cookie, word, offset, length) of a command under way; see `traffic`."""
+
+ASK = 1 << 32
+"""Set in the word of an entry that belongs to a job; no word on the wire has that bit. Jobs claim for
+themselves."""
 
 
 @dataclass(slots=True, eq=False)
@@ -22,23 +34,55 @@ class Held:
     end: int
     granted: Callable[[], None] = field(repr=False)
     """Called when a claim that had to wait is granted; never inside `claim`."""
-    waits_for: int = 0
+    claims_before: int = 0
     """How many earlier claims overlap this one."""
+    writes_before: list[tuple[dict[int, Entry], int]] = field(default_factory=list, repr=False)
+    """Writes without a claim that overlap and are under way: the table they are in, and their key."""
+
+    @property
+    def is_granted(self) -> bool:
+        """Nothing is waited for."""
+        return not self.claims_before and not self.writes_before
 
 
 class RangeLocks:
     """The claims on one export. At most `MAX_IN_FLIGHT` for each session, so lists are short."""
 
     def __init__(self) -> None:
+        self._tables: list[dict[int, Entry]] = []
         self._claims: list[Held] = []
         self._to_tell: list[Held] = []
         self._telling = False
 
+    @property
+    def busy(self) -> bool:
+        """There are claims, so that who writes has to claim."""
+        return bool(self._claims)
+
+    def join(self, in_flight: dict[int, Entry]) -> None:
+        """A session takes part: what it has under way counts from now on."""
+        self._tables.append(in_flight)
+
+    def leave(self, in_flight: dict[int, Entry]) -> None:
+        """A session has ended; what it had under way is waited for no longer."""
+        self._tables = [table for table in self._tables if table is not in_flight]
+        in_flight.clear()
+        self.look_again()
+
     def claim(self, held: Held) -> bool:
         """Claim a range; say whether it is granted at once. Otherwise `held.granted` is called later."""
-        held.waits_for = sum(_overlap(held, other) for other in self._claims)
+        held.claims_before = sum(_overlap(held, other) for other in self._claims)
+        held.writes_before = [
+            (table, cookie)
+            for table in self._tables
+            for cookie, (_cookie, word, offset, length) in table.items()
+            if not word & ASK
+            and word & 0xFFFF in WRITE_CLASS
+            and offset < held.end
+            and held.start < offset + length
+        ]
         self._claims.append(held)
-        return not held.waits_for
+        return held.is_granted
 
     def release(self, held: Held) -> None:
         """Give a claim up, granted or not."""
@@ -46,15 +90,31 @@ class RangeLocks:
         del self._claims[at]
         for other in self._claims[at:]:
             if _overlap(held, other):
-                other.waits_for -= 1
-                if not other.waits_for:
+                other.claims_before -= 1
+                if other.is_granted:
                     self._to_tell.append(other)
+        self._tell()
+
+    def look_again(self) -> None:
+        """Replies have come: grant what waited for the writes that they were for."""
+        for held in self._claims:
+            if held.writes_before:
+                held.writes_before = [
+                    (table, cookie) for table, cookie in held.writes_before if cookie in table
+                ]
+                if held.is_granted:
+                    self._to_tell.append(held)
+        self._tell()
+
+    def _tell(self) -> None:
         if self._telling:  # the loop below will come to it: no recursion from grant to grant
             return
         self._telling = True
         try:
             while self._to_tell:
-                self._to_tell.pop(0).granted()
+                held = self._to_tell.pop(0)
+                if held in self._claims:
+                    held.granted()
         finally:
             self._telling = False
 

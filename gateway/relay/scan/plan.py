@@ -149,18 +149,16 @@ def _way(
         return Way(
             Route.TRANSLATED, "the client has no structured replies, so chunks are put together"
         )
-    if command in WRITE_CLASS and upstream.minimum > 1 and offer.alignment == 1:
-        return Way(
-            Route.TRANSLATED,
-            f"blocks of {upstream.minimum} bytes are read, changed and written with all others waiting",
-        )
     if command is Cmd.WRITE_ZEROES and not upstream.write_zeroes:
         return Way(Route.TRANSLATED, "the server has no WRITE_ZEROES, so zeros are written")
+    unaligned = ""
+    if command in WRITE_CLASS and upstream.minimum > offer.alignment:
+        blocks = f"blocks of {upstream.minimum} bytes"
+        unaligned = f"TRANSLATED where it is not aligned: {blocks} are read, changed and written"
     if offer.framing is export.framing:
-        return Way(Route.FAST)
-    return Way(
-        Route.REFRAMED, f"the client speaks {offer.framing}, the server {export.framing} headers"
-    )
+        return Way(Route.FAST, unaligned)
+    headers = f"the client speaks {offer.framing}, the server {export.framing} headers"
+    return Way(Route.REFRAMED, f"{headers}; {unaligned}" if unaligned else headers)
 
 
 def _sent_word(word: int, rule: Rule, export: Export, upstream: Upstream) -> int | None:

@@ -21,8 +21,8 @@ from __future__ import annotations
 from itertools import repeat
 
 from gateway.protocol.commands import normal_error
-from gateway.relay.scan.jobs import ASK
-from gateway.relay.scan.traffic import Entry, Traffic
+from gateway.relay.scan.locks import ASK, Entry
+from gateway.relay.scan.traffic import Traffic
 from gateway.wire import limits
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Cmd, Errno
 from gateway.wire.errors import WireError

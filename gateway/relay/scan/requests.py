@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.protocol.commands import carries_payload, refusal
+from gateway.protocol.commands import WRITE_CLASS, carries_payload, refusal
 from gateway.protocol.errors import Hangup
 from gateway.relay.scan.plan import Route
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
@@ -82,6 +82,7 @@ class RequestScan:
         traffic = self._traffic
         in_flight = traffic.in_flight
         fast = self._fast.get
+        guarded = self._mask and traffic.locks.busy
         size, mask = self._size, self._mask
         client, link = traffic.plan.offer.framing, traffic.plan.link
         unpack, header, client_magic = (
@@ -121,6 +122,7 @@ class RequestScan:
                 and magic == client_magic
                 and offset + length <= size
                 and not (offset | length) & mask
+                and not (guarded and word & 0xFFFF in WRITE_CLASS)
             ):
                 traffic.last_cookie = ours = traffic.last_cookie + 1
                 in_flight[ours] = (cookie, word, offset, length)
@@ -150,6 +152,7 @@ class RequestScan:
                 )
             request = word, cookie, offset, length
             run = pos = self._judge(view, pos + header, end, request, out)
+            guarded = mask and traffic.locks.busy
             room = traffic.room
             if self.disconnected or len(self.answers) >= MAX_ANSWERS or not self.between_messages:
                 break

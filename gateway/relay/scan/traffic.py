@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
-from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.plan import Plan
 from gateway.wire.constants import Cmd, Errno
 
@@ -17,9 +17,7 @@ MAX_IN_FLIGHT = 128
 """Commands of one session that are under way at a time; while there are so many, the client's requests stay
 unread. The Linux kernel has 128 tags a queue, libnbd's tools ask 64, qemu 16."""
 
-Entry = tuple[int, int, int, int]
-"""(the client's cookie, word, offset, length) of a command under way; a tuple, because there is one for every
-request of the data plane."""
+# An `Entry` is a tuple, because there is one for every request of the data plane.
 
 
 @dataclass(slots=True)
@@ -65,6 +63,7 @@ class Traffic:
         "in_flight",
         "jobs",
         "last_cookie",
+        "locks",
         "partial",
         "plan",
         "to_client",
@@ -82,7 +81,9 @@ class Traffic:
         """Requests of our own, in pieces that belong together; whoever feeds a scanner takes them."""
         self.to_client: list[memoryview | bytes] = []
         """Replies of our own; the same."""
-        self.jobs = Jobs(self, plan.link, plan.offer.framing, locks or RangeLocks())
+        self.locks = locks or RangeLocks()
+        self.locks.join(self.in_flight)
+        self.jobs = Jobs(self, plan.link, plan.offer.framing, self.locks)
 
     def new_cookie(self) -> int:
         """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.protocol.errors import Hangup
-from gateway.relay.scan.jobs import ASK
+from gateway.relay.scan.locks import ASK
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag

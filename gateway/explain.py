@@ -1,0 +1,88 @@
+"""What the gateway would do with an export, for each kind of client: asked of the real upstream, and not
+guessed.
+
+The upstream is negotiated with as for a client, up to the point where the export would be opened, and
+`plan` says the rest. Nothing is relayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import trio
+
+from gateway import app
+from gateway.config import Config, Route
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export, Offer, offer
+from gateway.relay.scan.plan import Way, plan
+from gateway.upstream.negotiation import Negotiation, Terms
+from gateway.upstream.server import Server
+from gateway.wire.constants import Cmd
+from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
+from gateway.wire.handshake import MetaContext
+
+ALLOCATION = "base:allocation"
+
+
+class CannotExplain(Exception):
+    """The export is not to be had; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How an export is served to clients of one framing."""
+
+    client: Framing
+    link: Framing
+    export: Export
+    """As the upstream means it: repaired."""
+    promised: Offer
+    ways: Mapping[Cmd, Way]
+    quirks: tuple[str, ...]
+
+
+async def explain(config: Config, name: str) -> list[Explanation]:
+    """Ask the upstream of export `name`, for a client of each framing. Raises `CannotExplain`, or
+    `app.StartError` if the configuration cannot be used.
+    """
+    route = config.route(name)
+    if route is None:
+        raise CannotExplain(f'no export "{name}" is let through')
+    found = []
+    failed: Exception | None = None  # as itself, not in the nursery's group
+    async with trio.open_nursery() as embedded:
+        try:
+            async with app.upstreams(config, embedded) as servers:
+                for framing in (SIMPLE, STRUCTURED, EXTENDED):
+                    found.append(await _explain(servers[route.upstream], route, framing))
+        except Refusal as refusal:
+            failed = CannotExplain(refusal.text)
+        except app.StartError as error:
+            failed = error
+        embedded.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    return found
+
+
+async def _explain(server: Server, route: Route, client: Framing) -> Explanation:
+    queries = (ALLOCATION,) if client.chunked else None
+    terms = Terms(route.upstream_name, client.chunked, client is EXTENDED, queries)
+    negotiation = Negotiation(server)
+    try:
+        export, dialect, quirks = await negotiation.describe(terms)
+    finally:
+        await negotiation.aclose()
+    made_up = frozenset({ALLOCATION} if route.synthesise_allocation else ())
+    promised = offer(
+        export,
+        structured=client.chunked,
+        extended=client is EXTENDED,
+        selected=(MetaContext(1, ALLOCATION),) if client.chunked else (),
+        made_up=made_up,
+        any_alignment=route.unaligned == "rmw",
+    )
+    ways = plan(promised, export, dialect).ways
+    return Explanation(client, export.framing, export, promised, ways, quirks)

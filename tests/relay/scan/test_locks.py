@@ -1,0 +1,137 @@
+"""Read-modify-write against everybody else who writes: nothing is lost, nobody waits for ever."""
+
+from __future__ import annotations
+
+from gateway.protocol.export import Export, offer
+from gateway.relay.scan.chunks import reply_scan
+from gateway.relay.scan.locks import Held, RangeLocks
+from gateway.relay.scan.plan import plan
+from gateway.relay.scan.requests import RequestScan
+from gateway.relay.scan.traffic import Traffic
+from gateway.wire.constants import Cmd
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes
+from tests.relay.scan import peers
+from tests.relay.scan.peers import Feeder, Request
+
+BLOCK = 4096
+
+
+class Session:
+    """A simple session before a server with blocks of 4096 bytes; what goes upstream waits in `sent`."""
+
+    def __init__(self, locks: RangeLocks) -> None:
+        export = Export(2**20, int(Flag.HAS_FLAGS), BlockSizes(BLOCK, BLOCK, 2**20))
+        self.traffic = Traffic(plan(offer(export, structured=False), export), locks)
+        self.requests = Feeder(RequestScan(self.traffic))
+        self.replies = Feeder(reply_scan(self.traffic))
+
+    def write(self, cookie: int, offset: int, data: bytes) -> None:
+        self.requests.feed(Request(Cmd.WRITE, 0, cookie, offset, len(data), data).bytes)
+
+    def sent(self) -> list[Request]:
+        """Requests that have gone upstream since the last call."""
+        sent = bytes(self.requests.sent) + b"".join(self.traffic.to_upstream)
+        self.requests.sent.clear()
+        self.traffic.to_upstream.clear()
+        return peers.read_requests(sent)
+
+    def answer(self, request: Request, data: bytes = b"") -> None:
+        self.replies.feed(peers.simple(request.cookie, 0, data))
+        self.traffic.locks.look_again()
+
+
+def test_a_whole_block_waits_for_the_change_of_a_part_of_it() -> None:
+    locks = RangeLocks()
+    one, other = Session(locks), Session(locks)
+    one.write(1, 512, b"a" * 512)
+    [read] = one.sent()
+    assert (read.command, read.offset, read.length) == (Cmd.READ, 0, BLOCK)
+    other.write(2, 0, b"b" * BLOCK)
+    assert not other.sent()
+    other.write(3, BLOCK, b"c" * BLOCK)  # another block: nobody is in the way
+    assert [request.offset for request in other.sent()] == [BLOCK]
+    one.answer(read, bytes(BLOCK))
+    [write] = one.sent()
+    assert write.data == bytes(512) + b"a" * 512 + bytes(BLOCK - 1024)
+    assert not other.sent()
+    one.answer(write)
+    [write] = other.sent()
+    assert write.data == b"b" * BLOCK
+
+
+def test_a_change_waits_for_a_whole_block_that_is_under_way() -> None:
+    locks = RangeLocks()
+    one, other = Session(locks), Session(locks)
+    other.write(2, 0, b"b" * BLOCK)
+    [write] = other.sent()
+    one.write(1, 512, b"a" * 512)
+    assert not one.sent()
+    other.answer(write)
+    [read] = one.sent()
+    assert read.command == Cmd.READ
+
+
+def test_nobody_claims_where_nobody_changes_parts() -> None:
+    locks = RangeLocks()
+    session = Session(locks)
+    session.write(1, 0, b"a" * BLOCK)
+    session.write(2, 0, b"b" * BLOCK)
+    assert len(session.sent()) == 2
+    assert not locks.busy
+    assert not session.traffic.jobs
+
+
+def test_a_session_that_ends_keeps_nobody_waiting() -> None:
+    locks = RangeLocks()
+    one, other, third = Session(locks), Session(locks), Session(locks)
+    third.write(3, 0, b"c" * BLOCK)
+    one.write(1, 512, b"a" * 512)
+    other.write(2, 1024, b"b" * 512)
+    assert not one.sent() + other.sent()
+    for session in (third, one):
+        session.traffic.jobs.fail(5, "gone")  # type: ignore[arg-type] # any error
+        locks.leave(session.traffic.in_flight)
+    [read] = other.sent()
+    assert read.command == Cmd.READ
+
+
+def test_nobody_is_overtaken() -> None:
+    locks = RangeLocks()
+    granted: list[str] = []
+
+    def held(name: str, start: int, end: int) -> Held:
+        return Held(start, end, lambda: granted.append(name))
+
+    first, second, third, apart = (
+        held("1", 0, 8),
+        held("2", 4, 20),
+        held("3", 16, 24),
+        held("4", 24, 30),
+    )
+    assert locks.claim(first)
+    assert not locks.claim(second)
+    assert not locks.claim(third)  # free, but for the second, which waits
+    assert locks.claim(apart)
+    locks.release(first)
+    assert granted == ["2"]
+    locks.release(second)
+    assert granted == ["2", "3"]
+    for last in (third, apart):
+        locks.release(last)
+    assert not locks.busy
+
+
+def test_a_chain_of_grants_does_not_recurse() -> None:
+    locks = RangeLocks()
+    count = 5000
+    claims: list[Held] = []
+
+    def released(number: int) -> None:
+        locks.release(claims[number])
+
+    for number in range(count):
+        claims.append(Held(0, 1, lambda number=number: released(number)))  # type: ignore[misc]
+        assert locks.claim(claims[-1]) == (number == 0)
+    released(0)
+    assert not locks.busy
