@@ -36,6 +36,8 @@ def traffic(
     *,
     client_structured: bool,
     link_structured: bool,
+    client_extended: bool = False,
+    link_extended: bool = False,
     flags: int = ALL_FLAGS,
     size: int = SIZE,
     block_sizes: BlockSizes | None = None,
@@ -50,10 +52,12 @@ def traffic(
         block_sizes,
         structured=link_structured,
         contexts=UPSTREAM_CONTEXTS if link_structured else (),
+        extended=link_extended,
     )
     promised: Offer = offer(
         export,
         structured=client_structured,
+        extended=client_extended,
         selected=selected if client_structured else (),
         any_alignment=any_alignment,
     )
@@ -134,14 +138,25 @@ class Request:
         )
         return head + self.data
 
+    @property
+    def extended_bytes(self) -> bytes:
+        """With extended headers, and PAYLOAD_LEN where there is a payload."""
+        flags = self.flags | (32 if self.data else 0)
+        where = self.cookie, self.offset, self.length
+        return struct.pack(">IHHQQQ", 0x21E41C71, flags, self.command, *where) + self.data
 
-def read_requests(sent: bytes) -> list[Request]:
+
+def read_requests(sent: bytes, *, extended: bool = False) -> list[Request]:
     """What the upstream reads; every request must be whole."""
+    layout, expected = (">IHHQQQ", 0x21E41C71) if extended else (">IHHQQI", 0x25609513)
     found, at = [], 0
     while at < len(sent):
-        magic, flags, command, cookie, offset, length = struct.unpack_from(">IHHQQI", sent, at)
-        assert magic == 0x25609513
-        at += 28
+        magic, flags, command, cookie, offset, length = struct.unpack_from(layout, sent, at)
+        assert magic == expected
+        at += struct.calcsize(layout)
+        if extended:
+            assert bool(flags & 32) == (command == Cmd.WRITE)
+            flags &= ~32
         data = b""
         if command == Cmd.WRITE:
             data = sent[at : at + length]
@@ -176,7 +191,10 @@ class _Open:
 class Client:
     """Reads replies, and fails over whatever a client may not be sent."""
 
-    def __init__(self, asked: Sequence[Request], *, structured: bool) -> None:
+    def __init__(
+        self, asked: Sequence[Request], *, structured: bool, extended: bool = False
+    ) -> None:
+        self.extended = extended
         self.under_way = {request.cookie: request for request in asked}
         assert len(self.under_way) == len(asked)
         self.structured = structured
@@ -199,6 +217,9 @@ class Client:
         if len(sent) < 16:
             return 0
         (magic,) = struct.unpack_from(">I", sent)
+        if self.extended:
+            assert magic == 0x6E8A278C, hex(magic)
+            return self._chunk(sent)
         if magic == 0x67446698:
             return self._simple(sent)
         assert magic == 0x668E33EF, hex(magic)
@@ -223,11 +244,16 @@ class Client:
 
     def _chunk(self, sent: bytes) -> int:
         size: int
-        if len(sent) < 20:
+        head = 32 if self.extended else 20
+        if len(sent) < head:
             return 0
-        flags, kind, cookie, size = struct.unpack_from(">HHQI", sent, 4)
+        if self.extended:
+            flags, kind, cookie, echo, size = struct.unpack_from(">HHQQQ", sent, 4)
+            assert echo == self.under_way[cookie].offset
+        else:
+            flags, kind, cookie, size = struct.unpack_from(">HHQI", sent, 4)
         assert flags in (0, 1)
-        payload = sent[20 : 20 + size]
+        payload = sent[head : head + size]
         if len(payload) < size:
             return 0
         request = self.under_way[cookie]
@@ -252,9 +278,13 @@ class Client:
             reply.data[start : start + len(content)] = content
             reply.covered[start : start + len(content)] = b"\1" * len(content)
             reply.content_chunks += 1
-        elif kind == 5:
+        elif kind == (6 if self.extended else 5):
             assert request.command == Cmd.BLOCK_STATUS
-            context, *numbers = struct.unpack(f">{size // 4}I", payload)
+            if self.extended:
+                context, count, *numbers = struct.unpack(f">II{(size - 8) // 8}Q", payload)
+                assert count == len(numbers) // 2
+            else:
+                context, *numbers = struct.unpack(f">{size // 4}I", payload)
             extents = list(zip(numbers[::2], numbers[1::2], strict=True))
             assert extents
             assert all(length for length, _ in extents)
@@ -272,7 +302,7 @@ class Client:
             raise AssertionError(f"chunk type {kind:#x}")
         if flags:
             self._end(request, reply)
-        return 20 + size
+        return head + size
 
     def _end(self, request: Request, reply: _Open) -> None:
         del self.open[request.cookie]
@@ -318,6 +348,29 @@ def error_chunk(
     if offset is None:
         return chunk(0x8001, cookie, payload, done=done)
     return chunk(0x8002, cookie, payload + struct.pack(">Q", offset), done=done)
+
+
+def extended(chunks: bytes, asked: dict[int, int]) -> bytes:
+    """What the same upstream sends with extended headers; `asked`: the offset of the request that has a
+    cookie."""
+    sent, at = b"", 0
+    while at < len(chunks):
+        if chunks[at : at + 4] == b"\x67\x44\x66\x98":
+            error, cookie = struct.unpack_from(">IQ", chunks, at + 4)
+            at += 16
+            flags, kind, payload = 1, 0, b""
+            if error:
+                kind, payload = 0x8001, struct.pack(">IH", error, 0)
+        else:
+            flags, kind, cookie, size = struct.unpack_from(">HHQI", chunks, at + 4)
+            payload, at = chunks[at + 20 : at + 20 + size], at + 20 + size
+        if kind == 5:
+            context, *numbers = struct.unpack(f">{len(payload) // 4}I", payload)
+            payload = struct.pack(f">II{len(numbers)}Q", context, len(numbers) // 2, *numbers)
+            kind = 6
+        head = (0x6E8A278C, flags, kind, cookie, asked.get(cookie, 0), len(payload))
+        sent += struct.pack(">IHHQQQ", *head) + payload
+    return sent
 
 
 def none(cookie: int) -> bytes:

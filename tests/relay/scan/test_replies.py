@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.relay.scan.chunks import reply_scan
-from gateway.relay.scan.extents import mended_extents
+from gateway.relay.scan.extents import mended_extents, narrowed
 from gateway.relay.scan.requests import RequestScan
 from gateway.relay.scan.traffic import Partial, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
@@ -24,6 +25,17 @@ SIMPLE, WRAPPED, STRUCTURED = "both simple", "simple upstream", "both structured
 FRAMINGS = {SIMPLE: (False, False), WRAPPED: (True, False), STRUCTURED: (True, True)}
 """Whether client and link are structured."""
 
+CHUNKED = {
+    "both structured": (False, False),
+    "extended client": (True, False),
+    "extended upstream": (False, True),
+    "both extended": (True, True),
+}
+"""Whether client and link have extended headers, where both have chunks."""
+
+chunked = pytest.mark.parametrize("headers", CHUNKED.values(), ids=CHUNKED)
+BOTH_STRUCTURED = CHUNKED["both structured"]
+
 framings = pytest.mark.parametrize("kind", list(FRAMINGS))
 
 
@@ -36,20 +48,33 @@ class Session:
         asked: Sequence[Request],
         *,
         selected: tuple[MetaContext, ...] = peers.CLIENT_CONTEXTS,
+        headers: tuple[bool, bool] = BOTH_STRUCTURED,
     ) -> None:
         client, link = FRAMINGS[kind]
+        client_extended, self.link_extended = headers
         self.traffic: Traffic = peers.traffic(
-            client_structured=client, link_structured=link, selected=selected
+            client_structured=client,
+            link_structured=link,
+            client_extended=client_extended,
+            link_extended=self.link_extended,
+            selected=selected,
         )
         feeder = Feeder(RequestScan(self.traffic))
-        feeder.feed(b"".join(request.bytes for request in asked))
-        self.upstream = peers.read_requests(bytes(feeder.sent))
+        for request in asked:
+            feeder.feed(request.extended_bytes if client_extended else request.bytes)
+        self.upstream = peers.read_requests(bytes(feeder.sent), extended=self.link_extended)
         self.scan = reply_scan(self.traffic)
         self.feeder = Feeder(self.scan)
-        self.client = Client(asked, structured=client)
+        self.client = Client(asked, structured=client, extended=client_extended)
 
     def feed(self, *pieces: bytes) -> None:
         self.feeder.feed_all(pieces)
+
+    def as_sent(self, chunks: bytes) -> bytes:
+        """The upstream's bytes, with the headers that it has here."""
+        if not self.link_extended:
+            return chunks
+        return peers.extended(chunks, {r.cookie: r.offset for r in self.upstream})
 
     def replies(self) -> list[Reply]:
         """What the client has been told; nothing may be left half told."""
@@ -172,11 +197,15 @@ def structured_traffic(draw: st.DrawFn) -> tuple[list[Request], bytes, list[Repl
 
 
 def check_cuts(
-    kind: str, told: tuple[list[Request], bytes, list[Reply]], cuts: Sequence[int]
+    kind: str,
+    told: tuple[list[Request], bytes, list[Reply]],
+    cuts: Sequence[int],
+    headers: tuple[bool, bool] = BOTH_STRUCTURED,
 ) -> None:
-    asked, sent, meant = told
+    asked, said, meant = told
+    sent = Session(kind, asked, headers=headers).as_sent(said)
     for at in (cuts, (), range(len(sent))):
-        session = Session(kind, asked)
+        session = Session(kind, asked, headers=headers)
         session.feed(*pieces_of(sent, at))
         assert session.replies() == meant
         assert session.scan.between_messages
@@ -205,12 +234,13 @@ def test_wrapped_cuts_make_no_difference(
     check_cuts(WRAPPED, told, cuts)
 
 
+@chunked
 @settings(deadline=None)
 @given(structured_traffic(), cut_lists)
 def test_structured_cuts_make_no_difference(
-    told: tuple[list[Request], bytes, list[Reply]], cuts: list[int]
+    headers: tuple[bool, bool], told: tuple[list[Request], bytes, list[Reply]], cuts: list[int]
 ) -> None:
-    check_cuts(STRUCTURED, told, cuts)
+    check_cuts(STRUCTURED, told, cuts, headers)
 
 
 # --- The upstream dies
@@ -262,13 +292,24 @@ DYING = {
 }
 
 
+DYING_ANYWHERE = [
+    pytest.param(kind, said, headers, id=f"{name}, {dialects}")
+    for name, (kind, said) in DYING.items()
+    for dialects, headers in CHUNKED.items()
+    if kind == STRUCTURED or headers == BOTH_STRUCTURED
+]
+
+
 @pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
-@pytest.mark.parametrize(("kind", "sent"), DYING.values(), ids=DYING.keys())
-def test_upstream_dies_anywhere(kind: str, sent: bytes, bytewise: bool) -> None:
+@pytest.mark.parametrize(("kind", "said", "headers"), DYING_ANYWHERE)
+def test_upstream_dies_anywhere(
+    kind: str, said: bytes, headers: tuple[bool, bool], bytewise: bool
+) -> None:
     asked = [READ_A, READ_B, FLUSH, ZEROES]
+    sent = Session(kind, asked, headers=headers).as_sent(said)
     truth = {100: DATA_A, 101: DATA_B, 102: b"", 104: b""}
     for cut in range(len(sent) + 1):
-        session = Session(kind, asked)
+        session = Session(kind, asked, headers=headers)
         session.feed(*pieces_of(sent[:cut], range(cut) if bytewise else ()))
         half_sent = not session.scan.between_messages
         last = session.scan.fail("the link died")
@@ -490,6 +531,56 @@ MALFORMED = {
         b"\x66\x8e\x33\xef\0\0\x80\1" + (1).to_bytes(8) + (4096 + 15).to_bytes(4),
     ),
 }
+
+
+EXTENDED_MALFORMED = {
+    "structured reply": peers.none(1),
+    "simple reply": peers.simple(2) * 2,
+    "another offset echoed": peers.extended(peers.none(2), {2: 1}),
+    "another offset echoed, data": peers.extended(peers.data_chunk(1, 64, DATA_A, done=True), {}),
+    "unknown cookie": peers.extended(peers.none(9), {}),
+    "data behind the range": peers.extended(peers.data_chunk(1, 65, DATA_A, done=True), {1: 64}),
+    "data twice": peers.extended(peers.data_chunk(1, 64, DATA_A[:9]) * 2, {1: 64}),
+    "NONE without DONE": peers.extended(peers.chunk(0, 1), {1: 64}),
+    "a structured status": struct.pack(
+        ">IHHQQQIII", 0x6E8A278C, 1, 5, 3, STATUS.offset, 12, 70, 512, 0
+    ),
+    "a status that counts wrongly": struct.pack(
+        ">IHHQQQIIQQ", 0x6E8A278C, 1, 6, 3, STATUS.offset, 24, 70, 2, 512, 0
+    ),
+    "a status announced too long": struct.pack(
+        ">IHHQQQ", 0x6E8A278C, 1, 6, 3, STATUS.offset, 16 * 2**20 + 24
+    ),
+    "an error announced too long": struct.pack(">IHHQQQ", 0x6E8A278C, 1, 0x8001, 1, 64, 2**63),
+}
+
+
+@pytest.mark.parametrize("sent", EXTENDED_MALFORMED.values(), ids=EXTENDED_MALFORMED)
+@pytest.mark.parametrize("client_extended", [False, True])
+def test_malformed_extended_replies(sent: bytes, client_extended: bool) -> None:
+    for cuts in ((), range(len(sent))):
+        session = Session(STRUCTURED, ALL_ASKED, headers=(client_extended, True))
+        with pytest.raises(WireError):
+            session.feed(*pieces_of(sent + bytes(64), cuts))
+        last = session.scan.fail("nonsense")
+        assert last is not None
+        session.feeder.sent += b"".join(last)
+        told = {reply.cookie: reply.error for reply in session.replies()}
+        assert told.keys() == {request.cookie for request in ALL_ASKED}
+
+
+def test_extents_that_32_bits_cannot_say_end_the_list() -> None:
+    long = Request(Cmd.BLOCK_STATUS, 0, 9, 0, 512)
+    session = Session(STRUCTURED, [long], headers=(False, True))
+    payload = struct.pack(">IIQQQQ", 70, 2, 100, 1, 2**33, 2)
+    chunk = struct.pack(">IHHQQQ", 0x6E8A278C, 0, 6, 1, 0, len(payload)) + payload
+    other = struct.pack(">IIQQ", 71, 1, 512, 2**32)
+    session.feed(chunk, struct.pack(">IHHQQQ", 0x6E8A278C, 1, 6, 1, 0, len(other)) + other)
+    [reply] = session.replies()
+    assert reply.error == Errno.EIO  # a status of 33 bits cannot be told at all
+    assert reply.status == {5: [(100, 1), (SIZE - 100, 2)]}
+    assert narrowed([(512, 0), (2**32, 1), (512, 2)], 4096) == [(512, 0), (2**32 - 4096, 1)]
+    assert narrowed([(512, 2**32)], 1) is None
 
 
 @pytest.mark.parametrize(("kind", "sent"), MALFORMED.values(), ids=MALFORMED.keys())
