@@ -115,6 +115,8 @@ class Feeder:
 
 # --- The upstream's end
 
+Bytes = bytes
+
 
 @dataclass(frozen=True)
 class Request:
@@ -139,7 +141,7 @@ class Request:
         return head + self.data
 
     @property
-    def extended_bytes(self) -> bytes:
+    def extended_bytes(self) -> Bytes:
         """With extended headers, and PAYLOAD_LEN where there is a payload."""
         flags = self.flags | (32 if self.data else 0)
         where = self.cookie, self.offset, self.length
