@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -96,10 +96,14 @@ def free_port() -> int:
 
 
 class Servers:
-    """Starts servers for one test, and ends them all after it."""
+    """Starts servers for one test, and ends them all after it.
 
-    def __init__(self, workdir: Path) -> None:
+    `prefix` is a command that runs another, for servers that are not those of this machine.
+    """
+
+    def __init__(self, workdir: Path, prefix: Sequence[str] = ()) -> None:
         self.workdir = workdir
+        self.prefix = prefix
         self._started: list[Process | Daemon] = []
 
     def start(self, kind: str, image: Path) -> Upstream:
@@ -123,13 +127,14 @@ class Servers:
         path = self._socket()
         # -e 0 is "as many as like to", and with it qemu offers multi-conn.
         process = Process(
-            "qemu-nbd", "--persistent", "--shared=0", "--discard=unmap", "-k", path, *arguments
+            *(*self.prefix, "qemu-nbd", "--persistent", "--shared=0", "--discard=unmap"),
+            *("-k", path, *arguments),
         )
         return self._ready("qemu-nbd", unix_uri(path), process)
 
     def nbdkit(self, *arguments: str | Path) -> Upstream:
         path = self._socket()
-        process = Process("nbdkit", "--foreground", "-U", path, *arguments)
+        process = Process(*self.prefix, "nbdkit", "--foreground", "-U", path, *arguments)
         upstream = self._ready("nbdkit", unix_uri(path), process)
         upstream.newstyle = "-o" not in arguments
         upstream.plain_only = not upstream.newstyle
@@ -149,14 +154,15 @@ class Servers:
         )
         pidfile = config.with_suffix(".pid")
         # Its -d would keep it in the foreground, and serve one client only.
-        process = Daemon(["nbd-server", "-C", str(config), "-p", str(pidfile)], pidfile)
+        command = [*self.prefix, "nbd-server", "-C", str(config), "-p", str(pidfile)]
+        process = Daemon(command, pidfile)
         upstream = self._ready("nbd-server", f"nbd://127.0.0.1:{port}/disk", process)
         upstream.structured = upstream.block_sizes = upstream.info_size = False
         return upstream
 
     def _qcow2(self, disk: Path) -> Upstream:
         qcow2 = disk.with_suffix(".qcow2")
-        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, qcow2)
+        run(*self.prefix, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, qcow2)
         disk.unlink()
         return self.qemu_nbd("-f", "qcow2", qcow2)
 
@@ -167,7 +173,7 @@ class Servers:
             file.truncate(1 << 20)
         path = self._socket()
         process = Process(
-            "qemu-storage-daemon",
+            *(*self.prefix, "qemu-storage-daemon"),
             *("--blockdev", f"file,node-name=disk,filename={disk},discard=unmap"),
             *("--blockdev", f"file,node-name=second,filename={second},read-only=on"),
             *("--nbd-server", f"addr.type=unix,addr.path={path},max-connections=0"),
