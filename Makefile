@@ -1,6 +1,7 @@
 # make demo   the main job on an embedded upstream        make test   all tests
 # make bench  speed against peers                         make lint   types, style, import rules
 # make fuzz   garbage at both negotiations, for minutes   make install  .venv with nbd-gateway in it
+# make test-trixie   the tests that need peers of Debian 13; as root
 
 PYTHON ?= $(shell tests/tools/newest-python)
 VENV   := .venv
@@ -18,6 +19,11 @@ test: install
 	tests/tools/install-peers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-trixie: install
+	tests/tools/install-peers
+	tests/tools/trixie make
+	$(BIN)/python -m pytest tests/trixie $(PYTEST_ARGS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,4 +37,4 @@ bench:
 	tests/tools/install-peers
 	tests/bench/run
 
-.PHONY: demo install test lint fuzz bench
+.PHONY: demo install test test-trixie lint fuzz bench
