@@ -257,6 +257,7 @@ async def upstreams(config: Config, embedded: trio.Nursery) -> AsyncIterator[dic
             keepalive_seconds=settings.keepalive_seconds,
             user_timeout_seconds=settings.user_timeout_seconds,
             quirks=settings.quirks,
+            trust_allocation=settings.trust_allocation,
         )
     try:
         yield servers

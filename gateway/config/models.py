@@ -300,6 +300,11 @@ class Upstream(_Table):
         description='Repairs of what the server gets wrong: "auto" recognises them, a list names them, '
         "an empty list repairs nothing.",
     )
+    trust_allocation: bool = Field(
+        default=False,
+        description="Believe base:allocation of a server that looks like qemu 2.11 to 3.1."
+        " Only for those that run without --offset and --partition.",
+    )
 
     @property
     def export(self) -> str | None:

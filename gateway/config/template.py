@@ -59,6 +59,8 @@ uri = "nbd://127.0.0.1:10809"
 #user-timeout-seconds = 60
 # What the server gets wrong is recognised and repaired: "auto", a list of names, or [] for nothing.
 #quirks = "auto"
+# Believe base:allocation of qemu 2.11 to 3.1: only if it runs without --offset and --partition.
+#trust-allocation = false
 
 # Instead of a URI, a server to start by systemd socket activation:
 #[upstream.local]

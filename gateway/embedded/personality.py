@@ -113,6 +113,8 @@ class Personality:
     """With structured replies, every reply is one; False: only where there is data or an error's text."""
     sparse_read_bytes: int = 64 * limits.KIB
     """Shortest READ whose holes are told as holes: asking for them costs, sending a few zeros does not."""
+    hole_shift_bytes: int = 0
+    """Holes of structured READs, and `base:allocation`, are looked up so far behind the right place (Q-S6)."""
     cache_answers_data: bool = False
     """With structured replies, CACHE is answered like READ (Q-S2)."""
     closes_after_long_write: bool = False

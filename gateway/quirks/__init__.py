@@ -34,6 +34,10 @@ class Evidence:
     """As sent in answer to an INFO or GO that asked for them."""
     unasked_info: int | None = None
     """The reply type that ended an INFO which did not ask for block sizes; None if none was to be had."""
+    structured: bool = False
+    """Structured replies were agreed."""
+    info_known: bool = True
+    """INFO and GO are known there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,13 @@ class Dialect:
     """Transmission flags that it means and does not set, or that the gateway serves in its place."""
     answer_cache: bool = False
     """CACHE is answered here with success, which is always a legal way to serve it, and not sent on."""
+
+    read_with_df: bool = False
+    """Every READ carries DF."""
+    flat_allocation: bool = False
+    """base:allocation is not believed, and told as status 0 of everything."""
+    trim_alignment: int = 1
+    """TRIM is narrowed to whole blocks of so many bytes."""
 
     def repair(self, export: Export) -> Export:
         """Give the export as the upstream means it."""
@@ -72,6 +83,8 @@ class Quirk:
     links: tuple[str, ...]
     applies: Callable[[Evidence], bool]
     turn: Callable[[Dialect], Dialect]
+    risks_data: bool
+    """Who does not know of it may lose data."""
     transcripts: tuple[Transcript, ...]
 
 

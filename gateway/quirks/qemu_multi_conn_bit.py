@@ -60,6 +60,7 @@ QUIRK = Quirk(
     ),
     applies=applies,
     turn=turn,
+    risks_data=True,
     transcripts=(
         Transcript(
             "qemu 3.0.0, writable export",
@@ -78,8 +79,8 @@ QUIRK = Quirk(
         ),
         Transcript(
             "qemu 3.0.0 without -x, oldstyle",
-            Evidence(Style.OLDSTYLE, _QEMU_3_0 & ~Flag.SEND_DF),
-            _MENDED,
+            Evidence(Style.OLDSTYLE, _QEMU_3_0 & ~Flag.SEND_DF, info_known=False),
+            replace(_MENDED, trim_alignment=4096),
         ),
         Transcript(
             "qemu 2.12 and 3.1",

@@ -40,7 +40,7 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
 from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
 from gateway.upstream.server import Rung, Server, Unreachable
-from gateway.wire.constants import Cmd, Info, Rep
+from gateway.wire.constants import Cmd, Info, Opt, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import ListedExport, MetaContext
 
@@ -259,7 +259,14 @@ class _Line:
         answer = await self._ask()
         if isinstance(answer, Refused):
             raise refusal_for_client(answer)
-        return answer.contexts
+        listed = answer.contexts
+        if not queries and not any(context.name.startswith("qemu:") for context in listed):
+            # qemu 3.0 forgets its bitmaps in the answer to no query (Q-S3); nobody else minds being asked.
+            self._core.ask_contexts(self.terms.name, ("qemu:",), select=False)
+            more = await self._ask()
+            if isinstance(more, Answered):
+                listed += tuple(c for c in more.contexts if c.name.startswith("qemu:"))
+        return listed
 
     # --- The export
 
@@ -273,7 +280,7 @@ class _Line:
                 if answer.reply != Rep.ERR_UNSUP:
                     raise refusal_for_client(answer)
             elif answer.export is not None and answer.export.size:
-                await self._examine(answer.export.flags)
+                await self._examine(answer)
                 export, dialect, quirks = self._judge(answer)
                 self._described = export, dialect, tuple(quirk.name for quirk in quirks)
         if self._opened is None and self._described is None:
@@ -283,23 +290,33 @@ class _Line:
         assert self._described is not None
         return self._described
 
-    async def _examine(self, flags: int | None) -> None:
-        """Find out how the server answers an INFO that does not ask for block sizes, unless its flags
-        (None: unknown yet) make that no matter.
+    async def _examine(self, answer: Answered | None) -> None:
+        """Find out how the server answers an INFO that does not ask for block sizes, unless what it said before
+        (None: nothing yet) makes that no matter.
         """
-        assert self._core.style is not None
         if self._evidence is not None or not self._has_options:
             return
-        evidence = Evidence(self._core.style, flags or 0)
-        if flags is None or self._server.quirks(evidence):
+        evidence = self._evidence_of(answer)
+        suspect = replace(evidence, unasked_info=Rep.ERR_BLOCK_SIZE_REQD)
+        if answer is None or self._server.quirks(suspect):
             self._core.ask_info(self.terms.name, ())
-            answer = await self._ask()
-            reply = answer.reply if isinstance(answer, Refused) else Rep.ACK
+            told = await self._ask()
+            reply = told.reply if isinstance(told, Refused) else Rep.ACK
             if reply in (Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD):
                 evidence = replace(evidence, unasked_info=reply)
-            elif isinstance(answer, Refused) and reply != Rep.ERR_UNSUP:
-                raise refusal_for_client(answer)
+            elif isinstance(told, Refused) and reply != Rep.ERR_UNSUP:
+                raise refusal_for_client(told)
         self._evidence = evidence
+
+    def _evidence_of(self, answer: Answered | None) -> Evidence:
+        assert self._core.style is not None
+        return Evidence(
+            self._core.style,
+            answer.export.flags if answer is not None and answer.export is not None else 0,
+            answer.block_sizes if answer is not None else None,
+            structured=self._core.structured,
+            info_known=answer is None or answer.option in (Opt.INFO, Opt.GO),
+        )
 
     async def open(self) -> Link:
         """Send GO, or EXPORT_NAME where GO is not to be had."""
@@ -330,11 +347,13 @@ class _Line:
     def _judge(self, answer: Answered) -> tuple[Export, Dialect, list[Quirk]]:
         """Give the export as the server means it."""
         assert answer.export is not None
-        assert self._core.style is not None
-        evidence = self._evidence or Evidence(self._core.style, 0)
-        evidence = replace(evidence, flags=answer.export.flags, block_sizes=answer.block_sizes)
+        evidence = self._evidence_of(answer)
+        if self._evidence is not None:
+            evidence = replace(evidence, unasked_info=self._evidence.unasked_info)
         quirks = self._server.quirks(evidence)
         dialect = dialect_of(quirks)
+        if self._server.trust_allocation:
+            dialect = replace(dialect, flat_allocation=False)
         sizes = sane_block_sizes(answer.block_sizes)
         export = Export(
             usable_size(answer.export.size, sizes),

@@ -63,8 +63,11 @@ class Server:
         keepalive_seconds: int = 60,
         user_timeout_seconds: int = 60,
         quirks: str | tuple[str, ...] = "auto",
+        trust_allocation: bool = False,
     ) -> None:
         self.name = name
+        self.trust_allocation = trust_allocation
+        """base:allocation is believed whatever the server is."""
         self.negotiate_seconds = negotiate_seconds
         self._connect = connect
         self._connect_seconds = connect_seconds

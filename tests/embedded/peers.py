@@ -180,6 +180,13 @@ class Client:
         length = 0 if error else self._lengths.pop(cookie, 0)
         return cookie, error, await self.receive(length)
 
+    async def simple_reply_to(
+        self, command: int, offset: int = 0, length: int = 0, *, flags: int = 0
+    ) -> tuple[int, int, bytes]:
+        """Send a request; give cookie, error and data of its simple reply."""
+        await self.send(command, offset, length, flags=flags)
+        return await self.simple_reply()
+
     async def chunk(self) -> tuple[int, OneChunk]:
         if self.negotiation.extended:
             head = await self.receive(32)
@@ -218,6 +225,8 @@ class Client:
         """The data of a READ, put together of its chunks."""
         data = bytearray(b"?" * length)
         for chunk in await self.ask(Cmd.READ, offset, length):
+            if chunk.kind == Chunk.NONE:
+                continue
             at = chunk.offset - offset
             if chunk.kind == Chunk.OFFSET_HOLE:
                 hole = int.from_bytes(chunk.payload[8:])

@@ -14,7 +14,7 @@ from gateway.config import parse
 from gateway.embedded import Server
 from gateway.relay.client import Service, serve_client
 from gateway.relay.hub import Hub
-from gateway.upstream import server as upstream
+from gateway.upstream.server import Server as Upstream
 from tests.embedded.peers import Client, socket_pair
 
 CONFIG = """
@@ -25,6 +25,7 @@ handshake-seconds = {handshake_seconds}
 {listen}
 [upstream.main]
 uri = "nbd://127.0.0.1"
+{upstream}
 """
 
 
@@ -49,10 +50,11 @@ async def gateway_before(
     handshake_seconds: float = 5,
     negotiate_seconds: float = 5,
     listen: str = "",
+    upstream: str = "",
 ) -> AsyncIterator[Gateway]:
     """A gateway before a server; when it ends, every client has to have been let go.
 
-    `listen` is more TOML for its `[[listen]]`.
+    `listen` is more TOML for its `[[listen]]`, `upstream` for its `[upstream.main]`.
     """
     async with trio.open_nursery() as servers, trio.open_nursery() as hubs:
 
@@ -65,12 +67,24 @@ async def gateway_before(
 
         config = parse(
             CONFIG.format(
-                drain_seconds=drain_seconds, handshake_seconds=handshake_seconds, listen=listen
+                drain_seconds=drain_seconds,
+                handshake_seconds=handshake_seconds,
+                listen=listen,
+                upstream=upstream,
             ),
             "test",
         )
         log = structlog.wrap_logger(structlog.testing.CapturingLogger())
-        upstreams = {"main": upstream.Server("main", connect, negotiate_seconds=negotiate_seconds)}
+        settings = config.upstream["main"]
+        upstreams = {
+            "main": Upstream(
+                "main",
+                connect,
+                negotiate_seconds=negotiate_seconds,
+                quirks=settings.quirks,
+                trust_allocation=settings.trust_allocation,
+            )
+        }
         service = Service(config, upstreams, Hub(), log)
         hubs.start_soon(service.hub.run)
         with trio.fail_after(30):

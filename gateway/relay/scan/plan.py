@@ -75,9 +75,11 @@ def plan(
     `translate_all` makes every command a job, which must make no difference to what it means.
     """
     rules = legal_commands(offer)
-    theirs = {context.name: context.id for context in export.contexts}
-    ours = {context.name: context.id for context in offer.contexts}
-    upstream = _upstream(export)
+    theirs = {context.name for context in export.contexts}
+    if dialect.flat_allocation:
+        theirs.discard(BASE_ALLOCATION)
+    ours = {c.name: c.id for c in offer.contexts if c.name in theirs}
+    upstream = _upstream(export, dialect)
     made_up = tuple(context.id for context in offer.contexts if context.name not in theirs)
     ways: dict[Cmd, Way] = {}
     for command in Cmd:
@@ -91,7 +93,7 @@ def plan(
     fast = {}
     for word, rule in rules.items():
         if rule.command in RANGED and ways[rule.command].route in _AS_IT_IS:
-            sent = _sent_word(word, rule, export, upstream)
+            sent = _sent_word(word, rule, export, upstream)  # None: a job
             if sent is not None:
                 fast[word] = (min(rule.longest, _longest(rule.command, upstream)), sent)
     return Plan(
@@ -113,7 +115,10 @@ _ZEROES_KNOWN_GOOD = EXTENDED
 """Servers with extended headers are younger than the bugs that 32 MiB pieces are for (Q-N1, Q-K2)."""
 
 
-def _upstream(export: Export) -> Upstream:
+BASE_ALLOCATION = "base:allocation"
+
+
+def _upstream(export: Export, dialect: Dialect) -> Upstream:
     minimum = export.block_sizes.minimum if export.block_sizes else 1
     known_good = export.framing is _ZEROES_KNOWN_GOOD
     longest = longest_payload(export.block_sizes)
@@ -127,8 +132,13 @@ def _upstream(export: Export) -> Upstream:
         fua=bool(export.flags & Flag.SEND_FUA),
         flush=bool(export.flags & Flag.SEND_FLUSH),
         write_zeroes=bool(export.flags & Flag.SEND_WRITE_ZEROES),
-        contexts=frozenset(context.id for context in export.contexts),
+        read_flags=CmdFlag.DF if _reads_with_df(export, dialect) else 0,
+        trim_alignment=max(minimum, dialect.trim_alignment),
     )
+
+
+def _reads_with_df(export: Export, dialect: Dialect) -> bool:
+    return dialect.read_with_df and export.structured and bool(export.flags & Flag.SEND_DF)
 
 
 def _way(
@@ -145,6 +155,8 @@ def _way(
         return Way(Route.HERE, "the server cannot be trusted with it")
     if command is Cmd.BLOCK_STATUS and made_up:
         return Way(Route.TRANSLATED, "a context is answered here")
+    if command is Cmd.TRIM and upstream.trim_alignment > upstream.minimum:
+        return Way(Route.TRANSLATED, "the server would trim more than it is asked to")
     if command is Cmd.READ and export.framing.chunked and not offer.framing.chunked:
         return Way(
             Route.TRANSLATED, "the client has no structured replies, so chunks are put together"
@@ -175,6 +187,8 @@ def _sent_word(word: int, rule: Rule, export: Export, upstream: Upstream) -> int
             )  # one simple reply cannot be a fragment: DF holds without being sent
         elif not export.flags & Flag.SEND_DF:
             return None
+    if rule.command is Cmd.READ:
+        flags |= upstream.read_flags
     if rule.command is Cmd.WRITE and export.extended:
         flags |= CmdFlag.PAYLOAD_LEN
     return flags << 16 | rule.command

@@ -50,8 +50,10 @@ class Upstream:
     fua: bool
     flush: bool
     write_zeroes: bool
-    contexts: frozenset[int] = frozenset()
-    """Ids of the contexts that were selected on the link."""
+    read_flags: int = 0
+    """Command flags of every READ."""
+    trim_alignment: int = 1
+    """TRIM is for whole blocks of it; at least `minimum`."""
 
     def down(self, offset: int) -> int:
         """Give the beginning of the block that `offset` is in."""
@@ -94,7 +96,8 @@ def _read(upstream: Upstream, offset: int, length: int) -> Job:
     start, end = upstream.down(offset), upstream.up(offset + length)
     content: list[tuple[int, Data]] = []
     pieces = _cut(start, end, upstream.longest_payload)
-    while asks := [Ask(Cmd.READ, at, size) for at, size in islice(pieces, WINDOW)]:
+    flags = upstream.read_flags
+    while asks := [Ask(Cmd.READ, at, size, flags) for at, size in islice(pieces, WINDOW)]:
         outcomes = yield asks
         for ask, outcome in zip(asks, outcomes, strict=True):
             if outcome.error:
@@ -127,7 +130,8 @@ def _write_claimed(upstream: Upstream, offset: int, data: memoryview, flags: int
         last = behind - upstream.minimum
         if end < behind and last not in edges:
             edges.append(last)
-        outcomes = yield [Ask(Cmd.READ, edge, upstream.minimum) for edge in edges]
+        reads = upstream.read_flags
+        outcomes = yield [Ask(Cmd.READ, edge, upstream.minimum, reads) for edge in edges]
         whole = bytearray(behind - start)
         for edge, outcome in zip(edges, outcomes, strict=True):
             if outcome.error:
@@ -201,7 +205,8 @@ def _written_zeroes(upstream: Upstream, start: int, end: int, flags: int) -> Ste
 
 def _trim(upstream: Upstream, offset: int, length: int, *, fua: bool) -> Job:
     """Whole blocks alone: to trim more would lose data, and to trim less is always legal."""
-    start, end = upstream.up(offset), upstream.down(offset + length)
+    alignment = upstream.trim_alignment
+    start, end = -(-offset // alignment) * alignment, (offset + length) // alignment * alignment
     if start >= end:
         return Answer()
     if upstream.minimum > 1:

@@ -1,0 +1,80 @@
+"""nbd-server 3.25 and later offers DF and refuses every READ that has it, with a simple reply.
+
+A simple reply to a READ is illegal where structured replies were agreed: qemu's client ends the connection
+over it. Its DF path, if it were reached, would give wrong lengths. So DF is never sent to it; where a
+client sends DF, the reply is put together here.
+
+nbd-server is told by what it leaves out: no INFO_BLOCK_SIZE though it was asked for, CAN_MULTI_CONN without
+CACHE or FAST_ZERO. A wrong yes costs a client that sends DF a copy of its data, and nothing else.
+"""
+
+from __future__ import annotations
+
+from gateway.protocol.client import Style
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, with_flags
+from gateway.wire.constants import Rep
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes
+
+
+def applies(evidence: Evidence) -> bool:
+    """Structured replies and DF from a server that has the manners of nbd-server."""
+    others = evidence.flags & (Flag.SEND_CACHE | Flag.SEND_FAST_ZERO)
+    return bool(
+        evidence.structured
+        and evidence.unasked_info == Rep.ACK
+        and evidence.block_sizes is None
+        and evidence.flags & Flag.SEND_DF
+        and evidence.flags & Flag.CAN_MULTI_CONN
+        and not others
+    )
+
+
+def turn(dialect: Dialect) -> Dialect:
+    """Do as if it had no DF."""
+    return with_flags(dialect, clear=Flag.SEND_DF)
+
+
+_FLAGS = (
+    Flag.HAS_FLAGS
+    | Flag.SEND_FLUSH
+    | Flag.SEND_FUA
+    | Flag.SEND_TRIM
+    | Flag.SEND_WRITE_ZEROES
+    | Flag.CAN_MULTI_CONN
+)
+
+QUIRK = Quirk(
+    name="nbd-server-df",
+    summary="DF is offered, and a READ that has it is refused with an illegal reply",
+    consequence="clients that send DF lose their connection",
+    affected="nbd-server 3.25 and later",
+    links=("https://github.com/NetworkBlockDevice/nbd/blob/master/nbd-server.c",),
+    applies=applies,
+    turn=turn,
+    risks_data=False,
+    transcripts=(
+        Transcript(
+            "nbd-server 3.27",
+            Evidence(Style.FIXED_NEWSTYLE, _FLAGS | Flag.SEND_DF, None, Rep.ACK, structured=True),
+            Dialect(clear_flags=Flag.SEND_DF),
+        ),
+        Transcript(
+            "nbd-server 3.24, without structured replies",
+            Evidence(Style.FIXED_NEWSTYLE, _FLAGS, None, Rep.ACK),
+            Dialect(),
+        ),
+        Transcript(
+            "qemu 7.2",
+            Evidence(
+                Style.FIXED_NEWSTYLE,
+                _FLAGS | Flag.SEND_DF | Flag.SEND_CACHE,
+                BlockSizes(1, 4096, 32 * 1024 * 1024),
+                Rep.ACK,
+                structured=True,
+            ),
+            Dialect(),
+        ),
+    ),
+)
+"""What the catalogue has of it."""

@@ -1,0 +1,80 @@
+"""qemu-nbd 2.11 to 3.0 with `--offset` or `--partition` answers structured READs from the wrong place.
+
+Looking for holes it asks about the offset that the client gave, without adding its own: where the *wrong*
+place is a hole, the client is told zeros instead of its data. base:allocation is reported from the wrong
+place in the same way, so `nbdcopy` from such an export gets not one byte right. Data itself is read from
+the right place, and a READ with DF is not looked at for holes.
+
+Whether an export has an offset cannot be seen on the wire. What can be seen is the range of versions: qemu
+2.10 to 3.1 answer an INFO that does not ask for block sizes with ERR_BLOCK_SIZE_REQD, and structured
+replies came with 2.11. All of them are sent DF with every READ, which costs them the holes; and
+base:allocation is told as status 0, "may be allocated", which is always true. `trust-allocation = true`
+says that the server has no offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.protocol.client import Style
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.wire.constants import Rep
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes
+
+
+def applies(evidence: Evidence) -> bool:
+    """Qemu 2.11 to 3.1: structured replies, and an INFO without block sizes is refused."""
+    return evidence.structured and evidence.unasked_info == Rep.ERR_BLOCK_SIZE_REQD
+
+
+def turn(dialect: Dialect) -> Dialect:
+    """Send DF with every READ; do not believe base:allocation."""
+    return replace(dialect, read_with_df=True, flat_allocation=True)
+
+
+_FLAGS = (
+    Flag.HAS_FLAGS
+    | Flag.SEND_FLUSH
+    | Flag.SEND_FUA
+    | Flag.SEND_TRIM
+    | Flag.SEND_WRITE_ZEROES
+    | Flag.SEND_DF
+)
+_BLOCK_SIZES = BlockSizes(512, 4096, 32 * 1024 * 1024)
+
+QUIRK = Quirk(
+    name="qemu-offset-reads",
+    summary="structured READs and base:allocation of an export with --offset look at the wrong place for holes",
+    consequence="clients read zeros where the disk has data",
+    affected="qemu 2.11 to 3.0 (3.1 cannot be told from them)",
+    links=(
+        "https://gitlab.com/qemu-project/qemu/-/blob/v3.0.0/nbd/server.c",
+        "https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md",
+    ),
+    applies=applies,
+    turn=turn,
+    risks_data=True,
+    transcripts=(
+        Transcript(
+            "qemu 2.12 and 3.1",
+            Evidence(
+                Style.FIXED_NEWSTYLE, _FLAGS, _BLOCK_SIZES, Rep.ERR_BLOCK_SIZE_REQD, structured=True
+            ),
+            Dialect(read_with_df=True, flat_allocation=True),
+        ),
+        Transcript(
+            "qemu 2.10, which has no structured replies",
+            Evidence(
+                Style.FIXED_NEWSTYLE, _FLAGS & ~Flag.SEND_DF, _BLOCK_SIZES, Rep.ERR_BLOCK_SIZE_REQD
+            ),
+            Dialect(),
+        ),
+        Transcript(
+            "qemu 4.0",
+            Evidence(Style.FIXED_NEWSTYLE, _FLAGS, _BLOCK_SIZES, Rep.ACK, structured=True),
+            Dialect(),
+        ),
+    ),
+)
+"""What the catalogue has of it."""
