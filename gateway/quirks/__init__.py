@@ -93,8 +93,9 @@ def catalogue() -> dict[str, Quirk]:
     """Give all quirks by name: one for each module of this package."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
-        quirk: Quirk = importlib.import_module(f"{__name__}.{module.name}").QUIRK
-        found[quirk.name] = quirk
+        quirk = getattr(importlib.import_module(f"{__name__}.{module.name}"), "QUIRK", None)
+        if quirk is not None:  # fingerprint.py has none
+            found[quirk.name] = quirk
     return found
 
 

@@ -109,11 +109,19 @@ class Negotiation:
         """Ask which contexts there are. Raises `Refusal`."""
         return await self._climb(terms, lambda line: line.list_contexts(queries))
 
-    async def describe(self, terms: Terms) -> tuple[Export, Dialect, tuple[str, ...]]:
-        """Ask what the export is, as INFO does; it is repaired, by quirks whose names come with it. Raises
-        `Refusal`.
+    async def describe(
+        self, terms: Terms, *, thoroughly: bool = False
+    ) -> tuple[Export, Dialect, tuple[str, ...]]:
+        """Ask what the export is, as INFO does; it is repaired, by quirks whose names come with it.
+
+        `thoroughly`: find out also what no quirk depends on. Raises `Refusal`.
         """
-        return await self._climb(terms, _Line.describe)
+        return await self._climb(terms, lambda line: line.describe(thoroughly=thoroughly))
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What the server has shown of itself on the connection that was used last."""
+        return None if self._line is None else self._line.seen
 
     async def go(self, terms: Terms) -> Link:
         """Open the export; the link is the caller's. Raises `Refusal`."""
@@ -168,6 +176,7 @@ class _Line:
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._selected: tuple[MetaContext, ...] | None = None
         self._evidence: Evidence | None = None
+        self.seen: Evidence | None = None
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
 
@@ -270,7 +279,9 @@ class _Line:
 
     # --- The export
 
-    async def describe(self) -> tuple[Export, Dialect, tuple[str, ...]]:
+    async def describe(
+        self, *, thoroughly: bool = False
+    ) -> tuple[Export, Dialect, tuple[str, ...]]:
         """Ask INFO, or open the export where INFO is not to be had."""
         await self._select()
         if self._opened is None and self._described is None and self._has_options:
@@ -280,7 +291,7 @@ class _Line:
                 if answer.reply != Rep.ERR_UNSUP:
                     raise refusal_for_client(answer)
             elif answer.export is not None and answer.export.size:
-                await self._examine(answer)
+                await self._examine(answer, thoroughly=thoroughly)
                 export, dialect, quirks = self._judge(answer)
                 self._described = export, dialect, tuple(quirk.name for quirk in quirks)
         if self._opened is None and self._described is None:
@@ -290,7 +301,7 @@ class _Line:
         assert self._described is not None
         return self._described
 
-    async def _examine(self, answer: Answered | None) -> None:
+    async def _examine(self, answer: Answered | None, *, thoroughly: bool = False) -> None:
         """Find out how the server answers an INFO that does not ask for block sizes, unless what it said before
         (None: nothing yet) makes that no matter.
         """
@@ -298,7 +309,7 @@ class _Line:
             return
         evidence = self._evidence_of(answer)
         suspect = replace(evidence, unasked_info=Rep.ERR_BLOCK_SIZE_REQD)
-        if answer is None or self._server.quirks(suspect):
+        if answer is None or thoroughly or self._server.quirks(suspect):
             self._core.ask_info(self.terms.name, ())
             told = await self._ask()
             reply = told.reply if isinstance(told, Refused) else Rep.ACK
@@ -350,6 +361,7 @@ class _Line:
         evidence = self._evidence_of(answer)
         if self._evidence is not None:
             evidence = replace(evidence, unasked_info=self._evidence.unasked_info)
+        self.seen = evidence
         quirks = self._server.quirks(evidence)
         dialect = dialect_of(quirks)
         if self._server.trust_allocation:

@@ -1,0 +1,136 @@
+"""nbd-gateway probe: what a server is, and what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from gateway.probe import Probe, Probed
+
+AT_RISK = 3
+"""Exit status if a client that goes to the server directly may lose data."""
+
+
+def probe(
+    uri: str,
+    /,
+    *,
+    every_export: Annotated[bool, Parameter(name="--list")] = False,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Say what a server is, what is wrong with it, and what a client would see of it through the gateway.
+
+    The server is asked in its option phase and left with ABORT, which one-client servers survive. One that
+    knows no INFO (oldstyle, or very old) has its export opened: if it serves one client only, it is gone then.
+    Exit status 3 if something was found that puts data at risk.
+
+    :param uri: The server, as an NBD URI.
+    :param every_export: Ask about every export that the server lists.
+    :param as_json: Print one JSON object, for programs.
+    """
+    import trio
+
+    from gateway.cli import UsageError, complain
+    from gateway.probe import CannotProbe
+    from gateway.probe import probe as ask
+    from gateway.uri import UriError, parse_nbd_uri
+
+    try:
+        target = parse_nbd_uri(uri)
+    except UriError as error:
+        raise UsageError(str(error)) from None
+
+    async def asked() -> Probe:
+        return await ask(target, every_export=every_export)
+
+    try:
+        found = trio.run(asked)
+    except CannotProbe as error:
+        complain(str(error))
+        return 1
+    if as_json:
+        import json
+
+        print(json.dumps(_document(found), indent=2))
+    else:
+        _show(found)
+    return AT_RISK if any(export.risks_data for export in found.exports) else 0
+
+
+def _names(flags: int) -> str:
+    from gateway.wire.constants import TransmissionFlag
+
+    known = [flag.name or "" for flag in TransmissionFlag if flag & flags]
+    unknown = flags & ~sum(TransmissionFlag)
+    return " ".join([*known, *([f"{unknown:#x}"] if unknown else [])])
+
+
+def _style(export: Probed) -> str:
+    return export.evidence.style.name.lower().replace("_", " ")
+
+
+def _document(found: Probe) -> dict[str, object]:
+    return {
+        "uri": str(found.uri),
+        "listed": None if found.listed is None else [export.name for export in found.listed],
+        "exports": [_export_document(export) for export in found.exports],
+    }
+
+
+def _export_document(export: Probed) -> dict[str, object]:
+    sizes = export.evidence.block_sizes
+    return {
+        "name": export.name,
+        "program": {
+            "name": export.program.name,
+            "versions": export.program.versions,
+            "reasons": [*export.program.reasons],
+        },
+        "quirks": [quirk.name for quirk in export.quirks],
+        "risks_data": export.risks_data,
+        "style": _style(export),
+        "structured": export.evidence.structured,
+        "extended": export.extended,
+        "size": export.export.size,
+        "flags": _names(export.evidence.flags).split(),
+        "flags_through": _names(export.through).split(),
+        "block_sizes": None if sizes is None else [sizes.minimum, sizes.preferred, sizes.maximum],
+        "contexts": [*export.contexts],
+    }
+
+
+def _show(found: Probe) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    names = "it will not say" if found.listed is None else f"{len(found.listed)}"
+    console.print(f"{found.uri}: exports: {names}", highlight=False, soft_wrap=True)
+    for export in found.exports:
+        program, evidence = export.program, export.evidence
+        shown = f'"{export.name}"' if export.name else "the default export"
+        table = Table(title=shown, title_justify="left", show_header=False)
+        table.add_row("program", f"{program.name} {program.versions}".strip())
+        for reason in program.reasons:
+            table.add_row("", reason)
+        framing = (
+            "extended" if export.extended else "structured" if evidence.structured else "simple"
+        )
+        table.add_row("speaks", f"{_style(export)}, {framing} replies")
+        table.add_row("size", str(export.export.size))
+        sizes = evidence.block_sizes
+        told = (
+            "none told" if sizes is None else f"{sizes.minimum}, {sizes.preferred}, {sizes.maximum}"
+        )
+        table.add_row("block sizes", told)
+        table.add_row("contexts", " ".join(export.contexts) or "none")
+        table.add_row("flags, direct", _names(evidence.flags))
+        table.add_row("flags, through", _names(export.through))
+        for quirk in export.quirks:
+            risk = "DATA AT RISK: " if quirk.risks_data else ""
+            table.add_row(f"quirk {quirk.name}", f"{risk}{quirk.consequence}")
+        if not export.quirks:
+            table.add_row("quirks", "none")
+        console.print(table)

@@ -1,0 +1,59 @@
+"""nbd-gateway quirks: the catalogue of what servers get wrong, and what is done about it."""
+
+from __future__ import annotations
+
+INTRODUCTION = """\
+# Quirks: what servers get wrong, and what the gateway does about it
+
+Recognised on the wire, on every connection, and mended without being told. `quirks` in `[upstream.NAME]` names
+them by hand (`[]`: none). `nbd-gateway probe URI` says which apply to a server. This page is what
+`nbd-gateway quirks --markdown` prints.
+"""
+
+
+def quirks(*, markdown: bool = False) -> int:
+    """List the quirks of servers that the gateway recognises and mends.
+
+    :param markdown: Print the page docs/quirks.md.
+    """
+    from gateway.quirks import catalogue
+
+    if markdown:
+        print(page(), end="")
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for title in ("quirk", "who", "what", "who does not know of it"):
+        table.add_column(title)
+    for quirk in catalogue().values():
+        risk = "DATA AT RISK: " if quirk.risks_data else ""
+        table.add_row(quirk.name, quirk.affected, quirk.summary, risk + quirk.consequence)
+    Console().print(table)
+    return 0
+
+
+def page() -> str:
+    """Give docs/quirks.md."""
+    import importlib
+
+    from gateway.quirks import catalogue
+
+    lines = [INTRODUCTION]
+    for quirk in catalogue().values():
+        module = importlib.import_module(f"gateway.quirks.{quirk.name.replace('-', '_')}")
+        text = (module.__doc__ or "").strip().partition("\n")[2].strip()
+        lines += [
+            f"## `{quirk.name}`",
+            "",
+            f"- affected: {quirk.affected}",
+            f"- what: {quirk.summary}",
+            f"- who does not know of it: {quirk.consequence}"
+            + (" (**data at risk**)" if quirk.risks_data else ""),
+            "- evidence: " + ", ".join(f"<{link}>" for link in quirk.links),
+            "",
+            text,
+            "",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""What a server is, and what is wrong with it: asked in its option phase, with INFO and LIST, left with ABORT.
+
+A server that takes one client and then ends (qemu-nbd without -t) survives that. One that knows no INFO has to
+have its export opened for anything to be known of it; after that such a server is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.net.dial import dial
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export, offer
+from gateway.quirks import Evidence, Quirk, catalogue
+from gateway.quirks.fingerprint import Program, identify
+from gateway.upstream.negotiation import Negotiation, Terms, list_exports
+from gateway.upstream.server import Server
+from gateway.uri import NbdUri
+from gateway.wire.handshake import ListedExport
+
+MAX_PROBED = 64
+"""Exports that are asked about; a server may list thousands."""
+
+
+class CannotProbe(Exception):
+    """The server cannot be asked; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """One export, as the server tells it and as a client would see it through the gateway."""
+
+    name: str
+    evidence: Evidence
+    """What the server said, as it said it."""
+    export: Export
+    """As it is meant: repaired."""
+    extended: bool
+    contexts: tuple[str, ...]
+    through: int
+    """Transmission flags that a client with extended headers is told through the gateway."""
+    program: Program
+    quirks: tuple[Quirk, ...]
+
+    @property
+    def risks_data(self) -> bool:
+        """A client that goes there directly may lose data."""
+        return any(quirk.risks_data for quirk in self.quirks)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was found out about a server."""
+
+    uri: NbdUri
+    listed: Sequence[ListedExport] | None
+    """None: it will not say."""
+    exports: Sequence[Probed]
+
+
+async def probe(uri: NbdUri, *, every_export: bool = False) -> Probe:
+    """Ask a server about the export that the URI names, or about every one that it lists.
+
+    Raises `CannotProbe`.
+    """
+    server = Server(str(uri), partial(dial, uri))
+    try:
+        listed: Sequence[ListedExport] | None = await server.listing(list_exports)
+    except Refusal:
+        listed = None
+    names = [uri.export or ""]
+    if every_export and listed:
+        names = [export.name for export in listed][:MAX_PROBED]
+    try:
+        exports = [await _probed(server, name) for name in names]
+    except Refusal as refusal:
+        raise CannotProbe(refusal.text) from None
+    return Probe(uri, listed, exports)
+
+
+async def _probed(server: Server, name: str) -> Probed:
+    terms = Terms(name, structured=True, extended=True)
+    negotiation = Negotiation(server)
+    try:
+        export, _dialect, quirks = await negotiation.describe(terms, thoroughly=True)
+        evidence = negotiation.evidence
+        assert evidence is not None
+        try:
+            found = await negotiation.list_contexts(terms, ())
+            contexts = tuple(context.name for context in found)
+        except Refusal:
+            contexts = ()
+    finally:
+        await negotiation.aclose()
+    extended = export.extended
+    return Probed(
+        name,
+        evidence,
+        export,
+        extended,
+        contexts,
+        offer(export, structured=True, extended=True).flags,
+        identify(evidence, extended=extended, contexts=contexts),
+        tuple(catalogue()[quirk] for quirk in quirks),
+    )

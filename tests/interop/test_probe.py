@@ -1,0 +1,102 @@
+"""nbd-gateway probe: each real server by its name, no false quirk, and still there afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .clients import nbdinfo
+from .conftest import Image
+from .processes import Process, listening, wait_until
+from .servers import Servers, unix_uri
+
+PROGRAMS = {
+    "qemu-raw": ("qemu", ">=7.1,<8.2"),
+    "qemu-qcow2": ("qemu", ">=7.1,<8.2"),
+    "storage-daemon": ("qemu", ">=7.1,<8.2"),
+    "nbdkit": ("nbdkit", ">=1.12"),
+    "nbd-server": ("nbd-server", ">=3.15,<3.25"),
+}
+
+
+def probe(uri: str, *arguments: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "probe", uri, "--json", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_real_servers(servers: Servers, image: Image, kind: str) -> None:
+    upstream = servers.start(kind, image.path)
+    status, found = probe(upstream.uri)
+    assert status == 0
+    [export] = found["exports"]
+    assert (export["program"]["name"], export["program"]["versions"]) == PROGRAMS[kind]
+    assert export["quirks"] == []
+    assert export["size"] == image.size
+    # It is still there. (nbd-server answers INFO, which nbdinfo asks, with a size of 0: Q-N21.)
+    size = nbdinfo(upstream.uri)["exports"][0]["export-size"]
+    assert size == (image.size if upstream.info_size else 0)
+
+
+def test_a_server_for_one_client_survives(servers: Servers, image: Image, workdir: Path) -> None:
+    path = workdir / "once"
+    process = Process("qemu-nbd", "-f", "raw", "-r", "-k", path, image.path)
+    wait_until(lambda: listening(unix_uri(path)), "it listens")
+    for _ in range(2):
+        status, found = probe(unix_uri(path))
+        assert status == 0
+        assert found["exports"][0]["program"]["name"] == "qemu"
+    assert nbdinfo(unix_uri(path))["exports"][0]["export-size"] == image.size
+    process.wait()  # and that client was its one
+
+
+def test_every_export(servers: Servers, workdir: Path) -> None:
+    folder = workdir / "disks"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(bytes(1 << 20))
+    upstream = servers.nbdkit("file", f"dir={folder}")
+    status, found = probe(upstream.uri, "--list")
+    assert status == 0
+    assert sorted(export["name"] for export in found["exports"]) == ["a", "b"]
+
+
+def test_qemu_3_0_is_named_and_the_status_says_that_data_is_at_risk(workdir: Path) -> None:
+    path = workdir / "old"
+    process = Process(sys.executable, "-m", "gateway.embedded", "legacy:qemu-3.0", "--unix", path)
+    wait_until(lambda: listening(unix_uri(path)), "it listens")
+    status, found = probe(unix_uri(path))
+    assert status == 3
+    [export] = found["exports"]
+    assert export["program"]["versions"] == ">=3.0.0,<3.0.1"
+    assert export["quirks"] == ["qemu-multi-conn-bit", "qemu-offset-reads"]
+    assert "CAN_MULTI_CONN" in export["flags"]
+    assert "CAN_MULTI_CONN" not in export["flags_through"]
+    assert "SEND_CACHE" in export["flags_through"]
+    assert export["contexts"] == ["base:allocation", "qemu:dirty-bitmap:bitmap0"]
+    process.stop()
+
+
+def test_what_is_no_server(workdir: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "probe", unix_uri(workdir / "nobody")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "unreachable" in done.stderr
+    assert "Traceback" not in done.stderr
