@@ -54,7 +54,8 @@ class Faults:
     the client ends waits for it as well: replies that are under way are still sent."""
     on_reply: Callable[[Request, list[bytes]], Iterable[bytes]] | None = None
     """Given a request and its reply (one item if simple, else one for each chunk), say what to send in its
-    place: nothing, something else, or what was kept back of an earlier reply."""
+    place: nothing, something else, or what was kept back of an earlier reply. (Of an extended chunk, bytes
+    16 to 24 are the request's offset.)"""
 
     @property
     def touches_replies(self) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from gateway.embedded.disk import Disk
 from gateway.protocol.export import Export, offered_flags
@@ -54,6 +56,17 @@ def proper_flags(disk: Disk, structured: bool) -> int:
     return offered_flags(export, structured=structured)
 
 
+def lacking(*missing: Flag) -> Callable[[Disk, bool], int]:
+    """Give `Personality.flags` of a server that is proper but for what it lacks: `lacking(Flag.SEND_FUA)`.
+
+    What needs a missing one goes with it: FAST_ZERO with WRITE_ZEROES.
+    """
+    gone = int(reduce(or_, missing, Flag(0)))
+    if gone & Flag.SEND_WRITE_ZEROES:
+        gone |= Flag.SEND_FAST_ZERO
+    return lambda disk, structured: proper_flags(disk, structured) & ~gone
+
+
 @dataclass(frozen=True, slots=True)
 class Personality:
     """The knobs. `name` is for messages."""
@@ -82,9 +95,10 @@ class Personality:
     info_size_zero: bool = False
     """INFO says size 0 (Q-N21)."""
     flags: Callable[[Disk, bool], int] = proper_flags
-    """Transmission flags, of the disk and of whether structured replies were negotiated."""
+    """Transmission flags, of the disk and of whether structured replies were negotiated; see `lacking`."""
     extended_flags: int = Flag.BLOCK_STATUS_PAYLOAD
-    """Transmission flags that extended headers add."""
+    """Transmission flags that extended headers add, in a GO only with contexts (Q-S32); 0: BLOCK_STATUS takes
+    no payload."""
     block_sizes: BlockSizes | None = ALL_SIZES
     """What those are told who ask for block sizes; None: nothing, ever."""
     block_sizes_unasked: BlockSizes | None = None
@@ -106,7 +120,7 @@ class Personality:
     takes_unoffered: int = 0
     """Transmission flags whose commands are served although the flag is not told."""
     enforced_minimum: int | None = None
-    """What offsets and lengths must be multiples of; None: what the block sizes say."""
+    """What offsets and lengths of every command must be multiples of; None: what the block sizes say."""
     only_error: Errno | None = None
     """What every request is refused with that is not legal; None: each with its own error (Q-S12)."""
     only_chunks: bool = True

@@ -27,6 +27,7 @@ from gateway.protocol.commands import (
     longest,
     normal_error,
     refusal,
+    subset_refusal,
 )
 from gateway.protocol.errors import Hangup
 from gateway.protocol.export import Offer
@@ -150,8 +151,7 @@ class Session:
                 continue
             data: Data = b""
             if carries_payload(self._offer, word):
-                if length > longest(self._offer, Cmd.WRITE):
-                    raise Hangup(f"a payload of {length} bytes")
+                # Bounded by `refusal`: by the maximum payload, or by how many contexts there are.
                 data = await self._inbox.data(length, keep=not self._on_the_spot)
             if self._on_the_spot:
                 await self._carry_out(request, rule, data, cost)
@@ -175,11 +175,18 @@ class Session:
         elif too_long and self._personality.closes_after_long_write:
             await self._post(request, reply, 0)
             raise Hangup(refused.text)
-        elif request.length > limits.MAX_DRAIN_BYTES:
+        elif request.length > self._longest_drain(request):
             raise Hangup(refused.text)
         else:
             await self._inbox.skip(request.length)
             await self._post(request, reply, 0)
+
+    def _longest_drain(self, request: Request) -> int:
+        """Give how long a payload, in bytes, is skipped rather than hung up on."""
+        # "A server SHOULD initiate hard disconnect if a client sets the NBD_CMD_FLAG_PAYLOAD_LEN flag and uses
+        # a length larger than a server's advertised or default maximum payload length".
+        marked = self._offer.extended and request.flags & CmdFlag.PAYLOAD_LEN
+        return longest(self._offer, Cmd.WRITE) if marked else limits.MAX_DRAIN_BYTES
 
     async def _carry_out(self, request: Request, rule: Rule, data: Data, cost: int) -> None:
         try:
@@ -289,19 +296,16 @@ class Session:
         return self._done(request)
 
     async def _block_status(self, request: Request, flags: int, data: Data) -> Reply:
-        """One chunk for each context; no extent goes beyond what was asked."""
+        """One chunk for each context, or each that the payload names; no extent goes beyond what was asked."""
         contexts = self._offer.contexts
         length = request.length
         if request.flags & CmdFlag.PAYLOAD_LEN:
-            try:
-                length, ids = transmission.decode_status_payload(bytes(data))
-            except WireError as error:
-                return self._error(request, Errno.EINVAL, str(error))
-            known = {context.id: context for context in contexts}
-            beyond = not 0 < length <= self._offer.size - request.offset
-            if beyond or not ids or len(set(ids)) != len(ids) or not known.keys() >= set(ids):
-                return self._error(request, Errno.EINVAL, "no such contexts, or no such range")
-            contexts = tuple(known[context_id] for context_id in ids)
+            length, ids = transmission.decode_status_payload(bytes(data))
+            refused = subset_refusal(self._offer, request.offset, length, ids)
+            if refused is not None:
+                error = self._personality.only_error or refused.error
+                return self._error(request, error, refused.text)
+            contexts = tuple(context for context in contexts if context.id in ids)
         reply: Reply = []
         for number, context in enumerate(contexts, start=1):
             if context.name == BASE_ALLOCATION:

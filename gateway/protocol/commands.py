@@ -12,13 +12,14 @@ give instead are why nothing of this is left to the upstream (nbd-reference 2.3)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from gateway.protocol.export import Offer
 from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
 from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.transmission import CONTEXT_ID, STATUS_PAYLOAD_HEAD
 
 WRITE_CLASS = frozenset({Cmd.WRITE, Cmd.TRIM, Cmd.WRITE_ZEROES})
 RANGED = frozenset({Cmd.READ, Cmd.WRITE, Cmd.TRIM, Cmd.CACHE, Cmd.WRITE_ZEROES, Cmd.BLOCK_STATUS})
@@ -110,7 +111,8 @@ class Refused:
 
 def refusal(offer: Offer, word: int, offset: int, length: int) -> Refused | None:
     """Say why a request that the data plane did not take as it stands is illegal; None if it is legal
-    (which leaves a length of 0, and what needs work of its own).
+    (which leaves a length of 0, and what needs work of its own). What a BLOCK_STATUS says in its payload is
+    for `subset_refusal`.
     """
     number = word & 0xFFFF
     if number not in _COMMAND_FLAGS:
@@ -132,8 +134,35 @@ def refusal(offer: Offer, word: int, offset: int, length: int) -> Refused | None
             return Refused(Errno.EINVAL, f"{command.name} with an offset or a length")
         return None
     if command is Cmd.BLOCK_STATUS and word >> 16 & CmdFlag.PAYLOAD_LEN:
-        return None
+        return _payload_refusal(offer, length)
     return _range_refusal(offer, command, offset, length)
+
+
+def _payload_refusal(offer: Offer, length: int) -> Refused | None:
+    """Say what is wrong with the size, in bytes, of a BLOCK_STATUS payload ("MUST occupy 8 + n*4 bytes").
+
+    What has no context has no answer, and among more ids than there are contexts one is unknown or stands
+    twice: so nobody has to keep a payload that is longer than a good one.
+    """
+    ids, odd = divmod(length - STATUS_PAYLOAD_HEAD.size, CONTEXT_ID.size)
+    if odd or not 1 <= ids <= len(offer.contexts):
+        text = (
+            f"BLOCK_STATUS with a payload of {length} bytes; 8, and 4 for each of 1 to"
+            f" {len(offer.contexts)} contexts, are taken"
+        )
+        return Refused(Errno.EINVAL, text)
+    return None
+
+
+def subset_refusal(offer: Offer, offset: int, length: int, ids: Sequence[int]) -> Refused | None:
+    """Say why a BLOCK_STATUS with a payload is illegal by what it says in there: the effect length in bytes,
+    and the ids of contexts. Its header was seen by `refusal`.
+    """
+    known = {context.id for context in offer.contexts}
+    if len(set(ids)) != len(ids) or not known.issuperset(ids):
+        text = f"BLOCK_STATUS for contexts {list(ids)}, not each once and of {sorted(known)}"
+        return Refused(Errno.EINVAL, text)
+    return _range_refusal(offer, Cmd.BLOCK_STATUS, offset, length)
 
 
 def _illegal_flags(offer: Offer, command: Cmd, flags: int) -> int:
@@ -158,7 +187,7 @@ def carries_payload(offer: Offer, word: int) -> bool:
 
 
 def _range_refusal(offer: Offer, command: Cmd, offset: int, length: int) -> Refused | None:
-    """Say what is wrong with the range of a command; that of a BLOCK_STATUS with a payload is in there."""
+    """Say what is wrong with the range of a command."""
     if offset + length > offer.size:
         beyond = Errno.ENOSPC if command in (Cmd.WRITE, Cmd.WRITE_ZEROES) else Errno.EINVAL
         text = f"{command.name} of {length} bytes at {offset} ends behind the export's {offer.size}"
