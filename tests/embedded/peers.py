@@ -150,14 +150,17 @@ class Client:
         flags: int = 0,
         data: bytes = b"",
         cookie: int | None = None,
+        marked: bool = True,
     ) -> int:
-        """Send a request; give its cookie."""
+        """Send a request; give its cookie. With extended headers data is `marked` by PAYLOAD_LEN; qemu's
+        client leaves it out (Q-C1).
+        """
         if cookie is None:
             self._cookie = cookie = self._cookie + 1
         length = len(data) if data else length
         if command == Cmd.READ:
             self._lengths[cookie] = length
-        if data and self.negotiation.extended:
+        if data and marked and self.negotiation.extended:
             flags |= CmdFlag.PAYLOAD_LEN
         head = self.framing.encode_request(command, flags, cookie, offset, length)
         await self.stream.send_all(head + data)
@@ -213,6 +216,16 @@ class Client:
     ) -> list[OneChunk]:
         """Send a request; give the chunks of its reply."""
         return await self.reply(await self.send(command, offset, length, flags=flags, data=data))
+
+    async def status(
+        self, offset: int, length: int, ids: Sequence[int] | None = None, *, flags: int = 0
+    ) -> dict[int, list[tuple[int, int]]]:
+        """The extents of each context; with `ids`, which asks by a payload, of those alone."""
+        data = b"" if ids is None else transmission.encode_status_payload(length, ids)
+        chunks = await self.ask(Cmd.BLOCK_STATUS, offset, length, flags=flags, data=data)
+        told = dict(chunk.status for chunk in chunks)
+        assert len(told) == len(chunks)
+        return told
 
     async def error(
         self, command: int, offset: int = 0, length: int = 0, *, flags: int = 0, data: bytes = b""

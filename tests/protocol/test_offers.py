@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.protocol.commands import legal_commands, longest, normal_error, refusal
+from gateway.protocol.commands import (
+    carries_payload,
+    legal_commands,
+    longest,
+    normal_error,
+    refusal,
+    subset_refusal,
+)
 from gateway.protocol.export import (
     Export,
     Offer,
@@ -149,6 +156,7 @@ def promise(
     sizes: BlockSizes | None = None,
     contexts: bool = False,
     size: int = 64 * MIB,
+    extended: bool = False,
 ) -> Offer:
     return Offer(
         size,
@@ -158,10 +166,11 @@ def promise(
         (MetaContext(1, "base:allocation"),) if contexts else (),
         longest_payload(sizes),
         sizes.minimum if sizes else 1,
+        extended,
     )
 
 
-def may(flags: int, contexts: bool, command: int, given: int) -> bool:
+def may(flags: int, contexts: bool, command: int, given: int, *, extended: bool = False) -> bool:
     """Whether a command with flags is legal."""
     if flags & READ_ONLY and command in (1, 4, 6):
         return False
@@ -185,26 +194,31 @@ def may(flags: int, contexts: bool, command: int, given: int) -> bool:
         allowed |= 4
     if command == 7:
         allowed |= 8
+    if extended and (command == 1 or (command == 7 and flags & PAYLOAD)):
+        allowed |= 32
     return bool(there) and given | allowed == allowed
 
 
-def test_legality_of_every_word() -> None:
+@pytest.mark.parametrize("extended", [False, True])
+def test_legality_of_every_word(extended: bool) -> None:
+    # BLOCK_STATUS_PAYLOAD stands in an offer only with extended headers, but may be missing there too.
     bits = (READ_ONLY, FLUSH, FUA, TRIM, WRITE_ZEROES, DF, CACHE, FAST_ZERO)
     for chosen in itertools.product((0, 1), repeat=len(bits)):
         flags = sum(bit for bit, yes in zip(bits, chosen, strict=True) if yes)
-        for contexts in (False, True):
-            rules = legal_commands(promise(flags, contexts=contexts))
+        for contexts, payload in itertools.product((False, True), (0, PAYLOAD)):
+            rules = legal_commands(promise(flags | payload, contexts=contexts, extended=extended))
             legal = {
                 given << 16 | command
                 for command in range(9)
                 if command != Cmd.DISC
                 for given in range(64)
-                if may(flags, contexts, command, given)
+                if may(flags | payload, contexts, command, given, extended=extended)
             }
             assert set(rules) == legal
             for word, rule in rules.items():
                 fua = word >> 16 & 1 if word & 0xFFFF in (1, 4, 6) else 0
-                assert rule.flags == (word >> 16 & ~1) | fua
+                # PAYLOAD_LEN is never passed on: it belongs to the framing of each side.
+                assert rule.flags == (word >> 16 & ~(1 | 32)) | fua
                 assert rule.command == word & 0xFFFF
 
 
@@ -214,21 +228,31 @@ ALL = FLUSH | FUA | TRIM | WRITE_ZEROES | DF | CACHE | FAST_ZERO
 @given(
     st.integers(0, 2**13 - 1),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 9),
-    st.one_of(st.integers(0, 31), st.integers(0, 2**16 - 1)),
+    st.one_of(st.integers(0, 63), st.integers(0, 2**16 - 1)),
     st.sampled_from([0, 512, 64 * MIB - 512, 64 * MIB, 2**64 - 1]),
-    st.sampled_from([0, 1, 512, 2**32 - 1]),
+    st.sampled_from([0, 1, 8, 11, 12, 16, 512, 2**32 - 1, 2**64 - 1]),
 )
 def test_refusal_agrees_with_legality(
-    flags: int, contexts: bool, command: int, given: int, offset: int, length: int
+    flags: int,
+    contexts: bool,
+    extended: bool,
+    command: int,
+    given: int,
+    offset: int,
+    length: int,
 ) -> None:
-    promised = promise(flags, contexts=contexts)
+    promised = promise(flags, contexts=contexts, extended=extended)
     word = given << 16 | command
     refused = refusal(promised, word, offset, length)
     if word not in legal_commands(promised):
         assert refused is not None
     elif command == 3:
         assert (refused is None) == (not offset and not length)
+    elif command == 7 and given & 32:
+        # Its range stands in the payload; the one context takes 12 bytes.
+        assert (refused is None) == (length == 12)
     else:
         outside = offset + length > promised.size
         assert (refused is None) == (not outside and not (command == 7 and not length))
@@ -238,18 +262,67 @@ def test_refusal_agrees_with_legality(
 
 
 @pytest.mark.parametrize(
-    ("sizes", "command", "most"),
+    ("extended", "word", "carries"),
     [
-        (None, Cmd.READ, 64 * MIB),
-        (BlockSizes(1, 4096, 0xFFFFFFFF), Cmd.WRITE, 64 * MIB),
-        (BlockSizes(1, 4096, MIB), Cmd.READ, MIB),
-        (BlockSizes(1, 4096, 128 * MIB), Cmd.WRITE, 64 * MIB),
-        (BlockSizes(1, 4096, MIB), Cmd.TRIM, 2**32 - 1),
-        (BlockSizes(1, 4096, MIB), Cmd.BLOCK_STATUS, 2**32 - 1),
+        (False, 1, True),
+        (True, 1, True),  # without PAYLOAD_LEN, as qemu's client has it (Q-C1)
+        (True, 32 << 16 | 1, True),
+        (True, 32 << 16 | 7, True),
+        (True, 32 << 16 | 4, True),  # legal or not
+        (True, 32 << 16 | 99, True),
+        (True, 7, False),
+        (False, 32 << 16 | 4, False),  # "In the compact style" only WRITE has one
     ],
 )
-def test_longest(sizes: BlockSizes | None, command: Cmd, most: int) -> None:
-    promised = promise(ALL, sizes=sizes, size=2**40, contexts=True)
+def test_what_carries_a_payload(extended: bool, word: int, carries: bool) -> None:
+    assert carries_payload(promise(ALL, extended=extended), word) == carries
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "ids", "legal"),
+    [
+        (0, 4096, (1,), True),
+        (4096, 64 * MIB - 4096, (1,), True),
+        (0, 4096, (2,), False),
+        (0, 4096, (1, 1), False),
+        (0, 4096, (1, 2), False),
+        (0, 0, (1,), False),
+        (0, 512, (1,), False),
+        (512, 4096, (1,), False),
+        (4096, 64 * MIB, (1,), False),
+        (64 * MIB, 4096, (1,), False),
+        (2**64 - 4096, 2**64 - 4096, (1,), False),
+    ],
+)
+def test_what_a_status_payload_may_say(
+    offset: int, length: int, ids: tuple[int, ...], legal: bool
+) -> None:
+    sizes = BlockSizes(4096, 4096, MIB)
+    promised = promise(ALL | PAYLOAD, sizes=sizes, contexts=True, extended=True)
+    refused = subset_refusal(promised, offset, length, ids)
+    assert (refused is None) == legal
+    assert refused is None or refused.error == 22
+
+
+@pytest.mark.parametrize(
+    ("extended", "sizes", "command", "most"),
+    [
+        (False, None, Cmd.READ, 64 * MIB),
+        (False, BlockSizes(1, 4096, 0xFFFFFFFF), Cmd.WRITE, 64 * MIB),
+        (False, BlockSizes(1, 4096, MIB), Cmd.READ, MIB),
+        (False, BlockSizes(1, 4096, 128 * MIB), Cmd.WRITE, 64 * MIB),
+        (False, BlockSizes(1, 4096, MIB), Cmd.TRIM, 2**32 - 1),
+        (False, BlockSizes(1, 4096, MIB), Cmd.BLOCK_STATUS, 2**32 - 1),
+        (True, None, Cmd.READ, 64 * MIB),
+        (True, BlockSizes(1, 4096, MIB), Cmd.WRITE, MIB),
+        (True, BlockSizes(1, 4096, MIB), Cmd.TRIM, 2**63 - 1),
+        (True, None, Cmd.WRITE_ZEROES, 2**63 - 1),
+        (True, None, Cmd.CACHE, 2**63 - 1),
+        (True, None, Cmd.BLOCK_STATUS, 2**63 - 1),
+    ],
+)
+def test_longest(extended: bool, sizes: BlockSizes | None, command: Cmd, most: int) -> None:
+    promised = promise(ALL, sizes=sizes, size=2**63 - 1, contexts=True, extended=extended)
     assert longest(promised, command) == most
     assert refusal(promised, command, 0, most) is None
     if most < 2**32 - 1:
