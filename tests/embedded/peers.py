@@ -69,6 +69,7 @@ class Client:
         self._received = bytearray()
         self._cookie = 0
         self._lengths: dict[int, int] = {}  # of READs, for their simple replies
+        self._offsets: dict[int, int] = {}  # of all requests, for extended replies to repeat
         self.echo = 0
         """The offset that the last extended chunk repeats of its request."""
 
@@ -160,6 +161,7 @@ class Client:
         length = len(data) if data else length
         if command == Cmd.READ:
             self._lengths[cookie] = length
+        self._offsets[cookie] = offset
         if data and marked and self.negotiation.extended:
             flags |= CmdFlag.PAYLOAD_LEN
         head = self.framing.encode_request(command, flags, cookie, offset, length)
@@ -203,11 +205,13 @@ class Client:
         return cookie, OneChunk(word & 0xFFFF, payload, bool(word >> 16 & ReplyFlag.DONE))
 
     async def reply(self, cookie: int) -> list[OneChunk]:
-        """All chunks of the next reply, which has to be this cookie's."""
+        """All chunks of the next reply, which has to be this cookie's and, if extended, its offset's."""
         chunks: list[OneChunk] = []
         while not chunks or not chunks[-1].done:
             found, chunk = await self.chunk()
             assert found == cookie
+            if self.negotiation.extended and cookie in self._offsets:
+                assert self.echo == self._offsets[cookie]
             chunks.append(chunk)
         return chunks
 
