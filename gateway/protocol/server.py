@@ -116,7 +116,7 @@ class ServerNegotiation:
         self._received = bytearray()
         self._output = bytearray(handshake.encode_greeting(dialect.handshake_flags))
         self._client_flags: int | None = None
-        self._options_left = limits.MAX_OPTIONS
+        self._options = 0  # taken so far
         self._asked: Event | None = None  # the event that waits for its answer
         self._over = False
         self.structured = False
@@ -125,6 +125,8 @@ class ServerNegotiation:
         """The client negotiated EXTENDED_HEADERS."""
         self.selection: Selection | None = None
         """What the last SET_META_CONTEXT left; None if it failed or never came."""
+        self.names_told = 0
+        """How many names the longest LIST had: a client may ask about all of them."""
         self.shutting_down = False
         """Set by the driver: from now on every option but ABORT is answered ERR_SHUTDOWN."""
 
@@ -186,9 +188,12 @@ class ServerNegotiation:
     def answer_list(self, exports: Iterable[ListedExport]) -> None:
         """Answer LIST."""
         self._answered(ListAsked)
+        names = 0
         for export in exports:
+            names += 1
             self._reply(Opt.LIST, Rep.SERVER, handshake.encode_server(export))
         self._reply(Opt.LIST, Rep.ACK)
+        self.names_told = max(self.names_told, names)
 
     def answer_contexts(self, contexts: Sequence[MetaContext]) -> None:
         """Answer LIST_META_CONTEXT or SET_META_CONTEXT; the latter makes them the selection."""
@@ -298,9 +303,11 @@ class ServerNegotiation:
             return None
         data = bytes(received[handshake.OPTION.size : end])
         del received[:end]
-        self._options_left -= 1
-        if self._options_left < 0:
-            raise Hangup(f"more than {limits.MAX_OPTIONS} options in one negotiation")
+        self._options += 1
+        # Names that are told again allow no more: else asking LIST, over and over, would never end.
+        most = limits.MAX_OPTIONS + limits.OPTIONS_PER_LISTED_NAME * self.names_told
+        if self._options > most:
+            raise Hangup(f"more than {most} options in one negotiation")
         return number, data
 
     # --- Meaning

@@ -7,8 +7,9 @@ link's go to the hub, and this task sleeps until the session has ended.
 STRUCTURED_REPLY and EXTENDED_HEADERS have to be answered before we know which export the client means. They are
 always granted; for an upstream that lacks them its replies are framed anew (see `gateway.relay.scan`).
 
-Time: the whole negotiation has `handshake_seconds`, without what is spent waiting for an upstream, which has
-limits of its own. Else a client that says nothing would keep a place, and an upstream connection, for ever.
+Time: the whole negotiation has `handshake_seconds`, and a second more for each name that LIST told, without
+what is spent waiting for an upstream, which has limits of its own. Else a client that says nothing would keep a
+place, and an upstream connection, for ever.
 
 An oldstyle listener does not negotiate: its client gets the export that the configuration names, and says
 nothing before its first command. So it is given no time to say it in, either.
@@ -52,6 +53,7 @@ from gateway.wire.constants import HandshakeFlag, Info, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import MetaContext, encode_oldstyle_greeting, shown
+from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -115,7 +117,7 @@ async def serve_client(service: Service, listen: Listen, stream: trio.SocketStre
     except (Hangup, WireError) as error:
         log.info("client hung up on", why=str(error))
     except trio.TooSlowError:
-        text = f"the negotiation took longer than {listen.handshake_seconds:g} s"
+        text = f"the negotiation took longer than {client.seconds:g} s"
         log.info("client hung up on", why=text)
     else:
         if opened is not None:
@@ -143,7 +145,8 @@ class _Client:
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
-        self._seconds_left = listen.handshake_seconds
+        self.seconds = listen.handshake_seconds
+        """What the whole negotiation may take."""
         self._oldstyle = listen.style == "oldstyle"
         self._stream = stream
         self._log = log
@@ -187,7 +190,7 @@ class _Client:
         self._service.negotiations.add(self._core)
         try:
             with self._clock:
-                self._clock.deadline = trio.current_time() + self._seconds_left
+                self._clock.deadline = trio.current_time() + self.seconds
                 return await self._answer_options()
         finally:
             self._service.negotiations.discard(self._core)
@@ -226,7 +229,11 @@ class _Client:
     async def _answer_list(self) -> None:
         service = self._service
         exports = await self._patiently(lambda: listed_exports(service.config, service.servers))
+        names_told = self._core.names_told
         self._core.answer_list(exports)
+        more = SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told)
+        self.seconds += more
+        self._clock.deadline += more
 
     async def _answer_contexts(self, asked: ContextsAsked) -> None:
         route = self._route(asked.name)

@@ -17,8 +17,15 @@ SET_META_CONTEXT with a handful of names; nbdkit stopped at 4 KiB until 1.15.4 a
 qemu hangs up above 32 MiB. With a thousand half-open connections this bounds them to 64 MiB."""
 
 MAX_OPTIONS = 128
-"""Options in one negotiation. nbdkit allows 32 (more after LIST); a client that lists a server's
-exports and then asks INFO of each needs one an export, and reconnects when it is refused."""
+"""Options in one negotiation that was told no names; nbdkit allows 32."""
+
+OPTIONS_PER_LISTED_NAME = 8
+"""Further options for each name that LIST told. `qemu-nbd -L` asks INFO of each, and
+LIST_META_CONTEXT up to twice; the rest is for whoever asks again without what was refused."""
+
+SECONDS_PER_LISTED_NAME = 1
+"""Further time for each name that LIST told: many round trips to the other side of the world. It bounds a
+client that only goes on asking what is cheap."""
 
 MAX_QUERIES = 256
 """Queries in one LIST_META_CONTEXT or SET_META_CONTEXT."""

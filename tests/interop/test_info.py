@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
 
 from .clients import nbdinfo
 from .gateways import Gateways
@@ -134,6 +138,24 @@ def test_descriptions_pass(servers: Servers, via: Gateways) -> None:
         ("a", "what a user wrote"),
         ("b", "what a user wrote"),
     ]
+
+
+@pytest.mark.parametrize(
+    "command", [("qemu-nbd", "-L"), ("nbdinfo", "--list", "--no-content")], ids=["qemu", "libnbd"]
+)
+def test_a_list_of_many_exports(
+    command: tuple[str, ...], servers: Servers, via: Gateways, workdir: Path
+) -> None:
+    disks = workdir / "disks"
+    disks.mkdir()
+    names = [f"disk{number:02}" for number in range(60)]
+    for name in names:
+        (disks / name).write_bytes(bytes(512))
+    uri = via.before(servers.nbdkit("file", f"dir={disks}")).uri()
+    path = urlsplit(uri).query.removeprefix("socket=")
+    said = run(*command, *(("-k", path) if command[0] == "qemu-nbd" else (uri,)))
+    assert all(name in said for name in names)
+    assert said.count("base:allocation") == len(names), said
 
 
 def test_an_unknown_export_is_refused_and_the_next_client_served(

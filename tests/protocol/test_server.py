@@ -278,6 +278,15 @@ ROWS = {
         fails=Hangup,
         says="more than 128",
     ),
+    "too many options for the names listed": Row(
+        FIXED
+        + opt(3) * 3
+        + STRUCTURED * (limits.MAX_OPTIONS + 2 * limits.OPTIONS_PER_LISTED_NAME - 2),
+        LISTED * 3 + STRUCTURED_ACK * (limits.MAX_OPTIONS + 2 * limits.OPTIONS_PER_LISTED_NAME - 3),
+        (ListAsked(),) * 3,  # names that were told again allow no more
+        fails=Hangup,
+        says="more than 144",
+    ),
     "GO, not fixed": Row(bytes(4) + GO, b"", fails=Hangup, says="fixed newstyle"),
     "ABORT, not fixed": Row(bytes(4) + opt(2), b"", fails=Hangup, says="fixed newstyle"),
     "EXPORT_NAME of nothing known": Row(

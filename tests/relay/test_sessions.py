@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
@@ -18,7 +19,7 @@ from gateway.relay.lane import BUFFER_BYTES
 from gateway.relay.scan.requests import MAX_ANSWERS
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
 from gateway.wire import limits
-from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, Errno, Opt, Rep
+from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, Errno, Info, Opt, Rep
 from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
 from gateway.wire.transmission import DISC, encode_request, encode_simple_reply, is_error
 from tests.embedded.peers import Client, socket_pair
@@ -239,6 +240,50 @@ async def test_a_silent_client_is_hung_up_on_after_its_time() -> None:
             await client.greeting()
             with pytest.raises(EOFError):
                 await client.event()
+
+
+# --- A client that was told many names
+
+
+async def listed(gateway: Gateway) -> Client:
+    """A client that has asked for the list of exports."""
+    client = gateway.client()
+    await client.structured()
+    client.negotiation.list_exports()
+    await client.answered()
+    return client
+
+
+async def test_a_client_may_ask_about_every_name_it_was_told() -> None:
+    """What `qemu-nbd -L` asks: of each name two descriptions, and its contexts twice."""
+    names = [f"disk{number}" for number in range(100)]
+    disk = MemoryDisk(SIZE)
+    async with gateway_before(Server(dict.fromkeys(names, disk))) as gateway:
+        client = await listed(gateway)
+        async with client.stream:
+            for name in names:
+                for wanted in ((), (Info.BLOCK_SIZE,)):
+                    client.negotiation.ask_info(name, wanted)
+                    await client.answered()
+                for select in (False, True):
+                    client.negotiation.ask_contexts(name, ["base:allocation"], select=select)
+                    await client.answered()
+
+
+async def test_a_client_has_a_second_more_for_every_name_and_not_for_every_list(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    exports = {name: MemoryDisk(SIZE) for name in ("a", "b", "c")}
+    async with gateway_before(Server(exports), handshake_seconds=0.25) as gateway:
+        begun = trio.current_time()
+        client = await listed(gateway)
+        async with client.stream:
+            with suppress(EOFError, trio.BrokenResourceError):
+                while True:
+                    await trio.sleep(0.5)
+                    client.negotiation.list_exports()
+                    await client.answered()
+        assert 3.25 <= trio.current_time() - begun < 4
 
 
 async def test_a_silent_upstream_is_reported_in_time() -> None:
