@@ -3,6 +3,10 @@
 All that may wait for the medium happens in a thread, with positions of its own (pread, pwrite), so any
 number of commands may be under way; the only exception is a read that the page cache can answer at once
 (RWF_NOWAIT). Holes are found with SEEK_DATA and SEEK_HOLE and made with fallocate(2), which Python lacks.
+
+Somebody may cut the file while it is served. What is gone is EIO then, whatever the command: to the kernel a
+write behind the end is welcome, and there is one large hole, but both would make up a disk that nobody has.
+(A look at the size and the call after it are two things; what is cut in between is noticed next time.)
 """
 
 from __future__ import annotations
@@ -105,7 +109,9 @@ class FileDisk:
 
     async def write(self, offset: int, data: Data, *, fua: bool = False) -> None:
         """Write all of it."""
-        await self._in_thread(lambda: self._write_all(memoryview(data), offset), fua=fua)
+        await self._in_range(
+            offset, len(data), lambda: self._write_all(memoryview(data), offset), fua=fua
+        )
 
     async def flush(self) -> None:
         """Call fdatasync."""
@@ -113,8 +119,11 @@ class FileDisk:
 
     async def trim(self, offset: int, length: int, *, fua: bool = False) -> None:
         """Make a hole; where that cannot be, nothing is done, as a TRIM allows."""
-        await self._in_thread(
-            lambda: self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length), fua=fua
+        await self._in_range(
+            offset,
+            length,
+            lambda: self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, length),
+            fua=fua,
         )
 
     async def zero(
@@ -127,21 +136,39 @@ class FileDisk:
         fast: bool = False,
     ) -> None:
         """Make a hole if one may be, else a range that is known to be zero, else write zeros."""
-        await self._in_thread(
-            lambda: self._zero(offset, length, may_trim=may_trim, fast=fast), fua=fua
+        await self._in_range(
+            offset,
+            length,
+            lambda: self._zero(offset, length, may_trim=may_trim, fast=fast),
+            fua=fua,
         )
 
     async def cache(self, offset: int, length: int) -> None:
         """Ask the kernel to read ahead."""
-        await self._in_thread(
-            lambda: os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+        await self._in_range(
+            offset,
+            length,
+            lambda: os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED),
         )
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
         """Ask the file system; one that does not know says that all is data, and so does a device."""
-        return await self._in_thread(lambda: self._extents(offset, offset + length))
+        return await self._in_range(offset, length, lambda: self._extents(offset, offset + length))
 
     # --- In a thread
+
+    async def _in_range(
+        self, offset: int, length: int, call: Callable[[], T], *, fua: bool = False
+    ) -> T:
+        """Do in a thread what the kernel would do beyond the end of the file as well. Raises EIO there."""
+
+        def run() -> T:
+            # Not st_size, which a block device does not have.
+            if offset + length > os.lseek(self._fd, 0, os.SEEK_END):
+                raise _shorter()
+            return call()
+
+        return await self._in_thread(run, fua=fua)
 
     async def _in_thread(self, call: Callable[[], T], *, fua: bool = False) -> T:
         def run() -> T:
@@ -156,7 +183,7 @@ class FileDisk:
         while view:
             count = os.preadv(self._fd, [view], offset)
             if not count:
-                raise OSError(errno.EIO, "the file has become shorter")
+                raise _shorter()
             view, offset = view[count:], offset + count
 
     def _write_all(self, view: memoryview, offset: int) -> None:
@@ -213,6 +240,10 @@ class FileDisk:
         if whence == os.SEEK_HOLE and found <= offset:
             return end
         return min(found, end)
+
+
+def _shorter() -> OSError:
+    return OSError(errno.EIO, "the file has become shorter")
 
 
 def _kind(mode: int) -> str:

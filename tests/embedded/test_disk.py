@@ -6,7 +6,7 @@ import os
 import resource
 import stat
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -238,12 +238,29 @@ async def test_a_file_system_that_is_full_says_enospc(image: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-async def test_a_file_that_has_become_shorter(image: Path) -> None:
+GONE = (MIB - 1, 2)
+BEYOND_ITS_END: dict[str, Callable[[FileDisk], Awaitable[object]]] = {
+    "read": lambda disk: disk.read(*GONE),
+    "write": lambda disk: disk.write(MIB - 1, b"xx"),
+    "write behind all of it": lambda disk: disk.write(3 * MIB, b"x"),
+    "trim": lambda disk: disk.trim(*GONE),
+    "zero": lambda disk: disk.zero(*GONE),
+    "zero without a hole": lambda disk: disk.zero(*GONE, may_trim=False),
+    "cache": lambda disk: disk.cache(*GONE),
+    "extents": lambda disk: disk.extents(*GONE),  # a READ tells holes from data by them
+}
+
+
+@pytest.mark.parametrize("what", BEYOND_ITS_END)
+async def test_a_file_that_has_become_shorter(image: Path, what: str) -> None:
     with opened(image) as disk:
         os.truncate(image, MIB)
         with pytest.raises(OSError, match="shorter") as caught:
-            await disk.read(MIB - 1, 2)
+            await BEYOND_ITS_END[what](disk)
         assert caught.value.errno == errno.EIO
+        assert image.stat().st_size == MIB
+        assert bytes(await disk.read(0, MIB)) == bytes(MIB)  # what is left is served
+        await disk.write(MIB - 1, b"x")
 
 
 async def test_a_file_that_is_not_writable(image: Path) -> None:
