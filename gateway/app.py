@@ -6,6 +6,7 @@ new begun, what is under way finished within `drain-seconds`); a second one ends
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -21,8 +22,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.config import Config, Upstream
-from gateway.net.dial import Command, dial
+from gateway.net.dial import Command, DialError, dial
 from gateway.net.listen import Listener, ListenError, open_listener
+from gateway.net.tally import Tally
 from gateway.quirks import catalogue
 from gateway.relay.client import LINGER_SECONDS, Service, serve_client
 from gateway.relay.hub import Hub
@@ -41,6 +43,16 @@ told ERR_SHUTDOWN."""
 
 MAX_DESCRIPTORS = 1_048_576
 """Up to where the limit of open files is raised: two sockets for each client, and the kernel's own cap."""
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Why a connection cannot be accepted now, though later it may (accept(2))."""
+
+ACCEPT_AGAIN_SECONDS = 0.1
+"""How long to leave a connection in the kernel's queue while there is a shortage."""
+
+SHORTAGE_LOG_SECONDS = 60
+TURNED_AWAY_LOG_SECONDS = 1
+"""How often the log speaks of these at most: both come by the thousand, and from whoever likes to connect."""
 
 
 class StartError(Exception):
@@ -127,6 +139,8 @@ class _Run:
         self._somebody_left = trio.Event()
         self._status = 0
         self._drain = trio.Event()
+        self._shortages = Tally(SHORTAGE_LOG_SECONDS, self._say_shortage)
+        self._turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
 
     @property
     def _client_count(self) -> int:
@@ -139,8 +153,11 @@ class _Run:
             async with trio.open_nursery() as clients:
                 async with trio.open_nursery() as doors:
                     doors.start_soon(self._obey_signals, hub.cancel_scope)
+                    doors.start_soon(self._shortages.run)
+                    doors.start_soon(self._turned_away.run)
                     for listener in self._listeners:
-                        doors.start_soon(self._accept, listener, clients)
+                        for listening in listener.sockets:
+                            doors.start_soon(self._accept, listener, listening, clients)
                     if self._options.run is not None:
                         doors.start_soon(self._run_command, self._options.run)
                     await self._drain.wait()
@@ -178,11 +195,30 @@ class _Run:
 
     # --- Clients
 
-    async def _accept(self, listener: Listener, clients: trio.Nursery) -> None:
-        handler = partial(self._client, listener)
+    async def _accept(
+        self, listener: Listener, listening: trio.SocketListener, clients: trio.Nursery
+    ) -> None:
+        """Take clients. As trio.serve_listeners does it, which logs a traceback ten times a second while
+        there is a shortage.
+        """
         # It ends when draining closes the listener under it.
         with suppress(trio.ClosedResourceError):
-            await trio.serve_listeners(handler, listener.sockets, handler_nursery=clients)
+            while True:
+                try:
+                    stream = await listening.accept()
+                except OSError as error:
+                    if error.errno not in SHORTAGES:
+                        raise
+                    self._shortages.add(_shortage(error.errno))
+                    await trio.sleep(ACCEPT_AGAIN_SECONDS)
+                else:
+                    clients.start_soon(self._client, listener, stream)
+
+    def _say_shortage(self, why: str, count: int) -> None:
+        self._service.log.error("could not accept a client", why=why, attempts=count)
+
+    def _say_turned_away(self, why: str, count: int) -> None:
+        self._service.log.warning("client turned away", why=why, count=count)
 
     async def _client(self, listener: Listener, stream: trio.SocketStream) -> None:
         log = self._service.log
@@ -191,7 +227,7 @@ class _Run:
         try:
             async with stream:
                 if self._clients[listener] > listen.max_connections:
-                    log.warning("client turned away", why=f"{listen.max_connections} are connected")
+                    self._turned_away.add(f"{listen.max_connections} are connected")
                 else:
                     await serve_client(self._service, listen, stream)
         except Exception:
@@ -288,13 +324,25 @@ async def _connector(
         raise StartError(f"upstream {name}: {error}") from None
 
     async def connect() -> trio.SocketStream:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise DialError(f"cannot connect to the server in here: {error.strerror}") from None
         for end in (ours, theirs):
             end.setblocking(False)
         embedded.start_soon(server.serve, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
         return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
 
     return connect
+
+
+def _shortage(number: int) -> str:
+    """Say what there is too little of, to somebody who can have more of it."""
+    text = os.strerror(number)
+    if number != errno.EMFILE:
+        return text
+    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"{text}: the limit is {limit}, raise it with ulimit -n or systemd's LimitNOFILE"
 
 
 def _raise_descriptor_limit() -> None:

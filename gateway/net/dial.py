@@ -92,13 +92,12 @@ class Command:
         if shutil.which(self._command[0]) is None:
             raise DialError(f"cannot start the server {self}: there is no program of that name")
         directory = tempfile.TemporaryDirectory(prefix="nbd-gateway-")
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # LISTEN_PID is the server's own number, which is known only inside it: the shell that sets it
         # becomes the server.
         script = f'exec {FIRST_PASSED_DESCRIPTOR}<&0 0</dev/null; LISTEN_PID=$$ exec "$@"'
         environment = os.environ | {"LISTEN_FDS": "1"}
         try:
-            with listener:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(str(Path(directory.name) / "socket"))
                 listener.listen()
                 self.process = subprocess.Popen(

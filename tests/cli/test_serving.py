@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,9 +38,14 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 @contextmanager
-def running(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+def running(
+    *arguments: str, cwd: Path, descriptors: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    command = [*GATEWAY, *arguments]
+    if descriptors is not None:
+        command = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
     process = subprocess.Popen(
-        [*GATEWAY, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         yield process
@@ -170,6 +175,68 @@ def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
         wait_until((tmp_path / "g.sock").exists, "the socket")
         assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         assert gateway.wait(SECONDS) == 0
+
+
+@contextmanager
+def connected(path: Path, count: int, says: bytes = b"") -> Iterator[list[socket.socket]]:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
+        for client in clients:
+            client.connect(str(path))
+            client.sendall(says)
+        yield clients
+
+
+def log_until(process: subprocess.Popen[str], words: str) -> str:
+    """What the process writes, up to a line with these words."""
+    assert process.stderr is not None
+    said = ""
+    while words not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
+FIXED_NEWSTYLE_GO = b"\0\0\0\1IHAVEOPT\0\0\0\7\0\0\0\6\0\0\0\0\0\0"
+
+
+def test_a_shortage_of_descriptors_is_said_once_and_gets_over(tmp_path: Path) -> None:
+    arguments = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
+    with running(*arguments, cwd=tmp_path, descriptors=40) as gateway:
+        wait_until((tmp_path / "g.sock").exists, "the socket")
+        with connected(tmp_path / "g.sock", 60, FIXED_NEWSTYLE_GO):
+            said = log_until(gateway, "could not accept a client")
+            time.sleep(0.5)  # for the gateway to try again some times
+        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(SECONDS) == 0
+        assert gateway.stderr is not None
+        said += gateway.stderr.read()
+    assert "Too many open files" in said
+    assert "ulimit -n" in said
+    assert said.count("could not accept a client") <= 2, (
+        said
+    )  # at once, and with a count at the end
+    assert "Traceback" not in said
+    assert "internal error" not in said
+
+
+def test_clients_that_are_turned_away_are_counted(tmp_path: Path) -> None:
+    listen = ("--listen", "nbd+unix:///?socket=g.sock", "--max-connections", "1")
+    with running("serve", "memory:1M", *listen, cwd=tmp_path) as gateway:
+        wait_until((tmp_path / "g.sock").exists, "the socket")
+        with connected(tmp_path / "g.sock", 1) as [first]:
+            assert first.recv(8) == b"NBDMAGIC"
+            with connected(tmp_path / "g.sock", 50) as others:
+                assert {client.recv(1) for client in others} == {b""}
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(SECONDS) == 0
+        assert gateway.stderr is not None
+        lines = [line for line in gateway.stderr if "turned away" in line]
+    counts = [int(line.partition("count=")[2].split()[0]) for line in lines]
+    assert sum(counts) == 50
+    assert len(lines) < 10
 
 
 def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
