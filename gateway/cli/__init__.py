@@ -8,6 +8,7 @@ Exit status: 0 done, 1 it cannot be done (the configuration or the machine is to
 line is to blame. Every error is one line on standard error for each thing wrong, and never a traceback.
 """
 
+import errno
 import io
 import os
 import sys
@@ -52,15 +53,33 @@ def main(arguments: list[str] | None = None) -> int:
             app[verb]
     try:
         status = app(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where the shell has closed it: >&-
+            sys.stdout.flush()
     except (CycloptsError, UsageError) as error:
         complain(str(error))
         return 2
-    except BrokenPipeError:
-        # Whoever read us (head, less) has seen enough. Nothing is left to be flushed at exit.
+    except (OSError, ExceptionGroup) as error:
+        why = _first(error)
+        if not isinstance(why, OSError) or why.errno not in _UNWRITABLE:
+            raise
+        # Nothing is left to be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read us (head, less) has seen enough, and that is no mistake.
+        if why.errno != errno.EPIPE:
+            complain(f"standard output cannot be written: {why.strerror}")
         return 1
     return status if isinstance(status, int) else 0
+
+
+# Verbs answer for the files that they open; with these, what is left is standard output.
+_UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def _first(error: Exception) -> Exception:
+    """Take an error out of the groups that Trio's nurseries put around it."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def complain(message: str) -> None:

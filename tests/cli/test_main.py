@@ -322,6 +322,46 @@ def test_serve_loads_nothing_that_only_help_needs() -> None:
     assert not {"rich", "structlog", "trio", "gateway.config.template"} & {*loaded}
 
 
+PRINTING = [
+    ["schema"],
+    ["init", "g.toml"],
+    ["check", "good.toml"],
+    ["explain", "good.toml"],
+    ["demo"],
+    ["--help"],
+    ["serve", "--help"],
+    ["--version"],
+]
+
+
+def printing(arguments: list[str], redirection: str) -> subprocess.CompletedProcess[str]:
+    Path("good.toml").write_text(
+        '[[listen]]\nuri = "nbd://127.0.0.1"\n[upstream.a]\nuri = "memory:1M"\n'
+    )
+    shell = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh"]
+    return subprocess.run(
+        [*shell, sys.executable, "-m", "gateway", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_an_output_that_is_full(arguments: list[str]) -> None:
+    done = printing(arguments, ">/dev/full")
+    assert done.stderr == (
+        "nbd-gateway: standard output cannot be written: No space left on device\n"
+    )
+    assert done.returncode == 1
+
+
+def test_an_output_that_is_closed() -> None:
+    done = printing(["schema"], ">&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_reader_that_has_seen_enough() -> None:
     program = "import sys; from gateway.cli import main; sys.exit(main(['schema']))"
     with subprocess.Popen(
