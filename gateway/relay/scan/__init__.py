@@ -3,9 +3,19 @@
 Two scanners look at the bytes of a session where they lie in a receive buffer: `requests` at what the
 client sends, `replies` and `chunks` at what the upstream sends. Each parses every header, holds it
 against what was promised (`plan`) and what is under way (`traffic`), puts its own cookie over the peer's
-in place, and adds slices of the buffer to a list that is sent as it is. Payloads are never copied and
-never looked at. What cannot go on as it stands (an error, a block status, a command that is answered or
-split here) is taken out of the run of bytes and encoded anew.
+in place (or another header in front, where the framings differ), and adds slices of the buffer to a list
+that is sent as it is. Payloads are never copied and never looked at. What cannot go on as it stands (an
+error, a block status) is taken out of the run of bytes and encoded anew.
+
+    plan.py       which way each command goes, decided once
+    requests.py   the client's requests
+    replies.py    a simple upstream's replies, and what all replies have in common
+    chunks.py     a structured or extended upstream's replies
+    traffic.py    what is under way
+    jobs.py       commands that take several of the upstream's: what drives them
+    translate.py  and what they do, one generator for each
+    locks.py      ranges that a read-modify-write has to itself
+    extents.py    block status as proto.md wants it
 
 The contract of a scanner, which the hub and the tests rely on:
 
