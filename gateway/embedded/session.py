@@ -25,6 +25,7 @@ from gateway.protocol.commands import (
     carries_payload,
     legal_commands,
     longest,
+    longest_drain,
     normal_error,
     refusal,
     subset_refusal,
@@ -175,18 +176,11 @@ class Session:
         elif too_long and self._personality.closes_after_long_write:
             await self._post(request, reply, 0)
             raise Hangup(refused.text)
-        elif request.length > self._longest_drain(request):
+        elif request.length > longest_drain(self._offer, request.word):
             raise Hangup(refused.text)
         else:
             await self._inbox.skip(request.length)
             await self._post(request, reply, 0)
-
-    def _longest_drain(self, request: Request) -> int:
-        """Give how long a payload, in bytes, is skipped rather than hung up on."""
-        # "A server SHOULD initiate hard disconnect if a client sets the NBD_CMD_FLAG_PAYLOAD_LEN flag and uses
-        # a length larger than a server's advertised or default maximum payload length".
-        marked = self._offer.extended and request.flags & CmdFlag.PAYLOAD_LEN
-        return longest(self._offer, Cmd.WRITE) if marked else limits.MAX_DRAIN_BYTES
 
     async def _carry_out(self, request: Request, rule: Rule, data: Data, cost: int) -> None:
         try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from gateway.protocol.export import Offer
+from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.transmission import CONTEXT_ID, STATUS_PAYLOAD_HEAD
@@ -179,6 +180,17 @@ def _allowed_flags(offer: Offer, command: Cmd) -> Iterator[CmdFlag]:
     )
     if offer.extended and has_payload:
         yield CmdFlag.PAYLOAD_LEN
+
+
+def longest_drain(offer: Offer, word: int) -> int:
+    """Give how long the payload of a request that is refused may be, in bytes, to be read and dropped;
+    above that the connection is closed.
+
+    "A server SHOULD initiate hard disconnect if a client sets the NBD_CMD_FLAG_PAYLOAD_LEN flag and uses a
+    length larger than a server's advertised or default maximum payload length".
+    """
+    marked = offer.extended and word >> 16 & CmdFlag.PAYLOAD_LEN
+    return offer.longest_payload if marked else limits.MAX_DRAIN_BYTES
 
 
 def carries_payload(offer: Offer, word: int) -> bool:

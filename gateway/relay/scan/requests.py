@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from gateway.protocol.commands import WRITE_CLASS, carries_payload, refusal
+from gateway.protocol.commands import (
+    WRITE_CLASS,
+    carries_payload,
+    longest_drain,
+    refusal,
+    subset_refusal,
+)
 from gateway.protocol.errors import Hangup
 from gateway.relay.scan.plan import Route
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.scan.translate import status, translate
-from gateway.wire import limits
-from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
 from gateway.wire.transmission import COOKIE, COOKIE_AT, WORD, WORD_AT, decode_status_payload
 
@@ -182,15 +187,13 @@ class RequestScan:
         refused = refusal(plan.offer, word, offset, length)
         if refused is not None:
             if with_payload:
-                if length > limits.MAX_DRAIN_BYTES:
+                if length > longest_drain(plan.offer, word):
                     raise Hangup(f"a request with {length} bytes of payload")
                 pos = self._drop(pos, end, length)
             self.answers.append(traffic.failure(cookie, offset, refused.error, refused.text))
         elif (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
             self.answers.append(traffic.success(cookie, word, offset))
         elif with_payload:
-            if length > limits.MAX_REQUEST_BYTES:
-                raise Hangup(f"a payload of {length} bytes")
             self._gathered_for = request
             self._gather_left = length
             return self._gather(view, pos, end, out)
@@ -223,11 +226,14 @@ class RequestScan:
         if command is Cmd.BLOCK_STATUS:
             wanted = _wanted(traffic)
             if flags & CmdFlag.PAYLOAD_LEN:
-                try:
-                    length, wanted = self._subset(payload, offset, wanted)
-                except WireError as error:
-                    self.answers.append(traffic.failure(cookie, offset, Errno.EINVAL, str(error)))
+                length, ids = decode_status_payload(bytes(payload))  # its size was judged before
+                refused = subset_refusal(plan.offer, offset, length, ids)
+                if refused is not None:
+                    self.answers.append(
+                        traffic.failure(cookie, offset, refused.error, refused.text)
+                    )
                     return
+                wanted = tuple((ours, theirs) for ours, theirs in wanted if ours in ids)
             job = status(plan.upstream, flags, offset, length, wanted)
             cost = 0
         else:
@@ -236,21 +242,6 @@ class RequestScan:
         traffic.jobs.start(cookie, word, offset, job, cost=cost)
         out += traffic.to_upstream
         traffic.to_upstream.clear()
-
-    def _subset(
-        self,
-        payload: bytes | bytearray,
-        offset: int,
-        all_wanted: tuple[tuple[int, int | None], ...],
-    ) -> tuple[int, tuple[tuple[int, int | None], ...]]:
-        """Give the effect length and the contexts of a BLOCK_STATUS that has them in its payload."""
-        length, ids = decode_status_payload(bytes(payload))
-        theirs = dict(all_wanted)
-        if not ids or len(set(ids)) != len(ids) or not theirs.keys() >= set(ids):
-            raise WireError(f"BLOCK_STATUS for contexts {list(ids)}; there are {list(theirs)}")
-        if not length or offset + length > self._size:
-            raise WireError(f"BLOCK_STATUS of {length} bytes at {offset} of {self._size}")
-        return length, tuple((ours, theirs[ours]) for ours in ids)
 
     def _drop(self, pos: int, end: int, length: int) -> int:
         """Drop a payload that was refused; give the position behind it, or the end."""

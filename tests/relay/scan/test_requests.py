@@ -386,3 +386,19 @@ def test_client_cookies_need_not_be_unique() -> None:
     _, upstream = run(session, Request(Cmd.READ, 0, 4, 0, 512).bytes * 3)
     assert [r.cookie for r in upstream] == [1, 2, 3]
     assert [entry[0] for entry in session.in_flight.values()] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("command", [Cmd.BLOCK_STATUS, Cmd.TRIM, Cmd.WRITE])
+def test_a_marked_payload_over_the_maximum_ends_the_connection(command: Cmd) -> None:
+    """ "SHOULD initiate hard disconnect"; one up to the maximum is read and dropped."""
+    for length, closes in ((64 * MIB, False), (64 * MIB + 4, True)):
+        session = peers.traffic(
+            client_structured=True, link_structured=True, client_extended=True, link_extended=True
+        )
+        feeder = Feeder(RequestScan(session))
+        header = Request(command, CmdFlag.PAYLOAD_LEN, 1, SIZE, length).extended_bytes
+        if closes:
+            with pytest.raises(Hangup):
+                feeder.feed(header)
+        else:
+            feeder.feed(header)
