@@ -16,10 +16,11 @@ def check(path: Path = Path("gateway.toml"), /) -> int:
 
     :param path: The file to check. Default: gateway.toml.
     """
+    from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
 
     try:
-        config = load(path)
+        config = load(path, vocabulary())
     except ConfigError as error:
         # Bare, without our name before it: editors jump to file:line.
         print(error, file=sys.stderr)

@@ -23,12 +23,13 @@ def explain(path: Path = Path("gateway.toml"), /, *, export: str = "") -> int:
 
     from gateway.app import StartError
     from gateway.cli import complain
+    from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
     from gateway.explain import CannotExplain
     from gateway.explain import explain as ask
 
     try:
-        config = load(path)
+        config = load(path, vocabulary())
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1

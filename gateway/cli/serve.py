@@ -114,6 +114,7 @@ def build_config(
     log_format: str | None = None,
 ) -> "Config":
     """What the command line means; `UsageError` or `ConfigError` if it means nothing."""
+    from gateway.cli.vocabulary import vocabulary
     from gateway.config import load
 
     if upstream is None and config is None:
@@ -148,7 +149,7 @@ def build_config(
             )
     # What concerns this run rather than the service may be said beside a file. It is held against the
     # same models by building a configuration that has nothing else to go wrong.
-    here, file = _build(data), load(config)
+    here, file = _build(data), load(config, vocabulary())
     log = file.log.model_copy(update={key: getattr(here.log, key) for key in data.get("log", {})})
     update: dict[str, object] = {"log": log}
     if drain_seconds is not None:
@@ -189,9 +190,10 @@ def _given(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(data: dict[str, Any]) -> "Config":
+    from gateway.cli.vocabulary import vocabulary
     from gateway.config.reading import build
 
-    return build(data, "", _argument)
+    return build(data, "", _argument, vocabulary())
 
 
 def _argument(path: "KeyPath") -> tuple[None, str]:

@@ -7,9 +7,11 @@
     template.py  the file that `nbd-gateway init` writes
 
 A leaf: nothing of the gateway is imported here but `gateway.uri`, and a Config knows no sockets. What
-only the machine can tell (whether a host resolves, whether a user exists) is the application's to find.
+only the machine can tell (whether a host resolves, whether a user exists) is the application's to find. Names
+that other packages define (quirks, servers to imitate) are given to `load` as a `Vocabulary`.
 """
 
+from gateway.config.checks import Vocabulary
 from gateway.config.models import (
     Config,
     Export,
@@ -31,6 +33,7 @@ __all__ = [
     "Route",
     "SocketOwner",
     "Upstream",
+    "Vocabulary",
     "load",
     "parse",
     "schema",

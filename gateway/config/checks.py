@@ -5,13 +5,14 @@ something else in the file is wrong: a user wants to see all mistakes at once. W
 right shape is passed over here; the models have complained of it already.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
 from gateway.config.lines import KeyPath
-from gateway.uri import NbdUri, Transport, UriError, parse_upstream
+from gateway.uri import Legacy, NbdUri, Target, Transport, UriError, parse_upstream
 
 Finding = tuple[KeyPath, str]
 Data = Mapping[str, Any]
@@ -19,8 +20,21 @@ Where = Callable[[KeyPath], str]
 """How to speak of another place of the same file: "line 12"."""
 
 
-def findings(data: Data, where: Where) -> Iterator[Finding]:
-    """Every contradiction in the data of a configuration, and the key to blame for it."""
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names that others define, each kind asked for only where one is used: that may take an import."""
+
+    quirks: Callable[[], Iterable[str]]
+    personalities: Callable[[], Iterable[str]]
+    """What `legacy:NAME` may name."""
+
+
+def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    """Every contradiction in the data of a configuration, and the key to blame for it. Without a vocabulary,
+    names of others' are not looked at.
+    """
+    if vocabulary is not None:
+        yield from _unknown(data, vocabulary)
     for check in (_needed, _listeners, _styles, _addresses, _upstreams, _exports, _names):
         yield from check(data, where)
 
@@ -117,6 +131,27 @@ def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
             yield path, 'an upstream needs "uri" or "command"'
 
 
+def _unknown(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
+    for path, upstream in _named(data, "upstream"):
+        target = _target(upstream)
+        if isinstance(target, Legacy):
+            known = sorted(vocabulary.personalities())
+            if target.personality not in known:
+                text = f'there is no server "{target.personality}" to imitate'
+                yield (*path, "uri"), f"{text}{_instead(target.personality, known)}"
+        quirks = upstream.get("quirks")
+        if isinstance(quirks, list) and quirks:
+            known = sorted(vocabulary.quirks())
+            for i, quirk in enumerate(quirks):
+                if isinstance(quirk, str) and quirk not in known:
+                    text = f'there is no quirk "{quirk}"'
+                    yield (*path, "quirks", i), f"{text}{_instead(quirk, known)}"
+
+
+def _instead(word: str, known: list[str]) -> str:
+    return did_you_mean(word, known) or f"; known are {', '.join(known)}"
+
+
 def _exports(data: Data, where: Where) -> Iterator[Finding]:
     upstreams = dict(data["upstream"]) if isinstance(data.get("upstream"), dict) else {}
     exports = _array(data, "export")
@@ -175,11 +210,15 @@ def _named(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
 
 
 def _nbd_uri(table: Data) -> NbdUri | None:
+    target = _target(table)
+    return target if isinstance(target, NbdUri) else None
+
+
+def _target(table: Data) -> Target | None:
     try:
-        target = parse_upstream(table["uri"]) if isinstance(table.get("uri"), str) else None
+        return parse_upstream(table["uri"]) if isinstance(table.get("uri"), str) else None
     except UriError:
         return None
-    return target if isinstance(target, NbdUri) else None
 
 
 def _address(uri: NbdUri) -> tuple[object, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from gateway.config.checks import NEEDED, did_you_mean, findings
+from gateway.config.checks import NEEDED, Vocabulary, did_you_mean, findings
 from gateway.config.lines import KeyPath, Lines, statement_at_end
 from gateway.config.models import Config, Export, Listen, Log, Upstream, shown
 
@@ -57,7 +57,7 @@ Place = Callable[[KeyPath], tuple[int | None, str]]
 """Where a user finds a key of the data: its line if it has one, and what it is called there."""
 
 
-def load(path: Path) -> Config:
+def load(path: Path, vocabulary: Vocabulary | None = None) -> Config:
     """Read a file; `ConfigError` also if it cannot be read."""
     source = str(path)
     try:
@@ -73,10 +73,10 @@ def load(path: Path) -> Config:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem(source, line, "", "not UTF-8, as TOML has to be")]) from None
-    return parse(text, source)
+    return parse(text, source, vocabulary)
 
 
-def parse(text: str, source: str) -> Config:
+def parse(text: str, source: str, vocabulary: Vocabulary | None = None) -> Config:
     """Read a text that came from `source`."""
     try:
         data = tomllib.loads(text)
@@ -85,17 +85,19 @@ def parse(text: str, source: str) -> Config:
     except ValueError as error:  # TOMLDecodeError is one, and int() raises others
         raise ConfigError([_syntax_problem(text, source, str(error))]) from None
     lines = Lines(text)
-    return build(data, source, lambda path: (lines[path], _dotted(path)))
+    return build(data, source, lambda path: (lines[path], _dotted(path)), vocabulary)
 
 
-def build(data: Mapping[str, Any], source: str, place: Place) -> Config:
+def build(
+    data: Mapping[str, Any], source: str, place: Place, vocabulary: Vocabulary | None = None
+) -> Config:
     """Check data that has the form of a TOML document; `place` says where each key was written."""
     try:
         config, found = Config.model_validate(data), []
     except ValidationError as error:
         config = None
         found = [_in_plain_words(details) for details in error.errors(include_url=False)]
-    found += findings(data, lambda path: _elsewhere(*place(path)))
+    found += findings(data, lambda path: _elsewhere(*place(path)), vocabulary)
     if config is None or found:
         problems = [Problem(source, *place(path), message) for path, message in found]
         raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))

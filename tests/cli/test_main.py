@@ -12,6 +12,7 @@ import gateway
 from gateway.cli import VERBS, main
 from gateway.config import Config, load
 from gateway.config.template import TEMPLATE
+from gateway.quirks import catalogue
 from gateway.uri import Transport
 
 Capture = pytest.CaptureFixture[str]
@@ -99,6 +100,7 @@ def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
             ["serve", "memory:1M", "--listen", "nbd+unix:///?socket=s", "--socket-mode", "\udcff"],
             "0660",
         ),
+        (["serve", "legacy:foo"], 'UPSTREAM: there is no server "foo" to imitate; known are'),
         (["check", "a", "b"], "b"),
         (["init", "--forse"], "Did you mean --force?"),
     ],
@@ -153,6 +155,25 @@ def test_check_complains(tmp_path: Path, capsys: Capture) -> None:
         "gateway.toml:1: listen.uri: has to be given",
         'gateway.toml:1: upstream: at least one is needed: [upstream.NAME] with uri = "nbd://HOST"',
         'gateway.toml:2: listen.url: unknown key, did you mean "uri"?',
+    ]
+
+
+@pytest.mark.parametrize("verb", [["check"], ["serve", "--config"], ["explain"]])
+def test_names_that_do_not_exist(verb: list[str], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "g.toml").write_text(
+        '[[listen]]\nuri = "nbd://h"\n'
+        '[upstream.a]\nuri = "legacy:foo"\nquirks = [\n  "qemu-multi-conn-bits", "nope"]\n'
+        '[[export]]\nname = ""\nupstream = "a"\n'
+    )
+    assert main([*verb, "g.toml"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.removeprefix("nbd-gateway: ") for line in err.splitlines()] == [
+        'g.toml:4: upstream.a.uri: there is no server "foo" to imitate; known are plain, qemu-3.0',
+        'g.toml:5: upstream.a.quirks: there is no quirk "qemu-multi-conn-bits", '
+        'did you mean "qemu-multi-conn-bit"?',
+        'g.toml:5: upstream.a.quirks: there is no quirk "nope"; '
+        f"known are {', '.join(sorted(catalogue()))}",
     ]
 
 
