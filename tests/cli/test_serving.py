@@ -204,7 +204,7 @@ FIXED_NEWSTYLE_GO = b"\0\0\0\1IHAVEOPT\0\0\0\7\0\0\0\6\0\0\0\0\0\0"
 def test_a_shortage_of_descriptors_is_said_once_and_gets_over(tmp_path: Path) -> None:
     arguments = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
     with running(*arguments, cwd=tmp_path, descriptors=40) as gateway:
-        wait_until((tmp_path / "g.sock").exists, "the socket")
+        log_until(gateway, "listening")
         with connected(tmp_path / "g.sock", 60, FIXED_NEWSTYLE_GO):
             said = log_until(gateway, "could not accept a client")
             time.sleep(0.5)  # for the gateway to try again some times
@@ -225,7 +225,7 @@ def test_a_shortage_of_descriptors_is_said_once_and_gets_over(tmp_path: Path) ->
 def test_clients_that_are_turned_away_are_counted(tmp_path: Path) -> None:
     listen = ("--listen", "nbd+unix:///?socket=g.sock", "--max-connections", "1")
     with running("serve", "memory:1M", *listen, cwd=tmp_path) as gateway:
-        wait_until((tmp_path / "g.sock").exists, "the socket")
+        log_until(gateway, "listening")
         with connected(tmp_path / "g.sock", 1) as [first]:
             assert first.recv(8) == b"NBDMAGIC"
             with connected(tmp_path / "g.sock", 50) as others:
