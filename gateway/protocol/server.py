@@ -76,6 +76,22 @@ class Aborted:
 
 Event = ListAsked | ExportAsked | ExportNameChosen | ContextsAsked | Aborted
 
+
+def option_of(event: Event) -> Opt:
+    """Give the option that a client asked with."""
+    match event:
+        case ListAsked():
+            return Opt.LIST
+        case ExportAsked(go=go):
+            return Opt.GO if go else Opt.INFO
+        case ExportNameChosen():
+            return Opt.EXPORT_NAME
+        case ContextsAsked(select=select):
+            return Opt.SET_META_CONTEXT if select else Opt.LIST_META_CONTEXT
+        case Aborted():
+            return Opt.ABORT
+
+
 _E = TypeVar("_E")
 
 
@@ -228,18 +244,14 @@ class ServerNegotiation:
         `export` is what INFO and GO show before ERR_BLOCK_SIZE_REQD. EXPORT_NAME has no error reply:
         raises `Hangup`.
         """
-        asked = self._answered(object)
-        match asked:
-            case ListAsked():
-                option = Opt.LIST
-            case ContextsAsked(select=select):
-                option = Opt.SET_META_CONTEXT if select else Opt.LIST_META_CONTEXT
-            case ExportAsked(wanted=wanted, go=go):
-                option = Opt.GO if go else Opt.INFO
-                if export is not None:
-                    self._describe(option, export, wanted)
-            case _:
-                raise Hangup(f"EXPORT_NAME cannot be refused otherwise: {refusal}")
+        asked = self._asked
+        self._answered(object)
+        assert asked is not None
+        option = option_of(asked)
+        if option == Opt.EXPORT_NAME:
+            raise Hangup(f"EXPORT_NAME cannot be refused otherwise: {refusal}")
+        if export is not None and isinstance(asked, ExportAsked):
+            self._describe(option, export, asked.wanted)
         self._reply(option, refusal.reply, refusal.text.encode())
 
     def _answered(self, kind: type[_E]) -> _E:

@@ -41,6 +41,7 @@ from gateway.protocol.server import (
     ListAsked,
     ServerDialect,
     ServerNegotiation,
+    option_of,
 )
 from gateway.relay.hub import Hub
 from gateway.relay.listing import listed_exports
@@ -442,7 +443,10 @@ def _dialect(listen: Listen) -> ServerDialect:
 
 
 def _asked(event: Event) -> str:
-    return f"{type(event).__name__}({shown(getattr(event, 'name', ''))})"
+    """Say what a client asked, and of which export."""
+    words = option_of(event).name
+    name: str | None = getattr(event, "name", None)
+    return words if name is None else f"{words} {shown(name)}"
 
 
 def _description(promised: Offer, name: str, route: Route, export: Export) -> Description:

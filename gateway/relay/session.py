@@ -319,7 +319,8 @@ class Session:
         self._requests_lane.close()
         traffic = self.traffic
         busy = bool(traffic.in_flight or traffic.jobs or self._replies.payload_left)
-        if not self._stopping or busy:
+        # A client that went first is to blame: a server may well close on half a WRITE.
+        if not self._client_gone and (not self._stopping or busy):
             self.reason = reason
         self._stop(reason)
         self.ending.set()

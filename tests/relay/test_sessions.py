@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
-from gateway.protocol.client import Refused
+from gateway.net.dial import DialError
+from gateway.protocol.client import ClientNegotiation, Refused
 from gateway.relay.lane import BUFFER_BYTES
 from gateway.relay.scan.requests import MAX_ANSWERS
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
@@ -240,6 +242,49 @@ async def test_a_silent_client_is_hung_up_on_after_its_time() -> None:
             await client.greeting()
             with pytest.raises(EOFError):
                 await client.event()
+
+
+# --- Who is to blame, in the log
+
+
+async def test_a_client_that_vanishes_inside_a_write_is_to_blame() -> None:
+    """And not the upstream, which closes the connection because it never got the rest."""
+    with structlog.testing.capture_logs() as said:
+        async with gateway_before(server()) as gateway:
+            client = gateway.client()
+            await client.go("")
+            head = encode_request(Cmd.WRITE, 0, 1, 0, limits.MIB)
+            await client.stream.send_all(head + bytes(1000))
+            await client.stream.aclose()
+    [line] = [line for line in said if line["event"] == "session ended"]
+    assert line["why"] == "the client closed its connection inside a request"
+
+
+@pytest.mark.parametrize(
+    ("ask", "asked"),
+    [
+        (lambda core: core.go("x", []), "GO 'x'"),
+        (lambda core: core.ask_info("x", []), "INFO 'x'"),
+        (lambda core: core.list_exports(), "LIST"),
+        (lambda core: core.ask_contexts("", [], select=False), "LIST_META_CONTEXT ''"),
+        (lambda core: core.ask_contexts("", ["q"], select=True), "SET_META_CONTEXT ''"),
+    ],
+)
+async def test_the_log_calls_options_as_the_protocol_does(
+    ask: Callable[[ClientNegotiation], None], asked: str
+) -> None:
+    def nobody() -> trio.SocketStream:
+        raise DialError("nobody is there")
+
+    with structlog.testing.capture_logs() as said:
+        async with gateway_before(nobody) as gateway:
+            client = gateway.client()
+            async with client.stream:
+                await client.structured()
+                ask(client.negotiation)
+                await client.refused()
+    [line] = [line for line in said if line["event"] == "client refused"]
+    assert line["asked"] == asked
 
 
 # --- A client that was told many names
