@@ -12,8 +12,9 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Iterable
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from gateway import __version__
 
@@ -55,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         status = app(arguments)
         if sys.stdout is not None:  # as it is where the shell has closed it: >&-
             sys.stdout.flush()
+    except UnusedCliTokensError as error:
+        complain(_unexpected(error.unused_tokens or [], error.command_chain or ()))
+        return 2
     except (CycloptsError, UsageError) as error:
         complain(str(error))
         return 2
@@ -69,6 +73,14 @@ def main(arguments: list[str] | None = None) -> int:
             complain(f"standard output cannot be written: {why.strerror}")
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _unexpected(arguments: Iterable[str], verb: Iterable[str]) -> str:
+    words = [f'"{argument}"' for argument in arguments]
+    return (
+        f"unexpected argument{'s' if len(words) > 1 else ''} {', '.join(words)};"
+        f" see {' '.join(['nbd-gateway', *verb, '--help'])}"
+    )
 
 
 # Verbs answer for the files that they open; with these, what is left is standard output.

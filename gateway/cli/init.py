@@ -13,6 +13,9 @@ def init(path: Path = Path("gateway.toml"), /, *, force: bool = False) -> int:
     """
     from gateway.config.template import TEMPLATE
 
+    if path.is_dir():
+        complain(f"{path} is a directory; name a file in it, such as {path / 'gateway.toml'}")
+        return 1
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(TEMPLATE)

@@ -210,9 +210,9 @@ _WORDS = {
     "float_type": "expected a number, got {}",
     "finite_number": "expected a number, got {}",
     "string_type": "expected text in quotes, got {}",
-    "greater_than": "expected more than {gt:g}, got {}",
-    "greater_than_equal": "expected {ge:g} or more, got {}",
-    "less_than_equal": "expected {le:g} or less, got {}",
+    "greater_than": "expected more than {gt}, got {}",
+    "greater_than_equal": "expected {ge} or more, got {}",
+    "less_than_equal": "expected {le} or less, got {}",
     "literal_error": "expected {expected}, got {}",
 }
 _WRONG_SHAPE = {"model_type", "dict_type", "tuple_type"}
@@ -231,6 +231,9 @@ def _in_plain_words(details: "ErrorDetails") -> tuple[KeyPath, str]:
         return path, _wrong_shape(path, value)
     if kind == "literal_error":
         context = {"expected": context["expected"].replace("'", '"')}
+    for key, bound in context.items():
+        if isinstance(bound, float) and bound.is_integer():
+            context[key] = int(bound)  # pydantic makes a float's bounds floats: 86400.0
     return path, _WORDS.get(kind, "{} is not possible here").format(shown(value), **context)
 
 

@@ -87,7 +87,8 @@ def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
     [
         (["sreve"], 'Did you mean "serve"?'),
         (["serve", "--lisen", "x"], "Did you mean --listen?"),
-        (["serve", "a", "b"], "b"),
+        (["serve", "a", "b"], 'unexpected argument "b"; see nbd-gateway serve --help'),
+        (["init", "a", "b", "c"], 'unexpected arguments "b", "c"; see nbd-gateway init --help'),
         (["serve", "--listen"], "--listen requires an argument"),
         (["serve", "nbd://h", "--max-connections", "many"], "many"),
         (["serve", "nbd://h", "--log-level", "trace"], "trace"),
@@ -216,7 +217,16 @@ def test_init_overwrites_only_when_told(tmp_path: Path, capsys: Capture) -> None
     assert load(path).rules
 
 
-@pytest.mark.parametrize("path", ["missing/g.toml", ".", "x\udcff/y"])
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_init_of_a_directory(force: list[str], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "d").mkdir()
+    assert main(["init", "d", *force]) == 1
+    assert capsys.readouterr().err == (
+        "nbd-gateway: d is a directory; name a file in it, such as d/gateway.toml\n"
+    )
+
+
+@pytest.mark.parametrize("path", ["missing/g.toml", "x\udcff/y"])
 def test_init_where_nothing_can_be_written(path: str, capsys: Capture) -> None:
     assert main(["init", path, "--force"]) == 1
     assert "cannot be written" in capsys.readouterr().err

@@ -339,6 +339,14 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "numbers that are much too large",
+        LISTEN + "max-connections = 1000001\nhandshake-seconds = 86400.5\n" + UPSTREAM,
+        [
+            "3: listen.max-connections: expected 1000000 or less, got 1000001",
+            "4: listen.handshake-seconds: expected 86400 or less, got 86400.5",
+        ],
+    ),
+    (
         "log",
         SMALLEST + '[log]\nlevel = "trace"\nformat = "xml"\n',
         [
