@@ -222,5 +222,6 @@ def _target(table: Data) -> Target | None:
 
 
 def _address(uri: NbdUri) -> tuple[object, ...]:
-    host = "127.0.0.1" if uri.host == "localhost" else uri.host
+    # [::] is listened on for IPv4 as well.
+    host = {"localhost": "127.0.0.1", "0.0.0.0": "::"}.get(uri.host or "", uri.host)
     return (uri.transport, host, uri.port, uri.socket_path, uri.cid)

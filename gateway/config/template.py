@@ -17,7 +17,7 @@ TEMPLATE = """\
 # ---- where clients connect: any number of [[listen]] ----
 
 [[listen]]
-# nbd://HOST:PORT, nbd+unix:///?socket=PATH or nbd+vsock://CID:PORT
+# nbd://HOST:PORT, nbd+unix:///?socket=PATH or nbd+vsock://CID:PORT; [::] is all of IPv6 and IPv4
 uri = "nbd://127.0.0.1:10810"
 # Clients at a time; more are hung up on.
 #max-connections = 1000

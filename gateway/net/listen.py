@@ -73,9 +73,28 @@ async def open_listener(settings: Listen) -> Listener:
 async def _listen_tcp(settings: Listen) -> Listener:
     uri = settings.uri
     port = DEFAULT_PORT if uri.port is None else uri.port
-    listeners = await trio.open_tcp_listeners(port, host=uri.host or None, backlog=BACKLOG)
+    if uri.host == "::" and socket.has_dualstack_ipv6():
+        listeners = [await _bind_both_families(port)]
+    else:
+        listeners = await trio.open_tcp_listeners(port, host=uri.host or None, backlog=BACKLOG)
     port = listeners[0].socket.getsockname()[1]
     return Listener(settings, replace(uri, port=port), listeners)
+
+
+async def _bind_both_families(port: int) -> trio.SocketListener:
+    """Listen on every address of IPv6 and of IPv4 (ipv6(7), IPV6_V6ONLY), as other servers do on `[::]`; Trio
+    would take IPv6 alone.
+    """
+    sock = trio.socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        await sock.bind(("::", port))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketListener(sock)
 
 
 def _bind_unix(settings: Listen) -> trio.socket.SocketType:

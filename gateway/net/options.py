@@ -11,6 +11,9 @@ import trio
 KEEPALIVE_PROBES = 3
 """Unanswered keepalive probes after which a peer is given up."""
 
+IPV4_MAPPED = "::ffff:"
+"""What an IPv4 client's address begins with on a listener of both families (RFC 4291, 2.5.5.2)."""
+
 TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -57,6 +60,8 @@ def peer_name(sock: socket.socket | trio.socket.SocketType) -> str:
     except OSError:
         return "a client that has gone"
     if sock.family == socket.AF_INET6:
+        if peer[0].startswith(IPV4_MAPPED):
+            return f"{peer[0].removeprefix(IPV4_MAPPED)}:{peer[1]}"
         return f"[{peer[0]}]:{peer[1]}"
     if isinstance(peer, tuple):
         return f"{peer[0]}:{peer[1]}"

@@ -454,6 +454,11 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "all of IPv4 twice, once within IPv6",
+        LISTEN.replace("127.0.0.1", "[::]") + LISTEN.replace("127.0.0.1", "0.0.0.0") + UPSTREAM,
+        ["4: listen.uri: nbd://0.0.0.0:10810 is listened on already (line 2)"],
+    ),
+    (
         "a gateway before itself",
         LISTEN + '[upstream.a]\nuri = "nbd://localhost:10810/x"\n',
         ["4: upstream.a.uri: the gateway itself listens there (line 2) and would call itself"],

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 
+import pytest
 import trio
 
 from gateway.config import parse
-from gateway.net.dial import dial
+from gateway.net.dial import DialError, dial
 from gateway.net.listen import open_listener
+from gateway.net.options import peer_name
+from gateway.uri import parse_nbd_uri
+
+LISTEN = '[[listen]]\nuri = "{}"\n[upstream.main]\nuri = "nbd://127.0.0.1"\n'
 
 
 async def test_abstract_unix_sockets() -> None:
     uri = f"nbd+unix:///?socket=%00nbd-gateway-test-{os.getpid()}"
-    config = parse(f'[[listen]]\nuri = "{uri}"\n[upstream.main]\nuri = "nbd://127.0.0.1"\n', "test")
+    config = parse(LISTEN.format(uri), "test")
     for _ in range(2):  # nothing is left over
         listener = await open_listener(config.listen[0])
         async with await dial(listener.uri) as client, await listener.sockets[0].accept() as server:
@@ -22,3 +28,25 @@ async def test_abstract_unix_sockets() -> None:
         await listener.aclose()
     with trio.fail_after(1):
         await listener.aclose()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_every_address_is_of_both_families(host: str) -> None:
+    config = parse(LISTEN.format("nbd://[::]:0"), "test")
+    listener = await open_listener(config.listen[0])
+    uri = parse_nbd_uri(f"nbd://{host}:{listener.uri.port}")
+    async with await dial(uri), await listener.sockets[0].accept() as server:
+        # In the log an IPv4 client has its own address, and not ::ffff:127.0.0.1.
+        assert peer_name(server.socket).startswith(f"{host}:")
+    await listener.aclose()
+
+
+async def test_a_system_that_does_not_let_families_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    config = parse(LISTEN.format("nbd://[::]:0"), "test")
+    listener = await open_listener(config.listen[0])
+    async with await dial(parse_nbd_uri(f"nbd://[::1]:{listener.uri.port}")):
+        pass
+    with pytest.raises(DialError):
+        await dial(parse_nbd_uri(f"nbd://127.0.0.1:{listener.uri.port}"))
+    await listener.aclose()
