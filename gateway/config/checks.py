@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gateway.config.lines import KeyPath
+from gateway.config.models import exact_name
 from gateway.uri import Legacy, NbdUri, Target, Transport, UriError, parse_upstream
 
 Finding = tuple[KeyPath, str]
@@ -62,11 +63,21 @@ def _needed(data: Data, where: Where) -> Iterator[Finding]:
 def _listeners(data: Data, where: Where) -> Iterator[Finding]:
     for path, listen in _array(data, "listen"):
         uri = _nbd_uri(listen)
-        if uri is None or uri.transport is Transport.UNIX:
+        if uri is None:
             continue
-        for key in ("socket-mode", "socket-owner"):
-            if key in listen:
-                yield (*path, key), f"only a Unix socket has this, and {uri} is none"
+        if uri.transport is not Transport.UNIX:
+            for key in ("socket-mode", "socket-owner"):
+                if key in listen:
+                    yield (*path, key), f"only a Unix socket has this, and {uri} is none"
+        yield from _keys_of_tcp(path, listen, uri)
+
+
+def _keys_of_tcp(path: KeyPath, table: Data, target: Target | str) -> Iterator[Finding]:
+    if isinstance(target, NbdUri) and target.transport is Transport.TCP:
+        return
+    for key in ("keepalive-seconds", "user-timeout-seconds"):
+        if key in table:
+            yield (*path, key), f"only TCP has this, and {target} is none"
 
 
 def _styles(data: Data, where: Where) -> Iterator[Finding]:
@@ -129,6 +140,9 @@ def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
             yield (*path, "command"), 'an upstream has either "uri" or "command", not both'
         elif "uri" not in upstream and "command" not in upstream:
             yield path, 'an upstream needs "uri" or "command"'
+        target = "a command" if "command" in upstream else _target(upstream)
+        if target is not None:
+            yield from _keys_of_tcp(path, upstream, target)
 
 
 def _unknown(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
@@ -183,6 +197,7 @@ def _exports(data: Data, where: Where) -> Iterator[Finding]:
 
 def _names(data: Data, where: Where) -> Iterator[Finding]:
     seen: dict[str, KeyPath] = {}
+    patterns: list[str] = []  # apart, for they are few where exact names are thousands
     for path, export in _array(data, "export"):
         name = export.get("name")
         if not isinstance(name, str):
@@ -193,6 +208,22 @@ def _names(data: Data, where: Where) -> Iterator[Finding]:
                 (*path, "name"),
                 f'"{name}" is there already ({where(first)}); the first match wins',
             )
+            continue
+        exact = exact_name(name)
+        hides = next((pattern for pattern in patterns if _hides(pattern, exact)), None)
+        if exact is None:
+            patterns.append(name)
+        if hides is not None:
+            yield (
+                (*path, "name"),
+                f'"{name}" is never reached: "{hides}" matches it too ({where(seen[hides])}), '
+                "and stands first",
+            )
+
+
+def _hides(pattern: str, exact: str | None) -> bool:
+    """Say whether a pattern matches an exact name, or (None) whatever another one does; no, if unsure."""
+    return pattern == "*" if exact is None else fnmatchcase(exact, pattern)
 
 
 def _array(data: Data, key: str) -> list[tuple[KeyPath, Data]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
@@ -77,6 +78,12 @@ def _text(value: object) -> str:
 def _without_tls(uri: NbdUri) -> NbdUri:
     if uri.tls or any(key.startswith("tls-") for key in uri.parameters):
         raise UriError(str(uri), "TLS is not supported yet")
+    if uri.username is not None:
+        raise UriError(
+            str(uri),
+            "a user name goes with TLS, which is not supported yet; "
+            f'remove "{quote(uri.username, safe="")}@"',
+        )
     return uri
 
 
@@ -312,6 +319,14 @@ class Upstream(_Table):
         return self.uri.export if isinstance(self.uri, NbdUri) and self.uri.export_named else None
 
 
+def exact_name(pattern: str) -> str | None:
+    """Give the only name that a pattern matches; None if there are more. `vm[*]` is the exact name `vm*`."""
+    literal = re.sub(r"\[([*?\[])\]", "", pattern)
+    if re.search(r"[*?]|\[.*\]", literal):
+        return None
+    return re.sub(r"\[([*?\[])\]", r"\1", pattern)
+
+
 class Export(_Table):
     """`[[export]]`: names that clients may ask for, and where they lead. The first match wins."""
 
@@ -340,11 +355,8 @@ class Export(_Table):
 
     @cached_property
     def exact_name(self) -> str | None:
-        """The only name that this matches; None for a pattern. `vm[*]` is the exact name `vm*`."""
-        literal = re.sub(r"\[([*?\[])\]", "", self.name)
-        if re.search(r"[*?]|\[.*\]", literal):
-            return None
-        return re.sub(r"\[([*?\[])\]", r"\1", self.name)
+        """The only name that this matches; None for a pattern."""
+        return exact_name(self.name)
 
     def matches(self, name: str) -> bool:
         """Whether a client that asks for `name` is meant."""

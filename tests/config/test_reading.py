@@ -27,10 +27,10 @@ max-connections = 7
 handshake-seconds = 2
 socket-mode = "0660"
 socket-owner = "nbd:disk"
-keepalive-seconds = 0
-user-timeout-seconds = 9
 [[listen]]
 uri = "nbd://0.0.0.0"
+keepalive-seconds = 0
+user-timeout-seconds = 9
 handshake-flags = ["NO_ZEROES"]
 [[listen]]
 uri = "nbd://0.0.0.0:1"
@@ -67,7 +67,7 @@ def test_every_key_arrives() -> None:
     assert unix.uri == parse_nbd_uri("nbd+unix:///?socket=/run/g.sock")
     assert (unix.max_connections, unix.handshake_seconds) == (7, 2)
     assert (unix.socket_mode, unix.socket_owner) == (0o660, SocketOwner("nbd", "disk"))
-    assert (unix.keepalive_seconds, unix.user_timeout_seconds) == (0, 9)
+    assert (tcp.keepalive_seconds, tcp.user_timeout_seconds) == (0, 9)
     assert tcp.uri == parse_nbd_uri("nbd://0.0.0.0:10809")
     assert (tcp.style, tcp.handshake_flags) == ("newstyle", ("NO_ZEROES",))
     assert (old.style, old.export) == ("oldstyle", "vm-1")
@@ -509,6 +509,47 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         "the same export twice",
         SMALLEST + EXPORT + EXPORT,
         ['9: export.name: "a" is there already (line 6); the first match wins'],
+    ),
+    (
+        "exports that an earlier pattern hides",
+        SMALLEST
+        + "".join(
+            f'[[export]]\nname = "{name}"\nupstream = "disks"\n'
+            for name in ("v?", "vm", "vx[*]", "w*", "*", "x", "", "x-*", "wa")
+        ),
+        [
+            '9: export.name: "vm" is never reached: "v?" matches it too (line 6), and stands first',
+            '21: export.name: "x" is never reached: "*" matches it too (line 18), and stands first',
+            '24: export.name: "" is never reached: "*" matches it too (line 18), and stands first',
+            '27: export.name: "x-*" is never reached: "*" matches it too (line 18), and stands first',
+            '30: export.name: "wa" is never reached: "w*" matches it too (line 15), and stands first',
+        ],
+    ),
+    (
+        "keys of TCP beside what is none",
+        UNIX
+        + "keepalive-seconds = 5\nuser-timeout-seconds = 5\n"
+        + '[upstream.a]\nuri = "nbd+vsock://3"\nkeepalive-seconds = 5\n'
+        + '[upstream.b]\nuri = "memory:1M"\nuser-timeout-seconds = 5\n'
+        + '[upstream.c]\ncommand = ["x"]\nkeepalive-seconds = 5\n'
+        + "".join(f'[[export]]\nname = "{name}"\nupstream = "{name}"\n' for name in "abc"),
+        [
+            "3: listen.keepalive-seconds: only TCP has this, and nbd+unix:///?socket=s is none",
+            "4: listen.user-timeout-seconds: only TCP has this, and nbd+unix:///?socket=s is none",
+            "7: upstream.a.keepalive-seconds: only TCP has this, and nbd+vsock://3:10809 is none",
+            "10: upstream.b.user-timeout-seconds: only TCP has this, and memory:1M is none",
+            "13: upstream.c.keepalive-seconds: only TCP has this, and a command is none",
+        ],
+    ),
+    (
+        "user names",
+        '[[listen]]\nuri = "nbd://me@127.0.0.1"\n[upstream.a]\nuri = "nbd+unix://you@/?socket=s"\n',
+        [
+            '2: listen.uri: "nbd://me@127.0.0.1:10809": a user name goes with TLS, which is not '
+            'supported yet; remove "me@"',
+            '4: upstream.a.uri: "nbd+unix://you@/?socket=s": a user name goes with TLS, which is not '
+            'supported yet; remove "you@"',
+        ],
     ),
     (
         "renamed twice",
