@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -57,10 +56,13 @@ def main() -> None:
         if isinstance(target, NbdUri):
             raise UriError(arguments.disk, "an embedded server is memory:, file: or legacy:")
         server = make_server(target, handshake_seconds=HANDSHAKE_SECONDS)
-        with suppress(KeyboardInterrupt):
+        # Not suppress(), which looks into the group that a nursery makes of it only from Python 3.12 on.
+        try:
             trio.run(
                 lambda: serve(server, unix=arguments.unix, host=arguments.host, port=arguments.port)
             )
+        except* KeyboardInterrupt:
+            pass
     except (UriError, DiskError, OSError) as error:
         sys.exit(str(error))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import signal
 import sys
 from pathlib import Path
 from subprocess import PIPE, STDOUT
@@ -265,7 +266,10 @@ print(other.pread(512, 0) == bytes(512))
 
 async def test_the_module_serves_by_itself(workdir: Path) -> None:
     path = workdir / "own"
-    command = [sys.executable, "-m", "gateway.embedded", "memory:1M", "--unix", str(path)]
+    # A shell's background jobs, of which this run may be one, ignore SIGINT, and so would the server.
+    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "runpy.run_module('gateway.embedded', run_name='__main__')"
+    command = [sys.executable, "-c", program, "memory:1M", "--unix", str(path)]
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             lambda task_status: trio.run_process(
@@ -276,7 +280,8 @@ async def test_the_module_serves_by_itself(workdir: Path) -> None:
         said = await process.stdout.receive_some()
         assert said == f"nbd+unix:///?socket={path}\n".encode()
         assert await run("nbdinfo", "--size", said.decode().strip()) == f"{MIB}\n"
-        process.terminate()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
 
 
 async def test_the_module_says_what_is_wrong(workdir: Path) -> None:
