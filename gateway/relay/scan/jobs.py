@@ -133,8 +133,8 @@ class Jobs:
 
     def fail(self, error: Errno, text: str) -> None:
         """The link has died: answer every command that a job is for."""
-        for running in list(self._running):
-            self._end(running, Answer(error, text))
+        while self._running:  # ending one may wake another, which may end
+            self._end(next(iter(self._running)), Answer(error, text))
         self._asks.clear()
 
     # --- Steps

@@ -6,6 +6,7 @@ from gateway.protocol.export import Export, offer
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.locks import Held, RangeLocks
 from gateway.relay.scan.plan import plan
+from gateway.relay.scan.replies import Replies
 from gateway.relay.scan.requests import RequestScan
 from gateway.relay.scan.traffic import Traffic
 from gateway.wire.constants import Cmd
@@ -135,3 +136,20 @@ def test_a_chain_of_grants_does_not_recurse() -> None:
         assert locks.claim(claims[-1]) == (number == 0)
     released(0)
     assert not locks.busy
+
+
+def test_a_dead_link_ends_those_that_wait_for_each_other() -> None:
+    session = Session(RangeLocks())
+    for cookie, offset in ((1, 512), (2, 1024), (3, 1536)):
+        session.write(cookie, offset, b"a" * 512)
+    assert len(session.sent()) == 1
+    scan = session.replies.scan
+    assert isinstance(scan, Replies)
+    last = scan.fail("gone")
+    assert last is not None
+    told = [peers.simple(cookie, 5) for cookie in (1, 2, 3)]
+    assert sorted(bytes(piece) for piece in last) == sorted(told)
+    assert not session.traffic.jobs
+    assert not session.traffic.in_flight
+    assert not session.sent()
+    assert not session.traffic.locks.busy
