@@ -111,6 +111,7 @@ class Hub:
                 session.cut()
         finally:
             session.close()
+            session.traffic.locks.tell()
             self.sessions.discard(session)
             for descriptor in ready:
                 self._epoll.unregister(descriptor)

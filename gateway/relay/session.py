@@ -155,6 +155,7 @@ class Session:
             # Our bug; it must end no session but this one. Its owner raises it.
             self.bug = error
             self.close()
+        self.traffic.locks.tell()  # no scanner is at work now
         return self.crowd
 
     def _client_ready(self, events: int) -> None:

@@ -124,3 +124,25 @@ def test_explain_says_what_is_done(servers: Servers, workdir: Path) -> None:
     said = run(sys.executable, "-m", "gateway", "explain", config)
     assert "block sizes 4096, 4096, 1048576" in said
     assert "blocks of 4096 bytes are read, changed and written" in said
+
+
+def test_many_parts_of_the_same_blocks_in_flight(servers: Servers, via: Gateways) -> None:
+    """Each of them waits for another, and is granted its block while replies are being scanned."""
+    uri = via(strict(servers, 4096, 32 * MIB))
+    said = nbdsh(
+        "import random\n"
+        "h.set_request_block_size(False); h.set_strict_mode(0)\n"
+        f"h.connect_uri({uri!r})\n"
+        "for seed in range(10):\n"
+        "    rng = random.Random(seed)\n"
+        "    model = bytearray(h.pread(65536, 0))\n"
+        "    order = range(16) if seed % 2 == 0 else rng.sample(range(128), 60)\n"
+        "    buffers = [nbd.Buffer.from_bytearray(bytearray([rng.randrange(256)]) * 512) for _ in order]\n"
+        "    cookies = [h.aio_pwrite(b, at * 512) for at, b in zip(order, buffers)]\n"
+        "    while h.aio_in_flight(): h.poll(10000)\n"
+        "    assert all(h.aio_command_completed(c) for c in cookies)\n"
+        "    for at, b in zip(order, buffers): model[at * 512:at * 512 + 512] = b.to_bytearray()\n"
+        "    assert h.pread(65536, 0) == model, seed\n"
+        "print('right')"
+    )
+    assert said == "right\n"

@@ -9,6 +9,9 @@ Most writes are whole blocks, and go on as they come without asking for anything
 that are under way and overlap it; and while there is any claim, writes that begin claim their range as
 well. Who comes later waits for whoever overlaps before it, granted or not: nobody is overtaken, so nobody
 starves.
+
+A grant is told by `tell` and at no other time: that a range is free is found while a scanner is in the
+middle of a buffer, and whoever is granted it goes on at once, perhaps in that very session.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Held:
     start: int
     end: int
     granted: Callable[[], None] = field(repr=False)
-    """Called when a claim that had to wait is granted; never inside `claim`."""
+    """Called by `tell` when a claim that had to wait is granted."""
     claims_before: int = 0
     """How many earlier claims overlap this one."""
     writes_before: list[tuple[dict[int, Entry], int]] = field(default_factory=list, repr=False)
@@ -70,7 +73,7 @@ class RangeLocks:
         self.look_again()
 
     def claim(self, held: Held) -> bool:
-        """Claim a range; say whether it is granted at once. Otherwise `held.granted` is called later."""
+        """Claim a range; say whether it is granted at once. Otherwise `tell` will call `held.granted`."""
         held.claims_before = sum(_overlap(held, other) for other in self._claims)
         held.writes_before = [
             (table, cookie)
@@ -93,7 +96,6 @@ class RangeLocks:
                 other.claims_before -= 1
                 if other.is_granted:
                     self._to_tell.append(other)
-        self._tell()
 
     def look_again(self) -> None:
         """Replies have come: grant what waited for the writes that they were for."""
@@ -104,9 +106,9 @@ class RangeLocks:
                 ]
                 if held.is_granted:
                     self._to_tell.append(held)
-        self._tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Tell those whose claims have been granted. Not to be called while any scanner is at work."""
         if self._telling:  # the loop below will come to it: no recursion from grant to grant
             return
         self._telling = True

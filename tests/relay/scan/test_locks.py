@@ -40,6 +40,7 @@ class Session:
     def answer(self, request: Request, data: bytes = b"") -> None:
         self.replies.feed(peers.simple(request.cookie, 0, data))
         self.traffic.locks.look_again()
+        self.traffic.locks.tell()
 
 
 def test_a_whole_block_waits_for_the_change_of_a_part_of_it() -> None:
@@ -93,6 +94,7 @@ def test_a_session_that_ends_keeps_nobody_waiting() -> None:
     for session in (third, one):
         session.traffic.jobs.fail(5, "gone")  # type: ignore[arg-type] # any error
         locks.leave(session.traffic.in_flight)
+        locks.tell()
     [read] = other.sent()
     assert read.command == Cmd.READ
 
@@ -115,8 +117,11 @@ def test_nobody_is_overtaken() -> None:
     assert not locks.claim(third)  # free, but for the second, which waits
     assert locks.claim(apart)
     locks.release(first)
+    assert not granted  # a scanner may be at work
+    locks.tell()
     assert granted == ["2"]
     locks.release(second)
+    locks.tell()
     assert granted == ["2", "3"]
     for last in (third, apart):
         locks.release(last)
@@ -135,6 +140,7 @@ def test_a_chain_of_grants_does_not_recurse() -> None:
         claims.append(Held(0, 1, lambda number=number: released(number)))  # type: ignore[misc]
         assert locks.claim(claims[-1]) == (number == 0)
     released(0)
+    locks.tell()
     assert not locks.busy
 
 
