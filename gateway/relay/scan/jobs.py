@@ -40,7 +40,7 @@ class Ask:
     offset: int
     length: int
     flags: int = 0
-    data: Data = b""
+    data: Data = field(default=b"", repr=False)  # what is on disks has no place in a log
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Outcome:
     text: str = ""
     offset: int | None = None
     """Where in the export the error is, if that was told."""
-    data: bytearray = field(default_factory=bytearray)
+    data: bytearray = field(default_factory=bytearray, repr=False)
     """Of a READ."""
     status: dict[int, Extents] = field(default_factory=dict)
     """Of a BLOCK_STATUS: the link's context id -> extents."""
@@ -72,7 +72,7 @@ class Answer:
     error: int = 0
     text: str = ""
     offset: int | None = None
-    data: Sequence[tuple[int, Data]] = ()
+    data: Sequence[tuple[int, Data]] = field(default=(), repr=False)
     """Of a READ: content by its offset, without a gap, in order."""
     status: Sequence[tuple[int, Extents]] = ()
     """Of a BLOCK_STATUS: the client's context id, and its extents."""
