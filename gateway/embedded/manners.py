@@ -7,6 +7,7 @@ It stays the one that understands options and composes replies; here bytes are h
 from __future__ import annotations
 
 from gateway.embedded.personality import Personality
+from gateway.protocol.errors import Hangup
 from gateway.protocol.server import (
     Description,
     Event,
@@ -18,6 +19,7 @@ from gateway.wire.constants import IHAVEOPT, Info, Opt, Rep
 
 _REPLY = handshake.OPTION_REPLY
 _OPTIONS = frozenset(Opt)  # Python 3.11 cannot say whether a number is in an enum
+_EXPORT = handshake.U16.pack(Info.EXPORT)
 _BLOCK_SIZE = handshake.U16.pack(Info.BLOCK_SIZE)
 
 
@@ -68,6 +70,10 @@ class Manners:
     def _says(self, option: int, reply: int, payload: bytes) -> bool:
         if reply == Rep.INFO and payload.startswith(_BLOCK_SIZE):
             return self._tells_block_sizes
+        if reply == Rep.INFO and self._personality.only_info_export:
+            return payload.startswith(_EXPORT)
+        if reply == Rep.ERR_UNSUP and self._personality.closes_when_unsupported:
+            raise Hangup(f"option {option} is not supported")
         return option != Opt.ABORT or self._personality.acknowledges_abort
 
 

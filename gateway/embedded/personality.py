@@ -16,13 +16,9 @@ from gateway.embedded.disk import Disk
 from gateway.protocol.export import Export, offered_flags
 from gateway.protocol.server import ServerDialect
 from gateway.wire import limits
-from gateway.wire.constants import Errno, HandshakeFlag, Opt
+from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Errno, HandshakeFlag, Opt
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
-
-BASE_ALLOCATION = "base:allocation"
-DIRTY_BITMAP = "qemu:dirty-bitmap:"
-"""What the name of a context begins with that tells what was written since the server was made."""
 
 EVERYTHING = (
     Flag.SEND_FLUSH
@@ -84,6 +80,8 @@ class Personality:
     """Options that are answered ERR_UNSUP, beside those that no server of ours has."""
     leaves_payload: bool = False
     """The data of unsupported options is not consumed (Q-N8)."""
+    closes_when_unsupported: bool = False
+    """An option that is not supported ends the connection, without an answer (Q-S23)."""
     acknowledges_abort: bool = True
     """False: ABORT just closes (Q-N5)."""
     longest_name_bytes: int = limits.MAX_STRING_BYTES
@@ -92,6 +90,8 @@ class Personality:
     # --- What is told of an export
     size_multiple: int = 1
     """The size is rounded down to a multiple of it (Q-S9)."""
+    only_info_export: bool = False
+    """INFO and GO tell INFO_EXPORT and nothing else, whatever was asked for (Q-N16)."""
     info_size_zero: bool = False
     """INFO says size 0 (Q-N21)."""
     flags: Callable[[Disk, bool], int] = proper_flags
@@ -121,6 +121,12 @@ class Personality:
     """Transmission flags whose commands are served although the flag is not told."""
     enforced_minimum: int | None = None
     """What offsets and lengths of every command must be multiples of; None: what the block sizes say."""
+    enforced_maximum: int | None = None
+    """The longest READ and WRITE, in bytes, where it is not what the block sizes say (Q-S24)."""
+    zeroes_at_most: int | None = None
+    """WRITE_ZEROES says success and has zeroed so many bytes (Q-N1)."""
+    trims_blocks_of: int = 1
+    """A TRIM is rounded outwards to blocks of so many bytes, which read as zeros then (Q-S25)."""
     only_error: Errno | None = None
     """What every request is refused with that is not legal; None: each with its own error (Q-S12)."""
     only_chunks: bool = True
@@ -198,5 +204,55 @@ QEMU_3_0 = Personality(
     incoherent_connections=True,
 )
 
-PERSONALITIES: dict[str, Personality] = {p.name: p for p in (PLAIN, QEMU_3_0)}
+
+def _constantly(*flags: Flag) -> Callable[[Disk, bool], int]:
+    """Give `Personality.flags` of a server that says these of every export, and READ_ONLY where it is so."""
+    always = Flag.HAS_FLAGS | reduce(or_, flags, Flag(0))
+    return lambda disk, structured: int(always | (Flag.READ_ONLY if disk.read_only else 0))
+
+
+_OLD_FLAGS = (Flag.SEND_FLUSH, Flag.SEND_FUA, Flag.SEND_TRIM)
+
+QEMU_2_5 = Personality(
+    "qemu-2.5",
+    handshake_flags=HandshakeFlag.FIXED_NEWSTYLE,  # NO_ZEROES came with 2.8
+    unsupported=EXPORT_NAME_ONLY,
+    closes_when_unsupported=True,
+    longest_name_bytes=255,
+    size_multiple=512,
+    flags=_constantly(*_OLD_FLAGS),
+    block_sizes=None,
+    contexts=(),
+    only_error=Errno.EINVAL,
+    enforced_maximum=limits.MIB,
+    trims_blocks_of=limits.KIB * 4,
+    closes_after_long_write=True,
+)
+
+NBD_SERVER_3_14 = Personality(
+    "nbd-server-3.14",
+    unsupported=EXPORT_NAME_ONLY,
+    leaves_payload=True,
+    acknowledges_abort=False,
+    flags=_constantly(*_OLD_FLAGS),
+    block_sizes=None,
+    contexts=(),
+)
+
+NBD_SERVER_3_24 = Personality(
+    "nbd-server-3.24",
+    unsupported=WITHOUT_STRUCTURED_REPLIES,
+    acknowledges_abort=False,
+    only_info_export=True,
+    info_size_zero=True,
+    # WRITE_ZEROES of a read-only export as well (Q-N15).
+    flags=_constantly(*_OLD_FLAGS, Flag.SEND_WRITE_ZEROES, Flag.CAN_MULTI_CONN),
+    block_sizes=None,
+    contexts=(),
+    zeroes_at_most=64 * limits.MIB,
+)
+
+PERSONALITIES: dict[str, Personality] = {
+    p.name: p for p in (PLAIN, QEMU_3_0, QEMU_2_5, NBD_SERVER_3_14, NBD_SERVER_3_24)
+}
 """What `legacy:NAME` may name."""

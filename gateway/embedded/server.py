@@ -13,7 +13,7 @@ from gateway.embedded.faults import Faults
 from gateway.embedded.incoherent import IncoherentDisk
 from gateway.embedded.manners import Manners
 from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
-from gateway.embedded.personality import BASE_ALLOCATION, PLAIN, Personality
+from gateway.embedded.personality import PLAIN, Personality
 from gateway.embedded.session import Opened, Session
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Offer, longest_payload, offered_block_sizes
@@ -27,7 +27,7 @@ from gateway.protocol.server import (
     ListAsked,
 )
 from gateway.wire import handshake
-from gateway.wire.constants import Info, Rep
+from gateway.wire.constants import BASE_ALLOCATION, Info, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import ListedExport, MetaContext
 from gateway.wire.limits import KIB
@@ -128,7 +128,7 @@ class Server:
             told,
             structured,
             contexts,
-            longest_payload(personality.block_sizes),
+            personality.enforced_maximum or longest_payload(personality.block_sizes),
             minimum,
             extended,
         )

@@ -18,7 +18,7 @@ import trio
 from gateway.embedded.disk import Data, Disk, Extent
 from gateway.embedded.faults import Faults, Request
 from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
-from gateway.embedded.personality import BASE_ALLOCATION, Personality
+from gateway.embedded.personality import Personality
 from gateway.protocol.commands import (
     Refused,
     Rule,
@@ -33,7 +33,7 @@ from gateway.protocol.commands import (
 from gateway.protocol.errors import Hangup
 from gateway.protocol.export import Offer
 from gateway.wire import limits, transmission
-from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
+from gateway.wire.constants import BASE_ALLOCATION, Cmd, CmdFlag, Errno, name_of
 from gateway.wire.errors import WireError
 
 MAX_IN_FLIGHT = 64
@@ -268,7 +268,14 @@ class Session:
         return self._done(request)
 
     async def _trim(self, request: Request, flags: int, _data: Data) -> Reply:
-        await self._disk.trim(request.offset, request.length, fua=bool(flags & CmdFlag.FUA))
+        fua = bool(flags & CmdFlag.FUA)
+        block = self._personality.trims_blocks_of
+        if block == 1:
+            await self._disk.trim(request.offset, request.length, fua=fua)
+        else:  # what was trimmed reads as zeros there, as it mostly does
+            start = request.offset // block * block
+            end = min(-(-(request.offset + request.length) // block) * block, self._disk.size)
+            await self._disk.zero(start, end - start, fua=fua, may_trim=True, fast=False)
         return self._done(request)
 
     async def _cache(self, request: Request, flags: int, data: Data) -> Reply:
@@ -282,7 +289,7 @@ class Session:
     async def _write_zeroes(self, request: Request, flags: int, _data: Data) -> Reply:
         await self._disk.zero(
             request.offset,
-            request.length,
+            min(request.length, self._personality.zeroes_at_most or request.length),
             fua=bool(flags & CmdFlag.FUA),
             may_trim=not flags & CmdFlag.NO_HOLE,
             fast=bool(flags & CmdFlag.FAST_ZERO),

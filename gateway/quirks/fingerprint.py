@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from gateway.protocol.client import Style
 from gateway.quirks import Evidence
-from gateway.wire.constants import Rep
+from gateway.wire.constants import BASE_ALLOCATION, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 
 QEMU_MAXIMUM = 32 * 1024 * 1024
@@ -51,7 +51,7 @@ def identify(evidence: Evidence, *, extended: bool, contexts: tuple[str, ...]) -
         versions = ">=3.25" if evidence.structured else ">=3.15,<3.25"
         reasons = ("no block sizes though they were asked for", "CAN_MULTI_CONN without CACHE")
         return Program("nbd-server", versions, reasons)
-    if evidence.structured and not extended and set(contexts) <= {"base:allocation"}:
+    if evidence.structured and not extended and set(contexts) <= {BASE_ALLOCATION}:
         reason = (
             "structured replies, an INFO that asks for nothing is answered, no context of qemu's"
         )
@@ -68,7 +68,7 @@ def _old_qemu(evidence: Evidence, contexts: tuple[str, ...]) -> Program:
         return Program("qemu", ">=2.10,<2.11", (*reasons, "no structured replies"))
     if any(name.startswith("qemu:") for name in contexts):
         return Program("qemu", ">=3.0.1,<4.0", (*reasons, "dirty bitmaps (3.0)"))
-    if "base:allocation" in contexts:
+    if BASE_ALLOCATION in contexts:
         return Program("qemu", ">=2.12,<4.0", (*reasons, "base:allocation (2.12)"))
     return Program("qemu", ">=2.11,<2.12", (*reasons, "structured replies (2.11), no contexts"))
 

@@ -166,3 +166,10 @@ def name_of(enum: type[IntEnum], value: int) -> str:
         return enum(value).name
     except ValueError:
         return f"{enum.__name__} {value:#x}"
+
+
+# --- Meta contexts ("Metadata querying"; docs/interop/nbd.txt of qemu)
+
+BASE_ALLOCATION = "base:allocation"
+DIRTY_BITMAP = "qemu:dirty-bitmap:"
+"""What the names of qemu's dirty bitmaps begin with."""

@@ -12,6 +12,7 @@ import gateway
 from gateway.cli import VERBS, main
 from gateway.config import Config, load
 from gateway.config.template import TEMPLATE
+from gateway.embedded import PERSONALITIES
 from gateway.quirks import catalogue
 from gateway.uri import Transport
 
@@ -170,7 +171,8 @@ def test_names_that_do_not_exist(verb: list[str], tmp_path: Path, capsys: Captur
     out, err = capsys.readouterr()
     assert out == ""
     assert [line.removeprefix("nbd-gateway: ") for line in err.splitlines()] == [
-        'g.toml:4: upstream.a.uri: there is no server "foo" to imitate; known are plain, qemu-3.0',
+        'g.toml:4: upstream.a.uri: there is no server "foo" to imitate; '
+        f"known are {', '.join(sorted(PERSONALITIES))}",
         'g.toml:5: upstream.a.quirks: there is no quirk "qemu-multi-conn-bits", '
         'did you mean "qemu-multi-conn-bit"?',
         'g.toml:5: upstream.a.quirks: there is no quirk "nope"; '

@@ -227,6 +227,8 @@ class Client:
         """The extents of each context; with `ids`, which asks by a payload, of those alone."""
         data = b"" if ids is None else transmission.encode_status_payload(length, ids)
         chunks = await self.ask(Cmd.BLOCK_STATUS, offset, length, flags=flags, data=data)
+        if chunks[-1].kind == Chunk.NONE:
+            chunks.pop()
         told = dict(chunk.status for chunk in chunks)
         assert len(told) == len(chunks)
         return told

@@ -624,7 +624,7 @@ async def test_make_server_of_a_file(workdir: Path) -> None:
 async def test_make_server_of_what_is_not_there(workdir: Path) -> None:
     with pytest.raises(DiskError, match="No such file"):
         make_server(File(workdir / "nothing"))
-    with pytest.raises(DiskError, match=r"no server 'qemu-0\.1' to imitate, only plain, qemu-3\.0"):
+    with pytest.raises(DiskError, match=r"no server 'qemu-0\.1' to imitate, only .*qemu-3\.0"):
         make_server(Legacy("qemu-0.1"))
 
 

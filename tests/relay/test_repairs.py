@@ -8,9 +8,9 @@ import pytest
 
 from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
 from gateway.embedded.faults import Faults
-from gateway.embedded.personality import BASE_ALLOCATION, DIRTY_BITMAP, Personality
+from gateway.embedded.personality import Personality
 from gateway.wire import limits
-from gateway.wire.constants import Chunk, Cmd, CmdFlag
+from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Chunk, Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 from tests.relay.gateways import gateway_before
 
