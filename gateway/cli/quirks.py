@@ -17,6 +17,7 @@ def quirks(*, markdown: bool = False) -> int:
     :param markdown: Print the page docs/quirks.md.
     """
     from gateway.quirks import catalogue
+    from gateway.quirks.everywhere import EVERYWHERE
 
     if markdown:
         print(page(), end="")
@@ -30,7 +31,15 @@ def quirks(*, markdown: bool = False) -> int:
     for quirk in catalogue().values():
         risk = "DATA AT RISK: " if quirk.risks_data else ""
         table.add_row(quirk.name, quirk.affected, quirk.summary, risk + quirk.consequence)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print("\nMended for everyone, without recognising anybody:")
+    table = Table()
+    for title in ("", "who", "does what", "and the gateway"):
+        table.add_column(title)
+    for known in EVERYWHERE:
+        table.add_row(known.number, known.peer, known.does, known.here)
+    console.print(table)
     return 0
 
 
@@ -39,6 +48,7 @@ def page() -> str:
     import importlib
 
     from gateway.quirks import catalogue
+    from gateway.quirks.everywhere import EVERYWHERE
 
     lines = [INTRODUCTION]
     for quirk in catalogue().values():
@@ -56,4 +66,14 @@ def page() -> str:
             text,
             "",
         ]
+    lines += [
+        "## Mended for everyone",
+        "",
+        "What the gateway copes with whoever it talks to, without recognising anybody.",
+        "",
+        "| | who | does what | and the gateway |",
+        "| --- | --- | --- | --- |",
+        *(f"| {k.number} | {k.peer} | {k.does} | {k.here} |" for k in EVERYWHERE),
+        "",
+    ]
     return "\n".join(lines)

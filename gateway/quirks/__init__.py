@@ -20,6 +20,7 @@ from functools import cache
 
 from gateway.protocol.client import Style
 from gateway.protocol.export import Export, repaired
+from gateway.wire import limits
 from gateway.wire.handshake import BlockSizes
 
 
@@ -57,6 +58,10 @@ class Dialect:
     """base:allocation is not believed, and told as status 0 of everything."""
     trim_alignment: int = 1
     """TRIM is narrowed to whole blocks of so many bytes."""
+    status_req_one: bool = False
+    """Every BLOCK_STATUS carries REQ_ONE."""
+    longest_payload: int = limits.MAX_REQUEST_BYTES
+    """READ and WRITE are split to so many bytes, where block sizes do not say less."""
 
     def repair(self, export: Export) -> Export:
         """Give the export as the upstream means it."""
@@ -94,7 +99,7 @@ def catalogue() -> dict[str, Quirk]:
     found = {}
     for module in pkgutil.iter_modules(__path__):
         quirk = getattr(importlib.import_module(f"{__name__}.{module.name}"), "QUIRK", None)
-        if quirk is not None:  # fingerprint.py has none
+        if quirk is not None:  # everywhere.py and fingerprint.py have none
             found[quirk.name] = quirk
     return found
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from gateway.protocol.client import Style
 from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.wire import limits
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 
@@ -44,16 +45,18 @@ QUIRK = Quirk(
         Transcript(
             "qemu 2.5, which has EXPORT_NAME alone",
             Evidence(Style.FIXED_NEWSTYLE, _FLAGS, info_known=False),
-            Dialect(trim_alignment=ALIGNMENT),
+            Dialect(trim_alignment=ALIGNMENT, longest_payload=limits.MIB),
         ),
         Transcript(
-            "an oldstyle server",
-            Evidence(Style.OLDSTYLE, _FLAGS, info_known=False),
+            "an oldstyle server with WRITE_ZEROES",
+            Evidence(Style.OLDSTYLE, _FLAGS | Flag.SEND_WRITE_ZEROES, info_known=False),
             Dialect(trim_alignment=ALIGNMENT),
         ),
         Transcript(
             "nbdkit 1.32",
-            Evidence(Style.FIXED_NEWSTYLE, _FLAGS, None, Rep.ACK, structured=True),
+            Evidence(
+                Style.FIXED_NEWSTYLE, _FLAGS | Flag.SEND_CACHE, None, Rep.ACK, structured=True
+            ),
             Dialect(),
         ),
     ),

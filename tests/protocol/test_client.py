@@ -19,7 +19,7 @@ from gateway.protocol.client import (
     Style,
 )
 from gateway.protocol.errors import Misuse
-from gateway.wire import limits
+from gateway.wire import handshake, limits
 from gateway.wire.constants import Opt, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import BlockSizes, ExportInfo, ListedExport, MetaContext
@@ -402,3 +402,12 @@ def test_garbage(start: bytes, asks: list[Ask], received: list[bytes]) -> None:
             failed = True
         outcomes.append((failed, driver.sent, driver.events))
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("offered", [0, 1, 2, 3, 0xFFFF])
+def test_no_zeroes_is_always_taken(offered: int) -> None:
+    """It hides a server whose answer to EXPORT_NAME is too long without (Q-S20)."""
+    negotiation = ClientNegotiation()
+    negotiation.receive(handshake.encode_greeting(offered))
+    negotiation.next_event()
+    assert negotiation.data_to_send() == handshake.CLIENT_FLAGS.pack(offered & 3)

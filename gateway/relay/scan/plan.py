@@ -17,7 +17,7 @@ from gateway.protocol.export import Export, Offer, longest_payload
 from gateway.quirks import Dialect
 from gateway.relay.scan.translate import Upstream
 from gateway.wire import limits
-from gateway.wire.constants import Cmd, CmdFlag
+from gateway.wire.constants import BASE_ALLOCATION, Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, Framing
 
@@ -115,13 +115,10 @@ _ZEROES_KNOWN_GOOD = EXTENDED
 """Servers with extended headers are younger than the bugs that 32 MiB pieces are for (Q-N1, Q-K2)."""
 
 
-BASE_ALLOCATION = "base:allocation"
-
-
 def _upstream(export: Export, dialect: Dialect) -> Upstream:
     minimum = export.block_sizes.minimum if export.block_sizes else 1
     known_good = export.framing is _ZEROES_KNOWN_GOOD
-    longest = longest_payload(export.block_sizes)
+    longest = min(longest_payload(export.block_sizes), dialect.longest_payload)
     return Upstream(
         export.size,
         minimum,
@@ -133,6 +130,7 @@ def _upstream(export: Export, dialect: Dialect) -> Upstream:
         flush=bool(export.flags & Flag.SEND_FLUSH),
         write_zeroes=bool(export.flags & Flag.SEND_WRITE_ZEROES),
         read_flags=CmdFlag.DF if _reads_with_df(export, dialect) else 0,
+        status_flags=CmdFlag.REQ_ONE if dialect.status_req_one else 0,
         trim_alignment=max(minimum, dialect.trim_alignment),
     )
 
@@ -189,6 +187,8 @@ def _sent_word(word: int, rule: Rule, export: Export, upstream: Upstream) -> int
             return None
     if rule.command is Cmd.READ:
         flags |= upstream.read_flags
+    if rule.command is Cmd.BLOCK_STATUS:
+        flags |= upstream.status_flags
     if rule.command is Cmd.WRITE and export.extended:
         flags |= CmdFlag.PAYLOAD_LEN
     return flags << 16 | rule.command

@@ -52,6 +52,8 @@ class Upstream:
     write_zeroes: bool
     read_flags: int = 0
     """Command flags of every READ."""
+    status_flags: int = 0
+    """Command flags of every BLOCK_STATUS, beside the client's."""
     trim_alignment: int = 1
     """TRIM is for whole blocks of it; at least `minimum`."""
 
@@ -275,7 +277,7 @@ def status(
     outcome = Outcome()
     if any(theirs is not None for _ours, theirs in wanted):
         # The one extent of a range that begins earlier might end before the range that is asked for.
-        passed = flags & CmdFlag.REQ_ONE if start == offset else 0
+        passed = flags & CmdFlag.REQ_ONE | upstream.status_flags if start == offset else 0
         [outcome] = yield [Ask(Cmd.BLOCK_STATUS, start, end - start, passed)]
         if outcome.error:
             return _failed(outcome, offset, length)

@@ -1,0 +1,77 @@
+"""nbdkit before 1.13.4 answers a BLOCK_STATUS for more than one extent with nonsense.
+
+Only a BLOCK_STATUS with REQ_ONE is answered right, so every one carries it: legal for any client, which has to
+ask on from where an answer ends in any case.
+
+nbdkit is told by what it says and does not: structured replies and an INFO for nothing (which tells it from
+qemu), and no block sizes though they were asked for. CACHE came with 1.13.4, and FAST_ZERO after it; a newer
+nbdkit whose plugin has neither cannot be told from an old one. A wrong yes costs clients a few round trips.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.protocol.client import Style
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.wire.constants import Rep
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes
+
+_YOUNGER = Flag.SEND_CACHE | Flag.SEND_FAST_ZERO | Flag.BLOCK_STATUS_PAYLOAD
+
+
+def applies(evidence: Evidence) -> bool:
+    """Structured, no block sizes, none of the flags that came later; not nbd-server, which says bit 8 so."""
+    young = evidence.flags & (_YOUNGER | Flag.CAN_MULTI_CONN)
+    silent = evidence.block_sizes is None and evidence.unasked_info == Rep.ACK
+    return evidence.structured and silent and not young
+
+
+def turn(dialect: Dialect) -> Dialect:
+    """Ask for one extent at a time."""
+    return replace(dialect, status_req_one=True)
+
+
+_FLAGS = Flag.HAS_FLAGS | Flag.SEND_FLUSH | Flag.SEND_FUA | Flag.SEND_DF
+
+QUIRK = Quirk(
+    name="nbdkit-status",
+    summary="a BLOCK_STATUS without REQ_ONE is answered with nonsense",
+    consequence="clients take data for holes, and copies lose it",
+    affected="nbdkit before 1.13.4 (later ones whose plugin has neither CACHE nor FAST_ZERO look the same)",
+    links=("https://gitlab.com/nbdkit/nbdkit/-/commit/80033669",),
+    applies=applies,
+    turn=turn,
+    risks_data=False,  # it cannot be told from servers that are sound
+    transcripts=(
+        Transcript(
+            "nbdkit 1.12",
+            Evidence(Style.FIXED_NEWSTYLE, _FLAGS, None, Rep.ACK, structured=True),
+            Dialect(status_req_one=True),
+        ),
+        Transcript(
+            "nbdkit 1.32 with the memory plugin",
+            Evidence(
+                Style.FIXED_NEWSTYLE,
+                _FLAGS | Flag.SEND_CACHE | Flag.SEND_FAST_ZERO | Flag.CAN_MULTI_CONN,
+                None,
+                Rep.ACK,
+                structured=True,
+            ),
+            Dialect(),
+        ),
+        Transcript(
+            "a server that tells its block sizes",
+            Evidence(
+                Style.FIXED_NEWSTYLE,
+                _FLAGS,
+                BlockSizes(1, 4096, 32 * 1024 * 1024),
+                Rep.ACK,
+                structured=True,
+            ),
+            Dialect(),
+        ),
+    ),
+)
+"""What the catalogue has of it."""
