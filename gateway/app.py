@@ -169,6 +169,10 @@ class _Run:
                     doors.cancel_scope.cancel()
                 clients.cancel_scope.cancel()
             hub.cancel_scope.cancel()
+        for server in self._service.servers.values():
+            if server.repaired:
+                repaired = dict(sorted(server.repaired.items()))
+                self._service.log.info("repaired", upstream=server.name, sessions=repaired)
         return self._status
 
     async def _wait_for_clients(self) -> None:

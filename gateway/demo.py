@@ -54,7 +54,7 @@ async def demo(show: Callable[[Face, Face], None]) -> int:
         upstream = await _serve(server, nursery)
         gateway = parse_nbd_uri(f"nbd://127.0.0.1:{_free(GATEWAY_PORT)}")
         config = parse(
-            f'listen = [{{ uri = "{gateway}" }}]\nupstream.legacy.uri = "{upstream}"\nlog.level = "warning"',
+            f'listen = [{{ uri = "{gateway}" }}]\nupstream.legacy.uri = "{upstream}"\nlog.level = "error"',
             "demo",
         )
         listening = trio.Event()

@@ -15,15 +15,14 @@ import trio
 from gateway import app
 from gateway.config import Config, Route
 from gateway.protocol.errors import Refusal
-from gateway.protocol.export import Export, Offer, offer
+from gateway.protocol.export import Export, Offer
+from gateway.relay.promise import promise
 from gateway.relay.scan.plan import Way, plan
 from gateway.upstream.negotiation import Negotiation, Terms
 from gateway.upstream.server import Server
-from gateway.wire.constants import Cmd
+from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.handshake import MetaContext
-
-ALLOCATION = "base:allocation"
 
 
 class CannotExplain(Exception):
@@ -68,21 +67,19 @@ async def explain(config: Config, name: str) -> list[Explanation]:
 
 
 async def _explain(server: Server, route: Route, client: Framing) -> Explanation:
-    queries = (ALLOCATION,) if client.chunked else None
+    queries = (BASE_ALLOCATION,) if client.chunked else None
     terms = Terms(route.upstream_name, client.chunked, client is EXTENDED, queries)
     negotiation = Negotiation(server)
     try:
         export, dialect, quirks = await negotiation.describe(terms)
     finally:
         await negotiation.aclose()
-    made_up = frozenset({ALLOCATION} if route.synthesise_allocation else ())
-    promised = offer(
+    promised = promise(
+        route,
         export,
         structured=client.chunked,
         extended=client is EXTENDED,
-        selected=(MetaContext(1, ALLOCATION),) if client.chunked else (),
-        made_up=made_up,
-        any_alignment=route.unaligned == "rmw",
+        selected=(MetaContext(1, BASE_ALLOCATION),) if client.chunked else (),
     )
     ways = plan(promised, export, dialect).ways
     return Explanation(client, export.framing, export, promised, ways, quirks)

@@ -50,6 +50,8 @@ class Route:
     description: str | None
     unaligned: Unaligned = "rmw"
     synthesise_allocation: bool = False
+    read_only: bool = False
+    stable_contexts_only: bool = False
 
 
 def shown(value: object) -> str:
@@ -327,6 +329,16 @@ def exact_name(pattern: str) -> str | None:
     return re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
+class Contexts(_Table):
+    """`contexts` of `[[export]]`: which meta contexts are offered."""
+
+    stable_only: bool = Field(
+        default=False,
+        description="Hide what may change while a client reads it: dirty bitmaps of a writable disk, from those"
+        " for whom it is read-only.",
+    )
+
+
 class Export(_Table):
     """`[[export]]`: names that clients may ask for, and where they lead. The first match wins."""
 
@@ -352,6 +364,8 @@ class Export(_Table):
         default=False,
         description="Offer base:allocation where the server has none, with all of the disk allocated.",
     )
+    read_only: bool = Field(default=False, description="Refuse whatever would change the disk.")
+    contexts: Contexts = Field(default_factory=lambda: Contexts())
 
     @cached_property
     def exact_name(self) -> str | None:
@@ -426,6 +440,8 @@ class Config(_Table):
                     rule.description,
                     rule.unaligned,
                     rule.synthesise_allocation,
+                    rule.read_only,
+                    rule.contexts.stable_only,
                 )
         return None
 

@@ -80,6 +80,10 @@ uri = "nbd://127.0.0.1:10809"
 #unaligned = "rmw"
 # Offer base:allocation where the server has none, with all of the disk allocated.
 #synthesise-allocation = false
+# Refuse whatever would change the disk.
+#read-only = false
+# Hide dirty bitmaps that may change while a client reads them, because the disk is writable for others.
+#contexts.stable-only = false
 
 # ---- what is written to standard error ----
 

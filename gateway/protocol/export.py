@@ -110,13 +110,17 @@ def offer(
     selected: tuple[MetaContext, ...] = (),
     made_up: frozenset[str] = frozenset(),
     any_alignment: bool = True,
+    read_only: bool = False,
 ) -> Offer:
     """Decide what a client is promised.
 
     `structured`, `extended`: what it negotiated. `selected`: the contexts that it selected, with the ids
     that it was given; those that the link does not have are left out, unless they are `made_up` here.
     `any_alignment`: requests that are not aligned to the upstream's blocks are served all the same.
+    `read_only`: it is promised as such, whatever the upstream would allow.
     """
+    if read_only:
+        export = replace(export, flags=export.flags | Flag.READ_ONLY)
     there = {context.name for context in export.contexts} | made_up
     sizes = offered_block_sizes(export.block_sizes)
     return Offer(

@@ -30,7 +30,7 @@ from gateway.config import Config, Listen, Route
 from gateway.net.drive import Conversation, PeerClosed
 from gateway.net.options import peer_name, plain_socket, tune
 from gateway.protocol.errors import Hangup, Refusal
-from gateway.protocol.export import Export, Offer, offer
+from gateway.protocol.export import Export, Offer
 from gateway.protocol.server import (
     Aborted,
     ContextsAsked,
@@ -45,12 +45,13 @@ from gateway.protocol.server import (
 )
 from gateway.relay.hub import Hub
 from gateway.relay.listing import listed_exports
+from gateway.relay.promise import bitmaps_may_move, is_bitmap, promise
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Server
-from gateway.wire.constants import HandshakeFlag, Info, Rep
+from gateway.wire.constants import BASE_ALLOCATION, HandshakeFlag, Info, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import MetaContext, encode_oldstyle_greeting, shown
@@ -58,8 +59,6 @@ from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-BASE_ALLOCATION = "base:allocation"
 
 LINGER_SECONDS = 2
 """How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
@@ -243,6 +242,8 @@ class _Client:
         terms = self._terms(asked.name, route, asked.queries if asked.select else None)
         if asked.select:
             theirs = await self._selected_there(route, terms)
+            if any(is_bitmap(context.name) for context in theirs):
+                await self._check_bitmaps(route, terms)
             self._queries = asked.name, asked.queries
             # Ids are ours, for the link that serves the session may not be this one.
             names = [context.name for context in theirs]
@@ -253,7 +254,22 @@ class _Client:
             contexts = await self._ask(
                 route, lambda upstream: upstream.list_contexts(terms, asked.queries)
             )
+            if route.stable_contexts_only and await self._bitmaps_may_move(route, terms):
+                contexts = tuple(context for context in contexts if not is_bitmap(context.name))
         self._core.answer_contexts(contexts)
+
+    async def _check_bitmaps(self, route: Route, terms: Terms) -> None:
+        if await self._bitmaps_may_move(route, terms):
+            why = "this view is read-only, and the disk may be written meanwhile"
+            if route.stable_contexts_only:
+                raise Refusal(Rep.ERR_POLICY, f"a dirty bitmap may change while it is read: {why}")
+            self._log.warning("a dirty bitmap may change while it is read", why=why)
+
+    async def _bitmaps_may_move(self, route: Route, terms: Terms) -> bool:
+        if not route.read_only:
+            return False
+        export, _, _ = await self._ask(route, lambda upstream: upstream.describe(terms))
+        return bitmaps_may_move(route, export)
 
     async def _selected_there(self, route: Route, terms: Terms) -> tuple[MetaContext, ...]:
         try:
@@ -312,14 +328,12 @@ class _Client:
         return _Opened(name, route, link, self._offer(name, route, link.export))
 
     def _offer(self, name: str, route: Route, export: Export) -> Offer:
-        made_up = frozenset({BASE_ALLOCATION} if route.synthesise_allocation else ())
-        return offer(
+        return promise(
+            route,
             export,
             structured=self._core.structured,
             extended=self._core.extended,
             selected=self._core.selected_contexts(name),
-            made_up=made_up,
-            any_alignment=route.unaligned == "rmw",
         )
 
     def _route(self, name: str) -> Route:
@@ -385,11 +399,12 @@ class _Client:
     async def relay(self, opened: _Opened) -> None:
         """Relay until the session has ended; then close the link, and see the client off."""
         link, promised = opened.link, opened.offer
-        log = self._log.bind(export=opened.name)
+        log = self._log.bind(export=shown(opened.name))
         client = plain_socket(self._stream)
         self._service.relayed += 1
         try:
             await self._leave_upstream()
+            self._log_repairs(opened.route.upstream, link)
             log.info(
                 "session begins",
                 size=promised.size,
@@ -418,6 +433,11 @@ class _Client:
             link.socket.close()
             client.close()
             self._service.relayed -= 1
+
+    def _log_repairs(self, upstream: str, link: Link) -> None:
+        for quirk in self._service.servers[upstream].count_repairs(link.quirks):
+            say = self._service.log.warning if quirk.risks_data else self._service.log.info
+            say("repairing", upstream=upstream, quirk=quirk.name, what=quirk.summary)
 
     # --- The end
 

@@ -39,7 +39,7 @@ from gateway.protocol.client import (
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
 from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
-from gateway.upstream.server import Rung, Server, Unreachable
+from gateway.upstream.server import Rung, Server, TlsRequired, Unreachable
 from gateway.wire.constants import Cmd, Info, Opt, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import ListedExport, MetaContext
@@ -437,15 +437,12 @@ _PASSED_ON = frozenset(
 
 
 def refusal_for_client(refused: Refused) -> Refusal:
-    """Give what a client is told when the upstream refused (nbd-reference, appendix C).
-
-    ERR_TLS_REQD becomes a matter of policy: the client may be over TLS already, and cannot help it.
-    """
+    """Give what a client is told when the upstream refused (nbd-reference, appendix C)."""
     text = f"upstream: {refused}"
     if refused.reply in _PASSED_ON:
         return Refusal(refused.reply, text)
     if refused.reply == Rep.ERR_TOO_BIG:
         return Refusal(Rep.ERR_INVALID, text)
     if refused.reply == Rep.ERR_TLS_REQD:
-        return Refusal(Rep.ERR_POLICY, text)
+        return TlsRequired(text)
     return Refusal(Rep.ERR_PLATFORM, text)

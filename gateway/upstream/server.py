@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
 
@@ -46,6 +47,15 @@ class Unreachable(Refusal):
         super().__init__(Rep.ERR_PLATFORM, text)
 
 
+class TlsRequired(Refusal):
+    """The upstream says nothing before TLS. To a client that is a matter of policy: it may be over TLS itself,
+    and cannot help it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Rep.ERR_POLICY, text)
+
+
 class Server:
     """One `[upstream.NAME]`.
 
@@ -78,6 +88,8 @@ class Server:
         self._rung_until = 0.0
         self._listing: tuple[float, list[ListedExport] | Refusal] | None = None
         self._listing_lock = trio.Lock()
+        self.repaired: Counter[str] = Counter()
+        """Links on which each quirk was in force, by its name."""
 
     async def connect(self) -> trio.SocketStream:
         """Connect. Raises `Unreachable`."""
@@ -107,6 +119,13 @@ class Server:
         self._rung = rung
         self._rung_until = trio.current_time() + RUNG_SECONDS
 
+    def count_repairs(self, quirks: Iterable[str]) -> list[Quirk]:
+        """Count the quirks of a link that serves a client; give those that are in force for the first time."""
+        names = list(quirks)
+        new = [catalogue()[name] for name in names if name not in self.repaired]
+        self.repaired.update(names)
+        return new
+
     def quirks(self, evidence: Evidence) -> list[Quirk]:
         """Give the quirks that are in force on a link that showed this evidence."""
         if isinstance(self._quirks, str):
@@ -129,5 +148,5 @@ class Server:
                 self._listing = (trio.current_time() + LISTING_SECONDS, told)
             answer = self._listing[1]
         if isinstance(answer, Refusal):
-            raise Refusal(answer.reply, answer.text)
+            raise answer.with_traceback(None)  # which would grow with each who is told
         return answer

@@ -27,6 +27,11 @@ handshake-seconds = {handshake_seconds}
 uri = "nbd://127.0.0.1"
 {upstream}
 """
+EXPORT = """
+[[export]]
+name = "*"
+upstream = "main"
+"""
 
 
 @dataclass
@@ -51,10 +56,12 @@ async def gateway_before(
     negotiate_seconds: float = 5,
     listen: str = "",
     upstream: str = "",
+    export: str = "",
 ) -> AsyncIterator[Gateway]:
     """A gateway before a server; when it ends, every client has to have been let go.
 
-    `listen` is more TOML for its `[[listen]]`, `upstream` for its `[upstream.main]`.
+    `listen` is more TOML for its `[[listen]]`, `upstream` for its `[upstream.main]`; with `export` there is an
+    `[[export]]` for all names that says it.
     """
     async with trio.open_nursery() as servers, trio.open_nursery() as hubs:
 
@@ -71,7 +78,8 @@ async def gateway_before(
                 handshake_seconds=handshake_seconds,
                 listen=listen,
                 upstream=upstream,
-            ),
+            )
+            + (EXPORT + export if export else ""),
             "test",
         )
         log = structlog.wrap_logger(structlog.testing.CapturingLogger())
