@@ -6,7 +6,7 @@ have its export opened for anything to be known of it; after that such a server 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ from gateway.protocol.export import Export, offer
 from gateway.quirks import Evidence, Quirk, catalogue
 from gateway.quirks.fingerprint import Program, identify
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import Server
+from gateway.upstream.server import Server, TlsRequired
 from gateway.uri import NbdUri
 from gateway.wire.handshake import ListedExport
 
@@ -43,6 +43,8 @@ class Probed:
     """Transmission flags that a client with extended headers is told through the gateway."""
     program: Program
     quirks: tuple[Quirk, ...]
+    notes: tuple[str, ...] = ()
+    """What cannot be mended, and what else its owner should know."""
 
     @property
     def risks_data(self) -> bool:
@@ -58,6 +60,13 @@ class Probe:
     listed: Sequence[ListedExport] | None
     """None: it will not say."""
     exports: Sequence[Probed]
+    tls_required: bool = False
+    """It says nothing without TLS; then `exports` is empty."""
+
+    @property
+    def risks_data(self) -> bool:
+        """A client that goes there directly may lose data."""
+        return any(export.risks_data for export in self.exports)
 
 
 async def probe(uri: NbdUri, *, every_export: bool = False) -> Probe:
@@ -75,6 +84,8 @@ async def probe(uri: NbdUri, *, every_export: bool = False) -> Probe:
         names = [export.name for export in listed][:MAX_PROBED]
     try:
         exports = [await _probed(server, name) for name in names]
+    except TlsRequired:
+        return Probe(uri, listed, (), tls_required=True)
     except Refusal as refusal:
         raise CannotProbe(refusal.text) from None
     return Probe(uri, listed, exports)
@@ -95,6 +106,7 @@ async def _probed(server: Server, name: str) -> Probed:
     finally:
         await negotiation.aclose()
     extended = export.extended
+    program = identify(evidence, extended=extended, contexts=contexts)
     return Probed(
         name,
         evidence,
@@ -102,6 +114,15 @@ async def _probed(server: Server, name: str) -> Probed:
         extended,
         contexts,
         offer(export, structured=True, extended=True).flags,
-        identify(evidence, extended=extended, contexts=contexts),
+        program,
         tuple(catalogue()[quirk] for quirk in quirks),
+        tuple(_notes(evidence, program)),
     )
+
+
+def _notes(evidence: Evidence, program: Program) -> Iterator[str]:
+    if program.name == "qemu":
+        # Q-S9; a size that is no multiple cannot be told from one that was.
+        yield "qemu rounds sizes down to a multiple of 512: the tail of other images cannot be reached"
+    if not evidence.info_known:
+        yield "it knows no INFO, so the export was opened: a server that serves one client is gone now"

@@ -30,6 +30,8 @@ def probe(
     :param every_export: Ask about every export that the server lists.
     :param as_json: Print one JSON object, for programs.
     """
+    import json
+
     import trio
 
     from gateway.cli import UsageError, complain
@@ -42,6 +44,11 @@ def probe(
     except UriError as error:
         raise UsageError(str(error)) from None
 
+    if target.tls:
+        raise UsageError(
+            f"{target}: TLS is not supported yet, and nbds:// is never spoken in the clear"
+        )
+
     async def asked() -> Probe:
         return await ask(target, every_export=every_export)
 
@@ -49,14 +56,14 @@ def probe(
         found = trio.run(asked)
     except CannotProbe as error:
         complain(str(error))
+        if as_json:
+            print(json.dumps({"uri": str(target), "error": str(error)}, indent=2))
         return 1
     if as_json:
-        import json
-
         print(json.dumps(_document(found), indent=2))
     else:
         _show(found)
-    return AT_RISK if any(export.risks_data for export in found.exports) else 0
+    return AT_RISK if found.risks_data else 0
 
 
 def _names(flags: int) -> str:
@@ -67,13 +74,24 @@ def _names(flags: int) -> str:
     return " ".join([*known, *([f"{unknown:#x}"] if unknown else [])])
 
 
+def quoted(text: str) -> str:
+    """Give a server's text without what a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def _style(export: Probed) -> str:
     return export.evidence.style.name.lower().replace("_", " ")
 
 
 def _document(found: Probe) -> dict[str, object]:
+    programs = [_program_document(export) for export in found.exports]
+    names = {quirk.name for export in found.exports for quirk in export.quirks}
     return {
         "uri": str(found.uri),
+        "program": programs[0] if programs else None,
+        "quirks": sorted(names),
+        "risks_data": found.risks_data,
+        "tls_required": found.tls_required,
         "listed": None if found.listed is None else [export.name for export in found.listed],
         "exports": [_export_document(export) for export in found.exports],
     }
@@ -83,11 +101,7 @@ def _export_document(export: Probed) -> dict[str, object]:
     sizes = export.evidence.block_sizes
     return {
         "name": export.name,
-        "program": {
-            "name": export.program.name,
-            "versions": export.program.versions,
-            "reasons": [*export.program.reasons],
-        },
+        "program": _program_document(export),
         "quirks": [quirk.name for quirk in export.quirks],
         "risks_data": export.risks_data,
         "style": _style(export),
@@ -98,20 +112,29 @@ def _export_document(export: Probed) -> dict[str, object]:
         "flags_through": _names(export.through).split(),
         "block_sizes": None if sizes is None else [sizes.minimum, sizes.preferred, sizes.maximum],
         "contexts": [*export.contexts],
+        "notes": [*export.notes],
     }
+
+
+def _program_document(export: Probed) -> dict[str, object]:
+    program = export.program
+    return {"name": program.name, "versions": program.versions, "reasons": [*program.reasons]}
 
 
 def _show(found: Probe) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     names = "it will not say" if found.listed is None else f"{len(found.listed)}"
     console.print(f"{found.uri}: exports: {names}", highlight=False, soft_wrap=True)
+    if found.tls_required:
+        console.print("it says nothing more without TLS", highlight=False)
     for export in found.exports:
         program, evidence = export.program, export.evidence
-        shown = f'"{export.name}"' if export.name else "the default export"
-        table = Table(title=shown, title_justify="left", show_header=False)
+        title = f'"{quoted(export.name)}"' if export.name else "the default export"
+        table = Table(title=Text(title), title_justify="left", show_header=False)
         table.add_row("program", f"{program.name} {program.versions}".strip())
         for reason in program.reasons:
             table.add_row("", reason)
@@ -125,7 +148,7 @@ def _show(found: Probe) -> None:
             "none told" if sizes is None else f"{sizes.minimum}, {sizes.preferred}, {sizes.maximum}"
         )
         table.add_row("block sizes", told)
-        table.add_row("contexts", " ".join(export.contexts) or "none")
+        table.add_row("contexts", quoted(" ".join(export.contexts)) or "none")
         table.add_row("flags, direct", _names(evidence.flags))
         table.add_row("flags, through", _names(export.through))
         for quirk in export.quirks:
@@ -133,4 +156,6 @@ def _show(found: Probe) -> None:
             table.add_row(f"quirk {quirk.name}", f"{risk}{quirk.consequence}")
         if not export.quirks:
             table.add_row("quirks", "none")
+        for note in export.notes:
+            table.add_row("note", note)
         console.print(table)

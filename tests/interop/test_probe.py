@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from gateway.cli import UsageError
+from gateway.cli.probe import probe as ask
+from gateway.cli.probe import quoted
+
 from .clients import nbdinfo
 from .conftest import Image
 from .processes import Process, listening, wait_until
@@ -80,6 +84,8 @@ def test_qemu_3_0_is_named_and_the_status_says_that_data_is_at_risk(workdir: Pat
     status, found = probe(unix_uri(path))
     assert status == 3
     [export] = found["exports"]
+    assert found["program"]["name"] == "qemu"
+    assert found["quirks"] == export["quirks"]
     assert export["program"]["versions"] == ">=3.0.0,<3.0.1"
     assert export["quirks"] == ["qemu-multi-conn-bit", "qemu-offset-reads"]
     assert "CAN_MULTI_CONN" in export["flags"]
@@ -87,6 +93,21 @@ def test_qemu_3_0_is_named_and_the_status_says_that_data_is_at_risk(workdir: Pat
     assert "SEND_CACHE" in export["flags_through"]
     assert export["contexts"] == ["base:allocation", "qemu:dirty-bitmap:bitmap0"]
     process.stop()
+
+
+def test_what_cannot_be_mended_is_said(servers: Servers, image: Image) -> None:
+    status, found = probe(servers.start("qemu-raw", image.path).uri)
+    assert status == 0
+    assert "multiple of 512" in found["exports"][0]["notes"][0]
+    status, found = probe(servers.start("nbdkit-oldstyle", image.path).uri)
+    assert "was opened" in found["exports"][0]["notes"][0]
+
+
+def test_a_server_that_demands_tls(servers: Servers, workdir: Path) -> None:
+    (workdir / "keys.psk").write_text("alice:00112233\n")
+    upstream = servers.nbdkit("memory", "1M", "--tls=require", f"--tls-psk={workdir}/keys.psk")
+    status, found = probe(upstream.uri)
+    assert (status, found["tls_required"], found["exports"]) == (0, True, [])
 
 
 def test_what_is_no_server(workdir: Path) -> None:
@@ -100,3 +121,19 @@ def test_what_is_no_server(workdir: Path) -> None:
     assert done.returncode == 1
     assert "unreachable" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_failing_in_json(workdir: Path) -> None:
+    status, found = probe(unix_uri(workdir / "nobody"))
+    assert status == 1
+    assert "unreachable" in found["error"]
+
+
+def test_names_do_not_command_the_terminal() -> None:
+    """A server's text is shown without what a terminal would obey."""
+    assert quoted("a\x1b[2Jb\n") == r"a\x1b[2Jb\n"
+
+
+def test_tls_is_not_spoken_in_the_clear() -> None:
+    with pytest.raises(UsageError, match="TLS"):
+        ask("nbds://127.0.0.1")
