@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.interop.gateways import Gateways
 from tests.interop.processes import run
 from tests.interop.servers import Servers, Upstream
 
@@ -86,3 +88,16 @@ def test_qemu_nbd(
         assert report["filtered"] == [{DEPTH: depth}, {ALLOCATION: allocation}, report["map"]]
     # 6 GiB of zeros are one extent, for those whose lengths have 64 bits on both sides.
     assert (report["longest_extent"] > 4 * GIB) == (release == "10")
+
+
+@pytest.mark.parametrize("release", ["3.24", "3.26"])
+def test_128_mib_of_zeros_before_nbd_server(
+    release: str, servers: Servers, new_servers: Servers, via: Gateways, workdir: Path
+) -> None:
+    """It zeroes the first 64 MiB and says success."""
+    disk = workdir / "zeroes.img"
+    disk.touch()
+    os.truncate(disk, 160 << 20)
+    upstream = (new_servers if release == "3.26" else servers).nbd_server(disk)
+    report = script("zero", via(upstream), 128 << 20)
+    assert report == {"extended": True, "not_zeroed": [], "behind": True}
