@@ -9,6 +9,7 @@ Where everything is; imports go down this list, never up:
     relay/       one client's life, and the data plane: scan (pure), lanes, hub
     upstream/    targets, the negotiation ladder, links, listings
     net/         sockets: listen, dial, drive a pure core from a socket
+    tls/         credentials, contexts, who a peer is; no sockets
     quirks/      one file per oddity of a peer, and how it is mended; pure
     protocol/    who may say what, when: both negotiations, offer(), legality; pure
     wire/        bytes <-> values: options, requests, replies, chunks; pure

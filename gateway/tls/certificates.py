@@ -1,0 +1,262 @@
+"""The directory of PEM files that nbdkit, qemu and libnbd use, checked before OpenSSL sees it.
+
+    ca-cert.pem                       whom we trust: one or more CAs
+    ca-crl.pem                        optional: what those CAs have revoked
+    server-cert.pem server-key.pem    a server's own certificate, with intermediate ones after it, and key
+    client-cert.pem client-key.pem    a client's own; both or neither
+
+OpenSSL says "PEM lib" for most of what can be wrong with such files. So they are read by `cryptography`
+first, which can tell, and OpenSSL loads what has passed.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from gateway.tls.errors import CredentialsError
+from gateway.tls.reading import read
+
+CA_CERT = "ca-cert.pem"
+CA_CRL = "ca-crl.pem"
+
+Role = Literal["server", "client"]
+
+WARNING_DAYS = 30
+"""How long before its end a certificate is warned of: what ACME clients take for the time to renew."""
+
+_PEM = "PEM, -----BEGIN CERTIFICATE-----"
+_CRL_BEGIN = b"-----BEGIN X509 CRL-----"
+_CRL_END = b"-----END X509 CRL-----"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """From when to when something is valid, and what it is: a certificate, or a list of revoked ones."""
+
+    path: Path
+    what: str
+    begin: datetime
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """A directory's files that are there and fit each other. `own` is our certificate with its key."""
+
+    ca: Path | None
+    crl: Path | None
+    crl_flags: ssl.VerifyFlags
+    own: tuple[Path, Path] | None
+    terms: tuple[Term, ...]
+
+
+def paths_of(directory: Path, role: Role) -> tuple[Path, ...]:
+    """Give the files that a directory may have for a role: those to watch for changes."""
+    names = (CA_CERT, CA_CRL, f"{role}-cert.pem", f"{role}-key.pem")
+    return tuple(directory / name for name in names)
+
+
+def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certificates:
+    """Read a directory. A server needs its certificate and key; a client has both or neither.
+
+    Whether a certificate is valid today is not looked at: `warnings` tells. Raises `CredentialsError`.
+    """
+    if not directory.is_dir():
+        expected = (
+            "expected a directory with ca-cert.pem and the other files of nbdkit, qemu, libnbd"
+        )
+        raise CredentialsError(directory, f"is no directory; {expected}")
+    ca, crl, certificate, key = paths_of(directory, role)
+    own = None
+    terms: list[Term] = []
+    if role == "server" or certificate.exists() or key.exists():
+        terms += _check_own(certificate, key, role)
+        own = (certificate, key)
+    if not (need_ca or ca.exists()):
+        return Certificates(None, None, ssl.VerifyFlags(0), own, tuple(terms))
+    cas = _certificates(ca, f"the certificates of the CAs to trust ({_PEM})")
+    terms += [_term(ca, one) for one in cas]
+    flags = ssl.VerifyFlags(0)
+    if crl.exists():
+        lists = _crls(crl)
+        terms += [_crl_term(crl, one) for one in lists]
+        flags = _crl_flags(cas, lists)
+    return Certificates(ca, crl if flags else None, flags, own, tuple(terms))
+
+
+def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
+    """Load into a context what `load_certificates` has found good.
+
+    Raises `CredentialsError`: OpenSSL may be stricter (a key that is too short), and the files may have
+    changed.
+    """
+    if certificates.own is not None:
+        certificate, key = certificates.own
+        with _as_credentials_error(certificate, f"cannot be used with {key.name}"):
+            # A password would be asked for on the terminal; there is none (see _check_own).
+            context.load_cert_chain(certificate, key, password="")
+    for path in filter(None, (certificates.ca, certificates.crl)):
+        with _as_credentials_error(path, "cannot be used"):
+            context.load_verify_locations(path)
+    if certificates.ca is not None:
+        # What is in ca-cert.pem is trusted, whoever signed it, as GnuTLS has it: an intermediate CA will do.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | certificates.crl_flags
+
+
+def warnings(terms: Iterable[Term], now: datetime) -> list[str]:
+    """Say what is not valid at `now` (with a time zone), or ends within 30 days. The earliest end comes first.
+
+    A list of revoked certificates that has ended counts, too: OpenSSL then refuses everybody.
+    """
+    said: list[tuple[datetime, str]] = []
+    for term in terms:
+        if term.begin > now:
+            said.append(
+                (term.begin, f"{term.path}: {term.what} is not valid before {_day(term.begin)}")
+            )
+        if term.end is None:
+            continue
+        if term.end <= now:
+            said.append((term.end, f"{term.path}: {term.what} has expired on {_day(term.end)}"))
+        elif term.end - now <= timedelta(days=WARNING_DAYS):
+            left = (term.end - now).days
+            days = "less than a day" if left == 0 else f"{left} day{'s' if left > 1 else ''}"
+            said.append(
+                (term.end, f"{term.path}: {term.what} expires in {days}, on {_day(term.end)}")
+            )
+    return [text for _, text in sorted(said)]
+
+
+def first_to_end(terms: Iterable[Term]) -> Term | None:
+    """Give whatever ends first."""
+    ending = [(term.end, term) for term in terms if term.end is not None]
+    return min(ending, key=lambda pair: pair[0])[1] if ending else None
+
+
+def shown(name: x509.Name) -> str:
+    """Give a subject or issuer as RFC 4514 writes it, on one line of printable characters."""
+    return printable(name.rfc4514_string()) or "(no name)"
+
+
+def printable(text: str) -> str:
+    """Escape whatever could move a terminal's cursor or end a log's line."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+# ---- reading ----
+
+
+def _check_own(certificate: Path, key: Path, role: Role) -> list[Term]:
+    chain = _certificates(certificate, f"the {role}'s certificate ({_PEM})")
+    expected = f"the key of {certificate.name}, PEM, without a password"
+    content = read(key, expected)
+    try:
+        private = load_pem_private_key(content, password=None)
+    except TypeError:  # that is what cryptography says of it
+        raise CredentialsError(key, f"has a password; expected {expected}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise CredentialsError(key, f"is no key; expected {expected}") from None
+    try:
+        fits = _spki(private.public_key()) == _spki(chain[0].public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        raise CredentialsError(certificate, "has a kind of key that is not known") from None
+    if not fits:
+        raise CredentialsError(
+            key, f"is not the key of {certificate.name}, which is {shown(chain[0].subject)}"
+        )
+    return [_term(certificate, one) for one in chain]
+
+
+def _spki(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _certificates(path: Path, expected: str) -> list[x509.Certificate]:
+    content = read(path, expected)
+    found = _parsed(path, expected, lambda: x509.load_pem_x509_certificates(content))
+    # A field that cannot be read is found when it is asked for.
+    _parsed(
+        path, expected, lambda: [(one.subject.rfc4514_string(), one.extensions) for one in found]
+    )
+    return found
+
+
+def _crls(path: Path) -> list[x509.CertificateRevocationList]:
+    expected = "a list of revoked certificates, PEM, -----BEGIN X509 CRL-----"
+    content = read(path, expected)
+    blocks = [
+        _CRL_BEGIN + block.partition(_CRL_END)[0] + _CRL_END + b"\n"
+        for block in content.split(_CRL_BEGIN)[1:]
+    ]
+    if not blocks:
+        raise CredentialsError(path, f"has none in it; expected {expected}")
+    return _parsed(path, expected, lambda: [x509.load_pem_x509_crl(block) for block in blocks])
+
+
+def _parsed(path: Path, expected: str, parse: Callable[[], _T]) -> _T:
+    try:
+        return parse()
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        why = printable(str(error).partition("\n")[0])[:200]
+        raise CredentialsError(path, f"cannot be understood ({why}); expected {expected}") from None
+
+
+def _crl_flags(
+    cas: list[x509.Certificate], lists: list[x509.CertificateRevocationList]
+) -> ssl.VerifyFlags:
+    """Where each CA has a list, look up every certificate of a chain; else only the peer's own.
+
+    OpenSSL refuses whatever it shall look up and has no list for. So CHECK_CHAIN with the list of an
+    intermediate CA alone would refuse everybody; and CHECK_LEAF with all of them would let a revoked
+    intermediate CA through.
+    """
+    issuers = {one.issuer.public_bytes() for one in lists}
+    if all(ca.subject.public_bytes() in issuers for ca in cas):
+        return ssl.VERIFY_CRL_CHECK_CHAIN
+    return ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _term(path: Path, certificate: x509.Certificate) -> Term:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return Term(path, f"the certificate {shown(certificate.subject)}", begin, end)
+
+
+def _crl_term(path: Path, crl: x509.CertificateRevocationList) -> Term:
+    what = f"the list of what {shown(crl.issuer)} has revoked"
+    return Term(path, what, crl.last_update_utc, crl.next_update_utc)
+
+
+def _day(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M} UTC"
+
+
+class _as_credentials_error:  # noqa: N801 # reads as a word of the with statement
+    def __init__(self, path: Path, problem: str) -> None:
+        self._path = path
+        self._problem = problem
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ssl.SSLError):
+            why = (error.reason or str(error)).replace("_", " ").lower()
+            raise CredentialsError(self._path, f"{self._problem}: {why}") from None
+        if isinstance(error, OSError):
+            raise CredentialsError(self._path, f"cannot be read: {error.strerror}") from None

@@ -1,0 +1,327 @@
+"""Credentials -> SSL contexts for both sides, and who is admitted by them.
+
+TLS 1.2 and 1.3 (proto.md, "TLS versions"), forward secrecy and AEAD alone. Neither compression nor
+renegotiation. No session is resumed: it would pass by the look-up of a key, the list of revoked
+certificates and a CA that was exchanged.
+
+A server with certificates and keys keeps them in contexts of their own, and the client's first message says
+which it gets (`gateway.tls.hello`). A client that offers a key has one, and means it: GnuTLS and OpenSSL
+offer none else. So:
+
+- The context of certificates has no keys. With `verify_client` it is CERT_REQUIRED: nobody without a
+  certificate of our CA ends the handshake. (One context for both would have to be CERT_OPTIONAL, and
+  OpenSSL 3 would let in, over TLS 1.3, a client that has named a user and knows no key. `gateway.tls.psk`
+  has the theory.)
+- The context of keys has no certificate: without a key nobody ends the handshake.
+
+`admitted` looks again, all the same, at the one place that every session passes.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from gateway.tls.certificates import (
+    Certificates,
+    Term,
+    apply,
+    first_to_end,
+    load_certificates,
+    paths_of,
+    warnings,
+)
+from gateway.tls.errors import CredentialsError, NotAdmitted
+from gateway.tls.hello import offers_key
+from gateway.tls.psk import Claim, Keys, check_supported, claim_of, load_keys, offer_key
+
+# By OpenSSL's names (openssl-ciphers(1)). For TLS 1.3 all suites are good, and CPython before 3.15 cannot
+# choose.
+CERTIFICATE_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK"
+KEY_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"
+"""The only one with ECDHE and AEAD that OpenSSL 3 has: RFC 8442's with AES-GCM are missing there. Plain PSK
+would have AES-GCM, but whoever learns the key some day could read all that was recorded. Every GnuTLS since
+3.4 (2015) offers it; and TLS 1.3, since 3.6.3 (2018), comes first."""
+
+KEY_SUITES_13 = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
+"""OpenSSL binds keys to SHA-256 (RFC 8446, 4.2.11), which leaves these two. AES-GCM is faster on most
+processors, but OpenSSL's own order has ChaCha20 first, and CPython can change it from 3.15 on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a peer has proved itself by: its certificate (DER) or the user of a key; a client may have
+    neither.
+    """
+
+    certificate: bytes | None
+    psk_user: str | None
+
+
+class Session:
+    """One TLS session to be: the context to make it with, and the check that comes after its handshake."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        hostname: str | None = None,
+        certificate_needed: bool = False,
+        claim: Claim | None = None,
+    ) -> None:
+        self.context = context
+        self._server_side = server_side
+        self._hostname = hostname
+        self._certificate_needed = certificate_needed
+        self._claim = claim
+
+    def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        """Begin the session over two buffers; a server's `incoming` is given the first bytes by the caller."""
+        return self.context.wrap_bio(
+            incoming, outgoing, server_side=self._server_side, server_hostname=self._hostname
+        )
+
+    def admitted(self, tls: ssl.SSLObject | ssl.SSLSocket) -> Admitted:
+        """Say who the peer is, after its handshake and before anything it says is listened to.
+
+        Raises `NotAdmitted`.
+        """
+        certificate = tls.getpeercert(binary_form=True)
+        if self._claim is not None:
+            if self._claim.user is None:
+                raise NotAdmitted("no pre-shared key was used")
+            return Admitted(None, self._claim.user)
+        if certificate is None and self._certificate_needed:
+            raise NotAdmitted("no certificate was shown")
+        return Admitted(certificate, None)
+
+
+# ---- servers ----
+
+
+def server_paths(certificates: Path | None, psk: Path | None) -> tuple[Path, ...]:
+    """Give the files that a server's credentials depend on, whether they are there or not."""
+    files = () if certificates is None else paths_of(certificates, "server")
+    return files if psk is None else (*files, psk)
+
+
+def server_credentials(
+    certificates: Path | None, psk: Path | None = None, *, verify_client: bool = True
+) -> ServerCredentials:
+    """Load what a server needs: a directory of certificates, a PSK file, or both (then either admits a client).
+
+    With `verify_client` a client without a key must show a certificate of one of the CAs in ca-cert.pem,
+    which is not in ca-crl.pem. Raises `CredentialsError`.
+    """
+    if certificates is None and psk is None:
+        raise CredentialsError(None, "TLS needs a directory of certificates, a PSK file, or both")
+    loaded = None
+    keys = None
+    if certificates is not None:
+        loaded = load_certificates(certificates, "server", need_ca=verify_client)
+    if psk is not None:
+        check_supported(psk)
+        keys = load_keys(psk)
+    return ServerCredentials(loaded, keys, verify_client=verify_client)
+
+
+class ServerCredentials:
+    """A server's certificates and keys, as they were when they were loaded."""
+
+    def __init__(
+        self, certificates: Certificates | None, keys: Keys | None, *, verify_client: bool
+    ) -> None:
+        self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
+        self._verify_client = verify_client
+        self._context = (
+            None
+            if certificates is None
+            else server_context(certificates, verify_client=verify_client)
+        )
+        self._keys = keys
+        self._suites = frozenset[int]()
+        if keys is not None:
+            ciphers = _key_context(ssl.PROTOCOL_TLS_SERVER).get_ciphers()
+            # OpenSSL's numbers have the protocol's in their lower half.
+            self._suites = frozenset(
+                cipher["id"] & 0xFFFF for cipher in ciphers if cipher["auth"] == "auth-psk"
+            )
+
+    def session(self, received: bytes | bytearray) -> Session | None:
+        """Give a client's session by what it has sent so far; None if more is needed to know which.
+
+        All of `received` is then the session's to read. Takes at most 128 KiB until it knows.
+        """
+        if self._keys is None:
+            by_key: bool | None = False
+        elif self._context is None:
+            by_key = True
+        else:
+            by_key = offers_key(received, self._suites)
+        if by_key is None:
+            return None
+        if by_key:
+            assert self._keys is not None
+            context = _key_context(ssl.PROTOCOL_TLS_SERVER)
+            return Session(context, server_side=True, claim=claim_of(context, self._keys))
+        assert self._context is not None
+        return Session(self._context, server_side=True, certificate_needed=self._verify_client)
+
+    def warnings(self, now: datetime) -> list[str]:
+        """Say which of our certificates and lists are not valid at `now`, or end within 30 days."""
+        return warnings(self.terms, now)
+
+    @property
+    def first_to_end(self) -> Term | None:
+        """Whatever of ours ends first."""
+        return first_to_end(self.terms)
+
+
+def server_context(certificates: Certificates, *, verify_client: bool) -> ssl.SSLContext:
+    """Make the context of a server that has certificates. Raises `CredentialsError`."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, CERTIFICATE_SUITES)
+    if verify_client:
+        context.verify_mode = ssl.CERT_REQUIRED
+    apply(certificates, context)
+    return context
+
+
+# ---- clients ----
+
+
+def client_paths(certificates: Path | None, psk: Path | None) -> tuple[Path, ...]:
+    """Give the files that a client's credentials depend on, whether they are there or not."""
+    files = () if certificates is None else paths_of(certificates, "client")
+    return files if psk is None else (*files, psk)
+
+
+def client_credentials(
+    certificates: Path | None = None,
+    psk: Path | None = None,
+    *,
+    hostname: str | None = None,
+    verify_peer: bool = True,
+    psk_user: str | None = None,
+) -> ClientCredentials:
+    """Load what a client needs: a directory of certificates, or a PSK file with the user to be; with
+    neither, the system's CAs are trusted (as libnbd does).
+
+    The server's certificate has to be valid for `hostname`, a name or an IP address, which is the URI's
+    host or its `tls-hostname` (uri.md). `verify_peer` false (`tls-verify-peer`) takes any server, and so
+    any man in the middle. With a key the server proves that it knows the key, whatever `hostname` and
+    `verify_peer` are; a server that would rather show a certificate is refused. `psk_user` may be left out
+    where the file has one user.
+
+    Raises `CredentialsError`.
+    """
+    if psk is not None:
+        if certificates is not None:
+            raise CredentialsError(
+                None, "a server is reached with certificates or with a key, not both"
+            )
+        check_supported(psk)
+        keys = load_keys(psk)
+        user = keys.only_user() if psk_user is None else psk_user
+        if user is None:
+            raise CredentialsError(
+                psk, "has several users; expected psk-user to say which one to be"
+            )
+        if not keys.knows(user):
+            raise CredentialsError(psk, f'has no user "{user}", which psk-user names')
+        context = _key_context(ssl.PROTOCOL_TLS_CLIENT)
+        offer_key(context, user, keys.key_of(user))
+        # A name would be sent in the clear (SNI) to no use: nothing is compared with it.
+        return ClientCredentials(context, None)
+    if verify_peer and not hostname:
+        raise CredentialsError(
+            None, "expected tls-hostname to say which name the server's certificate has"
+        )
+    loaded = None
+    if certificates is not None:
+        loaded = load_certificates(certificates, "client", need_ca=verify_peer)
+    context = client_context(loaded, verify_peer=verify_peer)
+    terms = () if loaded is None else loaded.terms
+    return ClientCredentials(context, hostname or None, terms, verify_peer=verify_peer)
+
+
+class ClientCredentials:
+    """What we show to one server, and what it has to show, as they were when they were loaded."""
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        hostname: str | None,
+        terms: tuple[Term, ...] = (),
+        *,
+        verify_peer: bool = False,
+    ) -> None:
+        self.terms = terms
+        self._context = context
+        self._hostname = hostname
+        self._verify_peer = verify_peer
+
+    def session(self) -> Session:
+        """Give a new session with the server."""
+        return Session(
+            self._context,
+            server_side=False,
+            hostname=self._hostname,
+            certificate_needed=self._verify_peer,
+        )
+
+    def warnings(self, now: datetime) -> list[str]:
+        """Say which of our certificates and lists are not valid at `now`, or end within 30 days."""
+        return warnings(self.terms, now)
+
+    @property
+    def first_to_end(self) -> Term | None:
+        """Whatever of ours ends first."""
+        return first_to_end(self.terms)
+
+
+def client_context(certificates: Certificates | None, *, verify_peer: bool) -> ssl.SSLContext:
+    """Make the context of a client without a key. Raises `CredentialsError`."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, CERTIFICATE_SUITES)
+    # A certificate without SANs is compared by its CN (CPython's default, hostname_checks_common_name):
+    # that is what nbdkit-tls(1) and qemu's manual tell people to make.
+    if not verify_peer:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if certificates is not None:
+        apply(certificates, context)
+    elif verify_peer:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    return context
+
+
+# ---- both ----
+
+
+def _key_context(protocol: int) -> ssl.SSLContext:
+    context = _context(protocol, KEY_SUITES)
+    if protocol == ssl.PROTOCOL_TLS_CLIENT:
+        # CERT_REQUIRED stays and no CA is trusted, so that over TLS 1.3 a server without the key cannot get
+        # by with a certificate. There is no name to compare when there is no certificate.
+        context.check_hostname = False
+    if hasattr(context, "set_ciphersuites"):  # CPython 3.15
+        context.set_ciphersuites(KEY_SUITES_13)
+    return context
+
+
+def _context(protocol: int, suites: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(suites)
+    context.options |= (
+        ssl.OP_NO_COMPRESSION
+        | ssl.OP_NO_RENEGOTIATION
+        | ssl.OP_NO_TICKET
+        | ssl.OP_CIPHER_SERVER_PREFERENCE
+    )
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        # OP_NO_TICKET alone makes TLS 1.3's tickets stateful ones, kept in a cache.
+        context.num_tickets = 0
+    return context

@@ -1,0 +1,231 @@
+"""A certificate authority for trying things out: its key lies beside the certificates, and nothing is ever
+revoked.
+
+Files as `gateway.tls.certificates` reads them; one directory serves a server and a client. Keys are of NIST
+P-256, which every TLS library of the field takes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from gateway.tls.errors import CredentialsError
+from gateway.tls.psk import MAX_USER_BYTES
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+DEFAULT_CLIENT = "client"
+
+MAX_NAME_CHARACTERS = 64
+"""ub-common-name of RFC 5280, appendix A.1."""
+
+PSK_BYTES = 32
+"""As psktool."""
+
+CLOCK_SKEW = timedelta(hours=1)
+"""A machine whose clock is a little behind must not find the certificates not yet valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    def files(self, name: str) -> dict[str, bytes]:
+        return {f"{name}-cert.pem": _pem(self.certificate), f"{name}-key.pem": _key_pem(self.key)}
+
+
+def make_pki(
+    hosts: Iterable[str],
+    clients: Iterable[str],
+    psk_users: Iterable[str],
+    *,
+    days: int,
+    now: datetime,
+) -> dict[str, bytes]:
+    """Give the files of a new authority, by their paths below its directory.
+
+    The server's certificate is for `hosts` (names and IP addresses) and this machine's own. The first of
+    `clients` (default: "client") has its certificate beside it; each further one has a directory of its
+    own, of its name. All are valid for `days` from `now`, which has a time zone. `psk_users` are given keys
+    in keys.psk.
+
+    Raises `CredentialsError` for a name that cannot be in a certificate.
+    """
+    ca = _authority(days, now)
+    names = list(dict.fromkeys([*hosts, *LOCAL_NAMES]))
+    first, *more = list(dict.fromkeys(clients)) or [DEFAULT_CLIENT]
+    files = {"ca-cert.pem": _pem(ca.certificate), "ca-key.pem": _key_pem(ca.key)}
+    files |= _issue(ca, names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, days, now).files("server")
+    files |= _client(ca, first, days, now)
+    for client in more:
+        if client in {*files, "keys.psk"}:
+            raise CredentialsError(
+                None, f"a client cannot be called {client}: there is a file of that name"
+            )
+        own = {"ca-cert.pem": files["ca-cert.pem"]} | _client(ca, client, days, now)
+        files |= {f"{client}/{name}": content for name, content in own.items()}
+    if users := list(dict.fromkeys(psk_users)):
+        lines = [f"{_psk_user(user)}:{secrets.token_hex(PSK_BYTES)}\n" for user in users]
+        files["keys.psk"] = "".join(lines).encode()
+    return files
+
+
+def write_pki(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of `make_pki` into a directory: 0700, and 0600 for the files.
+
+    What is there already is never overwritten; nothing is written if anything is. Raises `CredentialsError`.
+    """
+    for name in files:
+        if (directory / name).exists():
+            raise CredentialsError(directory / name, "is there already, and is not overwritten")
+    made = [directory, *sorted({(directory / name).parent for name in files} - {directory})]
+    for path in made:
+        try:
+            path.mkdir(mode=0o700, parents=path == directory)
+        except FileExistsError:
+            if not path.is_dir():
+                raise CredentialsError(path, "is no directory") from None
+        except (OSError, ValueError) as error:
+            raise CredentialsError(path, f"cannot be made: {_reason(error)}") from None
+    for name, content in files.items():
+        path = directory / name
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+                file.write(content)
+        except OSError as error:
+            raise CredentialsError(path, f"cannot be written: {_reason(error)}") from None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _authority(days: int, now: datetime) -> _Issued:
+    key = ec.generate_private_key(ec.SECP256R1())
+    # Two authorities of one name would be taken for each other in error messages, and by some libraries.
+    name = _name(f"nbd-gateway trial CA {secrets.token_hex(4)}")
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    builder = (
+        _builder(name, name, key, days, now)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(identifier, critical=False)
+    )
+    return _Issued(builder.sign(key, SHA256()), key)
+
+
+def _client(ca: _Issued, name: str, days: int, now: datetime) -> dict[str, bytes]:
+    # It is the name of a directory, too.
+    if not re.fullmatch(r"[\w@+-][\w .@+-]*", name):
+        raise CredentialsError(
+            None, f"a client's name has letters, digits and any of . @ + - _, not {name!r}"
+        )
+    return _issue(ca, name, [], ExtendedKeyUsageOID.CLIENT_AUTH, days, now).files("client")
+
+
+def _issue(
+    ca: _Issued,
+    common_name: str,
+    hosts: list[str],
+    purpose: x509.ObjectIdentifier,
+    days: int,
+    now: datetime,
+) -> _Issued:
+    key = ec.generate_private_key(ec.SECP256R1())
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
+    builder = (
+        _builder(_name(common_name), ca.certificate.subject, key, days, now)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(issuer, critical=False)
+    )
+    if hosts:
+        names = x509.SubjectAlternativeName([_host(host) for host in hosts])
+        builder = builder.add_extension(names, critical=False)
+    return _Issued(builder.sign(ca.key, SHA256()), key)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int, now: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:MAX_NAME_CHARACTERS])])
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    labels = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+    if not re.fullmatch(rf"(\*\.)?{labels}(\.{labels})*", host) or len(host) > 253:
+        raise CredentialsError(None, f"expected a host's name or IP address, got {host!r}")
+    return x509.DNSName(host)
+
+
+def _psk_user(user: str) -> str:
+    if not 0 < len(user.encode()) <= MAX_USER_BYTES or not re.fullmatch(r"[^#:\s][^:\s]*", user):
+        raise CredentialsError(
+            None,
+            f"a user of keys.psk has 1 to {MAX_USER_BYTES} bytes, no colon, no space, and no # at its"
+            f" beginning, not {user!r}",
+        )
+    return user
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -1,0 +1,52 @@
+"""Files of credentials, read whole: bounded, never waited for, and refused in plain words."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from gateway.tls.errors import CredentialsError
+
+MAX_FILE_BYTES = 1 << 20
+"""A system's whole bundle of CAs has a quarter of this; /dev/zero given by mistake has no end."""
+
+
+def read(path: Path, expected: str, *, secret: bool = False) -> bytes:
+    """Give a file's bytes. `expected` says what it should be: "the CA's certificate, PEM".
+
+    A `secret` file may be read by its owner alone; and by its group if it belongs to root and we are not root,
+    which is how service managers hand out secrets (PostgreSQL has the same rule for its keys).
+
+    Raises `CredentialsError`.
+    """
+    try:
+        # A pipe must not keep us waiting for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # ValueError: NUL in the path
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CredentialsError(path, f"cannot be read: {reason}; expected {expected}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CredentialsError(path, f"is no regular file; expected {expected}")
+        if secret:
+            _check_private(path, status)
+        try:
+            content = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise CredentialsError(path, f"cannot be read: {error.strerror}") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise CredentialsError(path, f"is larger than 1 MiB; expected {expected}")
+    return content
+
+
+def _check_private(path: Path, status: os.stat_result) -> None:
+    groups_too = status.st_uid == 0 and os.geteuid() != 0
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (0o037 if groups_too else 0o077):
+        raise CredentialsError(
+            path,
+            f"others than its owner can get at these keys (mode {mode:04o}, expected 0600, as psktool"
+            " makes it); chmod 600 it, and make new keys if somebody may have read them",
+        )
