@@ -60,7 +60,7 @@ class Certificates:
 
     ca: Path | None
     crl: Path | None
-    crl_flags: ssl.VerifyFlags
+    verify_flags: ssl.VerifyFlags
     own: tuple[Path, Path] | None
     terms: tuple[Term, ...]
 
@@ -91,12 +91,9 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
         return Certificates(None, None, ssl.VerifyFlags(0), own, tuple(terms))
     cas = _certificates(ca, f"the certificates of the CAs to trust ({_PEM})")
     terms += [_term(ca, one) for one in cas]
-    flags = ssl.VerifyFlags(0)
-    if crl.exists():
-        lists = _crls(crl)
-        terms += [_crl_term(crl, one) for one in lists]
-        flags = _crl_flags(cas, lists)
-    return Certificates(ca, crl if flags else None, flags, own, tuple(terms))
+    lists = _crls(crl) if crl.exists() else []
+    terms += [_crl_term(crl, one) for one in lists]
+    return Certificates(ca, crl if lists else None, _verify_flags(cas, lists), own, tuple(terms))
 
 
 def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
@@ -113,9 +110,7 @@ def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
     for path in filter(None, (certificates.ca, certificates.crl)):
         with _as_credentials_error(path, "cannot be used"):
             context.load_verify_locations(path)
-    if certificates.ca is not None:
-        # What is in ca-cert.pem is trusted, whoever signed it, as GnuTLS has it: an intermediate CA will do.
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | certificates.crl_flags
+    context.verify_flags |= certificates.verify_flags
 
 
 def warnings(terms: Iterable[Term], now: datetime) -> list[str]:
@@ -218,19 +213,25 @@ def _parsed(path: Path, expected: str, parse: Callable[[], _T]) -> _T:
         raise CredentialsError(path, f"cannot be understood ({why}); expected {expected}") from None
 
 
-def _crl_flags(
+def _verify_flags(
     cas: list[x509.Certificate], lists: list[x509.CertificateRevocationList]
 ) -> ssl.VerifyFlags:
-    """Where each CA has a list, look up every certificate of a chain; else only the peer's own.
+    """How chains are looked at, by which CAs we trust and which of them have lists of revoked certificates.
 
-    OpenSSL refuses whatever it shall look up and has no list for. So CHECK_CHAIN with the list of an
-    intermediate CA alone would refuse everybody; and CHECK_LEAF with all of them would let a revoked
-    intermediate CA through.
+    What is in ca-cert.pem is trusted, as GnuTLS has it, also an intermediate CA without the one above it;
+    OpenSSL has to be told (PARTIAL_CHAIN). OpenSSL refuses whatever it shall look up and has no list for. So
+    CHECK_CHAIN with the list of an intermediate CA alone would refuse everybody, and CHECK_LEAF with all of
+    them would let a revoked intermediate CA through. Both together fail in OpenSSL 3.0 where a chain ends in
+    an intermediate CA: it checks the list of the CA above with the key of the one below.
     """
-    issuers = {one.issuer.public_bytes() for one in lists}
-    if all(ca.subject.public_bytes() in issuers for ca in cas):
-        return ssl.VERIFY_CRL_CHECK_CHAIN
-    return ssl.VERIFY_CRL_CHECK_LEAF
+    subjects = {ca.subject.public_bytes() for ca in cas}
+    partial = any(ca.issuer.public_bytes() not in subjects for ca in cas)
+    flags = ssl.VERIFY_X509_PARTIAL_CHAIN if partial else ssl.VerifyFlags(0)
+    if not lists:
+        return flags
+    every_ca = subjects <= {one.issuer.public_bytes() for one in lists}
+    whole = every_ca and not partial
+    return flags | (ssl.VERIFY_CRL_CHECK_CHAIN if whole else ssl.VERIFY_CRL_CHECK_LEAF)
 
 
 def _term(path: Path, certificate: x509.Certificate) -> Term:

@@ -1,8 +1,13 @@
 """Credentials -> SSL contexts for both sides, and who is admitted by them.
 
 TLS 1.2 and 1.3 (proto.md, "TLS versions"), forward secrecy and AEAD alone. Neither compression nor
-renegotiation. No session is resumed: it would pass by the look-up of a key, the list of revoked
-certificates and a CA that was exchanged.
+renegotiation.
+
+No session is resumed: it would pass by the look-up of a key, the list of revoked certificates and a CA that
+was exchanged. Tickets are off. But OpenSSL also keeps TLS 1.2's sessions by their numbers, in a cache of each
+context, and CPython has no switch for that. So each of a server's sessions has a context of its own, which is
+empty, and is then moved to the one that has the certificates (`SSLObject.context`): OpenSSL takes
+certificates and CAs from there, but everything else, and the cache, from where the session began.
 
 A server with certificates and keys keeps them in contexts of their own, and the client's first message says
 which it gets (`gateway.tls.hello`). A client that offers a key has one, and means it: GnuTLS and OpenSSL
@@ -61,39 +66,51 @@ class Admitted:
 
 
 class Session:
-    """One TLS session to be: the context to make it with, and the check that comes after its handshake."""
+    """One TLS session to be: how to begin it, and the check that comes after its handshake.
+
+    `context` is for this session, and `certificates`, if it is given, the one to take those from.
+    """
 
     def __init__(
         self,
         context: ssl.SSLContext,
         *,
         server_side: bool,
+        certificates: ssl.SSLContext | None = None,
         hostname: str | None = None,
         certificate_needed: bool = False,
         claim: Claim | None = None,
     ) -> None:
         self.context = context
         self._server_side = server_side
+        self._certificates = certificates
         self._hostname = hostname
         self._certificate_needed = certificate_needed
         self._claim = claim
 
     def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
-        """Begin the session over two buffers; a server's `incoming` is given the first bytes by the caller."""
-        return self.context.wrap_bio(
+        """Begin the session, once, over two buffers. A server's caller puts what it has received so far into
+        `incoming`.
+        """
+        tls = self.context.wrap_bio(
             incoming, outgoing, server_side=self._server_side, server_hostname=self._hostname
         )
+        if self._certificates is not None:
+            tls.context = self._certificates
+        return tls
 
-    def admitted(self, tls: ssl.SSLObject | ssl.SSLSocket) -> Admitted:
+    def admitted(self, tls: ssl.SSLObject) -> Admitted:
         """Say who the peer is, after its handshake and before anything it says is listened to.
 
         Raises `NotAdmitted`.
         """
-        certificate = tls.getpeercert(binary_form=True)
+        if tls.session_reused:
+            raise NotAdmitted("a session was resumed")
         if self._claim is not None:
             if self._claim.user is None:
                 raise NotAdmitted("no pre-shared key was used")
             return Admitted(None, self._claim.user)
+        certificate = tls.getpeercert(binary_form=True)
         if certificate is None and self._certificate_needed:
             raise NotAdmitted("no certificate was shown")
         return Admitted(certificate, None)
@@ -168,7 +185,15 @@ class ServerCredentials:
             context = _key_context(ssl.PROTOCOL_TLS_SERVER)
             return Session(context, server_side=True, claim=claim_of(context, self._keys))
         assert self._context is not None
-        return Session(self._context, server_side=True, certificate_needed=self._verify_client)
+        empty = _context(ssl.PROTOCOL_TLS_SERVER, CERTIFICATE_SUITES)
+        empty.verify_mode = self._context.verify_mode
+        empty.verify_flags = self._context.verify_flags
+        return Session(
+            empty,
+            server_side=True,
+            certificates=self._context,
+            certificate_needed=self._verify_client,
+        )
 
     def warnings(self, now: datetime) -> list[str]:
         """Say which of our certificates and lists are not valid at `now`, or end within 30 days."""
