@@ -9,6 +9,9 @@ One option is under way at a time (a client MUST NOT pipeline options). The driv
 Every reply is held against the option that is under way: its number, which types may answer that option
 (`_ANSWERS`), exact lengths, an INFO_EXPORT exactly once. What breaks these rules raises `WireError`, and
 costs this connection. "Handshake phase" and "Option reply types" in proto.md.
+
+After STARTTLS was answered the negotiation goes on in another one, made by `secured`, which knows nothing but
+the server's style. Whatever came behind the answer, in the clear, ends the connection.
 """
 
 from __future__ import annotations
@@ -96,6 +99,7 @@ _ANSWERS: dict[int, Rep | None] = {
     Opt.STRUCTURED_REPLY: None,
     Opt.EXTENDED_HEADERS: None,
     Opt.ABORT: None,
+    Opt.STARTTLS: None,
 }
 
 
@@ -181,7 +185,25 @@ class ClientNegotiation:
         self._output.clear()
         return data
 
+    def secured(self) -> ClientNegotiation:
+        """Give the negotiation that follows over TLS, after STARTTLS was granted.
+
+        Raises `WireError` if the server sent more than the answer, which must not be taken for what it says
+        over TLS.
+        """
+        if self._received:
+            raise WireError(f"{len(self._received)} bytes came in the clear behind STARTTLS")
+        after = ClientNegotiation()
+        after.style = self.style
+        after.handshake_flags = self.handshake_flags
+        after._zeroes = self._zeroes
+        return after
+
     # --- Questions
+
+    def ask_starttls(self) -> None:
+        """Send STARTTLS; the TLS handshake follows `Answered`."""
+        self._ask(Opt.STARTTLS)
 
     def ask_structured_replies(self) -> None:
         """Send STRUCTURED_REPLY."""

@@ -15,13 +15,19 @@ An option that needs no decision from outside (STRUCTURED_REPLY, ABORT, an unkno
 After the answer to an event in which the client chose its export the negotiation is over: `trailing_data`
 are bytes that belong to the transmission phase.
 
-"Handshake phase" and "Option types" in proto.md.
+STARTTLS ends a negotiation as well. What follows over TLS is another one, made by `secured`, which knows
+nothing of what was agreed on in the clear but the client's flags: nothing has to be forgotten, so nothing can
+be left over (CVE-2021-3716 was a structured reply that survived). Bytes that came behind STARTTLS were sent
+before TLS was there; somebody may have put them there to be obeyed after it, so they end the connection.
+
+"Handshake phase", "TLS support" and "Option types" in proto.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeVar
 
 from gateway.protocol.errors import Hangup, Misuse, Refusal
@@ -74,7 +80,12 @@ class Aborted:
     """ABORT: acknowledged already; send what there is and close."""
 
 
-Event = ListAsked | ExportAsked | ExportNameChosen | ContextsAsked | Aborted
+@dataclass(frozen=True, slots=True)
+class TlsAsked:
+    """STARTTLS: answer with `answer_starttls`, or `refuse`."""
+
+
+Event = ListAsked | ExportAsked | ExportNameChosen | ContextsAsked | TlsAsked | Aborted
 
 
 def option_of(event: Event) -> Opt:
@@ -88,8 +99,21 @@ def option_of(event: Event) -> Opt:
             return Opt.EXPORT_NAME
         case ContextsAsked(select=select):
             return Opt.SET_META_CONTEXT if select else Opt.LIST_META_CONTEXT
+        case TlsAsked():
+            return Opt.STARTTLS
         case Aborted():
             return Opt.ABORT
+
+
+class Tls(Enum):
+    """What a server has of TLS ("TLS support")."""
+
+    OFF = "off"
+    """NOTLS: there is none."""
+    ALLOW = "allow"
+    """SELECTIVETLS: for clients that want it, and for exports that require it."""
+    REQUIRE = "require"
+    """FORCEDTLS: nothing is said without."""
 
 
 _E = TypeVar("_E")
@@ -119,9 +143,10 @@ class ServerDialect:
     """What a server of this negotiation is able to do; the gateway itself can do all of it."""
 
     handshake_flags: int = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
-    unsupported: frozenset[int] = frozenset({Opt.STARTTLS, Opt.PEEK_EXPORT})
+    unsupported: frozenset[int] = frozenset({Opt.PEEK_EXPORT})
     announce_block_sizes: bool = False
     """Send INFO_BLOCK_SIZE to those who did not ask as well (as qemu does)."""
+    tls: Tls = Tls.OFF
 
 
 class ServerNegotiation:
@@ -145,6 +170,25 @@ class ServerNegotiation:
         """How many names the longest LIST had: a client may ask about all of them."""
         self.shutting_down = False
         """Set by the driver: from now on every option but ABORT is answered ERR_SHUTDOWN."""
+        self._secure = False  # over TLS
+
+    def secured(self) -> ServerNegotiation:
+        """Give the negotiation that follows over TLS, after the answer to STARTTLS has been sent.
+
+        Raises `Hangup` if the client sent more than it could before the answer.
+        """
+        if self._received:
+            raise Hangup(
+                f"{len(self._received)} bytes came behind STARTTLS, before the TLS handshake; if the client"
+                " did not send them, somebody in between did"
+            )
+        after = ServerNegotiation(self._dialect)
+        after._output.clear()  # the greeting
+        after._client_flags = self._client_flags
+        after._options = self._options
+        after._secure = True
+        after.shutting_down = self.shutting_down
+        return after
 
     # --- Bytes in, events out
 
@@ -236,6 +280,12 @@ class ServerNegotiation:
         self._output += handshake.encode_export_name_reply(
             export.size, export.flags, zeroes=not client & ClientFlag.NO_ZEROES
         )
+        self._over = True
+
+    def answer_starttls(self) -> None:
+        """Grant STARTTLS; the TLS handshake is next, and then what `secured` gives."""
+        self._answered(TlsAsked)
+        self._reply(Opt.STARTTLS, Rep.ACK)
         self._over = True
 
     def refuse(self, refusal: Refusal, export: Description | None = None) -> None:
@@ -334,6 +384,9 @@ class ServerNegotiation:
         try:
             if self.shutting_down and number != Opt.ABORT:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the server is shutting down")
+            if self._needs_tls and number not in (Opt.STARTTLS, Opt.ABORT):
+                # "including unknown ones": what we know is nobody's business before TLS.
+                raise Refusal(Rep.ERR_TLS_REQD, "this server wants TLS first: send STARTTLS")
             take = None if number in self._dialect.unsupported else _OPTIONS.get(number)
             if take is None:
                 raise Refusal(Rep.ERR_UNSUP, f"{name_of(Opt, number)} is not supported")
@@ -347,9 +400,23 @@ class ServerNegotiation:
     def _export_name(self, data: bytes) -> Event:
         if self.shutting_down:
             raise Hangup("EXPORT_NAME while shutting down")
+        if self._needs_tls:
+            raise Hangup("EXPORT_NAME where TLS is required")
         if self.extended:
             raise Hangup("EXPORT_NAME after EXTENDED_HEADERS")  # its reply has no room for an error
         return ExportNameChosen(handshake.decode_string(data, "the export name"))
+
+    @property
+    def _needs_tls(self) -> bool:
+        return self._dialect.tls is Tls.REQUIRE and not self._secure
+
+    def _starttls(self, data: bytes) -> Event:
+        if self._dialect.tls is Tls.OFF:
+            raise Refusal(Rep.ERR_UNSUP, "STARTTLS is not supported")
+        _expect_no_data(data)
+        if self._secure:
+            raise Refusal(Rep.ERR_INVALID, "TLS is in force already")
+        return TlsAsked()
 
     def _abort(self, _data: bytes) -> Event:
         # "SHOULD accept and ignore data"
@@ -404,6 +471,7 @@ def _expect_no_data(data: bytes) -> None:
 
 _OPTIONS: dict[int, Callable[[ServerNegotiation, bytes], Event | None]] = {
     Opt.ABORT: ServerNegotiation._abort,
+    Opt.STARTTLS: ServerNegotiation._starttls,
     Opt.LIST: ServerNegotiation._list,
     Opt.INFO: ServerNegotiation._info,
     Opt.GO: ServerNegotiation._go,

@@ -1,0 +1,345 @@
+"""TLS over a connection: a stream while it is negotiated on, and then a socket for the hub.
+
+`SSLObject` over two `MemoryBIO`s, never `SSLSocket`: what is received and what is sent is in our hands, so that
+one receive takes as many records as there are, and nothing that came in the clear gets in.
+
+A `TlsSocket` behaves as a non-blocking socket does, with one promise more, because the hub waits for the kernel
+and not for OpenSSL: nothing that could be read is left inside. It receives no more ciphertext than there is room
+for plaintext, which is never longer; so whatever is still to be read is in the kernel, which says so. And a
+byte counts as sent when the kernel has its ciphertext: what is encrypted and not yet sent is still in the
+caller's hands, who will come again with it, since he has to.
+
+Records are made of as many slices as fit into `PIECE_BYTES`, joined: one record costs as much as the copy of a
+few KiB (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import trio
+
+from gateway.net.options import plain_socket
+from gateway.tls.credentials import Admitted, Session
+from gateway.tls.errors import NotAdmitted
+from gateway.wire.limits import KIB
+
+RECEIVE_BYTES = 16 * KIB
+"""Ciphertext that one receive takes during negotiation: a record."""
+
+PIECE_BYTES = 256 * KIB
+"""What is received, or encrypted and sent, at a time: more would fall out of the processor's cache meanwhile."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class TlsError(Exception):
+    """The TLS handshake has failed; the text says why, for the log. There is no way back: hang up."""
+
+
+class TlsStream:
+    """A Trio stream over TLS, for negotiations; made by `accept` and `connect`."""
+
+    def __init__(self, transport: trio.SocketStream, session: Session, received: bytes) -> None:
+        self._transport = transport
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._incoming.write(received)
+        self._tls = session.wrap(self._incoming, self._outgoing)
+        self._session = session
+
+    @classmethod
+    async def accept(
+        cls, transport: trio.SocketStream, choose: Callable[[bytes], Session | None]
+    ) -> tuple[TlsStream, Admitted]:
+        """Be the server of a handshake; `choose` gives the session by what the client has sent so far.
+
+        Raises `TlsError`.
+        """
+        received = b""
+        while (session := choose(received)) is None:
+            received += await _received(transport)
+        stream = cls(transport, session, received)
+        return stream, await stream._shake_hands()
+
+    @classmethod
+    async def connect(
+        cls, transport: trio.SocketStream, session: Session
+    ) -> tuple[TlsStream, Admitted]:
+        """Be the client of a handshake. Raises `TlsError`."""
+        stream = cls(transport, session, b"")
+        return stream, await stream._shake_hands()
+
+    async def _shake_hands(self) -> Admitted:
+        try:
+            while True:
+                try:
+                    self._tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await self._flush()
+                    self._incoming.write(await _received(self._transport))
+            await self._flush()
+            return self._session.admitted(self._tls)
+        except ssl.SSLError as error:
+            with suppress(trio.BrokenResourceError):
+                await self._flush()  # the alert that says why
+            raise TlsError(reason_of(error)) from None
+        except NotAdmitted as error:
+            raise TlsError(str(error)) from None
+        except trio.BrokenResourceError as error:
+            why = error.__cause__ or error
+            raise TlsError(f"the connection broke in the TLS handshake: {why}") from None
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The connection's socket, to look at."""
+        return self._transport.socket
+
+    @property
+    def version(self) -> str | None:
+        """As OpenSSL calls it, `TLSv1.3`."""
+        return self._tls.version()
+
+    @property
+    def cipher(self) -> str | None:
+        """The cipher suite."""
+        cipher = self._tls.cipher()
+        return cipher[0] if cipher else None
+
+    async def receive_some(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
+        """Receive; b"" is the end. Raises `trio.BrokenResourceError`."""
+        while True:
+            try:
+                return self._tls.read(max_bytes)
+            except ssl.SSLWantReadError:
+                data = await self._transport.receive_some(RECEIVE_BYTES)
+                if data:
+                    self._incoming.write(data)
+                else:  # without close_notify: so do GnuTLS's peers
+                    self._incoming.write_eof()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+            except ssl.SSLError as error:
+                raise trio.BrokenResourceError from _broken(error)
+
+    async def send_all(self, data: bytes) -> None:
+        """Send. Raises `trio.BrokenResourceError`."""
+        try:
+            if data:
+                self._tls.write(data)
+        except ssl.SSLError as error:
+            raise trio.BrokenResourceError from _broken(error)
+        await self._flush()
+
+    async def aclose(self) -> None:
+        """Say goodbye, if that takes no time, and close."""
+        self.forget()
+        await trio.aclose_forcefully(self._transport)
+
+    def forget(self) -> None:
+        """Say goodbye, if that takes no time."""
+        with suppress(OSError):
+            say_goodbye(self._tls, self._outgoing, self._transport.socket)
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._transport.send_all(self._outgoing.read())
+
+    def into_socket(self) -> tuple[TlsSocket, bytes]:
+        """Give the connection to the hub, with what was received and not read yet: the kernel has it no more
+        and so would not speak of it. The stream is of no use afterwards.
+        """
+        data = bytearray()
+        with suppress(ssl.SSLError):  # nothing more; or the end, or worse, which comes up again
+            while piece := self._tls.read(RECEIVE_BYTES):
+                data += piece
+        sock = plain_socket(self._transport)
+        return TlsSocket(sock, self._tls, self._incoming, self._outgoing), bytes(data)
+
+
+class TlsSocket:
+    """A non-blocking socket over TLS, as the hub needs one. Its errors are OSErrors, as `ssl.SSLError` is."""
+
+    __slots__ = ("_ended", "_incoming", "_outgoing", "_owed", "_sock", "_tls", "_unsent")
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        tls: ssl.SSLObject,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+    ) -> None:
+        self._sock = sock
+        self._tls = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._unsent = memoryview(b"")  # ciphertext
+        self._owed = 0  # bytes of the caller's that are encrypted, and in `_unsent`
+        self._ended = False
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait for."""
+        return self._sock.fileno()
+
+    def recv_into(self, buffer: Buffer) -> int:
+        """Receive plaintext; 0 is the end, with close_notify or without.
+
+        Raises BlockingIOError if there is none, and OSError.
+        """
+        if self._ended:
+            return 0
+        view = memoryview(buffer)
+        room = min(len(view) - self._incoming.pending, PIECE_BYTES)
+        if room > 0:
+            count = self._sock.recv_into(_SCRATCH, room)
+            if count:
+                self._incoming.write(_SCRATCH[:count])
+            else:
+                self._incoming.write_eof()
+        filled = 0
+        read = self._tls.read
+        try:
+            while filled < len(view):
+                filled += read(len(view) - filled, view[filled:])  # type: ignore[operator]
+        except ssl.SSLWantReadError:
+            if not filled:
+                raise BlockingIOError from None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            self._ended = True
+            # The caller is told when it comes again. With a close_notify the kernel may have nothing to call
+            # it for; now it has.
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RD)
+        if self._outgoing.pending and not self._owed:
+            self._send_unsent()  # the answer to a key update
+        return filled
+
+    def send(self, data: Buffer) -> int:
+        """Send; give how many bytes the kernel has taken. Raises BlockingIOError if none, and OSError."""
+        return self.sendmsg((data,))
+
+    def sendmsg(self, slices: Sequence[Buffer]) -> int:
+        """Send; give how many bytes of the slices the kernel has taken. Raises BlockingIOError if none, and
+        OSError.
+
+        What it has not taken has to come again, as any socket's caller does it: it may be encrypted already.
+        """
+        if not self._send_unsent():
+            raise BlockingIOError
+        sent, self._owed = self._owed, 0
+        for piece in _pieces(slices, sent):
+            self._tls.write(piece)
+            if not self._send_unsent():
+                self._owed = len(piece)
+                break
+            sent += len(piece)
+        if not sent and self._owed:
+            raise BlockingIOError
+        return sent
+
+    def _send_unsent(self) -> bool:
+        """Send ciphertext; say whether all is sent."""
+        if self._outgoing.pending:
+            assert not self._unsent
+            self._unsent = memoryview(self._outgoing.read())
+        while self._unsent:
+            try:
+                self._unsent = self._unsent[self._sock.send(self._unsent) :]
+            except BlockingIOError:
+                return False
+        return True
+
+    def shutdown(self, how: int) -> None:
+        """Say that nothing more is sent, or received."""
+        self._say_goodbye()
+        self._sock.shutdown(how)
+
+    def recv(self, count: int) -> bytes:
+        """Receive something, only to see the end of it (b""): it stays encrypted."""
+        return self._sock.recv(count)
+
+    def close(self) -> None:
+        """Close, with a close_notify if that takes no time."""
+        if self._sock.fileno() >= 0:
+            self._say_goodbye()
+            self._sock.close()
+
+    def _say_goodbye(self) -> None:
+        # Behind half a record it would be taken for a part of it.
+        if not self._unsent:
+            with suppress(OSError):
+                say_goodbye(self._tls, self._outgoing, self._sock)
+
+
+_SCRATCH = memoryview(bytearray(PIECE_BYTES))
+"""Where ciphertext is received: only for as long as it takes to hand it on, in one thread."""
+
+
+def _pieces(slices: Sequence[Buffer], skip: int) -> list[Buffer]:
+    """Give the slices, without the first `skip` bytes, in pieces of about `PIECE_BYTES`; small ones joined."""
+    pieces: list[Buffer] = []
+    gathered: list[Buffer] = []
+    size = 0
+    for part in slices:
+        if skip >= len(part):
+            skip -= len(part)
+            continue
+        rest = memoryview(part)[skip:] if skip else part
+        skip = 0
+        while size + len(rest) >= PIECE_BYTES:
+            room = PIECE_BYTES - size
+            gathered.append(memoryview(rest)[:room])
+            pieces.append(b"".join(gathered) if len(gathered) > 1 else gathered[0])
+            gathered, size = [], 0
+            rest = memoryview(rest)[room:]
+        if rest:
+            gathered.append(rest)
+            size += len(rest)
+    if gathered:
+        pieces.append(b"".join(gathered) if len(gathered) > 1 else gathered[0])
+    return pieces
+
+
+def say_goodbye(
+    tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, sock: socket.socket | trio.socket.SocketType
+) -> None:
+    """Send close_notify, if the kernel takes it at once. The other side's is not waited for."""
+    with suppress(
+        ssl.SSLError, ValueError
+    ):  # it has not come, and need not; or there was no handshake
+        tls.unwrap()
+    if outgoing.pending:
+        # A Trio socket's own `send` would have to be awaited.
+        with socket.socket(fileno=sock.fileno()) as plain:
+            try:
+                plain.setblocking(False)
+                plain.send(outgoing.read())
+            finally:
+                plain.detach()
+
+
+def reason_of(error: ssl.SSLError) -> str:
+    """Say what went wrong, as OpenSSL calls it, without its file and line."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return "the connection was closed in the TLS handshake"
+    return (error.reason or str(error)).replace("_", " ").lower()
+
+
+def _broken(error: ssl.SSLError) -> OSError:
+    return OSError(f"TLS: {reason_of(error)}")
+
+
+async def _received(transport: trio.SocketStream) -> bytes:
+    try:
+        data = await transport.receive_some(RECEIVE_BYTES)
+    except trio.BrokenResourceError as error:
+        why = error.__cause__ or error
+        raise TlsError(f"the connection broke in the TLS handshake: {why}") from None
+    if not data:
+        raise TlsError("the connection was closed in the TLS handshake")
+    return bytes(data)
