@@ -3,8 +3,8 @@
 `SSLObject` over two `MemoryBIO`s, never `SSLSocket`: what is received and what is sent is in our hands, so that
 one receive takes as many records as there are, and nothing that came in the clear gets in.
 
-A `TlsSocket` behaves as a non-blocking socket does, with one promise more, because the hub waits for the kernel
-and not for OpenSSL: nothing that could be read is left inside. It receives no more ciphertext than there is room
+A `TlsSocket` behaves as a non-blocking socket does, with one promise more, because the hub waits for the
+kernel and not for OpenSSL: nothing that could be read is left inside. It receives no more ciphertext than there is room
 for plaintext, which is never longer; so whatever is still to be read is in the kernel, which says so. And a
 byte counts as sent when the kernel has its ciphertext: what is encrypted and not yet sent is still in the
 caller's hands, who will come again with it, since he has to.
@@ -31,7 +31,7 @@ RECEIVE_BYTES = 16 * KIB
 """Ciphertext that one receive takes during negotiation: a record."""
 
 PIECE_BYTES = 256 * KIB
-"""What is received, or encrypted and sent, at a time: more would fall out of the processor's cache meanwhile."""
+"""What is received, or encrypted and sent, at a time: more would not stay in the processor's cache."""
 
 Buffer = bytes | bytearray | memoryview
 

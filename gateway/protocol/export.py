@@ -152,9 +152,11 @@ def offered_flags(export: Export, *, structured: bool, extended: bool = False) -
 
 
 def offered_block_sizes(upstream: BlockSizes | None) -> BlockSizes:
-    """Give the block sizes of an offer: the upstream's, or proto.md's defaults where it has none."""
+    """Give the block sizes of an offer: the upstream's, or proto.md's defaults where it has none; no maximum is
+    told that would be refused.
+    """
     if upstream is not None:
-        return upstream
+        return replace(upstream, maximum=min(upstream.maximum, limits.MAX_REQUEST_BYTES))
     return BlockSizes(
         limits.DEFAULT_MINIMUM_BLOCK,
         limits.DEFAULT_PREFERRED_BLOCK,

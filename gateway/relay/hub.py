@@ -21,7 +21,7 @@ import trio
 
 from gateway.relay.lane import BufferPool
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.session import Crowd, Session
+from gateway.relay.session import LOST_SECONDS, Crowd, Session
 
 QUIET_SECONDS = 0.0002
 """How long the hub polls for more traffic before it parks: a few times what a peer on the same machine takes to
@@ -38,6 +38,9 @@ GATHER_SECONDS = 0.00005
 """How long the hub sleeps in any case after a round in which a session had many small commands under way: its
 peers are busy, and better off with the processor than with us. The next receive then finds a batch: at depth 32
 that makes three messages a receive into ten, and half as many system calls and wake-ups for everybody."""
+
+LOOK_SECONDS = 5
+"""How often it is looked for clients that hold up others, which they may do for `LOST_SECONDS`."""
 
 MAX_EVENTS = 64
 """Sockets served between two looks at the clock. Each costs one receive and one send of a buffer."""
@@ -59,6 +62,24 @@ class Hub:
 
     async def run(self) -> None:
         """Serve the sessions until cancelled. Those that `relay` still has to close need the hub open."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cut_off_who_holds_up_others)
+            await self._serve()
+
+    async def _cut_off_who_holds_up_others(self) -> None:
+        """Writes to parts of one block wait for each other. A client that sends half of one and stops, or
+        never takes its reply, would keep the others waiting for ever.
+        """
+        since: dict[Session, float] = {}
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            now = trio.current_time()
+            since = {s: since.get(s, now) for s in self.sessions if s.holds_up_others}
+            for session, began in since.items():
+                if now - began >= LOST_SECONDS:
+                    session.cut_off()
+
+    async def _serve(self) -> None:
         poll, ready, clock = self._epoll.poll, self._ready, time.monotonic
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())

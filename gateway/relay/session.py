@@ -63,6 +63,9 @@ FEW_COMMANDS = 4
 SMALL_BYTES = 16 * KIB
 """A command of no more than this costs more in system calls than in bytes."""
 
+TURNS = 4
+"""How often requests left in the buffer are taken up, `MAX_ANSWERS` at a time, before it is others' turn."""
+
 GONE = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -78,6 +81,7 @@ class Session:
         "_interest",
         "_link_closed",
         "_link_mute",
+        "_more",
         "_replies",
         "_replies_lane",
         "_requests",
@@ -114,6 +118,7 @@ class Session:
         self._watch = watch
         self._interest = {client: 0, link: 0}
         self._flowing = False  # both sockets are waited for to be read, and for nothing else
+        self._more = False  # requests are left in the buffer that nothing holds back
         self._stopping = False  # no request is begun any more
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
@@ -200,6 +205,19 @@ class Session:
             self.seconds_to_end = seconds
             self.ending.set()
 
+    @property
+    def holds_up_others(self) -> bool:
+        """Another session waits for what this one has under way, and its client does not let it go on: it has
+        sent half a WRITE, or does not take its replies.
+        """
+        stuck = self._replies_lane.out or not self._requests.between_messages
+        return bool(stuck) and self.traffic.locks.holds_up(self.traffic.in_flight)
+
+    def cut_off(self) -> None:
+        """End now: others have waited for its client long enough."""
+        self._lose_client(f"the client has held up others for {LOST_SECONDS} s")
+        self.close()
+
     def cut(self) -> None:
         """End now: what is under way has not come to its end within `seconds_to_end`."""
         late = f"cut after {self.seconds_to_end:g} s with commands under way"
@@ -253,9 +271,14 @@ class Session:
         self._send_what_jobs_say()
         self._send_replies()
 
-    def _woken(self) -> None:
-        """Go on after a job was granted a range that another session had."""
-        self._step(lambda _: self._send_what_jobs_say(), 0)
+    def _woken(self, go_on: Callable[[], None]) -> None:
+        """Let a job go on that was granted a range which another session had."""
+
+        def step(_events: int) -> None:
+            go_on()
+            self._send_what_jobs_say()
+
+        self._step(step, 0)
 
     def _send_what_jobs_say(self) -> None:
         traffic = self.traffic
@@ -326,6 +349,7 @@ class Session:
         self._stop(reason)
         self.ending.set()
         answers = self._replies.fail(reason)
+        traffic.locks.look_again()  # whoever waited for what was under way here waits no more
         if answers is None:
             self._lose_client(f"{reason}, in the middle of a reply that cannot be taken back")
         elif not self._client_gone:
@@ -370,11 +394,16 @@ class Session:
         """
         lane = self._requests_lane
         left = lane.unscanned
-        while left >= REQUEST.size and self._may_read_requests():
+        self._more = False
+        for _turn in range(TURNS):
+            if left < REQUEST.size or not self._may_read_requests():
+                return
             self._guard_requests(lane.scan)
             if lane.unscanned == left:
                 return
             left = lane.unscanned
+        # A client that sends nothing but what is answered here must not keep the hub for a whole buffer of it.
+        self._more = True
 
     def _may_read_requests(self) -> bool:
         if self._client_gone or self._link_closed or self._requests_lane.out:
@@ -389,7 +418,8 @@ class Session:
     def _client_interest(self) -> int:
         if self._client_gone:
             return 0
-        events = WRITE if self._replies_lane.out else 0
+        # What can be written to calls us again at once.
+        events = WRITE if self._replies_lane.out or self._more else 0
         return events | READ if self._may_read_requests() else events
 
     def _link_interest(self) -> int:
@@ -417,7 +447,7 @@ class Session:
         self.ending.set()
         self._requests_lane.close()
         self._replies_lane.close()
-        self.traffic.jobs.woken = _nothing
+        self.traffic.jobs.woken = _not_any_more
         # Others may wait for what it has under way, and for its ranges.
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
         self.traffic.locks.leave(self.traffic.in_flight)
@@ -426,7 +456,7 @@ class Session:
         self.ended.set()
 
 
-def _nothing() -> None:
+def _not_any_more(_go_on: Callable[[], None]) -> None:
     pass
 
 

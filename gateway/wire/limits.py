@@ -63,7 +63,7 @@ are aligned to whatever blocks the server has."""
 
 MAX_GAPS = 4 * KIB
 """Separate ranges that the chunks of one READ may leave for later: qemu sends them in order, so there is one.
-Without a bound, one-byte chunks out of order would cost the square of their number."""
+Without a bound, a server could make us remember as many as there are bytes."""
 
 BLOCK_STATUS_BYTES = 2**31
 """Longest BLOCK_STATUS sent upstream: nbdkit before 1.44 asserts near 4 GiB (CVE-2025-47711), qemu 3.0

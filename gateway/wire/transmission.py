@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from struct import Struct
 
 from gateway.wire import limits
@@ -180,9 +181,15 @@ def decode_error_chunk(kind: int, payload: bytes) -> ErrorChunk:
     return ErrorChunk(error, text, OFFSET.unpack_from(payload, end)[0] if tail else None)
 
 
+MAX_DECODED_EXTENTS = 16 * limits.KIB
+"""Extents of one chunk that are looked at: fewer are always legal, and 2**20 would keep everybody waiting for a
+second."""
+
+
 def decode_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
     """Take the payload of a BLOCK_STATUS chunk: the context's id, and extents as (length in bytes,
-    status flags). There is at least one; an empty one is for the caller to judge.
+    status flags), `MAX_DECODED_EXTENTS` at most. There is at least one; an empty one is for the caller to
+    judge.
     """
     body = len(payload) - CONTEXT_ID.size
     if body < EXTENT.size or body % EXTENT.size:
@@ -190,7 +197,8 @@ def decode_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
             f"a block status chunk of {len(payload)} bytes; 4 and a multiple of 8 are allowed"
         )
     (context_id,) = CONTEXT_ID.unpack_from(payload)
-    return context_id, list(EXTENT.iter_unpack(payload[CONTEXT_ID.size :]))
+    extents = EXTENT.iter_unpack(memoryview(payload)[CONTEXT_ID.size :])
+    return context_id, list(islice(extents, MAX_DECODED_EXTENTS))
 
 
 def decode_extended_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
@@ -207,7 +215,8 @@ def decode_extended_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]
             f"an extended block status chunk says {count} extents and has"
             f" {body // EXTENDED_EXTENT.size}"
         )
-    return context_id, list(EXTENDED_EXTENT.iter_unpack(payload[EXTENDED_STATUS_HEAD.size :]))
+    extents = EXTENDED_EXTENT.iter_unpack(memoryview(payload)[EXTENDED_STATUS_HEAD.size :])
+    return context_id, list(islice(extents, MAX_DECODED_EXTENTS))
 
 
 def decode_status_payload(payload: bytes) -> tuple[int, tuple[int, ...]]:

@@ -11,7 +11,7 @@ it comes.
 from __future__ import annotations
 
 from gateway.protocol.commands import normal_error
-from gateway.relay.scan.extents import Extents, mended_extents, narrowed
+from gateway.relay.scan.extents import STATUS_TOO_LONG, Extents, mended_extents, narrowed
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.replies import Out, Replies, SimpleReplies
 from gateway.relay.scan.traffic import Partial, Traffic
@@ -309,10 +309,18 @@ class ChunkReplies(Replies):
                 f"{length} bytes at {offset} in reply to a READ of {wanted} bytes at {start}"
             )
         partial = self._partial(ours)
+        if partial.covered and self._sent_df(word):
+            raise WireError("a READ with DF was answered in more than one chunk")
         if not partial.cover(offset, offset + length):
             raise WireError(f"{length} bytes at {offset} came twice in reply to a READ")
         if len(partial.covered) > limits.MAX_GAPS:
             raise WireError(f"a reply to a READ in more than {limits.MAX_GAPS} separate ranges")
+
+    def _sent_df(self, word: int) -> bool:
+        """Say whether the upstream was sent DF for a READ: what it gets is not always the client's word."""
+        if not word & ASK:
+            word = self.traffic.plan.fast[word & 0xFFFFFFFF][1]
+        return bool(word >> 16 & CmdFlag.DF)
 
     def _partial(self, ours: int) -> Partial:
         partial = self.traffic.partial.get(ours)
@@ -342,7 +350,7 @@ class ChunkReplies(Replies):
         text = "the server gave no extent that is not empty"
         if told and self._client is not EXTENDED:
             told = narrowed(told, plan.upstream.minimum)
-            text = "the server gave a status of more than 32 bits"
+            text = STATUS_TOO_LONG
         if told:
             out.append(self._client.status(cookie, asked, client_id, told, done=False))
         else:

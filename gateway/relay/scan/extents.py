@@ -7,6 +7,8 @@ from __future__ import annotations
 
 Extents = list[tuple[int, int]]
 
+STATUS_TOO_LONG = "the server gave a status of more than 32 bits"
+
 LONGEST_EXTENT = 2**32 - 1
 """What a BLOCK_STATUS chunk without extended headers can say of one extent."""
 

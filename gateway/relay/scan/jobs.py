@@ -11,11 +11,12 @@ begun.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.protocol.commands import normal_error
+from gateway.relay.scan.extents import STATUS_TOO_LONG, Extents, narrowed
 from gateway.relay.scan.locks import ASK, Held, RangeLocks
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag, Errno
@@ -29,7 +30,6 @@ MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
 any size is always taken, so a session holds less than twice as much."""
 
 Data = bytes | bytearray | memoryview
-Extents = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ class _Running:
     outcomes: list[Outcome] = field(default_factory=list)
     missing: int = 0
     claims: list[Held] = field(default_factory=list)
+    waits: bool = False
+    """It has asked for a range, and waits until it is granted."""
 
 
 class Jobs:
@@ -107,8 +109,11 @@ class Jobs:
         self._asks: dict[int, tuple[_Running, Outcome]] = {}
         self.bytes = 0
         """What jobs hold in memory."""
-        self.woken = _nothing
-        """Called after a job has gone on outside of the session's own calls: its claim was granted."""
+        self.waiting = 0
+        """Jobs that wait for a claim: they have nothing in flight, and count as commands under way all the
+        same."""
+        self.woken: Callable[[Callable[[], None]], None] = _at_once
+        """Called with what a job has to do outside of the session's own calls: its claim was granted."""
 
     def __bool__(self) -> bool:
         return bool(self._running)
@@ -154,13 +159,23 @@ class Jobs:
             self._end(running, end.value)
 
     def _claim(self, running: _Running, claim: Claim) -> bool:
-        def granted() -> None:
+        def go_on() -> None:
+            self._wait_no_more(running)
             self._go_on(running)
-            self.woken()
 
-        held = Held(claim.start, claim.end, granted)
+        held = Held(
+            claim.start, claim.end, lambda: self.woken(go_on), owner=self._traffic.in_flight
+        )
         running.claims.append(held)
-        return self._locks.claim(held)
+        granted = self._locks.claim(held)
+        if not granted:
+            running.waits = True
+            self.waiting += 1
+        return granted
+
+    def _wait_no_more(self, running: _Running) -> None:
+        self.waiting -= running.waits
+        running.waits = False
 
     def _send(self, running: _Running, asks: list[Ask]) -> None:
         traffic = self._traffic
@@ -183,6 +198,7 @@ class Jobs:
 
     def _end(self, running: _Running, answer: Answer) -> None:
         del self._running[running]
+        self._wait_no_more(running)
         self.bytes -= running.cost
         running.job.close()
         self._traffic.to_client += self._encoded(running, answer)
@@ -197,19 +213,20 @@ class Jobs:
         said: list[memoryview | bytes] = []
         if answer.data:
             if client.chunked:
-                for number, (offset, data) in enumerate(answer.data, start=1):
-                    done = number == len(answer.data)
-                    said.append(client.data_head(cookie, asked, offset, len(data), done=done))
-                    said.append(memoryview(data))
+                # One chunk, which is what DF asks for, and right for everybody.
+                length = sum(len(data) for _offset, data in answer.data)
+                said.append(client.data_head(cookie, asked, asked, length, done=True))
             else:
                 said.append(client.success(cookie, asked, read=True))
-                said += [memoryview(data) for _offset, data in answer.data]
-            return said
+            return said + [memoryview(data) for _offset, data in answer.data]
         for number, (context_id, extents) in enumerate(answer.status, start=1):
             done = number == len(answer.status)
-            said.append(client.status(cookie, asked, context_id, extents, done=done))
+            told = extents if client is EXTENDED else narrowed(extents, 1)
+            if told is None:
+                return [client.failure(cookie, asked, Errno.EIO, STATUS_TOO_LONG)]
+            said.append(client.status(cookie, asked, context_id, told, done=done))
         return said or [client.success(cookie, asked, read=running.word & 0xFFFF == Cmd.READ)]
 
 
-def _nothing() -> None:
-    pass
+def _at_once(go_on: Callable[[], None]) -> None:
+    go_on()

@@ -37,6 +37,8 @@ class Held:
     end: int
     granted: Callable[[], None] = field(repr=False)
     """Called by `tell` when a claim that had to wait is granted."""
+    owner: dict[int, Entry] | None = field(default=None, repr=False)
+    """The in-flight table of the session that claims."""
     claims_before: int = 0
     """How many earlier claims overlap this one."""
     writes_before: list[tuple[dict[int, Entry], int]] = field(default_factory=list, repr=False)
@@ -49,7 +51,9 @@ class Held:
 
 
 class RangeLocks:
-    """The claims on one export. At most `MAX_IN_FLIGHT` for each session, so lists are short."""
+    """The claims on one export. A job that waits for one is a command under way, so each session has at most
+    `MAX_IN_FLIGHT`, and lists are short.
+    """
 
     def __init__(self) -> None:
         self._tables: list[dict[int, Entry]] = []
@@ -106,6 +110,21 @@ class RangeLocks:
                 ]
                 if held.is_granted:
                     self._to_tell.append(held)
+
+    def holds_up(self, in_flight: dict[int, Entry]) -> bool:
+        """Say whether a claim of another session waits for this one."""
+        return any(
+            held.owner is not in_flight
+            and (
+                any(table is in_flight for table, _cookie in held.writes_before)
+                or any(
+                    other.owner is in_flight and _overlap(held, other)
+                    for other in self._claims[:at]
+                )
+            )
+            for at, held in enumerate(self._claims)
+            if not held.is_granted
+        )
 
     def tell(self) -> None:
         """Tell those whose claims have been granted. Not to be called while any scanner is at work."""

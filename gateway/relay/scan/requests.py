@@ -87,7 +87,6 @@ class RequestScan:
         traffic = self._traffic
         in_flight = traffic.in_flight
         fast = self._fast.get
-        guarded = self._mask and traffic.locks.busy
         size, mask = self._size, self._mask
         client, link = traffic.plan.offer.framing, traffic.plan.link
         unpack, header, client_magic = (
@@ -118,6 +117,9 @@ class RequestScan:
             run = pos = self._drop(start, end, self._drop_left)
         elif self._gather_left:
             run = pos = self._gather(view, start, end, out)
+        # From a claim on, every command that writes has to be a job, which claims its range; so this is looked
+        # at again whenever a job may have begun.
+        guarded = mask and traffic.locks.busy
         room = 0 if self.stopped else traffic.room
         while end - pos >= header and room > 0:
             magic, word, cookie, offset, length = unpack(buffer, pos)
@@ -159,7 +161,8 @@ class RequestScan:
             run = pos = self._judge(view, pos + header, end, request, out)
             guarded = mask and traffic.locks.busy
             room = traffic.room
-            if self.disconnected or len(self.answers) >= MAX_ANSWERS or not self.between_messages:
+            answers = len(self.answers) + len(traffic.to_client)
+            if self.disconnected or answers >= MAX_ANSWERS or not self.between_messages:
                 break
         if pos > run:
             out.append(view[run:pos])

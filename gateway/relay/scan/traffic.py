@@ -6,6 +6,7 @@ client's cookie is opaque and only comes back to it (clients SHOULD keep theirs 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
@@ -36,23 +37,17 @@ class Partial:
     def cover(self, start: int, end: int) -> bool:
         """Add a range; say False if some of it has come before."""
         covered = self.covered
-        if not covered or start > covered[-1][1]:
-            covered.append((start, end))
-            return True
-        if start == covered[-1][1]:  # the usual case: chunks in order
-            covered[-1] = (covered[-1][0], end)
-            return True
-        if any(start < last and first < end for first, last in covered):
+        at = bisect_left(covered, (start, end))
+        before = covered[at - 1] if at else (-1, -1)
+        behind = covered[at] if at < len(covered) else None
+        if before[1] > start or (behind and behind[0] < end):
             return False
-        covered.append((start, end))
-        covered.sort()
-        merged = covered[:1]
-        for first, last in covered[1:]:
-            if first == merged[-1][1]:
-                merged[-1] = (merged[-1][0], last)
-            else:
-                merged.append((first, last))
-        self.covered = merged
+        first, last = at, at  # the ranges that the new one touches
+        if before[1] == start:
+            start, first = before[0], at - 1
+        if behind and behind[0] == end:
+            end, last = behind[1], at + 1
+        covered[first:last] = [(start, end)]
         return True
 
 
@@ -95,7 +90,7 @@ class Traffic:
         """How many requests may be begun."""
         if self.jobs.bytes >= MAX_JOB_BYTES:
             return 0
-        return MAX_IN_FLIGHT - len(self.in_flight)
+        return MAX_IN_FLIGHT - len(self.in_flight) - self.jobs.waiting
 
     def success(self, cookie: int, word: int, offset: int) -> bytes:
         """Give the reply that says a command without data in its reply has succeeded (or a READ of
