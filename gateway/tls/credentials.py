@@ -57,8 +57,8 @@ processors, but OpenSSL's own order has ChaCha20 first, and CPython can change i
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What a peer has proved itself by: its certificate (DER) or the user of a key; a client may have
-    neither.
+    """What a peer has proved itself by: its certificate (DER) or, of a client, the user of a key. Neither is
+    there for a client that needs none, and for a server that knows our key.
     """
 
     certificate: bytes | None
@@ -104,16 +104,28 @@ class Session:
 
         Raises `NotAdmitted`.
         """
+        if self._claim is not None:
+            if self._claim.user is None or not used_key(tls):
+                raise NotAdmitted("no pre-shared key was used")
+            return Admitted(None, self._claim.user if self._server_side else None)
         if tls.session_reused:
             raise NotAdmitted("a session was resumed")
-        if self._claim is not None:
-            if self._claim.user is None:
-                raise NotAdmitted("no pre-shared key was used")
-            return Admitted(None, self._claim.user)
         certificate = tls.getpeercert(binary_form=True)
         if certificate is None and self._certificate_needed:
             raise NotAdmitted("no certificate was shown")
         return Admitted(certificate, None)
+
+
+def used_key(tls: ssl.SSLObject) -> bool:
+    """Say whether a handshake that has ended was of a pre-shared key, and so has proved that both know it.
+
+    TLS 1.3 makes no difference between a key and a resumed session (RFC 8446, 2.2), nor does OpenSSL; TLS 1.2
+    has cipher suites for keys.
+    """
+    if tls.version() == "TLSv1.3":
+        return bool(tls.session_reused)
+    cipher = tls.cipher()
+    return cipher is not None and "PSK" in cipher[0]
 
 
 # ---- servers ----
@@ -257,9 +269,8 @@ def client_credentials(
         if not keys.knows(user):
             raise CredentialsError(psk, f'has no user "{user}", which psk-user names')
         context = _key_context(ssl.PROTOCOL_TLS_CLIENT)
-        offer_key(context, user, keys.key_of(user))
         # A name would be sent in the clear (SNI) to no use: nothing is compared with it.
-        return ClientCredentials(context, None)
+        return ClientCredentials(context, None, claim=offer_key(context, user, keys.key_of(user)))
     if verify_peer and not hostname:
         raise CredentialsError(
             None, "expected tls-hostname to say which name the server's certificate has"
@@ -282,8 +293,10 @@ class ClientCredentials:
         terms: tuple[Term, ...] = (),
         *,
         verify_peer: bool = False,
+        claim: Claim | None = None,
     ) -> None:
         self.terms = terms
+        self._claim = claim
         self._context = context
         self._hostname = hostname
         self._verify_peer = verify_peer
@@ -295,6 +308,7 @@ class ClientCredentials:
             server_side=False,
             hostname=self._hostname,
             certificate_needed=self._verify_peer,
+            claim=self._claim,
         )
 
     def warnings(self, now: datetime) -> list[str]:

@@ -72,10 +72,8 @@ def make_pki(
     files |= _issue(ca, names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, days, now).files("server")
     files |= _client(ca, first, days, now)
     for client in more:
-        if client in {*files, "keys.psk"}:
-            raise CredentialsError(
-                None, f"a client cannot be called {client}: there is a file of that name"
-            )
+        if client.endswith((".pem", ".psk")):
+            raise CredentialsError(None, f"a client cannot be called {client}, as a file would be")
         own = {"ca-cert.pem": files["ca-cert.pem"]} | _client(ca, client, days, now)
         files |= {f"{client}/{name}": content for name, content in own.items()}
     if users := list(dict.fromkeys(psk_users)):
@@ -157,6 +155,7 @@ def _issue(
     days: int,
     now: datetime,
 ) -> _Issued:
+    names = [_host(host) for host in hosts]
     key = ec.generate_private_key(ec.SECP256R1())
     usage = x509.KeyUsage(
         digital_signature=True,
@@ -178,9 +177,8 @@ def _issue(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(issuer, critical=False)
     )
-    if hosts:
-        names = x509.SubjectAlternativeName([_host(host) for host in hosts])
-        builder = builder.add_extension(names, critical=False)
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return _Issued(builder.sign(ca.key, SHA256()), key)
 
 

@@ -15,7 +15,7 @@ A claim is not a proof. With a certificate in the context, OpenSSL 3 asks the ca
 hash (SHA-256) is not that of the cipher suite it has chosen (AES-256-GCM-SHA384), and goes on *without the
 key*: the handshake of a client that has only named a user succeeds, if a certificate is not required.
 Hence: the context of a claim has no certificate, and without one no handshake can end but by a key.
-`gateway.tls.credentials` sees to it.
+`gateway.tls.credentials` sees to it, and looks afterwards whether it was so.
 
 Unknown users are given a key that nobody has, one and the same for a user as long as the process lives
 (GnuTLS randomises, too). They fail where a wrong key fails, with the same alert, after the same work: an
@@ -170,7 +170,10 @@ def claim_of(context: ssl.SSLContext, keys: Keys) -> Claim:
     return claim
 
 
-def offer_key(context: ssl.SSLContext, user: str, key: bytes) -> None:
-    """Make a client's context offer a key."""
+def offer_key(context: ssl.SSLContext, user: str, key: bytes) -> Claim:
+    """Make a client's context offer a key. The claim is ours, for all sessions."""
     if sys.version_info >= (3, 13):
         context.set_psk_client_callback(lambda hint: (user, key))
+    claim = Claim()
+    claim.user = user
+    return claim

@@ -26,16 +26,18 @@ def read(path: Path, expected: str, *, secret: bool = False) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise CredentialsError(path, f"cannot be read: {reason}; expected {expected}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise CredentialsError(path, f"is no regular file; expected {expected}")
         if secret:
             _check_private(path, status)
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise CredentialsError(path, f"cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise CredentialsError(path, f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_FILE_BYTES:
         raise CredentialsError(path, f"is larger than 1 MiB; expected {expected}")
     return content

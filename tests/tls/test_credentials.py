@@ -1,0 +1,163 @@
+"""Directories of certificates: what is wrong with them is said of the file, and what is late is told."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from gateway.tls.certificates import Term, first_to_end, warnings
+from gateway.tls.credentials import (
+    client_credentials,
+    client_paths,
+    server_credentials,
+    server_paths,
+)
+from gateway.tls.errors import CredentialsError
+from tests.tls.handshakes import DAY, NOW, crl_of, directory, shake_hands, write
+
+GARBAGE = b"-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n"
+
+
+def _encrypted(content: bytes) -> bytes:
+    key = load_pem_private_key(content, None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("server-cert.pem", None, "No such file or directory; expected the server's certificate"),
+        ("server-key.pem", None, "No such file or directory; expected the key of server-cert.pem"),
+        ("ca-cert.pem", None, "No such file or directory; expected the certificates of the CAs"),
+        ("server-cert.pem", lambda _: b"", "expected the server's certificate (PEM"),
+        ("server-cert.pem", lambda _: b"\x30\x82", "expected the server's certificate (PEM"),
+        ("server-cert.pem", lambda _: GARBAGE, "expected the server's certificate (PEM"),
+        ("ca-cert.pem", lambda _: GARBAGE, "expected the certificates of the CAs to trust (PEM"),
+        ("server-key.pem", lambda _: GARBAGE, "is no key; expected the key of server-cert.pem"),
+        ("server-key.pem", _encrypted, "has a password; expected the key of server-cert.pem"),
+        ("ca-crl.pem", lambda _: b"", "has none in it; expected a list of revoked certificates"),
+        (
+            "ca-crl.pem",
+            lambda _: b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
+            "cannot be understood",
+        ),
+    ],
+)
+def test_bad_files(
+    server_dir: Path,
+    ca: trustme.CA,
+    name: str,
+    change: Callable[[bytes], bytes] | None,
+    expected: str,
+) -> None:
+    write(server_dir / "ca-crl.pem", crl_of(ca))
+    path = server_dir / name
+    if change is None:
+        path.unlink()
+    else:
+        path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(CredentialsError) as caught:
+        server_credentials(server_dir)
+    assert caught.value.path == path
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_does_not_fit(server_dir: Path, ca: trustme.CA) -> None:
+    other = ca.issue_cert("localhost").private_key_pem.bytes()
+    write(server_dir / "server-key.pem", other)
+    with pytest.raises(CredentialsError, match=r"is not the key of server-cert\.pem, which is OU="):
+        server_credentials(server_dir)
+
+
+def test_half_of_a_client(client_dir: Path) -> None:
+    (client_dir / "client-key.pem").unlink()
+    with pytest.raises(CredentialsError, match=r"client-key\.pem: cannot be read: No such file"):
+        client_credentials(client_dir, hostname="localhost")
+
+
+def test_what_is_not_enough(tmp_path: Path, anonymous_dir: Path) -> None:
+    with pytest.raises(CredentialsError, match="a directory of certificates, a PSK file, or both"):
+        server_credentials(None)
+    with pytest.raises(CredentialsError, match="absent: is no directory; expected a directory"):
+        server_credentials(tmp_path / "absent")
+    with pytest.raises(CredentialsError, match="expected tls-hostname"):
+        client_credentials(anonymous_dir)
+    assert client_credentials(anonymous_dir, verify_peer=False)
+
+
+def test_a_server_that_verifies_nobody_needs_no_ca(server_dir: Path) -> None:
+    (server_dir / "ca-cert.pem").unlink()
+    assert server_credentials(server_dir, verify_client=False)
+    with pytest.raises(CredentialsError, match=r"ca-cert\.pem"):
+        server_credentials(server_dir)
+
+
+def test_a_chain_in_the_certificates_file(tmp_path: Path, ca: trustme.CA) -> None:
+    leaf = ca.create_child_ca().issue_cert("localhost")
+    assert len(leaf.cert_chain_pems) == 2
+    server = server_credentials(directory(tmp_path / "s", ca, server=leaf), verify_client=False)
+    client = client_credentials(directory(tmp_path / "c", ca), hostname="localhost")
+    assert shake_hands(server, client).admitted
+
+
+def test_paths_to_watch() -> None:
+    names = [str(path) for path in server_paths(Path("d"), Path("keys.psk"))]
+    assert names == [
+        "d/ca-cert.pem", "d/ca-crl.pem", "d/server-cert.pem", "d/server-key.pem", "keys.psk",
+    ]  # fmt: skip
+    assert client_paths(Path("d"), None)[2] == Path("d/client-cert.pem")
+    assert client_paths(None, None) == ()
+
+
+# ---- what is late ----
+
+PATH = Path("server-cert.pem")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "expected"),
+    [
+        (NOW - DAY, NOW + 31 * DAY, None),
+        (NOW - DAY, None, None),
+        (NOW - DAY, NOW + 30 * DAY, "x expires in 30 days, on 2026-02-14 12:00 UTC"),
+        (NOW - DAY, NOW + 1.5 * DAY, "x expires in 1 day, on 2026-01-17 00:00 UTC"),
+        (NOW - DAY, NOW + 0.5 * DAY, "x expires in less than a day, on 2026-01-16 00:00 UTC"),
+        (NOW - DAY, NOW, "x has expired on 2026-01-15 12:00 UTC"),
+        (NOW + DAY, NOW + 99 * DAY, "x is not valid before 2026-01-16 12:00 UTC"),
+    ],
+)
+def test_warnings(begin: dt.datetime, end: dt.datetime | None, expected: str | None) -> None:
+    term = Term(PATH, "x", begin, end)
+    assert warnings([term], NOW) == ([f"server-cert.pem: {expected}"] if expected else [])
+
+
+def test_the_first_to_end_comes_first() -> None:
+    terms = [Term(PATH, str(days), NOW - DAY, NOW + days * DAY) for days in (9, 3, 5)]
+    terms.append(Term(PATH, "never", NOW, None))
+    assert [text.split()[1] for text in warnings(terms, NOW)] == ["3", "5", "9"]
+    assert first_to_end(terms) == terms[1]
+    assert first_to_end(terms[3:]) is None
+
+
+def test_whose_terms(server_dir: Path, ca: trustme.CA, server_leaf: trustme.LeafCert) -> None:
+    write(server_dir / "ca-crl.pem", crl_of(ca, end=dt.datetime.now(dt.UTC) + 3 * DAY))
+    server = server_credentials(server_dir)
+    assert {term.path.name for term in server.terms} == {
+        "server-cert.pem", "ca-cert.pem", "ca-crl.pem",
+    }  # fmt: skip
+    assert server.first_to_end is not None
+    assert server.first_to_end.path.name == "ca-crl.pem"
+    [warning] = server.warnings(dt.datetime.now(dt.UTC))
+    assert "the list of what " in warning
+    assert "has revoked expires in 2 days" in warning

@@ -1,0 +1,100 @@
+"""The authority for trying things out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from gateway.tls.credentials import client_credentials, server_credentials
+from gateway.tls.errors import CredentialsError
+from gateway.tls.identity import identity_of
+from gateway.tls.pki import make_pki, write_pki
+from gateway.tls.psk import load_keys
+from tests.tls.handshakes import DAY, NOW, shake_hands
+
+
+def _today() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def test_one_directory_serves_both_sides(tmp_path: Path) -> None:
+    where = tmp_path / "deep" / "pki"
+    files = make_pki(["disk.example", "192.0.2.7"], ["joe", "ann"], ["joe"], days=9, now=_today())
+    write_pki(where, files)
+    server = server_credentials(where)
+    for name in ("localhost", "127.0.0.1", "::1", "disk.example", "192.0.2.7"):
+        client = client_credentials(where, hostname=name)
+        admitted = shake_hands(server, client).admitted
+        assert identity_of(admitted.certificate, None).common_names == ("joe",)
+    result = shake_hands(server, client_credentials(where / "ann", hostname="localhost"))
+    assert identity_of(result.admitted.certificate, None).common_names == ("ann",)
+    other = shake_hands(server, client_credentials(where, hostname="other.example"))
+    assert other.client == "CERTIFICATE_VERIFY_FAILED"
+    assert load_keys(where / "keys.psk").only_user() == "joe"
+    assert len(server.warnings(_today())) == 2  # the CA's and the server's: 9 days
+
+
+def test_modes(tmp_path: Path) -> None:
+    write_pki(tmp_path / "pki", make_pki([], ["joe", "ann"], ["joe"], days=9, now=NOW))
+    for path in (tmp_path / "pki", *(tmp_path / "pki").rglob("*")):
+        expected = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_terms() -> None:
+    files = make_pki([], [], [], days=9, now=NOW)
+    assert set(files) == {
+        "ca-cert.pem", "ca-key.pem",
+        "server-cert.pem", "server-key.pem",
+        "client-cert.pem", "client-key.pem",
+    }  # fmt: skip
+    for name in ("ca", "server", "client"):
+        certificate = x509.load_pem_x509_certificate(files[f"{name}-cert.pem"])
+        assert certificate.not_valid_after_utc == NOW + 9 * DAY
+        assert certificate.not_valid_before_utc < NOW
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "client-key.pem").write_bytes(b"precious")
+    with pytest.raises(CredentialsError, match=r"client-key\.pem: is there already"):
+        write_pki(tmp_path, make_pki([], [], [], days=9, now=NOW))
+    assert [path.name for path in tmp_path.iterdir()] == ["client-key.pem"]
+    (tmp_path / "client-key.pem").unlink()
+    (tmp_path / "client-key.pem").symlink_to("elsewhere")
+    with pytest.raises(CredentialsError, match=r"client-key\.pem: cannot be written: File exists"):
+        write_pki(tmp_path, make_pki([], [], [], days=9, now=NOW))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_where_nothing_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"")
+    files = make_pki([], [], [], days=9, now=NOW)
+    with pytest.raises(CredentialsError, match="is no directory"):
+        write_pki(tmp_path / "f", files)
+    with pytest.raises(CredentialsError, match="cannot be made"):
+        write_pki(tmp_path / "f" / "g", files)
+
+
+@pytest.mark.parametrize(
+    ("host", "client", "user", "expected"),
+    [
+        ("not a host", "c", "u", "expected a host's name or IP address"),
+        ("", "c", "u", "expected a host's name or IP address"),
+        ("jö.example", "c", "u", "expected a host's name or IP address"),
+        ("h", "../up", "u", "a client's name has"),
+        ("h", "", "u", "a client's name has"),
+        ("h", "keys.psk", "u", "as a file would be"),
+        ("h", "ca-crl.pem", "u", "as a file would be"),
+        ("h", "c", "a:b", "a user of keys.psk has"),
+        ("h", "c", "#a", "a user of keys.psk has"),
+        ("h", "c", "", "a user of keys.psk has"),
+        ("h", "c", "x" * 129, "a user of keys.psk has"),
+    ],
+)
+def test_names_that_cannot_be(host: str, client: str, user: str, expected: str) -> None:
+    with pytest.raises(CredentialsError, match=expected):
+        make_pki([host], ["first", client], [user], days=9, now=NOW)
