@@ -48,7 +48,7 @@ CERTIFICATE_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK"
 KEY_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"
 """The only one with ECDHE and AEAD that OpenSSL 3 has: RFC 8442's with AES-GCM are missing there. Plain PSK
 would have AES-GCM, but whoever learns the key some day could read all that was recorded. Every GnuTLS since
-3.4 (2015) offers it; and TLS 1.3, since 3.6.3 (2018), comes first."""
+3.4 (2015) offers it (libnbd and qemu over TLS 1.2: tried); and TLS 1.3, since 3.6.3 (2018), comes first."""
 
 KEY_SUITES_13 = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
 """OpenSSL binds keys to SHA-256 (RFC 8446, 4.2.11), which leaves these two. AES-GCM is faster on most

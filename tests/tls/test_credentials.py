@@ -45,6 +45,7 @@ def _encrypted(content: bytes) -> bytes:
         ("ca-cert.pem", lambda _: GARBAGE, "expected the certificates of the CAs to trust (PEM"),
         ("server-key.pem", lambda _: GARBAGE, "is no key; expected the key of server-cert.pem"),
         ("server-key.pem", _encrypted, "has a password; expected the key of server-cert.pem"),
+        ("server-key.pem", lambda key: key[:90] + key[120:], "cannot be used as the key of"),
         ("ca-crl.pem", lambda _: b"", "has none in it; expected a list of revoked certificates"),
         (
             "ca-crl.pem",
@@ -76,7 +77,10 @@ def test_bad_files(
 def test_a_key_that_does_not_fit(server_dir: Path, ca: trustme.CA) -> None:
     other = ca.issue_cert("localhost").private_key_pem.bytes()
     write(server_dir / "server-key.pem", other)
-    with pytest.raises(CredentialsError, match=r"is not the key of server-cert\.pem, which is OU="):
+    with pytest.raises(
+        CredentialsError,
+        match=r"server-key\.pem: cannot be used as the key of server-cert\.pem: key values mismatch",
+    ):
         server_credentials(server_dir)
 
 

@@ -115,7 +115,7 @@ def test_credentials(server_dir: Path, client_dir: Path, ca: trustme.CA) -> None
     before = _shown(rotating.current, client_dir)
     good = ca.issue_cert("localhost")
     write(server_dir / "server-cert.pem", good.cert_chain_pems[0].bytes())
-    with pytest.raises(CredentialsError, match="is not the key of"):
+    with pytest.raises(CredentialsError, match="cannot be used as the key of"):
         rotating.reload()
     assert _shown(rotating.current, client_dir) == before
     directory(server_dir, None, server=good, crl=crl_of(ca))
