@@ -40,6 +40,16 @@ _KEY_BEGIN = re.compile(rb"^-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
 _KEY_ENCRYPTED = re.compile(rb"^(-----BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED)", re.MULTILINE)
 _T = TypeVar("_T")
 
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for certificates that are malformed, or of a kind that it does not know."""
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -193,7 +203,7 @@ def _crls(path: Path) -> list[x509.CertificateRevocationList]:
 def _parsed(path: Path, expected: str, parse: Callable[[], _T]) -> _T:
     try:
         return parse()
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         why = printable(str(error).partition("\n")[0])[:200]
         raise CredentialsError(path, f"cannot be understood ({why}); expected {expected}") from None
 

@@ -10,9 +10,8 @@ import hashlib
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
-from gateway.tls.certificates import printable
+from gateway.tls.certificates import UNREADABLE, printable
 from gateway.tls.errors import NotAdmitted
 
 
@@ -114,7 +113,7 @@ def identity_of(
             tls_version,
             cipher,
         )
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         why = printable(str(error).partition("\n")[0])[:200]
         raise NotAdmitted(f"its certificate cannot be understood: {why}") from None
 

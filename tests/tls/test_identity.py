@@ -129,7 +129,17 @@ def test_a_line_of_the_log_is_bounded() -> None:
     assert len(text) < 1000
 
 
-@pytest.mark.parametrize("der", [b"", b"\x30\x00", FULL[:-1], FULL[:100], b"\xff" * 100])
+@pytest.mark.parametrize(
+    "der",
+    [
+        b"",
+        b"\x30\x00",
+        FULL[:-1],
+        FULL[:100],
+        b"\xff" * 100,
+        FULL[:12] + b"\1" + FULL[13:],  # version 2, which there is not
+    ],
+)
 def test_malformed(der: bytes) -> None:
     with pytest.raises(NotAdmitted, match="its certificate cannot be understood"):
         identity_of(der, None)
