@@ -4,9 +4,9 @@
 one receive takes as many records as there are, and nothing that came in the clear gets in.
 
 A `TlsSocket` behaves as a non-blocking socket does, with one promise more, because the hub waits for the
-kernel and not for OpenSSL: nothing that could be read is left inside. It receives no more ciphertext than there is room
-for plaintext, which is never longer; so whatever is still to be read is in the kernel, which says so. And a
-byte counts as sent when the kernel has its ciphertext: what is encrypted and not yet sent is still in the
+kernel and not for OpenSSL: nothing that could be read is left inside. It receives no more ciphertext than there
+is room for plaintext, which is never longer; so whatever is still to be read is in the kernel, which says so.
+And a byte counts as sent when the kernel has its ciphertext: what is encrypted and not yet sent is still in the
 caller's hands, who will come again with it, since he has to.
 
 Records are made of as many slices as fit into `PIECE_BYTES`, joined: one record costs as much as the copy of a
