@@ -1,7 +1,8 @@
 """The composition root: builds everything from a configuration, runs it, and ends it in good order.
 
 The only module that knows all others. Signals: SIGTERM, or SIGINT once, drains (no new connections, nothing
-new begun, what is under way finished within `drain-seconds`); a second one ends at once.
+new begun, what is under way finished within `drain-seconds`); a second one ends at once. SIGHUP loads TLS
+credentials anew.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.config import Config, Upstream
+from gateway.config import Config, Listen, Upstream
 from gateway.net.dial import Command, DialError, dial
 from gateway.net.listen import Listener, ListenError, open_listener
 from gateway.net.tally import Tally
 from gateway.quirks import catalogue
-from gateway.relay.client import LINGER_SECONDS, Service, serve_client
+from gateway.relay.client import LINGER_SECONDS, ChooseSession, Service, serve_client
 from gateway.relay.hub import Hub
 from gateway.upstream.server import Connect, Server
 from gateway.uri import File, Legacy, Memory, NbdUri
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+    from gateway.keyring import Keyring  # these two cost nothing where there is no TLS
+    from gateway.tls.credentials import Session
 
 INTERRUPTED = 130
 """Exit status after a second signal, SIGTERM as well: what a shell gives for SIGINT."""
@@ -81,12 +85,13 @@ async def serve(
     """
     _raise_descriptor_limit()
     # Signals first: whoever sees the socket may send one.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
             try:
-                async with upstreams(config, embedded) as servers:
-                    status = await _serve(config, options, servers, signals, listening)
+                keyring = load_keyring(config)
+                async with upstreams(config, embedded, keyring) as servers:
+                    status = await _serve(config, options, servers, keyring, signals, listening)
             except StartError as error:  # as itself, not in the nursery's group
                 failed = error
             embedded.cancel_scope.cancel()
@@ -99,6 +104,7 @@ async def _serve(
     config: Config,
     options: Options,
     servers: dict[str, Server],
+    keyring: Keyring | None,
     signals: AsyncIterator[int],
     listening: Callable[[tuple[NbdUri, ...]], None] | None,
 ) -> int:
@@ -113,7 +119,8 @@ async def _serve(
             hub = Hub()
             service = Service(config, servers, hub, log)
             try:
-                return await _Run(service, listeners, options, signals).until_the_end()
+                run = _Run(service, listeners, options, keyring, signals)
+                return await run.until_the_end()
             finally:
                 hub.close()
     finally:
@@ -129,8 +136,10 @@ class _Run:
         service: Service,
         listeners: list[Listener],
         options: Options,
+        keyring: Keyring | None,
         signals: AsyncIterator[int],
     ) -> None:
+        self._keyring = keyring
         self._signals = signals
         self._service = service
         self._listeners = listeners
@@ -155,6 +164,8 @@ class _Run:
                     doors.start_soon(self._obey_signals, hub.cancel_scope)
                     doors.start_soon(self._shortages.run)
                     doors.start_soon(self._turned_away.run)
+                    if self._keyring is not None:
+                        doors.start_soon(self._keyring.watch, self._service.log)
                     for listener in self._listeners:
                         for listening in listener.sockets:
                             doors.start_soon(self._accept, listener, listening, clients)
@@ -191,7 +202,11 @@ class _Run:
         await self._somebody_left.wait()
 
     async def _obey_signals(self, everything: trio.CancelScope) -> None:
-        async for _signal in self._signals:
+        async for number in self._signals:
+            if number == signal.SIGHUP:
+                if self._keyring is not None:
+                    self._keyring.reload(self._service.log)
+                continue
             if self._drain.is_set():
                 self._status = INTERRUPTED
                 everything.cancel()
@@ -233,7 +248,7 @@ class _Run:
                 if self._clients[listener] > listen.max_connections:
                     self._turned_away.add(f"{listen.max_connections} are connected")
                 else:
-                    await serve_client(self._service, listen, stream)
+                    await serve_client(self._service, listen, stream, self._session_of(listen))
         except Exception:
             # Our bug; it must not take the other clients with it.
             log.exception("client lost to an internal error")
@@ -242,6 +257,10 @@ class _Run:
             self._somebody_left.set()
             if self._client_count == 0 and self._options.exit_after_last_client:
                 self._drain.set()
+
+    def _session_of(self, listen: Listen) -> ChooseSession | None:
+        ring = None if self._keyring is None else self._keyring.listener(listen)
+        return None if ring is None else ring.current.session
 
     async def _run_command(self, command: str) -> None:
         uri = self._listeners[0].uri
@@ -273,8 +292,23 @@ async def _open_listeners(config: Config) -> list[Listener]:
     return listeners
 
 
+def load_keyring(config: Config) -> Keyring | None:
+    """Load all TLS credentials; None if there is no TLS. Raises `StartError`."""
+    listeners = any(listen.tls_mode != "off" for listen in config.listen)
+    if not listeners and not any(upstream.secure for upstream in config.upstream.values()):
+        return None
+    from gateway.keyring import Keyring, KeyringError
+
+    try:
+        return Keyring(config)
+    except KeyringError as error:
+        raise StartError(str(error)) from None
+
+
 @asynccontextmanager
-async def upstreams(config: Config, embedded: trio.Nursery) -> AsyncIterator[dict[str, Server]]:
+async def upstreams(
+    config: Config, embedded: trio.Nursery, keyring: Keyring | None
+) -> AsyncIterator[dict[str, Server]]:
     """Give the upstreams by name; the servers that we start are ended with this."""
     commands = []
     servers = {}
@@ -298,6 +332,7 @@ async def upstreams(config: Config, embedded: trio.Nursery) -> AsyncIterator[dic
             user_timeout_seconds=settings.user_timeout_seconds,
             quirks=settings.quirks,
             trust_allocation=settings.trust_allocation,
+            tls=_upstream_session(keyring, name),
         )
     try:
         yield servers
@@ -305,6 +340,13 @@ async def upstreams(config: Config, embedded: trio.Nursery) -> AsyncIterator[dic
         with trio.CancelScope(shield=True):  # Command.stop has a limit of its own
             for command in commands:
                 await command.stop()
+
+
+def _upstream_session(keyring: Keyring | None, name: str) -> Callable[[], Session] | None:
+    if keyring is None or name not in keyring.upstreams:
+        return None
+    ring = keyring.upstreams[name]
+    return lambda: ring.current.session()
 
 
 def _named_quirks(settings: Upstream) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ async def explain(config: Config, name: str) -> list[Explanation]:
     failed: Exception | None = None  # as itself, not in the nursery's group
     async with trio.open_nursery() as embedded:
         try:
-            async with app.upstreams(config, embedded) as servers:
+            async with app.upstreams(config, embedded, app.load_keyring(config)) as servers:
                 for framing in (SIMPLE, STRUCTURED, EXTENDED):
                     found.append(await _explain(servers[route.upstream], route, framing))
         except Refusal as refusal:

@@ -6,9 +6,10 @@ have its export opened for anything to be known of it; after that such a server 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from gateway.net.dial import dial
 from gateway.protocol.errors import Refusal
@@ -19,6 +20,9 @@ from gateway.upstream.negotiation import Negotiation, Terms, list_exports
 from gateway.upstream.server import Server, TlsRequired
 from gateway.uri import NbdUri
 from gateway.wire.handshake import ListedExport
+
+if TYPE_CHECKING:
+    from gateway.tls.credentials import Session
 
 MAX_PROBED = 64
 """Exports that are asked about; a server may list thousands."""
@@ -74,7 +78,7 @@ async def probe(uri: NbdUri, *, every_export: bool = False) -> Probe:
 
     Raises `CannotProbe`.
     """
-    server = Server(str(uri), partial(dial, uri))
+    server = Server(str(uri), partial(dial, uri), tls=_tls_of(uri))
     try:
         listed: Sequence[ListedExport] | None = await server.listing(list_exports)
     except Refusal:
@@ -89,6 +93,19 @@ async def probe(uri: NbdUri, *, every_export: bool = False) -> Probe:
     except Refusal as refusal:
         raise CannotProbe(refusal.text) from None
     return Probe(uri, listed, exports)
+
+
+def _tls_of(uri: NbdUri) -> Callable[[], Session] | None:
+    if not uri.tls:
+        return None
+    from gateway.tls.errors import CredentialsError
+    from gateway.tls.server_uri import wanted_of
+
+    try:
+        credentials = wanted_of(uri).load()
+    except CredentialsError as error:
+        raise CannotProbe(f"{uri}: {error}") from None
+    return credentials.session
 
 
 async def _probed(server: Server, name: str) -> Probed:

@@ -243,9 +243,16 @@ _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[^\]]*\]|[^:@\[\]]*)(?::([0-9]*))?")
 _NOT_IN_A_URI = re.compile(r"[^A-Za-z0-9._~!$&'()*+,;=:@/?#%\[\]-]")
 
 # uri.md: "Any other query parameters which the client does not understand SHOULD be diagnosed by the
-# parser." The last two are libnbd's own.
+# parser." All but the first two are libnbd's own.
 _PARAMETERS = frozenset(
-    ("tls-type", "tls-hostname", "tls-verify-peer", "tls-certificates", "tls-psk-file")
+    (
+        "tls-type",
+        "tls-hostname",
+        "tls-username",
+        "tls-verify-peer",
+        "tls-certificates",
+        "tls-psk-file",
+    )
 )
 
 
@@ -281,6 +288,8 @@ def parse_nbd_uri(text: str) -> NbdUri:
     for key in parameters:
         if key not in _PARAMETERS and not key.startswith("x-"):
             raise UriError(text, f'unknown parameter "{key}" (known: {_KNOWN_PARAMETERS})')
+        if key.startswith("tls-") and not tls:
+            raise UriError(text, f'"{key}" goes with nbds: only, which is NBD over TLS')
 
     # The path without its one leading slash; nbd://host//disk is the export "/disk".
     export = check_name(text, _decode(text, (parts[3] or "/")[1:], "export name"))

@@ -29,7 +29,7 @@ async def test_an_upstream_without_descriptors_is_unreachable(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     config = parse(f'[[listen]]\nuri = "nbd://h"\n[upstream.main]\n{upstream}\n', "test")
-    async with trio.open_nursery() as nursery, app.upstreams(config, nursery) as servers:
+    async with trio.open_nursery() as nursery, app.upstreams(config, nursery, None) as servers:
         with monkeypatch.context() as patch:
             patch.setattr(socket, call, none_left)
             with pytest.raises(Unreachable) as caught:

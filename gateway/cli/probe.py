@@ -44,11 +44,6 @@ def probe(
     except UriError as error:
         raise UsageError(str(error)) from None
 
-    if target.tls:
-        raise UsageError(
-            f"{target}: TLS is not supported yet, and nbds:// is never spoken in the clear"
-        )
-
     async def asked() -> Probe:
         return await ask(target, every_export=every_export)
 

@@ -36,7 +36,7 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
     """
     if vocabulary is not None:
         yield from _unknown(data, vocabulary)
-    for check in (_needed, _listeners, _styles, _addresses, _upstreams, _exports, _names):
+    for check in (_needed, _listeners, _styles, _tls, _addresses, _upstreams, _exports, _names):
         yield from check(data, where)
 
 
@@ -100,6 +100,67 @@ def _styles(data: Data, where: Where) -> Iterator[Finding]:
             which = f'the export "{name}"' if name else "the default export"
             hint = "" if "export" in listen else ': add export = "NAME" for another one'
             yield (*path, key), f"oldstyle clients get {which}, but no rule lets it through{hint}"
+
+
+def _tls(data: Data, where: Where) -> Iterator[Finding]:
+    modes = []
+    for path, listen in _array(data, "listen"):
+        uri = _nbd_uri(listen)
+        secure = uri is not None and uri.tls
+        mode = listen.get("tls", "require" if secure else "off")
+        modes.append(mode)
+        blamed = (*path, "tls" if "tls" in listen else "uri")
+        if secure and mode != "require":
+            yield blamed, f'tls = "{mode}" contradicts {uri}, which is TLS from the beginning'
+        if mode in ("allow", "require"):
+            yield from _listener_over_tls(path, listen, blamed)
+        else:
+            for key in ("certificates", "psk", "verify-client"):
+                if key in listen:
+                    yield (*path, key), 'this is for TLS: add tls = "require", or "allow"'
+    for path, upstream in _named(data, "upstream"):
+        yield from _upstream_over_tls(path, upstream)
+    for path, export in _array(data, "export"):
+        if export.get("tls") == "require" and modes and set(modes) == {"off"}:
+            yield (*path, "tls"), "no listener has TLS, so nobody could reach this export"
+
+
+def _listener_over_tls(path: KeyPath, listen: Data, blamed: KeyPath) -> Iterator[Finding]:
+    if "certificates" not in listen and "psk" not in listen:
+        text = 'TLS needs certificates = "DIRECTORY", or psk = "FILE"'
+        yield blamed, f"{text} (nbd-gateway pki init DIRECTORY makes some to try things out)"
+    if "certificates" not in listen and "verify-client" in listen:
+        yield (*path, "verify-client"), "clients' certificates are only looked at with certificates"
+    if listen.get("style") == "oldstyle":
+        yield blamed, "oldstyle clients have no TLS"
+    flags = listen.get("handshake-flags")
+    if isinstance(flags, list) and "FIXED_NEWSTYLE" not in flags:
+        yield (*path, "handshake-flags"), "TLS begins with an option, which needs FIXED_NEWSTYLE"
+
+
+def _upstream_over_tls(path: KeyPath, upstream: Data) -> Iterator[Finding]:
+    uri = _nbd_uri(upstream)
+    said = {} if uri is None else uri.parameters
+    for key, parameter in _SAID_TWICE.items():
+        if key in upstream and (uri is None or not uri.tls):
+            yield (*path, key), "this is for servers with an nbds: URI"
+        elif key in upstream and parameter in said:
+            yield (*path, key), f"the URI says {parameter} already; leave one of the two out"
+    has = {key for key, parameter in _SAID_TWICE.items() if key in upstream or parameter in said}
+    named = "psk-user" in has or (uri is not None and uri.username is not None)
+    if {"certificates", "psk"} <= has:
+        yield path, "a server is reached with certificates or with a pre-shared key, not with both"
+    elif uri is not None and uri.tls and named and "psk" not in has:
+        blamed = "psk-user" if "psk-user" in upstream else "uri"
+        yield (*path, blamed), "a user is that of a pre-shared key: psk says in which file it is"
+
+
+_SAID_TWICE = {
+    "certificates": "tls-certificates",
+    "psk": "tls-psk-file",
+    "psk-user": "tls-username",
+}
+"""Keys of an upstream, and what its URI may say in their place."""
 
 
 def _may_be_let_through(data: Data, name: str) -> bool:

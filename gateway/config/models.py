@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -52,6 +53,7 @@ class Route:
     synthesise_allocation: bool = False
     read_only: bool = False
     stable_contexts_only: bool = False
+    tls_required: bool = False
 
 
 def shown(value: object) -> str:
@@ -77,20 +79,19 @@ def _text(value: object) -> str:
     return value
 
 
-def _without_tls(uri: NbdUri) -> NbdUri:
-    if uri.tls or any(key.startswith("tls-") for key in uri.parameters):
-        raise UriError(str(uri), "TLS is not supported yet")
+def _without_user(uri: NbdUri, why: str) -> NbdUri:
     if uri.username is not None:
-        raise UriError(
-            str(uri),
-            "a user name goes with TLS, which is not supported yet; "
-            f'remove "{quote(uri.username, safe="")}@"',
-        )
+        raise UriError(str(uri), f'{why}; remove "{quote(uri.username, safe="")}@"')
     return uri
 
 
 def _listen_uri(value: object) -> NbdUri:
-    uri = _without_tls(parse_nbd_uri(_text(value)))
+    uri = _without_user(parse_nbd_uri(_text(value)), "a listener is nobody's")
+    if tls := [key for key in uri.parameters if key.startswith("tls-")]:
+        raise UriError(
+            str(uri),
+            f'"{tls[0]}" is for clients; a listener has the keys tls, certificates and psk',
+        )
     if uri.export_named:
         raise UriError(
             str(uri), f'a listener has no export name, remove "{uri.export}": [[export]] has names'
@@ -101,7 +102,8 @@ def _listen_uri(value: object) -> NbdUri:
 def _upstream_uri(value: object) -> Target:
     target = parse_upstream(_text(value))
     if isinstance(target, NbdUri):
-        _without_tls(target)
+        if not target.tls:
+            _without_user(target, "a user name is for nbds: with a pre-shared key")
         if target.port == 0:
             raise UriError(str(target), "port 0 cannot be connected to")
     return target
@@ -116,6 +118,13 @@ def _command(value: object) -> tuple[str, ...]:
     if not words[0] or any("\0" in word for word in words):
         raise ValueError("a command begins with a program's name, and no word of it has a NUL")
     return words
+
+
+def _file(value: object) -> Path:
+    path = _text(value)
+    if not path or "\0" in path:
+        raise ValueError(f"expected a path, got {shown(value)}")
+    return Path(path)
 
 
 def _name(value: object) -> str:
@@ -175,6 +184,7 @@ def _written_as(validate: Callable[[object], Any], *, array: bool = False) -> tu
 ListenUri = Annotated[NbdUri, *_written_as(_listen_uri)]
 UpstreamUri = Annotated[Target, *_written_as(_upstream_uri)]
 Command = Annotated[tuple[str, ...], *_written_as(_command, array=True)]
+File = Annotated[Path, *_written_as(_file)]
 Name = Annotated[str, *_written_as(_name)]
 Description = Annotated[str, *_written_as(_description)]
 Quirks = Annotated[
@@ -253,6 +263,25 @@ class Listen(_Table):
         description="How long sent data may stay unacknowledged before TCP gives the client up; "
         "0 leaves it to the kernel.",
     )
+    # NOTLS, SELECTIVETLS and FORCEDTLS of proto.md, "TLS support".
+    tls: Literal["off", "allow", "require"] | None = Field(
+        default=None,
+        description="TLS: off, allow (for clients that want it) or require. Default: off, and require with an"
+        " nbds: URI.",
+    )
+    certificates: File | None = Field(
+        default=None,
+        description="Directory with ca-cert.pem, server-cert.pem, server-key.pem and perhaps ca-crl.pem.",
+    )
+    # nbdkit's default is off, and its users are surprised at whom it lets in.
+    verify_client: bool | None = Field(
+        default=None,
+        description="Whether clients need a certificate of that CA. Default: true.",
+    )
+    psk: File | None = Field(
+        default=None,
+        description="A file of pre-shared keys, as psktool makes it: a client that has one is let in.",
+    )
     # qemu up to 2.5 knows nothing else when it is not told an export name, and nbd-client before 3.10
     # neither (Q-C13, Q-L4).
     style: Literal["newstyle", "oldstyle"] = Field(
@@ -270,6 +299,11 @@ class Listen(_Table):
         description="What the newstyle greeting offers. nbd-client 3.1 to 3.8 needs it to be without "
         "NO_ZEROES; without FIXED_NEWSTYLE clients can only ask for an export by its name.",
     )
+
+    @property
+    def tls_mode(self) -> Literal["off", "allow", "require"]:
+        """`tls`, or what goes without saying."""
+        return self.tls or ("require" if self.uri.tls else "off")
 
 
 class Upstream(_Table):
@@ -309,11 +343,28 @@ class Upstream(_Table):
         description='Repairs of what the server gets wrong: "auto" recognises them, a list names them, '
         "an empty list repairs nothing.",
     )
+    certificates: File | None = Field(
+        default=None,
+        description="For nbds: directory with ca-cert.pem and perhaps client-cert.pem, client-key.pem and"
+        " ca-crl.pem. Default: the system's CAs.",
+    )
+    psk: File | None = Field(
+        default=None,
+        description="For nbds: a file of pre-shared keys, as psktool makes it, instead of certificates.",
+    )
+    psk_user: str | None = Field(
+        default=None, description="Which of its users to be. Default: the URI's, or the only one."
+    )
     trust_allocation: bool = Field(
         default=False,
         description="Believe base:allocation of a server that looks like qemu 2.11 to 3.1."
         " Only for those that run without --offset and --partition.",
     )
+
+    @property
+    def secure(self) -> bool:
+        """It is spoken to over TLS alone."""
+        return isinstance(self.uri, NbdUri) and self.uri.tls
 
     @property
     def export(self) -> str | None:
@@ -363,6 +414,10 @@ class Export(_Table):
     synthesise_allocation: bool = Field(
         default=False,
         description="Offer base:allocation where the server has none, with all of the disk allocated.",
+    )
+    tls: Literal["require"] | None = Field(
+        default=None,
+        description='"require": only for clients over TLS; others are not shown it either.',
     )
     read_only: bool = Field(default=False, description="Refuse whatever would change the disk.")
     contexts: Contexts = Field(default_factory=lambda: Contexts())
@@ -442,6 +497,7 @@ class Config(_Table):
                     rule.synthesise_allocation,
                     rule.read_only,
                     rule.contexts.stable_only,
+                    rule.tls is not None,
                 )
         return None
 

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
 
+from gateway.net.options import RelaySocket, plain_socket
 from gateway.wire.limits import KIB
 
 RECEIVE_BYTES = 16 * KIB
 """What one receive takes; more options than that are never under way."""
 
 Event = TypeVar("Event", covariant=True)
+
+
+if TYPE_CHECKING:
+    from gateway.net.secure import TlsStream  # costs nothing where there is no TLS
+
+Stream: TypeAlias = "trio.SocketStream | TlsStream"
+"""What a conversation is on."""
+
+
+def take_socket(stream: Stream) -> tuple[RelaySocket, bytes]:
+    """Take the socket out of a stream, for the hub, with what was received and not read yet. The stream is of
+    no use afterwards.
+    """
+    if isinstance(stream, trio.SocketStream):
+        return plain_socket(stream), b""
+    return stream.into_socket()
+
+
+async def close_stream(stream: Stream) -> None:
+    """Close a stream, without waiting for anybody."""
+    if isinstance(stream, trio.SocketStream):
+        await trio.aclose_forcefully(stream)
+    else:
+        await stream.aclose()
 
 
 class PeerClosed(Exception):
@@ -34,7 +59,7 @@ class Core(Protocol[Event]):
 class Conversation(Generic[Event]):
     """A core on a stream."""
 
-    def __init__(self, stream: trio.SocketStream, core: Core[Event]) -> None:
+    def __init__(self, stream: Stream, core: Core[Event]) -> None:
         self.stream = stream
         self._core = core
 

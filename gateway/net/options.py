@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 
@@ -51,6 +53,31 @@ def plain_socket(stream: trio.SocketStream) -> socket.socket:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
     return sock
+
+
+class RelaySocket(Protocol):
+    """What the hub needs of a connection: a non-blocking socket, or a `TlsSocket` over one."""
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait for."""
+
+    def recv_into(self, buffer: bytearray | memoryview, /) -> int:
+        """Receive; 0 is the end. Raises BlockingIOError, OSError."""
+
+    def recv(self, count: int, /) -> bytes:
+        """Receive something, to see whether it is the end."""
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        """Send some. Raises BlockingIOError, OSError."""
+
+    def sendmsg(self, slices: Sequence[bytes | memoryview], /) -> int:
+        """Send some. Raises BlockingIOError, OSError."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Say that nothing more is sent. Raises OSError."""
+
+    def close(self) -> None:
+        """Close."""
 
 
 def peer_name(sock: socket.socket | trio.socket.SocketType) -> str:

@@ -199,23 +199,31 @@ class TlsSocket:
                 self._incoming.write(_SCRATCH[:count])
             else:
                 self._incoming.write_eof()
-        filled = 0
+        count, filled = 0, 0
         read = self._tls.read
         try:
             while filled < len(view):
-                filled += read(len(view) - filled, view[filled:])  # type: ignore[operator]
+                count = read(len(view) - filled, view[filled:])  # type: ignore[assignment]
+                if not count:  # close_notify
+                    self._end()
+                    break
+                filled += count
         except ssl.SSLWantReadError:
             if not filled:
                 raise BlockingIOError from None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            self._ended = True
-            # The caller is told when it comes again. With a close_notify the kernel may have nothing to call
-            # it for; now it has.
-            with suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RD)
+            self._end()
         if self._outgoing.pending and not self._owed:
             self._send_unsent()  # the answer to a key update
         return filled
+
+    def _end(self) -> None:
+        """Remember that nothing more comes. With a close_notify the kernel may not know it; now it does, and
+        calls the caller again, who may not have been told yet.
+        """
+        self._ended = True
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def send(self, data: Buffer) -> int:
         """Send; give how many bytes the kernel has taken. Raises BlockingIOError if none, and OSError."""

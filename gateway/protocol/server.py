@@ -15,8 +15,8 @@ An option that needs no decision from outside (STRUCTURED_REPLY, ABORT, an unkno
 After the answer to an event in which the client chose its export the negotiation is over: `trailing_data`
 are bytes that belong to the transmission phase.
 
-STARTTLS ends a negotiation as well. What follows over TLS is another one, made by `secured`, which knows
-nothing of what was agreed on in the clear but the client's flags: nothing has to be forgotten, so nothing can
+STARTTLS ends a negotiation as well. What follows over TLS is another one, which knows nothing
+of what was agreed on in the clear but the client's flags: nothing has to be forgotten, so nothing can
 be left over (CVE-2021-3716 was a structured reply that survived). Bytes that came behind STARTTLS were sent
 before TLS was there; somebody may have put them there to be obeyed after it, so they end the connection.
 
@@ -170,25 +170,8 @@ class ServerNegotiation:
         """How many names the longest LIST had: a client may ask about all of them."""
         self.shutting_down = False
         """Set by the driver: from now on every option but ABORT is answered ERR_SHUTDOWN."""
-        self._secure = False  # over TLS
-
-    def secured(self) -> ServerNegotiation:
-        """Give the negotiation that follows over TLS, after the answer to STARTTLS has been sent.
-
-        Raises `Hangup` if the client sent more than it could before the answer.
-        """
-        if self._received:
-            raise Hangup(
-                f"{len(self._received)} bytes came behind STARTTLS, before the TLS handshake; if the client"
-                " did not send them, somebody in between did"
-            )
-        after = ServerNegotiation(self._dialect)
-        after._output.clear()  # the greeting
-        after._client_flags = self._client_flags
-        after._options = self._options
-        after._secure = True
-        after.shutting_down = self.shutting_down
-        return after
+        self.secure = False
+        """It is over TLS."""
 
     # --- Bytes in, events out
 
@@ -282,11 +265,26 @@ class ServerNegotiation:
         )
         self._over = True
 
-    def answer_starttls(self) -> None:
-        """Grant STARTTLS; the TLS handshake is next, and then what `secured` gives."""
+    def answer_starttls(self) -> ServerNegotiation:
+        """Grant STARTTLS: give the negotiation that follows over TLS, after the handshake.
+
+        Raises `Hangup` if the client has sent more than it may before it has the answer.
+        """
         self._answered(TlsAsked)
+        if self._received:
+            raise Hangup(
+                f"{len(self._received)} bytes came behind STARTTLS, before the TLS handshake; if the client"
+                " did not send them, somebody in between did"
+            )
         self._reply(Opt.STARTTLS, Rep.ACK)
         self._over = True
+        after = ServerNegotiation(self._dialect)
+        after._output.clear()  # the greeting
+        after._client_flags = self._client_flags
+        after._options = self._options
+        after.secure = True
+        after.shutting_down = self.shutting_down
+        return after
 
     def refuse(self, refusal: Refusal, export: Description | None = None) -> None:
         """Answer the open event with an error reply; the client may go on asking.
@@ -408,13 +406,13 @@ class ServerNegotiation:
 
     @property
     def _needs_tls(self) -> bool:
-        return self._dialect.tls is Tls.REQUIRE and not self._secure
+        return self._dialect.tls is Tls.REQUIRE and not self.secure
 
     def _starttls(self, data: bytes) -> Event:
         if self._dialect.tls is Tls.OFF:
             raise Refusal(Rep.ERR_UNSUP, "STARTTLS is not supported")
         _expect_no_data(data)
-        if self._secure:
+        if self.secure:
             raise Refusal(Rep.ERR_INVALID, "TLS is in force already")
         return TlsAsked()
 

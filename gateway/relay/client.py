@@ -11,6 +11,10 @@ Time: the whole negotiation has `handshake_seconds`, and a second more for each 
 what is spent waiting for an upstream, which has limits of its own. Else a client that says nothing would keep a
 place, and an upstream connection, for ever.
 
+TLS: after STARTTLS everything begins anew, over the same connection: another stream, another negotiation, and
+nothing of what the client had asked before. What an export that requires TLS is called, and what it has, is not
+told in the clear ("TLS support", SELECTIVETLS).
+
 An oldstyle listener does not negotiate: its client gets the export that the configuration names, and says
 nothing before its first command. So it is given no time to say it in, either.
 """
@@ -27,8 +31,8 @@ from weakref import WeakValueDictionary
 import trio
 
 from gateway.config import Config, Listen, Route
-from gateway.net.drive import Conversation, PeerClosed
-from gateway.net.options import peer_name, plain_socket, tune
+from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream, take_socket
+from gateway.net.options import RelaySocket, peer_name, tune
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server import (
@@ -41,6 +45,8 @@ from gateway.protocol.server import (
     ListAsked,
     ServerDialect,
     ServerNegotiation,
+    Tls,
+    TlsAsked,
     option_of,
 )
 from gateway.relay.hub import Hub
@@ -59,6 +65,12 @@ from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+    from gateway.tls.credentials import Session as TlsSession  # costs nothing where there is no TLS
+    from gateway.tls.identity import Identity
+
+ChooseSession = Callable[[bytes], "TlsSession | None"]
+"""Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""
 
 LINGER_SECONDS = 2
 """How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
@@ -97,8 +109,16 @@ class Service:
         self.hub.finish("shutting down", self.config.drain_seconds)
 
 
-async def serve_client(service: Service, listen: Listen, stream: trio.SocketStream) -> None:
-    """Serve one client until it has gone. Never raises for anything that a peer does."""
+async def serve_client(
+    service: Service,
+    listen: Listen,
+    stream: trio.SocketStream,
+    tls: ChooseSession | None = None,
+) -> None:
+    """Serve one client until it has gone. Never raises for anything that a peer does.
+
+    `tls` is there if the listener has TLS.
+    """
     with suppress(OSError):  # it may have gone already
         tune(
             stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one
@@ -106,7 +126,7 @@ async def serve_client(service: Service, listen: Listen, stream: trio.SocketStre
             user_timeout_seconds=listen.user_timeout_seconds,
         )
     log = service.log.bind(client=peer_name(stream.socket))
-    client = _Client(service, listen, stream, log)
+    client = _Client(service, listen, stream, tls, log)
     try:
         if listen.style == "oldstyle":
             opened: _Opened | None = await client.greet_oldstyle(listen.export)
@@ -142,13 +162,17 @@ class _Client:
         service: Service,
         listen: Listen,
         stream: trio.SocketStream,
+        tls: ChooseSession | None,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
         self.seconds = listen.handshake_seconds
         """What the whole negotiation may take."""
         self._oldstyle = listen.style == "oldstyle"
-        self._stream = stream
+        self._stream: Stream = stream
+        self._tls = tls
+        self.identity: Identity | None = None
+        """Who the client is, if it came over TLS."""
         self._log = log
         self._core = ServerNegotiation(_dialect(listen))
         self._core.shutting_down = service.draining
@@ -212,6 +236,8 @@ class _Client:
                         opened = await self._answer_export(event)
                     case ExportNameChosen():
                         opened = await self._answer_export_name(event)
+                    case TlsAsked():
+                        await self._start_tls()
                 self._told = event if isinstance(event, ExportAsked) else None
             except Refusal as refusal:
                 self._told = None
@@ -226,9 +252,42 @@ class _Client:
             if opened is not None:
                 return opened
 
+    async def _start_tls(self) -> None:
+        """Go over to TLS. Raises `Hangup`: there is no way back to the clear."""
+        from gateway.net.secure import TlsError, TlsStream
+        from gateway.tls.errors import NotAdmitted
+        from gateway.tls.identity import identity_of
+
+        assert self._tls is not None
+        assert isinstance(self._stream, trio.SocketStream)
+        secured = self._core.answer_starttls()
+        await self._talk.flush()
+        await self._leave_upstream()
+        self._queries = None
+        try:
+            stream, admitted = await TlsStream.accept(self._stream, self._tls)
+            self._stream = stream
+            self.identity = identity_of(
+                admitted.certificate,
+                admitted.psk_user,
+                peer=peer_name(stream.socket),
+                tls_version=stream.version,
+                cipher=stream.cipher,
+            )
+        except (TlsError, NotAdmitted) as error:
+            raise Hangup(f"TLS: {error}") from None
+        negotiations = self._service.negotiations
+        negotiations.discard(self._core)
+        negotiations.add(secured)
+        secured.shutting_down = self._service.draining
+        self._core = secured
+        self._talk = Conversation(stream, secured)
+
     async def _answer_list(self) -> None:
-        service = self._service
-        exports = await self._patiently(lambda: listed_exports(service.config, service.servers))
+        service, secure = self._service, self._core.secure
+        exports = await self._patiently(
+            lambda: listed_exports(service.config, service.servers, secure=secure)
+        )
         names_told = self._core.names_told
         self._core.answer_list(exports)
         more = SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told)
@@ -280,7 +339,7 @@ class _Client:
             raise
 
     async def _answer_export(self, asked: ExportAsked) -> _Opened | None:
-        route = self._route(asked.name)
+        route = self._route(asked.name, without_tls=Rep.ERR_TLS_REQD)
         terms = self._terms(asked.name, route)
         if asked.go:
             opened = await self._open(asked.name, route, terms)
@@ -336,8 +395,13 @@ class _Client:
             selected=self._core.selected_contexts(name),
         )
 
-    def _route(self, name: str) -> Route:
+    def _route(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Route:
+        """Give where a name leads. `without_tls`: what a client hears that would have to come over TLS."""
         route = self._service.config.route(name)
+        if route is not None and route.tls_required and not self._core.secure:
+            if self._tls is not None and without_tls == Rep.ERR_TLS_REQD:
+                raise Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
+            route = None
         if route is None:
             raise Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
         return route
@@ -400,13 +464,14 @@ class _Client:
         """Relay until the session has ended; then close the link, and see the client off."""
         link, promised = opened.link, opened.offer
         log = self._log.bind(export=shown(opened.name))
-        client = plain_socket(self._stream)
+        client, early = take_socket(self._stream)
         self._service.relayed += 1
         try:
             await self._leave_upstream()
             self._log_repairs(opened.route.upstream, link)
             log.info(
                 "session begins",
+                **self._who(),
                 size=promised.size,
                 flags=str(Flag(promised.flags)),
                 contexts=[context.name for context in promised.contexts],
@@ -420,7 +485,7 @@ class _Client:
                 client,
                 link.socket,
                 traffic,
-                b"" if self._oldstyle else self._core.trailing_data,
+                early if self._oldstyle else self._core.trailing_data + early,
             )
             link.socket.close()
             if session.reason:
@@ -433,6 +498,13 @@ class _Client:
             link.socket.close()
             client.close()
             self._service.relayed -= 1
+
+    def _who(self) -> dict[str, str]:
+        """Give what the log says of a client over TLS."""
+        who = self.identity
+        if who is None:
+            return {}
+        return {"tls": f"{who.tls_version} {who.cipher}", "who": who.describe()}
 
     def _log_repairs(self, upstream: str, link: Link) -> None:
         for quirk in self._service.servers[upstream].count_repairs(link.quirks):
@@ -451,7 +523,7 @@ class _Client:
         """Close what is open still."""
         with trio.CancelScope(shield=True):  # it takes a second at most
             await self._leave_upstream()
-        await trio.aclose_forcefully(self._stream)
+        await close_stream(self._stream)
 
 
 def _dialect(listen: Listen) -> ServerDialect:
@@ -459,7 +531,7 @@ def _dialect(listen: Listen) -> ServerDialect:
     flags = HandshakeFlag(0)
     for name in listen.handshake_flags:
         flags |= HandshakeFlag[name]
-    return ServerDialect(handshake_flags=int(flags))
+    return ServerDialect(handshake_flags=int(flags), tls=Tls(listen.tls_mode))
 
 
 def _asked(event: Event) -> str:
@@ -478,11 +550,11 @@ def _description(promised: Offer, name: str, route: Route, export: Export) -> De
     return Description(promised.size, promised.flags, promised.block_sizes, canonical, told)
 
 
-async def _see_off(client: socket.socket) -> None:
+async def _see_off(client: RelaySocket) -> None:
     """Tell a client that nothing more comes, and let it read what has come: wait until it closes."""
     with trio.move_on_after(LINGER_SECONDS), suppress(OSError):
         client.shutdown(socket.SHUT_WR)
         while True:
-            await trio.lowlevel.wait_readable(client)
+            await trio.lowlevel.wait_readable(client.fileno())
             if not client.recv(64 * 1024):
                 return

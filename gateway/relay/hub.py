@@ -13,12 +13,12 @@ in the kernel instead: with two cores, polling would take the time from the peer
 from __future__ import annotations
 
 import select
-import socket
 import time
 from collections.abc import Callable
 
 import trio
 
+from gateway.net.options import RelaySocket
 from gateway.relay.lane import BufferPool
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import LOST_SECONDS, Crowd, Session
@@ -105,8 +105,8 @@ class Hub:
 
     async def relay(
         self,
-        client: socket.socket,
-        link: socket.socket,
+        client: RelaySocket,
+        link: RelaySocket,
         traffic: Traffic,
         client_data: bytes = b"",
     ) -> Session:
@@ -147,7 +147,7 @@ class Hub:
         for session in list(self.sessions):
             session.finish(reason, seconds)
 
-    def _watch(self, sock: socket.socket, events: int) -> None:
+    def _watch(self, sock: RelaySocket, events: int) -> None:
         """Have a session called for these events.
 
         With no events it is still told, once, when the socket has failed or was closed on the other side

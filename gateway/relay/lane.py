@@ -7,9 +7,9 @@ what a lane holds to one buffer and what its scanner added. An idle lane holds n
 
 from __future__ import annotations
 
-import socket
 from typing import Protocol
 
+from gateway.net.options import RelaySocket
 from gateway.wire.limits import KIB
 
 BUFFER_BYTES = 1024 * KIB
@@ -81,7 +81,7 @@ class Lane:
     )
 
     def __init__(
-        self, source: socket.socket, sink: socket.socket, scan: Scan, pool: BufferPool
+        self, source: RelaySocket, sink: RelaySocket, scan: Scan, pool: BufferPool
     ) -> None:
         self.source = source
         self.sink = sink

@@ -23,7 +23,9 @@ LIST_SECONDS = 15
 than `connect-seconds`, so that the log can say why one is missing."""
 
 
-async def listed_exports(config: Config, servers: Mapping[str, Server]) -> list[ListedExport]:
+async def listed_exports(
+    config: Config, servers: Mapping[str, Server], *, secure: bool
+) -> list[ListedExport]:
     """Ask every upstream that a rule leads to for its exports. Raises `Refusal` if the only one refuses and
     the configuration names nothing by itself.
     """
@@ -42,16 +44,18 @@ async def listed_exports(config: Config, servers: Mapping[str, Server]) -> list[
         async with trio.open_nursery() as nursery:
             for upstream in told:
                 nursery.start_soon(ask, upstream)
-    exports = visible_exports(config, told)
+    exports = visible_exports(config, told, secure=secure)
     if not exports and refusals and len(told) == 1:
         raise refusals[0]
     return exports
 
 
 def visible_exports(
-    config: Config, told: Mapping[str, list[ListedExport] | None]
+    config: Config, told: Mapping[str, list[ListedExport] | None], *, secure: bool
 ) -> list[ListedExport]:
-    """Give the list for what each upstream told (None: nothing)."""
+    """Give the list for what each upstream told (None: nothing). What requires TLS is shown to those who
+    come over it (`secure`).
+    """
     visible: dict[str, ListedExport] = {}
     for rule in config.rules:
         theirs = told[rule.upstream]
@@ -59,6 +63,8 @@ def visible_exports(
         for name in names:
             route = config.route(name)
             if name in visible or route is None or route.upstream != rule.upstream:
+                continue
+            if route.tls_required and not secure:
                 continue
             if not name and not config.export and route.upstream_name:
                 continue  # the URI's export, which is there under its own name: one disk, listed once

@@ -28,6 +28,7 @@ from contextlib import suppress
 
 import trio
 
+from gateway.net.options import RelaySocket
 from gateway.protocol.errors import Hangup
 from gateway.relay.lane import BufferPool, Lane
 from gateway.relay.scan.chunks import reply_scan
@@ -101,11 +102,11 @@ class Session:
 
     def __init__(
         self,
-        client: socket.socket,
-        link: socket.socket,
+        client: RelaySocket,
+        link: RelaySocket,
         traffic: Traffic,
         pool: BufferPool,
-        watch: Callable[[socket.socket, int], None],
+        watch: Callable[[RelaySocket, int], None],
     ) -> None:
         self.client = client
         self.link = link
@@ -428,7 +429,7 @@ class Session:
         events = WRITE if self._requests_lane.out else 0
         return events if self._replies_lane.out else events | READ
 
-    def _want(self, sock: socket.socket, events: int) -> None:
+    def _want(self, sock: RelaySocket, events: int) -> None:
         if self._interest[sock] != events:
             self._interest[sock] = events
             self._watch(sock, events)
@@ -460,6 +461,6 @@ def _not_any_more(_go_on: Callable[[], None]) -> None:
     pass
 
 
-def _shut_down(sock: socket.socket) -> None:
+def _shut_down(sock: RelaySocket) -> None:
     with suppress(OSError):  # the other side was quicker
         sock.shutdown(socket.SHUT_WR)

@@ -7,6 +7,7 @@ certificates.py the directory of PEM files that nbdkit, qemu and libnbd use
 hello.py        whether a ClientHello offers a pre-shared key
 credentials.py  the above -> SSL contexts, for both sides, and who is admitted by them
 identity.py     what a certificate or a key says of who has it
+server_uri.py   what an nbds: URI says of how a server is reached
 rotation.py     credentials that are exchanged while the gateway runs
 pki.py          a certificate authority for trying things out
 """

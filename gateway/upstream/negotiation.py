@@ -18,16 +18,15 @@ server behind an address changes.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from gateway.net.drive import Conversation, PeerClosed
-from gateway.net.options import plain_socket
+from gateway.net.drive import Conversation, PeerClosed, close_stream, take_socket
+from gateway.net.options import RelaySocket
 from gateway.protocol.client import (
     Answered,
     ClientNegotiation,
@@ -47,6 +46,9 @@ from gateway.wire.handshake import ListedExport, MetaContext
 WANTED = frozenset({Info.NAME, Info.DESCRIPTION, Info.BLOCK_SIZE})
 """What is asked of every export. Block sizes always: a server may refuse who does not ask."""
 
+if TYPE_CHECKING:
+    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+
 _Result = TypeVar("_Result")
 
 FAREWELL_SECONDS = 1
@@ -57,7 +59,7 @@ FAREWELL_SECONDS = 1
 class Link:
     """An upstream connection after negotiation, ready for commands."""
 
-    socket: socket.socket
+    socket: RelaySocket
     export: Export
     """As the upstream means it: repaired."""
     dialect: Dialect
@@ -192,6 +194,8 @@ class _Line:
                 text = f"upstream {server.name!r}, before its greeting: {error}"
                 raise Unreachable(text) from None
             assert isinstance(greeted, Greeted)
+            if server.tls is not None:
+                await line._start_tls(server.tls())
             if greeted.export is not None:
                 if terms.name:
                     raise Refusal(
@@ -204,6 +208,36 @@ class _Line:
             await line.aclose()
             raise
         return line
+
+    async def _start_tls(self, session: Session) -> None:
+        """Go over to TLS before anything is asked (Q-K3, Q-K4), or nowhere: there is no way back to the clear.
+
+        Raises `Unreachable`.
+        """
+        from gateway.net.secure import TlsError, TlsStream
+
+        name, core = self._server.name, self._core
+        if core.style is not Style.FIXED_NEWSTYLE:
+            raise Unreachable(f"upstream {name!r} has no TLS: its greeting is too old for it")
+        core.ask_starttls()
+        try:
+            answer = await self._ask()
+        except _LostTheWay as error:
+            raise Unreachable(f"upstream {name!r}, at STARTTLS: {error}") from None
+        if isinstance(answer, Refused):
+            raise Unreachable(f"upstream {name!r} has no TLS: {answer}")
+        transport = self._talk.stream
+        assert isinstance(transport, trio.SocketStream)
+        try:
+            self._core = core.secured()
+            with trio.fail_after(self._server.negotiate_seconds):
+                stream, _server = await TlsStream.connect(transport, session)
+        except (WireError, TlsError) as error:
+            raise Unreachable(f"upstream {name!r}, TLS: {error}") from None
+        except trio.TooSlowError:
+            text = f"the handshake takes longer than {self._server.negotiate_seconds:g} s"
+            raise Unreachable(f"upstream {name!r}, TLS: {text}") from None
+        self._talk = Conversation(stream, self._core)
 
     async def _agree_on_framing(self) -> None:
         """Ask for what the terms want and the rung has; a refusal is an answer as well."""
@@ -385,9 +419,11 @@ class _Line:
             self._core.next_event()  # raises if anything came that nobody asked for
         except WireError as error:
             raise _LostTheWay(str(error)) from None
-        sock = plain_socket(self._talk.stream)
+        sock, early = take_socket(self._talk.stream)
         names = tuple(quirk.name for quirk in quirks)
         self._opened = Link(sock, export, dialect, names, self._rung)
+        if early:
+            raise _LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened
 
     async def list_exports(self) -> list[ListedExport]:
@@ -416,7 +452,7 @@ class _Line:
                 self._core.abort()
                 with suppress(PeerClosed):
                     await self._talk.flush()
-        await trio.aclose_forcefully(self._talk.stream)
+        await close_stream(self._talk.stream)
 
 
 async def list_exports(server: Server) -> list[ListedExport]:

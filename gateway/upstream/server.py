@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,6 +16,9 @@ from gateway.protocol.errors import Refusal
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport
+
+if TYPE_CHECKING:
+    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
 
 Connect = Callable[[], Awaitable[trio.SocketStream]]
 
@@ -74,10 +78,13 @@ class Server:
         user_timeout_seconds: int = 60,
         quirks: str | tuple[str, ...] = "auto",
         trust_allocation: bool = False,
+        tls: Callable[[], Session] | None = None,
     ) -> None:
         self.name = name
         self.trust_allocation = trust_allocation
         """base:allocation is believed whatever the server is."""
+        self.tls = tls
+        """Gives the TLS session of a new connection; None: it is spoken to in the clear."""
         self.negotiate_seconds = negotiate_seconds
         self._connect = connect
         self._connect_seconds = connect_seconds
