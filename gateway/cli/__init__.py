@@ -31,7 +31,10 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
 )
-VERBS = ("serve", "demo", "check", "explain", "probe", "quirks", "init", "pki", "schema")
+VERBS = (
+    *("serve", "demo", "check", "explain", "probe", "conform"),
+    *("quirks", "init", "pki", "schema"),
+)
 for _order, _verb in enumerate(VERBS):
     app.command(f"gateway.cli.{_verb}:{_verb}", name=_verb, sort_key=_order)
 

@@ -61,7 +61,8 @@ def probe(
     return AT_RISK if found.risks_data else 0
 
 
-def _names(flags: int) -> str:
+def flag_names(flags: int) -> str:
+    """Give transmission flags by their names, those without one as a number."""
     from gateway.wire.constants import TransmissionFlag
 
     known = [flag.name or "" for flag in TransmissionFlag if flag & flags]
@@ -103,8 +104,8 @@ def _export_document(export: Probed) -> dict[str, object]:
         "structured": export.evidence.structured,
         "extended": export.extended,
         "size": export.export.size,
-        "flags": _names(export.evidence.flags).split(),
-        "flags_through": _names(export.through).split(),
+        "flags": flag_names(export.evidence.flags).split(),
+        "flags_through": flag_names(export.through).split(),
         "block_sizes": None if sizes is None else [sizes.minimum, sizes.preferred, sizes.maximum],
         "contexts": [*export.contexts],
         "notes": [*export.notes],
@@ -144,8 +145,8 @@ def _show(found: Probe) -> None:
         )
         table.add_row("block sizes", told)
         table.add_row("contexts", quoted(" ".join(export.contexts)) or "none")
-        table.add_row("flags, direct", _names(evidence.flags))
-        table.add_row("flags, through", _names(export.through))
+        table.add_row("flags, direct", flag_names(evidence.flags))
+        table.add_row("flags, through", flag_names(export.through))
         for quirk in export.quirks:
             risk = "DATA AT RISK: " if quirk.risks_data else ""
             table.add_row(f"quirk {quirk.name}", f"{risk}{quirk.consequence}")

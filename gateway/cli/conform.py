@@ -1,0 +1,135 @@
+"""nbd-gateway conform: does a server keep its promises?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from gateway.conform import Conformity, Finding
+
+BROKEN = 3
+"""Exit status if a promise is broken: a client that believes it may lose data."""
+
+
+def conform(
+    uri: str,
+    /,
+    *,
+    destroy: bool = False,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Try whether a server keeps its promises, on a scratch export whose content is OVERWRITTEN.
+
+    What it promises by its transmission flags, and what every server has to do, is tried out, and a table says
+    of each promise whether it is kept, where it is written, and if not what came instead. Of a read-only export
+    only what reads is tried. The server has to take connections one after another, and several at once
+    if it sets CAN_MULTI_CONN.
+    Exit status 3 if a promise is broken.
+
+    :param uri: The export, as an NBD URI.
+    :param destroy: Yes, what is on the export may be overwritten.
+    :param as_json: Print one JSON object, for programs.
+    """
+    import json
+
+    import trio
+
+    from gateway.cli import UsageError, complain
+    from gateway.conform import CannotConform
+    from gateway.conform import conform as try_out
+    from gateway.uri import UriError, parse_nbd_uri
+
+    try:
+        target = parse_nbd_uri(uri)
+    except UriError as error:
+        raise UsageError(str(error)) from None
+    if target.tls:
+        raise UsageError(
+            f"{target}: TLS is not supported yet, and nbds:// is never spoken in the clear"
+        )
+    if not destroy:
+        raise UsageError(
+            f"{target}: the content of this export will be overwritten; say --destroy if nobody needs it"
+        )
+
+    async def tried() -> Conformity:
+        return await try_out(target)
+
+    try:
+        found = trio.run(tried)
+    except CannotConform as error:
+        complain(str(error))
+        if as_json:
+            print(json.dumps({"uri": str(target), "error": str(error)}, indent=2))
+        return 1
+    if as_json:
+        print(json.dumps(_document(found), indent=2))
+    else:
+        _show(found)
+    return 0 if found.kept else BROKEN
+
+
+def _document(found: Conformity) -> dict[str, object]:
+    from gateway.cli.probe import flag_names
+
+    sizes = found.export.block_sizes
+    return {
+        "uri": str(found.uri),
+        "kept": found.kept,
+        "size": found.export.size,
+        "flags": flag_names(found.export.flags).split(),
+        "structured": found.export.structured,
+        "block_sizes": None if sizes is None else [sizes.minimum, sizes.preferred, sizes.maximum],
+        "promises": [_finding_document(finding) for finding in found.findings],
+    }
+
+
+def _finding_document(finding: Finding) -> dict[str, object]:
+    from gateway.conform import Verdict
+
+    broken = finding.verdict is Verdict.BROKEN
+    return {
+        "name": finding.promise.name,
+        "promise": finding.promise.sentence,
+        "section": finding.promise.section,
+        "verdict": finding.verdict.value,
+        "expected": finding.expected if broken else None,
+        "came": finding.came if broken else None,
+        "notes": [*finding.notes],
+    }
+
+
+_STYLES = {"pass": "green", "fail": "bold red", "not offered": "dim"}
+
+
+def _show(found: Conformity) -> None:
+    from collections import Counter
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from gateway.cli.probe import quoted
+
+    console = Console()
+    table = Table(title=Text(f"{found.uri}"), title_justify="left")
+    table.add_column("promise", ratio=3)
+    table.add_column("", no_wrap=True)
+    table.add_column("section of proto.md", ratio=2)
+    table.add_column("what was seen", ratio=4)
+    for finding in found.findings:
+        verdict = finding.verdict.value
+        seen = [*finding.notes]
+        if finding.expected:
+            seen = [f"expected: {finding.expected}", f"came: {finding.came}", *seen]
+        table.add_row(
+            Text(finding.promise.sentence),
+            Text(verdict, _STYLES[verdict]),
+            Text(finding.promise.section),
+            Text("\n".join(quoted(line) for line in seen)),
+        )
+    console.print(table)
+    count = Counter(finding.verdict.value for finding in found.findings)
+    console.print(", ".join(f"{count[verdict]} {verdict}" for verdict in _STYLES), highlight=False)
