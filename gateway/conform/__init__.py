@@ -15,7 +15,7 @@ from functools import partial
 
 import trio
 
-from gateway.conform.bench import Bench, NotOffered
+from gateway.conform.bench import Bench, NotOffered, no_more
 from gateway.conform.checks import PROMISES, Promise
 from gateway.conform.client import Broken
 from gateway.net.dial import dial
@@ -124,7 +124,7 @@ async def _try_all(
     bench: Bench, promises: Sequence[Promise], check_seconds: float
 ) -> list[Finding]:
     findings: list[Finding] = []
-    lost = 0
+    lost, why = 0, ""
     for promise in promises:
         missing = promise.missing(bench)
         if missing is not None:
@@ -136,12 +136,14 @@ async def _try_all(
                 lost = 0
             except Refusal as refusal:
                 lost += 1
-                gone = refusal.text
-        if lost:
-            findings.append(Finding(promise, Verdict.BROKEN, "a connection", gone))
-            continue
-        findings.append(await _try(bench, promise, check_seconds))
-        bench.notes.clear()
+                why = no_more(refusal) if bench.dismissed else refusal.text
+        if not lost:
+            findings.append(await _try(bench, promise, check_seconds))
+            bench.notes.clear()
+        elif bench.dismissed:
+            findings.append(Finding(promise, Verdict.NOT_OFFERED, notes=(why,)))
+        else:
+            findings.append(Finding(promise, Verdict.BROKEN, "a connection", why))
     return findings
 
 

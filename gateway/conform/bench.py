@@ -88,6 +88,8 @@ class Bench:
         self._seed = seed
         self._main: Client | None = None
         self._export: Export | None = None
+        self.dismissed = False
+        """The last connection was ended in good order: a server that takes one client is gone then."""
         self.notes: list[str] = []
         """What the check under way has to say beside its verdict."""
 
@@ -130,13 +132,17 @@ class Bench:
 
     @asynccontextmanager
     async def another(self, *, structured: bool = True) -> AsyncIterator[Client]:
-        """Have one more connection; without `structured`, one that has simple replies. Raises `Broken`."""
+        """Have one more connection; without `structured`, one that has simple replies. Raises `Broken`, or
+        `NotOffered` where the server takes no client after the first.
+        """
         terms = self._terms
         if not structured:
             terms = replace(terms, structured=False, queries=None)
         try:
             client = await self._open(terms)
         except Refusal as refusal:
+            if self.dismissed:
+                raise NotOffered(no_more(refusal)) from None
             raise Broken("one more connection", refusal.text) from None
         try:
             yield client
@@ -149,6 +155,7 @@ class Bench:
         """End the shared connection in good order."""
         client, self._main = self._main, None
         if client is not None:
+            self.dismissed = True
             await client.close()
 
     async def drop(self) -> None:
@@ -177,6 +184,7 @@ class Bench:
                 link = await negotiation.go(replace(terms, queries=None))
         finally:
             await negotiation.aclose()
+        self.dismissed = False
         return Client(link, reply_seconds=self._reply_seconds)
 
     # --- Content
@@ -202,15 +210,17 @@ class Bench:
             yield from self.ranges(start, start + length)
 
     async def lay(self, client: Client, pattern: Pattern) -> None:
-        """Write a pattern. Zeros go by WRITE_ZEROES where that is offered, so that holes may come of them.
+        """Write a pattern. Zeros go by WRITE_ZEROES where that can be had, so that holes may come of them.
         Raises `Broken`.
         """
+        zeroes = self.offers(Flag.SEND_WRITE_ZEROES)
         for unit in range(pattern.units):
             offset = pattern.start + unit * UNIT
-            if pattern.is_data(unit) or not self.offers(Flag.SEND_WRITE_ZEROES):
-                await self.write(client, offset, pattern.data(unit))
-            else:
-                await client.do(Cmd.WRITE_ZEROES, offset, UNIT)
+            if zeroes and not pattern.is_data(unit):
+                if not (await client.ask(Cmd.WRITE_ZEROES, offset, UNIT)).error:
+                    continue
+                zeroes = False  # others judge that
+            await self.write(client, offset, pattern.data(unit))
 
     async def write(self, client: Client, offset: int, data: bytes, *, flags: int = 0) -> None:
         """Write in pieces that the server takes. Raises `Broken`."""
@@ -235,3 +245,8 @@ def compare(offset: int, expected: bytes | bytearray, found: bytes | bytearray, 
     )
     came = "zeros" if not any(found[at : at + GRAIN]) else "other data"
     raise Broken(f"{what} at {offset + at}", came)
+
+
+def no_more(refusal: Refusal) -> str:
+    """Say why nothing more can be found out of a server that a connection was ended with in good order."""
+    return f"the server takes no other client after one that has left: {refusal.text}"
