@@ -41,8 +41,8 @@ def test_its_commands_run(tmp_path: Path) -> None:
     for arguments in commands():
         if arguments[0] == "serve" and "--run" not in arguments:
             continue  # the next test
-        if arguments[0] in ("explain", "probe"):
-            continue  # they ask a server: tests/cli/test_explain.py, tests/interop/test_probe.py
+        if arguments[0] in ("explain", "probe", "conform"):
+            continue  # they ask a server: tests/cli/test_explain.py, tests/interop/test_{probe,conform}.py
         done = subprocess.run(
             [sys.executable, "-m", "gateway", *arguments],
             cwd=tmp_path,
