@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.conform import CannotConform, Conformity, Verdict, conform
+from gateway.conform import PROMISES, CannotConform, Conformity, Verdict, conform
 from gateway.conform.bench import Pattern
-from gateway.conform.checks import PROMISES, UNKNOWN_COMMAND, UNKNOWN_FLAG, Promise
+from gateway.conform.illegal import UNKNOWN_COMMAND, UNKNOWN_FLAG
+from gateway.conform.promise import Promise
 from gateway.embedded import Faults, MemoryDisk, Personality, Request, Server
 from gateway.embedded.personality import ALL_SIZES, PERSONALITIES, PLAIN, lacking
 from gateway.embedded.session import Opened
@@ -255,6 +256,14 @@ async def test_a_server_that_hangs_fails_that_check_alone(
     found = await tried(server, workdir, "flush", "cache", "read-back")
     assert verdicts(found) == {"flush": "pass", "cache": "fail", "read-back": "pass"}
     assert found.findings[1].came == "none in 30 s"
+
+
+async def test_a_check_that_takes_too_long_fails(workdir: Path) -> None:
+    async with listening(Server({"": MemoryDisk(SIZE)}), workdir) as uri:
+        promises = [BY_NAME["flush"], BY_NAME["read-back"]]
+        found = await conform(parse_nbd_uri(uri), promises=promises, check_seconds=0)
+    assert broken(found) == {"flush", "read-back"}
+    assert found.findings[0].came == "none in 0 s"
 
 
 async def test_a_server_that_never_reads_fails_that_check_alone(

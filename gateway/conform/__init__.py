@@ -15,15 +15,24 @@ from functools import partial
 
 import trio
 
+from gateway.conform import connections, content, illegal, status, zeroes
 from gateway.conform.bench import Bench, NotOffered, no_more
-from gateway.conform.checks import PROMISES, Promise
 from gateway.conform.client import Broken
+from gateway.conform.promise import Promise
 from gateway.net.dial import dial
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.upstream.server import Server
 from gateway.uri import NbdUri
 from gateway.wire.limits import MIB
+
+PROMISES: tuple[Promise, ...] = (
+    *content.PROMISES,
+    *zeroes.PROMISES,
+    *status.PROMISES,
+    *illegal.PROMISES,
+    *connections.PROMISES,  # last: a server for one client has told the rest by then
+)
 
 REPLY_SECONDS = 30
 """How long a server may take for one request: 128 MiB of zeros are written within it by any disk."""

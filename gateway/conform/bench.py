@@ -209,6 +209,16 @@ class Bench:
             length = min(MIB, step, usable - start)
             yield from self.ranges(start, start + length)
 
+    async def readings(self) -> list[tuple[int, int]]:
+        """Give what is read to compare ways of reading, offset and length in bytes: a pattern, which is
+        written, or what is there where that must stay. Raises `Broken`.
+        """
+        if self.offers(Flag.READ_ONLY):
+            return list(self.samples())
+        pattern = self.pattern()
+        await self.lay(await self.main(), pattern)
+        return list(self.ranges(pattern.start, pattern.end))
+
     async def lay(self, client: Client, pattern: Pattern) -> None:
         """Write a pattern. Zeros go by WRITE_ZEROES where that can be had, so that holes may come of them.
         Raises `Broken`.
@@ -234,6 +244,17 @@ class Bench:
         for at, length in self.ranges(0, len(content)):
             found = await client.read(offset + at, length, flags=flags)
             compare(offset + at, content[at : at + length], found, what)
+
+    async def untouched_around(
+        self, client: Client, pattern: Pattern, start: int, end: int, what: str
+    ) -> None:
+        """Hold that a dense pattern is whole but for what `what` did from `start` to `end`. Raises `Broken`."""
+        before = pattern.content(pattern.start, start - pattern.start)
+        await self.holds(
+            client, pattern.start, before, f"before the range of {what} what was there"
+        )
+        behind = pattern.content(end, pattern.end - end)
+        await self.holds(client, end, behind, f"behind the range of {what} what was there")
 
 
 def compare(offset: int, expected: bytes | bytearray, found: bytes | bytearray, what: str) -> None:
