@@ -155,7 +155,7 @@ PROMISES: tuple[Promise, ...] = (
     ),
     Promise(
         "multi-conn-stale",
-        "also on one that has read the old data",
+        "a FLUSH is seen also where the old data was read before",
         "Transmission flags: CANFlag.CAN_MULTI_CONN_CONN",
         _flush_is_seen_after_reading,
         Flag.CAN_MULTI_CONN,

@@ -139,6 +139,19 @@ def test_qemu_3_0(workdir: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["qemu-3.0", "qemu-2.5", "nbd-server-3.24"])
+def test_through_the_gateway_every_promise_is_kept(workdir: Path, name: str) -> None:
+    """What the same servers break when they are asked directly: here, and in tests/test_conform.py."""
+    uri = unix_uri(workdir / "gateway")
+    command = (sys.executable, "-m", "gateway", "serve", f"legacy:{name},size={SIZE}")
+    gateway = Process(*command, "--listen", uri)
+    gateway.ready_when(lambda: listening(uri), "it listens")
+    status, found = conform(uri)
+    assert (status, names(found, "fail")) == (0, set())
+    assert {"write-zeroes-long", "trim-range", "read-back"} <= names(found, "pass")
+    gateway.stop()
+
+
 def test_the_table(workdir: Path) -> None:
     uri = embedded(workdir, f"memory:{SIZE}")
     done = run(uri, "--destroy")
