@@ -427,12 +427,26 @@ async def test_an_export_that_is_not_there(workdir: Path) -> None:
             await conform(parse_nbd_uri(uri))
 
 
+SECTIONS = {
+    "Request types",
+    "Transmission flags",
+    "Command flags",
+    "Structured reply types",
+    "base:allocation metadata context",
+    "Error values",
+    "Size constraints",
+}
+NAMES = {member.name for enum in (Cmd, CmdFlag, Flag, Chunk) for member in enum}
+
+
 def test_every_promise_says_where_it_is_written() -> None:
     assert len(BY_NAME) == len(PROMISES)
     for promise in PROMISES:
         assert isinstance(promise, Promise)
         assert promise.sentence
-        assert promise.section
+        section, _, name = promise.section.partition(": ")
+        assert section in SECTIONS
+        assert not name or name in NAMES, name
 
 
 def test_no_shift_of_the_pattern_looks_like_it() -> None:
