@@ -47,7 +47,7 @@ def conform(
         raise UsageError(str(error)) from None
     if target.tls:
         raise UsageError(
-            f"{target}: TLS is not supported yet, and nbds:// is never spoken in the clear"
+            f"{target}: conform does not speak TLS, and nbds:// is never spoken in the clear"
         )
     if not destroy:
         raise UsageError(
@@ -111,7 +111,7 @@ def _show(found: Conformity) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from gateway.cli.probe import quoted
+    from gateway.wire.handshake import printable
 
     console = Console()
     table = Table(title=Text(f"{found.uri}"), title_justify="left")
@@ -128,7 +128,7 @@ def _show(found: Conformity) -> None:
             Text(finding.promise.sentence),
             Text(verdict, _STYLES[verdict]),
             Text(finding.promise.section),
-            Text("\n".join(quoted(line) for line in seen)),
+            Text("\n".join(printable(line) for line in seen)),
         )
     console.print(table)
     count = Counter(finding.verdict.value for finding in found.findings)

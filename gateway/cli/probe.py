@@ -70,11 +70,6 @@ def flag_names(flags: int) -> str:
     return " ".join([*known, *([f"{unknown:#x}"] if unknown else [])])
 
 
-def quoted(text: str) -> str:
-    """Give a server's text without what a terminal would obey."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def _style(export: Probed) -> str:
     return export.evidence.style.name.lower().replace("_", " ")
 
@@ -122,6 +117,8 @@ def _show(found: Probe) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from gateway.wire.handshake import printable
+
     console = Console()
     names = "it will not say" if found.listed is None else f"{len(found.listed)}"
     console.print(f"{found.uri}: exports: {names}", highlight=False, soft_wrap=True)
@@ -129,7 +126,7 @@ def _show(found: Probe) -> None:
         console.print("it says nothing more without TLS", highlight=False)
     for export in found.exports:
         program, evidence = export.program, export.evidence
-        title = f'"{quoted(export.name)}"' if export.name else "the default export"
+        title = f'"{printable(export.name)}"' if export.name else "the default export"
         table = Table(title=Text(title), title_justify="left", show_header=False)
         table.add_row("program", f"{program.name} {program.versions}".strip())
         for reason in program.reasons:
@@ -144,7 +141,7 @@ def _show(found: Probe) -> None:
             "none told" if sizes is None else f"{sizes.minimum}, {sizes.preferred}, {sizes.maximum}"
         )
         table.add_row("block sizes", told)
-        table.add_row("contexts", quoted(" ".join(export.contexts)) or "none")
+        table.add_row("contexts", printable(" ".join(export.contexts)) or "none")
         table.add_row("flags, direct", flag_names(evidence.flags))
         table.add_row("flags, through", flag_names(export.through))
         for quirk in export.quirks:

@@ -6,6 +6,7 @@ conformance test wants of a client, and why none of those of the data plane woul
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ class Client:
 
     def __init__(self, link: Link, *, reply_seconds: float) -> None:
         self.export = link.export
+        assert isinstance(link.socket, socket.socket)  # not over TLS
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(link.socket))
         self._reply_seconds = reply_seconds
         self._received = bytearray()

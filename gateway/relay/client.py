@@ -60,7 +60,7 @@ from gateway.upstream.server import Server
 from gateway.wire.constants import BASE_ALLOCATION, HandshakeFlag, Info, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.errors import WireError
-from gateway.wire.handshake import MetaContext, encode_oldstyle_greeting, shown
+from gateway.wire.handshake import MetaContext, encode_oldstyle_greeting, printable, shown
 from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 
 if TYPE_CHECKING:
@@ -463,7 +463,7 @@ class _Client:
     async def relay(self, opened: _Opened) -> None:
         """Relay until the session has ended; then close the link, and see the client off."""
         link, promised = opened.link, opened.offer
-        log = self._log.bind(export=shown(opened.name))
+        log = self._log.bind(export=printable(opened.name))
         client, early = take_socket(self._stream)
         self._service.relayed += 1
         try:

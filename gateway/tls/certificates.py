@@ -24,6 +24,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from gateway.tls.errors import CredentialsError
 from gateway.tls.reading import read
+from gateway.wire.handshake import printable
 
 CA_CERT = "ca-cert.pem"
 CA_CRL = "ca-crl.pem"
@@ -153,13 +154,6 @@ def first_to_end(terms: Iterable[Term]) -> Term | None:
 def shown(name: x509.Name) -> str:
     """Give a subject or issuer as RFC 4514 writes it, on one line of printable characters."""
     return printable(name.rfc4514_string()) or "(no name)"
-
-
-def printable(text: str) -> str:
-    """Escape whatever could move a terminal's cursor or end a log's line."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
 
 
 # ---- reading ----

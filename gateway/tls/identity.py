@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
-from gateway.tls.certificates import UNREADABLE, printable
+from gateway.tls.certificates import UNREADABLE
 from gateway.tls.errors import NotAdmitted
+from gateway.wire.handshake import printable
 
 
 @dataclass(frozen=True, slots=True)

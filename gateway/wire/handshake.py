@@ -91,6 +91,13 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= cut else text[:cut] + "…")
 
 
+def printable(text: str) -> str:
+    """Escape whatever of a peer's text could move a terminal's cursor or end a line of the log."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
 def decode_string(data: bytes, what: str) -> str:
     """Take a string as proto.md allows them: UTF-8, no NUL, at most 4,096 bytes."""
     if len(data) > limits.MAX_STRING_BYTES:

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cli import UsageError
-from gateway.cli.probe import probe as ask
-from gateway.cli.probe import quoted
+from gateway.wire.handshake import printable
 
 from .clients import nbdinfo
 from .conftest import Image
@@ -131,9 +129,4 @@ def test_failing_in_json(workdir: Path) -> None:
 
 def test_names_do_not_command_the_terminal() -> None:
     """A server's text is shown without what a terminal would obey."""
-    assert quoted("a\x1b[2Jb\n") == r"a\x1b[2Jb\n"
-
-
-def test_tls_is_not_spoken_in_the_clear() -> None:
-    with pytest.raises(UsageError, match="TLS"):
-        ask("nbds://127.0.0.1")
+    assert printable("a\x1b[2Jb\n") == r"a\x1b[2Jb\n"
