@@ -1,7 +1,9 @@
 """nbd-gateway serve: the gateway itself, from a configuration file or from the command line alone."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -32,6 +34,10 @@ def serve(
     exit_after_last_client: bool = False,
     max_connections: int | None = None,
     socket_mode: str | None = None,
+    tls: Literal["off", "allow", "require"] | None = None,
+    tls_certificates: Path | None = None,
+    tls_verify_client: bool | None = None,
+    tls_psk: Path | None = None,
     drain_seconds: float | None = None,
     log_level: Literal["debug", "info", "warning", "error"] | None = None,
     log_format: Literal["console", "json"] | None = None,
@@ -43,6 +49,7 @@ def serve(
       nbd-gateway serve nbd://10.0.0.5
       nbd-gateway serve nbd+unix:///?socket=/run/q.sock --listen nbd://0.0.0.0
       nbd-gateway serve memory:1G --run 'nbdinfo $uri'
+      nbd-gateway serve nbd://10.0.0.5 --listen nbds://0.0.0.0 --tls-certificates /etc/pki/nbd
       nbd-gateway serve --config gateway.toml
 
     SIGTERM lets requests in flight finish, then ends with status 0.
@@ -57,6 +64,11 @@ def serve(
     :param exit_after_last_client: End when the last client has disconnected (not before the first).
     :param max_connections: Clients at a time for each listener. Default: 1000.
     :param socket_mode: Permissions of Unix sockets, octal, such as 0660.
+    :param tls: TLS for clients: off, allow (for those that want it) or require. Default: off; require with an
+        nbds: address, certificates or keys.
+    :param tls_certificates: Directory with ca-cert.pem, server-cert.pem and server-key.pem.
+    :param tls_verify_client: Whether clients need a certificate of that CA. Default: they do.
+    :param tls_psk: File of pre-shared keys (psktool's), which let clients in as well.
     :param drain_seconds: After SIGTERM, how long requests in flight may take. Default: 30.
     :param log_level: The least important messages that are written. Default: info.
     :param log_format: Lines for people, or one JSON object a line. Default: console.
@@ -76,8 +88,14 @@ def serve(
                 upstream,
                 config=config,
                 listen=listen or (),
-                max_connections=max_connections,
-                socket_mode=socket_mode,
+                listener={
+                    "max-connections": max_connections,
+                    "socket-mode": socket_mode,
+                    "tls": tls,
+                    "certificates": None if tls_certificates is None else str(tls_certificates),
+                    "verify-client": tls_verify_client,
+                    "psk": None if tls_psk is None else str(tls_psk),
+                },
                 drain_seconds=drain_seconds,
                 log_level=log_level,
                 log_format=log_format,
@@ -107,13 +125,14 @@ def build_config(
     *,
     config: Path | None = None,
     listen: tuple[str, ...] = (),
-    max_connections: int | None = None,
-    socket_mode: str | None = None,
+    listener: Mapping[str, object] = MappingProxyType({}),
     drain_seconds: float | None = None,
     log_level: str | None = None,
     log_format: str | None = None,
 ) -> "Config":
-    """What the command line means; `UsageError` or `ConfigError` if it means nothing."""
+    """What the command line means; `UsageError` or `ConfigError` if it means nothing. `listener` are keys of
+    every `[[listen]]`, None where nothing was said.
+    """
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import load
 
@@ -125,8 +144,7 @@ def build_config(
     data = _as_data(
         "memory:0" if upstream is None else upstream,
         listen,
-        max_connections,
-        socket_mode,
+        _given(dict(listener)),
         drain_seconds,
         log_level,
         log_format,
@@ -138,12 +156,9 @@ def build_config(
             f"serve takes either UPSTREAM ({upstream}) or --config ({config}): "
             "write the server into the file, as [upstream.NAME]"
         )
-    for option, value in (
-        ("--listen", listen),
-        ("--max-connections", max_connections),
-        ("--socket-mode", socket_mode),
-    ):
-        if value not in (None, ()):
+    said = {"--listen": listen or None} | {_option(key): listener[key] for key in listener}
+    for option, value in said.items():
+        if value is not None:
             raise UsageError(
                 f"{option} cannot be used with --config: write it into the file, below [[listen]]"
             )
@@ -160,16 +175,17 @@ def build_config(
 def _as_data(
     upstream: str,
     listen: tuple[str, ...],
-    max_connections: int | None,
-    socket_mode: str | None,
+    listener: dict[str, Any],
     drain_seconds: float | None,
     log_level: str | None,
     log_format: str | None,
 ) -> dict[str, Any]:
     """The file that says the same as these arguments."""
-    listeners = [
-        _given({"uri": uri, "max-connections": max_connections})
-        for uri in listen or (DEFAULT_LISTEN,)
+    socket_mode = listener.pop("socket-mode", None)
+    if listener.keys() & {"certificates", "psk"}:
+        listener.setdefault("tls", "require")  # whoever gives them means them
+    listeners: list[dict[str, Any]] = [
+        {"uri": uri} | listener for uri in listen or (DEFAULT_LISTEN,)
     ]
     if socket_mode is not None:
         unix = [listener for listener in listeners if "+unix:" in listener["uri"]]
@@ -205,4 +221,9 @@ def _argument(path: "KeyPath") -> tuple[None, str]:
             return None, "--listen"
         case ("log", key):
             return None, f"--log-{key}"
-    return None, f"--{path[-1]}"
+    return None, _option(str(path[-1]))
+
+
+def _option(key: str) -> str:
+    """Which argument says a key of `[[listen]]`, or of the top of the file."""
+    return f"--tls-{key}" if key in ("certificates", "verify-client", "psk") else f"--{key}"

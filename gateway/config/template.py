@@ -29,6 +29,17 @@ uri = "nbd://127.0.0.1:10810"
 #user-timeout-seconds = 60
 # What is offered to clients; nbd-client 3.1 to 3.8 needs ["FIXED_NEWSTYLE"], or sees a read-only device.
 #handshake-flags = ["FIXED_NEWSTYLE", "NO_ZEROES"]
+# TLS ("nbd-gateway pki init DIR" makes certificates for trying it out):
+#[[listen]]
+#uri = "nbd://127.0.0.1:10812"
+# off, allow (for clients that want it) or require
+#tls = "require"
+# ca-cert.pem, server-cert.pem, server-key.pem and perhaps ca-crl.pem, as nbdkit, qemu and libnbd name them
+#certificates = "/etc/pki/nbd"
+# Whether clients need a certificate of that CA.
+#verify-client = true
+# A file of pre-shared keys, as psktool makes it, lets clients in as well:
+#psk = "/etc/nbd/keys.psk"
 
 # A Unix socket may have permissions and an owner ("user", "user:group" or ":group"):
 #[[listen]]
@@ -62,6 +73,15 @@ uri = "nbd://127.0.0.1:10809"
 # Believe base:allocation of qemu 2.11 to 3.1: only if it runs without --offset and --partition.
 #trust-allocation = false
 
+# A server over TLS: ca-cert.pem and perhaps client-cert.pem and client-key.pem, or a pre-shared key
+#[upstream.secure]
+#uri = "nbds://server.example:10809"
+#certificates = "/etc/pki/nbd-client"
+#[upstream.keyed]
+#uri = "nbds://server.example:10810"
+#psk = "/etc/nbd/keys.psk"
+#psk-user = "gateway"
+
 # Instead of a URI, a server to start by systemd socket activation:
 #[upstream.local]
 #command = ["qemu-nbd", "-f", "qcow2", "-t", "/var/lib/images/disk.qcow2"]
@@ -80,6 +100,8 @@ uri = "nbd://127.0.0.1:10809"
 #unaligned = "rmw"
 # Offer base:allocation where the server has none, with all of the disk allocated.
 #synthesise-allocation = false
+# Only for clients over TLS.
+#tls = "require"
 # Refuse whatever would change the disk.
 #read-only = false
 # Hide dirty bitmaps that may change while a client reads them, because the disk is writable for others.

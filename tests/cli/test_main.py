@@ -95,7 +95,7 @@ def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
         (["serve", "nbd://h", "--log-level", "trace"], "trace"),
         (["serve"], "serve needs to know which server"),
         (["serve", "x", "--config", "y"], "takes either UPSTREAM (x) or --config (y)"),
-        (["serve", "nbds://h"], "TLS is not supported yet"),
+        (["serve", "nbd://h", "--tls", "allow"], "TLS needs certificates"),
         (["serve", "\udcff"], "expected an NBD URI"),
         (["serve", "memory:1M", "--listen", "\udcff"], "expected an NBD URI"),
         (

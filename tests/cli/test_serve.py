@@ -41,8 +41,7 @@ def test_all_options() -> None:
     config = build_config(
         "nbd://h",
         listen=("nbd://127.0.0.1", "nbd+unix:///?socket=/s"),
-        max_connections=3,
-        socket_mode="0660",
+        listener={"max-connections": 3, "socket-mode": "0660"},
         drain_seconds=0,
         log_level="debug",
         log_format="json",
@@ -55,6 +54,13 @@ def test_all_options() -> None:
     assert tcp.max_connections == unix.max_connections == 3
     assert (tcp.socket_mode, unix.socket_mode) == (None, 0o660)
     assert (config.drain_seconds, config.log.level, config.log.format) == (0, "debug", "json")
+
+
+def test_certificates_mean_tls() -> None:
+    config = build_config("nbd://h", listener={"certificates": "/pki", "verify-client": False})
+    [listen] = config.listen
+    assert (listen.tls_mode, listen.certificates) == ("require", Path("/pki"))
+    assert listen.verify_client is False
 
 
 @pytest.fixture
@@ -95,10 +101,10 @@ def test_options_beside_a_file(file: Path) -> None:
         ),
         (
             None,
-            {"config": Path("f.toml"), "max_connections": 1},
+            {"config": Path("f.toml"), "listener": {"max-connections": 1}},
             "--max-connections cannot be used",
         ),
-        (None, {"config": Path("f.toml"), "socket_mode": "0660"}, "--socket-mode cannot be used"),
+        (None, {"config": Path("f.toml"), "listener": {"psk": "k"}}, "--tls-psk cannot be used"),
     ],
 )
 def test_usage(upstream: str | None, options: dict[str, Any], expected: str) -> None:
@@ -112,7 +118,12 @@ def test_usage(upstream: str | None, options: dict[str, Any], expected: str) -> 
         ("", {}, 'UPSTREAM: "": expected an NBD URI such as'),
         ("disk.img", {}, 'UPSTREAM: "disk.img": expected an NBD URI such as'),
         ("memory:x", {}, 'UPSTREAM: "memory:x": expected a size'),
-        ("nbds://h", {}, 'UPSTREAM: "nbds://h:10809": TLS is not supported yet'),
+        (
+            "nbd://h?tls-type=x509",
+            {},
+            'UPSTREAM: "nbd://h?tls-type=x509": "tls-type" goes with nbds:',
+        ),
+        ("nbd://h", {"listener": {"tls": "allow"}}, "--tls: TLS needs certificates"),
         ("nbd://127.0.0.1:10810", {}, "UPSTREAM: the gateway itself listens there (--listen)"),
         ("nbd://h", {"listen": ("x",)}, '--listen: "x": expected an NBD URI'),
         (
@@ -120,9 +131,17 @@ def test_usage(upstream: str | None, options: dict[str, Any], expected: str) -> 
             {"listen": ("nbd://a", "nbd://a")},
             "--listen: nbd://a:10809 is listened on already",
         ),
-        ("nbd://h", {"max_connections": 0}, "--max-connections: expected 1 or more, got 0"),
+        (
+            "nbd://h",
+            {"listener": {"max-connections": 0}},
+            "--max-connections: expected 1 or more, got 0",
+        ),
         ("nbd://h", {"drain_seconds": -1.0}, "--drain-seconds: expected 0 or more, got -1"),
-        ("nbd://h", {"socket_mode": "0660"}, "--socket-mode: only a Unix socket has this"),
+        (
+            "nbd://h",
+            {"listener": {"socket-mode": "0660"}},
+            "--socket-mode: only a Unix socket has this",
+        ),
         ("nbd://h", {"log_level": "x"}, "--log-level: expected"),
         ("nbd://h", {"log_format": "x"}, "--log-format: expected"),
     ],

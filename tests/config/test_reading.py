@@ -358,8 +358,10 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         "TLS",
         '[[listen]]\nuri = "nbds://h"\n[upstream.a]\nuri = "nbd://i?tls-type=psk"\n',
         [
-            '2: listen.uri: "nbds://h:10809": TLS is not supported yet',
-            '4: upstream.a.uri: "nbd://i:10809/?tls-type=psk": TLS is not supported yet',
+            '2: listen.uri: TLS needs certificates = "DIRECTORY", or psk = "FILE" (nbd-gateway pki init '
+            "DIRECTORY makes some to try things out)",
+            '4: upstream.a.uri: "nbd://i?tls-type=psk": "tls-type" goes with nbds: only, which is NBD '
+            "over TLS",
         ],
     ),
     (
@@ -545,10 +547,9 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         "user names",
         '[[listen]]\nuri = "nbd://me@127.0.0.1"\n[upstream.a]\nuri = "nbd+unix://you@/?socket=s"\n',
         [
-            '2: listen.uri: "nbd://me@127.0.0.1:10809": a user name goes with TLS, which is not '
-            'supported yet; remove "me@"',
-            '4: upstream.a.uri: "nbd+unix://you@/?socket=s": a user name goes with TLS, which is not '
-            'supported yet; remove "you@"',
+            '2: listen.uri: "nbd://me@127.0.0.1:10809": a listener is nobody\'s; remove "me@"',
+            '4: upstream.a.uri: "nbd+unix://you@/?socket=s": a user name is for nbds: with a pre-shared '
+            'key; remove "you@"',
         ],
     ),
     (
