@@ -65,11 +65,6 @@ class Rule:
     longest: int
     """Longest length, in bytes."""
 
-    @property
-    def word(self) -> int:
-        """The word that goes upstream."""
-        return self.flags << 16 | self.command
-
 
 def legal_commands(offer: Offer) -> dict[int, Rule]:
     """Give every word that an offer allows, with its rule. DISC is not among them: it ends a session."""

@@ -75,7 +75,6 @@ class Lane:
         "_start",
         "ended",
         "out",
-        "received",
         "sink",
         "source",
     )
@@ -100,9 +99,8 @@ class Lane:
         """Bytes received that the scanner did not take: part of a message, or more than it may take."""
         return self._end - self._start + len(self._left_over)
 
-    def receive(self) -> bool:
-        """Receive once and scan; say whether there was anything (which may be the end). There is not where the
-        buffer is full of messages that the scanner holds back.
+    def receive(self) -> None:
+        """Receive once and scan; not where the buffer is full of messages that the scanner holds back.
 
         Raises OSError if the source has failed, and what the scanner raises.
         """
@@ -114,19 +112,18 @@ class Lane:
         end = self._end
         if end == len(buffer):
             # The scanner holds back whole messages (never one that is larger than a buffer).
-            return False
+            return
         try:
             count = self.source.recv_into(view[end:] if end else buffer)
         except BlockingIOError:
             self.release()
-            return False
+            return
         if not count:
             self.ended = True
             self.release()
-            return True
+            return
         self._end = end + count
         self.scan()
-        return True
 
     def scan(self) -> None:
         """Let the scanner look at what has been received."""
@@ -144,8 +141,8 @@ class Lane:
         self._buffer[0][: len(data)] = data
         self._end = len(data)
 
-    def send(self) -> bool:
-        """Send once; say whether everything is sent. Raises OSError if the sink has failed."""
+    def send(self) -> None:
+        """Send once. Raises OSError if the sink has failed."""
         out = self.out
         if out:
             try:
@@ -158,12 +155,9 @@ class Lane:
                 else:
                     self._drop_sent(self.sink.sendmsg(out[:MAX_SLICES]))
             except BlockingIOError:
-                return False
-            if out:
-                return False
+                return
         if self._buffer is not None:
             self.release()
-        return True
 
     def _drop_sent(self, sent: int) -> None:
         out = self.out

@@ -51,9 +51,6 @@ CHUNK = Struct(">IIQI")
 # A header and the offset behind it are read in one step.
 CHUNK_AND_OFFSET = Struct(">IIQIQ")
 
-# OFFSET_HOLE: 64 bits, offset; 32 bits, size of the hole
-CHUNK_HOLE = Struct(">IIQIQI")
-
 # With extended headers (proto.md on its branch extension-ext-header) lengths have 64 bits, and every reply
 # is a chunk that repeats the offset of its request:
 # C: 32 bits, extended request magic; 16 bits, command flags; 16 bits, type; 64 bits, cookie; 64 bits, offset;
@@ -64,12 +61,13 @@ EXTENDED_REQUEST = Struct(">IIQQQ")
 #    request; 64 bits, length of the payload
 EXTENDED_CHUNK = Struct(">IIQQQ")
 EXTENDED_CHUNK_AND_OFFSET = Struct(">IIQQQQ")
-EXTENDED_CHUNK_HOLE = Struct(">IIQQQQI")
 
 # ERROR: 32 bits, error; 16 bits, length of the message; message
 # ERROR_OFFSET: the same, and 64 bits, offset
 ERROR_HEAD = Struct(">IH")
 OFFSET = Struct(">Q")
+
+# OFFSET_HOLE: 64 bits, offset; 32 bits, size of the hole
 HOLE = Struct(">QI")
 
 # BLOCK_STATUS: 32 bits, context id; (32 bits, length; 32 bits, status flags) x n
@@ -112,18 +110,6 @@ def encode_chunk(cookie: int, kind: int, payload: bytes = b"", *, done: bool = T
     return CHUNK.pack(STRUCTURED_REPLY_MAGIC, word, cookie, len(payload)) + payload
 
 
-def encode_data_head(cookie: int, offset: int, length: int, *, done: bool) -> bytes:
-    """Give what stands before the data of an OFFSET_DATA chunk with `length` bytes of data."""
-    word = (DONE_BIT if done else 0) | Chunk.OFFSET_DATA
-    return CHUNK_AND_OFFSET.pack(STRUCTURED_REPLY_MAGIC, word, cookie, length + 8, offset)
-
-
-def encode_hole_chunk(cookie: int, offset: int, length: int, *, done: bool) -> bytes:
-    """Give an OFFSET_HOLE chunk."""
-    word = (DONE_BIT if done else 0) | Chunk.OFFSET_HOLE
-    return CHUNK_HOLE.pack(STRUCTURED_REPLY_MAGIC, word, cookie, 12, offset, length)
-
-
 def encode_error_chunk(
     cookie: int, error: int, text: str = "", *, offset: int | None = None, done: bool = True
 ) -> bytes:
@@ -141,14 +127,6 @@ def encode_error_payload(error: int, text: str, offset: int | None) -> tuple[int
     if offset is None:
         return Chunk.ERROR, payload
     return Chunk.ERROR_OFFSET, payload + OFFSET.pack(offset)
-
-
-def encode_status_chunk(
-    cookie: int, context_id: int, extents: Sequence[tuple[int, int]], *, done: bool
-) -> bytes:
-    """Give a BLOCK_STATUS chunk; extents are (length in bytes, status flags)."""
-    payload = CONTEXT_ID.pack(context_id) + b"".join(EXTENT.pack(*extent) for extent in extents)
-    return encode_chunk(cookie, Chunk.BLOCK_STATUS, payload, done=done)
 
 
 @dataclass(frozen=True, slots=True)

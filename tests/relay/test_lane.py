@@ -52,12 +52,12 @@ def test_a_source_that_stops_inside_a_header_holds_no_buffer(sent: int) -> None:
         source.setblocking(False)
         lane = Lane(source, sink, TakeAll(), pool)
         theirs.send(message[:sent])
-        assert lane.receive()
-        assert lane.send()
+        lane.receive()
+        lane.send()
         assert pool.taken == 0
         assert lane.unscanned == sent % MIN_MESSAGE_BYTES
         theirs.send(message[sent:])
-        assert lane.receive()
-        assert lane.send()
+        lane.receive()
+        lane.send()
         assert out.recv(1000) == message
         assert (pool.taken, lane.unscanned) == (0, 0)

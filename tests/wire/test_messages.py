@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.wire import handshake, limits, transmission
 from gateway.wire.constants import Chunk, Cmd, Opt, Rep, name_of
 from gateway.wire.errors import WireError
+from gateway.wire.framing import STRUCTURED
 from gateway.wire.handshake import (
     AnyInfo,
     BlockSizes,
@@ -79,7 +80,7 @@ def test_error_chunk(cookie: int, error: int, text: str, offset: int | None, don
 def test_status_chunk(
     cookie: int, context: int, extents: list[tuple[int, int]], done: bool
 ) -> None:
-    chunk = transmission.encode_status_chunk(cookie, context, extents, done=done)
+    chunk = STRUCTURED.status(cookie, 0, context, extents, done=done)
     assert struct.unpack_from(">IHHQ", chunk) == (0x668E33EF, done, 5, cookie)
     assert transmission.decode_extents(chunk[20:]) == (context, extents)
 
@@ -127,11 +128,11 @@ EXACT = [
         b"\x66\x8e\x33\xef\0\1\0\0" + bytes(7) + b"\x09\0\0\0\0",
     ),
     (
-        transmission.encode_data_head(9, 512, 16, done=False),
+        STRUCTURED.data_head(9, 0, 512, 16, done=False),
         b"\x66\x8e\x33\xef\0\0\0\1" + bytes(7) + b"\x09\0\0\0\x18" + (512).to_bytes(8),
     ),
     (
-        transmission.encode_hole_chunk(9, 512, 16, done=True),
+        STRUCTURED.hole(9, 0, 512, 16, done=True),
         b"\x66\x8e\x33\xef\0\1\0\2"
         + bytes(7)
         + b"\x09\0\0\0\x0c"
