@@ -98,6 +98,14 @@ def test_offer() -> None:
     assert (promised.longest_payload, promised.alignment) == (64 * MIB, 1)
 
 
+@pytest.mark.parametrize("maximum", [64 * MIB, 64 * MIB + 1, 128 * MIB, 2**32 - 1])
+def test_no_maximum_is_told_that_would_be_refused(maximum: int) -> None:
+    export = Export(MIB, 0, BlockSizes(512, 4096, maximum))
+    promised = offer(export, structured=False)
+    assert promised.block_sizes == BlockSizes(512, 4096, 64 * MIB)
+    assert promised.longest_payload == 64 * MIB
+
+
 def test_repaired() -> None:
     export = Export(MIB, MULTI_CONN | FLUSH)
     assert repaired(export, clear=MULTI_CONN, add=CACHE).flags == FLUSH | CACHE

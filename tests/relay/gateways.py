@@ -57,11 +57,12 @@ async def gateway_before(
     listen: str = "",
     upstream: str = "",
     export: str = "",
+    seconds: float = 30,
 ) -> AsyncIterator[Gateway]:
     """A gateway before a server; when it ends, every client has to have been let go.
 
     `listen` is more TOML for its `[[listen]]`, `upstream` for its `[upstream.main]`; with `export` there is an
-    `[[export]]` for all names that says it.
+    `[[export]]` for all names that says it. After `seconds` the test has failed.
     """
     async with trio.open_nursery() as servers, trio.open_nursery() as hubs:
 
@@ -95,7 +96,7 @@ async def gateway_before(
         }
         service = Service(config, upstreams, Hub(), log)
         hubs.start_soon(service.hub.run)
-        with trio.fail_after(30):
+        with trio.fail_after(seconds):
             async with trio.open_nursery() as clients:
                 yield Gateway(service, clients)
         assert not service.hub.sessions

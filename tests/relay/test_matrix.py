@@ -16,6 +16,7 @@ from gateway.embedded.personality import (
     EXPORT_NAME_ONLY,
     WITHOUT_EXTENDED_HEADERS,
     WITHOUT_STRUCTURED_REPLIES,
+    lacking,
 )
 from gateway.wire import limits
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, CmdFlag, Errno
@@ -214,6 +215,36 @@ async def test_what_an_upstream_lacks_is_done_here(
         sizes = [1, 512, 5000, 33 * limits.KIB, *long]
         await use(peer, model, sizes=sizes, contexts=contexts)
     assert bytes(await disk.read(0, SIZE)) == bytes(model)
+
+
+CUT_READS = {
+    # what the upstream is, and a READ that it cannot take as it is
+    "over its maximum": (BlockSizes(1, 4096, limits.MIB), 0, limits.MIB + 1),
+    "across a multiple of its maximum": (BlockSizes(1, 4096, limits.MIB), limits.MIB - 256, 512),
+    "not aligned": (BlockSizes(4096, 4096, 65536), 1, 65536),
+}
+
+
+@pytest.mark.parametrize("client", ["structured", "extended"])
+@pytest.mark.parametrize("upstream", ["simple", "structured", "extended"])
+@pytest.mark.parametrize(("block_sizes", "offset", "length"), CUT_READS.values(), ids=CUT_READS)
+@pytest.mark.parametrize("df", [True, False], ids=["has DF", "has no DF"])
+async def test_a_read_with_df_comes_in_one_chunk(
+    df: bool, block_sizes: BlockSizes, offset: int, length: int, upstream: str, client: str
+) -> None:
+    disk = MemoryDisk(8 * limits.MIB)
+    data = random.Random(1).randbytes(length)
+    await disk.write(offset, data, fua=False)
+    personality = replace(UPSTREAMS[upstream], block_sizes=block_sizes)
+    if not df:
+        personality = replace(personality, flags=lacking(Flag.SEND_DF))
+    async with (
+        gateway_before(Server({"": disk}, personality)) as gateway,
+        opened(gateway, client) as peer,
+    ):
+        chunks = await peer.ask(Cmd.READ, offset, length, flags=CmdFlag.DF)
+        contents = [chunk for chunk in chunks if chunk.kind != Chunk.NONE]
+        assert [(chunk.offset, chunk.data) for chunk in contents] == [(offset, data)]
 
 
 async def test_neighbours_in_a_block_are_kept_from_eight_connections_at_once() -> None:

@@ -17,12 +17,14 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Req
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
 from gateway.net.dial import DialError
 from gateway.protocol.client import ClientNegotiation, Refused
+from gateway.relay.hub import LOOK_SECONDS
 from gateway.relay.lane import BUFFER_BYTES
 from gateway.relay.scan.requests import MAX_ANSWERS
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
+from gateway.relay.session import LOST_SECONDS
 from gateway.wire import limits
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, Errno, Info, Opt, Rep
-from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
+from gateway.wire.handshake import CLIENT_FLAGS, OPTION, BlockSizes, encode_option
 from gateway.wire.transmission import DISC, encode_request, encode_simple_reply, is_error
 from tests.embedded.peers import Client, socket_pair
 from tests.relay.gateways import Gateway, gateway_before
@@ -210,6 +212,117 @@ def held_bytes(gateway: Gateway) -> int:
         for session in gateway.service.hub.sessions
         for lane in (session._requests_lane, session._replies_lane)
     )
+
+
+# --- A client that holds up others
+
+
+BLOCK = 4096
+BLOCKS = replace(PLAIN, block_sizes=BlockSizes(BLOCK, BLOCK, limits.MIB))
+HALF_A_WRITE = encode_request(Cmd.WRITE, 0, 1, 0, BLOCK) + b"a" * (BLOCK // 2)
+MANY_READS = b"".join(encode_request(Cmd.READ, 0, n, 0, limits.MIB) for n in range(20))
+HOLDING_UP = {
+    "half a WRITE sent": HALF_A_WRITE,
+    "replies not read, with a claim": MANY_READS + encode_request(Cmd.WRITE, 0, 99, 1, 1) + b"a",
+    "replies not read, with a WRITE": (
+        MANY_READS + encode_request(Cmd.WRITE, 0, 99, 0, BLOCK) + b"a" * BLOCK
+    ),
+}
+
+
+@asynccontextmanager
+async def two_clients(gateway: Gateway) -> AsyncIterator[tuple[Client, Client]]:
+    """Both have opened the same export."""
+    one, other = gateway.client(), gateway.client()
+    async with one.stream, other.stream:
+        await one.go("", structured=False)
+        await other.go("", structured=False)
+        yield one, other
+
+
+@pytest.mark.parametrize("sent", HOLDING_UP.values(), ids=HOLDING_UP)
+async def test_a_client_that_holds_up_others_is_cut_off(
+    sent: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    with structlog.testing.capture_logs() as said:
+        async with (
+            gateway_before(server(BLOCKS), seconds=1000) as gateway,
+            two_clients(gateway) as (stalling, other),
+        ):
+            await stalling.stream.send_all(sent)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            begun = trio.current_time()
+            cookie = await other.send(Cmd.WRITE, 8, data=b"b" * 8)
+            assert await answer(other, cookie, 0) == (0, b"")
+            waited = trio.current_time() - begun
+            assert LOST_SECONDS <= waited <= LOST_SECONDS + 2 * LOOK_SECONDS
+            with suppress(trio.BrokenResourceError):  # half a WRITE was never read: it is reset
+                while await stalling.stream.receive_some():
+                    pass
+    whys = [line.get("why") for line in said if line["event"] == "session ended"]
+    assert f"the client has held up others for {LOST_SECONDS} s" in whys
+
+
+@pytest.mark.parametrize("sent", HOLDING_UP.values(), ids=HOLDING_UP)
+async def test_a_client_that_holds_up_nobody_has_all_the_time(
+    sent: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with (
+        gateway_before(server(BLOCKS), seconds=1000) as gateway,
+        two_clients(gateway) as (slow, other),
+    ):
+        await slow.stream.send_all(sent)
+        await trio.sleep(10 * LOST_SECONDS)
+        cookie = await other.send(Cmd.WRITE, BLOCK + 8, data=b"b" * 8)  # another block
+        assert await answer(other, cookie, 0) == (0, b"")
+        assert len(gateway.service.hub.sessions) == 2
+
+
+async def test_who_goes_on_in_time_is_not_cut_off(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with (
+        gateway_before(server(BLOCKS), seconds=1000) as gateway,
+        two_clients(gateway) as (slow, other),
+    ):
+        for _ in range(3):  # longer than LOST_SECONDS, and each time anew
+            await slow.stream.send_all(HALF_A_WRITE)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            cookie = await other.send(Cmd.WRITE, 8, data=b"b" * 8)
+            await trio.sleep(LOST_SECONDS * 2 / 3)
+            await slow.stream.send_all(b"a" * (BLOCK // 2))
+            assert await answer(slow, 1, 0) == (0, b"")
+            assert await answer(other, cookie, 0) == (0, b"")
+
+
+async def test_a_link_that_dies_frees_who_waits_for_it_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Even where its client does not read, and so the session goes on for a while."""
+    connections = itertools.count()
+    dying = Faults(never_reply=frozenset({Cmd.WRITE}), close_on_command=Cmd.FLUSH)
+
+    def faults(_number: int) -> Faults:
+        return NO_FAULTS if next(connections) else dying
+
+    upstream = Server({"": MemoryDisk(SIZE)}, BLOCKS, faults=faults)
+    async with (
+        gateway_before(upstream, seconds=1000) as gateway,
+        two_clients(gateway) as (deaf, other),
+    ):
+        await deaf.send(Cmd.WRITE, 0, data=b"a" * BLOCK)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        [busy] = [s for s in gateway.service.hub.sessions if s.traffic.in_flight]
+        with suppress(BlockingIOError):
+            while busy.client.send(bytes(65536)):
+                pass
+        cookie = await other.send(Cmd.WRITE, 8, data=b"b" * 8)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        begun = trio.current_time()
+        await deaf.send(Cmd.FLUSH)
+        assert await answer(other, cookie, 0) == (0, b"")
+        assert trio.current_time() - begun < 1
+        assert busy in gateway.service.hub.sessions  # it has something to tell its client
 
 
 # --- Limits in negotiation

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.wire import handshake, limits, transmission
 from gateway.wire.constants import Chunk, Cmd, Opt, Rep, name_of
 from gateway.wire.errors import WireError
-from gateway.wire.framing import STRUCTURED
+from gateway.wire.framing import EXTENDED, STRUCTURED, Framing
 from gateway.wire.handshake import (
     AnyInfo,
     BlockSizes,
@@ -83,6 +83,18 @@ def test_status_chunk(
     chunk = STRUCTURED.status(cookie, 0, context, extents, done=done)
     assert struct.unpack_from(">IHHQ", chunk) == (0x668E33EF, done, 5, cookie)
     assert transmission.decode_extents(chunk[20:]) == (context, extents)
+
+
+@pytest.mark.parametrize("framing", [STRUCTURED, EXTENDED], ids=str)
+def test_no_more_extents_are_looked_at_than_are_useful(framing: Framing) -> None:
+    decode, head = transmission.decode_extents, 20
+    if framing is EXTENDED:
+        decode, head = transmission.decode_extended_extents, 32
+    most = transmission.MAX_DECODED_EXTENTS
+    for count in (most - 1, most, most + 1, 2 * most):
+        extents = [(number + 1, number % 4) for number in range(count)]
+        chunk = framing.status(1, 0, 7, extents, done=True)
+        assert decode(chunk[head:]) == (7, extents[:most])
 
 
 @given(st.binary(max_size=64))

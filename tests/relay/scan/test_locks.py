@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from gateway.protocol.export import Export, offer
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.locks import Held, RangeLocks
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.replies import Replies
 from gateway.relay.scan.requests import RequestScan
-from gateway.relay.scan.traffic import Traffic
-from gateway.wire.constants import Cmd
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
 from tests.relay.scan import peers
 from tests.relay.scan.peers import Feeder, Request
 
 BLOCK = 4096
+FLAGS = Flag.HAS_FLAGS | Flag.SEND_WRITE_ZEROES | Flag.SEND_TRIM
 
 
 class Session:
-    """A simple session before a server with blocks of 4096 bytes; what goes upstream waits in `sent`."""
+    """A simple session before a server with blocks; what goes upstream waits in `sent`."""
 
-    def __init__(self, locks: RangeLocks) -> None:
-        export = Export(2**20, int(Flag.HAS_FLAGS), BlockSizes(BLOCK, BLOCK, 2**20))
+    def __init__(self, locks: RangeLocks, block: int = BLOCK) -> None:
+        export = Export(2**20, int(FLAGS), BlockSizes(block, block, 2**20))
         self.traffic = Traffic(plan(offer(export, structured=False), export), locks)
         self.requests = Feeder(RequestScan(self.traffic))
         self.replies = Feeder(reply_scan(self.traffic))
@@ -37,10 +42,13 @@ class Session:
         self.traffic.to_upstream.clear()
         return peers.read_requests(sent)
 
-    def answer(self, request: Request, data: bytes = b"") -> None:
-        self.replies.feed(peers.simple(request.cookie, 0, data))
+    def answer(self, request: Request, data: bytes = b"", *, error: int = 0) -> None:
+        self.replies.feed(peers.simple(request.cookie, error, data))
         self.traffic.locks.look_again()
         self.traffic.locks.tell()
+
+
+# --- Who waits for whom
 
 
 def test_a_whole_block_waits_for_the_change_of_a_part_of_it() -> None:
@@ -74,6 +82,40 @@ def test_a_change_waits_for_a_whole_block_that_is_under_way() -> None:
     assert read.command == Cmd.READ
 
 
+SMALL = 512
+CHANGE = Request(Cmd.WRITE, 0, 1, 100, 100, b"a" * 100)
+
+
+def cut_everywhere(*requests: Request) -> Iterator[Session]:
+    """Sessions that have sent the same requests in two pieces each, cut at every position."""
+    sent = b"".join(request.bytes for request in requests)
+    for cut in range(len(sent)):
+        session = Session(RangeLocks(), SMALL)
+        session.requests.feed_all(peers.pieces_of(sent, [cut]))
+        yield session
+
+
+def test_a_whole_block_behind_a_change_waits_however_the_bytes_are_cut() -> None:
+    """A change that comes in two pieces begins its job in the middle of a receive."""
+    whole = Request(Cmd.WRITE, 0, 2, 0, SMALL, b"b" * SMALL)
+    for session in cut_everywhere(CHANGE, whole):
+        [read] = session.sent()
+        assert read.command == Cmd.READ
+        session.answer(read, bytes(SMALL))
+        [changed] = session.sent()
+        assert changed.data == bytes(100) + b"a" * 100 + bytes(SMALL - 200)
+        session.answer(changed)
+        [write] = session.sent()
+        assert (write.offset, write.data) == (0, whole.data)
+
+
+@pytest.mark.parametrize("command", [Cmd.WRITE_ZEROES, Cmd.TRIM])
+def test_so_does_what_writes_without_data(command: Cmd) -> None:
+    for session in cut_everywhere(CHANGE, Request(command, 0, 2, 0, SMALL)):
+        [read] = session.sent()
+        assert read.command == Cmd.READ
+
+
 def test_nobody_claims_where_nobody_changes_parts() -> None:
     locks = RangeLocks()
     session = Session(locks)
@@ -92,7 +134,7 @@ def test_a_session_that_ends_keeps_nobody_waiting() -> None:
     other.write(2, 1024, b"b" * 512)
     assert not one.sent() + other.sent()
     for session in (third, one):
-        session.traffic.jobs.fail(5, "gone")  # type: ignore[arg-type] # any error
+        session.traffic.jobs.fail(Errno.EIO, "gone")
         locks.leave(session.traffic.in_flight)
         locks.tell()
     [read] = other.sent()
@@ -159,3 +201,92 @@ def test_a_dead_link_ends_those_that_wait_for_each_other() -> None:
     assert not session.traffic.in_flight
     assert not session.sent()
     assert not session.traffic.locks.busy
+
+
+# --- Who waits is under way
+
+
+MANY = MAX_IN_FLIGHT + 50
+
+
+def with_many_changes_of_one_block() -> Session:
+    """The first of them reads its block; the others wait for the first, or are not begun."""
+    session = Session(RangeLocks())
+    for cookie in range(MANY):
+        session.write(cookie, cookie * 8, b"a" * 8)
+    return session
+
+
+def test_no_more_wait_than_may_be_under_way() -> None:
+    session = with_many_changes_of_one_block()
+    [read] = session.sent()
+    assert read.command == Cmd.READ
+    assert session.traffic.jobs.waiting == MAX_IN_FLIGHT - 1
+    assert session.traffic.room == 0
+    assert len(session.requests.held) == (MANY - MAX_IN_FLIGHT) * (28 + 8)
+
+
+def test_who_was_granted_a_range_waits_no_more() -> None:
+    session = with_many_changes_of_one_block()
+    disk = bytearray(BLOCK)
+    while asked := session.sent():
+        [request] = asked  # nobody else has the block
+        if request.command == Cmd.WRITE:
+            disk[:] = request.data
+        session.answer(request, bytes(disk) if request.command == Cmd.READ else b"")
+        session.requests.feed(b"")  # there may be room now
+        jobs = session.traffic.jobs
+        assert 0 <= session.traffic.room <= MAX_IN_FLIGHT
+        assert session.traffic.room == MAX_IN_FLIGHT - bool(jobs) - jobs.waiting
+    assert disk == b"a" * MANY * 8 + bytes(BLOCK - MANY * 8)
+    check_nothing_is_under_way(session)
+
+
+def test_who_failed_waits_no_more() -> None:
+    session = with_many_changes_of_one_block()
+    failed = 0
+    while asked := session.sent():
+        [read] = asked
+        assert read.command == Cmd.READ
+        session.answer(read, error=Errno.EIO)
+        session.requests.feed(b"")
+        failed += 1
+    assert failed == MANY
+    check_nothing_is_under_way(session)
+
+
+def test_who_waited_on_a_dead_link_waits_no_more() -> None:
+    session = with_many_changes_of_one_block()
+    session.requests.held = b""
+    scan = session.replies.scan
+    assert isinstance(scan, Replies)
+    last = scan.fail("gone")
+    assert last is not None
+    assert len(last) == MAX_IN_FLIGHT
+    check_nothing_is_under_way(session)
+
+
+def test_who_waited_for_another_session_and_ended_waits_no_more() -> None:
+    locks = RangeLocks()
+    one, other = Session(locks), Session(locks)
+    one.write(1, 512, b"a" * 512)
+    for cookie in range(3):
+        other.write(cookie, 512 * cookie, b"b" * 512)
+    assert other.traffic.jobs.waiting == 3
+    other.traffic.jobs.fail(Errno.EIO, "the session has ended")
+    locks.leave(other.traffic.in_flight)
+    check_nothing_is_under_way(other)
+    [read] = one.sent()
+    one.answer(read, bytes(BLOCK))
+    [write] = one.sent()
+    one.answer(write)
+    check_nothing_is_under_way(one)
+    assert not other.sent()
+    assert not locks.busy
+
+
+def check_nothing_is_under_way(session: Session) -> None:
+    traffic = session.traffic
+    assert not traffic.jobs
+    assert (traffic.jobs.waiting, traffic.jobs.bytes) == (0, 0)
+    assert traffic.room == MAX_IN_FLIGHT

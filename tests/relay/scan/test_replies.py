@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway.protocol.export import Export, offer
+from gateway.quirks import Dialect
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.extents import mended_extents, narrowed
+from gateway.relay.scan.plan import plan
 from gateway.relay.scan.requests import RequestScan
 from gateway.relay.scan.traffic import Partial, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.errors import WireError
-from gateway.wire.handshake import MetaContext
+from gateway.wire.handshake import BlockSizes, MetaContext
 from tests.relay.scan import peers
 from tests.relay.scan.peers import SIZE, Client, Feeder, Reply, Request, content, pieces_of
 
@@ -569,6 +572,82 @@ def test_malformed_extended_replies(sent: bytes, client_extended: bool) -> None:
         assert told.keys() == {request.cookie for request in ALL_ASKED}
 
 
+# --- DF: one content chunk
+
+
+WITH_DF = Request(Cmd.READ, CmdFlag.DF, 100, 64, 40)
+FRAGMENTS = {
+    "data": peers.data_chunk(1, 64, DATA_A[:9]) + peers.data_chunk(1, 73, DATA_A[9:], done=True),
+    "data and a hole": peers.data_chunk(1, 64, DATA_A[:9]) + peers.hole_chunk(1, 73, 31),
+    "a hole and data": peers.hole_chunk(1, 64, 9) + peers.data_chunk(1, 73, DATA_A[9:]),
+    "apart": peers.data_chunk(1, 64, DATA_A[:9]) + peers.data_chunk(1, 100, DATA_A[36:]),
+}
+fragmented = pytest.mark.parametrize("sent", FRAGMENTS.values(), ids=FRAGMENTS)
+
+
+@chunked
+@fragmented
+def test_a_read_with_df_is_not_to_be_answered_in_two_chunks(
+    headers: tuple[bool, bool], sent: bytes
+) -> None:
+    """ "If this flag is set, the server MUST send at most one content chunk." """
+    session = Session(STRUCTURED, [WITH_DF], headers=headers)
+    with pytest.raises(WireError, match="a READ with DF was answered in more than one chunk"):
+        session.feed(session.as_sent(sent))
+    last = session.scan.fail("nonsense")
+    assert last is not None
+    session.feeder.sent += b"".join(last)
+    assert session.replies() == [Reply(100, Errno.EIO)]
+
+
+@pytest.mark.parametrize("client_structured", [False, True], ids=["by a job", "as it comes"])
+@fragmented
+def test_nor_one_that_had_df_of_us(client_structured: bool, sent: bytes) -> None:
+    """The client did not set it: the upstream is one that needs it (`qemu-offset-reads`)."""
+    export = Export(SIZE, peers.ALL_FLAGS, structured=True)
+    promised = offer(export, structured=client_structured)
+    traffic = Traffic(plan(promised, export, Dialect(read_with_df=True)))
+    requests = Feeder(RequestScan(traffic))
+    requests.feed(READ_A.bytes)
+    [asked] = peers.read_requests(bytes(requests.sent))
+    assert asked.flags == CmdFlag.DF
+    with pytest.raises(WireError, match="DF"):
+        Feeder(reply_scan(traffic)).feed(sent)
+
+
+@chunked
+def test_a_read_with_df_that_is_cut_comes_in_one_chunk(headers: tuple[bool, bool]) -> None:
+    client_extended, link_extended = headers
+    traffic = peers.traffic(
+        client_structured=True,
+        link_structured=True,
+        client_extended=client_extended,
+        link_extended=link_extended,
+        block_sizes=BlockSizes(1, 512, 512),
+    )
+    asked = Request(Cmd.READ, CmdFlag.DF, 100, 500, 1000)
+    requests = Feeder(RequestScan(traffic))
+    requests.feed(asked.extended_bytes if client_extended else asked.bytes)
+    pieces = peers.read_requests(bytes(requests.sent), extended=link_extended)
+    assert [(piece.offset, piece.length) for piece in pieces] == [
+        (500, 12),
+        (512, 512),
+        (1024, 476),
+    ]
+    feeder = Feeder(reply_scan(traffic))
+    for piece in reversed(pieces):
+        chunk = peers.data_chunk(
+            piece.cookie, piece.offset, content(piece.offset, piece.length), done=True
+        )
+        if link_extended:
+            chunk = peers.extended(chunk, {piece.cookie: piece.offset})
+        feeder.feed(chunk)
+    sent = bytes(feeder.sent) + b"".join(traffic.to_client)
+    assert len(sent) == (32 if client_extended else 20) + 8 + 1000  # one header, one offset
+    told = Client([asked], structured=True, extended=client_extended).read(sent)
+    assert told == [Reply(100, 0, content(500, 1000))]
+
+
 def test_extents_that_32_bits_cannot_say_end_the_list() -> None:
     long = Request(Cmd.BLOCK_STATUS, 0, 9, 0, 512)
     session = Session(STRUCTURED, [long], headers=(False, True))
@@ -836,14 +915,49 @@ def test_extents_end_with_the_export() -> None:
 # --- Coverage
 
 
+Ranges = list[tuple[int, int]]
+"""(start, length) of chunks, as they come."""
+
+
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=30))
-def test_coverage_against_a_set_of_bytes(ranges: list[tuple[int, int]]) -> None:
+@example([(20, 5), (0, 5), (10, 5)])  # out of order
+@example([(0, 5), (10, 5), (5, 5)])  # adjacent on both sides
+@example([(0, 5), (10, 5), (5, 6)])  # adjacent to one, and into the other
+@example([(0, 5), (10, 5), (4, 6)])
+@example([(5, 5), (0, 15)])  # around what came
+@example([(0, 15), (5, 5)])  # inside of what came
+@example([(5, 5), (5, 5)])
+@example([(5, 5), (5, 1)])
+def test_coverage_against_a_set_of_bytes(ranges: Ranges) -> None:
     partial, seen = Partial(), set[int]()
     for start, length in ranges:
         fresh = set(range(start, start + length))
         assert partial.cover(start, start + length) == (not fresh & seen)
         if not fresh & seen:
             seen |= fresh
+        check_coverage(partial, seen)
+
+
+@st.composite
+def shuffled_pieces(draw: st.DrawFn) -> Ranges:
+    """All of a range, in pieces, in any order."""
+    bounds = sorted({0, 1000, *draw(st.lists(st.integers(1, 999), max_size=20))})
+    return draw(st.permutations([(start, end - start) for start, end in pairwise(bounds)]))
+
+
+@given(shuffled_pieces())
+def test_pieces_in_any_order_come_to_one_range(pieces: Ranges) -> None:
+    partial, seen = Partial(), set[int]()
+    for start, length in pieces:
+        assert partial.cover(start, start + length)
+        assert not partial.cover(start, start + length)
+        seen |= set(range(start, start + length))
+        check_coverage(partial, seen)
+    assert partial.covered == [(0, 1000)]
+
+
+def check_coverage(partial: Partial, seen: set[int]) -> None:
+    """What is covered is what was seen, sorted, and neighbours are merged."""
     assert {at for a, b in partial.covered for at in range(a, b)} == seen
-    assert partial.covered == sorted(partial.covered)
+    assert all(a < b for a, b in partial.covered)
     assert all(b < c for (_, b), (c, _) in pairwise(partial.covered))
