@@ -20,6 +20,7 @@ import trio
 
 from gateway.net.options import RelaySocket
 from gateway.relay.lane import BufferPool
+from gateway.relay.scan.locks import Held
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import LOST_SECONDS, Crowd, Session
 
@@ -69,15 +70,18 @@ class Hub:
     async def _cut_off_who_holds_up_others(self) -> None:
         """Writes to parts of one block wait for each other. A client that sends half of one and stops, or
         never takes its reply, would keep the others waiting for ever.
+
+        What counts is how long one and the same claim has waited: a busy client may well be in the middle of
+        one WRITE or another whenever it is looked at.
         """
-        since: dict[Session, float] = {}
+        since: dict[tuple[Session, Held], float] = {}
         while True:
             await trio.sleep(LOOK_SECONDS)
             now = trio.current_time()
-            since = {s: since.get(s, now) for s in self.sessions if s.holds_up_others}
-            for session, began in since.items():
-                if now - began >= LOST_SECONDS:
-                    session.cut_off()
+            waits = [(session, held) for session in self.sessions for held in session.held_up]
+            since = {wait: since.get(wait, now) for wait in waits}
+            for session in {wait[0] for wait in waits if now - since[wait] >= LOST_SECONDS}:
+                session.cut_off()
 
     async def _serve(self) -> None:
         poll, ready, clock = self._epoll.poll, self._ready, time.monotonic

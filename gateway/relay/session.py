@@ -32,6 +32,7 @@ from gateway.net.options import RelaySocket
 from gateway.protocol.errors import Hangup
 from gateway.relay.lane import BufferPool, Lane
 from gateway.relay.scan.chunks import reply_scan
+from gateway.relay.scan.locks import Held
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, Errno
@@ -207,12 +208,13 @@ class Session:
             self.ending.set()
 
     @property
-    def holds_up_others(self) -> bool:
-        """Another session waits for what this one has under way, and its client does not let it go on: it has
-        sent half a WRITE, or does not take its replies.
+    def held_up(self) -> list[Held]:
+        """Claims of other sessions that wait for what this one has under way, while its client does not let it
+        go on: it has sent half a WRITE, or does not take its replies.
         """
-        stuck = self._replies_lane.out or not self._requests.between_messages
-        return bool(stuck) and self.traffic.locks.holds_up(self.traffic.in_flight)
+        if self._replies_lane.out or not self._requests.between_messages:
+            return self.traffic.locks.waiting_for(self.traffic.in_flight)
+        return []
 
     def cut_off(self) -> None:
         """End now: others have waited for its client long enough."""

@@ -111,20 +111,18 @@ class RangeLocks:
                 if held.is_granted:
                     self._to_tell.append(held)
 
-    def holds_up(self, in_flight: dict[int, Entry]) -> bool:
-        """Say whether a claim of another session waits for this one."""
-        return any(
-            held.owner is not in_flight
-            and (
-                any(table is in_flight for table, _cookie in held.writes_before)
-                or any(
-                    other.owner is in_flight and _overlap(held, other)
-                    for other in self._claims[:at]
-                )
-            )
-            for at, held in enumerate(self._claims)
-            if not held.is_granted
-        )
+    def waiting_for(self, in_flight: dict[int, Entry]) -> list[Held]:
+        """Give the claims of other sessions that wait for this one."""
+        found: list[Held] = []
+        own: list[Held] = []  # those that were claimed before the one that is looked at
+        for held in self._claims:
+            if held.owner is in_flight:
+                own.append(held)
+            elif any(_overlap(held, before) for before in own) or any(
+                table is in_flight for table, _cookie in held.writes_before
+            ):
+                found.append(held)
+        return found
 
     def tell(self) -> None:
         """Tell those whose claims have been granted. Not to be called while any scanner is at work."""
