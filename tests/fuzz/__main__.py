@@ -9,6 +9,7 @@ import traceback
 from random import Random
 
 from tests.fuzz.targets import TARGETS, Target
+from tests.relay import registers
 
 SPECIAL = (b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0\0\0", b"\xff\xff\xff\xff", bytes(8))
 
@@ -64,6 +65,17 @@ def finds(seed: int) -> bool:
     return found
 
 
+def breaks(seed: int) -> bool:
+    """Run a schedule of sessions before one disk; print what is found."""
+    try:
+        registers.run(seed)
+    except Exception:
+        print(f"registers: seed {seed}")
+        traceback.print_exc()
+        return True
+    return False
+
+
 def main(arguments: list[str]) -> int:
     """Run; give the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
@@ -71,14 +83,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, help="run this seed alone, to see a finding again")
     options = parser.parse_args(arguments)
     if options.seed is not None:
-        return int(finds(options.seed))
+        return int(finds(options.seed) or breaks(options.seed))
     first = seed = Random().randrange(2**48)
     end = time.monotonic() + options.seconds
     while time.monotonic() < end:
-        if finds(seed):
+        if finds(seed) or breaks(seed):
             return 1
         seed += 1
-    print(f"{seed - first} inputs for each of {len(TARGETS)} readers; nothing found")
+    count = seed - first
+    print(f"{count} inputs for each of {len(TARGETS)} readers, {count} schedules; nothing found")
     return 0
 
 

@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from gateway.relay.lane import MIN_MESSAGE_BYTES, Buffer, BufferPool, Lane
+from gateway.relay.lane import MIN_MESSAGE_BYTES, Lane
+from tests.relay.wires import CountingPool
 
 
 class TakeAll:
@@ -24,22 +25,6 @@ class TakeAll:
         if behind > start:
             out.append(view[start:behind])
         return behind
-
-
-class CountingPool(BufferPool):
-    """Knows how many of its buffers are out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken = 0
-
-    def take(self) -> Buffer:
-        self.taken += 1
-        return super().take()
-
-    def give_back(self, buffer: Buffer) -> None:
-        self.taken -= 1
-        super().give_back(buffer)
 
 
 @pytest.mark.parametrize("sent", [1, MIN_MESSAGE_BYTES - 1, MIN_MESSAGE_BYTES + 1])

@@ -1,0 +1,604 @@
+"""Schedules of sessions before one disk, held to what a disk means: run by `test_registers`, and by `tests.fuzz`.
+
+Theory
+------
+
+Every byte of a disk is a register. Commands take time: one begins when its client begins to send it, and
+ends when the client has the reply; an unanswered one never ends. Two commands are in order if one has ended
+before the other begins; otherwise they are concurrent, and the disk may take them in any order. From that
+follows, byte by byte, without any knowledge of what the gateway does in between:
+
+- a READ gives what a WRITE wrote that began before the READ ended, unless another WRITE to the byte lies
+  wholly between the two;
+- the disk's content, when everything is over, is what a READ would be given then;
+- what an answered WRITE with FUA wrote, or one that was answered before an answered FLUSH began, is on the
+  durable disk, or what was written there no earlier.
+
+A WRITE that has failed, or whose client has gone, may take effect at any time or never: it never ends, so
+nothing relies on it. A WRITE_ZEROES is a WRITE of zeros; if FAST_ZERO was refused it never was. A TRIM may zero
+any of its bytes, but no READ can rely on that: it is never what lies between.
+
+That is all a lost update needs to be seen: a read-modify-write that writes back what it read too early shows as
+a byte whose last WRITE has ended, and another one's value in its place.
+
+Each WRITE fills its range with a value of its own, so that a byte says who wrote it. The disk is small, so
+that everybody is in everybody's way: four blocks, which the client does not obey and the upstream insists
+on. One random number generator decides everything (framings, what the upstream has, where bytes are cut, which
+request is carried out and which reply is sent next, what fails, who dies and when), so a seed is a schedule.
+
+What is left out, because it is not promised: a server that carries out requests after the gateway has cut the
+session (docs/behaviour.md, "Block sizes").
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+
+from gateway.protocol.export import Export, offer
+from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.plan import plan
+from gateway.relay.scan.traffic import Traffic
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
+from gateway.wire.handshake import BlockSizes
+from tests.relay.scan import peers
+from tests.relay.wires import CountingPool, Wires
+
+BLOCK = 16
+SIZE = 4 * BLOCK
+NEVER = 10**9
+MOST_COMMANDS = 25
+"""Of one client; three of them have fewer than there are values."""
+MOST_UNDER_WAY = 6
+IDLE_ROUNDS = 400
+"""So often everybody may have nothing to do, by chance, before they wait for each other for ever."""
+MOST_ROUNDS = 20_000
+
+NEEDED = Flag.HAS_FLAGS | Flag.SEND_FLUSH | Flag.SEND_TRIM
+OPTIONAL = (Flag.SEND_FUA, Flag.SEND_WRITE_ZEROES, Flag.SEND_DF, Flag.SEND_FAST_ZERO)
+FRAMINGS = {
+    # the client's -> the link's: nothing is asked of an upstream that the client did not ask for
+    SIMPLE: (SIMPLE,),
+    STRUCTURED: (SIMPLE, STRUCTURED),
+    EXTENDED: (SIMPLE, STRUCTURED, EXTENDED),
+}
+COMMANDS = (
+    Cmd.READ,
+    Cmd.WRITE,
+    Cmd.WRITE,
+    Cmd.WRITE,
+    Cmd.WRITE,
+    Cmd.WRITE_ZEROES,
+    Cmd.TRIM,
+    Cmd.FLUSH,
+)
+
+
+class Broken(AssertionError):
+    """A promise was broken."""
+
+
+# --- What may be read
+
+
+@dataclass(eq=False)
+class Write:
+    """Something that fills bytes from `start` up to `end` with `value`."""
+
+    start: int
+    end: int
+    value: int
+    began: int
+    ended: int = NEVER
+    certain: bool = True
+    """Once it has ended, its bytes have its value."""
+
+
+class History:
+    """All writes, and what follows from them."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.writes = [Write(0, SIZE, 0, began=-2, ended=-1)]
+
+    def may_be_read(self, at: int, value: int, began: int, ended: int) -> bool:
+        """Say whether a READ that took from `began` to `ended` may be given `value`."""
+        return any(
+            write.value == value and write.began < ended and not self._superseded(write, at, began)
+            for write in self._writes_of(at)
+        )
+
+    def check_durable(self, write: Write, durable: bytes | bytearray, why: str) -> None:
+        """Check that a write lasts, or what was written over it."""
+        for at in range(write.start, write.end):
+            lasting = [other.value for other in self._writes_of(at) if other.ended >= write.began]
+            if durable[at] not in lasting:
+                raise Broken(
+                    f"{why}: byte {at} is {durable[at]} on the durable disk, not {lasting}"
+                )
+
+    def _superseded(self, write: Write, at: int, before: int) -> bool:
+        return any(
+            other.certain and write.ended < other.began and other.ended < before
+            for other in self._writes_of(at)
+        )
+
+    def _writes_of(self, at: int) -> list[Write]:
+        return [write for write in self.writes if write.start <= at < write.end]
+
+
+# --- The disk, and a connection to it
+
+
+@dataclass
+class Disk:
+    content: bytearray = field(default_factory=lambda: bytearray(SIZE))
+    durable: bytearray = field(default_factory=lambda: bytearray(SIZE))
+    """What is left after a power cut."""
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request that the upstream has read; `reply` once it was carried out."""
+
+    command: Cmd
+    flags: int
+    cookie: int
+    offset: int
+    length: int
+    data: bytes
+    reply: bytes = b""
+
+    @property
+    def range(self) -> slice:
+        return slice(self.offset, self.offset + self.length)
+
+
+class Upstream:
+    """One connection of a server that carries out and answers in any order, and obeys in everything else."""
+
+    def __init__(
+        self, random: Random, disk: Disk, sock: socket.socket, framing: Framing, longest: int
+    ) -> None:
+        self._random = random
+        self._disk = disk
+        self._sock = sock
+        self._framing = framing
+        self._longest = longest
+        self.fails = False
+        """Commands fail now and then."""
+        self.over = False
+        self._received = b""
+        self._to_send = b""
+        self._asked: list[Asked] = []
+
+    def step(self) -> bool:
+        """Do a little of everything; say whether anything was done."""
+        if self.over:
+            return False
+        did = [self._receive(), self._carry_out_one(), self._answer_one(), self._send()]
+        return any(did)
+
+    def die(self) -> None:
+        """Close; nothing is carried out any more."""
+        self._sock.close()
+        self.over = True
+
+    def _receive(self) -> bool:
+        data = received(self._sock, self._random.choice((10, 50, 100_000)))
+        if data is None:
+            return False
+        if not data and not self._asked:
+            self.die()
+            return True
+        self._received += data
+        while asked := self._next_asked():
+            if asked.command is not Cmd.DISC:
+                self._asked.append(asked)
+        return bool(data)
+
+    def _next_asked(self) -> Asked | None:
+        request, received = self._framing.request, self._received
+        if len(received) < request.size:
+            return None
+        magic, word, cookie, offset, length = request.unpack_from(received)
+        assert magic == self._framing.request_magic
+        command = Cmd(word & 0xFFFF)
+        behind = request.size + (length if command is Cmd.WRITE else 0)
+        if len(received) < behind:
+            return None
+        self._received = received[behind:]
+        assert not (offset | length) % BLOCK
+        assert command not in (Cmd.READ, Cmd.WRITE) or length <= self._longest
+        data = received[request.size : behind]
+        return Asked(command, word >> 16, cookie, offset, length, data)
+
+    def _carry_out_one(self) -> bool:
+        waiting = [asked for asked in self._asked if not asked.reply]
+        if not waiting or self._random.random() < 0.5:
+            return False
+        asked = self._random.choice(waiting)
+        error = self._error(asked)
+        if not error or (error == Errno.EIO and self._random.random() < 0.5):
+            self._carry_out(asked)
+        if error:
+            asked.reply = self._framing.failure(asked.cookie, asked.offset, error)
+        elif asked.command is not Cmd.READ:
+            asked.reply = self._framing.success(asked.cookie, asked.offset, read=False)
+        return True
+
+    def _error(self, asked: Asked) -> int:
+        if asked.flags & CmdFlag.FAST_ZERO and self._random.random() < 0.5:
+            return Errno.ENOTSUP
+        return Errno.EIO if self.fails and self._random.random() < 0.05 else 0
+
+    def _carry_out(self, asked: Asked) -> None:
+        content, durable = self._disk.content, self._disk.durable
+        match asked.command:
+            case Cmd.READ:
+                asked.reply = self._content(asked, bytes(content[asked.range]))
+            case Cmd.WRITE:
+                content[asked.range] = asked.data
+            case Cmd.WRITE_ZEROES:
+                content[asked.range] = bytes(asked.length)
+            case Cmd.TRIM if self._random.random() < 0.5:
+                content[asked.range] = bytes(asked.length)
+            case Cmd.FLUSH:
+                durable[:] = content
+        if asked.flags & CmdFlag.FUA:
+            durable[asked.range] = content[asked.range]
+
+    def _content(self, asked: Asked, data: bytes) -> bytes:
+        framing, cookie, start = self._framing, asked.cookie, asked.offset
+        if not framing.chunked:
+            return framing.success(cookie, start, read=True) + data
+        cut = 0 if asked.flags & CmdFlag.DF else self._random.randint(0, len(data))
+        parts = [(a, b) for a, b in ((0, cut), (cut, len(data))) if a < b]
+        if self._random.random() < 0.5:
+            parts.reverse()
+        return b"".join(
+            framing.data_head(cookie, start, start + a, b - a, done=(a, b) == parts[-1]) + data[a:b]
+            for a, b in parts
+        )
+
+    def _answer_one(self) -> bool:
+        ready = [asked for asked in self._asked if asked.reply]
+        if not ready or self._random.random() < 0.5:
+            return False
+        asked = self._random.choice(ready)
+        self._asked.remove(asked)
+        self._to_send += asked.reply
+        return True
+
+    def _send(self) -> bool:
+        count = sent(self._sock, self._to_send[: self._random.choice((1, 16, 30, 1000))])
+        if count is None:  # nobody reads replies any more
+            self._to_send = b""
+            return False
+        self._to_send = self._to_send[count:]
+        return bool(count)
+
+
+# --- A client
+
+
+@dataclass
+class Command:
+    """A command under way."""
+
+    request: peers.Request
+    began: int
+    write: Write | None = None
+    """What it writes, if it does."""
+
+
+class Client:
+    """Sends commands that overlap, in pieces, and checks every reply."""
+
+    def __init__(self, world: World, sock: socket.socket, traffic: Traffic) -> None:
+        self._world = world
+        self._random = world.random
+        self._sock = sock
+        self._offer = traffic.plan.offer
+        self._framing = traffic.plan.offer.framing
+        self._reader = peers.Client(
+            [], structured=self._framing.chunked, extended=self._framing is EXTENDED
+        )
+        self._left = self._random.randint(3, MOST_COMMANDS)
+        self._said_disc = False
+        self._to_send = b""
+        self._received = b""
+        self._cookie = 0
+        self.may_fail = False
+        """Errors are to be expected: something dies or fails."""
+        self.under_way: dict[int, Command] = {}
+        self.over = False
+
+    def step(self) -> bool:
+        """Do a little of everything; say whether anything was done."""
+        if self.over:
+            return False
+        did = [self._begin_one(), self._say_disc(), self._send()]
+        return any([*did, self._receive()])
+
+    def die(self) -> None:
+        """Vanish, with whatever is half sent."""
+        self._sock.close()
+        self.over = True
+
+    def _begin_one(self) -> bool:
+        if not self._left or len(self.under_way) == MOST_UNDER_WAY or self._random.random() < 0.5:
+            return False
+        self._left -= 1
+        request = self._some_request()
+        now, start, end = self._world.history.now, request.offset, request.offset + request.length
+        command = self.under_way[request.cookie] = Command(request, now)
+        self._reader.under_way[request.cookie] = request
+        match request.command:
+            case Cmd.WRITE:
+                command.write = Write(start, end, request.data[0], now)
+            case Cmd.WRITE_ZEROES:
+                command.write = Write(start, end, 0, now)
+            case Cmd.TRIM:
+                command.write = Write(start, end, 0, now, certain=False)
+        if command.write:
+            self._world.history.writes.append(command.write)
+        self._to_send += request.extended_bytes if self._framing is EXTENDED else request.bytes
+        return True
+
+    def _some_request(self) -> peers.Request:
+        random = self._random
+        self._cookie += 1
+        command = random.choice(COMMANDS)
+        if command is Cmd.FLUSH:
+            return peers.Request(command, 0, self._cookie, 0, 0)
+        offset = random.randrange(SIZE)
+        length = random.randint(1, min(2 * BLOCK + BLOCK // 2, SIZE - offset))
+        if random.random() < 0.4:  # whole blocks
+            offset -= offset % BLOCK
+            length = min(BLOCK * random.randint(1, 3), SIZE - offset)
+        data = bytes([self._world.new_value()]) * length if command is Cmd.WRITE else b""
+        return peers.Request(command, self._some_flags(command), self._cookie, offset, length, data)
+
+    def _some_flags(self, command: Cmd) -> int:
+        flags = 0
+        if self._random.random() < 0.3:
+            if command is Cmd.READ and self._framing.chunked:
+                flags |= CmdFlag.DF
+            elif command is not Cmd.READ and self._offer.allows(Flag.SEND_FUA):
+                flags |= CmdFlag.FUA
+        if command is Cmd.WRITE_ZEROES and self._offer.allows(Flag.SEND_FAST_ZERO):
+            flags |= CmdFlag.FAST_ZERO if self._random.random() < 0.3 else 0
+        return flags
+
+    def _say_disc(self) -> bool:
+        if self._left or self.under_way or self._said_disc:
+            return False
+        self._to_send += self._framing.encode_request(Cmd.DISC, 0, 0, 0, 0)
+        self._said_disc = True
+        return True
+
+    def _send(self) -> bool:
+        if self._random.random() < 0.2:
+            return False
+        count = sent(self._sock, self._to_send[: self._random.choice((1, 20, 28, 40, 60, 1000))])
+        if count is None:
+            self.die()
+            return True
+        self._to_send = self._to_send[count:]
+        return bool(count)
+
+    def _receive(self) -> bool:
+        data = None if self.over else received(self._sock, self._random.choice((10, 100, 100_000)))
+        if data is None:
+            return False
+        if not data:
+            self.die()
+            return True
+        before = len(self._reader.replies)
+        self._reader.read(self._received + data)
+        self._received = self._reader.cut_off
+        for reply in self._reader.replies[before:]:
+            self._check(self.under_way.pop(reply.cookie), reply)
+        return True
+
+    def _check(self, command: Command, reply: peers.Reply) -> None:
+        history, request, write = self._world.history, command.request, command.write
+        if reply.error == Errno.ENOTSUP and request.flags & CmdFlag.FAST_ZERO and write:
+            history.writes.remove(write)
+            return
+        if reply.error:
+            if not self.may_fail:
+                raise Broken(f"{request} failed with {reply.error}")
+            return
+        if request.command == Cmd.READ:
+            self._check_read(command, reply.data)
+        elif request.command == Cmd.FLUSH:
+            self._check_flush(command)
+        if write:
+            write.ended = history.now
+            if write.certain and request.flags & CmdFlag.FUA:
+                history.check_durable(write, self._world.disk.durable, f"{request}, with FUA")
+
+    def _check_read(self, command: Command, data: bytes) -> None:
+        history = self._world.history
+        for at, value in enumerate(data, start=command.request.offset):
+            if not history.may_be_read(at, value, command.began, history.now):
+                raise Broken(f"{command.request} gave {value} at {at}")
+
+    def _check_flush(self, command: Command) -> None:
+        history = self._world.history
+        for write in history.writes:
+            if write.certain and write.ended < command.began:
+                history.check_durable(write, self._world.disk.durable, "FLUSH")
+
+
+# --- Sockets
+
+
+def received(sock: socket.socket, most: int) -> bytes | None:
+    """What has come: b"" if no more will, None if there is nothing now."""
+    try:
+        return sock.recv(most)
+    except BlockingIOError:
+        return None
+    except ConnectionResetError:
+        return b""
+
+
+def sent(sock: socket.socket, data: bytes) -> int | None:
+    """How much could be sent; None if the other side has gone."""
+    try:
+        return sock.send(data) if data else 0
+    except BlockingIOError:
+        return 0
+    except (BrokenPipeError, ConnectionResetError):
+        return None
+
+
+# --- Everything together
+
+
+class Line:
+    """A client, its session, and the session's connection to the disk."""
+
+    def __init__(self, world: World, *, mortal: bool) -> None:
+        self._random = random = world.random
+        client_framing = random.choice(list(FRAMINGS))
+        link = random.choice(FRAMINGS[client_framing])
+        longest = random.choice((BLOCK, 2 * BLOCK, 64 * BLOCK))
+        export = Export(
+            SIZE,
+            int(NEEDED) | sum(int(flag) for flag in OPTIONAL if random.random() < 0.6),
+            BlockSizes(BLOCK, BLOCK, longest),
+            structured=link.chunked,
+            extended=link is EXTENDED,
+        )
+        promised = offer(
+            export, structured=client_framing.chunked, extended=client_framing is EXTENDED
+        )
+        self.traffic = Traffic(
+            plan(promised, export, translate_all=random.random() < 0.15), world.locks
+        )
+        self.wires = Wires(self.traffic, world.pool)
+        self.client = Client(world, self.wires.client, self.traffic)
+        self.upstream = Upstream(random, world.disk, self.wires.upstream, link, longest)
+        self._mortal = mortal
+        self.upstream.fails = world.fails
+        self.client.may_fail = mortal or world.fails
+
+    @property
+    def over(self) -> bool:
+        return not self.wires.open
+
+    @property
+    def actors(self) -> tuple[Callable[[], bool], ...]:
+        return self.client.step, self.upstream.step, self._relay, self._perhaps_die
+
+    def _relay(self) -> bool:
+        if self.over:
+            return False
+        if self.wires.session.ended.is_set():
+            self.wires.hang_up()
+            return True
+        return self.wires.step(self._random)
+
+    def _perhaps_die(self) -> bool:
+        if not self._mortal or self.over or self._random.random() > 0.01:
+            return False
+        match self._random.randrange(4):
+            case 0 | 1 if not self.client.over:
+                self.client.die()
+            case 2 if not self.upstream.over:
+                self.upstream.die()
+            case 3:
+                self.wires.session.cut()
+                self.wires.hang_up()
+                if not self.upstream.over:
+                    self.upstream.die()
+        return True
+
+    def check_at_the_end(self) -> None:
+        """Nothing is left anywhere, and everything was answered that could be."""
+        jobs = self.traffic.jobs
+        assert not jobs
+        assert not jobs._asks
+        assert (jobs.bytes, jobs.waiting) == (0, 0)
+        if not self._mortal:
+            assert not self.client.under_way
+            assert not self.wires.session.reason, self.wires.session.reason
+
+
+class World:
+    """One schedule: a few lines to one disk, as a seed has it."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.history = History()
+        self.disk = Disk()
+        self.locks = RangeLocks()
+        self.pool = CountingPool()
+        self._value = 0
+        deadly = self.random.random() < 0.3
+        self.fails = self.random.random() < 0.2
+        self.lines = [
+            Line(self, mortal=deadly and self.random.random() < 0.5)
+            for _ in range(self.random.randint(1, 3))
+        ]
+
+    def new_value(self) -> int:
+        """Give a value that nobody has written."""
+        self._value += 1
+        assert self._value < 256
+        return self._value
+
+    def run(self) -> None:
+        """Run until every session has ended; raises if a promise is broken."""
+        idle = 0
+        for _round in range(MOST_ROUNDS):
+            if all(line.over for line in self.lines):
+                self._check_at_the_end()
+                return
+            idle = 0 if self._everybody_once() else idle + 1
+            if idle > IDLE_ROUNDS:
+                break
+        under_way = [line.client.under_way for line in self.lines]
+        raise Broken(f"they wait for each other, with {under_way} under way")
+
+    def _everybody_once(self) -> bool:
+        did = False
+        actors = [actor for line in self.lines for actor in line.actors]
+        for actor in self.random.sample(actors, len(actors)):
+            self.history.now += 1
+            did |= actor()
+        return did
+
+    def _check_at_the_end(self) -> None:
+        for at, value in enumerate(self.disk.content):
+            if not self.history.may_be_read(at, value, NEVER, NEVER + 1):
+                raise Broken(f"byte {at} of the disk is {value} in the end")
+        assert not self.locks.busy
+        assert not self.locks._tables
+        assert not self.pool.taken
+        for line in self.lines:
+            line.check_at_the_end()
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for line in self.lines:
+            with suppress(Exception):  # it may be broken, and that was told
+                line.wires.close()
+
+
+def run(seed: int) -> None:
+    """Run the schedule of a seed; raises what goes wrong in it."""
+    world = World(seed)
+    try:
+        world.run()
+    finally:
+        world.close()
