@@ -1,4 +1,4 @@
-"""Schedules of sessions before one disk, held to what a disk means: run by `test_registers`, and by `tests.fuzz`.
+"""Schedules of sessions before one disk, held to what a disk means; for `test_registers` and `tests.fuzz`.
 
 Theory
 ------
@@ -486,6 +486,7 @@ class Line:
             plan(promised, export, translate_all=random.random() < 0.15), world.locks
         )
         self.wires = Wires(self.traffic, world.pool)
+        self.wires.session.begin()
         self.client = Client(world, self.wires.client, self.traffic)
         self.upstream = Upstream(random, world.disk, self.wires.upstream, link, longest)
         self._mortal = mortal
@@ -509,14 +510,14 @@ class Line:
         return self.wires.step(self._random)
 
     def _perhaps_die(self) -> bool:
-        if not self._mortal or self.over or self._random.random() > 0.01:
+        if not self._mortal or self.over or self._random.random() > 0.015:
             return False
-        match self._random.randrange(4):
-            case 0 | 1 if not self.client.over:
+        match self._random.randrange(3):
+            case 0 if not self.client.over:
                 self.client.die()
-            case 2 if not self.upstream.over:
+            case 1 if not self.upstream.over:
                 self.upstream.die()
-            case 3:
+            case 2:
                 self.wires.session.cut()
                 self.wires.hang_up()
                 if not self.upstream.over:
@@ -544,7 +545,7 @@ class World:
         self.locks = RangeLocks()
         self.pool = CountingPool()
         self._value = 0
-        deadly = self.random.random() < 0.3
+        deadly = self.random.random() < 0.5
         self.fails = self.random.random() < 0.2
         self.lines = [
             Line(self, mortal=deadly and self.random.random() < 0.5)

@@ -17,17 +17,27 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Req
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
 from gateway.net.dial import DialError
 from gateway.protocol.client import ClientNegotiation, Refused
+from gateway.protocol.export import Export, offer
 from gateway.relay.hub import LOOK_SECONDS
-from gateway.relay.lane import BUFFER_BYTES
+from gateway.relay.lane import BUFFER_BYTES, Scan
+from gateway.relay.scan.plan import plan
 from gateway.relay.scan.requests import MAX_ANSWERS
-from gateway.relay.scan.traffic import MAX_IN_FLIGHT
-from gateway.relay.session import LOST_SECONDS
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.relay.session import LOST_SECONDS, TURNS
 from gateway.wire import limits
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, Errno, Info, Opt, Rep
+from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import CLIENT_FLAGS, OPTION, BlockSizes, encode_option
-from gateway.wire.transmission import DISC, encode_request, encode_simple_reply, is_error
+from gateway.wire.transmission import (
+    DISC,
+    SIMPLE_REPLY,
+    encode_request,
+    encode_simple_reply,
+    is_error,
+)
 from tests.embedded.peers import Client, socket_pair
 from tests.relay.gateways import Gateway, gateway_before
+from tests.relay.wires import Wires
 
 PLAIN = PERSONALITIES["plain"]
 SIMPLE = replace(PLAIN, unsupported=PLAIN.unsupported | WITHOUT_STRUCTURED_REPLIES)
@@ -323,6 +333,66 @@ async def test_a_link_that_dies_frees_who_waits_for_it_at_once(
         assert await answer(other, cookie, 0) == (0, b"")
         assert trio.current_time() - begun < 1
         assert busy in gateway.service.hub.sessions  # it has something to tell its client
+
+
+# --- A client whose requests are all answered here
+
+
+def answered_here(minimum: int) -> Traffic:
+    export = Export(SIZE, int(Flag.HAS_FLAGS | Flag.SEND_TRIM), BlockSizes(minimum, 4096, SIZE))
+    return Traffic(plan(offer(export, structured=False), export))
+
+
+class CountingScan:
+    """Counts how often a scanner is called."""
+
+    def __init__(self, scan: Scan) -> None:
+        self._scan = scan
+        self.calls = 0
+
+    def feed(
+        self,
+        buffer: bytearray,
+        view: memoryview,
+        start: int,
+        end: int,
+        out: list[memoryview | bytes],
+    ) -> int:
+        self.calls += 1
+        return self._scan.feed(buffer, view, start, end, out)
+
+
+ANSWERED_HERE = {
+    "TRIM inside a block": (BLOCK, Cmd.TRIM, 1, 100, 0),  # a job, that has nothing to do
+    "READ of nothing": (1, Cmd.READ, 0, 0, 0),
+    "past the end": (1, Cmd.TRIM, SIZE, 1, Errno.EINVAL),
+}
+
+
+@pytest.mark.parametrize(
+    ("minimum", "command", "offset", "length", "error"), ANSWERED_HERE.values(), ids=ANSWERED_HERE
+)
+def test_a_buffer_of_what_is_answered_here_does_not_keep_the_hub(
+    minimum: int, command: Cmd, offset: int, length: int, error: int
+) -> None:
+    """Whoever sends it is called again at once, and others in between: counted in calls, not in time."""
+    count = 100 * MAX_ANSWERS
+    wires = Wires(answered_here(minimum))
+    lane = wires.session._requests_lane
+    lane._scan = scan = CountingScan(lane._scan)
+    requests = (encode_request(command, 0, cookie, offset, length) for cookie in range(count))
+    wires.session.begin(b"".join(requests))
+    told, most, calls = b"", (TURNS + 1) * MAX_ANSWERS * SIMPLE_REPLY.size, 0
+    while len(told) < count * SIMPLE_REPLY.size:
+        assert scan.calls - calls <= TURNS + 1
+        calls = scan.calls
+        said = wires.client.recv(2 * most)
+        assert len(said) <= most
+        told += said
+        wires.step()
+    assert told == b"".join(encode_simple_reply(cookie, error) for cookie in range(count))
+    assert scan.calls >= count // MAX_ANSWERS
+    wires.close()
 
 
 # --- Limits in negotiation

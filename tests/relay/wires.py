@@ -28,11 +28,11 @@ class CountingPool(BufferPool):
 
 
 class Wires:
-    """`client` and `upstream` are the far ends, non-blocking; `step` does what the hub would do."""
+    """`client` and `upstream` are the far ends, non-blocking. Once the session has begun, `step` does what the
+    hub would do.
+    """
 
-    def __init__(
-        self, traffic: Traffic, pool: BufferPool | None = None, *, client_data: bytes = b""
-    ) -> None:
+    def __init__(self, traffic: Traffic, pool: BufferPool | None = None) -> None:
         self.client, near_client = socket.socketpair()
         near_link, self.upstream = socket.socketpair()
         self._near = (near_client, near_link)
@@ -46,7 +46,6 @@ class Wires:
             near_client.fileno(): self.session.client_ready,
             near_link.fileno(): self.session.link_ready,
         }
-        self.session.begin(client_data)
 
     def _watch(self, sock: socket.socket, events: int) -> None:
         self._epoll.modify(sock, events or select.EPOLLET)  # as `Hub._watch`
