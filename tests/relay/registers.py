@@ -52,9 +52,13 @@ from tests.relay.wires import CountingPool, Wires
 BLOCK = 16
 SIZE = 4 * BLOCK
 NEVER = 10**9
-MOST_COMMANDS = 25
+MOST_COMMANDS = 60
 """Of one client; three of them have fewer than there are values."""
 MOST_UNDER_WAY = 6
+PACES = (1, 1, 0.5, 0.1)
+"""How likely the gateway is to look in a round: the less, the more comes in one receive."""
+PIECES = ((1, 20, 28, 40, 60, 1000), (40, 1000))
+"""Bytes that a client sends at a time: the first cut headers, the second mostly payloads."""
 IDLE_ROUNDS = 400
 """So often everybody may have nothing to do, by chance, before they wait for each other for ever."""
 MOST_ROUNDS = 20_000
@@ -310,6 +314,10 @@ class Client:
             [], structured=self._framing.chunked, extended=self._framing is EXTENDED
         )
         self._left = self._random.randint(3, MOST_COMMANDS)
+        self._most_under_way = self._random.choice((2, 3, MOST_UNDER_WAY))
+        self._aligned = self._random.choice((0.2, 0.5, 0.8))
+        self._pieces = self._random.choice(PIECES)
+        self._in_batches = self._random.random() < 0.5
         self._said_disc = False
         self._to_send = b""
         self._received = b""
@@ -332,7 +340,9 @@ class Client:
         self.over = True
 
     def _begin_one(self) -> bool:
-        if not self._left or len(self.under_way) == MOST_UNDER_WAY or self._random.random() < 0.5:
+        if not self._left or len(self.under_way) == self._most_under_way:
+            return False
+        if self._random.random() < 0.5:
             return False
         self._left -= 1
         request = self._some_request()
@@ -357,11 +367,12 @@ class Client:
         command = random.choice(COMMANDS)
         if command is Cmd.FLUSH:
             return peers.Request(command, 0, self._cookie, 0, 0)
-        offset = random.randrange(SIZE)
-        length = random.randint(1, min(2 * BLOCK + BLOCK // 2, SIZE - offset))
-        if random.random() < 0.4:  # whole blocks
+        used = self._world.used
+        offset = random.randrange(used)
+        length = random.randint(1, min(2 * BLOCK + BLOCK // 2, used - offset))
+        if random.random() < self._aligned:
             offset -= offset % BLOCK
-            length = min(BLOCK * random.randint(1, 3), SIZE - offset)
+            length = min(BLOCK * random.randint(1, 3), used - offset)
         data = bytes([self._world.new_value()]) * length if command is Cmd.WRITE else b""
         return peers.Request(command, self._some_flags(command), self._cookie, offset, length, data)
 
@@ -384,9 +395,10 @@ class Client:
         return True
 
     def _send(self) -> bool:
-        if self._random.random() < 0.2:
+        few = len(self.under_way) < self._most_under_way
+        if self._random.random() < 0.2 or (self._in_batches and self._left and few):
             return False
-        count = sent(self._sock, self._to_send[: self._random.choice((1, 20, 28, 40, 60, 1000))])
+        count = sent(self._sock, self._to_send[: self._random.choice(self._pieces)])
         if count is None:
             self.die()
             return True
@@ -489,6 +501,7 @@ class Line:
         self.wires.session.begin()
         self.client = Client(world, self.wires.client, self.traffic)
         self.upstream = Upstream(random, world.disk, self.wires.upstream, link, longest)
+        self._pace = random.choice(PACES)
         self._mortal = mortal
         self.upstream.fails = world.fails
         self.client.may_fail = mortal or world.fails
@@ -507,6 +520,8 @@ class Line:
         if self.wires.session.ended.is_set():
             self.wires.hang_up()
             return True
+        if self._random.random() > self._pace:
+            return False
         return self.wires.step(self._random)
 
     def _perhaps_die(self) -> bool:
@@ -544,12 +559,14 @@ class World:
         self.disk = Disk()
         self.locks = RangeLocks()
         self.pool = CountingPool()
+        self.used = self.random.choice((BLOCK, 2 * BLOCK, SIZE, SIZE))
+        """Where everybody writes."""
         self._value = 0
         deadly = self.random.random() < 0.5
         self.fails = self.random.random() < 0.2
         self.lines = [
             Line(self, mortal=deadly and self.random.random() < 0.5)
-            for _ in range(self.random.randint(1, 3))
+            for _ in range(self.random.choice((1, 1, 2, 3)))
         ]
 
     def new_value(self) -> int:
