@@ -5,6 +5,7 @@ Where everything is; imports go down this list, never up:
     cli/         one file per verb: serve, demo, check, explain, probe, quirks, ...
     demo.py, explain.py, probe.py, conform/   what those verbs do
     app.py       composition root: builds everything from a configuration
+    keyring.py   all TLS credentials of a configuration, and their exchange
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
     relay/       one client's life, and the data plane: scan (pure), lanes, hub
     upstream/    targets, the negotiation ladder, links, listings

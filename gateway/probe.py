@@ -1,16 +1,18 @@
 """What a server is, and what is wrong with it: asked in its option phase, with INFO and LIST, left with ABORT.
 
 A server that takes one client and then ends (qemu-nbd without -t) survives that. One that knows no INFO has to
-have its export opened for anything to be known of it; after that such a server is gone.
+have its export opened for anything to be known of it; after that such a server is gone. So is one whose exports
+are to be read (`transmit`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gateway.conform.client import Broken, Client
 from gateway.net.dial import dial
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, offer
@@ -19,10 +21,19 @@ from gateway.quirks.fingerprint import Program, identify
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
 from gateway.upstream.server import Server, TlsRequired
 from gateway.uri import NbdUri
+from gateway.wire.constants import Cmd, CmdFlag
+from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import ListedExport
 
 if TYPE_CHECKING:
     from gateway.tls.credentials import Session
+
+READ_PLACES = 16
+READ_BYTES = 4096
+"""Where and how much is read: enough to meet data and holes of most disks, and done in a moment."""
+
+READ_SECONDS = 10
+"""How long a READ may take: a disk may have to wake up."""
 
 MAX_PROBED = 64
 """Exports that are asked about; a server may list thousands."""
@@ -30,6 +41,16 @@ MAX_PROBED = 64
 
 class CannotProbe(Exception):
     """The server cannot be asked; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What READs of a few places have shown."""
+
+    places: int
+    """How many were read."""
+    wrong: tuple[str, ...]
+    """What was wrong there, in sentences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +70,14 @@ class Probed:
     quirks: tuple[Quirk, ...]
     notes: tuple[str, ...] = ()
     """What cannot be mended, and what else its owner should know."""
+    reading: Reading | None = None
+    """What reading has shown; None: it was not read."""
 
     @property
     def risks_data(self) -> bool:
         """A client that goes there directly may lose data."""
-        return any(quirk.risks_data for quirk in self.quirks)
+        wrong = self.reading is not None and bool(self.reading.wrong)
+        return wrong or any(quirk.risks_data for quirk in self.quirks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +97,9 @@ class Probe:
         return any(export.risks_data for export in self.exports)
 
 
-async def probe(uri: NbdUri, *, every_export: bool = False) -> Probe:
-    """Ask a server about the export that the URI names, or about every one that it lists.
+async def probe(uri: NbdUri, *, every_export: bool = False, transmit: bool = False) -> Probe:
+    """Ask a server about the export that the URI names, or about every one that it lists; `transmit`: open
+    them as well, and read.
 
     Raises `CannotProbe`.
     """
@@ -88,6 +113,8 @@ async def probe(uri: NbdUri, *, every_export: bool = False) -> Probe:
         names = [export.name for export in listed][:MAX_PROBED]
     try:
         exports = [await _probed(server, name) for name in names]
+        if transmit and not uri.tls:
+            exports = [replace(e, reading=await _read(server, e)) for e in exports]
     except TlsRequired:
         return Probe(uri, listed, (), tls_required=True)
     except Refusal as refusal:
@@ -135,6 +162,48 @@ async def _probed(server: Server, name: str) -> Probed:
         tuple(catalogue()[quirk] for quirk in quirks),
         tuple(_notes(evidence, program)),
     )
+
+
+async def _read(server: Server, export: Probed) -> Reading:
+    """Read places all over an export, with DF as well, which must make no difference (Q-S6 does)."""
+    structured = export.evidence.structured
+    negotiation = Negotiation(server)
+    try:
+        link = await negotiation.go(Terms(export.name, structured=structured))
+    finally:
+        await negotiation.aclose()
+    client = Client(link, reply_seconds=READ_SECONDS)
+    wrong: list[str] = []
+    places = _places(export.export)
+    try:
+        for offset, length in places:
+            plain = await client.ask(Cmd.READ, offset, length)
+            if plain.error:
+                wrong.append(f"a READ of {length} bytes at {offset} fails: {plain}")
+            if not structured or not export.evidence.flags & Flag.SEND_DF:
+                continue
+            whole = await client.ask(Cmd.READ, offset, length, flags=CmdFlag.DF)
+            if whole.error:
+                wrong.append(f"a READ with DF of {length} bytes at {offset} fails: {whole}")
+            elif not plain.error and whole.data != plain.data:
+                wrong.append(f"READs at {offset} give other data with DF than without")
+    except Broken as broken:
+        wrong.append(str(broken))
+    finally:
+        await client.close()
+    return Reading(len(places), tuple(wrong))
+
+
+def _places(export: Export) -> list[tuple[int, int]]:
+    """Give offsets and lengths of blocks evenly spread over an export."""
+    minimum = export.block_sizes.minimum if export.block_sizes else 1
+    length = min(max(minimum, READ_BYTES), export.size)
+    last = export.size - length
+    if length <= 0:
+        return []
+    step = max(1, last // (READ_PLACES - 1))
+    offsets = {at - at % minimum for at in range(0, last + 1, step)}
+    return [(offset, length) for offset in sorted(offsets)]
 
 
 def _notes(evidence: Evidence, program: Program) -> Iterator[str]:

@@ -21,6 +21,7 @@ from gateway.uri import parse_nbd_uri
 from gateway.wire import transmission
 from gateway.wire.constants import Chunk, Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.framing import STRUCTURED
 from gateway.wire.handshake import BlockSizes, MetaContext
 
 from .embedded.peers import listening
@@ -111,13 +112,13 @@ class _Forgetful(MemoryDisk):
 
 def two_extents(request: Request) -> bytes:
     half = request.length // 2
-    return transmission.encode_status_chunk(request.cookie, 0, [(half, 0), (half, 0)], done=True)
+    return STRUCTURED.status(request.cookie, request.offset, 0, [(half, 0), (half, 0)], done=True)
 
 
 def two_chunks(request: Request) -> bytes:
     half = request.length // 2
     return b"".join(
-        transmission.encode_hole_chunk(request.cookie, request.offset + at, half, done=bool(at))
+        STRUCTURED.hole(request.cookie, request.offset, request.offset + at, half, done=bool(at))
         for at in (0, half)
     )
 
@@ -154,7 +155,7 @@ BREAKERS: dict[str, Callable[[], Server]] = {
     "unknown-command": when(lambda r: r.command == UNKNOWN_COMMAND, success),
     "unknown-flag": when(
         lambda r: r.flags == UNKNOWN_FLAG and r.command == Cmd.READ,
-        lambda r: transmission.encode_hole_chunk(r.cookie, r.offset, r.length, done=True),
+        lambda r: STRUCTURED.hole(r.cookie, r.offset, r.offset, r.length, done=True),
     ),
     "unknown-flag-write": when(
         lambda r: r.flags == UNKNOWN_FLAG and r.command == Cmd.WRITE, success
@@ -346,7 +347,7 @@ def _chunks(*chunks: Callable[[Request], bytes]) -> OnReply:
 
 
 def _hole(at: int, length: int, *, done: bool = False) -> Callable[[Request], bytes]:
-    return lambda r: transmission.encode_hole_chunk(r.cookie, r.offset + at, length, done=done)
+    return lambda r: STRUCTURED.hole(r.cookie, r.offset, r.offset + at, length, done=done)
 
 
 NONSENSE: dict[str, tuple[OnReply, str]] = {

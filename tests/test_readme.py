@@ -62,11 +62,13 @@ def test_its_servers_can_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for verb, *arguments in commands():
         if verb != "serve" or "--run" in arguments:
             continue
-        listen = tuple(b for a, b in itertools.pairwise(arguments) if a == "--listen")
+        said = list(itertools.pairwise(arguments))
+        listen = tuple(b for a, b in said if a == "--listen")
+        keys = {"certificates": b for a, b in said if a == "--tls-certificates"}
         if arguments[0] == "--config":
             assert build_config(None, config=Path(arguments[1])).listen
         else:
-            assert build_config(arguments[0], listen=listen).listen
+            assert build_config(arguments[0], listen=listen, listener=keys).listen
 
 
 def test_its_two_commands_are_targets() -> None:

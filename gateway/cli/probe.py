@@ -18,6 +18,7 @@ def probe(
     /,
     *,
     every_export: Annotated[bool, Parameter(name="--list")] = False,
+    transmit: bool = False,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Say what a server is, what is wrong with it, and what a client would see of it through the gateway.
@@ -28,6 +29,7 @@ def probe(
 
     :param uri: The server, as an NBD URI.
     :param every_export: Ask about every export that the server lists.
+    :param transmit: Open the exports, too, and read a few places of each.
     :param as_json: Print one JSON object, for programs.
     """
     import json
@@ -45,7 +47,7 @@ def probe(
         raise UsageError(str(error)) from None
 
     async def asked() -> Probe:
-        return await ask(target, every_export=every_export)
+        return await ask(target, every_export=every_export, transmit=transmit)
 
     try:
         found = trio.run(asked)
@@ -104,6 +106,9 @@ def _export_document(export: Probed) -> dict[str, object]:
         "block_sizes": None if sizes is None else [sizes.minimum, sizes.preferred, sizes.maximum],
         "contexts": [*export.contexts],
         "notes": [*export.notes],
+        "reading": None
+        if export.reading is None
+        else {"places": export.reading.places, "wrong": [*export.reading.wrong]},
     }
 
 
@@ -149,6 +154,10 @@ def _show(found: Probe) -> None:
             table.add_row(f"quirk {quirk.name}", f"{risk}{quirk.consequence}")
         if not export.quirks:
             table.add_row("quirks", "none")
+        if export.reading is not None:
+            wrong = [f"DATA AT RISK: {text}" for text in export.reading.wrong]
+            for text in wrong or [f"{export.reading.places} places, nothing wrong"]:
+                table.add_row("reading", printable(text))
         for note in export.notes:
             table.add_row("note", note)
         console.print(table)

@@ -10,6 +10,7 @@ from gateway.config import Config, Export, Listen, Log, Upstream, load, parse
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+ABOUT_TLS = (ROOT / "docs/tls.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -46,7 +47,7 @@ def test_manual_has_the_defaults(title: str) -> None:
             assert default in (plain, f'"{plain}"')
 
 
-@pytest.mark.parametrize("block", re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL))
+@pytest.mark.parametrize("block", re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL + ABOUT_TLS))
 def test_blocks_of_the_manual(block: str) -> None:
     assert parse(block, "configuration.md").rules
 

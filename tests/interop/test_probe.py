@@ -17,6 +17,9 @@ from .conftest import Image
 from .processes import Process, listening, wait_until
 from .servers import Servers, unix_uri
 
+SHIFTED = Path(__file__).parent / "scripts" / "shifted.py"
+"""An embedded qemu 3.0 that has an `--offset`."""
+
 PROGRAMS = {
     "qemu-raw": ("qemu", ">=7.1,<8.2"),
     "qemu-qcow2": ("qemu", ">=7.1,<8.2"),
@@ -90,6 +93,26 @@ def test_qemu_3_0_is_named_and_the_status_says_that_data_is_at_risk(workdir: Pat
     assert "CAN_MULTI_CONN" not in export["flags_through"]
     assert "SEND_CACHE" in export["flags_through"]
     assert export["contexts"] == ["base:allocation", "qemu:dirty-bitmap:bitmap0"]
+    process.stop()
+
+
+@pytest.mark.parametrize("kind", ["qemu-raw", "nbdkit", "nbd-server", "nbdkit-oldstyle"])
+def test_reading_is_done_on_request(servers: Servers, image: Image, kind: str) -> None:
+    status, found = probe(servers.start(kind, image.path).uri, "--transmit")
+    [export] = found["exports"]
+    assert export["reading"] == {"places": 16, "wrong": []}
+    assert status == 3 * export["risks_data"]
+
+
+def test_reading_finds_an_offset_that_no_flag_shows(workdir: Path) -> None:
+    """Holes looked up in the wrong place (Q-S6)."""
+    path = workdir / "shifted"
+    listening_there = unix_uri(path)
+    process = Process(sys.executable, SHIFTED, path)
+    wait_until(lambda: listening(listening_there), "it listens")
+    status, found = probe(listening_there, "--transmit")
+    assert status == 3
+    assert "with DF than without" in found["exports"][0]["reading"]["wrong"][0]
     process.stop()
 
 

@@ -6,6 +6,7 @@ import select
 import socket
 from random import Random
 
+from gateway.net.options import RelaySocket
 from gateway.relay.lane import Buffer, BufferPool
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Session
@@ -47,7 +48,7 @@ class Wires:
             near_link.fileno(): self.session.link_ready,
         }
 
-    def _watch(self, sock: socket.socket, events: int) -> None:
+    def _watch(self, sock: RelaySocket, events: int) -> None:
         self._epoll.modify(sock, events or select.EPOLLET)  # as `Hub._watch`
 
     def step(self, random: Random | None = None) -> bool:
