@@ -64,7 +64,7 @@ def test_its_servers_can_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             continue
         said = list(itertools.pairwise(arguments))
         listen = tuple(b for a, b in said if a == "--listen")
-        keys = {"certificates": b for a, b in said if a == "--tls-certificates"}
+        keys = {a.removeprefix("--tls-"): b for a, b in said if a.startswith("--tls-")}
         if arguments[0] == "--config":
             assert build_config(None, config=Path(arguments[1])).listen
         else:

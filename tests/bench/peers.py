@@ -1,6 +1,6 @@
 """How each contestant is started, all in front of one upstream, all on the loopback's TCP.
 
-A contestant for a later row (TLS, another framing) is one more entry of COMMANDS. What follows a "+"
+A contestant for a later row (another framing) is one more entry of COMMANDS. What follows a "+"
 in its name is only its variant: "gateway+tls" stands in the gateway's column.
 """
 
@@ -17,13 +17,18 @@ from pathlib import Path
 from tests.bench.processes import Broken, Child, free_port, run_tool
 from tests.bench.rows import (
     DIRECT,
+    DIRECT_TLS,
     EXTENDED_CLIENT,
     FAST,
     GATEWAY,
+    GATEWAY_TLS,
     HAPROXY,
     NBDKIT,
+    NBDKIT_TLS,
     QEMU_NBD,
+    QEMU_NBD_TLS,
     SIMPLE_UPSTREAM,
+    TLS,
 )
 
 GATEWAY_VARIABLE = "BENCH_GATEWAY"
@@ -82,6 +87,36 @@ def _haproxy(upstream: str, port: int, directory: Path) -> list[str]:
     return ["haproxy", "-db", "-f", str(config)]
 
 
+def _pki(directory: Path) -> Path:
+    """Certificates for all, made once."""
+    pki = directory / "pki"
+    if not pki.exists():
+        script = str(Path(sys.executable).with_name("nbd-gateway"))
+        run_tool([script, "pki", "init", str(pki)], _FILL_SECONDS)
+    return pki
+
+
+def _gateway_tls(upstream: str, port: int, directory: Path) -> list[str]:
+    # Clients need no certificate from nbdkit by default, so here neither.
+    secure = ["--tls-certificates", str(_pki(directory)), "--no-tls-verify-client"]
+    return [*_gateway(upstream, port, directory), *secure]
+
+
+def _nbdkit_tls(upstream: str, port: int, directory: Path) -> list[str]:
+    program, *arguments = _nbdkit(upstream, port, directory)
+    return [program, *_nbdkit_certificates(directory), *arguments]
+
+
+def _nbdkit_certificates(directory: Path) -> tuple[str, ...]:
+    return ("--tls=on", f"--tls-certificates={_pki(directory)}")
+
+
+def _qemu_nbd_tls(upstream: str, port: int, directory: Path) -> list[str]:
+    program, *arguments = _qemu_nbd(upstream, port, directory)
+    credentials = f"tls-creds-x509,id=t,endpoint=server,dir={_pki(directory)},verify-peer=off"
+    return [program, "--object", credentials, "--tls-creds", "t", *arguments]
+
+
 COMMANDS: dict[str, Callable[[str, int, Path], list[str]]] = {
     GATEWAY: _gateway,
     NBDKIT: _nbdkit,
@@ -90,6 +125,9 @@ COMMANDS: dict[str, Callable[[str, int, Path], list[str]]] = {
     FAST: _gateway,
     EXTENDED_CLIENT: _gateway,
     SIMPLE_UPSTREAM: _gateway,
+    GATEWAY_TLS: _gateway_tls,
+    NBDKIT_TLS: _nbdkit_tls,
+    QEMU_NBD_TLS: _qemu_nbd_tls,
 }
 
 
@@ -111,9 +149,18 @@ class Stage:
             return self.upstream.uri
         child = self._standing.get(name)
         if child is None or not child.running:
-            upstream = self.simple_upstream if name == SIMPLE_UPSTREAM else self.upstream
-            child = self._standing[name] = self.start(name, upstream.uri)
-        return child.uri
+            child = self._standing[name] = self._begun(name)
+        return self._secure_uri(child) if name.endswith(TLS) else child.uri
+
+    def _begun(self, name: str) -> Child:
+        if name == DIRECT_TLS:
+            return self._filled_server(*_nbdkit_certificates(self._directory))
+        upstream = self.simple_upstream if name == SIMPLE_UPSTREAM else self.upstream
+        return self.start(name, upstream.uri)
+
+    def _secure_uri(self, child: Child) -> str:
+        pki = _pki(self._directory)
+        return f"nbds://127.0.0.1:{child.port}/?tls-certificates={pki}"
 
     @property
     def simple_upstream(self) -> Child:

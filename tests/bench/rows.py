@@ -21,6 +21,12 @@ EXTENDED_CLIENT = "gateway+extended client"
 SIMPLE_UPSTREAM = "gateway+simple upstream"
 """A structured client, an upstream without structured replies."""
 
+TLS = "+tls"
+DIRECT_TLS, GATEWAY_TLS, NBDKIT_TLS, QEMU_NBD_TLS = (
+    name + TLS for name in (DIRECT, GATEWAY, NBDKIT, QEMU_NBD)
+)
+"""TLS to the client; to the upstream in the clear (direct: a server that has TLS itself)."""
+
 PLAIN = (DIRECT, GATEWAY, NBDKIT, QEMU_NBD, HAPROXY)
 """The contestants of a plain row, in the order of the table's columns."""
 
@@ -205,6 +211,23 @@ ROWS = (
         )
         for judged in (EXTENDED_CLIENT, SIMPLE_UPSTREAM)
         for size, block_bytes, depth, unit in (("4k", 4 * KIB, 32, "k/s"), ("1M", MIB, 8, "MB/s"))
+    ),
+    *(
+        Row(
+            f"TLS {size} read, depth {depth}",
+            unit,
+            Fio("read", block_bytes, depth),
+            floors=(Times(floor, NBDKIT_TLS),),
+            goals=(Times(goal, NBDKIT_TLS),),
+            peers=(DIRECT_TLS, GATEWAY_TLS, NBDKIT_TLS, QEMU_NBD_TLS),
+            judged=GATEWAY_TLS,
+        )
+        for size, block_bytes, depth, unit, floor, goal in (
+            ("4k", 4 * KIB, 32, "k/s", 1.5, 2.0),
+            ("64k", 64 * KIB, 16, "k/s", 1.1, 1.3),
+            ("1M", MIB, 8, "MB/s", 1.0, 1.2),
+            ("4k", 4 * KIB, 1, "k/s", 0.9, 1.2),
+        )
     ),
     Row(
         "nbdcopy 1 GiB from it, 4 connections",
