@@ -36,7 +36,7 @@ def serve(
     socket_mode: str | None = None,
     tls: Literal["off", "allow", "require"] | None = None,
     tls_certificates: Path | None = None,
-    tls_verify_client: bool | None = None,
+    tls_verify_client: Annotated[bool | None, Parameter(negative="--no-tls-verify-client")] = None,
     tls_psk: Path | None = None,
     drain_seconds: float | None = None,
     log_level: Literal["debug", "info", "warning", "error"] | None = None,

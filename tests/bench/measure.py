@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from pathlib import Path
 
 from tests.bench.client import Session
 from tests.bench.peers import Stage
@@ -36,7 +37,9 @@ def measure(row: Row, name: str, stage: Stage, seconds: float) -> float:
     try:
         match load:
             case Fio():
-                return _fio(load, stage.uri(name), seconds, in_thousands=row.unit == "k/s")
+                in_thousands = row.unit == "k/s"
+                uri = stage.uri(name)
+                return _fio(load, uri, seconds, stage.home, in_thousands=in_thousands)
             case Pump():
                 return _pump(load, stage.uri(name), seconds, extended=name == EXTENDED_CLIENT)
             case Copy():
@@ -51,14 +54,14 @@ def measure(row: Row, name: str, stage: Stage, seconds: float) -> float:
         raise Broken(str(error)) from error
 
 
-def _fio(load: Fio, uri: str, seconds: float, *, in_thousands: bool) -> float:
+def _fio(load: Fio, uri: str, seconds: float, home: Path, *, in_thousands: bool) -> float:
     command = [
         *("fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw=rand{load.verb}"),
         *(f"--bs={load.block_bytes}", f"--iodepth={load.depth}"),
         *(f"--numjobs={load.connections}", "--group_reporting"),
         *("--time_based", f"--runtime={round(seconds * 1000)}ms", "--output-format=json"),
     ]
-    printed = run_tool(command, seconds + _SPARE_SECONDS)
+    printed = run_tool(["env", f"HOME={home}", *command], seconds + _SPARE_SECONDS)
     # fio prints its warnings in front of the JSON.
     (job,) = json.loads(printed[printed.index("{") :])["jobs"]
     if job["error"] or not job[load.verb]["total_ios"]:

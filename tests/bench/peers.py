@@ -88,9 +88,12 @@ def _haproxy(upstream: str, port: int, directory: Path) -> list[str]:
 
 
 def _pki(directory: Path) -> Path:
-    """Certificates for all, made once."""
-    pki = directory / "pki"
+    """Certificates for all, made once, where libnbd looks for them if `directory` is the user's home: fio
+    cannot say another place.
+    """
+    pki = directory / ".pki" / "libnbd"
     if not pki.exists():
+        pki.parent.mkdir()
         script = str(Path(sys.executable).with_name("nbd-gateway"))
         run_tool([script, "pki", "init", str(pki)], _FILL_SECONDS)
     return pki
@@ -159,8 +162,12 @@ class Stage:
         return self.start(name, upstream.uri)
 
     def _secure_uri(self, child: Child) -> str:
-        pki = _pki(self._directory)
-        return f"nbds://127.0.0.1:{child.port}/?tls-certificates={pki}"
+        return f"nbds://127.0.0.1:{child.port}"
+
+    @property
+    def home(self) -> Path:
+        """The home of clients over TLS."""
+        return self._directory
 
     @property
     def simple_upstream(self) -> Child:
