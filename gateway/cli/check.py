@@ -25,10 +25,24 @@ def check(path: Path = Path("gateway.toml"), /) -> int:
         # Bare, without our name before it: editors jump to file:line.
         print(error, file=sys.stderr)
         return 1
+    if problem := _credentials_problem(config):
+        print(f"{path}: {problem}", file=sys.stderr)
+        return 1
     print(f"{path}: ok")
     for line in summary(config):
         print(f"  {line}")
     return 0
+
+
+def _credentials_problem(config: "Config") -> str | None:
+    """What is wrong with the files of certificates and keys, if anything is."""
+    from gateway.app import StartError, load_keyring
+
+    try:
+        load_keyring(config)
+    except StartError as error:
+        return str(error)
+    return None
 
 
 def summary(config: "Config") -> Iterator[str]:
@@ -45,9 +59,9 @@ def summary(config: "Config") -> Iterator[str]:
 
 def _listens(listen: "Listen") -> str:
     mode = "" if listen.socket_mode is None else f", mode {listen.socket_mode:04o}"
-    return (
-        f"listens on {listen.uri}, at most {listen.max_connections} clients{mode}{_greets(listen)}"
-    )
+    tls = {"off": "", "allow": ", TLS for those who want it", "require": ", TLS"}[listen.tls_mode]
+    clients = f"at most {listen.max_connections} clients"
+    return f"listens on {listen.uri}, {clients}{mode}{tls}{_greets(listen)}"
 
 
 def _greets(listen: "Listen") -> str:

@@ -136,13 +136,10 @@ class TlsStream:
 
     async def aclose(self) -> None:
         """Say goodbye, if that takes no time, and close."""
-        self.forget()
+        if self._transport.socket.fileno() >= 0:  # the hub has not taken it
+            with suppress(OSError):
+                say_goodbye(self._tls, self._outgoing, self._transport.socket)
         await trio.aclose_forcefully(self._transport)
-
-    def forget(self) -> None:
-        """Say goodbye, if that takes no time."""
-        with suppress(OSError):
-            say_goodbye(self._tls, self._outgoing, self._transport.socket)
 
     async def _flush(self) -> None:
         if self._outgoing.pending:

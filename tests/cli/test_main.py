@@ -405,3 +405,14 @@ def test_a_reader_that_has_seen_enough() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_check_looks_at_certificates(tmp_path: Path, capsys: Capture) -> None:
+    config = '[[listen]]\nuri = "nbds://h"\ncertificates = "pki"\n[upstream.a]\nuri = "memory:1M"\n'
+    (tmp_path / "g.toml").write_text(config)
+    assert main(["check", "g.toml"]) == 1
+    assert "g.toml: listener nbds://h:10809: pki: is no directory" in capsys.readouterr().err
+    assert main(["pki", "init", "pki"]) == 0
+    capsys.readouterr()
+    assert main(["check", "g.toml"]) == 0
+    assert "listens on nbds://h:10809, at most 1000 clients, TLS\n" in capsys.readouterr().out
