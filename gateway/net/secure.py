@@ -5,7 +5,8 @@ one receive takes as many records as there are, and nothing that came in the cle
 
 A `TlsSocket` behaves as a non-blocking socket does, with one promise more, because the hub waits for the
 kernel and not for OpenSSL: nothing that could be read is left inside. It receives no more ciphertext than there
-is room for plaintext, which is never longer; so whatever is still to be read is in the kernel, which says so.
+is room for plaintext, which is never longer, that of a record begun before included; so whatever is still to be
+read is in the kernel, which says so. A buffer with no room for a record is not read into.
 And a byte counts as sent when the kernel has its ciphertext: what is encrypted and not yet sent is still in the
 caller's hands, who will come again with it, since he has to.
 
@@ -32,6 +33,9 @@ RECEIVE_BYTES = 16 * KIB
 
 PIECE_BYTES = 256 * KIB
 """What is received, or encrypted and sent, at a time: more would not stay in the processor's cache."""
+
+MOST_INSIDE_BYTES = 5 + 16 * KIB + 2 * KIB
+"""What OpenSSL may hold of a record that is not whole (RFC 5246, 6.2.3): it does not show in the BIO."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -184,18 +188,19 @@ class TlsSocket:
     def recv_into(self, buffer: Buffer) -> int:
         """Receive plaintext; 0 is the end, with close_notify or without.
 
-        Raises BlockingIOError if there is none, and OSError.
+        Raises BlockingIOError if there is none, or no room for a record, and OSError.
         """
         if self._ended:
             return 0
         view = memoryview(buffer)
-        room = min(len(view) - self._incoming.pending, PIECE_BYTES)
-        if room > 0:
-            count = self._sock.recv_into(_SCRATCH, room)
-            if count:
-                self._incoming.write(_SCRATCH[:count])
-            else:
-                self._incoming.write_eof()
+        room = min(len(view) - MOST_INSIDE_BYTES, PIECE_BYTES)
+        if room <= 0:
+            raise BlockingIOError
+        received = self._sock.recv_into(_SCRATCH, room)
+        if received:
+            self._incoming.write(_SCRATCH[:received])
+        else:
+            self._incoming.write_eof()
         count, filled = 0, 0
         read = self._tls.read
         try:
@@ -210,7 +215,7 @@ class TlsSocket:
                 raise BlockingIOError from None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self._end()
-        if self._outgoing.pending and not self._owed:
+        if self._outgoing.pending and not self._owed and not self._ended:
             self._send_unsent()  # the answer to a key update
         return filled
 

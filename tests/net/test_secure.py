@@ -1,0 +1,192 @@
+"""A `TlsSocket` keeps what a non-blocking socket promises, and leaves nothing inside that could be read."""
+
+from __future__ import annotations
+
+import random
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pytest
+import trustme
+
+from gateway.net.secure import PIECE_BYTES, TlsSocket, _pieces
+
+
+@dataclass
+class Pair:
+    """Ours, over TLS, and the other side, which is encrypted by hand."""
+
+    ours: TlsSocket
+    far: ssl.SSLObject
+    far_incoming: ssl.MemoryBIO
+    far_outgoing: ssl.MemoryBIO
+    near_socket: socket.socket
+    far_socket: socket.socket
+
+    def far_sends(self, data: bytes) -> bytes:
+        """Encrypt; give the ciphertext."""
+        self.far.write(data)
+        return self.far_outgoing.read()
+
+    def far_receives(self) -> bytes:
+        """Decrypt all that is there."""
+        with suppress(BlockingIOError):
+            while data := self.far_socket.recv(1 << 20):
+                self.far_incoming.write(data)
+        read = b""
+        with suppress(ssl.SSLWantReadError):
+            while piece := self.far.read(1 << 20):
+                read += piece
+        return read
+
+
+@pytest.fixture(scope="module")
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    ca = trustme.CA()
+    server, client = (
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+    )
+    server.num_tickets = 0
+    ca.issue_cert("localhost").configure_cert(server)
+    ca.configure_trust(client)
+    return server, client
+
+
+@pytest.fixture
+def pair(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Pair]:
+    a, b = ssl.MemoryBIO(), ssl.MemoryBIO()
+    c, d = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near = contexts[0].wrap_bio(a, b, server_side=True)
+    far = contexts[1].wrap_bio(c, d, server_hostname="localhost")
+    for _ in range(3):
+        for side, out, to in ((far, d, a), (near, b, c)):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+            to.write(out.read())
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    other.setblocking(False)
+    try:
+        yield Pair(TlsSocket(one, near, a, b), far, c, d, one, other)
+    finally:
+        one.close()
+        other.close()
+
+
+def received(ours: TlsSocket, room: int) -> bytes | None:
+    """One receive into so much room; None if there was nothing."""
+    buffer = bytearray(room)
+    try:
+        return bytes(buffer[: ours.recv_into(buffer)])
+    except BlockingIOError:
+        return None
+
+
+def kernel_has(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_that_could_be_read_is_left_inside(pair: Pair, seed: int) -> None:
+    rng = random.Random(seed)
+    data = rng.randbytes(300_000)
+    ciphertext, at = b"", 0
+    while at < len(data):
+        piece = data[at : at + rng.choice([1, 28, 4096, 16_384, 60_000])]
+        ciphertext += pair.far_sends(piece)
+        at += len(piece)
+    got = b""
+    while ciphertext or kernel_has(pair.near_socket):
+        cut = rng.choice([1, 5, 1000, 20_000, 100_000])
+        ciphertext = ciphertext[pair.far_socket.send(ciphertext[:cut]) :]
+        while kernel_has(pair.near_socket):  # as the epoll would say
+            got += received(pair.ours, rng.choice([32_768, 65_536, 1 << 20])) or b""
+    assert got == data
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_sent_arrives_once_and_in_order(pair: Pair, seed: int) -> None:
+    """The caller comes again with what was not taken, as a lane does."""
+    rng = random.Random(seed)
+    slices = [rng.randbytes(rng.choice([1, 20, 4096, 70_000, 300_000])) for _ in range(20)]
+    data = b"".join(slices)
+    left: list[bytes | memoryview] = [*slices]
+    got, sent = b"", 0
+    while left:
+        try:
+            count = pair.ours.sendmsg(left) if rng.random() < 0.7 else pair.ours.send(left[0])
+        except BlockingIOError:
+            got += pair.far_receives()
+            continue
+        sent += count
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if count:
+            left[0] = memoryview(left[0])[count:]
+        if rng.random() < 0.3:
+            left.append(more := rng.randbytes(10))
+            data += more
+            if len(data) > 3_000_000:
+                break
+    while len(got) < sent:
+        got += pair.far_receives()
+    assert got == data[: len(got)]
+    assert len(got) >= sent
+
+
+def test_both_ways_to_end(pair: Pair) -> None:
+    pair.far_socket.send(pair.far_sends(b"last"))
+    with suppress(ssl.SSLWantReadError):
+        pair.far.unwrap()
+    pair.far_socket.send(pair.far_outgoing.read())
+    assert received(pair.ours, 65_536) == b"last"
+    # The kernel says that there is something to read, though the other side has closed nothing but TLS.
+    assert pair.near_socket.recv(1, socket.MSG_PEEK) == b""
+    assert received(pair.ours, 65_536) == b""
+
+
+def test_an_end_without_close_notify(pair: Pair) -> None:
+    pair.far_socket.send(pair.far_sends(b"last"))
+    pair.far_socket.close()
+    assert received(pair.ours, 65_536) == b"last"
+    assert received(pair.ours, 65_536) == b""
+
+
+def test_garbage_is_an_oserror(pair: Pair) -> None:
+    pair.far_socket.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+    with pytest.raises(OSError, match=r"(?i)mac|decrypt"):
+        received(pair.ours, 65_536)
+
+
+def test_closing_says_so_in_tls(pair: Pair) -> None:
+    pair.ours.close()
+    pair.ours.close()
+    pair.far_incoming.write(pair.far_socket.recv(1 << 16))
+    assert pair.far.read(1) == b""
+
+
+def test_half_a_record_is_not_followed_by_a_goodbye(pair: Pair) -> None:
+    blob = bytes(4 << 20)
+    with suppress(BlockingIOError):
+        while True:
+            pair.ours.send(blob)
+    pair.ours.close()
+    assert not set(pair.far_receives()) - {0}  # zeros, and then the end: no alert in between
+    pair.far_incoming.write_eof()
+    with pytest.raises(ssl.SSLError):
+        pair.far.read(1)
+
+
+@pytest.mark.parametrize("skip", [0, 1, 19, 20, 21, 5000, PIECE_BYTES, PIECE_BYTES + 21])
+def test_pieces(skip: int) -> None:
+    slices = [b"h" * 20, b"p" * (PIECE_BYTES + 3000), b"", b"q" * 7, b"r" * 3 * PIECE_BYTES]
+    pieces = _pieces(slices, skip)
+    assert b"".join(pieces) == b"".join(slices)[skip:]
+    assert all(len(piece) == PIECE_BYTES for piece in pieces[:-1])
