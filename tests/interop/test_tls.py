@@ -1,0 +1,310 @@
+"""TLS with the programs of the field: their clients before us, and us before their servers."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import trustme
+
+from tests.tls.handshakes import crl_of, directory, needs_psk
+
+from .clients import nbdcopy, nbdinfo, nbdsh
+from .conftest import Image
+from .gateways import MODE
+from .processes import Process, attempt, listening, run, wait_until
+from .servers import Servers, Upstream, free_port
+
+pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a blind relay has no TLS to offer")
+
+SIZE = 64 << 20
+SLACK_BYTES = 6 << 20
+"""What an allocator may keep of some hundred sessions: each had 24 KiB of its own, and more."""
+KEY = "alice:" + "0123456789abcdef" * 4 + "\n"
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def pki(workdir: Path, ca: trustme.CA) -> Path:
+    """What servers and clients know, in one directory."""
+    folder = directory(
+        workdir / "pki",
+        ca,
+        server=ca.issue_cert("localhost", "127.0.0.1"),
+        client=ca.issue_cert("joe@example.org", common_name="joe"),
+    )
+    keys = folder / "keys.psk"
+    keys.write_text(KEY)
+    keys.chmod(0o600)
+    return folder
+
+
+class Gateway:
+    """A gateway with TLS on a port of this machine."""
+
+    def __init__(self, upstream: str, *arguments: str | Path, scheme: str = "nbds") -> None:
+        self.port = free_port()
+        self.process = Process(
+            *(sys.executable, "-m", "gateway", "serve", upstream),
+            *("--listen", f"{scheme}://127.0.0.1:{self.port}", *arguments),
+        )
+        self.process.ready_when(
+            lambda: listening(f"nbd://127.0.0.1:{self.port}"), "the gateway listens"
+        )
+
+    def uri(self, pki: Path, export: str = "") -> str:
+        return f"nbds://127.0.0.1:{self.port}/{export}?tls-certificates={pki}"
+
+    def psk_uri(self, pki: Path) -> str:
+        return f"nbds://alice@127.0.0.1:{self.port}/?tls-psk-file={pki / 'keys.psk'}"
+
+    def said(self) -> str:
+        """End it, and give its log."""
+        assert self.process.stop() == 0
+        return self.process.output
+
+    @property
+    def plain_uri(self) -> str:
+        return f"nbd://127.0.0.1:{self.port}"
+
+
+@pytest.fixture
+def qemu(servers: Servers, image: Image) -> Upstream:
+    return servers.start("qemu-raw", image.path)
+
+
+# --- Clients over TLS, a server without
+
+
+def test_libnbd(qemu: Upstream, pki: Path, image: Image, workdir: Path) -> None:
+    gateway = Gateway(qemu.uri, "--tls-certificates", pki)
+    told = nbdinfo(gateway.uri(pki))
+    assert told["TLS"] is True
+    assert told["exports"][0]["export-size"] == image.size
+    copy = workdir / "copy.img"
+    nbdcopy(gateway.uri(pki), copy)
+    assert run("cmp", image.path, copy) == ""
+    assert "who='cn:joe" in gateway.said()
+
+
+@needs_psk
+def test_libnbd_with_a_key(qemu: Upstream, pki: Path, image: Image) -> None:
+    gateway = Gateway(qemu.uri, "--tls-certificates", pki, "--tls-psk", pki / "keys.psk")
+    assert nbdinfo(gateway.psk_uri(pki))["exports"][0]["export-size"] == image.size
+    assert nbdinfo(gateway.uri(pki))["exports"][0]["export-size"] == image.size
+    (pki / "keys.psk").write_text(KEY.replace("alice", "mallory"))
+    assert attempt("nbdinfo", gateway.psk_uri(pki).replace("alice", "mallory")).status
+    said = gateway.said()
+    assert "who='psk:alice" in said
+    assert "mallory" not in said
+
+
+def test_qemu(qemu: Upstream, pki: Path) -> None:
+    gateway = Gateway(qemu.uri, "--tls-certificates", pki)
+    said = run(
+        *("qemu-img", "info", "--object", f"tls-creds-x509,id=t,dir={pki},endpoint=client"),
+        *("--image-opts", f"driver=nbd,host=127.0.0.1,port={gateway.port},tls-creds=t"),
+    )
+    assert f"({SIZE} bytes)" in said
+
+
+@needs_psk
+def test_qemu_with_a_key(qemu: Upstream, pki: Path) -> None:
+    gateway = Gateway(qemu.uri, "--tls-psk", pki / "keys.psk")
+    said = run(
+        *("qemu-img", "info", "--object"),
+        f"tls-creds-psk,id=t,dir={pki},endpoint=client,username=alice",
+        *("--image-opts", f"driver=nbd,host=127.0.0.1,port={gateway.port},tls-creds=t"),
+    )
+    assert f"({SIZE} bytes)" in said
+
+
+def test_nbd_client(servers: Servers, image: Image, pki: Path) -> None:
+    upstream = servers.start("storage-daemon", image.path)
+    gateway = Gateway(upstream.named(""), "--tls-certificates", pki)
+    said = run(
+        *("nbd-client", "-l", "127.0.0.1", "-p", str(gateway.port), "-tlshostname", "localhost"),
+        *("-cacertfile", pki / "ca-cert.pem"),
+        *("-certfile", pki / "client-cert.pem", "-keyfile", pki / "client-key.pem"),
+    )
+    assert "disk" in said
+
+
+def test_who_has_no_certificate(qemu: Upstream, pki: Path, workdir: Path) -> None:
+    gateway = Gateway(qemu.uri, "--tls-certificates", pki)
+    anonymous = workdir / "anonymous"
+    anonymous.mkdir()
+    shutil.copy(pki / "ca-cert.pem", anonymous)
+    assert attempt("nbdinfo", gateway.uri(anonymous)).status
+    assert attempt("nbdinfo", gateway.plain_uri).status
+    lenient = Gateway(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
+    assert nbdinfo(lenient.uri(anonymous))["TLS"] is True
+
+
+def test_whom_we_do_not_trust(qemu: Upstream, pki: Path, workdir: Path, ca: trustme.CA) -> None:
+    other = trustme.CA()
+    stranger = directory(workdir / "stranger", ca, client=other.issue_cert("eve@example.org"))
+    revoked_leaf = ca.issue_cert("bob@example.org")
+    revoked = directory(workdir / "revoked", ca, client=revoked_leaf)
+    (pki / "ca-crl.pem").write_bytes(crl_of(ca, [revoked_leaf]))
+    gateway = Gateway(qemu.uri, "--tls-certificates", pki)
+    assert nbdinfo(gateway.uri(pki))["TLS"] is True
+    for who in (stranger, revoked):
+        assert attempt("nbdinfo", gateway.uri(who)).status
+    said = gateway.said()
+    assert "certificate revoked" in said
+    assert "unable to get local issuer certificate" in said or "self" in said
+
+
+# --- Servers over TLS, clients without
+
+
+def secure_servers(pki: Path) -> dict[str, Sequence[str | Path]]:
+    x509 = f"tls-creds-x509,id=t,dir={pki},endpoint=server,verify-peer=on"
+    psk = f"tls-creds-psk,id=t,dir={pki},endpoint=server"
+    return {
+        "nbdkit": ("--tls=require", f"--tls-certificates={pki}", "--tls-verify-peer"),
+        "nbdkit with keys": ("--tls=require", f"--tls-psk={pki / 'keys.psk'}"),
+        "qemu-nbd": ("--object", x509, "--tls-creds", "t"),
+        "qemu-nbd with keys": ("--object", psk, "--tls-creds", "t"),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "nbdkit",
+        pytest.param("nbdkit with keys", marks=needs_psk),
+        "qemu-nbd",
+        pytest.param("qemu-nbd with keys", marks=needs_psk),
+    ],
+)
+def test_servers_over_tls(
+    servers: Servers, image: Image, pki: Path, workdir: Path, kind: str
+) -> None:
+    disk = workdir / "disk.img"
+    shutil.copy(image.path, disk)
+    secure = secure_servers(pki)[kind]
+    if kind.startswith("nbdkit"):
+        upstream = servers.nbdkit(*secure, "file", disk)
+    else:
+        upstream = servers.qemu_nbd(*secure, "-f", "raw", disk)
+    path = upstream.uri.partition("socket=")[2]
+    how = (
+        f"tls-psk-file={pki / 'keys.psk'}"
+        if "keys" in kind
+        else f"tls-certificates={pki}&tls-hostname=localhost"
+    )
+    user = "alice@" if "keys" in kind else ""
+    gateway = Gateway(f"nbds+unix://{user}/?socket={quote(path)}&{how}", scheme="nbd")
+    copy = workdir / "copy.img"
+    nbdcopy(gateway.plain_uri, copy)
+    assert run("cmp", image.path, copy) == ""
+    nbdsh(f"h.connect_uri({gateway.plain_uri!r})\nh.pwrite(b'x' * 100000, 5)\nh.flush()")
+    assert disk.read_bytes()[5:100005] == b"x" * 100000
+
+
+@pytest.mark.parametrize("kind", ["nbdkit", "nbdkit-oldstyle"])
+def test_there_is_no_way_back_to_the_clear(
+    servers: Servers, image: Image, pki: Path, kind: str
+) -> None:
+    upstream = servers.start(kind, image.path)
+    path = upstream.uri.partition("socket=")[2]
+    secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={pki}&tls-hostname=localhost"
+    gateway = Gateway(secure, scheme="nbd")
+    assert attempt("nbdinfo", gateway.plain_uri).status
+    assert "has no TLS" in gateway.said()
+
+
+def test_a_server_of_another_name(servers: Servers, image: Image, pki: Path) -> None:
+    upstream = servers.nbdkit("--tls=require", f"--tls-certificates={pki}", "file", image.path)
+    path = upstream.uri.partition("socket=")[2]
+    secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={pki}&tls-hostname=a.example"
+    gateway = Gateway(secure, scheme="nbd")
+    assert attempt("nbdinfo", gateway.plain_uri).status
+    assert "Hostname mismatch" in gateway.said()
+    anyone = Gateway(secure + "&tls-verify-peer=false", scheme="nbd")
+    assert nbdinfo(anyone.plain_uri)["exports"][0]["export-size"] == image.size
+
+
+# --- Exchange, and what is left behind
+
+
+def fingerprint(port: int) -> bytes:
+    """The certificate that a server shows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+        sock.recv(18)
+        sock.sendall(b"\0\0\0\3" + b"IHAVEOPT" + bytes([0, 0, 0, 5, 0, 0, 0, 0]))
+        assert len(sock.recv(20)) == 20
+        with context.wrap_socket(sock) as secure:
+            return secure.getpeercert(binary_form=True) or b""
+
+
+def test_certificates_are_exchanged_under_load(
+    servers: Servers, pki: Path, ca: trustme.CA, workdir: Path
+) -> None:
+    upstream = servers.nbdkit("pattern", "512M")
+    gateway = Gateway(upstream.uri, "--tls-certificates", pki, "--no-tls-verify-client")
+    before = fingerprint(gateway.port)
+    copies = [Process("nbdcopy", gateway.uri(pki), "null:") for _ in range(2)]
+    fresh = ca.issue_cert("localhost", "127.0.0.1")
+    (pki / "server-key.pem").write_bytes(fresh.private_key_pem.bytes())
+    gateway.process.signal(signal.SIGHUP)  # half: the key does not fit
+    wait_until(lambda: "credentials stay as they were" in gateway.process.output, "it is told")
+    assert fingerprint(gateway.port) == before
+    (pki / "server-cert.pem").write_bytes(b"".join(p.bytes() for p in fresh.cert_chain_pems))
+    gateway.process.signal(signal.SIGHUP)
+    wait_until(lambda: "credentials exchanged" in gateway.process.output, "they are exchanged")
+    assert fingerprint(gateway.port) != before
+    assert [copy.wait() for copy in copies] == [0, 0]
+
+
+def test_rude_clients_leave_nothing_behind(qemu: Upstream, pki: Path) -> None:
+    gateway = Gateway(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
+    assert nbdinfo(gateway.uri(pki))["TLS"] is True
+    idle = gateway.process.descriptors()
+    rude(gateway.port, 100)
+    wait_until(lambda: gateway.process.descriptors() <= idle, "descriptors are closed")
+    memory = gateway.process.resident_bytes()
+    rude(gateway.port, 300)
+    wait_until(lambda: gateway.process.descriptors() <= idle, "descriptors are closed")
+    assert gateway.process.resident_bytes() - memory < SLACK_BYTES
+    assert nbdinfo(gateway.uri(pki))["TLS"] is True
+
+
+def rude(port: int, count: int) -> None:
+    """Go at every stage of a connection: before, in and behind the handshake, and in a request."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    go = b"IHAVEOPT" + bytes([0, 0, 0, 7, 0, 0, 0, 6]) + bytes(6)
+    for number in range(count):
+        with socket.create_connection(("127.0.0.1", port), 10) as sock:
+            sock.recv(18)
+            sock.sendall(b"\0\0\0\3" + b"IHAVEOPT" + bytes([0, 0, 0, 5, 0, 0, 0, 0]))
+            sock.recv(20)
+            stage = number % 4
+            if stage == 0:
+                sock.sendall(b"\x16\x03\x01\x02\x00\x01")
+                continue
+            secure = context.wrap_socket(sock)
+            if stage >= 2:
+                secure.sendall(go)
+                secure.recv(1024)
+            if stage == 3:
+                secure.sendall(b"\x25\x60\x95\x13" + bytes([0, 0, 0, 1]) + bytes(19) + b"\x80")
+            socket.socket(fileno=secure.detach()).close()  # without a word
