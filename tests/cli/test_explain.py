@@ -64,7 +64,7 @@ def test_what_differs_has_its_reason(config: Path, capsys: pytest.CaptureFixture
     assert rows(said)["READ"] == ["FAST", "FAST", "REFRAMED"]
     assert rows(said)["CACHE"] == ["HERE", "HERE", "HERE"]
     assert "quirks: qemu-multi-conn-bit" in said
-    assert "the client speaks extended, the server structured headers" in said
+    assert "the client's framing is extended, the server's structured" in said
 
 
 def test_a_real_server(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

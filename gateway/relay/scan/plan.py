@@ -161,14 +161,22 @@ def _way(
         )
     if command is Cmd.WRITE_ZEROES and not upstream.write_zeroes:
         return Way(Route.TRANSLATED, "the server has no WRITE_ZEROES, so zeros are written")
-    unaligned = ""
-    if command in WRITE_CLASS and upstream.minimum > offer.alignment:
-        blocks = f"blocks of {upstream.minimum} bytes"
-        unaligned = f"TRANSLATED where it is not aligned: {blocks} are read, changed and written"
-    if offer.framing is export.framing:
-        return Way(Route.FAST, unaligned)
-    headers = f"the client speaks {offer.framing}, the server {export.framing} headers"
-    return Way(Route.REFRAMED, f"{headers}; {unaligned}" if unaligned else headers)
+    reasons = []
+    if offer.framing is not export.framing:
+        reasons.append(f"the client's framing is {offer.framing}, the server's {export.framing}")
+    if command in RANGED and upstream.minimum > offer.alignment:
+        blocks = f"blocks of {upstream.minimum} bytes are read"
+        how = f"{blocks}, changed and written" if command in WRITE_CLASS else blocks
+        reasons.append(f"TRANSLATED where it is not aligned: {how}")
+    longest = _longest(command, upstream)
+    if command in RANGED and longest < min(_offered_longest(command, offer), export.size):
+        reasons.append(f"TRANSLATED where it is longer than {longest} bytes: it goes in pieces")
+    route = Route.FAST if offer.framing is export.framing else Route.REFRAMED
+    return Way(route, "; ".join(reasons))
+
+
+def _offered_longest(command: Cmd, offer: Offer) -> int:
+    return offer.longest_payload if command in (Cmd.READ, Cmd.WRITE) else offer.size
 
 
 def _sent_word(word: int, rule: Rule, export: Export, upstream: Upstream) -> int | None:
