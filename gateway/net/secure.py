@@ -10,15 +10,15 @@ read is in the kernel, which says so. A buffer with no room for a record is not 
 And a byte counts as sent when the kernel has its ciphertext: what is encrypted and not yet sent is still in the
 caller's hands, who will come again with it, since he has to.
 
-Records are made of as many slices as fit into `PIECE_BYTES`, joined: one record costs as much as the copy of a
-few KiB (docs/performance.md).
+Small slices are joined before they are encrypted: a record costs as much as the copy of a few KiB. Large ones
+are not copied (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import trio
@@ -33,6 +33,9 @@ RECEIVE_BYTES = 16 * KIB
 
 PIECE_BYTES = 256 * KIB
 """What is received, or encrypted and sent, at a time: more would not stay in the processor's cache."""
+
+JOIN_BYTES = 16 * KIB
+"""A slice of this size fills a record by itself."""
 
 MOST_INSIDE_BYTES = 5 + 16 * KIB + 2 * KIB
 """What OpenSSL may hold of a record that is not whole (RFC 5246, 6.2.3): it does not show in the BIO."""
@@ -240,12 +243,12 @@ class TlsSocket:
         if not self._send_unsent():
             raise BlockingIOError
         sent, self._owed = self._owed, 0
-        for piece in _pieces(slices, sent):
-            self._tls.write(piece)
+        for pieces in _batches(slices, sent):
+            size = sum(map(self._tls.write, pieces))
             if not self._send_unsent():
-                self._owed = len(piece)
+                self._owed = size
                 break
-            sent += len(piece)
+            sent += size
         if not sent and self._owed:
             raise BlockingIOError
         return sent
@@ -288,29 +291,34 @@ _SCRATCH = memoryview(bytearray(PIECE_BYTES))
 """Where ciphertext is received: only for as long as it takes to hand it on, in one thread."""
 
 
-def _pieces(slices: Sequence[Buffer], skip: int) -> list[Buffer]:
-    """Give the slices, without the first `skip` bytes, in pieces of about `PIECE_BYTES`; small ones joined."""
-    pieces: list[Buffer] = []
-    gathered: list[Buffer] = []
-    size = 0
+def _batches(slices: Sequence[Buffer], skip: int) -> Iterator[list[Buffer]]:
+    """Give the slices, without the first `skip` bytes, in batches of up to `PIECE_BYTES`: each is encrypted
+    piece by piece, and sent at once. Neighbours of less than `JOIN_BYTES` are one piece.
+    """
+    batch: list[Buffer] = []
+    small: list[Buffer] = []
+    room = PIECE_BYTES
     for part in slices:
-        if skip >= len(part):
-            skip -= len(part)
-            continue
-        rest = memoryview(part)[skip:] if skip else part
-        skip = 0
-        while size + len(rest) >= PIECE_BYTES:
-            room = PIECE_BYTES - size
-            gathered.append(memoryview(rest)[:room])
-            pieces.append(b"".join(gathered) if len(gathered) > 1 else gathered[0])
-            gathered, size = [], 0
-            rest = memoryview(rest)[room:]
-        if rest:
-            gathered.append(rest)
-            size += len(rest)
-    if gathered:
-        pieces.append(b"".join(gathered) if len(gathered) > 1 else gathered[0])
-    return pieces
+        start = min(skip, len(part))
+        skip -= start
+        while start < len(part):
+            piece = memoryview(part)[start : start + room]
+            start += len(piece)
+            room -= len(piece)
+            if len(piece) < JOIN_BYTES:
+                small.append(piece)
+            else:
+                batch += [*_joined(small), piece]
+                small = []
+            if not room:
+                yield [*batch, *_joined(small)]
+                batch, small, room = [], [], PIECE_BYTES
+    if batch or small:
+        yield [*batch, *_joined(small)]
+
+
+def _joined(small: list[Buffer]) -> list[Buffer]:
+    return [b"".join(small)] if small else []
 
 
 def say_goodbye(

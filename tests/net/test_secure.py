@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 import trustme
 
-from gateway.net.secure import PIECE_BYTES, TlsSocket, _pieces
+from gateway.net.secure import PIECE_BYTES, TlsSocket, _batches
 
 
 @dataclass
@@ -185,8 +185,14 @@ def test_half_a_record_is_not_followed_by_a_goodbye(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("skip", [0, 1, 19, 20, 21, 5000, PIECE_BYTES, PIECE_BYTES + 21])
-def test_pieces(skip: int) -> None:
-    slices = [b"h" * 20, b"p" * (PIECE_BYTES + 3000), b"", b"q" * 7, b"r" * 3 * PIECE_BYTES]
-    pieces = _pieces(slices, skip)
-    assert b"".join(pieces) == b"".join(slices)[skip:]
-    assert all(len(piece) == PIECE_BYTES for piece in pieces[:-1])
+def test_batches(skip: int) -> None:
+    slices = [b"h" * 20, b"p" * (PIECE_BYTES + 3000), b"", b"q" * 7, b"r" * 3 * PIECE_BYTES, b"s"]
+    batches = list(_batches(slices, skip))
+    assert b"".join(piece for batch in batches for piece in batch) == b"".join(slices)[skip:]
+    assert {sum(map(len, batch)) for batch in batches[:-1]} == {PIECE_BYTES}
+    assert all(len(piece) for batch in batches for piece in batch)
+    assert sum(map(len, batches)) <= len(batches) + 2 * len(slices)
+
+
+def test_small_slices_are_one_piece() -> None:
+    assert [len(batch) for batch in _batches([b"h" * 20, b"p" * 4096] * 30, 5)] == [1]
