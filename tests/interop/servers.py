@@ -142,12 +142,15 @@ class Servers:
         upstream.block_sizes = "blocksize-policy" in str(arguments)
         return upstream
 
-    def nbd_server(self, disk: Path) -> Upstream:
-        """Exports "disk" and, of the same file, "archive", which is read-only."""
+    def nbd_server(self, disk: Path, *, generic: str = "") -> Upstream:
+        """Exports "disk" and, of the same file, "archive", which is read-only. `generic` is more of its
+        configuration for all.
+        """
         port = free_port()
         config = self.workdir / f"nbd-server{port}.conf"
         config.write_text(
             f"[generic]\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n"
+            f"{generic}"
             f"[disk]\nexportname = {disk}\ntrim = true\nflush = true\nfua = true\n"
             f"[archive]\nexportname = {disk}\nreadonly = true\n"
             f"[log]\nexportname = {disk}\n"

@@ -215,6 +215,20 @@ def test_servers_over_tls(
     assert disk.read_bytes()[5:100005] == b"x" * 100000
 
 
+def test_nbd_server_over_tls(servers: Servers, image: Image, pki: Path, workdir: Path) -> None:
+    disk = workdir / "disk.img"
+    shutil.copy(image.path, disk)
+    generic = (
+        f"certfile = {pki / 'server-cert.pem'}\nkeyfile = {pki / 'server-key.pem'}\n"
+        f"cacertfile = {pki / 'ca-cert.pem'}\nforce_tls = true\n"
+    )
+    uri = servers.nbd_server(disk, generic=generic).uri
+    gateway = Gateway(f"nbds{uri.removeprefix('nbd')}?tls-certificates={pki}", scheme="nbd")
+    copy = workdir / "copy.img"
+    nbdcopy(f"{gateway.plain_uri}/disk", copy)
+    assert run("cmp", image.path, copy) == ""
+
+
 @pytest.mark.parametrize("kind", ["nbdkit", "nbdkit-oldstyle"])
 def test_there_is_no_way_back_to_the_clear(
     servers: Servers, image: Image, pki: Path, kind: str
