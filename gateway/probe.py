@@ -7,26 +7,20 @@ are to be read (`transmit`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING
 
 from gateway.conform.client import Broken, Client
-from gateway.net.dial import dial
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, offer
 from gateway.quirks import Evidence, Quirk, catalogue
 from gateway.quirks.fingerprint import Program, identify
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import Server, TlsRequired
+from gateway.upstream.server import Server, TlsRequired, Unreachable, server_at
 from gateway.uri import NbdUri
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import ListedExport
-
-if TYPE_CHECKING:
-    from gateway.tls.credentials import Session
 
 READ_PLACES = 16
 READ_BYTES = 4096
@@ -103,7 +97,10 @@ async def probe(uri: NbdUri, *, every_export: bool = False, transmit: bool = Fal
 
     Raises `CannotProbe`.
     """
-    server = Server(str(uri), partial(dial, uri), tls=_tls_of(uri))
+    try:
+        server = server_at(uri)
+    except Unreachable as error:
+        raise CannotProbe(error.text) from None
     try:
         listed: Sequence[ListedExport] | None = await server.listing(list_exports)
     except Refusal:
@@ -113,26 +110,13 @@ async def probe(uri: NbdUri, *, every_export: bool = False, transmit: bool = Fal
         names = [export.name for export in listed][:MAX_PROBED]
     try:
         exports = [await _probed(server, name) for name in names]
-        if transmit and not uri.tls:
+        if transmit:
             exports = [replace(e, reading=await _read(server, e)) for e in exports]
     except TlsRequired:
         return Probe(uri, listed, (), tls_required=True)
     except Refusal as refusal:
         raise CannotProbe(refusal.text) from None
     return Probe(uri, listed, exports)
-
-
-def _tls_of(uri: NbdUri) -> Callable[[], Session] | None:
-    if not uri.tls:
-        return None
-    from gateway.tls.errors import CredentialsError
-    from gateway.tls.server_uri import wanted_of
-
-    try:
-        credentials = wanted_of(uri).load()
-    except CredentialsError as error:
-        raise CannotProbe(f"{uri}: {error}") from None
-    return credentials.session
 
 
 async def _probed(server: Server, name: str) -> Probed:

@@ -45,10 +45,6 @@ def conform(
         target = parse_nbd_uri(uri)
     except UriError as error:
         raise UsageError(str(error)) from None
-    if target.tls:
-        raise UsageError(
-            f"{target}: conform does not speak TLS, and nbds:// is never spoken in the clear"
-        )
     if not destroy:
         raise UsageError(
             f"{target}: the content of this export will be overwritten; say --destroy if nobody needs it"

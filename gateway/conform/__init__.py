@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 
 import trio
 
@@ -19,10 +18,9 @@ from gateway.conform import connections, content, illegal, status, zeroes
 from gateway.conform.bench import Bench, NotOffered, no_more
 from gateway.conform.client import Broken
 from gateway.conform.promise import Promise
-from gateway.net.dial import dial
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
-from gateway.upstream.server import Server
+from gateway.upstream.server import Unreachable, server_at
 from gateway.uri import NbdUri
 from gateway.wire.limits import MIB
 
@@ -103,14 +101,10 @@ async def conform(
 
     `reply_seconds` bounds every request, `check_seconds` every check. Raises `CannotConform`.
     """
-    # No quirks: nothing is to be repaired.
-    server = Server(
-        str(uri),
-        partial(dial, uri),
-        connect_seconds=NEGOTIATE_SECONDS,
-        negotiate_seconds=NEGOTIATE_SECONDS,
-        quirks=(),
-    )
+    try:
+        server = server_at(uri, seconds=NEGOTIATE_SECONDS, quirks=())  # nothing is to be repaired
+    except Unreachable as error:
+        raise CannotConform(error.text) from None
     bench = Bench(server, uri.export, seed=secrets.randbits(64), reply_seconds=reply_seconds)
     try:
         await bench.main()

@@ -147,7 +147,7 @@ class Bench:
         try:
             yield client
         except BaseException:
-            await client.abandon()
+            client.abandon()
             raise
         await client.close()
 
@@ -162,7 +162,7 @@ class Bench:
         """Close the shared connection, of which nothing good is to be expected."""
         client, self._main = self._main, None
         if client is not None:
-            await client.abandon()
+            client.abandon()
 
     async def in_step(self) -> None:
         """Find out whether the shared connection still answers what is asked. Raises `Broken`."""

@@ -6,13 +6,13 @@ conformance test wants of a client, and why none of those of the data plane woul
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
 
+from gateway.net.options import Awaited
 from gateway.upstream.negotiation import Link
 from gateway.wire import limits, transmission
 from gateway.wire.constants import (
@@ -109,8 +109,7 @@ class Client:
 
     def __init__(self, link: Link, *, reply_seconds: float) -> None:
         self.export = link.export
-        assert isinstance(link.socket, socket.socket)  # not over TLS
-        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(link.socket))
+        self._stream = Awaited(link.socket)
         self._reply_seconds = reply_seconds
         self._received = bytearray()
         self._cookie = COOKIES_FROM
@@ -219,11 +218,11 @@ class Client:
             )
             while await self._stream.receive_some(RECEIVE_BYTES):
                 pass
-        await self.abandon()
+        self.abandon()
 
-    async def abandon(self) -> None:
+    def abandon(self) -> None:
         """Close without a word."""
-        await trio.aclose_forcefully(self._stream)
+        self._stream.close()
 
     # --- What checks do all the time
 

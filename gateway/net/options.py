@@ -80,6 +80,39 @@ class RelaySocket(Protocol):
         """Close."""
 
 
+class Awaited:
+    """A `RelaySocket`, to be awaited: for programs of ours that talk over a link without the hub."""
+
+    def __init__(self, sock: RelaySocket) -> None:
+        self._sock = sock
+
+    async def send_all(self, data: bytes) -> None:
+        """Send. Raises `trio.BrokenResourceError`."""
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self._sock.send(left) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._sock.fileno())
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """Receive; b"" is the end. Raises `trio.BrokenResourceError`."""
+        buffer = bytearray(max_bytes)
+        while True:
+            try:
+                return bytes(buffer[: self._sock.recv_into(buffer)])
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._sock.fileno())
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+
+    def close(self) -> None:
+        """Close."""
+        self._sock.close()
+
+
 def peer_name(sock: socket.socket | trio.socket.SocketType) -> str:
     """Say who is at the other end, for the log."""
     try:

@@ -224,6 +224,12 @@ EVERYWHERE = (
     Known("Q-K8", "nbdkit", "a request over the maximum gets ENOMEM", "requests are judged here"),
     Known("Q-K9", "nbdkit", "a second LIST is refused", "each LIST has a connection of its own"),
     Known(
+        "Q-K10",
+        "nbdkit up to 1.33",
+        "over TLS, the data of a WRITE that it refuses is read past TLS, and the connection is out of step",
+        "what it would refuse is not sent",
+    ),
+    Known(
         "Q-K11",
         "nbdkit before 1.44",
         "a BLOCK_STATUS of almost 4 GiB ends it",

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.net.dial import DialError
+from gateway.net.dial import DialError, dial
 from gateway.net.options import tune
 from gateway.protocol.errors import Refusal
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
+from gateway.uri import NbdUri
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport
 
@@ -87,7 +89,7 @@ class Server:
         """Gives the TLS session of a new connection; None: it is spoken to in the clear."""
         self.negotiate_seconds = negotiate_seconds
         self._connect = connect
-        self._connect_seconds = connect_seconds
+        self.connect_seconds = connect_seconds
         self._keepalive_seconds = keepalive_seconds
         self._user_timeout_seconds = user_timeout_seconds
         self._quirks = quirks
@@ -101,12 +103,12 @@ class Server:
     async def connect(self) -> trio.SocketStream:
         """Connect. Raises `Unreachable`."""
         try:
-            with trio.fail_after(self._connect_seconds):
+            with trio.fail_after(self.connect_seconds):
                 stream = await self._connect()
         except DialError as error:
             raise Unreachable(f"upstream {self.name!r} is unreachable: {error}") from None
         except trio.TooSlowError:
-            text = f"did not take a connection within {self._connect_seconds:g} s"
+            text = f"did not take a connection within {self.connect_seconds:g} s"
             raise Unreachable(f"upstream {self.name!r} is unreachable: it {text}") from None
         with suppress(OSError):  # it may have gone already, which the greeting will tell
             tune(
@@ -157,3 +159,26 @@ class Server:
         if isinstance(answer, Refusal):
             raise answer.with_traceback(None)  # which would grow with each who is told
         return answer
+
+
+def server_at(
+    uri: NbdUri, *, seconds: float | None = None, quirks: str | tuple[str, ...] = "auto"
+) -> Server:
+    """Give the server at a URI, for one that needs no configuration: what it says of TLS is all there is.
+
+    `seconds` is how long connecting, and each answer, may take. Raises `Unreachable` if the certificates or
+    keys that the URI names cannot be used.
+    """
+    tls = None
+    if uri.tls:
+        from gateway.tls.errors import CredentialsError
+        from gateway.tls.server_uri import wanted_of
+
+        try:
+            tls = wanted_of(uri).load().session
+        except CredentialsError as error:
+            raise Unreachable(f"{uri}: {error}") from None
+    server = Server(str(uri), partial(dial, uri), quirks=quirks, tls=tls)
+    if seconds is not None:
+        server.connect_seconds = server.negotiate_seconds = seconds
+    return server

@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.cli import UsageError
-from gateway.cli.conform import conform as ask
-
 from .processes import Process, listening, wait_until
+from .processes import run as make_certificates
 from .servers import Servers, Upstream, unix_uri
 
 SIZE = 200 << 20
@@ -179,6 +177,14 @@ def test_a_server_that_demands_tls(servers: Servers, workdir: Path) -> None:
     assert "TLS" in found["error"]
 
 
-def test_tls_is_not_spoken_in_the_clear() -> None:
-    with pytest.raises(UsageError, match="TLS"):
-        ask("nbds://127.0.0.1", destroy=True)
+def test_nbdkit_over_tls_loses_its_way_behind_a_refused_write(
+    servers: Servers, workdir: Path
+) -> None:
+    """Q-K10: up to 1.33 it reads the data of such a WRITE past TLS."""
+    make_certificates(sys.executable, "-m", "gateway", "pki", "init", workdir / "pki")
+    pki = f"tls-certificates={workdir / 'pki'}"
+    secure = ("--tls=require", f"--tls-certificates={workdir / 'pki'}", "--tls-verify-peer")
+    uri = servers.nbdkit(*secure, "memory", "200M").uri
+    path = uri.partition("socket=")[2]
+    status, found = conform(f"nbds+unix:///?socket={path}&{pki}&tls-hostname=localhost")
+    assert (status, names(found, "fail")) == (3, {"write-past-end", "unknown-flag-write"})

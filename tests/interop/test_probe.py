@@ -14,7 +14,7 @@ from gateway.wire.handshake import printable
 
 from .clients import nbdinfo
 from .conftest import Image
-from .processes import Process, listening, wait_until
+from .processes import Process, listening, run, wait_until
 from .servers import Servers, unix_uri
 
 SHIFTED = Path(__file__).parent / "scripts" / "shifted.py"
@@ -129,6 +129,16 @@ def test_a_server_that_demands_tls(servers: Servers, workdir: Path) -> None:
     upstream = servers.nbdkit("memory", "1M", "--tls=require", f"--tls-psk={workdir}/keys.psk")
     status, found = probe(upstream.uri)
     assert (status, found["tls_required"], found["exports"]) == (0, True, [])
+
+
+def test_over_tls(servers: Servers, workdir: Path) -> None:
+    run(sys.executable, "-m", "gateway", "pki", "init", workdir / "pki")
+    secure = ("--tls=require", f"--tls-certificates={workdir / 'pki'}", "--tls-verify-peer")
+    uri = servers.nbdkit(*secure, "memory", "8M").uri
+    how = f"tls-certificates={workdir / 'pki'}&tls-hostname=localhost"
+    status, found = probe(f"nbds+unix:///?socket={uri.partition('socket=')[2]}&{how}", "--transmit")
+    assert (status, found["program"]["name"]) == (0, "nbdkit")
+    assert found["exports"][0]["reading"] == {"places": 16, "wrong": []}
 
 
 def test_what_is_no_server(workdir: Path) -> None:

@@ -68,6 +68,7 @@ PROVED_BY = {
     "Q-K7": (LEGACY, "test_q_k7_a_second_selection_is_made_on_another_connection"),
     "Q-K8": ("interop/test_cases.py", "test_invalid_requests_get_the_errno_of_the_protocol"),
     "Q-K9": (LADDER, "test_a_list_is_asked_for_once_by_all_who_want_it_together"),
+    "Q-K10": (REQUESTS, "test_local_answers"),
     "Q-K11": (REQUESTS, "test_long_block_status_is_shortened"),
     "Q-B2": (SESSIONS, "test_nonsense_is_hung_up_on_at_once"),
     "Q-B3": ("protocol/test_server.py", "test_transcript"),
