@@ -27,8 +27,10 @@ from gateway.net.dial import Command, DialError, dial
 from gateway.net.listen import Listener, ListenError, open_listener
 from gateway.net.tally import Tally
 from gateway.quirks import catalogue
-from gateway.relay.client import LINGER_SECONDS, ChooseSession, Service, serve_client
+from gateway.relay.client import ChooseSession, serve_client
 from gateway.relay.hub import Hub
+from gateway.relay.service import Service
+from gateway.relay.transmit import LINGER_SECONDS
 from gateway.upstream.server import Connect, Server
 from gateway.uri import File, Legacy, Memory, NbdUri
 

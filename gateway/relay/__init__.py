@@ -1,6 +1,9 @@
 """One client's life, and the data plane that it ends up in.
 
-client.py   from accept to the end: negotiation, link, offer, session
+client.py   one client until it has opened an export, and when it leaves
+promise.py  what it is promised of that export
+transmit.py its transmission phase, from the task that waits for it
+service.py  what all clients share
 listing.py  what LIST shows
 scan/       what goes through a session, message by message; pure
 hub.py      the reactor: every session's two sockets in one epoll, in one task

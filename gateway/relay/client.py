@@ -22,17 +22,16 @@ nothing before its first command. So it is given no time to say it in, either.
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakValueDictionary
 
 import trio
 
-from gateway.config import Config, Listen, Route
-from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream, take_socket
-from gateway.net.options import RelaySocket, peer_name, tune
+from gateway.config import Listen, Route
+from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream
+from gateway.net.options import peer_name, tune
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server import (
@@ -49,14 +48,11 @@ from gateway.protocol.server import (
     TlsAsked,
     option_of,
 )
-from gateway.relay.hub import Hub
 from gateway.relay.listing import listed_exports
 from gateway.relay.promise import bitmaps_may_move, is_bitmap, promise
-from gateway.relay.scan.locks import RangeLocks
-from gateway.relay.scan.plan import plan
-from gateway.relay.scan.traffic import Traffic
-from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import Server
+from gateway.relay.service import Service
+from gateway.relay.transmit import Opened, transmit
+from gateway.upstream.negotiation import Negotiation, Terms
 from gateway.wire.constants import BASE_ALLOCATION, HandshakeFlag, Info, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.errors import WireError
@@ -72,41 +68,7 @@ if TYPE_CHECKING:
 ChooseSession = Callable[[bytes], "TlsSession | None"]
 """Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""
 
-LINGER_SECONDS = 2
-"""How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
-its own unread, would make the kernel throw that away."""
-
 _Result = TypeVar("_Result")
-
-
-@dataclass
-class Service:
-    """What all clients share."""
-
-    config: Config
-    servers: Mapping[str, Server]
-    hub: Hub
-    log: FilteringBoundLogger
-    draining: bool = False
-    """Shutting down: no export is opened any more."""
-    negotiations: set[ServerNegotiation] = field(default_factory=set)
-    """Those that are under way."""
-    relayed: int = 0
-    """Clients that have opened an export and are not seen off yet."""
-    _locks: WeakValueDictionary[tuple[str, str], RangeLocks] = field(
-        default_factory=WeakValueDictionary
-    )
-
-    def locks_of(self, route: Route) -> RangeLocks:
-        """Give the locks that all sessions of one upstream's export share, for as long as any uses them."""
-        return self._locks.setdefault((route.upstream, route.upstream_name), RangeLocks())
-
-    def drain(self) -> None:
-        """Begin to shut down: refuse to open exports, and end the sessions in good order."""
-        self.draining = True
-        for negotiation in self.negotiations:
-            negotiation.shutting_down = True
-        self.hub.finish("shutting down", self.config.drain_seconds)
 
 
 async def serve_client(
@@ -129,7 +91,7 @@ async def serve_client(
     client = _Client(service, listen, stream, tls, log)
     try:
         if listen.style == "oldstyle":
-            opened: _Opened | None = await client.greet_oldstyle(listen.export)
+            opened: Opened | None = await client.greet_oldstyle(listen.export)
         else:
             opened = await client.negotiate()
     except PeerClosed as closed:
@@ -141,17 +103,9 @@ async def serve_client(
         log.info("client hung up on", why=text)
     else:
         if opened is not None:
-            await client.relay(opened)
+            await client.transmit(opened)
     finally:
         await client.aclose()
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    name: str
-    route: Route
-    link: Link
-    offer: Offer
 
 
 class _Client:
@@ -184,7 +138,7 @@ class _Client:
 
     # --- Negotiation
 
-    async def greet_oldstyle(self, name: str) -> _Opened:
+    async def greet_oldstyle(self, name: str) -> Opened:
         """Open an export and greet the client with it ("Oldstyle negotiation").
 
         Raises `PeerClosed`, and `Hangup` if there is nothing to greet with: the style has no word for it.
@@ -206,7 +160,7 @@ class _Client:
             raise
         return opened
 
-    async def negotiate(self) -> _Opened | None:
+    async def negotiate(self) -> Opened | None:
         """Answer the client's options until it has opened an export (or, None, has left).
 
         Raises `PeerClosed`, `Hangup`, `WireError`, and `trio.TooSlowError` after the client's time.
@@ -220,7 +174,7 @@ class _Client:
             self._service.negotiations.discard(self._core)
         raise trio.TooSlowError
 
-    async def _answer_options(self) -> _Opened | None:
+    async def _answer_options(self) -> Opened | None:
         while True:
             event = await self._talk.next_event()
             opened = None
@@ -338,7 +292,7 @@ class _Client:
                 return ()
             raise
 
-    async def _answer_export(self, asked: ExportAsked) -> _Opened | None:
+    async def _answer_export(self, asked: ExportAsked) -> Opened | None:
         route = self._route(asked.name, without_tls=Rep.ERR_TLS_REQD)
         terms = self._terms(asked.name, route)
         if asked.go:
@@ -368,7 +322,7 @@ class _Client:
         told = self._told
         return told is not None and (told.name, told.wanted) == (go.name, go.wanted)
 
-    async def _answer_export_name(self, chosen: ExportNameChosen) -> _Opened:
+    async def _answer_export_name(self, chosen: ExportNameChosen) -> Opened:
         route = self._route(chosen.name)
         opened = await self._open(chosen.name, route, self._terms(chosen.name, route))
         if route.unaligned == "refuse" and opened.offer.alignment > 1:
@@ -379,12 +333,12 @@ class _Client:
         )
         return opened
 
-    async def _open(self, name: str, route: Route, terms: Terms) -> _Opened:
+    async def _open(self, name: str, route: Route, terms: Terms) -> Opened:
         link = await self._ask(route, lambda upstream: upstream.go(terms))
         if self._service.draining:
             link.socket.close()
             raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
-        return _Opened(name, route, link, self._offer(name, route, link.export))
+        return Opened(name, route, link, self._offer(name, route, link.export))
 
     def _offer(self, name: str, route: Route, export: Export) -> Offer:
         return promise(
@@ -458,60 +412,18 @@ class _Client:
                 return  # it talks on; that has to wait
         waiting.cancel()
 
-    # --- Transmission
+    # --- The end
 
-    async def relay(self, opened: _Opened) -> None:
-        """Relay until the session has ended; then close the link, and see the client off."""
-        link, promised = opened.link, opened.offer
-        log = self._log.bind(export=printable(opened.name))
-        client, early = take_socket(self._stream)
-        self._service.relayed += 1
+    async def transmit(self, opened: Opened) -> None:
+        """Hand the client over to the transmission phase, until that has ended."""
         try:
             await self._leave_upstream()
-            self._log_repairs(opened.route.upstream, link)
-            log.info(
-                "session begins",
-                **self._who(),
-                size=promised.size,
-                flags=str(Flag(promised.flags)),
-                contexts=[context.name for context in promised.contexts],
-                quirks=list(link.quirks),
-                ladder=link.rung.name,
-            )
-            traffic = Traffic(
-                plan(promised, link.export, link.dialect), self._service.locks_of(opened.route)
-            )
-            session = await self._service.hub.relay(
-                client,
-                link.socket,
-                traffic,
-                early if self._oldstyle else self._core.trailing_data + early,
-            )
-            link.socket.close()
-            if session.reason:
-                log.warning("session ended", why=session.reason)
-            else:
-                log.info("session ended")
-            if session.linger:
-                await _see_off(client)
-        finally:
-            link.socket.close()
-            client.close()
-            self._service.relayed -= 1
-
-    def _who(self) -> dict[str, str]:
-        """Give what the log says of a client over TLS."""
-        who = self.identity
-        if who is None:
-            return {}
-        return {"tls": f"{who.tls_version} {who.cipher}", "who": who.describe()}
-
-    def _log_repairs(self, upstream: str, link: Link) -> None:
-        for quirk in self._service.servers[upstream].count_repairs(link.quirks):
-            say = self._service.log.warning if quirk.risks_data else self._service.log.info
-            say("repairing", upstream=upstream, quirk=quirk.name, what=quirk.summary)
-
-    # --- The end
+        except BaseException:
+            opened.link.socket.close()
+            raise
+        received = b"" if self._oldstyle else self._core.trailing_data
+        log = self._log.bind(export=printable(opened.name))
+        await transmit(self._service, opened, self._stream, received, log, self.identity)
 
     async def _leave_upstream(self) -> None:
         if self._upstream is not None:
@@ -548,13 +460,3 @@ def _description(promised: Offer, name: str, route: Route, export: Export) -> De
     canonical = export.name if route.upstream_name == name else name
     told = export.description if route.description is None else route.description
     return Description(promised.size, promised.flags, promised.block_sizes, canonical, told)
-
-
-async def _see_off(client: RelaySocket) -> None:
-    """Tell a client that nothing more comes, and let it read what has come: wait until it closes."""
-    with trio.move_on_after(LINGER_SECONDS), suppress(OSError):
-        client.shutdown(socket.SHUT_WR)
-        while True:
-            await trio.lowlevel.wait_readable(client.fileno())
-            if not client.recv(64 * 1024):
-                return

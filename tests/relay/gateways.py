@@ -12,8 +12,9 @@ import trio
 
 from gateway.config import parse
 from gateway.embedded import Server
-from gateway.relay.client import Service, serve_client
+from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
+from gateway.relay.service import Service
 from gateway.upstream.server import Server as Upstream
 from tests.embedded.peers import Client, socket_pair
 
