@@ -1,4 +1,4 @@
-"""One client's transmission phase: its socket and the link's go to the hub, and its task sleeps until the end."""
+"""One client's transmission phase: its socket and the link's go to the hub, its task sleeps until the end."""
 
 from __future__ import annotations
 
