@@ -40,6 +40,9 @@ JOIN_BYTES = 16 * KIB
 MOST_INSIDE_BYTES = 5 + 16 * KIB + 2 * KIB
 """What OpenSSL may hold of a record that is not whole (RFC 5246, 6.2.3): it does not show in the BIO."""
 
+MOST_ANSWERS_BYTES = 16 * KIB
+"""What a peer that does not read may make us say to its key updates (RFC 8446, 4.6.3): some hundred of them."""
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -218,8 +221,10 @@ class TlsSocket:
                 raise BlockingIOError from None
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             self._end()
-        if self._outgoing.pending and not self._owed and not self._ended:
-            self._send_unsent()  # the answer to a key update
+        if self._outgoing.pending and not self._ended:
+            self._send_unsent()  # the answer to a key update, behind what is unsent
+            if self._outgoing.pending > MOST_ANSWERS_BYTES:
+                raise OSError("TLS: more key updates than answers are taken")
         return filled
 
     def _end(self) -> None:
@@ -255,10 +260,9 @@ class TlsSocket:
 
     def _send_unsent(self) -> bool:
         """Send ciphertext; say whether all is sent."""
-        if self._outgoing.pending:
-            assert not self._unsent
-            self._unsent = memoryview(self._outgoing.read())
-        while self._unsent:
+        while self._unsent or self._outgoing.pending:
+            if not self._unsent:
+                self._unsent = memoryview(self._outgoing.read())
             try:
                 self._unsent = self._unsent[self._sock.send(self._unsent) :]
             except BlockingIOError:

@@ -141,6 +141,35 @@ def test_what_is_sent_arrives_once_and_in_order(pair: Pair, seed: int) -> None:
     assert len(got) >= sent
 
 
+def stuffed(pair: Pair) -> None:
+    """Send until the kernel takes no more."""
+    with suppress(BlockingIOError):
+        while True:
+            pair.ours.send(bytes(1 << 20))
+
+
+def test_answers_to_key_updates_go_behind_what_is_unsent(pair: Pair) -> None:
+    """CPython cannot ask for one; what OpenSSL would answer is put where it puts it."""
+    stuffed(pair)
+    pair.ours._outgoing.write(b"an answer")
+    pair.far_socket.send(pair.far_sends(b"x"))
+    assert received(pair.ours, 65_536) == b"x"
+    raw = b""
+    while not pair.ours._send_unsent():
+        raw += pair.far_socket.recv(1 << 20)
+    while kernel_has(pair.far_socket):
+        raw += pair.far_socket.recv(1 << 20)
+    assert raw.endswith(b"an answer")
+
+
+def test_a_flood_of_key_updates_is_ended(pair: Pair) -> None:
+    stuffed(pair)
+    pair.ours._outgoing.write(bytes(20_000))
+    pair.far_socket.send(pair.far_sends(b"x"))
+    with pytest.raises(OSError, match="key updates"):
+        received(pair.ours, 65_536)
+
+
 def test_both_ways_to_end(pair: Pair) -> None:
     pair.far_socket.send(pair.far_sends(b"last"))
     with suppress(ssl.SSLWantReadError):
@@ -173,10 +202,7 @@ def test_closing_says_so_in_tls(pair: Pair) -> None:
 
 
 def test_half_a_record_is_not_followed_by_a_goodbye(pair: Pair) -> None:
-    blob = bytes(4 << 20)
-    with suppress(BlockingIOError):
-        while True:
-            pair.ours.send(blob)
+    stuffed(pair)
     pair.ours.close()
     assert not set(pair.far_receives()) - {0}  # zeros, and then the end: no alert in between
     pair.far_incoming.write_eof()
