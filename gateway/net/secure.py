@@ -125,6 +125,7 @@ class TlsStream:
             try:
                 return self._tls.read(max_bytes)
             except ssl.SSLWantReadError:
+                await self._flush()  # answers to key updates: who takes none gets no further
                 data = await self._transport.receive_some(RECEIVE_BYTES)
                 if data:
                     self._incoming.write(data)
@@ -160,11 +161,18 @@ class TlsStream:
         and so would not speak of it. The stream is of no use afterwards.
         """
         data = bytearray()
-        with suppress(ssl.SSLError):  # nothing more; or the end, or worse, which comes up again
+        ended = True
+        try:
             while piece := self._tls.read(RECEIVE_BYTES):
                 data += piece
-        sock = plain_socket(self._transport)
-        return TlsSocket(sock, self._tls, self._incoming, self._outgoing), bytes(data)
+        except ssl.SSLWantReadError:
+            ended = False
+        except ssl.SSLError:
+            pass  # close_notify, or worse
+        secure = TlsSocket(plain_socket(self._transport), self._tls, self._incoming, self._outgoing)
+        if ended:
+            secure.end()
+        return secure, bytes(data)
 
 
 class TlsSocket:
@@ -213,23 +221,24 @@ class TlsSocket:
             while filled < len(view):
                 count = read(len(view) - filled, view[filled:])  # type: ignore[assignment]
                 if not count:  # close_notify
-                    self._end()
+                    self.end()
                     break
                 filled += count
         except ssl.SSLWantReadError:
-            if not filled:
-                raise BlockingIOError from None
+            pass
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            self._end()
+            self.end()
         if self._outgoing.pending and not self._ended:
             self._send_unsent()  # the answer to a key update, behind what is unsent
             if self._outgoing.pending > MOST_ANSWERS_BYTES:
                 raise OSError("TLS: more key updates than answers are taken")
+        if not filled and not self._ended:
+            raise BlockingIOError
         return filled
 
-    def _end(self) -> None:
-        """Remember that nothing more comes. With a close_notify the kernel may not know it; now it does, and
-        calls the caller again, who may not have been told yet.
+    def end(self) -> None:
+        """Remember that nothing more comes from the peer. With a close_notify the kernel may not know it; now it
+        does, and calls the caller again, who may not have been told yet.
         """
         self._ended = True
         with suppress(OSError):

@@ -162,6 +162,13 @@ def test_answers_to_key_updates_go_behind_what_is_unsent(pair: Pair) -> None:
     assert raw.endswith(b"an answer")
 
 
+def test_answers_are_sent_where_there_was_nothing_to_read(pair: Pair) -> None:
+    pair.ours._outgoing.write(b"an answer")
+    pair.far_socket.send(pair.far_sends(b"half of a record")[:-3])
+    assert received(pair.ours, 65_536) is None
+    assert pair.far_socket.recv(1 << 16) == b"an answer"
+
+
 def test_a_flood_of_key_updates_is_ended(pair: Pair) -> None:
     stuffed(pair)
     pair.ours._outgoing.write(bytes(20_000))

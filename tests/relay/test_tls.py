@@ -295,3 +295,32 @@ async def test_a_slow_reader_gets_every_byte(pki: Path, credentials: ServerCrede
             if chunk.done:
                 unfinished.remove(cookie)
         assert bytes(read) == data
+
+
+async def test_a_client_that_closes_tls_behind_its_go(
+    pki: Path, credentials: ServerCredentials
+) -> None:
+    """The end is inside OpenSSL when the hub takes over, and the connection itself stays open."""
+    async with gateway_before(Server({"": MemoryDisk(SIZE)}), listen=ALLOW) as gateway:
+        client = connected(gateway, credentials)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        async with client.stream:
+            await client.greeting()
+            client.negotiation.ask_starttls()
+            await client.answered()
+            tls = client_context(pki).wrap_bio(incoming, outgoing, server_hostname="localhost")
+            while True:
+                with suppress(ssl.SSLWantReadError):
+                    tls.do_handshake()
+                    break
+                await client.stream.send_all(outgoing.read())
+                incoming.write(await client.stream.receive_some())
+            after = client.negotiation.secured()
+            after.go("", ())
+            tls.write(after.data_to_send())
+            with suppress(ssl.SSLWantReadError):
+                tls.unwrap()
+            await client.stream.send_all(outgoing.read())
+            with trio.fail_after(5):
+                while await client.stream.receive_some():
+                    pass
