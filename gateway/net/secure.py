@@ -237,8 +237,8 @@ class TlsSocket:
         return filled
 
     def end(self) -> None:
-        """Remember that nothing more comes from the peer. With a close_notify the kernel may not know it; now it
-        does, and calls the caller again, who may not have been told yet.
+        """Remember that nothing more comes. With a close_notify the kernel may not know it; now it does, and
+        calls the caller again, who may not have been told yet.
         """
         self._ended = True
         with suppress(OSError):
