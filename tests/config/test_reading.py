@@ -100,6 +100,49 @@ def test_defaults() -> None:
     assert upstream.quirks == "auto"
 
 
+@pytest.mark.parametrize(
+    ("listen", "mode"),
+    [
+        ('uri = "nbd://h"', "off"),
+        ('uri = "nbd://h"\ntls = "off"', "off"),
+        ('uri = "nbd://h"\ntls = "allow"\ncertificates = "d"', "allow"),
+        ('uri = "nbd://h"\ntls = "require"\npsk = "k"', "require"),
+        ('uri = "nbds://h"\ncertificates = "d"\npsk = "k"\nverify-client = false', "require"),
+        ('uri = "nbds+unix:///?socket=s"\ntls = "require"\npsk = "k"', "require"),
+    ],
+)
+def test_modes_of_tls(listen: str, mode: str) -> None:
+    config = parse(f"[[listen]]\n{listen}\n{UPSTREAM}", "f")
+    assert config.listen[0].tls_mode == mode
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        'uri = "nbds://h"',
+        'uri = "nbds://h"\ncertificates = "d"',
+        'uri = "nbds://h"\npsk = "k"\npsk-user = "u"',
+        'uri = "nbds://u@h"\npsk = "k"',
+        'uri = "nbds://h?tls-psk-file=k"\npsk-user = "u"',
+        'uri = "nbds://u@h?tls-psk-file=k&tls-verify-peer=false"',
+        'uri = "nbds://h?tls-hostname=a.example"\ncertificates = "d"',
+    ],
+)
+def test_upstreams_over_tls(upstream: str) -> None:
+    assert parse(f"{LISTEN}[upstream.a]\n{upstream}\n", "f").upstream["a"].secure
+
+
+def test_an_export_for_tls_needs_one_listener_that_has_it() -> None:
+    tls = '[[listen]]\nuri = "nbds://h"\npsk = "k"\n'
+    export = '[[export]]\nname = "{}"\nupstream = "disks"\n'
+    text = LISTEN + tls + UPSTREAM + export.format("a") + 'tls = "require"\n' + export.format("b")
+    config = parse(text, "f")
+    assert [rule.tls_required for rule in (config.route("a"), config.route("b")) if rule] == [
+        True,
+        False,
+    ]
+
+
 def test_handshake_flags_have_their_names_of_the_protocol() -> None:
     assert list(HANDSHAKE_FLAGS) == [flag.name for flag in HandshakeFlag]
 
@@ -240,6 +283,12 @@ def test_oldstyle_exports_that_lead_somewhere(export: str, rest: str) -> None:
 UNIX = '[[listen]]\nuri = "nbd+unix:///?socket=s"\n'
 EXPORT = '[[export]]\nname = "a"\nupstream = "disks"\n'
 OLDSTYLE = '[[listen]]\nuri = "nbd://127.0.0.1:10811"\nstyle = "oldstyle"\n'
+SECURE = LISTEN + 'tls = "require"\n'
+NEEDS = (
+    'TLS needs certificates = "DIRECTORY", or psk = "FILE" (nbd-gateway pki init DIRECTORY makes some to try '
+    "things out)"
+)
+NOT_BOTH = "a server is reached with certificates or with a pre-shared key, not with both"
 
 # text -> the lines that a user sees, each without "f:"
 PROBLEMS: list[tuple[str, str, list[str]]] = [
@@ -362,6 +411,103 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             "DIRECTORY makes some to try things out)",
             '4: upstream.a.uri: "nbd://i?tls-type=psk": "tls-type" goes with nbds: only, which is NBD '
             "over TLS",
+        ],
+    ),
+    (
+        "TLS without anything to show",
+        SECURE.replace("require", "allow") + UPSTREAM,
+        [f"3: listen.tls: {NEEDS}"],
+    ),
+    (
+        "TLS contradicts the URI",
+        '[[listen]]\nuri = "nbds://h"\ntls = "off"\n[[listen]]\nuri = "nbds://i"\ntls = "allow"\n'
+        'certificates = "d"\n' + UPSTREAM,
+        [
+            '3: listen.tls: tls = "off" contradicts nbds://h:10809, which is TLS from the beginning',
+            '6: listen.tls: tls = "allow" contradicts nbds://i:10809, which is TLS from the beginning',
+        ],
+    ),
+    (
+        "what is for TLS, without it",
+        LISTEN + 'certificates = "d"\npsk = "k"\nverify-client = false\n' + UPSTREAM,
+        [
+            f'{line}: listen.{key}: this is for TLS: add tls = "require", or "allow"'
+            for line, key in ((3, "certificates"), (4, "psk"), (5, "verify-client"))
+        ],
+    ),
+    (
+        "keys and no certificates to look at",
+        SECURE + 'psk = "k"\nverify-client = true\n' + UPSTREAM,
+        ["5: listen.verify-client: clients' certificates are only looked at with certificates"],
+    ),
+    (
+        "TLS where nobody can ask for it",
+        SECURE
+        + 'certificates = "d"\nstyle = "oldstyle"\n'
+        + SECURE.replace("10810", "1")
+        + 'certificates = "d"\nhandshake-flags = ["NO_ZEROES"]\n'
+        + UPSTREAM,
+        [
+            "3: listen.tls: oldstyle clients have no TLS",
+            "10: listen.handshake-flags: TLS begins with an option, which needs FIXED_NEWSTYLE",
+        ],
+    ),
+    (
+        "values of TLS",
+        LISTEN + 'tls = true\nverify-client = "no"\n' + UPSTREAM + EXPORT + 'tls = "allow"\n',
+        [
+            '3: listen.tls: expected "off", "allow" or "require", got true',
+            '4: listen.verify-client: expected true or false, got "no"',
+            '4: listen.verify-client: this is for TLS: add tls = "require", or "allow"',
+            '10: export.tls: expected "require", got "allow"',
+        ],
+    ),
+    (
+        "upstreams without TLS",
+        LISTEN + UPSTREAM + 'certificates = "d"\npsk = "k"\npsk-user = "u"\n',
+        [f"3: upstream.disks: {NOT_BOTH}"]
+        + [
+            f"{line}: upstream.disks.{key}: this is for servers with an nbds: URI"
+            for line, key in ((5, "certificates"), (6, "psk"), (7, "psk-user"))
+        ],
+    ),
+    (
+        "what the URI of an upstream says already",
+        LISTEN
+        + '[upstream.a]\nuri = "nbds://h?tls-certificates=d"\ncertificates = "d"\n'
+        + '[upstream.b]\nuri = "nbds://h?tls-psk-file=k&tls-username=u"\npsk = "k"\npsk-user = "u"\n'
+        + '[upstream.c]\nuri = "nbds://h?tls-psk-file=k"\ncertificates = "d"\n'
+        + "".join(f'[[export]]\nname = "{name}"\nupstream = "{name}"\n' for name in "abc"),
+        [
+            "5: upstream.a.certificates: the URI says tls-certificates already; leave one of the two out",
+            "8: upstream.b.psk: the URI says tls-psk-file already; leave one of the two out",
+            "9: upstream.b.psk-user: the URI says tls-username already; leave one of the two out",
+            f"10: upstream.c: {NOT_BOTH}",
+        ],
+    ),
+    (
+        "users of no key",
+        LISTEN
+        + '[upstream.a]\nuri = "nbds://h"\npsk-user = "u"\n'
+        + '[upstream.b]\nuri = "nbds://u@h"\n'
+        + "".join(f'[[export]]\nname = "{name}"\nupstream = "{name}"\n' for name in "ab"),
+        [
+            f"{line}: upstream.{key}: a user is that of a pre-shared key: psk says in which file it is"
+            for line, key in ((5, "a.psk-user"), (7, "b.uri"))
+        ],
+    ),
+    (
+        "an export for TLS that no listener has",
+        SMALLEST + EXPORT + 'tls = "require"\n',
+        ["8: export.tls: no listener has TLS, so nobody could reach this export"],
+    ),
+    (
+        "listeners say it in keys",
+        '[[listen]]\nuri = "nbds://h?tls-certificates=d"\n' + UPSTREAM,
+        [
+            '2: listen.uri: "nbds://h:10809/?tls-certificates=d": "tls-certificates" is for clients; a '
+            "listener has the keys tls, certificates and psk",
+            f"2: listen.uri: {NEEDS}",
         ],
     ),
     (
