@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,9 +18,15 @@ import trustme
 
 from gateway.embedded import MemoryDisk, Server
 from gateway.relay.client import serve_client
-from gateway.tls.credentials import ServerCredentials, server_credentials
+from gateway.tls.credentials import (
+    ServerCredentials,
+    client_credentials,
+    server_credentials,
+)
+from gateway.tls.credentials import Session as TlsSession
 from gateway.wire import limits
-from gateway.wire.constants import Cmd, Rep
+from gateway.wire.constants import Cmd, Opt, Rep
+from gateway.wire.handshake import encode_greeting, encode_option, encode_option_reply
 from tests.embedded.peers import Client, socket_pair
 from tests.relay.gateways import Gateway, gateway_before
 from tests.tls.handshakes import directory
@@ -297,30 +305,223 @@ async def test_a_slow_reader_gets_every_byte(pki: Path, credentials: ServerCrede
         assert bytes(read) == data
 
 
-async def test_a_client_that_closes_tls_behind_its_go(
+async def test_both_ways_at_once_through_small_buffers(
     pki: Path, credentials: ServerCredentials
 ) -> None:
-    """The end is inside OpenSSL when the hub takes over, and the connection itself stays open."""
+    """64 MiB each way in odd sizes: sends are partial all the time, and no byte is lost or sent twice."""
+    size, most = 64 * limits.MIB, 1_234_567
+    disk = MemoryDisk(2 * size)
+    pattern = random.Random(5).randbytes(4 * limits.MIB)
+    for at in range(0, size, len(pattern)):
+        await disk.write(at, pattern[at >> 20 :] + pattern[: at >> 20], fua=False)
+    expected = bytes(await disk.read(0, size))
+    async with (
+        gateway_before(Server({"": disk}), listen=REQUIRE, seconds=60) as gateway,
+        over_tls(gateway, credentials, client_context(pki)) as client,
+    ):
+        client.negotiation.go("", ())
+        await client.answered()
+        pieces = [(at, min(most, size - at)) for at in range(0, size, most)]
+
+        async def ask() -> None:
+            for cookie, (at, length) in enumerate(pieces):
+                await client.send(Cmd.READ, at, length, cookie=cookie)
+                data = expected[at : at + length]
+                await client.send(Cmd.WRITE, size + at, data=data, cookie=1000 + cookie)
+
+        client.stream.transport_stream.setsockopt(  # type: ignore[attr-defined]
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 5000
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            for _ in range(2 * len(pieces)):
+                cookie, error, data = await client.simple_reply()
+                assert not error
+                if cookie < 1000:
+                    at, length = pieces[cookie]
+                    assert data == expected[at : at + length]
+    assert await disk.read(size, size) == expected
+
+
+@pytest.mark.parametrize("last", ["close_notify", "garbage"])
+async def test_the_end_of_tls_in_the_record_behind_go(
+    pki: Path, credentials: ServerCredentials, last: str
+) -> None:
+    """The connection itself stays open: nothing but what OpenSSL has shows that it is over."""
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(
+            Server({"": MemoryDisk(SIZE)}), listen=ALLOW, seconds=5
+        ) as gateway:
+            client = connected(gateway, credentials)
+            context = client_context(pki)
+            await client.greeting()
+            client.negotiation.ask_starttls()
+            await client.answered()
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await client.stream.send_all(outgoing.read())
+                    incoming.write(await client.stream.receive_some())
+            secured = client.negotiation.secured()
+            secured.go("", ())
+            tls.write(secured.data_to_send())
+            if last == "close_notify":
+                with suppress(ssl.SSLError):
+                    tls.unwrap()
+                await client.stream.send_all(outgoing.read())
+            else:
+                await client.stream.send_all(outgoing.read() + b"garbage" * 10)
+            with suppress(trio.BrokenResourceError):
+                await client.rest()
+            await client.stream.aclose()
+    assert "session ended" in str(lines)
+
+
+async def test_who_closes_tls_alone_is_answered_still(
+    pki: Path, credentials: ServerCredentials
+) -> None:
+    """close_notify says that no more requests come, not that no replies are wanted (RFC 8446, 6.1)."""
     async with gateway_before(Server({"": MemoryDisk(SIZE)}), listen=ALLOW) as gateway:
         client = connected(gateway, credentials)
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        transport = client.stream
+        secure = await start_tls(client, client_context(pki))
+        client.negotiation.go("", ())
+        await client.answered()
+        await client.send(Cmd.READ, 0, 2 * limits.MIB)
+        assert secure._ssl_object is not None
+        with suppress(ssl.SSLError):
+            secure._ssl_object.unwrap()
+        await transport.send_all(secure._outgoing.read())
+        ciphertext = b""
+        while piece := await transport.receive_some():
+            ciphertext += piece
+        assert len(ciphertext) > 2 * limits.MIB
+        await transport.aclose()
+
+
+def session_of(pki: Path) -> TlsSession:
+    return client_credentials(pki, hostname="localhost").session()
+
+
+@asynccontextmanager
+async def secure_server(
+    pki: Path, credentials: ServerCredentials, tls: str, listen: str = ""
+) -> AsyncIterator[tuple[Gateway, Server]]:
+    """A gateway before another, which has TLS."""
+    server = Server({"": MemoryDisk(SIZE)})
+    async with trio.open_nursery() as nursery:
+        async with gateway_before(server, listen=tls) as inner:
+
+            def connect() -> trio.SocketStream:
+                ours, theirs = socket_pair()
+                settings = inner.service.config.listen[0]
+                serve = partial(serve_client, inner.service, settings, tls=credentials.session)
+                inner.nursery.start_soon(serve, theirs)
+                return ours
+
+            async with gateway_before(connect, listen=listen) as outer:
+                outer.service.servers["main"].tls = partial(session_of, pki)
+                yield outer, server
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_over_tls(pki: Path, credentials: ServerCredentials) -> None:
+    async with secure_server(pki, credentials, REQUIRE) as (gateway, _):
+        client = gateway.client()
+        async with client.stream:
+            await client.go()
+            data = random.Random(1).randbytes(3_000_000)
+            assert not await client.error(Cmd.WRITE, 77, data=data)
+            assert await client.read(77, len(data)) == data
+
+
+async def test_a_server_that_has_no_tls_hears_nothing_else(
+    pki: Path, credentials: ServerCredentials
+) -> None:
+    async with secure_server(pki, credentials, "") as (gateway, server):
+        client = gateway.client()
+        async with client.stream:
+            await client.greeting()
+            for ask in (client.negotiation.ask_info, client.negotiation.go):
+                ask("", ())
+                refused = await client.refused()
+                assert refused.reply == Rep.ERR_PLATFORM
+                assert "has no TLS" in refused.text
+            client.negotiation.export_name("")
+            await client.stream.send_all(client.negotiation.data_to_send())
+            assert not await client.rest()
+        assert server.connections == 0
+
+
+async def scripted(answer: bytes, heard: bytearray, stream: trio.SocketStream) -> None:
+    """A server that answers the first option with bytes of the test's, and hears the rest."""
+    async with stream:
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(encode_greeting(3))
+            while len(heard) < 20:
+                heard += await stream.receive_some()
+            await stream.send_all(answer)
+            while data := await stream.receive_some():
+                heard += data
+
+
+ACK = encode_option_reply(Opt.STARTTLS, Rep.ACK)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (ACK + encode_option_reply(Opt.STRUCTURED_REPLY, Rep.ACK), "in the clear behind STARTTLS"),
+        (ACK[:-4] + b"\0\0\0\1x", "at STARTTLS"),
+        (encode_option_reply(Opt.STARTTLS, Rep.ERR_POLICY), "has no TLS"),
+        (encode_option_reply(Opt.STARTTLS, Rep.ERR_TLS_REQD), "has no TLS"),
+        (ACK, "the handshake takes longer than 5 s"),
+    ],
+    ids=["injected", "with data", "refused", "nonsense", "silence"],
+)
+async def test_servers_that_do_not_go_over_to_tls(
+    pki: Path, autojump_clock: trio.testing.MockClock, answer: bytes, why: str
+) -> None:
+    heard: list[bytearray] = []
+    async with trio.open_nursery() as nursery:
+
+        def connect() -> trio.SocketStream:
+            ours, theirs = socket_pair()
+            heard.append(bytearray())
+            nursery.start_soon(scripted, answer, heard[-1], theirs)
+            return ours
+
+        async with gateway_before(connect) as gateway:
+            gateway.service.servers["main"].tls = partial(session_of, pki)
+            client = gateway.client()
+            async with client.stream:
+                await client.greeting()
+                client.negotiation.go("disk", ())
+                refused = await client.refused()
+                assert refused.reply == Rep.ERR_PLATFORM
+                assert why in refused.text
+    [said] = heard  # it is not tried again in another way
+    assert said.startswith(b"\0\0\0\3" + encode_option(Opt.STARTTLS))
+    assert b"disk" not in said
+    assert encode_option(Opt.STRUCTURED_REPLY) not in said
+
+
+async def test_shutting_down_in_a_handshake(pki: Path, credentials: ServerCredentials) -> None:
+    """Whoever comes out of it is told so."""
+    async with gateway_before(Server({"": MemoryDisk(SIZE)}), listen=REQUIRE) as gateway:
+        client = connected(gateway, credentials)
         async with client.stream:
             await client.greeting()
             client.negotiation.ask_starttls()
             await client.answered()
-            tls = client_context(pki).wrap_bio(incoming, outgoing, server_hostname="localhost")
-            while True:
-                with suppress(ssl.SSLWantReadError):
-                    tls.do_handshake()
-                    break
-                await client.stream.send_all(outgoing.read())
-                incoming.write(await client.stream.receive_some())
-            after = client.negotiation.secured()
-            after.go("", ())
-            tls.write(after.data_to_send())
-            with suppress(ssl.SSLWantReadError):
-                tls.unwrap()
-            await client.stream.send_all(outgoing.read())
-            with trio.fail_after(5):
-                while await client.stream.receive_some():
-                    pass
+            gateway.service.drain()
+            secure = trio.SSLStream(client.stream, client_context(pki), server_hostname="localhost")
+            await secure.do_handshake()
+            client.negotiation = client.negotiation.secured()
+            client.stream = secure  # type: ignore[assignment]
+            client.negotiation.ask_info("", ())
+            assert (await client.refused()).reply == Rep.ERR_SHUTDOWN
