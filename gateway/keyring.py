@@ -92,10 +92,8 @@ class Keyring:
         yield from self._upstreams.items()
 
     def _warn(self, log: FilteringBoundLogger) -> None:
-        now = datetime.now(UTC)
         for whose, ring in self._rings():
-            for text in ring.current.warnings(now):
-                log.warning("certificate", of=whose, what=text)
+            _warn(log, whose, ring)
 
 
 def _loaded(whose: str, listen: Listen) -> Rotating[ServerCredentials]:
@@ -130,6 +128,11 @@ def _first(whose: str, load: Callable[[], _Ring]) -> _Ring:
         raise KeyringError(f"{whose}: {error}") from None
 
 
+def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
+    for text in ring.current.warnings(datetime.now(UTC)):
+        log.warning("certificate", of=whose, what=text)
+
+
 def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
     try:
         changes = ring.reload()
@@ -138,3 +141,4 @@ def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
     else:
         if changes:
             log.info("credentials exchanged", of=whose, files=list(changes))
+            _warn(log, whose, ring)

@@ -40,6 +40,13 @@ JOIN_BYTES = 16 * KIB
 MOST_INSIDE_BYTES = 5 + 16 * KIB + 2 * KIB
 """What OpenSSL may hold of a record that is not whole (RFC 5246, 6.2.3): it does not show in the BIO."""
 
+MAX_EMPTY_BYTES = 64 * KIB
+"""What a peer may send that brings no data: half a record, and some key updates. Each of those has 27 bytes and
+costs as much as 100 KiB of data: a receive of nothing else would keep everybody waiting for half a second."""
+
+WORTH = 16
+"""A byte of data is worth so many that were received: a request of 28 bytes comes in 50."""
+
 MOST_ANSWERS_BYTES = 16 * KIB
 """What a peer that does not read may make us say to its key updates (RFC 8446, 4.6.3): some hundred of them."""
 
@@ -178,7 +185,7 @@ class TlsStream:
 class TlsSocket:
     """A non-blocking socket over TLS, as the hub needs one. Its errors are OSErrors, as `ssl.SSLError` is."""
 
-    __slots__ = ("_ended", "_incoming", "_outgoing", "_owed", "_sock", "_tls", "_unsent")
+    __slots__ = ("_empty", "_ended", "_incoming", "_outgoing", "_owed", "_sock", "_tls", "_unsent")
 
     def __init__(
         self,
@@ -193,6 +200,9 @@ class TlsSocket:
         self._outgoing = outgoing
         self._unsent = memoryview(b"")  # ciphertext
         self._owed = 0  # bytes of the caller's that are encrypted, and in `_unsent`
+        self._empty = (
+            1  # bytes received that brought no data worth them; the first receive is a small one
+        )
         self._ended = False
 
     def fileno(self) -> int:
@@ -207,7 +217,8 @@ class TlsSocket:
         if self._ended:
             return 0
         view = memoryview(buffer)
-        room = min(len(view) - MOST_INSIDE_BYTES, PIECE_BYTES)
+        most = PIECE_BYTES if not self._empty else MAX_EMPTY_BYTES
+        room = min(len(view) - MOST_INSIDE_BYTES, most)
         if room <= 0:
             raise BlockingIOError
         received = self._sock.recv_into(_SCRATCH, room)
@@ -232,6 +243,9 @@ class TlsSocket:
             self._send_unsent()  # the answer to a key update, behind what is unsent
             if self._outgoing.pending > MOST_ANSWERS_BYTES:
                 raise OSError("TLS: more key updates than answers are taken")
+        self._empty = max(0, self._empty + received - WORTH * filled)
+        if self._empty > MAX_EMPTY_BYTES:
+            raise OSError(f"TLS: {self._empty} bytes and hardly any data in them")
         if not filled and not self._ended:
             raise BlockingIOError
         return filled

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from gateway.tls.errors import CredentialsError
+
 T = TypeVar("T")
 
 Stamp = tuple[int, int, int, int, int] | None
@@ -35,7 +37,7 @@ def stamp_of(path: Path) -> Stamp:
 def differences(before: dict[Path, Stamp], after: dict[Path, Stamp]) -> tuple[str, ...]:
     """Say of each file what became of it."""
     return tuple(
-        f"{path} {'is gone' if new is None else 'is new' if before.get(path) is None else 'has changed'}"
+        f"{path} {'is new' if before.get(path) is None else 'has changed'}"
         for path, new in after.items()
         if before.get(path) != new
     )
@@ -67,9 +69,14 @@ class Rotating(Generic[T]):
     def reload(self) -> tuple[str, ...]:
         """Load anew, and say which files have changed; the same credentials if none has.
 
-        All or nothing: raises what `load` raises, and leaves `current` as it was.
+        All or nothing: raises what `load` raises, and `CredentialsError` if a file is gone, and leaves
+        `current` as it was.
         """
         self._seen = self._tried = now = self._look()
+        for path, before in self._good.items():
+            if before is not None and now[path] is None:
+                # A list of revoked certificates that is missing for a moment must let nobody in.
+                raise CredentialsError(path, "is gone; to go without it, start anew")
         current = self._load()
         changes = differences(self._good, now)
         self.current, self._good = current, now

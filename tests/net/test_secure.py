@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from gateway.net.secure import MOST_ANSWERS_BYTES, PIECE_BYTES, TlsSocket, _batches
+from gateway.net.secure import MAX_EMPTY_BYTES, MOST_ANSWERS_BYTES, PIECE_BYTES, TlsSocket, _batches
 from tests.net.forger import ALERT, CLOSE_NOTIFY, DATA, Forger
 
 
@@ -155,6 +155,17 @@ def test_what_is_sent_arrives_once_and_in_order(pair: Pair, seed: int) -> None:
         got += pair.far_receives()
     assert got == data[: len(got)]
     assert len(got) >= sent
+
+
+def test_bytes_without_data_are_ended(pair: Pair) -> None:
+    """Key updates cost much and bring nothing. Small requests bring enough."""
+    for _ in range(3000):
+        pair.far_socket.send(pair.far_sends(bytes(28)))
+        assert received(pair.ours, 1 << 20) == bytes(28)
+    pair.ours._empty = MAX_EMPTY_BYTES  # as key updates would have it
+    pair.far_socket.send(pair.far_sends(b"x"))
+    with pytest.raises(OSError, match="hardly any data"):
+        received(pair.ours, 65_536)
 
 
 def test_both_ways_to_end(pair: Pair) -> None:
