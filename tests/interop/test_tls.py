@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
 import ssl
+import struct
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -130,6 +134,34 @@ def test_qemu_with_a_key(qemu: Upstream, pki: Path) -> None:
     assert f"({SIZE} bytes)" in said
 
 
+def test_what_qemu_writes(servers: Servers, image: Image, pki: Path) -> None:
+    gateway = Gateway(servers.start("nbdkit", image.path).uri, "--tls-certificates", pki)
+    words = ["write -P 9 5000 2000000", "flush", "read -P 9 5000 2000000", "write -z 1M 64k"]
+    said = run(
+        *("qemu-io", "--object", f"tls-creds-x509,id=t,dir={pki},endpoint=client"),
+        *(word for command in [*words, "read -P 0 1M 64k"] for word in ("-c", command)),
+        *("--image-opts", f"driver=nbd,host=127.0.0.1,port={gateway.port},tls-creds=t"),
+    )
+    assert "failed" not in said
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1")
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3"])
+def test_versions(qemu: Upstream, pki: Path, version: str) -> None:
+    gateway = Gateway(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
+    context = anybody()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    with starting_tls(gateway.port) as sock:
+        if version in ("TLSv1_2", "TLSv1_3"):
+            with context.wrap_socket(sock) as secure:
+                assert secure.version() == version.replace("_", ".")
+        else:
+            with pytest.raises(ssl.SSLError, match="alert protocol version"):
+                context.wrap_socket(sock)
+            assert "unsupported protocol" in gateway.said()
+
+
 def test_nbd_client(servers: Servers, image: Image, pki: Path) -> None:
     upstream = servers.start("storage-daemon", image.path)
     gateway = Gateway(upstream.named(""), "--tls-certificates", pki)
@@ -155,14 +187,27 @@ def test_who_has_no_certificate(qemu: Upstream, pki: Path, workdir: Path) -> Non
 def test_whom_we_do_not_trust(qemu: Upstream, pki: Path, workdir: Path, ca: trustme.CA) -> None:
     other = trustme.CA()
     stranger = directory(workdir / "stranger", ca, client=other.issue_cert("eve@example.org"))
+    ages = timedelta(days=400)
+    now = datetime.now(UTC)
+    past, future = now - ages, now + ages
+    expired = directory(
+        *(workdir / "expired", ca),
+        client=ca.issue_cert("old@example.org", not_before=past - ages, not_after=past),
+    )
+    unborn = directory(
+        *(workdir / "unborn", ca),
+        client=ca.issue_cert("new@example.org", not_before=future, not_after=future + ages),
+    )
     revoked_leaf = ca.issue_cert("bob@example.org")
     revoked = directory(workdir / "revoked", ca, client=revoked_leaf)
     (pki / "ca-crl.pem").write_bytes(crl_of(ca, [revoked_leaf]))
     gateway = Gateway(qemu.uri, "--tls-certificates", pki)
     assert nbdinfo(gateway.uri(pki))["TLS"] is True
-    for who in (stranger, revoked):
+    for who in (stranger, revoked, expired, unborn):
         assert attempt("nbdinfo", gateway.uri(who)).status
     said = gateway.said()
+    assert "certificate has expired" in said
+    assert "certificate is not yet valid" in said
     assert "certificate revoked" in said
     assert "unable to get local issuer certificate" in said or "self" in said
 
@@ -252,20 +297,59 @@ def test_a_server_of_another_name(servers: Servers, image: Image, pki: Path) -> 
     assert nbdinfo(anyone.plain_uri)["exports"][0]["export-size"] == image.size
 
 
+SERVERS_NOT_TO_TRUST = {
+    "expired": "certificate has expired",
+    "not yet valid": "certificate is not yet valid",
+    "revoked": "certificate revoked",
+    "of another CA": "self-signed certificate|unable to get local issuer",
+}
+
+
+@pytest.mark.parametrize("which", SERVERS_NOT_TO_TRUST)
+def test_servers_not_to_trust(
+    servers: Servers, image: Image, pki: Path, workdir: Path, ca: trustme.CA, which: str
+) -> None:
+    now, year = datetime.now(UTC), timedelta(days=365)
+    begin = {"expired": now - 2 * year, "not yet valid": now + year}.get(which, now - year)
+    end = now - year if which == "expired" else now + 2 * year
+    issuer = trustme.CA() if which == "of another CA" else ca
+    leaf = issuer.issue_cert("localhost", not_before=begin, not_after=end)
+    theirs = directory(workdir / "theirs", ca, server=leaf)
+    if which == "revoked":
+        (pki / "ca-crl.pem").write_bytes(crl_of(ca, [leaf]))
+    upstream = servers.nbdkit("--tls=require", f"--tls-certificates={theirs}", "file", image.path)
+    path = upstream.uri.partition("socket=")[2]
+    secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={pki}&tls-hostname=localhost"
+    gateway = Gateway(secure, scheme="nbd")
+    told = attempt("nbdinfo", gateway.plain_uri)
+    assert told.status
+    assert re.search(SERVERS_NOT_TO_TRUST[which], gateway.said())
+
+
 # --- Exchange, and what is left behind
 
 
-def fingerprint(port: int) -> bytes:
-    """The certificate that a server shows."""
+def anybody() -> ssl.SSLContext:
+    """A client without a certificate, to which any server is good."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), 10) as sock:
-        sock.recv(18)
-        sock.sendall(b"\0\0\0\3" + b"IHAVEOPT" + bytes([0, 0, 0, 5, 0, 0, 0, 0]))
-        assert len(sock.recv(20)) == 20
-        with context.wrap_socket(sock) as secure:
-            return secure.getpeercert(binary_form=True) or b""
+    return context
+
+
+def starting_tls(port: int) -> socket.socket:
+    """A connection to a server that has acknowledged STARTTLS."""
+    sock = socket.create_connection(("127.0.0.1", port), 10)
+    sock.recv(18)
+    sock.sendall(b"\0\0\0\3" + b"IHAVEOPT" + bytes([0, 0, 0, 5, 0, 0, 0, 0]))
+    assert len(sock.recv(20)) == 20
+    return sock
+
+
+def certificate_of(port: int) -> bytes:
+    """The certificate that a server shows."""
+    with starting_tls(port) as sock, anybody().wrap_socket(sock) as secure:
+        return secure.getpeercert(binary_form=True) or b""
 
 
 def test_certificates_are_exchanged_under_load(
@@ -273,18 +357,23 @@ def test_certificates_are_exchanged_under_load(
 ) -> None:
     upstream = servers.nbdkit("pattern", "512M")
     gateway = Gateway(upstream.uri, "--tls-certificates", pki, "--no-tls-verify-client")
-    before = fingerprint(gateway.port)
-    copies = [Process("nbdcopy", gateway.uri(pki), "null:") for _ in range(2)]
+    before = certificate_of(gateway.port)
+    copies = [Process("nbdcopy", gateway.uri(pki), "null:") for _ in range(4)]
     fresh = ca.issue_cert("localhost", "127.0.0.1")
     (pki / "server-key.pem").write_bytes(fresh.private_key_pem.bytes())
     gateway.process.signal(signal.SIGHUP)  # half: the key does not fit
     wait_until(lambda: "credentials stay as they were" in gateway.process.output, "it is told")
-    assert fingerprint(gateway.port) == before
+    assert certificate_of(gateway.port) == before
     (pki / "server-cert.pem").write_bytes(b"".join(p.bytes() for p in fresh.cert_chain_pems))
     gateway.process.signal(signal.SIGHUP)
     wait_until(lambda: "credentials exchanged" in gateway.process.output, "they are exchanged")
-    assert fingerprint(gateway.port) != before
-    assert [copy.wait() for copy in copies] == [0, 0]
+    assert certificate_of(gateway.port) == fresh_certificate(pki)
+    assert [copy.wait() for copy in copies] == [0] * 4
+
+
+def fresh_certificate(pki: Path) -> bytes:
+    first = (pki / "server-cert.pem").read_text().partition("-----END")[0]
+    return ssl.PEM_cert_to_DER_cert(f"{first}-----END CERTIFICATE-----\n")
 
 
 def test_rude_clients_leave_nothing_behind(qemu: Upstream, pki: Path) -> None:
@@ -294,23 +383,27 @@ def test_rude_clients_leave_nothing_behind(qemu: Upstream, pki: Path) -> None:
     rude(gateway.port, 100)
     wait_until(lambda: gateway.process.descriptors() <= idle, "descriptors are closed")
     memory = gateway.process.resident_bytes()
-    rude(gateway.port, 300)
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(rude, gateway.port, 250) for _ in range(4)]:
+            done.result()
     wait_until(lambda: gateway.process.descriptors() <= idle, "descriptors are closed")
     assert gateway.process.resident_bytes() - memory < SLACK_BYTES
     assert nbdinfo(gateway.uri(pki))["TLS"] is True
+    said = gateway.said()
+    assert "Traceback" not in said
+    assert "internal error" not in said
 
 
 def rude(port: int, count: int) -> None:
-    """Go at every stage of a connection: before, in and behind the handshake, and in a request."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    """Go at every stage of a connection, before, in and behind the handshake, and in a request: by a FIN, or
+    by a reset.
+    """
+    context = anybody()
     go = b"IHAVEOPT" + bytes([0, 0, 0, 7, 0, 0, 0, 6]) + bytes(6)
     for number in range(count):
-        with socket.create_connection(("127.0.0.1", port), 10) as sock:
-            sock.recv(18)
-            sock.sendall(b"\0\0\0\3" + b"IHAVEOPT" + bytes([0, 0, 0, 5, 0, 0, 0, 0]))
-            sock.recv(20)
+        with starting_tls(port) as sock:
+            if number % 8 >= 4:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             stage = number % 4
             if stage == 0:
                 sock.sendall(b"\x16\x03\x01\x02\x00\x01")
