@@ -71,7 +71,7 @@ class Keyring:
 
     async def watch(self, log: FilteringBoundLogger) -> None:
         """Exchange credentials whose files have changed, and warn of those that end, until cancelled."""
-        warned = -WARN_SECONDS * 1.0
+        warned = float("-inf")
         while True:
             if trio.current_time() - warned >= WARN_SECONDS:
                 warned = trio.current_time()

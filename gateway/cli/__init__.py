@@ -13,10 +13,14 @@ import io
 import os
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from gateway import __version__
+
+if TYPE_CHECKING:
+    from gateway.uri import NbdUri
 
 app = App(
     name="nbd-gateway",
@@ -95,6 +99,26 @@ def _first(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def nbd_target(uri: str) -> "NbdUri":
+    """Give the server that a verb is asked about. Raises `UsageError`."""
+    from gateway.uri import UriError, parse_nbd_uri
+
+    try:
+        return parse_nbd_uri(uri)
+    except UriError as error:
+        raise UsageError(str(error)) from None
+
+
+def failed(target: "NbdUri", error: Exception, *, as_json: bool) -> int:
+    """Say why a server could not be asked, to programs as well; give the exit status."""
+    complain(str(error))
+    if as_json:
+        import json
+
+        print(json.dumps({"uri": str(target), "error": str(error)}, indent=2))
+    return 1
 
 
 def complain(message: str) -> None:

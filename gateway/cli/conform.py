@@ -36,15 +36,11 @@ def conform(
 
     import trio
 
-    from gateway.cli import UsageError, complain
+    from gateway.cli import UsageError, failed, nbd_target
     from gateway.conform import CannotConform
     from gateway.conform import conform as try_out
-    from gateway.uri import UriError, parse_nbd_uri
 
-    try:
-        target = parse_nbd_uri(uri)
-    except UriError as error:
-        raise UsageError(str(error)) from None
+    target = nbd_target(uri)
     if not destroy:
         raise UsageError(
             f"{target}: the content of this export will be overwritten; say --destroy if nobody needs it"
@@ -56,10 +52,7 @@ def conform(
     try:
         found = trio.run(tried)
     except CannotConform as error:
-        complain(str(error))
-        if as_json:
-            print(json.dumps({"uri": str(target), "error": str(error)}, indent=2))
-        return 1
+        return failed(target, error, as_json=as_json)
     if as_json:
         print(json.dumps(_document(found), indent=2))
     else:

@@ -36,15 +36,11 @@ def probe(
 
     import trio
 
-    from gateway.cli import UsageError, complain
+    from gateway.cli import failed, nbd_target
     from gateway.probe import CannotProbe
     from gateway.probe import probe as ask
-    from gateway.uri import UriError, parse_nbd_uri
 
-    try:
-        target = parse_nbd_uri(uri)
-    except UriError as error:
-        raise UsageError(str(error)) from None
+    target = nbd_target(uri)
 
     async def asked() -> Probe:
         return await ask(target, every_export=every_export, transmit=transmit)
@@ -52,10 +48,7 @@ def probe(
     try:
         found = trio.run(asked)
     except CannotProbe as error:
-        complain(str(error))
-        if as_json:
-            print(json.dumps({"uri": str(target), "error": str(error)}, indent=2))
-        return 1
+        return failed(target, error, as_json=as_json)
     if as_json:
         print(json.dumps(_document(found), indent=2))
     else:

@@ -230,7 +230,7 @@ class TlsSocket:
         read = self._tls.read
         try:
             while filled < len(view):
-                count = read(len(view) - filled, view[filled:])  # type: ignore[assignment]
+                count = read(len(view) - filled, view[filled:])  # type: ignore[assignment] # a number
                 if not count:  # close_notify
                     self.end()
                     break

@@ -273,7 +273,7 @@ async def test_what_was_said_in_the_clear_is_forgotten(
             secure = trio.SSLStream(client.stream, client_context(pki), server_hostname="localhost")
             await secure.do_handshake()
             client.negotiation = client.negotiation.secured()
-            client.stream = secure  # type: ignore[assignment]
+            client.stream = secure  # type: ignore[assignment] # as in `start_tls`
             client.negotiation.go("", ())
             await client.answered()
             # Simple replies, and no contexts: nobody has asked for them here.
@@ -329,7 +329,7 @@ async def test_both_ways_at_once_through_small_buffers(
                 data = expected[at : at + length]
                 await client.send(Cmd.WRITE, size + at, data=data, cookie=1000 + cookie)
 
-        client.stream.transport_stream.setsockopt(  # type: ignore[attr-defined]
+        client.stream.transport_stream.setsockopt(  # type: ignore[attr-defined] # over TLS
             socket.SOL_SOCKET, socket.SO_SNDBUF, 5000
         )
         async with trio.open_nursery() as nursery:
@@ -522,6 +522,6 @@ async def test_shutting_down_in_a_handshake(pki: Path, credentials: ServerCreden
             secure = trio.SSLStream(client.stream, client_context(pki), server_hostname="localhost")
             await secure.do_handshake()
             client.negotiation = client.negotiation.secured()
-            client.stream = secure  # type: ignore[assignment]
+            client.stream = secure  # type: ignore[assignment] # as in `start_tls`
             client.negotiation.ask_info("", ())
             assert (await client.refused()).reply == Rep.ERR_SHUTDOWN
