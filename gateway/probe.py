@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from gateway.conform.client import Broken, Client
 from gateway.protocol.errors import Refusal
-from gateway.protocol.export import Export, offer
+from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Evidence, Quirk, catalogue
 from gateway.quirks.fingerprint import Program, identify
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
@@ -141,7 +141,7 @@ async def _probed(server: Server, name: str) -> Probed:
         export,
         extended,
         contexts,
-        offer(export, structured=True, extended=True).flags,
+        offer(view_of(export), structured=True, extended=True).flags,
         program,
         tuple(catalogue()[quirk] for quirk in quirks),
         tuple(_notes(evidence, program)),

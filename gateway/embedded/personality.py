@@ -13,7 +13,7 @@ from functools import reduce
 from operator import or_
 
 from gateway.embedded.disk import Disk
-from gateway.protocol.export import Export, offered_flags
+from gateway.protocol.export import Export, offered_flags, view_of
 from gateway.protocol.server import ServerDialect
 from gateway.wire import limits
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Errno, HandshakeFlag, Opt
@@ -49,7 +49,7 @@ def proper_flags(disk: Disk, structured: bool) -> int:
     """Give the transmission flags that proto.md allows for all that we can do."""
     read_only = Flag.READ_ONLY if disk.read_only else 0
     export = Export(disk.size, EVERYTHING | read_only, structured=True)
-    return offered_flags(export, structured=structured)
+    return offered_flags(view_of(export).flags, structured=structured)
 
 
 def lacking(*missing: Flag) -> Callable[[Disk, bool], int]:

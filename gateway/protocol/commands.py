@@ -27,12 +27,13 @@ RANGED = frozenset({Cmd.READ, Cmd.WRITE, Cmd.TRIM, Cmd.CACHE, Cmd.WRITE_ZEROES, 
 PAYLOAD = frozenset({Cmd.READ, Cmd.WRITE})
 """Commands whose length is that of data on the wire, so that the maximum payload holds for them."""
 
-_NEEDS_FLAG: dict[Cmd, Flag] = {
+NEEDS_FLAG: dict[Cmd, Flag] = {
     Cmd.FLUSH: Flag.SEND_FLUSH,
     Cmd.TRIM: Flag.SEND_TRIM,
     Cmd.CACHE: Flag.SEND_CACHE,
     Cmd.WRITE_ZEROES: Flag.SEND_WRITE_ZEROES,
 }
+"""Which transmission flag promises a command."""
 
 _COMMAND_FLAGS: dict[Cmd, dict[CmdFlag, Flag | None]] = {
     # FUA is legal on every command once it is offered ("Command flags").
@@ -88,7 +89,7 @@ def _may_send(offer: Offer, command: Cmd) -> bool:
         return False
     if command is Cmd.BLOCK_STATUS:
         return bool(offer.contexts)
-    needed = _NEEDS_FLAG.get(command)
+    needed = NEEDS_FLAG.get(command)
     return needed is None or offer.allows(needed)
 
 

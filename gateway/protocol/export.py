@@ -1,21 +1,26 @@
-"""What an upstream has, what we promise one client of it, and `offer()`, which decides between the two.
+"""What an upstream has, what we promise one client of it, and the two steps between them.
 
-An *export* is what the upstream said when it was opened, after the quirks repaired it. An *offer* is what one
-client is told about it; the data plane holds that client to the offer, so what is not promised here is
-refused there, and both come from one value.
+An *export* is what the upstream said when it was opened, after the quirks repaired it. A *view* is an export
+as policies see it: `view_of` gives the first one, which is all that the gateway can do with that upstream, and
+each policy makes another of it. An *offer* is what one client is told of the last view, in its own dialect; the
+data plane holds that client to the offer, so what is not promised here is refused there, and both come from one
+value.
 
 The flag algebra, one rule a bit (nbd-reference: "what to advertise downstream"; "Transmission flags" in
-proto.md). What neither the upstream nor the gateway in its place can do is not promised:
+proto.md). What neither the upstream nor the gateway in its place can do is in no view:
 
     HAS_FLAGS          always
     READ_ONLY, FLUSH, ROTATIONAL, CAN_MULTI_CONN, CACHE   as the upstream
     FUA                if the upstream has FUA, or FLUSH, which follows the write then
-    TRIM               as the upstream, but never with READ_ONLY
-    WRITE_ZEROES       always but with READ_ONLY: zeros can be written
-    FAST_ZERO          as the upstream, but never without its own WRITE_ZEROES, nor with READ_ONLY
-    DF                 if the client has structured replies: a reply can be put together
-    BLOCK_STATUS_PAYLOAD   if the client has extended headers: an answer can be cut down
+    TRIM               as the upstream
+    WRITE_ZEROES       always: zeros can be written
+    FAST_ZERO          as the upstream, but never without its own WRITE_ZEROES
+    DF                 always: a reply can be put together
+    BLOCK_STATUS_PAYLOAD   always: an answer can be cut down
     any other bit      never: we cannot know what it would promise
+
+What contradicts another flag is not offered: no TRIM, WRITE_ZEROES or FAST_ZERO with READ_ONLY, no FAST_ZERO
+without WRITE_ZEROES, no DF without structured replies, no BLOCK_STATUS_PAYLOAD without extended headers.
 """
 
 from __future__ import annotations
@@ -88,6 +93,43 @@ class Offer:
         return bool(self.flags & flag)
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """An export as a policy sees it, and as it hands it on to the one that stands nearer to the client."""
+
+    size: int
+    """Bytes."""
+    flags: int
+    """Transmission flags."""
+    block_sizes: BlockSizes
+    any_alignment: bool = True
+    """Requests that are not aligned to the minimum block are served all the same."""
+    base: int = 0
+    """Where it begins in the upstream's export, in bytes."""
+    description: str | None = None
+    """What a client is told in words."""
+    contexts: frozenset[str] = frozenset()
+    """Names of the meta contexts that can be had."""
+
+    def allows(self, flag: Flag) -> bool:
+        """Say whether a transmission flag is there."""
+        return bool(self.flags & flag)
+
+    def without(self, *flags: Flag) -> View:
+        """Give the view without transmission flags."""
+        return replace(self, flags=self.flags & ~sum(set(flags)))
+
+    def having(self, *flags: Flag) -> View:
+        """Give the view with transmission flags. READ_ONLY takes from a client, others promise it something."""
+        return replace(self, flags=self.flags | sum(set(flags)))
+
+    def window(self, offset: int, size: int) -> View:
+        """Give the part of `size` bytes at `offset`. Raises ValueError if there is no such part."""
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise ValueError(f"{size} bytes at {offset} are not inside {self.size}")
+        return replace(self, base=self.base + offset, size=size)
+
+
 _AS_UPSTREAM = (
     Flag.READ_ONLY
     | Flag.SEND_FLUSH
@@ -102,53 +144,66 @@ _AS_UPSTREAM = (
 _WRITE_CLASS = Flag.SEND_TRIM | Flag.SEND_WRITE_ZEROES | Flag.SEND_FAST_ZERO
 
 
+def view_of(
+    export: Export, *, any_alignment: bool = True, made_up: frozenset[str] = frozenset()
+) -> View:
+    """Give all that the gateway can do with an upstream's export: the table at the head of this module.
+
+    `any_alignment`: requests that are not aligned to the upstream's blocks are served all the same.
+    `made_up`: contexts that are answered here if the link does not have them.
+    """
+    flags = Flag(export.flags & _AS_UPSTREAM) | Flag.HAS_FLAGS
+    if not flags & Flag.SEND_WRITE_ZEROES:
+        flags &= ~Flag.SEND_FAST_ZERO
+    flags |= Flag.SEND_WRITE_ZEROES | Flag.SEND_DF | Flag.BLOCK_STATUS_PAYLOAD
+    if flags & Flag.SEND_FLUSH:
+        flags |= Flag.SEND_FUA
+    sizes = offered_block_sizes(export.block_sizes)
+    return View(
+        export.size,
+        int(flags),
+        sizes,
+        any_alignment,
+        description=export.description,
+        contexts=made_up.union(context.name for context in export.contexts),
+    )
+
+
 def offer(
-    export: Export,
+    view: View,
     *,
     structured: bool,
     extended: bool = False,
     selected: tuple[MetaContext, ...] = (),
-    made_up: frozenset[str] = frozenset(),
-    any_alignment: bool = True,
-    read_only: bool = False,
 ) -> Offer:
     """Decide what a client is promised.
 
     `structured`, `extended`: what it negotiated. `selected`: the contexts that it selected, with the ids
-    that it was given; those that the link does not have are left out, unless they are `made_up` here.
-    `any_alignment`: requests that are not aligned to the upstream's blocks are served all the same.
-    `read_only`: it is promised as such, whatever the upstream would allow.
+    that it was given; those that the view does not have are left out.
     """
-    if read_only:
-        export = replace(export, flags=export.flags | Flag.READ_ONLY)
-    there = {context.name for context in export.contexts} | made_up
-    sizes = offered_block_sizes(export.block_sizes)
     return Offer(
-        export.size,
-        offered_flags(export, structured=structured, extended=extended),
-        sizes,
+        usable_size(view.size, view.block_sizes),
+        offered_flags(view.flags, structured=structured, extended=extended),
+        view.block_sizes,
         structured,
-        tuple(context for context in selected if context.name in there),
-        alignment=1 if any_alignment else sizes.minimum,
+        tuple(context for context in selected if context.name in view.contexts),
+        alignment=1 if view.any_alignment else view.block_sizes.minimum,
         extended=extended,
     )
 
 
-def offered_flags(export: Export, *, structured: bool, extended: bool = False) -> int:
-    """Give the transmission flags of an offer: the table at the head of this module."""
-    flags = Flag(export.flags & _AS_UPSTREAM) | Flag.HAS_FLAGS
-    if not flags & Flag.SEND_WRITE_ZEROES:
-        flags &= ~Flag.SEND_FAST_ZERO
-    flags |= Flag.SEND_WRITE_ZEROES
-    if flags & Flag.SEND_FLUSH:
-        flags |= Flag.SEND_FUA
-    if flags & Flag.READ_ONLY:
-        flags &= ~_WRITE_CLASS
-    if structured or extended:
-        flags |= Flag.SEND_DF
-    if extended:
-        flags |= Flag.BLOCK_STATUS_PAYLOAD
-    return int(flags)
+def offered_flags(flags: int, *, structured: bool, extended: bool = False) -> int:
+    """Give the transmission flags of an offer: those of the view that contradict no other."""
+    offered = Flag(flags)
+    if not offered & Flag.SEND_WRITE_ZEROES:
+        offered &= ~Flag.SEND_FAST_ZERO
+    if offered & Flag.READ_ONLY:
+        offered &= ~_WRITE_CLASS
+    if not structured and not extended:
+        offered &= ~Flag.SEND_DF
+    if not extended:
+        offered &= ~Flag.BLOCK_STATUS_PAYLOAD
+    return int(offered)
 
 
 def offered_block_sizes(upstream: BlockSizes | None) -> BlockSizes:

@@ -12,7 +12,7 @@ that it asked for and did not get for one that is all clean (Q-C8), and makes an
 from __future__ import annotations
 
 from gateway.config import Route
-from gateway.protocol.export import Export, Offer, offer
+from gateway.protocol.export import Export, Offer, offer, view_of
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import MetaContext
@@ -27,15 +27,14 @@ def promise(
     selected: tuple[MetaContext, ...] = (),
 ) -> Offer:
     """Give what a client is promised that comes by this route and negotiated this."""
-    return offer(
+    view = view_of(
         export,
-        structured=structured,
-        extended=extended,
-        selected=selected,
-        made_up=frozenset({BASE_ALLOCATION} if route.synthesise_allocation else ()),
         any_alignment=route.unaligned == "rmw",
-        read_only=route.read_only,
+        made_up=frozenset({BASE_ALLOCATION} if route.synthesise_allocation else ()),
     )
+    if route.read_only:
+        view = view.having(Flag.READ_ONLY)
+    return offer(view, structured=structured, extended=extended, selected=selected)
 
 
 def bitmaps_may_move(route: Route, export: Export) -> bool:

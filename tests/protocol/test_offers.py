@@ -26,6 +26,7 @@ from gateway.protocol.export import (
     repaired,
     sane_block_sizes,
     usable_size,
+    view_of,
 )
 from gateway.wire.constants import Cmd
 from gateway.wire.handshake import BlockSizes, MetaContext
@@ -74,34 +75,35 @@ def test_offered_flags(client: str) -> None:
     structured, extended = client != "simple", client == "extended"
     for upstream in range(2**13):
         export = Export(MIB, upstream)
-        promised = offered_flags(export, structured=structured, extended=extended)
+        promised = offered_flags(view_of(export).flags, structured=structured, extended=extended)
         assert promised == specified(upstream, client), hex(upstream)
 
 
 @pytest.mark.parametrize("bit", [13, 14, 15])
 def test_bits_without_a_name_are_never_offered(bit: int) -> None:
     export = Export(MIB, 1 << bit | HAS_FLAGS)
-    assert offered_flags(export, structured=False) == HAS_FLAGS | WRITE_ZEROES
+    assert offered_flags(view_of(export).flags, structured=False) == HAS_FLAGS | WRITE_ZEROES
 
 
 def test_offer() -> None:
     here, gone = MetaContext(3, "base:allocation"), MetaContext(4, "x:gone")
     export = Export(MIB, FLUSH, structured=True, contexts=(MetaContext(9, "base:allocation"),))
-    promised = offer(export, structured=True, selected=(here, gone))
+    promised = offer(view_of(export), structured=True, selected=(here, gone))
     assert promised.contexts == (here,)
     assert (promised.longest_payload, promised.alignment) == (64 * MIB, 1)
     assert promised.block_sizes == BlockSizes(1, 4096, 32 * MIB)
     said = BlockSizes(512, 4096, MIB)
-    promised = offer(Export(MIB, 0, said), structured=False)
+    promised = offer(view_of(Export(MIB, 0, said)), structured=False)
     assert promised.block_sizes == offered_block_sizes(said) == said
-    assert offer(Export(MIB, 0, said), structured=False, any_alignment=False).alignment == 512
+    picky = view_of(Export(MIB, 0, said), any_alignment=False)
+    assert offer(picky, structured=False).alignment == 512
     assert (promised.longest_payload, promised.alignment) == (64 * MIB, 1)
 
 
 @pytest.mark.parametrize("maximum", [64 * MIB, 64 * MIB + 1, 128 * MIB, 2**32 - 1])
 def test_no_maximum_is_told_that_would_be_refused(maximum: int) -> None:
     export = Export(MIB, 0, BlockSizes(512, 4096, maximum))
-    promised = offer(export, structured=False)
+    promised = offer(view_of(export), structured=False)
     assert promised.block_sizes == BlockSizes(512, 4096, 64 * MIB)
     assert promised.longest_payload == 64 * MIB
 

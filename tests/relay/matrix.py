@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from gateway.protocol.export import Export, offer
+from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.scan.plan import plan
 from gateway.wire.constants import Cmd
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -35,7 +35,7 @@ def cell(upstream: str, client: str) -> str:
     export = Export(
         2**30, int(Flag.HAS_FLAGS), structured=structured(link), extended=link == "extended"
     )
-    promised = offer(export, structured=structured(client), extended=client == "extended")
+    promised = offer(view_of(export), structured=structured(client), extended=client == "extended")
     ways = plan(promised, export).ways
     return ways[Cmd.READ].route.value
 

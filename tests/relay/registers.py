@@ -38,7 +38,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
-from gateway.protocol.export import Export, offer
+from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
@@ -492,7 +492,7 @@ class Line:
             extended=link is EXTENDED,
         )
         promised = offer(
-            export, structured=client_framing.chunked, extended=client_framing is EXTENDED
+            view_of(export), structured=client_framing.chunked, extended=client_framing is EXTENDED
         )
         self.traffic = Traffic(
             plan(promised, export, translate_all=random.random() < 0.15), world.locks

@@ -17,7 +17,7 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Req
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
 from gateway.net.dial import DialError
 from gateway.protocol.client import ClientNegotiation, Refused
-from gateway.protocol.export import Export, offer
+from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.hub import LOOK_SECONDS
 from gateway.relay.lane import BUFFER_BYTES, Scan
 from gateway.relay.scan.plan import plan
@@ -340,7 +340,7 @@ async def test_a_link_that_dies_frees_who_waits_for_it_at_once(
 
 def answered_here(minimum: int) -> Traffic:
     export = Export(SIZE, int(Flag.HAS_FLAGS | Flag.SEND_TRIM), BlockSizes(minimum, 4096, SIZE))
-    return Traffic(plan(offer(export, structured=False), export))
+    return Traffic(plan(offer(view_of(export), structured=False), export))
 
 
 class CountingScan:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.protocol.export import Export, Offer, offer
+from gateway.protocol.export import Export, Offer, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
@@ -55,11 +55,10 @@ def traffic(
         extended=link_extended,
     )
     promised: Offer = offer(
-        export,
+        view_of(export, any_alignment=any_alignment),
         structured=client_structured,
         extended=client_extended,
         selected=selected if client_structured else (),
-        any_alignment=any_alignment,
     )
     return Traffic(plan(promised, export, Dialect(answer_cache=answer_cache)))
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.protocol.export import Export, offer
+from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.plan import PROPER, plan
 from gateway.relay.scan.requests import RequestScan
@@ -275,12 +275,12 @@ def session_of(
         contexts=(MetaContext(7, ALLOCATION),) if chunked else (),
         extended=upstream.framing is EXTENDED,
     )
+    made_up = frozenset() if chunked else frozenset({ALLOCATION})
     promised = offer(
-        export,
+        view_of(export, made_up=made_up),
         structured=client.chunked,
         extended=client is EXTENDED,
         selected=(MetaContext(1, ALLOCATION),) if client.chunked else (),
-        made_up=frozenset() if chunked else frozenset({ALLOCATION}),
     )
     traffic = Traffic(plan(promised, export, PROPER, translate_all=translate_all))
     return Feeder(RequestScan(traffic)), Feeder(reply_scan(traffic)), traffic

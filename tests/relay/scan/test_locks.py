@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.protocol.export import Export, offer
+from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.locks import Held, RangeLocks
 from gateway.relay.scan.plan import plan
@@ -28,7 +28,7 @@ class Session:
 
     def __init__(self, locks: RangeLocks, block: int = BLOCK) -> None:
         export = Export(2**20, int(FLAGS), BlockSizes(block, block, 2**20))
-        self.traffic = Traffic(plan(offer(export, structured=False), export), locks)
+        self.traffic = Traffic(plan(offer(view_of(export), structured=False), export), locks)
         self.requests = Feeder(RequestScan(self.traffic))
         self.replies = Feeder(reply_scan(self.traffic))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.protocol.export import Export, offer
+from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.extents import mended_extents, narrowed
@@ -605,7 +605,7 @@ def test_a_read_with_df_is_not_to_be_answered_in_two_chunks(
 def test_nor_one_that_had_df_of_us(client_structured: bool, sent: bytes) -> None:
     """The client did not set it: the upstream is one that needs it (`qemu-offset-reads`)."""
     export = Export(SIZE, peers.ALL_FLAGS, structured=True)
-    promised = offer(export, structured=client_structured)
+    promised = offer(view_of(export), structured=client_structured)
     traffic = Traffic(plan(promised, export, Dialect(read_with_df=True)))
     requests = Feeder(RequestScan(traffic))
     requests.feed(READ_A.bytes)

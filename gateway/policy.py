@@ -1,0 +1,381 @@
+"""The policy API: what an operator's restrictions and changes are written with.
+
+A policy is one file in a package of policies; the file's name is the policy's name, its docstring the page that
+`nbd-gateway policies NAME` shows. The file imports this module and no other of the gateway, and defines one
+subclass of `Policy`, whose fields are the options that the configuration may give and whose methods are hooks.
+A policy overrides the hooks that it needs. docs/writing-a-policy.md walks through one.
+
+The policies of a session stand in a chain: those of the matching [[rule]] first, in the order in which they are
+written, then those of the [[export]]. The first stands nearest to the client. Each sees the export as the one
+behind it hands it on (`View`), and its offsets are those that the one before it hands on.
+
+Hooks, in the order of a connection's life:
+
+    holds        does the rule hold for this client, now? (only in a [[rule]])
+    admit        may this client have the export?
+    asked        the export's name, for the name that the client says
+    exports      what LIST shows
+    context      may this meta context be had?
+    join, leave  a session begins and ends
+    prepare      read the disk before it is described
+    describe     size, flags, block sizes, contexts
+    commands     what each command may do
+    charges      what limits the session's speed
+    read write zero trim cache block_status flush, and each for every ranged one without a hook of its own
+
+All but `prepare` and those of the last line are plain functions that decide and do not wait. A policy without
+a hook of the last line costs the data plane nothing: what `describe` and `commands` say is compiled into the
+table that every request is held against anyway. A hook of the last line is a coroutine for each command, in
+which anything may be awaited; `explain` names the commands that it slows.
+
+Errors: `Denied` (the client does not get the export) and `Failed` (one command fails). Anything else is a bug
+of the policy: the command fails with EIO and the log has the traceback.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, WithJsonSchema
+
+from gateway.identity import Identity
+from gateway.protocol.commands import RANGED, WRITE_CLASS
+from gateway.protocol.export import View
+from gateway.protocol.table import Table
+from gateway.throttle import Bucket, Charge, Unit
+from gateway.uri import format_size, parse_size
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes, ListedExport
+
+__all__ = [
+    "RANGED",
+    "WRITE_CLASS",
+    "BlockSizes",
+    "Bucket",
+    "Charge",
+    "Client",
+    "Cmd",
+    "CmdFlag",
+    "Denied",
+    "Errno",
+    "Error",
+    "Failed",
+    "Field",
+    "Flag",
+    "Identity",
+    "ListedExport",
+    "Next",
+    "Policy",
+    "PrivateAttr",
+    "Request",
+    "Result",
+    "Session",
+    "Size",
+    "Status",
+    "Table",
+    "Unit",
+    "View",
+    "format_size",
+]
+
+
+# --- Errors
+
+
+class Denied(Exception):
+    """The client does not get the export, or the meta context; the text is told to it and logged."""
+
+
+class Failed(Exception):
+    """A command fails with `error`; `text` is for those who can be told, `offset` (bytes) says where."""
+
+    def __init__(self, error: Errno, text: str = "", offset: int | None = None) -> None:
+        super().__init__(f"{error.name}: {text}" if text else error.name)
+        self.error = error
+        self.text = text
+        self.offset = offset
+
+
+# --- Values
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who asks, and when."""
+
+    identity: Identity
+    at: datetime
+    """In local time, with its zone."""
+    listener: str = ""
+    """The URI of the listener that it came by."""
+
+
+_numbers = count(1)
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One client that has opened an export."""
+
+    client: Client
+    export: str
+    """The export's name in our configuration."""
+    number: int = field(default_factory=lambda: next(_numbers))
+    """Tells sessions of one run apart."""
+    commands: int = 0
+    """Commands that went upstream; what follows is counted up to the end of the session too."""
+    bytes_from_client: int = 0
+    bytes_to_client: int = 0
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(command, error) -> how often it was answered here."""
+    why: str = ""
+    """Why it ended, if not by the client in good order."""
+
+
+Status = Mapping[str, Sequence[tuple[int, int]]]
+"""Meta context -> extents: (length in bytes, status flags)."""
+
+Result = bytes | bytearray | memoryview | Status | None
+"""What a command gives: READ its data, BLOCK_STATUS a `Status`, others None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One command on its way upstream. Offsets and lengths are in bytes."""
+
+    command: Cmd
+    offset: int = 0
+    length: int = 0
+    flags: int = 0
+    """Command flags."""
+    data: bytes | bytearray | memoryview = field(default=b"", repr=False)
+    """Of a WRITE."""
+    contexts: tuple[str, ...] = ()
+    """Of a BLOCK_STATUS."""
+
+    @property
+    def end(self) -> int:
+        """Where its range ends."""
+        return self.offset + self.length
+
+    def has(self, flag: CmdFlag) -> bool:
+        """Say whether a command flag is set."""
+        return bool(self.flags & flag)
+
+    def without(self, *flags: CmdFlag) -> Request:
+        """Give the request without command flags."""
+        return replace(self, flags=self.flags & ~sum(set(flags)))
+
+    def moved(self, distance: int) -> Request:
+        """Give the request at an offset that is `distance` bytes further."""
+        return replace(self, offset=self.offset + distance)
+
+    def part(self, start: int, end: int) -> Request:
+        """Give what the request does from `start` up to `end`, which lie in its range."""
+        first = start - self.offset
+        data = memoryview(self.data)[first : first + end - start]
+        return replace(self, offset=start, length=end - start, data=data)
+
+    def instead(self, command: Cmd, *, data: bytes | memoryview = b"", flags: int = 0) -> Request:
+        """Give another command for the same range."""
+        return replace(self, command=command, data=data, flags=flags)
+
+
+Next = Callable[[Request], Awaitable[Any]]
+"""Hands a request to the policy behind, and in the end to the server; gives its `Result`. Raises `Failed`. It
+may be called any number of times, in any task."""
+
+
+# --- Types for options
+
+
+def _size(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"expected a size of 0 or more, got {value}")
+        return value
+    if isinstance(value, str):
+        return parse_size(value)
+    raise ValueError(f'expected a size such as "64M", or a number of bytes, got {value}')
+
+
+Size = Annotated[
+    int, PlainValidator(_size), WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
+]
+"""An option in bytes: `4096`, `"64K"`, `"1G"`."""
+
+_ERRORS = tuple(error.name for error in Errno)
+
+
+def _error(value: object) -> Errno:
+    if isinstance(value, Errno):
+        return value
+    if value not in _ERRORS:
+        raise ValueError(f"expected one of {', '.join(_ERRORS)}, got {value}")
+    return Errno[str(value)]
+
+
+Error = Annotated[Errno, PlainValidator(_error), WithJsonSchema({"enum": list(_ERRORS)})]
+"""An option that names an error value of proto.md: `"EPERM"`."""
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+# --- Policies
+
+
+class Policy(BaseModel):
+    """What every policy is a subclass of. One instance stands for one place in the configuration, and all
+    sessions that pass there share it.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        alias_generator=_kebab,
+        populate_by_name=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
+    )
+
+    timed: ClassVar[bool] = False
+    """`holds` depends on the time, so sessions have to be looked at again as it passes."""
+
+    # --- Control plane
+
+    def holds(self, client: Client) -> bool:
+        """Say whether the rule that this stands in holds for a client; if not, the next rule is tried."""
+        return True
+
+    def admit(self, client: Client) -> None:
+        """Let a client have the export. Raises `Denied`."""
+
+    def asked(self, name: str) -> str | None:
+        """Give the export's name for the one that a client says; None: there is none by that name."""
+        return name
+
+    def exports(self, listed: Sequence[ListedExport]) -> Sequence[ListedExport]:
+        """Give what LIST shows of what the policies behind show. `asked` has to know the names."""
+        return listed
+
+    def context(self, name: str) -> bool:
+        """Say whether a meta context may be had; if not, it is left out. Raises `Denied`: then a client that
+        asks for it is refused.
+        """
+        return True
+
+    def join(self, session: Session) -> Policy:
+        """A session begins: give the policy that stands here for it. Raises `Denied`. If it does not, `leave`
+        of `self` is called at the end.
+        """
+        return self
+
+    def leave(self, session: Session) -> None:
+        """A session has ended, for whatever reason."""
+
+    def denied(self, client: Client, export: str, why: str) -> None:
+        """A client was not given the export that this stands at."""
+
+    async def prepare(self, view: View, next: Next) -> Policy:
+        """Look at the disk, once for each link, before it is described: give the policy that stands here for
+        this link. `view` is what the policies behind show; `next` takes READs alone. Raises `Denied`, `Failed`.
+        """
+        return self
+
+    def describe(self, view: View) -> View:
+        """Give the export as this policy shows it. Raises `Denied`."""
+        return view
+
+    def commands(self, table: Table) -> None:
+        """Say what commands may do, in offsets of the view that `describe` gave."""
+
+    def charges(self, session: Session) -> Sequence[Charge]:
+        """Give what a session's commands are charged to."""
+        return ()
+
+    # --- Data plane. Offsets are those of the view that `describe` gave; `next` takes those of the view that it
+    # was given.
+
+    def hooked(self, view: View) -> Collection[Cmd]:
+        """Give the commands that have to go through the hooks below. `view` is what `describe` was given.
+        Override it where that depends on the options or the export; by default it is all that have a hook.
+        """
+        return hooks_of(type(self))
+
+    async def each(self, request: Request, next: Next) -> Result:
+        """Do a ranged command that has no hook of its own."""
+        result: Result = await next(request)
+        return result
+
+    async def read(self, request: Request, next: Next) -> Result:
+        """Do a READ: give its data, exactly as long as it was asked for."""
+        return await self.each(request, next)
+
+    async def write(self, request: Request, next: Next) -> Result:
+        """Do a WRITE."""
+        return await self.each(request, next)
+
+    async def zero(self, request: Request, next: Next) -> Result:
+        """Do a WRITE_ZEROES."""
+        return await self.each(request, next)
+
+    async def trim(self, request: Request, next: Next) -> Result:
+        """Do a TRIM."""
+        return await self.each(request, next)
+
+    async def cache(self, request: Request, next: Next) -> Result:
+        """Do a CACHE."""
+        return await self.each(request, next)
+
+    async def block_status(self, request: Request, next: Next) -> Result:
+        """Do a BLOCK_STATUS: give the extents of every context that is asked for."""
+        return await self.each(request, next)
+
+    async def flush(self, request: Request, next: Next) -> Result:
+        """Do a FLUSH."""
+        result: Result = await next(request)
+        return result
+
+    # --- Reload
+
+    def inherit(self, before: Self) -> None:
+        """Take over what `before` has counted: the same policy at the same place of the configuration that was
+        in force until now.
+        """
+
+    def retire(self) -> None:
+        """The configuration now in force has no such policy at this place any more."""
+
+
+HOOK_OF: Mapping[Cmd, str] = {
+    Cmd.READ: "read",
+    Cmd.WRITE: "write",
+    Cmd.WRITE_ZEROES: "zero",
+    Cmd.TRIM: "trim",
+    Cmd.CACHE: "cache",
+    Cmd.BLOCK_STATUS: "block_status",
+    Cmd.FLUSH: "flush",
+}
+
+DATA_HOOKS = frozenset({*HOOK_OF.values(), "each"})
+
+
+def hooks_of(policy: type[Policy]) -> frozenset[Cmd]:
+    """Give the commands for which a class of policies has hooks."""
+    commands = {command for command, name in HOOK_OF.items() if _overridden(policy, name)}
+    if _overridden(policy, "each"):
+        commands |= RANGED
+    return frozenset(commands)
+
+
+def _overridden(policy: type[Policy], name: str) -> bool:
+    return getattr(policy, name) is not getattr(Policy, name)

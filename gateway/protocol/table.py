@@ -1,0 +1,177 @@
+"""What each command may do beyond what an offer says: the form that restricting policies compile into.
+
+An offer is what NBD can say of an export. What it cannot say (a range that must not be written, no request
+longer than so much, WRITE_ZEROES that must not make holes) stands in a `Table`, which the data plane holds
+every request against without handing it to anybody: that is why a policy that only restricts costs nothing.
+
+Policies fill one table, the one nearest to the upstream first. Offsets in the table are always those of the
+view that is worked on; `move` takes along what stands there already when a policy shows a part of an export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gateway.protocol.commands import NEEDS_FLAG, RANGED, WRITE_CLASS, Refused
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+
+ALL_COMMANDS = frozenset(Cmd) - {Cmd.DISC}
+
+MAX_RANGES = 1024
+"""Ranges of one command that a table holds: every request is held against them, and people write them."""
+
+_EVERY_FLAG = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Barred:
+    """A range that a command must not touch, in bytes; `end` is behind it."""
+
+    start: int
+    end: int
+    refused: Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a table says of one command."""
+
+    refused: Refused | None = None
+    """It is refused altogether."""
+    longest: int | None = None
+    """Longest length in bytes."""
+    too_long: Refused | None = None
+    """What a longer one is told."""
+    barred: tuple[Barred, ...] = ()
+    """Ranges, the last added first: it stands nearest to the client, and has its say first."""
+    refused_flags: tuple[tuple[int, Refused], ...] = ()
+    """Command flags that are refused."""
+    kept_flags: int = _EVERY_FLAG
+    """Command flags that go on upstream."""
+    added_flags: int = 0
+    """Command flags that are set on what goes upstream."""
+
+    def refusal(self, command: Cmd, flags: int, offset: int, length: int) -> Refused | None:
+        """Say why a request is refused; None if it is not."""
+        if self.refused is not None:
+            return self.refused
+        for flag, refused in self.refused_flags:
+            if flags & flag:
+                return refused
+        if command not in RANGED:
+            return None
+        if self.longest is not None and length > self.longest:
+            return self.too_long
+        for barred in self.barred:
+            if offset < barred.end and barred.start < offset + length:
+                return barred.refused
+        return None
+
+    def passed_flags(self, flags: int) -> int:
+        """Give the command flags that go upstream for a client's."""
+        return flags & self.kept_flags | self.added_flags
+
+
+FREE = Row()
+"""A command of which a table says nothing."""
+
+
+@dataclass
+class Table:
+    """What policies say of commands. `size` is that of the view that is worked on, in bytes."""
+
+    size: int
+    rows: dict[Cmd, Row] = field(default_factory=dict)
+    most_in_flight: int | None = None
+    """Commands of one session that may be under way at a time."""
+
+    def __getitem__(self, command: Cmd) -> Row:
+        return self.rows.get(command, FREE)
+
+    def copy(self) -> Table:
+        """Give a table that says the same."""
+        return Table(self.size, dict(self.rows), self.most_in_flight)
+
+    # --- What policies call
+
+    def refuse(self, *commands: Cmd, error: Errno = Errno.EPERM, text: str) -> None:
+        """Refuse commands altogether; what is refused altogether is not offered either."""
+        for command in commands:
+            self._change(command, refused=Refused(error, f"{command.name}: {text}"))
+
+    def protect(
+        self,
+        start: int,
+        end: int,
+        *,
+        commands: Iterable[Cmd] = WRITE_CLASS,
+        error: Errno = Errno.EPERM,
+        text: str,
+    ) -> None:
+        """Refuse commands that touch bytes from `start` up to `end`. Raises ValueError over `MAX_RANGES`."""
+        for command in commands:
+            barred = Barred(start, end, Refused(error, f"{command.name}: {text}"))
+            ranges = (barred, *self[command].barred)
+            if len(ranges) > MAX_RANGES:
+                raise ValueError(f"more than {MAX_RANGES} ranges")
+            self._change(command, barred=ranges)
+
+    def limit_length(
+        self, command: Cmd, longest: int, *, error: Errno = Errno.EINVAL, text: str
+    ) -> None:
+        """Refuse what is longer than `longest` bytes."""
+        now = self[command].longest
+        if now is None or longest <= now:
+            refused = Refused(error, f"{command.name}: {text}")
+            self._change(command, longest=longest, too_long=refused)
+
+    def refuse_flag(self, command: Cmd, flag: CmdFlag, *, error: Errno, text: str) -> None:
+        """Refuse a command with a command flag."""
+        refused = Refused(error, f"{command.name} with {flag.name}: {text}")
+        flags = ((int(flag), refused), *self[command].refused_flags)
+        self._change(command, refused_flags=flags)
+
+    def drop_flag(self, command: Cmd, flag: CmdFlag) -> None:
+        """Take a command flag off what goes upstream, and act as if it had been obeyed."""
+        row = self[command]
+        # What stands nearer to the upstream and adds the flag does so all the same.
+        self._change(command, kept_flags=row.kept_flags & ~flag)
+
+    def add_flag(self, command: Cmd, flag: CmdFlag) -> None:
+        """Set a command flag on everything that goes upstream, unless what stands nearer to it drops it."""
+        row = self[command]
+        self._change(command, added_flags=row.added_flags | (flag & row.kept_flags))
+
+    def limit_in_flight(self, most: int) -> None:
+        """Let no more than `most` commands of a session be under way; at least 1."""
+        now = self.most_in_flight
+        self.most_in_flight = max(1, most if now is None else min(now, most))
+
+    # --- What the compiler calls
+
+    def move(self, offset: int, size: int) -> None:
+        """Go over to the view of `size` bytes that begins at `offset` of this one."""
+        for command, row in self.rows.items():
+            barred = tuple(
+                Barred(max(0, each.start - offset), min(size, each.end - offset), each.refused)
+                for each in row.barred
+                if each.start - offset < size and each.end > offset
+            )
+            self._change(command, barred=barred)
+        self.size = size
+
+    def _change(self, command: Cmd, **changes: object) -> None:
+        said: dict[str, object] = {name: getattr(self[command], name) for name in Row.__slots__}
+        self.rows[command] = Row(**(said | changes))  # type: ignore[arg-type] # names are checked by Row
+
+
+def agreed_flags(flags: int, table: Table) -> int:
+    """Give transmission flags without those that promise what the table refuses altogether."""
+    for command, flag in NEEDS_FLAG.items():
+        if table[command].refused is not None:
+            flags &= ~flag
+    if all(table[command].refused is not None for command in WRITE_CLASS):
+        flags |= Flag.READ_ONLY
+    return flags
