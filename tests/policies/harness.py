@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from gateway.identity import Identity
@@ -42,12 +42,13 @@ EVERYTHING = (
     | Flag.BLOCK_STATUS_PAYLOAD
 )
 ALLOCATION = "base:allocation"
+ANY_SIZES = BlockSizes(1, 4096, 32 * MIB)
 
 
 def view(
     size: int = MIB,
     flags: int = EVERYTHING,
-    block_sizes: BlockSizes = BlockSizes(1, 4096, 32 * MIB),
+    block_sizes: BlockSizes = ANY_SIZES,
     contexts: frozenset[str] = frozenset({ALLOCATION}),
 ) -> View:
     """A view of an export that can do everything."""
@@ -56,7 +57,7 @@ def view(
 
 def client(**proofs: Any) -> Client:
     """A client that comes on a Saturday at noon."""
-    return Client(Identity(**proofs), datetime(2026, 11, 21, 12, tzinfo=timezone.utc))
+    return Client(Identity(**proofs), datetime(2026, 11, 21, 12, tzinfo=UTC))
 
 
 def session(export: str = "vm-1", **proofs: Any) -> Session:
