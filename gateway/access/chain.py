@@ -1,0 +1,226 @@
+"""What a chain of policies comes to: one view and one table for the data plane, and stages for what takes
+hooks.
+
+A chain is worked on from the upstream to the client: each policy describes what the one behind it shows, and
+adds to the table. The result is compiled: a request that no hook is for is held against one table, however many
+policies there are. A request that some policy has a hook for goes through them one by one (`Terms.do`), each of
+which holds it against what it shows itself, for a hook may well make another request of it.
+
+A policy that is only observed (`mode = "observe"`) is left out of all that. What the chain would come to with
+it is the `shadow`: what that refuses is logged, and passes. A shadow has only those observed policies that leave
+offsets as they are, because a request says no more than one offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from gateway.policy import HOOK_OF, Denied, Failed, Next, Policy, Request, Result, Session
+from gateway.protocol.commands import RANGED, Refused, refusal
+from gateway.protocol.export import Offer, View, offer
+from gateway.protocol.table import Table, agreed_flags
+from gateway.wire.constants import Cmd
+from gateway.wire.handshake import MetaContext
+
+Bottom = Callable[[Request], Awaitable[Result]]
+"""Does a request at the upstream, in its offsets. Raises `Failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A policy at its place in the configuration."""
+
+    policy: Policy
+    name: str
+    """What `use` calls it."""
+    observed: bool = False
+    """What it would refuse is logged, and passes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One policy of a chain, over one export."""
+
+    placed: Placed
+    behind: View
+    """What it was given."""
+    view: View
+    """What it shows."""
+    table: Table
+    """What it says of commands by itself, in offsets of `view`."""
+    hooked: frozenset[Cmd]
+
+    @cached_property
+    def _offer(self) -> Offer:
+        names = enumerate(sorted(self.view.contexts), start=1)
+        selected = tuple(MetaContext(number, name) for number, name in names)
+        return offer(self.view, structured=True, extended=True, selected=selected)
+
+    def refusal(self, request: Request) -> Refused | None:
+        """Say why a request must not go further here."""
+        command, flags = request.command, request.flags
+        refused = self.table[command].refusal(command, flags, request.offset, request.length)
+        word = flags << 16 | command
+        return refused or refusal(self._offer, word, request.offset, request.length)
+
+    async def do(self, request: Request, behind: Next) -> Result:
+        """Do a request; `behind` is the next stage."""
+        refused = self.refusal(request)
+        if refused is not None:
+            raise Failed(refused.error, refused.text)
+        command = request.command
+        request = replace(request, flags=self.table[command].passed_flags(request.flags))
+        if command in self.hooked:
+            result: Result = await getattr(self.placed.policy, HOOK_OF[command])(request, behind)
+        else:
+            result = await behind(request.moved(self.view.base - self.behind.base))
+        return result
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a chain comes to over one export."""
+
+    view: View
+    """What the client is shown."""
+    table: Table
+    """What holds for commands without a hook, in offsets of the view."""
+    stages: tuple[Stage, ...]
+    """Nearest to the client first."""
+    shadow: Terms | None = None
+    would: tuple[str, ...] = ()
+    """What observed policies would not have let the client have, beside what the shadow refuses."""
+
+    @cached_property
+    def hooked(self) -> Mapping[Cmd, str]:
+        """Give the commands that take hooks, and the names of the policies that have them."""
+        commands = {command for stage in self.stages for command in stage.hooked}
+        return {
+            command: ", ".join(s.placed.name for s in self.stages if command in s.hooked)
+            for command in Cmd
+            if command in commands
+        }
+
+    async def do(self, request: Request, bottom: Bottom) -> Result:
+        """Do a request through all hooks. Raises `Failed`."""
+
+        async def at(number: int, request: Request) -> Result:
+            if number == len(self.stages):
+                return await bottom(request)
+            return await self.stages[number].do(request, lambda behind: at(number + 1, behind))
+
+        return await at(0, request)
+
+
+class Enlarged(Exception):
+    """A policy shows more than it was given, and has no hooks for it: a bug of the policy."""
+
+
+def terms(chain: Sequence[Placed], first: View) -> Terms:
+    """Compile a chain over an export's first view. Raises `Denied`, `Enlarged`, and what policies raise."""
+    enforced = _compiled([placed for placed in chain if not placed.observed], first)
+    if not any(placed.observed for placed in chain):
+        return enforced
+    watched: list[Placed] = []
+    would: list[str] = []
+    for placed in chain:
+        if placed.observed:
+            try:
+                shown = placed.policy.describe(enforced.view)
+            except Denied as denied:
+                would.append(f"{placed.name}: {denied}")
+                continue
+            if (shown.base, shown.size) != (enforced.view.base, enforced.view.size):
+                would.append(f"{placed.name}: {shown.size} bytes from {shown.base} on are shown")
+                continue
+        watched.append(placed)
+    return replace(enforced, shadow=_compiled(watched, first), would=tuple(would))
+
+
+def _compiled(chain: Sequence[Placed], first: View) -> Terms:
+    view, table = first, Table(first.size)
+    stages: list[Stage] = []
+    for placed in reversed(chain):
+        behind, policy = view, placed.policy
+        view = policy.describe(behind)
+        hooked = frozenset(policy.hooked(behind))
+        inside = behind.base <= view.base and (view.base + view.size <= behind.base + behind.size)
+        if not inside and not hooked >= RANGED:
+            raise Enlarged(f"{placed.name} shows {view.size} bytes of {behind.size}")
+        table.move(view.base - behind.base, view.size)
+        own = Table(view.size)
+        policy.commands(own)
+        policy.commands(table)
+        view = replace(view, flags=agreed_flags(view.flags, own))
+        stages.insert(0, Stage(placed, behind, view, own, hooked))
+    return Terms(view, table, tuple(stages))
+
+
+@dataclass
+class Membership:
+    """A chain as it stands for one session."""
+
+    session: Session
+    chain: list[Placed]
+    members: list[Policy]
+    """Those that have to be told when it ends."""
+    would: list[str]
+    """Why observed policies would have denied it."""
+
+    def leave(self) -> None:
+        """The session has ended: the last that joined leaves first. More than once is the same as once."""
+        while self.members:
+            self.members.pop().leave(self.session)
+
+
+def join(chain: Sequence[Placed], session: Session) -> Membership:
+    """Have the policies of a chain take part in a session, nearest to the client first. Raises `Denied`, after
+    all that had joined have left.
+    """
+    membership = Membership(session, [], [], [])
+    try:
+        for placed in chain:
+            try:
+                policy = placed.policy.join(session)
+            except Denied as denied:
+                if not placed.observed:
+                    raise
+                membership.would.append(f"{placed.name}: {denied}")
+            else:
+                membership.chain.append(replace(placed, policy=policy))
+                membership.members.append(placed.policy)
+    except BaseException:
+        membership.leave()
+        raise
+    return membership
+
+
+async def prepared(chain: Sequence[Placed], first: View, bottom: Bottom) -> list[Placed]:
+    """Have the policies look at the disk, the one nearest to the upstream first: give the chain as it stands
+    for this link. Raises `Denied`, `Failed`.
+    """
+    stands: list[Placed] = []
+    for placed in reversed(chain):
+        if placed.observed or type(placed.policy).prepare is Policy.prepare:
+            stands.insert(0, placed)
+            continue
+        behind = _compiled([each for each in stands if not each.observed], first)
+
+        async def read(request: Request, behind: Terms = behind) -> Result:
+            if request.command is not Cmd.READ:
+                raise TypeError(f"prepare may only READ, and sent {request.command.name}")
+            return await behind.do(request, bottom)
+
+        policy = await placed.policy.prepare(behind.view, read)
+        stands.insert(0, replace(placed, policy=policy))
+    return stands
+
+
+def prepares(chain: Sequence[Placed]) -> bool:
+    """Say whether any policy has to look at the disk."""
+    return any(
+        type(placed.policy).prepare is not Policy.prepare and not placed.observed
+        for placed in chain
+    )
