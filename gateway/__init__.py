@@ -13,6 +13,7 @@ Where everything is; imports go down this list, never up:
     tls/         credentials, contexts, who a peer is; no sockets
     quirks/      one file per oddity of a peer, and how it is mended; pure
     protocol/    who may say what, when: both negotiations, offer(), legality; pure
+    identity.py  who a client is, whatever it proves it by; pure
     wire/        bytes <-> values: options, requests, replies, chunks; pure
     config/      what users write (a leaf), and uri.py: NBD URIs (a leaf)
 

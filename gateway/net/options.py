@@ -10,11 +10,10 @@ from typing import Protocol
 
 import trio
 
+from gateway.identity import Identity, UnixPeer
+
 KEEPALIVE_PROBES = 3
 """Unanswered keepalive probes after which a peer is given up."""
-
-IPV4_MAPPED = "::ffff:"
-"""What an IPv4 client's address begins with on a listener of both families (RFC 4291, 2.5.5.2)."""
 
 TCP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -113,20 +112,22 @@ class Awaited:
         self._sock.close()
 
 
-def peer_name(sock: socket.socket | trio.socket.SocketType) -> str:
-    """Say who is at the other end, for the log."""
+def peer_of(sock: socket.socket | trio.socket.SocketType) -> Identity:
+    """Say who is at the other end, as far as the kernel knows."""
     try:
         peer = sock.getpeername()
     except OSError:
-        return "a client that has gone"
-    if sock.family == socket.AF_INET6:
-        if peer[0].startswith(IPV4_MAPPED):
-            return f"{peer[0].removeprefix(IPV4_MAPPED)}:{peer[1]}"
-        return f"[{peer[0]}]:{peer[1]}"
-    if isinstance(peer, tuple):
-        return f"{peer[0]}:{peer[1]}"
+        return Identity("a client that has gone")
+    if sock.family in TCP_FAMILIES:
+        return Identity.at(peer[0], peer[1])
     if sock.family == socket.AF_UNIX:
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid, uid, _gid = struct.unpack("3i", credentials)
-        return f"unix:pid={pid},uid={uid}"
-    return str(peer)
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        unix = UnixPeer(*_UCRED.unpack(credentials))
+        return Identity(str(unix), unix=unix)
+    if sock.family == socket.AF_VSOCK:
+        cid, port = peer
+        return Identity(f"{cid}:{port}", cid=cid)
+    return Identity(str(peer))
+
+
+_UCRED = struct.Struct("iII")  # pid, uid, gid

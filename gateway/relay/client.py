@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from gateway.config import Listen, Route
+from gateway.identity import Identity
 from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream
-from gateway.net.options import peer_name, tune
+from gateway.net.options import peer_of, tune
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server import (
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.tls.credentials import Session as TlsSession  # costs nothing where there is no TLS
-    from gateway.tls.identity import Identity
 
 ChooseSession = Callable[[bytes], "TlsSession | None"]
 """Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""
@@ -87,8 +87,9 @@ async def serve_client(
             keepalive_seconds=listen.keepalive_seconds,
             user_timeout_seconds=listen.user_timeout_seconds,
         )
-    log = service.log.bind(client=peer_name(stream.socket))
-    client = _Client(service, listen, stream, tls, log)
+    who = peer_of(stream.socket)
+    log = service.log.bind(client=who.peer)
+    client = _Client(service, listen, stream, tls, who, log)
     try:
         if listen.style == "oldstyle":
             opened: Opened | None = await client.greet_oldstyle(listen.export)
@@ -117,6 +118,7 @@ class _Client:
         listen: Listen,
         stream: trio.SocketStream,
         tls: ChooseSession | None,
+        who: Identity,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
@@ -125,8 +127,8 @@ class _Client:
         self._oldstyle = listen.style == "oldstyle"
         self._stream: Stream = stream
         self._tls = tls
-        self.identity: Identity | None = None
-        """Who the client is, if it came over TLS."""
+        self.identity = who
+        """Who the client is; more of it is known after TLS."""
         self._log = log
         self._core = ServerNegotiation(_dialect(listen))
         self._core.shutting_down = service.draining
@@ -224,7 +226,7 @@ class _Client:
             self.identity = identity_of(
                 admitted.certificate,
                 admitted.psk_user,
-                peer=peer_name(stream.socket),
+                base=self.identity,
                 tls_version=stream.version,
                 cipher=stream.cipher,
             )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.config import Route
+from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
@@ -21,8 +22,6 @@ from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-    from gateway.tls.identity import Identity  # costs nothing where there is no TLS
 
 LINGER_SECONDS = 2
 """How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
@@ -45,7 +44,7 @@ async def transmit(
     stream: Stream,
     received: bytes,
     log: FilteringBoundLogger,
-    who: Identity | None,
+    who: Identity,
 ) -> None:
     """Relay until the session has ended; then close the link, and see the client off.
 
@@ -80,9 +79,9 @@ async def transmit(
         service.relayed -= 1
 
 
-def _shown(who: Identity | None) -> dict[str, str]:
+def _shown(who: Identity) -> dict[str, str]:
     """Give what the log says of a client over TLS."""
-    return {} if who is None else {"tls": f"{who.tls_version} {who.cipher}", "who": who.describe()}
+    return {"tls": f"{who.tls_version} {who.cipher}", "who": who.describe()} if who.tls else {}
 
 
 def _log_repairs(service: Service, opened: Opened) -> None:

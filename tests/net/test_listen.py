@@ -9,9 +9,10 @@ import pytest
 import trio
 
 from gateway.config import parse
+from gateway.identity import Identity, UnixPeer
 from gateway.net.dial import DialError, dial
 from gateway.net.listen import open_listener
-from gateway.net.options import peer_name
+from gateway.net.options import peer_of
 from gateway.uri import parse_nbd_uri
 
 LISTEN = '[[listen]]\nuri = "{}"\n[upstream.main]\nuri = "nbd://127.0.0.1"\n'
@@ -25,6 +26,8 @@ async def test_abstract_unix_sockets() -> None:
         async with await dial(listener.uri) as client, await listener.sockets[0].accept() as server:
             await client.send_all(b"x")
             assert await server.receive_some(1) == b"x"
+            us = UnixPeer(os.getpid(), os.getuid(), os.getgid())
+            assert peer_of(server.socket) == Identity(str(us), unix=us)
         await listener.aclose()
     with trio.fail_after(1):
         await listener.aclose()
@@ -37,7 +40,9 @@ async def test_every_address_is_of_both_families(host: str) -> None:
     uri = parse_nbd_uri(f"nbd://{host}:{listener.uri.port}")
     async with await dial(uri), await listener.sockets[0].accept() as server:
         # In the log an IPv4 client has its own address, and not ::ffff:127.0.0.1.
-        assert peer_name(server.socket).startswith(f"{host}:")
+        who = peer_of(server.socket)
+        assert who.peer.startswith(f"{host}:")
+        assert str(who.address) == host.strip("[]")
     await listener.aclose()
 
 

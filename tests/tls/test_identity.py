@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.identity import Identity, UnixPeer
 from gateway.tls.credentials import client_credentials, server_credentials
 from gateway.tls.errors import NotAdmitted
-from gateway.tls.identity import Identity, UnixPeer, identity_of
+from gateway.tls.identity import identity_of
 from tests.tls.handshakes import DAY, NOW, shake_hands
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -41,13 +43,13 @@ def _certificate(
     return builder.sign(KEY, SHA256()).public_bytes(Encoding.DER)
 
 
+SUBJECT = [
+    (NameOID.COUNTRY_NAME, "DE"),
+    (NameOID.ORGANIZATION_NAME, "Disks, Inc."),
+    (NameOID.COMMON_NAME, "joe"),
+]
 FULL = _certificate(
-    [
-        (NameOID.COUNTRY_NAME, "DE"),
-        (NameOID.ORGANIZATION_NAME, "Disks, Inc."),
-        (NameOID.COMMON_NAME, "joe"),
-        (NameOID.COMMON_NAME, "joseph"),
-    ],
+    [*SUBJECT, (NameOID.COMMON_NAME, "joseph")],
     [
         x509.DNSName("vm1.example"),
         x509.DNSName("*.example"),
@@ -61,11 +63,11 @@ FULL = _certificate(
 
 def test_everything() -> None:
     unix = UnixPeer(1, 2, 3)
-    identity = identity_of(
-        FULL, None, peer="192.0.2.1:5", unix=unix, tls_version="TLSv1.3", cipher="AES"
-    )
+    base = replace(Identity.at("192.0.2.1", 5), unix=unix)
+    identity = identity_of(FULL, None, base=base, tls_version="TLSv1.3", cipher="AES")
     assert identity == Identity(
         peer="192.0.2.1:5",
+        address=ipaddress.ip_address("192.0.2.1"),
         unix=unix,
         psk_user=None,
         subject=(("C", "DE"), ("O", "Disks, Inc."), ("CN", "joe"), ("CN", "joseph")),
@@ -87,14 +89,21 @@ def test_everything() -> None:
 
 
 def test_a_key() -> None:
-    identity = identity_of(None, "joe", peer="h:1")
+    identity = identity_of(None, "joe", base=Identity("h:1"))
     assert identity == Identity(peer="h:1", psk_user="joe")
     assert identity.describe() == "psk:joe h:1"
 
 
 def test_nobody() -> None:
     assert identity_of(None, None) == Identity()
-    assert Identity().describe() == "nobody"
+
+
+def test_a_renewed_certificate_is_the_same_client() -> None:
+    # Each signature is another, and so each fingerprint.
+    first, renewed = (identity_of(_certificate(SUBJECT, []), None) for _ in range(2))
+    assert first.fingerprint != renewed.fingerprint
+    assert first.key == renewed.key
+    assert first.key == ("certificate", "issuer=The CA", "C=DE", "O=Disks, Inc.", "CN=joe")
 
 
 def test_a_name_that_looks_like_two() -> None:
