@@ -15,6 +15,7 @@ Where everything is; imports go down this list, never up:
     protocol/    who may say what, when: both negotiations, offer(), legality; pure
     identity.py  who a client is, whatever it proves it by; pure
     wire/        bytes <-> values: options, requests, replies, chunks; pure
+    throttle.py  token buckets, shared fairly, and the gates before them; no tasks
     config/      what users write (a leaf), and uri.py: NBD URIs (a leaf)
 
 A connection's life: accept -> protocol.server (their options) -> relay.client (which export) ->

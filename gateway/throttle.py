@@ -1,35 +1,302 @@
-"""Stand-in until the machinery lands."""
+"""Token buckets that sessions share fairly, and the gates that hold their requests back.
+
+A `Bucket` fills with so many tokens a second, up to its burst. A request may begin while the level is above
+zero, and then takes its whole cost, below zero if need be. So a request of any size gets through a bucket of
+any burst, and the average is exact: what one request took too much, the next one waits for.
+
+Who comes first where several sessions share a bucket? Not whoever asks first: requests of 1 MiB would get 256
+times what those of 4 KiB get. Each session has a *turn*, a virtual time that grows by the cost of what it
+takes, and the earliest turn goes first (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996). The
+bucket's own virtual time is the turn of who went last. A newcomer, or one that was idle, begins there: it does
+not have to wait until all others have had as much as it, nor is it owed anything for its idleness.
+
+A `Gate` is one session's door. It may stand before several buckets: bytes and operations, of the session, its
+identity, its export. It asks them one after the other, waits at the first that refuses, and charges all of them
+when the last has agreed, so it never holds tokens while it waits. What a bucket has agreed to stands until that
+request begins, even if others have emptied the bucket meanwhile. Asking again would starve whoever stands
+before two busy buckets: both are open for an instant at a time, and hardly ever for the same. The price is
+that a bucket may be overdrawn by one request for each gate that waits elsewhere; the average stays exact.
+
+`Doors` knows which buckets are waited for, and when the earliest of them opens. Whoever owns it sleeps until
+then and calls `open_due`. Nothing here sleeps, and who has no gate pays nothing.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import NamedTuple
+from itertools import count
+
+Clock = Callable[[], float]
+"""Gives seconds that never go back."""
+
+MAX_WAKES = 64
+"""Gates that one `open_due` opens: each goes on with its session at once, and others want to run as well."""
 
 
 class Unit(Enum):
-    """What a bucket counts."""
+    """What of a request a bucket counts."""
 
     BYTES = "bytes"
+    """The length of a READ or WRITE; other commands cost nothing, and do not wait."""
     OPERATIONS = "operations"
+    """Every request is one."""
 
 
 class Bucket:
-    """A token bucket."""
+    """Tokens that come with time and go with requests. Everyone who shares one uses the same `clock`."""
 
-    def __init__(
-        self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.per_second, self.burst, self.clock = per_second, burst, clock
+    __slots__ = (
+        "_at",
+        "_clock",
+        "_doors",
+        "_due",
+        "_level",
+        "_now",
+        "_queue",
+        "burst",
+        "per_second",
+    )
+
+    def __init__(self, per_second: float, burst: float, clock: Clock = time.monotonic) -> None:
+        _check(per_second, burst)
+        self.per_second = per_second
+        self.burst = burst
+        self._clock = clock
+        self._level = float(burst)
+        self._at = clock()  # when the level was that
+        self._now = 0  # its virtual time
+        self._queue: list[_Turn] = []  # who waits, in order
+        self._doors: Doors | None = None  # of those who wait
+        self._due: _Due | None = None  # its entry there
+
+    def __repr__(self) -> str:
+        return f"<Bucket {self.per_second:g}/s, burst {self.burst:g}, level {self._level:g}>"
+
+    @property
+    def level(self) -> float:
+        """What it holds now; below zero if it is overdrawn."""
+        self._refill(self._clock())
+        return self._level
+
+    @property
+    def waiting(self) -> int:
+        """How many gates wait here."""
+        return len(self._queue)
 
     def change(self, per_second: float, burst: float) -> None:
-        """Change it while it is in use."""
-        self.per_second, self.burst = per_second, burst
+        """Go on with another rate, and for those who wait too. What it holds, or owes, stays."""
+        _check(per_second, burst)
+        self._refill(self._clock())
+        self.per_second = per_second
+        self.burst = burst
+        self._level = min(self._level, burst)
+        if self._doors is not None:
+            self._doors.expect(self)
+
+    def _refill(self, now: float) -> None:
+        seconds = now - self._at
+        if seconds <= 0:
+            return
+        self._at = now
+        gained = seconds * self.per_second
+        if self._queue:
+            # Somebody waits, so this is no idleness, but a driver that comes late (Trio's timers are good for a
+            # millisecond): what it is late for must not be lost, however small the burst.
+            self._level += gained
+        elif self._level < self.burst:
+            self._level = min(self._level + gained, self.burst)
+
+    def _lets(self, place: _Place) -> bool:
+        self._refill(self._clock())
+        if self._level <= 0:
+            return False
+        if not self._queue:
+            return True
+        first = self._queue[0]
+        return first is place.waits or max(place.turn, self._now) < first[0]
+
+    def _charge(self, place: _Place, cost: int) -> None:
+        self._level -= cost
+        self._now = max(place.turn, self._now)
+        place.turn = self._now + cost
+
+    def _opening(self) -> float:
+        """When it lets somebody through, by its level of the last look.
+
+        Strictly later than that look if it does not now: by rounding, the level may be short of zero then,
+        and a driver that wakes for nothing must not do so at the same time for ever.
+        """
+        if self._level > 0:
+            return self._at
+        return math.nextafter(self._at - self._level / self.per_second, math.inf)
+
+    def _next_in_turn(self, now: float) -> _Place | None:
+        """Take the first out of the queue if there is one and it may go on."""
+        self._refill(now)
+        if self._level <= 0 or not self._queue:
+            return None
+        place = self._queue.pop(0)[2]
+        place.waits = None
+        return place
 
 
-class Charge(NamedTuple):
-    """What a command is charged to."""
+class _Place:
+    """Where one gate stands at one bucket."""
 
-    bucket: Bucket
-    unit: Unit
+    __slots__ = ("agreed", "bucket", "gate", "turn", "unit", "waits")
+
+    def __init__(self, gate: Gate, bucket: Bucket, unit: Unit) -> None:
+        self.gate = gate
+        self.bucket = bucket
+        self.unit = unit
+        self.turn = 0
+        """Its virtual time; one that has passed counts as the bucket's own."""
+        self.waits: _Turn | None = None
+        """Its entry in the queue."""
+        self.agreed = False
+        """The bucket lets the request through that is before the gate."""
+
+
+_Turn = tuple[int, int, _Place]
+"""(virtual time, a number that tells equal ones apart, who)"""
+
+_Due = tuple[float, int, Bucket]
+"""(when, a number that tells equal ones apart, what)"""
+
+_numbers = count()
+
+Charges = Sequence[tuple[Bucket, Unit]]
+"""What a session's requests are counted against."""
+
+
+class Gate:
+    """One session's door. `wake` is called when a request that was held back may be tried again."""
+
+    __slots__ = ("_doors", "_places", "_waits_at", "_wake")
+
+    def __init__(self, charges: Charges, wake: Callable[[], None], doors: Doors) -> None:
+        self._wake = wake
+        self._doors = doors
+        self._waits_at: _Place | None = None
+        self._places = [_Place(self, bucket, unit) for bucket, unit in charges]
+
+    @property
+    def waits(self) -> bool:
+        """A request is held back."""
+        return self._waits_at is not None
+
+    def take(self, length: int) -> bool:
+        """Let a request through and charge it everywhere; or say False and `wake` later, when the same
+        request is to be tried again. `length` is that of its data.
+        """
+        places = self._places
+        for place in places:
+            if length or place.unit is Unit.OPERATIONS:
+                if not place.agreed:
+                    place.agreed = place.bucket._lets(place)
+                if not place.agreed:
+                    self._wait_at(place)
+                    return False
+        self._leave()
+        for place in places:
+            place.agreed = False
+            if place.unit is Unit.OPERATIONS:
+                place.bucket._charge(place, 1)
+            elif length:
+                place.bucket._charge(place, length)
+        return True
+
+    def replace(self, charges: Charges) -> None:
+        """Count requests against other buckets from now on. In those that stay, its turn stays."""
+        turns = {(place.bucket, place.unit): place.turn for place in self._places}
+        waited = self.waits
+        self._leave()
+        self._places = [_Place(self, bucket, unit) for bucket, unit in charges]
+        for place in self._places:
+            place.turn = turns.get((place.bucket, place.unit), 0)
+        if waited:
+            self._wake()
+
+    def close(self) -> None:
+        """Wait for nothing any more; `wake` is not called again."""
+        self._leave()
+        self._places = []
+
+    def _wait_at(self, place: _Place) -> None:
+        if self._waits_at is place:
+            return
+        self._leave()
+        self._waits_at = place
+        bucket = place.bucket
+        place.turn = max(place.turn, bucket._now)
+        place.waits = place.turn, next(_numbers), place
+        insort(bucket._queue, place.waits)
+        if len(bucket._queue) == 1:
+            self._doors.expect(bucket)
+
+    def _leave(self) -> None:
+        place = self._waits_at
+        if place is None:
+            return
+        self._waits_at = None
+        bucket = place.bucket
+        if place.waits is not None:
+            del bucket._queue[bisect_left(bucket._queue, place.waits)]
+            place.waits = None
+            if not bucket._queue:
+                self._doors.expect(bucket)
+
+    def _open(self, place: _Place) -> None:
+        """Its turn has come; the bucket has taken it out of the queue."""
+        place.agreed = True
+        self._waits_at = None
+        self._wake()
+
+
+class Doors:
+    """The buckets that are waited for; those who share a bucket share this too. `sooner` is called when
+    `next_opening` has become earlier.
+    """
+
+    def __init__(self, sooner: Callable[[], None]) -> None:
+        self._sooner = sooner
+        self._due: list[_Due] = []
+
+    def next_opening(self) -> float | None:
+        """When `open_due` has something to do, by the buckets' clock, and not before; None: nobody waits."""
+        return self._due[0][0] if self._due else None
+
+    def open_due(self, now: float) -> None:
+        """Wake those whose turn has come, in order, as long as the level lasts. If there are very many, some
+        are left: call again (`next_opening` says so).
+        """
+        woken = 0
+        while self._due and self._due[0][0] <= now and woken < MAX_WAKES:
+            bucket = self._due[0][2]
+            while woken < MAX_WAKES and (place := bucket._next_in_turn(now)):
+                place.gate._open(place)  # which may come back at once with its next request
+                woken += 1
+            self.expect(bucket)
+
+    def expect(self, bucket: Bucket) -> None:
+        """Look anew when a bucket opens: for who waits there, or whether anybody still does."""
+        if bucket._due is not None:
+            del self._due[bisect_left(self._due, bucket._due)]
+            bucket._due = bucket._doors = None
+        if bucket._queue:
+            bucket._doors = self
+            bucket._due = bucket._opening(), next(_numbers), bucket
+            insort(self._due, bucket._due)
+            if self._due[0] is bucket._due:
+                self._sooner()
+
+
+def _check(per_second: float, burst: float) -> None:
+    """Nothing would ever get through a bucket without either. Said here, for who builds one by hand."""
+    for name, value in (("per_second", per_second), ("burst", burst)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"a bucket's {name} is more than 0 and finite, not {value!r}")

@@ -216,7 +216,7 @@ def test_init_overwrites_only_when_told(tmp_path: Path, capsys: Capture) -> None
         capsys.readouterr().err == "nbd-gateway: g.toml is there already; --force overwrites it\n"
     )
     assert main(["init", "g.toml", "--force"]) == 0
-    assert load(path).rules
+    assert load(path).exports
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])

@@ -25,7 +25,7 @@ def test_upstream_alone() -> None:
     config = build_config("memory:1G")
     assert [str(listen.uri) for listen in config.listen] == ["nbd://127.0.0.1:10810"]
     assert config.upstream["main"].uri == Memory(1 << 30)
-    assert [(rule.name, rule.upstream) for rule in config.rules] == [("*", "main")]
+    assert [(rule.name, rule.upstream) for rule in config.exports] == [("*", "main")]
 
 
 def test_an_upstream_that_names_an_export() -> None:

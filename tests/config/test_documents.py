@@ -49,7 +49,7 @@ def test_manual_has_the_defaults(title: str) -> None:
 
 @pytest.mark.parametrize("block", re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL + ABOUT_TLS))
 def test_blocks_of_the_manual(block: str) -> None:
-    assert parse(block, "configuration.md").rules
+    assert parse(block, "configuration.md").exports
 
 
 def test_there_are_blocks_and_examples() -> None:
@@ -59,7 +59,7 @@ def test_there_are_blocks_and_examples() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples(path: Path) -> None:
-    assert load(path).rules
+    assert load(path).exports
 
 
 def test_names_of_the_exports_example() -> None:

@@ -235,7 +235,7 @@ def test_route(exports: str, upstream: str, name: str, expected: tuple[str, str]
 def test_a_named_export_is_no_pattern(name: str) -> None:
     uri = NbdUri(False, parse_nbd_uri("nbd://h").transport, host="h", port=1, export=name)
     config = parse(f'{LISTEN}[upstream.x]\nuri = "{uri}"\n', "f")
-    named, default = config.rules
+    named, default = config.exports
     assert (named.exact_name, default.exact_name) == (name, "")
     assert named.matches(name)
     assert not named.matches(name + "x")
