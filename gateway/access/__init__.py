@@ -1,1 +1,7 @@
-"""Who may reach what, and with which policies."""
+"""Who may reach what, and with which policies.
+
+who.py      does a rule mean this client?
+rules.py    which rule is it, and which policies come with it
+chain.py    what those policies come to: one view, one table, and stages for what takes hooks
+loading.py  finds policies in installed packages
+"""

@@ -7,8 +7,8 @@ policies there are. A request that some policy has a hook for goes through them 
 which holds it against what it shows itself, for a hook may well make another request of it.
 
 A policy that is only observed (`mode = "observe"`) is left out of all that. What the chain would come to with
-it is the `shadow`: what that refuses is logged, and passes. A shadow has only those observed policies that leave
-offsets as they are, because a request says no more than one offset.
+it is the `shadow`: what that refuses is logged, and passes. A shadow has only those observed policies that
+leave offsets as they are, because a request says no more than one offset.
 """
 
 from __future__ import annotations

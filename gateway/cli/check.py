@@ -49,9 +49,9 @@ def summary(config: "Config") -> Iterator[str]:
     """What a configuration would serve, in lines for people."""
     for listen in config.listen:
         yield _listens(listen)
-    for rule in config.rules:
+    for rule in config.exports:
         yield _serves(rule, config.upstream[rule.upstream])
-    used = {rule.upstream for rule in config.rules}
+    used = {rule.upstream for rule in config.exports}
     for name in config.upstream:
         if name not in used:
             yield f"upstream {name} is not used: no [[export]] leads there"

@@ -1,13 +1,17 @@
 """Names that a configuration may use, from the packages that define them: `gateway.config` is a leaf."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from gateway.config import Vocabulary
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def vocabulary() -> Vocabulary:
     """Give what may be named. Nothing is imported for it until a configuration names something."""
-    return Vocabulary(quirks=_quirks, personalities=_personalities)
+    return Vocabulary(quirks=_quirks, personalities=_personalities, policy=_policy)
 
 
 def _quirks() -> Iterable[str]:
@@ -20,3 +24,12 @@ def _personalities() -> Iterable[str]:
     from gateway.embedded import PERSONALITIES
 
     return PERSONALITIES
+
+
+def _policy(name: str) -> "type[BaseModel]":
+    from gateway.access.loading import PolicyError, catalogue
+
+    try:
+        return catalogue().find(name)
+    except PolicyError as error:
+        raise LookupError(str(error)) from None

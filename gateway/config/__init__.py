@@ -22,18 +22,24 @@ from gateway.config.models import (
     Upstream,
 )
 from gateway.config.reading import ConfigError, Problem, load, parse, schema
+from gateway.config.rules import Certificate, Network, Rule, Use, Who
 
 __all__ = [
+    "Certificate",
     "Config",
     "ConfigError",
     "Export",
     "Listen",
     "Log",
+    "Network",
     "Problem",
     "Route",
+    "Rule",
     "SocketOwner",
     "Upstream",
+    "Use",
     "Vocabulary",
+    "Who",
     "load",
     "parse",
     "schema",

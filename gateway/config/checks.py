@@ -7,13 +7,19 @@ right shape is passed over here; the models have complained of it already.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from gateway.config.base import did_you_mean
 from gateway.config.lines import KeyPath
 from gateway.config.models import exact_name
+from gateway.config.words import in_plain_words
 from gateway.uri import Legacy, NbdUri, Target, Transport, UriError, parse_upstream
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Finding = tuple[KeyPath, str]
 Data = Mapping[str, Any]
@@ -28,6 +34,8 @@ class Vocabulary:
     quirks: Callable[[], Iterable[str]]
     personalities: Callable[[], Iterable[str]]
     """What `legacy:NAME` may name."""
+    policy: "Callable[[str], type[BaseModel]]"
+    """Gives what `use` names, whose fields are its options. Raises LookupError, with a text for people."""
 
 
 def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterator[Finding]:
@@ -36,14 +44,12 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
     """
     if vocabulary is not None:
         yield from _unknown(data, vocabulary)
-    for check in (_needed, _listeners, _styles, _tls, _addresses, _upstreams, _exports, _names):
+        yield from _policies(data, vocabulary)
+    for check in (
+        *(_needed, _listeners, _styles, _tls, _addresses, _upstreams, _exports, _names),
+        *(_rules, _rules_and_exports, _rules_and_listeners),
+    ):
         yield from check(data, where)
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """`, did you mean "x"?`, or nothing."""
-    close = get_close_matches(word, known, n=1)
-    return f', did you mean "{close[0]}"?' if close else ""
 
 
 NEEDED: Mapping[KeyPath, str] = {
@@ -221,6 +227,118 @@ def _unknown(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
                 if isinstance(quirk, str) and quirk not in known:
                     text = f'there is no quirk "{quirk}"'
                     yield (*path, "quirks", i), f"{text}{_instead(quirk, known)}"
+
+
+def _policies(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
+    """What policies say of the options that they are given."""
+    for header in ("rule", "export"):
+        for path, table in _array(data, header):
+            uses = table.get("policies")
+            for i, use in enumerate(uses if isinstance(uses, list) else ()):
+                if isinstance(use, dict) and isinstance(use.get("use"), str):
+                    yield from _options((*path, "policies", i), use, vocabulary)
+
+
+def _options(path: KeyPath, use: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
+    name = use["use"]
+    try:
+        policy = vocabulary.policy(name)
+    except LookupError as error:
+        yield (*path, "use"), str(error.args[0])
+        return
+    known = [field.alias or key for key, field in policy.model_fields.items()]
+
+    def unknown(where: KeyPath) -> str:
+        key = str(where[-1])
+        hint = did_you_mean(key.lower().replace("_", "-"), known)
+        may_be = f"; it has {', '.join(known)}" if known else "; it has no options"
+        return f"unknown option of {name}{hint or may_be}"
+
+    try:
+        policy.model_validate({key: use[key] for key in use if key not in ("use", "mode")})
+    except ValidationError as wrong:
+        for details in wrong.errors(include_url=False):
+            inside, text = in_plain_words(details, unknown=unknown)
+            yield (*path, *inside), text if inside else f"{name}: {text}"
+
+
+def _rules(data: Data, where: Where) -> Iterator[Finding]:
+    everybody: KeyPath | None = None
+    for path, rule in _array(data, "rule"):
+        if everybody is not None:
+            there = where(everybody)
+            yield path, f"this rule is never reached: the one before it ({there}) matches everybody"
+        deny = rule.get("deny") is True
+        if deny and rule.get("policies"):
+            yield (*path, "policies"), "who is denied has no use for policies; leave this out"
+        for key in ("hide", "disconnect"):
+            if rule.get(key) is True and not deny:
+                yield (*path, key), "this is for rules that deny: add deny = true"
+        timed = any(isinstance(use, dict) for use in rule.get("policies") or ())
+        observed = deny and rule.get("mode") == "observe"
+        if rule.get("exports", ["*"]) in ("*", ["*"]) and not rule.get("who"):
+            everybody = everybody if timed or observed else everybody or path
+
+
+def _rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
+    rules = _array(data, "rule")
+    if not rules:
+        return
+    if not data.get("export"):
+        yield rules[0][0], "with rules, [[export]] has to say which exports there are"
+    names = [export.get("name") for _, export in _array(data, "export")]
+    known = [name for name in names if isinstance(name, str)]
+    for path, export in _array(data, "export"):
+        name = export.get("name")
+        if isinstance(name, str) and exact_name(name) is None:
+            yield (
+                (*path, "name"),
+                f'"{name}" lets names through that no rule has seen (a server may know an export by several):'
+                " with [[rule]], every export is listed by its name",
+            )
+    for path, rule in rules:
+        patterns = rule.get("exports", [])
+        for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
+            if isinstance(pattern, str) and not any(fnmatchcase(n, pattern) for n in known):
+                hint = did_you_mean(pattern, known)
+                yield (*path, "exports"), f'no [[export]] has a name like "{pattern}"{hint}'
+
+
+def _rules_and_listeners(data: Data, where: Where) -> Iterator[Finding]:
+    """A rule on a proof that a listener does not ask for would never match, or let in whom it should stop."""
+    listeners = _array(data, "listen")
+    over_tls = [(path, each) for path, each in listeners if _has_tls(each)]
+    for path, rule in _array(data, "rule"):
+        who = rule.get("who")
+        if not isinstance(who, dict):
+            continue
+        if "certificate" in who:
+            verifying = [each for _, each in over_tls if "certificates" in each]
+            for at, listen in over_tls:
+                if listen.get("verify-client") is False:
+                    yield (
+                        (*at, "verify-client"),
+                        f"a rule ({where((*path, 'who'))}) goes by clients' certificates, so they have to be"
+                        " verified",
+                    )
+            if not verifying:
+                yield (*path, "who"), "no listener has certificates, so no client can show one"
+        if "psk-user" in who and not any("psk" in each for _, each in over_tls):
+            yield (*path, "who"), "no listener has psk, so no client can show a key"
+        if "unix-user" in who and not any(_is_unix(each) for _, each in listeners):
+            yield (*path, "who"), "no listener is a Unix socket, so no client has a Unix user"
+        if who.get("tls") is True and not over_tls:
+            yield (*path, "who"), "no listener has TLS"
+
+
+def _has_tls(listen: Data) -> bool:
+    uri = _nbd_uri(listen)
+    return listen.get("tls") in ("allow", "require") or (uri is not None and uri.tls)
+
+
+def _is_unix(listen: Data) -> bool:
+    uri = _nbd_uri(listen)
+    return uri is not None and uri.transport is Transport.UNIX
 
 
 def _instead(word: str, known: list[str]) -> str:

@@ -9,16 +9,17 @@ write; durations have "seconds" in their names because people do not read units 
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, WithJsonSchema
 
+from gateway.config.base import Table, shown, text, written_as
+from gateway.config.rules import Rule, Use, Uses
 from gateway.uri import (
     NbdUri,
     Target,
@@ -54,29 +55,12 @@ class Route:
     read_only: bool = False
     stable_contexts_only: bool = False
     tls_required: bool = False
-
-
-def shown(value: object) -> str:
-    """A value as its writer knows it, short enough for one line of an error message."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            value = value.encode(errors="backslashreplace").decode()
-            return f'"{value}"' if len(value) <= 80 else f'"{value[:77]}..."'
-        case dict():
-            return "a table"
-        case []:
-            return "an empty list"
-        case list():
-            return "a list"
-    return str(value)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected text in quotes, got {shown(value)}")
-    return value
+    uses: tuple[Use, ...] = ()
+    """The export's own policies."""
+    hide: bool = False
+    """To whom it is denied, there is no such export."""
+    number: int = 0
+    """Which of `Config.exports` it comes from."""
 
 
 def _without_user(uri: NbdUri, why: str) -> NbdUri:
@@ -86,7 +70,7 @@ def _without_user(uri: NbdUri, why: str) -> NbdUri:
 
 
 def _listen_uri(value: object) -> NbdUri:
-    uri = _without_user(parse_nbd_uri(_text(value)), "a listener is nobody's")
+    uri = _without_user(parse_nbd_uri(text(value)), "a listener is nobody's")
     if tls := [key for key in uri.parameters if key.startswith("tls-")]:
         raise UriError(
             str(uri),
@@ -100,7 +84,7 @@ def _listen_uri(value: object) -> NbdUri:
 
 
 def _upstream_uri(value: object) -> Target:
-    target = parse_upstream(_text(value))
+    target = parse_upstream(text(value))
     if isinstance(target, NbdUri):
         if not target.tls:
             _without_user(target, "a user name is for nbds: with a pre-shared key")
@@ -114,25 +98,25 @@ def _command(value: object) -> tuple[str, ...]:
         raise ValueError(
             f'expected a list, as in ["qemu-nbd", "-t", "disk.qcow2"], got {shown(value)}'
         )
-    words = tuple(_text(word) for word in value)
+    words = tuple(text(word) for word in value)
     if not words[0] or any("\0" in word for word in words):
         raise ValueError("a command begins with a program's name, and no word of it has a NUL")
     return words
 
 
 def _file(value: object) -> Path:
-    path = _text(value)
+    path = text(value)
     if not path or "\0" in path:
         raise ValueError(f"expected a path, got {shown(value)}")
     return Path(path)
 
 
 def _name(value: object) -> str:
-    return check_name(_text(value), _text(value))
+    return check_name(text(value), text(value))
 
 
 def _description(value: object) -> str:
-    return check_name(_text(value), _text(value), what="a description")
+    return check_name(text(value), text(value), what="a description")
 
 
 def _quirks(value: object) -> Literal["auto"] | tuple[str, ...]:
@@ -140,7 +124,7 @@ def _quirks(value: object) -> Literal["auto"] | tuple[str, ...]:
         return "auto"
     if not isinstance(value, list):
         raise ValueError(f'expected "auto" or a list of names, got {shown(value)}')
-    return tuple(_text(name) for name in value)
+    return tuple(text(name) for name in value)
 
 
 HANDSHAKE_FLAGS = ("FIXED_NEWSTYLE", "NO_ZEROES")
@@ -167,26 +151,18 @@ def _socket_mode(value: object) -> int:
 
 
 def _socket_owner(value: object) -> SocketOwner:
-    user, colon, group = _text(value).partition(":")
-    if not (user or group) or (colon and not group) or ":" in group or "\0" in _text(value):
+    user, colon, group = text(value).partition(":")
+    if not (user or group) or (colon and not group) or ":" in group or "\0" in text(value):
         raise ValueError(f'expected "user", "user:group" or ":group", got {shown(value)}')
     return SocketOwner(user or None, group or None)
 
 
-def _written_as(validate: Callable[[object], Any], *, array: bool = False) -> tuple[Any, Any]:
-    """Read by `validate`; in the JSON schema simply text, or a list of it."""
-    text = {"type": "string"}
-    return PlainValidator(validate), WithJsonSchema(
-        {"type": "array", "items": text} if array else text
-    )
-
-
-ListenUri = Annotated[NbdUri, *_written_as(_listen_uri)]
-UpstreamUri = Annotated[Target, *_written_as(_upstream_uri)]
-Command = Annotated[tuple[str, ...], *_written_as(_command, array=True)]
-File = Annotated[Path, *_written_as(_file)]
-Name = Annotated[str, *_written_as(_name)]
-Description = Annotated[str, *_written_as(_description)]
+ListenUri = Annotated[NbdUri, *written_as(_listen_uri)]
+UpstreamUri = Annotated[Target, *written_as(_upstream_uri)]
+Command = Annotated[tuple[str, ...], *written_as(_command, array=True)]
+File = Annotated[Path, *written_as(_file)]
+Name = Annotated[str, *written_as(_name)]
+Description = Annotated[str, *written_as(_description)]
 Quirks = Annotated[
     Literal["auto"] | tuple[str, ...],
     PlainValidator(_quirks),
@@ -197,8 +173,8 @@ HandshakeFlags = Annotated[
     PlainValidator(_handshake_flags),
     WithJsonSchema({"type": "array", "items": {"enum": list(HANDSHAKE_FLAGS)}}),
 ]
-SocketMode = Annotated[int, *_written_as(_socket_mode)]
-Owner = Annotated[SocketOwner, *_written_as(_socket_owner)]
+SocketMode = Annotated[int, *written_as(_socket_mode)]
+Owner = Annotated[SocketOwner, *written_as(_socket_owner)]
 
 # A day is longer than anyone means to wait, and shorter than any overflow below.
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -210,22 +186,7 @@ UserTimeoutSeconds = Annotated[int, Field(ge=0, le=86_400)]
 # ---- tables ----
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        alias_generator=_kebab,
-        arbitrary_types_allowed=True,
-        allow_inf_nan=False,
-    )
-
-
-class Listen(_Table):
+class Listen(Table):
     """`[[listen]]`: an address that clients connect to."""
 
     uri: ListenUri = Field(
@@ -306,7 +267,7 @@ class Listen(_Table):
         return self.tls or ("require" if self.uri.tls else "off")
 
 
-class Upstream(_Table):
+class Upstream(Table):
     """`[upstream.NAME]`: a server that we connect to. Either `uri` or `command`."""
 
     uri: UpstreamUri | None = Field(
@@ -380,7 +341,7 @@ def exact_name(pattern: str) -> str | None:
     return re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
-class Contexts(_Table):
+class Contexts(Table):
     """`contexts` of `[[export]]`: which meta contexts are offered."""
 
     stable_only: bool = Field(
@@ -390,7 +351,7 @@ class Contexts(_Table):
     )
 
 
-class Export(_Table):
+class Export(Table):
     """`[[export]]`: names that clients may ask for, and where they lead. The first match wins."""
 
     name: Name = Field(
@@ -421,6 +382,12 @@ class Export(_Table):
     )
     read_only: bool = Field(default=False, description="Refuse whatever would change the disk.")
     contexts: Contexts = Field(default_factory=lambda: Contexts())
+    policies: Uses = Field(
+        default=(), description="Policies for every client, behind those of the rule that matches."
+    )
+    hide: bool = Field(
+        default=False, description="To whom it is denied, there is no such export at all."
+    )
 
     @cached_property
     def exact_name(self) -> str | None:
@@ -432,7 +399,7 @@ class Export(_Table):
         return fnmatchcase(name, self.name)
 
 
-class Log(_Table):
+class Log(Table):
     """`[log]`: what is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
@@ -444,7 +411,7 @@ class Log(_Table):
     )
 
 
-class Config(_Table):
+class Config(Table):
     """The whole file."""
 
     # Not min_length: pydantic counts only what is valid, and would complain of a broken one twice.
@@ -460,6 +427,10 @@ class Config(_Table):
         default=(),
         description="Which names lead where. Without any, all names pass through to the only upstream.",
     )
+    rule: Annotated[tuple[Rule, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Who may reach what, in order. Without any, everybody may reach everything.",
+    )
     # Long enough for what a disk under load takes, short enough for systemd's TimeoutStopSec of 90 s.
     drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         default=30,
@@ -468,7 +439,7 @@ class Config(_Table):
     log: Log = Field(default_factory=lambda: Log())
 
     @cached_property
-    def rules(self) -> tuple[Export, ...]:
+    def exports(self) -> tuple[Export, ...]:
         """The exports as written; if there are none, those that the only upstream's URI implies.
 
         A URI that names an export serves it under its own name and as the default; any other passes
@@ -484,7 +455,7 @@ class Config(_Table):
 
     def route(self, name: str) -> Route | None:
         """Where a client that asks for `name` is led; None if no rule lets it through."""
-        for rule in self.rules:
+        for number, rule in enumerate(self.exports):
             if rule.matches(name):
                 upstream_name = rule.upstream_name
                 if upstream_name is None:
@@ -498,6 +469,9 @@ class Config(_Table):
                     rule.read_only,
                     rule.contexts.stable_only,
                     rule.tls is not None,
+                    rule.policies,
+                    rule.hide,
+                    number,
                 )
         return None
 

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from gateway.config.checks import NEEDED, Vocabulary, did_you_mean, findings
+from gateway.config.base import did_you_mean, shown
+from gateway.config.checks import NEEDED, Vocabulary, findings
 from gateway.config.lines import KeyPath, Lines, statement_at_end
-from gateway.config.models import Config, Export, Listen, Log, Upstream, shown
+from gateway.config.models import Config, Contexts, Export, Listen, Log, Upstream
+from gateway.config.rules import Certificate, Rule, Who
+from gateway.config.words import in_plain_words
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from pydantic_core import ErrorDetails
 
 MAX_FILE_BYTES = 1 << 20
 """Nobody writes a configuration of a mebibyte; /dev/zero or a disk image given by mistake is one."""
@@ -96,7 +98,15 @@ def build(
         config, found = Config.model_validate(data), []
     except ValidationError as error:
         config = None
-        found = [_in_plain_words(details) for details in error.errors(include_url=False)]
+        found = [
+            in_plain_words(
+                details,
+                unknown=_unknown_key,
+                missing=lambda path: NEEDED.get(path, "has to be given"),
+                wrong_shape=_wrong_shape,
+            )
+            for details in error.errors(include_url=False)
+        ]
     found += findings(data, lambda path: _elsewhere(*place(path)), vocabulary)
     if config is None or found:
         problems = [Problem(source, *place(path), message) for path, message in found]
@@ -193,51 +203,27 @@ _TABLES: Mapping[str, "type[BaseModel]"] = {
     "listen": Listen,
     "upstream": Upstream,
     "export": Export,
+    "rule": Rule,
     "log": Log,
+}
+_INNER_TABLES: Mapping[tuple[str, ...], "type[BaseModel]"] = {
+    ("export", "contexts"): Contexts,
+    ("rule", "who"): Who,
+    ("rule", "who", "certificate"): Certificate,
 }
 _HEADERS = {
     "listen": "[[listen]]",
     "upstream": "[upstream.NAME]",
     "export": "[[export]]",
+    "rule": "[[rule]]",
     "log": "[log]",
 }
 
-# What each of pydantic's complaints says to the person who wrote the value; {} is what came.
-_WORDS = {
-    "bool_type": "expected true or false, got {}",
-    "int_type": "expected a whole number, got {}",
-    "int_from_float": "expected a whole number, got {}",
-    "float_type": "expected a number, got {}",
-    "finite_number": "expected a number, got {}",
-    "string_type": "expected text in quotes, got {}",
-    "greater_than": "expected more than {gt}, got {}",
-    "greater_than_equal": "expected {ge} or more, got {}",
-    "less_than_equal": "expected {le} or less, got {}",
-    "literal_error": "expected {expected}, got {}",
-}
-_WRONG_SHAPE = {"model_type", "dict_type", "tuple_type"}
-
-
-def _in_plain_words(details: "ErrorDetails") -> tuple[KeyPath, str]:
-    path, kind, value = details["loc"], details["type"], details["input"]
-    context = details.get("ctx", {})
-    if kind == "value_error":
-        return path, str(context["error"])
-    if kind == "extra_forbidden":
-        return path, _unknown_key(path)
-    if kind == "missing":
-        return path, NEEDED.get(path, "has to be given")
-    if kind in _WRONG_SHAPE:
-        return path, _wrong_shape(path, value)
-    if kind == "literal_error":
-        context = {"expected": context["expected"].replace("'", '"')}
-    for key, bound in context.items():
-        if isinstance(bound, float) and bound.is_integer():
-            context[key] = int(bound)  # pydantic makes a float's bounds floats: 86400.0
-    return path, _WORDS.get(kind, "{} is not possible here").format(shown(value), **context)
-
 
 def _wrong_shape(path: KeyPath, value: object) -> str:
+    keys = tuple(key for key in path if isinstance(key, str))
+    if keys in _INNER_TABLES:
+        return f"expected a table such as {{ key = value }}, got {shown(value)}"
     header = _HEADERS[str(path[0])]
     if path[0] == "upstream" and len(path) == 2:
         return f"expected a table; every upstream has a name: {header}, got {shown(value)}"
@@ -246,7 +232,8 @@ def _wrong_shape(path: KeyPath, value: object) -> str:
 
 def _unknown_key(path: KeyPath) -> str:
     key = str(path[-1])
-    table = Config if len(path) == 1 else _TABLES[str(path[0])]
+    above = tuple(each for each in path[:-1] if isinstance(each, str))
+    table = Config if len(path) == 1 else _INNER_TABLES.get(above, _TABLES[str(path[0])])
     known = list(_keys(table))
     for name, other in _TABLES.items():
         if key in _keys(other):

@@ -82,6 +82,8 @@ class Offer:
     """What offsets and lengths have to be multiples of: not always what `block_sizes` say."""
     extended: bool = False
     """The client has extended headers, which include structured replies."""
+    base: int = 0
+    """Where it begins in the upstream's export, in bytes."""
 
     @property
     def framing(self) -> Framing:
@@ -189,6 +191,7 @@ def offer(
         tuple(context for context in selected if context.name in view.contexts),
         alignment=1 if view.any_alignment else view.block_sizes.minimum,
         extended=extended,
+        base=view.base,
     )
 
 

@@ -30,7 +30,7 @@ async def listed_exports(
     the configuration names nothing by itself.
     """
     told: dict[str, list[ListedExport] | None] = dict.fromkeys(
-        rule.upstream for rule in config.rules
+        rule.upstream for rule in config.exports
     )
     refusals: list[Refusal] = []
 
@@ -57,7 +57,7 @@ def visible_exports(
     come over it (`secure`).
     """
     visible: dict[str, ListedExport] = {}
-    for rule in config.rules:
+    for rule in config.exports:
         theirs = told[rule.upstream]
         names = [rule.exact_name] if rule.exact_name is not None else _names(theirs)
         for name in names:

@@ -206,6 +206,56 @@ class _Extended(_Chunked):
         return head + transmission.EXTENDED_STATUS_HEAD.pack(context_id, len(extents)) + body
 
 
+class Shifted(Framing):
+    """A framing that says offsets as a client counts them whose export begins at `base` of the upstream's."""
+
+    def __init__(self, framing: Framing, base: int) -> None:
+        self._framing = framing
+        self._base = base
+        self.name, self.chunked = framing.name, framing.chunked
+        self.request, self.request_magic = framing.request, framing.request_magic
+        self.max_length = framing.max_length
+
+    def success(self, cookie: int, asked: int, *, read: bool) -> bytes:
+        return self._framing.success(cookie, asked - self._base, read=read)
+
+    def failure(
+        self,
+        cookie: int,
+        asked: int,
+        error: int,
+        text: str = "",
+        *,
+        offset: int | None = None,
+        done: bool = True,
+    ) -> bytes:
+        where = None if offset is None else offset - self._base
+        said = self._framing.failure
+        return said(cookie, asked - self._base, error, text, offset=where, done=done)
+
+    def data_head(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
+        base = self._base
+        return self._framing.data_head(cookie, asked - base, offset - base, length, done=done)
+
+    def end(self, cookie: int, asked: int) -> bytes:
+        return self._framing.end(cookie, asked - self._base)
+
+    def hole(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
+        base = self._base
+        return self._framing.hole(cookie, asked - base, offset - base, length, done=done)
+
+    def status(
+        self,
+        cookie: int,
+        asked: int,
+        context_id: int,
+        extents: Sequence[tuple[int, int]],
+        *,
+        done: bool,
+    ) -> bytes:
+        return self._framing.status(cookie, asked - self._base, context_id, extents, done=done)
+
+
 SIMPLE: Framing = _Simple()
 STRUCTURED: Framing = _Structured()
 EXTENDED: Framing = _Extended()

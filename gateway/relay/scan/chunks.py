@@ -34,6 +34,7 @@ from gateway.wire.transmission import (
     COOKIE,
     COOKIE_AT,
     DONE_BIT,
+    ECHO_AT,
     EXTENDED_CHUNK,
     EXTENDED_CHUNK_AND_OFFSET,
     HOLE,
@@ -85,7 +86,9 @@ class ChunkReplies(Replies):
         head = self._head.size
         least = head if extended else 16
         pack_cookie, unpack_simple = COOKIE.pack_into, SIMPLE_REPLY.unpack_from
-        same, simple_stays = client is traffic.plan.link, client is not EXTENDED
+        same = self._framing is traffic.plan.link
+        simple_stays = self._framing is not EXTENDED
+        base = self._base
         echo = 0
         run = pos = start
         if self.payload_left or self._asked_data is not None:
@@ -113,6 +116,10 @@ class ChunkReplies(Replies):
                         behind = pos + head + size
                         if same:
                             pack_cookie(buffer, pos + COOKIE_AT, entry[0])
+                            if base:
+                                OFFSET.pack_into(buffer, pos + head, offset - base)
+                                if extended:
+                                    OFFSET.pack_into(buffer, pos + ECHO_AT, offset - base)
                             if behind > end:
                                 WORD.pack_into(buffer, pos + WORD_AT, Chunk.OFFSET_DATA)
                         else:
@@ -346,9 +353,10 @@ class ChunkReplies(Replies):
         if client_id is None:
             return  # a context that the client did not select here
         one = bool(word >> 16 & CmdFlag.REQ_ONE)
-        told: Extents | None = mended_extents(extents, length, plan.offer.size - asked, one=one)
+        reach = plan.offer.base + plan.offer.size - asked
+        told: Extents | None = mended_extents(extents, length, reach, one=one)
         text = "the server gave no extent that is not empty"
-        if told and self._client is not EXTENDED:
+        if told and self._framing is not EXTENDED:
             told = narrowed(told, plan.upstream.minimum)
             text = STATUS_TOO_LONG
         if told:
