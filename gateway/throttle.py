@@ -29,6 +29,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import count
+from typing import NamedTuple
 
 Clock = Callable[[], float]
 """Gives seconds that never go back."""
@@ -168,6 +169,14 @@ _Due = tuple[float, int, Bucket]
 """(when, a number that tells equal ones apart, what)"""
 
 _numbers = count()
+
+
+class Charge(NamedTuple):
+    """A bucket, and what of a request it counts."""
+
+    bucket: Bucket
+    unit: Unit
+
 
 Charges = Sequence[tuple[Bucket, Unit]]
 """What a session's requests are counted against."""

@@ -10,6 +10,7 @@ view that is worked on; `move` takes along what stands there already when a poli
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -23,6 +24,17 @@ MAX_RANGES = 1024
 """Ranges of one command that a table holds: every request is held against them, and people write them."""
 
 _EVERY_FLAG = 0xFFFF
+
+
+Ranges = tuple[tuple[int, ...], tuple[int, ...]]
+"""Where ranges begin, and where they end: sorted, disjoint."""
+
+
+def touches(ranges: Ranges, start: int, end: int) -> bool:
+    """Say whether the bytes from `start` up to `end` touch one of the ranges."""
+    starts, ends = ranges
+    before = bisect_left(starts, end)  # how many begin before the end
+    return before > 0 and ends[before - 1] > start
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,19 @@ class Row:
             if offset < barred.end and barred.start < offset + length:
                 return barred.refused
         return None
+
+    @property
+    def ranges(self) -> Ranges | None:
+        """Give the ranges in the form that the data plane looks them up in; None if there are none."""
+        if not self.barred:
+            return None
+        merged: list[list[int]] = []
+        for start, end in sorted((barred.start, barred.end) for barred in self.barred):
+            if merged and start <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([start, end])
+        return tuple(start for start, _ in merged), tuple(end for _, end in merged)
 
     def passed_flags(self, flags: int) -> int:
         """Give the command flags that go upstream for a client's."""

@@ -1,6 +1,8 @@
-"""What a client is promised of an export: what the configuration says of it, over what its upstream can do.
+"""What a client is promised of an export: what the configuration and its policies say, over what its upstream
+can do.
 
-`offer` decides; here is what goes into it. Those who serve and those who explain ask the same function.
+`view_of` begins, the policies go on, `offer` ends; here is what goes into them. Those who serve and those who
+explain ask the same functions.
 
 Dirty bitmaps of views that are read-only because we make them so: the disk may be written meanwhile, through
 the server or by others, and the bitmap with it. qemu hides bitmaps that may change from read-only exports for
@@ -11,37 +13,89 @@ that it asked for and did not get for one that is all clean (Q-C8), and makes an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from gateway.access.chain import Placed, Terms, terms
 from gateway.config import Route
-from gateway.protocol.export import Export, Offer, offer, view_of
-from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP
+from gateway.policy import Denied, Policy
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export, Offer, View, offer, view_of
+from gateway.quirks import Dialect
+from gateway.relay.scan.plan import Plan, Shadow, plan
+from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import MetaContext
 
 
-def promise(
-    route: Route,
-    export: Export,
-    *,
-    structured: bool,
-    extended: bool,
-    selected: tuple[MetaContext, ...] = (),
-) -> Offer:
-    """Give what a client is promised that comes by this route and negotiated this."""
+def first_view(route: Route, export: Export) -> View:
+    """Give the view that the policy nearest to the upstream is given."""
     view = view_of(
         export,
         any_alignment=route.unaligned == "rmw",
         made_up=frozenset({BASE_ALLOCATION} if route.synthesise_allocation else ()),
     )
-    if route.read_only:
-        view = view.having(Flag.READ_ONLY)
-    return offer(view, structured=structured, extended=extended, selected=selected)
+    return view.having(Flag.READ_ONLY) if route.read_only else view
 
 
-def bitmaps_may_move(route: Route, export: Export) -> bool:
-    """Say whether a dirty bitmap may change while a client of this route reads it, who is not told so by a
-    writable export.
+def promised_terms(chain: Sequence[Placed], route: Route, export: Export) -> Terms:
+    """Give what a chain of policies comes to over an upstream's export. Raises `Refusal`."""
+    try:
+        return terms(chain, first_view(route, export))
+    except Denied as denied:
+        raise Refusal(Rep.ERR_POLICY, str(denied)) from None
+
+
+def promise(
+    agreed: Terms,
+    *,
+    structured: bool,
+    extended: bool,
+    selected: tuple[MetaContext, ...] = (),
+) -> Offer:
+    """Give what a client is promised that has these terms and negotiated this."""
+    return offer(agreed.view, structured=structured, extended=extended, selected=selected)
+
+
+def plan_of(agreed: Terms, promised: Offer, export: Export, dialect: Dialect) -> Plan:
+    """Give the plan of a session that was promised this."""
+    shadow = None
+    if agreed.shadow is not None:
+        would = promise(
+            agreed.shadow,
+            structured=promised.structured,
+            extended=promised.extended,
+            selected=promised.contexts,
+        )
+        shadow = Shadow(would, agreed.shadow.table)
+    return plan(
+        promised, export, dialect, table=agreed.table, hooked=agreed.hooked, shadow=shadow
+    )
+
+
+def allowed_contexts(chain: Sequence[Placed], names: Sequence[str], *, asked: bool) -> list[str]:
+    """Give those of meta contexts (or queries for them) that the policies let a client have. `asked`: it asked
+    for them by name, and is refused where leaving one out would mislead it (`Refusal`).
     """
-    return route.read_only and not export.flags & Flag.READ_ONLY
+    allowed = []
+    for name in names:
+        try:
+            verdicts = [each.policy.context(name) for each in chain if not each.observed]
+        except Denied as denied:
+            if asked:
+                raise Refusal(Rep.ERR_POLICY, f"meta context {name!r}: {denied}") from None
+            continue
+        if all(verdicts):
+            allowed.append(name)
+    return allowed
+
+
+def bitmaps_may_move(chain: Sequence[Placed], route: Route, export: Export) -> bool:
+    """Say whether a dirty bitmap may change while a client reads it, who is not told so by a writable export."""
+    if export.flags & Flag.READ_ONLY:
+        return False
+    # Before the disk has been looked at; no policy that has to is what makes a view read-only.
+    ready = [each for each in chain if type(each.policy).prepare is Policy.prepare]
+    return promised_terms(ready, route, export).view.allows(Flag.READ_ONLY)
 
 
 def is_bitmap(context: str) -> bool:

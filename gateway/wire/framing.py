@@ -206,9 +206,7 @@ class _Extended(_Chunked):
         return head + transmission.EXTENDED_STATUS_HEAD.pack(context_id, len(extents)) + body
 
 
-class Shifted(Framing):
-    """A framing that says offsets as a client counts them whose export begins at `base` of the upstream's."""
-
+class _Shifted(Framing):
     def __init__(self, framing: Framing, base: int) -> None:
         self._framing = framing
         self._base = base
@@ -254,6 +252,11 @@ class Shifted(Framing):
         done: bool,
     ) -> bytes:
         return self._framing.status(cookie, asked - self._base, context_id, extents, done=done)
+
+
+def shifted(framing: Framing, base: int) -> Framing:
+    """Give a framing that takes the upstream's offsets, for a client whose export begins at `base` of them."""
+    return _Shifted(framing, base) if base else framing
 
 
 SIMPLE: Framing = _Simple()

@@ -85,6 +85,7 @@ WORD = Struct(">I")  # flags and type, at WORD_AT in a request and in a chunk
 WORD_AT = 4
 COOKIE = Struct(">Q")  # at COOKIE_AT in a request, a simple reply and a chunk
 COOKIE_AT = 8
+OFFSET_AT = 16  # OFFSET in a request, and in an extended chunk
 
 DONE_BIT = ReplyFlag.DONE << 16  # DONE in a chunk's word
 

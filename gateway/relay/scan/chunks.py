@@ -34,11 +34,11 @@ from gateway.wire.transmission import (
     COOKIE,
     COOKIE_AT,
     DONE_BIT,
-    ECHO_AT,
     EXTENDED_CHUNK,
     EXTENDED_CHUNK_AND_OFFSET,
     HOLE,
     OFFSET,
+    OFFSET_AT,
     SIMPLE_REPLY,
     WORD,
     WORD_AT,
@@ -119,7 +119,7 @@ class ChunkReplies(Replies):
                             if base:
                                 OFFSET.pack_into(buffer, pos + head, offset - base)
                                 if extended:
-                                    OFFSET.pack_into(buffer, pos + ECHO_AT, offset - base)
+                                    OFFSET.pack_into(buffer, pos + OFFSET_AT, offset - base)
                             if behind > end:
                                 WORD.pack_into(buffer, pos + WORD_AT, Chunk.OFFSET_DATA)
                         else:

@@ -12,7 +12,7 @@ begun.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gateway.protocol.commands import normal_error
@@ -78,23 +78,50 @@ class Answer:
     """Of a BLOCK_STATUS: the client's context id, and its extents."""
 
 
-Job = Generator[list[Ask] | Claim, list[Outcome], Answer]
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Go on when a policy's hooks have done the command, which is not done here. Offsets are the client's."""
+
+    command: Cmd
+    offset: int
+    length: int
+    flags: int
+    data: Data = field(default=b"", repr=False)
+    contexts: tuple[tuple[int, int | None], ...] = ()
+    """Of a BLOCK_STATUS: the client's context id, and the link's (None: answered here)."""
+
+
+Job = Generator[list[Ask] | Claim | Outside, list[Outcome], Answer]
+
+
+def hooked(outside: Outside) -> Job:
+    """Give the job of a command that hooks do: its answer is given to `Jobs.answer`."""
+    yield outside
+    raise AssertionError("what is done outside is answered, not gone on with")
+
+
+def moved(job: Job, base: int) -> Job:
+    """Give a job's answer in the offsets of a client whose export begins at `base`."""
+    answer = yield from job
+    if answer.offset is None:
+        return answer
+    return replace(answer, offset=answer.offset - base)
 
 
 @dataclass(slots=True, eq=False)
-class _Running:
-    """A job under way, and the command that it is for."""
+class Running:
+    """A job under way, and who waits for its answer."""
 
     cookie: int
-    word: int
-    offset: int
+    """The client's, of the command that it is for; of no meaning if a hook has asked."""
     job: Job
     cost: int
+    done: Callable[[Answer], None]
     outcomes: list[Outcome] = field(default_factory=list)
     missing: int = 0
     claims: list[Held] = field(default_factory=list)
     waits: bool = False
-    """It has asked for a range, and waits until it is granted."""
+    """It has nothing in flight: it waits for a range, or for hooks."""
 
 
 class Jobs:
@@ -105,13 +132,15 @@ class Jobs:
         self._link = link
         self._client = client
         self._locks = locks
-        self._running: dict[_Running, None] = {}
-        self._asks: dict[int, tuple[_Running, Outcome]] = {}
+        self._running: dict[Running, None] = {}
+        self._asks: dict[int, tuple[Running, Outcome]] = {}
         self.bytes = 0
         """What jobs hold in memory."""
         self.waiting = 0
-        """Jobs that wait for a claim: they have nothing in flight, and count as commands under way all the
-        same."""
+        """Jobs that wait for a claim or for hooks: they have nothing in flight, and count as commands under way
+        all the same."""
+        self.outside: Callable[[Running, Outside], None] = _nobody_is
+        """Called with a job whose command hooks do; `answer` ends it."""
         self.woken: Callable[[Callable[[], None]], None] = _at_once
         """Called with what a job has to do outside of the session's own calls: its claim was granted."""
 
@@ -120,10 +149,25 @@ class Jobs:
 
     def start(self, cookie: int, word: int, offset: int, job: Job, *, cost: int) -> None:
         """Begin a job for a command of the client; `cost` in bytes."""
-        running = _Running(cookie, word, offset, job, cost)
+
+        def done(answer: Answer) -> None:
+            self._traffic.to_client += self._encoded(cookie, word, offset, answer)
+
+        self._start(Running(cookie, job, cost, done))
+
+    def ask(self, job: Job, done: Callable[[Answer], None]) -> None:
+        """Begin a job for a hook, which holds the data; `done` is called with its answer, and never raises."""
+        self._start(Running(0, job, 0, done))
+
+    def _start(self, running: Running) -> None:
         self._running[running] = None
-        self.bytes += cost
+        self.bytes += running.cost
         self._go_on(running)
+
+    def answer(self, running: Running, answer: Answer) -> None:
+        """End a job whose command was done by hooks, unless it has ended with its link."""
+        if running in self._running:
+            self._end(running, answer)
 
     def outcome(self, ours: int) -> Outcome:
         """Give where the reply to an ask is collected."""
@@ -144,7 +188,7 @@ class Jobs:
 
     # --- Steps
 
-    def _go_on(self, running: _Running) -> None:
+    def _go_on(self, running: Running) -> None:
         try:
             while True:
                 step = running.job.send(running.outcomes) if running.outcomes else next(running.job)
@@ -152,13 +196,18 @@ class Jobs:
                 if isinstance(step, Claim):
                     if not self._claim(running, step):
                         return
+                elif isinstance(step, Outside):
+                    running.waits = True
+                    self.waiting += 1
+                    self.outside(running, step)
+                    return
                 else:
                     self._send(running, step)
                     return
         except StopIteration as end:
             self._end(running, end.value)
 
-    def _claim(self, running: _Running, claim: Claim) -> bool:
+    def _claim(self, running: Running, claim: Claim) -> bool:
         def go_on() -> None:
             self._wait_no_more(running)
             self._go_on(running)
@@ -173,11 +222,11 @@ class Jobs:
             self.waiting += 1
         return granted
 
-    def _wait_no_more(self, running: _Running) -> None:
+    def _wait_no_more(self, running: Running) -> None:
         self.waiting -= running.waits
         running.waits = False
 
-    def _send(self, running: _Running, asks: list[Ask]) -> None:
+    def _send(self, running: Running, asks: list[Ask]) -> None:
         traffic = self._traffic
         for ask in asks:
             ours = traffic.new_cookie()
@@ -196,19 +245,21 @@ class Jobs:
                 traffic.to_upstream.append(memoryview(ask.data))
         running.missing = len(asks)
 
-    def _end(self, running: _Running, answer: Answer) -> None:
+    def _end(self, running: Running, answer: Answer) -> None:
         del self._running[running]
         self._wait_no_more(running)
         self.bytes -= running.cost
         running.job.close()
-        self._traffic.to_client += self._encoded(running, answer)
+        running.done(answer)
         for held in running.claims:
             self._locks.release(held)
 
-    def _encoded(self, running: _Running, answer: Answer) -> list[memoryview | bytes]:
-        client, cookie, asked = self._client, running.cookie, running.offset
+    def _encoded(
+        self, cookie: int, word: int, asked: int, answer: Answer
+    ) -> list[memoryview | bytes]:
+        client = self._client
         if answer.error:
-            error = normal_error(running.word, answer.error)
+            error = normal_error(word, answer.error)
             return [client.failure(cookie, asked, error, answer.text, offset=answer.offset)]
         said: list[memoryview | bytes] = []
         if answer.data:
@@ -225,7 +276,11 @@ class Jobs:
             if told is None:
                 return [client.failure(cookie, asked, Errno.EIO, STATUS_TOO_LONG)]
             said.append(client.status(cookie, asked, context_id, told, done=done))
-        return said or [client.success(cookie, asked, read=running.word & 0xFFFF == Cmd.READ)]
+        return said or [client.success(cookie, asked, read=word & 0xFFFF == Cmd.READ)]
+
+
+def _nobody_is(_running: Running, outside: Outside) -> None:
+    raise AssertionError(f"nobody does hooks here, and {outside.command.name} has one")
 
 
 def _at_once(go_on: Callable[[], None]) -> None:

@@ -9,11 +9,22 @@ long for the upstream.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
-from gateway.protocol.commands import FUA_MATTERS, RANGED, WRITE_CLASS, Rule, legal_commands
+from gateway.protocol.commands import (
+    FUA_MATTERS,
+    RANGED,
+    WRITE_CLASS,
+    Refused,
+    Rule,
+    legal_commands,
+    refusal,
+)
 from gateway.protocol.export import Export, Offer, longest_payload
+from gateway.protocol.table import ALL_COMMANDS, Ranges, Table
 from gateway.quirks import Dialect
 from gateway.relay.scan.translate import Upstream
 from gateway.wire import limits
@@ -42,6 +53,28 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """What would be refused if policies that are only observed were in force."""
+
+    offer: Offer
+    table: Table
+
+    def refusal(self, word: int, offset: int, length: int) -> Refused | None:
+        """Say why a request would be refused that is legal."""
+        return refused_by(self.table, word, offset, length) or refusal(
+            self.offer, word, offset, length
+        )
+
+
+def refused_by(table: Table, word: int, offset: int, length: int) -> Refused | None:
+    """Say why a table refuses a request; None if it does not."""
+    number = word & 0xFFFF
+    if number not in ALL_COMMANDS:
+        return None
+    return table[Cmd(number)].refusal(Cmd(number), word >> 16, offset, length)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One session's terms, in the form that the scanners need."""
 
@@ -50,8 +83,9 @@ class Plan:
     """The link's framing (the client's is `offer.framing`)."""
     rules: dict[int, Rule]
     """Every legal word, with what the upstream would see of it."""
-    fast: dict[int, tuple[int, int]]
-    """The words that are FAST or REFRAMED: their longest length in bytes, and the word that goes upstream."""
+    fast: dict[int, tuple[int, int, Ranges | None]]
+    """The words that are FAST or REFRAMED: their longest length in bytes, the word that goes upstream, and
+    the ranges that must not be touched (None: there are none)."""
     ways: dict[Cmd, Way]
     """How each command goes as a rule."""
     context_ids: dict[int, int | None]
@@ -61,6 +95,17 @@ class Plan:
     upstream: Upstream
     answer_cache: bool
     """CACHE is answered here."""
+    table: Table
+    """What policies say of commands, in the client's offsets."""
+    hooked: Mapping[Cmd, str]
+    """Commands that go through hooks of policies, and whose."""
+    shadow: Shadow | None
+
+    def refusal(self, word: int, offset: int, length: int) -> Refused | None:
+        """Say why a request is refused, by a policy or because it is illegal; None if it is neither."""
+        return refused_by(self.table, word, offset, length) or refusal(
+            self.offer, word, offset, length
+        )
 
 
 PROPER = Dialect()
@@ -68,13 +113,22 @@ PROPER = Dialect()
 
 
 def plan(
-    offer: Offer, export: Export, dialect: Dialect = PROPER, *, translate_all: bool = False
+    offer: Offer,
+    export: Export,
+    dialect: Dialect = PROPER,
+    *,
+    table: Table | None = None,
+    hooked: Mapping[Cmd, str] = MappingProxyType({}),
+    shadow: Shadow | None = None,
+    translate_all: bool = False,
 ) -> Plan:
     """Decide what a session does, from what its client was promised and what its link is.
 
-    `translate_all` makes every command a job, which must make no difference to what it means.
+    `table`, `hooked`, `shadow`: what policies say beyond the offer. `translate_all` makes every command a job,
+    which must make no difference to what it means.
     """
-    rules = legal_commands(offer)
+    table = table or Table(offer.size)
+    rules = _restricted(legal_commands(offer), table)
     theirs = {context.name for context in export.contexts}
     if dialect.flat_allocation:
         theirs.discard(BASE_ALLOCATION)
@@ -82,9 +136,12 @@ def plan(
     upstream = _upstream(export, dialect)
     made_up = tuple(context.id for context in offer.contexts if context.name not in theirs)
     ways: dict[Cmd, Way] = {}
+    commands = {rule.command for rule in rules.values()}
     for command in Cmd:
         if command is not Cmd.DISC:
-            ways[command] = _way(command, offer, export, upstream, dialect, made_up)
+            ways[command] = _way(command, commands, offer, export, upstream, dialect, made_up)
+            if command in hooked and ways[command].route is not Route.REFUSED:
+                ways[command] = Way(Route.TRANSLATED, f"a policy looks at each: {hooked[command]}")
     if translate_all:
         ways = {
             command: Way(Route.TRANSLATED, "everything is") if way.route in _AS_IT_IS else way
@@ -95,7 +152,10 @@ def plan(
         if rule.command in RANGED and ways[rule.command].route in _AS_IT_IS:
             sent = _sent_word(word, rule, export, upstream)  # None: a job
             if sent is not None:
-                fast[word] = (min(rule.longest, _longest(rule.command, upstream)), sent)
+                longest = min(rule.longest, _longest(rule.command, upstream))
+                fast[word] = longest, sent, table[rule.command].ranges
+    if shadow is not None:
+        fast = _fast_in_both(fast, shadow)
     return Plan(
         offer,
         export.framing,
@@ -106,7 +166,36 @@ def plan(
         made_up,
         upstream,
         dialect.answer_cache,
+        table,
+        hooked,
+        shadow,
     )
+
+
+def _restricted(rules: dict[int, Rule], table: Table) -> dict[int, Rule]:
+    """Give what is left of the legal words, with the flags that go upstream."""
+    left = {}
+    for word, rule in rules.items():
+        row = table[rule.command]
+        if row.refused is None and not any(word >> 16 & flag for flag, _ in row.refused_flags):
+            longest = rule.longest if row.longest is None else min(rule.longest, row.longest)
+            left[word] = Rule(rule.command, row.passed_flags(rule.flags), longest)
+    return left
+
+
+_Fast = dict[int, tuple[int, int, Ranges | None]]
+
+
+def _fast_in_both(fast: _Fast, shadow: Shadow) -> _Fast:
+    """Leave what is FAST whoever looks at it: anything else is looked at one by one, and told of."""
+    rules = _restricted(legal_commands(shadow.offer), shadow.table)
+    both: _Fast = {}
+    for word, (longest, sent, _ranges) in fast.items():
+        rule = rules.get(word)
+        if rule is not None and shadow.offer.alignment == 1:
+            # The shadow's ranges are those in force and more.
+            both[word] = min(longest, rule.longest), sent, shadow.table[rule.command].ranges
+    return both
 
 
 _AS_IT_IS = (Route.FAST, Route.REFRAMED)
@@ -141,13 +230,14 @@ def _reads_with_df(export: Export, dialect: Dialect) -> bool:
 
 def _way(
     command: Cmd,
+    commands: set[Cmd],
     offer: Offer,
     export: Export,
     upstream: Upstream,
     dialect: Dialect,
     made_up: tuple[int, ...],
 ) -> Way:
-    if command not in {rule.command for rule in legal_commands(offer).values()}:
+    if command not in commands:
         return Way(Route.REFUSED, "it is not offered")
     if command is Cmd.CACHE and dialect.answer_cache:
         return Way(Route.HERE, "the server cannot be trusted with it")

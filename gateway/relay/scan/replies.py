@@ -26,7 +26,7 @@ from gateway.relay.scan.traffic import Traffic
 from gateway.wire import limits
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Cmd, Errno
 from gateway.wire.errors import WireError
-from gateway.wire.framing import Shifted
+from gateway.wire.framing import shifted
 from gateway.wire.transmission import COOKIE, COOKIE_AT, SIMPLE_REPLY
 
 _ZEROES = memoryview(bytes(256 * limits.KIB))
@@ -56,7 +56,7 @@ class Replies:
         base = traffic.plan.offer.base
         self._base = base
         # Offsets in here are the upstream's; the client counts from where its export begins.
-        self._client = Shifted(self._framing, base) if base else self._framing
+        self._client = shifted(self._framing, base)
         self.payload_left = 0
         """Bytes of a READ's data that the client has not been sent: nothing else may be sent now."""
         self.waiting: Out = []

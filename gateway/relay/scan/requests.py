@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from gateway.protocol.commands import (
+    PAYLOAD,
+    RANGED,
     WRITE_CLASS,
     carries_payload,
     longest_drain,
-    refusal,
     subset_refusal,
 )
 from gateway.protocol.errors import Hangup
+from gateway.protocol.table import touches
+from gateway.relay.scan.jobs import Outside, hooked, moved
 from gateway.relay.scan.plan import Route
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.scan.translate import status, translate
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
-from gateway.wire.transmission import COOKIE, COOKIE_AT, WORD, WORD_AT, decode_status_payload
+from gateway.wire.transmission import (
+    COOKIE,
+    COOKIE_AT,
+    OFFSET,
+    OFFSET_AT,
+    WORD,
+    WORD_AT,
+    decode_status_payload,
+)
 
 MAX_ANSWERS = MAX_IN_FLIGHT
 """Replies of our own that wait for the client to take them; while there are so many, its requests stay
 unread. A client that sends nonsense and never reads costs no more than this."""
 
-_NEVER = (0, 0)  # a word that is not FAST
+_NEVER = (0, 0, None)  # a word that is not FAST
 
 _Request = tuple[int, int, int, int]
 """(word, cookie, offset, length)"""
@@ -31,6 +42,7 @@ class RequestScan:
     """Scans requests; see the package's docstring for the contract of `feed`."""
 
     __slots__ = (
+        "_base",
         "_drop_left",
         "_fast",
         "_gather_left",
@@ -50,6 +62,7 @@ class RequestScan:
         self._traffic = traffic
         self._fast = traffic.plan.fast
         self._size = traffic.plan.offer.size
+        self._base = traffic.plan.offer.base
         self._mask = traffic.plan.upstream.minimum - 1
         self._drop_left = 0
         self._gather_left = 0  # bytes missing of a payload that a job needs whole
@@ -87,7 +100,7 @@ class RequestScan:
         traffic = self._traffic
         in_flight = traffic.in_flight
         fast = self._fast.get
-        size, mask = self._size, self._mask
+        size, mask, base = self._size, self._mask, self._base
         client, link = traffic.plan.offer.framing, traffic.plan.link
         unpack, header, client_magic = (
             client.request.unpack_from,
@@ -123,25 +136,29 @@ class RequestScan:
         room = 0 if self.stopped else traffic.room
         while end - pos >= header and room > 0:
             magic, word, cookie, offset, length = unpack(buffer, pos)
-            longest, sent = fast(word, _NEVER)
+            longest, sent, ranges = fast(word, _NEVER)
+            at = offset + base  # upstream
             if (
                 0 < length <= longest
                 and magic == client_magic
                 and offset + length <= size
-                and not (offset | length) & mask
+                and not (at | length) & mask
+                and (ranges is None or not touches(ranges, offset, offset + length))
                 and not (guarded and word & 0xFFFF in WRITE_CLASS)
             ):
                 traffic.last_cookie = ours = traffic.last_cookie + 1
-                in_flight[ours] = (cookie, word, offset, length)
+                in_flight[ours] = (cookie, word, at, length)
                 if same:
                     pack_cookie(buffer, pos + COOKIE_AT, ours)
+                    if base:
+                        OFFSET.pack_into(buffer, pos + OFFSET_AT, at)
                     if sent != word:
                         WORD.pack_into(buffer, pos + WORD_AT, sent)
                     pos += header
                 else:
                     if pos > run:
                         out.append(view[run:pos])
-                    out.append(pack(link_magic, sent, ours, offset, length))
+                    out.append(pack(link_magic, sent, ours, at, length))
                     run = pos = pos + header
                 room -= 1
                 if word & 0xFFFF == 1:  # WRITE
@@ -187,14 +204,18 @@ class RequestScan:
             self.disconnected = True
             return end
         with_payload = carries_payload(plan.offer, word)
-        refused = refusal(plan.offer, word, offset, length)
+        refused = plan.refusal(word, offset, length)
         if refused is not None:
+            traffic.count_refusal(word, refused)
             if with_payload:
                 if length > longest_drain(plan.offer, word):
                     raise Hangup(f"a request with {length} bytes of payload")
                 pos = self._drop(pos, end, length)
             self.answers.append(traffic.failure(cookie, offset, refused.error, refused.text))
-        elif (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
+            return pos
+        if plan.shadow is not None and (would := plan.shadow.refusal(word, offset, length)):
+            traffic.observe(word, would)
+        if (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
             self.answers.append(traffic.success(cookie, word, offset))
         elif with_payload:
             self._gathered_for = request
@@ -226,22 +247,34 @@ class RequestScan:
         traffic = self._traffic
         plan = traffic.plan
         command, flags = Cmd(word & 0xFFFF), word >> 16
+        passed = plan.rules[word].flags
+        cost = length if command in PAYLOAD else 0
         if command is Cmd.BLOCK_STATUS:
             wanted = _wanted(traffic)
             if flags & CmdFlag.PAYLOAD_LEN:
                 length, ids = decode_status_payload(bytes(payload))  # its size was judged before
                 refused = subset_refusal(plan.offer, offset, length, ids)
                 if refused is not None:
+                    traffic.count_refusal(word, refused)
                     self.answers.append(
                         traffic.failure(cookie, offset, refused.error, refused.text)
                     )
                     return
                 wanted = tuple((ours, theirs) for ours, theirs in wanted if ours in ids)
-            job = status(plan.upstream, flags, offset, length, wanted)
-            cost = 0
+            if command in plan.hooked:
+                outside = Outside(command, offset, length, passed, contexts=wanted)
+                job = hooked(outside)
+            else:
+                reach = plan.offer.size - offset
+                at = offset + plan.offer.base
+                job = status(plan.upstream, passed, at, length, wanted, reach)
+        elif command in plan.hooked:
+            job = hooked(Outside(command, offset, length, passed, payload))
         else:
-            job = translate(plan.upstream, command, flags, offset, length, payload)
-            cost = length if command in (Cmd.READ, Cmd.WRITE) else 0
+            at = offset + plan.offer.base if command in RANGED else 0
+            job = translate(plan.upstream, command, passed, at, length, payload)
+        if plan.offer.base and command not in plan.hooked:
+            job = moved(job, plan.offer.base)
         traffic.jobs.start(cookie, word, offset, job, cost=cost)
         out += traffic.to_upstream
         traffic.to_upstream.clear()

@@ -7,8 +7,11 @@ client's cookie is opaque and only comes back to it (clients SHOULD keep theirs 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 
+from gateway.protocol.commands import Refused
+from gateway.protocol.table import ALL_COMMANDS
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.plan import Plan
@@ -59,8 +62,11 @@ class Traffic:
         "jobs",
         "last_cookie",
         "locks",
+        "observed",
+        "observed_first",
         "partial",
         "plan",
+        "refused",
         "to_client",
         "to_upstream",
     )
@@ -76,9 +82,24 @@ class Traffic:
         """Requests of our own, in pieces that belong together; whoever feeds a scanner takes them."""
         self.to_client: list[memoryview | bytes] = []
         """Replies of our own; the same."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """(command, error) -> how many requests were answered here with it."""
+        self.observed: Counter[tuple[str, str]] = Counter()
+        """The same, of those that would have been if nothing were only observed."""
+        self.observed_first: dict[tuple[str, str], str] = {}
+        """Why the first of each would have been."""
         self.locks = locks or RangeLocks()
         self.locks.join(self.in_flight)
         self.jobs = Jobs(self, plan.link, plan.offer.framing, self.locks)
+
+    def count_refusal(self, word: int, refused: Refused) -> None:
+        """A request is answered here with an error."""
+        self.refused[_named(word), refused.error.name] += 1
+
+    def observe(self, word: int, would: Refused) -> None:
+        """A request would be refused if what is only observed were in force."""
+        self.observed[_named(word), would.error.name] += 1
+        self.observed_first.setdefault((_named(word), would.error.name), would.text)
 
     def new_cookie(self) -> int:
         """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""
@@ -105,3 +126,9 @@ class Traffic:
         request's offset, `offset` that of the error.
         """
         return self.plan.offer.framing.failure(cookie, asked, error, text, offset=offset)
+
+
+def _named(word: int) -> str:
+    """Give a command's name; all that have none are one, so that nobody can make us count them."""
+    number = word & 0xFFFF
+    return Cmd(number).name if number in ALL_COMMANDS else "others"

@@ -266,14 +266,15 @@ def status(
     offset: int,
     length: int,
     wanted: tuple[tuple[int, int | None], ...],
+    reach: int,
 ) -> Job:
     """BLOCK_STATUS for the contexts `wanted`: the client's id, and the link's (None: answered here with
-    status 0, which says nothing and is always true of `base:allocation`).
+    status 0, which says nothing and is always true of `base:allocation`). `reach`: how far behind `offset`
+    the client may see, in bytes.
     """
     start, end = upstream.down(offset), upstream.up(offset + length)
     end = min(end, start + upstream.longest_status)
     one = bool(flags & CmdFlag.REQ_ONE)
-    reach = upstream.size - offset
     outcome = Outcome()
     if any(theirs is not None for _ours, theirs in wanted):
         # The one extent of a range that begins earlier might end before the range that is asked for.

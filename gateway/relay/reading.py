@@ -1,0 +1,74 @@
+"""READs over a link before a client has it: for policies that look at the disk before it is described.
+
+The data plane's own machinery without a client: a job asks, the scanner of replies collects.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from gateway.net.options import Awaited
+from gateway.policy import Failed, Request
+from gateway.protocol.commands import normal_error
+from gateway.protocol.export import offer, view_of
+from gateway.relay.scan.chunks import reply_scan
+from gateway.relay.scan.jobs import Answer
+from gateway.relay.scan.plan import plan
+from gateway.relay.scan.traffic import Traffic
+from gateway.relay.scan.translate import translate
+from gateway.upstream.negotiation import Link
+from gateway.wire import limits
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.errors import WireError
+
+MAX_BYTES = limits.MIB
+"""Of one READ: partition tables are a few KiB, and this is held in memory."""
+
+MAX_READS = 1024
+"""On one link: a chain of partitions on a hostile disk must not keep us reading for ever."""
+
+
+class Reader:
+    """Reads over a link that nothing else uses."""
+
+    def __init__(self, link: Link) -> None:
+        promised = offer(view_of(link.export), structured=False)
+        self._traffic = Traffic(plan(promised, link.export, link.dialect))
+        self._replies = reply_scan(self._traffic)
+        self._socket = Awaited(link.socket)
+        self._received = bytearray()
+        self._reads = 0
+
+    async def __call__(self, request: Request) -> bytes:
+        """Do a READ, in the upstream's offsets. Raises `Failed`."""
+        self._reads += 1
+        if request.length > MAX_BYTES or self._reads > MAX_READS:
+            raise ValueError(f"READ {self._reads} of {request.length} bytes before the export is open")
+        if not request.length:
+            return b""
+        answers: list[Answer] = []
+        upstream = self._traffic.plan.upstream
+        job = translate(upstream, Cmd.READ, 0, request.offset, request.length)
+        self._traffic.jobs.ask(job, answers.append)
+        try:
+            while not answers:
+                await self._step()
+        except (WireError, trio.BrokenResourceError) as error:
+            raise Failed(Errno.EIO, f"the server's disk cannot be read: {error}") from None
+        [answer] = answers
+        if answer.error:
+            raise Failed(normal_error(Cmd.READ, answer.error), answer.text)
+        return b"".join(data for _offset, data in answer.data)
+
+    async def _step(self) -> None:
+        asks = b"".join(self._traffic.to_upstream)
+        self._traffic.to_upstream.clear()
+        if asks:
+            await self._socket.send_all(asks)
+        data = await self._socket.receive_some(64 * limits.KIB)
+        if not data:
+            raise WireError("the server has closed the connection")
+        self._received += data
+        received = bytearray(self._received)
+        taken = self._replies.feed(received, memoryview(received), 0, len(received), [])
+        del self._received[:taken]
