@@ -76,6 +76,20 @@ def _listeners(data: Data, where: Where) -> Iterator[Finding]:
                 if key in listen:
                     yield (*path, key), f"only a Unix socket has this, and {uri} is none"
         yield from _keys_of_tcp(path, listen, uri)
+        yield from _proxies(path, listen, uri)
+
+
+def _proxies(path: KeyPath, listen: Data, uri: NbdUri) -> Iterator[Finding]:
+    proxies = listen.get("proxy-protocol")
+    if not isinstance(proxies, list):
+        return
+    blamed = (*path, "proxy-protocol")
+    if uri.transport is Transport.VSOCK:
+        yield blamed, f"load balancers come over TCP or Unix sockets, not to {uri}"
+    elif uri.transport is Transport.UNIX and any(proxy != "unix" for proxy in proxies):
+        yield blamed, f'who comes to {uri} has no address: expected ["unix"] alone'
+    elif uri.transport is Transport.TCP and "unix" in proxies:
+        yield blamed, f'"unix" is for Unix sockets, and {uri} is none'
 
 
 def _keys_of_tcp(path: KeyPath, table: Data, target: Target | str) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from gateway.config.base import Table, shown, text, written_as
-from gateway.config.rules import Rule, Use, Uses
+from gateway.config.rules import Network, Rule, Use, Uses, network
 from gateway.uri import (
     NbdUri,
     Target,
@@ -41,6 +41,8 @@ class SocketOwner:
 
 
 Unaligned = Literal["rmw", "refuse", "error"]
+Proxy = Network | Literal["unix"]
+"""Where a trusted load balancer is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,15 @@ def _handshake_flags(value: object) -> tuple[str, ...]:
     return tuple(flag for flag in HANDSHAKE_FLAGS if flag in value)
 
 
+def _proxies(value: object) -> tuple[Proxy, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(
+            'expected a list of networks whose load balancers are trusted, as in ["10.0.0.0/8"], or '
+            f'["unix"], got {shown(value)}'
+        )
+    return tuple("unix" if proxy == "unix" else network(proxy) for proxy in value)
+
+
 def _socket_mode(value: object) -> int:
     # TOML has octal integers (0o660), but 660 would be an integer as well, and a decimal one.
     if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
@@ -174,6 +185,7 @@ HandshakeFlags = Annotated[
     WithJsonSchema({"type": "array", "items": {"enum": list(HANDSHAKE_FLAGS)}}),
 ]
 SocketMode = Annotated[int, *written_as(_socket_mode)]
+Proxies = Annotated[tuple[Proxy, ...], *written_as(_proxies, array=True)]
 Owner = Annotated[SocketOwner, *written_as(_socket_owner)]
 
 # A day is longer than anyone means to wait, and shorter than any overflow below.
@@ -223,6 +235,12 @@ class Listen(Table):
         default=60,
         description="How long sent data may stay unacknowledged before TCP gives the client up; "
         "0 leaves it to the kernel.",
+    )
+    # Whoever may send such a header may be anybody (proxy-protocol.txt, section 2), so there is no default.
+    proxy_protocol: Proxies | None = Field(
+        default=None,
+        description="Networks (or unix) of load balancers that say with the PROXY protocol who a client is:"
+        " their connections have to begin with it, others never do.",
     )
     # NOTLS, SELECTIVETLS and FORCEDTLS of proto.md, "TLS support".
     tls: Literal["off", "allow", "require"] | None = Field(

@@ -47,6 +47,11 @@ uri = "nbd://127.0.0.1:10810"
 #socket-mode = "0660"
 #socket-owner = ":disk"
 
+# Load balancers in these networks say, with the PROXY protocol, who a client is; on a Unix socket, ["unix"]:
+#[[listen]]
+#uri = "nbd://127.0.0.1:10813"
+#proxy-protocol = ["10.0.0.0/8", "2001:db8::5"]
+
 # qemu up to 2.5 and nbd-client before 3.10 cannot ask for an export unless they are told a name. Greeted
 # oldstyle, they need not ask:
 #[[listen]]

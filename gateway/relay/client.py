@@ -15,6 +15,8 @@ TLS: after STARTTLS everything begins anew, over the same connection: another st
 nothing of what the client had asked before. What an export that requires TLS is called, and what it has, is not
 told in the clear ("TLS support", SELECTIVETLS).
 
+A load balancer that we trust speaks first, and says for whom (see `gateway.net.proxy`).
+
 An oldstyle listener does not negotiate: its client gets the export that the configuration names, and says
 nothing before its first command. So it is given no time to say it in, either.
 """
@@ -33,6 +35,7 @@ from gateway.config import Listen, Route
 from gateway.identity import Identity
 from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream
 from gateway.net.options import peer_of, tune
+from gateway.net.proxy import introduced
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server import (
@@ -87,14 +90,20 @@ async def serve_client(
             keepalive_seconds=listen.keepalive_seconds,
             user_timeout_seconds=listen.user_timeout_seconds,
         )
-    who = peer_of(stream.socket)
-    log = service.log.bind(client=who.peer)
+    began = trio.current_time()
+    peer = peer_of(stream.socket)
+    log = service.log.bind(client=peer.peer)
+    who = await _introduced(stream, peer, listen, log)
+    if who is None:
+        return
+    if who is not peer:
+        log = log.bind(client=who.peer, via=peer.peer)
     client = _Client(service, listen, stream, tls, who, log)
     try:
         if listen.style == "oldstyle":
             opened: Opened | None = await client.greet_oldstyle(listen.export)
         else:
-            opened = await client.negotiate()
+            opened = await client.negotiate(began)
     except PeerClosed as closed:
         log.debug("client left during negotiation", why=str(closed))
     except (Hangup, WireError) as error:
@@ -107,6 +116,20 @@ async def serve_client(
             await client.transmit(opened)
     finally:
         await client.aclose()
+
+
+async def _introduced(
+    stream: trio.SocketStream, peer: Identity, listen: Listen, log: FilteringBoundLogger
+) -> Identity | None:
+    """Give who the client is, or None: it has been hung up on."""
+    try:
+        return await introduced(stream, peer, listen)
+    except PeerClosed as closed:
+        log.debug("client left during negotiation", why=str(closed))
+    except (Hangup, WireError) as error:
+        log.info("client hung up on", why=str(error))
+    await close_stream(stream)
+    return None
 
 
 class _Client:
@@ -162,15 +185,16 @@ class _Client:
             raise
         return opened
 
-    async def negotiate(self) -> Opened | None:
-        """Answer the client's options until it has opened an export (or, None, has left).
+    async def negotiate(self, began: float) -> Opened | None:
+        """Answer the client's options until it has opened an export (or, None, has left). It connected at
+        `began`.
 
         Raises `PeerClosed`, `Hangup`, `WireError`, and `trio.TooSlowError` after the client's time.
         """
         self._service.negotiations.add(self._core)
         try:
             with self._clock:
-                self._clock.deadline = trio.current_time() + self.seconds
+                self._clock.deadline = began + self.seconds
                 return await self._answer_options()
         finally:
             self._service.negotiations.discard(self._core)

@@ -2,6 +2,7 @@ import json
 import re
 import socket
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ max-connections = 7
 handshake-seconds = 2
 socket-mode = "0660"
 socket-owner = "nbd:disk"
+proxy-protocol = ["unix"]
 [[listen]]
 uri = "nbd://0.0.0.0"
 keepalive-seconds = 0
 user-timeout-seconds = 9
 handshake-flags = ["NO_ZEROES"]
+proxy-protocol = ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"]
 [[listen]]
 uri = "nbd://0.0.0.0:1"
 style = "oldstyle"
@@ -70,6 +73,9 @@ def test_every_key_arrives() -> None:
     assert (tcp.keepalive_seconds, tcp.user_timeout_seconds) == (0, 9)
     assert tcp.uri == parse_nbd_uri("nbd://0.0.0.0:10809")
     assert (tcp.style, tcp.handshake_flags) == ("newstyle", ("NO_ZEROES",))
+    assert unix.proxy_protocol == ("unix",)
+    networks = (ip_network("10.0.0.0/8"), ip_network("192.0.2.1"), ip_network("2001:db8::/32"))
+    assert (tcp.proxy_protocol, old.proxy_protocol) == (networks, None)
     assert (old.style, old.export) == ("oldstyle", "vm-1")
     disks, local = config.upstream["disks"], config.upstream["local"]
     assert (disks.uri, disks.command) == (parse_nbd_uri("nbd://10.0.0.5"), None)
@@ -594,6 +600,51 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "load balancers",
+        "".join(
+            f"{LISTEN.replace('10810', str(port))}proxy-protocol = {proxies}\n"
+            for port, proxies in enumerate(
+                [
+                    "[]",
+                    '"10.0.0.0/8"',
+                    '["10.0.0.0/8", "10.1.2.3/8"]',
+                    '["lb.example"]',
+                    '["10.0.0.0/33"]',
+                    "[7]",
+                    '["::ffff:10.0.0.1/104"]',
+                    '["fe80::1%eth0"]',
+                    '["127.0.0.1", "unix"]',
+                ],
+                start=1,
+            )
+        )
+        + 'proxy-protocol = ["unix", "10.0.0.1"]\n'.join([UNIX, LISTEN.replace("127.0.0.1", "h")])
+        + '[[listen]]\nuri = "nbd+vsock://1:1"\nproxy-protocol = ["unix"]\n'
+        + UPSTREAM,
+        [
+            "3: listen.proxy-protocol: expected a list of networks whose load balancers are trusted, "
+            'as in ["10.0.0.0/8"], or ["unix"], got an empty list',
+            "6: listen.proxy-protocol: expected a list of networks whose load balancers are trusted, "
+            'as in ["10.0.0.0/8"], or ["unix"], got "10.0.0.0/8"',
+            '9: listen.proxy-protocol: expected a network, "10.0.0.0/8", or an address, "10.1.2.3", '
+            'got "10.1.2.3/8"',
+            '12: listen.proxy-protocol: expected a network as in "10.0.0.0/8" or an address, '
+            'got "lb.example"',
+            '15: listen.proxy-protocol: expected a network as in "10.0.0.0/8" or an address, '
+            'got "10.0.0.0/33"',
+            "18: listen.proxy-protocol: expected text in quotes, got 7",
+            '21: listen.proxy-protocol: clients with IPv4 addresses are in "10.0.0.0/8", '
+            'not in "::ffff:10.0.0.1/104"',
+            "24: listen.proxy-protocol: addresses are compared without what follows the %, "
+            'remove it in "fe80::1%eth0"',
+            '27: listen.proxy-protocol: "unix" is for Unix sockets, and nbd://127.0.0.1:9 is none',
+            "30: listen.proxy-protocol: who comes to nbd+unix:///?socket=s has no address: "
+            'expected ["unix"] alone',
+            "35: listen.proxy-protocol: load balancers come over TCP or Unix sockets, "
+            "not to nbd+vsock://1:1",
+        ],
+    ),
+    (
         "the same address twice",
         LISTEN + LISTEN.replace("127.0.0.1", "localhost") + UNIX + UNIX + UPSTREAM,
         [
@@ -782,6 +833,7 @@ junk = st.recursive(
                         "upstream",
                         "upstream-name",
                         "socket-mode",
+                        "proxy-protocol",
                         "style",
                         "handshake-flags",
                         "export",
