@@ -61,7 +61,14 @@ def _listens(listen: "Listen") -> str:
     mode = "" if listen.socket_mode is None else f", mode {listen.socket_mode:04o}"
     tls = {"off": "", "allow": ", TLS for those who want it", "require": ", TLS"}[listen.tls_mode]
     clients = f"at most {listen.max_connections} clients"
-    return f"listens on {listen.uri}, {clients}{mode}{tls}{_greets(listen)}"
+    return f"listens on {listen.uri}, {clients}{mode}{tls}{_greets(listen)}{_trusts(listen)}"
+
+
+def _trusts(listen: "Listen") -> str:
+    """Whom it believes who a client is."""
+    if listen.proxy_protocol is None:
+        return ""
+    return f", PROXY headers from {' and '.join(map(str, listen.proxy_protocol))}"
 
 
 def _greets(listen: "Listen") -> str:

@@ -130,21 +130,23 @@ def test_check(tmp_path: Path, capsys: Capture) -> None:
     ]
 
 
-def test_check_says_what_is_unusual_in_a_greeting(tmp_path: Path, capsys: Capture) -> None:
+def test_check_says_what_is_unusual_of_a_listener(tmp_path: Path, capsys: Capture) -> None:
     listeners = [
         'style = "oldstyle"',
         'style = "oldstyle"\nexport = "disk0"',
         'handshake-flags = ["FIXED_NEWSTYLE"]',
         "handshake-flags = []",
+        'proxy-protocol = ["10.0.0.0/8", "::1"]',
     ]
     text = "".join(f'[[listen]]\nuri = "nbd://h:{i}"\n{more}\n' for i, more in enumerate(listeners))
     (tmp_path / "g.toml").write_text(f'{text}[upstream.a]\nuri = "nbd://i"\n')
     assert main(["check", "g.toml"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:5] == [
+    assert capsys.readouterr().out.splitlines()[1:6] == [
         "  listens on nbd://h:0, at most 1000 clients, oldstyle: the default export",
         '  listens on nbd://h:1, at most 1000 clients, oldstyle: "disk0"',
         "  listens on nbd://h:2, at most 1000 clients, offers FIXED_NEWSTYLE",
         "  listens on nbd://h:3, at most 1000 clients, offers no handshake flags",
+        "  listens on nbd://h:4, at most 1000 clients, PROXY headers from 10.0.0.0/8 and ::1/128",
     ]
 
 

@@ -23,6 +23,7 @@ from gateway.wire import handshake, limits
 from gateway.wire.constants import Cmd, CmdFlag, Info, Opt, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import BlockSizes, ExportInfo, ListedExport, MetaContext, NameInfo
+from gateway.wire.proxy import HEAD, MAX_BLOCK_BYTES, SIGNATURE, Header, decode_header
 from tests.relay.scan import peers
 from tests.relay.scan.peers import Client, Feeder, Request
 
@@ -107,6 +108,21 @@ def client_negotiation(pieces: Pieces) -> None:
         most = handshake.OPTION_REPLY.size + limits.MAX_OPTION_REPLY_BYTES
         assert len(negotiation._received) <= most
         negotiation.data_to_send()
+
+
+def proxy_header(pieces: Pieces) -> None:
+    """Garbage from a load balancer."""
+    received = b""
+    for piece in pieces:
+        received += piece
+        try:
+            header = decode_header(received)
+        except WireError:
+            return
+        if isinstance(header, Header):
+            assert header.length <= len(received)
+            return
+        assert 0 < header <= HEAD.size + MAX_BLOCK_BYTES
 
 
 # --- Scanners
@@ -223,6 +239,9 @@ _ANSWERS = tuple(
     )
 )
 
+_PROXY_HEADS = tuple(HEAD.pack(SIGNATURE, *head) for head in ((0x21, 0x11, 12), (0x21, 0x31, 216)))
+_PROXY_WORDS = (b" TCP4", b" TCP6", b" UNKNOWN", b" 192.0.2.1", b" 2001:db8::1", b" 56324", b"\r\n")
+
 TARGETS = {
     "server negotiation": Target(
         server_negotiation, (b"\0\0\0\3", b"\0\0\0\1", b"\0\0\0\0", b""), _OPTIONS
@@ -231,6 +250,9 @@ TARGETS = {
         client_negotiation,
         (handshake.encode_greeting(3), handshake.encode_greeting(1), b"", b"NBDMAGIC"),
         _ANSWERS,
+    ),
+    "proxy header": Target(
+        proxy_header, (b"PROXY", b"PROXY TCP4", SIGNATURE, *_PROXY_HEADS, b""), _PROXY_WORDS
     ),
     "requests": Target(
         requests, (b"",), (*(r.bytes for r in _ASKED), Request(Cmd.DISC, 0, 0, 0, 0).bytes)

@@ -119,6 +119,30 @@ async def test_a_session_over_tls(
     assert begins["tls"].startswith("TLSv1")
 
 
+async def test_behind_a_load_balancer(pki: Path, credentials: ServerCredentials) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(Server({"": MemoryDisk(SIZE)}), listen=REQUIRE) as gateway:
+            ours, theirs = socket_pair()
+            [listen] = gateway.service.config.listen
+            listen = listen.model_copy(update={"proxy_protocol": ("unix",)})
+            serve = partial(serve_client, gateway.service, listen, tls=credentials.session)
+            gateway.nursery.start_soon(serve, theirs)
+            await ours.send_all(b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 10809\r\n")
+            client = Client(ours)
+            secure = await start_tls(client, client_context(pki))
+            async with secure:
+                await go_structured(client)
+                await client.send(Cmd.DISC)
+                assert not await client.rest()
+    [begins] = [line for line in lines if line["event"] == "session begins"]
+    assert begins["who"].startswith("cn:joe ")
+    # The load balancer's user is nothing that the client has proved.
+    assert begins["who"].endswith(" [2001:db8::1]:56324")
+    assert "unix:" not in begins["who"]
+    assert begins["client"] == "[2001:db8::1]:56324"
+    assert begins["via"].startswith("unix:pid=")
+
+
 async def test_requests_behind_go_in_the_same_record(
     pki: Path, credentials: ServerCredentials
 ) -> None:
