@@ -156,10 +156,21 @@ class _Client:
         self._core = ServerNegotiation(_dialect(listen))
         self._core.shutting_down = service.draining
         self._talk: Conversation[Event] = Conversation(stream, self._core)
-        self._upstream: tuple[str, Negotiation] | None = None
-        self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
         self._told: ExportAsked | None = None  # the INFO that was answered just before
         self._clock = trio.CancelScope()
+        self._listener = str(listen.uri)
+        self._inquiry = self._new_inquiry()
+
+    def _new_inquiry(self) -> Inquiry:
+        return Inquiry(
+            self._service,
+            self._core,
+            self.identity,
+            self._listener,
+            self._patiently,
+            self._log,
+            has_tls=self._tls is not None,
+        )
 
     # --- Negotiation
 
@@ -171,15 +182,14 @@ class _Client:
         try:
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
-            route = self._route(name)
-            opened = await self._open(name, route, self._terms(name, route))
+            opened = await self._inquiry.opened(name)
         except Refusal as refusal:
             raise Hangup(f"export {shown(name)} cannot be opened: {refusal}") from None
         try:
             greeting = encode_oldstyle_greeting(opened.offer.size, opened.offer.flags)
             await self._stream.send_all(greeting)
         except BaseException as error:
-            opened.link.socket.close()
+            opened.close()
             if isinstance(error, trio.BrokenResourceError):
                 raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None
             raise
@@ -204,6 +214,8 @@ class _Client:
         while True:
             event = await self._talk.next_event()
             opened = None
+            if not isinstance(event, ExportAsked):
+                self._inquiry.forget()
             try:
                 match event:
                     case Aborted():
@@ -211,7 +223,7 @@ class _Client:
                     case ListAsked():
                         await self._answer_list()
                     case ContextsAsked():
-                        await self._answer_contexts(event)
+                        self._core.answer_contexts(await self._inquiry.contexts(event))
                     case ExportAsked():
                         opened = await self._answer_export(event)
                     case ExportNameChosen():
@@ -227,7 +239,7 @@ class _Client:
                 await self._talk.flush()
             except BaseException:
                 if opened is not None:
-                    opened.link.socket.close()
+                    opened.close()
                 raise
             if opened is not None:
                 return opened
@@ -242,8 +254,7 @@ class _Client:
         assert isinstance(self._stream, trio.SocketStream)
         secured = self._core.answer_starttls()
         await self._talk.flush()
-        await self._leave_upstream()
-        self._queries = None
+        await self._inquiry.aclose()
         try:
             stream, admitted = await TlsStream.accept(self._stream, self._tls)
             self._stream = stream
@@ -262,86 +273,38 @@ class _Client:
         secured.shutting_down = self._service.draining
         self._core = secured
         self._talk = Conversation(stream, secured)
+        self._inquiry = self._new_inquiry()
 
     async def _answer_list(self) -> None:
-        service, secure = self._service, self._core.secure
-        exports = await self._patiently(
-            lambda: listed_exports(service.config, service.servers, secure=secure)
-        )
+        exports = await self._inquiry.listed()
         names_told = self._core.names_told
         self._core.answer_list(exports)
         more = SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told)
         self.seconds += more
         self._clock.deadline += more
 
-    async def _answer_contexts(self, asked: ContextsAsked) -> None:
-        route = self._route(asked.name)
-        if asked.select:
-            self._queries = None
-        terms = self._terms(asked.name, route, asked.queries if asked.select else None)
-        if asked.select:
-            theirs = await self._selected_there(route, terms)
-            if any(is_bitmap(context.name) for context in theirs):
-                await self._check_bitmaps(route, terms)
-            self._queries = asked.name, asked.queries
-            # Ids are ours, for the link that serves the session may not be this one.
-            names = [context.name for context in theirs]
-            if route.synthesise_allocation and BASE_ALLOCATION not in names:
-                names += [BASE_ALLOCATION] if BASE_ALLOCATION in asked.queries else []
-            contexts = tuple(MetaContext(i, name) for i, name in enumerate(names, start=1))
-        else:
-            contexts = await self._ask(
-                route, lambda upstream: upstream.list_contexts(terms, asked.queries)
-            )
-            if route.stable_contexts_only and await self._bitmaps_may_move(route, terms):
-                contexts = tuple(context for context in contexts if not is_bitmap(context.name))
-        self._core.answer_contexts(contexts)
-
-    async def _check_bitmaps(self, route: Route, terms: Terms) -> None:
-        if await self._bitmaps_may_move(route, terms):
-            why = "this view is read-only, and the disk may be written meanwhile"
-            if route.stable_contexts_only:
-                raise Refusal(Rep.ERR_POLICY, f"a dirty bitmap may change while it is read: {why}")
-            self._log.warning("a dirty bitmap may change while it is read", why=why)
-
-    async def _bitmaps_may_move(self, route: Route, terms: Terms) -> bool:
-        if not route.read_only:
-            return False
-        export, _, _ = await self._ask(route, lambda upstream: upstream.describe(terms))
-        return bitmaps_may_move(route, export)
-
-    async def _selected_there(self, route: Route, terms: Terms) -> tuple[MetaContext, ...]:
-        try:
-            return await self._ask(route, lambda upstream: upstream.contexts(terms))
-        except Refusal as refusal:
-            if route.synthesise_allocation and refusal.reply == Rep.ERR_UNSUP:
-                return ()
-            raise
-
     async def _answer_export(self, asked: ExportAsked) -> Opened | None:
-        route = self._route(asked.name, without_tls=Rep.ERR_TLS_REQD)
-        terms = self._terms(asked.name, route)
-        if asked.go:
-            opened = await self._open(asked.name, route, terms)
-            export, promised = opened.link.export, opened.offer
-        else:
-            opened = None
-            export, _dialect, _quirks = await self._ask(
-                route, lambda upstream: upstream.describe(terms)
-            )
-            promised = self._offer(asked.name, route, export)
-        if asked.go and not promised.contexts and not self._repeats(asked):
-            promised = replace(promised, flags=promised.flags & ~Flag.BLOCK_STATUS_PAYLOAD)
-        description = _description(promised, asked.name, route, export)
-        asks_for_sizes = Info.BLOCK_SIZE in asked.wanted
-        if route.unaligned == "refuse" and promised.alignment > 1 and not asks_for_sizes:
-            if opened is not None:
-                opened.link.socket.close()
-            text = f"the server has blocks of {promised.alignment} bytes"
-            self._core.refuse(Refusal(Rep.ERR_BLOCK_SIZE_REQD, text), description)
+        if not asked.go:
+            told = await self._inquiry.described(asked)
+            self._answer(asked, told)
             return None
-        self._core.answer_export(description)
-        return opened
+        opened = await self._inquiry.opened(asked.name, asked, without_tls=Rep.ERR_TLS_REQD)
+        told = self._inquiry.told(asked.name, opened)
+        if not opened.offer.contexts and not self._repeats(asked):
+            told = without_payload_flag(told)
+        if self._answer(asked, told):
+            return opened
+        opened.close()
+        return None
+
+    def _answer(self, asked: ExportAsked, told: Told) -> bool:
+        """Answer INFO or GO; say whether that was what it asked for."""
+        if told.asks_for_sizes and told.alignment > 1 and Info.BLOCK_SIZE not in asked.wanted:
+            text = f"the server has blocks of {told.alignment} bytes"
+            self._core.refuse(Refusal(Rep.ERR_BLOCK_SIZE_REQD, text), told.description)
+            return False
+        self._core.answer_export(told.description)
+        return True
 
     def _repeats(self, go: ExportAsked) -> bool:
         """Say whether a GO comes right behind an INFO with the same parameters: it MUST be told the same."""
@@ -349,62 +312,13 @@ class _Client:
         return told is not None and (told.name, told.wanted) == (go.name, go.wanted)
 
     async def _answer_export_name(self, chosen: ExportNameChosen) -> Opened:
-        route = self._route(chosen.name)
-        opened = await self._open(chosen.name, route, self._terms(chosen.name, route))
-        if route.unaligned == "refuse" and opened.offer.alignment > 1:
-            opened.link.socket.close()
+        opened = await self._inquiry.opened(chosen.name)
+        told = self._inquiry.told(chosen.name, opened)
+        if told.asks_for_sizes and told.alignment > 1:
+            opened.close()
             raise Hangup("EXPORT_NAME, which cannot tell block sizes, where they have to be known")
-        self._core.answer_export_name(
-            _description(opened.offer, chosen.name, route, opened.link.export)
-        )
+        self._core.answer_export_name(told.description)
         return opened
-
-    async def _open(self, name: str, route: Route, terms: Terms) -> Opened:
-        link = await self._ask(route, lambda upstream: upstream.go(terms))
-        if self._service.draining:
-            link.socket.close()
-            raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
-        return Opened(name, route, link, self._offer(name, route, link.export))
-
-    def _offer(self, name: str, route: Route, export: Export) -> Offer:
-        return promise(
-            route,
-            export,
-            structured=self._core.structured,
-            extended=self._core.extended,
-            selected=self._core.selected_contexts(name),
-        )
-
-    def _route(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Route:
-        """Give where a name leads. `without_tls`: what a client hears that would have to come over TLS."""
-        route = self._service.config.route(name)
-        if route is not None and route.tls_required and not self._core.secure:
-            if self._tls is not None and without_tls == Rep.ERR_TLS_REQD:
-                raise Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
-            route = None
-        if route is None:
-            raise Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
-        return route
-
-    def _terms(self, name: str, route: Route, queries: tuple[str, ...] | None = None) -> Terms:
-        """Give the terms on which the upstream is asked: those of the client, under its name there."""
-        if queries is None and self._queries is not None and self._queries[0] == name:
-            queries = self._queries[1]
-        return Terms(route.upstream_name, self._core.structured, self._core.extended, queries)
-
-    async def _ask(
-        self, route: Route, question: Callable[[Negotiation], Awaitable[_Result]]
-    ) -> _Result:
-        """Ask an export's upstream; a negotiation with another one ends."""
-        if self._upstream is not None and self._upstream[0] != route.upstream:
-            _name, negotiation = self._upstream
-            self._upstream = None
-            await negotiation.aclose()
-        if self._upstream is None:
-            server = self._service.servers[route.upstream]
-            self._upstream = route.upstream, Negotiation(server)
-        negotiation = self._upstream[1]
-        return await self._patiently(lambda: question(negotiation))
 
     async def _patiently(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
         """Wait for an upstream: meanwhile the client's clock stands still, and a client that leaves ends the
@@ -443,24 +357,18 @@ class _Client:
     async def transmit(self, opened: Opened) -> None:
         """Hand the client over to the transmission phase, until that has ended."""
         try:
-            await self._leave_upstream()
+            await self._inquiry.aclose()
         except BaseException:
-            opened.link.socket.close()
+            opened.close()
             raise
         received = b"" if self._oldstyle else self._core.trailing_data
-        log = self._log.bind(export=printable(opened.name))
+        log = self._log.bind(export=printable(opened.grant.name))
         await transmit(self._service, opened, self._stream, received, log, self.identity)
-
-    async def _leave_upstream(self) -> None:
-        if self._upstream is not None:
-            _name, negotiation = self._upstream
-            self._upstream = None
-            await negotiation.aclose()
 
     async def aclose(self) -> None:
         """Close what is open still."""
         with trio.CancelScope(shield=True):  # it takes a second at most
-            await self._leave_upstream()
+            await self._inquiry.aclose()
         await close_stream(self._stream)
 
 
@@ -477,12 +385,3 @@ def _asked(event: Event) -> str:
     words = option_of(event).name
     name: str | None = getattr(event, "name", None)
     return words if name is None else f"{words} {shown(name)}"
-
-
-def _description(promised: Offer, name: str, route: Route, export: Export) -> Description:
-    """Give what INFO and GO tell. The upstream's canonical name means something to the client only if it
-    asked for the export under the name that the upstream has for it.
-    """
-    canonical = export.name if route.upstream_name == name else name
-    told = export.description if route.description is None else route.description
-    return Description(promised.size, promised.flags, promised.block_sizes, canonical, told)

@@ -1,8 +1,8 @@
 """Commands that go through hooks of policies: a task for each, between the data plane and the chain.
 
 The data plane starts no task for a command, and waits for none. A command that some policy has a hook for is a
-job there that waits for what happens here: a task takes it through the chain (`Terms.do`), whose last stage hands
-it back to the data plane as another job, and when the chain has a result, the first job ends with it.
+job there that waits for what happens here: a task takes it through the chain (`Terms.do`), whose last stage
+hands it back to the data plane as another job, and when the chain has a result, the first job ends with it.
 
 A hook that fails with anything but `Failed` is a bug of its policy: the command gets EIO, and the log the
 traceback. Tasks end with the session, in the middle of whatever they wait for.
@@ -19,7 +19,7 @@ from gateway.access.chain import Terms
 from gateway.policy import Failed, Request, Result
 from gateway.protocol.commands import normal_error
 from gateway.relay.scan.extents import mended_extents
-from gateway.relay.scan.jobs import Answer, Job, Jobs, Outside, Running, moved
+from gateway.relay.scan.jobs import Answer, Job, Jobs, Outside, Running
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.translate import status, translate
 from gateway.wire.constants import Cmd, CmdFlag, Errno
@@ -92,7 +92,7 @@ class Hooks:
                 return Answer(data=[(request.offset, result)])
             case Cmd.BLOCK_STATUS:
                 if not isinstance(result, Mapping) or set(result) != set(request.contexts):
-                    raise ValueError(f"a BLOCK_STATUS of {request.contexts} gave {result}")
+                    raise ValueError(f"a BLOCK_STATUS of {request.contexts} gave {result!r}")
                 return Answer(status=[self._mended(request, *each) for each in result.items()])
             case _:
                 return Answer()

@@ -14,6 +14,7 @@ that it asked for and did not get for one that is all clean (Q-C8), and makes an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.access.chain import Placed, Terms, terms
 from gateway.config import Route
@@ -34,6 +35,8 @@ def first_view(route: Route, export: Export) -> View:
         any_alignment=route.unaligned == "rmw",
         made_up=frozenset({BASE_ALLOCATION} if route.synthesise_allocation else ()),
     )
+    if route.description is not None:
+        view = replace(view, description=route.description)
     return view.having(Flag.READ_ONLY) if route.read_only else view
 
 
@@ -90,7 +93,7 @@ def allowed_contexts(chain: Sequence[Placed], names: Sequence[str], *, asked: bo
 
 
 def bitmaps_may_move(chain: Sequence[Placed], route: Route, export: Export) -> bool:
-    """Say whether a dirty bitmap may change while a client reads it, who is not told so by a writable export."""
+    """Say whether a dirty bitmap may change while a client reads it whom no writable export tells so."""
     if export.flags & Flag.READ_ONLY:
         return False
     # Before the disk has been looked at; no policy that has to is what makes a view read-only.

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.config import Route
+from gateway.access.chain import Membership, Terms
+from gateway.access.rules import Grant
 from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
-from gateway.relay.scan.plan import plan
+from gateway.relay.hooks import Hooks
+from gateway.relay.promise import plan_of
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.service import Service
+from gateway.relay.service import Service, limits_of
+from gateway.relay.session import Session as RelaySession
 from gateway.upstream.negotiation import Link
 from gateway.wire.constants import TransmissionFlag as Flag
 
@@ -32,10 +35,16 @@ its own unread, would make the kernel throw that away."""
 class Opened:
     """An export that a client has opened, and what it was promised of it."""
 
-    name: str
-    route: Route
+    grant: Grant
+    membership: Membership
     link: Link
+    agreed: Terms
     offer: Offer
+
+    def close(self) -> None:
+        """Close the link, and have the policies told."""
+        self.link.socket.close()
+        self.membership.leave()
 
 
 async def transmit(
@@ -50,33 +59,70 @@ async def transmit(
 
     `received` came behind the client's last option. The stream is of no use afterwards.
     """
-    link, promised = opened.link, opened.offer
+    link, promised, membership = opened.link, opened.offer, opened.membership
     client, early = take_socket(stream)
     service.relayed += 1
     try:
         _log_repairs(service, opened)
+        _log_would(opened, log)
+        rule = {"rule": opened.grant.rule} if opened.grant.rule else {}
         log.info(
             "session begins",
             **_shown(who),
+            **rule,
             size=promised.size,
             flags=str(Flag(promised.flags)),
             contexts=[context.name for context in promised.contexts],
             quirks=list(link.quirks),
             ladder=link.rung.name,
         )
-        traffic = Traffic(plan(promised, link.export, link.dialect), service.locks_of(opened.route))
-        session = await service.hub.relay(client, link.socket, traffic, received + early)
+        agreed = plan_of(opened.agreed, promised, link.export, link.dialect)
+        traffic = Traffic(agreed, service.locks_of(opened.grant.route))
+        limits = limits_of(membership.chain, membership.session)
+        traffic.most_in_flight = limits.most_in_flight
+        with service.open_session(opened, traffic) as record:
+
+            def begins(session: RelaySession, nursery: trio.Nursery) -> None:
+                record.relaying = session
+                if agreed.hooked:
+                    Hooks(opened.agreed, agreed, traffic.jobs, session.act, nursery, log)
+
+            session = await service.hub.relay(
+                client, link.socket, traffic, received + early, limits.charges, begins=begins
+            )
         link.socket.close()
+        _log_observed(traffic, log)
         if session.reason:
             log.warning("session ended", why=session.reason)
         else:
             log.info("session ended")
+        told = membership.session
+        told.commands, told.refused, told.why = traffic.last_cookie, traffic.refused, session.reason
+        told.bytes_from_client, told.bytes_to_client = session.bytes_relayed
+        membership.leave()
         if session.linger:
             await _see_off(client)
     finally:
-        link.socket.close()
+        opened.close()
         client.close()
         service.relayed -= 1
+
+
+def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:
+    """Say what would have been denied, if nothing were only observed."""
+    for why in (*opened.grant.would, *opened.membership.would, *opened.agreed.would):
+        log.warning("would be denied", why=why)
+    shadow = opened.agreed.shadow
+    if shadow is not None and shadow.view != opened.agreed.view:
+        hidden = Flag(opened.agreed.view.flags & ~shadow.view.flags)
+        contexts = sorted(opened.agreed.view.contexts - shadow.view.contexts)
+        log.warning("would be shown less", flags=str(hidden), contexts=contexts)
+
+
+def _log_observed(traffic: Traffic, log: FilteringBoundLogger) -> None:
+    for (command, error), count in traffic.observed.items():
+        why = traffic.observed_first[command, error]
+        log.warning("would be refused", command=command, error=error, count=count, first=why)
 
 
 def _shown(who: Identity) -> dict[str, str]:
@@ -85,7 +131,7 @@ def _shown(who: Identity) -> dict[str, str]:
 
 
 def _log_repairs(service: Service, opened: Opened) -> None:
-    upstream = opened.route.upstream
+    upstream = opened.grant.route.upstream
     for quirk in service.servers[upstream].count_repairs(opened.link.quirks):
         say = service.log.warning if quirk.risks_data else service.log.info
         say("repairing", upstream=upstream, quirk=quirk.name, what=quirk.summary)
