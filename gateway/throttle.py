@@ -121,6 +121,7 @@ class Bucket:
         return first is place.waits or max(place.turn, self._now) < first[0]
 
     def _charge(self, place: _Place, cost: int) -> None:
+        self._refill(self._clock())  # it may have agreed long ago, and have been full since
         self._level -= cost
         self._now = max(place.turn, self._now)
         place.turn = self._now + cost

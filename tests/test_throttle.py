@@ -294,6 +294,39 @@ def test_who_was_idle_is_not_owed() -> None:
     assert busy.bytes - before == pytest.approx(0.5e6, rel=0.02)
 
 
+def test_a_newcomer_that_need_not_wait_is_not_owed_either() -> None:
+    world = World()
+    charges = [(world.bucket(1e6, 64 * KIB), BYTES)]
+    [old] = crowd(world, charges, [[4 * KIB]])
+    world.run(100)
+    old.endless = False
+    world.run(1)
+    new = Client(world, charges, [4 * KIB], most_at_once=1)
+    new.go_on()  # the bucket is full
+    old.endless, before = True, old.bytes
+    old.go_on()
+    world.run(1)
+    assert new.bytes == pytest.approx(0.53e6, rel=0.1)
+    assert old.bytes - before == pytest.approx(0.53e6, rel=0.1)
+
+
+def test_who_comes_before_a_late_driver_passes_nobody() -> None:
+    world = World()
+    bucket = world.bucket(1000, 1)
+    first, second, late = (Gate([(bucket, BYTES)], lambda: None, world.doors) for _ in range(3))
+    assert Gate([(bucket, BYTES)], lambda: None, world.doors).take(1000)
+    assert not first.take(1)
+    assert not second.take(1)
+    world.now += 10
+    assert not late.take(1)
+    assert not second.take(1)
+    assert first.take(1)  # it was its turn
+    assert (first.waits, bucket.waiting) == (False, 2)
+    assert second.take(1)
+    assert late.take(1)
+    assert world.doors.next_opening() is None
+
+
 def test_among_equals_the_first_come_goes_first() -> None:
     world = World()
     bucket = world.bucket(1000, 1)
@@ -411,6 +444,14 @@ def test_nobody_waits_nothing_is_due() -> None:
     assert (world.doors.next_opening(), world.sooner) == (None, 0)
 
 
+def test_the_driver_is_told_only_of_what_is_sooner() -> None:
+    world = World()
+    for number, per_second in enumerate((10, 1, 100, 50)):
+        client = Client(world, [(world.bucket(per_second, 1), BYTES)], [100, 100])
+        client.go_on()
+        assert world.sooner == (1, 1, 2, 2)[number]
+
+
 def test_a_crowd_is_not_woken_all_at_once() -> None:
     world = World()
     count = 3 * MAX_WAKES
@@ -439,12 +480,23 @@ def test_a_bucket_is_not_charged_for_who_waits_at_another() -> None:
     assert client.finished
 
 
+def test_a_bucket_that_has_agreed_fills_no_further_than_its_burst() -> None:
+    world = World()
+    first, second = world.bucket(1000, 500), world.bucket(1, 0.5)
+    charges: Charges = [(first, BYTES), (second, OPERATIONS)]
+    client = Client(world, charges, [0, 1000], endless=False)
+    client.go_on()
+    world.run(0.6)  # `second` opens after 0.5
+    assert client.finished
+    assert first.level == pytest.approx(500 - 1000 + 100)
+
+
 def test_the_strictest_of_several_buckets_counts() -> None:
     world = World()
     charges = [
-        (world.bucket(10e6, 1), BYTES),
-        (world.bucket(1e6, 1), BYTES),
-        (world.bucket(1e4, 1), OPERATIONS),
+        (world.bucket(10e6, 1e5), BYTES),
+        (world.bucket(1e6, 1e4), BYTES),
+        (world.bucket(1e4, 1e2), OPERATIONS),
     ]
     clients = crowd(world, charges, [[1000], [10]])
     world.run(20)
