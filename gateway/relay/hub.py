@@ -12,6 +12,7 @@ in the kernel instead: with two cores, polling would take the time from the peer
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from gateway.relay.lane import BufferPool
 from gateway.relay.scan.locks import Held
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import LOST_SECONDS, Crowd, Session
+from gateway.throttle import Charges, Clock, Doors
 
 QUIET_SECONDS = 0.0002
 """How long the hub polls for more traffic before it parks: a few times what a peer on the same machine takes to
@@ -48,14 +50,20 @@ MAX_EVENTS = 64
 
 
 class Hub:
-    """Runs sessions. One task calls `run`; others call `relay`, one for each session."""
+    """Runs sessions. One task calls `run`; others call `relay`, one for each session.
 
-    def __init__(self) -> None:
+    `clock` is that of the buckets that sessions are charged to.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._epoll = select.epoll()
         self._ready: dict[int, Callable[[int], int]] = {}
         self._pool = BufferPool()
         self.sessions: set[Session] = set()
         self._finish: tuple[str, float] | None = None
+        self._clock = clock
+        self._sooner = trio.Event()
+        self._doors = Doors(lambda: self._sooner.set())
 
     def close(self) -> None:
         """Close, after `run` and every `relay` have ended."""
@@ -65,6 +73,7 @@ class Hub:
         """Serve the sessions until cancelled. Those that `relay` still has to close need the hub open."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cut_off_who_holds_up_others)
+            nursery.start_soon(self._open_doors)
             await self._serve()
 
     async def _cut_off_who_holds_up_others(self) -> None:
@@ -82,6 +91,16 @@ class Hub:
             since = {wait: since.get(wait, now) for wait in waits}
             for session in {wait[0] for wait in waits if now - since[wait] >= LOST_SECONDS}:
                 session.cut_off()
+
+    async def _open_doors(self) -> None:
+        """Let those go on whose requests were held back. Sleeps while there are none."""
+        while True:
+            self._sooner = trio.Event()
+            opening = self._doors.next_opening()
+            seconds = math.inf if opening is None else max(0, opening - self._clock())
+            with trio.move_on_after(seconds):
+                await self._sooner.wait()
+            self._doors.open_due(self._clock())
 
     async def _serve(self) -> None:
         poll, ready, clock = self._epoll.poll, self._ready, time.monotonic
@@ -113,13 +132,15 @@ class Hub:
         link: RelaySocket,
         traffic: Traffic,
         client_data: bytes = b"",
+        charges: Charges = (),
     ) -> Session:
         """Relay between two non-blocking sockets until the session has ended; give it back, for it knows
-        why it did.
+        why it did. Its requests are charged to buckets (`Session.throttle` changes that later).
 
         The sockets stay open. Raises what went wrong in the session, if it was our fault.
         """
-        session = Session(client, link, traffic, self._pool, self._watch)
+        session = Session(client, link, traffic, self._pool, self._watch, self._doors)
+        session.throttle(charges)
         ready = {client.fileno(): session.client_ready, link.fileno(): session.link_ready}
         self._ready |= ready
         for descriptor in ready:

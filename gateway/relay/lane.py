@@ -26,6 +26,10 @@ MIN_MESSAGE_BYTES = 28
 """A lane with less than this, the header of a request, left over gives its buffer back and keeps the bytes
 aside: else a thousand peers that stop inside a header would hold a thousand buffers."""
 
+MAX_ASIDE_BYTES = 16 * KIB
+"""What a lane that has to wait keeps aside in place of its buffer: some hundred requests without data. Else a
+thousand clients that are held back would hold a thousand buffers. More than this is not worth copying."""
+
 Buffer = tuple[bytearray, memoryview]
 
 
@@ -127,6 +131,9 @@ class Lane:
 
     def scan(self) -> None:
         """Let the scanner look at what has been received."""
+        if len(self._left_over) >= MIN_MESSAGE_BYTES:
+            self._take_buffer(self._left_over)
+            self._left_over = b""
         if self._buffer is not None:
             self._start = self._scan.feed(*self._buffer, self._start, self._end, self.out)
 
@@ -177,10 +184,17 @@ class Lane:
 
         Nothing of `out` may point into the buffer.
         """
+        self._keep_aside(MIN_MESSAGE_BYTES - 1)
+
+    def put_aside(self) -> None:
+        """Give the buffer back, unless there is much in it: it will be a while until more can be scanned."""
+        self._keep_aside(MAX_ASIDE_BYTES)
+
+    def _keep_aside(self, most: int) -> None:
         if self._buffer is None or self.out:
             return
         start, end = self._start, self._end
-        if end - start < MIN_MESSAGE_BYTES:
+        if end - start <= most:
             self._left_over = bytes(self._buffer[1][start:end])
             self._pool.give_back(self._buffer)
             self._buffer = None

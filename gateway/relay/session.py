@@ -35,6 +35,7 @@ from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.locks import Held
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
+from gateway.throttle import Charges, Doors, Gate
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
@@ -79,7 +80,9 @@ class Session:
 
     __slots__ = (
         "_client_gone",
+        "_doors",
         "_flowing",
+        "_gate",
         "_interest",
         "_link_closed",
         "_link_mute",
@@ -108,6 +111,7 @@ class Session:
         traffic: Traffic,
         pool: BufferPool,
         watch: Callable[[RelaySocket, int], None],
+        doors: Doors,
     ) -> None:
         self.client = client
         self.link = link
@@ -118,6 +122,8 @@ class Session:
         self._requests_lane = Lane(client, link, self._requests, pool)
         self._replies_lane = Lane(link, client, self._replies, pool)
         self._watch = watch
+        self._doors = doors
+        self._gate: Gate | None = None
         self._interest = {client: 0, link: 0}
         self._flowing = False  # both sockets are waited for to be read, and for nothing else
         self._more = False  # requests are left in the buffer that nothing holds back
@@ -141,6 +147,23 @@ class Session:
         self._step(
             lambda _: self._guard_requests(lambda: self._requests_lane.take_over(client_data)), 0
         )
+
+    def throttle(self, charges: Charges) -> None:
+        """Charge requests to these buckets from now on, or to none; also while it runs. Never raises."""
+        if self._stopping or (self._gate is None and not charges):
+            return
+        if self._gate is None:
+            self._gate = Gate(charges, self._let_through, self._doors)
+        else:
+            self._gate.replace(charges)
+        self.traffic.gate = self._gate if charges else None
+
+    def _let_through(self) -> None:
+        """The request that was held may be tried again; so `_go_on` takes it up, where it lies."""
+        self._step(self._hold_no_more, 0)
+
+    def _hold_no_more(self, _events: int) -> None:
+        self.traffic.held = False
 
     # --- What the hub calls
 
@@ -324,6 +347,8 @@ class Session:
         if not self._stopping:
             self._stopping = self._requests.stopped = True
             self.reason = reason
+            if self._gate is not None:
+                self._gate.close()
 
     def _lose_client(self, reason: str) -> None:
         if self._client_gone:
@@ -384,6 +409,8 @@ class Session:
         ):
             return  # the usual case: both sides are read already
         self._resume_requests()
+        if self.traffic.held:
+            self._requests_lane.put_aside()
         if self._stopping and (self._link_closed or self._idle) and not self._replies_lane.out:
             self._end()
             return

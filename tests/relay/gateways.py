@@ -59,6 +59,7 @@ async def gateway_before(
     upstream: str = "",
     export: str = "",
     seconds: float = 30,
+    hub: Hub | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway before a server; when it ends, every client has to have been let go.
 
@@ -95,7 +96,7 @@ async def gateway_before(
                 trust_allocation=settings.trust_allocation,
             )
         }
-        service = Service(config, upstreams, Hub(), log)
+        service = Service(config, upstreams, hub or Hub(), log)
         hubs.start_soon(service.hub.run)
         with trio.fail_after(seconds):
             async with trio.open_nursery() as clients:

@@ -42,6 +42,7 @@ from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
+from gateway.throttle import Bucket, Doors, Unit
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
@@ -497,7 +498,8 @@ class Line:
         self.traffic = Traffic(
             plan(promised, export, translate_all=random.random() < 0.15), world.locks
         )
-        self.wires = Wires(self.traffic, world.pool)
+        self.wires = Wires(self.traffic, world.pool, world.doors)
+        self.wires.session.throttle(world.charges())
         self.wires.session.begin()
         self.client = Client(world, self.wires.client, self.traffic)
         self.upstream = Upstream(random, world.disk, self.wires.upstream, link, longest)
@@ -559,6 +561,11 @@ class World:
         self.disk = Disk()
         self.locks = RangeLocks()
         self.pool = CountingPool()
+        self.doors = Doors(lambda: None)
+        self.rounds = 0
+        # Of its own, so that a schedule is the same with and without.
+        self._throttling = Random(f"{seed}, throttled")
+        self._buckets = [self._bucket() for _ in range(self._throttling.choice((0, 0, 1, 2)))]
         self.used = self.random.choice((BLOCK, 2 * BLOCK, SIZE, SIZE))
         """Where everybody writes."""
         self._value = 0
@@ -574,6 +581,17 @@ class World:
         self._value += 1
         assert self._value < 256
         return self._value
+
+    def _bucket(self) -> Bucket:
+        per_round = self._throttling.choice((0.1, 1, BLOCK))
+        return Bucket(per_round, self._throttling.choice((1, 4 * BLOCK)), lambda: self.rounds)
+
+    def charges(self) -> list[tuple[Bucket, Unit]]:
+        """What a line is charged to; it shares that with others."""
+        random = self._throttling
+        return [
+            (bucket, random.choice(list(Unit))) for bucket in self._buckets if random.random() < 0.8
+        ]
 
     def run(self) -> None:
         """Run until every session has ended; raises if a promise is broken."""
@@ -594,7 +612,9 @@ class World:
         for actor in self.random.sample(actors, len(actors)):
             self.history.now += 1
             did |= actor()
-        return did
+        self.rounds += 1
+        self.doors.open_due(self.rounds)
+        return did or self.doors.next_opening() is not None
 
     def _check_at_the_end(self) -> None:
         for at, value in enumerate(self.disk.content):
@@ -603,6 +623,7 @@ class World:
         assert not self.locks.busy
         assert not self.locks._tables
         assert not self.pool.taken
+        assert self.doors.next_opening() is None
         for line in self.lines:
             line.check_at_the_end()
 

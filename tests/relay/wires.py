@@ -10,6 +10,7 @@ from gateway.net.options import RelaySocket
 from gateway.relay.lane import Buffer, BufferPool
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Session
+from gateway.throttle import Doors
 
 
 class CountingPool(BufferPool):
@@ -33,7 +34,9 @@ class Wires:
     hub would do.
     """
 
-    def __init__(self, traffic: Traffic, pool: BufferPool | None = None) -> None:
+    def __init__(
+        self, traffic: Traffic, pool: BufferPool | None = None, doors: Doors | None = None
+    ) -> None:
         self.client, near_client = socket.socketpair()
         near_link, self.upstream = socket.socketpair()
         self._near = (near_client, near_link)
@@ -42,7 +45,14 @@ class Wires:
         self._epoll = select.epoll()
         for end in self._near:
             self._epoll.register(end, select.EPOLLET)
-        self.session = Session(near_client, near_link, traffic, pool or BufferPool(), self._watch)
+        self.session = Session(
+            near_client,
+            near_link,
+            traffic,
+            pool or BufferPool(),
+            self._watch,
+            doors or Doors(lambda: None),
+        )
         self._ready = {
             near_client.fileno(): self.session.client_ready,
             near_link.fileno(): self.session.link_ready,

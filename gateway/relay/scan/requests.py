@@ -14,7 +14,7 @@ from gateway.protocol.errors import Hangup
 from gateway.protocol.table import touches
 from gateway.relay.scan.jobs import Outside, hooked, moved
 from gateway.relay.scan.plan import Route
-from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
 from gateway.relay.scan.translate import status, translate
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
@@ -113,6 +113,7 @@ class RequestScan:
             client.request is link.request,
         )
         pack_cookie = COOKIE.pack_into
+        gate = traffic.gate
         run = pos = start
         if self.payload_left:
             pos = start + self.payload_left
@@ -136,6 +137,9 @@ class RequestScan:
         room = 0 if self.stopped else traffic.room
         while end - pos >= header and room > 0:
             magic, word, cookie, offset, length = unpack(buffer, pos)
+            if gate is not None and magic == client_magic and not _may_pass(gate, word, length):
+                traffic.held = True
+                break
             longest, sent, ranges = fast(word, _NEVER)
             at = offset + base  # upstream
             if (
@@ -284,6 +288,13 @@ class RequestScan:
         behind = pos + length
         self._drop_left = max(0, behind - end)
         return min(behind, end)
+
+
+def _may_pass(gate: Gate, word: int, length: int) -> bool:
+    command = word & 0xFFFF
+    if command == Cmd.DISC:
+        return True  # there is nothing to wait for
+    return gate.take(length if command in (Cmd.READ, Cmd.WRITE) else 0)
 
 
 def _wanted(traffic: Traffic) -> tuple[tuple[int, int | None], ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gateway.protocol.commands import Refused
 from gateway.protocol.table import ALL_COMMANDS
@@ -54,10 +55,21 @@ class Partial:
         return True
 
 
+class Gate(Protocol):
+    """What has to let each request through before it is begun (`gateway.throttle` has one)."""
+
+    def take(self, length: int) -> bool:
+        """Let one through whose data has this length; or not now: then the same is asked again later."""
+        ...
+
+
 class Traffic:
     """Everything under way on one session."""
 
     __slots__ = (
+        "_most_in_flight",
+        "gate",
+        "held",
         "in_flight",
         "jobs",
         "last_cookie",
@@ -91,6 +103,23 @@ class Traffic:
         self.locks = locks or RangeLocks()
         self.locks.join(self.in_flight)
         self.jobs = Jobs(self, plan.link, plan.offer.framing, self.locks)
+        self.gate: Gate | None = None
+        self.held = False
+        """The gate has not let a request through: it stays unread, and all behind it, until whoever set the
+        gate clears this."""
+        self._most_in_flight = MAX_IN_FLIGHT
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many commands may be under way: at least 1, at most `MAX_IN_FLIGHT`, whatever is set. May be
+        changed at any time: what is under way is not taken back, and when it is answered the session looks
+        again.
+        """
+        return self._most_in_flight
+
+    @most_in_flight.setter
+    def most_in_flight(self, most: int) -> None:
+        self._most_in_flight = min(max(1, most), MAX_IN_FLIGHT)
 
     def count_refusal(self, word: int, refused: Refused) -> None:
         """A request is answered here with an error."""
@@ -108,10 +137,10 @@ class Traffic:
 
     @property
     def room(self) -> int:
-        """How many requests may be begun."""
-        if self.jobs.bytes >= MAX_JOB_BYTES:
+        """How many requests may be begun (less than none: `most_in_flight` was more)."""
+        if self.held or self.jobs.bytes >= MAX_JOB_BYTES:
             return 0
-        return MAX_IN_FLIGHT - len(self.in_flight) - self.jobs.waiting
+        return self._most_in_flight - len(self.in_flight) - self.jobs.waiting
 
     def success(self, cookie: int, word: int, offset: int) -> bytes:
         """Give the reply that says a command without data in its reply has succeeded (or a READ of

@@ -402,3 +402,114 @@ def test_a_marked_payload_over_the_maximum_ends_the_connection(command: Cmd) -> 
                 feeder.feed(header)
         else:
             feeder.feed(header)
+
+
+# --- A gate
+
+
+class Moody:
+    """Lets requests through at moods' whim; knows what it was asked, and what it let through."""
+
+    def __init__(self, moods: Sequence[bool]) -> None:
+        self._moods = iter(moods)
+        self.asked = 0
+        self.let_through: list[int] = []
+
+    def take(self, length: int) -> bool:
+        self.asked += 1
+        if next(self._moods, True):
+            self.let_through.append(length)
+            return True
+        return False
+
+
+@given(
+    st.lists(requests(), max_size=12),
+    st.data(),
+    st.lists(st.booleans(), max_size=40),
+    st.booleans(),
+)
+def test_what_a_gate_holds_back_is_neither_lost_nor_doubled_nor_charged_twice(
+    asked: list[Request], data: st.DataObject, moods: list[bool], aligned: bool
+) -> None:
+    sent = b"".join(request.bytes for request in asked) + Request(Cmd.DISC, 0, 0, 0, 0).bytes
+    cuts = data.draw(st.lists(st.integers(0, len(sent)), max_size=30))
+
+    def session() -> Traffic:
+        sizes = BlockSizes(512 if aligned else 1, 4096, 32 * MIB)
+        return peers.traffic(client_structured=True, link_structured=True, block_sizes=sizes)
+
+    plain, gated = session(), session()
+    scan, upstream = run(plain, sent)
+    gated.gate = gate = Moody(moods)
+    held_scan = RequestScan(gated)
+    feeder = Feeder(held_scan)
+    for piece in pieces_of(sent, cuts):
+        feeder.feed(piece)
+        if gated.held:
+            assert gated.room == 0
+            times = gate.asked
+            feeder.feed(b"")
+            assert gate.asked == times  # while it is held, nobody asks
+            gated.held = False
+    while gated.held or not held_scan.disconnected:
+        gated.held = False
+        feeder.feed(b"")
+    assert peers.read_requests(bytes(feeder.sent)) == upstream
+    assert (held_scan.answers, gated.in_flight) == (scan.answers, plain.in_flight)
+    assert gate.let_through == [
+        request.length if request.command in (Cmd.READ, Cmd.WRITE) else 0 for request in asked
+    ]
+
+
+def test_what_is_behind_a_held_request_waits_with_it() -> None:
+    session = structured()
+    session.gate = Moody([True, False])
+    asked = [Request(Cmd.READ, 0, cookie, 0, 512) for cookie in range(3)]
+    _, upstream = run(session, b"".join(request.bytes for request in asked))
+    assert len(upstream) == 1
+    assert session.held
+
+
+def test_no_gate_stands_between_a_client_and_disc() -> None:
+    session = structured()
+    session.gate = gate = Moody([False])
+    scan, _ = run(session, Request(Cmd.DISC, 0, 0, 0, 0).bytes)
+    assert scan.disconnected
+    assert not gate.asked
+
+
+def test_what_is_no_request_is_not_charged() -> None:
+    session = structured()
+    session.gate = gate = Moody([False])
+    with pytest.raises(WireError):
+        run(session, bytes(28))
+    assert not gate.asked
+
+
+# --- Fewer under way
+
+
+@pytest.mark.parametrize(
+    ("most", "begun"), [(5, 5), (1, 1), (0, 1), (-3, 1), (10**6, MAX_IN_FLIGHT)]
+)
+def test_no_more_are_under_way_than_may_be(most: int, begun: int) -> None:
+    session = structured()
+    session.most_in_flight = most
+    data = b"".join(Request(Cmd.READ, 0, i, 0, 512).bytes for i in range(2 * MAX_IN_FLIGHT))
+    _, upstream = run(session, data)
+    assert len(upstream) == begun == session.most_in_flight
+
+
+def test_what_is_under_way_stays_when_less_may_be() -> None:
+    session = structured()
+    data = b"".join(Request(Cmd.READ, 0, cookie, 0, 512).bytes for cookie in range(3))
+    scan, _ = run(session, data)
+    session.most_in_flight = 2
+    assert session.room == -1
+    feeder = Feeder(scan)
+    feeder.feed(data)
+    assert len(session.in_flight) == 3
+    session.most_in_flight = 4
+    feeder.feed(b"")
+    assert len(session.in_flight) == 4
