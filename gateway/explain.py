@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import trio
 
 from gateway import app
-from gateway.config import Config, Route
+from gateway.access.rules import Access, Grant, NotGranted
+from gateway.config import Config
+from gateway.policy import Client
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
-from gateway.relay.promise import promise
-from gateway.relay.scan.plan import Way, plan
+from gateway.relay.promise import plan_of, promise, promised_terms
+from gateway.relay.scan.plan import Way
 from gateway.upstream.negotiation import Negotiation, Terms
 from gateway.upstream.server import Server
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
@@ -42,20 +44,21 @@ class Explanation:
     quirks: tuple[str, ...]
 
 
-async def explain(config: Config, name: str) -> list[Explanation]:
-    """Ask the upstream of export `name`, for a client of each framing. Raises `CannotExplain`, or
+async def explain(config: Config, name: str, client: Client) -> list[Explanation]:
+    """Ask the upstream of export `name`, as the client would with each framing. Raises `CannotExplain`, or
     `app.StartError` if the configuration cannot be used.
     """
-    route = config.route(name)
-    if route is None:
-        raise CannotExplain(f'no export "{name}" is let through')
+    try:
+        grant = Access(config).find(client, name)
+    except NotGranted as denied:
+        raise CannotExplain(str(denied)) from None
     found = []
     failed: Exception | None = None  # as itself, not in the nursery's group
     async with trio.open_nursery() as embedded:
         try:
             async with app.upstreams(config, embedded, app.load_keyring(config)) as servers:
                 for framing in (SIMPLE, STRUCTURED, EXTENDED):
-                    found.append(await _explain(servers[route.upstream], route, framing))
+                    found.append(await _explain(servers[grant.route.upstream], grant, framing))
         except Refusal as refusal:
             failed = CannotExplain(refusal.text)
         except app.StartError as error:
@@ -66,20 +69,21 @@ async def explain(config: Config, name: str) -> list[Explanation]:
     return found
 
 
-async def _explain(server: Server, route: Route, client: Framing) -> Explanation:
+async def _explain(server: Server, grant: Grant, client: Framing) -> Explanation:
     queries = (BASE_ALLOCATION,) if client.chunked else None
+    route = grant.route
     terms = Terms(route.upstream_name, client.chunked, client is EXTENDED, queries)
     negotiation = Negotiation(server)
     try:
         export, dialect, quirks = await negotiation.describe(terms)
     finally:
         await negotiation.aclose()
+    agreed = promised_terms(grant.chain, route, export)
     promised = promise(
-        route,
-        export,
+        agreed,
         structured=client.chunked,
         extended=client is EXTENDED,
         selected=(MetaContext(1, BASE_ALLOCATION),) if client.chunked else (),
     )
-    ways = plan(promised, export, dialect).ways
+    ways = plan_of(agreed, promised, export, dialect).ways
     return Explanation(client, export.framing, export, promised, ways, quirks)

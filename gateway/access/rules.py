@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from gateway.access.chain import Placed
-from gateway.access.loading import catalogue
 from gateway.access.who import why_not
 from gateway.config import Config, Route, Rule, Use
 from gateway.policy import Client, Denied, Policy
@@ -237,6 +236,8 @@ class Access:
         )
 
     def _made(self, where: Place, use: Use) -> Policy:
+        from gateway.access.loading import catalogue  # costs nothing where there are no policies
+
         policy = catalogue().find(use.name).model_validate(dict(use.options))
         place = next(place for place in _places(where) if place not in self._policies)
         self._policies[place] = policy

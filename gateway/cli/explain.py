@@ -18,6 +18,7 @@ def explain(path: Path = Path("gateway.toml"), /, *, export: str = "") -> int:
     :param export: The export's name. Default: the default export.
     """
     import sys
+    from datetime import datetime
 
     import trio
 
@@ -27,6 +28,8 @@ def explain(path: Path = Path("gateway.toml"), /, *, export: str = "") -> int:
     from gateway.config import ConfigError, load
     from gateway.explain import CannotExplain
     from gateway.explain import explain as ask
+    from gateway.identity import NOBODY
+    from gateway.policy import Client
 
     try:
         config = load(path, vocabulary())
@@ -34,7 +37,8 @@ def explain(path: Path = Path("gateway.toml"), /, *, export: str = "") -> int:
         print(error, file=sys.stderr)
         return 1
     try:
-        found = trio.run(ask, config, export)
+        client = Client(NOBODY, datetime.now().astimezone())
+        found = trio.run(ask, config, export, client)
     except (StartError, CannotExplain) as error:
         complain(str(error))
         return 1

@@ -26,22 +26,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from gateway.config import Listen, Route
+from gateway.config import Listen
 from gateway.identity import Identity
 from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream
 from gateway.net.options import peer_of, tune
 from gateway.net.proxy import introduced
 from gateway.protocol.errors import Hangup, Refusal
-from gateway.protocol.export import Export, Offer
 from gateway.protocol.server import (
     Aborted,
     ContextsAsked,
-    Description,
     Event,
     ExportAsked,
     ExportNameChosen,
@@ -52,15 +49,12 @@ from gateway.protocol.server import (
     TlsAsked,
     option_of,
 )
-from gateway.relay.listing import listed_exports
-from gateway.relay.promise import bitmaps_may_move, is_bitmap, promise
+from gateway.relay.inquiry import Inquiry, Told, without_payload_flag
 from gateway.relay.service import Service
 from gateway.relay.transmit import Opened, transmit
-from gateway.upstream.negotiation import Negotiation, Terms
-from gateway.wire.constants import BASE_ALLOCATION, HandshakeFlag, Info, Rep
-from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.constants import HandshakeFlag, Info, Rep
 from gateway.wire.errors import WireError
-from gateway.wire.handshake import MetaContext, encode_oldstyle_greeting, printable, shown
+from gateway.wire.handshake import encode_oldstyle_greeting, printable, shown
 from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 
 if TYPE_CHECKING:

@@ -78,7 +78,9 @@ class Hooks:
             return Answer(failed.error, failed.text, at if inside else None)
         except Exception:
             self._log.exception(
-                "a policy failed", command=request.command.name, policies=self._plan.hooked[request.command]
+                "a policy failed",
+                command=request.command.name,
+                policies=self._plan.hooked[request.command],
             )
             return Answer(Errno.EIO, "a policy of the gateway failed")
 
@@ -135,7 +137,12 @@ class Hooks:
         upstream = self._plan.upstream
         if request.command is not Cmd.BLOCK_STATUS:
             return translate(
-                upstream, request.command, request.flags, request.offset, request.length, request.data
+                upstream,
+                request.command,
+                request.flags,
+                request.offset,
+                request.length,
+                request.data,
             )
         theirs = {ours: link for link, ours in self._plan.context_ids.items() if ours is not None}
         numbers = [self._ids[name] for name in request.contexts]
@@ -143,4 +150,3 @@ class Hooks:
         # Extents may reach behind what was asked for; how far the client sees is for the chain to say.
         reach = upstream.size - request.offset
         return status(upstream, request.flags, request.offset, request.length, wanted, reach)
-

@@ -133,11 +133,14 @@ class Hub:
         traffic: Traffic,
         client_data: bytes = b"",
         charges: Charges = (),
+        *,
+        begins: Callable[[Session, trio.Nursery], None] | None = None,
     ) -> Session:
         """Relay between two non-blocking sockets until the session has ended; give it back, for it knows
         why it did. Its requests are charged to buckets (`Session.throttle` changes that later).
 
-        The sockets stay open. Raises what went wrong in the session, if it was our fault.
+        `begins` is called before anything is relayed, with a nursery that ends with the session. The sockets
+        stay open. Raises what went wrong in the session, if it was our fault.
         """
         session = Session(client, link, traffic, self._pool, self._watch, self._doors)
         session.throttle(charges)
@@ -147,14 +150,18 @@ class Hub:
             self._epoll.register(descriptor, select.EPOLLET)
         self.sessions.add(session)
         try:
-            session.begin(client_data)
-            if self._finish is not None:
-                session.finish(*self._finish)
-            await session.ending.wait()
-            with trio.move_on_after(session.seconds_to_end) as limit:
-                await session.ended.wait()
-            if limit.cancelled_caught:
-                session.cut()
+            async with trio.open_nursery() as nursery:
+                if begins is not None:
+                    begins(session, nursery)
+                session.begin(client_data)
+                if self._finish is not None:
+                    session.finish(*self._finish)
+                await session.ending.wait()
+                with trio.move_on_after(session.seconds_to_end) as limit:
+                    await session.ended.wait()
+                if limit.cancelled_caught:
+                    session.cut()
+                nursery.cancel_scope.cancel()
         finally:
             session.close()
             session.traffic.locks.tell()

@@ -1,11 +1,11 @@
 """What one client asks of exports: which of them it may have, what they are like, and in the end to open one.
 
-Three have a say: the rules (`gateway.access`), which decide before anybody is asked anything; the export's
-upstream, which is dialled when the first question needs it; and the policies of the rule and the export, which
-change what it said. The client is told the offer that comes of it.
+Three have a say: the rules (`gateway.access`), which decide before anybody is asked anything; the upstream of
+the export, which is dialled when the first question needs it; and the policies of the rule and the export,
+which change what it said. The client is told the offer that comes of it.
 
-An upstream that is being asked stays connected for the next question about it. Where a policy has to look at the
-disk, INFO needs a link that is open already; it is kept for the GO that usually follows.
+An upstream that is being asked stays connected for the next question about it. Where a policy has to look at
+the disk, INFO needs a link that is open already; it is kept for the GO that usually follows.
 
 After STARTTLS there is another `Inquiry`: nothing of what was asked before counts.
 """
@@ -215,9 +215,7 @@ class Inquiry:
         except Denied as denied:
             self._log.info("access denied", export=shown(grant.name), why=str(denied))
             if grant.route.hide:
-                raise Refusal(
-                    Rep.ERR_UNKNOWN, f"there is no export {shown(grant.name)}"
-                ) from None
+                raise Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(grant.name)}") from None
             raise Refusal(Rep.ERR_POLICY, str(denied)) from None
 
     # --- Contexts
@@ -348,7 +346,5 @@ def _told(name: str, route: Route, export: Export, agreed: Terms, promised: Offe
     """
     canonical = export.name if route.upstream_name == name else name
     words = agreed.view.description
-    description = Description(
-        promised.size, promised.flags, promised.block_sizes, canonical, words
-    )
+    description = Description(promised.size, promised.flags, promised.block_sizes, canonical, words)
     return Told(description, promised.alignment, route.unaligned == "refuse")

@@ -79,6 +79,7 @@ class Lane:
         "_start",
         "ended",
         "out",
+        "sent_bytes",
         "sink",
         "source",
     )
@@ -95,6 +96,7 @@ class Lane:
         self._left_over = b""  # the same, where there is no buffer
         self.out: list[memoryview | bytes] = []
         """What is to be sent, in order."""
+        self.sent_bytes = 0
         self.ended = False
         """The source has closed: no more will come."""
 
@@ -155,6 +157,7 @@ class Lane:
             try:
                 if len(out) == 1:
                     sent = self.sink.send(out[0])
+                    self.sent_bytes += sent
                     if sent == len(out[0]):
                         out.clear()
                     else:
@@ -168,6 +171,7 @@ class Lane:
 
     def _drop_sent(self, sent: int) -> None:
         out = self.out
+        self.sent_bytes += sent
         done = 0
         for piece in out:
             if sent < len(piece):

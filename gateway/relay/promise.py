@@ -70,9 +70,7 @@ def plan_of(agreed: Terms, promised: Offer, export: Export, dialect: Dialect) ->
             selected=promised.contexts,
         )
         shadow = Shadow(would, agreed.shadow.table)
-    return plan(
-        promised, export, dialect, table=agreed.table, hooked=agreed.hooked, shadow=shadow
-    )
+    return plan(promised, export, dialect, table=agreed.table, hooked=agreed.hooked, shadow=shadow)
 
 
 def allowed_contexts(chain: Sequence[Placed], names: Sequence[str], *, asked: bool) -> list[str]:

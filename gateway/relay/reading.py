@@ -43,7 +43,9 @@ class Reader:
         """Do a READ, in the upstream's offsets. Raises `Failed`."""
         self._reads += 1
         if request.length > MAX_BYTES or self._reads > MAX_READS:
-            raise ValueError(f"READ {self._reads} of {request.length} bytes before the export is open")
+            raise ValueError(
+                f"READ {self._reads} of {request.length} bytes before the export is open"
+            )
         if not request.length:
             return b""
         answers: list[Answer] = []

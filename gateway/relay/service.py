@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from gateway.access.chain import Membership, Placed
+from gateway.access.rules import Access, NotGranted
 from gateway.config import Config, Route
+from gateway.policy import Charge, Session
 from gateway.protocol.server import ServerNegotiation
+from gateway.protocol.table import Table
 from gateway.relay.hub import Hub
 from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.relay.session import Session as RelaySession
 from gateway.upstream.server import Server
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+
+DENIED_SECONDS = 10
+"""How long a session may take to end that a new rule denies: what is under way is answered, and no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What policies change of a session that runs already."""
+
+    charges: Sequence[Charge]
+    most_in_flight: int
+
+
+def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
+    """Give the limits that a chain of policies sets a session."""
+    enforced = [placed.policy for placed in chain if not placed.observed]
+    table = Table(2**63 - 1)
+    for policy in enforced:
+        policy.commands(table)
+    charges = [charge for policy in enforced for charge in policy.charges(session)]
+    most = table.most_in_flight
+    return Limits(charges, MAX_IN_FLIGHT if most is None else most)
+
+
+@dataclass(eq=False)
+class Running:
+    """A session that is being relayed."""
+
+    name: str
+    """The export's, in our configuration."""
+    membership: Membership
+    traffic: Traffic
+    relaying: RelaySession | None = None
 
 
 @dataclass
@@ -31,13 +73,53 @@ class Service:
     """Those that are under way."""
     relayed: int = 0
     """Clients that have opened an export and are not seen off yet."""
+    running: set[Running] = field(default_factory=set)
     _locks: WeakValueDictionary[tuple[str, str], RangeLocks] = field(
         default_factory=WeakValueDictionary
     )
 
+    def __post_init__(self) -> None:
+        self.access = Access(self.config)
+
     def locks_of(self, route: Route) -> RangeLocks:
         """Give the locks that all sessions of one upstream's export share, for as long as any uses them."""
         return self._locks.setdefault((route.upstream, route.upstream_name), RangeLocks())
+
+    @contextmanager
+    def session(self, running: Running) -> Iterator[None]:
+        """Have a session be one of those that run."""
+        self.running.add(running)
+        try:
+            yield
+        finally:
+            self.running.discard(running)
+
+    def reconfigure(self, config: Config, access: Access, servers: Mapping[str, Server]) -> None:
+        """Go over to another configuration, whose rules inherit what those before have counted."""
+        access.inherit(self.access)
+        self.config, self.access, self.servers = config, access, servers
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Hold the sessions that run against the rules as they are now. They keep what they were promised,
+        but limits and rates are those in force, and a rule that says so ends them.
+        """
+        for running in list(self.running):
+            if running.relaying is not None:
+                self._look_at(running, running.relaying)
+
+    def _look_at(self, running: Running, relaying: RelaySession) -> None:
+        session = running.membership.session
+        client = replace(session.client, at=datetime.now().astimezone())
+        try:
+            grant = self.access.again(client, running.name)
+        except NotGranted as denied:
+            if denied.disconnect:
+                relaying.finish(f"access denied: {denied}", DENIED_SECONDS)
+            return
+        limits = limits_of(grant.chain, session)
+        running.traffic.most_in_flight = limits.most_in_flight
+        relaying.throttle(limits.charges)
 
     def drain(self) -> None:
         """Begin to shut down: refuse to open exports, and end the sessions in good order."""

@@ -116,7 +116,7 @@ class Session:
         self.client = client
         self.link = link
         self.traffic = traffic
-        traffic.jobs.woken = self._woken
+        traffic.jobs.woken = self.act
         self._requests = RequestScan(self.traffic)
         self._replies = reply_scan(self.traffic)
         self._requests_lane = Lane(client, link, self._requests, pool)
@@ -297,8 +297,15 @@ class Session:
         self._send_what_jobs_say()
         self._send_replies()
 
-    def _woken(self, go_on: Callable[[], None]) -> None:
-        """Let a job go on that was granted a range which another session had."""
+    @property
+    def bytes_relayed(self) -> tuple[int, int]:
+        """How many have been sent to the link, and to the client."""
+        return self._requests_lane.sent_bytes, self._replies_lane.sent_bytes
+
+    def act(self, go_on: Callable[[], None]) -> None:
+        """Let a job go on, or begin, between two steps of the session's own: it was granted a range which
+        another session had, or a hook has come to an end. Never raises; what goes wrong ends the session.
+        """
 
         def step(_events: int) -> None:
             go_on()

@@ -18,7 +18,7 @@ from gateway.protocol.export import Offer
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.service import Service, limits_of
+from gateway.relay.service import Running, Service, limits_of
 from gateway.relay.session import Session as RelaySession
 from gateway.upstream.negotiation import Link
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -80,10 +80,11 @@ async def transmit(
         traffic = Traffic(agreed, service.locks_of(opened.grant.route))
         limits = limits_of(membership.chain, membership.session)
         traffic.most_in_flight = limits.most_in_flight
-        with service.open_session(opened, traffic) as record:
+        running = Running(opened.grant.name, membership, traffic)
+        with service.session(running):
 
             def begins(session: RelaySession, nursery: trio.Nursery) -> None:
-                record.relaying = session
+                running.relaying = session
                 if agreed.hooked:
                     Hooks(opened.agreed, agreed, traffic.jobs, session.act, nursery, log)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -13,7 +13,7 @@ import trio.testing
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
 from gateway.net.options import RelaySocket
-from gateway.protocol.export import Export, offer
+from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.hub import Hub
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
@@ -274,8 +274,10 @@ async def test_what_a_client_sent_behind_its_last_option_is_charged_as_well(
             traffic: Traffic,
             client_data: bytes = b"",
             charges: Charges = (),
+            *,
+            begins: Callable[[Session, trio.Nursery], None] | None = None,
         ) -> Session:
-            return await super().relay(client, link, traffic, client_data, own)
+            return await super().relay(client, link, traffic, client_data, own, begins=begins)
 
     own = [(bucket(1, 0.01), Unit.OPERATIONS)]
     hub = Throttling(trio.current_time)
@@ -321,7 +323,7 @@ class Held:
         self.pool = CountingPool()
         sizes = BlockSizes(1, 4096, SIZE)
         export = Export(SIZE, int(Flag.HAS_FLAGS), sizes)
-        traffic = Traffic(plan(offer(export, structured=False), export))
+        traffic = Traffic(plan(offer(view_of(export), structured=False), export))
         self.wires = Wires(traffic, self.pool, self.doors)
         self.session = self.wires.session
         self.session.throttle([(self.bucket, Unit.OPERATIONS)])
