@@ -161,12 +161,19 @@ class Table:
     def drop_flag(self, command: Cmd, flag: CmdFlag) -> None:
         """Take a command flag off what goes upstream, and act as if it had been obeyed."""
         row = self[command]
-        # What stands nearer to the upstream and adds the flag does so all the same.
-        self._change(command, kept_flags=row.kept_flags & ~flag)
+        # What stands nearer to the upstream and adds the flag does so all the same. What refuses it there does
+        # not get to see it.
+        still = tuple(each for each in row.refused_flags if not each[0] & flag)
+        self._change(command, kept_flags=row.kept_flags & ~flag, refused_flags=still)
 
     def add_flag(self, command: Cmd, flag: CmdFlag) -> None:
-        """Set a command flag on everything that goes upstream, unless what stands nearer to it drops it."""
+        """Set a command flag on everything that goes upstream, unless what stands nearer to it drops it. If
+        that refuses it, the command is refused.
+        """
         row = self[command]
+        for refused_flag, why in row.refused_flags:
+            if refused_flag & flag:
+                self._change(command, refused=row.refused or why)
         self._change(command, added_flags=row.added_flags | (flag & row.kept_flags))
 
     def limit_in_flight(self, most: int) -> None:
