@@ -269,7 +269,8 @@ def _options(path: KeyPath, use: Data, vocabulary: Vocabulary) -> Iterator[Findi
         return f"unknown option of {name}{hint or may_be}"
 
     try:
-        policy.model_validate({key: use[key] for key in use if key not in ("use", "mode")})
+        options = {key: use[key] for key in use if key not in ("use", "mode")}
+        policy.model_validate(options, by_alias=True, by_name=False)
     except ValidationError as wrong:
         for details in wrong.errors(include_url=False):
             inside, text = in_plain_words(details, unknown=unknown)

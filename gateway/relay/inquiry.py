@@ -136,7 +136,7 @@ class Inquiry:
             opened = await self._open(grant, asked.name)
             self._kept = _Kept(asked, self._terms(asked.name, grant.route), opened)
             return self.told(asked.name, opened)
-        membership = self._join(grant)
+        membership = self._join(grant, asked.name)
         try:
             terms = self._terms(asked.name, grant.route)
             export, _dialect, _quirks = await self._ask(grant.route, lambda up: up.describe(terms))
@@ -183,14 +183,13 @@ class Inquiry:
 
     def _grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
         """Give what the rules say. `without_tls`: what a client hears that would have to come over TLS."""
-        unknown = Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
         try:
             grant = self._service.access.find(self._client(), name)
         except NotGranted as refused:
             route = self._service.config.route(name)
             if route is None or refused.hidden:
                 self._log_denial(name, refused)
-                raise unknown from None
+                raise _unknown(name) from None
             self._check_tls(name, route, without_tls)
             self._log_denial(name, refused)
             text = f"access to export {shown(name)} is denied"
@@ -202,20 +201,20 @@ class Inquiry:
         if route.tls_required and not self._core.secure:
             if self._has_tls and without_tls == Rep.ERR_TLS_REQD:
                 raise Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
-            raise Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
+            raise _unknown(name)
 
     def _log_denial(self, name: str, refused: NotGranted) -> None:
         if self._service.config.route(name) is not None:
             who = self._identity.describe()
             self._log.info("access denied", export=shown(name), who=who, why=str(refused))
 
-    def _join(self, grant: Grant) -> Membership:
+    def _join(self, grant: Grant, asked: str) -> Membership:
         try:
             return join(grant.chain, Session(self._client(), grant.name))
         except Denied as denied:
             self._log.info("access denied", export=shown(grant.name), why=str(denied))
             if grant.route.hide:
-                raise Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(grant.name)}") from None
+                raise _unknown(asked) from None
             raise Refusal(Rep.ERR_POLICY, str(denied)) from None
 
     # --- Contexts
@@ -261,7 +260,7 @@ class Inquiry:
 
     async def _open(self, grant: Grant, asked: str) -> Opened:
         """Have the policies take part, then the upstream; leave nothing behind if it fails."""
-        membership = self._join(grant)
+        membership = self._join(grant, asked)
         link: Link | None = None
         try:
             terms = self._terms(asked, grant.route)
@@ -332,6 +331,10 @@ class Inquiry:
     async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
         result: _Result = await self._patiently(wait)  # type: ignore[assignment] # what `wait` gives
         return result
+
+
+def _unknown(name: str) -> Refusal:
+    return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
 
 
 def without_payload_flag(told: Told) -> Told:
