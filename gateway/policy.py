@@ -205,8 +205,12 @@ def _size(value: object) -> int:
     raise ValueError(f'expected a size such as "64M", or a number of bytes, got {value}')
 
 
+SIZE_IN_WORDS = 'size such as "64K"'
 Size = Annotated[
-    int, PlainValidator(_size), WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
+    int,
+    PlainValidator(_size),
+    # A title is what the documentation has for the type; policies' own types may have one too.
+    WithJsonSchema({"title": SIZE_IN_WORDS, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
 ]
 """An option in bytes: `4096`, `"64K"`, `"1G"`."""
 
