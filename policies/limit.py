@@ -1,0 +1,159 @@
+"""Limit how many connections there are, how many commands are under way, and how long they may be.
+
+One of these at least:
+
+- `connections`: sessions at a time at this place of the configuration. In an `[[export]]`, those are the
+  sessions of that export; in a `[[rule]]`, all that the rule holds for, whatever export they opened.
+- `connections-per-identity`: of them, those of one client: by its PSK user, else its certificate's issuer and
+  subject, else its Unix user, else its address.
+- `connections-per-address`: of them, those from one IP address, whoever comes from there. Unix sockets and
+  vsock have none, and are not counted. A whole network behind one router has one address, and a client that has
+  IPv6 usually has 2^64 of them.
+- `in-flight`: commands of one session that are under way; the next one is not read before one is answered.
+- `request-size`: the longest READ or WRITE. Block sizes tell clients, and a longer one gets EINVAL.
+  proto.md lets clients that do not look at block sizes send 32 MiB, so those get errors.
+
+Who is one too many is refused with a text that says which limit it was. A client with several connections
+(MULTI_CONN) needs a place for each. A connection that was lost without a word keeps its place until keepalive
+finds out (`keepalive-seconds` of `[[listen]]`), so leave room for a client that comes again.
+
+On reload, smaller numbers end nobody; they hold for those who come. `in-flight` and `request-size` hold at
+once. Sessions that began before there was a `limit` at this place are not counted.
+
+nbdkit's limit filter is `connections`, but it has a default of 1, and 0 for no limit; here, what is left away
+is not limited.
+
+    policies = [ { use = "limit", connections = 4, connections-per-identity = 2, in-flight = 64 } ]
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Self, TypeVar
+
+from pydantic import model_validator
+
+from gateway.policy import (
+    BlockSizes,
+    Cmd,
+    Denied,
+    Field,
+    Policy,
+    PrivateAttr,
+    Session,
+    Size,
+    Table,
+    View,
+    format_size,
+)
+
+_Key = TypeVar("_Key")
+
+SMALLEST_REQUEST_BYTES = 512
+"""proto.md's smallest preferred block; the maximum may not be below it."""
+
+
+@dataclass
+class _Counts:
+    """Who is here. What has gone to 0 has no entry, so there are no more than sessions."""
+
+    sessions: int = 0
+    identities: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    addresses: Counter[str] = field(default_factory=Counter)
+
+    def add(self, session: Session, number: int) -> None:
+        """Count a session (1), or count it no more (-1)."""
+        identity = session.client.identity
+        self.sessions += number
+        _add(self.identities, identity.key, number)
+        if identity.address is not None:
+            _add(self.addresses, str(identity.address), number)
+
+
+class Limit(Policy):
+    """`use = "limit"`."""
+
+    connections: int | None = Field(None, ge=1, description="Sessions here at a time.")
+    connections_per_identity: int | None = Field(
+        None, ge=1, description="Sessions of one identity here at a time."
+    )
+    connections_per_address: int | None = Field(
+        None, ge=1, description="Sessions from one IP address here at a time."
+    )
+    in_flight: int | None = Field(
+        None, ge=1, description="Commands of one session that may be under way."
+    )
+    request_size: Size | None = Field(None, description="Longest READ or WRITE.")
+
+    # Everything is counted, whatever is limited: the next configuration may limit something else. Those who
+    # are here leave the instance that they joined, so it and its successors have the same counts.
+    _counts: _Counts = PrivateAttr(default_factory=_Counts)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.model_fields_set:
+            names = (option.alias or name for name, option in type(self).model_fields.items())
+            raise ValueError(f"expected one of {', '.join(names)} at least, got none")
+        if self.request_size is not None and self.request_size < SMALLEST_REQUEST_BYTES:
+            raise ValueError(
+                f"expected a request-size of {SMALLEST_REQUEST_BYTES} or more, "
+                f"got {format_size(self.request_size)}"
+            )
+        return self
+
+    def join(self, session: Session) -> Policy:
+        """Count the session, if there is room."""
+        identity, counts = session.client.identity, self._counts
+        address = str(identity.address)
+        for most, here, whose in (
+            (self.connections, counts.sessions, ""),
+            (self.connections_per_identity, counts.identities[identity.key], " of this identity"),
+            (self.connections_per_address, counts.addresses[address], " from this address"),
+        ):
+            if most is not None and here >= most:
+                connections = "connection is" if here == 1 else "connections are"
+                raise Denied(f"{here} {connections} open{whose}, and {most} may be")
+        counts.add(session, 1)
+        return self
+
+    def leave(self, session: Session) -> None:
+        """Count it no more."""
+        self._counts.add(session, -1)
+
+    def describe(self, view: View) -> View:
+        """Tell the longest request."""
+        if self.request_size is None or self.request_size >= view.block_sizes.maximum:
+            return view
+        return replace(view, block_sizes=_capped(view.block_sizes, self.request_size))
+
+    def commands(self, table: Table) -> None:
+        """Limit the longest request, and the commands under way."""
+        if self.in_flight is not None:
+            table.limit_in_flight(self.in_flight)
+        if self.request_size is not None:
+            text = f"no more than {format_size(self.request_size)} at a time"
+            for command in (Cmd.READ, Cmd.WRITE):
+                table.limit_length(command, self.request_size, text=text)
+
+    def inherit(self, before: Self) -> None:
+        """Go on counting those who are here."""
+        self._counts = before._counts
+
+
+def _add(counter: Counter[_Key], key: _Key, number: int) -> None:
+    counter[key] += number
+    if not counter[key]:
+        del counter[key]
+
+
+def _capped(sizes: BlockSizes, most: int) -> BlockSizes:
+    maximum = most - most % sizes.minimum
+    if not maximum:
+        raise Denied(
+            f"requests may have {format_size(most)}, and the export's smallest block is "
+            f"{format_size(sizes.minimum)}"
+        )
+    # The preferred block is a power of two, and not above the maximum ("Size constraints").
+    preferred = min(sizes.preferred, 1 << maximum.bit_length() - 1)
+    return BlockSizes(sizes.minimum, preferred, maximum)
