@@ -1,0 +1,163 @@
+"""Limit how many bytes and how many operations there are in a second.
+
+`bytes-per-second` counts the data of READ and WRITE, in both directions together; `operations-per-second`
+counts every command. One of them at least, or both. A client sees a slower disk, and no errors: what is too
+much is not read from its connection before it may begin. A client that has a timeout for its requests gives up
+where the rate is much too low for what it sends.
+
+`per` says who shares a rate:
+
+- `"session"` (default): each session has it for itself. A client that opens another connection has it twice;
+  see `limit`, or one of the others.
+- `"identity"`: all sessions of one client at this place of the configuration: of one PSK user, else one
+  certificate's issuer and subject, else one Unix user, else one address.
+- `"export"`: all sessions of one `[[export]]`; in a `[[rule]]`, those of them for whom the rule holds.
+
+Those who share a rate get equal bytes of it, not equal requests. The rate is exact on average, also where
+single requests are longer than the burst: they begin at once, and what comes after them waits so much longer.
+Who was idle may have saved up `burst-bytes` and `burst-operations`; without them it is what a tenth of a second
+brings, and one at least. To connect again neither pays debts nor fills anything, but for `"session"`.
+
+On reload, a changed rate holds at once, for running sessions as well; what they saved or owe stays.
+
+nbdkit's rate filter counts bits (its `rate=8M` is `bytes-per-second = "1M"`), reads and writes each by
+themselves, and saves up 2 seconds (`burstiness`). Its `connection-rate` is `per = "session"`, its `rate` is
+`per = "export"`; for both, the policy may stand there twice.
+
+    policies = [ { use = "rate", bytes-per-second = "10M", operations-per-second = 500, per = "identity" } ]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self
+from weakref import WeakValueDictionary
+
+from pydantic import model_validator
+
+from gateway.policy import Bucket, Charge, Field, Policy, PrivateAttr, Session, Size, Unit
+
+BURST_SECONDS = 0.1
+"""What is saved up by default: little enough that no second has much more than its rate."""
+
+MAX_OWING = 1024
+"""Identities and exports that have gone and whose debts are remembered. Debts are paid by waiting, so most are
+over soon; who can come under more names than this at a time needs another limit.
+"""
+
+_Key = tuple[str, Unit, object]
+"""(`per`, what is counted, who)"""
+
+
+class _Bucket(Bucket):
+    __slots__ = ("__weakref__",)
+
+
+@dataclass
+class _Buckets:
+    """Everybody's buckets at one place of the configuration."""
+
+    clock: Callable[[], float] = time.monotonic
+    live: WeakValueDictionary[_Key, _Bucket] = field(default_factory=WeakValueDictionary)
+    """Those that somebody uses, whether or not it joined: a session may be older than this policy. Or owes."""
+    held: dict[Session, dict[_Key, _Bucket]] = field(default_factory=dict)
+    """What sessions that have joined use."""
+    owing: dict[_Key, _Bucket] = field(default_factory=dict)
+    """Of those who left. Nobody is to begin anew with a full bucket because it connects again."""
+
+    def forget_the_paid(self) -> None:
+        """Drop what is full again, and beyond `MAX_OWING` what has been there for longest."""
+        for key, bucket in list(self.owing.items()):
+            if bucket.level >= bucket.burst:
+                del self.owing[key]
+        while len(self.owing) > MAX_OWING:
+            del self.owing[next(iter(self.owing))]
+
+
+class Rate(Policy):
+    """`use = "rate"`."""
+
+    bytes_per_second: Size | None = Field(None, description="Data of READ and WRITE in a second.")
+    operations_per_second: float | None = Field(None, gt=0, description="Commands in a second.")
+    burst_bytes: Size | None = Field(None, description="Bytes that may be saved up.")
+    burst_operations: float | None = Field(None, ge=1, description="Commands that may be saved up.")
+    per: Literal["session", "identity", "export"] = Field(
+        "session", description="Who shares the rate."
+    )
+
+    # Sessions leave the instance that they joined, so it and its successors have the same buckets.
+    _buckets: _Buckets = PrivateAttr(default_factory=_Buckets)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.bytes_per_second is None and self.operations_per_second is None:
+            raise ValueError(
+                "expected bytes-per-second or operations-per-second, or both, got none"
+            )
+        for what, rate, burst in (
+            ("bytes", self.bytes_per_second, self.burst_bytes),
+            ("operations", self.operations_per_second, self.burst_operations),
+        ):
+            if rate == 0:
+                raise ValueError(f"expected {what}-per-second of more than 0, got 0")
+            if burst == 0:
+                raise ValueError(f"expected burst-{what} of 1 or more, got 0")
+            if burst is not None and rate is None:
+                raise ValueError(f"burst-{what} is given: expected {what}-per-second too, got none")
+        return self
+
+    def join(self, session: Session) -> Policy:
+        """Have buckets for the session."""
+        self._buckets.forget_the_paid()
+        self._buckets.held[session] = {}
+        self._use(session)
+        return self
+
+    def leave(self, session: Session) -> None:
+        """Remember no more of it than what it owes."""
+        buckets = self._buckets
+        for key, bucket in buckets.held.pop(session, {}).items():
+            if key[0] != "session":  # nobody comes again as the same session
+                buckets.owing[key] = bucket
+        buckets.forget_the_paid()
+
+    def charges(self, session: Session) -> Sequence[Charge]:
+        """Give the buckets that the session has, or shares; the same ones each time."""
+        return [Charge(bucket, unit) for (_, unit, _), bucket in self._use(session).items()]
+
+    def inherit(self, before: Self) -> None:
+        """Go on with everybody's buckets, at the rates of now."""
+        self._buckets = before._buckets
+        rates = {unit: (rate, burst) for unit, rate, burst in self._rates()}
+        for (_, unit, _), bucket in list(self._buckets.live.items()):
+            if unit in rates:
+                bucket.change(*rates[unit])
+
+    def _use(self, session: Session) -> dict[_Key, _Bucket]:
+        live, who = self._buckets.live, self._who(session)
+        used: dict[_Key, _Bucket] = {}
+        for unit, rate, burst in self._rates():
+            key = (self.per, unit, who)
+            bucket = live.get(key)
+            if bucket is None:
+                live[key] = bucket = _Bucket(rate, burst, self._buckets.clock)
+            used[key] = bucket
+        if session in self._buckets.held:
+            self._buckets.held[session] = used
+        return used
+
+    def _who(self, session: Session) -> object:
+        if self.per == "session":
+            return session.number
+        return session.client.identity.key if self.per == "identity" else session.export
+
+    def _rates(self) -> Iterator[tuple[Unit, float, float]]:
+        """Give what is limited: rates and bursts."""
+        for unit, rate, burst in (
+            (Unit.BYTES, self.bytes_per_second, self.burst_bytes),
+            (Unit.OPERATIONS, self.operations_per_second, self.burst_operations),
+        ):
+            if rate is not None:
+                yield unit, rate, max(1, rate * BURST_SECONDS) if burst is None else burst
