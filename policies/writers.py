@@ -1,0 +1,95 @@
+"""Let only so many clients write at a time: two machines on one disk destroy it.
+
+At most `most` identities (default 1) have a place as a writer of an export. Others see the export read-only, or
+are refused with `others = "refuse"`. An identity is a PSK user, else a certificate's issuer and subject, else a
+Unix user, else an address; all its sessions together take one place, so a client with several connections
+(MULTI_CONN) needs no more, and two virtual machines that come from one host by the same proof are one writer.
+Give each its own certificate, or its own PSK user.
+
+Who opens the export takes a place, whether or not it is going to write: also a client for which another policy
+makes it read-only. If readers have a `[[rule]]` of their own, put `writers` into the rule of those who may
+write, not into the `[[export]]`; in a rule, every export has its own places.
+
+A place is free when the last session of its identity has ended. Who was given the export read-only meanwhile
+keeps it so until it connects again. A client that was lost without a word keeps its place until keepalive finds
+out (`keepalive-seconds` of `[[listen]]`), and that is for the better: nobody knows whether it is dead.
+
+This is no lock that the server knows of. Not counted is who reaches the disk past this gateway, by another
+export that leads to it, or by a rule or export that has no `writers`, or its own. On reload, a smaller `most`
+takes no place from anybody; sessions that began before there was this policy have no place, and go on writing.
+
+nbdkit has no such filter; its limit filter with `limit=1` refuses every second connection.
+
+    policies = [ { use = "writers", most = 1, others = "read-only" } ]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from gateway.policy import Denied, Field, Flag, Policy, PrivateAttr, Session, View
+
+_Identity = tuple[str, ...]
+
+
+class _Reader(Policy):
+    """Stands in the place of `Writers` for those who come too late."""
+
+    def describe(self, view: View) -> View:
+        return view.having(Flag.READ_ONLY)
+
+
+@dataclass
+class _Places:
+    """Who writes. An identity that has no session any more has no entry, nor has an export without one."""
+
+    taken: dict[str, dict[_Identity, set[Session]]] = field(default_factory=dict)
+    """Export -> identity -> sessions."""
+
+    def take(self, session: Session, most: int) -> bool:
+        """Take a place if the identity has one, or if there is one."""
+        here, who = self.taken.get(session.export, {}), session.client.identity.key
+        if who not in here and len(here) >= most:
+            return False
+        self.taken.setdefault(session.export, {}).setdefault(who, set()).add(session)
+        return True
+
+    def give_back(self, session: Session) -> None:
+        """Free its place if it was the last one of its identity; a reader has none."""
+        here, who = self.taken.get(session.export, {}), session.client.identity.key
+        sessions = here.get(who, set())
+        sessions.discard(session)
+        if not sessions:
+            here.pop(who, None)
+        if not here:
+            self.taken.pop(session.export, None)
+
+
+class Writers(Policy):
+    """`use = "writers"`."""
+
+    most: int = Field(1, ge=1, description="Identities that may write at a time.")
+    others: Literal["read-only", "refuse"] = Field(
+        "read-only", description="What becomes of those who come too late."
+    )
+
+    # Sessions leave the instance that they joined, so it and its successors have the same places.
+    _places: _Places = PrivateAttr(default_factory=_Places)
+
+    def join(self, session: Session) -> Policy:
+        """Take a place, or stand there as a reader."""
+        if self._places.take(session, self.most):
+            return self
+        if self.others == "refuse":
+            writers = "another client has" if self.most == 1 else "others have"
+            raise Denied(f"{writers} it open for writing, and no more than {self.most} may")
+        return _Reader()
+
+    def leave(self, session: Session) -> None:
+        """Give the place back."""
+        self._places.give_back(session)
+
+    def inherit(self, before: Self) -> None:
+        """Leave their places to those who are here."""
+        self._places = before._places
