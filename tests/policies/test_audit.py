@@ -1,0 +1,430 @@
+import json
+import os
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from pydantic import ValidationError
+from structlog.testing import capture_logs
+
+from gateway.identity import Identity, UnixPeer
+from gateway.policy import (
+    Client,
+    Cmd,
+    CmdFlag,
+    Denied,
+    Errno,
+    Failed,
+    Policy,
+    Request,
+    Result,
+    Session,
+)
+from policies.audit import COMPLAIN_SECONDS, Audit
+from tests.policies.harness import Disk, client, configured, do, session, view
+
+WRITE = Request(Cmd.WRITE, 512, 4, CmdFlag.FUA, b"data")
+CHANGES = (
+    WRITE,
+    Request(Cmd.WRITE_ZEROES, 4096, 8192, CmdFlag.NO_HOLE | CmdFlag.FAST_ZERO),
+    Request(Cmd.TRIM, 0, 512),
+)
+
+Make = Callable[..., Audit]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.log"
+
+
+@pytest.fixture
+def audit(path: Path) -> Iterator[Make]:
+    made = []
+
+    def make(**options: Any) -> Audit:
+        policy = configured(Audit, {"file": str(path)} | options)
+        assert isinstance(policy, Audit)
+        made.append(policy)
+        return policy
+
+    yield make
+    for policy in made:
+        policy.retire()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """What the file has, without the times; every line must be one, and whole."""
+    said = path.read_bytes().decode("ascii")
+    assert said.endswith("\n")
+    found = [json.loads(line) for line in said.splitlines()]
+    for each in found:
+        assert datetime.fromisoformat(each.pop("time")).tzinfo is not None
+    return found
+
+
+def events(path: Path) -> list[str]:
+    return [line["event"] for line in lines(path)]
+
+
+def open_files(path: Path) -> int:
+    """How many descriptors of ours lead to the file, under whatever name."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found += link.readlink().name.startswith(path.name)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def no_file_longer_than(size_bytes: int) -> Iterator[None]:
+    """A disk that is full: what goes beyond is written in part, and then not at all."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_who_opened_what_and_how_much(audit: Make, path: Path) -> None:
+    policy = audit()
+    one = session(peer="10.0.0.1:9", address=ip_address("10.0.0.1"), psk_user="ann")
+    assert policy.join(one) is policy
+    one.commands, one.bytes_from_client, one.bytes_to_client = 3, 4, 5
+    one.refused["WRITE", "EPERM"] += 2
+    one.why = "the connection was lost"
+    policy.leave(one)
+    opened, closed = lines(path)
+    who = "psk:ann 10.0.0.1:9"
+    assert opened == {
+        "event": "opened",
+        "session": one.number,
+        "export": "vm-1",
+        "who": who,
+        "peer": "10.0.0.1:9",
+        "address": "10.0.0.1",
+        "psk_user": "ann",
+    }
+    assert 0 <= closed.pop("seconds") < 600
+    assert closed == {
+        "event": "closed",
+        "session": one.number,
+        "export": "vm-1",
+        "who": who,
+        "commands": 3,
+        "bytes_from_client": 4,
+        "bytes_to_client": 5,
+        "refused": {"WRITE EPERM": 2},
+        "why": "the connection was lost",
+    }
+
+
+def test_the_time_has_a_zone(audit: Make, path: Path) -> None:
+    audit().join(session())
+    text = json.loads(path.read_text())["time"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", text)
+
+
+@pytest.mark.parametrize(
+    ("proofs", "said"),
+    [
+        ({}, {}),
+        ({"unix": UnixPeer(7, 1000, 100)}, {"unix": {"pid": 7, "uid": 1000, "gid": 100}}),
+        ({"cid": 3}, {"cid": 3}),
+        ({"cid": 0}, {"cid": 0}),
+        (
+            {"subject": (("CN", "ann"), ("O", "x")), "common_names": ("ann",)},
+            {"subject": [["CN", "ann"], ["O", "x"]], "common_names": ["ann"]},
+        ),
+        (
+            {"tls_version": "TLSv1.3", "cipher": "c", "fingerprint": "ab", "dns_names": ("d",)},
+            {"tls_version": "TLSv1.3", "cipher": "c", "fingerprint": "ab", "dns_names": ["d"]},
+        ),
+    ],
+)
+def test_what_is_known_of_a_client(
+    audit: Make, path: Path, proofs: dict[str, Any], said: dict[str, Any]
+) -> None:
+    one = session(**proofs)
+    audit().join(one)
+    known = {"event", "session", "export", "who"}
+    assert {key: value for key, value in lines(path)[0].items() if key not in known} == said
+
+
+def test_who_was_turned_away(audit: Make, path: Path) -> None:
+    audit().denied(client(psk_user="eve"), "vm-1", "not at this time")
+    assert lines(path) == [
+        {
+            "event": "denied",
+            "export": "vm-1",
+            "who": "psk:eve",
+            "psk_user": "eve",
+            "why": "not at this time",
+        }
+    ]
+
+
+@pytest.mark.parametrize("name", ['a\nb"c\\', "\u2028\u0085", "\udcff", "é", "\0", '{"event": 1}'])
+def test_names_may_have_any_characters(audit: Make, path: Path, name: str) -> None:
+    policy = audit()
+    policy.denied(client(psk_user=name), name, name)
+    policy.denied(client(), name, "")
+    first, second = lines(path)
+    assert (first["export"], first["psk_user"], first["why"]) == (name, name, name)
+    assert second["export"] == name
+
+
+# --- Writes
+
+
+async def test_every_write_is_written_down(audit: Make, path: Path) -> None:
+    policy, disk = audit(writes=True), Disk()
+    one, other = session(), session(export="vm-2")
+    mine, theirs = policy.join(one), policy.join(other)
+    for request in CHANGES:
+        await do(mine, request, disk)
+    await do(theirs, WRITE, disk)
+    assert disk.asked == [*CHANGES, WRITE]
+    assert lines(path)[2:] == [
+        {
+            "event": "write",
+            "session": who.number,
+            "export": who.export,
+            "command": command,
+            "offset": offset,
+            "length": length,
+            "flags": flags,
+            "result": "ok",
+        }
+        for who, command, offset, length, flags in (
+            (one, "WRITE", 512, 4, ["FUA"]),
+            (one, "WRITE_ZEROES", 4096, 8192, ["NO_HOLE", "FAST_ZERO"]),
+            (one, "TRIM", 0, 512, []),
+            (other, "WRITE", 512, 4, ["FUA"]),
+        )
+    ]
+    policy.leave(one)
+    assert lines(path)[-1]["session"] == one.number
+
+
+@pytest.mark.parametrize("request_", CHANGES)
+async def test_a_write_that_fails(audit: Make, path: Path, request_: Request) -> None:
+    policy = audit(writes=True).join(session())
+    disk = Disk(fails={request_.command: Errno.ENOSPC})
+    with pytest.raises(Failed) as failed:
+        await do(policy, request_, disk)
+    assert failed.value.error is Errno.ENOSPC
+    assert lines(path)[-1]["result"] == "ENOSPC"
+
+
+async def test_a_write_that_is_never_answered(audit: Make, path: Path) -> None:
+    policy = audit(writes=True).join(session())
+
+    async def never(request: Request) -> Result:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(policy.write, WRITE, never)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    assert lines(path)[-1]["result"] == "unknown"
+
+
+def test_hooks_cost_only_those_who_want_them(audit: Make) -> None:
+    assert set(audit().hooked(view())) == set()
+    assert set(audit(writes=True).hooked(view())) == {Cmd.WRITE, Cmd.WRITE_ZEROES, Cmd.TRIM}
+
+
+# --- The file
+
+
+def test_nothing_is_opened_before_the_first_line(audit: Make, path: Path) -> None:
+    policy = audit(writes=True, required=True)
+    policy.describe(view())
+    assert not path.exists()
+    policy.join(session())
+    assert path.stat().st_mode & 0o777 == 0o640 & ~_umask()
+    assert open_files(path) == 1
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_logrotate_may_move_it(audit: Make, path: Path) -> None:
+    policy, one = audit(), session()
+    policy.join(one)
+    moved = path.rename(path.with_suffix(".log.1"))
+    policy.denied(client(), "vm-2", "")
+    assert events(moved) == ["opened"]
+    assert events(path) == ["denied"]
+    assert open_files(path) == 1
+    path.unlink()
+    policy.leave(one)
+    assert events(path) == ["closed"]
+    # Another file by its name, and one that was cut short
+    path.rename(path.with_suffix(".log.2"))
+    path.write_text("")
+    policy.denied(client(), "vm-3", "")
+    assert events(path) == ["denied"]
+    path.write_text("")
+    policy.denied(client(), "vm-3", "")
+    assert events(path) == ["denied"]
+    assert open_files(path) == 1
+
+
+def test_several_write_to_one_file(audit: Make, path: Path) -> None:
+    first, second = audit(), audit()
+    for policy in (first, second, first, second):
+        policy.denied(client(), "vm-1", "")
+    assert events(path) == ["denied"] * 4
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_torn_line_does_not_glue_onto_the_next(audit: Make, path: Path, other: bool) -> None:
+    policy = audit()
+    policy.denied(client(), "vm-1", "")
+    size = path.stat().st_size
+    with capture_logs() as logs, no_file_longer_than(size + 10):
+        policy.denied(client(), "vm-1", "")
+        policy.denied(client(), "vm-1", "")
+    assert path.stat().st_size == size + 10
+    assert [log["event"] for log in logs] == ["audit lines lost"]
+    (audit() if other else policy).denied(client(), "vm-2", "")
+    whole, torn, after = path.read_text().splitlines()
+    assert json.loads(whole)["export"] == "vm-1"
+    assert len(torn) == 10
+    assert json.loads(after)["export"] == "vm-2"
+
+
+def test_a_reload_goes_on_in_the_file_of_now(audit: Make, path: Path) -> None:
+    before, one = audit(), session()
+    before.join(one)
+    other = path.with_name("other.log")
+    now = audit(file=str(other))
+    now.inherit(before)
+    now.denied(client(), "vm-1", "")
+    before.leave(one)
+    assert events(path) == ["opened"]
+    assert events(other) == ["denied", "closed"]
+    assert (open_files(path), open_files(other)) == (0, 1)
+
+
+def test_who_outlives_the_policy_is_written_down(audit: Make, path: Path) -> None:
+    policy, one = audit(), session()
+    policy.join(one)
+    policy.retire()
+    assert open_files(path) == 0
+    policy.leave(one)
+    assert events(path) == ["opened", "closed"]
+    assert open_files(path) == 0
+
+
+# --- Lines that cannot be written
+
+
+@pytest.mark.parametrize("file", ["/dev/full", "/nowhere/audit.log", "/proc/self"])
+async def test_a_line_that_is_not_required_may_be_lost(audit: Make, file: str) -> None:
+    policy, disk = audit(file=file, writes=True), Disk()
+    with capture_logs() as logs:
+        one = session()
+        await do(policy.join(one), WRITE, disk)
+        policy.denied(client(), "vm-1", "")
+        policy.leave(one)
+        assert disk.asked == [WRITE]
+        assert [(log["event"], log["file"], log["lines"]) for log in logs] == [
+            ("audit lines lost", file, 1)
+        ]
+        assert policy._log.complained_at is not None
+        policy._log.complained_at -= COMPLAIN_SECONDS
+        policy.denied(client(), "vm-1", "")
+        assert logs[1]["lines"] == 4
+
+
+def test_a_pipe_that_nobody_reads_hangs_nobody(audit: Make, path: Path) -> None:
+    os.mkfifo(path)
+    policy = audit()
+    with capture_logs() as logs:
+        for _ in range(1000):
+            policy.denied(client(), "vm-1", "x" * 100)
+    assert len(logs) == 1
+
+
+def test_who_cannot_be_written_down_is_refused(audit: Make) -> None:
+    policy = audit(file="/dev/full", required=True)
+    with capture_logs() as logs, pytest.raises(Denied, match="the audit log cannot be written"):
+        policy.join(session())
+    assert len(logs) == 1
+    assert not policy._log.opened_at
+
+
+async def test_a_write_that_cannot_be_written_down_is_not_done(audit: Make, path: Path) -> None:
+    policy, disk = audit(writes=True, required=True), Disk()
+    one = session()
+    mine = policy.join(one)
+    for request in CHANGES:
+        with capture_logs(), no_file_longer_than(path.stat().st_size):
+            with pytest.raises(Failed) as failed:
+                await do(mine, request, disk)
+            assert (failed.value.error, failed.value.offset) == (Errno.EIO, request.offset)
+    assert disk.asked == []
+    await do(mine, WRITE, disk)
+    assert disk.asked == [WRITE]
+    policy.leave(one)
+    assert events(path) == ["opened", "writing", "write", "closed"]
+    assert "result" not in lines(path)[1]
+
+
+async def test_a_write_that_is_done_does_not_fail_for_its_line(audit: Make, path: Path) -> None:
+    policy = audit(writes=True, required=True).join(session())
+
+    async def fills(request: Request) -> Result:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+        return None
+
+    with capture_logs() as logs, no_file_longer_than(1 << 20):
+        await policy.write(WRITE, fills)
+    assert len(logs) == 1
+    assert events(path) == ["opened", "writing"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "Field required"),
+        ({"file": ""}, "expected a path, got ''"),
+        ({"file": 1}, "expected a path, got 1"),
+        ({"file": "a\0b"}, "expected a path, got 'a\\x00b'"),
+        ({"file": "a", "writes": 1}, "valid boolean"),
+        ({"file": "a", "required": "yes"}, "valid boolean"),
+    ],
+)
+def test_mistakes(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as mistake:
+        configured(Audit, options)
+    assert message in str(mistake.value)
+
+
+def test_a_session_that_another_policy_refuses(audit: Make, path: Path) -> None:
+    policy: Policy = audit()
+    one = Session(Client(Identity(), client().at), "vm-1")
+    policy.join(one)
+    policy.leave(one)
+    policy.denied(one.client, "vm-1", "full")
+    assert events(path) == ["opened", "closed", "denied"]
