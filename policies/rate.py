@@ -109,10 +109,9 @@ class Rate(Policy):
         return self
 
     def join(self, session: Session) -> Policy:
-        """Have buckets for the session."""
+        """Remember what the session uses from now on: it may owe something when it leaves."""
         self._buckets.forget_the_paid()
         self._buckets.held[session] = {}
-        self._use(session)
         return self
 
     def leave(self, session: Session) -> None:

@@ -390,6 +390,15 @@ async def test_a_write_that_cannot_be_written_down_is_not_done(audit: Make, path
     assert "result" not in lines(path)[1]
 
 
+async def test_a_part_of_a_line_is_no_line(audit: Make, path: Path) -> None:
+    policy, disk = audit(writes=True, required=True).join(session()), Disk()
+    room = path.stat().st_size + 10
+    with capture_logs() as logs, no_file_longer_than(room), pytest.raises(Failed):
+        await do(policy, WRITE, disk)
+    assert disk.asked == []
+    assert "only a part of the line fitted" in logs[0]["error"]
+
+
 async def test_a_write_that_is_done_does_not_fail_for_its_line(audit: Make, path: Path) -> None:
     policy = audit(writes=True, required=True).join(session())
 

@@ -94,6 +94,7 @@ def test_a_reload_leaves_places_to_those_who_have_them() -> None:
     now = writers(most=1)
     now.inherit(before)
     before.retire()
+    assert not writes(now, Session(EVE, "vm-1"))
     assert writes(now, Session(BOB, "vm-1"))
     before.leave(second)
     assert not writes(now, Session(EVE, "vm-1"))
