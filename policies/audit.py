@@ -141,9 +141,9 @@ def _path(value: object) -> Path:
 class Audit(Policy):
     """`use = "audit"`."""
 
-    file: Annotated[Path, PlainValidator(_path), WithJsonSchema({"type": "string"})] = Field(
-        description="Where the lines go."
-    )
+    file: Annotated[
+        Path, PlainValidator(_path), WithJsonSchema({"type": "string", "title": "path"})
+    ] = Field(description="Where the lines go.")
     writes: bool = Field(False, description="Every WRITE, WRITE_ZEROES and TRIM, too.")
     required: bool = Field(False, description="Nothing happens whose line cannot be written.")
 

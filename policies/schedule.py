@@ -96,9 +96,17 @@ def _parsed(value: object) -> date:
     raise ValueError(f'expected a date or date-time such as "2026-12-24T18:00", got {value}')
 
 
-Hours = Annotated[_Range, PlainValidator(_range), WithJsonSchema({"type": "string"})]
-Zone = Annotated[ZoneInfo, PlainValidator(_zone), WithJsonSchema({"type": "string"})]
-Moment = Annotated[date, PlainValidator(_moment), WithJsonSchema({"type": "string"})]
+Hours = Annotated[
+    _Range, PlainValidator(_range), WithJsonSchema({"type": "string", "title": '"08:00-18:00"'})
+]
+Zone = Annotated[
+    ZoneInfo, PlainValidator(_zone), WithJsonSchema({"type": "string", "title": "time zone"})
+]
+Moment = Annotated[
+    date,
+    PlainValidator(_moment),
+    WithJsonSchema({"type": "string", "title": "date or date-time"}),
+]
 
 
 class Schedule(Policy):
@@ -107,10 +115,8 @@ class Schedule(Policy):
     timed: ClassVar[bool] = True
 
     days: list[Day] = Field(list(WEEK), min_length=1, description="Days of the week.")
-    hours: list[Hours] = Field(
-        default_factory=lambda: [_WHOLE_DAY],
-        min_length=1,
-        description='Ranges of hours: "08:00-18:00", or over midnight "22:00-06:00".',
+    hours: list[Hours] | None = Field(
+        None, min_length=1, description="Ranges of hours of these days; default: all day."
     )
     time_zone: Zone | None = Field(
         None, description="Where that is; default: the machine's local time."
@@ -137,7 +143,7 @@ class Schedule(Policy):
             return False
         if self.until is not None and not _before(at, _last(self.until)):
             return False
-        return any(self._inside(at, hours) for hours in self.hours)
+        return any(self._inside(at, hours) for hours in self.hours or [_WHOLE_DAY])
 
     def admit(self, client: Client) -> None:
         """Refuse who comes at another time."""
