@@ -82,6 +82,7 @@ __all__ = [
     "Unit",
     "View",
     "format_size",
+    "parse_size",
 ]
 
 
