@@ -50,9 +50,10 @@ def view(
     flags: int = EVERYTHING,
     block_sizes: BlockSizes = ANY_SIZES,
     contexts: frozenset[str] = frozenset({ALLOCATION}),
+    any_alignment: bool = True,
 ) -> View:
     """A view of an export that can do everything."""
-    return View(size, int(flags), block_sizes, contexts=contexts)
+    return View(size, int(flags), block_sizes, any_alignment, contexts=contexts)
 
 
 def client(**proofs: Any) -> Client:
