@@ -170,7 +170,7 @@ def _of_tail(context: str) -> int:
 
 def _lengthened(extents: _Extents, length: int, tail: tuple[int, int]) -> list[tuple[int, int]]:
     """Give the extents of the `length` bytes up to the end of the disk, and then the tail's; an answer that
-    stops before is given as it is. Neighbours of one status are one extent, so that there may be one alone (REQ_ONE).
+    stops before is given as it is. Neighbours of one status are one extent, for REQ_ONE allows no more.
     """
     given: list[tuple[int, int]] = []
     for size, status in extents:

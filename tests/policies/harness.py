@@ -51,9 +51,12 @@ def view(
     block_sizes: BlockSizes = ANY_SIZES,
     contexts: frozenset[str] = frozenset({ALLOCATION}),
     any_alignment: bool = True,
+    description: str | None = None,
 ) -> View:
     """A view of an export that can do everything."""
-    return View(size, int(flags), block_sizes, any_alignment, contexts=contexts)
+    return View(
+        size, int(flags), block_sizes, any_alignment, description=description, contexts=contexts
+    )
 
 
 def client(**proofs: Any) -> Client:
