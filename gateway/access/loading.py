@@ -28,8 +28,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gateway.config.checks import did_you_mean
-from gateway.config.models import shown
+from gateway.config.base import did_you_mean, shown
 from gateway.policy import SIZE_IN_WORDS, Policy
 from gateway.uri import format_size
 

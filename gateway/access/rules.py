@@ -238,7 +238,11 @@ class Access:
     def _made(self, where: Place, use: Use) -> Policy:
         from gateway.access.loading import catalogue  # costs nothing where there are no policies
 
-        policy = catalogue().find(use.name).model_validate(dict(use.options), by_alias=True, by_name=False)
+        policy = (
+            catalogue()
+            .find(use.name)
+            .model_validate(dict(use.options), by_alias=True, by_name=False)
+        )
         place = next(place for place in _places(where) if place not in self._policies)
         self._policies[place] = policy
         return policy
