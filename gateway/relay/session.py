@@ -150,7 +150,7 @@ class Session:
 
     def throttle(self, charges: Charges) -> None:
         """Charge requests to these buckets from now on, or to none; also while it runs. Never raises."""
-        if self._stopping or (self._gate is None and not charges):
+        if self._gate is None and not charges:
             return
         if self._gate is None:
             self._gate = Gate(charges, self._let_through, self._doors)
