@@ -16,6 +16,7 @@ Hooks, in the order of a connection's life:
     asked        the export's name, for the name that the client says
     exports      what LIST shows
     context      may this meta context be had?
+    peek         a client asks what it would get
     join, leave  a session begins and ends
     prepare      read the disk before it is described
     describe     size, flags, block sizes, contexts
@@ -277,6 +278,12 @@ class Policy(BaseModel):
         asks for it is refused.
         """
         return True
+
+    def peek(self, session: Session) -> Policy:
+        """A client asks what it would get: give the policy that would stand here if it opened the export now.
+        Nothing is counted, and no `leave` follows. Raises `Denied`.
+        """
+        return self
 
     def join(self, session: Session) -> Policy:
         """A session begins: give the policy that stands here for it. Raises `Denied`. If it does not, `leave`

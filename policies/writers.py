@@ -47,13 +47,15 @@ class _Places:
     taken: dict[str, dict[_Identity, set[Session]]] = field(default_factory=dict)
     """Export -> identity -> sessions."""
 
-    def take(self, session: Session, most: int) -> bool:
-        """Take a place if the identity has one, or if there is one."""
-        here, who = self.taken.get(session.export, {}), session.client.identity.key
-        if who not in here and len(here) >= most:
-            return False
+    def free(self, session: Session, most: int) -> bool:
+        """Say whether the identity has a place, or may have one."""
+        here = self.taken.get(session.export, {})
+        return session.client.identity.key in here or len(here) < most
+
+    def take(self, session: Session) -> None:
+        """Take a place."""
+        who = session.client.identity.key
         self.taken.setdefault(session.export, {}).setdefault(who, set()).add(session)
-        return True
 
     def give_back(self, session: Session) -> None:
         """Free its place if it was the last one of its identity; a reader has none."""
@@ -77,14 +79,21 @@ class Writers(Policy):
     # Sessions leave the instance that they joined, so it and its successors have the same places.
     _places: _Places = PrivateAttr(default_factory=_Places)
 
-    def join(self, session: Session) -> Policy:
-        """Take a place, or stand there as a reader."""
-        if self._places.take(session, self.most):
+    def peek(self, session: Session) -> Policy:
+        """Say what it would be: a writer or a reader."""
+        if self._places.free(session, self.most):
             return self
         if self.others == "refuse":
             writers = "another client has" if self.most == 1 else "others have"
             raise Denied(f"{writers} it open for writing, and no more than {self.most} may")
         return _Reader()
+
+    def join(self, session: Session) -> Policy:
+        """Take a place, or stand there as a reader."""
+        stands = self.peek(session)
+        if stands is self:
+            self._places.take(session)
+        return stands
 
     def leave(self, session: Session) -> None:
         """Give the place back."""

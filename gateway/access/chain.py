@@ -175,6 +175,14 @@ class Membership:
             self.members.pop().leave(self.session)
 
 
+def peek(chain: Sequence[Placed], session: Session) -> list[Placed]:
+    """Give the chain as it would stand for a session that began now. Raises `Denied`."""
+    return [
+        placed if placed.observed else replace(placed, policy=placed.policy.peek(session))
+        for placed in chain
+    ]
+
+
 def join(chain: Sequence[Placed], session: Session) -> Membership:
     """Have the policies of a chain take part in a session, nearest to the client first. Raises `Denied`, after
     all that had joined have left.

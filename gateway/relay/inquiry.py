@@ -12,14 +12,14 @@ After STARTTLS there is another `Inquiry`: nothing of what was asked before coun
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from gateway.access.chain import Membership, Placed, Terms, join, prepared, prepares
+from gateway.access.chain import Placed, Terms, join, peek, prepared, prepares
 from gateway.access.rules import Grant, NotGranted
 from gateway.config import Route
 from gateway.identity import Identity
@@ -136,13 +136,10 @@ class Inquiry:
             opened = await self._open(grant, asked.name)
             self._kept = _Kept(asked, self._terms(asked.name, grant.route), opened)
             return self.told(asked.name, opened)
-        membership = self._join(grant, asked.name)
-        try:
-            terms = self._terms(asked.name, grant.route)
-            export, _dialect, _quirks = await self._ask(grant.route, lambda up: up.describe(terms))
-            agreed = promised_terms(membership.chain, grant.route, export)
-        finally:
-            membership.leave()
+        chain = self._policies(grant, asked.name, peek)
+        terms = self._terms(asked.name, grant.route)
+        export, _dialect, _quirks = await self._ask(grant.route, lambda up: up.describe(terms))
+        agreed = promised_terms(chain, grant.route, export)
         return _told(asked.name, grant.route, export, agreed, self._offer(asked.name, agreed))
 
     async def opened(
@@ -208,9 +205,15 @@ class Inquiry:
             who = self._identity.describe()
             self._log.info("access denied", export=shown(name), who=who, why=str(refused))
 
-    def _join(self, grant: Grant, asked: str) -> Membership:
+    def _policies(
+        self,
+        grant: Grant,
+        asked: str,
+        taken: Callable[[Sequence[Placed], Session], _Result],
+    ) -> _Result:
+        """Have the policies looked at (`peek`) or taken part in (`join`)."""
         try:
-            return join(grant.chain, Session(self._client(), grant.name))
+            return taken(grant.chain, Session(self._client(), grant.name))
         except Denied as denied:
             self._log.info("access denied", export=shown(grant.name), why=str(denied))
             if grant.route.hide:
@@ -260,7 +263,7 @@ class Inquiry:
 
     async def _open(self, grant: Grant, asked: str) -> Opened:
         """Have the policies take part, then the upstream; leave nothing behind if it fails."""
-        membership = self._join(grant, asked)
+        membership = self._policies(grant, asked, join)
         link: Link | None = None
         try:
             terms = self._terms(asked, grant.route)

@@ -71,7 +71,7 @@ async def transmit(
             **_shown(who),
             **rule,
             size=promised.size,
-            flags=str(Flag(promised.flags)),
+            flags=_names(promised.flags),
             contexts=[context.name for context in promised.contexts],
             quirks=list(link.quirks),
             ladder=link.rung.name,
@@ -115,15 +115,19 @@ def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:
         log.warning("would be denied", why=why)
     shadow = opened.agreed.shadow
     if shadow is not None and shadow.view != opened.agreed.view:
-        hidden = Flag(opened.agreed.view.flags & ~shadow.view.flags)
+        hidden = opened.agreed.view.flags & ~shadow.view.flags
         contexts = sorted(opened.agreed.view.contexts - shadow.view.contexts)
-        log.warning("would be shown less", flags=str(hidden), contexts=contexts)
+        log.warning("would be shown less", flags=_names(hidden), contexts=contexts)
 
 
 def _log_observed(traffic: Traffic, log: FilteringBoundLogger) -> None:
     for (command, error), count in traffic.observed.items():
         why = traffic.observed_first[command, error]
         log.warning("would be refused", command=command, error=error, count=count, first=why)
+
+
+def _names(flags: int) -> list[str | None]:
+    return [flag.name for flag in Flag(flags)]
 
 
 def _shown(who: Identity) -> dict[str, str]:
