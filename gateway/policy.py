@@ -18,7 +18,7 @@ Hooks, in the order of a connection's life:
     context      may this meta context be had?
     peek         a client asks what it would get
     join, leave  a session begins and ends
-    prepare      read the disk before it is described
+    prepares, prepare   read the disk before it is described
     describe     size, flags, block sizes, contexts
     commands     what each command may do
     charges      what limits the session's speed
@@ -296,6 +296,12 @@ class Policy(BaseModel):
 
     def denied(self, client: Client, export: str, why: str) -> None:
         """A client was not given the export that this stands at."""
+
+    def prepares(self) -> bool:
+        """Say whether `prepare` has anything to do, so that INFO already needs a link that is open. Override it
+        where that depends on the options.
+        """
+        return _overridden(type(self), "prepare")
 
     async def prepare(self, view: View, next: Next) -> Policy:
         """Look at the disk, once for each link, before it is described: give the policy that stands here for

@@ -102,6 +102,10 @@ class Window(Policy):
             raise ValueError("expected sector-size with partition, got it without")
         return self
 
+    def prepares(self) -> bool:
+        """Only a partition has to be looked up."""
+        return self.partition is not None
+
     async def prepare(self, view: View, next: Next) -> Policy:
         """Look up the partition."""
         if self.partition is None:

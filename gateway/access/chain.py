@@ -211,7 +211,7 @@ async def prepared(chain: Sequence[Placed], first: View, bottom: Bottom) -> list
     """
     stands: list[Placed] = []
     for placed in reversed(chain):
-        if placed.observed or type(placed.policy).prepare is Policy.prepare:
+        if not _prepares(placed):
             stands.insert(0, placed)
             continue
         behind = _compiled([each for each in stands if not each.observed], first)
@@ -228,7 +228,8 @@ async def prepared(chain: Sequence[Placed], first: View, bottom: Bottom) -> list
 
 def prepares(chain: Sequence[Placed]) -> bool:
     """Say whether any policy has to look at the disk."""
-    return any(
-        type(placed.policy).prepare is not Policy.prepare and not placed.observed
-        for placed in chain
-    )
+    return any(map(_prepares, chain))
+
+
+def _prepares(placed: Placed) -> bool:
+    return not placed.observed and placed.policy.prepares()

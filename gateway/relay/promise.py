@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from gateway.access.chain import Placed, Terms, terms
 from gateway.config import Route
-from gateway.policy import Denied, Policy
+from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, View, offer, view_of
 from gateway.quirks import Dialect
@@ -95,7 +95,7 @@ def bitmaps_may_move(chain: Sequence[Placed], route: Route, export: Export) -> b
     if export.flags & Flag.READ_ONLY:
         return False
     # Before the disk has been looked at; no policy that has to is what makes a view read-only.
-    ready = [each for each in chain if type(each.policy).prepare is Policy.prepare]
+    ready = [each for each in chain if not each.policy.prepares()]
     return promised_terms(ready, route, export).view.allows(Flag.READ_ONLY)
 
 
