@@ -173,7 +173,7 @@ class Protect(Policy):
             if free < start:
                 await next(request.part(free, start))
             free = end
-        if free < request.end or not request.length:
+        if free < request.end:
             await next(request.part(free, request.end))
         return None
 

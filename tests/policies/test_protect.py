@@ -181,6 +181,32 @@ async def test_a_trim_goes_around_with_its_flags() -> None:
     assert all(each.has(CmdFlag.FUA) for each in disk.asked if each.command is Cmd.TRIM)
 
 
+@pytest.mark.parametrize(
+    ("offset", "end", "trimmed"),
+    [(2, 6, [(2, 4)]), (6, 10, [(8, 10)]), (4, 8, []), (5, 6, []), (0, 4, [(0, 4)])],
+)
+async def test_no_trim_is_empty(offset: int, end: int, trimmed: list[tuple[int, int]]) -> None:
+    policy, disk = protecting("4-7", unchanged="allow"), half_zero()
+    await do(policy, Request(Cmd.TRIM, offset, end - offset), disk)
+    assert [(each.offset, each.end) for each in disk.asked if each.command is Cmd.TRIM] == trimmed
+
+
+async def test_what_is_compared_is_read_in_the_blocks_of_the_server() -> None:
+    """Of what is read around the range nothing is compared."""
+    policy, disk = protecting("100000-150000", unchanged="allow"), Disk()
+    new = bytearray(b"n" * 448 * KIB)
+    kept = slice(100000 - 32 * KIB, 150001 - 32 * KIB)
+    new[kept] = disk.content[100000:150001]
+    await do(policy, writing(32 * KIB, bytes(new)), disk)
+    reads = [(each.offset, each.end) for each in disk.asked if each.command is Cmd.READ]
+    assert reads == [(64 * KIB, 192 * KIB)]
+    disk.asked.clear()
+    await do(policy, writing(99840, bytes(160)), disk)
+    await do(policy, writing(99840, bytes(160) + disk.content[100000:100352]), disk)
+    reads = [(each.offset, each.end) for each in disk.asked if each.command is Cmd.READ]
+    assert reads == [(99840, 100352)]  # no more than the request, whose blocks they are
+
+
 async def test_a_fast_zero_does_not_wait_for_reads() -> None:
     policy, disk = protecting("4K+4K", unchanged="allow"), half_zero()
     with pytest.raises(Failed) as failed:

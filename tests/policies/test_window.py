@@ -277,6 +277,11 @@ async def test_an_mbr(number: int, place: tuple[int, int], sector_size: int) -> 
         ),
         (
             5,
+            {0: boot_sector((5, 20, 9)), 20: boot_sector((0, 0, 0), (5, 4, 0))},
+            "the MBR has no such partition; the last one is 4",
+        ),
+        (
+            5,
             {0: boot_sector((5, 20, 9)), 20: boot_sector((LINUX, 0, 5))},
             "it is not inside the extended partition, behind its EBR",
         ),
@@ -413,6 +418,14 @@ async def test_reads_are_whole_blocks_and_short(minimum: int, disk: Disk) -> Non
         assert read.command is Cmd.READ
         assert read.offset % minimum == read.length % minimum == 0
         assert 0 < read.length <= max(minimum, 16 * KIB)
+
+
+async def test_the_last_block_may_be_short() -> None:
+    disk = mbr_disk({0: boot_sector((5, 2000, 40)), 2000: boot_sector((LINUX, 1, 9))})
+    del disk.content[-512:]
+    blocks = view(len(disk.content), block_sizes=BlockSizes(64 * KIB, 64 * KIB, MIB))
+    assert await found(disk, 5, blocks) == (2001, 9)
+    assert disk.asked[-1].end == len(disk.content)
 
 
 async def test_a_disk_that_cannot_be_read() -> None:
