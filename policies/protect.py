@@ -5,12 +5,12 @@ its range that is not protected; everything else is as before. Ranges are in the
 beyond the end of the export protects what there is of it. A range is written as for nbdkit's protect filter, or
 with a length:
 
-    "0-445"     bytes 0 to 445. Both ends are inclusive: 445 is the last byte that is protected
-    "0-0x1bd"   the same; numbers without a suffix may be hexadecimal
-    "1M-"       from 1M to the end
-    "-445"      from the beginning to byte 445
-    "1M+512M"   512M from 1M on. An END with a suffix is refused: who writes "0-1M" hardly means the byte at 1M
-    "~1M+512M"  all but these. Each range stands alone: two such complements protect all but what they share
+- "0-445": bytes 0 to 445. Both ends are inclusive: 445 is the last byte that is protected.
+- "0-0x1bd": the same; numbers without a suffix may be hexadecimal.
+- "1M-": from 1M to the end.
+- "-445": from the beginning to byte 445.
+- "1M+512M": 512M from 1M on. An END with a suffix is refused: who writes "0-1M" hardly means the byte at 1M.
+- "~1M+512M": all but these. Each range stands alone: two such complements protect all but what they share.
 
 By default a command is refused by where it writes. nbdkit lets a client write what is there already, and so
 does `unchanged = "allow"`: what is protected is read and compared first, which makes every WRITE, WRITE_ZEROES
@@ -134,10 +134,20 @@ class Protect(Policy):
         description="What to do with a command that would leave the protected bytes as they are.",
     )
     _protected: _Ranges = PrivateAttr(default=())
+    _alignment: int = PrivateAttr(default=1)
+    """What commands that go on have to be multiples of, in bytes."""
 
     def model_post_init(self, context: object, /) -> None:
         """Find out once what the ranges are together."""
         self._protected = _protected(self.ranges)
+
+    async def prepare(self, view: View, next: Next) -> Policy:
+        """Note what the parts of a TRIM have to be aligned to."""
+        if self.unchanged == "refuse":
+            return self
+        here = self.model_copy()
+        here._alignment = 1 if view.any_alignment else view.block_sizes.minimum
+        return here
 
     def commands(self, table: Table) -> None:
         """Bar the ranges."""
@@ -169,12 +179,13 @@ class Protect(Policy):
         """Trim around the protected bytes, if they are zeros: what is trimmed need not be so any more."""
         await self._compare(request, next)
         free = request.offset
-        for start, end in self._touched(request):
+        for start, end in (*self._touched(request), (request.end, request.end)):
+            # A TRIM may do less than it was asked to: what is not a whole block stays.
+            free += -free % self._alignment
+            start -= start % self._alignment
             if free < start:
                 await next(request.part(free, start))
             free = end
-        if free < request.end:
-            await next(request.part(free, request.end))
         return None
 
     def _touched(self, request: Request) -> Iterator[tuple[int, int]]:

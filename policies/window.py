@@ -14,7 +14,6 @@ As nbdkit's offset and partition filters. `protect` with a complement lets all b
 written.
 
     policies = [ { use = "window", partition = 1 } ]
-    policies = [ { use = "window", offset = "1M", size = "10G" } ]
 """
 
 from collections.abc import Iterator

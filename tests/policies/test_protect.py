@@ -3,7 +3,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.policy import Cmd, CmdFlag, Errno, Failed, Request
+from gateway.policy import BlockSizes, Cmd, CmdFlag, Errno, Failed, Request
 from gateway.protocol.commands import Refused
 from policies.protect import Protect
 from tests.policies.harness import KIB, MIB, Disk, configured, do, refused, table, view
@@ -189,6 +189,18 @@ async def test_no_trim_is_empty(offset: int, end: int, trimmed: list[tuple[int, 
     policy, disk = protecting("4-7", unchanged="allow"), half_zero()
     await do(policy, Request(Cmd.TRIM, offset, end - offset), disk)
     assert [(each.offset, each.end) for each in disk.asked if each.command is Cmd.TRIM] == trimmed
+
+
+async def test_a_trim_keeps_to_whole_blocks_where_they_alone_are_taken() -> None:
+    seen = view(block_sizes=BlockSizes(512, 4096, MIB), any_alignment=False)
+    whole = await protecting("600-1000", "2048-2559", unchanged="allow").prepare(seen, Disk())
+    disk = half_zero()
+    await do(whole, Request(Cmd.TRIM, 0, 4096), disk)
+    trimmed = [(each.offset, each.end) for each in disk.asked if each.command is Cmd.TRIM]
+    assert trimmed == [(0, 512), (1024, 2048), (2560, 4096)]
+    assert all(each.offset % 512 == each.length % 512 == 0 for each in disk.asked)
+    policy = protecting("600-1000")
+    assert await policy.prepare(seen, disk) is policy
 
 
 async def test_what_is_compared_is_read_in_the_blocks_of_the_server() -> None:
