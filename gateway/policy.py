@@ -19,6 +19,7 @@ Hooks, in the order of a connection's life:
     peek         a client asks what it would get
     join, leave  a session begins and ends
     prepares, prepare   read the disk before it is described
+    over         know what the policies behind show
     describe     size, flags, block sizes, contexts
     commands     what each command may do
     charges      what limits the session's speed
@@ -307,6 +308,10 @@ class Policy(BaseModel):
         """Look at the disk, once for each link, before it is described: give the policy that stands here for
         this link. `view` is what the policies behind show; `next` takes READs alone. Raises `Denied`, `Failed`.
         """
+        return self
+
+    def over(self, view: View) -> Policy:
+        """Give the policy that stands here over what the policies behind show: where hooks have to know it."""
         return self
 
     def describe(self, view: View) -> View:

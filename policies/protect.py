@@ -141,7 +141,7 @@ class Protect(Policy):
         """Find out once what the ranges are together."""
         self._protected = _protected(self.ranges)
 
-    async def prepare(self, view: View, next: Next) -> Policy:
+    def over(self, view: View) -> Policy:
         """Note what the parts of a TRIM have to be aligned to."""
         if self.unchanged == "refuse":
             return self

@@ -85,7 +85,7 @@ class Truncate(Policy):
             raise ValueError("expected size, round-up or round-down, got none of them")
         return self
 
-    async def prepare(self, view: View, next: Next) -> Policy:
+    def over(self, view: View) -> Policy:
         """Note where the disk ends."""
         here = self.model_copy()
         here._behind = view.size

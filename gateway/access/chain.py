@@ -143,7 +143,7 @@ def _compiled(chain: Sequence[Placed], first: View) -> Terms:
     view, table = first, Table(first.size)
     stages: list[Stage] = []
     for placed in reversed(chain):
-        behind, policy = view, placed.policy
+        behind, policy = view, placed.policy.over(view)
         view = policy.describe(behind)
         hooked = frozenset(policy.hooked(behind))
         inside = behind.base <= view.base and (view.base + view.size <= behind.base + behind.size)
@@ -154,7 +154,7 @@ def _compiled(chain: Sequence[Placed], first: View) -> Terms:
         policy.commands(own)
         policy.commands(table)
         view = replace(view, flags=agreed_flags(view.flags, own))
-        stages.insert(0, Stage(placed, behind, view, own, hooked))
+        stages.insert(0, Stage(replace(placed, policy=policy), behind, view, own, hooked))
     return Terms(view, table, tuple(stages))
 
 

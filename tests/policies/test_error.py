@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gateway.policy import RANGED, Cmd, Errno, Failed, Request
+from gateway.policy import RANGED, Cmd, Failed, Request
 from policies.error import Error
 from tests.policies.harness import Disk, configured, do, session, view
 

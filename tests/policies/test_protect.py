@@ -193,14 +193,14 @@ async def test_no_trim_is_empty(offset: int, end: int, trimmed: list[tuple[int, 
 
 async def test_a_trim_keeps_to_whole_blocks_where_they_alone_are_taken() -> None:
     seen = view(block_sizes=BlockSizes(512, 4096, MIB), any_alignment=False)
-    whole = await protecting("600-1000", "2048-2559", unchanged="allow").prepare(seen, Disk())
+    whole = protecting("600-1000", "2048-2559", unchanged="allow").over(seen)
     disk = half_zero()
     await do(whole, Request(Cmd.TRIM, 0, 4096), disk)
     trimmed = [(each.offset, each.end) for each in disk.asked if each.command is Cmd.TRIM]
     assert trimmed == [(0, 512), (1024, 2048), (2560, 4096)]
     assert all(each.offset % 512 == each.length % 512 == 0 for each in disk.asked)
     policy = protecting("600-1000")
-    assert await policy.prepare(seen, disk) is policy
+    assert policy.over(seen) is policy
 
 
 async def test_what_is_compared_is_read_in_the_blocks_of_the_server() -> None:

@@ -11,9 +11,9 @@ BITMAP = "qemu:dirty-bitmap:b"
 HOLE_ZERO = 3
 
 
-async def prepared(size: int | str, behind: int) -> Policy:
+def placed(size: int | str, behind: int) -> Policy:
     """The policy on a link to a disk of `behind` bytes."""
-    return await configured(Truncate, {"size": size}).prepare(view(behind), Disk())
+    return configured(Truncate, {"size": size}).over(view(behind))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_last_block_that_nobody_can_read_is_not_passed_off_as_zeros() -> None:
 
 async def test_each_link_has_its_own_end() -> None:
     policy = configured(Truncate, {"size": 100})
-    short, long = await policy.prepare(view(10), Disk()), await policy.prepare(view(20), Disk())
+    short, long = policy.over(view(10)), policy.over(view(20))
     content = bytearray(b"x" * 20)
     request = Request(Cmd.READ, 0, 30)
     assert await do(short, request, Disk(content), view(10)) == b"x" * 10 + bytes(20)
@@ -111,7 +111,7 @@ async def test_each_link_has_its_own_end() -> None:
 async def test_only_what_is_on_the_disk_goes_there(
     command: Cmd, offset: int, length: int, inside: tuple[int, int] | None
 ) -> None:
-    policy, disk = await prepared(20, 10), Disk(bytearray(b"0123456789"))
+    policy, disk = placed(20, 10), Disk(bytearray(b"0123456789"))
     # FUA has to reach the disk.
     data = bytes(length) if command is Cmd.WRITE else b""
     await do(policy, Request(command, offset, length, CmdFlag.FUA, data), disk, view(10))
@@ -135,7 +135,7 @@ async def test_only_what_is_on_the_disk_goes_there(
 async def test_only_zeros_fit_behind_the_disk(
     offset: int, data: bytes, error_at: int | None
 ) -> None:
-    policy, disk = await prepared(20, 10), Disk(bytearray(10))
+    policy, disk = placed(20, 10), Disk(bytearray(10))
     request = Request(Cmd.WRITE, offset, len(data), 0, data)
     if error_at is None:
         await do(policy, request, disk, view(10))
@@ -188,7 +188,7 @@ async def test_block_status(
     allocation: list[tuple[int, int]],
     bitmap: list[tuple[int, int]],
 ) -> None:
-    policy, disk = await prepared(20, 10), Extents(bytearray(10))
+    policy, disk = placed(20, 10), Extents(bytearray(10))
     disk.extents = behind
     request = Request(Cmd.BLOCK_STATUS, offset, length, flags, contexts=(ALLOCATION, BITMAP))
     status = await do(policy, request, disk, view(10))
@@ -197,7 +197,7 @@ async def test_block_status(
 
 
 async def test_what_fails_on_the_disk_fails() -> None:
-    policy, disk = await prepared(20, 10), Disk(bytearray(10), fails={Cmd.WRITE: Errno.EIO})
+    policy, disk = placed(20, 10), Disk(bytearray(10), fails={Cmd.WRITE: Errno.EIO})
     with pytest.raises(Failed, match="EIO"):
         await do(policy, Request(Cmd.WRITE, 5, 7, 0, bytes(7)), disk, view(10))
 
@@ -218,7 +218,7 @@ def test_it_is_a_disk_whose_tail_stays_zero(
     done: list[tuple[Cmd, int, int, int]], behind: int
 ) -> None:
     async def check() -> None:
-        policy, disk = await prepared(42, behind), Disk(bytearray(b"\7" * behind))
+        policy, disk = placed(42, behind), Disk(bytearray(b"\7" * behind))
         model = bytearray(disk.content + bytes(42 - behind))
         for command, offset, length, byte in done:
             data = bytes([byte]) * length if command is Cmd.WRITE else b""
