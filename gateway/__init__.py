@@ -2,7 +2,7 @@
 
 Where everything is; imports go down this list, never up:
 
-    cli/         one file per verb: serve, demo, check, explain, probe, quirks, ...
+    cli/         one file per verb: serve, demo, check, explain, probe, policies, ...
     demo.py, explain.py, probe.py, conform/   what those verbs do
     app.py       composition root: builds everything from a configuration
     keyring.py   all TLS credentials of a configuration, and their exchange

@@ -2,7 +2,8 @@
 
 Every command that is named waits for its time before it goes on to the server; commands do not wait for each
 other, so a client that has many under way is hardly slower. Times are seconds (`0.5`) or texts (`"250ms"`).
-`all` stands for those that are not given; `write` is WRITE alone, where nbdkit's `wdelay` is zeroes and TRIM too.
+`all` stands for those that are not given; `write` is WRITE alone, where nbdkit's `wdelay` is zeroes and TRIM
+too.
 
 A client may give up a connection that is slow, as the Linux kernel does; that may be what is tested.
 As nbdkit's delay filter; there is no delay of the end of a connection, for which no client waits here.

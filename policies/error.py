@@ -1,13 +1,14 @@
 """Fail commands on purpose, to test how a client takes it.
 
-A command that is chosen to fail is not sent to the server: it gets `error`, and has changed nothing. Chosen are
-those of `commands`, while `file` exists (if one is named), by chance (`rate`) or by count (`every`), but none in
-the first `after-seconds` of a session. Without `rate` and `every` it is all of them. Counting and chance begin
-anew with every session; with a `seed`, the same commands in the same order fail in the same places.
+A command that is chosen to fail is not sent to the server: it gets `error`, and has changed nothing. Chosen
+are those of `commands`, while `file` exists (if one is named), by chance (`rate`) or by count (`every`), but
+none in the first `after-seconds` of a session. Without `rate` and `every` it is all of them. Counting and
+chance begin anew with every session; with a `seed`, the same commands in the same order fail in the same
+places.
 
 Never for a disk that somebody needs: a guest whose writes fail gives up its file system. As nbdkit's error
-filter, whose rate of its own for each kind of command is this policy several times; here FLUSH can fail too, and
-without a rate everything fails, where there nothing does.
+filter, whose rate of its own for each kind of command is this policy several times; here FLUSH can fail too,
+and without a rate everything fails, where there nothing does.
 
     policies = [ { use = "error", commands = ["WRITE", "FLUSH"], error = "ENOSPC", rate = "1%", seed = 7 } ]
 """

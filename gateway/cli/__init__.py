@@ -37,7 +37,7 @@ app = App(
 )
 VERBS = (
     *("serve", "demo", "check", "explain", "probe", "conform"),
-    *("quirks", "init", "pki", "schema"),
+    *("policies", "quirks", "init", "pki", "schema"),
 )
 for _order, _verb in enumerate(VERBS):
     app.command(f"gateway.cli.{_verb}:{_verb}", name=_verb, sort_key=_order)
