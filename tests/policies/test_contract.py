@@ -456,6 +456,6 @@ def test_it_can_be_inherited_from(name: str) -> None:
     for before, after in zip(made(name), made(name), strict=True):
         after.inherit(before)
         before.retire()
-        assert after.describe(view(SIZE)) == before.describe(view(SIZE)) or before.hooked(
-            view(SIZE)
-        )
+        if not after.prepares():  # what has to look at the disk cannot say anything before
+            same = after.describe(view(SIZE)) == before.describe(view(SIZE))
+            assert same or before.hooked(view(SIZE))
