@@ -214,8 +214,12 @@ class _Shifted(Framing):
         self.request, self.request_magic = framing.request, framing.request_magic
         self.max_length = framing.max_length
 
+    def _asked(self, asked: int) -> int:
+        # A FLUSH has offset 0 on both sides.
+        return asked - self._base if asked else 0
+
     def success(self, cookie: int, asked: int, *, read: bool) -> bytes:
-        return self._framing.success(cookie, asked - self._base, read=read)
+        return self._framing.success(cookie, self._asked(asked), read=read)
 
     def failure(
         self,
@@ -229,18 +233,18 @@ class _Shifted(Framing):
     ) -> bytes:
         where = None if offset is None else offset - self._base
         said = self._framing.failure
-        return said(cookie, asked - self._base, error, text, offset=where, done=done)
+        return said(cookie, self._asked(asked), error, text, offset=where, done=done)
 
     def data_head(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
         base = self._base
-        return self._framing.data_head(cookie, asked - base, offset - base, length, done=done)
+        return self._framing.data_head(cookie, self._asked(asked), offset - base, length, done=done)
 
     def end(self, cookie: int, asked: int) -> bytes:
-        return self._framing.end(cookie, asked - self._base)
+        return self._framing.end(cookie, self._asked(asked))
 
     def hole(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
         base = self._base
-        return self._framing.hole(cookie, asked - base, offset - base, length, done=done)
+        return self._framing.hole(cookie, self._asked(asked), offset - base, length, done=done)
 
     def status(
         self,
@@ -251,7 +255,7 @@ class _Shifted(Framing):
         *,
         done: bool,
     ) -> bytes:
-        return self._framing.status(cookie, asked - self._base, context_id, extents, done=done)
+        return self._framing.status(cookie, self._asked(asked), context_id, extents, done=done)
 
 
 def shifted(framing: Framing, base: int) -> Framing:

@@ -51,6 +51,14 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Window:
+    """The part of the disk that the client sees as all of it, in bytes."""
+
+    base: int = 0
+    size: int = SIZE
+
+
+@dataclass(frozen=True)
 class Told:
     """What a reply means."""
 
@@ -264,7 +272,7 @@ def carried_through(
 
 
 def session_of(
-    client: Framing, upstream: Upstream, *, translate_all: bool
+    client: Framing, upstream: Upstream, window: Window, *, translate_all: bool
 ) -> tuple[Feeder, Feeder, Traffic]:
     chunked = upstream.framing.chunked
     export = Export(
@@ -277,7 +285,7 @@ def session_of(
     )
     made_up = frozenset() if chunked else frozenset({ALLOCATION})
     promised = offer(
-        view_of(export, made_up=made_up),
+        view_of(export, made_up=made_up).window(window.base, window.size),
         structured=client.chunked,
         extended=client is EXTENDED,
         selected=(MetaContext(1, ALLOCATION),) if client.chunked else (),
@@ -287,7 +295,15 @@ def session_of(
 
 
 @st.composite
-def commands(draw: st.DrawFn, client: Framing) -> Command:
+def windows(draw: st.DrawFn, upstream: Upstream) -> Window:
+    """Parts of the disk, which need not begin at a block; mostly all of it."""
+    base = draw(st.sampled_from([0, 0, 0, 512, 700, 1]))
+    size = SIZE - base - draw(st.sampled_from([0, 0, 300]))
+    return Window(base, size - size % upstream.minimum)
+
+
+@st.composite
+def commands(draw: st.DrawFn, client: Framing, size: int) -> Command:
     kinds = [
         Cmd.READ,
         Cmd.READ,
@@ -303,9 +319,9 @@ def commands(draw: st.DrawFn, client: Framing) -> Command:
     kind = draw(st.sampled_from(kinds))
     if kind is Cmd.FLUSH:
         return Command(kind, 0, 0)
-    offset = draw(st.one_of(st.integers(0, SIZE - 1), st.sampled_from([0, 512, 1024, 4096])))
+    offset = draw(st.one_of(st.integers(0, size - 1), st.sampled_from([0, 512, 1024, 4096])))
     length = draw(st.one_of(st.integers(1, 3000), st.sampled_from([512, 1024, 4096])))
-    length = min(length, SIZE - offset)
+    length = min(length, size - offset)
     flags = 0
     if kind in (Cmd.WRITE, Cmd.WRITE_ZEROES) and draw(st.booleans()):
         flags |= CmdFlag.FUA
@@ -331,9 +347,10 @@ def upstreams(draw: st.DrawFn) -> Upstream:
     )
 
 
-def meant(disk: bytearray, command: Command) -> Told:
+def meant(disk: bytearray, command: Command, window: Window) -> Told:
     """What a command means by itself; changes the disk."""
-    start, end = command.offset, command.offset + command.length
+    start = window.base + command.offset
+    end = start + command.length
     match command.kind:
         case Cmd.READ:
             return Told(data=bytes(disk[start:end]))
@@ -355,7 +372,7 @@ def check_status(told: Told, disk: bytes, command: Command, *, made_up: bool) ->
         assert extents[0][0] <= command.length
     at = command.offset
     for length, state in extents:
-        assert at + length <= SIZE
+        assert at + length <= len(disk)
         if made_up:
             assert not state
         elif state:
@@ -368,24 +385,27 @@ def check_status(told: Told, disk: bytes, command: Command, *, made_up: bool) ->
 def test_every_way_means_the_same(data: st.DataObject) -> None:
     client = data.draw(st.sampled_from(FRAMINGS), "client")
     upstream = data.draw(upstreams(), "upstream")
-    asked = data.draw(st.lists(commands(client), min_size=1, max_size=6), "commands")
+    window = data.draw(windows(upstream), "window")
+    some = st.lists(commands(client, window.size), min_size=1, max_size=6)
+    asked = data.draw(some, "commands")
     cuts = data.draw(st.lists(st.integers(1, 5000), max_size=6), "cuts")
     for translate_all in (False, True):
         server = replace(upstream, disk=bytearray(upstream.disk))
-        session = session_of(client, server, translate_all=translate_all)
+        session = session_of(client, server, window, translate_all=translate_all)
         disk = bytearray(server.disk)
         for cookie, command in enumerate(asked, start=1000):
             server.dirty = False
             sent = carried_through(client, server, command, cookie, session, cuts)
             told = read_replies(client, {cookie: command}, sent)
             assert told.keys() == {cookie}
-            expected = meant(disk, command)
+            expected = meant(disk, command, window)
             assert server.disk == disk
             assert not (command.flags & CmdFlag.FUA and server.dirty)
             if command.kind is Cmd.BLOCK_STATUS:
                 assert not told[cookie].error
                 made_up = not server.framing.chunked
-                check_status(told[cookie], bytes(disk), command, made_up=made_up)
+                seen = bytes(disk[window.base : window.base + window.size])
+                check_status(told[cookie], seen, command, made_up=made_up)
             else:
                 assert told[cookie] == expected
 
@@ -396,9 +416,11 @@ def test_every_way_fails_the_same(data: st.DataObject) -> None:
     """A range that the server cannot read or write gives EIO to whatever touches it, and to nothing else."""
     client = data.draw(st.sampled_from(FRAMINGS), "client")
     upstream = replace(data.draw(upstreams(), "upstream"), failing=range(3000, 3200))
-    command = data.draw(commands(client), "command")
+    window = data.draw(windows(upstream), "window")
+    command = data.draw(commands(client, window.size), "command")
     cuts = data.draw(st.lists(st.integers(1, 5000), max_size=6), "cuts")
-    start, end = command.offset, command.offset + command.length
+    start = window.base + command.offset
+    end = start + command.length
     if command.kind in (Cmd.READ, Cmd.WRITE):
         # Blocks that are only partly touched are read, so the whole of them counts.
         start, end = (
@@ -408,7 +430,7 @@ def test_every_way_fails_the_same(data: st.DataObject) -> None:
     touched = bool(set(range(start, end)) & set(upstream.failing))
     for translate_all in (False, True):
         server = replace(upstream, disk=bytearray(upstream.disk))
-        session = session_of(client, server, translate_all=translate_all)
+        session = session_of(client, server, window, translate_all=translate_all)
         sent = carried_through(client, server, command, 1, session, cuts)
         told = read_replies(client, {1: command}, sent)[1]
         if command.kind in (Cmd.READ, Cmd.WRITE):
@@ -422,7 +444,9 @@ def test_a_death_in_the_middle_tells_every_command(framing: Framing) -> None:
     """Commands under way, jobs among them, get EIO once each when the link dies."""
     for link in FRAMINGS:
         upstream = Upstream(link, 1, 1024, int(NEEDED), 512)
-        requests, replies, traffic = session_of(framing, upstream, translate_all=False)
+        requests, replies, traffic = session_of(
+            framing, upstream, Window(512, 7000), translate_all=False
+        )
         asked = {1: Command(Cmd.READ, 0, 4096), 2: Command(Cmd.FLUSH, 0, 0)}
         asked[3] = Command(Cmd.WRITE_ZEROES, 0, 4096)
         for cookie, command in asked.items():
