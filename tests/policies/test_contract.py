@@ -66,9 +66,15 @@ def docstring(name: str) -> str:
 
 
 def example_texts(name: str) -> list[str]:
-    """The indented blocks of the docstring that have `use = "NAME"` in them."""
+    """What is indented in the docstring and has `use = "NAME"` in it."""
     blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", docstring(name) + "\n", re.MULTILINE)
-    return [textwrap.dedent(each) for each in blocks if f'use = "{name}"' in each]
+    return [
+        text
+        for each in blocks
+        # One block may have several, of which a file would have one.
+        for text in re.split(r"^(?=policies = )", textwrap.dedent(each), flags=re.MULTILINE)
+        if f'use = "{name}"' in text
+    ]
 
 
 def examples(name: str) -> list[dict[str, Any]]:
