@@ -104,7 +104,6 @@ class Error(Policy):
         """Count, draw and wait for each session by itself: what others do must not change a test."""
         own = self.model_copy()
         own._chance = random.Random(self.seed)
-        own._seen = 0
         own._begun = self._clock()
         return own
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,11 +90,11 @@ def _page(name: str, package: str) -> Page:
     from gateway.policy import Policy, hooks_of
 
     policy = catalogue().find(name)
-    module = inspect.getmodule(policy)
-    summary, _, text = (inspect.getdoc(module) or "").partition("\n")
+    docstring = sys.modules[policy.__module__].__doc__ or ""
+    summary, _, text = docstring.strip("\n").partition("\n")
     used = [hook for hook in HOOKS if getattr(policy, hook) is not getattr(Policy, hook)]
     commands = [command.name for command in sorted(hooks_of(policy))]
-    return Page(name, package, summary, text.strip("\n"), options(policy), commands, used)
+    return Page(name, package, summary, text.strip("\n").rstrip(), options(policy), commands, used)
 
 
 def _cost(page: Page) -> str:
