@@ -419,7 +419,9 @@ async def _cancelled(stand: Stand, request: Request, disk: Disk, at: int) -> Non
             with trio.move_on_after(LONGEST_OWN_WAIT_SECONDS):
                 await blocking.blocked.wait()
             scope.cancel()
-    assert blocking.released == blocking.blocked.is_set(), "cancelled, it goes on waiting"
+        cancelled_at = trio.current_time()
+    assert trio.current_time() == cancelled_at, "cancelled, it goes on waiting"
+    assert blocking.released == blocking.blocked.is_set()
     assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
