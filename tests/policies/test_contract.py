@@ -208,7 +208,7 @@ class Stand:
         policy.commands(self.table)
         self.hooked = frozenset(policy.hooked(before))
 
-    async def do(self, request: Request, next: Next) -> Result:  # noqa: A002
+    async def do(self, request: Request, next: Next) -> Result:
         """What the data plane does with a request that the offer allows."""
         row = self.table[request.command]
         refused = row.refusal(request.command, request.flags, request.offset, request.length)
