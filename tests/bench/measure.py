@@ -57,6 +57,7 @@ def measure(row: Row, name: str, stage: Stage, seconds: float) -> float:
 def _fio(load: Fio, uri: str, seconds: float, home: Path, *, in_thousands: bool) -> float:
     command = [
         *("fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw=rand{load.verb}"),
+        *(() if load.reach_bytes is None else (f"--size={load.reach_bytes}",)),
         *(f"--bs={load.block_bytes}", f"--iodepth={load.depth}"),
         *(f"--numjobs={load.connections}", "--group_reporting"),
         *("--time_based", f"--runtime={round(seconds * 1000)}ms", "--output-format=json"),

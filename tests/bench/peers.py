@@ -25,6 +25,7 @@ from tests.bench.rows import (
     HAPROXY,
     NBDKIT,
     NBDKIT_TLS,
+    POLICIES,
     QEMU_NBD,
     QEMU_NBD_TLS,
     SIMPLE_UPSTREAM,
@@ -49,6 +50,32 @@ listen nbd
 """
 
 
+_TEN_POLICIES = """\
+listen = [ {{ uri = "{listen}" }} ]
+upstream.main.uri = "{upstream}"
+[[export]]
+name = ""
+upstream = "main"
+policies = [
+    {{ use = "limit", connections = 1000, in-flight = 128 }},
+    {{ use = "blocksize", maximum = "32M" }},
+]
+[[rule]]
+who = {{ network = "127.0.0.0/8" }}
+policies = [
+    {{ use = "protect", ranges = ["1023M+1M"] }},
+    {{ use = "commands", deny = ["TRIM"], longest-request = "8M" }},
+    {{ use = "contexts", allow = ["base:allocation"] }},
+    {{ use = "flags", mask = ["CAN_MULTI_CONN"] }},
+    {{ use = "exports", allow = [""] }},
+    {{ use = "zero", how = "notrim" }},
+    {{ use = "window", offset = 0 }},
+    {{ use = "truncate", round-down = "1M" }},
+]
+"""
+"""They restrict what the load does not do: it must be as fast as without them."""
+
+
 def gateway_command(upstream: str, port: int, profile: Path | None = None) -> list[str]:
     """The installed gateway of the interpreter that runs us, or the stand-in."""
     script = str(Path(sys.executable).with_name("nbd-gateway"))
@@ -69,6 +96,13 @@ def gateway_command(upstream: str, port: int, profile: Path | None = None) -> li
 
 def _gateway(upstream: str, port: int, _: Path) -> list[str]:
     return gateway_command(upstream, port)
+
+
+def _gateway_with_policies(upstream: str, port: int, directory: Path) -> list[str]:
+    config = directory / f"policies-{port}.toml"
+    config.write_text(_TEN_POLICIES.format(listen=_LISTEN.format(port=port), upstream=upstream))
+    script = str(Path(sys.executable).with_name("nbd-gateway"))
+    return [script, "serve", "--config", str(config)]
 
 
 def _nbdkit(upstream: str, port: int, _: Path) -> list[str]:
@@ -128,6 +162,7 @@ COMMANDS: dict[str, Callable[[str, int, Path], list[str]]] = {
     FAST: _gateway,
     EXTENDED_CLIENT: _gateway,
     SIMPLE_UPSTREAM: _gateway,
+    POLICIES: _gateway_with_policies,
     GATEWAY_TLS: _gateway_tls,
     NBDKIT_TLS: _nbdkit_tls,
     QEMU_NBD_TLS: _qemu_nbd_tls,

@@ -21,6 +21,9 @@ EXTENDED_CLIENT = "gateway+extended client"
 SIMPLE_UPSTREAM = "gateway+simple upstream"
 """A structured client, an upstream without structured replies."""
 
+POLICIES = "gateway+policies"
+"""Ten policies that restrict, all of which are compiled into the command table."""
+
 TLS = "+tls"
 DIRECT_TLS, GATEWAY_TLS, NBDKIT_TLS, QEMU_NBD_TLS = (
     name + TLS for name in (DIRECT, GATEWAY, NBDKIT, QEMU_NBD)
@@ -68,6 +71,8 @@ class Fio:
     block_bytes: int
     depth: int
     connections: int = 1
+    reach_bytes: int | None = None
+    """How much of the export from its beginning on; all of it if None."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,18 @@ ROWS = (
         Fio("read", 4 * KIB, 32, connections=4),
         floors=_times_nbdkit(2.0),
         goals=_times_nbdkit(2.5),
+    ),
+    *(
+        Row(
+            f"ten policies 4k {verb}, depth 32",
+            "k/s",
+            Fio(verb, 4 * KIB, 32, reach_bytes=GIB - 2 * MIB),
+            floors=(Times(0.95, GATEWAY),),
+            goals=(Times(0.98, GATEWAY),),
+            peers=(GATEWAY, POLICIES),
+            judged=POLICIES,
+        )
+        for verb in ("read", "write")
     ),
     *(
         Row(
