@@ -1,12 +1,12 @@
 """nbd-gateway check: what is wrong with a configuration, or what it would serve."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.config import Config, Export, Listen, Upstream
+    from gateway.config import Config, Export, Listen, Rule, Upstream, Use
 
 
 def check(path: Path = Path("gateway.toml"), /) -> int:
@@ -51,10 +51,27 @@ def summary(config: "Config") -> Iterator[str]:
         yield _listens(listen)
     for rule in config.exports:
         yield _serves(rule, config.upstream[rule.upstream])
+    for number, rule in enumerate(config.rule, start=1):
+        yield _lets(number, rule)
     used = {rule.upstream for rule in config.exports}
     for name in config.upstream:
         if name not in used:
             yield f"upstream {name} is not used: no [[export]] leads there"
+
+
+def _lets(number: int, rule: "Rule") -> str:
+    label = f"rule {number}" if rule.name is None else f'rule {number} "{rule.name}"'
+    said = ", ".join(sorted(rule.who.model_fields_set)).replace("_", "-")
+    who = f"by {said}" if said else "everybody"
+    exports = "every export" if rule.exports == ("*",) else ", ".join(rule.exports)
+    policies = _policies(rule.policies)
+    what = "denied" if rule.deny else f"with {policies}" if policies else "as it is"
+    observed = ", only observed" if rule.mode == "observe" else ""
+    return f"{label}: {who}: {exports}: {what}{observed}"
+
+
+def _policies(uses: "Iterable[Use]") -> str:
+    return ", ".join(f"{use.name}{' (observed)' * use.observed}" for use in uses)
 
 
 def _listens(listen: "Listen") -> str:
@@ -93,4 +110,5 @@ def _serves(rule: "Export", upstream: "Upstream") -> str:
     there = rule.upstream_name if rule.upstream_name is not None else upstream.export
     leads_to = "the same name" if there is None else _export(there)
     server = " ".join(upstream.command) if upstream.command else str(upstream.uri)
-    return f"{name}: {leads_to} of {rule.upstream} ({server})"
+    policies = f", with {_policies(rule.policies)}" if rule.policies else ""
+    return f"{name}: {leads_to} of {rule.upstream} ({server}){policies}"

@@ -150,6 +150,36 @@ def test_check_says_what_is_unusual_of_a_listener(tmp_path: Path, capsys: Captur
     ]
 
 
+def test_check_says_who_may_reach_what(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "g.toml").write_text("""
+[[listen]]
+uri = "nbd+unix:///?socket=/s"
+[upstream.a]
+uri = "nbd://h"
+[[rule]]
+name = "backup"
+who = { unix-user = 0, network = "10.0.0.0/8" }
+exports = ["vm-1"]
+policies = [{ use = "readonly" }, { use = "limit", connections = 1, mode = "observe" }]
+[[rule]]
+who = { tls = false }
+deny = true
+mode = "observe"
+[[rule]]
+[[export]]
+name = "vm-1"
+upstream = "a"
+policies = [{ use = "trim", how = "none" }]
+""")
+    assert main(["check", "g.toml"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        '  "vm-1": the same name of a (nbd://h:10809), with trim',
+        '  rule 1 "backup": by network, unix-user: vm-1: with readonly, limit (observed)',
+        "  rule 2: by tls: every export: denied, only observed",
+        "  rule 3: everybody: every export: as it is",
+    ]
+
+
 def test_check_complains(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "gateway.toml").write_text("[[listen]]\nurl = 1\n")
     assert main(["check"]) == 1
