@@ -171,8 +171,11 @@ class Membership:
 
     def leave(self) -> None:
         """The session has ended: the last that joined leaves first. More than once is the same as once."""
-        while self.members:
-            self.members.pop().leave(self.session)
+        if self.members:
+            try:
+                self.members.pop().leave(self.session)
+            finally:
+                self.leave()  # one that fails keeps no other from counting right
 
 
 def peek(chain: Sequence[Placed], session: Session) -> list[Placed]:

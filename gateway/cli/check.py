@@ -51,8 +51,8 @@ def summary(config: "Config") -> Iterator[str]:
         yield _listens(listen)
     for rule in config.exports:
         yield _serves(rule, config.upstream[rule.upstream])
-    for number, rule in enumerate(config.rule, start=1):
-        yield _lets(number, rule)
+    for number, access in enumerate(config.rule, start=1):
+        yield _lets(number, access)
     used = {rule.upstream for rule in config.exports}
     for name in config.upstream:
         if name not in used:
