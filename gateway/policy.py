@@ -117,6 +117,8 @@ class Client:
     """In local time, with its zone."""
     listener: str = ""
     """The URI of the listener that it came by."""
+    hypothetical: bool = False
+    """Nobody is there: `explain` asks what such a client would get. What is done then is not to be recorded."""
 
 
 _numbers = count(1)

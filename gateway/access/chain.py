@@ -14,8 +14,9 @@ leave offsets as they are, because a request says no more than one offset.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from gateway.policy import HOOK_OF, Denied, Failed, Next, Policy, Request, Result, Session
 from gateway.protocol.commands import RANGED, Refused, refusal
@@ -37,6 +38,8 @@ class Placed:
     """What `use` calls it."""
     observed: bool = False
     """What it would refuse is logged, and passes."""
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """As they are written in the configuration."""
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,8 @@ class Access:
             return False
 
     def _tell(self, client: Client, name: str, chain: Sequence[Placed], why: str) -> None:
+        if client.hypothetical:
+            return
         for placed in chain:
             placed.policy.denied(client, name, why)
 
@@ -231,7 +233,12 @@ class Access:
         self, where: Place, uses: Sequence[Use], observed: bool = False
     ) -> tuple[Placed, ...]:
         return tuple(
-            Placed(self._made((*where, use.name), use), use.name, observed or use.observed)
+            Placed(
+                self._made((*where, use.name), use),
+                use.name,
+                observed or use.observed,
+                use.options,
+            )
             for use in uses
         )
 

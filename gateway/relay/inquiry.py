@@ -21,7 +21,7 @@ import trio
 
 from gateway.access.chain import Placed, Terms, join, peek, prepared, prepares
 from gateway.access.rules import Grant, NotGranted
-from gateway.config import Route
+from gateway.config import Config, Route
 from gateway.identity import Identity
 from gateway.policy import Client, Denied, Failed, Session
 from gateway.protocol.errors import Refusal
@@ -35,13 +35,14 @@ from gateway.relay.promise import (
     is_bitmap,
     promise,
     promised_terms,
+    selected_contexts,
 )
 from gateway.relay.reading import Reader
 from gateway.relay.service import Service
 from gateway.relay.transmit import Opened
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.negotiation import Link, Negotiation
-from gateway.wire.constants import BASE_ALLOCATION, Rep
+from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import ListedExport, MetaContext, shown
 
@@ -140,7 +141,7 @@ class Inquiry:
         terms = self._terms(asked.name, grant.route)
         export, _dialect, _quirks = await self._ask(grant.route, lambda up: up.describe(terms))
         agreed = promised_terms(chain, grant.route, export)
-        return _told(asked.name, grant.route, export, agreed, self._offer(asked.name, agreed))
+        return told_of(asked.name, grant.route, export, agreed, self._offer(asked.name, agreed))
 
     async def opened(
         self, name: str, asked: ExportAsked | None = None, *, without_tls: Rep = Rep.ERR_UNKNOWN
@@ -157,7 +158,7 @@ class Inquiry:
 
     def told(self, name: str, opened: Opened) -> Told:
         """Give what a client is told of the export that it has opened."""
-        return _told(name, opened.grant.route, opened.link.export, opened.agreed, opened.offer)
+        return told_of(name, opened.grant.route, opened.link.export, opened.agreed, opened.offer)
 
     async def aclose(self) -> None:
         """Close what nobody has been given."""
@@ -180,28 +181,26 @@ class Inquiry:
 
     def _grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
         """Give what the rules say. `without_tls`: what a client hears that would have to come over TLS."""
+        config, secure = self._service.config, self._core.secure
+        found: Grant | NotGranted
         try:
-            grant = self._service.access.find(self._client(), name)
+            found = self._service.access.find(self._client(), name)
         except NotGranted as refused:
-            route = self._service.config.route(name)
-            if route is None or refused.hidden:
-                self._log_denial(name, refused)
-                raise _unknown(name) from None
-            self._check_tls(name, route, without_tls)
             self._log_denial(name, refused)
-            text = f"access to export {shown(name)} is denied"
-            raise Refusal(Rep.ERR_POLICY, text) from None
-        self._check_tls(name, grant.route, without_tls)
-        return grant
-
-    def _check_tls(self, name: str, route: Route, without_tls: Rep) -> None:
-        if route.tls_required and not self._core.secure:
-            if self._has_tls and without_tls == Rep.ERR_TLS_REQD:
-                raise Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
-            raise _unknown(name)
+            found = refused
+        hint = without_tls if self._has_tls else Rep.ERR_UNKNOWN
+        refusal = refusal_of(config, name, found, secure=secure, without_tls=hint)
+        if refusal is not None:
+            raise refusal
+        assert isinstance(found, Grant)
+        return found
 
     def _log_denial(self, name: str, refused: NotGranted) -> None:
-        if self._service.config.route(name) is not None:
+        route = self._service.config.route(name)
+        if route is None:
+            return
+        # Who has to come back over TLS is not denied yet.
+        if refused.hidden or self._core.secure or not route.tls_required:
             who = self._identity.describe()
             self._log.info("access denied", export=shown(name), who=who, why=str(refused))
 
@@ -216,9 +215,7 @@ class Inquiry:
             return taken(grant.chain, Session(self._client(), grant.name))
         except Denied as denied:
             self._log.info("access denied", export=shown(grant.name), why=str(denied))
-            if grant.route.hide:
-                raise _unknown(asked) from None
-            raise Refusal(Rep.ERR_POLICY, str(denied)) from None
+            raise refusal_to_join(grant.route, asked, denied) from None
 
     # --- Contexts
 
@@ -227,14 +224,11 @@ class Inquiry:
         queries = tuple(allowed_contexts(grant.chain, asked.queries, asked=True))
         terms = self._terms(asked.name, route, queries)
         theirs = [context.name for context in await self._selected_there(route, terms)]
-        theirs = allowed_contexts(grant.chain, theirs, asked=False)
-        if any(is_bitmap(name) for name in theirs):
+        selected = selected_contexts(grant.chain, route, queries, theirs)
+        if any(is_bitmap(context.name) for context in selected):
             await self._check_bitmaps(grant, terms)
         self._queries = asked.name, queries
-        if route.synthesise_allocation and BASE_ALLOCATION not in theirs:
-            theirs += [BASE_ALLOCATION] if BASE_ALLOCATION in queries else []
-        # Ids are ours, for the link that serves the session may not be this one.
-        return tuple(MetaContext(i, name) for i, name in enumerate(theirs, start=1))
+        return selected
 
     async def _check_bitmaps(self, grant: Grant, terms: upstream_side.Terms) -> None:
         if await self._bitmaps_may_move(grant, terms):
@@ -283,19 +277,7 @@ class Inquiry:
         if not prepares(chain):
             return chain
 
-        async def prepare() -> list[Placed]:
-            with trio.fail_after(PREPARE_SECONDS):
-                return await prepared(chain, first_view(route, link.export), Reader(link))
-
-        try:
-            return await self._wait(prepare)
-        except trio.TooSlowError:
-            text = f"policies have not seen the disk within {PREPARE_SECONDS} s"
-            raise Refusal(Rep.ERR_PLATFORM, text) from None
-        except Denied as denied:
-            raise Refusal(Rep.ERR_POLICY, str(denied)) from None
-        except Failed as failed:
-            raise Refusal(Rep.ERR_PLATFORM, str(failed)) from None
+        return await self._wait(lambda: chain_over(chain, route, link))
 
     def _offer(self, name: str, agreed: Terms) -> Offer:
         return promise(
@@ -336,6 +318,48 @@ class Inquiry:
         return result
 
 
+# --- What is decided without asking anybody; `explain` decides it likewise
+
+
+def refusal_of(
+    config: Config, name: str, found: Grant | NotGranted, *, secure: bool, without_tls: Rep
+) -> Refusal | None:
+    """Give what a client is told in place of the export that it names, for what the rules say; None if it may
+    have it. `without_tls`: what it hears that would have to come over TLS, and does not (`secure`).
+    """
+    route = config.route(name) if isinstance(found, NotGranted) else found.route
+    if route is None or (isinstance(found, NotGranted) and found.hidden):
+        return _unknown(name)
+    if route.tls_required and not secure:
+        if without_tls == Rep.ERR_TLS_REQD:
+            return Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
+        return _unknown(name)
+    if isinstance(found, NotGranted):
+        return Refusal(Rep.ERR_POLICY, f"access to export {shown(name)} is denied")
+    return None
+
+
+def refusal_to_join(route: Route, asked: str, denied: Denied) -> Refusal:
+    """Give what a client is told that asks for an export by a name, and that a policy does not let in."""
+    if route.hide:
+        return _unknown(asked)
+    return Refusal(Rep.ERR_POLICY, str(denied))
+
+
+async def chain_over(chain: list[Placed], route: Route, link: Link) -> list[Placed]:
+    """Give the chain as it stands over a link, after its policies have looked at the disk. Raises `Refusal`."""
+    try:
+        with trio.fail_after(PREPARE_SECONDS):
+            return await prepared(chain, first_view(route, link.export), Reader(link))
+    except trio.TooSlowError:
+        text = f"policies have not seen the disk within {PREPARE_SECONDS} s"
+        raise Refusal(Rep.ERR_PLATFORM, text) from None
+    except Denied as denied:
+        raise Refusal(Rep.ERR_POLICY, str(denied)) from None
+    except Failed as failed:
+        raise Refusal(Rep.ERR_PLATFORM, str(failed)) from None
+
+
 def _unknown(name: str) -> Refusal:
     return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
 
@@ -346,7 +370,7 @@ def without_payload_flag(told: Told) -> Told:
     return replace(told, description=replace(told.description, flags=flags))
 
 
-def _told(name: str, route: Route, export: Export, agreed: Terms, promised: Offer) -> Told:
+def told_of(name: str, route: Route, export: Export, agreed: Terms, promised: Offer) -> Told:
     """Give what INFO and GO tell. The upstream's canonical name means something to the client only if it
     asked for the export under the name that the upstream has for it.
     """

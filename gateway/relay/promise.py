@@ -14,7 +14,7 @@ that it asked for and did not get for one that is all clean (Q-C8), and makes an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gateway.access.chain import Placed, Terms, terms
 from gateway.config import Route
@@ -79,15 +79,49 @@ def allowed_contexts(chain: Sequence[Placed], names: Sequence[str], *, asked: bo
     """
     allowed = []
     for name in names:
-        try:
-            verdicts = [each.policy.context(name) for each in chain if not each.observed]
-        except Denied as denied:
-            if asked:
-                raise Refusal(Rep.ERR_POLICY, f"meta context {name!r}: {denied}") from None
-            continue
-        if all(verdicts):
+        verdict = verdict_on(chain, name)
+        if verdict is None:
             allowed.append(name)
+        elif asked and verdict.fails is not None:
+            raise Refusal(Rep.ERR_POLICY, f"meta context {name!r}: {verdict.fails}")
     return allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A meta context that a policy does not let a client have."""
+
+    by: str
+    """Which policy."""
+    fails: str | None = None
+    """Why a client is refused that asks for it; None: it is left out."""
+
+
+def verdict_on(chain: Sequence[Placed], name: str) -> Verdict | None:
+    """Say who keeps a meta context (or a query for some) from a client; None if nobody does. Where one policy
+    leaves it out and another refuses, the client is refused.
+    """
+    left_out: Verdict | None = None
+    for placed in chain:
+        if placed.observed:
+            continue
+        try:
+            if not placed.policy.context(name) and left_out is None:
+                left_out = Verdict(placed.name)
+        except Denied as denied:
+            return Verdict(placed.name, str(denied))
+    return left_out
+
+
+def selected_contexts(
+    chain: Sequence[Placed], route: Route, queries: Sequence[str], theirs: Sequence[str]
+) -> tuple[MetaContext, ...]:
+    """Give the contexts that a client gets for its queries, of those that the upstream has selected."""
+    ours = allowed_contexts(chain, theirs, asked=False)
+    if route.synthesise_allocation and BASE_ALLOCATION not in ours:
+        ours += [BASE_ALLOCATION] if BASE_ALLOCATION in queries else []
+    # Ids are ours, for the link that serves the session may not be this one.
+    return tuple(MetaContext(i, name) for i, name in enumerate(ours, start=1))
 
 
 def bitmaps_may_move(chain: Sequence[Placed], route: Route, export: Export) -> bool:
