@@ -1,85 +1,400 @@
-"""nbd-gateway explain: how each command of an export goes, and why."""
+"""nbd-gateway explain: what a client gets that asks for an export, and why."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from gateway.explain import Explanation
+    from rich.table import Table
+
+    from gateway.explain import ContextSaid, Explanation, LimitSaid, Report, Restriction, Step
+    from gateway.identity import Identity
+    from gateway.wire.constants import Cmd
+    from gateway.wire.handshake import BlockSizes
+
+Say = Callable[[str], None]
+
+FILE_COLUMNS = 1000
+"""In a file or a pipe, tables are as wide as they like: more policies than that change no flag."""
 
 
-def explain(path: Path = Path("gateway.toml"), /, *, export: str = "") -> int:
-    """Show how each command to an export goes, for every kind of client, and why.
+def explain(
+    path: Path = Path("gateway.toml"),
+    /,
+    *,
+    export: str = "",
+    claims: Annotated[tuple[str, ...], Parameter(name="--as")] = (),
+    address: Annotated[str | None, Parameter(name="--from")] = None,
+    at: str | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Show what a client gets that asks for an export: by which rule, with which policies, what it is offered
+    and who changed it, and how each command goes.
 
     The upstream is asked; a server that serves one connection only and then ends (qemu-nbd without -t) ends.
+    What a gateway that runs has counted is not known: the answer is for a client that comes first.
+    Exit status 1 if the client does not get the export.
 
     :param path: The configuration. Default: gateway.toml.
-    :param export: The export's name. Default: the default export.
+    :param export: The export's name, as the client says it. Default: the default export.
+    :param claims: Who the client is; may be given several times: cn=, issuer-cn=, san-dns=, san-uri=,
+        fingerprint=, psk-user=, unix-user= (name or number), tls.
+    :param address: The IP address that it comes from.
+    :param at: When, in local time: 2026-11-21T12:00. Default: now.
+    :param as_json: Print one JSON object, for programs.
     """
+    import json
     import sys
-    from datetime import datetime
 
     import trio
 
+    from gateway.access.loading import PolicyError
     from gateway.app import StartError
     from gateway.cli import complain
+    from gateway.cli.claims import identity_of, time_of
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
-    from gateway.explain import CannotExplain
     from gateway.explain import explain as ask
-    from gateway.identity import NOBODY
     from gateway.policy import Client
 
+    client = Client(identity_of(claims, address), time_of(at), hypothetical=True)
     try:
         config = load(path, vocabulary())
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
     try:
-        client = Client(NOBODY, datetime.now().astimezone())
         found = trio.run(ask, config, export, client)
-    except (StartError, CannotExplain) as error:
+    except (StartError, PolicyError) as error:
         complain(str(error))
         return 1
-    show(found)
-    return 0
+    if as_json:
+        print(json.dumps(document(found), indent=2))
+    else:
+        show(found)
+    if found.refusal is not None:
+        complain(found.why)
+    return 0 if found.refusal is None else 1
 
 
-def show(found: list[Explanation]) -> None:
+# --- For people
+
+
+def show(found: Report) -> None:
     """Print what was found, for people."""
     from rich.console import Console
+
+    from gateway.wire.handshake import shown
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = FILE_COLUMNS
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    client = found.client
+    over = "over TLS" if client.identity.tls else "without TLS"
+    say(f"client: {client.identity.describe()}, {over}, {client.at:%a %Y-%m-%d %H:%M}")
+    _show_rules(found, say)
+    if found.refusal is not None:
+        say(f"denied: {found.why}")
+        say(f"the client is told {found.refusal}")
+        if found.disconnect:
+            say("sessions that are open are ended")
+        return
+    _show_chain(found, say)
+    best = found.views[-1]  # extended headers show all that there is
+    assert found.grant is not None
+    route = found.grant.route
+    say(f"upstream: {route.upstream}, export {shown(route.upstream_name)}")
+    say(f"quirks: {', '.join(best.quirks) or 'none'}")
+    for line in _sizes(best):
+        say(line)
+    console.print(_flag_table(found.views))
+    _show_contexts(found, say)
+    console.print(_way_table(found.views))
+    _show_reasons(found.views, say)
+    for limit in found.limits:
+        say(f"limit: {'; '.join(_limit_words(limit))} ({limit.policy})")
+
+
+def _show_rules(found: Report, say: Say) -> None:
+    for label, why in found.tried:
+        say(f"{label}: no: {why}")
+    if found.grant is not None:
+        if found.grant.rule:
+            say(f"{found.grant.rule}: yes")
+        elif not found.tried:
+            say("there are no rules")
+
+
+def _show_chain(found: Report, say: Say) -> None:
+    assert found.grant is not None
+    if found.grant.chain:
+        say("policies, the first nearest to the client:")
+    for placed in found.grant.chain:
+        options = "".join(f" {key} = {_plain(value)}" for key, value in placed.options.items())
+        say(f"  {placed.name}{' (observed)' if placed.observed else ''}{options}")
+    best = found.views[-1]
+    for why in dict.fromkeys((*found.would, *(w for each in found.views for w in each.would))):
+        say(f"  observed: {why}")
+    for line in _grouped(best.would_restrict):
+        say(f"  observed: {line}")
+
+
+def _plain(value: object) -> str:
+    import json
+
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _sizes(view: Explanation) -> Iterable[str]:
+    """Say size, place, block sizes and description, and who changed them."""
+    told = view.told
+    facts: dict[str, Callable[[Step], str]] = {
+        "size": lambda step: f"{step.size} bytes",
+        "begins at": lambda step: f"{step.base} bytes",
+        "block sizes": lambda step: _block_sizes(step.block_sizes),
+        "description": lambda step: _plain(step.description),
+    }
+    ends = {
+        "size": f"{told.size} bytes",
+        "begins at": f"{view.promised.base} bytes",
+        "block sizes": _block_sizes(told.block_sizes),
+        "description": _plain(told.description),
+    }
+    for name, fact in facts.items():
+        values = [(step.name, fact(step)) for step in view.steps] + [("whole blocks", ends[name])]
+        changes = [f"{now} by {who}" for (_, was), (who, now) in pairwise(values) if now != was]
+        if changes:
+            yield f"{name} {ends[name]} ({values[0][1]} upstream, {', '.join(changes)})"
+        elif ends[name] not in ("0 bytes", "null"):
+            yield f"{name} {ends[name]}"
+
+
+def _block_sizes(sizes: BlockSizes | None) -> str:
+    return f"{sizes.minimum}, {sizes.preferred}, {sizes.maximum}" if sizes else "none"
+
+
+def _flag_table(views: list[Explanation]) -> Table:
+    """Show who changed which flag: a column for each that changed any, and the result."""
     from rich.table import Table
+    from rich.text import Text
 
     from gateway.wire.constants import TransmissionFlag
 
-    console = Console()
-    first = found[0]
-    flags = TransmissionFlag(first.promised.flags)
-    listed = ", ".join(flag.name or "" for flag in flags)
-    console.print(f"size {first.export.size} bytes; {listed}", highlight=False, soft_wrap=True)
-    sizes = first.promised.block_sizes
-    told = f"{sizes.minimum}, {sizes.preferred}, {sizes.maximum}"
-    console.print(
-        f"block sizes {told}; quirks: {', '.join(first.quirks) or 'none'}", highlight=False
-    )
+    first, *later = views[-1].steps
+    columns = [(first.name, first.flags)]
+    columns += [
+        (after.name, after.flags)
+        for before, after in pairwise((first, *later))
+        if after.flags != before.flags
+    ]
+    columns += _results(views)
     table = Table(show_lines=False)
-    table.add_column("command")
-    for each in found:
+    table.add_column("flag", no_wrap=True)
+    for name, _ in columns:
+        table.add_column(Text(name), overflow="fold")
+    for flag in TransmissionFlag:
+        cells = ["yes" if flags & flag else "-" for _, flags in columns]
+        if "yes" in cells:
+            table.add_row(flag.name, *cells)
+    return table
+
+
+def _results(views: list[Explanation]) -> Iterable[tuple[str, int]]:
+    """Give the flags that clients are told, and which clients, if it is not all the same."""
+    framings: dict[int, list[str]] = {}
+    for each in views:
+        framings.setdefault(each.told.flags, []).append(str(each.client))
+    if len(framings) == 1:
+        return [("result", views[0].told.flags)]
+    return [(", ".join(names), flags) for flags, names in framings.items()]
+
+
+def _show_contexts(found: Report, say: Say) -> None:
+    for context in found.contexts:
+        say(f"context {_plain(context.name)}: {_fate(context)}")
+    if not found.contexts:
+        say(f"contexts: none{f': {found.no_contexts}' if found.no_contexts else ''}")
+
+
+def _fate(context: ContextSaid) -> str:
+    if context.fails is not None:
+        return f"refused by {context.by}: {context.fails}"
+    if context.by is not None:
+        return f"left out by {context.by}"
+    return f"yes (observed: kept back by {context.would})" if context.would else "yes"
+
+
+def _way_table(views: list[Explanation]) -> Table:
+    from rich.table import Table
+
+    table = Table("command", show_lines=False)
+    for each in views:
         table.add_column(f"{each.client} client\n{each.link} server")
-    for command in first.ways:
-        table.add_row(command.name, *(each.ways[command].route.value for each in found))
-    console.print(table)
-    reasons = {
-        (command.name, str(each.client), way.reason): way
-        for each in found
-        for command, way in each.ways.items()
-        if way.reason
+    for command in views[0].ways:
+        table.add_row(command.name, *(each.ways[command].route.value for each in views))
+    return table
+
+
+def _show_reasons(views: list[Explanation], say: Say) -> None:
+    clients: dict[tuple[str, str], list[str]] = {}
+    for view in views:
+        commands: dict[str, list[str]] = {}
+        for command, way in view.ways.items():
+            if way.reason:
+                commands.setdefault(way.reason, []).append(command.name)
+        for reason, names in commands.items():
+            clients.setdefault((", ".join(names), reason), []).append(str(view.client))
+    for (names_said, reason), framings in clients.items():
+        whose = "" if len(framings) == len(views) else f"{', '.join(framings)} client, "
+        say(f"{whose}{names_said}: {reason}")
+    for line in _grouped(views[-1].restrictions):
+        say(line)
+
+
+def _grouped(restrictions: Mapping[Cmd, tuple[Restriction, ...]]) -> Iterable[str]:
+    """Say what holds for several commands once."""
+    commands: dict[str, list[str]] = {}
+    for command, several in restrictions.items():
+        for each in several:
+            whose, _, text = each.why.partition(": ")
+            why = text if whose.startswith(command.name) else each.why
+            error = f": {each.error}, {why}" if each.error else ""
+            commands.setdefault(f"{each.what}{error}", []).append(command.name)
+    return [f"{', '.join(names)} {what}" for what, names in commands.items()]
+
+
+def _limit_words(limit: LimitSaid) -> Iterable[str]:
+    if limit.in_flight is not None:
+        yield f"{limit.in_flight} commands in flight"
+    for bucket, unit in limit.charges:
+        yield f"{bucket.per_second:g} {unit.value} per second, burst {bucket.burst:g}"
+
+
+# --- For programs
+
+
+def document(found: Report) -> dict[str, object]:
+    """Give what was found as JSON has it; docs/explain.md has the keys."""
+    from gateway.wire.constants import Rep, name_of
+
+    grant, refusal = found.grant, found.refusal
+    return {
+        "export": found.asked,
+        "client": _client_document(found.client.identity),
+        "at": found.client.at.isoformat(),
+        "tried": [{"rule": label, "why": why} for label, why in found.tried],
+        "rule": grant.rule or None if grant is not None else None,
+        "denied": None
+        if refusal is None
+        else {
+            "why": found.why,
+            "told": name_of(Rep, refusal.reply),
+            "text": refusal.text,
+            "disconnect": found.disconnect,
+        },
+        "name": None if grant is None else grant.name,
+        "upstream": None
+        if grant is None
+        else {"name": grant.route.upstream, "export": grant.route.upstream_name},
+        "policies": [
+            {
+                "use": placed.name,
+                "mode": "observe" if placed.observed else "enforce",
+                "options": {key: _json(value) for key, value in placed.options.items()},
+            }
+            for placed in (() if grant is None else grant.chain)
+        ],
+        "would": [*found.would],
+        "contexts": [
+            {"name": each.name, "by": each.by, "fails": each.fails, "would": each.would}
+            for each in found.contexts
+        ],
+        "limits": [
+            {
+                "policy": each.policy,
+                "in_flight": each.in_flight,
+                "rates": [
+                    {"unit": unit.value, "per_second": bucket.per_second, "burst": bucket.burst}
+                    for bucket, unit in each.charges
+                ],
+            }
+            for each in found.limits
+        ],
+        "framings": {str(each.client): _view_document(each) for each in found.views},
     }
-    told_of: dict[tuple[str, str], list[str]] = {}
-    for name, client, reason in reasons:
-        told_of.setdefault((client, reason), []).append(name)
-    for (client, reason), names in told_of.items():
-        console.print(
-            f"{client} client, {', '.join(names)}: {reason}", highlight=False, soft_wrap=True
-        )
+
+
+def _json(value: object) -> object:
+    import json
+
+    return json.loads(_plain(value)) if isinstance(value, list | dict) else value
+
+
+def _client_document(identity: Identity) -> dict[str, object]:
+    return {
+        "who": identity.describe(),
+        "address": None if identity.address is None else str(identity.address),
+        "unix_user": None if identity.unix is None else identity.unix.uid,
+        "psk_user": identity.psk_user,
+        "cn": [*identity.common_names],
+        "issuer_cn": [*identity.issuer_common_names],
+        "san_dns": [*identity.dns_names],
+        "san_uri": [*identity.uris],
+        "fingerprint": identity.fingerprint,
+        "tls": identity.tls,
+    }
+
+
+def _view_document(view: Explanation) -> dict[str, object]:
+    from gateway.cli.probe import flag_names
+
+    told = view.told
+    return {
+        "link": str(view.link),
+        "quirks": [*view.quirks],
+        "steps": [
+            {
+                "name": step.name,
+                "size": step.size,
+                "base": step.base,
+                "flags": flag_names(step.flags).split(),
+                "block_sizes": _sizes_document(step.block_sizes),
+                "description": step.description,
+            }
+            for step in view.steps
+        ],
+        "size": told.size,
+        "base": view.promised.base,
+        "flags": flag_names(told.flags).split(),
+        "block_sizes": _sizes_document(told.block_sizes),
+        "name": told.name,
+        "description": told.description,
+        "contexts": [context.name for context in view.promised.contexts],
+        "commands": {
+            command.name: {
+                "route": way.route.value,
+                "reason": way.reason,
+                "restrictions": _restrictions_document(view.restrictions.get(command, ())),
+                "would": _restrictions_document(view.would_restrict.get(command, ())),
+            }
+            for command, way in view.ways.items()
+        },
+        "would": [*view.would],
+    }
+
+
+def _sizes_document(sizes: BlockSizes | None) -> list[int] | None:
+    return None if sizes is None else [sizes.minimum, sizes.preferred, sizes.maximum]
+
+
+def _restrictions_document(several: Iterable[Restriction]) -> list[dict[str, object]]:
+    return [{"what": each.what, "error": each.error, "why": each.why} for each in several]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -75,14 +78,70 @@ def test_a_real_server(config: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("export", "why"),
-    [("dead", "upstream 'dead' is unreachable"), ("none", 'no export "none" is let through')],
+    ("export", "why", "told"),
+    [
+        ("dead", "upstream 'dead' is unreachable", "ERR_PLATFORM: upstream 'dead' is unreachable"),
+        ("none", "there is no export 'none'", "ERR_UNKNOWN: there is no export 'none'"),
+    ],
 )
 def test_what_is_not_there(
-    config: Path, capsys: pytest.CaptureFixture[str], export: str, why: str
+    config: Path, capsys: pytest.CaptureFixture[str], export: str, why: str, told: str
 ) -> None:
     assert main(["explain", str(config), "--export", export]) == 1
     said = capsys.readouterr()
     assert why in said.err
-    assert not said.out
+    assert f"the client is told {told}" in said.out
     assert "Traceback" not in said.err
+    assert main(["explain", str(config), "--export", export, "--json"]) == 1
+    denied = json.loads(capsys.readouterr().out)["denied"]
+    assert f"{denied['told']}: {denied['text']}".startswith(told)
+
+
+# --- docs/explain.md
+
+MANUAL = (Path(__file__).parents[2] / "docs" / "explain.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of the manual's example, beside its configuration."""
+    monkeypatch.chdir(tmp_path)
+    [text] = re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL)
+    (tmp_path / "gateway.toml").write_text(text)
+    [command] = re.findall(r"(?m)^\$ nbd-gateway (.*)$", MANUAL)
+    return shlex.split(command)
+
+
+def test_the_example_prints_what_it_says(
+    documented: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    [block] = re.findall(r"(?ms)^```console\n\$ [^\n]*\n(.*?)^```", MANUAL)
+    assert main(documented) == 0
+    assert capsys.readouterr().out == block
+
+
+def test_the_keys_are_those_of_the_manual(
+    documented: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*documented, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    [_, about] = MANUAL.split("## `--json`")
+    assert list(said) == re.findall(r"(?m)^\| `([a-z_]+)` \|", about)
+    for each in (said["client"], *said["policies"], *said["contexts"], *said["limits"]):
+        assert {f"`{key}`" for key in each} <= {*re.findall(r"`[a-z_]+`", about)}
+    assert list(said["framings"]) == ["simple", "structured", "extended"]
+    view = said["framings"]["extended"]
+    [_, rest] = about.split("Each of `framings` has")
+    for keys in (view, view["steps"][0], view["commands"]["WRITE"]):
+        assert {f"`{key}`" for key in keys} <= {*re.findall(r"`[a-z_]+`", rest)}
+    assert said["rule"] == "rule 'backup'"
+    assert [each["use"] for each in said["policies"]] == [
+        *("readonly", "contexts", "limit", "protect"),
+    ]
+    assert "READ_ONLY" in view["flags"]
+    assert said["limits"] == [{"policy": "limit", "in_flight": 16, "rates": []}]
+
+
+def test_a_mistake_on_the_command_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(config), "--as", "blub=1"]) == 2
+    assert "expected one of cn, issuer-cn" in capsys.readouterr().err
