@@ -78,7 +78,8 @@ class Stage:
         if command in self.hooked:
             result: Result = await getattr(self.placed.policy, HOOK_OF[command])(request, behind)
         else:
-            result = await behind(request.moved(self.view.base - self.behind.base))
+            distance = self.view.base - self.behind.base
+            result = await behind(request.moved(distance) if command in RANGED else request)
         return result
 
 

@@ -1,7 +1,10 @@
 """Which export a client gets for the name that it says, and with which policies.
 
 The first rule that means the client and the export wins; with any rule, whom none means is denied. A rule sees
-our own name of the export, the one that [[export]] has, and never the spelling that was asked for.
+our own name of the export, the one that [[export]] has, and never the spelling that was asked for: where a
+policy renames, each rule reads the client's word in its own way, and an export is had by a name of the rule
+that decides about it alone. Otherwise a client could ask for an export by the name that a later, milder rule
+has for it.
 
 A denied client learns as much as the rule says: ERR_POLICY, or, where the denial is hidden, exactly what a name
 that does not exist is answered with. Neither is listed, and no upstream is asked.
@@ -13,7 +16,7 @@ have counted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from gateway.access.chain import Placed
@@ -45,25 +48,23 @@ class NotGranted(Exception):
     def __init__(
         self,
         why: str,
+        name: str | None = None,
+        chain: tuple[Placed, ...] = (),
         *,
         hidden: bool = False,
         disconnect: bool = False,
         tried: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(why)
+        self.name = name
+        """Ours; None: there is none."""
+        self.chain = chain
+        """The policies that stand before it."""
         self.hidden = hidden
         """For the client there is no such export."""
         self.disconnect = disconnect
         """Sessions that are open are ended."""
         self.tried = tuple(tried)
-
-
-@dataclass
-class _Trail:
-    """How far the search for a rule has come."""
-
-    tried: list[tuple[str, str]] = field(default_factory=list)
-    would: list[str] = field(default_factory=list)
 
 
 Place = tuple[str, ...]
@@ -103,34 +104,27 @@ class Access:
     # --- The questions
 
     def find(self, client: Client, asked: str) -> Grant:
-        """Give what a client gets that asks for an export by a name. Raises `NotGranted`."""
-        if not self.config.rule:
-            return self._without_rules(client, asked)
-        trail = _Trail()
-        for number, rule in enumerate(self.config.rule):
-            why = self._passed_over(client, number)
-            name = asked if why else self._our_name(number, asked)
-            route = None if name is None else self.config.route(name)
-            if why is None and (name is None or route is None):
-                why = f"it has no export {shown(asked)}"
-            if why is None and not _means(rule, name or ""):
-                why = f"it is not for export {shown(name or '')}"
-            if why is not None:
-                trail.tried.append((_label(rule, number), why))
-            elif grant := self._decided(client, number, name or "", trail):
-                return grant
-        return self._nobody_says_so(client, asked, trail)
+        """Give what a client gets that asks for an export by a name. Raises `NotGranted`, and tells the
+        policies of it.
+        """
+        try:
+            return self._found(client, asked)
+        except NotGranted as denied:
+            for placed in () if client.hypothetical else denied.chain:
+                placed.policy.denied(client, denied.name or "", str(denied))
+            raise
 
     def again(self, client: Client, name: str) -> Grant:
         """Give what a client would get that has opened an export of ours. Raises `NotGranted`."""
+        route = self.config.route(name)
+        if route is None:
+            raise NotGranted(f"there is no export {shown(name)}", hidden=True)
         if not self.config.rule:
-            return self._without_rules(client, name)
-        trail = _Trail()
-        for number, rule in enumerate(self.config.rule):
-            means = self._passed_over(client, number) is None and _means(rule, name)
-            if means and (grant := self._decided(client, number, name, trail)):
-                return grant
-        return self._nobody_says_so(client, name, trail)
+            return self._granted(client, name, route)
+        number = self._decides(client, name)
+        if number is None:
+            raise self._denied("no rule lets it through", name, route)
+        return self._decided(client, number, name, route)
 
     def listed(self, client: Client, exports: Sequence[ListedExport]) -> list[ListedExport]:
         """Give what LIST shows a client, for all that there is under our names."""
@@ -149,14 +143,36 @@ class Access:
 
     # --- Rules
 
-    def _without_rules(self, client: Client, name: str) -> Grant:
-        route = self.config.route(name)
-        if route is None:
-            raise NotGranted(f"there is no export {shown(name)}", hidden=True)
-        trail = _Trail()
-        chain = self._of_exports[route.number]
-        self._admit(client, name, route, chain, trail)
-        return Grant(name, route, "", chain, tuple(trail.would))
+    def _found(self, client: Client, asked: str) -> Grant:
+        if not self.config.rule:
+            return self.again(client, asked)
+        tried: list[tuple[str, str]] = []
+        for number, rule in enumerate(self.config.rule):
+            why = self._passed_over(client, number)
+            if why is None:
+                name = self._our_name(number, asked)
+                route = None if name is None else self.config.route(name)
+                if name is None or route is None:
+                    why = f"it has no export {shown(asked)}"
+                elif not _means(rule, name):
+                    why = f"it is not for export {shown(name)}"
+                elif _only_observed(rule):
+                    why = "it denies, and is only observed"
+                else:
+                    first = self._decides(client, name)
+                    if first is None or first == number:
+                        return self._decided(client, number, name, route, tried)
+                    why = f"{self._label(first)} comes before it for export {shown(name)}"
+            tried.append((self._label(number), why))
+        raise self._nobody(client, asked, tried)
+
+    def _decides(self, client: Client, name: str) -> int | None:
+        """Give the first rule that means a client and an export of ours."""
+        for number, rule in enumerate(self.config.rule):
+            means = _means(rule, name) and not _only_observed(rule)
+            if means and self._passed_over(client, number) is None:
+                return number
+        return None
 
     def _passed_over(self, client: Client, number: int) -> str | None:
         """Say why a rule does not mean a client, whatever it asks for."""
@@ -175,57 +191,86 @@ class Access:
                 name = placed.policy.asked(name)
         return name
 
-    def _decided(self, client: Client, number: int, name: str, trail: _Trail) -> Grant | None:
-        """Do what the rule says that means a client and an export. None: it denies, and is only observed."""
-        rule, label = self.config.rule[number], _label(self.config.rule[number], number)
-        route = self.config.route(name)
-        assert route is not None
-        if rule.deny and rule.mode == "observe":
-            trail.would.append(f"{label} denies it")
-            trail.tried.append((label, "it denies, and is only observed"))
-            return None
+    def _decided(
+        self,
+        client: Client,
+        number: int,
+        name: str,
+        route: Route,
+        tried: Sequence[tuple[str, str]] = (),
+    ) -> Grant:
+        """Do what the rule says that means a client and an export."""
+        rule, label = self.config.rule[number], self._label(number)
         chain = (*self._of_rules[number], *self._of_exports[route.number])
         if rule.deny:
-            why = f"{label} denies it"
-            self._tell(client, name, chain, why)
             hidden = rule.hide or route.hide
-            raise NotGranted(why, hidden=hidden, disconnect=rule.disconnect, tried=trail.tried)
-        self._admit(client, name, route, chain, trail)
-        return Grant(name, route, label, chain, tuple(trail.would), tuple(trail.tried))
+            raise NotGranted(
+                f"{label} denies it",
+                *(name, chain),
+                hidden=hidden,
+                disconnect=rule.disconnect,
+                tried=tried,
+            )
+        would = [
+            f"{self._label(before)} denies it"
+            for before, each in enumerate(self.config.rule[:number])
+            if _only_observed(each)
+            and _means(each, name)
+            and self._passed_over(client, before) is None
+        ]
+        return self._granted(client, name, route, chain, label, would, tried)
 
-    def _admit(
-        self, client: Client, name: str, route: Route, chain: tuple[Placed, ...], trail: _Trail
-    ) -> None:
+    def _granted(
+        self,
+        client: Client,
+        name: str,
+        route: Route,
+        chain: tuple[Placed, ...] | None = None,
+        label: str = "",
+        would: Sequence[str] = (),
+        tried: Sequence[tuple[str, str]] = (),
+    ) -> Grant:
+        """Give the export, if no policy has anything against it."""
+        chain = self._of_exports[route.number] if chain is None else chain
+        would = list(would)
         for placed in chain:
             try:
                 placed.policy.admit(client)
             except Denied as denied:
                 why = f"{placed.name}: {denied}"
                 if not placed.observed:
-                    self._tell(client, name, chain, why)
-                    raise NotGranted(why, hidden=route.hide, tried=trail.tried) from None
-                trail.would.append(why)
+                    raise NotGranted(why, name, chain, hidden=route.hide, tried=tried) from None
+                would.append(why)
+        return Grant(name, route, label, chain, tuple(would), tuple(tried))
 
-    def _nobody_says_so(self, client: Client, name: str, trail: _Trail) -> Grant:
-        route = self.config.route(name)
+    def _nobody(self, client: Client, asked: str, tried: Sequence[tuple[str, str]]) -> NotGranted:
+        """Say why no rule gives a client anything for a name."""
+        route = self.config.route(asked)
         if route is None:
-            raise NotGranted(f"there is no export {shown(name)}", hidden=True, tried=trail.tried)
-        why = "no rule lets it through"
-        self._tell(client, name, self._of_exports[route.number], why)
-        raise NotGranted(why, hidden=route.hide, tried=trail.tried)
+            return NotGranted(f"there is no export {shown(asked)}", hidden=True, tried=tried)
+        if (number := self._decides(client, asked)) is not None:
+            # A rule is for it, and one of its policies knows it by another name, or by none.
+            why = f"{self._label(number)} has no export {shown(asked)}"
+            chain = (*self._of_rules[number], *self._of_exports[route.number])
+            return NotGranted(why, asked, chain, hidden=True, tried=tried)
+        return self._denied("no rule lets it through", asked, route, tried)
+
+    def _denied(
+        self, why: str, name: str, route: Route, tried: Sequence[tuple[str, str]] = ()
+    ) -> NotGranted:
+        chain = self._of_exports[route.number]
+        return NotGranted(why, name, chain, hidden=route.hide, tried=tried)
+
+    def _label(self, number: int) -> str:
+        name = self.config.rule[number].name
+        return f"rule {shown(name)}" if name else f"rule {number + 1}"
 
     def _leads_to(self, client: Client, shown_name: str, name: str) -> bool:
         """Say whether a client that asks for what it was shown gets the export that was meant."""
         try:
-            return self.find(client, shown_name).name == name
+            return self._found(client, shown_name).name == name
         except NotGranted:
             return False
-
-    def _tell(self, client: Client, name: str, chain: Sequence[Placed], why: str) -> None:
-        if client.hypothetical:
-            return
-        for placed in chain:
-            placed.policy.denied(client, name, why)
 
     # --- Building
 
@@ -268,9 +313,10 @@ def _identity(rule: Rule) -> str:
     return rule.name or repr((rule.who, rule.exports, rule.deny))
 
 
-def _label(rule: Rule, number: int) -> str:
-    return f"rule {shown(rule.name)}" if rule.name else f"rule {number + 1}"
-
-
 def _means(rule: Rule, name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in rule.exports)
+
+
+def _only_observed(rule: Rule) -> bool:
+    """Say whether a rule denies, and lets pass all the same."""
+    return rule.deny and rule.mode == "observe"

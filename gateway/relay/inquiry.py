@@ -186,7 +186,7 @@ class Inquiry:
         try:
             found = self._service.access.find(self._client(), name)
         except NotGranted as refused:
-            self._log_denial(name, refused)
+            self._log_denial(refused)
             found = refused
         hint = without_tls if self._has_tls else Rep.ERR_UNKNOWN
         refusal = refusal_of(config, name, found, secure=secure, without_tls=hint)
@@ -195,14 +195,14 @@ class Inquiry:
         assert isinstance(found, Grant)
         return found
 
-    def _log_denial(self, name: str, refused: NotGranted) -> None:
-        route = self._service.config.route(name)
-        if route is None:
+    def _log_denial(self, refused: NotGranted) -> None:
+        route = None if refused.name is None else self._service.config.route(refused.name)
+        if refused.name is None or route is None:
             return
         # Who has to come back over TLS is not denied yet.
         if refused.hidden or self._core.secure or not route.tls_required:
             who = self._identity.describe()
-            self._log.info("access denied", export=shown(name), who=who, why=str(refused))
+            self._log.info("access denied", export=shown(refused.name), who=who, why=str(refused))
 
     def _policies(
         self,
@@ -327,7 +327,7 @@ def refusal_of(
     """Give what a client is told in place of the export that it names, for what the rules say; None if it may
     have it. `without_tls`: what it hears that would have to come over TLS, and does not (`secure`).
     """
-    route = config.route(name) if isinstance(found, NotGranted) else found.route
+    route = None if found.name is None else config.route(found.name)
     if route is None or (isinstance(found, NotGranted) and found.hidden):
         return _unknown(name)
     if route.tls_required and not secure:
