@@ -1,6 +1,6 @@
 """Names that a configuration may use, from the packages that define them: `gateway.config` is a leaf."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from gateway.config import Vocabulary
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def vocabulary() -> Vocabulary:
     """Give what may be named. Nothing is imported for it until a configuration names something."""
-    return Vocabulary(quirks=_quirks, personalities=_personalities, policy=_policy)
+    return Vocabulary(_quirks, _personalities, _policy, _hooks)
 
 
 def _quirks() -> Iterable[str]:
@@ -33,3 +33,9 @@ def _policy(name: str) -> "type[BaseModel]":
         return catalogue().find(name)
     except PolicyError as error:
         raise LookupError(str(error)) from None
+
+
+def _hooks(policy: "type[BaseModel]") -> Collection[str]:
+    from gateway.access.loading import HOOKS
+
+    return [name for name, hook in HOOKS.items() if getattr(policy, name) is not hook]

@@ -5,7 +5,7 @@ something else in the file is wrong: a user wants to see all mistakes at once. W
 right shape is passed over here; the models have complained of it already.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ class Vocabulary:
     """What `legacy:NAME` may name."""
     policy: "Callable[[str], type[BaseModel]]"
     """Gives what `use` names, whose fields are its options. Raises LookupError, with a text for people."""
+    hooks: "Callable[[type[BaseModel]], Collection[str]]"
+    """Names of the hooks that such a policy has."""
 
 
 def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterator[Finding]:
@@ -45,6 +47,7 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
     if vocabulary is not None:
         yield from _unknown(data, vocabulary)
         yield from _policies(data, vocabulary)
+    yield from _unreachable(data, where, vocabulary)
     for check in (
         *(_needed, _listeners, _styles, _tls, _addresses, _upstreams, _exports, _names),
         *(_rules, _rules_and_exports, _rules_and_listeners),
@@ -247,24 +250,30 @@ def _policies(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
     """What policies say of the options that they are given."""
     for header in ("rule", "export"):
         for path, table in _array(data, header):
-            uses = table.get("policies")
+            uses, denied = table.get("policies"), table.get("deny") is True
             for i, use in enumerate(uses if isinstance(uses, list) else ()):
                 if isinstance(use, dict) and isinstance(use.get("use"), str):
-                    yield from _options((*path, "policies", i), use, vocabulary)
+                    yield from _options((*path, "policies", i), use, vocabulary, denied=denied)
 
 
-def _options(path: KeyPath, use: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
+def _options(
+    path: KeyPath, use: Data, vocabulary: Vocabulary, *, denied: bool
+) -> Iterator[Finding]:
     name = use["use"]
     try:
         policy = vocabulary.policy(name)
     except LookupError as error:
         yield (*path, "use"), str(error.args[0])
         return
+    if path[0] == "export" and _CHOOSING & {*vocabulary.hooks(policy)}:
+        yield (*path, "use"), f"{name} chooses among exports, so it belongs into a [[rule]]"
+    if denied and not _OF_USE_TO_DENIED & {*vocabulary.hooks(policy)}:
+        yield (*path, "use"), f"who is denied has no use for {name}; leave it out"
     known = [field.alias or key for key, field in policy.model_fields.items()]
 
     def unknown(where: KeyPath) -> str:
         key = str(where[-1])
-        hint = did_you_mean(key.lower().replace("_", "-"), known)
+        hint = did_you_mean(key.lower().replace("_", "-"), [*known, "mode"])
         may_be = f"; it has {', '.join(known)}" if known else "; it has no options"
         return f"unknown option of {name}{hint or may_be}"
 
@@ -277,22 +286,72 @@ def _options(path: KeyPath, use: Data, vocabulary: Vocabulary) -> Iterator[Findi
             yield (*path, *inside), text if inside else f"{name}: {text}"
 
 
+_CHOOSING = frozenset({"asked", "exports"})
+"""Hooks that are asked which export is meant, so that it is too late for them when that is known."""
+
+_OF_USE_TO_DENIED = frozenset({"holds", "denied"})
+"""Hooks of policies that have something to do where a rule denies."""
+
+
 def _rules(data: Data, where: Where) -> Iterator[Finding]:
-    everybody: KeyPath | None = None
+    names: dict[str, KeyPath] = {}
     for path, rule in _array(data, "rule"):
-        if everybody is not None:
-            there = where(everybody)
-            yield path, f"this rule is never reached: the one before it ({there}) matches everybody"
+        name = rule.get("name")
+        if isinstance(name, str) and (first := names.setdefault(name, path)) is not path:
+            yield (*path, "name"), f'"{name}" is there already ({where((*first, "name"))})'
         deny = rule.get("deny") is True
-        if deny and rule.get("policies"):
-            yield (*path, "policies"), "who is denied has no use for policies; leave this out"
         for key in ("hide", "disconnect"):
             if rule.get(key) is True and not deny:
                 yield (*path, key), "this is for rules that deny: add deny = true"
-        timed = any(isinstance(use, dict) for use in rule.get("policies") or ())
-        observed = deny and rule.get("mode") == "observe"
-        if rule.get("exports", ["*"]) in ("*", ["*"]) and not rule.get("who"):
-            everybody = everybody if timed or observed else everybody or path
+
+
+def _unreachable(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    """Rules that mean nobody whom one before them does not mean."""
+    before: list[tuple[KeyPath, Data]] = []
+    for path, rule in _array(data, "rule"):
+        first = next((at for at, each in before if _covers(each, rule)), None)
+        if first is not None:
+            text = f"another ({where(first)}) means whatever it does, and stands first"
+            yield path, f"this rule is never reached: {text}"
+        elif _always_decides(rule, vocabulary):
+            before.append((path, rule))
+
+
+def _covers(rule: Data, other: Data) -> bool:
+    """Say whether a rule means all clients and exports that another one means; no, if unsure."""
+    everybody: Data = {}
+    if rule.get("who", everybody) not in (everybody, other.get("who", everybody)):
+        return False
+    patterns, others = _patterns(rule), _patterns(other)
+    return "*" in patterns or (bool(others) and all(each in patterns for each in others))
+
+
+def _patterns(rule: Data) -> Sequence[object]:
+    """Give `exports` of a rule; nothing if it is of the wrong shape."""
+    patterns = rule.get("exports", "*")
+    if isinstance(patterns, str):
+        return [patterns]
+    return patterns if isinstance(patterns, list) else []
+
+
+def _always_decides(rule: Data, vocabulary: Vocabulary | None) -> bool:
+    """Say whether a rule decides about all whom it means, at any time; no, if unsure."""
+    if rule.get("deny") is True and rule.get("mode") == "observe":
+        return False
+    uses = rule.get("policies", [])
+    if not isinstance(uses, list):
+        return False
+    return all(isinstance(use, dict) and not _is_timed(use.get("use"), vocabulary) for use in uses)
+
+
+def _is_timed(name: object, vocabulary: Vocabulary | None) -> bool:
+    """Say whether a policy may let its rule not hold; yes, if unsure."""
+    if vocabulary is None or not isinstance(name, str):
+        return True
+    try:
+        return "holds" in vocabulary.hooks(vocabulary.policy(name))
+    except LookupError:
+        return True
 
 
 def _rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
@@ -301,19 +360,21 @@ def _rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
         return
     if not data.get("export"):
         yield rules[0][0], "with rules, [[export]] has to say which exports there are"
-    names = [export.get("name") for _, export in _array(data, "export")]
-    known = [name for name in names if isinstance(name, str)]
+    known: list[str] = []
     for path, export in _array(data, "export"):
         name = export.get("name")
-        if isinstance(name, str) and exact_name(name) is None:
+        if not isinstance(name, str):
+            continue
+        exact = exact_name(name)
+        known.append(name if exact is None else exact)
+        if exact is None:
             yield (
                 (*path, "name"),
                 f'"{name}" lets names through that no rule has seen (a server may know an export by several):'
                 " with [[rule]], every export is listed by its name",
             )
     for path, rule in rules:
-        patterns = rule.get("exports", [])
-        for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
+        for pattern in _patterns(rule) if "exports" in rule and known else ():
             if isinstance(pattern, str) and not any(fnmatchcase(n, pattern) for n in known):
                 hint = did_you_mean(pattern, known)
                 yield (*path, "exports"), f'no [[export]] has a name like "{pattern}"{hint}'
@@ -322,28 +383,31 @@ def _rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
 def _rules_and_listeners(data: Data, where: Where) -> Iterator[Finding]:
     """A rule on a proof that a listener does not ask for would never match, or let in whom it should stop."""
     listeners = _array(data, "listen")
+    if not listeners or any(_nbd_uri(each) is None for _, each in listeners):
+        return  # whatever is misspelt may have been meant for it
     over_tls = [(path, each) for path, each in listeners if _has_tls(each)]
+    lacking = {
+        "certificate": not any("certificates" in each for _, each in over_tls)
+        and "no listener has certificates, so no client can show one",
+        "psk-user": not any("psk" in each for _, each in over_tls)
+        and "no listener has psk, so no client can show a key",
+        "unix-user": not any(_is_unix(each) for _, each in listeners)
+        and "no listener is a Unix socket, so no client has a Unix user",
+        "tls": not over_tls and "no listener has TLS, so no client comes over it",
+    }
+    believing = [path for path, each in over_tls if each.get("verify-client") is False]
     for path, rule in _array(data, "rule"):
         who = rule.get("who")
         if not isinstance(who, dict):
             continue
-        if "certificate" in who:
-            verifying = [each for _, each in over_tls if "certificates" in each]
-            for at, listen in over_tls:
-                if listen.get("verify-client") is False:
-                    yield (
-                        (*at, "verify-client"),
-                        f"a rule ({where((*path, 'who'))}) goes by clients' certificates, so they have to be"
-                        " verified",
-                    )
-            if not verifying:
-                yield (*path, "who"), "no listener has certificates, so no client can show one"
-        if "psk-user" in who and not any("psk" in each for _, each in over_tls):
-            yield (*path, "who"), "no listener has psk, so no client can show a key"
-        if "unix-user" in who and not any(_is_unix(each) for _, each in listeners):
-            yield (*path, "who"), "no listener is a Unix socket, so no client has a Unix user"
-        if who.get("tls") is True and not over_tls:
-            yield (*path, "who"), "no listener has TLS"
+        for key, text in lacking.items():
+            if text and who.get(key, False) is not False:
+                yield (*path, "who", key), text
+        if "certificate" in who and believing:
+            there = where((*path, "who", "certificate"))
+            text = f"a rule ({there}) goes by clients' certificates, so they have to be verified"
+            yield from (((*at, "verify-client"), text) for at in believing)
+            believing = []  # once is enough
 
 
 def _has_tls(listen: Data) -> bool:

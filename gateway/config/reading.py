@@ -235,12 +235,20 @@ def _unknown_key(path: KeyPath) -> str:
     above = tuple(each for each in path[:-1] if isinstance(each, str))
     table = Config if len(path) == 1 else _INNER_TABLES.get(above, _TABLES[str(path[0])])
     known = list(_keys(table))
+    hint = did_you_mean(key.lower().replace("_", "-"), known)
+    if hint and path[0] == "rule":  # `export` is meant to be `exports`, and not that of [[listen]]
+        return f"unknown key{hint}"
+    for inside, other in _INNER_TABLES.items():
+        if inside[0] == path[0] and key in _keys(other):
+            return (
+                f"unknown key here, it belongs into {'.'.join(inside[1:])} of {_HEADERS[inside[0]]}"
+            )
     for name, other in _TABLES.items():
         if key in _keys(other):
             return f"unknown key here, it belongs into {_HEADERS[name]}"
     if key in _keys(Config):
         return "unknown key here, it belongs to the top of the file, above all headers"
-    if hint := did_you_mean(key.lower().replace("_", "-"), known):
+    if hint:
         return f"unknown key{hint}"
     return f"unknown key; known are {', '.join(known)}"
 

@@ -30,8 +30,13 @@ class Use:
 
 
 def _use(value: object) -> Use:
-    if not isinstance(value, dict) or not isinstance(value.get("use"), str):
+    if not isinstance(value, dict):
         raise ValueError(f'expected a table such as {{ use = "readonly" }}, got {shown(value)}')
+    if "use" not in value:
+        given = ", ".join(value) or "an empty table"
+        raise ValueError(f'expected use = "NAME" in each policy, got {given}')
+    if not isinstance(value["use"], str):
+        raise ValueError(f'expected use = "NAME" in each policy, got {shown(value["use"])}')
     options = {key: option for key, option in value.items() if key not in ("use", "mode")}
     mode = value.get("mode", "enforce")
     if mode not in ("enforce", "observe"):
@@ -95,7 +100,9 @@ def _networks(value: object) -> tuple[Network, ...]:
 
 
 def _unix_users(value: object) -> tuple[int, ...]:
-    several = value if isinstance(value, list) and value else [value]
+    several = value if isinstance(value, list) else [value]
+    if not several:
+        raise ValueError(f"expected a user's name in quotes, or number, got {shown(value)}")
     return tuple(_unix_user(each) for each in several)
 
 
@@ -103,11 +110,12 @@ def _unix_user(value: object) -> int:
     """A user's number: what the kernel tells of who connects."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    name = text(value)
+    if not isinstance(value, str):
+        raise ValueError(f"expected a user's name in quotes, or number, got {shown(value)}")
     try:
-        return pwd.getpwnam(name).pw_uid
+        return pwd.getpwnam(value).pw_uid
     except (KeyError, ValueError):
-        raise ValueError(f"there is no user {shown(name)} on this machine") from None
+        raise ValueError(f"there is no user {shown(value)} on this machine") from None
 
 
 def _fingerprints(value: object) -> tuple[str, ...]:

@@ -94,8 +94,8 @@ uri = "nbd://127.0.0.1:10809"
 # ---- which names lead where: any number of [[export]], the first match wins ----
 
 #[[export]]
-# An exact name, or a pattern with * ? [abc]; "" is the default export.
-#name = "vm-*"
+# An exact name, or (without any [[rule]] below) a pattern with * ? [abc]; "" is the default export.
+#name = "vm-1"
 #upstream = "main"
 # The name to ask the server for; without it, the one that the client asked for.
 #upstream-name = "disk0"
@@ -111,6 +111,45 @@ uri = "nbd://127.0.0.1:10809"
 #read-only = false
 # Hide dirty bitmaps that may change while a client reads them, because the disk is writable for others.
 #contexts.stable-only = false
+# Policies for all clients, the first nearest to them; "nbd-gateway policies" lists what there is.
+#policies = [ { use = "limit", connections = 4 } ]
+# To whom it is denied, there is no such export at all.
+#hide = false
+
+# ---- who may reach what: any number of [[rule]], the first match wins ----
+
+# Without any, everybody may reach everything; with one, whom none matches is denied.
+#[[rule]]
+# What the log and "explain" call it; without a name, it is known by its number.
+#name = "backup"
+# All keys of who must hold, and a list means any of its members. Without who, everybody is meant.
+# Of a client's certificate: patterns of its only CN, its issuer's, its DNS names and URIs; its SHA-256
+#who.certificate.cn = "backup-*"
+#who.certificate.issuer-cn = "Backup CA"
+#who.certificate.san-dns = ["*.backup.example", "backup.example"]
+#who.certificate.san-uri = "spiffe://example/backup/*"
+#who.certificate.fingerprint = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+# Networks or addresses that clients come from
+#who.network = ["10.0.0.0/8", "2001:db8::5"]
+# Whether they come over TLS
+#who.tls = true
+# Names of [[export]]s, or patterns of them
+#exports = ["vm-*"]
+# Policies for these clients, before those of the export
+#policies = [ { use = "readonly" }, { use = "contexts", allow = ["base:allocation"] } ]
+# observe: what the rule and its policies would refuse is logged, and passes.
+#mode = "enforce"
+#[[rule]]
+# The user of a pre-shared key
+#who.psk-user = "guest-*"
+# Who is denied is told so or, with hide, that there is no such export.
+#deny = true
+#hide = true
+# End sessions that are open when the rule comes into force.
+#disconnect = true
+#[[rule]]
+# Who connects to a Unix socket, by name or number
+#who.unix-user = ["root", 107]
 
 # ---- what is written to standard error ----
 

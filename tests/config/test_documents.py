@@ -6,11 +6,24 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from gateway.config import Config, Export, Listen, Log, Upstream, load, parse
+from gateway.cli.vocabulary import vocabulary
+from gateway.config import (
+    Certificate,
+    Config,
+    Export,
+    Listen,
+    Log,
+    Rule,
+    Upstream,
+    Who,
+    load,
+    parse,
+)
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 ABOUT_TLS = (ROOT / "docs/tls.md").read_text(encoding="utf-8")
+ABOUT_RULES = (ROOT / "docs/rules.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -18,13 +31,16 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`[[listen]]`": Listen,
     "`[upstream.NAME]`": Upstream,
     "`[[export]]`": Export,
+    "`[[rule]]`": Rule,
+    "`who`": Who,
+    "`certificate` of `who`": Certificate,
     "`[log]`": Log,
 }
 
 
 def section(title: str) -> str:
-    [_, text] = re.split(rf"(?m)^## {re.escape(title)}.*$", MANUAL)
-    return text.split("\n## ")[0]
+    [_, text] = re.split(rf"(?m)^###? {re.escape(title)}.*$", MANUAL)
+    return re.split(r"\n###? ", text)[0]
 
 
 @pytest.mark.parametrize("title", SECTIONS)
@@ -32,7 +48,7 @@ def test_manual_has_exactly_the_keys(title: str) -> None:
     documented = re.findall(r"(?m)^\| `([a-z-]+)` \|", section(title))
     keys = [field.alias for field in SECTIONS[title].model_fields.values()]
     if SECTIONS[title] is Config:  # the top of the file has the other sections too
-        keys = [key for key in keys if key not in ("listen", "upstream", "export", "log")]
+        keys = [key for key in keys if key not in ("listen", "upstream", "export", "rule", "log")]
     assert documented == keys
 
 
@@ -47,19 +63,22 @@ def test_manual_has_the_defaults(title: str) -> None:
             assert default in (plain, f'"{plain}"')
 
 
-@pytest.mark.parametrize("block", re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL + ABOUT_TLS))
+@pytest.mark.parametrize(
+    "block", re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL + ABOUT_TLS + ABOUT_RULES)
+)
 def test_blocks_of_the_manual(block: str) -> None:
-    assert parse(block, "configuration.md").exports
+    assert parse(block, "configuration.md", vocabulary()).exports
 
 
 def test_there_are_blocks_and_examples() -> None:
     assert MANUAL.count("```toml") >= 4
+    assert ABOUT_RULES.count("```toml") >= 4
     assert len(EXAMPLES) >= 4
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples(path: Path) -> None:
-    assert load(path).exports
+    assert load(path, vocabulary()).exports
 
 
 def test_names_of_the_exports_example() -> None:

@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Config, ConfigError, SocketOwner, load, parse, schema
+from gateway.cli.vocabulary import vocabulary
+from gateway.config import (
+    Certificate,
+    Config,
+    ConfigError,
+    Rule,
+    SocketOwner,
+    Use,
+    Who,
+    load,
+    parse,
+    schema,
+)
 from gateway.config.models import HANDSHAKE_FLAGS
 from gateway.config.template import TEMPLATE
 from gateway.uri import NbdUri, parse_nbd_uri, parse_upstream
@@ -284,6 +296,78 @@ def test_oldstyle_exports_that_lead_somewhere(export: str, rest: str) -> None:
     assert config.route(config.listen[0].export)
 
 
+# ---- rules ----
+
+
+def test_every_key_of_a_rule_arrives() -> None:
+    text = f"""{RULED}
+policies = [ {{ use = "readonly", mode = "observe" }}, {{ use = "window", offset = "1M" }} ]
+hide = true
+[[rule]]
+name = "all"
+who.certificate.cn = "backup-*"
+who.certificate.issuer-cn = ["CA", "CB"]
+who.certificate.san-dns = "*.Example"
+who.certificate.san-uri = "spiffe://x/*"
+who.certificate.fingerprint = "{"AB:" * 31}cd"
+who.network = ["10.0.0.0/8", "2001:db8::5"]
+who.psk-user = "u*"
+who.unix-user = ["root", 107]
+who.tls = false
+exports = "a"
+policies = [ {{ use = "readonly" }} ]
+mode = "observe"
+[[rule]]
+deny = true
+hide = true
+disconnect = true
+"""
+    config = parse(text, "f", vocabulary())
+    [export] = config.export
+    assert export.policies == (Use("readonly", observed=True), Use("window", {"offset": "1M"}))
+    assert [dict(use.options) for use in export.policies] == [{}, {"offset": "1M"}]
+    assert export.hide
+    route = config.route("a")
+    assert route is not None
+    assert (route.uses, route.hide) == (export.policies, True)
+    rule, last = config.rule
+    assert rule.who.certificate == Certificate.model_validate(
+        {
+            "cn": "backup-*",
+            "issuer-cn": ["CA", "CB"],
+            "san-dns": ["*.example"],
+            "san-uri": ["spiffe://x/*"],
+            "fingerprint": "ab" * 31 + "cd",
+        },
+    )
+    assert rule.who.network == (ip_network("10.0.0.0/8"), ip_network("2001:db8::5"))
+    assert (rule.who.psk_user, rule.who.unix_user, rule.who.tls) == (("u*",), (0, 107), False)
+    assert (rule.name, rule.exports, rule.mode) == ("all", ("a",), "observe")
+    assert rule.policies == (Use("readonly"),)
+    assert (last.deny, last.hide, last.disconnect) == (True, True, True)
+    assert (last.who, last.exports, last.mode) == (Who(), ("*",), "enforce")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        # what need not hold, or is only observed, leaves room for another one
+        'policies = [ { use = "schedule", days = ["mon"] } ]\n[[rule]]\n',
+        'deny = true\nmode = "observe"\n[[rule]]\n',
+        'who.network = "10.0.0.0/8"\n[[rule]]\nwho.network = "10.0.0.0/9"\n[[rule]]\n',
+        'exports = "a"\n[[rule]]\nexports = ["a", "*"]\n',
+        # of use to who is denied
+        'deny = true\npolicies = [ { use = "schedule", days = ["mon"] } ]\n',
+        'deny = true\npolicies = [ { use = "audit", file = "f" } ]\n',
+        # an exact name may look like a pattern
+        'exports = ["v[*]", "v[*]*"]\n[[export]]\nname = "v[*]"\nupstream = "disks"\n',
+        'exports = ["*", ""]\n[[export]]\nname = ""\nupstream = "disks"\n',
+    ],
+)
+def test_rules_that_make_sense(rules: str) -> None:
+    assert parse(f"{RULED}[[rule]]\n{rules}", "f", vocabulary()).rule
+
+
 # ---- problems ----
 
 UNIX = '[[listen]]\nuri = "nbd+unix:///?socket=s"\n'
@@ -294,6 +378,14 @@ NEEDS = (
     'TLS needs certificates = "DIRECTORY", or psk = "FILE" (nbd-gateway pki init DIRECTORY makes some to try '
     "things out)"
 )
+RULED = (
+    '[[listen]]\nuri = "nbd://127.0.0.1:10810"\ntls = "require"\ncertificates = "d"\npsk = "k"\n'
+    '[[listen]]\nuri = "nbd+unix:///?socket=s"\n'
+    '[[listen]]\nuri = "nbd://127.0.0.1:10811"\nmax-connections = 9\nhandshake-seconds = 9\n'
+    + UPSTREAM
+    + EXPORT
+)
+"""16 lines, to which rules may be added that ask for anything."""
 NOT_BOTH = "a server is reached with certificates or with a pre-shared key, not with both"
 
 # text -> the lines that a user sees, each without "f:"
@@ -324,7 +416,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         [
             '1: listn: unknown key, did you mean "listen"?',
             "2: level: unknown key here, it belongs into [log]",
-            "3: zzzzzz: unknown key; known are listen, upstream, export, drain-seconds, log",
+            "3: zzzzzz: unknown key; known are listen, upstream, export, rule, drain-seconds, log",
             '6: listen.max_connections: unknown key, did you mean "max-connections"?',
             "7: listen.drain-seconds: unknown key here, it belongs to the top of the file, "
             "above all headers",
@@ -767,6 +859,336 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             f'9: export.description: "{"ü" * 77}...": a description has at most 4096 bytes, this one 4098',
         ],
     ),
+    # ---- rules ----
+    (
+        "rules of wrong shapes",
+        "rule = [5]\n" + SMALLEST + EXPORT + "policies = {}\nhide = 1\n",
+        [
+            "1: rule: expected [[rule]], got 5",
+            '9: export.policies: expected a list such as [ { use = "readonly" } ], got a table',
+            "10: export.hide: expected true or false, got 1",
+        ],
+    ),
+    ("no array of rules", SMALLEST + "[rule]\n", ["5: rule: expected [[rule]], got a table"]),
+    (
+        "values of rules",
+        SMALLEST
+        + EXPORT
+        + "[[rule]]\nname = 1\nwho = 5\nexports = 5\npolicies = 5\ndeny = 1\nhide = 1\ndisconnect = 1\n"
+        + 'mode = "dry"\n',
+        [
+            "9: rule.name: expected text in quotes, got 1",
+            "10: rule.who: expected a table such as { key = value }, got 5",
+            "11: rule.exports: expected text in quotes or a list of it, got 5",
+            '12: rule.policies: expected a list such as [ { use = "readonly" } ], got 5',
+            "13: rule.deny: expected true or false, got 1",
+            "14: rule.hide: expected true or false, got 1",
+            "15: rule.disconnect: expected true or false, got 1",
+            '16: rule.mode: expected "enforce" or "observe", got "dry"',
+        ],
+    ),
+    (
+        "values of who",
+        RULED
+        + "[[rule]]\nwho.certificate = 1\nwho.network = 10\nwho.psk-user = []\nwho.unix-user = true\n"
+        'who.tls = "yes"\n'
+        "[[rule]]\nwho.unix-user = []\nwho.network = []\nwho.psk-user = [1]\n[[rule]]\nwho = []\n",
+        [
+            "18: rule.who.certificate: expected a table such as { key = value }, got 1",
+            "19: rule.who.network: expected text in quotes or a list of it, got 10",
+            "20: rule.who.psk-user: expected text in quotes or a list of it, got an empty list",
+            "21: rule.who.unix-user: expected a user's name in quotes, or number, got true",
+            '22: rule.who.tls: expected true or false, got "yes"',
+            "24: rule.who.unix-user: expected a user's name in quotes, or number, got an empty list",
+            "25: rule.who.network: expected text in quotes or a list of it, got an empty list",
+            "26: rule.who.psk-user: expected text in quotes, got 1",
+            "28: rule.who: expected a table such as { key = value }, got an empty list",
+        ],
+    ),
+    (
+        "keys of rules",
+        RULED
+        + "[[rule]]\nexport = 'a'\npolicy = []\nnetwork = '10.0.0.0/8'\ncn = 'x'\nuri = 'x'\nzzzz = 1\n"
+        "[rule.who]\nnetwrk = '10.0.0.0/8'\ncn = 'x'\nexports = 'a'\npskuser = 'x'\n"
+        "zzzz = 1\ncertificates = {}\n"
+        "[rule.who.certificate]\nissuer_cn = 'x'\nsan-dsn = 'x'\nfingerprnt = 'x'\ntls = true\n"
+        "[[rule]]\nwho = { certificate = { nc = 'x' } }\nhiden = true\n",
+        [
+            '18: rule.export: unknown key, did you mean "exports"?',
+            '19: rule.policy: unknown key, did you mean "policies"?',
+            "20: rule.network: unknown key here, it belongs into who of [[rule]]",
+            "21: rule.cn: unknown key here, it belongs into who.certificate of [[rule]]",
+            "22: rule.uri: unknown key here, it belongs into [[listen]]",
+            "23: rule.zzzz: unknown key; known are name, who, exports, policies, deny, hide, disconnect, mode",
+            '25: rule.who.netwrk: unknown key, did you mean "network"?',
+            "26: rule.who.cn: unknown key here, it belongs into who.certificate of [[rule]]",
+            "27: rule.who.exports: unknown key here, it belongs into [[rule]]",
+            '28: rule.who.pskuser: unknown key, did you mean "psk-user"?',
+            "29: rule.who.zzzz: unknown key; known are certificate, network, psk-user, unix-user, tls",
+            '30: rule.who.certificates: unknown key, did you mean "certificate"?',
+            '32: rule.who.certificate.issuer_cn: unknown key, did you mean "issuer-cn"?',
+            '33: rule.who.certificate.san-dsn: unknown key, did you mean "san-dns"?',
+            '34: rule.who.certificate.fingerprnt: unknown key, did you mean "fingerprint"?',
+            "35: rule.who.certificate.tls: unknown key here, it belongs into who of [[rule]]",
+            "37: rule.who.certificate.nc: unknown key; known are cn, issuer-cn, san-dns, san-uri, fingerprint",
+            '38: rule.hiden: unknown key, did you mean "hide"?',
+        ],
+    ),
+    (
+        "uses of policies",
+        RULED
+        + "".join(
+            f"[[rule]]\npolicies = [{use}]\nwho.unix-user = {number}\n"
+            for number, use in enumerate(
+                (
+                    '"readonly"',
+                    "{}",
+                    '{ name = "readonly", offset = 1 }',
+                    "{ use = 1 }",
+                    '{ use = "readonly", mode = "watch" }',
+                    '{ use = "readonly", mode = true }',
+                )
+            )
+        ),
+        [
+            '18: rule.policies: expected a table such as { use = "readonly" }, got "readonly"',
+            '21: rule.policies: expected use = "NAME" in each policy, got an empty table',
+            '24: rule.policies: expected use = "NAME" in each policy, got name, offset',
+            '27: rule.policies: expected use = "NAME" in each policy, got 1',
+            '30: rule.policies: expected mode = "enforce" or "observe", got "watch"',
+            '33: rule.policies: expected mode = "enforce" or "observe", got true',
+        ],
+    ),
+    (
+        "policies that are not there",
+        RULED
+        + '[[rule]]\npolicies = [ { use = "readonly" }, { use = "read_onyl" } ]\n'
+        + EXPORT.replace('"a"', '"b"')
+        + 'policies = [\n  { use = "zzzzzz" },\n]\n',
+        [
+            '18: rule.policies.use: no policy is named "read_onyl", did you mean "readonly"?',
+            '22: export.policies.use: no policy is named "zzzzzz"; known are audit, blocksize, cache, '
+            "commands, contexts, delay, error, exports, flags, fua, limit, protect, rate, readonly, "
+            "schedule, trim, truncate, window, writers, zero",
+        ],
+    ),
+    (
+        "options of policies",
+        RULED
+        + "".join(
+            f'[[rule]]\nwho.unix-user = {number}\npolicies = [ {{ use = "{use}" }} ]\n'
+            for number, use in enumerate(
+                (
+                    'window", ofset = "1M", size = "1M',
+                    'readonly", fast = "yes',
+                    'readonly", mod = "observe',
+                    'window", offset = "1Q", size = -1, partition = "1',
+                    'window", sector_size = 512, partition = "2',
+                    'window", partition = "',
+                    "window",
+                    'contexts", allow = "x", denied = "never',
+                    'commands", deny = ["TRIM", "TIRM"], allow = "x',
+                    'limit", connections = "4',
+                )
+            )
+        ),
+        [
+            '19: rule.policies.ofset: unknown option of window, did you mean "offset"?',
+            "22: rule.policies.fast: unknown option of readonly; it has no options",
+            '25: rule.policies.mod: unknown option of readonly, did you mean "mode"?',
+            "28: rule.policies.offset: expected a size such as 64M or 1G (b, K, M, G, T, P, E, or bytes), "
+            'got "1Q"',
+            "28: rule.policies.size: expected a size of 0 or more, got -1",
+            '28: rule.policies.partition: expected a whole number, got "1"',
+            '31: rule.policies.partition: expected a whole number, got "2"',
+            '31: rule.policies.sector_size: unknown option of window, did you mean "sector-size"?',
+            '34: rule.policies.partition: expected a whole number, got ""',
+            "37: rule.policies: window: expected partition, or offset and size, got neither",
+            '40: rule.policies.allow: expected a list, got "x"',
+            '40: rule.policies.denied: expected "omit" or "fail", got "never"',
+            '43: rule.policies.deny: expected a command, got "TIRM", did you mean "TRIM"?',
+            '43: rule.policies.allow: expected a list, got "x"',
+            '46: rule.policies.connections: expected a whole number, got "4"',
+        ],
+    ),
+    (
+        "networks",
+        RULED
+        + "".join(
+            f"[[rule]]\nwho.network = {network}\n"
+            for network in (
+                '"10.1.2.3/8"',
+                '["10.0.0.0/8", "2001:db8::1/32"]',
+                '"::ffff:10.0.0.0/104"',
+                '"::ffff:10.0.0.1"',
+                '"fe80::1%eth0"',
+                '"10.0.0.0/33"',
+                '"10.0.0"',
+                '"host.example"',
+                '"010.0.0.1"',
+                '""',
+                '"10.0.0.0-10.0.0.9"',
+            )
+        ),
+        [
+            '18: rule.who.network: expected a network, "10.0.0.0/8", or an address, "10.1.2.3", '
+            'got "10.1.2.3/8"',
+            '20: rule.who.network: expected a network, "2001:db8::/32", or an address, "2001:db8::1", '
+            'got "2001:db8::1/32"',
+            '22: rule.who.network: clients with IPv4 addresses are in "10.0.0.0/8", '
+            'not in "::ffff:10.0.0.0/104"',
+            '24: rule.who.network: clients with IPv4 addresses are in "10.0.0.1/32", '
+            'not in "::ffff:10.0.0.1"',
+            "26: rule.who.network: addresses are compared without what follows the %, "
+            'remove it in "fe80::1%eth0"',
+        ]
+        + [
+            f'{line}: rule.who.network: expected a network as in "10.0.0.0/8" or an address, got "{got}"'
+            for line, got in (
+                (28, "10.0.0.0/33"),
+                (30, "10.0.0"),
+                (32, "host.example"),
+                (34, "010.0.0.1"),
+                (36, ""),
+                (38, "10.0.0.0-10.0.0.9"),
+            )
+        ],
+    ),
+    (
+        "fingerprints and users",
+        RULED
+        + "".join(
+            f"[[rule]]\nwho.{who}\n"
+            for who in (
+                f'certificate.fingerprint = "{"a" * 63}"',
+                f'certificate.fingerprint = ["{"a" * 64}", "{"g" * 64}"]',
+                f'certificate.fingerprint = "sha256:{"a" * 64}"',
+                "certificate.fingerprint = 7",
+                'unix-user = "no such user"',
+                'unix-user = [0, -1, "root"]',
+                'unix-user = "a\\u0000b"',
+            )
+        ),
+        [
+            f"{line}: rule.who.certificate.fingerprint: expected the SHA-256 of a certificate, "
+            f'64 hexadecimal digits, got "{got}"'
+            for line, got in ((18, "a" * 63), (20, "g" * 64), (22, "sha256:" + "a" * 64))
+        ]
+        + [
+            "24: rule.who.certificate.fingerprint: expected text in quotes or a list of it, got 7",
+            '26: rule.who.unix-user: there is no user "no such user" on this machine',
+            "28: rule.who.unix-user: expected a user's name in quotes, or number, got -1",
+            '30: rule.who.unix-user: there is no user "a\0b" on this machine',
+        ],
+    ),
+    (
+        "rules without exports",
+        SMALLEST + "[[rule]]\n",
+        ["5: rule: with rules, [[export]] has to say which exports there are"],
+    ),
+    (
+        "patterns of exports beside rules",
+        SMALLEST + EXPORT.replace('"a"', '"v*"') + EXPORT.replace('"a"', '"v[*]"') + "[[rule]]\n",
+        [
+            '6: export.name: "v*" lets names through that no rule has seen (a server may know an export by '
+            "several): with [[rule]], every export is listed by its name",
+            '9: export.name: "v[*]" is never reached: "v*" matches it too (line 6), and stands first',
+        ],
+    ),
+    (
+        "exports of rules that are not there",
+        SMALLEST
+        + EXPORT.replace('"a"', '"disk-1"')
+        + '[[rule]]\nexports = ["disk-*", "", "disk1", "vm-*"]\n',
+        [
+            '9: rule.exports: no [[export]] has a name like ""',
+            '9: rule.exports: no [[export]] has a name like "disk1", did you mean "disk-1"?',
+            '9: rule.exports: no [[export]] has a name like "vm-*"',
+        ],
+    ),
+    (
+        "what goes with deny",
+        RULED
+        + "[[rule]]\nwho.tls = true\nhide = true\ndisconnect = true\n"
+        + '[[rule]]\ndeny = true\npolicies = [ { use = "schedule", days = ["mon"] }, { use = "audit", '
+        + 'file = "f" }, { use = "readonly" } ]\n',
+        [
+            "19: rule.hide: this is for rules that deny: add deny = true",
+            "20: rule.disconnect: this is for rules that deny: add deny = true",
+            "23: rule.policies.use: who is denied has no use for readonly; leave it out",
+        ],
+    ),
+    (
+        "a policy in an export that chooses among exports",
+        SMALLEST + EXPORT + 'policies = [ { use = "exports", deny = ["a"] } ]\n',
+        ["8: export.policies.use: exports chooses among exports, so it belongs into a [[rule]]"],
+    ),
+    (
+        "rules of one name",
+        RULED + '[[rule]]\nname = "x"\nwho.tls = true\n[[rule]]\nname = "x"\n',
+        ['21: rule.name: "x" is there already (line 18)'],
+    ),
+    (
+        "rules behind one for everybody",
+        RULED
+        + '[[rule]]\npolicies = [ { use = "readonly" } ]\n[[rule]]\nwho.tls = true\n[[rule]]\ndeny = true\n',
+        [
+            "19: rule: this rule is never reached: another (line 17) means whatever it does, and stands first",
+            "21: rule: this rule is never reached: another (line 17) means whatever it does, and stands first",
+        ],
+    ),
+    (
+        "rules behind one for the same",
+        RULED
+        + "[[rule]]\nwho.tls = true\nexports = ['a*', 'b']\n"
+        + EXPORT.replace('"a"', '"b"')
+        + "[[rule]]\nwho.tls = true\nexports = 'b'\n[[rule]]\nwho.tls = true\n"
+        + "[[rule]]\nwho = { tls = true }\nexports = ['a']\n[[rule]]\nwho.tls = false\nexports = 'b'\n",
+        [
+            "23: rule: this rule is never reached: another (line 17) means whatever it does, and stands first",
+            "28: rule: this rule is never reached: another (line 26) means whatever it does, and stands first",
+        ],
+    ),
+    (
+        "rules on what nobody can show",
+        SMALLEST
+        + EXPORT
+        + "".join(
+            f"[[rule]]\nwho = {{ {who} }}\n"
+            for who in (
+                'certificate = { cn = "x" }',
+                'psk-user = "x"',
+                "unix-user = 0",
+                "tls = true",
+                "tls = false",
+            )
+        ),
+        [
+            "9: rule.who.certificate: no listener has certificates, so no client can show one",
+            "11: rule.who.psk-user: no listener has psk, so no client can show a key",
+            "13: rule.who.unix-user: no listener is a Unix socket, so no client has a Unix user",
+            "15: rule.who.tls: no listener has TLS, so no client comes over it",
+        ],
+    ),
+    (
+        "rules on certificates that nobody verifies",
+        '[[listen]]\nuri = "nbds://h"\ncertificates = "d"\nverify-client = false\n'
+        + UPSTREAM
+        + EXPORT
+        + '[[rule]]\nwho.certificate.cn = "x"\n[[rule]]\nwho.certificate.cn = "y"\n',
+        [
+            "4: listen.verify-client: a rule (line 11) goes by clients' certificates, so they have to be "
+            "verified",
+        ],
+    ),
+    (
+        "rules on a listener that is misspelt",
+        LISTEN.replace("nbd:", "ndb:") + UPSTREAM + EXPORT + "[[rule]]\nwho.unix-user = 0\n",
+        [
+            '2: listen.uri: "ndb://127.0.0.1:10810": expected an NBD URI, which begins with one of nbd://, '
+            "nbds://, nbd+unix://, nbds+unix://, nbd+vsock://, nbds+vsock://",
+        ],
+    ),
     # Contradictions are found beside wrong values, in one go.
     (
         "both kinds at once",
@@ -806,7 +1228,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
 )
 def test_problems(text: str, expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(text, "f")
+        parse(text, "f", vocabulary())
     assert [
         str(problem).removeprefix("f:").lstrip() for problem in caught.value.problems
     ] == expected
@@ -818,7 +1240,7 @@ junk = st.recursive(
     st.sampled_from(
         [
             *(0, -1, 10**9, 1.5, True, "", "x", "nbd://h", "nbds://h", "memory:1", "0660", "auto"),
-            *("oldstyle", "newstyle", "NO_ZEROES"),
+            *("oldstyle", "newstyle", "NO_ZEROES", "readonly", "observe", "10.0.0.0/8", "a*"),
         ]
     ),
     lambda inner: (
@@ -847,6 +1269,8 @@ junk = st.recursive(
                         "keepalive-seconds",
                         "drain-seconds",
                         "x",
+                        *("rule", "who", "certificate", "network", "unix-user", "fingerprint"),
+                        *("exports", "policies", "use", "mode", "deny", "hide", "psk-user", "tls"),
                     ),
                 ]
             ),
@@ -859,14 +1283,14 @@ junk = st.recursive(
 
 @given(
     st.dictionaries(
-        st.sampled_from(["listen", "upstream", "export", "log", "drain-seconds", "x"]), junk
+        st.sampled_from(["listen", "upstream", "export", "rule", "log", "drain-seconds", "x"]), junk
     )
 )
 def test_any_toml_is_read_or_explained(data: dict[str, Any]) -> None:
     text = "".join(f"{key} = {_toml(value)}\n" for key, value in data.items())
     assert tomllib.loads(text) == data
     try:
-        parse(text, "f")
+        parse(text, "f", vocabulary())
     except ConfigError as error:
         for problem in error.problems:
             assert problem.line is not None  # most texts are wrong, but none has to be
@@ -934,7 +1358,7 @@ def test_template_is_valid_as_it_is() -> None:
 
 def test_template_names_every_key_and_shows_defaults() -> None:
     """With every example switched on it is valid too, and says nothing but defaults and examples."""
-    config = parse(re.sub(r"(?m)^#(?=[a-z\[])", "", TEMPLATE), "t")
+    config = parse(re.sub(r"(?m)^#(?=[a-z\[])", "", TEMPLATE), "t", vocabulary())
     default = parse(TEMPLATE, "t")
     assert config.drain_seconds == default.drain_seconds
     assert config.log == default.log
@@ -945,6 +1369,14 @@ def test_template_names_every_key_and_shows_defaults() -> None:
     written = {key for upstream in config.upstream.values() for key in upstream.model_fields_set}
     assert written == set(type(config.upstream["main"]).model_fields)
     assert config.export[0].model_fields_set == set(type(config.export[0]).model_fields)
+    written = {key for rule in config.rule for key in rule.model_fields_set}
+    assert written == set(Rule.model_fields)
+    written = {key for rule in config.rule for key in rule.who.model_fields_set}
+    assert written == set(Who.model_fields)
+    certificate = config.rule[0].who.certificate
+    assert certificate is not None
+    assert certificate.model_fields_set == set(Certificate.model_fields)
+    assert config.rule[0].mode == Rule().mode
     assert config.model_fields_set == set(Config.model_fields)
     assert config.log.model_fields_set == set(type(config.log).model_fields)
 
@@ -962,3 +1394,11 @@ def test_schema() -> None:
         for key, value in table["properties"].items():
             assert "$ref" in value or value["description"], key
     assert whole["$defs"]["Listen"]["properties"]["socket-mode"]["type"] == "string"
+    assert {"Rule", "Who", "Certificate"} < set(whole["$defs"])
+    uses = whole["$defs"]["Rule"]["properties"]["policies"]["items"]
+    assert (uses["required"], set(uses["properties"])) == (["use"], {"use", "mode"})
+    assert whole["$defs"]["Export"]["properties"]["policies"]["items"] == uses
+    assert [each["type"] for each in whole["$defs"]["Who"]["properties"]["network"]["anyOf"]] == [
+        "string",
+        "array",
+    ]
