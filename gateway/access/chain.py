@@ -90,7 +90,9 @@ class Terms:
     view: View
     """What the client is shown."""
     table: Table
-    """What holds for commands without a hook, in offsets of the view."""
+    """What holds for commands without a hook, in offsets of the view; for those with one, what stands nearer to
+    the client than the policies that have it, and what they say themselves.
+    """
     stages: tuple[Stage, ...]
     """Nearest to the client first."""
     shadow: Terms | None = None
@@ -140,10 +142,13 @@ def terms(chain: Sequence[Placed], first: View) -> Terms:
                 would.append(f"{placed.name}: {shown.size} bytes from {shown.base} on are shown")
                 continue
         watched.append(placed)
-    return replace(enforced, shadow=_compiled(watched, first), would=tuple(would))
+    return replace(enforced, shadow=_compiled(watched, first, shadow=True), would=tuple(would))
 
 
-def _compiled(chain: Sequence[Placed], first: View) -> Terms:
+def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> Terms:
+    """Compile a chain. A shadow does nothing, so what stands behind its hooks is held against requests as they
+    are.
+    """
     view, table = first, Table(first.size)
     stages: list[Stage] = []
     for placed in reversed(chain):
@@ -154,6 +159,8 @@ def _compiled(chain: Sequence[Placed], first: View) -> Terms:
         if not inside and not hooked >= RANGED:
             raise Enlarged(f"{placed.name} shows {view.size} bytes of {behind.size}")
         table.move(view.base - behind.base, view.size)
+        if not shadow:
+            table.leave_to_stages(hooked)
         own = Table(view.size)
         policy.commands(own)
         policy.commands(table)

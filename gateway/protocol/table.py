@@ -194,6 +194,13 @@ class Table:
             self._change(command, barred=barred)
         self.size = size
 
+    def leave_to_stages(self, commands: Iterable[Cmd]) -> None:
+        """Forget what is said of commands: a hook may make others of them, and what stands behind it says then
+        what it has to say.
+        """
+        for command in commands:
+            self.rows.pop(command, None)
+
     def _change(self, command: Cmd, **changes: object) -> None:
         said: dict[str, object] = {name: getattr(self[command], name) for name in Row.__slots__}
         self.rows[command] = Row(**(said | changes))  # type: ignore[arg-type] # names are checked by Row

@@ -9,7 +9,7 @@ long for the upstream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -128,7 +128,7 @@ def plan(
     which must make no difference to what it means.
     """
     table = table or Table(offer.size)
-    rules = _restricted(legal_commands(offer), table)
+    rules = _restricted(legal_commands(offer), table, hooked)
     theirs = {context.name for context in export.contexts}
     if dialect.flat_allocation:
         theirs.discard(BASE_ALLOCATION)
@@ -172,14 +172,19 @@ def plan(
     )
 
 
-def _restricted(rules: dict[int, Rule], table: Table) -> dict[int, Rule]:
-    """Give what is left of the legal words, with the flags that go upstream."""
+def _restricted(
+    rules: dict[int, Rule], table: Table, hooked: Collection[Cmd] = ()
+) -> dict[int, Rule]:
+    """Give what is left of the legal words, with the flags that go upstream; the policies that commands with
+    hooks go through see to the flags themselves, one after the other.
+    """
     left = {}
     for word, rule in rules.items():
         row = table[rule.command]
         if row.refused is None and not any(word >> 16 & flag for flag, _ in row.refused_flags):
             longest = rule.longest if row.longest is None else min(rule.longest, row.longest)
-            left[word] = Rule(rule.command, row.passed_flags(rule.flags), longest)
+            passed = rule.flags if rule.command in hooked else row.passed_flags(rule.flags)
+            left[word] = Rule(rule.command, passed, longest)
     return left
 
 
