@@ -18,6 +18,7 @@ import trio
 
 from gateway import app
 from gateway.access.chain import Placed, Terms, peek, prepares
+from gateway.access.chain import terms as compiled
 from gateway.access.rules import Access, Grant, NotGranted
 from gateway.config import Config
 from gateway.policy import Charge, Client, Denied, Session
@@ -39,7 +40,6 @@ from gateway.relay.promise import (
     is_bitmap,
     plan_of,
     promise,
-    promised_terms,
     selected_contexts,
     verdict_on,
 )
@@ -222,6 +222,14 @@ def _policies(grant: Grant, session: Session, report: Report) -> list[Placed]:
 
 
 async def _ask(server: Server, grant: Grant, chain: list[Placed], report: Report) -> None:
+    try:
+        await _views(server, grant, chain, report)
+    except Denied as denied:
+        report.why = str(denied)
+        raise refusal_to_join(grant.route, report.asked, denied) from None
+
+
+async def _views(server: Server, grant: Grant, chain: list[Placed], report: Report) -> None:
     for framing in FRAMINGS:
         if framing is STRUCTURED:
             names = await _listed(server, grant, report)
@@ -257,7 +265,7 @@ async def _view(
         if link is not None:
             link.socket.close()
         await negotiation.aclose()
-    agreed = promised_terms(chain, route, export)
+    agreed = compiled(chain, first_view(route, export))
     theirs = [context.name for context in export.contexts]
     promised = promise(
         agreed,

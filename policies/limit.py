@@ -102,8 +102,8 @@ class Limit(Policy):
             )
         return self
 
-    def join(self, session: Session) -> Policy:
-        """Count the session, if there is room."""
+    def peek(self, session: Session) -> Policy:
+        """Say whether there is room."""
         identity, counts = session.client.identity, self._counts
         address = str(identity.address)
         for most, here, whose in (
@@ -114,7 +114,12 @@ class Limit(Policy):
             if most is not None and here >= most:
                 connections = "connection is" if here == 1 else "connections are"
                 raise Denied(f"{here} {connections} open{whose}, and {most} may be")
-        counts.add(session, 1)
+        return self
+
+    def join(self, session: Session) -> Policy:
+        """Count the session, if there is room."""
+        self.peek(session)
+        self._counts.add(session, 1)
         return self
 
     def leave(self, session: Session) -> None:

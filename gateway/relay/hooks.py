@@ -125,7 +125,9 @@ class Hooks:
         [answer] = answers
         if answer.error:
             # Where it went wrong is told in the server's offsets, which are not those of the policies before.
-            word = request.flags << 16 | request.command  # whether ENOTSUP is an answer depends on its flags
+            word = (
+                request.flags << 16 | request.command
+            )  # whether ENOTSUP is an answer depends on its flags
             raise Failed(normal_error(word, answer.error), answer.text)
         if request.command is Cmd.READ:
             return b"".join(data for _offset, data in answer.data)

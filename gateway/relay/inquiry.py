@@ -12,15 +12,16 @@ After STARTTLS there is another `Inquiry`: nothing of what was asked before coun
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from gateway.access.chain import Placed, Terms, join, peek, prepared, prepares
-from gateway.access.rules import Grant, NotGranted
+from gateway.access.chain import Placed, Terms, join, peek, prepared, prepares, terms
+from gateway.access.rules import Access, Grant, NotGranted
 from gateway.config import Config, Route
 from gateway.identity import Identity
 from gateway.policy import Client, Denied, Failed, Session
@@ -34,7 +35,6 @@ from gateway.relay.promise import (
     first_view,
     is_bitmap,
     promise,
-    promised_terms,
     selected_contexts,
 )
 from gateway.relay.reading import Reader
@@ -42,6 +42,7 @@ from gateway.relay.service import Service
 from gateway.relay.transmit import Opened
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.negotiation import Link, Negotiation
+from gateway.upstream.server import Server
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import ListedExport, MetaContext, shown
@@ -64,6 +65,8 @@ class _Kept:
     asked: ExportAsked
     terms: upstream_side.Terms
     opened: Opened
+    access: Access
+    """The rules that let it be opened: others may be in force when the GO comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Inquiry:
         self._patiently = patiently
         self._log = log
         self._has_tls = has_tls
-        self._upstream: tuple[str, Negotiation] | None = None
+        self._upstream: tuple[Server, Negotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
         self._kept: _Kept | None = None
 
@@ -126,7 +129,7 @@ class Inquiry:
         terms = self._terms(asked.name, route)
         found = await self._ask(route, lambda up: up.list_contexts(terms, asked.queries))
         allowed = allowed_contexts(grant.chain, [each.name for each in found], asked=False)
-        if route.stable_contexts_only and await self._bitmaps_may_move(grant, terms):
+        if route.stable_contexts_only and await self._bitmaps_may_move(grant, asked.name, terms):
             allowed = [name for name in allowed if not is_bitmap(name)]
         return tuple(context for context in found if context.name in allowed)
 
@@ -135,22 +138,32 @@ class Inquiry:
         grant = self._grant(asked.name, without_tls=Rep.ERR_TLS_REQD)
         if prepares(grant.chain):
             opened = await self._open(grant, asked.name)
-            self._kept = _Kept(asked, self._terms(asked.name, grant.route), opened)
+            terms = self._terms(asked.name, grant.route)
+            self._kept = _Kept(asked, terms, opened, self._service.access)
             return self.told(asked.name, opened)
         chain = self._policies(grant, asked.name, peek)
         terms = self._terms(asked.name, grant.route)
         export, _dialect, _quirks = await self._ask(grant.route, lambda up: up.describe(terms))
-        agreed = promised_terms(chain, grant.route, export)
+        agreed = self._agreed(chain, grant, asked.name, export)
         return told_of(asked.name, grant.route, export, agreed, self._offer(asked.name, agreed))
 
     async def opened(
         self, name: str, asked: ExportAsked | None = None, *, without_tls: Rep = Rep.ERR_UNKNOWN
     ) -> Opened:
         """Open an export. `asked` is the GO, if it is one."""
+        while True:
+            access = self._service.access
+            opened = await self._opened(name, asked, without_tls)
+            if access is self._service.access:
+                return opened
+            opened.close()  # other rules have come into force while the upstream was asked
+
+    async def _opened(self, name: str, asked: ExportAsked | None, without_tls: Rep) -> Opened:
         grant = self._grant(name, without_tls=without_tls)
         kept, self._kept = self._kept, None
         if kept is not None:
             same = asked is not None and replace(kept.asked, go=True) == asked
+            same = same and kept.access is self._service.access and _alike(kept.opened.grant, grant)
             if same and kept.terms == self._terms(name, grant.route):
                 return kept.opened
             kept.opened.close()
@@ -164,7 +177,7 @@ class Inquiry:
         """Close what nobody has been given."""
         self.forget()
         if self._upstream is not None:
-            _name, negotiation = self._upstream
+            _server, negotiation = self._upstream
             self._upstream = None
             await negotiation.aclose()
 
@@ -211,8 +224,18 @@ class Inquiry:
         taken: Callable[[Sequence[Placed], Session], _Result],
     ) -> _Result:
         """Have the policies looked at (`peek`) or taken part in (`join`)."""
-        try:
+        with self._denials(grant, asked):
             return taken(grant.chain, Session(self._client(), grant.name))
+
+    def _agreed(self, chain: Sequence[Placed], grant: Grant, asked: str, export: Export) -> Terms:
+        with self._denials(grant, asked):
+            return terms(chain, first_view(grant.route, export))
+
+    @contextmanager
+    def _denials(self, grant: Grant, asked: str) -> Iterator[None]:
+        """Tell the client what policies deny: as much as the export lets it know."""
+        try:
+            yield
         except Denied as denied:
             self._log.info("access denied", export=shown(grant.name), why=str(denied))
             raise refusal_to_join(grant.route, asked, denied) from None
@@ -226,22 +249,23 @@ class Inquiry:
         theirs = [context.name for context in await self._selected_there(route, terms)]
         selected = selected_contexts(grant.chain, route, queries, theirs)
         if any(is_bitmap(context.name) for context in selected):
-            await self._check_bitmaps(grant, terms)
+            await self._check_bitmaps(grant, asked.name, terms)
         self._queries = asked.name, queries
         return selected
 
-    async def _check_bitmaps(self, grant: Grant, terms: upstream_side.Terms) -> None:
-        if await self._bitmaps_may_move(grant, terms):
+    async def _check_bitmaps(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> None:
+        if await self._bitmaps_may_move(grant, asked, terms):
             why = "this view is read-only, and the disk may be written meanwhile"
             if grant.route.stable_contexts_only:
                 raise Refusal(Rep.ERR_POLICY, f"a dirty bitmap may change while it is read: {why}")
             self._log.warning("a dirty bitmap may change while it is read", why=why)
 
-    async def _bitmaps_may_move(self, grant: Grant, terms: upstream_side.Terms) -> bool:
+    async def _bitmaps_may_move(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> bool:
         if not grant.route.read_only and not grant.chain:
             return False
         export, _, _ = await self._ask(grant.route, lambda up: up.describe(terms))
-        return bitmaps_may_move(grant.chain, grant.route, export)
+        with self._denials(grant, asked):
+            return bitmaps_may_move(grant.chain, grant.route, export)
 
     async def _selected_there(
         self, route: Route, terms: upstream_side.Terms
@@ -264,8 +288,9 @@ class Inquiry:
             link = await self._ask(grant.route, lambda up: up.go(terms))
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
-            chain = await self._prepared(membership.chain, grant.route, link)
-            agreed = promised_terms(chain, grant.route, link.export)
+            with self._denials(grant, asked):
+                chain = await self._prepared(membership.chain, grant.route, link)
+            agreed = self._agreed(chain, grant, asked, link.export)
             return Opened(grant, membership, link, agreed, self._offer(asked, agreed))
         except BaseException:
             if link is not None:
@@ -303,13 +328,13 @@ class Inquiry:
         self, route: Route, question: Callable[[Negotiation], Awaitable[_Result]]
     ) -> _Result:
         """Ask an export's upstream; a negotiation with another one ends."""
-        if self._upstream is not None and self._upstream[0] != route.upstream:
-            _name, negotiation = self._upstream
+        server = self._service.servers[route.upstream]
+        if self._upstream is not None and self._upstream[0] is not server:
+            _server, negotiation = self._upstream
             self._upstream = None
             await negotiation.aclose()
         if self._upstream is None:
-            server = self._service.servers[route.upstream]
-            self._upstream = route.upstream, Negotiation(server)
+            self._upstream = server, Negotiation(server)
         negotiation = self._upstream[1]
         return await self._wait(lambda: question(negotiation))
 
@@ -347,17 +372,22 @@ def refusal_to_join(route: Route, asked: str, denied: Denied) -> Refusal:
 
 
 async def chain_over(chain: list[Placed], route: Route, link: Link) -> list[Placed]:
-    """Give the chain as it stands over a link, after its policies have looked at the disk. Raises `Refusal`."""
+    """Give the chain as it stands over a link, after its policies have looked at the disk. Raises
+    `Refusal`, `Denied`.
+    """
     try:
         with trio.fail_after(PREPARE_SECONDS):
             return await prepared(chain, first_view(route, link.export), Reader(link))
     except trio.TooSlowError:
         text = f"policies have not seen the disk within {PREPARE_SECONDS} s"
         raise Refusal(Rep.ERR_PLATFORM, text) from None
-    except Denied as denied:
-        raise Refusal(Rep.ERR_POLICY, str(denied)) from None
     except Failed as failed:
         raise Refusal(Rep.ERR_PLATFORM, str(failed)) from None
+
+
+def _alike(one: Grant, other: Grant) -> bool:
+    """Say whether two grants of the same rules give the same: which rule holds may depend on the time."""
+    return (one.name, one.rule) == (other.name, other.rule)
 
 
 def _unknown(name: str) -> Refusal:

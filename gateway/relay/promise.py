@@ -40,14 +40,6 @@ def first_view(route: Route, export: Export) -> View:
     return view.having(Flag.READ_ONLY) if route.read_only else view
 
 
-def promised_terms(chain: Sequence[Placed], route: Route, export: Export) -> Terms:
-    """Give what a chain of policies comes to over an upstream's export. Raises `Refusal`."""
-    try:
-        return terms(chain, first_view(route, export))
-    except Denied as denied:
-        raise Refusal(Rep.ERR_POLICY, str(denied)) from None
-
-
 def promise(
     agreed: Terms,
     *,
@@ -125,12 +117,14 @@ def selected_contexts(
 
 
 def bitmaps_may_move(chain: Sequence[Placed], route: Route, export: Export) -> bool:
-    """Say whether a dirty bitmap may change while a client reads it whom no writable export tells so."""
+    """Say whether a dirty bitmap may change while a client reads it whom no writable export tells so. Raises
+    `Denied`.
+    """
     if export.flags & Flag.READ_ONLY:
         return False
     # Before the disk has been looked at; no policy that has to is what makes a view read-only.
     ready = [each for each in chain if not each.policy.prepares()]
-    return promised_terms(ready, route, export).view.allows(Flag.READ_ONLY)
+    return terms(ready, first_view(route, export)).view.allows(Flag.READ_ONLY)
 
 
 def is_bitmap(context: str) -> bool:
