@@ -1,7 +1,7 @@
 """No command gets around a protected range or out of a window: in no framing, by no arithmetic, past no hook.
 
-What is refused is known by its error, and believed by the server's bytes: at the end all of the disk is what the
-commands that were allowed made of it.
+What is refused is known by its error, and believed by the server's bytes: at the end all of the disk is what
+the commands that were allowed made of it.
 """
 
 from __future__ import annotations
@@ -220,8 +220,14 @@ def beside(protected: range) -> Iterator[tuple[int, int]]:
     """Ranges that touch none, as near as can be."""
     start, end = protected.start, protected.stop
     return iter(
-        [(start - 1, start), (end, end + 1), (start - 5000, start), (end, end + 5000)]
-        + [(start - start % BLOCK - BLOCK, start), (end, end - end % BLOCK + 2 * BLOCK)]
+        [
+            (start - 1, start),
+            (end, end + 1),
+            (start - 5000, start),
+            (end, end + 5000),
+            (start - start % BLOCK - BLOCK, start),
+            (end, end - end % BLOCK + 2 * BLOCK),
+        ]
     )
 
 
@@ -311,13 +317,15 @@ async def test_the_rules_policies_and_the_exports_hold_together(outer: str, inne
     disk = MemoryDisk(SIZE)
     await disk.write(0, content, fua=False)
     config = IN_A_RULE.format(inner, f"{outer}, {INTO_WINDOW}")
-    async with gateway_before(Server({"": disk}), upstream=config) as gateway:
-        async with attacking(gateway, "structured", WINDOW, content) as attacker:
-            for protected in PROTECTED:
-                await attack(attacker, protected, comparing=False)
-            await overflow(attacker, extended=False)
-            await leave_the_window(attacker)
-            assert not attacker.wrong, "\n".join(attacker.wrong)
+    async with (
+        gateway_before(Server({"": disk}), upstream=config) as gateway,
+        attacking(gateway, "structured", WINDOW, content) as attacker,
+    ):
+        for protected in PROTECTED:
+            await attack(attacker, protected, comparing=False)
+        await overflow(attacker, extended=False)
+        await leave_the_window(attacker)
+        assert not attacker.wrong, "\n".join(attacker.wrong)
     assert bytes(await disk.read(0, SIZE)) == attacker.holds
 
 
@@ -329,24 +337,26 @@ async def test_blocks_that_are_read_changed_and_written_keep_what_is_protected(c
     await disk.write(0, content, fua=False)
     seen, policies = CHAINS[chain]
     server = Server({"": disk}, PERSONALITIES["blocks"])
-    async with gateway_before(server, upstream=CONFIG.format(", ".join(policies))) as gateway:
-        async with attacking(gateway, "simple", seen, content) as attacker:
-            client, refused = attacker.client, set()
-            for number in range(300):
-                kind, byte = number % 3, bytes([number % 251 + 1])
-                start = (SMALL.start - 50, SMALL.stop, SMALL.start + 20)[kind] + number % 50
-                length = 50 - number % 50
-                cookie = await client.send(
-                    Cmd.WRITE, start - seen.start, data=byte * length, cookie=number + 1
-                )
-                if kind == 2:
-                    refused.add(cookie)
-                    assert start + length <= SMALL.stop
-                elif kind == 0:
-                    assert start + length == SMALL.start
-            for _ in range(300):
-                cookie, error, _data = await client.simple_reply()
-                assert error == (Errno.EPERM if cookie in refused else 0)
+    async with (
+        gateway_before(server, upstream=CONFIG.format(", ".join(policies))) as gateway,
+        attacking(gateway, "simple", seen, content) as attacker,
+    ):
+        client, refused = attacker.client, set()
+        for number in range(300):
+            kind, byte = number % 3, bytes([number % 251 + 1])
+            start = (SMALL.start - 50, SMALL.stop, SMALL.start + 20)[kind] + number % 50
+            length = 50 - number % 50
+            cookie = await client.send(
+                Cmd.WRITE, start - seen.start, data=byte * length, cookie=number + 1
+            )
+            if kind == 2:
+                refused.add(cookie)
+                assert start + length <= SMALL.stop
+            elif kind == 0:
+                assert start + length == SMALL.start
+        for _ in range(300):
+            cookie, error, _data = await client.simple_reply()
+            assert error == (Errno.EPERM if cookie in refused else 0)
     there = bytes(await disk.read(0, SIZE))
     assert there[SMALL.start : SMALL.stop] == content[SMALL.start : SMALL.stop]
     assert there[: SMALL.start - 50] == content[: SMALL.start - 50]
