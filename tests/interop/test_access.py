@@ -193,9 +193,7 @@ def scene(servers: Servers, workdir: Path) -> Scene:
         *("socat", f"UNIX-LISTEN:{relay},fork", f"TCP:127.0.0.1:{plain},bind=127.0.0.2")
     )
     other_address.ready_when(lambda: listening(unix_uri(relay)), "the relay listens")
-    return Scene(
-        gateway, upstream.named(""), bytes(content), workdir, pki, tls, plain, unix, relay
-    )
+    return Scene(gateway, upstream.named(""), bytes(content), workdir, pki, tls, plain, unix, relay)
 
 
 def flags(uri: str) -> tuple[int, bool, list[str]]:
