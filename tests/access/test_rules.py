@@ -345,6 +345,16 @@ def test_a_rule_that_is_observed_lets_pass() -> None:
     assert listed(rules) == ["vm-1", "vm-2", ""]
 
 
+def test_an_observed_rule_for_others_would_do_nothing() -> None:
+    rules = access(
+        '[[rule]]\ndeny = true\nmode = "observe"\nwho.network = "10.0.0.9"\n'
+        '[[rule]]\ndeny = true\nmode = "observe"\npolicies = [ { use = "schedule", days = ["mon"] } ]\n'
+        "[[rule]]\n"
+    )
+    assert rules.find(client(), "vm-1").would == ()
+    assert rules.find(client("10.0.0.9"), "vm-1").would == ("rule 1 denies it",)
+
+
 def test_an_observed_denial_alone_lets_nobody_in() -> None:
     assert (
         found(access('[[rule]]\ndeny = true\nmode = "observe"\n'), "vm-1")
@@ -419,8 +429,15 @@ def test_policies_hear_of_who_is_denied(heard: list[tuple[str, ...]]) -> None:
         ("denied", "export", "", "no rule lets it through"),
     ]
     heard.clear()
+    # nor has who is shown a name that leads elsewhere
+    rules = access(
+        f'[[rule]]\nexports = "vm-2"\ndeny = true\n{recorder("denying")}\n'
+        '[[rule]]\npolicies = [ { use = "exports", rename = { vm-1 = "vm-2" } } ]\n'
+    )
+    assert listed(rules) == [""]
+    assert heard == []
     with pytest.raises(NotGranted):
-        rules.again(client(), "vm-1")
+        rules.again(client(), "vm-2")
     assert heard == []
 
 

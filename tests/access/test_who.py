@@ -62,7 +62,7 @@ MEANT: list[tuple[str, Identity]] = [
     ('certificate = { cn = "x,CN=admin" }', cn("x,CN=admin")),
     ('certificate = { cn = "*" }', cn("line\nbreak")),
     ('certificate = { issuer-cn = "CA *" }', with_certificate(issuer_common_names=("CA 1",))),
-    ('certificate = { san-dns = "*.Example.COM" }', with_certificate(dns_names=("A.example.com",))),
+    ('certificate = { san-dns = "*.Example.COM" }', with_certificate(dns_names=("a.EXAMPLE.com",))),
     ('certificate = { san-dns = "b" }', with_certificate(dns_names=("a", "b"))),
     (
         'certificate = { san-uri = "spiffe://x/backup/*" }',
