@@ -1,8 +1,8 @@
 """The composition root: builds everything from a configuration, runs it, and ends it in good order.
 
 The only module that knows all others. Signals: SIGTERM, or SIGINT once, drains (no new connections, nothing
-new begun, what is under way finished within `drain-seconds`); a second one ends at once. SIGHUP loads TLS
-credentials anew.
+new begun, what is under way finished within `drain-seconds`); a second one ends at once. SIGHUP loads the
+configuration and TLS credentials anew (see `gateway.reload`).
 """
 
 from __future__ import annotations
@@ -11,34 +11,30 @@ import errno
 import os
 import resource
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.config import Config, Listen, Upstream
-from gateway.net.dial import Command, DialError, dial
-from gateway.net.listen import Listener, ListenError, open_listener
+from gateway.admin.control import Answer, Control, Verb, no_arguments
+from gateway.config import Config, Listen
+from gateway.log import logger
+from gateway.net.listen import Listener, ListenError, open_listener, take_clients
 from gateway.net.tally import Tally
-from gateway.quirks import catalogue
 from gateway.relay.client import ChooseSession, serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.service import Service
 from gateway.relay.transmit import LINGER_SECONDS
-from gateway.upstream.server import Connect, Server
-from gateway.uri import File, Legacy, Memory, NbdUri
+from gateway.reload import Doors, Reloader, Source, Standing
+from gateway.upstreams import Backend, StartError, load_keyring, servers_of
+from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
-
-    from gateway.keyring import Keyring  # these two cost nothing where there is no TLS
-    from gateway.tls.credentials import Session
+    from gateway.keyring import Keyring  # costs nothing where there is no TLS
 
 INTERRUPTED = 130
 """Exit status after a second signal, SIGTERM as well: what a shell gives for SIGINT."""
@@ -50,19 +46,9 @@ told ERR_SHUTDOWN."""
 MAX_DESCRIPTORS = 1_048_576
 """Up to where the limit of open files is raised: two sockets for each client, and the kernel's own cap."""
 
-SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Why a connection cannot be accepted now, though later it may (accept(2))."""
-
-ACCEPT_AGAIN_SECONDS = 0.1
-"""How long to leave a connection in the kernel's queue while there is a shortage."""
-
 SHORTAGE_LOG_SECONDS = 60
 TURNED_AWAY_LOG_SECONDS = 1
 """How often the log speaks of these at most: both come by the thousand, and from whoever likes to connect."""
-
-
-class StartError(Exception):
-    """The gateway cannot start; the text is for the person who started it."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +65,13 @@ async def serve(
     config: Config,
     options: Options = Options(),
     *,
+    source: Source | None = None,
     listening: Callable[[tuple[NbdUri, ...]], None] | None = None,
 ) -> int:
     """Serve until a signal, the end of `--run` or the last client; give the exit status.
 
-    `listening` is called with the listeners' URIs once clients can connect. Raises `StartError`.
+    `source` is where the configuration came from, if that can be reloaded. `listening` is called with the
+    listeners' URIs once clients can connect. Raises `StartError`.
     """
     _raise_descriptor_limit()
     # Signals first: whoever sees the socket may send one.
@@ -92,8 +80,15 @@ async def serve(
         async with trio.open_nursery() as embedded:
             try:
                 keyring = load_keyring(config)
-                async with upstreams(config, embedded, keyring) as servers:
-                    status = await _serve(config, options, servers, keyring, signals, listening)
+                servers = servers_of(config, embedded, keyring)
+                standing = Standing(servers, keyring, Doors([]))
+                try:
+                    await _open(standing.doors, config)
+                    with _pidfile(options.pidfile):
+                        run = _Run(config, options, source, standing, embedded, signals, listening)
+                        status = await run.until_the_end()
+                finally:
+                    await standing.aclose()
             except StartError as error:  # as itself, not in the nursery's group
                 failed = error
             embedded.cancel_scope.cancel()
@@ -102,51 +97,33 @@ async def serve(
     return status
 
 
-async def _serve(
-    config: Config,
-    options: Options,
-    servers: dict[str, Server],
-    keyring: Keyring | None,
-    signals: AsyncIterator[int],
-    listening: Callable[[tuple[NbdUri, ...]], None] | None,
-) -> int:
-    listeners = await _open_listeners(config)
-    try:
-        with _pidfile(options.pidfile):
-            if listening is not None:
-                listening(tuple(listener.uri for listener in listeners))
-            log = _logger(config)
-            for listener in listeners:
-                log.info("listening", uri=str(listener.uri))
-            hub = Hub()
-            service = Service(config, servers, hub, log)
-            try:
-                run = _Run(service, listeners, options, keyring, signals)
-                return await run.until_the_end()
-            finally:
-                hub.close()
-    finally:
-        for listener in listeners:
-            await listener.aclose()
-
-
 class _Run:
     """One run of the gateway: what it serves, and when it ends."""
 
     def __init__(
         self,
-        service: Service,
-        listeners: list[Listener],
+        config: Config,
         options: Options,
-        keyring: Keyring | None,
+        source: Source | None,
+        standing: Standing,
+        embedded: trio.Nursery,
         signals: AsyncIterator[int],
+        listening: Callable[[tuple[NbdUri, ...]], None] | None,
     ) -> None:
-        self._keyring = keyring
-        self._signals = signals
-        self._service = service
-        self._listeners = listeners
+        listeners = standing.doors.listeners
+        self._uri = listeners[0].uri
+        if listening is not None:
+            listening(tuple(listener.uri for listener in listeners))
+        log = logger(config.log)
+        for listener in listeners:
+            log.info("listening", uri=str(listener.uri))
+        self._service = Service(config, standing.servers.servers, Hub(), log)
+        self._standing = standing
         self._options = options
-        self._clients = dict.fromkeys(listeners, 0)
+        self._signals = signals
+        self._reloader = Reloader(source, self._service, standing, embedded, self)
+        self._verbs: Mapping[str, Verb] = {"reload": self._reload}
+        self._clients: Counter[Listener] = Counter()
         self._somebody_left = trio.Event()
         self._status = 0
         self._drain = trio.Event()
@@ -159,34 +136,46 @@ class _Run:
 
     async def until_the_end(self) -> int:
         """Serve; give the exit status."""
-        async with trio.open_nursery() as hub:
-            hub.start_soon(self._service.hub.run)
-            async with trio.open_nursery() as clients:
-                async with trio.open_nursery() as doors:
-                    doors.start_soon(self._obey_signals, hub.cancel_scope)
-                    doors.start_soon(self._shortages.run)
-                    doors.start_soon(self._turned_away.run)
-                    if self._keyring is not None:
-                        doors.start_soon(self._keyring.watch, self._service.log)
-                    for listener in self._listeners:
-                        for listening in listener.sockets:
-                            doors.start_soon(self._accept, listener, listening, clients)
-                    if self._options.run is not None:
-                        doors.start_soon(self._run_command, self._options.run)
-                    await self._drain.wait()
-                    self._service.log.info("shutting down", clients=self._client_count)
-                    for listener in self._listeners:
-                        await listener.aclose()
-                    self._service.drain()
-                    await self._wait_for_clients()
-                    doors.cancel_scope.cancel()
-                clients.cancel_scope.cancel()
-            hub.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as hub:
+                hub.start_soon(self._service.hub.run)
+                async with trio.open_nursery() as clients:
+                    async with trio.open_nursery() as doors:
+                        self._client_tasks, self._tasks = clients, doors
+                        self._begin(hub.cancel_scope)
+                        await self._drain.wait()
+                        self._service.log.info("shutting down", clients=self._client_count)
+                        for listener in self._standing.doors.listeners:
+                            await listener.aclose()
+                        self._service.drain()
+                        await self._wait_for_clients()
+                        doors.cancel_scope.cancel()
+                    clients.cancel_scope.cancel()
+                hub.cancel_scope.cancel()
+        finally:
+            self._service.hub.close()
         for server in self._service.servers.values():
             if server.repaired:
                 repaired = dict(sorted(server.repaired.items()))
                 self._service.log.info("repaired", upstream=server.name, sessions=repaired)
         return self._status
+
+    def _begin(self, everything: trio.CancelScope) -> None:
+        begin, reloader = self._tasks.start_soon, self._reloader
+        begin(self._obey_signals, everything)
+        begin(self._shortages.run)
+        begin(self._turned_away.run)
+        begin(reloader.do_what_is_asked)
+        begin(reloader.watch_file)
+        begin(reloader.look_again_as_time_passes)
+        if self._standing.keyring is not None:
+            self.watch(self._standing.keyring)
+        for listener in self._standing.doors.listeners:
+            self.accept(listener)
+        if self._standing.doors.control is not None:
+            self.obey(self._standing.doors.control)
+        if self._options.run is not None:
+            begin(self._run_command, self._options.run)
 
     async def _wait_for_clients(self) -> None:
         """Wait until all clients have gone, but no longer than the configuration says (then the sessions have
@@ -206,34 +195,49 @@ class _Run:
     async def _obey_signals(self, everything: trio.CancelScope) -> None:
         async for number in self._signals:
             if number == signal.SIGHUP:
-                if self._keyring is not None:
-                    self._keyring.reload(self._service.log)
+                self._reloader.ask()
                 continue
             if self._drain.is_set():
                 self._status = INTERRUPTED
                 everything.cancel()
             self._drain.set()
 
+    # --- What a reload brings
+
+    def accept(self, listener: Listener) -> None:
+        """Take clients; until draining, or a reload, closes the listener."""
+
+        def take(stream: trio.SocketStream) -> None:
+            self._client_tasks.start_soon(self._client, listener, stream)
+
+        for listening in listener.sockets:
+            self._tasks.start_soon(take_clients, listening, take, self._short)
+
+    def obey(self, control: Control) -> None:
+        """Do what is asked for over a control socket."""
+        self._tasks.start_soon(control.run, self._verbs, self._tasks, self._short)
+
+    def watch(self, keyring: Keyring) -> None:
+        """Exchange credentials whose files change."""
+        self._tasks.start_soon(keyring.watch, self._service.log)
+
+    def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
+        """Wait for the last users of an upstream."""
+        self._tasks.start_soon(wait, backend)
+
+    @property
+    def ends(self) -> bool:
+        """Nothing new is begun."""
+        return self._drain.is_set()
+
+    async def _reload(self, arguments: Mapping[str, object]) -> Answer:
+        no_arguments(arguments)
+        return await self._reloader.reload()
+
     # --- Clients
 
-    async def _accept(
-        self, listener: Listener, listening: trio.SocketListener, clients: trio.Nursery
-    ) -> None:
-        """Take clients. As trio.serve_listeners does it, which logs a traceback ten times a second while
-        there is a shortage.
-        """
-        # It ends when draining closes the listener under it.
-        with suppress(trio.ClosedResourceError):
-            while True:
-                try:
-                    stream = await listening.accept()
-                except OSError as error:
-                    if error.errno not in SHORTAGES:
-                        raise
-                    self._shortages.add(_shortage(error.errno))
-                    await trio.sleep(ACCEPT_AGAIN_SECONDS)
-                else:
-                    clients.start_soon(self._client, listener, stream)
+    def _short(self, number: int) -> None:
+        self._shortages.add(_shortage(number))
 
     def _say_shortage(self, why: str, count: int) -> None:
         self._service.log.error("could not accept a client", why=why, attempts=count)
@@ -246,26 +250,30 @@ class _Run:
         listen = listener.settings
         self._clients[listener] += 1
         try:
-            async with stream:
-                if self._clients[listener] > listen.max_connections:
-                    self._turned_away.add(f"{listen.max_connections} are connected")
-                else:
-                    await serve_client(self._service, listen, stream, self._session_of(listen))
+            with self._reloader.present.one():
+                async with stream:
+                    if self._clients[listener] > listen.max_connections:
+                        self._turned_away.add(f"{listen.max_connections} are connected")
+                    else:
+                        await serve_client(self._service, listen, stream, self._session_of(listen))
         except Exception:
             # Our bug; it must not take the other clients with it.
             log.exception("client lost to an internal error")
         finally:
             self._clients[listener] -= 1
+            if not self._clients[listener]:
+                del self._clients[listener]
             self._somebody_left.set()
             if self._client_count == 0 and self._options.exit_after_last_client:
                 self._drain.set()
 
     def _session_of(self, listen: Listen) -> ChooseSession | None:
-        ring = None if self._keyring is None else self._keyring.listener(listen)
+        keyring = self._standing.keyring
+        ring = None if keyring is None else keyring.listener(listen)
         return None if ring is None else ring.current.session
 
     async def _run_command(self, command: str) -> None:
-        uri = self._listeners[0].uri
+        uri = self._uri
         environment = os.environ | {
             "uri": str(uri),
             "port": str(uri.port or ""),
@@ -282,106 +290,15 @@ class _Run:
 # --- Building
 
 
-async def _open_listeners(config: Config) -> list[Listener]:
-    listeners: list[Listener] = []
+async def _open(doors: Doors, config: Config) -> None:
+    """Listen on everything. Raises `StartError`; then what was opened is for the caller to close."""
     try:
         for settings in config.listen:
-            listeners.append(await open_listener(settings))
+            doors.listeners.append(await open_listener(settings))
+        if config.control.socket is not None:
+            doors.control = Control(config.control.socket)
     except ListenError as error:
-        for listener in listeners:
-            await listener.aclose()
         raise StartError(str(error)) from None
-    return listeners
-
-
-def load_keyring(config: Config) -> Keyring | None:
-    """Load all TLS credentials; None if there is no TLS. Raises `StartError`."""
-    listeners = any(listen.tls_mode != "off" for listen in config.listen)
-    if not listeners and not any(upstream.secure for upstream in config.upstream.values()):
-        return None
-    from gateway.keyring import Keyring, KeyringError
-
-    try:
-        return Keyring(config)
-    except KeyringError as error:
-        raise StartError(str(error)) from None
-
-
-@asynccontextmanager
-async def upstreams(
-    config: Config, embedded: trio.Nursery, keyring: Keyring | None
-) -> AsyncIterator[dict[str, Server]]:
-    """Give the upstreams by name; the servers that we start are ended with this."""
-    commands = []
-    servers = {}
-    for name, settings in config.upstream.items():
-        unknown = [quirk for quirk in _named_quirks(settings) if quirk not in catalogue()]
-        if unknown:
-            known = ", ".join(sorted(catalogue()))
-            raise StartError(f"upstream {name}: there is no quirk {unknown[0]!r}, only {known}")
-        if settings.command is not None:
-            commands.append(Command(settings.command))
-            connect: Connect = commands[-1].connect
-        else:
-            assert settings.uri is not None
-            connect = await _connector(name, settings.uri, embedded)
-        servers[name] = Server(
-            name,
-            connect,
-            connect_seconds=settings.connect_seconds,
-            negotiate_seconds=settings.negotiate_seconds,
-            keepalive_seconds=settings.keepalive_seconds,
-            user_timeout_seconds=settings.user_timeout_seconds,
-            quirks=settings.quirks,
-            trust_allocation=settings.trust_allocation,
-            tls=_upstream_session(keyring, name),
-        )
-    try:
-        yield servers
-    finally:
-        with trio.CancelScope(shield=True):  # Command.stop has a limit of its own
-            for command in commands:
-                await command.stop()
-
-
-def _upstream_session(keyring: Keyring | None, name: str) -> Callable[[], Session] | None:
-    if keyring is None or name not in keyring.upstreams:
-        return None
-    ring = keyring.upstreams[name]
-    return lambda: ring.current.session()
-
-
-def _named_quirks(settings: Upstream) -> tuple[str, ...]:
-    return () if settings.quirks == "auto" else settings.quirks
-
-
-async def _connector(
-    name: str, target: NbdUri | Memory | File | Legacy, embedded: trio.Nursery
-) -> Connect:
-    """Give what connects to an upstream; an embedded one is made here, and lives in the nursery."""
-    if isinstance(target, NbdUri):
-        return partial(dial, target)
-    from gateway.embedded import (
-        DiskError,
-        make_server,
-    )  # costs nothing where no embedded one is used
-
-    try:
-        server = make_server(target)
-    except DiskError as error:
-        raise StartError(f"upstream {name}: {error}") from None
-
-    async def connect() -> trio.SocketStream:
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise DialError(f"cannot connect to the server in here: {error.strerror}") from None
-        for end in (ours, theirs):
-            end.setblocking(False)
-        embedded.start_soon(server.serve, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
-        return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-
-    return connect
 
 
 def _shortage(number: int) -> str:
@@ -416,36 +333,3 @@ def _pidfile(path: Path | None) -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.unlink()
-
-
-def _logger(config: Config) -> FilteringBoundLogger:
-    """Set up logging, to standard error. structlog is imported here, when clients can connect already: it is
-    a third of what starting takes.
-    """
-    import logging
-
-    import structlog
-
-    renderer: structlog.typing.Processor
-    if config.log.format == "json":
-        renderer = structlog.processors.JSONRenderer()
-    else:
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info
-            if config.log.format == "json"
-            else structlog.processors.StackInfoRenderer(),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[config.log.level.upper()]
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logger: FilteringBoundLogger = structlog.get_logger()
-    return logger

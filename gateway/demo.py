@@ -18,6 +18,7 @@ from gateway.embedded import Server, make_server
 from gateway.net.dial import dial
 from gateway.net.drive import Conversation
 from gateway.protocol.client import Answered, ClientNegotiation, Event
+from gateway.upstreams import StartError
 from gateway.uri import Legacy, NbdUri, parse_nbd_uri
 from gateway.wire.constants import Cmd, TransmissionFlag
 from gateway.wire.transmission import DISC, SIMPLE_REPLY, encode_request
@@ -47,7 +48,7 @@ class Face:
 async def demo(show: Callable[[Face, Face], None]) -> int:
     """Call `show` with the direct face and the one through the gateway; then serve until a signal.
 
-    Raises `gateway.app.StartError`.
+    Raises `gateway.upstreams.StartError`.
     """
     server = make_server(Legacy("qemu-3.0", SIZE_BYTES))
     async with trio.open_nursery() as nursery:
@@ -65,10 +66,10 @@ async def demo(show: Callable[[Face, Face], None]) -> int:
             show(direct, await _face(gateway))
 
         nursery.start_soon(look)
-        failed: app.StartError | None = None
+        failed: StartError | None = None
         try:
             status = await app.serve(config, listening=lambda _uris: listening.set())
-        except app.StartError as error:  # as itself, not in the nursery's group
+        except StartError as error:  # as itself, not in the nursery's group
             failed = error
         nursery.cancel_scope.cancel()
     if failed is not None:

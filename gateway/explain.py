@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import trio
 
-from gateway import app
 from gateway.access.chain import Placed, Terms, peek, prepares
 from gateway.access.chain import terms as compiled
 from gateway.access.rules import Access, Grant, NotGranted
@@ -49,6 +48,7 @@ from gateway.relay.service import limits_of
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
+from gateway.upstreams import StartError, load_keyring, upstreams
 from gateway.wire import limits
 from gateway.wire.constants import BASE_ALLOCATION, Cmd, CmdFlag, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -159,7 +159,7 @@ class Report:
 
 
 async def explain(config: Config, name: str, client: Client) -> Report:
-    """Find out what a client gets that asks for an export by a name. Raises `app.StartError`, `PolicyError` if
+    """Find out what a client gets that asks for an export by a name. Raises `StartError`, `PolicyError` if
     the configuration cannot be used.
     """
     report = Report(client, name)
@@ -171,14 +171,14 @@ async def explain(config: Config, name: str, client: Client) -> Report:
         report.refusal = refusal
         return report
     report.limits = tuple(_limits(chain, session))
-    failed: app.StartError | None = None  # as itself, not in the nursery's group
+    failed: StartError | None = None  # as itself, not in the nursery's group
     async with trio.open_nursery() as embedded:
         try:
-            async with app.upstreams(config, embedded, app.load_keyring(config)) as servers:
+            async with upstreams(config, embedded, load_keyring(config)) as servers:
                 await _ask(servers[grant.route.upstream], grant, chain, report)
         except Refusal as refusal:
             report.refusal, report.why = refusal, refusal.text
-        except app.StartError as error:
+        except StartError as error:
             failed = error
         embedded.cancel_scope.cancel()
     if failed is not None:

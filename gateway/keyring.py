@@ -46,19 +46,40 @@ class KeyringError(Exception):
 
 
 class Keyring:
-    """The credentials of each listener and upstream that has TLS. Raises `KeyringError`."""
+    """The credentials of each listener and upstream that has TLS; those of the configuration `before` are kept
+    where it said the same of them. Raises `KeyringError`.
+    """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, before: Keyring | None = None) -> None:
         self._listeners: list[tuple[Listen, Rotating[ServerCredentials]]] = []
         for listen in config.listen:
             if listen.tls_mode != "off":
-                with_name = f"listener {listen.uri}"
-                self._listeners.append((listen, _loaded(with_name, listen)))
-        self._upstreams: dict[str, Rotating[ClientCredentials]] = {
-            name: _loaded_upstream(f"upstream {name}", upstream)
-            for name, upstream in config.upstream.items()
-            if upstream.secure
-        }
+                ring = None if before is None else before._as_for(listen)
+                self._listeners.append((listen, ring or _loaded(f"listener {listen.uri}", listen)))
+        self._settings = {name: each for name, each in config.upstream.items() if each.secure}
+        self._upstreams: dict[str, Rotating[ClientCredentials]] = {}
+        for name, upstream in self._settings.items():
+            found = None if before is None else before._as_for_upstream(name, upstream)
+            self._upstreams[name] = found or _loaded_upstream(f"upstream {name}", upstream)
+
+    def _as_for(self, listen: Listen) -> Rotating[ServerCredentials] | None:
+        """Give the credentials of a listener that says the same of them."""
+        wanted = _said(listen)
+        return next((ring for other, ring in self._listeners if _said(other) == wanted), None)
+
+    def _as_for_upstream(self, name: str, upstream: Upstream) -> Rotating[ClientCredentials] | None:
+        before = self._settings.get(name)
+        same = before is not None and _said_of_upstream(before) == _said_of_upstream(upstream)
+        return self._upstreams[name] if same else None
+
+    def become(self, other: Keyring, log: FilteringBoundLogger) -> None:
+        """Go over to the credentials of another configuration; those that are new may be warned of."""
+        here = [ring for _whose, ring in self._rings()]
+        self._listeners, self._upstreams = other._listeners, other._upstreams
+        self._settings = other._settings
+        for whose, ring in self._rings():
+            if ring not in here:
+                _warn(log, whose, ring)
 
     def listener(self, listen: Listen) -> Rotating[ServerCredentials] | None:
         """Give a listener's credentials; None if it has no TLS."""
@@ -81,10 +102,9 @@ class Keyring:
                 if ring.changed():
                     _reload(log, whose, ring)
 
-    def reload(self, log: FilteringBoundLogger) -> None:
-        """Load everything anew, now."""
-        for whose, ring in self._rings():
-            _reload(log, whose, ring)
+    def reload(self, log: FilteringBoundLogger) -> list[str]:
+        """Load everything anew, now; say what stays as it was because that failed."""
+        return [problem for whose, ring in self._rings() if (problem := _reload(log, whose, ring))]
 
     def _rings(self) -> Iterator[tuple[str, Ring]]:
         for listen, ring in self._listeners:
@@ -94,6 +114,14 @@ class Keyring:
     def _warn(self, log: FilteringBoundLogger) -> None:
         for whose, ring in self._rings():
             _warn(log, whose, ring)
+
+
+def _said(listen: Listen) -> tuple[object, ...]:
+    return (listen.certificates, listen.psk, listen.verify_client)
+
+
+def _said_of_upstream(upstream: Upstream) -> tuple[object, ...]:
+    return (upstream.uri, upstream.certificates, upstream.psk, upstream.psk_user)
 
 
 def _loaded(whose: str, listen: Listen) -> Rotating[ServerCredentials]:
@@ -133,12 +161,13 @@ def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
         log.warning("certificate", of=whose, what=text)
 
 
-def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
+def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> str | None:
     try:
         changes = ring.reload()
     except CredentialsError as error:
         log.error("credentials stay as they were", of=whose, why=str(error))
-    else:
-        if changes:
-            log.info("credentials exchanged", of=whose, files=list(changes))
-            _warn(log, whose, ring)
+        return f"the credentials of {whose} stay as they were: {error}"
+    if changes:
+        log.info("credentials exchanged", of=whose, files=list(changes))
+        _warn(log, whose, ring)
+    return None

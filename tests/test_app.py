@@ -9,9 +9,9 @@ import socket
 import pytest
 import trio
 
-from gateway import app
 from gateway.config import parse
 from gateway.upstream.server import Unreachable
+from gateway.upstreams import upstreams
 from gateway.wire.constants import Rep
 
 
@@ -29,7 +29,7 @@ async def test_an_upstream_without_descriptors_is_unreachable(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     config = parse(f'[[listen]]\nuri = "nbd://h"\n[upstream.main]\n{upstream}\n', "test")
-    async with trio.open_nursery() as nursery, app.upstreams(config, nursery, None) as servers:
+    async with trio.open_nursery() as nursery, upstreams(config, nursery, None) as servers:
         with monkeypatch.context() as patch:
             patch.setattr(socket, call, none_left)
             with pytest.raises(Unreachable) as caught:

@@ -14,7 +14,6 @@ import pytest
 import structlog
 import trio
 
-from gateway import app
 from gateway.cli.vocabulary import vocabulary
 from gateway.config import Config, parse
 from gateway.explain import Report, explain
@@ -24,6 +23,7 @@ from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.scan.plan import Route
 from gateway.relay.service import Service
+from gateway.upstreams import upstreams
 from gateway.wire.constants import BASE_ALLOCATION, Cmd, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
@@ -370,7 +370,7 @@ PLACES = {
 async def gateway_of(config: Config, *, tcp: bool) -> AsyncIterator[Peer]:
     """A client of a gateway that serves this configuration."""
     log = structlog.wrap_logger(structlog.testing.CapturingLogger())
-    async with trio.open_nursery() as nursery, app.upstreams(config, nursery, None) as servers:
+    async with trio.open_nursery() as nursery, upstreams(config, nursery, None) as servers:
         service = Service(config, servers, Hub(), log)
         nursery.start_soon(service.hub.run)
         ours: trio.SocketStream

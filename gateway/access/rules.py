@@ -117,11 +117,13 @@ class Access:
     def again(self, client: Client, name: str) -> Grant:
         """Give what a client would get that has opened an export of ours. Raises `NotGranted`."""
         route = self.config.route(name)
+        number = self._decides(client, name)
         if route is None:
-            raise NotGranted(f"there is no export {shown(name)}", hidden=True)
+            # It may have been opened under a configuration before this one.
+            ends = number is not None and self.config.rule[number].disconnect
+            raise NotGranted(f"there is no export {shown(name)}", hidden=True, disconnect=ends)
         if not self.config.rule:
             return self._granted(client, name, route)
-        number = self._decides(client, name)
         if number is None:
             raise self._denied("no rule lets it through", name, route)
         return self._decided(client, number, name, route)

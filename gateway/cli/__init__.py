@@ -36,7 +36,7 @@ app = App(
     result_action="return_value",
 )
 VERBS = (
-    *("serve", "demo", "check", "explain", "probe", "conform"),
+    *("serve", "demo", "check", "reload", "explain", "probe", "conform"),
     *("policies", "quirks", "init", "pki", "schema"),
 )
 for _order, _verb in enumerate(VERBS):

@@ -36,7 +36,7 @@ def check(path: Path = Path("gateway.toml"), /) -> int:
 
 def _credentials_problem(config: "Config") -> str | None:
     """What is wrong with the files of certificates and keys, if anything is."""
-    from gateway.app import StartError, load_keyring
+    from gateway.upstreams import StartError, load_keyring
 
     try:
         load_keyring(config)
@@ -57,6 +57,10 @@ def summary(config: "Config") -> Iterator[str]:
     for name in config.upstream:
         if name not in used:
             yield f"upstream {name} is not used: no [[export]] leads there"
+    if config.control.socket is not None:
+        yield f"nbd-gateway reload finds it at {config.control.socket}"
+    if config.control.reload_on_change:
+        yield "takes this file up whenever it has changed"
 
 
 def _lets(number: int, rule: "Rule") -> str:

@@ -15,13 +15,13 @@ def demo() -> int:
     """
     import trio
 
-    from gateway import app
     from gateway.cli import complain
     from gateway.demo import demo as run
+    from gateway.upstreams import StartError
 
     try:
         return trio.run(run, show)
-    except app.StartError as error:
+    except StartError as error:
         complain(str(error))
         return 1
 

@@ -54,13 +54,13 @@ def explain(
     import trio
 
     from gateway.access.loading import PolicyError
-    from gateway.app import StartError
     from gateway.cli import complain
     from gateway.cli.claims import identity_of, time_of
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
     from gateway.explain import explain as ask
     from gateway.policy import Client
+    from gateway.upstreams import StartError
 
     client = Client(identity_of(claims, address), time_of(at), hypothetical=True)
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,8 +13,10 @@ from gateway.cli import UsageError, complain
 from gateway.uri import NbdUri, Transport
 
 if TYPE_CHECKING:
+    from gateway.app import Options
     from gateway.config import Config
     from gateway.config.lines import KeyPath
+    from gateway.reload import Source
 
 DEFAULT_LISTEN = "nbd://127.0.0.1:10810"
 """One above NBD's own port, since the server behind us is often on this machine; and nobody else's
@@ -74,6 +77,7 @@ def serve(
     :param log_format: Lines for people, or one JSON object a line. Default: console.
     """
     from gateway.config import ConfigError
+    from gateway.tls.rotation import stamp_of
 
     with ExitStack() as stack:
         if run is not None and config is None and not listen:
@@ -83,39 +87,47 @@ def serve(
             directory = stack.enter_context(TemporaryDirectory(prefix="nbd-gateway-"))
             socket = NbdUri(tls=False, transport=Transport.UNIX, socket_path=f"{directory}/socket")
             listen = (str(socket),)
+        load = partial(  # again for each reload: what the command line says beside a file, it goes on saying
+            build_config,
+            upstream,
+            config=config,
+            listen=listen or (),
+            listener={
+                "max-connections": max_connections,
+                "socket-mode": socket_mode,
+                "tls": tls,
+                "certificates": None if tls_certificates is None else str(tls_certificates),
+                "verify-client": tls_verify_client,
+                "psk": None if tls_psk is None else str(tls_psk),
+            },
+            drain_seconds=drain_seconds,
+            log_level=log_level,
+            log_format=log_format,
+        )
+        seen = None if config is None else stamp_of(config)  # before it is read
         try:
-            settings = build_config(
-                upstream,
-                config=config,
-                listen=listen or (),
-                listener={
-                    "max-connections": max_connections,
-                    "socket-mode": socket_mode,
-                    "tls": tls,
-                    "certificates": None if tls_certificates is None else str(tls_certificates),
-                    "verify-client": tls_verify_client,
-                    "psk": None if tls_psk is None else str(tls_psk),
-                },
-                drain_seconds=drain_seconds,
-                log_level=log_level,
-                log_format=log_format,
-            )
+            settings = load()
         except ConfigError as error:
             for problem in error.problems:
                 complain(str(problem))
             return 1 if any(problem.file for problem in error.problems) else 2
-        return _run(settings, run, pidfile, exit_after_last_client)
+        from gateway.app import Options
+        from gateway.reload import Source
+
+        options = Options(run, pidfile, exit_after_last_client)
+        source = None if config is None else Source(config, load, seen)
+        return _run(settings, source, options)
 
 
-def _run(config: "Config", run: str | None, pidfile: Path | None, exit_after_last: bool) -> int:
+def _run(config: "Config", source: "Source | None", options: "Options") -> int:
     import trio
 
     from gateway import app
+    from gateway.upstreams import StartError
 
-    options = app.Options(run=run, pidfile=pidfile, exit_after_last_client=exit_after_last)
     try:
-        return trio.run(app.serve, config, options)
-    except app.StartError as error:
+        return trio.run(partial(app.serve, config, options, source=source))
+    except StartError as error:
         complain(str(error))
         return 1
 

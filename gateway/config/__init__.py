@@ -14,6 +14,7 @@ that other packages define (quirks, servers to imitate) are given to `load` as a
 from gateway.config.checks import Vocabulary
 from gateway.config.models import (
     Config,
+    Control,
     Export,
     Listen,
     Log,
@@ -28,6 +29,7 @@ __all__ = [
     "Certificate",
     "Config",
     "ConfigError",
+    "Control",
     "Export",
     "Listen",
     "Log",

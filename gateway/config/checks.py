@@ -49,7 +49,7 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
         yield from _policies(data, vocabulary)
     yield from _unreachable(data, where, vocabulary)
     for check in (
-        *(_needed, _listeners, _styles, _tls, _addresses, _upstreams, _exports, _names),
+        *(_needed, _listeners, _styles, _tls, _addresses, _control, _upstreams, _exports, _names),
         *(_rules, _rules_and_exports, _rules_and_listeners),
     ):
         yield from check(data, where)
@@ -216,6 +216,18 @@ def _addresses(data: Data, where: Where) -> Iterator[Finding]:
                 (*path, "uri"),
                 f"the gateway itself listens there ({there}) and would call itself",
             )
+
+
+def _control(data: Data, where: Where) -> Iterator[Finding]:
+    control = data.get("control")
+    path = control.get("socket") if isinstance(control, dict) else None
+    if not isinstance(path, str):
+        return
+    for at, table in (*_array(data, "listen"), *_named(data, "upstream")):
+        uri = _nbd_uri(table)
+        if uri is not None and uri.socket_path == path:
+            there = where((*at, "uri"))
+            yield ("control", "socket"), f"NBD is spoken there ({there}): this needs another path"
 
 
 def _upstreams(data: Data, where: Where) -> Iterator[Finding]:

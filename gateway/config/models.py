@@ -429,6 +429,19 @@ class Log(Table):
     )
 
 
+class Control(Table):
+    """`[control]`: how a gateway is spoken to while it runs."""
+
+    socket: File | None = Field(
+        default=None,
+        description="Path of a Unix socket for `nbd-gateway reload`. Its user and root alone may connect.",
+    )
+    # Off: who edits a file in place would have each half of it tried.
+    reload_on_change: bool = Field(
+        default=False, description="Take this file up whenever it has changed."
+    )
+
+
 class Config(Table):
     """The whole file."""
 
@@ -455,6 +468,7 @@ class Config(Table):
         description="After SIGTERM, how long requests in flight may take before connections are cut.",
     )
     log: Log = Field(default_factory=lambda: Log())
+    control: Control = Field(default_factory=lambda: Control())
 
     @cached_property
     def exports(self) -> tuple[Export, ...]:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from gateway.config.base import did_you_mean, shown
 from gateway.config.checks import NEEDED, Vocabulary, findings
 from gateway.config.lines import KeyPath, Lines, statement_at_end
-from gateway.config.models import Config, Contexts, Export, Listen, Log, Upstream
+from gateway.config.models import Config, Contexts, Control, Export, Listen, Log, Upstream
 from gateway.config.rules import Certificate, Rule, Who
 from gateway.config.words import in_plain_words
 
@@ -205,6 +205,7 @@ _TABLES: Mapping[str, "type[BaseModel]"] = {
     "export": Export,
     "rule": Rule,
     "log": Log,
+    "control": Control,
 }
 _INNER_TABLES: Mapping[tuple[str, ...], "type[BaseModel]"] = {
     ("export", "contexts"): Contexts,
@@ -217,6 +218,7 @@ _HEADERS = {
     "export": "[[export]]",
     "rule": "[[rule]]",
     "log": "[log]",
+    "control": "[control]",
 }
 
 

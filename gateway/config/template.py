@@ -158,4 +158,12 @@ uri = "nbd://127.0.0.1:10809"
 #level = "info"
 # console for people, json for programs
 #format = "console"
+
+# ---- how the gateway is spoken to while it runs ----
+
+[control]
+# For "nbd-gateway reload": a Unix socket, which only the gateway's user and root may connect to.
+#socket = "/run/nbd-gateway/control.sock"
+# Take this file up whenever it has changed.
+#reload-on-change = false
 """

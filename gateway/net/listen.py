@@ -7,18 +7,25 @@ import os
 import shutil
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
-from gateway.config import Listen
+from gateway.config import Listen, SocketOwner
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
 BACKLOG = 1024
 """Connections that the kernel holds for us while we are busy accepting others."""
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Why a connection cannot be accepted now, though later it may (accept(2))."""
+
+ACCEPT_AGAIN_SECONDS = 0.1
+"""How long to leave a connection in the kernel's queue while there is a shortage."""
 
 
 class ListenError(Exception):
@@ -33,6 +40,11 @@ class Listener:
         self.uri = uri
         self.sockets = sockets
 
+    def take_over(self, settings: Listen) -> None:
+        """Go over to other settings of the same address: clients that come from now on have them."""
+        self.settings = settings
+        self.uri = replace(settings.uri, port=self.uri.port)
+
     async def aclose(self) -> None:
         """Close, once; the file of a Unix socket is removed (a second time, it might be another's)."""
         sockets, self.sockets = self.sockets, []
@@ -42,6 +54,12 @@ class Listener:
         if sockets and path is not None and not is_abstract(path):
             with suppress(OSError):
                 Path(path).unlink()
+
+
+def address(uri: NbdUri) -> tuple[object, ...]:
+    """Give what of a listener's URI cannot be listened on twice."""
+    port = DEFAULT_PORT if uri.port is None else uri.port
+    return (uri.transport, uri.host, port, uri.socket_path, uri.cid)
 
 
 def is_abstract(path: str) -> bool:
@@ -68,6 +86,79 @@ async def open_listener(settings: Listen) -> Listener:
     except OSError as error:
         raise ListenError(f"cannot listen on {uri}: {error.strerror or error}") from None
     return Listener(settings, uri, [trio.SocketListener(sock)])
+
+
+def open_unix(path: Path, mode: int) -> trio.SocketListener:
+    """Listen on a Unix socket that is no `[[listen]]`. Raises `ListenError`."""
+    try:
+        sock = _bind_file(path, mode, None)
+        try:
+            sock.listen(BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from None
+    return trio.SocketListener(sock)
+
+
+@contextmanager
+def file_as_in(settings: Listen) -> Iterator[None]:
+    """Give the file of a Unix socket that is listened on already the mode and owner of other settings; what
+    goes wrong inside takes that back. Raises `ListenError`.
+    """
+    path = settings.uri.socket_path
+    if path is None or is_abstract(path):
+        yield
+        return
+    file = Path(path)
+    try:
+        before = file.stat()
+    except OSError:  # somebody has removed it, and nobody can connect any more
+        yield
+        return
+    try:
+        mode = settings.socket_mode
+        file.chmod(_usual_mode() if mode is None else mode)
+        if settings.socket_owner is not None:
+            _give_away(file, settings.socket_owner)
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            os.chown(file, before.st_uid, before.st_gid)
+            file.chmod(stat.S_IMODE(before.st_mode))
+        if isinstance(error, OSError):
+            text = f"cannot change mode or owner of {path}: {error.strerror or error}"
+            raise ListenError(text) from None
+        raise
+
+
+def _usual_mode() -> int:
+    """Give the mode that a socket's file gets from the umask."""
+    umask = os.umask(0o077)  # to know it is to set it
+    os.umask(umask)
+    return 0o777 & ~umask
+
+
+async def take_clients(
+    listening: trio.SocketListener,
+    take: Callable[[trio.SocketStream], None],
+    short: Callable[[int], None],
+) -> None:
+    """Take clients until the listener is closed. As trio.serve_listeners does it, which logs a traceback ten
+    times a second while there is a shortage; `short` is told its errno instead.
+    """
+    with suppress(trio.ClosedResourceError):
+        while True:
+            try:
+                stream = await listening.accept()
+            except OSError as error:
+                if error.errno not in SHORTAGES:
+                    raise
+                short(error.errno)
+                await trio.sleep(ACCEPT_AGAIN_SECONDS)
+            else:
+                take(stream)
 
 
 async def _listen_tcp(settings: Listen) -> Listener:
@@ -103,24 +194,31 @@ def _bind_unix(settings: Listen) -> trio.socket.SocketType:
     if is_abstract(settings.uri.socket_path):
         return _bind_abstract(settings.uri.socket_path)
     path = Path(settings.uri.socket_path)
+    return _bind_file(path, settings.socket_mode, settings.socket_owner)
+
+
+def _bind_file(path: Path, mode: int | None, owner: SocketOwner | None) -> trio.socket.SocketType:
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # Until listen() is called nobody can connect, so the mode is right in time.
         sock.bind(str(path))
-        if settings.socket_mode is not None:
-            path.chmod(settings.socket_mode)
-        if settings.socket_owner is not None:
-            owner = settings.socket_owner
-            try:
-                shutil.chown(path, owner.user, owner.group)  # type: ignore[arg-type] # None is taken, and means "leave"
-            except LookupError as error:
-                raise ListenError(f"cannot give {path} away: {error}") from None
+        if mode is not None:
+            path.chmod(mode)
+        if owner is not None:
+            _give_away(path, owner)
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
     return trio.socket.from_stdlib_socket(sock)
+
+
+def _give_away(path: Path, owner: SocketOwner) -> None:
+    try:
+        shutil.chown(path, owner.user, owner.group)  # type: ignore[arg-type] # None is taken, and means "leave"
+    except LookupError as error:
+        raise ListenError(f"cannot give {path} away: {error}") from None
 
 
 def _bind_abstract(path: str) -> trio.socket.SocketType:

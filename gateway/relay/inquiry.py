@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from gateway.access.chain import Placed, Terms, join, peek, prepared, prepares, terms
-from gateway.access.rules import Access, Grant, NotGranted
+from gateway.access.rules import Grant, NotGranted
 from gateway.config import Config, Route
 from gateway.identity import Identity
 from gateway.policy import Client, Denied, Failed, Session
@@ -65,8 +65,6 @@ class _Kept:
     asked: ExportAsked
     terms: upstream_side.Terms
     opened: Opened
-    access: Access
-    """The rules that let it be opened: others may be in force when the GO comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +111,9 @@ class Inquiry:
     async def listed(self) -> list[ListedExport]:
         """Give what LIST tells."""
         service, secure = self._service, self._core.secure
-        exports = await self._wait(
-            lambda: listed_exports(service.config, service.servers, secure=secure)
-        )
-        return service.access.listed(self._client(), exports)
+        config, access, servers = service.config, service.access, service.servers  # of one reload
+        exports = await self._wait(lambda: listed_exports(config, servers, secure=secure))
+        return access.listed(self._client(), exports)
 
     async def contexts(self, asked: ContextsAsked) -> tuple[MetaContext, ...]:
         """Give what LIST_META_CONTEXT or SET_META_CONTEXT tells."""
@@ -139,7 +136,7 @@ class Inquiry:
         if prepares(grant.chain):
             opened = await self._open(grant, asked.name)
             terms = self._terms(asked.name, grant.route)
-            self._kept = _Kept(asked, terms, opened, self._service.access)
+            self._kept = _Kept(asked, terms, opened)
             return self.told(asked.name, opened)
         chain = self._policies(grant, asked.name, peek)
         terms = self._terms(asked.name, grant.route)
@@ -151,23 +148,29 @@ class Inquiry:
         self, name: str, asked: ExportAsked | None = None, *, without_tls: Rep = Rep.ERR_UNKNOWN
     ) -> Opened:
         """Open an export. `asked` is the GO, if it is one."""
-        while True:
-            access = self._service.access
-            opened = await self._opened(name, asked, without_tls)
-            if access is self._service.access:
-                return opened
-            opened.close()  # other rules have come into force while the upstream was asked
-
-    async def _opened(self, name: str, asked: ExportAsked | None, without_tls: Rep) -> Opened:
         grant = self._grant(name, without_tls=without_tls)
         kept, self._kept = self._kept, None
         if kept is not None:
             same = asked is not None and replace(kept.asked, go=True) == asked
-            same = same and kept.access is self._service.access and _alike(kept.opened.grant, grant)
+            known = kept.opened.access is self._service.access
+            same = same and known and _same(kept.opened.grant, grant)
             if same and kept.terms == self._terms(name, grant.route):
                 return kept.opened
             kept.opened.close()
-        return await self._open(grant, name)
+        while True:
+            opened = await self._open(grant, name)
+            if opened.access is self._service.access:
+                return opened
+            # A reload has come between. What it leaves as it was is not asked for anew.
+            try:
+                now = self._grant(name, without_tls=without_tls)
+                if _same(now, grant) and self._server(now.route) is opened.server:
+                    return opened
+            except BaseException:
+                opened.close()
+                raise
+            opened.close()
+            grant = now
 
     def told(self, name: str, opened: Opened) -> Told:
         """Give what a client is told of the export that it has opened."""
@@ -281,6 +284,7 @@ class Inquiry:
 
     async def _open(self, grant: Grant, asked: str) -> Opened:
         """Have the policies take part, then the upstream; leave nothing behind if it fails."""
+        access, server = self._service.access, self._server(grant.route)
         membership = self._policies(grant, asked, join)
         link: Link | None = None
         try:
@@ -291,7 +295,8 @@ class Inquiry:
             with self._denials(grant, asked):
                 chain = await self._prepared(membership.chain, grant.route, link)
             agreed = self._agreed(chain, grant, asked, link.export)
-            return Opened(grant, membership, link, agreed, self._offer(asked, agreed))
+            promised = self._offer(asked, agreed)
+            return Opened(grant, access, server, membership, link, agreed, promised)
         except BaseException:
             if link is not None:
                 link.socket.close()
@@ -328,7 +333,7 @@ class Inquiry:
         self, route: Route, question: Callable[[Negotiation], Awaitable[_Result]]
     ) -> _Result:
         """Ask an export's upstream; a negotiation with another one ends."""
-        server = self._service.servers[route.upstream]
+        server = self._server(route)
         if self._upstream is not None and self._upstream[0] is not server:
             _server, negotiation = self._upstream
             self._upstream = None
@@ -337,6 +342,14 @@ class Inquiry:
             self._upstream = server, Negotiation(server)
         negotiation = self._upstream[1]
         return await self._wait(lambda: question(negotiation))
+
+    def _server(self, route: Route) -> Server:
+        """Give an export's upstream. Raises `Refusal`: a reload took it away since the rules were asked."""
+        server = self._service.servers.get(route.upstream)
+        if server is None:
+            text = f"upstream {shown(route.upstream)} is not in the configuration any more"
+            raise Refusal(Rep.ERR_SHUTDOWN, text)
+        return server
 
     async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
         result: _Result = await self._patiently(wait)  # type: ignore[assignment] # what `wait` gives
@@ -385,13 +398,15 @@ async def chain_over(chain: list[Placed], route: Route, link: Link) -> list[Plac
         raise Refusal(Rep.ERR_PLATFORM, str(failed)) from None
 
 
-def _alike(one: Grant, other: Grant) -> bool:
-    """Say whether two grants of the same rules give the same: which rule holds may depend on the time."""
-    return (one.name, one.rule) == (other.name, other.rule)
-
-
 def _unknown(name: str) -> Refusal:
     return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
+
+
+def _same(one: Grant, other: Grant) -> bool:
+    """Say whether two configurations give the same, as far as what has been counted does not matter."""
+    return (one.name, one.route, one.rule) == (other.name, other.route, other.rule) and [
+        (placed.name, placed.observed, placed.policy.model_dump()) for placed in one.chain
+    ] == [(placed.name, placed.observed, placed.policy.model_dump()) for placed in other.chain]
 
 
 def without_payload_flag(told: Told) -> Told:

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from gateway.access.chain import Membership, Placed
 from gateway.access.rules import Access, NotGranted
-from gateway.config import Config, Route
+from gateway.config import Config
 from gateway.policy import Charge, Session
 from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
@@ -74,16 +74,18 @@ class Service:
     relayed: int = 0
     """Clients that have opened an export and are not seen off yet."""
     running: set[Running] = field(default_factory=set)
-    _locks: WeakValueDictionary[tuple[str, str], RangeLocks] = field(
+    _locks: WeakValueDictionary[tuple[object, str], RangeLocks] = field(
         default_factory=WeakValueDictionary
     )
 
     def __post_init__(self) -> None:
         self.access = Access(self.config)
 
-    def locks_of(self, route: Route) -> RangeLocks:
-        """Give the locks that all sessions of one upstream's export share, for as long as any uses them."""
-        return self._locks.setdefault((route.upstream, route.upstream_name), RangeLocks())
+    def locks_of(self, server: Server, name: str) -> RangeLocks:
+        """Give the locks that all sessions of an upstream's export share, for as long as any uses them: also
+        those that began before a reload.
+        """
+        return self._locks.setdefault((server.disks, name), RangeLocks())
 
     @contextmanager
     def session(self, running: Running) -> Iterator[None]:
@@ -94,21 +96,31 @@ class Service:
         finally:
             self.running.discard(running)
 
-    def reconfigure(self, config: Config, access: Access, servers: Mapping[str, Server]) -> None:
-        """Go over to another configuration, whose rules inherit what those before have counted."""
+    def reconfigure(self, config: Config, access: Access, servers: Mapping[str, Server]) -> int:
+        """Go over to another configuration, whose rules inherit what those before have counted; say how many
+        sessions it ends. If it raises (a policy's `inherit` does), the configuration is the one before.
+        """
         access.inherit(self.access)
         self.config, self.access, self.servers = config, access, servers
-        self.look_again()
+        return self.look_again()
 
-    def look_again(self) -> None:
+    def look_again(self) -> int:
         """Hold the sessions that run against the rules as they are now. They keep what they were promised,
-        but limits and rates are those in force, and a rule that says so ends them.
+        but limits and rates are those in force, and a rule that says so ends them: say how many.
         """
-        for running in list(self.running):
-            if running.relaying is not None:
-                self._look_at(running, running.relaying)
+        return sum(self.look_at(running) for running in list(self.running))
 
-    def _look_at(self, running: Running, relaying: RelaySession) -> None:
+    def look_at(self, running: Running) -> bool:
+        """Hold one session against the rules; say whether that ends it. Never raises: a policy that fails over
+        one session must not keep the others, nor a reload, from the rules.
+        """
+        try:
+            return running.relaying is not None and self._look_at(running, running.relaying)
+        except Exception:
+            self.log.exception("session not held against the new rules", export=running.name)
+            return False
+
+    def _look_at(self, running: Running, relaying: RelaySession) -> bool:
         session = running.membership.session
         client = replace(session.client, at=datetime.now().astimezone())
         try:
@@ -116,10 +128,11 @@ class Service:
         except NotGranted as denied:
             if denied.disconnect:
                 relaying.finish(f"access denied: {denied}", DENIED_SECONDS)
-            return
+            return denied.disconnect
         limits = limits_of(grant.chain, session)
         running.traffic.most_in_flight = limits.most_in_flight
         relaying.throttle(limits.charges)
+        return False
 
     def drain(self) -> None:
         """Begin to shut down: refuse to open exports, and end the sessions in good order."""

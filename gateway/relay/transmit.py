@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.access.chain import Membership, Terms
-from gateway.access.rules import Grant
+from gateway.access.rules import Access, Grant
 from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
@@ -21,6 +21,7 @@ from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service, limits_of
 from gateway.relay.session import Session as RelaySession
 from gateway.upstream.negotiation import Link
+from gateway.upstream.server import Server
 from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Opened:
     """An export that a client has opened, and what it was promised of it."""
 
     grant: Grant
+    access: Access
+    """The rules that gave it."""
+    server: Server
     membership: Membership
     link: Link
     agreed: Terms
@@ -77,14 +81,19 @@ async def transmit(
             ladder=link.rung.name,
         )
         agreed = plan_of(opened.agreed, promised, link.export, link.dialect)
-        traffic = Traffic(agreed, service.locks_of(opened.grant.route))
+        traffic = Traffic(agreed, service.locks_of(opened.server, opened.grant.route.upstream_name))
         limits = limits_of(membership.chain, membership.session)
         traffic.most_in_flight = limits.most_in_flight
         running = Running(opened.grant.name, membership, traffic)
         with service.session(running):
 
+            async def look() -> None:
+                service.look_at(running)
+
             def begins(session: RelaySession, nursery: trio.Nursery) -> None:
                 running.relaying = session
+                if service.access is not opened.access:
+                    nursery.start_soon(look)  # a reload came between GO and here
                 if agreed.hooked:
                     Hooks(opened.agreed, agreed, traffic.jobs, session.act, nursery, log)
 
@@ -136,10 +145,10 @@ def _shown(who: Identity) -> dict[str, str]:
 
 
 def _log_repairs(service: Service, opened: Opened) -> None:
-    upstream = opened.grant.route.upstream
-    for quirk in service.servers[upstream].count_repairs(opened.link.quirks):
+    server = opened.server
+    for quirk in server.count_repairs(opened.link.quirks):
         say = service.log.warning if quirk.risks_data else service.log.info
-        say("repairing", upstream=upstream, quirk=quirk.name, what=quirk.summary)
+        say("repairing", upstream=server.name, quirk=quirk.name, what=quirk.summary)
 
 
 async def _see_off(client: RelaySocket) -> None:

@@ -81,8 +81,13 @@ class Server:
         quirks: str | tuple[str, ...] = "auto",
         trust_allocation: bool = False,
         tls: Callable[[], Session] | None = None,
+        disks: object = None,
     ) -> None:
         self.name = name
+        self.disks = self if disks is None else disks
+        """Whose disks they are: servers that have this in common lead to the same ones (a reload has changed
+        how they are spoken to).
+        """
         self.trust_allocation = trust_allocation
         """base:allocation is believed whatever the server is."""
         self.tls = tls

@@ -14,6 +14,8 @@ from gateway.config import Config, load
 from gateway.config.template import TEMPLATE
 from gateway.embedded import PERSONALITIES
 from gateway.quirks import catalogue
+from gateway.reload import Source
+from gateway.upstreams import StartError
 from gateway.uri import Transport
 
 Capture = pytest.CaptureFixture[str]
@@ -274,10 +276,6 @@ def test_schema(capsys: Capture) -> None:
 # ---- serve, with the application played by these tests ----
 
 
-class StartError(Exception):
-    pass
-
-
 @dataclass(frozen=True)
 class Options:
     run: str | None
@@ -292,10 +290,11 @@ class FakeApp:
     status: int = 0
     error: str = ""
     served: tuple[Config, Options] | None = None
+    source: Source | None = None
     directory_mode: int | None = None
 
-    async def serve(self, config: Config, options: Options) -> int:
-        self.served = config, options
+    async def serve(self, config: Config, options: Options, *, source: Source | None) -> int:
+        self.served, self.source = (config, options), source
         path = config.listen[0].uri.socket_path
         if path is not None:
             self.directory_mode = Path(path).parent.stat().st_mode & 0o777
@@ -310,7 +309,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
     fake = FakeApp()
     module: Any = ModuleType("gateway.app")
     module.serve = fake.serve
-    module.Options, module.StartError = Options, StartError
+    module.Options = Options
     monkeypatch.setitem(sys.modules, "gateway.app", module)
     monkeypatch.setattr(gateway, "app", module, raising=False)
     return fake
@@ -345,6 +344,28 @@ def test_serve_a_file(app: FakeApp, tmp_path: Path) -> None:
     assert main(["serve", "--config", "g.toml", "--run", "x"]) == 0
     assert app.served is not None
     assert app.served[0] == load(tmp_path / "g.toml")
+    assert app.source is not None
+    assert app.source.load() == app.served[0]
+
+
+def test_what_stands_beside_the_file_is_said_again_by_each_reload(
+    app: FakeApp, tmp_path: Path
+) -> None:
+    (tmp_path / "g.toml").write_text(GOOD.replace("/s", f"{tmp_path}/s"))
+    assert (
+        main(["serve", "--config", "g.toml", "--log-level", "debug", "--drain-seconds", "1"]) == 0
+    )
+    assert app.source is not None
+    (tmp_path / "g.toml").write_text(GOOD.replace("/s", f"{tmp_path}/t"))
+    config = app.source.load()
+    assert (config.log.level, config.drain_seconds) == ("debug", 1)
+    assert config.listen[0].uri.socket_path == f"{tmp_path}/t"
+
+
+def test_what_has_no_file_has_no_source(app: FakeApp) -> None:
+    main(["serve", "memory:1M"])
+    assert app.served is not None
+    assert app.source is None
 
 
 def test_run_has_a_private_socket(app: FakeApp) -> None:

@@ -1,0 +1,217 @@
+"""The control socket: `nbd-gateway reload` and its like tell a running gateway what to do.
+
+A Unix socket (`[control] socket`), of mode 0600; and who connects must be the gateway's own user or root,
+whatever the file's mode has become (SO_PEERCRED, unix(7)).
+
+The protocol: the client sends one line, a JSON object whose `verb` says what to do, and gets one line back, a
+JSON object; then the connection is closed.
+
+    {"verb": "reload"}
+    {"ok": true, "done": ["listeners: 1 kept", "upstreams: 2 kept, 1 new"], "problems": []}
+    {"ok": false, "done": [], "problems": ["gateway.toml:3: listen.uri: expected an NBD URI, ..."]}
+
+`ok` says whether what was asked is done; `done` what that was, and `problems` what was in the way, or is left
+to be seen to, each for people. A client must not mind keys that it does not know; we do, for an argument that
+is passed over is one that somebody relied on. Both sides go by lines of bounded length, and bounded time.
+
+Verbs are a table that `gateway.app` fills: a new one is a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from gateway.net.listen import open_unix, take_clients
+from gateway.net.options import peer_of
+from gateway.wire.limits import KIB, MIB
+
+MODE = 0o600
+
+MAX_REQUEST_BYTES = 4 * KIB
+"""The longest line that is taken: a verb, and a few names of 4,096 bytes would already not be meant."""
+
+MAX_ANSWER_BYTES = MIB
+"""The longest line that is believed: as many problems as a configuration, which may be as long, can have."""
+
+REQUEST_SECONDS = 5
+"""How long a client may take to send its line, and to take the answer."""
+
+MAX_CLIENTS = 16
+"""How many are heard at a time; each waits for those before it. More are told to come again."""
+
+ASK_SECONDS = 120
+"""How long a client waits for the answer: a reload may take its time, and others may be before it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of it."""
+
+    ok: bool
+    done: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+Verb = Callable[[Mapping[str, Any]], Awaitable[Answer]]
+"""Does something; given are the request's other keys. Raises `Misunderstood` before anything is done."""
+
+
+class Misunderstood(Exception):
+    """A request means nothing; the text is for who sent it."""
+
+
+class ControlError(Exception):
+    """No gateway could be spoken to; the text is for people."""
+
+
+def no_arguments(arguments: Mapping[str, Any]) -> None:
+    """Let a verb have none. Raises `Misunderstood`."""
+    if arguments:
+        raise Misunderstood(f"unknown keys {', '.join(sorted(arguments))}")
+
+
+class Control:
+    """One control socket that is open. Raises `ListenError`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._verbs: Mapping[str, Verb] = {}
+        self._clients = 0
+        self._listener = open_unix(path, MODE)
+        self._closed = False
+
+    async def run(
+        self, verbs: Mapping[str, Verb], clients: trio.Nursery, short: Callable[[int], None]
+    ) -> None:
+        """Serve, each client in `clients`, until closed: who is being answered gets the answer still. `short`
+        is told the errno of a shortage.
+        """
+        self._verbs = verbs
+        await take_clients(self._listener, lambda each: clients.start_soon(self.serve, each), short)
+
+    async def aclose(self) -> None:
+        """Listen no more. The file is removed, once: a second time, it might be another's."""
+        if self._closed:
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            await self._listener.aclose()
+        with suppress(OSError):
+            self.path.unlink()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """Answer one client. Never raises for anything that it does."""
+        self._clients += 1
+        try:
+            async with stream:
+                answer = await self._answer(stream)
+                line = json.dumps(asdict(answer)).encode() + b"\n"
+                with trio.move_on_after(REQUEST_SECONDS):
+                    await stream.send_all(line)
+                    await stream.send_eof()
+                    await _drained(stream)
+        except trio.BrokenResourceError:
+            pass  # it did not want to know
+        finally:
+            self._clients -= 1
+
+    async def _answer(self, stream: trio.SocketStream) -> Answer:
+        unix = peer_of(stream.socket).unix
+        if unix is None or unix.uid not in (0, os.geteuid()):
+            return _no("only the gateway's own user and root may ask")
+        if self._clients > MAX_CLIENTS:
+            return _no(f"{MAX_CLIENTS} others are being answered, come again")
+        try:
+            with trio.fail_after(REQUEST_SECONDS):
+                request = _request(await _line(stream, MAX_REQUEST_BYTES))
+            verb = self._verbs.get(request.pop("verb"))
+            if verb is None:
+                raise Misunderstood(f"the verbs are {', '.join(self._verbs)}")
+            return await verb(request)
+        except trio.TooSlowError:
+            return _no(f"no line came within {REQUEST_SECONDS} s")
+        except Misunderstood as error:
+            return _no(str(error))
+
+
+async def ask(path: Path, verb: str) -> Answer:
+    """Have a running gateway do something. Raises `ControlError`."""
+    try:
+        with trio.fail_after(ASK_SECONDS):
+            async with await trio.open_unix_socket(str(path)) as stream:
+                # A gateway that turns us away does not read; what it says is there to be read.
+                with suppress(trio.BrokenResourceError):
+                    await stream.send_all(json.dumps({"verb": verb}).encode() + b"\n")
+                return _understood(await _line(stream, MAX_ANSWER_BYTES))
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise ControlError(f"no gateway listens at {path}") from None
+    except OSError as error:
+        raise ControlError(f"{path}: {error.strerror or error}") from None
+    except trio.BrokenResourceError:
+        raise ControlError(f"the gateway at {path} has gone without an answer") from None
+    except trio.TooSlowError:
+        raise ControlError(f"the gateway at {path} gave no answer in {ASK_SECONDS} s") from None
+    except Misunderstood as error:
+        raise ControlError(f"{path}: expected an answer of a gateway, but {error}") from None
+
+
+def _no(problem: str) -> Answer:
+    return Answer(False, problems=(problem,))
+
+
+async def _line(stream: trio.SocketStream, most: int) -> bytes:
+    """Receive a line, all that the other side has to say. Raises `Misunderstood`."""
+    received = bytearray()
+    while b"\n" not in received:
+        data = await stream.receive_some(min(most + 1 - len(received), 64 * KIB))
+        if not data:
+            raise Misunderstood("expected a line, and the end came before its end")
+        received += data
+        if len(received) > most:
+            raise Misunderstood(f"expected a line of no more than {most} bytes, got a longer one")
+    line, _newline, more = bytes(received).partition(b"\n")
+    if more:
+        raise Misunderstood("expected one line, got more")
+    return line
+
+
+def _request(line: bytes) -> dict[str, Any]:
+    """Read a request. Raises `Misunderstood`."""
+    request = _object(line)
+    if not isinstance(request.get("verb"), str):
+        raise Misunderstood('expected {"verb": "..."}')
+    return request
+
+
+def _understood(line: bytes) -> Answer:
+    """Read an answer. Raises `Misunderstood`."""
+    said = _object(line)
+    ok, done, problems = (said.get(key) for key in ("ok", "done", "problems"))
+    if not isinstance(ok, bool) or not isinstance(done, list) or not isinstance(problems, list):
+        raise Misunderstood('got no "ok", "done" and "problems"')
+    return Answer(ok, tuple(map(str, done)), tuple(map(str, problems)))
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Misunderstood("expected a line of JSON, got something else") from None
+    if not isinstance(found, dict):
+        raise Misunderstood("expected a JSON object, got something else")
+    return found
+
+
+async def _drained(stream: trio.SocketStream) -> None:
+    """Wait until the client closes: with bytes of its own unread, the kernel would throw our answer away."""
+    with suppress(trio.BrokenResourceError):
+        while await stream.receive_some(64 * KIB):
+            pass
