@@ -29,8 +29,9 @@ from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.service import Service
 from gateway.reload import LOOK_SECONDS, TIMED_SECONDS, Doors, Reloader, Source, Standing
+from gateway.tls.rotation import stamp_of
 from gateway.upstreams import Backend, load_keyring, servers_of
-from gateway.wire.constants import Cmd, CmdFlag, Rep
+from gateway.wire.constants import Cmd, Rep
 from tests.embedded.peers import Client
 
 MIB = 1 << 20
@@ -68,7 +69,7 @@ class House:
         self.lines = structlog.testing.LogCapture()
         log = structlog.wrap_logger(None, processors=[self.lines])
         self.service = Service(config, self.now.servers.servers, Hub(), log)
-        source = Source(self.path, self._load, reloading.stamp_of(self.path))
+        source = Source(self.path, self._load, stamp_of(self.path))
         self.reloader = Reloader(source, self.service, self.now, nursery, self)
         nursery.start_soon(self.service.hub.run)
         for listener in doors.listeners:
@@ -240,10 +241,11 @@ async def test_a_file_is_closed_when_the_last_has_gone_who_was_there(workdir: Pa
 
 async def test_what_is_left_is_taken_up_again(workdir: Path) -> None:
     """Two processes on one disk would spoil it."""
-    command = LISTEN + '[upstream.m]\ncommand = ["nbdkit", "-f", "memory", "1M"]\n'
+    started = workdir / "started"
+    script = f"echo x >> {started}; exec nbdkit -f memory 1M"
+    command = LISTEN + f'[upstream.m]\ncommand = ["sh", "-c", "{script}"]\n'
     async with house(workdir, command) as gateway:
         first = await gateway.session()
-        await first.error(Cmd.WRITE, 0, 512, data=BLOCK)
         [backend] = gateway.now.servers.backends.values()
         await gateway.reload(LISTEN + MEMORY)
         assert gateway.now.leaving == {backend: 0}
@@ -251,10 +253,25 @@ async def test_what_is_left_is_taken_up_again(workdir: Path) -> None:
         assert gateway.now.leaving == {}
         await first.send(Cmd.DISC)
         await until(lambda: not gateway.service.running)
-        assert await (await gateway.session()).read(0, 512) == BLOCK
+        assert await (await gateway.session()).read(0, 512) == bytes(512)
+        assert started.read_text() == "x\n"
         await gateway.reload(LISTEN + MEMORY)
-        await until(lambda: gateway.service.running)
         assert gateway.now.leaving == {backend: 2}
+
+
+async def test_a_process_ends_when_the_last_has_gone_who_was_there(workdir: Path) -> None:
+    pid = workdir / "pid"
+    script = f"echo $$ > {pid}; exec nbdkit -f memory 1M"
+    command = LISTEN + f'[upstream.m]\ncommand = ["sh", "-c", "{script}"]\n'
+    async with house(workdir, command) as gateway:
+        first = await gateway.session()
+        process = Path("/proc") / pid.read_text().strip()
+        await gateway.reload(LISTEN + MEMORY)
+        assert await first.read(0, 512) == bytes(512)
+        assert process.exists()
+        await first.send(Cmd.DISC)
+        await until(lambda: not process.exists())
+        await until(lambda: not gateway.now.leaving)
 
 
 async def test_credentials_come_go_and_stay(workdir: Path) -> None:
@@ -578,7 +595,7 @@ async def test_a_session_keeps_what_it_was_promised(workdir: Path, after: str) -
         answer = await gateway.reload(LISTEN + after)
         assert answer.ok
         assert answer.done[-1] == "sessions: 1 kept, 0 ended"
-        assert await client.error(Cmd.WRITE, 0, 512, CmdFlag(0), data=BLOCK) == 0
+        assert await client.error(Cmd.WRITE, 0, 512, data=BLOCK) == 0
         assert await client.read(0, 512) == BLOCK
         assert not gateway.events("session not held against the new rules")
 
@@ -670,8 +687,6 @@ async def test_a_reload_between_a_clients_question_and_its_answer(
             client = await gateway.client()
             await client.structured()
             client.negotiation.go("x", ())
-            with trio.move_on_after(0):
-                await client.event()
             await client.stream.send_all(client.negotiation.data_to_send())
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert (await gateway.reload(text + after)).ok
@@ -693,7 +708,7 @@ async def test_an_upstream_that_goes_while_its_exports_are_listed(workdir: Path)
         async with house(workdir, text) as gateway:
             client = await gateway.client()
             await client.greeting()
-            client.negotiation.ask_list()
+            client.negotiation.list_exports()
             await client.stream.send_all(client.negotiation.data_to_send())
             await trio.testing.wait_all_tasks_blocked(0.01)
             gone = MEMORY.replace(".m]", ".n]") + EXPORT.replace('"m"', '"n"') + EVERYBODY
