@@ -1,0 +1,174 @@
+"""The control socket, from clients that mean it and from those that do not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from gateway.admin.control import (
+    MAX_CLIENTS,
+    MAX_REQUEST_BYTES,
+    REQUEST_SECONDS,
+    Answer,
+    Control,
+    ControlError,
+    Misunderstood,
+    ask,
+    no_arguments,
+)
+from gateway.identity import Identity, UnixPeer
+
+
+@asynccontextmanager
+async def control(path: Path) -> AsyncIterator[list[str]]:
+    """A control socket; gives what it has been told to do."""
+    done: list[str] = []
+
+    async def reload(arguments: Mapping[str, Any]) -> Answer:
+        no_arguments(arguments)
+        done.append("reload")
+        return Answer(True, ("all of it",))
+
+    def short(number: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    opened = Control(path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(opened.run, {"reload": reload}, nursery, short)
+        yield done
+        await opened.aclose()
+        nursery.cancel_scope.cancel()
+    assert not path.exists()
+
+
+async def answer_to(path: Path, data: bytes, *, end: bool = False) -> Any:
+    async with await trio.open_unix_socket(str(path)) as stream:
+        await stream.send_all(data)
+        if end:
+            await stream.send_eof()
+        said = b""
+        while piece := await stream.receive_some():
+            said += piece
+        assert said.endswith(b"\n")
+        return json.loads(said)
+
+
+async def test_a_verb(workdir: Path) -> None:
+    async with control(workdir / "c") as done:
+        assert await ask(workdir / "c", "reload") == Answer(True, ("all of it",))
+        assert done == ["reload"]
+        answer = await answer_to(workdir / "c", b'{"verb": "reload"}\n')
+        assert answer == {"ok": True, "done": ["all of it"], "problems": []}
+
+
+HOSTILE = {
+    "nothing": (b"", "the end came before"),
+    "half a line": (b'{"verb": "reload"}', "the end came before"),
+    "an empty line": (b"\n", "a line of JSON"),
+    "garbage": (b"\xff\0\xfe\n", "a line of JSON"),
+    "another protocol": (b"GET / HTTP/1.0\r\n\r\n", "got more"),
+    "no object": (b"[1]\n", "a JSON object"),
+    "a number": (b"1\n", "a JSON object"),
+    "much too deep": (b"[" * 4000 + b"\n", "a line of JSON"),
+    "no verb": (b"{}\n", '{"verb": "..."}'),
+    "a verb that is none": (b'{"verb": ["reload"]}\n', '{"verb": "..."}'),
+    "an unknown verb": (b'{"verb": "relaod"}\n', "the verbs are reload"),
+    "an argument that is none": (b'{"verb": "reload", "now": 1}\n', "unknown keys now"),
+    "two lines": (b'{"verb": "reload"}\n' * 2, "got more"),
+    "a long line": (b" " * (MAX_REQUEST_BYTES + 1), f"no more than {MAX_REQUEST_BYTES} bytes"),
+    "a flood": (b" " * (1 << 20), f"no more than {MAX_REQUEST_BYTES} bytes"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_what_is_no_request(workdir: Path, name: str) -> None:
+    data, words = HOSTILE[name]
+    async with control(workdir / "c") as done:
+        answer = await answer_to(workdir / "c", data, end=True)
+        assert answer["ok"] is False
+        assert words in answer["problems"][0]
+        assert done == []
+        assert (await ask(workdir / "c", "reload")).ok
+
+
+async def test_who_says_nothing_is_hung_up_on(
+    workdir: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with control(workdir / "c"), await trio.open_unix_socket(str(workdir / "c")) as stream:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(REQUEST_SECONDS)
+        assert b"no line came within" in await stream.receive_some()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(REQUEST_SECONDS)
+        assert await stream.receive_some() == b""
+
+
+async def test_who_leaves_at_once_is_no_trouble(workdir: Path) -> None:
+    async with control(workdir / "c") as done:
+        for data in (b"", b'{"verb": "reload"}\n', b"\n"):
+            stream = await trio.open_unix_socket(str(workdir / "c"))
+            await stream.send_all(data)
+            stream.socket.close()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert done == ["reload"]
+        assert (await ask(workdir / "c", "reload")).ok
+
+
+async def test_too_many(workdir: Path) -> None:
+    async with control(workdir / "c"):
+        there = [await trio.open_unix_socket(str(workdir / "c")) for _ in range(MAX_CLIENTS)]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        answer = await ask(workdir / "c", "reload")
+        assert answer.problems == (f"{MAX_CLIENTS} others are being answered, come again",)
+        for stream in there:
+            await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await ask(workdir / "c", "reload")).ok
+
+
+@pytest.mark.parametrize(
+    ("uid", "admitted"), [(0, True), (os.geteuid(), True), (os.geteuid() + 1, False)]
+)
+async def test_who_may(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, uid: int, admitted: bool
+) -> None:
+    """The kernel's word for who it is stands in for it: a test has one user."""
+    who = Identity("somebody", unix=UnixPeer(1, uid, 0))
+    monkeypatch.setattr("gateway.admin.control.peer_of", lambda _: who)
+    async with control(workdir / "c") as done:
+        assert (await ask(workdir / "c", "reload")).ok == admitted
+        assert bool(done) == admitted
+
+
+async def test_nobody_is_there(workdir: Path) -> None:
+    with pytest.raises(ControlError, match="no gateway listens at"):
+        await ask(workdir / "c", "reload")
+
+
+async def test_somebody_else_is_there(workdir: Path) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"NBDMAGIC\n")
+
+    sock = trio.socket.socket(trio.socket.AF_UNIX)
+    await sock.bind(str(workdir / "c"))
+    sock.listen()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(sock)])
+        with pytest.raises(ControlError, match="expected an answer of a gateway"):
+            await ask(workdir / "c", "reload")
+        nursery.cancel_scope.cancel()
+
+
+def test_arguments() -> None:
+    with pytest.raises(Misunderstood, match="unknown keys a, b"):
+        no_arguments({"b": 1, "a": 2})

@@ -1,0 +1,147 @@
+"""A running gateway takes up another configuration, under load, from real clients."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from .clients import nbdinfo, start_script
+from .gateways import MODE
+from .processes import Finished, Process, attempt, listening, wait_until
+from .servers import Servers, unix_uri
+
+pytestmark = pytest.mark.skipif(MODE != "gateway", reason="only the gateway reloads")
+
+MIB = 1 << 20
+
+
+class Gateway:
+    """One gateway with a file of its own."""
+
+    def __init__(self, workdir: Path, text: str) -> None:
+        self.workdir = workdir
+        self.path = workdir / "g.toml"
+        self.write(text)
+        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", self.path)
+        self.process.ready_when(lambda: listening(self.uri()), "the gateway listens")
+
+    def write(self, text: str) -> None:
+        head = f'[[listen]]\nuri = "{self.uri()}"\n[control]\nsocket = "{self.workdir}/c"\n'
+        self.path.write_text(head + text)
+
+    def uri(self, export: str = "", socket: str = "g.sock") -> str:
+        return unix_uri(self.workdir / socket).replace("///", f"///{export}")
+
+    def reload(self) -> Finished:
+        return attempt(sys.executable, "-m", "gateway", "reload", self.path)
+
+    def reloads(self) -> int:
+        return self.process.output.count("configuration reloaded")
+
+
+EXPORTS = "".join(
+    f'[[export]]\nname = "{name}"\nupstream = "{upstream}"\nupstream-name = ""\n'
+    for name, upstream in (("x", "disks"), ("y", "disks"), ("m", "memory"))
+)
+EVERYBODY = '[[rule]]\nexports = "*"\n'
+LIMITED = '[[rule]]\nexports = "*"\npolicies = [{ use = "limit", in-flight = 4 }]\n'
+DENY = '[[rule]]\nexports = "x"\ndeny = true\ndisconnect = true\n'
+
+
+def upstreams(uri: str, more: str = "") -> str:
+    return f'[upstream.disks]\nuri = "{uri}"\n{more}[upstream.memory]\nuri = "memory:64M"\n'
+
+
+def said(client: Process) -> dict[str, object]:
+    assert client.wait() == 0, client.output
+    report: dict[str, object] = json.loads(client.output)
+    return report
+
+
+def test_a_hundred_reloads_under_load(servers: Servers, workdir: Path) -> None:
+    """By the command, by SIGHUP, with something else in the file each time, and mistakes in between."""
+    upstream = servers.nbdkit("memory", "64M")
+    texts = [
+        upstreams(upstream.uri) + EXPORTS + EVERYBODY,
+        upstreams(upstream.uri, "connect-seconds = 5\n") + EXPORTS + LIMITED,
+        f'[[listen]]\nuri = "{unix_uri(workdir / "more.sock")}"\n'
+        + upstreams(upstream.uri, "quirks = []\n")
+        + EXPORTS,
+        "[log]\nlevel = 3\n",
+    ]
+    gateway = Gateway(workdir, texts[0])
+    lasting = [start_script("load", gateway.uri(name), 12) for name in ("x", "m", "m")]
+    wait_until(lambda: gateway.process.output.count("session begins") == 3, "there is load")
+    before = gateway.process.descriptors()
+    for number in range(1, 101):
+        text = texts[number % len(texts)]
+        gateway.write(text)
+        wrong = gateway.process.output.count("stays as it was")
+        good = gateway.reloads()
+        if number % 10 == 0:
+            done = gateway.reload()
+            assert done.status == (text is texts[3]), str(done)
+        else:
+            gateway.process.signal(signal.SIGHUP)
+        wait_until(
+            lambda good=good, wrong=wrong: (  # type: ignore[misc] # bound now
+                gateway.process.output.count("stays as it was") > wrong or gateway.reloads() > good
+            ),
+            "it has been reloaded",
+        )
+        assert nbdinfo(gateway.uri("y"))["exports"][0]["export-size"] == 64 * MIB
+    gateway.write(texts[0])
+    assert gateway.reload().status == 0
+    assert gateway.reloads() == 76
+    wait_until(lambda: gateway.process.descriptors() <= before, "what is gone has been closed")
+    for client in lasting:
+        report = said(client)
+        assert (report["bad"], report["unanswered"], report["died"]) == ({}, 0, False)
+    assert "internal error" not in gateway.process.output
+    assert "Traceback" not in gateway.process.output
+    assert gateway.process.stop() == 0
+
+
+def test_a_rule_ends_the_sessions_that_it_denies(servers: Servers, workdir: Path) -> None:
+    upstream = servers.nbdkit("memory", "64M")
+    gateway = Gateway(workdir, upstreams(upstream.uri) + EXPORTS + EVERYBODY)
+    denied = start_script("load", gateway.uri("x"), 30)
+    others = [start_script("load", gateway.uri(name), 5) for name in ("y", "m")]
+    wait_until(lambda: gateway.process.output.count("session begins") == 3, "there is load")
+    gateway.write(upstreams(upstream.uri) + EXPORTS + DENY + EVERYBODY)
+    done = gateway.reload()
+    assert done.status == 0, str(done)
+    assert "sessions: 2 kept, 1 ended" in done.out
+    report = said(denied)
+    # What was begun is answered; what the client asks after that is asked of nobody.
+    assert report["died"]
+    for other in others:
+        report = said(other)
+        assert (report["bad"], report["unanswered"], report["died"]) == ({}, 0, False)
+    assert gateway.process.stop() == 0
+
+
+def test_many_at_once_and_while_it_ends(servers: Servers, workdir: Path) -> None:
+    upstream = servers.nbdkit("--filter=delay", "memory", "64M", "rdelay=2")
+    gateway = Gateway(workdir, upstreams(upstream.uri) + EXPORTS)
+    command = (sys.executable, "-m", "gateway", "reload", gateway.path)
+    asked = [Process(*command) for _ in range(4)]
+    while any(each.running for each in asked):
+        gateway.process.signal(signal.SIGHUP)
+    assert [each.wait() for each in asked] == [0] * 4
+    client = start_script("load", gateway.uri("x"), 3)
+    wait_until(lambda: "session begins" in gateway.process.output, "there is load")
+    gateway.process.signal(signal.SIGTERM)
+    wait_until(lambda: "shutting down" in gateway.process.output, "it drains")
+    done = gateway.reload()
+    assert done.status == 1
+    assert "the gateway is shutting down" in done.err
+    assert gateway.process.wait() == 0
+    client.wait()
+    nobody = gateway.reload()
+    assert nobody.status == 1
+    assert "no gateway listens at" in nobody.err
