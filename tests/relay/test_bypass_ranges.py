@@ -362,3 +362,22 @@ async def test_blocks_that_are_read_changed_and_written_keep_what_is_protected(c
     assert there[: SMALL.start - 50] == content[: SMALL.start - 50]
     assert there[SMALL.stop + 100 :] == content[SMALL.stop + 100 :]
     assert there[SMALL.start - 50 : SMALL.start] != content[SMALL.start - 50 : SMALL.start]
+
+
+@pytest.mark.parametrize("behind", ["", ', { use = "window", offset = 512 }'])
+@pytest.mark.parametrize("how", ["simple", "structured", "extended"])
+async def test_block_sizes_are_held_to_on_the_fast_path(behind: str, how: str) -> None:
+    policies = f'{{ use = "blocksize", minimum = {BLOCK} }}{behind}'
+    seen = range(512 if behind else 0, SIZE)
+    seen = seen[: len(seen) - len(seen) % BLOCK]
+    async with (
+        gateway_before(Server({"": MemoryDisk(SIZE)}), upstream=CONFIG.format(policies)) as gateway,
+        attacking(gateway, how, seen, bytes(SIZE)) as attacker,
+    ):
+        for command in (Cmd.READ, Cmd.WRITE, Cmd.TRIM, Cmd.WRITE_ZEROES, Cmd.CACHE):
+            for offset, length in ((512, BLOCK), (BLOCK - 512, BLOCK), (0, 512), (0, BLOCK + 1)):
+                data = bytes(length) if command is Cmd.WRITE else b""
+                error = await attacker.tries(command, offset, length, data=data)
+                assert error == Errno.EINVAL, (command.name, offset, length)
+            data = bytes(BLOCK) if command is Cmd.WRITE else b""
+            assert not await attacker.tries(command, BLOCK, BLOCK, data=data)

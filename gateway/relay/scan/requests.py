@@ -13,7 +13,7 @@ from gateway.protocol.commands import (
 from gateway.protocol.errors import Hangup
 from gateway.protocol.table import touches
 from gateway.relay.scan.jobs import Outside, hooked, moved
-from gateway.relay.scan.plan import Route
+from gateway.relay.scan.plan import Plan, Route
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
 from gateway.relay.scan.translate import status, translate
 from gateway.wire.constants import Cmd, CmdFlag
@@ -36,6 +36,14 @@ _NEVER = (0, 0, None)  # a word that is not FAST
 
 _Request = tuple[int, int, int, int]
 """(word, cookie, offset, length)"""
+
+
+def _mask(plan: Plan) -> int:
+    """Give the bits that are 0 in what goes FAST: in offsets, which are the upstream's, and in lengths."""
+    alignment = plan.offer.alignment
+    if plan.offer.base % alignment:
+        return -1  # the client's blocks begin in the middle of the upstream's: one look cannot tell
+    return max(plan.upstream.minimum, alignment) - 1
 
 
 class RequestScan:
@@ -63,7 +71,7 @@ class RequestScan:
         self._fast = traffic.plan.fast
         self._size = traffic.plan.offer.size
         self._base = traffic.plan.offer.base
-        self._mask = traffic.plan.upstream.minimum - 1
+        self._mask = _mask(traffic.plan)
         self._drop_left = 0
         self._gather_left = 0  # bytes missing of a payload that a job needs whole
         self._gathered = bytearray()
