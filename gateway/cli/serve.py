@@ -1,6 +1,6 @@
 """nbd-gateway serve: the gateway itself, from a configuration file or from the command line alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,9 @@ from gateway.cli import UsageError, complain
 from gateway.uri import NbdUri, Transport
 
 if TYPE_CHECKING:
-    from gateway.app import Options
     from gateway.config import Config
     from gateway.config.lines import KeyPath
-    from gateway.reload import Source
+    from gateway.tls.rotation import Stamp
 
 DEFAULT_LISTEN = "nbd://127.0.0.1:10810"
 """One above NBD's own port, since the server behind us is often on this machine; and nobody else's
@@ -111,22 +110,25 @@ def serve(
             for problem in error.problems:
                 complain(str(problem))
             return 1 if any(problem.file for problem in error.problems) else 2
-        from gateway.app import Options
-        from gateway.reload import Source
-
-        options = Options(run, pidfile, exit_after_last_client)
-        source = None if config is None else Source(config, load, seen)
-        return _run(settings, source, options)
+        source = None if config is None else (config, load, seen)
+        return _run(settings, source, (run, pidfile, exit_after_last_client))
 
 
-def _run(config: "Config", source: "Source | None", options: "Options") -> int:
+def _run(
+    config: "Config",
+    source: "tuple[Path, Callable[[], Config], Stamp | None] | None",
+    options: tuple[str | None, Path | None, bool],
+) -> int:
+    """Serve; what `Source` and `Options` are made of is given, for only now are their modules loaded."""
     import trio
 
     from gateway import app
+    from gateway.reload import Source
     from gateway.upstreams import StartError
 
+    read = None if source is None else Source(*source)
     try:
-        return trio.run(partial(app.serve, config, options, source=source))
+        return trio.run(partial(app.serve, config, app.Options(*options), source=read))
     except StartError as error:
         complain(str(error))
         return 1
