@@ -26,22 +26,20 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, View
 from gateway.protocol.server import Description
 from gateway.protocol.table import ALL_COMMANDS, Row, Table
-from gateway.relay.inquiry import (
-    chain_over,
-    refusal_of,
-    refusal_to_join,
-    told_of,
-    without_payload_flag,
-)
 from gateway.relay.promise import (
     bitmaps_may_move,
     first_view,
     is_bitmap,
     plan_of,
     promise,
+    refusal_of,
+    refusal_to_join,
     selected_contexts,
+    told_of,
     verdict_on,
+    without_payload_flag,
 )
+from gateway.relay.reading import chain_over
 from gateway.relay.scan.plan import Way
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
 from gateway.relay.service import limits_of

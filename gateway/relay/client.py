@@ -49,7 +49,8 @@ from gateway.protocol.server import (
     TlsAsked,
     option_of,
 )
-from gateway.relay.inquiry import Inquiry, Told, without_payload_flag
+from gateway.relay.inquiry import Inquiry
+from gateway.relay.promise import Told, without_payload_flag
 from gateway.relay.service import Service
 from gateway.relay.transmit import Opened, transmit
 from gateway.wire.constants import HandshakeFlag, Info, Rep

@@ -18,44 +18,40 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
-import trio
-
-from gateway.access.chain import Placed, Terms, join, peek, prepared, prepares, terms
+from gateway.access.chain import Placed, Terms, join, peek, prepares, terms
 from gateway.access.rules import Grant, NotGranted
-from gateway.config import Config, Route
+from gateway.config import Route
 from gateway.identity import Identity
-from gateway.policy import Client, Denied, Failed, Session
+from gateway.policy import Client, Denied, Session
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
-from gateway.protocol.server import ContextsAsked, Description, ExportAsked, ServerNegotiation
+from gateway.protocol.server import ContextsAsked, ExportAsked, ServerNegotiation
 from gateway.relay.listing import listed_exports
 from gateway.relay.promise import (
+    Told,
     allowed_contexts,
     bitmaps_may_move,
     first_view,
     is_bitmap,
     promise,
+    refusal_of,
+    refusal_to_join,
     selected_contexts,
+    told_of,
 )
-from gateway.relay.reading import Reader
+from gateway.relay.reading import chain_over
 from gateway.relay.service import Service
 from gateway.relay.transmit import Opened
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.negotiation import Link, Negotiation
 from gateway.upstream.server import Server
 from gateway.wire.constants import Rep
-from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import ListedExport, MetaContext, shown
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-PREPARE_SECONDS = 30
-"""How long policies may take to look at a disk before it is described: a few READs of a server that has just
-answered."""
-
 _Result = TypeVar("_Result")
-Patiently = Callable[[Callable[[], Awaitable[_Result]]], Awaitable[_Result]]
 
 
 @dataclass
@@ -65,17 +61,6 @@ class _Kept:
     asked: ExportAsked
     terms: upstream_side.Terms
     opened: Opened
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a client is told of an export."""
-
-    description: Description
-    alignment: int
-    """What its requests have to be multiples of, in bytes."""
-    asks_for_sizes: bool
-    """Clients that do not ask for block sizes are turned away, if there is an alignment."""
 
 
 class Inquiry:
@@ -306,7 +291,6 @@ class Inquiry:
     async def _prepared(self, chain: list[Placed], route: Route, link: Link) -> list[Placed]:
         if not prepares(chain):
             return chain
-
         return await self._wait(lambda: chain_over(chain, route, link))
 
     def _offer(self, name: str, agreed: Terms) -> Offer:
@@ -356,70 +340,8 @@ class Inquiry:
         return result
 
 
-# --- What is decided without asking anybody; `explain` decides it likewise
-
-
-def refusal_of(
-    config: Config, name: str, found: Grant | NotGranted, *, secure: bool, without_tls: Rep
-) -> Refusal | None:
-    """Give what a client is told in place of the export that it names, for what the rules say; None if it may
-    have it. `without_tls`: what it hears that would have to come over TLS, and does not (`secure`).
-    """
-    route = None if found.name is None else config.route(found.name)
-    if route is None or (isinstance(found, NotGranted) and found.hidden):
-        return _unknown(name)
-    if route.tls_required and not secure:
-        if without_tls == Rep.ERR_TLS_REQD:
-            return Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
-        return _unknown(name)
-    if isinstance(found, NotGranted):
-        return Refusal(Rep.ERR_POLICY, f"access to export {shown(name)} is denied")
-    return None
-
-
-def refusal_to_join(route: Route, asked: str, denied: Denied) -> Refusal:
-    """Give what a client is told that asks for an export by a name, and that a policy does not let in."""
-    if route.hide:
-        return _unknown(asked)
-    return Refusal(Rep.ERR_POLICY, str(denied))
-
-
-async def chain_over(chain: list[Placed], route: Route, link: Link) -> list[Placed]:
-    """Give the chain as it stands over a link, after its policies have looked at the disk. Raises
-    `Refusal`, `Denied`.
-    """
-    try:
-        with trio.fail_after(PREPARE_SECONDS):
-            return await prepared(chain, first_view(route, link.export), Reader(link))
-    except trio.TooSlowError:
-        text = f"policies have not seen the disk within {PREPARE_SECONDS} s"
-        raise Refusal(Rep.ERR_PLATFORM, text) from None
-    except Failed as failed:
-        raise Refusal(Rep.ERR_PLATFORM, str(failed)) from None
-
-
-def _unknown(name: str) -> Refusal:
-    return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
-
-
 def _same(one: Grant, other: Grant) -> bool:
     """Say whether two configurations give the same, as far as what has been counted does not matter."""
     return (one.name, one.route, one.rule) == (other.name, other.route, other.rule) and [
         (placed.name, placed.observed, placed.policy.model_dump()) for placed in one.chain
     ] == [(placed.name, placed.observed, placed.policy.model_dump()) for placed in other.chain]
-
-
-def without_payload_flag(told: Told) -> Told:
-    """Give what GO tells a client without contexts ("BLOCK_STATUS_PAYLOAD ... SHOULD NOT be set")."""
-    flags = told.description.flags & ~Flag.BLOCK_STATUS_PAYLOAD
-    return replace(told, description=replace(told.description, flags=flags))
-
-
-def told_of(name: str, route: Route, export: Export, agreed: Terms, promised: Offer) -> Told:
-    """Give what INFO and GO tell. The upstream's canonical name means something to the client only if it
-    asked for the export under the name that the upstream has for it.
-    """
-    canonical = export.name if route.upstream_name == name else name
-    words = agreed.view.description
-    description = Description(promised.size, promised.flags, promised.block_sizes, canonical, words)
-    return Told(description, promised.alignment, route.unaligned == "refuse")

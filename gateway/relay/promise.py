@@ -1,8 +1,9 @@
-"""What a client is promised of an export: what the configuration and its policies say, over what its upstream
-can do.
+"""What a client is promised of an export, and told: what the configuration and its policies say, over what its
+upstream can do.
 
-`view_of` begins, the policies go on, `offer` ends; here is what goes into them. Those who serve and those who
-explain ask the same functions.
+`view_of` begins, the policies go on, `offer` ends; here is what goes into them, and what a client hears of it
+or in its place. Nothing here asks or awaits anybody: those who serve (`gateway.relay.inquiry`) and those who
+explain (`gateway.explain`) find things out each in their own way, and decide by the same functions.
 
 Dirty bitmaps of views that are read-only because we make them so: the disk may be written meanwhile, through
 the server or by others, and the bitmap with it. qemu hides bitmaps that may change from read-only exports for
@@ -17,15 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gateway.access.chain import Placed, Terms, terms
-from gateway.config import Route
+from gateway.access.rules import Grant, NotGranted
+from gateway.config import Config, Route
 from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, View, offer, view_of
+from gateway.protocol.server import Description
 from gateway.quirks import Dialect
 from gateway.relay.scan.plan import Plan, Shadow, plan
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
-from gateway.wire.handshake import MetaContext
+from gateway.wire.handshake import MetaContext, shown
+
+# --- What is promised
 
 
 def first_view(route: Route, export: Export) -> View:
@@ -63,6 +68,68 @@ def plan_of(agreed: Terms, promised: Offer, export: Export, dialect: Dialect) ->
         )
         shadow = Shadow(would, agreed.shadow.table)
     return plan(promised, export, dialect, table=agreed.table, hooked=agreed.hooked, shadow=shadow)
+
+
+# --- What is told of it
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a client is told of an export."""
+
+    description: Description
+    alignment: int
+    """What its requests have to be multiples of, in bytes."""
+    asks_for_sizes: bool
+    """Clients that do not ask for block sizes are turned away, if there is an alignment."""
+
+
+def told_of(name: str, route: Route, export: Export, agreed: Terms, promised: Offer) -> Told:
+    """Give what INFO and GO tell. The upstream's canonical name means something to the client only if it
+    asked for the export under the name that the upstream has for it.
+    """
+    canonical = export.name if route.upstream_name == name else name
+    words = agreed.view.description
+    description = Description(promised.size, promised.flags, promised.block_sizes, canonical, words)
+    return Told(description, promised.alignment, route.unaligned == "refuse")
+
+
+def without_payload_flag(told: Told) -> Told:
+    """Give what GO tells a client without contexts ("BLOCK_STATUS_PAYLOAD ... SHOULD NOT be set")."""
+    flags = told.description.flags & ~Flag.BLOCK_STATUS_PAYLOAD
+    return replace(told, description=replace(told.description, flags=flags))
+
+
+def refusal_of(
+    config: Config, name: str, found: Grant | NotGranted, *, secure: bool, without_tls: Rep
+) -> Refusal | None:
+    """Give what a client is told in place of the export that it names, for what the rules say; None if it may
+    have it. `without_tls`: what it hears that would have to come over TLS, and does not (`secure`).
+    """
+    route = None if found.name is None else config.route(found.name)
+    if route is None or (isinstance(found, NotGranted) and found.hidden):
+        return _unknown(name)
+    if route.tls_required and not secure:
+        if without_tls == Rep.ERR_TLS_REQD:
+            return Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
+        return _unknown(name)
+    if isinstance(found, NotGranted):
+        return Refusal(Rep.ERR_POLICY, f"access to export {shown(name)} is denied")
+    return None
+
+
+def refusal_to_join(route: Route, asked: str, denied: Denied) -> Refusal:
+    """Give what a client is told that asks for an export by a name, and that a policy does not let in."""
+    if route.hide:
+        return _unknown(asked)
+    return Refusal(Rep.ERR_POLICY, str(denied))
+
+
+def _unknown(name: str) -> Refusal:
+    return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
+
+
+# --- Meta contexts
 
 
 def allowed_contexts(chain: Sequence[Placed], names: Sequence[str], *, asked: bool) -> list[str]:

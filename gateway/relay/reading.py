@@ -1,16 +1,21 @@
-"""READs over a link before a client has it: for policies that look at the disk before it is described.
+"""Policies that look at the disk before it is described, and the READs that they make: over a link, before a
+client has it.
 
-The data plane's own machinery without a client: a job asks, the scanner of replies collects.
+The READs go by the data plane's own machinery without a client: a job asks, the scanner of replies collects.
 """
 
 from __future__ import annotations
 
 import trio
 
+from gateway.access.chain import Placed, prepared
+from gateway.config import Route
 from gateway.net.options import Awaited
 from gateway.policy import Failed, Request
 from gateway.protocol.commands import normal_error
+from gateway.protocol.errors import Refusal
 from gateway.protocol.export import offer, view_of
+from gateway.relay.promise import first_view
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.jobs import Answer
 from gateway.relay.scan.plan import plan
@@ -18,7 +23,7 @@ from gateway.relay.scan.traffic import Traffic
 from gateway.relay.scan.translate import translate
 from gateway.upstream.negotiation import Link
 from gateway.wire import limits
-from gateway.wire.constants import Cmd, Errno
+from gateway.wire.constants import Cmd, Errno, Rep
 from gateway.wire.errors import WireError
 
 MAX_BYTES = limits.MIB
@@ -26,6 +31,25 @@ MAX_BYTES = limits.MIB
 
 MAX_READS = 1024
 """On one link: a chain of partitions on a hostile disk must not keep us reading for ever."""
+
+
+PREPARE_SECONDS = 30
+"""How long policies may take to look at a disk before it is described: a few READs of a server that has just
+answered."""
+
+
+async def chain_over(chain: list[Placed], route: Route, link: Link) -> list[Placed]:
+    """Give the chain as it stands over a link, after its policies have looked at the disk. Raises
+    `Refusal`, `Denied`.
+    """
+    try:
+        with trio.fail_after(PREPARE_SECONDS):
+            return await prepared(chain, first_view(route, link.export), Reader(link))
+    except trio.TooSlowError:
+        text = f"policies have not seen the disk within {PREPARE_SECONDS} s"
+        raise Refusal(Rep.ERR_PLATFORM, text) from None
+    except Failed as failed:
+        raise Refusal(Rep.ERR_PLATFORM, str(failed)) from None
 
 
 class Reader:
