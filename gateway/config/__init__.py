@@ -1,8 +1,11 @@
 """What users write: gateway.toml, read into values that the rest of the gateway can trust.
 
     models.py    every key, with its default and its reason: the file's specification
+    rules.py     the keys of [[rule]], and what stands in `policies`
+    base.py      what both are made of
     checks.py    what one key alone cannot know: names that must exist, keys that exclude each other
     reading.py   text -> Config, or every problem of the text at once, in plain words
+    words.py     what pydantic complains of, in those words
     lines.py     which line a key stands on, since tomllib does not say
     template.py  the file that `nbd-gateway init` writes
 

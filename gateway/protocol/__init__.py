@@ -6,5 +6,6 @@ so a conversation in a test is a list of bytes.
     server.py    our face to clients      client.py    our face to upstreams
     export.py    what an upstream has, what we offer of it, and offer(), which decides
     commands.py  which commands a session may send, and what is answered when it may not
+    table.py     what each may do beyond that: what restricting policies compile into
     errors.py    refusals and hang-ups, named by what the catcher does next
 """

@@ -1,8 +1,11 @@
 """One client's life, and the data plane that it ends up in.
 
 client.py   one client until it has opened an export, and when it leaves
-promise.py  what it is promised of that export
+inquiry.py  what it asks of exports, of the rules, the upstream and the policies
+reading.py  policies that look at the disk before it is described, and the READs that they make
+promise.py  what it is promised of an export, and told; asked of nobody, so that `explain` can ask the same
 transmit.py its transmission phase, from the task that waits for it
+hooks.py    commands that go through hooks of policies: a task for each
 service.py  what all clients share
 listing.py  what LIST shows
 scan/       what goes through a session, message by message; pure

@@ -1,4 +1,9 @@
-"""What all clients share."""
+"""What all clients share: the configuration in force, its rules and upstreams, the hub, and who is here.
+
+A reload exchanges the configuration, its rules and its upstreams in one step (`Service.reconfigure`). Sessions
+that run keep the policies and the link with which they began, for they were promised what these make of the
+export; rates, limits and a rule that ends them are taken from the rules in force.
+"""
 
 from __future__ import annotations
 
@@ -57,11 +62,12 @@ class Running:
     membership: Membership
     traffic: Traffic
     relaying: RelaySession | None = None
+    """None: the hub has not begun it yet. It is held against the rules then, if they are others than at GO."""
 
 
 @dataclass
 class Service:
-    """What all clients share."""
+    """One for the whole gateway."""
 
     config: Config
     servers: Mapping[str, Server]

@@ -7,6 +7,11 @@ in place (or another header in front, where the framings differ), and adds slice
 that is sent as it is. Payloads are never copied and never looked at. What cannot go on as it stands (an
 error, a block status) is taken out of the run of bytes and encoded anew.
 
+Policies come in as data. What only restricts is part of `plan`: words that are legal, longest lengths, ranges
+that are barred. A command with a hook is a job that waits for somebody outside (`jobs.Outside`); a rate is a
+`traffic.Gate` that lets requests through or has them stay unread. Where a client's export begins behind the
+start of the upstream's (`offer.base`), offsets are the client's until they are checked, then the upstream's.
+
     plan.py       which way each command goes, decided once
     requests.py   the client's requests
     replies.py    a simple upstream's replies, and what all replies have in common
