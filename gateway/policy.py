@@ -47,7 +47,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, 
 
 from gateway.identity import Identity
 from gateway.protocol.commands import RANGED, WRITE_CLASS
-from gateway.protocol.export import View
+from gateway.protocol.export import View, together
 from gateway.protocol.table import Table
 from gateway.throttle import Bucket, Charge, Unit
 from gateway.uri import format_size, parse_size
@@ -175,20 +175,22 @@ class Request:
 
     def without(self, *flags: CmdFlag) -> Request:
         """Give the request without command flags."""
-        return replace(self, flags=self.flags & ~sum(set(flags)))
+        return replace(self, flags=self.flags & ~together(flags))
 
     def moved(self, distance: int) -> Request:
         """Give the request at an offset that is `distance` bytes further."""
         return replace(self, offset=self.offset + distance)
 
     def part(self, start: int, end: int) -> Request:
-        """Give what the request does from `start` up to `end`, which lie in its range."""
+        """Give what the request does from `start` up to `end`. Raises ValueError if that is no part of it."""
+        if not self.offset <= start <= end <= self.end:
+            raise ValueError(f"{start} to {end} is no part of {self.offset} to {self.end}")
         first = start - self.offset
         data = memoryview(self.data)[first : first + end - start]
         return replace(self, offset=start, length=end - start, data=data)
 
     def instead(self, command: Cmd, *, data: bytes | memoryview = b"", flags: int = 0) -> Request:
-        """Give another command for the same range."""
+        """Give another command for the same range: a WRITE with `data` of its length."""
         return replace(self, command=command, data=data, flags=flags)
 
 

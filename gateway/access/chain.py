@@ -113,11 +113,25 @@ class Terms:
         """Do a request through all hooks. Raises `Failed`."""
 
         async def at(number: int, request: Request) -> Result:
+            if number:  # a policy has handed it on
+                _check(request)
             if number == len(self.stages):
                 return await bottom(request)
             return await self.stages[number].do(request, lambda behind: at(number + 1, behind))
 
         return await at(0, request)
+
+
+def _check(request: Request) -> None:
+    """Refuse what no client can have sent: a bug of the policy that made it. Raises ValueError.
+
+    Who stands behind goes by the length, and the server is sent the data: were they not the same, a WRITE would
+    get past `protect`, or be answered with success and not be done.
+    """
+    if request.offset < 0 or request.length < 0:
+        raise ValueError(f"expected an offset and a length of 0 or more, got {request}")
+    if request.command is Cmd.WRITE and len(request.data) != request.length:
+        raise ValueError(f"expected {request.length} bytes to WRITE, got {len(request.data)}")
 
 
 class Enlarged(Exception):

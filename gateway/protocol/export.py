@@ -25,7 +25,10 @@ without WRITE_ZEROES, no DF without structured replies, no BLOCK_STATUS_PAYLOAD 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 
 from gateway.wire import limits
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -37,7 +40,6 @@ UNRESTRICTED_MAXIMUM = 0xFFFFFFFF
 
 LARGEST_MINIMUM = 64 * limits.KIB
 SMALLEST_PREFERRED = 512
-SMALLEST_MAXIMUM = limits.MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,11 @@ class Offer:
         return bool(self.flags & flag)
 
 
+def together(flags: Iterable[int]) -> int:
+    """Give several flags as one number; each may be several already."""
+    return reduce(or_, flags, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """An export as a policy sees it, and as it hands it on to the one that stands nearer to the client."""
@@ -119,11 +126,11 @@ class View:
 
     def without(self, *flags: Flag) -> View:
         """Give the view without transmission flags."""
-        return replace(self, flags=self.flags & ~sum(set(flags)))
+        return replace(self, flags=self.flags & ~together(flags))
 
     def having(self, *flags: Flag) -> View:
         """Give the view with transmission flags. READ_ONLY takes from a client, others promise it something."""
-        return replace(self, flags=self.flags | sum(set(flags)))
+        return replace(self, flags=self.flags | together(flags))
 
     def window(self, offset: int, size: int) -> View:
         """Give the part of `size` bytes at `offset`. Raises ValueError if there is no such part."""

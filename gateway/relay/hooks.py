@@ -113,6 +113,10 @@ class Hooks:
         """Do a request that has come through all policies, in the upstream's offsets. Raises `Failed`."""
         if not request.length and request.command is not Cmd.FLUSH:
             return b"" if request.command is Cmd.READ else None
+        if request.end > self._plan.upstream.size:
+            # What a stage shows is held against its requests by the stage before it; the last one by nobody.
+            there = self._plan.upstream.size
+            raise ValueError(f"a policy asks for bytes up to {request.end}, and there are {there}")
         ended = trio.Event()
         answers: list[Answer] = []
 
@@ -125,9 +129,8 @@ class Hooks:
         [answer] = answers
         if answer.error:
             # Where it went wrong is told in the server's offsets, which are not those of the policies before.
-            word = (
-                request.flags << 16 | request.command
-            )  # whether ENOTSUP is an answer depends on its flags
+            # Whether ENOTSUP is an answer depends on the flags.
+            word = request.flags << 16 | request.command
             raise Failed(normal_error(word, answer.error), answer.text)
         if request.command is Cmd.READ:
             return b"".join(data for _offset, data in answer.data)

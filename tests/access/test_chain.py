@@ -296,6 +296,35 @@ def test_who_refuses_all_that_writes_is_read_only() -> None:
     assert terms(chain(RefuseWrites()), view()).view.allows(Flag.READ_ONLY)
 
 
+class Muddled(Policy):
+    """Makes a WRITE that is not as long as it says, or begins before the beginning."""
+
+    data: bytes = b""
+    distance: int = 0
+
+    async def trim(self, request: Request, behind: Next) -> Result:
+        wrong = request.instead(Cmd.WRITE, data=self.data).moved(self.distance)
+        result: Result = await behind(wrong)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("muddled", "why"),
+    [
+        (Muddled(), "expected 4 bytes to WRITE, got 0"),
+        (Muddled(data=bytes(KIB)), "expected 4 bytes to WRITE, got 1024"),
+        (Muddled(data=bytes(4), distance=-1), "0 or more"),
+    ],
+)
+async def test_what_makes_no_sense_goes_no_further(muddled: Policy, why: str) -> None:
+    async def bottom(request: Request) -> Result:
+        raise AssertionError(f"{request} must not come here")
+
+    compiled = terms(chain(muddled), view())
+    with pytest.raises(ValueError, match=why):
+        await compiled.do(Request(Cmd.TRIM, 0, 4), bottom)
+
+
 def test_more_than_there_is_takes_hooks() -> None:
     with pytest.raises(Enlarged, match="larger shows 1048577 bytes of 1048576"):
         terms(chain(Larger()), view())

@@ -117,11 +117,15 @@ FLAGS = {
 }
 
 
+ZEROES = memoryview(bytes(64 * MIB))  # as much as a WRITE may have; what is longer is refused
+
+
 def requests(agreed: Terms, offer: Offer) -> Iterator[Request]:
     for offset, length in dict.fromkeys(boundaries(agreed, offer)):
         for command, several in FLAGS.items():
             for flags in several:
-                yield Request(command, offset, length, int(flags))
+                data = ZEROES[:length] if command is Cmd.WRITE else b""
+                yield Request(command, offset, length, int(flags), data)
     yield Request(Cmd.FLUSH)
     yield Request(Cmd.FLUSH, 0, 512)
 

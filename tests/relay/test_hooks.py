@@ -104,6 +104,14 @@ class Picky(Policy):
         return None
 
 
+class Astray(Policy):
+    """A READ goes behind the end of the disk."""
+
+    async def read(self, request: Request, next: Next) -> Result:
+        result: Result = await next(request.moved(SIZE))
+        return result
+
+
 async def opened(gateway: Gateway, *, simple: bool = False) -> Client:
     client = gateway.client()
     await client.go("", structured=not simple, extended=not simple)
@@ -159,6 +167,16 @@ async def test_a_bug_of_a_policy_costs_one_command(short: bool) -> None:
             assert await client.error(Cmd.READ, 0, 512) == Errno.EIO
             assert not await client.error(Cmd.WRITE, 0, 512, data=bytes(512))
             assert await client.error(Cmd.READ, 0, 512) == Errno.EIO
+
+
+async def test_a_policy_that_goes_astray_costs_one_command() -> None:
+    async with gateway_before(await server()) as gateway:
+        place(gateway, Astray())
+        client = await opened(gateway)
+        async with client.stream:
+            # The server would have said EINVAL.
+            assert await client.error(Cmd.READ, 0, 512) == Errno.EIO
+            assert not await client.error(Cmd.WRITE, 0, 4, data=b"here")
 
 
 async def test_block_status_through_a_hook() -> None:
