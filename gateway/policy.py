@@ -18,20 +18,24 @@ Hooks, in the order of a connection's life:
     context      may this meta context be had?
     peek         a client asks what it would get
     join, leave  a session begins and ends
+    denied       a client was not given the export
     prepares, prepare   read the disk before it is described
     over         know what the policies behind show
     describe     size, flags, block sizes, contexts
     commands     what each command may do
     charges      what limits the session's speed
+    hooked       which commands go through the hooks of the next line
     read write zero trim cache block_status flush, and each for every ranged one without a hook of its own
+    inherit, retire   another configuration is in force
 
-All but `prepare` and those of the last line are plain functions that decide and do not wait. A policy without
-a hook of the last line costs the data plane nothing: what `describe` and `commands` say is compiled into the
-table that every request is held against anyway. A hook of the last line is a coroutine for each command, in
-which anything may be awaited; `explain` names the commands that it slows.
+All but `prepare` and the hooks of commands (`read` and so on) are plain functions that decide and do not wait.
+A policy without a hook of commands costs the data plane nothing: what `describe` and `commands` say is compiled
+into the table that every request is held against anyway. A hook of commands is a coroutine for each command,
+in which anything may be awaited; `explain` names the commands that it slows.
 
 Errors: `Denied` (the client does not get the export) and `Failed` (one command fails). Anything else is a bug
-of the policy: the command fails with EIO and the log has the traceback.
+of the policy, and the log has the traceback: a command fails with EIO; in a hook before that, the client is
+hung up on, and nobody else; in `inherit`, the configuration stays as it was.
 """
 
 from __future__ import annotations
@@ -292,7 +296,8 @@ class Policy(BaseModel):
 
     def join(self, session: Session) -> Policy:
         """A session begins: give the policy that stands here for it. Raises `Denied`. If it does not, `leave`
-        of `self` is called at the end.
+        of `self` is called at the end. Whoever gives another policy than `self` gives the same in `peek`: INFO
+        tells what GO then does.
         """
         return self
 
@@ -323,10 +328,17 @@ class Policy(BaseModel):
         return view
 
     def commands(self, table: Table) -> None:
-        """Say what commands may do, in offsets of the view that `describe` gave."""
+        """Say what commands may do, in offsets of the view that `describe` gave.
+
+        It is also called where there is no view, for the sake of `table.limit_in_flight` alone: before the
+        session's first command, and after a reload. `self` is then what `join` gave, or the policy now in
+        force, and has not seen `prepare` and `over`.
+        """
 
     def charges(self, session: Session) -> Sequence[Charge]:
-        """Give what a session's commands are charged to."""
+        """Give what a session's commands are charged to: the same buckets each time. After a reload, it is the
+        policy now in force that is asked, which this session may never have joined.
+        """
         return ()
 
     # --- Data plane. Offsets are those of the view that `describe` gave; `next` takes those of the view that it

@@ -335,7 +335,7 @@ class Reloader:
 
     def _commit(self, following: _Next) -> tuple[Doors, list[str]]:
         """Go over to it: give what is listened on no more, and what has been done. Only the first step may
-        raise (a policy's `inherit`), and then nothing has been done.
+        raise (a policy's `inherit`), and then nothing has been done but what `Service.reconfigure` says.
         """
         service, before, doors = self._service, self._now.servers, self._now.doors
         try:

@@ -93,13 +93,18 @@ class Access:
         return any(policy.timed for policy in self._policies.values())
 
     def inherit(self, before: Access) -> None:
-        """Take over what the policies of the configuration before have counted."""
+        """Take over what the policies of the configuration before have counted. Raises what their `inherit`
+        raises; then none has been retired.
+        """
+        retired = []
         for place, policy in before._policies.items():
             heir = self._policies.get(place)
             if type(heir) is type(policy):
                 heir.inherit(policy)
             else:
-                policy.retire()
+                retired.append(policy)
+        for policy in retired:
+            policy.retire()
 
     # --- The questions
 

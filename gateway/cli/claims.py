@@ -75,18 +75,17 @@ def _parsed(claims: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         if claim == "tls":
             key, equals, value = "tls", "=", "true"
         if key not in said:
-            raise UsageError(f'--as: expected one of {", ".join(KEYS)}, got "{key}"{_meant(key)}')
+            raise UsageError(f'--as: expected one of {", ".join(KEYS)}, got "{key}"{_hint(key)}')
         if not equals or not value:
             raise UsageError(f'--as: expected {key}=VALUE, got "{claim}"')
         said[key] += (value,)
     return said
 
 
-def _meant(key: str) -> str:
-    from difflib import get_close_matches
+def _hint(key: str) -> str:
+    from gateway.config.base import did_you_mean
 
-    close = get_close_matches(key.lower().replace("_", "-"), KEYS, n=1)
-    return f'; did you mean "{close[0]}"?' if close else ""
+    return did_you_mean(key.lower().replace("_", "-"), [*KEYS])
 
 
 def _single(said: Mapping[str, tuple[str, ...]], key: str) -> str | None:

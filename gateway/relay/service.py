@@ -25,6 +25,7 @@ from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
 from gateway.upstream.server import Server
+from gateway.wire.limits import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -43,9 +44,11 @@ class Limits:
 
 
 def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
-    """Give the limits that a chain of policies sets a session."""
+    """Give the limits that a chain of policies sets a session, whatever it was promised: no view is compiled,
+    so of what the policies say of commands only the number in flight is taken.
+    """
     enforced = [placed.policy for placed in chain if not placed.observed]
-    table = Table(2**63 - 1)
+    table = Table(MAX_SIZE_BYTES)  # of no view: nothing that policies bar is too far out for it
     for policy in enforced:
         policy.commands(table)
     charges = [charge for policy in enforced for charge in policy.charges(session)]
@@ -104,7 +107,9 @@ class Service:
 
     def reconfigure(self, config: Config, access: Access, servers: Mapping[str, Server]) -> int:
         """Go over to another configuration, whose rules inherit what those before have counted; say how many
-        sessions it ends. If it raises (a policy's `inherit` does), the configuration is the one before.
+        sessions it ends. If it raises (a policy's `inherit` does), the configuration is the one before. What
+        policies share that had inherited by then may have changed already: a rate's buckets have the new
+        numbers until the next reload.
         """
         access.inherit(self.access)
         self.config, self.access, self.servers = config, access, servers

@@ -62,7 +62,7 @@ def test_a_unix_user_who_has_no_name_here() -> None:
     ("claims", "address", "mistake"),
     [
         (["joe"], None, 'expected one of cn, issuer-cn, .*, tls, got "joe"$'),
-        (["psk_user=joe"], None, 'got "psk_user"; did you mean "psk-user"'),
+        (["psk_user=joe"], None, 'got "psk_user", did you mean "psk-user"'),
         (["cn"], None, 'expected cn=VALUE, got "cn"'),
         (["cn="], None, 'expected cn=VALUE, got "cn="'),
         (["tls=yes"], None, 'expected tls, tls=true or tls=false, got "tls=yes"'),
