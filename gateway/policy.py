@@ -96,7 +96,9 @@ __all__ = [
 
 
 class Denied(Exception):
-    """The client does not get the export, or the meta context; the text is told to it and logged."""
+    """The client does not get the export, or the meta context. The text is logged, and told to the client, but
+    where the export hides, and where it is `admit` that raises: then it hears what a rule that denies it says.
+    """
 
 
 class Failed(Exception):
