@@ -4,8 +4,10 @@
     rules.py     the keys of [[rule]], and what stands in `policies`
     base.py      what both are made of
     checks.py    what one key alone cannot know: names that must exist, keys that exclude each other
+    rule_checks.py  the same of rules and policies
+    data.py      what both go by: the text's data, and names that others define
     reading.py   text -> Config, or every problem of the text at once, in plain words
-    words.py     what pydantic complains of, in those words
+    words.py     what pydantic complains of, in the words of those who write the file
     lines.py     which line a key stands on, since tomllib does not say
     template.py  the file that `nbd-gateway init` writes
 
@@ -14,7 +16,7 @@ only the machine can tell (whether a host resolves, whether a user exists) is th
 that other packages define (quirks, servers to imitate) are given to `load` as a `Vocabulary`.
 """
 
-from gateway.config.checks import Vocabulary
+from gateway.config.data import Vocabulary
 from gateway.config.models import (
     Config,
     Control,

@@ -5,39 +5,30 @@ something else in the file is wrong: a user wants to see all mistakes at once. W
 right shape is passed over here; the models have complained of it already.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from gateway.config.base import did_you_mean
+from gateway.config.data import (
+    Data,
+    Finding,
+    Vocabulary,
+    Where,
+    array_of,
+    nbd_uri,
+    tables_of,
+    target_of,
+)
 from gateway.config.lines import KeyPath
 from gateway.config.models import exact_name
-from gateway.config.words import in_plain_words
-from gateway.uri import Legacy, NbdUri, Target, Transport, UriError, parse_upstream
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-Finding = tuple[KeyPath, str]
-Data = Mapping[str, Any]
-Where = Callable[[KeyPath], str]
-"""How to speak of another place of the same file: "line 12"."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """Names that others define, each kind asked for only where one is used: that may take an import."""
-
-    quirks: Callable[[], Iterable[str]]
-    personalities: Callable[[], Iterable[str]]
-    """What `legacy:NAME` may name."""
-    policy: "Callable[[str], type[BaseModel]]"
-    """Gives what `use` names, whose fields are its options. Raises LookupError, with a text for people."""
-    hooks: "Callable[[type[BaseModel]], Collection[str]]"
-    """Names of the hooks that such a policy has."""
+from gateway.config.rule_checks import (
+    policies,
+    rules,
+    rules_and_exports,
+    rules_and_listeners,
+    unreachable,
+)
+from gateway.uri import Legacy, NbdUri, Target, Transport
 
 
 def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterator[Finding]:
@@ -46,11 +37,11 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
     """
     if vocabulary is not None:
         yield from _unknown(data, vocabulary)
-        yield from _policies(data, vocabulary)
-    yield from _unreachable(data, where, vocabulary)
+        yield from policies(data, vocabulary)
+    yield from unreachable(data, where, vocabulary)
     for check in (
         *(_needed, _listeners, _styles, _tls, _addresses, _control, _upstreams, _exports, _names),
-        *(_rules, _rules_and_exports, _rules_and_listeners),
+        *(rules, rules_and_exports, rules_and_listeners),
     ):
         yield from check(data, where)
 
@@ -70,8 +61,8 @@ def _needed(data: Data, where: Where) -> Iterator[Finding]:
 
 
 def _listeners(data: Data, where: Where) -> Iterator[Finding]:
-    for path, listen in _array(data, "listen"):
-        uri = _nbd_uri(listen)
+    for path, listen in array_of(data, "listen"):
+        uri = nbd_uri(listen)
         if uri is None:
             continue
         if uri.transport is not Transport.UNIX:
@@ -104,7 +95,7 @@ def _keys_of_tcp(path: KeyPath, table: Data, target: Target | str) -> Iterator[F
 
 
 def _styles(data: Data, where: Where) -> Iterator[Finding]:
-    for path, listen in _array(data, "listen"):
+    for path, listen in array_of(data, "listen"):
         style = listen.get("style", "newstyle")
         if style == "newstyle" and "export" in listen:
             yield (
@@ -127,8 +118,8 @@ def _styles(data: Data, where: Where) -> Iterator[Finding]:
 
 def _tls(data: Data, where: Where) -> Iterator[Finding]:
     modes = []
-    for path, listen in _array(data, "listen"):
-        uri = _nbd_uri(listen)
+    for path, listen in array_of(data, "listen"):
+        uri = nbd_uri(listen)
         secure = uri is not None and uri.tls
         mode = listen.get("tls", "require" if secure else "off")
         modes.append(mode)
@@ -141,9 +132,9 @@ def _tls(data: Data, where: Where) -> Iterator[Finding]:
             for key in ("certificates", "psk", "verify-client"):
                 if key in listen:
                     yield (*path, key), 'this is for TLS: add tls = "require", or "allow"'
-    for path, upstream in _named(data, "upstream"):
+    for path, upstream in tables_of(data, "upstream"):
         yield from _upstream_over_tls(path, upstream)
-    for path, export in _array(data, "export"):
+    for path, export in array_of(data, "export"):
         if export.get("tls") == "require" and modes and set(modes) == {"off"}:
             yield (*path, "tls"), "no listener has TLS, so nobody could reach this export"
 
@@ -162,7 +153,7 @@ def _listener_over_tls(path: KeyPath, listen: Data, blamed: KeyPath) -> Iterator
 
 
 def _upstream_over_tls(path: KeyPath, upstream: Data) -> Iterator[Finding]:
-    uri = _nbd_uri(upstream)
+    uri = nbd_uri(upstream)
     said = {} if uri is None else uri.parameters
     for key, parameter in _SAID_TWICE.items():
         if key in upstream and (uri is None or not uri.tls):
@@ -190,26 +181,26 @@ def _may_be_let_through(data: Data, name: str) -> bool:
     """Say whether an export name may lead anywhere; no, only if that is sure."""
     if data.get("export"):
         # What is no list of names is wrong for another reason, and may have been meant to match.
-        names = [export.get("name") for _, export in _array(data, "export")]
+        names = [export.get("name") for _, export in array_of(data, "export")]
         return not names or any(not isinstance(n, str) or fnmatchcase(name, n) for n in names)
-    upstreams = _named(data, "upstream")
+    upstreams = tables_of(data, "upstream")
     if len(upstreams) != 1:
         return True
-    uri = _nbd_uri(upstreams[0][1])
+    uri = nbd_uri(upstreams[0][1])
     return uri is None or not uri.export_named or name in ("", uri.export)
 
 
 def _addresses(data: Data, where: Where) -> Iterator[Finding]:
     taken: dict[tuple[object, ...], KeyPath] = {}
-    for path, listen in _array(data, "listen"):
-        uri = _nbd_uri(listen)
+    for path, listen in array_of(data, "listen"):
+        uri = nbd_uri(listen)
         if uri is None or uri.port == 0:  # port 0 is another port each time
             continue
         first = taken.setdefault(_address(uri), path)
         if first is not path:
             yield (*path, "uri"), f"{uri} is listened on already ({where((*first, 'uri'))})"
-    for path, upstream in _named(data, "upstream"):
-        uri = _nbd_uri(upstream)
+    for path, upstream in tables_of(data, "upstream"):
+        uri = nbd_uri(upstream)
         if uri is not None and (listen_path := taken.get(_address(uri))):
             there = where((*listen_path, "uri"))
             yield (
@@ -223,27 +214,27 @@ def _control(data: Data, where: Where) -> Iterator[Finding]:
     path = control.get("socket") if isinstance(control, dict) else None
     if not isinstance(path, str):
         return
-    for at, table in (*_array(data, "listen"), *_named(data, "upstream")):
-        uri = _nbd_uri(table)
+    for at, table in (*array_of(data, "listen"), *tables_of(data, "upstream")):
+        uri = nbd_uri(table)
         if uri is not None and uri.socket_path == path:
             there = where((*at, "uri"))
             yield ("control", "socket"), f"NBD is spoken there ({there}): this needs another path"
 
 
 def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
-    for path, upstream in _named(data, "upstream"):
+    for path, upstream in tables_of(data, "upstream"):
         if "uri" in upstream and "command" in upstream:
             yield (*path, "command"), 'an upstream has either "uri" or "command", not both'
         elif "uri" not in upstream and "command" not in upstream:
             yield path, 'an upstream needs "uri" or "command"'
-        target = "a command" if "command" in upstream else _target(upstream)
+        target = "a command" if "command" in upstream else target_of(upstream)
         if target is not None:
             yield from _keys_of_tcp(path, upstream, target)
 
 
 def _unknown(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
-    for path, upstream in _named(data, "upstream"):
-        target = _target(upstream)
+    for path, upstream in tables_of(data, "upstream"):
+        target = target_of(upstream)
         if isinstance(target, Legacy):
             known = sorted(vocabulary.personalities())
             if target.personality not in known:
@@ -258,187 +249,13 @@ def _unknown(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
                     yield (*path, "quirks", i), f"{text}{_instead(quirk, known)}"
 
 
-def _policies(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
-    """What policies say of the options that they are given."""
-    for header in ("rule", "export"):
-        for path, table in _array(data, header):
-            uses, denied = table.get("policies"), table.get("deny") is True
-            for i, use in enumerate(uses if isinstance(uses, list) else ()):
-                if isinstance(use, dict) and isinstance(use.get("use"), str):
-                    yield from _options((*path, "policies", i), use, vocabulary, denied=denied)
-
-
-def _options(
-    path: KeyPath, use: Data, vocabulary: Vocabulary, *, denied: bool
-) -> Iterator[Finding]:
-    name = use["use"]
-    try:
-        policy = vocabulary.policy(name)
-    except LookupError as error:
-        yield (*path, "use"), str(error.args[0])
-        return
-    if path[0] == "export" and _CHOOSING & {*vocabulary.hooks(policy)}:
-        yield (*path, "use"), f"{name} chooses among exports, so it belongs into a [[rule]]"
-    if denied and not _OF_USE_TO_DENIED & {*vocabulary.hooks(policy)}:
-        yield (*path, "use"), f"who is denied has no use for {name}; leave it out"
-    known = [field.alias or key for key, field in policy.model_fields.items()]
-
-    def unknown(where: KeyPath) -> str:
-        key = str(where[-1])
-        hint = did_you_mean(key.lower().replace("_", "-"), [*known, "mode"])
-        may_be = f"; it has {', '.join(known)}" if known else "; it has no options"
-        return f"unknown option of {name}{hint or may_be}"
-
-    try:
-        options = {key: use[key] for key in use if key not in ("use", "mode")}
-        policy.model_validate(options, by_alias=True, by_name=False)
-    except ValidationError as wrong:
-        for details in wrong.errors(include_url=False):
-            inside, text = in_plain_words(details, unknown=unknown)
-            yield (*path, *inside), text if inside else f"{name}: {text}"
-
-
-_CHOOSING = frozenset({"asked", "exports"})
-"""Hooks that are asked which export is meant, so that it is too late for them when that is known."""
-
-_OF_USE_TO_DENIED = frozenset({"holds", "denied"})
-"""Hooks of policies that have something to do where a rule denies."""
-
-
-def _rules(data: Data, where: Where) -> Iterator[Finding]:
-    names: dict[str, KeyPath] = {}
-    for path, rule in _array(data, "rule"):
-        name = rule.get("name")
-        if isinstance(name, str) and (first := names.setdefault(name, path)) is not path:
-            yield (*path, "name"), f'"{name}" is there already ({where((*first, "name"))})'
-        deny = rule.get("deny") is True
-        for key in ("hide", "disconnect"):
-            if rule.get(key) is True and not deny:
-                yield (*path, key), "this is for rules that deny: add deny = true"
-
-
-def _unreachable(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterator[Finding]:
-    """Rules that mean nobody whom one before them does not mean."""
-    before: list[tuple[KeyPath, Data]] = []
-    for path, rule in _array(data, "rule"):
-        first = next((at for at, each in before if _covers(each, rule)), None)
-        if first is not None:
-            text = f"another ({where(first)}) means whatever it does, and stands first"
-            yield path, f"this rule is never reached: {text}"
-        elif _always_decides(rule, vocabulary):
-            before.append((path, rule))
-
-
-def _covers(rule: Data, other: Data) -> bool:
-    """Say whether a rule means all clients and exports that another one means; no, if unsure."""
-    everybody: Data = {}
-    if rule.get("who", everybody) not in (everybody, other.get("who", everybody)):
-        return False
-    patterns, others = _patterns(rule), _patterns(other)
-    return "*" in patterns or (bool(others) and all(each in patterns for each in others))
-
-
-def _patterns(rule: Data) -> Sequence[object]:
-    """Give `exports` of a rule; nothing if it is of the wrong shape."""
-    patterns = rule.get("exports", "*")
-    if isinstance(patterns, str):
-        return [patterns]
-    return patterns if isinstance(patterns, list) else []
-
-
-def _always_decides(rule: Data, vocabulary: Vocabulary | None) -> bool:
-    """Say whether a rule decides about all whom it means, at any time; no, if unsure."""
-    if rule.get("deny") is True and rule.get("mode") == "observe":
-        return False
-    uses = rule.get("policies", [])
-    if not isinstance(uses, list):
-        return False
-    return all(isinstance(use, dict) and not _is_timed(use.get("use"), vocabulary) for use in uses)
-
-
-def _is_timed(name: object, vocabulary: Vocabulary | None) -> bool:
-    """Say whether a policy may let its rule not hold; yes, if unsure."""
-    if vocabulary is None or not isinstance(name, str):
-        return True
-    try:
-        return "holds" in vocabulary.hooks(vocabulary.policy(name))
-    except LookupError:
-        return True
-
-
-def _rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
-    rules = _array(data, "rule")
-    if not rules:
-        return
-    if not data.get("export"):
-        yield rules[0][0], "with rules, [[export]] has to say which exports there are"
-    known: list[str] = []
-    for path, export in _array(data, "export"):
-        name = export.get("name")
-        if not isinstance(name, str):
-            continue
-        exact = exact_name(name)
-        known.append(name if exact is None else exact)
-        if exact is None:
-            yield (
-                (*path, "name"),
-                f'"{name}" lets names through that no rule has seen (a server may know an export by several):'
-                " with [[rule]], every export is listed by its name",
-            )
-    for path, rule in rules:
-        for pattern in _patterns(rule) if "exports" in rule and known else ():
-            if isinstance(pattern, str) and not any(fnmatchcase(n, pattern) for n in known):
-                hint = did_you_mean(pattern, known)
-                yield (*path, "exports"), f'no [[export]] has a name like "{pattern}"{hint}'
-
-
-def _rules_and_listeners(data: Data, where: Where) -> Iterator[Finding]:
-    """A rule on a proof that a listener does not ask for would never match, or let in whom it should stop."""
-    listeners = _array(data, "listen")
-    if not listeners or any(_nbd_uri(each) is None for _, each in listeners):
-        return  # whatever is misspelt may have been meant for it
-    over_tls = [(path, each) for path, each in listeners if _has_tls(each)]
-    lacking = {
-        "certificate": not any("certificates" in each for _, each in over_tls)
-        and "no listener has certificates, so no client can show one",
-        "psk-user": not any("psk" in each for _, each in over_tls)
-        and "no listener has psk, so no client can show a key",
-        "unix-user": not any(_is_unix(each) for _, each in listeners)
-        and "no listener is a Unix socket, so no client has a Unix user",
-        "tls": not over_tls and "no listener has TLS, so no client comes over it",
-    }
-    believing = [path for path, each in over_tls if each.get("verify-client") is False]
-    for path, rule in _array(data, "rule"):
-        who = rule.get("who")
-        if not isinstance(who, dict):
-            continue
-        for key, text in lacking.items():
-            if text and who.get(key, False) is not False:
-                yield (*path, "who", key), text
-        if "certificate" in who and believing:
-            there = where((*path, "who", "certificate"))
-            text = f"a rule ({there}) goes by clients' certificates, so they have to be verified"
-            yield from (((*at, "verify-client"), text) for at in believing)
-            believing = []  # once is enough
-
-
-def _has_tls(listen: Data) -> bool:
-    uri = _nbd_uri(listen)
-    return listen.get("tls") in ("allow", "require") or (uri is not None and uri.tls)
-
-
-def _is_unix(listen: Data) -> bool:
-    uri = _nbd_uri(listen)
-    return uri is not None and uri.transport is Transport.UNIX
-
-
 def _instead(word: str, known: list[str]) -> str:
     return did_you_mean(word, known) or f"; known are {', '.join(known)}"
 
 
 def _exports(data: Data, where: Where) -> Iterator[Finding]:
     upstreams = dict(data["upstream"]) if isinstance(data.get("upstream"), dict) else {}
-    exports = _array(data, "export")
+    exports = array_of(data, "export")
     if not data.get("export") and len(upstreams) > 1:
         names = ", ".join(f'"{name}"' for name in upstreams)
         yield (
@@ -455,7 +272,7 @@ def _exports(data: Data, where: Where) -> Iterator[Finding]:
                 f"there is no [upstream.{name}]{did_you_mean(name, list(upstreams))}",
             )
             continue
-        uri = _nbd_uri(upstreams[name]) if isinstance(upstreams[name], dict) else None
+        uri = nbd_uri(upstreams[name]) if isinstance(upstreams[name], dict) else None
         if uri is not None and uri.export_named and "upstream-name" in export:
             there = where(("upstream", name, "uri"))
             yield (
@@ -468,7 +285,7 @@ def _exports(data: Data, where: Where) -> Iterator[Finding]:
 def _names(data: Data, where: Where) -> Iterator[Finding]:
     seen: dict[str, KeyPath] = {}
     patterns: list[str] = []  # apart, for they are few where exact names are thousands
-    for path, export in _array(data, "export"):
+    for path, export in array_of(data, "export"):
         name = export.get("name")
         if not isinstance(name, str):
             continue
@@ -494,32 +311,6 @@ def _names(data: Data, where: Where) -> Iterator[Finding]:
 def _hides(pattern: str, exact: str | None) -> bool:
     """Say whether a pattern matches an exact name, or (None) whatever another one does; no, if unsure."""
     return pattern == "*" if exact is None else fnmatchcase(exact, pattern)
-
-
-def _array(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
-    tables = data.get(key)
-    if not isinstance(tables, list):
-        return []
-    return [((key, i), table) for i, table in enumerate(tables) if isinstance(table, dict)]
-
-
-def _named(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
-    tables = data.get(key)
-    if not isinstance(tables, dict):
-        return []
-    return [((key, name), table) for name, table in tables.items() if isinstance(table, dict)]
-
-
-def _nbd_uri(table: Data) -> NbdUri | None:
-    target = _target(table)
-    return target if isinstance(target, NbdUri) else None
-
-
-def _target(table: Data) -> Target | None:
-    try:
-        return parse_upstream(table["uri"]) if isinstance(table.get("uri"), str) else None
-    except UriError:
-        return None
 
 
 def _address(uri: NbdUri) -> tuple[object, ...]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from gateway.config.base import did_you_mean, shown
-from gateway.config.checks import NEEDED, Vocabulary, findings
+from gateway.config.checks import NEEDED, findings
+from gateway.config.data import Vocabulary
 from gateway.config.lines import KeyPath, Lines, statement_at_end
 from gateway.config.models import Config, Contexts, Control, Export, Listen, Log, Upstream
 from gateway.config.rules import Certificate, Rule, Who

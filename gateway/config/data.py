@@ -1,0 +1,61 @@
+"""What checks go by: the data of a configuration's text, of which nothing need have the right shape, and names
+that other packages define.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gateway.config.lines import KeyPath
+from gateway.uri import NbdUri, Target, UriError, parse_upstream
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Finding = tuple[KeyPath, str]
+Data = Mapping[str, Any]
+Where = Callable[[KeyPath], str]
+"""How to speak of another place of the same file: "line 12"."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names that others define, each kind asked for only where one is used: that may take an import."""
+
+    quirks: Callable[[], Iterable[str]]
+    personalities: Callable[[], Iterable[str]]
+    """What `legacy:NAME` may name."""
+    policy: "Callable[[str], type[BaseModel]]"
+    """Gives what `use` names, whose fields are its options. Raises LookupError, with a text for people."""
+    hooks: "Callable[[type[BaseModel]], Collection[str]]"
+    """Names of the hooks that such a policy has."""
+
+
+def array_of(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
+    """Give the tables of `[[key]]`, and where they stand."""
+    tables = data.get(key)
+    if not isinstance(tables, list):
+        return []
+    return [((key, i), table) for i, table in enumerate(tables) if isinstance(table, dict)]
+
+
+def tables_of(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
+    """Give the tables of `[key.NAME]`, and where they stand."""
+    tables = data.get(key)
+    if not isinstance(tables, dict):
+        return []
+    return [((key, name), table) for name, table in tables.items() if isinstance(table, dict)]
+
+
+def nbd_uri(table: Data) -> NbdUri | None:
+    """Give the `uri` of a table if it is one of NBD."""
+    target = target_of(table)
+    return target if isinstance(target, NbdUri) else None
+
+
+def target_of(table: Data) -> Target | None:
+    """Give what the `uri` of a table means; None if there is none, or it means nothing."""
+    try:
+        return parse_upstream(table["uri"]) if isinstance(table.get("uri"), str) else None
+    except UriError:
+        return None

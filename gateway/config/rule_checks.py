@@ -1,0 +1,194 @@
+"""What no value alone can tell of rules and policies (see `gateway.config.checks`, which asks this).
+
+A rule that is wrong is not a rule that fails: it lets in whom it should stop, or stops everybody, and nobody
+notices. So what can never be reached, and what asks for a proof that no listener asks for, is a mistake. Where
+something is so misspelt that one cannot tell, nothing is said.
+"""
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from pydantic import ValidationError
+
+from gateway.config.base import did_you_mean
+from gateway.config.data import Data, Finding, Vocabulary, Where, array_of, nbd_uri
+from gateway.config.lines import KeyPath
+from gateway.config.models import exact_name
+from gateway.config.words import in_plain_words
+from gateway.uri import Transport
+
+
+def policies(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
+    """What policies say of the options that they are given."""
+    for header in ("rule", "export"):
+        for path, table in array_of(data, header):
+            uses, denied = table.get("policies"), table.get("deny") is True
+            for i, use in enumerate(uses if isinstance(uses, list) else ()):
+                if isinstance(use, dict) and isinstance(use.get("use"), str):
+                    yield from _options((*path, "policies", i), use, vocabulary, denied=denied)
+
+
+def _options(
+    path: KeyPath, use: Data, vocabulary: Vocabulary, *, denied: bool
+) -> Iterator[Finding]:
+    name = use["use"]
+    try:
+        policy = vocabulary.policy(name)
+    except LookupError as error:
+        yield (*path, "use"), str(error.args[0])
+        return
+    if path[0] == "export" and _CHOOSING & {*vocabulary.hooks(policy)}:
+        yield (*path, "use"), f"{name} chooses among exports, so it belongs into a [[rule]]"
+    if denied and not _OF_USE_TO_DENIED & {*vocabulary.hooks(policy)}:
+        yield (*path, "use"), f"who is denied has no use for {name}; leave it out"
+    known = [field.alias or key for key, field in policy.model_fields.items()]
+
+    def unknown(where: KeyPath) -> str:
+        key = str(where[-1])
+        hint = did_you_mean(key.lower().replace("_", "-"), [*known, "mode"])
+        may_be = f"; it has {', '.join(known)}" if known else "; it has no options"
+        return f"unknown option of {name}{hint or may_be}"
+
+    try:
+        options = {key: use[key] for key in use if key not in ("use", "mode")}
+        policy.model_validate(options, by_alias=True, by_name=False)
+    except ValidationError as wrong:
+        for details in wrong.errors(include_url=False):
+            inside, text = in_plain_words(details, unknown=unknown)
+            yield (*path, *inside), text if inside else f"{name}: {text}"
+
+
+_CHOOSING = frozenset({"asked", "exports"})
+"""Hooks that are asked which export is meant, so that it is too late for them when that is known."""
+
+_OF_USE_TO_DENIED = frozenset({"holds", "denied"})
+"""Hooks of policies that have something to do where a rule denies."""
+
+
+def rules(data: Data, where: Where) -> Iterator[Finding]:
+    """Names that are there twice, and keys of rules that deny in rules that do not."""
+    names: dict[str, KeyPath] = {}
+    for path, rule in array_of(data, "rule"):
+        name = rule.get("name")
+        if isinstance(name, str) and (first := names.setdefault(name, path)) is not path:
+            yield (*path, "name"), f'"{name}" is there already ({where((*first, "name"))})'
+        deny = rule.get("deny") is True
+        for key in ("hide", "disconnect"):
+            if rule.get(key) is True and not deny:
+                yield (*path, key), "this is for rules that deny: add deny = true"
+
+
+def unreachable(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    """Rules that mean nobody whom one before them does not mean."""
+    before: list[tuple[KeyPath, Data]] = []
+    for path, rule in array_of(data, "rule"):
+        first = next((at for at, each in before if _covers(each, rule)), None)
+        if first is not None:
+            text = f"another ({where(first)}) means whatever it does, and stands first"
+            yield path, f"this rule is never reached: {text}"
+        elif _always_decides(rule, vocabulary):
+            before.append((path, rule))
+
+
+def _covers(rule: Data, other: Data) -> bool:
+    """Say whether a rule means all clients and exports that another one means; no, if unsure."""
+    everybody: Data = {}
+    if rule.get("who", everybody) not in (everybody, other.get("who", everybody)):
+        return False
+    patterns, others = _patterns(rule), _patterns(other)
+    return "*" in patterns or (bool(others) and all(each in patterns for each in others))
+
+
+def _patterns(rule: Data) -> Sequence[object]:
+    """Give `exports` of a rule; nothing if it is of the wrong shape."""
+    patterns = rule.get("exports", "*")
+    if isinstance(patterns, str):
+        return [patterns]
+    return patterns if isinstance(patterns, list) else []
+
+
+def _always_decides(rule: Data, vocabulary: Vocabulary | None) -> bool:
+    """Say whether a rule decides about all whom it means, at any time; no, if unsure."""
+    if rule.get("deny") is True and rule.get("mode") == "observe":
+        return False
+    uses = rule.get("policies", [])
+    if not isinstance(uses, list):
+        return False
+    return all(isinstance(use, dict) and not _is_timed(use.get("use"), vocabulary) for use in uses)
+
+
+def _is_timed(name: object, vocabulary: Vocabulary | None) -> bool:
+    """Say whether a policy may let its rule not hold; yes, if unsure."""
+    if vocabulary is None or not isinstance(name, str):
+        return True
+    try:
+        return "holds" in vocabulary.hooks(vocabulary.policy(name))
+    except LookupError:
+        return True
+
+
+def rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
+    """Exports that rules cannot go by, and rules for exports that are not there."""
+    several = array_of(data, "rule")
+    if not several:
+        return
+    if not data.get("export"):
+        yield several[0][0], "with rules, [[export]] has to say which exports there are"
+    known: list[str] = []
+    for path, export in array_of(data, "export"):
+        name = export.get("name")
+        if not isinstance(name, str):
+            continue
+        exact = exact_name(name)
+        known.append(name if exact is None else exact)
+        if exact is None:
+            yield (
+                (*path, "name"),
+                f'"{name}" lets names through that no rule has seen (a server may know an export by several):'
+                " with [[rule]], every export is listed by its name",
+            )
+    for path, rule in several:
+        for pattern in _patterns(rule) if "exports" in rule and known else ():
+            if isinstance(pattern, str) and not any(fnmatchcase(n, pattern) for n in known):
+                hint = did_you_mean(pattern, known)
+                yield (*path, "exports"), f'no [[export]] has a name like "{pattern}"{hint}'
+
+
+def rules_and_listeners(data: Data, where: Where) -> Iterator[Finding]:
+    """A rule on a proof that a listener does not ask for would never match, or let in whom it should stop."""
+    listeners = array_of(data, "listen")
+    if not listeners or any(nbd_uri(each) is None for _, each in listeners):
+        return  # whatever is misspelt may have been meant for it
+    over_tls = [(path, each) for path, each in listeners if _has_tls(each)]
+    lacking = {
+        "certificate": not any("certificates" in each for _, each in over_tls)
+        and "no listener has certificates, so no client can show one",
+        "psk-user": not any("psk" in each for _, each in over_tls)
+        and "no listener has psk, so no client can show a key",
+        "unix-user": not any(_is_unix(each) for _, each in listeners)
+        and "no listener is a Unix socket, so no client has a Unix user",
+        "tls": not over_tls and "no listener has TLS, so no client comes over it",
+    }
+    believing = [path for path, each in over_tls if each.get("verify-client") is False]
+    for path, rule in array_of(data, "rule"):
+        who = rule.get("who")
+        if not isinstance(who, dict):
+            continue
+        for key, text in lacking.items():
+            if text and who.get(key, False) is not False:
+                yield (*path, "who", key), text
+        if "certificate" in who and believing:
+            there = where((*path, "who", "certificate"))
+            text = f"a rule ({there}) goes by clients' certificates, so they have to be verified"
+            yield from (((*at, "verify-client"), text) for at in believing)
+            believing = []  # once is enough
+
+
+def _has_tls(listen: Data) -> bool:
+    uri = nbd_uri(listen)
+    return listen.get("tls") in ("allow", "require") or (uri is not None and uri.tls)
+
+
+def _is_unix(listen: Data) -> bool:
+    uri = nbd_uri(listen)
+    return uri is not None and uri.transport is Transport.UNIX
