@@ -6,9 +6,11 @@ any burst, and the average is exact: what one request took too much, the next on
 
 Who comes first where several sessions share a bucket? Not whoever asks first: requests of 1 MiB would get 256
 times what those of 4 KiB get. Each session has a *turn*, a virtual time that grows by the cost of what it
-takes, and the earliest turn goes first (start-time fair queueing: Goyal, Vin and Cheng, SIGCOMM 1996). The
-bucket's own virtual time is the turn of who went last. A newcomer, or one that was idle, begins there: it does
-not have to wait until all others have had as much as it, nor is it owed anything for its idleness.
+takes, and whose request would end first by it goes first (weighted fair queueing: Demers, Keshav and Shenker,
+SIGCOMM 1989). The bucket's own virtual time grows by the cost of a request divided among all who want
+something. A newcomer, or one that was idle, begins there: it does not have to wait until all others have had as
+much as it, nor is it owed anything for its idleness. By where a request begins instead of where it ends, a
+small one of a session that waits for its replies would come behind one large one of every other session.
 
 A `Gate` is one session's door. It may stand before several buckets: bytes and operations, of the session, its
 identity, its export. It asks them one after the other, waits at the first that refuses, and charges all of them
@@ -69,7 +71,7 @@ class Bucket:
         self._clock = clock
         self._level = float(burst)
         self._at = clock()  # when the level was that
-        self._now = 0  # its virtual time
+        self._now = 0.0  # its virtual time
         self._queue: list[_Turn] = []  # who waits, in order
         self._doors: Doors | None = None  # of those who wait
         self._due: _Due | None = None  # its entry there
@@ -111,20 +113,24 @@ class Bucket:
         elif self._level < self.burst:
             self._level = min(self._level + gained, self.burst)
 
-    def _lets(self, place: _Place) -> bool:
+    def _lets(self, place: _Place, cost: int) -> bool:
         self._refill(self._clock())
+        if not place.asks:
+            place.asks = True
+            place.turn = max(place.turn, self._now)
         if self._level <= 0:
             return False
         if not self._queue:
             return True
         first = self._queue[0]
-        return first is place.waits or max(place.turn, self._now) < first[0]
+        return first is place.waits or place.turn + cost < first[0]
 
     def _charge(self, place: _Place, cost: int) -> None:
         self._refill(self._clock())  # it may have agreed long ago, and have been full since
         self._level -= cost
-        self._now = max(place.turn, self._now)
-        place.turn = self._now + cost
+        self._now += cost / (1 + len(self._queue))
+        place.turn += cost
+        place.asks = False
 
     def _opening(self) -> float:
         """When it lets somebody through, by its level of the last look.
@@ -149,22 +155,24 @@ class Bucket:
 class _Place:
     """Where one gate stands at one bucket."""
 
-    __slots__ = ("agreed", "bucket", "gate", "turn", "unit", "waits")
+    __slots__ = ("agreed", "asks", "bucket", "gate", "turn", "unit", "waits")
 
     def __init__(self, gate: Gate, bucket: Bucket, unit: Unit) -> None:
         self.gate = gate
         self.bucket = bucket
         self.unit = unit
-        self.turn = 0
-        """Its virtual time; one that has passed counts as the bucket's own."""
+        self.turn = 0.0
+        """Its virtual time: where the request begins that is before the gate, or the next one at least."""
+        self.asks = False
+        """There is a request, and since it is there its turn stays."""
         self.waits: _Turn | None = None
         """Its entry in the queue."""
         self.agreed = False
         """The bucket lets the request through that is before the gate."""
 
 
-_Turn = tuple[int, int, _Place]
-"""(virtual time, a number that tells equal ones apart, who)"""
+_Turn = tuple[float, int, _Place]
+"""(virtual time when the request would have ended, a number that tells equal ones apart, who)"""
 
 _Due = tuple[float, int, Bucket]
 """(when, a number that tells equal ones apart, what)"""
@@ -206,10 +214,11 @@ class Gate:
         places = self._places
         for place in places:
             if length or place.unit is Unit.OPERATIONS:
+                cost = length if place.unit is Unit.BYTES else 1
                 if not place.agreed:
-                    place.agreed = place.bucket._lets(place)
+                    place.agreed = place.bucket._lets(place, cost)
                 if not place.agreed:
-                    self._wait_at(place)
+                    self._wait_at(place, cost)
                     return False
         self._leave()
         for place in places:
@@ -236,14 +245,13 @@ class Gate:
         self._leave()
         self._places = []
 
-    def _wait_at(self, place: _Place) -> None:
+    def _wait_at(self, place: _Place, cost: int) -> None:
         if self._waits_at is place:
             return
         self._leave()
         self._waits_at = place
         bucket = place.bucket
-        place.turn = max(place.turn, bucket._now)
-        place.waits = place.turn, next(_numbers), place
+        place.waits = place.turn + cost, next(_numbers), place
         insort(bucket._queue, place.waits)
         if len(bucket._queue) == 1:
             self._doors.expect(bucket)

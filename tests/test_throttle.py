@@ -638,3 +638,22 @@ def test_whoever_closes_in_between_holds_up_nobody(
     assert all(client.finished for client in clients)
     assert not any(bucket.waiting for bucket in buckets)
     assert world.doors.next_opening() is None
+
+
+@pytest.mark.parametrize("large", [MIB, 32 * MIB])
+@pytest.mark.parametrize("others", [1, 15])
+def test_small_requests_wait_for_one_large_one_at_most(others: int, large: int) -> None:
+    """Those of a session that waits for each reply, too: not for one of every other session."""
+    world = World()
+    rate = 20 * MIB
+    shared = world.bucket(rate, rate / 10)
+    crowd = [Client(world, [(shared, BYTES)], [large]) for _ in range(others)]
+    small = Client(world, [(shared, BYTES)], [4 * KIB], pause=0.001)
+    for client in (*crowd, small):
+        client.go_on()
+    world.run(10 * large * (others + 1) / rate)
+    # The first round is over then: all began at once, and each has had one.
+    assert small.longest_wait <= 1.01 * large / rate + 0.01
+    assert len(small.begun) >= 9 * (others + 1)
+    sizes = [client.bytes for client in crowd]
+    assert max(sizes) - min(sizes) <= 2 * large + shared.burst
