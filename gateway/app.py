@@ -256,8 +256,8 @@ class _Run:
                         self._turned_away.add(f"{listen.max_connections} are connected")
                     else:
                         await serve_client(self._service, listen, stream, self._session_of(listen))
-        except Exception:
-            # Our bug; it must not take the other clients with it.
+        except (Exception, SystemExit):
+            # A bug, ours or a policy's; it must not take the other clients with it.
             log.exception("client lost to an internal error")
         finally:
             self._clients[listener] -= 1

@@ -18,6 +18,7 @@ import trio
 
 from gateway.access.chain import Placed, Terms, peek, prepares
 from gateway.access.chain import terms as compiled
+from gateway.access.loading import PolicyError
 from gateway.access.rules import Access, Grant, NotGranted
 from gateway.config import Config
 from gateway.policy import Charge, Client, Denied, Session
@@ -52,6 +53,11 @@ from gateway.wire.constants import BASE_ALLOCATION, Cmd, CmdFlag, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.handshake import BlockSizes
+
+
+class PolicyBug(Exception):
+    """Something failed that is no refusal, where policies have a say: the cause has the traceback."""
+
 
 UPSTREAM, QUIRKS, GATEWAY = "upstream", "quirks", "gateway"
 """Steps of an export that are no policy's."""
@@ -158,8 +164,20 @@ class Report:
 
 async def explain(config: Config, name: str, client: Client) -> Report:
     """Find out what a client gets that asks for an export by a name. Raises `StartError`, `PolicyError` if
-    the configuration cannot be used.
+    the configuration cannot be used, and `PolicyBug`.
     """
+    try:
+        return await _explained(config, name, client)
+    except (StartError, PolicyError):
+        raise
+    except (Exception, SystemExit) as error:
+        rules = any(rule.policies for rule in config.rule)
+        if not rules and not any(export.policies for export in config.exports):
+            raise
+        raise PolicyBug(f"{type(error).__name__}: {error}") from error
+
+
+async def _explained(config: Config, name: str, client: Client) -> Report:
     report = Report(client, name)
     try:
         grant = _granted(Access(config), config, report)

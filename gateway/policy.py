@@ -11,6 +11,7 @@ behind it hands it on (`View`), and its offsets are those that the one before it
 
 Hooks, in the order of a connection's life:
 
+    mistakes     what is wrong with the options, given the names of the exports
     holds        does the rule hold for this client, now? (only in a [[rule]])
     admit        may this client have the export?
     asked        the export's name, for the name that the client says
@@ -41,7 +42,7 @@ hung up on, and nobody else; in `inherit`, the configuration stays as it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import count
@@ -266,6 +267,12 @@ class Policy(BaseModel):
 
     timed: ClassVar[bool] = False
     """`holds` depends on the time, so sessions have to be looked at again as it passes."""
+
+    def mistakes(self, exports: Collection[str]) -> Iterable[str]:
+        """Say what is wrong with the options where the configuration has [[export]]s of these names: what would
+        do nothing, and nobody would notice.
+        """
+        return ()
 
     # --- Control plane
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from gateway.access.loading import look_anew
 from gateway.access.rules import Access
 from gateway.admin.control import Answer, Control
 from gateway.config import Config, ConfigError, Listen
@@ -236,7 +237,10 @@ class Reloader:
                 failed: Failed | None = Failed(f"it took longer than {RELOAD_SECONDS} s to prepare")
             except Failed as error:
                 failed = error
-            except Exception as error:  # a bug, ours or a policy's; everybody is served on
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # a bug, ours or a policy's; everybody is served on
                 log.exception("reload failed")
                 failed = Failed(f"an internal error: {error!r}")
             else:
@@ -257,6 +261,7 @@ class Reloader:
             raise Failed("it came from the command line: only serve --config FILE can be reloaded")
         self._refuse_if_ending()
         self._tried = stamp_of(self._source.path)
+        look_anew()
         try:
             config = await trio.to_thread.run_sync(self._source.load, abandon_on_cancel=True)
         except ConfigError as error:
@@ -300,7 +305,7 @@ class Reloader:
     def _access(self, config: Config) -> Access:
         try:
             return Access(config)
-        except Exception as error:  # a policy's, of whoever wrote it
+        except (Exception, SystemExit) as error:  # a policy's, of whoever wrote it
             raise StartError(f"policies: {error}") from error
 
     async def _listeners(
@@ -334,17 +339,9 @@ class Reloader:
         return control
 
     def _commit(self, following: _Next) -> tuple[Doors, list[str]]:
-        """Go over to it: give what is listened on no more, and what has been done. Only the first step may
-        raise (a policy's `inherit`), and then nothing has been done but what `Service.reconfigure` says.
-        """
+        """Go over to it: give what is listened on no more, and what has been done. Never raises."""
         service, before, doors = self._service, self._now.servers, self._now.doors
-        try:
-            ended = service.reconfigure(
-                following.config, following.access, following.servers.servers
-            )
-        except Exception as error:
-            service.log.exception("a policy does not take over what was counted")
-            raise Failed(f"a policy does not take over what was counted: {error!r}") from None
+        ended = service.reconfigure(following.config, following.access, following.servers.servers)
         set_up(following.config.log)
         self._take_credentials(following.keyring)
         listeners = [listener for _settings, listener in following.listeners]

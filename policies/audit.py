@@ -22,7 +22,8 @@ line `writing` comes before each, and `write` follows all the same, with the res
 lost. Beware of the disk that fills up: it stops all writers then.
 
 Lines are handed to the kernel as they come up, and not synced. A local file is fast enough for that; do not
-put it on a network file system, for one that hangs would hang the gateway. Anybody who can connect can cause
+put it on a network file system, for one that hangs would hang the gateway. Of a pipe, a line counts as written
+when the kernel has it, whether or not anybody reads it ever. Anybody who can connect can cause
 lines of `denied`: let logrotate look at the size.
 
 nbdkit's log filter logs every command; `writes` is those of them that change something.

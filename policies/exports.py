@@ -15,8 +15,9 @@ for servers that do not list what they have. nbdkit's exportname filter does as 
     policies = [ { use = "exports", rename = { "vm-1" = "disk" }, describe = { "vm-1" = "VM 1" } } ]
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Self
 
@@ -70,6 +71,14 @@ class Exports(Policy):
             if not self._allowed(name):
                 raise ValueError(f'"{name}" is described, and not allowed')
         return self
+
+    def mistakes(self, exports: Collection[str]) -> Iterable[str]:
+        """Find names that mean none of the exports: a misspelt `deny` would deny nothing."""
+        for pattern in dict.fromkeys((*self.allow, *self.deny, *self.rename, *self.texts)):
+            if not any(fnmatchcase(name, pattern) for name in exports):
+                close = get_close_matches(pattern, exports, n=1)
+                hint = f', did you mean "{close[0]}"?' if close else ""
+                yield f'no [[export]] has a name like "{pattern}"{hint}'
 
     def asked(self, name: str) -> str | None:
         """Give our name for the client's."""

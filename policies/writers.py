@@ -12,7 +12,8 @@ write, not into the `[[export]]`; in a rule, every export has its own places.
 
 A place is free when the last session of its identity has ended. Who was given the export read-only meanwhile
 keeps it so until it connects again. A client that was lost without a word keeps its place until keepalive finds
-out (`keepalive-seconds` of `[[listen]]`), and that is for the better: nobody knows whether it is dead.
+out (`keepalive-seconds` of `[[listen]]`), and that is for the better: nobody knows whether it is dead. One that
+was killed keeps it until what it had under way has been done, for up to 30 s.
 
 This is no lock that the server knows of. Not counted is who reaches the disk past this gateway, by another
 export that leads to it, or by a rule or export that has no `writers`, or its own. On reload, a smaller `most`

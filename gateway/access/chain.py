@@ -177,6 +177,7 @@ def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> 
             table.leave_to_stages(hooked)
         own = Table(view.size)
         policy.commands(own)
+        table.said_by = f"{placed.name}: " if placed.observed else ""
         policy.commands(table)
         view = replace(view, flags=agreed_flags(view.flags, own))
         stages.insert(0, Stage(replace(placed, policy=policy), behind, view, own, hooked))

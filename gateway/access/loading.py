@@ -72,9 +72,7 @@ class Catalogue:
             raise PolicyError(_unknown(name, list(self._sources)))
         try:
             module = importlib.import_module(source.module)
-        except (
-            Exception
-        ) as error:  # whatever a stranger's file does wrong, its author has to be told
+        except (Exception, SystemExit) as error:  # a stranger's file may do anything
             raise PolicyError(_import_failure(source.path, error)) from error
         policy = _the_policy(module, source.path)
         for mistake in _mistakes(policy, source.path):
@@ -98,8 +96,14 @@ class Catalogue:
 
 @cache
 def catalogue() -> Catalogue:
-    """Give the policies of this process."""
+    """Give the policies of this process: those that were installed when it was first asked, or `look_anew`."""
     return Catalogue()
+
+
+def look_anew() -> None:
+    """Find policies that were installed meanwhile. What has been imported stays as it is."""
+    importlib.invalidate_caches()
+    catalogue.cache_clear()
 
 
 def _entries() -> Iterator[EntryPoint]:
@@ -114,7 +118,7 @@ def _entries() -> Iterator[EntryPoint]:
 def _files(entry: EntryPoint) -> Iterator[Source]:
     try:
         package = importlib.import_module(entry.value)
-    except Exception as error:  # as above: its __init__.py may do anything
+    except (Exception, SystemExit) as error:  # as above: its __init__.py may do anything
         raise PolicyError(
             f"{_named(entry)} cannot be imported: {type(error).__name__}: {_first_line(error)}"
         ) from error
@@ -138,7 +142,7 @@ def _unknown(name: str, known: list[str]) -> str:
     return f"no policy is named {shown(name)}{hint or '; known are ' + ', '.join(known)}"
 
 
-def _import_failure(path: str, error: Exception) -> str:
+def _import_failure(path: str, error: BaseException) -> str:
     line: int | None = None
     if isinstance(error, SyntaxError) and error.filename == path:
         line = error.lineno
@@ -152,7 +156,7 @@ def _import_failure(path: str, error: Exception) -> str:
     return f"{place}: cannot be imported: {type(error).__name__}: {_first_line(error)}"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or "no reason given"
 
 

@@ -92,19 +92,29 @@ class Access:
         """Who may have what changes as time passes."""
         return any(policy.timed for policy in self._policies.values())
 
-    def inherit(self, before: Access) -> None:
-        """Take over what the policies of the configuration before have counted. Raises what their `inherit`
-        raises; then none has been retired.
+    def inherit(self, before: Access) -> list[tuple[str, BaseException]]:
+        """Take over what the policies of the configuration before have counted, after which there is no way
+        back. Never raises: a policy that fails begins anew, and none may keep a gateway from new rules. Give
+        which have failed, and how.
         """
-        retired = []
-        for place, policy in before._policies.items():
-            heir = self._policies.get(place)
-            if type(heir) is type(policy):
-                heir.inherit(policy)
-            else:
-                retired.append(policy)
-        for policy in retired:
-            policy.retire()
+        failed: list[tuple[str, BaseException]] = []
+        heirs = {
+            place: heir
+            for place, heir in self._policies.items()
+            if type(heir) is type(before._policies.get(place))
+        }
+        for place, policy in sorted(
+            before._policies.items(), key=lambda each: each[0] not in heirs
+        ):
+            try:
+                if place in heirs:
+                    heirs[place].inherit(policy)
+                else:
+                    policy.retire()
+            except (Exception, SystemExit) as error:
+                header, whose, name, _number = place
+                failed.append((f"{name} of {header} {whose}", error))
+        return failed
 
     # --- The questions
 

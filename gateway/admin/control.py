@@ -23,7 +23,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,19 @@ class Answer:
     ok: bool
     done: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+
+MAX_PROBLEMS = 200
+"""Told in one answer: nobody mends more at a time, and the line has to be short enough to be believed."""
+
+
+def _line_of(answer: Answer) -> bytes:
+    """Give an answer as the line that is sent."""
+    more = len(answer.problems) - MAX_PROBLEMS
+    if more > 0:
+        told = (*answer.problems[:MAX_PROBLEMS], f"and {more} problems more")
+        answer = replace(answer, problems=told)
+    return json.dumps(asdict(answer)).encode() + b"\n"
 
 
 Verb = Callable[[Mapping[str, Any]], Awaitable[Answer]]
@@ -113,7 +126,7 @@ class Control:
         try:
             async with stream:
                 answer = await self._answer(stream)
-                line = json.dumps(asdict(answer)).encode() + b"\n"
+                line = _line_of(answer)
                 with trio.move_on_after(REQUEST_SECONDS):
                     await stream.send_all(line)
                     await stream.send_eof()

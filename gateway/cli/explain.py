@@ -58,6 +58,7 @@ def explain(
     from gateway.cli.claims import identity_of, time_of
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
+    from gateway.explain import PolicyBug
     from gateway.explain import explain as ask
     from gateway.policy import Client
     from gateway.upstreams import StartError
@@ -72,6 +73,9 @@ def explain(
         found = trio.run(ask, config, export, client)
     except (StartError, PolicyError) as error:
         complain(str(error))
+        return 1
+    except PolicyBug as error:
+        complain(f"a policy fails: {error}")
         return 1
     if as_json:
         print(json.dumps(document(found), indent=2))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def vocabulary() -> Vocabulary:
     """Give what may be named. Nothing is imported for it until a configuration names something."""
-    return Vocabulary(_quirks, _personalities, _policy, _hooks)
+    return Vocabulary(_quirks, _personalities, _policy, _hooks, _mistakes)
 
 
 def _quirks() -> Iterable[str]:
@@ -39,3 +39,10 @@ def _hooks(policy: "type[BaseModel]") -> Collection[str]:
     from gateway.access.loading import HOOKS
 
     return [name for name, hook in HOOKS.items() if getattr(policy, name) is not hook]
+
+
+def _mistakes(policy: "BaseModel", exports: Collection[str]) -> Iterable[str]:
+    from gateway.policy import Policy
+
+    assert isinstance(policy, Policy)
+    return policy.mistakes(exports)

@@ -29,6 +29,8 @@ class Vocabulary:
     """Gives what `use` names, whose fields are its options. Raises LookupError, with a text for people."""
     hooks: "Callable[[type[BaseModel]], Collection[str]]"
     """Names of the hooks that such a policy has."""
+    mistakes: "Callable[[BaseModel, Collection[str]], Iterable[str]]"
+    """Says what is wrong with a policy where the exports have these names."""
 
 
 def array_of(data: Data, key: str) -> list[tuple[KeyPath, Data]]:

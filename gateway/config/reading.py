@@ -87,8 +87,11 @@ def parse(text: str, source: str, vocabulary: Vocabulary | None = None) -> Confi
         raise ConfigError([Problem(source, None, "", "nested too deeply")]) from None
     except ValueError as error:  # TOMLDecodeError is one, and int() raises others
         raise ConfigError([_syntax_problem(text, source, str(error))]) from None
-    lines = Lines(text)
-    return build(data, source, lambda path: (lines[path], _dotted(path)), vocabulary)
+    try:
+        lines = Lines(text)
+        return build(data, source, lambda path: (lines[path], _dotted(path)), vocabulary)
+    except RecursionError:  # tomllib bears a dotted key of 20,000 parts
+        raise ConfigError([Problem(source, None, "", "nested too deeply")]) from None
 
 
 def build(

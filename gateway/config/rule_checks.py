@@ -20,16 +20,19 @@ from gateway.uri import Transport
 
 def policies(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
     """What policies say of the options that they are given."""
+    said = [export.get("name") for _, export in array_of(data, "export")]
+    names = [name for name in said if isinstance(name, str)]
     for header in ("rule", "export"):
         for path, table in array_of(data, header):
             uses, denied = table.get("policies"), table.get("deny") is True
             for i, use in enumerate(uses if isinstance(uses, list) else ()):
                 if isinstance(use, dict) and isinstance(use.get("use"), str):
-                    yield from _options((*path, "policies", i), use, vocabulary, denied=denied)
+                    at = (*path, "policies", i)
+                    yield from _options(at, use, vocabulary, names, denied=denied)
 
 
 def _options(
-    path: KeyPath, use: Data, vocabulary: Vocabulary, *, denied: bool
+    path: KeyPath, use: Data, vocabulary: Vocabulary, names: Sequence[str], *, denied: bool
 ) -> Iterator[Finding]:
     name = use["use"]
     try:
@@ -51,11 +54,14 @@ def _options(
 
     try:
         options = {key: use[key] for key in use if key not in ("use", "mode")}
-        policy.model_validate(options, by_alias=True, by_name=False)
+        made = policy.model_validate(options, by_alias=True, by_name=False)
     except ValidationError as wrong:
         for details in wrong.errors(include_url=False):
             inside, text = in_plain_words(details, unknown=unknown)
             yield (*path, *inside), text if inside else f"{name}: {text}"
+    else:
+        for text in vocabulary.mistakes(made, names):
+            yield path, f"{name}: {text}"
 
 
 _CHOOSING = frozenset({"asked", "exports"})

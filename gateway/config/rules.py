@@ -44,9 +44,15 @@ def _use(value: object) -> Use:
     return Use(value["use"], options, mode == "observe")
 
 
+MAX_POLICIES = 64
+"""At one place. People write them, and each that has a hook is a step of every command."""
+
+
 def _uses(value: object) -> tuple[Use, ...]:
     if not isinstance(value, list):
         raise ValueError(f'expected a list such as [ {{ use = "readonly" }} ], got {shown(value)}')
+    if len(value) > MAX_POLICIES:
+        raise ValueError(f"expected {MAX_POLICIES} policies at most, got {len(value)}")
     return tuple(_use(each) for each in value)
 
 
@@ -115,6 +121,8 @@ def _unix_user(value: object) -> int:
     try:
         return pwd.getpwnam(value).pw_uid
     except (KeyError, ValueError):
+        if value.isascii() and value.isdigit():
+            return int(value)
         raise ValueError(f"there is no user {shown(value)} on this machine") from None
 
 

@@ -25,6 +25,8 @@ _WORDS = {
     "greater_than_equal": "expected {ge} or more, got {}",
     "less_than_equal": "expected {le} or less, got {}",
     "literal_error": "expected {expected}, got {}",
+    "too_long": "expected {max_length} at most, got {actual_length}",
+    "too_short": "expected {min_length} at least, got {actual_length}",
 }
 
 

@@ -111,20 +111,18 @@ class Table:
     rows: dict[Cmd, Row] = field(default_factory=dict)
     most_in_flight: int | None = None
     """Commands of one session that may be under way at a time."""
+    said_by: str = ""
+    """What the texts of refusals begin with."""
 
     def __getitem__(self, command: Cmd) -> Row:
         return self.rows.get(command, FREE)
-
-    def copy(self) -> Table:
-        """Give a table that says the same."""
-        return Table(self.size, dict(self.rows), self.most_in_flight)
 
     # --- What policies call
 
     def refuse(self, *commands: Cmd, error: Errno = Errno.EPERM, text: str) -> None:
         """Refuse commands altogether; what is refused altogether is not offered either."""
         for command in commands:
-            self._change(command, refused=Refused(error, f"{command.name}: {text}"))
+            self._change(command, refused=self._refused(command, error, text))
 
     def protect(
         self,
@@ -137,7 +135,7 @@ class Table:
     ) -> None:
         """Refuse commands that touch bytes from `start` up to `end`. Raises ValueError over `MAX_RANGES`."""
         for command in commands:
-            barred = Barred(start, end, Refused(error, f"{command.name}: {text}"))
+            barred = Barred(start, end, self._refused(command, error, text))
             ranges = (barred, *self[command].barred)
             if len(ranges) > MAX_RANGES:
                 raise ValueError(f"more than {MAX_RANGES} ranges")
@@ -149,12 +147,12 @@ class Table:
         """Refuse what is longer than `longest` bytes."""
         now = self[command].longest
         if now is None or longest <= now:
-            refused = Refused(error, f"{command.name}: {text}")
+            refused = self._refused(command, error, text)
             self._change(command, longest=longest, too_long=refused)
 
     def refuse_flag(self, command: Cmd, flag: CmdFlag, *, error: Errno, text: str) -> None:
         """Refuse a command with a command flag."""
-        refused = Refused(error, f"{command.name} with {flag.name}: {text}")
+        refused = Refused(error, f"{self.said_by}{command.name} with {flag.name}: {text}")
         flags = ((int(flag), refused), *self[command].refused_flags)
         self._change(command, refused_flags=flags)
 
@@ -200,6 +198,9 @@ class Table:
         """
         for command in commands:
             self.rows.pop(command, None)
+
+    def _refused(self, command: Cmd, error: Errno, text: str) -> Refused:
+        return Refused(error, f"{self.said_by}{command.name}: {text}")
 
     def _change(self, command: Cmd, **changes: object) -> None:
         said: dict[str, object] = {name: getattr(self[command], name) for name in Row.__slots__}

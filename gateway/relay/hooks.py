@@ -76,7 +76,7 @@ class Hooks:
             at = failed.offset
             inside = at is not None and request.offset <= at < request.end
             return Answer(failed.error, failed.text, at if inside else None)
-        except Exception:
+        except (Exception, SystemExit):
             self._log.exception(
                 "a policy failed",
                 command=request.command.name,

@@ -40,7 +40,7 @@ from gateway.relay.promise import (
     told_of,
 )
 from gateway.relay.reading import chain_over
-from gateway.relay.service import Service
+from gateway.relay.service import Service, limits_of
 from gateway.relay.transmit import Opened
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.negotiation import Link, Negotiation
@@ -281,7 +281,8 @@ class Inquiry:
                 chain = await self._prepared(membership.chain, grant.route, link)
             agreed = self._agreed(chain, grant, asked, link.export)
             promised = self._offer(asked, agreed)
-            return Opened(grant, access, server, membership, link, agreed, promised)
+            limited = limits_of(membership.chain, membership.session)
+            return Opened(grant, access, server, membership, link, agreed, promised, limited)
         except BaseException:
             if link is not None:
                 link.socket.close()

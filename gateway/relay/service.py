@@ -107,11 +107,10 @@ class Service:
 
     def reconfigure(self, config: Config, access: Access, servers: Mapping[str, Server]) -> int:
         """Go over to another configuration, whose rules inherit what those before have counted; say how many
-        sessions it ends. If it raises (a policy's `inherit` does), the configuration is the one before. What
-        policies share that had inherited by then may have changed already: a rate's buckets have the new
-        numbers until the next reload.
+        sessions it ends. Never raises.
         """
-        access.inherit(self.access)
+        for policy, error in access.inherit(self.access):
+            self.log.error("a policy failed at a reload", policy=policy, exc_info=error)
         self.config, self.access, self.servers = config, access, servers
         return self.look_again()
 

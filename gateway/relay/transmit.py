@@ -18,7 +18,7 @@ from gateway.protocol.export import Offer
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.service import Running, Service, limits_of
+from gateway.relay.service import Limits, Running, Service
 from gateway.relay.session import Session as RelaySession
 from gateway.upstream.negotiation import Link
 from gateway.upstream.server import Server
@@ -44,6 +44,7 @@ class Opened:
     link: Link
     agreed: Terms
     offer: Offer
+    limits: Limits
 
     def close(self) -> None:
         """Close the link, and have the policies told."""
@@ -82,8 +83,7 @@ async def transmit(
         )
         agreed = plan_of(opened.agreed, promised, link.export, link.dialect)
         traffic = Traffic(agreed, service.locks_of(opened.server, opened.grant.route.upstream_name))
-        limits = limits_of(membership.chain, membership.session)
-        traffic.most_in_flight = limits.most_in_flight
+        traffic.most_in_flight = opened.limits.most_in_flight
         running = Running(opened.grant.name, membership, traffic)
         with service.session(running):
 
@@ -98,7 +98,7 @@ async def transmit(
                     Hooks(opened.agreed, agreed, traffic.jobs, session.act, nursery, log)
 
             session = await service.hub.relay(
-                client, link.socket, traffic, received + early, limits.charges, begins=begins
+                client, link.socket, traffic, received + early, opened.limits.charges, begins=begins
             )
         link.socket.close()
         _log_observed(traffic, log)
@@ -122,11 +122,21 @@ def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:
     """Say what would have been denied, if nothing were only observed."""
     for why in (*opened.grant.would, *opened.membership.would, *opened.agreed.would):
         log.warning("would be denied", why=why)
-    shadow = opened.agreed.shadow
-    if shadow is not None and shadow.view != opened.agreed.view:
-        hidden = opened.agreed.view.flags & ~shadow.view.flags
-        contexts = sorted(opened.agreed.view.contexts - shadow.view.contexts)
-        log.warning("would be shown less", flags=_names(hidden), contexts=contexts)
+    shadow, view = opened.agreed.shadow, opened.agreed.view
+    if shadow is None:
+        return
+    changes: dict[str, object] = {}
+    if view.flags & ~shadow.view.flags:
+        changes["without"] = _names(view.flags & ~shadow.view.flags)
+    if shadow.view.flags & ~view.flags:
+        changes["with"] = _names(shadow.view.flags & ~view.flags)
+    if view.contexts - shadow.view.contexts:
+        changes["without_contexts"] = sorted(view.contexts - shadow.view.contexts)
+    if shadow.view.block_sizes != view.block_sizes:
+        changes["block_sizes"] = str(shadow.view.block_sizes)
+    if changes:
+        observed = [each.name for each in opened.membership.chain if each.observed]
+        log.warning("would be shown otherwise", policies=observed, **changes)
 
 
 def _log_observed(traffic: Traffic, log: FilteringBoundLogger) -> None:

@@ -17,7 +17,7 @@ from gateway.access.rules import Access, Grant, NotGranted
 from gateway.cli.vocabulary import vocabulary
 from gateway.config import ConfigError, parse
 from gateway.identity import Identity
-from gateway.policy import Client
+from gateway.policy import Client, Policy
 from gateway.wire.handshake import ListedExport
 from policies.readonly import Readonly
 from tests.access.test_loading import Installed
@@ -459,7 +459,7 @@ INHERITED: list[tuple[str, str, list[tuple[str, ...]]]] = [
     (
         named("a", "1") + named("bb", "2"),
         named("bb", "3"),
-        [("inherit", "3", "2"), ("retire", "1")],  # an heir that fails has let nobody be retired
+        [("inherit", "3", "2"), ("retire", "1")],
     ),
     (named("a", "1"), named("bb", "2") + named("a", "3"), [("inherit", "3", "1")]),
     (
@@ -493,6 +493,30 @@ def test_exports_inherit_by_their_name(heard: list[tuple[str, ...]]) -> None:
     before = access(exports=("a", "b"), more=recorder("old"))
     access(exports=("b", "c"), more=recorder("new")).inherit(before)
     assert heard == [("inherit", "new", "old"), ("retire", "old")]
+
+
+class Stubborn(Policy):
+    """Fails in whatever a reload asks of it."""
+
+    def inherit(self, before: Policy) -> None:
+        raise ZeroDivisionError("inherit")
+
+    def retire(self) -> None:
+        raise SystemExit(3)
+
+
+def test_a_policy_that_fails_keeps_nobody_from_new_rules(heard: list[tuple[str, ...]]) -> None:
+    before = access(named("a", "1") + named("bb", "2") + named("ccc", "3"))
+    after = access(named("a", "4") + named("ccc", "5"))
+    for rules in (before, after):
+        for place in [place for place in rules._policies if place[1] != "ccc"]:
+            rules._policies[place] = Stubborn()
+    failed = after.inherit(before)
+    assert [(policy, type(error)) for policy, error in failed] == [
+        ("recorder of rule a", ZeroDivisionError),
+        ("recorder of rule bb", SystemExit),
+    ]
+    assert heard == [("inherit", "5", "3")]
 
 
 def test_options_of_policies_are_in_force() -> None:

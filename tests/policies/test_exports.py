@@ -110,3 +110,13 @@ def test_mistakes(options: dict[str, object], message: str) -> None:
 
 def test_the_longest_name_is_taken() -> None:
     assert configured(Exports, {"rename": {"a": "x" * 4096}}).asked("x" * 4096) == "a"
+
+
+def test_names_that_mean_no_export_are_mistakes() -> None:
+    options = {"allow": ["vm-*", "vm_1"], "deny": ["secert"], "describe": {"vm-1": "text"}}
+    policy = configured(Exports, options)
+    assert list(policy.mistakes(["vm-1", "secret"])) == [
+        'no [[export]] has a name like "vm_1", did you mean "vm-1"?',
+        'no [[export]] has a name like "secert", did you mean "secret"?',
+    ]
+    assert not [*configured(Exports, {}).mistakes(["vm-1"])]
