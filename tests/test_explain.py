@@ -16,7 +16,7 @@ import trio
 
 from gateway.cli.vocabulary import vocabulary
 from gateway.config import Config, parse
-from gateway.explain import Report, explain
+from gateway.explain import PolicyBug, Report, explain
 from gateway.identity import NOBODY, Identity, UnixPeer, parse_address
 from gateway.policy import Client
 from gateway.relay.client import serve_client
@@ -320,6 +320,14 @@ async def test_what_is_observed() -> None:
     assert best.would == ("flags that would be shown: READ_ONLY",)
     assert [each.what for each in best.restrictions[Cmd.WRITE]] == ["bytes 0 to 9"]
     assert not best.would_restrict
+
+
+async def test_a_bug_of_a_policy_is_told_as_one() -> None:
+    config = config_of(rule('{ use = "readonly" }'))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("policies.readonly.Readonly.admit", lambda *_: 1 / 0)
+        with pytest.raises(PolicyBug, match="ZeroDivisionError: division by zero"):
+            await asked(config)
 
 
 async def test_an_observed_window_is_told_and_not_shown() -> None:

@@ -14,7 +14,14 @@ from typing import Literal
 import pytest
 from pydantic import Field, model_validator
 
-from gateway.access.loading import Catalogue, Option, PolicyError, catalogue, options
+from gateway.access.loading import (
+    Catalogue,
+    Option,
+    PolicyError,
+    catalogue,
+    look_anew,
+    options,
+)
 from gateway.policy import Cmd, Errno, Error, Policy, Size, View
 
 GOOD = """
@@ -84,6 +91,22 @@ def test_nothing_is_imported_but_what_is_asked_for() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )
     assert ran.stdout.split() == ["False", "False", "policies.readonly"]
+
+
+@pytest.mark.parametrize("at", ["leaves.py", "__init__.py"])
+def test_one_that_ends_the_program_cannot_be_imported(installed: Installed, at: str) -> None:
+    """Else `check` would end with status 0, and say nothing."""
+    installed.install("acme", {"leaves.py": GOOD, at: "raise SystemExit(0)"})
+    with pytest.raises(PolicyError, match="cannot be imported: SystemExit: 0"):
+        Catalogue().find("leaves")
+
+
+def test_what_is_installed_later_is_found_by_looking_anew(installed: Installed) -> None:
+    assert "later" not in catalogue().names()
+    installed.install("acme", {"later.py": GOOD})
+    assert "later" not in catalogue().names()
+    look_anew()
+    assert "later" in catalogue().names()
 
 
 def test_another_package_adds_some(installed: Installed) -> None:

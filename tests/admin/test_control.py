@@ -15,6 +15,7 @@ import trio.testing
 
 from gateway.admin.control import (
     MAX_CLIENTS,
+    MAX_PROBLEMS,
     MAX_REQUEST_BYTES,
     REQUEST_SECONDS,
     Answer,
@@ -59,6 +60,20 @@ async def answer_to(path: Path, data: bytes, *, end: bool = False) -> Any:
             said += piece
         assert said.endswith(b"\n")
         return json.loads(said)
+
+
+async def test_an_answer_is_as_short_as_it_has_to_be_to_be_believed(workdir: Path) -> None:
+    async def fail(arguments: Mapping[str, Any]) -> Answer:
+        return Answer(False, problems=tuple(f"{number}: " + 200 * "x" for number in range(10_000)))
+
+    opened = Control(workdir / "c")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(opened.run, {"fail": fail}, nursery, lambda _number: None)
+        answer = await ask(workdir / "c", "fail")
+        await opened.aclose()
+        nursery.cancel_scope.cancel()
+    assert len(answer.problems) == MAX_PROBLEMS + 1
+    assert answer.problems[-1] == "and 9800 problems more"
 
 
 async def test_a_verb(workdir: Path) -> None:

@@ -1107,6 +1107,20 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "names of exports in policies that are not there",
+        SMALLEST
+        + EXPORT.replace('"a"', '"disk-1"')
+        + '[[rule]]\npolicies = [ { use = "exports", deny = ["disk1"] } ]\n',
+        [
+            '9: rule.policies: exports: no [[export]] has a name like "disk1", did you mean "disk-1"?',
+        ],
+    ),
+    (
+        "too many policies",
+        SMALLEST + EXPORT + "policies = [" + 65 * '{ use = "readonly" },' + "]\n",
+        ["8: export.policies: expected 64 policies at most, got 65"],
+    ),
+    (
         "what goes with deny",
         RULED
         + "[[rule]]\nwho.tls = true\nhide = true\ndisconnect = true\n"
