@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,9 @@ def summary(config: "Config") -> Iterator[str]:
         yield _serves(rule, config.upstream[rule.upstream])
     for number, access in enumerate(config.rule, start=1):
         yield _lets(number, access)
+    for export in config.export if config.rule else ():
+        if not any(_means(access, export.name) for access in config.rule if not access.deny):
+            yield f"{_export(export.name)} is for nobody: no rule lets anybody have it"
     used = {rule.upstream for rule in config.exports}
     for name in config.upstream:
         if name not in used:
@@ -61,6 +65,10 @@ def summary(config: "Config") -> Iterator[str]:
         yield f"nbd-gateway reload finds it at {config.control.socket}"
     if config.control.reload_on_change:
         yield "takes this file up whenever it has changed"
+
+
+def _means(rule: "Rule", name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in rule.exports)
 
 
 def _lets(number: int, rule: "Rule") -> str:

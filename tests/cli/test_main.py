@@ -168,6 +168,10 @@ who = { tls = false }
 deny = true
 mode = "observe"
 [[rule]]
+exports = ["vm-1"]
+[[export]]
+name = "secret"
+upstream = "a"
 [[export]]
 name = "vm-1"
 upstream = "a"
@@ -175,10 +179,12 @@ policies = [{ use = "trim", how = "none" }]
 """)
     assert main(["check", "g.toml"]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == [
+        '  "secret": the same name of a (nbd://h:10809)',
         '  "vm-1": the same name of a (nbd://h:10809), with trim',
         '  rule 1 "backup": by network, unix-user: vm-1: with readonly, limit (observed)',
         "  rule 2: by tls: every export: denied, only observed",
-        "  rule 3: everybody: every export: as it is",
+        "  rule 3: everybody: vm-1: as it is",
+        '  "secret" is for nobody: no rule lets anybody have it',
     ]
 
 
