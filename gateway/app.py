@@ -27,9 +27,11 @@ from gateway.net.listen import Listener, ListenError, open_listener, take_client
 from gateway.net.tally import Tally
 from gateway.relay.client import ChooseSession, serve_client
 from gateway.relay.hub import Hub
+from gateway.relay.pausing import Pauses
 from gateway.relay.service import Service
 from gateway.relay.transmit import LINGER_SECONDS
 from gateway.reload import Doors, Reloader, Source, Standing
+from gateway.switching import verbs_of
 from gateway.upstreams import Backend, StartError, load_keyring, servers_of
 from gateway.uri import NbdUri
 
@@ -122,7 +124,7 @@ class _Run:
         self._options = options
         self._signals = signals
         self._reloader = Reloader(source, self._service, standing, embedded, self)
-        self._verbs: Mapping[str, Verb] = {"reload": self._reload}
+        self._verbs: dict[str, Verb] = {"reload": self._reload}
         self._clients: Counter[Listener] = Counter()
         self._somebody_left = trio.Event()
         self._status = 0
@@ -162,6 +164,7 @@ class _Run:
 
     def _begin(self, everything: trio.CancelScope) -> None:
         begin, reloader = self._tasks.start_soon, self._reloader
+        self._verbs |= verbs_of(self._service, Pauses(self._service, self._tasks))
         begin(self._obey_signals, everything)
         begin(self._shortages.run)
         begin(self._turned_away.run)

@@ -155,14 +155,14 @@ class Control:
             return _no(str(error))
 
 
-async def ask(path: Path, verb: str) -> Answer:
+async def ask(path: Path, verb: str, arguments: Mapping[str, object] = {}) -> Answer:
     """Have a running gateway do something. Raises `ControlError`."""
     try:
         with trio.fail_after(ASK_SECONDS):
             async with await trio.open_unix_socket(str(path)) as stream:
                 # A gateway that turns us away does not read; what it says is there to be read.
                 with suppress(trio.BrokenResourceError):
-                    await stream.send_all(json.dumps({"verb": verb}).encode() + b"\n")
+                    await stream.send_all(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
                 return _understood(await _line(stream, MAX_ANSWER_BYTES))
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError(f"no gateway listens at {path}") from None

@@ -36,7 +36,18 @@ app = App(
     result_action="return_value",
 )
 VERBS = (
-    *("serve", "demo", "check", "reload", "explain", "probe", "conform"),
+    *(
+        "serve",
+        "demo",
+        "check",
+        "reload",
+        "pause",
+        "resume",
+        "switch",
+        "explain",
+        "probe",
+        "conform",
+    ),
     *("policies", "quirks", "init", "pki", "schema"),
 )
 for _order, _verb in enumerate(VERBS):

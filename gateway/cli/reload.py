@@ -14,13 +14,11 @@ def reload(path: Path = Path("gateway.toml"), /, *, socket: Path | None = None) 
     :param socket: The control socket itself, where the file says something else than when the gateway took
         it up.
     """
-    import trio
-
-    from gateway.admin.control import ControlError, ask
+    from gateway.cli.running import NoAnswer, ask_gateway
 
     try:
-        answer = trio.run(ask, _socket(path) if socket is None else socket, "reload")
-    except (ControlError, _NoSocketError) as error:
+        answer = ask_gateway(path, socket, "reload", {})
+    except NoAnswer as error:
         complain(str(error))
         return 1
     for problem in answer.problems:
@@ -30,24 +28,3 @@ def reload(path: Path = Path("gateway.toml"), /, *, socket: Path | None = None) 
         return 1
     print(f"reloaded: {'; '.join(answer.done)}")
     return 1 if answer.problems else 0
-
-
-class _NoSocketError(Exception):
-    """Where to speak to the gateway is not known; the text says why."""
-
-
-def _socket(path: Path) -> Path:
-    from gateway.cli.vocabulary import vocabulary
-    from gateway.config import ConfigError, load
-
-    try:
-        socket = load(path, vocabulary()).control.socket
-    except ConfigError as error:
-        raise _NoSocketError(
-            f"no gateway was asked to reload, for this is wrong:\n{error}"
-        ) from None
-    if socket is None:
-        raise _NoSocketError(
-            f'{path} has no [control] with socket = "PATH"; without one, SIGHUP reloads a gateway'
-        )
-    return socket

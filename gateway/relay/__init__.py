@@ -7,6 +7,7 @@ promise.py  what it is promised of an export, and told; asked of nobody, so that
 transmit.py its transmission phase, from the task that waits for it
 hooks.py    commands that go through hooks of policies: a task for each
 service.py  what all clients share
+pausing.py  holding an export's sessions for a while, and taking them over to another server
 listing.py  what LIST shows
 scan/       what goes through a session, message by message; pure
 hub.py      the reactor: every session's two sockets in one epoll, in one task

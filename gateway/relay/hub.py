@@ -144,10 +144,8 @@ class Hub:
         """
         session = Session(client, link, traffic, self._pool, self._watch, self._doors)
         session.throttle(charges)
-        ready = {client.fileno(): session.client_ready, link.fileno(): session.link_ready}
-        self._ready |= ready
-        for descriptor in ready:
-            self._epoll.register(descriptor, select.EPOLLET)
+        self._enter(client, session.client_ready)
+        self._enter(link, session.link_ready)
         self.sessions.add(session)
         try:
             async with trio.open_nursery() as nursery:
@@ -166,12 +164,27 @@ class Hub:
             session.close()
             session.traffic.locks.tell()
             self.sessions.discard(session)
-            for descriptor in ready:
-                self._epoll.unregister(descriptor)
-                del self._ready[descriptor]
+            self._leave(client)
+            self._leave(session.link)
         if session.bug is not None:
             raise session.bug
         return session
+
+    def relink(self, session: Session, link: RelaySocket, traffic: Traffic) -> None:
+        """Have a session that is held and quiet go on over another link (`Session.relink`). The old one's
+        socket is the caller's to close.
+        """
+        self._leave(session.link)
+        self._enter(link, session.link_ready)
+        session.relink(link, traffic)
+
+    def _enter(self, sock: RelaySocket, ready: Callable[[int], int]) -> None:
+        self._ready[sock.fileno()] = ready
+        self._epoll.register(sock.fileno(), select.EPOLLET)
+
+    def _leave(self, sock: RelaySocket) -> None:
+        self._epoll.unregister(sock.fileno())
+        del self._ready[sock.fileno()]
 
     def finish(self, reason: str, seconds: float) -> None:
         """End all sessions in good order within `seconds`, and those that should begin later."""

@@ -40,11 +40,10 @@ from gateway.relay.promise import (
     told_of,
 )
 from gateway.relay.reading import chain_over
-from gateway.relay.service import Service, limits_of
+from gateway.relay.service import Place, Service, limits_of
 from gateway.relay.transmit import Opened
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.negotiation import Link, Negotiation
-from gateway.upstream.server import Server
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, MetaContext, shown
 
@@ -59,7 +58,6 @@ class _Kept:
     """An export that was opened to answer INFO, and the question that it answers."""
 
     asked: ExportAsked
-    terms: upstream_side.Terms
     opened: Opened
 
 
@@ -87,7 +85,7 @@ class Inquiry:
         self._patiently = patiently
         self._log = log
         self._has_tls = has_tls
-        self._upstream: tuple[Server, Negotiation] | None = None
+        self._upstream: tuple[Place, Negotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
         self._kept: _Kept | None = None
 
@@ -108,8 +106,8 @@ class Inquiry:
         if asked.select:
             return await self._selected(asked, grant)
         route = grant.route
-        terms = self._terms(asked.name, route)
-        found = await self._ask(route, lambda up: up.list_contexts(terms, asked.queries))
+        terms = self._terms(asked.name, grant)
+        found = await self._ask(grant, lambda up: up.list_contexts(terms, asked.queries))
         allowed = allowed_contexts(grant.chain, [each.name for each in found], asked=False)
         if route.stable_contexts_only and await self._bitmaps_may_move(grant, asked.name, terms):
             allowed = [name for name in allowed if not is_bitmap(name)]
@@ -120,12 +118,11 @@ class Inquiry:
         grant = self._grant(asked.name, without_tls=Rep.ERR_TLS_REQD)
         if prepares(grant.chain):
             opened = await self._open(grant, asked.name)
-            terms = self._terms(asked.name, grant.route)
-            self._kept = _Kept(asked, terms, opened)
+            self._kept = _Kept(asked, opened)
             return self.told(asked.name, opened)
         chain = self._policies(grant, asked.name, peek)
-        terms = self._terms(asked.name, grant.route)
-        export, _dialect, _quirks = await self._ask(grant.route, lambda up: up.describe(terms))
+        terms = self._terms(asked.name, grant)
+        export, _dialect, _quirks = await self._ask(grant, lambda up: up.describe(terms))
         agreed = self._agreed(chain, grant, asked.name, export)
         return told_of(asked.name, grant.route, export, agreed, self._offer(asked.name, agreed))
 
@@ -133,29 +130,51 @@ class Inquiry:
         self, name: str, asked: ExportAsked | None = None, *, without_tls: Rep = Rep.ERR_UNKNOWN
     ) -> Opened:
         """Open an export. `asked` is the GO, if it is one."""
-        grant = self._grant(name, without_tls=without_tls)
+        service = self._service
         kept, self._kept = self._kept, None
+        try:
+            grant = self._grant(name, without_tls=without_tls)
+            await self._until_resumed(grant.name)
+            if kept is not None:
+                there = kept.opened
+                same = asked is not None and replace(kept.asked, go=True) == asked
+                known = there.access is service.access and _same(there.grant, grant)
+                known = known and there.place == self._place(grant)
+                if same and known and there.asked == self._terms(name, grant):
+                    return there.counted(service.opening)
+        except BaseException:
+            if kept is not None:
+                kept.opened.close()
+            raise
         if kept is not None:
-            same = asked is not None and replace(kept.asked, go=True) == asked
-            known = kept.opened.access is self._service.access
-            same = same and known and _same(kept.opened.grant, grant)
-            if same and kept.terms == self._terms(name, grant.route):
-                return kept.opened
             kept.opened.close()
         while True:
             opened = await self._open(grant, name)
-            if opened.access is self._service.access:
-                return opened
-            # A reload has come between. What it leaves as it was is not asked for anew.
+            # What has come between: a pause, with or without a switch; or a reload, of which what it leaves as
+            # it was is not asked for anew.
             try:
-                now = self._grant(name, without_tls=without_tls)
-                if _same(now, grant) and self._server(now.route) is opened.server:
-                    return opened
+                now = grant
+                if opened.access is not service.access:
+                    now = self._grant(name, without_tls=without_tls)
+                if (
+                    _same(now, grant)
+                    and self._place(now) == opened.place
+                    and now.name not in service.paused
+                ):
+                    return opened.counted(service.opening)
             except BaseException:
                 opened.close()
                 raise
             opened.close()
             grant = now
+            await self._until_resumed(grant.name)
+
+    async def _until_resumed(self, name: str) -> None:
+        """Wait while an export of ours is paused, which has a bound of its own."""
+        while (paused := self._service.paused.get(name)) is not None:
+            await self._wait(paused.wait)
+        if self._service.draining:
+            raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
 
     def told(self, name: str, opened: Opened) -> Told:
         """Give what a client is told of the export that it has opened."""
@@ -165,7 +184,7 @@ class Inquiry:
         """Close what nobody has been given."""
         self.forget()
         if self._upstream is not None:
-            _server, negotiation = self._upstream
+            _place, negotiation = self._upstream
             self._upstream = None
             await negotiation.aclose()
 
@@ -233,8 +252,8 @@ class Inquiry:
     async def _selected(self, asked: ContextsAsked, grant: Grant) -> tuple[MetaContext, ...]:
         route = grant.route
         queries = tuple(allowed_contexts(grant.chain, asked.queries, asked=True))
-        terms = self._terms(asked.name, route, queries)
-        theirs = [context.name for context in await self._selected_there(route, terms)]
+        terms = self._terms(asked.name, grant, queries)
+        theirs = [context.name for context in await self._selected_there(grant, terms)]
         selected = selected_contexts(grant.chain, route, queries, theirs)
         if any(is_bitmap(context.name) for context in selected):
             await self._check_bitmaps(grant, asked.name, terms)
@@ -251,17 +270,17 @@ class Inquiry:
     async def _bitmaps_may_move(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> bool:
         if not grant.route.read_only and not grant.chain:
             return False
-        export, _, _ = await self._ask(grant.route, lambda up: up.describe(terms))
+        export, _, _ = await self._ask(grant, lambda up: up.describe(terms))
         with self._denials(grant, asked):
             return bitmaps_may_move(grant.chain, grant.route, export)
 
     async def _selected_there(
-        self, route: Route, terms: upstream_side.Terms
+        self, grant: Grant, terms: upstream_side.Terms
     ) -> tuple[MetaContext, ...]:
         try:
-            return await self._ask(route, lambda up: up.contexts(terms))
+            return await self._ask(grant, lambda up: up.contexts(terms))
         except Refusal as refusal:
-            if route.synthesise_allocation and refusal.reply == Rep.ERR_UNSUP:
+            if grant.route.synthesise_allocation and refusal.reply == Rep.ERR_UNSUP:
                 return ()
             raise
 
@@ -269,12 +288,12 @@ class Inquiry:
 
     async def _open(self, grant: Grant, asked: str) -> Opened:
         """Have the policies take part, then the upstream; leave nothing behind if it fails."""
-        access, server = self._service.access, self._server(grant.route)
+        access, place = self._service.access, self._place(grant)
         membership = self._policies(grant, asked, join)
         link: Link | None = None
         try:
-            terms = self._terms(asked, grant.route)
-            link = await self._ask(grant.route, lambda up: up.go(terms))
+            terms = self._terms(asked, grant)
+            link = await self._ask(grant, lambda up: up.go(terms))
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
             with self._denials(grant, asked):
@@ -282,7 +301,7 @@ class Inquiry:
             agreed = self._agreed(chain, grant, asked, link.export)
             promised = self._offer(asked, agreed)
             limited = limits_of(membership.chain, membership.session)
-            return Opened(grant, access, server, membership, link, agreed, promised, limited)
+            return Opened(grant, access, place, terms, membership, link, agreed, promised, limited)
         except BaseException:
             if link is not None:
                 link.socket.close()
@@ -305,36 +324,36 @@ class Inquiry:
     # --- The upstream
 
     def _terms(
-        self, name: str, route: Route, queries: tuple[str, ...] | None = None
+        self, name: str, grant: Grant, queries: tuple[str, ...] | None = None
     ) -> upstream_side.Terms:
         """Give the terms on which the upstream is asked: those of the client, under its name there."""
         if queries is None and self._queries is not None and self._queries[0] == name:
             queries = self._queries[1]
-        return upstream_side.Terms(
-            route.upstream_name, self._core.structured, self._core.extended, queries
-        )
+        there = self._place(grant).name
+        return upstream_side.Terms(there, self._core.structured, self._core.extended, queries)
 
     async def _ask(
-        self, route: Route, question: Callable[[Negotiation], Awaitable[_Result]]
+        self, grant: Grant, question: Callable[[Negotiation], Awaitable[_Result]]
     ) -> _Result:
         """Ask an export's upstream; a negotiation with another one ends."""
-        server = self._server(route)
-        if self._upstream is not None and self._upstream[0] is not server:
-            _server, negotiation = self._upstream
+        place = self._place(grant)
+        if self._upstream is not None and not self._upstream[0].leads_where(place):
+            _place, negotiation = self._upstream
             self._upstream = None
             await negotiation.aclose()
         if self._upstream is None:
-            self._upstream = server, Negotiation(server)
+            self._upstream = place, Negotiation(place.server)
         negotiation = self._upstream[1]
         return await self._wait(lambda: question(negotiation))
 
-    def _server(self, route: Route) -> Server:
-        """Give an export's upstream. Raises `Refusal`: a reload took it away since the rules were asked."""
-        server = self._service.servers.get(route.upstream)
-        if server is None:
-            text = f"upstream {shown(route.upstream)} is not in the configuration any more"
+    def _place(self, grant: Grant) -> Place:
+        """Give where an export is. Raises `Refusal`: a reload took it away since the rules were asked."""
+        place = self._service.place(grant.name, grant.route)
+        if place is None:
+            upstream = shown(grant.route.upstream)
+            text = f"upstream {upstream} is not in the configuration any more"
             raise Refusal(Rep.ERR_SHUTDOWN, text)
-        return server
+        return place
 
     async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
         result: _Result = await self._patiently(wait)  # type: ignore[assignment] # what `wait` gives

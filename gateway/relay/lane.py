@@ -30,6 +30,10 @@ MAX_ASIDE_BYTES = 16 * KIB
 """What a lane that has to wait keeps aside in place of its buffer: some hundred requests without data. Else a
 thousand clients that are held back would hold a thousand buffers. More than this is not worth copying."""
 
+LONG_ASIDE_BYTES = BUFFER_BYTES // 2
+"""The same of a lane that may have to wait for minutes, and is copied once in that time: so it never holds more
+than twice what it keeps, and mostly nothing."""
+
 Buffer = tuple[bytearray, memoryview]
 
 
@@ -190,9 +194,23 @@ class Lane:
         """
         self._keep_aside(MIN_MESSAGE_BYTES - 1)
 
-    def put_aside(self) -> None:
-        """Give the buffer back, unless there is much in it: it will be a while until more can be scanned."""
-        self._keep_aside(MAX_ASIDE_BYTES)
+    def put_aside(self, most: int = MAX_ASIDE_BYTES) -> None:
+        """Give the buffer back, unless there is more than `most` in it: it will be a while until more can be
+        scanned.
+        """
+        self._keep_aside(most)
+
+    def lead_to(self, sink: RelaySocket, scan: Scan) -> None:
+        """Go on to another sink, with another scanner, which takes up what is unscanned."""
+        assert not self.out
+        self.sink, self._scan = sink, scan
+
+    def come_from(self, source: RelaySocket, scan: Scan) -> None:
+        """Go on from another source, with another scanner. Nothing is left of the old one."""
+        assert not self.out
+        assert not self.unscanned
+        self.source, self._scan = source, scan
+        self.ended = False
 
     def _keep_aside(self, most: int) -> None:
         if self._buffer is None or self.out:

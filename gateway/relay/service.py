@@ -7,6 +7,7 @@ export; rates, limits and a rule that ends them are taken from the rules in forc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+import trio
+
 from gateway.access.chain import Membership, Placed
 from gateway.access.rules import Access, NotGranted
-from gateway.config import Config
+from gateway.config import Config, Route
 from gateway.policy import Charge, Session
 from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
@@ -29,6 +32,8 @@ from gateway.wire.limits import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+    from gateway.relay.transmit import Opened
 
 
 DENIED_SECONDS = 10
@@ -56,6 +61,23 @@ def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
     return Limits(charges, MAX_IN_FLIGHT if most is None else most)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an export is."""
+
+    server: Server
+    name: str
+    """The export's name there."""
+    switches: int = 0
+    """How often the export has been switched: a connection from before that is to another server, even where
+    all else is the same.
+    """
+
+    def leads_where(self, other: Place) -> bool:
+        """Say whether one connection may be used for both, before an export is chosen."""
+        return (self.server, self.switches) == (other.server, other.switches)
+
+
 @dataclass(eq=False)
 class Running:
     """A session that is being relayed."""
@@ -63,9 +85,14 @@ class Running:
     name: str
     """The export's, in our configuration."""
     membership: Membership
+    opened: Opened
+    """What the client was promised; and the link that it has now."""
     traffic: Traffic
+    log: FilteringBoundLogger
     relaying: RelaySession | None = None
     """None: the hub has not begun it yet. It is held against the rules then, if they are others than at GO."""
+    nursery: trio.Nursery | None = None
+    """Ends with the session."""
 
 
 @dataclass
@@ -83,12 +110,27 @@ class Service:
     relayed: int = 0
     """Clients that have opened an export and are not seen off yet."""
     running: set[Running] = field(default_factory=set)
+    opening: set[Opened] = field(default_factory=set)
+    """Given to a client that is not relayed yet."""
+    paused: dict[str, trio.Event] = field(default_factory=dict)
+    """Exports (our names) that nobody may open now, and the event of their pause's end."""
+    switched: dict[str, Place] = field(default_factory=dict)
+    """Exports (our names) that are not where the configuration says."""
+    switches: Counter[str] = field(default_factory=Counter)
+    """How often each export has been switched."""
     _locks: WeakValueDictionary[tuple[object, str], RangeLocks] = field(
         default_factory=WeakValueDictionary
     )
 
     def __post_init__(self) -> None:
         self.access = Access(self.config)
+
+    def place(self, name: str, route: Route) -> Place | None:
+        """Say where an export of ours is now; None if its upstream is not in the configuration any more."""
+        if name in self.switched:
+            return self.switched[name]
+        server = self.servers.get(route.upstream)
+        return None if server is None else Place(server, route.upstream_name, self.switches[name])
 
     def locks_of(self, server: Server, name: str) -> RangeLocks:
         """Give the locks that all sessions of an upstream's export share, for as long as any uses them: also
@@ -112,6 +154,15 @@ class Service:
         for policy, error in access.inherit(self.access):
             self.log.error("a policy failed at a reload", policy=policy, exc_info=error)
         self.config, self.access, self.servers = config, access, servers
+        for name, place in list(self.switched.items()):
+            if config.route(name) is None:
+                del self.switched[name]
+            else:
+                self.log.warning(
+                    "export stays where it was switched to, whatever the configuration says",
+                    export=name,
+                    server=place.server.name,
+                )
         return self.look_again()
 
     def look_again(self) -> int:
@@ -147,6 +198,9 @@ class Service:
     def drain(self) -> None:
         """Begin to shut down: refuse to open exports, and end the sessions in good order."""
         self.draining = True
+        for over in self.paused.values():
+            over.set()
+        self.paused.clear()
         for negotiation in self.negotiations:
             negotiation.shutting_down = True
         self.hub.finish("shutting down", self.config.drain_seconds)

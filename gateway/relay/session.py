@@ -14,6 +14,12 @@ How a session ends, with what is still done then:
 - the link breaks the protocol, or dies: every command under way is answered EIO, and the client is
   disconnected.
 
+A session can be *held*, which is no end: it begins no request any more, takes to its end what has begun, and is
+`quiet` then. What its client sends meanwhile stays where it is, DISC included, until it may `go_on`. While it
+is held and quiet its link may be exchanged for another (`relink`). And once all that it has written is known to
+be durable (`settled`), the death of its link harms nothing: it waits for another one then, and ends only if
+there is none when it goes on.
+
 A session never waits by itself. It says when its end must not take long any more, because nobody waits for it
 or we are shutting down (`ending`), and when it has ended (`ended`); whoever owns it puts the limit on the time
 between the two. A client that said DISC and is still there may take the time it needs for what it asked.
@@ -30,7 +36,7 @@ import trio
 
 from gateway.net.options import RelaySocket
 from gateway.protocol.errors import Hangup
-from gateway.relay.lane import BufferPool, Lane
+from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.locks import Held
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
@@ -83,6 +89,7 @@ class Session:
         "_doors",
         "_flowing",
         "_gate",
+        "_holding",
         "_interest",
         "_link_closed",
         "_link_mute",
@@ -99,8 +106,10 @@ class Session:
         "ending",
         "linger",
         "link",
+        "link_lost",
         "reason",
         "seconds_to_end",
+        "settled",
         "traffic",
     )
 
@@ -128,6 +137,7 @@ class Session:
         self._flowing = False  # both sockets are waited for to be read, and for nothing else
         self._more = False  # requests are left in the buffer that nothing holds back
         self._stopping = False  # no request is begun any more
+        self._holding = False  # no request is begun until it goes on
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
         self._link_closed = False  # nothing comes from the link
@@ -139,6 +149,10 @@ class Session:
         """The client is still there and has to be told: close in a way that it can read what we sent."""
         self.seconds_to_end = float(LOST_SECONDS)
         """How long the end may take from `ending` on."""
+        self.settled = False
+        """Set from outside, while it is held and quiet: nothing would be lost with the link."""
+        self.link_lost = ""
+        """Why the link is gone, if that happened while it was `settled`."""
         self.ending = trio.Event()
         self.ended = trio.Event()
 
@@ -165,6 +179,82 @@ class Session:
     def _hold_no_more(self, _events: int) -> None:
         self.traffic.held = False
 
+    # --- Holding
+
+    def hold(self) -> None:
+        """Begin no request any more, until `go_on`. Never raises."""
+        self._step(self._hold, 0)
+
+    def _hold(self, _events: int) -> None:
+        self._holding = self._requests.stopped = True
+
+    def go_on(self) -> None:
+        """Take requests up again, where the client's bytes lie. Never raises."""
+        self._step(self._hold_it_no_more, 0)
+
+    def _hold_it_no_more(self, _events: int) -> None:
+        self._holding = self.settled = False
+        self._requests.stopped = self._stopping
+        if self.link_lost:
+            self._lose_link(self.link_lost)
+
+    @property
+    def held(self) -> bool:
+        """It begins no request, and has not ended."""
+        return self._holding and not self.ended.is_set()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way, in either direction; a session that has ended is quiet."""
+        return self.ended.is_set() or (self._idle and not self._replies_lane.unscanned)
+
+    @property
+    def between_requests(self) -> bool:
+        """The client has no request half sent that has begun."""
+        return self._requests.between_messages
+
+    def part_from_link(self) -> None:
+        """Say DISC to the upstream and close the connection, while `settled` and quiet: the session lives on
+        for another link. Never raises.
+        """
+        self._step(self._part_from_link, 0)
+
+    def _part_from_link(self, _events: int) -> None:
+        assert self.settled
+        assert self.quiet
+        if not self.link_lost:
+            link = self.traffic.plan.link
+            with suppress(OSError):  # it has gone already
+                self.link.send(link.encode_request(Cmd.DISC, 0, 0, 0, 0))
+            self._lose_link("the connection to the upstream was closed to be made anew")
+            _shut_down(self.link, socket.SHUT_RDWR)
+
+    def relink(self, link: RelaySocket, traffic: Traffic) -> None:
+        """Go on over another link, while held and quiet; `traffic` is made for it, on the same terms with the
+        client. The socket of the old link is the caller's, and has been taken out of the hub, as the new one
+        is to be put in (`Hub.relink` does both).
+        """
+        assert self._holding
+        assert self.quiet
+        old = self.traffic
+        old.jobs.woken = _not_any_more
+        old.locks.leave(old.in_flight)
+        traffic.take_over(old)
+        traffic.jobs.woken = self.act
+        self.traffic = traffic
+        self._requests = RequestScan(traffic)
+        self._requests.stopped = True
+        self._replies = reply_scan(traffic)
+        self._requests_lane.lead_to(link, self._requests)
+        self._replies_lane.come_from(link, self._replies)
+        del self._interest[self.link]
+        self._interest[link] = 0
+        self.link = link
+        self._link_closed = self._link_mute = False
+        self.link_lost = ""
+        self.settled = False
+        self._step(lambda _events: None, 0)
+
     # --- What the hub calls
 
     def client_ready(self, events: int) -> int:
@@ -190,6 +280,8 @@ class Session:
 
     def _client_ready(self, events: int) -> None:
         if events & GONE:
+            if self._holding and self._requests.between_messages and not self._replies_lane.out:
+                return  # what it said before it went is read when the session goes on, as its end is
             events |= self._interest[self.client]  # reading or writing tells what is wrong
             if not self._interest[self.client]:
                 self._lose_client("the client has vanished")
@@ -374,7 +466,12 @@ class Session:
             _shut_down(self.link)
 
     def _lose_link(self, reason: str) -> None:
+        quiet = self.quiet
         self._link_closed = self._link_mute = True
+        if self.settled and quiet and not self._stopping:
+            self._replies_lane.release()
+            self.link_lost = reason
+            return
         self._requests_lane.close()
         traffic = self.traffic
         busy = bool(traffic.in_flight or traffic.jobs or self._replies.payload_left)
@@ -408,6 +505,7 @@ class Session:
         """Take up what can go on; say what to wait for next; end if there is nothing."""
         if (
             self._flowing
+            and not self._holding
             and self._requests_lane.unscanned < REQUEST.size
             and not self._requests_lane.out
             and not self._replies_lane.out
@@ -416,7 +514,9 @@ class Session:
         ):
             return  # the usual case: both sides are read already
         self._resume_requests()
-        if self.traffic.held:
+        if self._holding:
+            self._requests_lane.put_aside(LONG_ASIDE_BYTES)
+        elif self.traffic.held:
             self._requests_lane.put_aside()
         if self._stopping and (self._link_closed or self._idle) and not self._replies_lane.out:
             self._end()
@@ -447,7 +547,7 @@ class Session:
             return False
         if self._requests_lane.ended:
             return False
-        if self._stopping:  # only what is half sent
+        if self._stopping or self._holding:  # only what is half sent
             return not self._requests.between_messages
         waiting = len(self._replies.waiting) + len(self._replies_lane.out)
         return self.traffic.room > 0 and waiting < MAX_ANSWERS
@@ -497,6 +597,6 @@ def _not_any_more(_go_on: Callable[[], None]) -> None:
     pass
 
 
-def _shut_down(sock: RelaySocket) -> None:
+def _shut_down(sock: RelaySocket, how: int = socket.SHUT_WR) -> None:
     with suppress(OSError):  # the other side was quicker
-        sock.shutdown(socket.SHUT_WR)
+        sock.shutdown(how)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -18,10 +18,10 @@ from gateway.protocol.export import Offer
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.service import Limits, Running, Service
+from gateway.relay.service import Limits, Place, Running, Service
 from gateway.relay.session import Session as RelaySession
 from gateway.upstream.negotiation import Link
-from gateway.upstream.server import Server
+from gateway.upstream.negotiation import Terms as Asked
 from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
@@ -32,22 +32,37 @@ LINGER_SECONDS = 2
 its own unread, would make the kernel throw that away."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Opened:
     """An export that a client has opened, and what it was promised of it."""
 
     grant: Grant
     access: Access
     """The rules that gave it."""
-    server: Server
+    place: Place
+    asked: Asked
+    """What the upstream was asked for it."""
     membership: Membership
     link: Link
     agreed: Terms
     offer: Offer
     limits: Limits
+    waits_in: set[Opened] = field(default_factory=set)
+    """Where it is counted until it is relayed or closed."""
+
+    def counted(self, opening: set[Opened]) -> Opened:
+        """Give the same, counted among those that are about to be relayed."""
+        counted = replace(self, waits_in=opening)
+        opening.add(counted)
+        return counted
+
+    def begins(self) -> None:
+        """It is relayed from now on."""
+        self.waits_in.discard(self)
 
     def close(self) -> None:
         """Close the link, and have the policies told."""
+        self.begins()
         self.link.socket.close()
         self.membership.leave()
 
@@ -65,6 +80,7 @@ async def transmit(
     `received` came behind the client's last option. The stream is of no use afterwards.
     """
     link, promised, membership = opened.link, opened.offer, opened.membership
+    running: Running | None = None
     client, early = take_socket(stream)
     service.relayed += 1
     try:
@@ -82,16 +98,20 @@ async def transmit(
             ladder=link.rung.name,
         )
         agreed = plan_of(opened.agreed, promised, link.export, link.dialect)
-        traffic = Traffic(agreed, service.locks_of(opened.server, opened.grant.route.upstream_name))
+        locks = service.locks_of(opened.place.server, opened.grant.route.upstream_name)
+        traffic = Traffic(agreed, locks)
         traffic.most_in_flight = opened.limits.most_in_flight
-        running = Running(opened.grant.name, membership, traffic)
+        running = Running(opened.grant.name, membership, opened, traffic, log)
         with service.session(running):
 
             async def look() -> None:
                 service.look_at(running)
 
             def begins(session: RelaySession, nursery: trio.Nursery) -> None:
-                running.relaying = session
+                running.relaying, running.nursery = session, nursery
+                opened.begins()
+                if running.name in service.paused:
+                    session.hold()
                 if service.access is not opened.access:
                     nursery.start_soon(look)  # a reload came between GO and here
                 if agreed.hooked:
@@ -100,7 +120,8 @@ async def transmit(
             session = await service.hub.relay(
                 client, link.socket, traffic, received + early, opened.limits.charges, begins=begins
             )
-        link.socket.close()
+        running.opened.link.socket.close()
+        traffic = running.traffic
         _log_observed(traffic, log)
         if session.reason:
             log.warning("session ended", why=session.reason)
@@ -113,6 +134,8 @@ async def transmit(
         if session.linger:
             await _see_off(client)
     finally:
+        if running is not None:
+            running.opened.close()
         opened.close()
         client.close()
         service.relayed -= 1
@@ -155,7 +178,7 @@ def _shown(who: Identity) -> dict[str, str]:
 
 
 def _log_repairs(service: Service, opened: Opened) -> None:
-    server = opened.server
+    server = opened.place.server
     for quirk in server.count_repairs(opened.link.quirks):
         say = service.log.warning if quirk.risks_data else service.log.info
         say("repairing", upstream=server.name, quirk=quirk.name, what=quirk.summary)

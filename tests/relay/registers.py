@@ -26,6 +26,9 @@ that everybody is in everybody's way: four blocks, which the client does not obe
 on. One random number generator decides everything (framings, what the upstream has, where bytes are cut, which
 request is carried out and which reply is sent next, what fails, who dies and when), so a seed is a schedule.
 
+In half of the schedules sessions are held now and then, and go on, perhaps over another link to the same disk,
+in another framing: nobody may notice.
+
 What is left out, because it is not promised: a server that carries out requests after the gateway has cut the
 session (docs/behaviour.md, "Block sizes").
 """
@@ -35,7 +38,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from gateway.protocol.export import Export, offer, view_of
@@ -495,6 +498,9 @@ class Line:
         promised = offer(
             view_of(export), structured=client_framing.chunked, extended=client_framing is EXTENDED
         )
+        self._world = world
+        self._export, self._promised, self._longest = export, promised, longest
+        self._holding = world.holding
         self.traffic = Traffic(
             plan(promised, export, translate_all=random.random() < 0.15), world.locks
         )
@@ -514,7 +520,13 @@ class Line:
 
     @property
     def actors(self) -> tuple[Callable[[], bool], ...]:
-        return self.client.step, self.upstream.step, self._relay, self._perhaps_die
+        return (
+            self.client.step,
+            self.upstream.step,
+            self._relay,
+            self._perhaps_die,
+            self._perhaps_hold,
+        )
 
     def _relay(self) -> bool:
         if self.over:
@@ -541,6 +553,39 @@ class Line:
                     self.upstream.die()
         return True
 
+    def _perhaps_hold(self) -> bool:
+        """Be held, or go on, perhaps over another link."""
+        session, random = self.wires.session, self._holding
+        if random is None or self.over or session.ended.is_set():
+            return False
+        if not session.held:
+            if random.random() < 0.05:
+                session.hold()
+                self._world.held += 1
+            return False
+        if random.random() < 0.05:
+            session.go_on()
+        elif session.quiet and not self.upstream.over and random.random() < 0.2:
+            self._relink(random)
+        return False
+
+    def _relink(self, random: Random) -> None:
+        """Only a link that has nothing to say any more is exchanged: whoever is held begins nothing."""
+        assert not self.traffic.in_flight
+        link = random.choice(FRAMINGS[self._promised.framing])
+        export = replace(self._export, structured=link.chunked, extended=link is EXTENDED)
+        made = plan(self._promised, export, translate_all=random.random() < 0.15)
+        traffic = Traffic(made, self._world.locks)
+        self.upstream.die()
+        self.wires.relink(traffic)
+        self.traffic = traffic
+        fails = self.upstream.fails
+        self.upstream = Upstream(
+            self._random, self._world.disk, self.wires.upstream, link, self._longest
+        )
+        self.upstream.fails = fails
+        self._world.relinked += 1
+
     def check_at_the_end(self) -> None:
         """Nothing is left anywhere, and everything was answered that could be."""
         jobs = self.traffic.jobs
@@ -566,6 +611,10 @@ class World:
         # Of its own, so that a schedule is the same with and without.
         self._throttling = Random(f"{seed}, throttled")
         self._buckets = [self._bucket() for _ in range(self._throttling.choice((0, 0, 1, 2)))]
+        holding = Random(f"{seed}, held")  # likewise
+        self.holding = holding if holding.random() < 0.5 else None
+        self.held = self.relinked = 0
+        """How often sessions were, in all."""
         self.used = self.random.choice((BLOCK, 2 * BLOCK, SIZE, SIZE))
         """Where everybody writes."""
         self._value = 0

@@ -21,6 +21,16 @@ def test_schedules(first: int) -> None:
             pytest.fail(f"seed {seed}: {type(error).__name__}: {error}")
 
 
+def test_schedules_in_which_sessions_are_held() -> None:
+    """They are, and links are exchanged."""
+    worlds = [registers.World(seed) for seed in range(40)]
+    for world in worlds:
+        world.run()
+        world.close()
+    assert sum(world.held for world in worlds) > 100
+    assert sum(world.relinked for world in worlds) > 40
+
+
 # --- The model itself
 
 

@@ -61,6 +61,22 @@ class Wires:
     def _watch(self, sock: RelaySocket, events: int) -> None:
         self._epoll.modify(sock, events or select.EPOLLET)  # as `Hub._watch`
 
+    def relink(self, traffic: Traffic) -> None:
+        """Exchange the link of a session that is held and quiet, as `Hub.relink` does; the far end of the old
+        one is the caller's to close.
+        """
+        near_client, old = self._near
+        near_link, self.upstream = socket.socketpair()
+        for end in (near_link, self.upstream):
+            end.setblocking(False)
+        self._epoll.unregister(old)
+        del self._ready[old.fileno()]
+        self._epoll.register(near_link, select.EPOLLET)
+        self._ready[near_link.fileno()] = self.session.link_ready
+        self._near = near_client, near_link
+        self.session.relink(near_link, traffic)
+        old.close()
+
     def step(self, random: Random | None = None) -> bool:
         """Call the session for what its sockets are ready for, in any order; say whether that was anything."""
         events = self._epoll.poll(0)

@@ -6,6 +6,7 @@ from gateway.protocol.commands import (
     PAYLOAD,
     RANGED,
     WRITE_CLASS,
+    Refused,
     carries_payload,
     longest_drain,
     subset_refusal,
@@ -16,7 +17,7 @@ from gateway.relay.scan.jobs import Outside, hooked, moved
 from gateway.relay.scan.plan import Plan, Route
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
 from gateway.relay.scan.translate import status, translate
-from gateway.wire.constants import Cmd, CmdFlag
+from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.errors import WireError
 from gateway.wire.transmission import (
     COOKIE,
@@ -227,7 +228,11 @@ class RequestScan:
             return pos
         if plan.shadow is not None and (would := plan.shadow.refusal(word, offset, length)):
             traffic.observe(word, would)
-        if (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
+        if command == Cmd.FLUSH and traffic.unflushed:
+            why, traffic.unflushed = traffic.unflushed, ""
+            traffic.count_refusal(word, Refused(Errno.EIO, why))
+            self.answers.append(traffic.failure(cookie, offset, Errno.EIO, why))
+        elif (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
             self.answers.append(traffic.success(cookie, word, offset))
         elif with_payload:
             self._gathered_for = request

@@ -81,6 +81,7 @@ class Traffic:
         "refused",
         "to_client",
         "to_upstream",
+        "unflushed",
     )
 
     def __init__(self, plan: Plan, locks: RangeLocks | None = None) -> None:
@@ -107,7 +108,18 @@ class Traffic:
         self.held = False
         """The gate has not let a request through: it stays unread, and all behind it, until whoever set the
         gate clears this."""
+        self.unflushed = ""
+        """Why the client's next FLUSH must fail: the server has said so to a FLUSH of ours."""
         self._most_in_flight = MAX_IN_FLIGHT
+
+    def take_over(self, before: Traffic) -> None:
+        """Go on for the same client after another link, on which nothing is under way any more."""
+        self.last_cookie = before.last_cookie
+        self.refused = before.refused
+        self.observed, self.observed_first = before.observed, before.observed_first
+        self.gate, self.held = before.gate, before.held
+        self.unflushed = before.unflushed
+        self.most_in_flight = before.most_in_flight
 
     @property
     def most_in_flight(self) -> int:

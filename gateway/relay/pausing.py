@@ -1,0 +1,435 @@
+"""Pauses an export under its running clients, and has them go on over connections to another server.
+
+A pause holds the export's sessions: they begin no request, what is under way is finished, and when all are
+quiet a FLUSH on each link makes durable whatever the clients were told is done. Clients notice a slow server,
+and nothing else; who would open the export meanwhile waits. A disk may be copied then, or its server exchanged.
+
+A switch opens the export anew for every session, on the terms that its client negotiated, and holds what comes
+of it against what the client was promised. Only when all of that is there for all sessions, they go over, in
+one step without an await. Until then nothing has changed for anybody, and whatever fails leaves them on the
+links that they have.
+
+What may not happen:
+
+- a FLUSH of ours takes the server's word that something was lost, and the client is never told. So a FLUSH that
+  fails here fails again at the next FLUSH of each session on that disk;
+- a client hangs for ever because somebody forgot it. So a pause ends by itself, and says so;
+- a server that restarts takes clients with it although nothing is under way and everything durable. So sessions
+  of a paused export live without their links, and get others when they go on.
+
+Whether all is quiet is looked at every few milliseconds rather than waited for by events: it is several things
+of every session, and any of them may come to be while another is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import trio
+
+from gateway.access.chain import Terms, prepares, terms
+from gateway.policy import Denied
+from gateway.protocol.errors import Refusal
+from gateway.relay.hooks import Hooks
+from gateway.relay.promise import first_view, plan_of, promise
+from gateway.relay.reading import chain_over
+from gateway.relay.scan.jobs import Answer
+from gateway.relay.scan.plan import Plan
+from gateway.relay.scan.traffic import Traffic
+from gateway.relay.scan.translate import translate
+from gateway.relay.service import Place, Running, Service
+from gateway.relay.session import Session
+from gateway.relay.transmit import Opened
+from gateway.upstream.negotiation import Link, Negotiation
+from gateway.upstream.server import Server
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import shown
+
+QUIET_SECONDS = 30.0
+"""How long sessions may take to become quiet, FLUSH included: as long as a server may reasonably take for one
+command. Then all go on, for a client that waits longer begins to fail by itself."""
+
+LASTS_SECONDS = 300.0
+"""How long a pause lasts that nobody ends: enough to copy a disk's metadata or restart a server, and less than
+systems in virtual machines bear without a disk."""
+
+OPEN_SECONDS = 30.0
+"""How long opening the export anew may take, for all sessions together."""
+
+LOOK_SECONDS = 0.005
+"""How often it is looked whether all is quiet: a pause that takes this much longer is none the worse."""
+
+NO_PROMISE = Flag.READ_ONLY | Flag.ROTATIONAL
+"""Flags whose absence takes nothing from a client."""
+
+
+class NotDone(Exception):
+    """What was asked has not been done, and all goes on as before; the text is for who asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an export is to be from now on."""
+
+    server: Server
+    name: str | None = None
+    """The export's name there; None: as the configuration has it."""
+
+
+class Pauses:
+    """The exports that are paused; one thing is done at a time. Ends of pauses are waited for in `nursery`."""
+
+    def __init__(self, service: Service, nursery: trio.Nursery) -> None:
+        self._service = service
+        self._nursery = nursery
+        self._turn = trio.Lock()
+        self._waiting: dict[str, trio.CancelScope] = {}
+
+    # --- What is asked for
+
+    async def pause(
+        self, export: str, *, seconds: float = QUIET_SECONDS, lasts: float = LASTS_SECONDS
+    ) -> list[str]:
+        """Pause an export; say what has been done. Once more is only longer. Raises `NotDone`."""
+        async with self._turn:
+            if export in self._service.paused:
+                self._end_after(export, lasts)
+                return [f"{shown(export)} was paused already, and is for {lasts:g} s from now on"]
+            flushed = await self._hold(export, seconds)
+            self._end_after(export, lasts)
+        count = len(self._sessions(export))
+        self._service.log.info("export paused", export=export, sessions=count, seconds=lasts)
+        return [f"{shown(export)}: {count} sessions held, {flushed} flushed, for {lasts:g} s"]
+
+    async def resume(self, export: str) -> list[str]:
+        """Have an export's sessions go on; say what has been done. Raises `NotDone`: if it is not paused, or,
+        and then it still is, if a session's link is gone and cannot be had anew.
+        """
+        async with self._turn:
+            if export not in self._service.paused:
+                raise NotDone(f"{shown(export)} is not paused")
+            relinked = await self._reconnect(export)
+            count = len(self._sessions(export))
+            self._let_go_on(export)
+        self._service.log.info("export resumed", export=export, sessions=count)
+        done = f"{shown(export)}: {count} sessions go on"
+        return [f"{done}, {relinked} of them over new connections" if relinked else done]
+
+    async def switch(
+        self,
+        export: str,
+        target: Target | None,
+        *,
+        seconds: float = QUIET_SECONDS,
+        close_first: bool = False,
+    ) -> list[str]:
+        """Have an export's sessions go over to another server, or (None) to new connections to that of the
+        configuration; one that was paused stays so. Say what has been done. Raises `NotDone`.
+
+        `close_first`: close the old connections before the new ones are made, for servers that take only one.
+        What fails then leaves the export paused.
+        """
+        async with self._turn:
+            place = self._place(export, target)
+            was_paused = export in self._service.paused
+            if not was_paused:
+                await self._hold(export, seconds)
+            try:
+                sessions = self._sessions(export)
+                if close_first:
+                    for running in sessions:
+                        _relaying(running).part_from_link()
+                try:
+                    await self._go_over(sessions, place)
+                except NotDone as error:
+                    if close_first and not was_paused:
+                        self._end_after(export, LASTS_SECONDS)
+                        was_paused = True
+                    if close_first:
+                        text = f"{error}; it stays paused, for a switch or resume to another end"
+                        raise NotDone(text) from None
+                    raise
+                self._remember(export, place, target)
+            finally:
+                if not was_paused:
+                    self._let_go_on(export)
+        log = self._service.log
+        log.info("export switched", export=export, server=place.server.name, sessions=len(sessions))
+        done = f"{shown(export)}: {len(sessions)} sessions went over to {place.server.name}"
+        return [f"{done}, and stay paused" if was_paused else done]
+
+    # --- Holding
+
+    def _sessions(self, export: str) -> list[Running]:
+        running = [each for each in self._service.running if each.name == export]
+        return [each for each in running if each.relaying and not each.relaying.ended.is_set()]
+
+    async def _hold(self, export: str, seconds: float) -> int:
+        """Hold all sessions, and have them flushed: say how many were. Raises `NotDone`."""
+        service = self._service
+        if service.config.route(export) is None:
+            raise NotDone(f"there is no export {shown(export)}")
+        self._refuse_if_draining()
+        service.paused[export] = trio.Event()
+        for running in self._sessions(export):
+            _relaying(running).hold()
+        try:
+            try:
+                with trio.fail_after(seconds):
+                    while self._busy(export):
+                        await trio.sleep(LOOK_SECONDS)
+                    flushed = await self._flush(export)
+            except trio.TooSlowError:
+                busy = self._busy(export)[:10] or ["a FLUSH"]
+                text = f"within {seconds:g} s did not come to an end: {'; '.join(busy)}"
+                raise NotDone(f"{shown(export)} goes on: {text}") from None
+            self._refuse_if_draining()
+        except BaseException:
+            self._let_go_on(export)
+            raise
+        return flushed
+
+    def _refuse_if_draining(self) -> None:
+        if self._service.draining:
+            raise NotDone("the gateway is shutting down")
+
+    def _busy(self, export: str) -> list[str]:
+        """Say who is not quiet, and why."""
+        service = self._service
+        busy = ["a client that opens it" for each in service.opening if each.grant.name == export]
+        for running in self._sessions(export):
+            session, traffic = _relaying(running), running.traffic
+            if not session.quiet:
+                what = f"{len(traffic.in_flight) + traffic.jobs.waiting} commands under way"
+                client = running.membership.session.client.identity.peer
+                busy.append(f"{client} ({what if session.between_requests else 'half a request'})")
+        return busy
+
+    async def _flush(self, export: str) -> int:
+        """Make durable what the sessions have written; they are quiet. Raises `NotDone`."""
+        problems: list[str] = []
+        flushed = 0
+        async with trio.open_nursery() as nursery:
+            for running in self._sessions(export):
+                if _flushes(running.opened.link) and not _relaying(running).link_lost:
+                    flushed += 1
+                    nursery.start_soon(self._flush_one, running, problems)
+        if problems:
+            raise NotDone(f"{shown(export)} goes on, for a FLUSH failed: {problems[0]}")
+        for running in self._sessions(export):
+            _relaying(running).settled = True
+        return flushed
+
+    async def _flush_one(self, running: Running, problems: list[str]) -> None:
+        answered = trio.Event()
+        session, traffic = _relaying(running), running.traffic
+        who = running.membership.session.client.identity.peer
+
+        def done(answer: Answer) -> None:  # perhaps when nobody waits for it any more
+            if answer.error:
+                why = answer.text or Errno(answer.error).name
+                problems.append(f"{who}: {why}")
+                self._taint(traffic, f"a FLUSH of the gateway failed: {why}")
+            answered.set()
+
+        flush = translate(traffic.plan.upstream, Cmd.FLUSH, 0, 0, 0, b"")
+        session.act(lambda: traffic.jobs.ask(flush, done))
+        if session.ended.is_set():  # before it was asked
+            return
+        await answered.wait()
+
+    def _taint(self, traffic: Traffic, why: str) -> None:
+        """Have every session on that disk told, at its next FLUSH: the server has told us alone."""
+        for each in self._service.running:
+            if each.traffic.locks is traffic.locks:
+                each.traffic.unflushed = why
+
+    def _let_go_on(self, export: str) -> None:
+        over = self._service.paused.pop(export, None)
+        if over is not None:
+            over.set()
+        waiting = self._waiting.pop(export, None)
+        if waiting is not None:
+            waiting.cancel()
+        for running in self._sessions(export):
+            _relaying(running).go_on()
+
+    # --- The end that nobody asked for
+
+    def _end_after(self, export: str, seconds: float) -> None:
+        before = self._waiting.pop(export, None)
+        if before is not None:
+            before.cancel()
+        waiting = self._waiting[export] = trio.CancelScope()
+        self._nursery.start_soon(self._end, export, seconds, waiting)
+
+    async def _end(self, export: str, seconds: float, waiting: trio.CancelScope) -> None:
+        with waiting:
+            await trio.sleep(seconds)
+        async with self._turn:
+            if self._waiting.get(export) is not waiting:
+                return
+            self._service.log.warning(
+                "export resumed: nobody has done it", export=export, seconds=seconds
+            )
+            try:
+                await self._reconnect(export)
+            except NotDone as error:
+                self._service.log.error("sessions end", export=export, why=str(error))
+            self._let_go_on(export)
+
+    # --- Other links
+
+    def _place(self, export: str, target: Target | None) -> Place:
+        service = self._service
+        route = service.config.route(export)
+        if route is None:
+            raise NotDone(f"there is no export {shown(export)}")
+        switches = service.switches[export] + 1
+        if target is None:
+            return Place(service.servers[route.upstream], route.upstream_name, switches)
+        name = route.upstream_name if target.name is None else target.name
+        return Place(target.server, name, switches)
+
+    def _remember(self, export: str, place: Place, target: Target | None) -> None:
+        """Lead new clients there."""
+        service = self._service
+        service.switches[export] = place.switches
+        if target is None:
+            service.switched.pop(export, None)
+        else:
+            service.switched[export] = place
+
+    async def _reconnect(self, export: str) -> int:
+        """Have the sessions whose link is gone get others, to where they were; say how many they are. Raises
+        `NotDone`.
+        """
+        service = self._service
+        lost = [each for each in self._sessions(export) if _relaying(each).link_lost]
+        if lost:
+            service.switches[export] += 1
+            if now := service.switched.get(export):
+                service.switched[export] = replace(now, switches=service.switches[export])
+        # A reload may have led some to one server, and those who came later to another.
+        for was in {each.opened.place for each in lost}:
+            place = replace(was, switches=service.switches[export])
+            await self._go_over([each for each in lost if each.opened.place == was], place)
+        return len(lost)
+
+    async def _go_over(self, sessions: Collection[Running], place: Place) -> None:
+        """Open the export for all of these, and have them go over. Raises `NotDone`: none has."""
+        ready: list[tuple[Running, Opened, Plan]] = []
+        try:
+            try:
+                with trio.fail_after(OPEN_SECONDS):
+                    for running in sessions:
+                        ready.append((running, *await _opened_anew(running.opened, place)))
+            except trio.TooSlowError:
+                text = f"{place.server.name} has not opened it within {OPEN_SECONDS:g} s"
+                raise NotDone(text) from None
+            except (Refusal, Denied) as error:
+                raise NotDone(f"{place.server.name}: {error}") from None
+            self._refuse_if_draining()
+            # A session that has ended meanwhile needs nothing any more.
+            left = [each for each in ready if _relaying(each[0]).held]
+            if not all(_relaying(running).quiet for running, _opened, _plan in left):
+                raise NotDone("a session is not quiet any more")
+        except BaseException:
+            for _running, opened, _plan in ready:
+                opened.link.socket.close()
+            raise
+        # From here on nothing may fail, and nothing is waited for.
+        for each in ready:
+            if each in left:
+                self._relink(*each)
+            else:
+                each[1].link.socket.close()
+
+    def _relink(self, running: Running, opened: Opened, plan: Plan) -> None:
+        session, old = _relaying(running), running.opened.link
+        traffic = Traffic(plan, running.traffic.locks)
+        if plan.hooked:
+            assert running.nursery is not None
+            Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
+        settled, lost = session.settled, session.link_lost
+        self._service.hub.relink(session, opened.link.socket, traffic)
+        session.settled = settled
+        running.opened, running.traffic = opened, traffic
+        if not lost:
+            _say_disc(old)
+        old.socket.close()
+        running.log.info("session switched", server=opened.place.server.name)
+
+
+def _relaying(running: Running) -> Session:
+    assert running.relaying is not None  # guaranteed by `_sessions`
+    return running.relaying
+
+
+def _flushes(link: Link) -> bool:
+    flags = link.export.flags
+    return bool(flags & Flag.SEND_FLUSH and not flags & Flag.READ_ONLY)
+
+
+def _say_disc(link: Link) -> None:
+    with suppress(OSError):  # it has gone already
+        link.socket.send(link.export.framing.encode_request(Cmd.DISC, 0, 0, 0, 0))
+
+
+async def _opened_anew(before: Opened, place: Place) -> tuple[Opened, Plan]:
+    """Open an export at another place, as it was opened for its client.
+
+    Raises `NotDone`, `Refusal`, `Denied`.
+    """
+    asked = replace(before.asked, name=place.name)
+    negotiation = Negotiation(place.server)
+    try:
+        link = await negotiation.go(asked)
+    finally:
+        await negotiation.aclose()
+    try:
+        chain, route = before.membership.chain, before.grant.route
+        if prepares(chain):
+            chain = await chain_over(chain, route, link)
+        agreed = terms(chain, first_view(route, link.export))
+        problems = misfits(before, link, agreed)
+        if problems:
+            raise NotDone(f"{place.server.name} does not fit: {'; '.join(problems)}")
+        opened = replace(before, place=place, asked=asked, link=link, agreed=agreed)
+        return opened, plan_of(agreed, before.offer, link.export, link.dialect)
+    except BaseException:
+        link.socket.close()
+        raise
+
+
+def misfits(before: Opened, link: Link, agreed: Terms) -> list[str]:
+    """Say what a client was promised that another link, on terms that are agreed, does not have."""
+    was = before.offer
+    now = promise(agreed, structured=was.structured, extended=was.extended, selected=was.contexts)
+    found: list[str] = []
+
+    def compare(what: str, had: object, has: object, fits: Callable[[], bool]) -> None:
+        if not fits():
+            found.append(f"{what} {has} instead of {had}")
+
+    sizes, old_sizes = now.block_sizes, was.block_sizes
+    size, old_size = link.export.size, before.link.export.size
+    compare("size", old_size, size, lambda: size == old_size)
+    if not found:
+        compare("size for the client", was.size, now.size, lambda: now.size == was.size)
+    compare("first byte", was.base, now.base, lambda: now.base == was.base)
+    missing = was.flags & ~now.flags & ~NO_PROMISE
+    found += [f"no {flag.name}" for flag in Flag(missing)]
+    if now.flags & ~was.flags & Flag.READ_ONLY:
+        found.append("it is read-only")
+    least, old_least = sizes.minimum, old_sizes.minimum
+    compare("minimum block", old_least, least, lambda: least <= old_least)
+    most, old_most = sizes.maximum, old_sizes.maximum
+    compare("maximum payload", old_most, most, lambda: most >= old_most)
+    compare("alignment", was.alignment, now.alignment, lambda: now.alignment <= was.alignment)
+    names = {context.name for context in now.contexts}
+    found += [f"no {each.name}" for each in was.contexts if each.name not in names]
+    return found

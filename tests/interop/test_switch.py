@@ -1,0 +1,231 @@
+"""Servers are exchanged, and disks copied, under clients that write and check what they read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from gateway.admin.control import ask
+
+from .clients import nbdinfo, qemu_io, start_script
+from .gateways import MODE
+from .processes import Finished, Process, attempt, listening, wait_until
+from .servers import Servers, Upstream, free_port, unix_uri
+
+pytestmark = pytest.mark.skipif(MODE != "gateway", reason="only the gateway switches")
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+
+
+class Gateway:
+    """One gateway with a control socket, before one upstream, that shows its disk as "d"."""
+
+    def __init__(self, workdir: Path, upstream: str, more: str = "") -> None:
+        self.uri = f"nbd://127.0.0.1:{free_port()}/d"
+        self.socket = workdir / "c"
+        path = workdir / "g.toml"
+        path.write_text(
+            f'[[listen]]\nuri = "{self.uri[:-2]}"\n[control]\nsocket = "{self.socket}"\n'
+            f'[upstream.disks]\nuri = "{upstream}"\n'
+            f'[[export]]\nname = "d"\nupstream = "disks"\nupstream-name = ""\n{more}'
+        )
+        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", path)
+        self.process.ready_when(lambda: listening(self.uri), "the gateway listens")
+
+    def do(self, *words: str | Path) -> Finished:
+        return attempt(sys.executable, "-m", "gateway", *words, "--socket", self.socket)
+
+    def sessions(self) -> int:
+        output = self.process.output
+        return output.count("session begins") - output.count("session ended")
+
+    def end(self) -> None:
+        assert self.process.stop() == 0, self.process.output
+        assert "Traceback" not in self.process.output
+
+
+def raw(servers: Servers, disk: Path, *more: str) -> Upstream:
+    # What one has acknowledged the other has to see at once: both read and write through the same file.
+    return servers.qemu_nbd(disk, "-f", "raw", "--cache=writeback", *more)
+
+
+def empty(path: Path, size: int = SIZE) -> Path:
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def fio(gateway: Gateway, seconds: int) -> Process:
+    """Three clients that write, flush, and read again; they are there when this returns."""
+    load = Process(
+        *(
+            "fio",
+            "--name=verify",
+            "--ioengine=nbd",
+            f"--uri={gateway.uri}",
+            "--rw=randwrite",
+            "--bs=4k",
+        ),
+        *("--verify=crc32c", "--verify_backlog=256", "--verify_fatal=1", "--fsync=64"),
+        *("--verify_state_save=0", "--size=16m", "--offset_increment=16m", "--iodepth=16"),
+        *("--numjobs=3", "--time_based", f"--runtime={seconds}"),
+    )
+    # Before that it connects once for each, to ask for the size.
+    load.ready_when(lambda: "Starting" in load.output and gateway.sessions() == 3, "there is load")
+    return load
+
+
+def test_back_and_forth_under_fio(servers: Servers, workdir: Path) -> None:
+    disk = empty(workdir / "disk")
+    one, other = raw(servers, disk), raw(servers, disk)
+    gateway = Gateway(workdir, one.uri)
+    load = fio(gateway, 10)
+    for _ in range(10):
+        for arguments in ({"uri": other.uri}, {}):
+            answer = trio.run(ask, gateway.socket, "switch", {"export": "d", **arguments})
+            assert answer.ok, f"{answer}\n{gateway.process.output}"
+            assert answer.done[0].startswith("'d': 3 sessions went over to")
+    assert load.wait() == 0, load.output
+    assert gateway.process.output.count("session switched") >= 60
+    assert "session ended" in gateway.process.output
+    assert "why=" not in gateway.process.output
+    gateway.end()
+
+
+def test_a_server_of_another_size_is_refused(servers: Servers, workdir: Path) -> None:
+    disk = empty(workdir / "disk")
+    one = raw(servers, disk)
+    larger = raw(servers, empty(workdir / "larger", 2 * SIZE))
+    readonly = raw(servers, disk, "--read-only")
+    gateway = Gateway(workdir, one.uri)
+    load = fio(gateway, 4)
+    done = gateway.do("switch", "d", larger.uri)
+    assert done.status == 1
+    assert f"does not fit: size {2 * SIZE} instead of {SIZE}" in done.err
+    done = gateway.do("switch", "d", readonly.uri)
+    assert done.status == 1
+    assert "read-only" in done.err
+    done = gateway.do("switch", "d", unix_uri(workdir / "nobody"))
+    assert done.status == 1
+    assert "unreachable" in done.err
+    assert load.wait() == 0, load.output
+    assert "session switched" not in gateway.process.output
+    gateway.end()
+
+
+COUNTING = """
+import json, sys, nbd
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+number = flushed = 0
+print("begun", flush=True)
+while number < 100000:
+    for _ in range(16):
+        number += 1
+        h.pwrite(number.to_bytes(8, "big") * 512, number % 1024 * 4096)
+    h.flush()
+    print(number, flush=True)
+"""
+
+
+def test_a_copy_of_a_paused_disk(servers: Servers, workdir: Path) -> None:
+    """Writes are one after the other, each to the next block: what the copy has is all up to one of them."""
+    disk = empty(workdir / "disk")
+    gateway = Gateway(workdir, raw(servers, disk).uri)
+    client = Process("/usr/bin/python3", "-c", COUNTING, gateway.uri)
+    wait_until(lambda: client.output.count("\n") > 50, "it counts")
+    done = gateway.do("pause", "d")
+    assert done.status == 0, str(done)
+    assert "1 sessions held, 1 flushed" in done.out
+    said = int(client.output.split()[-1])
+    copy = workdir / "copy"
+    shutil.copyfile(disk, copy)
+    assert gateway.do("pause", "d").status == 0
+    shutil.copyfile(disk, workdir / "later")
+    content = copy.read_bytes()
+    assert content == (workdir / "later").read_bytes()
+    blocks = [content[at : at + 4096] for at in range(0, 1024 * 4096, 4096)]
+    assert all(block == block[:8] * 512 for block in blocks)
+    numbers = [int.from_bytes(block[:8], "big") for block in blocks]
+    last = max(numbers)
+    assert said <= last <= said + 16
+    for at, number in enumerate(numbers):
+        assert number == max((n for n in (last - (last - at) % 1024,) if n > 0), default=0)
+    lines = client.output.count("\n")
+    done = gateway.do("resume", "d")
+    assert done.status == 0, str(done)
+    wait_until(lambda: client.output.count("\n") > lines + 20, "it counts on")
+    done = gateway.do("resume", "d")
+    assert done.status == 1
+    assert "is not paused" in done.err
+    client.kill()
+    gateway.end()
+
+
+def test_a_server_is_restarted_while_paused(servers: Servers, workdir: Path) -> None:
+    """At the same address; with a client that goes on, and one that comes meanwhile."""
+    disk = empty(workdir / "disk")
+    path = workdir / "s"
+    command = ("qemu-nbd", "--persistent", "--shared=0", "-f", "raw", "-k", path, disk)
+
+    def start() -> Process:
+        server = Process(*command)
+        server.ready_when(lambda: listening(unix_uri(path)), "it listens")
+        return server
+
+    server = start()
+    gateway = Gateway(workdir, unix_uri(path))
+    load = fio(gateway, 5)
+    assert gateway.do("pause", "d").status == 0
+    server.stop()
+    failed = gateway.do("resume", "d")
+    assert failed.status == 1
+    assert "unreachable" in failed.err
+    late = Process("qemu-io", "-f", "raw", "-c", "read 0 4k", gateway.uri)
+    server = start()
+    done = gateway.do("resume", "d")
+    assert done.status == 0, str(done)
+    assert "over new connections" in done.out
+    assert load.wait() == 0, load.output
+    assert late.wait() == 0, late.output
+    gateway.end()
+    server.stop()
+
+
+def test_servers_that_take_one_connection(servers: Servers, workdir: Path) -> None:
+    disk = empty(workdir / "disk")
+    one = raw(servers, disk, "--shared=1")
+    gateway = Gateway(workdir, one.uri, "[upstream.x]\nuri = 'memory:1M'\n")
+    load = start_script("load", gateway.uri, 6)
+    wait_until(lambda: gateway.sessions() == 1, "there is load")
+    for _ in range(3):
+        done = gateway.do("switch", "d", "--close-first")
+        assert done.status == 0, str(done)
+    failed = gateway.do("switch", "d", unix_uri(workdir / "nobody"), "--close-first")
+    assert failed.status == 1
+    assert "stays paused" in failed.err
+    assert gateway.do("resume", "d").status == 0
+    assert load.wait() == 0, load.output
+    report = json.loads(load.output)
+    assert (report["bad"], report["unanswered"], report["died"]) == ({}, 0, False)
+    assert nbdinfo(gateway.uri)["exports"][0]["export-size"] == SIZE
+    gateway.end()
+
+
+def test_who_comes_after_a_switch_is_led_there(servers: Servers, workdir: Path) -> None:
+    one = raw(servers, empty(workdir / "one"))
+    other = raw(servers, empty(workdir / "other"))
+    gateway = Gateway(workdir, one.uri)
+    assert gateway.do("switch", "d", other.uri).status == 0
+    qemu_io(gateway.uri, "write -P 7 0 4k")
+    qemu_io(other.uri, "read -P 7 0 4k")
+    qemu_io(one.uri, "read -P 0 0 4k")
+    assert gateway.do("switch", "d").status == 0
+    qemu_io(gateway.uri, "read -P 0 0 4k")
+    gateway.end()

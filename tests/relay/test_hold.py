@@ -1,0 +1,568 @@
+"""Sessions that are held, exports that are paused, and links that are exchanged under their clients."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+import structlog
+import trio
+import trio.testing
+
+from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
+from gateway.policy import Next, Policy, Result
+from gateway.policy import Request as Asked
+from gateway.protocol.export import Export, offer, view_of
+from gateway.relay.pausing import NotDone, Pauses, Target
+from gateway.relay.scan.plan import plan
+from gateway.relay.scan.traffic import Traffic
+from gateway.relay.session import Session
+from gateway.throttle import Bucket, Unit
+from gateway.upstream.server import Server as Upstream
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import BlockSizes
+from gateway.wire.limits import KIB, MIB
+from gateway.wire.transmission import DISC, SIMPLE_REPLY, encode_request, encode_simple_reply
+from tests.embedded.peers import Client, socket_pair
+from tests.relay.gateways import Gateway, gateway_before
+from tests.relay.test_hooks import Waiting, place
+from tests.relay.wires import CountingPool, Wires
+
+SIZE = MIB
+BLOCK = 4 * KIB
+PLAIN = PERSONALITIES["plain"]
+CONTENT = b"\x5a" * BLOCK
+
+
+# --- Between two socket pairs
+
+
+class Held:
+    """A session between two socket pairs, held."""
+
+    def __init__(self, *, before: bytes = b"") -> None:
+        self.pool = CountingPool()
+        self.wires = Wires(self.traffic(), self.pool)
+        self.session = self.wires.session
+        self.session.begin()
+        if before:
+            self.wires.client.send(before)
+            self.settle()
+        self.session.hold()
+
+    def traffic(self) -> Traffic:
+        flags = Flag.HAS_FLAGS | Flag.SEND_FLUSH
+        export = Export(SIZE, int(flags), BlockSizes(1, 4096, SIZE))
+        return Traffic(plan(offer(view_of(export), structured=False), export))
+
+    def settle(self) -> int:
+        """Let the session do what it can; say how often it was called."""
+        calls = 0
+        while self.wires.step():
+            calls += 1
+            assert calls < 1000, "it is called again and again"
+        return calls
+
+    def come(self) -> bytes:
+        """What has come upstream."""
+        data = b""
+        with suppress(BlockingIOError):
+            while piece := self.wires.upstream.recv(10**6):
+                data += piece
+        return data
+
+
+def read(cookie: int) -> bytes:
+    return encode_request(Cmd.READ, 0, cookie, 0, cookie)
+
+
+def lengths(requests: bytes) -> list[int]:
+    return [int.from_bytes(requests[at + 24 : at + 28]) for at in range(0, len(requests), 28)]
+
+
+def test_nothing_is_begun_and_nobody_is_called() -> None:
+    held = Held()
+    assert held.session.quiet
+    held.wires.client.send(read(1) + read(2))
+    assert held.settle() == 0
+    assert held.come() == b""
+    assert held.pool.taken == 0
+    held.session.go_on()
+    held.settle()
+    assert lengths(held.come()) == [1, 2]
+    held.wires.close()
+
+
+def test_what_has_begun_is_finished() -> None:
+    held = Held(before=read(1))
+    assert not held.session.quiet
+    held.wires.upstream.send(encode_simple_reply(1) + b"x")
+    held.settle()
+    assert held.session.quiet
+    assert held.wires.client.recv(100)[SIMPLE_REPLY.size :] == b"x"
+    held.wires.close()
+
+
+def test_a_write_that_is_half_sent_is_finished_and_what_is_behind_it_waits() -> None:
+    whole = encode_request(Cmd.WRITE, 0, 1, 0, 100) + b"w" * 100
+    held = Held(before=whole[:60])
+    assert not held.session.between_requests
+    # More than a lane keeps aside for a session that is only throttled.
+    behind = b"".join(read(n) for n in range(1, 1000))
+    held.wires.client.send(whole[60:] + behind)
+    held.settle()
+    assert held.come() == whole
+    assert not held.session.quiet
+    held.wires.upstream.send(encode_simple_reply(1))
+    held.settle()
+    assert held.session.quiet
+    assert held.pool.taken == 0
+    assert held.settle() == 0
+    held.session.go_on()
+    held.session.traffic.most_in_flight = 128
+    held.settle()
+    assert lengths(held.come()) == list(range(1, 129))
+    held.wires.close()
+
+
+@pytest.mark.parametrize("last", [DISC, b"", read(1) + DISC], ids=["DISC", "nothing", "a READ"])
+def test_a_client_that_leaves_while_it_is_held_ends_in_good_order(last: bytes) -> None:
+    held = Held()
+    held.wires.client.send(last)
+    held.wires.client.close()
+    assert held.settle() <= 1
+    assert not held.session.ended.is_set()
+    held.session.go_on()
+    held.settle()
+    if held.session.traffic.in_flight:
+        held.wires.upstream.send(encode_simple_reply(1) + b"x")
+        held.settle()
+    assert held.session.ended.is_set()
+    assert held.session.reason == ""
+    assert held.come().endswith(DISC[:4] + b"\0\0\0\2" + bytes(20))
+    held.wires.close()
+
+
+def test_draining_does_not_wait_for_it() -> None:
+    held = Held()
+    held.wires.client.send(read(1))
+    held.session.finish("shutting down", 5)
+    assert held.session.ended.is_set()
+    assert held.come() == DISC
+    held.session.go_on()
+    assert held.come() == b""
+    held.wires.close()
+
+
+def test_its_link_may_die_once_it_is_settled() -> None:
+    held = Held()
+    held.session.settled = True
+    held.wires.upstream.close()
+    held.settle()
+    assert held.session.link_lost == "the upstream closed the connection"
+    assert not held.session.ending.is_set()
+    assert held.settle() == 0
+    held.wires.client.send(read(7))
+    held.wires.relink(held.traffic())
+    assert held.session.quiet
+    held.session.go_on()
+    held.settle()
+    assert lengths(held.come()) == [7]
+    held.wires.close()
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_without_another_link_it_ends(settled: bool) -> None:
+    held = Held()
+    held.session.settled = settled
+    held.wires.upstream.close()
+    held.settle()
+    assert held.session.ended.is_set() is not settled
+    held.session.go_on()
+    assert held.session.ended.is_set()
+    assert held.session.reason == "the upstream closed the connection"
+    held.wires.close()
+
+
+def test_a_throttled_session_is_held() -> None:
+    now = 0.0
+    bucket = Bucket(1, 1, lambda: now)
+    held = Held()
+    doors = held.session._doors
+    held.session.throttle([(bucket, Unit.OPERATIONS)])
+    held.session.go_on()
+    held.wires.client.send(read(1) + read(2) + read(3))
+    held.settle()
+    assert lengths(held.come()) == [1]
+    held.session.hold()
+    now = 5.0
+    doors.open_due(now)  # its turn comes while it is held
+    held.settle()
+    assert held.come() == b""
+    held.wires.upstream.send(encode_simple_reply(1) + b"x")
+    held.settle()
+    held.session.settled = held.session.quiet
+    held.wires.upstream.close()
+    held.settle()
+    held.wires.relink(held.traffic())
+    held.session.go_on()
+    held.settle()
+    assert lengths(held.come())[0] == 2
+    assert held.session.traffic.gate is not None
+    held.wires.close()
+
+
+# --- Through a gateway
+
+
+class House:
+    """A gateway before one server, and others that it may be switched to."""
+
+    def __init__(self, gateway: Gateway, nursery: trio.Nursery) -> None:
+        self.gateway = gateway
+        self.service = gateway.service
+        self.pauses = Pauses(gateway.service, nursery)
+        self._nursery = nursery
+        self.clients: list[Client] = []
+
+    def comes(self) -> Client:
+        """A client that has just connected."""
+        self.clients.append(self.gateway.client())
+        return self.clients[-1]
+
+    async def client(self, name: str = "") -> Client:
+        client = self.comes()
+        await client.go(name, structured=False)
+        await trio.testing.wait_all_tasks_blocked()
+        return client
+
+    def sessions(self) -> set[Session]:
+        return self.service.hub.sessions
+
+    def at(self, server: Server, name: str = "another") -> Target:
+        async def connect() -> trio.SocketStream:
+            ours, theirs = socket_pair()
+            self._nursery.start_soon(server.serve, theirs)
+            return ours
+
+        before = self.service.servers["main"]
+        return Target(Upstream(name, connect, disks=before.disks))
+
+
+@asynccontextmanager
+async def house(
+    server: Server | Callable[[], trio.SocketStream], **settings: str
+) -> AsyncIterator[House]:
+    async with (
+        trio.open_nursery() as nursery,
+        gateway_before(server, seconds=3000, **settings) as gateway,  # type: ignore[arg-type]
+    ):
+        made = House(gateway, nursery)
+        try:
+            yield made
+        finally:
+            for client in made.clients:
+                await trio.aclose_forcefully(client.stream)
+            made.service.drain()
+        with trio.fail_after(1):
+            while made.sessions():
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+def disk_of(disk: MemoryDisk, on_reply: object = None, **more: object) -> Server:
+    return Server({"": disk}, PLAIN, faults=Faults(on_reply=on_reply, **more))  # type: ignore[arg-type]
+
+
+async def write(client: Client, offset: int = 0) -> int:
+    await client.send(Cmd.WRITE, offset, data=CONTENT)
+    return (await client.simple_reply())[1]
+
+
+async def read_back(client: Client, offset: int = 0) -> bytes:
+    _cookie, error, data = await client.simple_reply_to(Cmd.READ, offset, BLOCK)
+    assert not error
+    return data
+
+
+async def test_a_pause_flushes_and_holds_until_it_is_resumed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    asked: list[int] = []
+
+    def record(request: Request, reply: list[bytes]) -> list[bytes]:
+        asked.append(request.command)
+        return reply
+
+    async with house(disk_of(MemoryDisk(SIZE), record)) as made:
+        client = await made.client()
+        assert await write(client) == 0
+        [done] = await made.pauses.pause("")
+        assert "1 sessions held, 1 flushed" in done
+        assert asked == [Cmd.WRITE, Cmd.FLUSH]
+        [done] = await made.pauses.pause("", lasts=100)
+        assert "paused already" in done
+        await client.send(Cmd.READ, 0, BLOCK)
+        with trio.move_on_after(50):
+            await client.simple_reply()
+            pytest.fail("it is held")
+        [done] = await made.pauses.resume("")
+        assert (await client.simple_reply())[2] == CONTENT
+        with pytest.raises(NotDone, match="is not paused"):
+            await made.pauses.resume("")
+
+
+async def test_who_comes_while_it_is_paused_waits_and_its_clock_stands(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        await made.pauses.pause("")
+        stays, leaves = made.comes(), made.comes()
+        opened = trio.Event()
+
+        async def come() -> None:
+            await stays.go("", structured=False)
+            opened.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come)
+            await leaves.structured()
+            leaves.negotiation.go("", ())
+            await leaves.stream.send_all(leaves.negotiation.data_to_send())
+            await trio.sleep(100)  # far more than a handshake may take
+            assert not opened.is_set()
+            await leaves.stream.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(made.service.negotiations) == 1
+            await made.pauses.resume("")
+        assert opened.is_set()
+        assert await write(stays) == 0
+        assert len(made.sessions()) == 1
+
+
+async def test_a_pause_that_nobody_ends(autojump_clock: trio.testing.MockClock) -> None:
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        client = await made.client()
+        await made.pauses.pause("", lasts=200)
+        begun = trio.current_time()
+        with structlog.testing.capture_logs() as said:
+            assert await write(client) == 0
+        assert trio.current_time() - begun == pytest.approx(200, abs=1)
+        assert [line["event"] for line in said] == ["export resumed: nobody has done it"]
+        assert not made.service.paused
+
+
+async def test_who_is_not_quiet_is_named_and_all_go_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        slow, other = await made.client(), await made.client()
+        whole = encode_request(Cmd.WRITE, 0, 7, 0, BLOCK) + CONTENT
+        await slow.stream.send_all(whole[:100])
+        await trio.testing.wait_all_tasks_blocked()
+        begun = trio.current_time()
+        with pytest.raises(NotDone, match=r"within 20 s did not come to an end: .*half a request"):
+            await made.pauses.pause("", seconds=20)
+        assert trio.current_time() - begun == pytest.approx(20, abs=1)
+        assert await write(other, BLOCK) == 0
+        await slow.stream.send_all(whole[100:])
+        assert (await slow.simple_reply())[:2] == (7, 0)
+
+
+async def test_a_flush_that_fails_is_told_to_the_clients_as_well(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    failing = [True]
+
+    def reply(request: Request, reply: list[bytes]) -> list[bytes]:
+        if request.command == Cmd.FLUSH and failing:
+            failing.clear()
+            return [encode_simple_reply(request.cookie, Errno.ENOSPC)]
+        return reply
+
+    async with house(disk_of(MemoryDisk(SIZE), reply)) as made:
+        clients = [await made.client() for _ in range(2)]
+        with pytest.raises(NotDone, match=r"a FLUSH failed: .*ENOSPC"):
+            await made.pauses.pause("")
+        assert not made.service.paused
+        for client in clients:
+            assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
+            assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
+        await made.pauses.pause("")
+        await made.pauses.resume("")
+
+
+async def test_hooks_come_to_an_end_before_it_is_quiet(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    waiting = Waiting()
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        place(made.gateway, waiting)
+        client = await made.client()
+        await client.send(Cmd.READ, 0, BLOCK)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(NotDone, match="1 commands under way"):
+            await made.pauses.pause("", seconds=5)
+        waiting._let_go.set()
+        assert len((await client.simple_reply())[2]) == BLOCK
+        await made.pauses.pause("", seconds=5)
+
+
+async def test_draining_while_it_is_paused(autojump_clock: trio.testing.MockClock) -> None:
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        client = await made.client()
+        await made.pauses.pause("")
+        late = made.comes()
+        async with trio.open_nursery() as nursery:
+            refused = []
+
+            async def come() -> None:
+                await late.structured()
+                late.negotiation.go("", ())
+                refused.append(await late.refused())
+
+            nursery.start_soon(come)
+            await trio.testing.wait_all_tasks_blocked()
+            begun = trio.current_time()
+            made.service.drain()
+            assert await client.stream.receive_some() == b""
+        assert "shutting down" in str(refused[0])
+        assert trio.current_time() - begun < 1
+        with pytest.raises(NotDone):
+            await made.pauses.resume("")
+        with pytest.raises(NotDone, match="shutting down"):
+            await made.pauses.pause("")
+        await late.stream.aclose()
+
+
+async def test_sessions_go_over_and_come_back(autojump_clock: trio.testing.MockClock) -> None:
+    one, other = MemoryDisk(SIZE), MemoryDisk(SIZE)
+    async with house(disk_of(one)) as made:
+        clients = [await made.client() for _ in range(3)]
+        assert await write(clients[0]) == 0
+        for _ in range(3):
+            [done] = await made.pauses.switch("", made.at(disk_of(other)))
+            assert "sessions went over to another" in done
+            assert await read_back(clients[1]) == bytes(BLOCK)
+            assert await read_back(await made.client()) == bytes(BLOCK)
+            [done] = await made.pauses.switch("", None)
+            assert await read_back(clients[2]) == CONTENT
+            assert await read_back(await made.client()) == CONTENT
+        assert not made.service.switched
+
+
+async def test_a_switch_of_a_paused_export_leaves_it_paused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        client = await made.client()
+        await made.pauses.pause("", lasts=1000)
+        [done] = await made.pauses.switch("", made.at(disk_of(MemoryDisk(SIZE))))
+        assert done.endswith("and stay paused")
+        [session] = made.sessions()
+        assert session.held
+        await made.pauses.resume("")
+        assert await write(client) == 0
+
+
+async def test_hooks_go_over(autojump_clock: trio.testing.MockClock) -> None:
+    class Through(Policy):
+        async def each(self, request: Asked, next: Next) -> Result:
+            result: Result = await next(request)
+            return result
+
+    other = MemoryDisk(SIZE)
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        place(made.gateway, Through())
+        client = await made.client()
+        assert await write(client) == 0
+        await made.pauses.switch("", made.at(disk_of(other)))
+        assert await read_back(client) == bytes(BLOCK)
+        assert await write(client) == 0
+        assert bytes(await other.read(0, BLOCK)) == CONTENT
+
+
+MISFITS: dict[str, tuple[Callable[[], Server], str]] = {
+    "larger": (lambda: disk_of(MemoryDisk(2 * SIZE)), f"size {2 * SIZE} instead of {SIZE}"),
+    "smaller": (lambda: disk_of(MemoryDisk(SIZE // 2)), f"size {SIZE // 2} instead of {SIZE}"),
+    "another name": (lambda: Server({"x": MemoryDisk(SIZE)}, PLAIN), "another: "),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("paused", [True, False])
+async def test_what_does_not_fit_changes_nothing(
+    autojump_clock: trio.testing.MockClock, misfit: str, paused: bool
+) -> None:
+    make, words = MISFITS[misfit]
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        client = await made.client()
+        assert await write(client) == 0
+        if paused:
+            await made.pauses.pause("")
+        with pytest.raises(NotDone) as failed:
+            await made.pauses.switch("", made.at(make()))
+        assert words in str(failed.value)
+        assert bool(made.service.paused) is paused
+        if paused:
+            await made.pauses.resume("")
+        assert await read_back(client) == CONTENT
+        assert await read_back(await made.client()) == CONTENT
+        assert not made.service.switched
+
+
+async def test_other_names_stay_where_they_are(autojump_clock: trio.testing.MockClock) -> None:
+    server = Server({"": MemoryDisk(SIZE), "x": MemoryDisk(SIZE)}, PLAIN)
+    async with house(server) as made:
+        here, there = await made.client(), await made.client("x")
+        assert await write(there) == 0
+        await made.pauses.switch("", made.at(disk_of(MemoryDisk(SIZE))))
+        assert await read_back(there) == CONTENT
+        assert await read_back(here) == bytes(BLOCK)
+
+
+async def test_the_old_connection_is_closed_first(autojump_clock: trio.testing.MockClock) -> None:
+    disk = MemoryDisk(SIZE)
+    connected = most = 0
+
+    async with house(disk_of(disk)) as made:
+        client = await made.client()
+        assert await write(client) == 0
+
+        async def serve(stream: trio.SocketStream) -> None:
+            nonlocal connected, most
+            connected += 1
+            most = max(most, connected)
+            await disk_of(disk).serve(stream)
+            connected -= 1
+
+        async def connect() -> trio.SocketStream:
+            await trio.testing.wait_all_tasks_blocked()
+            ours, theirs = socket_pair()
+            made._nursery.start_soon(serve, theirs)
+            return ours
+
+        one = Target(Upstream("one", connect, disks=made.service.servers["main"].disks))
+        for _ in range(3):
+            await made.pauses.switch("", one, close_first=True)
+            assert await read_back(client) == CONTENT
+        assert most == 1
+        larger = made.at(disk_of(MemoryDisk(2 * SIZE)))
+        with pytest.raises(NotDone, match=r"does not fit.*it stays paused"):
+            await made.pauses.switch("", larger, close_first=True)
+        [done] = await made.pauses.resume("")
+        assert "1 of them over new connections" in done
+        assert await read_back(client) == CONTENT
+        assert most == 1
+        with pytest.raises(NotDone):
+            await made.pauses.switch("", larger, close_first=True)
+        made.service.switched[""].server._connect = partial(_nowhere, one)
+        await client.send(Cmd.READ, 0, BLOCK)
+        assert await client.stream.receive_some() == b""  # nobody did anything for so long
+
+
+async def _nowhere(_target: Target) -> trio.SocketStream:
+    raise trio.TooSlowError
