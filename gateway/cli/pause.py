@@ -19,7 +19,7 @@ def pause(
 
     Clients wait meanwhile, and who opens the export as well: its disk may be copied, or its server restarted.
 
-    :param export: The export's name, as clients say it.
+    :param export: The export's name in the configuration.
     :param config: The configuration, whose [control] says where the gateway listens. Default: gateway.toml.
     :param socket: The control socket itself.
     :param within: Seconds that what is under way may take; then all go on, and nothing is paused. Default: 30.

@@ -8,7 +8,7 @@ def resume(
 ) -> int:
     """Have the sessions of a paused export go on; over new connections where the server was restarted.
 
-    :param export: The export's name, as clients say it.
+    :param export: The export's name in the configuration.
     :param config: The configuration, whose [control] says where the gateway listens. Default: gateway.toml.
     :param socket: The control socket itself.
     """

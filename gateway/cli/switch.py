@@ -18,7 +18,7 @@ def switch(
     All or nothing: a server of another size, or that lacks what a client was promised, is refused. The
     configuration stays as it is; where the export is to stay there, change that as well.
 
-    :param export: The export's name, as clients say it.
+    :param export: The export's name in the configuration.
     :param uri: The server. Without one: new connections to the one that the configuration names.
     :param config: The configuration, whose [control] says where the gateway listens. Default: gateway.toml.
     :param socket: The control socket itself.

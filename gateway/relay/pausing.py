@@ -26,12 +26,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import eq, ge, le
 
 import trio
 
 from gateway.access.chain import Terms, prepares, terms
 from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export, Offer
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import first_view, plan_of, promise
 from gateway.relay.reading import chain_over
@@ -395,7 +397,7 @@ async def _opened_anew(before: Opened, place: Place) -> tuple[Opened, Plan]:
         if prepares(chain):
             chain = await chain_over(chain, route, link)
         agreed = terms(chain, first_view(route, link.export))
-        problems = misfits(before, link, agreed)
+        problems = misfits(before.offer, before.link.export, link.export, agreed)
         if problems:
             raise NotDone(f"{place.server.name} does not fit: {'; '.join(problems)}")
         opened = replace(before, place=place, asked=asked, link=link, agreed=agreed)
@@ -405,31 +407,27 @@ async def _opened_anew(before: Opened, place: Place) -> tuple[Opened, Plan]:
         raise
 
 
-def misfits(before: Opened, link: Link, agreed: Terms) -> list[str]:
-    """Say what a client was promised that another link, on terms that are agreed, does not have."""
-    was = before.offer
+def misfits(was: Offer, before: Export, after: Export, agreed: Terms) -> list[str]:
+    """Say what a client was promised over one link that another, on terms that are agreed, does not have."""
     now = promise(agreed, structured=was.structured, extended=was.extended, selected=was.contexts)
     found: list[str] = []
 
-    def compare(what: str, had: object, has: object, fits: Callable[[], bool]) -> None:
-        if not fits():
+    def compare(what: str, had: int, has: int, fits: Callable[[int, int], bool]) -> None:
+        if not fits(has, had):
             found.append(f"{what} {has} instead of {had}")
 
-    sizes, old_sizes = now.block_sizes, was.block_sizes
-    size, old_size = link.export.size, before.link.export.size
-    compare("size", old_size, size, lambda: size == old_size)
+    compare("size", before.size, after.size, eq)
     if not found:
-        compare("size for the client", was.size, now.size, lambda: now.size == was.size)
-    compare("first byte", was.base, now.base, lambda: now.base == was.base)
+        compare("size for the client", was.size, now.size, eq)
+    compare("first byte", was.base, now.base, eq)
     missing = was.flags & ~now.flags & ~NO_PROMISE
     found += [f"no {flag.name}" for flag in Flag(missing)]
     if now.flags & ~was.flags & Flag.READ_ONLY:
         found.append("it is read-only")
-    least, old_least = sizes.minimum, old_sizes.minimum
-    compare("minimum block", old_least, least, lambda: least <= old_least)
-    most, old_most = sizes.maximum, old_sizes.maximum
-    compare("maximum payload", old_most, most, lambda: most >= old_most)
-    compare("alignment", was.alignment, now.alignment, lambda: now.alignment <= was.alignment)
+    old, new = was.block_sizes, now.block_sizes
+    compare("minimum block", old.minimum, new.minimum, le)
+    compare("maximum payload", old.maximum, new.maximum, ge)
+    compare("alignment", was.alignment, now.alignment, le)
     names = {context.name for context in now.contexts}
     found += [f"no {each.name}" for each in was.contexts if each.name not in names]
     return found

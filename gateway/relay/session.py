@@ -195,6 +195,8 @@ class Session:
     def _hold_it_no_more(self, _events: int) -> None:
         self._holding = self.settled = False
         self._requests.stopped = self._stopping
+        # If the client has gone meanwhile, that was passed over, and is not told a second time unless asked.
+        self._watch(self.client, self._interest[self.client])
         if self.link_lost:
             self._lose_link(self.link_lost)
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
+from typing import Any, Self
 
 import pytest
 import structlog
 import trio
 import trio.testing
 
+from gateway.access.chain import terms
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
-from gateway.policy import Next, Policy, Result
+from gateway.net.dial import DialError
+from gateway.policy import Next, Policy, Result, View
 from gateway.policy import Request as Asked
 from gateway.protocol.export import Export, offer, view_of
-from gateway.relay.pausing import NotDone, Pauses, Target
+from gateway.relay.pausing import NotDone, Pauses, Target, misfits
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Session
@@ -23,7 +27,7 @@ from gateway.throttle import Bucket, Unit
 from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
-from gateway.wire.handshake import BlockSizes
+from gateway.wire.handshake import BlockSizes, MetaContext
 from gateway.wire.limits import KIB, MIB
 from gateway.wire.transmission import DISC, SIMPLE_REPLY, encode_request, encode_simple_reply
 from tests.embedded.peers import Client, socket_pair
@@ -212,6 +216,25 @@ def test_a_throttled_session_is_held() -> None:
     held.settle()
     assert lengths(held.come())[0] == 2
     assert held.session.traffic.gate is not None
+    held.wires.close()
+
+
+def test_a_throttled_client_that_leaves_while_it_is_held_is_missed_when_it_may_go_on() -> None:
+    held = Held()
+    held.session.throttle([(Bucket(1e-6, 1, lambda: 0.0), Unit.OPERATIONS)])
+    held.session.go_on()
+    held.wires.client.send(read(1) + read(2))
+    held.settle()
+    held.wires.upstream.send(encode_simple_reply(1) + b"x")
+    held.settle()
+    assert held.session.traffic.held
+    held.session.hold()
+    held.wires.client.close()
+    held.settle()
+    assert not held.session.ended.is_set()
+    held.session.go_on()
+    held.settle()
+    assert held.session.ended.is_set()
     held.wires.close()
 
 
@@ -512,6 +535,126 @@ async def test_what_does_not_fit_changes_nothing(
         assert await read_back(client) == CONTENT
         assert await read_back(await made.client()) == CONTENT
         assert not made.service.switched
+
+
+FLAGS = Flag.HAS_FLAGS | Flag.SEND_FLUSH | Flag.SEND_TRIM | Flag.SEND_FUA
+SIZES = BlockSizes(512, 4096, MIB)
+PROMISED = Export(SIZE, int(FLAGS), SIZES, structured=True, contexts=(MetaContext(7, "x:y"),))
+LESS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "nothing": ({}, []),
+    "more": ({"flags": int(FLAGS | Flag.CAN_MULTI_CONN), "block_sizes": BlockSizes(1, 1, MIB)}, []),
+    "another framing": ({"structured": False}, []),
+    "another id": ({"contexts": (MetaContext(1, "x:y"),)}, []),
+    "size": ({"size": SIZE + 512}, [f"size {SIZE + 512} instead of {SIZE}"]),
+    "a tail": ({"size": SIZE + 1}, [f"size {SIZE + 1} instead of {SIZE}"]),
+    "TRIM": ({"flags": int(FLAGS & ~Flag.SEND_TRIM)}, ["no SEND_TRIM"]),
+    "FLUSH": (
+        {"flags": int(FLAGS & ~Flag.SEND_FLUSH & ~Flag.SEND_FUA)},
+        ["no SEND_FLUSH", "no SEND_FUA"],
+    ),
+    "FUA, which FLUSH does": ({"flags": int(FLAGS & ~Flag.SEND_FUA)}, []),
+    "read-only": (
+        {"flags": int(FLAGS | Flag.READ_ONLY)},
+        ["no SEND_TRIM", "no SEND_WRITE_ZEROES", "it is read-only"],
+    ),
+    "blocks": (
+        {"block_sizes": BlockSizes(4096, 4096, MIB)},
+        ["minimum block 4096 instead of 512"],
+    ),
+    "payload": (
+        {"block_sizes": BlockSizes(512, 4096, MIB // 2)},
+        [f"maximum payload {MIB // 2} instead of {MIB}"],
+    ),
+    "a context": ({"contexts": ()}, ["no x:y"]),
+}
+
+
+@pytest.mark.parametrize("less", LESS)
+def test_what_was_promised(less: str) -> None:
+    changes, problems = LESS[less]
+    now = replace(PROMISED, **changes)
+    view = view_of(PROMISED)
+    promised = offer(view, structured=True, selected=(MetaContext(1, "x:y"),))
+    assert misfits(promised, PROMISED, now, terms((), view_of(now))) == problems
+
+
+def test_what_was_promised_of_blocks_that_had_to_be_obeyed() -> None:
+    promised = offer(view_of(PROMISED, any_alignment=False), structured=True)
+    now = replace(PROMISED, block_sizes=BlockSizes(4096, 4096, MIB))
+    found = misfits(promised, PROMISED, now, terms((), view_of(now, any_alignment=False)))
+    assert "alignment 4096 instead of 512" in found
+
+
+async def test_who_has_asked_before_a_switch_is_led_to_the_new_server(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Whatever stands open since is not used: neither a negotiation nor an export that was opened for INFO."""
+
+    class Looks(Policy):
+        def prepares(self) -> bool:
+            return True
+
+        async def prepare(self, behind: View, read: Next) -> Self:
+            await read(Asked(Cmd.READ, 0, 0, 512))
+            return self
+
+    for policies in ((), (Looks(),)):
+        async with house(disk_of(MemoryDisk(SIZE))) as made:
+            place(made.gateway, *policies)
+            first = await made.client()
+            assert await write(first) == 0
+            late = made.comes()
+            await late.greeting()
+            late.negotiation.ask_info("", ())
+            await late.answered()
+            await made.pauses.switch("", made.at(disk_of(MemoryDisk(SIZE))))
+            late.negotiation.go("", ())
+            await late.answered()
+            assert await read_back(late) == bytes(BLOCK)
+            assert await read_back(first) == bytes(BLOCK)
+
+
+async def test_a_pause_that_nobody_ends_of_a_server_that_has_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    serving: list[trio.CancelScope] = []
+    server = disk_of(MemoryDisk(SIZE))
+    there = True
+
+    async def serve(stream: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope:
+            serving.append(scope)
+            async with stream:
+                await server.serve(stream)
+
+    async with trio.open_nursery() as nursery:
+
+        def connect() -> trio.SocketStream:
+            if not there:
+                raise DialError("nobody is there")
+            ours, theirs = socket_pair()
+            nursery.start_soon(serve, theirs)
+            return ours
+
+        async with house(connect) as made:
+            client = await made.client()
+            assert await write(client) == 0
+            await made.pauses.pause("")
+            serving[-1].cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            [session] = made.sessions()
+            assert session.link_lost
+            there = False
+            with pytest.raises(NotDone, match=r"unreachable: nobody is there"):
+                await made.pauses.resume("")
+            there = True
+            await made.pauses.resume("")
+            assert await read_back(client) == CONTENT
+            await made.pauses.pause("")
+            serving[-1].cancel()
+            there = False
+            assert await client.stream.receive_some() == b""  # after 300 s
+            assert session.reason.startswith("the upstream")
 
 
 async def test_other_names_stay_where_they_are(autojump_clock: trio.testing.MockClock) -> None:
