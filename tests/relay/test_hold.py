@@ -12,6 +12,7 @@ import pytest
 import structlog
 import trio
 import trio.testing
+from pydantic import PrivateAttr
 
 from gateway.access.chain import terms
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
@@ -652,9 +653,123 @@ async def test_a_pause_that_nobody_ends_of_a_server_that_has_gone(
             assert await read_back(client) == CONTENT
             await made.pauses.pause("")
             serving[-1].cancel()
+            assert await read_back(client) == CONTENT  # after 300 s
+            await made.pauses.pause("")
+            serving[-1].cancel()
             there = False
-            assert await client.stream.receive_some() == b""  # after 300 s
+            assert await client.stream.receive_some() == b""  # after as much
             assert session.reason.startswith("the upstream")
+
+
+class Slow(Policy):
+    """Looks at the disk before it is described, and takes its time."""
+
+    _let_go: trio.Event = PrivateAttr(default_factory=trio.Event)
+
+    def prepares(self) -> bool:
+        return True
+
+    async def prepare(self, behind: View, read: Next) -> Self:
+        await self._let_go.wait()
+        return self
+
+
+@asynccontextmanager
+async def opening_slowly(made: House) -> AsyncIterator[tuple[Slow, trio.Event, Client]]:
+    """A client whose export is being opened, until the policy lets it."""
+    slow, opened, client = Slow(), trio.Event(), made.comes()
+    place(made.gateway, slow)
+
+    async def come() -> None:
+        await client.go("", structured=False)
+        opened.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come)
+        await trio.testing.wait_all_tasks_blocked()
+        yield slow, opened, client
+
+
+async def test_who_is_about_to_open_it_waits_too(autojump_clock: trio.testing.MockClock) -> None:
+    async with (
+        house(disk_of(MemoryDisk(SIZE))) as made,
+        opening_slowly(made) as (slow, opened, _client),
+    ):
+        await made.pauses.pause("")
+        slow._let_go.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not opened.is_set()
+        await made.pauses.resume("")
+        await opened.wait()
+
+
+async def test_who_is_about_to_open_it_is_led_to_the_new_server(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    one = MemoryDisk(SIZE)
+    await one.write(0, CONTENT)
+    async with (
+        house(disk_of(one)) as made,
+        opening_slowly(made) as (slow, opened, client),
+    ):
+        await made.pauses.switch("", made.at(disk_of(MemoryDisk(SIZE))))
+        slow._let_go.set()
+        await opened.wait()
+        assert await read_back(client) == bytes(BLOCK)
+
+
+async def test_who_has_just_opened_it_is_held(autojump_clock: trio.testing.MockClock) -> None:
+    """Between its GO and the first of its requests."""
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        client = made.comes()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.go)
+            while not made.service.opening:
+                await trio.lowlevel.checkpoint()
+            [done] = await made.pauses.pause("")
+        assert "1 sessions held, 1 flushed" in done
+        [session] = made.sessions()
+        assert session.held
+
+
+async def test_a_new_process_at_the_old_address(autojump_clock: trio.testing.MockClock) -> None:
+    """Who has begun to negotiate with the old one is led to the new one."""
+    connected = 0
+    server = disk_of(MemoryDisk(SIZE))
+    async with trio.open_nursery() as nursery:
+
+        def connect() -> trio.SocketStream:
+            nonlocal connected
+            connected += 1
+            ours, theirs = socket_pair()
+            nursery.start_soon(server.serve, theirs)
+            return ours
+
+        async with house(connect) as made:
+            client = await made.client()
+            late = made.comes()
+            await late.greeting()
+            late.negotiation.ask_info("", ())
+            await late.answered()
+            assert connected == 2
+            await made.pauses.switch("", None)
+            assert connected == 3
+            late.negotiation.go("", ())
+            await late.answered()
+            assert connected == 4
+            assert await write(client) == await write(late) == 0
+
+
+async def test_a_flush_that_has_failed_is_told_after_a_switch_as_well(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        client = await made.client()
+        [running] = made.service.running
+        running.traffic.unflushed = "a FLUSH of the gateway failed"
+        await made.pauses.switch("", None)
+        assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
+        assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
 
 
 async def test_other_names_stay_where_they_are(autojump_clock: trio.testing.MockClock) -> None:
