@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from gateway.admin.control import Misunderstood
 from gateway.relay.pausing import Pauses
@@ -129,3 +131,22 @@ async def test_a_rule_ends_a_session_that_is_paused(workdir: Path) -> None:
         assert (await gateway.reload(LISTEN + MEMORY + EXPORT + denied)).ok
         await until(lambda: not gateway.service.running)
         assert (await do["resume"]({"export": "x"})).done == ("'x': 0 sessions go on",)
+
+
+async def test_who_waits_is_held_against_the_rules_that_hold_then(workdir: Path) -> None:
+    denied = '[[rule]]\nexports = "x"\ndeny = true\n'
+    async with house(workdir, LISTEN + MEMORY + EXPORT) as gateway:
+        do = verbs(gateway)
+        await do["pause"]({"export": "x"})
+        client = await gateway.client()
+        await client.structured()
+        client.negotiation.go("x", ())
+        async with trio.open_nursery() as nursery:
+
+            async def come() -> None:
+                assert "is denied" in str(await client.refused())
+
+            nursery.start_soon(come)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert (await gateway.reload(LISTEN + MEMORY + EXPORT + denied)).ok
+            assert (await do["resume"]({"export": "x"})).ok

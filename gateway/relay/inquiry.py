@@ -133,8 +133,7 @@ class Inquiry:
         service = self._service
         kept, self._kept = self._kept, None
         try:
-            grant = self._grant(name, without_tls=without_tls)
-            await self._until_resumed(grant.name)
+            grant = await self._granted(name, without_tls)
             if kept is not None:
                 there = kept.opened
                 same = asked is not None and replace(kept.asked, go=True) == asked
@@ -166,15 +165,20 @@ class Inquiry:
                 opened.close()
                 raise
             opened.close()
-            grant = now
-            await self._until_resumed(grant.name)
+            grant = await self._granted(name, without_tls)
 
-    async def _until_resumed(self, name: str) -> None:
-        """Wait while an export of ours is paused, which has a bound of its own."""
-        while (paused := self._service.paused.get(name)) is not None:
+    async def _granted(self, name: str, without_tls: Rep) -> Grant:
+        """Give what the rules say of an export once it is not paused, or is no more (a pause has a bound
+        of its own).
+        """
+        while True:
+            grant = self._grant(name, without_tls=without_tls)
+            paused = self._service.paused.get(grant.name)
+            if paused is None:
+                return grant
             await self._wait(paused.wait)
-        if self._service.draining:
-            raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
+            if self._service.draining:
+                raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
 
     def told(self, name: str, opened: Opened) -> Told:
         """Give what a client is told of the export that it has opened."""

@@ -24,6 +24,7 @@ from gateway.relay.pausing import NotDone, Pauses, Target, misfits
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Session
+from gateway.relay.transmit import Opened
 from gateway.throttle import Bucket, Unit
 from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
@@ -719,15 +720,20 @@ async def test_who_is_about_to_open_it_is_led_to_the_new_server(
 
 
 async def test_who_has_just_opened_it_is_held(autojump_clock: trio.testing.MockClock) -> None:
-    """Between its GO and the first of its requests."""
+    """A pause begins between its GO and the first of its requests."""
+
+    class Moment(set[Opened]):
+        def add(self, opened: Opened) -> None:
+            super().add(opened)
+            made.service.paused[""] = trio.Event()
+            busy.extend(made.pauses._busy(""))
+
+    busy: list[str] = []
     async with house(disk_of(MemoryDisk(SIZE))) as made:
-        client = made.comes()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.go)
-            while not made.service.opening:
-                await trio.lowlevel.checkpoint()
-            [done] = await made.pauses.pause("")
-        assert "1 sessions held, 1 flushed" in done
+        made.service.opening = Moment()
+        await made.client()
+        assert busy == ["a client that opens it"]
+        assert made.pauses._busy("") == []
         [session] = made.sessions()
         assert session.held
 
