@@ -168,6 +168,7 @@ class _Run:
         begin(self._obey_signals, everything)
         begin(self._shortages.run)
         begin(self._turned_away.run)
+        begin(self._service.turned_away.run)
         begin(reloader.do_what_is_asked)
         begin(reloader.watch_file)
         begin(reloader.look_again_as_time_passes)

@@ -29,6 +29,7 @@ from gateway.protocol.server import Description
 from gateway.protocol.table import ALL_COMMANDS, Row, Table
 from gateway.relay.promise import (
     bitmaps_may_move,
+    check_places,
     first_view,
     is_bitmap,
     plan_of,
@@ -152,6 +153,8 @@ class Report:
     would: tuple[str, ...] = ()
     """Why the client would be denied, if nothing were only observed."""
     limits: tuple[LimitSaid, ...] = ()
+    uris: tuple[str, ...] = ()
+    """The upstream's, if it has several."""
     contexts: tuple[ContextSaid, ...] = ()
     no_contexts: str = ""
     """Why there are none, in the upstream's words."""
@@ -187,6 +190,7 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
         report.refusal = refusal
         return report
     report.limits = tuple(_limits(chain, session))
+    report.uris = tuple(map(str, config.upstream[grant.route.upstream].uris))
     failed: StartError | None = None  # as itself, not in the nursery's group
     async with trio.open_nursery() as embedded:
         try:
@@ -279,7 +283,7 @@ async def _view(
             chain = await chain_over(chain, route, link)
     finally:
         if link is not None:
-            link.socket.close()
+            link.close()
         await negotiation.aclose()
     agreed = compiled(chain, first_view(route, export))
     theirs = [context.name for context in export.contexts]
@@ -289,6 +293,7 @@ async def _view(
         extended=framing is EXTENDED,
         selected=selected_contexts(grant.chain, route, queries or (), theirs),
     )
+    check_places(server, promised)
     told = told_of(report.asked, route, export, agreed, promised)
     if not promised.contexts:
         told = without_payload_flag(told)

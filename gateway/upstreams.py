@@ -15,17 +15,18 @@ here (`memory:`, `file:`, `legacy:`). How it is spoken to (time limits, quirks, 
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from gateway.config import Config, Upstream
-from gateway.net.dial import Command, DialError, dial
+from gateway.net.dial import Command, DialError, Dialler
 from gateway.quirks import catalogue
 from gateway.upstream.server import Connect, Server
 from gateway.uri import File, NbdUri, Target
@@ -48,13 +49,24 @@ async def _nothing() -> None:
     """There is nothing to end."""
 
 
+Where = Target | tuple[str, ...] | tuple[NbdUri, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Backend:
     """Where an upstream leads, and what runs for it."""
 
-    target: Target | tuple[str, ...]
-    """Its `uri` or `command`."""
+    target: Where
+    """Its `uri`, `uris` or `command`."""
     connect: Connect
+    diallers: tuple[Dialler, ...] = ()
+    """What connects, if these are addresses: they know where they have been."""
+    disks: object = field(default_factory=object)
+    """Whose disks these are: the same for what leads to the same ones."""
+    connections: trio.CapacityLimiter = field(
+        default_factory=lambda: trio.CapacityLimiter(math.inf)
+    )
+    """Places for the connections to it; how many is said by the `Server` in force."""
     end: Callable[[], Awaitable[None]] = _nothing
     """Ends what we run, once nobody is connected to it."""
 
@@ -111,7 +123,7 @@ def servers_of(
     backends = _kept_backends(config, before, leaving)
     for name, settings in config.upstream.items():
         if name not in backends:
-            backends[name] = _backend(name, settings, embedded)
+            backends[name] = _backend(name, settings, embedded, before.backends.get(name))
             made(backends[name])
     servers = {}
     for name, settings in config.upstream.items():
@@ -140,8 +152,12 @@ def load_keyring(config: Config, before: Keyring | None = None) -> Keyring | Non
 async def upstreams(
     config: Config, embedded: trio.Nursery, keyring: Keyring | None
 ) -> AsyncIterator[Mapping[str, Server]]:
-    """Give the upstreams by name; the servers that we start are ended with this."""
+    """Give the upstreams by name, for a look at them: none that is down is waited for, and the servers that we
+    start are ended with this.
+    """
     made = servers_of(config, embedded, keyring)
+    for server in made.servers.values():
+        server.patient = False
     try:
         yield made.servers
     finally:
@@ -168,16 +184,19 @@ def _kept_backends(
     return kept
 
 
-def _target(settings: Upstream) -> Target | tuple[str, ...]:
-    target = settings.uri if settings.command is None else settings.command
+def _target(settings: Upstream) -> Where:
+    target = settings.uris or settings.uri or settings.command
     assert target is not None  # guaranteed by the checks of the configuration
     return target
 
 
 def _server(name: str, settings: Upstream, backend: Backend, keyring: Keyring | None) -> Server:
+    same = settings.same_storage
+    connects: list[Connect]
+    connects = [partial(dialler.connect, same_storage=same) for dialler in backend.diallers]
     return Server(
         name,
-        backend.connect,
+        *(connects or [backend.connect]),
         connect_seconds=settings.connect_seconds,
         negotiate_seconds=settings.negotiate_seconds,
         keepalive_seconds=settings.keepalive_seconds,
@@ -185,7 +204,10 @@ def _server(name: str, settings: Upstream, backend: Backend, keyring: Keyring | 
         quirks=settings.quirks,
         trust_allocation=settings.trust_allocation,
         tls=_upstream_session(keyring, name),
-        disks=backend,
+        disks=backend.disks,
+        same_storage=same,
+        max_connections=settings.max_connections or math.inf,
+        connections=backend.connections,
     )
 
 
@@ -196,17 +218,35 @@ def _upstream_session(keyring: Keyring | None, name: str) -> Callable[[], Sessio
     return lambda: ring.current.session()
 
 
+def _dialled(target: Where, uris: tuple[NbdUri, ...], before: Backend | None) -> Backend:
+    """Give what connects to addresses. Those that the upstream had before a reload are kept to, and what
+    shares one of them shares its disks.
+    """
+    known = {} if before is None else {dialler.uri: dialler for dialler in before.diallers}
+    diallers = tuple(known.get(uri) or Dialler(uri) for uri in uris)
+    shares = before is not None and any(uri in known for uri in uris)
+    backend = Backend(target, diallers[0].connect, diallers)
+    if before is not None and shares:
+        return replace(backend, disks=before.disks, connections=before.connections)
+    return backend
+
+
 def _named_quirks(settings: Upstream) -> tuple[str, ...]:
     return () if settings.quirks == "auto" else settings.quirks
 
 
-def _backend(name: str, settings: Upstream, embedded: trio.Nursery) -> Backend:
+def _backend(
+    name: str, settings: Upstream, embedded: trio.Nursery, before: Backend | None
+) -> Backend:
     target = _target(settings)
-    if isinstance(target, tuple):
-        command = Command(target)
-        return Backend(target, command.connect, command.stop)
-    if isinstance(target, NbdUri):
-        return Backend(target, partial(dial, target))
+    if settings.command is not None:
+        command = Command(settings.command)
+        return Backend(target, command.connect, end=command.stop)
+    if settings.uris:
+        return _dialled(target, settings.uris, before)
+    assert settings.uri is not None  # guaranteed by the checks of the configuration
+    if isinstance(settings.uri, NbdUri):
+        return _dialled(target, (settings.uri,), before)
     from gateway.embedded import (
         DiskError,
         FileDisk,
@@ -214,7 +254,7 @@ def _backend(name: str, settings: Upstream, embedded: trio.Nursery) -> Backend:
     )  # costs nothing where no embedded one is used
 
     try:
-        server = make_server(target)
+        server = make_server(settings.uri)
     except DiskError as error:
         raise StartError(f"upstream {name}: {error}") from None
 
@@ -249,4 +289,4 @@ def _backend(name: str, settings: Upstream, embedded: trio.Nursery) -> Backend:
                 assert isinstance(disk, FileDisk)
                 disk.close()
 
-    return Backend(target, connect, close_files if isinstance(target, File) else _nothing)
+    return Backend(target, connect, end=close_files if isinstance(target, File) else _nothing)

@@ -121,6 +121,5 @@ def _serves(rule: "Export", upstream: "Upstream") -> str:
         name = "every name"
     there = rule.upstream_name if rule.upstream_name is not None else upstream.export
     leads_to = "the same name" if there is None else _export(there)
-    server = " ".join(upstream.command) if upstream.command else str(upstream.uri)
     policies = f", with {_policies(rule.policies)}" if rule.policies else ""
-    return f"{name}: {leads_to} of {rule.upstream} ({server}){policies}"
+    return f"{name}: {leads_to} of {rule.upstream} ({upstream}){policies}"

@@ -116,7 +116,8 @@ def show(found: Report) -> None:
     best = found.views[-1]  # extended headers show all that there is
     assert found.grant is not None
     route = found.grant.route
-    say(f"upstream: {route.upstream}, export {shown(route.upstream_name)}")
+    places = f" ({' or '.join(found.uris)})" if found.uris else ""
+    say(f"upstream: {route.upstream}{places}, export {shown(route.upstream_name)}")
     say(f"quirks: {', '.join(best.quirks) or 'none'}")
     for line in _sizes(best):
         say(line)
@@ -308,7 +309,11 @@ def document(found: Report) -> dict[str, object]:
         "name": None if grant is None else grant.name,
         "upstream": None
         if grant is None
-        else {"name": grant.route.upstream, "export": grant.route.upstream_name},
+        else {
+            "name": grant.route.upstream,
+            "export": grant.route.upstream_name,
+            "uris": [*found.uris],
+        },
         "policies": [
             {
                 "use": placed.name,

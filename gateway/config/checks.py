@@ -16,6 +16,7 @@ from gateway.config.data import (
     Where,
     array_of,
     nbd_uri,
+    nbd_uris,
     tables_of,
     target_of,
 )
@@ -200,13 +201,13 @@ def _addresses(data: Data, where: Where) -> Iterator[Finding]:
         if first is not path:
             yield (*path, "uri"), f"{uri} is listened on already ({where((*first, 'uri'))})"
     for path, upstream in tables_of(data, "upstream"):
-        uri = nbd_uri(upstream)
-        if uri is not None and (listen_path := taken.get(_address(uri))):
-            there = where((*listen_path, "uri"))
-            yield (
-                (*path, "uri"),
-                f"the gateway itself listens there ({there}) and would call itself",
-            )
+        for uri in nbd_uris(upstream):
+            if listen_path := taken.get(_address(uri)):
+                there = where((*listen_path, "uri"))
+                yield (
+                    (*path, _uri_key(upstream)),
+                    f"the gateway itself listens there ({there}) and would call itself",
+                )
 
 
 def _control(data: Data, where: Where) -> Iterator[Finding]:
@@ -215,21 +216,32 @@ def _control(data: Data, where: Where) -> Iterator[Finding]:
     if not isinstance(path, str):
         return
     for at, table in (*array_of(data, "listen"), *tables_of(data, "upstream")):
-        uri = nbd_uri(table)
-        if uri is not None and uri.socket_path == path:
-            there = where((*at, "uri"))
+        if any(uri.socket_path == path for uri in nbd_uris(table)):
+            there = where((*at, _uri_key(table)))
             yield ("control", "socket"), f"NBD is spoken there ({there}): this needs another path"
 
 
 def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
     for path, upstream in tables_of(data, "upstream"):
-        if "uri" in upstream and "command" in upstream:
-            yield (*path, "command"), 'an upstream has either "uri" or "command", not both'
-        elif "uri" not in upstream and "command" not in upstream:
-            yield path, 'an upstream needs "uri" or "command"'
-        target = "a command" if "command" in upstream else target_of(upstream)
+        ways = [key for key in ("uri", "uris", "command") if key in upstream]
+        if len(ways) > 1:
+            several = " or ".join(f'"{way}"' for way in ways)
+            yield (*path, ways[-1]), f"an upstream has either {several}, not both"
+        elif not ways:
+            yield path, 'an upstream needs "uri", "uris" or "command"'
+        uris = nbd_uris(upstream)
+        tcp = next((uri for uri in uris if uri.transport is Transport.TCP), uris and uris[0])
+        target = "a command" if "command" in upstream else tcp or target_of(upstream)
         if target is not None:
             yield from _keys_of_tcp(path, upstream, target)
+        if "same-storage" in upstream and not _is_dialled(upstream):
+            yield (*path, "same-storage"), "this is for servers with an NBD URI"
+
+
+def _is_dialled(upstream: Data) -> bool:
+    """Say whether a server is connected to at addresses; yes, if unsure."""
+    target = target_of(upstream)
+    return "command" not in upstream and (target is None or isinstance(target, NbdUri))
 
 
 def _unknown(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
@@ -274,7 +286,7 @@ def _exports(data: Data, where: Where) -> Iterator[Finding]:
             continue
         uri = nbd_uri(upstreams[name]) if isinstance(upstreams[name], dict) else None
         if uri is not None and uri.export_named and "upstream-name" in export:
-            there = where(("upstream", name, "uri"))
+            there = where(("upstream", name, _uri_key(upstreams[name])))
             yield (
                 (*path, "upstream-name"),
                 f'the upstream\'s URI names the export "{uri.export}" already ({there}); '
@@ -311,6 +323,10 @@ def _names(data: Data, where: Where) -> Iterator[Finding]:
 def _hides(pattern: str, exact: str | None) -> bool:
     """Say whether a pattern matches an exact name, or (None) whatever another one does; no, if unsure."""
     return pattern == "*" if exact is None else fnmatchcase(exact, pattern)
+
+
+def _uri_key(table: Data) -> str:
+    return "uri" if "uri" in table else "uris"
 
 
 def _address(uri: NbdUri) -> tuple[object, ...]:

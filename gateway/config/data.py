@@ -50,14 +50,24 @@ def tables_of(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
 
 
 def nbd_uri(table: Data) -> NbdUri | None:
-    """Give the `uri` of a table if it is one of NBD."""
-    target = target_of(table)
-    return target if isinstance(target, NbdUri) else None
+    """Give the `uri` of a table if it is one of NBD, or the first of its `uris`: they name the same export."""
+    return next(iter(nbd_uris(table)), None)
+
+
+def nbd_uris(table: Data) -> list[NbdUri]:
+    """Give all URIs of NBD that a table has."""
+    uris = table.get("uris")
+    targets = [target_of(table), *(map(_parsed, uris) if isinstance(uris, list) else ())]
+    return [target for target in targets if isinstance(target, NbdUri)]
 
 
 def target_of(table: Data) -> Target | None:
     """Give what the `uri` of a table means; None if there is none, or it means nothing."""
+    return _parsed(table.get("uri"))
+
+
+def _parsed(value: object) -> Target | None:
     try:
-        return parse_upstream(table["uri"]) if isinstance(table.get("uri"), str) else None
+        return parse_upstream(value) if isinstance(value, str) else None
     except UriError:
         return None

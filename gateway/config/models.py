@@ -95,6 +95,26 @@ def _upstream_uri(value: object) -> Target:
     return target
 
 
+def _upstream_uris(value: object) -> tuple[NbdUri, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(
+            f'expected a list, as in ["nbd://host-a", "nbd://host-b"], got {shown(value)}'
+        )
+    uris: list[NbdUri] = []
+    for each in value:
+        target = _upstream_uri(each)
+        if not isinstance(target, NbdUri):
+            raise UriError(text(each), "an embedded server has no place among others")
+        if target.tls:
+            raise UriError(str(target), "a server with TLS has to be the only one: uri")
+        if target in uris:
+            raise UriError(str(target), "it is there already")
+        if uris and (target.export_named, target.export) != (uris[0].export_named, uris[0].export):
+            raise UriError(str(target), "all of them have to name the same export, or none any")
+        uris.append(target)
+    return tuple(uris)
+
+
 def _command(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(
@@ -170,6 +190,7 @@ def _socket_owner(value: object) -> SocketOwner:
 
 ListenUri = Annotated[NbdUri, *written_as(_listen_uri)]
 UpstreamUri = Annotated[Target, *written_as(_upstream_uri)]
+UpstreamUris = Annotated[tuple[NbdUri, ...], *written_as(_upstream_uris, array=True)]
 Command = Annotated[tuple[str, ...], *written_as(_command, array=True)]
 File = Annotated[Path, *written_as(_file)]
 Name = Annotated[str, *written_as(_name)]
@@ -286,12 +307,17 @@ class Listen(Table):
 
 
 class Upstream(Table):
-    """`[upstream.NAME]`: a server that we connect to. Either `uri` or `command`."""
+    """`[upstream.NAME]`: a server that we connect to. One of `uri`, `uris` and `command`."""
 
     uri: UpstreamUri | None = Field(
         default=None,
         description="An NBD URI, or an embedded server: memory:1G, file:disk.img, legacy:qemu-3.0. "
         "If it names an export, only that one is offered.",
+    )
+    uris: UpstreamUris = Field(
+        default=(),
+        description="Several servers of the same exports, in place of uri: if one is down, the next is taken."
+        " For read-only exports; for others only with same-storage.",
     )
     command: Command | None = Field(
         default=None,
@@ -299,7 +325,17 @@ class Upstream(Table):
     )
     # Two SYN retransmissions (1 s, 3 s, 7 s) fit; whoever has not answered then seldom will.
     connect_seconds: Seconds = Field(
-        default=10, description="How long a connection to the server may take to come about."
+        default=10,
+        description="How long a connection to the server may take to come about; while it is being restarted,"
+        " it is tried again for so long.",
+    )
+    # None, because most servers have no limit, or one that they tell themselves.
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="How many connections to the server there may be at a time; other clients wait"
+        " connect-seconds for one to end. Default: any number.",
     )
     # A silent server would hang its client for ever. Longer than a client's own 10 s, since a server
     # may open its image over a network before it answers.
@@ -334,6 +370,12 @@ class Upstream(Table):
     psk_user: str | None = Field(
         default=None, description="Which of its users to be. Default: the URI's, or the only one."
     )
+    # The default costs a wait at worst; the other may spread one disk's writes over two disks.
+    same_storage: bool = Field(
+        default=False,
+        description="Wherever the URIs lead, it is to the same disks: all addresses of a name may be used."
+        " Otherwise the first that answers is kept to.",
+    )
     trust_allocation: bool = Field(
         default=False,
         description="Believe base:allocation of a server that looks like qemu 2.11 to 3.1."
@@ -348,7 +390,13 @@ class Upstream(Table):
     @property
     def export(self) -> str | None:
         """The one export that the URI names; None where the server's names are all to be had."""
-        return self.uri.export if isinstance(self.uri, NbdUri) and self.uri.export_named else None
+        uri = self.uris[0] if self.uris else self.uri  # guaranteed by the checks: all name the same
+        return uri.export if isinstance(uri, NbdUri) and uri.export_named else None
+
+    def __str__(self) -> str:
+        if self.command is not None:
+            return " ".join(self.command)
+        return " or ".join(map(str, self.uris or (self.uri,)))
 
 
 def exact_name(pattern: str) -> str | None:

@@ -66,7 +66,7 @@ uri = "nbd://127.0.0.1:10810"
 [upstream.main]
 # An NBD URI, or an embedded server to try things out: memory:1G, file:disk.img, legacy:qemu-3.0
 uri = "nbd://127.0.0.1:10809"
-# How long a connection may take to come about.
+# How long a connection may take to come about, with repeated attempts while the server restarts.
 #connect-seconds = 10
 # How long each answer of the server may take while an export is opened.
 #negotiate-seconds = 30
@@ -75,6 +75,8 @@ uri = "nbd://127.0.0.1:10809"
 #user-timeout-seconds = 60
 # What the server gets wrong is recognised and repaired: "auto", a list of names, or [] for nothing.
 #quirks = "auto"
+# All addresses of the server's name lead to the same disks; otherwise the first that answers is kept to.
+#same-storage = false
 # Believe base:allocation of qemu 2.11 to 3.1: only if it runs without --offset and --partition.
 #trust-allocation = false
 
@@ -86,6 +88,13 @@ uri = "nbd://127.0.0.1:10809"
 #uri = "nbds://server.example:10810"
 #psk = "/etc/nbd/keys.psk"
 #psk-user = "gateway"
+
+# Several servers of one disk: the next one if one is down. For read-only exports; for others, same-storage
+# has to say that they all write to the same disk.
+#[upstream.images]
+#uris = ["nbd://host-a:10809", "nbd://host-b:10809"]
+# Connections to an upstream at a time; who is too many waits connect-seconds for one to end.
+#max-connections = 10
 
 # Instead of a URI, a server to start by systemd socket activation:
 #[upstream.local]

@@ -31,6 +31,7 @@ from gateway.relay.promise import (
     Told,
     allowed_contexts,
     bitmaps_may_move,
+    check_places,
     first_view,
     is_bitmap,
     promise,
@@ -117,6 +118,7 @@ class Inquiry:
         """Give what INFO tells."""
         grant = self._grant(asked.name, without_tls=Rep.ERR_TLS_REQD)
         if prepares(grant.chain):
+            self.forget()  # before another link is asked for: there may be no place for two
             opened = await self._open(grant, asked.name)
             self._kept = _Kept(asked, opened)
             return self.told(asked.name, opened)
@@ -124,7 +126,9 @@ class Inquiry:
         terms = self._terms(asked.name, grant)
         export, _dialect, _quirks = await self._ask(grant, lambda up: up.describe(terms))
         agreed = self._agreed(chain, grant, asked.name, export)
-        return told_of(asked.name, grant.route, export, agreed, self._offer(asked.name, agreed))
+        promised = self._offer(asked.name, agreed)
+        check_places(self._place(grant).server, promised)
+        return told_of(asked.name, grant.route, export, agreed, promised)
 
     async def opened(
         self, name: str, asked: ExportAsked | None = None, *, without_tls: Rep = Rep.ERR_UNKNOWN
@@ -304,11 +308,12 @@ class Inquiry:
                 chain = await self._prepared(membership.chain, grant.route, link)
             agreed = self._agreed(chain, grant, asked, link.export)
             promised = self._offer(asked, agreed)
+            check_places(place.server, promised)
             limited = limits_of(membership.chain, membership.session)
             return Opened(grant, access, place, terms, membership, link, agreed, promised, limited)
         except BaseException:
             if link is not None:
-                link.socket.close()
+                link.close()
             membership.leave()
             raise
 

@@ -341,14 +341,14 @@ class Pauses:
                 raise NotDone("a session is not quiet any more")
         except BaseException:
             for _running, opened, _plan in ready:
-                opened.link.socket.close()
+                opened.link.close()
             raise
         # From here on nothing may fail, and nothing is waited for.
         for each in ready:
             if each in left:
                 self._relink(*each)
             else:
-                each[1].link.socket.close()
+                each[1].link.close()
 
     def _relink(self, running: Running, opened: Opened, plan: Plan) -> None:
         session, old = _relaying(running), running.opened.link
@@ -362,7 +362,7 @@ class Pauses:
         running.opened, running.traffic = opened, traffic
         if not lost:
             _say_disc(old)
-        old.socket.close()
+        old.close()
         running.log.info("session switched", server=opened.place.server.name)
 
 
@@ -403,7 +403,7 @@ async def _opened_anew(before: Opened, place: Place) -> tuple[Opened, Plan]:
         opened = replace(before, place=place, asked=asked, link=link, agreed=agreed)
         return opened, plan_of(agreed, before.offer, link.export, link.dialect)
     except BaseException:
-        link.socket.close()
+        link.close()
         raise
 
 

@@ -26,6 +26,7 @@ from gateway.protocol.export import Export, Offer, View, offer, view_of
 from gateway.protocol.server import Description
 from gateway.quirks import Dialect
 from gateway.relay.scan.plan import Plan, Shadow, plan
+from gateway.upstream.server import Server
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import MetaContext, shown
@@ -123,6 +124,16 @@ def refusal_to_join(route: Route, asked: str, denied: Denied) -> Refusal:
     if route.hide:
         return _unknown(asked)
     return Refusal(Rep.ERR_POLICY, str(denied))
+
+
+def check_places(server: Server, promised: Offer) -> None:
+    """Refuse to let a client write to a disk that may be another one next time. Raises `Refusal`."""
+    if server.may_differ and not promised.flags & Flag.READ_ONLY:
+        text = (
+            f"upstream {server.name!r} has several uris, which may lead to different disks: its exports are"
+            " served read-only, unless same-storage = true says that it is one"
+        )
+        raise Refusal(Rep.ERR_POLICY, text)
 
 
 def _unknown(name: str) -> Refusal:

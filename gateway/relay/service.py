@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -20,6 +21,7 @@ import trio
 from gateway.access.chain import Membership, Placed
 from gateway.access.rules import Access, NotGranted
 from gateway.config import Config, Route
+from gateway.net.tally import Tally
 from gateway.policy import Charge, Session
 from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
@@ -27,7 +29,7 @@ from gateway.relay.hub import Hub
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
-from gateway.upstream.server import Server
+from gateway.upstream.server import CameBack, News, Server, TurnedAway, WentDown
 from gateway.wire.limits import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ if TYPE_CHECKING:
 
 DENIED_SECONDS = 10
 """How long a session may take to end that a new rule denies: what is under way is answered, and no more."""
+
+
+TURNED_AWAY_LOG_SECONDS = 60
+"""How often the log says at most how many clients an upstream that is down has cost."""
+
+
+PART = "one server of several"
+"""What is said to be down when another of the upstream's URIs works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,9 @@ class Service:
 
     def __post_init__(self) -> None:
         self.access = Access(self.config)
+        self.turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
+        """Clients of upstreams that are down; somebody has to `run` it."""
+        self._listen_to(self.servers)
 
     def place(self, name: str, route: Route) -> Place | None:
         """Say where an export of ours is now; None if its upstream is not in the configuration any more."""
@@ -163,6 +176,7 @@ class Service:
                     export=name,
                     server=place.server.name,
                 )
+        self._listen_to(servers)
         return self.look_again()
 
     def look_again(self) -> int:
@@ -194,6 +208,27 @@ class Service:
         running.traffic.most_in_flight = limits.most_in_flight
         relaying.throttle(limits.charges)
         return False
+
+    def _listen_to(self, servers: Mapping[str, Server]) -> None:
+        for name, server in servers.items():
+            server.come_into_force(partial(self._say, name))
+
+    def _say(self, upstream: str, news: News) -> None:
+        match news:
+            case WentDown():
+                what = "upstream" if news.entirely else PART
+                self.log.warning(f"{what} is down", upstream=upstream, why=news.why)
+            case CameBack():
+                seconds, attempts = round(news.outage.seconds, 1), news.outage.failures
+                what = "upstream" if news.entirely else PART
+                self.log.info(
+                    f"{what} is back", upstream=upstream, seconds=seconds, attempts=attempts
+                )
+            case TurnedAway():
+                self.turned_away.add(upstream)
+
+    def _say_turned_away(self, upstream: str, count: int) -> None:
+        self.log.warning("clients turned away: upstream is down", upstream=upstream, count=count)
 
     def drain(self) -> None:
         """Begin to shut down: refuse to open exports, and end the sessions in good order."""

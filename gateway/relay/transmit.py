@@ -63,7 +63,7 @@ class Opened:
     def close(self) -> None:
         """Close the link, and have the policies told."""
         self.begins()
-        self.link.socket.close()
+        self.link.close()
         self.membership.leave()
 
 
@@ -120,7 +120,7 @@ async def transmit(
             session = await service.hub.relay(
                 client, link.socket, traffic, received + early, opened.limits.charges, begins=begins
             )
-        running.opened.link.socket.close()
+        running.opened.link.close()
         traffic = running.traffic
         _log_observed(traffic, log)
         if session.reason:

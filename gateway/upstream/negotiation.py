@@ -38,8 +38,8 @@ from gateway.protocol.client import (
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
 from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
-from gateway.upstream.server import Rung, Server, TlsRequired, Unreachable
-from gateway.wire.constants import Cmd, Info, Opt, Rep
+from gateway.upstream.server import Place, Rung, Server, Silent, TlsRequired, Unreachable
+from gateway.wire.constants import Cmd, Info, Opt, Rep, TransmissionFlag
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import ListedExport, MetaContext
 
@@ -55,6 +55,13 @@ FAREWELL_SECONDS = 1
 """How long ABORT may take to be sent; its answer is not waited for (Q-N5)."""
 
 
+QUEUED = (
+    "probably it serves as many clients as it may (qemu-nbd one, unless --shared says more), and this one"
+    " waits in its queue until another leaves"
+)
+"""What a silence before the greeting means."""
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """An upstream connection after negotiation, ready for commands."""
@@ -67,6 +74,13 @@ class Link:
     """Names of the quirks in force."""
     rung: Rung
     """How much of the protocol the server was found to bear."""
+    place: Place
+    """Its place among the upstream's connections."""
+
+    def close(self) -> None:
+        """Close it, and let another have its place. Closing twice is once."""
+        self.socket.close()
+        self.place.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +184,11 @@ class Negotiation:
 class _Line:
     """One connection in its option phase, on one rung, for one set of terms."""
 
-    def __init__(self, server: Server, terms: Terms, rung: Rung, stream: trio.SocketStream) -> None:
+    def __init__(
+        self, server: Server, terms: Terms, rung: Rung, stream: trio.SocketStream, place: Place
+    ) -> None:
         self.terms = terms
+        self._place = place
         self._server = server
         self._rung = rung
         self._core = ClientNegotiation()
@@ -183,9 +200,17 @@ class _Line:
         self._opened: Link | None = None
 
     @classmethod
-    async def begin(cls, server: Server, terms: Terms, rung: Rung) -> _Line:
+    async def begin(
+        cls, server: Server, terms: Terms, rung: Rung, *, patient: bool = True
+    ) -> _Line:
         """Connect and take the greeting; agree on structured replies."""
-        line = cls(server, terms, rung, await server.connect())
+        place = await server.place(patient=patient)
+        try:
+            stream = await server.connect(patient=patient)
+        except BaseException:
+            place.leave()
+            raise
+        line = cls(server, terms, rung, stream, place)
         try:
             try:
                 greeted = await line._next()
@@ -193,6 +218,10 @@ class _Line:
                 # No option was sent, so none is to blame: it takes no more clients, or is no NBD server.
                 text = f"upstream {server.name!r}, before its greeting: {error}"
                 raise Unreachable(text) from None
+            except Silent:
+                # The kernel connects whom the program has not accepted yet (listen(2)).
+                text = f"has connected and not greeted for {server.negotiate_seconds:g} s: {QUEUED}"
+                raise Silent(f"upstream {server.name!r} {text}") from None
             assert isinstance(greeted, Greeted)
             if server.tls is not None:
                 await line._start_tls(server.tls())
@@ -263,7 +292,7 @@ class _Line:
             raise _LostTheWay(str(error)) from None
         except trio.TooSlowError:
             text = f"upstream {self._server.name!r} has said nothing for {seconds:g} s"
-            raise Unreachable(text) from None
+            raise Silent(text) from None
 
     async def _ask(self) -> Answered | Refused:
         event = await self._next()
@@ -411,7 +440,11 @@ class _Line:
             self._selected or (),
             self._core.extended,
         )
-        return dialect.repair(export), dialect, quirks
+        export = dialect.repair(export)
+        if self._server.same_storage and not export.flags & TransmissionFlag.READ_ONLY:
+            # A FLUSH covers what one server has been given, and the next connection may be to another.
+            export = replace(export, flags=export.flags & ~TransmissionFlag.CAN_MULTI_CONN)
+        return export, dialect, quirks
 
     def _open(self, answer: Answered) -> Link:
         export, dialect, quirks = self._judge(answer)
@@ -421,7 +454,7 @@ class _Line:
             raise _LostTheWay(str(error)) from None
         sock, early = take_socket(self._talk.stream)
         names = tuple(quirk.name for quirk in quirks)
-        self._opened = Link(sock, export, dialect, names, self._rung)
+        self._opened = Link(sock, export, dialect, names, self._rung, self._place)
         if early:
             raise _LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened
@@ -444,21 +477,25 @@ class _Line:
             with suppress(OSError):
                 disc = self._opened.export.framing.encode_request(Cmd.DISC, 0, 0, 0, 0)
                 self._opened.socket.send(disc)
-            self._opened.socket.close()
+            self._opened.close()
             return
-        with trio.move_on_after(FAREWELL_SECONDS) as scope:
-            scope.shield = True
-            if self._core.style is Style.FIXED_NEWSTYLE and not self._core.busy:
-                self._core.abort()
-                with suppress(PeerClosed):
-                    await self._talk.flush()
-        await close_stream(self._talk.stream)
+        try:
+            with trio.move_on_after(FAREWELL_SECONDS) as scope:
+                scope.shield = True
+                if self._core.style is Style.FIXED_NEWSTYLE and not self._core.busy:
+                    self._core.abort()
+                    with suppress(PeerClosed):
+                        await self._talk.flush()
+            await close_stream(self._talk.stream)
+        finally:
+            self._place.leave()
 
 
 async def list_exports(server: Server) -> list[ListedExport]:
     """Ask a server for its exports, on a connection of its own. Raises `Refusal`."""
     try:
-        line = await _Line.begin(server, Terms("", structured=False), server.rung)
+        terms = Terms("", structured=False)
+        line = await _Line.begin(server, terms, server.rung, patient=False)
         try:
             return await line.list_exports()
         finally:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.net.dial import DialError, dial
+from gateway.net.dial import DialError, Dialler
 from gateway.net.options import tune
 from gateway.protocol.errors import Refusal
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
+from gateway.upstream.places import GiveUp, Outage, Places, Try, Wait
 from gateway.uri import NbdUri
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport
@@ -53,6 +56,14 @@ class Unreachable(Refusal):
         super().__init__(Rep.ERR_PLATFORM, text)
 
 
+class Silent(Unreachable):
+    """The upstream has a connection, and says nothing."""
+
+
+class Full(Unreachable):
+    """The upstream has as many connections of ours as the configuration lets it have."""
+
+
 class TlsRequired(Refusal):
     """The upstream says nothing before TLS. To a client that is a matter of policy: it may be over TLS itself,
     and cannot help it.
@@ -62,18 +73,56 @@ class TlsRequired(Refusal):
         super().__init__(Rep.ERR_POLICY, text)
 
 
+@dataclass(frozen=True, slots=True)
+class WentDown:
+    """Connecting has begun to fail."""
+
+    why: str
+    entirely: bool = True
+    """No other place works either."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameBack:
+    """Connecting works again."""
+
+    outage: Outage
+    entirely: bool = True
+    """No other place had worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A client was told that the upstream is down."""
+
+
+News = WentDown | CameBack | TurnedAway
+
+
+class Place:
+    """One of the connections that an upstream may have."""
+
+    def __init__(self, places: trio.CapacityLimiter) -> None:
+        self._limiter: trio.CapacityLimiter | None = places
+
+    def leave(self) -> None:
+        """Let another have it, once."""
+        if self._limiter is not None:
+            self._limiter.release_on_behalf_of(self)
+            self._limiter = None
+
+
 class Server:
     """One `[upstream.NAME]`.
 
-    `connect` gives a stream to it or raises `DialError`; `quirks` is "auto" or the names of those that are
-    taken to apply.
+    `connects` give a stream to it or raise `DialError`: one for each place that it has, in the order in which
+    they are tried. `quirks` is "auto" or the names of those that are taken to apply.
     """
 
     def __init__(
         self,
         name: str,
-        connect: Connect,
-        *,
+        *connects: Connect,
         connect_seconds: float = 10,
         negotiate_seconds: float = 30,
         keepalive_seconds: int = 60,
@@ -82,19 +131,37 @@ class Server:
         trust_allocation: bool = False,
         tls: Callable[[], Session] | None = None,
         disks: object = None,
+        same_storage: bool = False,
+        max_connections: float = math.inf,
+        connections: trio.CapacityLimiter | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
         self.disks = self if disks is None else disks
         """Whose disks they are: servers that have this in common lead to the same ones (a reload has changed
         how they are spoken to).
         """
+        self.same_storage = same_storage
+        """Connections may lead to different servers, of the same disks."""
+        self.may_differ = len(connects) > 1 and not same_storage
+        """Connections may lead to different servers, and for all that is known to different disks."""
         self.trust_allocation = trust_allocation
         """base:allocation is believed whatever the server is."""
         self.tls = tls
         """Gives the TLS session of a new connection; None: it is spoken to in the clear."""
         self.negotiate_seconds = negotiate_seconds
-        self._connect = connect
+        self._max_connections = max_connections
+        self._connections = connections or trio.CapacityLimiter(max_connections)
+        self._connects = connects
+        self._places = Places(
+            len(connects), patience_seconds=connect_seconds, chance=chance, stay=same_storage
+        )
+        self._changed = trio.Event()
         self.connect_seconds = connect_seconds
+        self.patient = True
+        """It is waited for through back-offs when it is down. False: who asks would rather know."""
+        self.tell: Callable[[News], None] = lambda _news: None
+        """Is told when it goes down and comes back."""
         self._keepalive_seconds = keepalive_seconds
         self._user_timeout_seconds = user_timeout_seconds
         self._quirks = quirks
@@ -105,23 +172,84 @@ class Server:
         self.repaired: Counter[str] = Counter()
         """Links on which each quirk was in force, by its name."""
 
-    async def connect(self) -> trio.SocketStream:
-        """Connect. Raises `Unreachable`."""
+    def come_into_force(self, tell: Callable[[News], None]) -> None:
+        """Be the one that clients are led to. `tell` is told when it goes down and comes back."""
+        self.tell = tell
+        self._connections.total_tokens = self._max_connections
+
+    async def place(self, *, patient: bool = True) -> Place:
+        """Take a place for a connection, as soon as there is one, within `connect_seconds`. Raises `Full`."""
+        place = Place(self._connections)
         try:
-            with trio.fail_after(self.connect_seconds):
-                stream = await self._connect()
+            self._connections.acquire_on_behalf_of_nowait(place)
+            return place
+        except trio.WouldBlock:
+            if patient and self.patient:
+                with trio.move_on_after(self.connect_seconds):
+                    await self._connections.acquire_on_behalf_of(place)
+                    return place
+        most = f"max-connections = {self._max_connections:g}"
+        raise Full(f"upstream {self.name!r} is in use: {most} lets it have no more connections")
+
+    async def connect(self, *, patient: bool = True) -> trio.SocketStream:
+        """Connect: at once, or as soon as it is up again, within `connect_seconds`. Raises `Unreachable`."""
+        deadline = trio.current_time() + self.connect_seconds
+        patient = patient and self.patient
+        while True:
+            step = self._places.next_step(trio.current_time(), deadline, patient=patient)
+            match step:
+                case Try():
+                    stream = await self._try(step)
+                    if stream is not None:
+                        return stream
+                case Wait():
+                    with trio.move_on_at(step.until):
+                        await self._changed.wait()
+                case GiveUp():
+                    self.tell(TurnedAway())
+                    raise Unreachable(f"upstream {self.name!r} is unreachable: {step.why}")
+
+    async def _try(self, step: Try) -> trio.SocketStream | None:
+        """Connect to one place, or (None) learn that it is down. Raises `Unreachable` where neither is said."""
+        places, why = self._places, ""
+        try:
+            with trio.fail_after(step.seconds):
+                stream = await self._connects[step.place]()
         except DialError as error:
-            raise Unreachable(f"upstream {self.name!r} is unreachable: {error}") from None
+            if not error.down and len(self._connects) == 1:
+                places.abandoned(step)
+                raise Unreachable(f"upstream {self.name!r} is unreachable: {error}") from None
+            why = str(error)
         except trio.TooSlowError:
-            text = f"did not take a connection within {self.connect_seconds:g} s"
-            raise Unreachable(f"upstream {self.name!r} is unreachable: it {text}") from None
+            if step.seconds < self.connect_seconds / len(self._connects) / 2:
+                places.abandoned(step)  # that was our client's hurry: it proves nothing to others
+                return None
+            which = "it" if len(self._connects) == 1 else f"uris[{step.place}]"
+            why = f"{which} did not take a connection within {round(step.seconds, 1):g} s"
+        except BaseException:
+            places.abandoned(step)
+            raise
+        else:
+            was_down = places.down
+            outage = places.succeeded(step, trio.current_time())
+            if outage is not None:
+                self.tell(CameBack(outage, entirely=was_down))
+            self._tune(stream)
+            return stream
+        finally:
+            self._changed.set()
+            self._changed = trio.Event()
+        if places.failed(step, trio.current_time(), why):
+            self.tell(WentDown(why, entirely=places.down))
+        return None
+
+    def _tune(self, stream: trio.SocketStream) -> None:
         with suppress(OSError):  # it may have gone already, which the greeting will tell
             tune(
                 stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one
                 keepalive_seconds=self._keepalive_seconds,
                 user_timeout_seconds=self._user_timeout_seconds,
             )
-        return stream
 
     @property
     def rung(self) -> Rung:
@@ -183,7 +311,8 @@ def server_at(
             tls = wanted_of(uri).load().session
         except CredentialsError as error:
             raise Unreachable(f"{uri}: {error}") from None
-    server = Server(str(uri), partial(dial, uri), quirks=quirks, tls=tls)
+    server = Server(str(uri), Dialler(uri).connect, quirks=quirks, tls=tls)
+    server.patient = False
     if seconds is not None:
         server.connect_seconds = server.negotiate_seconds = seconds
     return server

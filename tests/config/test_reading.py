@@ -761,7 +761,48 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         + EXPORT.replace("disks", "a"),
         [
             '5: upstream.a.command: an upstream has either "uri" or "command", not both',
-            '6: upstream.b: an upstream needs "uri" or "command"',
+            '6: upstream.b: an upstream needs "uri", "uris" or "command"',
+        ],
+    ),
+    (
+        "uri and uris",
+        LISTEN
+        + '[upstream.a]\nuri = "nbd://h"\nuris = ["nbd://g"]\n[upstream.b]\nuris = []\n'
+        + '[upstream.c]\nuris = ["nbd://127.0.0.1", "nbd://127.0.0.1:10810"]\n'
+        + EXPORT.replace("disks", "a"),
+        [
+            '5: upstream.a.uris: an upstream has either "uri" or "uris", not both',
+            '7: upstream.b.uris: expected a list, as in ["nbd://host-a", "nbd://host-b"], got an empty list',
+            "9: upstream.c.uris: the gateway itself listens there (line 2) and would call itself",
+        ],
+    ),
+    (
+        "uris that do not go together",
+        LISTEN
+        + '[upstream.a]\nuris = ["nbd://h", "memory:1G"]\n'
+        + '[upstream.b]\nuris = ["nbd://h", "nbds://g"]\n'
+        + '[upstream.c]\nuris = ["nbd://h", "nbd://h:10809"]\n'
+        + '[upstream.d]\nuris = ["nbd://h/x", "nbd://g/y"]\n'
+        + '[upstream.e]\nuris = ["nbd://h/x", "nbd://g"]\n'
+        + EXPORT.replace("disks", "a"),
+        [
+            '4: upstream.a.uris: "memory:1G": an embedded server has no place among others',
+            '6: upstream.b.uris: "nbds://g:10809": a server with TLS has to be the only one: uri',
+            '8: upstream.c.uris: "nbd://h:10809": it is there already',
+            '10: upstream.d.uris: "nbd://g:10809/y": all of them have to name the same export, or none any',
+            '12: upstream.e.uris: "nbd://g:10809": all of them have to name the same export, or none any',
+        ],
+    ),
+    (
+        "same-storage of what is not connected to",
+        LISTEN
+        + '[upstream.a]\nuri = "memory:1G"\nsame-storage = true\n'
+        + '[upstream.b]\ncommand = ["x"]\nsame-storage = true\n'
+        + '[upstream.c]\nuris = ["nbd://h", "nbd://g"]\nsame-storage = true\n'
+        + EXPORT.replace("disks", "a"),
+        [
+            "5: upstream.a.same-storage: this is for servers with an NBD URI",
+            "8: upstream.b.same-storage: this is for servers with an NBD URI",
         ],
     ),
     (

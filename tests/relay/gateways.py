@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import trio
 
 from gateway.config import parse
 from gateway.embedded import Server
+from gateway.net.dial import DialError
 from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.service import Service
@@ -60,15 +62,21 @@ async def gateway_before(
     export: str = "",
     seconds: float = 30,
     hub: Hub | None = None,
+    refuse: Callable[[], bool] = lambda: False,
+    places: int = 1,
 ) -> AsyncIterator[Gateway]:
     """A gateway before a server; when it ends, every client has to have been let go.
 
     `listen` is more TOML for its `[[listen]]`, `upstream` for its `[upstream.main]`; with `export` there is an
-    `[[export]]` for all names that says it. After `seconds` the test has failed.
+    `[[export]]` for all names that says it. The server is down while it is to `refuse`, and has so many
+    `places`. After `seconds` the
+    test has failed.
     """
     async with trio.open_nursery() as servers, trio.open_nursery() as hubs:
 
         async def connect() -> trio.SocketStream:
+            if refuse():
+                raise DialError("nobody listens", down=True)
             if not isinstance(server, Server):
                 return server()
             ours, theirs = socket_pair()
@@ -90,7 +98,10 @@ async def gateway_before(
         upstreams = {
             "main": Upstream(
                 "main",
-                connect,
+                *[connect] * places,
+                same_storage=settings.same_storage,
+                max_connections=settings.max_connections or math.inf,
+                connect_seconds=settings.connect_seconds,
                 negotiate_seconds=negotiate_seconds,
                 quirks=settings.quirks,
                 trust_allocation=settings.trust_allocation,

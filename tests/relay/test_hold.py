@@ -823,10 +823,10 @@ async def test_the_old_connection_is_closed_first(autojump_clock: trio.testing.M
         assert most == 1
         with pytest.raises(NotDone):
             await made.pauses.switch("", larger, close_first=True)
-        made.service.switched[""].server._connect = partial(_nowhere, one)
+        made.service.switched[""].server._connects = (partial(_nowhere, one),)
         await client.send(Cmd.READ, 0, BLOCK)
         assert await client.stream.receive_some() == b""  # nobody did anything for so long
 
 
 async def _nowhere(_target: Target) -> trio.SocketStream:
-    raise trio.TooSlowError
+    raise DialError("there is nobody")

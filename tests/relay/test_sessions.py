@@ -529,7 +529,7 @@ async def test_a_silent_upstream_is_reported_in_time() -> None:
             client.negotiation.go("", [])
             refused = await client.refused()
             assert refused.reply == Rep.ERR_PLATFORM
-            assert "has said nothing for 0.2 s" in refused.text
+            assert "has connected and not greeted for 0.2 s" in refused.text
     for end in ends:
         await end.aclose()
 

@@ -1,0 +1,179 @@
+"""Which server of an upstream is connected to next, and when: decided without a clock, a socket or chance.
+
+An upstream has one place or several (its URIs). Each place has a circuit:
+
+- closed: whoever likes may connect. So it begins, and so it stays while connecting works;
+- open, after a failure: nobody connects until the back-off has passed; then *one* client does, for all that
+  wait (a probe). If that fails too, the next back-off is twice as long; if it works, the circuit is closed.
+
+So a server that is down is asked as often by a thousand clients as by one. And nothing but a client's wish
+makes us connect: a server that ends with its last connection (qemu-nbd without -t) is not asked how it is.
+
+A client waits through back-offs only in the first `patience_seconds` of an outage: as long as a restart takes,
+which then costs it nothing but time. Later the same wait would only be handed from client to client: who comes
+within a back-off is told at once what the last one who tried was told.
+
+A place that does not answer at all takes its time to fail. It shares what a client has left equally with the
+others that may be tried yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+FIRST_BACK_OFF_SECONDS = 0.25
+"""After the first failure: a server that is being restarted is back in less than a second."""
+
+MOST_BACK_OFF_SECONDS = 5.0
+"""What doubling ends at: one connection every few seconds bothers nobody, and clients are turned away no longer
+than that from a server that is back."""
+
+QUIET_SECONDS = 60.0
+"""A failure that is older than this says nothing about now: the next one begins another outage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Connect to this place now; tell `Places` what came of it."""
+
+    place: int
+    seconds: float
+    """How long that may take."""
+    began: float
+    era: int
+    """Which state of the place this was decided in: a result from before a change is no news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again at this time, or as soon as anything has changed."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """It cannot be connected to."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What is over."""
+
+    seconds: float
+    failures: int
+
+
+@dataclass(slots=True)
+class _Place:
+    failures: int = 0
+    """In a row; 0: the circuit is closed."""
+    since: float = 0.0
+    last: float = 0.0
+    """When the first and the last of them were."""
+    next_at: float = 0.0
+    """Not tried before this."""
+    why: str = ""
+    probing: bool = False
+    """Somebody is trying, while the circuit is open."""
+    era: int = 0
+
+    def may_be_tried(self, now: float) -> bool:
+        return not self.failures or (not self.probing and now >= self.next_at)
+
+
+class Places:
+    """The places of one upstream, in the order in which they are to be tried.
+
+    `stay`: the place that worked last comes first as long as it works. Else the first that works is taken, and
+    one that is back is preferred again. `chance` gives numbers from 0 to 1, so that many gateways do not all
+    come at once.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        patience_seconds: float,
+        chance: Callable[[], float],
+        stay: bool = False,
+    ) -> None:
+        self._places = [_Place() for _ in range(count)]
+        self._patience_seconds = patience_seconds
+        self._chance = chance
+        self._stay = stay
+        self._last = 0
+
+    @property
+    def down(self) -> bool:
+        """None of them works, as far as is known."""
+        return all(place.failures for place in self._places)
+
+    def next_step(
+        self, now: float, deadline: float, *, patient: bool = True
+    ) -> Try | Wait | GiveUp:
+        """Say what a client is to do that has time until `deadline`. One that is not `patient` waits for no
+        back-off to pass.
+        """
+        if now >= deadline:
+            return GiveUp(self._why())
+        due = [i for i in self._order() if self._places[i].may_be_tried(now)]
+        if due:
+            place = self._places[due[0]]
+            place.probing = bool(place.failures)
+            return Try(due[0], (deadline - now) / len(due), now, place.era)
+        times = [
+            place.next_at
+            for place in self._places
+            if patient and not place.probing and now - place.since < self._patience_seconds
+        ]
+        if any(place.probing for place in self._places):
+            times.append(deadline)  # whoever probes will be heard of
+        elif all(at >= deadline for at in times):
+            return GiveUp(self._why())
+        return Wait(min(*times, deadline))
+
+    def succeeded(self, tried: Try, now: float) -> Outage | None:
+        """A connection has come about: give the outage that is over, if there was one."""
+        self._last = tried.place
+        before = self._places[tried.place]
+        if not before.failures:
+            return None
+        self._places[tried.place] = _Place(era=before.era + 1)
+        return Outage(now - before.since, before.failures)
+
+    def failed(self, tried: Try, now: float, why: str) -> bool:
+        """None has come about. Say whether that is news: the place was not known to be down."""
+        place = self._places[tried.place]
+        if tried.era != place.era:
+            return False  # it was begun before what is known by now
+        news = not place.failures
+        if news or now - place.last > QUIET_SECONDS:
+            place.failures, place.since = 0, tried.began
+        back_off = min(FIRST_BACK_OFF_SECONDS * 2**place.failures, MOST_BACK_OFF_SECONDS)
+        place.failures += 1
+        place.last = now
+        place.next_at = now + back_off * (0.5 + self._chance() / 2)
+        place.why = why
+        place.probing = False
+        place.era += 1
+        return news
+
+    def abandoned(self, tried: Try) -> None:
+        """Whoever tried has left before it was known."""
+        place = self._places[tried.place]
+        if tried.era == place.era:
+            place.probing = False
+
+    def _order(self) -> Iterable[int]:
+        places = range(len(self._places))
+        if not self._stay:
+            return places
+        return (self._last, *(i for i in places if i != self._last))
+
+    def _why(self) -> str:
+        whys = [place.why for place in self._places if place.why]
+        return "; ".join(dict.fromkeys(whys)) or "there was no time to try"
