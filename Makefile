@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml
 
 test: install
 	tests/tools/install-peers
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	tests/tools/run-tests $(BIN)/python $(PYTEST_ARGS)
 
 test-trixie: install
 	tests/tools/install-peers
