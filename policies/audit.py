@@ -119,7 +119,7 @@ class _Log:
         left a part of one, ours or another writer's.
         """
         try:
-            there = os.stat(self.path)  # noqa: PTH116
+            there = os.stat(self.path)  # noqa: PTH116 # text, as everything below takes it
         except FileNotFoundError:
             there = None
         if self._fd is None or there is None or (there.st_dev, there.st_ino) != self._inode:

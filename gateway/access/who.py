@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
-from gateway.config import Certificate, Who
+from gateway.config import Certificate, Network, Who
 from gateway.identity import Identity
 from gateway.wire.handshake import shown
 
@@ -43,11 +43,11 @@ def _certificate(wanted: Certificate, identity: Identity) -> str | None:
     return None
 
 
-def _network(wanted: Sequence[object], identity: Identity) -> str | None:
+def _network(wanted: Sequence[Network], identity: Identity) -> str | None:
     address = identity.address
     if address is None:
         return "it has no address"
-    if not any(address in network for network in wanted):  # type: ignore[operator] # networks
+    if not any(address in network for network in wanted):
         return f"it comes from {address}"
     return None
 

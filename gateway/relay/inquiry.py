@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gateway.access.chain import Placed, Terms, join, peek, prepares, terms
 from gateway.access.rules import Grant, NotGranted
@@ -62,6 +62,14 @@ class _Kept:
     opened: Opened
 
 
+class Patiently(Protocol):
+    """Waits for an upstream as long as the client is there, and gives what came of it."""
+
+    async def __call__(self, wait: Callable[[], Awaitable[_Result]], /) -> _Result:
+        """Wait."""
+        ...
+
+
 class Inquiry:
     """One client's questions. `patiently` waits for an upstream, as long as the client is there.
 
@@ -74,7 +82,7 @@ class Inquiry:
         core: ServerNegotiation,
         identity: Identity,
         listener: str,
-        patiently: Callable[..., Awaitable[object]],
+        patiently: Patiently,
         log: FilteringBoundLogger,
         *,
         has_tls: bool,
@@ -365,8 +373,7 @@ class Inquiry:
         return place
 
     async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
-        result: _Result = await self._patiently(wait)  # type: ignore[assignment] # what `wait` gives
-        return result
+        return await self._patiently(wait)
 
 
 def _same(one: Grant, other: Grant) -> bool:

@@ -56,7 +56,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
         nbdkit.kill()
         clients = [Process("nbdinfo", "--size", gateway.uri) for _ in range(8)]
         wait_until(
-            lambda times=times: gateway.process.output.count("upstream is down") == times,  # type: ignore[misc]
+            lambda times=times: gateway.process.output.count("upstream is down") == times,  # type: ignore[misc] # bound now
             "a client has met a server that is down",
         )
         nbdkit = start()
