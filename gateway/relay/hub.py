@@ -20,10 +20,11 @@ from collections.abc import Callable
 import trio
 
 from gateway.net.options import RelaySocket
+from gateway.relay.crowd import Crowd
 from gateway.relay.lane import BufferPool
 from gateway.relay.scan.locks import Held
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.session import LOST_SECONDS, Crowd, Session
+from gateway.relay.session import LOST_SECONDS, Session
 from gateway.throttle import Charges, Clock, Doors
 
 QUIET_SECONDS = 0.0002
@@ -58,7 +59,7 @@ class Hub:
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._epoll = select.epoll()
         self._ready: dict[int, Callable[[int], int]] = {}
-        self._pool = BufferPool()
+        self.pool = BufferPool()
         self.sessions: set[Session] = set()
         self._finish: tuple[str, float] | None = None
         self._clock = clock
@@ -129,23 +130,26 @@ class Hub:
     async def relay(
         self,
         client: RelaySocket,
-        link: RelaySocket,
+        link: RelaySocket | None,
         traffic: Traffic,
         client_data: bytes = b"",
         charges: Charges = (),
         *,
+        push: Callable[[], None] | None = None,
         begins: Callable[[Session, trio.Nursery], None] | None = None,
     ) -> Session:
-        """Relay between two non-blocking sockets until the session has ended; give it back, for it knows
-        why it did. Its requests are charged to buckets (`Session.throttle` changes that later).
+        """Relay between two non-blocking sockets (or, without a link, with whom `push` pushes: see `Session`)
+        until the session has ended; give it back, for it knows why it did. Its requests are charged to
+        buckets (`Session.throttle` changes that later).
 
         `begins` is called before anything is relayed, with a nursery that ends with the session. The sockets
         stay open. Raises what went wrong in the session, if it was our fault.
         """
-        session = Session(client, link, traffic, self._pool, self._watch, self._doors)
+        session = Session(client, link, traffic, self.pool, self.watch, self._doors, push)
         session.throttle(charges)
-        self._enter(client, session.client_ready)
-        self._enter(link, session.link_ready)
+        self.enter(client, session.client_ready)
+        if link is not None:
+            self.enter(link, session.link_ready)
         self.sessions.add(session)
         try:
             async with trio.open_nursery() as nursery:
@@ -164,8 +168,9 @@ class Hub:
             session.close()
             session.traffic.locks.tell()
             self.sessions.discard(session)
-            self._leave(client)
-            self._leave(session.link)
+            self.leave(client)
+            if session.link is not None:
+                self.leave(session.link)
         if session.bug is not None:
             raise session.bug
         return session
@@ -174,15 +179,18 @@ class Hub:
         """Have a session that is held and quiet go on over another link (`Session.relink`). The old one's
         socket is the caller's to close.
         """
-        self._leave(session.link)
-        self._enter(link, session.link_ready)
+        if session.link is not None:
+            self.leave(session.link)
+        self.enter(link, session.link_ready)
         session.relink(link, traffic)
 
-    def _enter(self, sock: RelaySocket, ready: Callable[[int], int]) -> None:
+    def enter(self, sock: RelaySocket, ready: Callable[[int], int]) -> None:
+        """Have `ready` called with the events of a socket that are watched for; it gives the `Crowd`."""
         self._ready[sock.fileno()] = ready
         self._epoll.register(sock.fileno(), select.EPOLLET)
 
-    def _leave(self, sock: RelaySocket) -> None:
+    def leave(self, sock: RelaySocket) -> None:
+        """Forget a socket, before it is closed."""
         self._epoll.unregister(sock.fileno())
         del self._ready[sock.fileno()]
 
@@ -192,8 +200,8 @@ class Hub:
         for session in list(self.sessions):
             session.finish(reason, seconds)
 
-    def _watch(self, sock: RelaySocket, events: int) -> None:
-        """Have a session called for these events.
+    def watch(self, sock: RelaySocket, events: int) -> None:
+        """Have whoever has entered a socket called for these events.
 
         With no events it is still told, once, when the socket has failed or was closed on the other side
         (edge-triggered: else the epoll would report that for ever to a session that cannot act on it).

@@ -72,7 +72,9 @@ class Scan(Protocol):
 
 
 class Lane:
-    """One direction of a session. `source` and `sink` are non-blocking sockets."""
+    """One direction of a session. `source` and `sink` are non-blocking sockets; one that is never used may be
+    missing.
+    """
 
     __slots__ = (
         "_buffer",
@@ -89,7 +91,11 @@ class Lane:
     )
 
     def __init__(
-        self, source: RelaySocket, sink: RelaySocket, scan: Scan, pool: BufferPool
+        self,
+        source: RelaySocket | None,
+        sink: RelaySocket | None,
+        scan: Scan,
+        pool: BufferPool,
     ) -> None:
         self.source = source
         self.sink = sink
@@ -123,6 +129,7 @@ class Lane:
         if end == len(buffer):
             # The scanner holds back whole messages (never one that is larger than a buffer).
             return
+        assert self.source is not None
         try:
             count = self.source.recv_into(view[end:] if end else buffer)
         except BlockingIOError:
@@ -158,6 +165,7 @@ class Lane:
         """Send once. Raises OSError if the sink has failed."""
         out = self.out
         if out:
+            assert self.sink is not None
             try:
                 if len(out) == 1:
                     sent = self.sink.send(out[0])

@@ -27,7 +27,6 @@ between the two. A client that said DISC and is still there may take the time it
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +35,7 @@ import trio
 
 from gateway.net.options import RelaySocket
 from gateway.protocol.errors import Hangup
+from gateway.relay.crowd import GONE, READ, WRITE, Crowd, crowd_of
 from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.locks import Held
@@ -44,42 +44,19 @@ from gateway.relay.scan.traffic import Traffic
 from gateway.throttle import Charges, Doors, Gate
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.errors import WireError
-from gateway.wire.limits import KIB
 from gateway.wire.transmission import REQUEST
-
-READ = select.EPOLLIN
-WRITE = select.EPOLLOUT
-
-
-class Crowd:
-    """What a session's commands under way mean for how the hub waits."""
-
-    NONE = 0
-    """So few that each reply is waited for."""
-    LARGE = 1
-    """Many: the peers are busy."""
-    SMALL = 2
-    """Many small ones: it pays to let more of them come together."""
-
 
 LOST_SECONDS = 30
 """How long what is under way may take when the client or the upstream has gone: as long as a server may
 reasonably take for one command, and no longer than a link may be kept from other uses."""
 
-FEW_COMMANDS = 4
-"""Up to here a client waits for each single reply, and so must not be kept waiting."""
-
-SMALL_BYTES = 16 * KIB
-"""A command of no more than this costs more in system calls than in bytes."""
-
 TURNS = 4
 """How often requests left in the buffer are taken up, `MAX_ANSWERS` at a time, before it is others' turn."""
 
-GONE = select.EPOLLHUP | select.EPOLLERR
-
 
 class Session:
-    """Relays between `client` and `link` (non-blocking sockets) as the plan of `traffic` says.
+    """Relays between `client` and `link` (non-blocking sockets) as the plan of `traffic` says. Without a link
+    its jobs ask somebody else (a bundle), whose `push` has sent what they ask.
 
     `watch(socket, events)` is called when the events that the session waits for have changed.
     """
@@ -94,6 +71,7 @@ class Session:
         "_link_closed",
         "_link_mute",
         "_more",
+        "_push",
         "_replies",
         "_replies_lane",
         "_requests",
@@ -116,11 +94,12 @@ class Session:
     def __init__(
         self,
         client: RelaySocket,
-        link: RelaySocket,
+        link: RelaySocket | None,
         traffic: Traffic,
         pool: BufferPool,
         watch: Callable[[RelaySocket, int], None],
         doors: Doors,
+        push: Callable[[], None] | None = None,
     ) -> None:
         self.client = client
         self.link = link
@@ -133,7 +112,8 @@ class Session:
         self._watch = watch
         self._doors = doors
         self._gate: Gate | None = None
-        self._interest = {client: 0, link: 0}
+        self._push = push
+        self._interest = {client: 0} if link is None else {client: 0, link: 0}
         self._flowing = False  # both sockets are waited for to be read, and for nothing else
         self._more = False  # requests are left in the buffer that nothing holds back
         self._stopping = False  # no request is begun any more
@@ -222,6 +202,7 @@ class Session:
         self._step(self._part_from_link, 0)
 
     def _part_from_link(self, _events: int) -> None:
+        assert self.link is not None
         assert self.settled
         assert self.quiet
         if not self.link_lost:
@@ -249,7 +230,8 @@ class Session:
         self._replies = reply_scan(traffic)
         self._requests_lane.lead_to(link, self._requests)
         self._replies_lane.come_from(link, self._replies)
-        del self._interest[self.link]
+        if self.link is not None:
+            del self._interest[self.link]
         self._interest[link] = 0
         self.link = link
         self._link_closed = self._link_mute = False
@@ -278,6 +260,8 @@ class Session:
             self.bug = error
             self.close()
         self.traffic.locks.tell()  # no scanner is at work now
+        if self._push is not None:
+            self._push()
         return self.crowd
 
     def _client_ready(self, events: int) -> None:
@@ -293,6 +277,7 @@ class Session:
             self._guard_requests(self._requests_lane.receive)
 
     def _link_ready(self, events: int) -> None:
+        assert self.link is not None
         if events & GONE:
             events |= self._interest[self.link]
         if events & WRITE:
@@ -303,11 +288,7 @@ class Session:
     @property
     def crowd(self) -> int:
         """Say how many commands are under way, and of what kind, to judge by the newest."""
-        in_flight = self.traffic.in_flight
-        if len(in_flight) <= FEW_COMMANDS:
-            return Crowd.NONE
-        small = next(reversed(in_flight.values()))[3] <= SMALL_BYTES
-        return Crowd.SMALL if small and len(in_flight) > 2 * FEW_COMMANDS else Crowd.LARGE
+        return crowd_of(self.traffic.in_flight)
 
     def finish(self, reason: str, seconds: float) -> None:
         """End in good order, within `seconds`: begin no more requests, answer those under way, then close.
@@ -424,10 +405,13 @@ class Session:
         if self._client_gone:
             self._replies_lane.discard()
             return
+        lane = self._replies_lane
         try:
-            self._replies_lane.send()
+            lane.send()
         except OSError as error:
             self._lose_client(f"the client's connection failed: {error.strerror or error}")
+        if self.link is None:  # else nothing comes as long as something is unsent
+            self.traffic.backlog = sum(map(len, lane.out))
 
     def _send_requests(self) -> None:
         if self._link_mute:
@@ -465,7 +449,8 @@ class Session:
             # A WRITE is half sent upstream and will never be whole: nothing may follow it.
             self._link_mute = True
             self._requests_lane.discard()
-            _shut_down(self.link)
+            if self.link is not None:
+                _shut_down(self.link)
 
     def _lose_link(self, reason: str) -> None:
         quiet = self.quiet
@@ -524,8 +509,9 @@ class Session:
             self._end()
             return
         self._want(self.client, self._client_interest())
-        self._want(self.link, self._link_interest())
-        self._flowing = self._interest[self.client] == self._interest[self.link] == READ
+        if self.link is not None:
+            self._want(self.link, self._link_interest())
+        self._flowing = all(interest == READ for interest in self._interest.values())
 
     def _resume_requests(self) -> None:
         """Take up requests that were left in the buffer because too many were under way, or too many of our
@@ -574,7 +560,7 @@ class Session:
 
     def _end(self) -> None:
         if not self.ended.is_set():
-            if not self._link_mute:
+            if not self._link_mute and self.link is not None:
                 link = self.traffic.plan.link
                 self._requests_lane.out.append(link.encode_request(Cmd.DISC, 0, 0, 0, 0))
                 self._send_requests()
@@ -590,8 +576,8 @@ class Session:
         # Others may wait for what it has under way, and for its ranges.
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
         self.traffic.locks.leave(self.traffic.in_flight)
-        self._want(self.client, 0)
-        self._want(self.link, 0)
+        for sock in self._interest:
+            self._want(sock, 0)
         self.ended.set()
 
 

@@ -590,7 +590,7 @@ class Line:
         """Nothing is left anywhere, and everything was answered that could be."""
         jobs = self.traffic.jobs
         assert not jobs
-        assert not jobs._asks
+        assert not self.traffic.asks
         assert (jobs.bytes, jobs.waiting) == (0, 0)
         if not self._mortal:
             assert not self.client.under_way

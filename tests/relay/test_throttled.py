@@ -270,14 +270,17 @@ async def test_what_a_client_sent_behind_its_last_option_is_charged_as_well(
         async def relay(
             self,
             client: RelaySocket,
-            link: RelaySocket,
+            link: RelaySocket | None,
             traffic: Traffic,
             client_data: bytes = b"",
             charges: Charges = (),
             *,
+            push: Callable[[], None] | None = None,
             begins: Callable[[Session, trio.Nursery], None] | None = None,
         ) -> Session:
-            return await super().relay(client, link, traffic, client_data, own, begins=begins)
+            return await super().relay(
+                client, link, traffic, client_data, own, push=push, begins=begins
+            )
 
     own = [(bucket(1, 0.01), Unit.OPERATIONS)]
     hub = Throttling(trio.current_time)

@@ -17,6 +17,7 @@ start of the upstream's (`offer.base`), offsets are the client's until they are 
     replies.py    a simple upstream's replies, and what all replies have in common
     chunks.py     a structured or extended upstream's replies
     traffic.py    what is under way
+    asks.py       commands of our own on one link
     jobs.py       commands that take several of the upstream's: what drives them
     translate.py  and what they do, one generator for each
     locks.py      ranges that a read-modify-write has to itself

@@ -272,7 +272,7 @@ class ChunkReplies(Replies):
         behind, content = pos + head + size, pos + head + 8
         cookie, word, asked, _wanted = entry
         if word & ASK:
-            room = memoryview(self.traffic.jobs.outcome(ours).data)
+            room = memoryview(self.traffic.asks.outcome(ours).data)
             self._asked_data = room[offset - asked : offset - asked + size - 8]
             self._asked_done = None
             at = self._take_asked(view, content, end)
@@ -347,7 +347,7 @@ class ChunkReplies(Replies):
         partial.contexts.add(context_id)
         cookie, word, asked, length = entry
         if word & ASK:
-            self.traffic.jobs.outcome(ours).status[context_id] = extents
+            self.traffic.asks.outcome(ours).status[context_id] = extents
             return
         client_id = plan.context_ids[context_id]
         if client_id is None:
@@ -376,7 +376,7 @@ class ChunkReplies(Replies):
         partial = self._partial(ours)
         partial.failed = True
         if word & ASK:
-            outcome = self.traffic.jobs.outcome(ours)
+            outcome = self.traffic.asks.outcome(ours)
             if not outcome.error:
                 outcome.error, outcome.text, outcome.offset = told.error, told.text, offset
             if done:
@@ -415,7 +415,7 @@ class ChunkReplies(Replies):
     def _note_missing(self, ours: int, entry: Entry) -> None:
         """A job is told of what its READ or BLOCK_STATUS lacks."""
         missing = self._missing(ours, entry)
-        outcome = self.traffic.jobs.outcome(ours)
+        outcome = self.traffic.asks.outcome(ours)
         if missing and not outcome.error:
             outcome.error, outcome.text = Errno.EIO, missing
 

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.protocol.commands import normal_error
+from gateway.relay.scan.asks import Ask, Data, Done, Outcome
 from gateway.relay.scan.extents import STATUS_TOO_LONG, Extents, narrowed
-from gateway.relay.scan.locks import ASK, Held, RangeLocks
+from gateway.relay.scan.locks import Held, RangeLocks
 from gateway.wire import limits
-from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import EXTENDED, Framing
 
 if TYPE_CHECKING:
@@ -28,33 +30,6 @@ if TYPE_CHECKING:
 MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
 """Payloads that one session's jobs hold, in either direction, before no further request is begun. One of
 any size is always taken, so a session holds less than twice as much."""
-
-Data = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A command for the upstream; `data` is that of a WRITE, `flags` are without PAYLOAD_LEN."""
-
-    command: Cmd
-    offset: int
-    length: int
-    flags: int = 0
-    data: Data = field(default=b"", repr=False)  # what is on disks has no place in a log
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What the upstream said to an `Ask`."""
-
-    error: int = 0
-    text: str = ""
-    offset: int | None = None
-    """Where in the export the error is, if that was told."""
-    data: bytearray = field(default_factory=bytearray, repr=False)
-    """Of a READ."""
-    status: dict[int, Extents] = field(default_factory=dict)
-    """Of a BLOCK_STATUS: the link's context id -> extents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +87,6 @@ def moved(job: Job, base: int) -> Job:
 class Running:
     """A job under way, and who waits for its answer."""
 
-    cookie: int
-    """The client's, of the command that it is for; of no meaning if a hook has asked."""
     job: Job
     cost: int
     done: Callable[[Answer], None]
@@ -121,24 +94,33 @@ class Running:
     missing: int = 0
     claims: list[Held] = field(default_factory=list)
     waits: bool = False
-    """It has nothing in flight: it waits for a range, or for hooks."""
+    """It has nothing in flight here: it waits for a range, for hooks, or for what it asks elsewhere."""
 
 
 class Jobs:
     """One session's jobs. What they have to say gathers in `traffic.to_upstream` and `traffic.to_client`."""
 
-    def __init__(self, traffic: Traffic, link: Framing, client: Framing, locks: RangeLocks) -> None:
+    def __init__(
+        self,
+        traffic: Traffic,
+        send: Callable[[Ask, Done], None],
+        client: Framing,
+        locks: RangeLocks,
+        *,
+        elsewhere: bool,
+    ) -> None:
+        """`send` takes asks: `elsewhere`, or over the link of this traffic, which counts them in flight."""
         self._traffic = traffic
-        self._link = link
+        self._elsewhere = elsewhere
+        self._send_ask = send
         self._client = client
         self._locks = locks
         self._running: dict[Running, None] = {}
-        self._asks: dict[int, tuple[Running, Outcome]] = {}
         self.bytes = 0
         """What jobs hold in memory."""
         self.waiting = 0
-        """Jobs that wait for a claim or for hooks: they have nothing in flight, and count as commands under way
-        all the same."""
+        """Jobs that have nothing in flight here: they wait for a claim, for hooks or for asks elsewhere, and
+        count as commands under way all the same."""
         self.outside: Callable[[Running, Outside], None] = _nobody_is
         """Called with a job whose command hooks do; `answer` ends it."""
         self.woken: Callable[[Callable[[], None]], None] = _at_once
@@ -151,13 +133,15 @@ class Jobs:
         """Begin a job for a command of the client; `cost` in bytes."""
 
         def done(answer: Answer) -> None:
+            if answer.error and word & 0xFFFF == Cmd.FLUSH and self._traffic.unflushed:
+                self._traffic.pay()  # that was it: it was under way when the loss was found
             self._traffic.to_client += self._encoded(cookie, word, offset, answer)
 
-        self._start(Running(cookie, job, cost, done))
+        self._start(Running(job, cost, done))
 
     def ask(self, job: Job, done: Callable[[Answer], None]) -> None:
         """Begin a job for a hook, which holds the data; `done` is called with its answer, and never raises."""
-        self._start(Running(0, job, 0, done))
+        self._start(Running(job, 0, done))
 
     def _start(self, running: Running) -> None:
         self._running[running] = None
@@ -169,22 +153,10 @@ class Jobs:
         if running in self._running:
             self._end(running, answer)
 
-    def outcome(self, ours: int) -> Outcome:
-        """Give where the reply to an ask is collected."""
-        return self._asks[ours][1]
-
-    def settle(self, ours: int) -> None:
-        """The reply to an ask is complete."""
-        running, _outcome = self._asks.pop(ours)
-        running.missing -= 1
-        if not running.missing:
-            self._go_on(running)
-
     def fail(self, error: Errno, text: str) -> None:
         """The link has died: answer every command that a job is for."""
         while self._running:  # ending one may wake another, which may end
             self._end(next(iter(self._running)), Answer(error, text))
-        self._asks.clear()
 
     # --- Steps
 
@@ -227,23 +199,26 @@ class Jobs:
         running.waits = False
 
     def _send(self, running: Running, asks: list[Ask]) -> None:
-        traffic = self._traffic
-        for ask in asks:
-            ours = traffic.new_cookie()
-            word = ask.flags << 16 | ask.command
-            traffic.in_flight[ours] = (running.cookie, ASK | word, ask.offset, ask.length)
-            outcome = Outcome(data=bytearray(ask.length if ask.command is Cmd.READ else 0))
-            running.outcomes.append(outcome)
-            self._asks[ours] = running, outcome
-            flags = ask.flags
-            if ask.command is Cmd.WRITE and self._link is EXTENDED:
-                flags |= CmdFlag.PAYLOAD_LEN
-            traffic.to_upstream.append(
-                self._link.encode_request(ask.command, flags, ours, ask.offset, ask.length)
-            )
-            if ask.data:
-                traffic.to_upstream.append(memoryview(ask.data))
+        running.outcomes = [_NOT_YET] * len(asks)
         running.missing = len(asks)
+        if self._elsewhere:
+            running.waits = True
+            self.waiting += 1
+        lost = self._traffic.lost
+        for number, ask in enumerate(asks):
+            settle = partial(self._settle, running, number)
+            if lost and ask.command is Cmd.READ and self._traffic.is_lost(ask.offset, ask.end):
+                settle(Outcome(Errno.EIO, "the server may have lost what was written here"))
+            else:
+                self._send_ask(ask, settle)
+
+    def _settle(self, running: Running, number: int, outcome: Outcome) -> None:
+        """The reply to an ask is complete; the job goes on with the last of them, unless it has ended."""
+        running.outcomes[number] = outcome
+        running.missing -= 1
+        if not running.missing and running in self._running:
+            self._wait_no_more(running)
+            self._go_on(running)
 
     def _end(self, running: Running, answer: Answer) -> None:
         del self._running[running]
@@ -277,6 +252,10 @@ class Jobs:
                 return [client.failure(cookie, asked, Errno.EIO, STATUS_TOO_LONG)]
             said.append(client.status(cookie, asked, context_id, told, done=done))
         return said or [client.success(cookie, asked, read=word & 0xFFFF == Cmd.READ)]
+
+
+_NOT_YET = Outcome()
+"""In place of an outcome that has not come."""
 
 
 def _nobody_is(_running: Running, outside: Outside) -> None:

@@ -98,6 +98,7 @@ class Replies:
         for cookie, word, asked, _length in traffic.in_flight.values():
             if not word & ASK:
                 out.append(client.failure(cookie, asked, Errno.EIO, why))
+        traffic.asks.drop()
         traffic.jobs.fail(Errno.EIO, why)
         out += traffic.to_client
         traffic.to_client.clear()
@@ -161,14 +162,14 @@ class Replies:
         """The reply to a job's ask is complete."""
         del self.traffic.in_flight[ours]
         self.traffic.partial.pop(ours, None)
-        self.traffic.jobs.settle(ours)
+        self.traffic.asks.settle(ours)
 
     def _settle_simple(self, ours: int, entry: Entry, error: int, out: Out) -> None:
         """Take the whole simple reply to a command: an error, or one without data."""
         cookie, word, asked, _length = entry
         if word & ASK:
             if error:
-                self.traffic.jobs.outcome(ours).error = error
+                self.traffic.asks.outcome(ours).error = error
             self._settle_ask(ours)
             return
         del self.traffic.in_flight[ours]
@@ -243,7 +244,7 @@ class SimpleReplies(Replies):
             )
         entry = self._entry(ours)
         if not error and entry[1] & 0xFFFF == Cmd.READ:  # a job's
-            self._asked_data = memoryview(self.traffic.jobs.outcome(ours).data)
+            self._asked_data = memoryview(self.traffic.asks.outcome(ours).data)
             self._asked_done = ours
             return self._take_asked(view, pos + 16, end)
         self._settle_simple(ours, entry, error, out)

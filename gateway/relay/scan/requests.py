@@ -12,7 +12,7 @@ from gateway.protocol.commands import (
     subset_refusal,
 )
 from gateway.protocol.errors import Hangup
-from gateway.protocol.table import touches
+from gateway.protocol.table import Ranges, touches
 from gateway.relay.scan.jobs import Outside, hooked, moved
 from gateway.relay.scan.plan import Plan, Route
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
@@ -108,7 +108,8 @@ class RequestScan:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
         traffic = self._traffic
         in_flight = traffic.in_flight
-        fast = self._fast.get
+        # What may be lost must be looked at one by one.
+        fast = _no_word_is if traffic.lost else self._fast.get
         size, mask, base = self._size, self._mask, self._base
         client, link = traffic.plan.offer.framing, traffic.plan.link
         unpack, header, client_magic = (
@@ -229,7 +230,7 @@ class RequestScan:
         if plan.shadow is not None and (would := plan.shadow.refusal(word, offset, length)):
             traffic.observe(word, would)
         if command == Cmd.FLUSH and traffic.unflushed:
-            why, traffic.unflushed = traffic.unflushed, ""
+            why = traffic.pay()
             traffic.count_refusal(word, Refused(Errno.EIO, why))
             self.answers.append(traffic.failure(cookie, offset, Errno.EIO, why))
         elif (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
@@ -301,6 +302,12 @@ class RequestScan:
         behind = pos + length
         self._drop_left = max(0, behind - end)
         return min(behind, end)
+
+
+def _no_word_is(
+    _word: int, never: tuple[int, int, Ranges | None]
+) -> tuple[int, int, Ranges | None]:
+    return never
 
 
 def _may_pass(gate: Gate, word: int, length: int) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.protocol.commands import Refused
 from gateway.protocol.table import ALL_COMMANDS
+from gateway.relay.scan.asks import Ask, Asks, Done
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.plan import Plan
@@ -68,12 +70,15 @@ class Traffic:
 
     __slots__ = (
         "_most_in_flight",
+        "asks",
+        "backlog",
         "gate",
         "held",
         "in_flight",
         "jobs",
         "last_cookie",
         "locks",
+        "lost",
         "observed",
         "observed_first",
         "partial",
@@ -81,10 +86,17 @@ class Traffic:
         "refused",
         "to_client",
         "to_upstream",
+        "told",
         "unflushed",
     )
 
-    def __init__(self, plan: Plan, locks: RangeLocks | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        locks: RangeLocks | None = None,
+        send: Callable[[Ask, Done], None] | None = None,
+    ) -> None:
+        """`send` takes the asks of jobs; None: they go over this link."""
         self.plan = plan
         self.in_flight: dict[int, Entry] = {}
         """Our cookie -> the command; of a job's ask, with ASK in its word."""
@@ -103,14 +115,44 @@ class Traffic:
         """Why the first of each would have been."""
         self.locks = locks or RangeLocks()
         self.locks.join(self.in_flight)
-        self.jobs = Jobs(self, plan.link, plan.offer.framing, self.locks)
+        self.asks = Asks(self)
+        self.jobs = Jobs(
+            self,
+            send or self.asks.send,
+            plan.offer.framing,
+            self.locks,
+            elsewhere=send is not None,
+        )
         self.gate: Gate | None = None
         self.held = False
         """The gate has not let a request through: it stays unread, and all behind it, until whoever set the
         gate clears this."""
         self.unflushed = ""
         """Why the client's next FLUSH must fail: the server has said so to a FLUSH of ours."""
+        self.lost: list[tuple[int, int]] = []
+        """Upstream's ranges (start, end) of what the server may have lost; READs of them fail until the client
+        has been told, or they are written again."""
+        self.told: Callable[[], None] = _nobody_asks
+        """Called when the client has been told what it was owed."""
+        self.backlog = 0
+        """Bytes of replies that the client has not taken, where the link is read all the same."""
         self._most_in_flight = MAX_IN_FLIGHT
+
+    def owe(self, why: str, lost: Sequence[tuple[int, int]]) -> None:
+        """The client's next FLUSH must fail, and until then READs of what is lost."""
+        self.unflushed = why
+        self.lost = sorted([*self.lost, *lost])
+
+    def pay(self) -> str:
+        """The client is told now: give why."""
+        why, self.unflushed = self.unflushed, ""
+        self.lost = []
+        self.told()
+        return why
+
+    def is_lost(self, start: int, end: int) -> bool:
+        """Say whether any of these bytes may be lost."""
+        return any(first < end and start < behind for first, behind in self.lost)
 
     def take_over(self, before: Traffic) -> None:
         """Go on for the same client after another link, on which nothing is under way any more."""
@@ -118,7 +160,7 @@ class Traffic:
         self.refused = before.refused
         self.observed, self.observed_first = before.observed, before.observed_first
         self.gate, self.held = before.gate, before.held
-        self.unflushed = before.unflushed
+        self.unflushed, self.lost = before.unflushed, before.lost
         self.most_in_flight = before.most_in_flight
 
     @property
@@ -150,7 +192,7 @@ class Traffic:
     @property
     def room(self) -> int:
         """How many requests may be begun (less than none: `most_in_flight` was more)."""
-        if self.held or self.jobs.bytes >= MAX_JOB_BYTES:
+        if self.held or self.jobs.bytes + self.backlog >= MAX_JOB_BYTES:
             return 0
         return self._most_in_flight - len(self.in_flight) - self.jobs.waiting
 
@@ -167,6 +209,10 @@ class Traffic:
         request's offset, `offset` that of the error.
         """
         return self.plan.offer.framing.failure(cookie, asked, error, text, offset=offset)
+
+
+def _nobody_asks() -> None:
+    pass
 
 
 def _named(word: int) -> str:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from gateway.protocol.commands import FUA_MATTERS
+from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.relay.scan.extents import cut_front, mended_extents
-from gateway.relay.scan.jobs import Answer, Ask, Claim, Data, Job, Outcome
+from gateway.relay.scan.jobs import Answer, Claim, Job
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 

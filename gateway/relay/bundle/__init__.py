@@ -1,0 +1,34 @@
+"""The links of one export that act as one: several for speed, one for many clients, and the next one when one
+dies.
+
+Sessions' jobs ask a *bundle*, where a session of its own asks its link. A bundle has one *line* for each link:
+our cookies, what is under way, the scanner of its replies. It says which line does what, and answers each ask
+exactly once, however many links that takes.
+
+What must hold:
+
+- *A byte has one line.* What is asked goes by the stripe that it is in, so whoever has been told that a byte is
+  written reads it back, under both readings of CAN_MULTI_CONN. What spans stripes is cut at their borders.
+- *A FLUSH covers what was answered before it was sent.* So one may join another only as long as that one has
+  not been sent. A server with CAN_MULTI_CONN flushes for all its connections, so one line does it for all.
+- *Lines are changed at a standstill*: nothing is under way, and what was written over one line is flushed
+  before it is read or written over another.
+- *What is acknowledged and not flushed may be gone with the server*, and NBD has no way to ask. It is
+  remembered (`unflushed`), and when all links have died, the sessions are told (`ledger`), or it is looked
+  for, or it is written again (`recovery`).
+- *What was asked and not answered may have happened, may happen yet, or may not.* Reads are asked again. A
+  write is read back first; if it is not there, it is asked again when the old one can hardly come any more,
+  and until then whatever overlaps it waits.
+
+    unflushed.py   what has been written and is not known to be durable
+    ledger.py      what of it is lost, and who has to be told
+    stripes.py     which line has which byte
+    line.py        one link
+    core.py        who asks what when
+    recovery.py    what is done when lines have changed, step by step
+    wire.py        a line's socket, in the hub
+    keeper.py      makes links, and makes them again
+
+All but the last two are pure: no socket, no clock of their own, no await. A model with a server that has a
+volatile cache, and dies whenever it likes, holds them to the above (tests/relay/bundle).
+"""

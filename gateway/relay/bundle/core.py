@@ -1,0 +1,727 @@
+"""Who asks what when: the core of a bundle. See the package's docstring for what must hold.
+
+The life of an ask: it waits in its session's *port*; ports take turns, so that a session with much to do
+holds up nobody. When it is its turn it is cut into *pieces*, one for each stripe. A piece waits while it must
+not overtake another (`_conflict`), then it goes to its line. When the last piece is answered, so is the ask.
+
+The bundle is in one of these states:
+
+- UP: pieces go out;
+- SETTLING: lines have come or gone; no piece goes out, and those under way are waited for;
+- MENDING: nothing is under way but what a recovery asks (`recovery`), which goes on step by step;
+- DOWN: there is no line;
+- OVER: there will be none any more; every ask fails.
+
+Pieces that a line left unanswered when it died are *orphans*. They are what recovery begins with, in the
+order in which they were sent, and what it has not settled goes out again first when the bundle is up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gateway.protocol.commands import WRITE_CLASS
+from gateway.protocol.export import Export
+from gateway.relay.bundle import stripes
+from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.unflushed import Keep, Unflushed
+from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.scan.traffic import Traffic
+from gateway.wire import limits
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+
+LINE_COMMANDS = 128
+"""Asks that are under way on one line: as many as one session may have. What is beyond that waits here, where
+it can be shared out fairly."""
+
+LINE_BYTES = 16 * limits.MIB
+"""Data of asks under way on one line, unless it is one alone: enough for any link, and no more than a second's
+worth on a slow one that somebody else's small request has to wait for."""
+
+TURN_BYTES = 256 * limits.KIB
+"""What a port may begin when it is its turn: less would cost more turns than it is worth."""
+
+COMMAND_BYTES = 4 * limits.KIB
+"""What a command without data counts as in that."""
+
+
+class Unanswered(Enum):
+    """What becomes of writes whose answer was lost with their link."""
+
+    REISSUE = "reissue"
+    EIO = "eio"
+
+
+class Doubt(Enum):
+    """What becomes of writes that were acknowledged and not flushed when all links died."""
+
+    STICKY = "sticky"
+    VERIFY = "verify"
+    REPLAY = "replay"
+    ASSUME_DURABLE = "assume-durable"
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """How a bundle lives through the loss of its links; the keys of `[upstream.NAME]`."""
+
+    reconnect_seconds: float = 60
+    unflushed: Doubt = Doubt.STICKY
+    replay_bytes: int = 256 * limits.MIB
+    unknown_writes: Unanswered = Unanswered.REISSUE
+    late_write_seconds: float = 30
+    stall_seconds: float = 0
+
+
+KEPT = {
+    Doubt.STICKY: Keep.RANGES,
+    Doubt.ASSUME_DURABLE: Keep.RANGES,
+    Doubt.VERIFY: Keep.DIGESTS,
+    Doubt.REPLAY: Keep.DATA,
+}
+"""What has to be kept of what is not flushed."""
+
+
+class State(Enum):
+    """See the module's docstring."""
+
+    UP = "up"
+    SETTLING = "settling"
+    MENDING = "mending"
+    DOWN = "down"
+    OVER = "over"
+
+
+@dataclass(slots=True, eq=False)
+class Port:
+    """A session's way into a bundle."""
+
+    traffic: Traffic | None
+    """None: nobody's; nobody has to be told of a loss through it."""
+    wake: Callable[[], None]
+    """Called when `answered` has become more than nothing; whoever is woken calls `Bundle.answers`."""
+    waiting: deque[Task] = field(default_factory=deque)
+    answered: list[tuple[Done, Outcome]] = field(default_factory=list)
+    credit: int = 0
+    """Bytes that it may begin in this turn."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """An ask of a session."""
+
+    ask: Ask
+    done: Done
+    port: Port
+    missing: int = 0
+    outcome: Outcome = field(default_factory=Outcome)
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """What goes to one line: a part of a task, or what a recovery asks."""
+
+    ask: Ask
+    done: Callable[[Piece, Outcome], None]
+    task: Task | None = None
+    slot: int | None = None
+    """Which line; None: that of its stripe."""
+    alone: bool = False
+    """It overlaps nothing that is under way, and nothing begins that overlaps it."""
+    unknown: bool = False
+    """It was under way on a line that died."""
+    lost_at: float = -math.inf
+    """When that was."""
+    not_before: float = -math.inf
+    line: Line | None = None
+    since: float = 0.0
+
+    @property
+    def writes(self) -> bool:
+        """It changes the disk."""
+        return self.ask.command in WRITE_CLASS
+
+
+Steps = Generator[list[tuple[Ask, int | None]], list[Outcome], None]
+"""A recovery: it yields asks that go out together, each with the slot of its line (None: that of its stripe),
+and is sent their outcomes."""
+
+
+@dataclass(slots=True)
+class _Mending:
+    steps: Steps
+    outcomes: list[Outcome | None] = field(default_factory=list)
+    missing: int = 0
+
+
+class Bundle:
+    """The lines of one export. `export` is what was promised of it.
+
+    `clock` gives seconds. `say` is told what the operator should know. `changed` is called when a line has gone
+    or `due` has changed.
+    """
+
+    def __init__(
+        self,
+        export: Export,
+        count: int,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], float],
+        stripe: int = stripes.LEAST_STRIPE_BYTES,
+        strong: bool = False,
+        survival: Survival = Survival(),
+        say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.export = export
+        self.count = count
+        """How many lines it wants."""
+        self.survival = survival
+        self.ledger = ledger
+        self.unflushed = Unflushed(KEPT[survival.unflushed])
+        self.state = State.DOWN
+        self.lines: dict[int, Line] = {}
+        """By slot. Those in use are `_in_use`; others wait for a standstill."""
+        self.lost_at = -math.inf
+        """When the last line of all was lost."""
+        self.why = ""
+        """Why there is no line, or will be none."""
+        self._clock = clock
+        self._say = say
+        self._changed = changed
+        self._stripe = stripe
+        self._strong = strong
+        self._flags = export.flags
+        self._flushes = bool(self._flags & Flag.SEND_FLUSH and not self._flags & Flag.READ_ONLY)
+        self._orders = survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY)
+        self._in_use: list[Line] = []
+        self._total_loss = False  # since lines were in order last, there was a time without any
+        self._under_way: dict[Piece, None] = {}
+        self._bytes = 0
+        self._held: list[Piece] = []
+        self._alone = 0  # pieces of that kind, held or under way
+        self._orphans: list[Piece] = []
+        self._turns: deque[Port] = deque()
+        self._flush_asked: list[Callable[[Outcome], None]] = []
+        self._flush_under_way: list[Callable[[Outcome], None]] | None = None
+        self._mending: _Mending | None = None
+        self._woken: dict[Port, None] = {}
+        self._pumping = False
+
+    # --- What sessions call
+
+    def ask(self, port: Port, ask: Ask, done: Done) -> None:
+        """Ask; `done` is called by `answers`, once."""
+        if not port.waiting:
+            self._turns.append(port)
+        port.waiting.append(Task(ask, done, port))
+
+    def adopt(self, port: Port, ask: Ask, done: Done) -> None:
+        """Take over what was asked over a link that is gone, before there is a line."""
+        assert self.state is State.DOWN
+        piece = Piece(ask, self._answered, Task(ask, done, port, missing=1))
+        self._orphan(piece)
+
+    def answers(self, port: Port) -> None:
+        """Hand out what has been answered to a port."""
+        while port.answered:
+            answered, port.answered = port.answered, []
+            for done, outcome in answered:
+                done(outcome)
+
+    def leave(self, port: Port) -> None:
+        """A session has ended: what it has not begun is forgotten, and nobody is told of the rest."""
+        port.waiting.clear()
+        port.answered.clear()
+        port.wake = _nobody
+        port.traffic = None
+        if port in self._turns:
+            self._turns.remove(port)
+        self._woken.pop(port, None)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is asked that is not answered."""
+        return not (
+            self._turns or self._under_way or self._held or self._orphans or self._flush_asked
+        )
+
+    # --- What the driver calls
+
+    def push(self) -> None:
+        """Send what may be sent: it lies in the lines' `to_send` then. Never calls back but `Port.wake`."""
+        if not self._pumping:
+            self._pumping = True
+            try:
+                self._push()
+            finally:
+                self._pumping = False
+        self._wake()
+
+    def _push(self) -> None:
+        self._go_on_mending()
+        if self.state is State.SETTLING and not self._under_way:
+            self._mend()
+        if self.state is State.OVER:
+            self._fail_all()
+        if self.state is State.UP:
+            self._release_held()
+            self._take_turns()
+            self._send_flush()
+
+    def _wake(self) -> None:
+        while self._woken:
+            port = next(iter(self._woken))
+            del self._woken[port]
+            port.wake()
+
+    def linked(self, line: Line) -> None:
+        """A link has been made for a slot that had none."""
+        self.lines[line.number] = line
+        line.heard_at = self._clock()
+        if self.state is State.DOWN:
+            self._mend()
+        elif self.state is State.UP:
+            self.state = State.SETTLING
+
+    def lost(self, line: Line, why: str) -> None:
+        """A line's link has died. Nothing comes from it any more."""
+        if self.lines.get(line.number) is not line:
+            return
+        del self.lines[line.number]
+        line.traffic.asks.drop()
+        mine = [piece for piece in self._under_way if piece.line is line]
+        for piece in mine:
+            self._no_more_under_way(piece)
+            if piece.task is not None:
+                self._orphan(piece)
+        if self._flush_under_way is not None and any(p.ask.command is Cmd.FLUSH for p in mine):
+            self._flush_asked[:0] = self._flush_under_way
+            self._flush_under_way = None
+        self.why = why
+        in_use = line in self._in_use
+        if self.state is State.MENDING and in_use:
+            self._break_off()
+        if not self.lines:
+            self._total_loss = True
+            self.lost_at = self._clock()
+            self.state = State.DOWN
+        elif in_use and self.state is not State.OVER:
+            if not any(each in self.lines.values() for each in self._in_use):
+                self._total_loss = True  # those that are left were made later: they prove nothing
+                self.lost_at = self._clock()
+            self.state = State.SETTLING
+        self._changed()
+
+    def _orphan(self, piece: Piece) -> None:
+        piece.unknown = piece.writes
+        piece.lost_at = self._clock()
+        self._orphans.append(piece)
+
+    def give_up(self, why: str) -> None:
+        """There will be no line any more: everything fails."""
+        self.why = why
+        self._break_off()
+        self.state = State.OVER
+
+    def tick(self) -> None:
+        """Time has passed: `due` has come."""
+        now = self._clock()
+        for piece in self._held:
+            if piece.not_before <= now:
+                piece.not_before = -math.inf
+
+    @property
+    def due(self) -> float:
+        """When `tick` and `push` are to be called next, if nothing else happens before."""
+        return min(
+            (piece.not_before for piece in self._held if piece.not_before > -math.inf),
+            default=math.inf,
+        )
+
+    # --- Turns
+
+    def _take_turns(self) -> None:
+        """Begin what is asked, port by port, while there is room."""
+        while self._turns and self.state is State.UP and self._room():
+            port = self._turns[0]
+            if port.credit <= 0:
+                port.credit += TURN_BYTES
+            while port.waiting and port.credit > 0 and self._room():
+                if self._must_flush_first(port.waiting[0].ask):
+                    return
+                task = port.waiting.popleft()
+                length = task.ask.length if task.ask.command in (Cmd.READ, Cmd.WRITE) else 0
+                port.credit -= max(length, COMMAND_BYTES)
+                self._begin(task)
+            if not port.waiting:
+                port.credit = 0
+                self._turns.popleft()
+            elif port.credit <= 0:
+                self._turns.rotate(-1)
+
+    def _room(self) -> bool:
+        lines = len(self._in_use)
+        count = len(self._under_way) + len(self._held)
+        return count < LINE_COMMANDS * lines and self._bytes < LINE_BYTES * lines
+
+    def _must_flush_first(self, ask: Ask) -> bool:
+        """Say whether a write has to wait because as much is kept as may be; a FLUSH is on its way then."""
+        if self.unflushed.keep is not Keep.DATA or ask.command is not Cmd.WRITE:
+            return False
+        kept = self.unflushed.bytes + self._bytes
+        most = self.survival.replay_bytes
+        if kept + ask.length > most // 2 and self.unflushed and self._flush_under_way is None:
+            self._flush(_nobody_waits)
+        return bool(kept and kept + ask.length > most)
+
+    def _begin(self, task: Task) -> None:
+        ask = task.ask
+        match ask.command:
+            case Cmd.FLUSH:
+                self._flush(lambda outcome: self._complete(task, outcome))
+            case Cmd.BLOCK_STATUS if self.count > 1 and self._flushes and self.unflushed:
+                # What one line has written, another need not know before it is flushed.
+                self._flush(lambda outcome: self._ask_status(task, outcome))
+            case Cmd.BLOCK_STATUS:
+                self._ask_status(task, Outcome())
+            case _:
+                self._cut(task)
+
+    def _ask_status(self, task: Task, flushed: Outcome) -> None:
+        if flushed.error:
+            self._complete(task, flushed)
+            return
+        task.missing = 1
+        self._put(Piece(task.ask, self._answered, task, slot=0))
+
+    def _cut(self, task: Task) -> None:
+        ask = task.ask
+        whole = self.count == 1 or stripes.stripes(ask.offset, ask.end, self._stripe) == 1
+        if whole:
+            task.missing = 1
+            self._put(Piece(ask, self._answered, task))
+            return
+        many = stripes.stripes(ask.offset, ask.end, self._stripe) > stripes.MOST_STRIPES
+        if many and ask.command not in (Cmd.READ, Cmd.WRITE):
+            task.missing = 1
+            self._put(Piece(ask, self._answered_whole, task, slot=0, alone=True))
+            return
+        parts = list(stripes.cut(ask.offset, ask.end, self._stripe))
+        task.missing = len(parts)
+        if ask.command is Cmd.READ:
+            task.outcome.data = bytearray(ask.length)
+        data = memoryview(ask.data)
+        for offset, length in parts:
+            at = offset - ask.offset
+            part = Ask(ask.command, offset, length, ask.flags, data[at : at + length])
+            self._put(Piece(part, self._answered, task))
+
+    # --- Pieces
+
+    def _put(self, piece: Piece) -> None:
+        """Send a piece, or hold it until it may be sent."""
+        self._alone += piece.alone
+        if self.state is not State.UP or not self._may_go(piece, self._held):
+            self._held.append(piece)
+        else:
+            self._send(piece)
+
+    def _may_go(self, piece: Piece, before: list[Piece]) -> bool:
+        if piece.not_before > -math.inf:
+            return False
+        if not self._alone and not (self._orders and piece.writes):
+            return True
+        return not any(self._conflict(piece, each) for each in before) and not any(
+            self._conflict(piece, each) for each in self._under_way
+        )
+
+    def _conflict(self, one: Piece, other: Piece) -> bool:
+        if one.ask.offset >= other.ask.end or other.ask.offset >= one.ask.end:
+            return False
+        if not (one.writes or other.writes):
+            return False
+        return one.alone or other.alone or (self._orders and one.writes and other.writes)
+
+    def _release_held(self) -> None:
+        """Send what may go by now, in the order in which it came."""
+        held, self._held = self._held, []
+        for piece in held:
+            if self._may_go(piece, self._held):
+                self._send(piece)
+            else:
+                self._held.append(piece)
+
+    def _send(self, piece: Piece) -> None:
+        ask, task = piece.ask, piece.task
+        if task is not None and ask.command is Cmd.READ and self._is_lost(task, ask):
+            self._alone -= piece.alone
+            lost = Outcome(Errno.EIO, "the server may have lost what was written here")
+            self._part_done(piece, lost)
+            return
+        line = self._line_for(piece)
+        piece.line, piece.since = line, self._clock()
+        if not line.under_way:
+            line.heard_at = piece.since
+        self._under_way[piece] = None
+        self._bytes += _bytes_of(ask)
+        line.ask(ask, lambda outcome: self._reply(piece, outcome))
+
+    def _is_lost(self, task: Task, ask: Ask) -> bool:
+        traffic = task.port.traffic
+        return traffic is not None and bool(traffic.lost) and traffic.is_lost(ask.offset, ask.end)
+
+    def _line_for(self, piece: Piece) -> Line:
+        lines = self._in_use
+        if len(lines) == 1:
+            return lines[0]
+        if piece.slot is not None:
+            return lines[piece.slot % len(lines)]
+        if self._strong:
+            return min(lines, key=lambda line: line.under_way)
+        return lines[stripes.slot(piece.ask.offset, self._stripe, len(lines))]
+
+    def _no_more_under_way(self, piece: Piece) -> None:
+        del self._under_way[piece]
+        self._bytes -= _bytes_of(piece.ask)
+        piece.line = None
+
+    def _reply(self, piece: Piece, outcome: Outcome) -> None:
+        assert piece.line is not None
+        piece.line.heard_at = self._clock()
+        self._no_more_under_way(piece)
+        piece.done(piece, outcome)
+
+    def _answered(self, piece: Piece, outcome: Outcome) -> None:
+        """A piece of a task has its answer."""
+        self._alone -= piece.alone
+        if piece.writes and not outcome.error:
+            self._note_written(piece.ask)
+        self._part_done(piece, outcome)
+
+    def _answered_whole(self, piece: Piece, outcome: Outcome) -> None:
+        """The same, where it went over one line for the stripes of all: they must know of it before the task is
+        done, and before whatever waits for it.
+        """
+        if outcome.error or not self._flushes:
+            self._answered(piece, outcome)
+            return
+        if piece.writes:
+            self._note_written(piece.ask)
+        # It keeps others away until then, as one that waits.
+        piece.not_before = math.inf
+        self._held.insert(0, piece)
+
+        def flushed(flush: Outcome) -> None:
+            self._held.remove(piece)
+            self._alone -= piece.alone
+            self._part_done(piece, flush if flush.error else outcome)
+
+        self._flush(flushed)
+
+    def _note_written(self, ask: Ask) -> None:
+        self.ledger.written(ask.offset, ask.end)
+        if self._flushes and not ask.flags & CmdFlag.FUA:
+            self.unflushed.add(ask)
+
+    def _part_done(self, piece: Piece, outcome: Outcome) -> None:
+        task = piece.task
+        assert task is not None
+        task.missing -= 1
+        if piece.ask is task.ask:
+            task.outcome = outcome
+        elif outcome.error:
+            if not task.outcome.error:
+                task.outcome.error, task.outcome.text = outcome.error, outcome.text
+                task.outcome.offset = outcome.offset
+        elif piece.ask.command is Cmd.READ:
+            at = piece.ask.offset - task.ask.offset
+            task.outcome.data[at : at + piece.ask.length] = outcome.data
+        if not task.missing:
+            self._complete(task, task.outcome)
+
+    def _complete(self, task: Task, outcome: Outcome) -> None:
+        port = task.port
+        if port.wake is _nobody:
+            return
+        port.answered.append((task.done, outcome))
+        self._woken[port] = None
+
+    # --- FLUSH
+
+    def _flush(self, done: Callable[[Outcome], None]) -> None:
+        """Flush all that has been answered until now: with the next FLUSH that is sent. One that has been sent
+        is not good enough.
+        """
+        self._flush_asked.append(done)
+
+    def _send_flush(self) -> None:
+        if not self._flush_asked or self._flush_under_way is not None:
+            return
+        asked, self._flush_asked = self._flush_asked, []
+        mark = self.unflushed.mark()
+
+        def flushed(_piece: Piece, outcome: Outcome) -> None:
+            self._flush_under_way = None
+            if outcome.error:
+                self._flush_failed(outcome)
+            else:
+                self.unflushed.flushed(mark)
+            for done in asked:
+                done(outcome)
+
+        self._flush_under_way = asked
+        self._send(Piece(Ask(Cmd.FLUSH, 0, 0), flushed, slot=0))
+
+    def _flush_failed(self, outcome: Outcome) -> None:
+        """The server has lost something, and does not say so twice: all sessions have to hear of it."""
+        text = outcome.text or f"error {outcome.error}"
+        self._taint(f"a FLUSH of the server has failed: {text}")
+
+    def _taint(self, why: str) -> None:
+        self.ledger.lose(why, self.unflushed.ranges)
+        self.unflushed.forget()
+
+    # --- Mending
+
+    def _mend(self) -> None:
+        """Nothing is under way any more: put the lines in order."""
+        from gateway.relay.bundle.recovery import recovery
+
+        self.state = State.MENDING
+        before = self._in_use
+        # What a line knows that was there all the time, or else any.
+        staying = [line for line in before if line in self.lines.values()]
+        self._in_use = staying or sorted(self.lines.values(), key=lambda line: line.number)[:1]
+        self._mending = _Mending(recovery(self, restarted=self._total_loss))
+        self._go_on_mending(begin=True)
+
+    def _go_on_mending(self, *, begin: bool = False) -> None:
+        mending = self._mending
+        while mending is not None and not mending.missing:
+            outcomes = [outcome for outcome in mending.outcomes if outcome is not None]
+            try:
+                asks = next(mending.steps) if begin else mending.steps.send(outcomes)
+            except StopIteration:
+                self._mended()
+                return
+            begin = False
+            mending.outcomes = [None] * len(asks)
+            mending.missing = len(asks)
+            for number, (ask, slot) in enumerate(asks):
+                self._send(Piece(ask, _collected(mending, number), slot=slot))
+
+    def _mended(self) -> None:
+        self._mending = None
+        self._total_loss = False
+        self.state = State.SETTLING if self.new_lines else State.UP
+        orphans, self._orphans = self._orphans, []
+        for piece in orphans:
+            self._alone += not piece.alone and piece.unknown
+            piece.alone = piece.alone or piece.unknown  # what overlaps it waits
+        self._held[:0] = orphans
+        self._changed()
+
+    def _break_off(self) -> None:
+        """A recovery cannot go on as it is: it begins anew, with the lines that there are then."""
+        if self._mending is not None:
+            self._mending.steps.close()
+            self._mending = None
+            for piece in [piece for piece in self._under_way if piece.task is None]:
+                piece.done = _ignored
+
+    # --- What a recovery may do
+
+    @property
+    def new_lines(self) -> bool:
+        """There are lines that are not in use."""
+        return len(self._in_use) < len(self.lines)
+
+    def use_new_lines(self) -> None:
+        """Use all lines that there are."""
+        self._in_use = sorted(self.lines.values(), key=lambda line: line.number)
+
+    @property
+    def orphans(self) -> list[Piece]:
+        """Pieces that died with their lines unanswered, in the order in which they were sent."""
+        return self._orphans
+
+    def settle(self, piece: Piece, outcome: Outcome) -> None:
+        """An orphan has its answer."""
+        self._orphans.remove(piece)
+        self._answered(piece, outcome)
+
+    def fail_flushes(self, why: str) -> None:
+        """Nobody's FLUSH that was asked before a loss may succeed after it."""
+        lost = Outcome(Errno.EIO, why)
+        asked, self._flush_asked = self._flush_asked, []
+        for done in asked:
+            done(lost)
+        for port in self._turns:
+            flushes = [task for task in port.waiting if task.ask.command is Cmd.FLUSH]
+            for task in flushes:
+                port.waiting.remove(task)
+                self._complete(task, lost)
+        for port in [port for port in self._turns if not port.waiting]:
+            self._turns.remove(port)
+
+    def taint(self, why: str) -> None:
+        """What is not flushed is taken to be lost, and everybody has to be told."""
+        self._taint(why)
+        self.fail_flushes(why)
+
+    def now(self) -> float:
+        """Give the time."""
+        return self._clock()
+
+    def say(self, what: str, **details: object) -> None:
+        """Tell the operator."""
+        self._say(what, details)
+
+    # --- The end
+
+    def _fail_all(self) -> None:
+        gone = Outcome(Errno.EIO, self.why)
+        asked, self._flush_asked = self._flush_asked, []
+        for done in asked:
+            done(gone)
+        orphans, self._orphans = self._orphans, []
+        held, self._held = self._held, []
+        for piece in (*orphans, *held):
+            self._part_done(piece, gone)
+        turns, self._turns = self._turns, deque()
+        for port in turns:
+            tasks, port.waiting = port.waiting, deque()
+            for task in tasks:
+                self._complete(task, gone)
+
+
+def _bytes_of(ask: Ask) -> int:
+    return ask.length if ask.command in (Cmd.READ, Cmd.WRITE) else 0
+
+
+def _collected(mending: _Mending, number: int) -> Callable[[Piece, Outcome], None]:
+    def done(_piece: Piece, outcome: Outcome) -> None:
+        mending.outcomes[number] = outcome
+        mending.missing -= 1
+
+    return done
+
+
+def _ignored(_piece: Piece, _outcome: Outcome) -> None:
+    pass
+
+
+def _nobody() -> None:
+    pass
+
+
+def _nobody_waits(_outcome: Outcome) -> None:
+    pass

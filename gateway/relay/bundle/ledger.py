@@ -1,0 +1,84 @@
+"""What is lost of an export, and who has still to be told.
+
+A server that restarts may have lost what it acknowledged. As Linux does for fsync, every session that was open
+at the loss is told once, by EIO at its next FLUSH; if none of them lives to be told, the first that opens the
+export later is. Until a session has been told, or the bytes are written again, its READs of what is lost get
+EIO: never old data.
+
+One ledger for each export of an upstream, whatever sessions and bundles it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.relay.bundle.unflushed import Range, merged, without
+from gateway.relay.scan.traffic import Traffic
+
+
+@dataclass(slots=True)
+class _Loss:
+    why: str
+    ranges: list[Range]
+
+
+class Ledger:
+    """The sessions of one export, and what they owe."""
+
+    def __init__(self) -> None:
+        self._open: dict[Traffic, None] = {}
+        self._untold: _Loss | None = None  # what no session has been told yet
+
+    @property
+    def traffics(self) -> list[Traffic]:
+        """The sessions that are open."""
+        return list(self._open)
+
+    def join(self, traffic: Traffic) -> None:
+        """A session opens the export."""
+        self._open[traffic] = None
+        traffic.told = self._told
+        loss = self._untold
+        if loss is not None:
+            traffic.owe(loss.why, loss.ranges)
+
+    def leave(self, traffic: Traffic) -> None:
+        """A session has ended."""
+        self._open.pop(traffic, None)
+
+    def exchange(self, before: Traffic, after: Traffic) -> None:
+        """A session goes on with another traffic, which has taken over what the one before owed."""
+        if before in self._open:
+            del self._open[before]
+            self._open[after] = None
+            after.told = self._told
+
+    def lose(self, why: str, ranges: Iterable[Range], *, but: Traffic | None = None) -> None:
+        """What was acknowledged in these ranges may be gone; all sessions have to be told, except one that is
+        told at once.
+        """
+        lost = merged(ranges)
+        before = [] if self._untold is None else self._untold.ranges
+        self._untold = _Loss(why, merged([*before, *lost]))
+        for traffic in self._open:
+            if traffic is not but:
+                traffic.owe(why, lost)
+        if but is not None:
+            self._told()
+
+    def written(self, start: int, end: int) -> None:
+        """Bytes have been written (again): what is there now is what a client wrote."""
+        if self._untold is not None:
+            self._untold.ranges = without(self._untold.ranges, start, end)
+        for traffic in self._open:
+            if traffic.lost:
+                traffic.lost = without(traffic.lost, start, end)
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is lost that anybody has to be told of."""
+        return self._untold is None and not any(each.unflushed for each in self._open)
+
+    def _told(self) -> None:
+        self._untold = None

@@ -1,0 +1,52 @@
+"""One link of a bundle: what is under way on it, and the scanner of its replies. No socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.protocol.export import Export, offer, view_of
+from gateway.quirks import Dialect
+from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.scan.chunks import reply_scan
+from gateway.relay.scan.plan import plan
+from gateway.relay.scan.traffic import Traffic
+
+
+class Line:
+    """A link that is asked. `number` is its place in the bundle; `ids` are the bundle's ids of the meta
+    contexts, by name, into which those of the link are turned.
+    """
+
+    def __init__(
+        self, number: int, export: Export, dialect: Dialect, ids: Mapping[str, int]
+    ) -> None:
+        self.number = number
+        self.traffic = Traffic(plan(offer(view_of(export), structured=False), export, dialect))
+        self.scan = reply_scan(self.traffic)
+        self._ids = {each.id: ids[each.name] for each in export.contexts if each.name in ids}
+        self.heard_at = 0.0
+        """When it last said something, or was asked something while nothing was under way."""
+        self.stalled = False
+        """It has not answered for `stall-seconds`."""
+
+    @property
+    def to_send(self) -> list[memoryview | bytes]:
+        """Requests that have not been taken to the link yet; whoever takes them clears it."""
+        return self.traffic.to_upstream
+
+    def ask(self, ask: Ask, done: Done) -> None:
+        """Ask; `done` is called when the reply is complete, and not if the link dies before."""
+        if ask.command.name != "BLOCK_STATUS":
+            self.traffic.asks.send(ask, done)
+            return
+
+        def translated(outcome: Outcome) -> None:
+            outcome.status = {self._ids[n]: e for n, e in outcome.status.items() if n in self._ids}
+            done(outcome)
+
+        self.traffic.asks.send(ask, translated)
+
+    @property
+    def under_way(self) -> int:
+        """How many asks have no answer yet."""
+        return len(self.traffic.asks)

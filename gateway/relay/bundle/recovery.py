@@ -1,0 +1,196 @@
+"""What is done when lines have come or gone, step by step, while nothing else is under way.
+
+A recovery is a generator, like a job: it yields asks and is sent their outcomes. If a line that it uses dies,
+it is closed, and another begins from the start; so whatever it does may be done twice.
+
+1. What was acknowledged and is not flushed. If a line has been there all the time, a FLUSH over it makes all
+   of it durable (there are several lines only before servers that flush for all connections). If all lines
+   have died, the server may have started anew, and `Survival.unflushed` says what then.
+2. What was asked and not answered. Reads need nothing: they are asked again. Of a write only its reply, or
+   proof that the old server is gone, would be a fence, and we have neither; closing a connection is none. So
+   it is looked for where it should be. If it is there, it is done. If not, it is asked again, after
+   `late_write_seconds` from the loss, in which whatever overlaps it waits: that the old one comes later
+   still, on top of something newer, can be made unlikely and not impossible, so it is logged.
+3. Lines that are new are used from now on; what was written before over others is flushed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from gateway.relay.bundle.core import Doubt, Piece, Steps, Unanswered
+from gateway.relay.bundle.unflushed import Written, digest_of
+from gateway.relay.scan.asks import Ask, Outcome
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.limits import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from gateway.relay.bundle.core import Bundle
+
+WINDOW = 16
+"""Asks of a recovery that are under way together."""
+
+READ_BYTES = MIB
+"""How much is read back at a time: what is written is a multiple of the server's blocks, and so is this."""
+
+MOST_READ_BACK_BYTES = 32 * MIB
+"""Zeros over more than this are not looked for, but written again."""
+
+RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
+
+
+def recovery(bundle: Bundle, *, restarted: bool) -> Steps:
+    """Give the steps that put a bundle in order whose lines have changed; `restarted`: none was there all the
+    time.
+    """
+    if bundle.unflushed:
+        if restarted:
+            yield from _doubted(bundle)
+        else:
+            yield from _flushed(bundle)
+    yield from _unanswered(bundle)
+    while bundle.new_lines:
+        if bundle.unflushed:
+            yield from _flushed(bundle)
+        bundle.use_new_lines()
+
+
+def _flushed(bundle: Bundle) -> Steps:
+    [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
+    if outcome.error:
+        bundle.taint(f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
+    else:
+        bundle.unflushed.forget()
+
+
+# --- What was acknowledged
+
+
+def _doubted(bundle: Bundle) -> Steps:
+    match bundle.survival.unflushed:
+        case Doubt.STICKY:
+            bundle.taint(RESTARTED)
+        case Doubt.ASSUME_DURABLE:
+            bundle.say("what the server had not flushed is taken to be durable")
+        case Doubt.VERIFY:
+            if (yield from _is_there(bundle)):
+                bundle.say("what the server had not flushed is all there")
+                bundle.unflushed.forget()
+            else:
+                bundle.taint(RESTARTED)
+        case Doubt.REPLAY:
+            if (yield from _replayed(bundle)):
+                bundle.say(
+                    "what the server had not flushed was written again",
+                    writes=len(bundle.unflushed.written),
+                    bytes=bundle.unflushed.bytes,
+                )
+            else:
+                bundle.taint("what the server had not flushed cannot be written again")
+
+
+def _is_there(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+    for written in bundle.unflushed.written:
+        if not (yield from _holds(written)):
+            return False
+    [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
+    return not outcome.error
+
+
+def _holds(written: Written) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+    """Say whether the disk has what was written. After a TRIM anything may be there."""
+    ask = written.ask
+    if ask.command is Cmd.TRIM:
+        return True
+    if ask.command is Cmd.WRITE_ZEROES:
+        return (yield from _reads(ask, None))
+    return written.digest is not None and (yield from _reads(ask, written.digest))
+
+
+def _reads(
+    ask: Ask, digest: bytes | None
+) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+    """Say whether a range has content of this digest (None: zeros)."""
+    if ask.length > MOST_READ_BACK_BYTES:
+        return False
+    found = blake2b(digest_size=16)
+    zeros = True
+    for offset, length in _pieces(ask):
+        [outcome] = yield [(Ask(Cmd.READ, offset, length), None)]
+        if outcome.error:
+            return False
+        found.update(outcome.data)
+        zeros = zeros and not any(outcome.data)
+    return zeros if digest is None else found.digest() == digest
+
+
+def _pieces(ask: Ask) -> Iterator[tuple[int, int]]:
+    offset = ask.offset
+    while offset < ask.end:
+        length = min(READ_BYTES, ask.end - offset)
+        yield offset, length
+        offset += length
+
+
+def _replayed(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+    """Write everything again, in order: what does not overlap, together."""
+    window: list[Ask] = []
+    for written in (*bundle.unflushed.written, None):
+        ask = None if written is None else written.ask
+        if ask is None or len(window) == WINDOW or any(_overlap(ask, each) for each in window):
+            if window:
+                outcomes = yield [(each, None) for each in window]
+                if any(outcome.error for outcome in outcomes):
+                    return False
+            window = []
+        if ask is not None:
+            window.append(ask)
+    return True
+
+
+def _overlap(one: Ask, other: Ask) -> bool:
+    return one.offset < other.end and other.offset < one.end
+
+
+# --- What was not answered
+
+
+def _unanswered(bundle: Bundle) -> Steps:
+    for piece in [piece for piece in bundle.orphans if piece.writes and piece.unknown]:
+        if bundle.survival.unknown_writes is Unanswered.EIO:
+            text = "the connection to the server was lost before it answered"
+            bundle.settle(piece, Outcome(Errno.EIO, text))
+        elif (yield from _was_done(piece)):
+            if piece.ask.flags & CmdFlag.FUA:
+                continue  # it is there, and must be durable: it is asked again at once, which changes nothing
+            bundle.settle(piece, Outcome())
+        else:
+            _put_off(bundle, piece)
+
+
+def _was_done(piece: Piece) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+    ask = piece.ask
+    match ask.command:
+        case Cmd.WRITE:
+            return (yield from _reads(ask, digest_of(ask.data)))
+        case Cmd.WRITE_ZEROES:
+            return (yield from _reads(ask, None))
+        case _:
+            return False
+
+
+def _put_off(bundle: Bundle, piece: Piece) -> None:
+    seconds = piece.lost_at + bundle.survival.late_write_seconds - bundle.now()
+    if seconds > 0:
+        piece.not_before = bundle.now() + seconds
+    bundle.say(
+        "a write whose answer was lost is issued again: the old one may still come, and undo newer ones",
+        command=piece.ask.command.name,
+        offset=piece.ask.offset,
+        length=piece.ask.length,
+        wait_seconds=round(max(0.0, seconds), 1),
+    )

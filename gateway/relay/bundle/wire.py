@@ -1,0 +1,155 @@
+"""The sockets of a bundle's lines, in the hub.
+
+What a wire receives goes to the scanner of its line; what that answers is handed to the sessions; what they
+ask in turn is sent with the rest. So a round of the hub costs a line one receive and one send, whatever its
+sessions do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from gateway.net.options import RelaySocket
+from gateway.relay.bundle.core import Bundle
+from gateway.relay.bundle.line import Line
+from gateway.relay.crowd import GONE, READ, WRITE, crowd_of
+from gateway.relay.lane import BufferPool, Lane
+from gateway.wire.constants import Cmd
+from gateway.wire.errors import WireError
+
+if TYPE_CHECKING:
+    from gateway.relay.hub import Hub
+
+
+class Wire:
+    """One line's socket, which its owner closes when it is `lost`."""
+
+    def __init__(
+        self,
+        sock: RelaySocket,
+        line: Line,
+        pool: BufferPool,
+        watch: Callable[[RelaySocket, int], None],
+        wires: Wires,
+    ) -> None:
+        self.socket = sock
+        self.line = line
+        self._requests = Lane(sock, sock, line.scan, pool)
+        self._replies = Lane(sock, sock, line.scan, pool)
+        self._watch = watch
+        self._wires = wires
+        self._interest = 0
+        self._lost = False
+
+    def ready(self, events: int) -> int:
+        """Go on after the socket has become ready; give the `Crowd`. Never raises for what a peer does."""
+        if events & GONE:
+            events |= READ
+        if events & READ and not self._lost:
+            self._receive()
+        self._wires.push()
+        return self._crowd
+
+    def _receive(self) -> None:
+        lane = self._replies
+        try:
+            lane.receive()
+            lane.release()
+        except WireError as error:
+            self._lose(f"the upstream broke the protocol: {error}")
+            return
+        except OSError as error:
+            self._lose(f"the upstream's connection failed: {error.strerror or error}")
+            return
+        if lane.ended:
+            self._lose("the upstream closed the connection")
+
+    def send(self) -> None:
+        """Send what the line has to send, as much as goes, and wait for the rest."""
+        lane, line = self._requests, self.line
+        if self._lost:
+            return
+        if line.to_send:
+            lane.out += line.to_send
+            line.to_send.clear()
+        try:
+            lane.send()
+        except OSError as error:
+            self._lose(f"the upstream takes no more requests: {error.strerror or error}")
+            return
+        self._want(READ | WRITE if lane.out else READ)
+
+    @property
+    def _crowd(self) -> int:
+        return crowd_of(self.line.traffic.in_flight)
+
+    def _want(self, events: int) -> None:
+        if self._interest != events:
+            self._interest = events
+            self._watch(self.socket, events)
+
+    def _lose(self, why: str) -> None:
+        self.end()
+        self._wires.lost(self, why)
+
+    def end(self) -> None:
+        """Take nothing more from the socket, and send nothing more to it."""
+        self._lost = True
+        self._requests.close()
+        self._replies.close()
+        self._want(0)
+
+    def say_disc(self) -> None:
+        """Say goodbye, where nothing is half sent."""
+        if not self._lost and not self._requests.out:
+            with suppress(OSError):  # it has gone already
+                disc = self.line.traffic.plan.link.encode_request(Cmd.DISC, 0, 0, 0, 0)
+                self.socket.send(disc)
+
+
+class Wires:
+    """Those of one bundle. `gone` is called with what is to be closed, and why."""
+
+    def __init__(self, bundle: Bundle, hub: Hub, gone: Callable[[Wire, str], None]) -> None:
+        self.bundle = bundle
+        self._hub = hub
+        self._gone = gone
+        self._wires: dict[Line, Wire] = {}
+
+    def add(self, sock: RelaySocket, line: Line) -> None:
+        """A link has been made: use it."""
+        wire = Wire(sock, line, self._hub.pool, self._hub.watch, self)
+        self._wires[line] = wire
+        self._hub.enter(sock, wire.ready)
+        self.bundle.linked(line)
+        self.push()
+
+    def lost(self, wire: Wire, why: str) -> None:
+        """A wire has failed."""
+        self._hub.leave(wire.socket)
+        del self._wires[wire.line]
+        self.bundle.lost(wire.line, why)
+        self._gone(wire, why)
+
+    def push(self) -> None:
+        """Have the bundle do what it can, and send what it has to say."""
+        lines = -1
+        while lines != len(
+            self._wires
+        ):  # a line that is lost in sending changes what the others may do
+            lines = len(self._wires)
+            self.bundle.push()
+            for wire in list(self._wires.values()):
+                wire.send()
+
+    def close(self) -> None:
+        """Leave all links, in good order where nothing is under way."""
+        for wire in list(self._wires.values()):
+            if not wire.line.under_way:
+                wire.say_disc()
+            wire.end()
+            self._hub.leave(wire.socket)
+            self._gone(wire, "")
+        self._wires.clear()

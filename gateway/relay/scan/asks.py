@@ -1,0 +1,96 @@
+"""Commands of our own on one link: what is asked, and where the answers are collected.
+
+An `Ask` is a command in the upstream's terms, for which nobody but us waits: a step of a job. Its reply goes to
+no client; what it says is gathered in an `Outcome`, which is given to whoever asked when the reply is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gateway.relay.scan.extents import Extents
+from gateway.relay.scan.locks import ASK
+from gateway.wire.constants import Cmd, CmdFlag
+from gateway.wire.framing import EXTENDED
+
+if TYPE_CHECKING:
+    from gateway.relay.scan.traffic import Traffic
+
+Data = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A command for the upstream; `data` is that of a WRITE, `flags` are without PAYLOAD_LEN."""
+
+    command: Cmd
+    offset: int
+    length: int
+    flags: int = 0
+    data: Data = field(default=b"", repr=False)  # what is on disks has no place in a log
+
+    @property
+    def end(self) -> int:
+        """The byte behind its range."""
+        return self.offset + self.length
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the upstream said to an `Ask`."""
+
+    error: int = 0
+    text: str = ""
+    offset: int | None = None
+    """Where in the export the error is, if that was told."""
+    data: bytearray = field(default_factory=bytearray, repr=False)
+    """Of a READ."""
+    status: dict[int, Extents] = field(default_factory=dict)
+    """Of a BLOCK_STATUS: the link's context id -> extents."""
+
+
+Done = Callable[[Outcome], None]
+
+
+class Asks:
+    """Those that are under way on one link. What they send gathers in `traffic.to_upstream`."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._link = traffic.plan.link
+        self._under_way: dict[int, tuple[Outcome, Done]] = {}
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def send(self, ask: Ask, done: Done) -> None:
+        """Ask; `done` is called when the reply is complete."""
+        traffic = self._traffic
+        ours = traffic.new_cookie()
+        word = ask.flags << 16 | ask.command
+        traffic.in_flight[ours] = (0, ASK | word, ask.offset, ask.length)
+        outcome = Outcome(data=bytearray(ask.length if ask.command is Cmd.READ else 0))
+        self._under_way[ours] = outcome, done
+        flags = ask.flags
+        if ask.command is Cmd.WRITE and self._link is EXTENDED:
+            flags |= CmdFlag.PAYLOAD_LEN
+        traffic.to_upstream.append(
+            self._link.encode_request(ask.command, flags, ours, ask.offset, ask.length)
+        )
+        if ask.data:
+            traffic.to_upstream.append(memoryview(ask.data))
+
+    def outcome(self, ours: int) -> Outcome:
+        """Give where the reply to an ask is collected."""
+        return self._under_way[ours][0]
+
+    def settle(self, ours: int) -> None:
+        """The reply to an ask is complete."""
+        outcome, done = self._under_way.pop(ours)
+        done(outcome)
+
+    def drop(self) -> None:
+        """Forget them: the link has died, and whoever asked knows."""
+        self._under_way.clear()
