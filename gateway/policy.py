@@ -55,7 +55,7 @@ from gateway.protocol.commands import RANGED, WRITE_CLASS
 from gateway.protocol.export import View, together
 from gateway.protocol.table import Table
 from gateway.throttle import Bucket, Charge, Unit
-from gateway.uri import format_size, parse_size
+from gateway.uri import format_size, parse_size, size_of
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes, ListedExport
@@ -209,20 +209,10 @@ may be called any number of times, in any task."""
 # --- Types for options
 
 
-def _size(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value < 0:
-            raise ValueError(f"expected a size of 0 or more, got {value}")
-        return value
-    if isinstance(value, str):
-        return parse_size(value)
-    raise ValueError(f'expected a size such as "64M", or a number of bytes, got {value}')
-
-
 SIZE_IN_WORDS = 'size such as "64K"'
 Size = Annotated[
     int,
-    PlainValidator(_size),
+    PlainValidator(size_of),
     # A title is what the documentation has for the type; policies' own types may have one too.
     WithJsonSchema({"title": SIZE_IN_WORDS, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
 ]

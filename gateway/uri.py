@@ -213,6 +213,17 @@ def parse_size(text: str) -> int:
     return size
 
 
+def size_of(value: object) -> int:
+    """Bytes from what a configuration has: text as above, or a number of bytes. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise ValueError(f"expected a size of 0 or more, got {value}")
+        return value
+    if isinstance(value, str):
+        return parse_size(value)
+    raise ValueError(f'expected a size such as "64M", or a number of bytes, got {value}')
+
+
 def format_size(size_bytes: int) -> str:
     """The shortest text that `parse_size` reads as exactly this."""
     for suffix, shift in reversed(_SHIFTS.items()):

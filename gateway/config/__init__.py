@@ -1,10 +1,11 @@
 """What users write: gateway.toml, read into values that the rest of the gateway can trust.
 
     models.py    every key, with its default and its reason: the file's specification
+    upstream.py  the keys of [upstream.NAME]; connections.py is one of them
     rules.py     the keys of [[rule]], and what stands in `policies`
-    base.py      what both are made of
+    base.py, values.py  what all of them are made of
     checks.py    what one key alone cannot know: names that must exist, keys that exclude each other
-    rule_checks.py  the same of rules and policies
+    rule_checks.py, upstream_checks.py  the same of rules and policies, of connections
     data.py      what both go by: the text's data, and names that others define
     reading.py   text -> Config, or every problem of the text at once, in plain words
     words.py     what pydantic complains of, in the words of those who write the file
@@ -16,6 +17,7 @@ only the machine can tell (whether a host resolves, whether a user exists) is th
 that other packages define (quirks, servers to imitate) are given to `load` as a `Vocabulary`.
 """
 
+from gateway.config.connections import Connections
 from gateway.config.data import Vocabulary
 from gateway.config.models import (
     Config,
@@ -25,15 +27,16 @@ from gateway.config.models import (
     Log,
     Route,
     SocketOwner,
-    Upstream,
 )
 from gateway.config.reading import ConfigError, Problem, load, parse, schema
 from gateway.config.rules import Certificate, Network, Rule, Use, Who
+from gateway.config.upstream import Upstream
 
 __all__ = [
     "Certificate",
     "Config",
     "ConfigError",
+    "Connections",
     "Control",
     "Export",
     "Listen",

@@ -29,6 +29,7 @@ from gateway.config.rule_checks import (
     rules_and_listeners,
     unreachable,
 )
+from gateway.config.upstream_checks import connections, survival
 from gateway.uri import Legacy, NbdUri, Target, Transport
 
 
@@ -42,6 +43,7 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
     yield from unreachable(data, where, vocabulary)
     for check in (
         *(_needed, _listeners, _styles, _tls, _addresses, _control, _upstreams, _exports, _names),
+        *(connections, survival),
         *(rules, rules_and_exports, rules_and_listeners),
     ):
         yield from check(data, where)

@@ -12,22 +12,23 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import quote
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from gateway.config.base import Table, shown, text, written_as
 from gateway.config.rules import Network, Rule, Use, Uses, network
-from gateway.uri import (
-    NbdUri,
-    Target,
-    UriError,
-    check_name,
-    parse_nbd_uri,
-    parse_upstream,
+from gateway.config.upstream import Upstream
+from gateway.config.values import (
+    File,
+    KeepaliveSeconds,
+    Name,
+    Seconds,
+    UserTimeoutSeconds,
+    WaitSeconds,
+    without_user,
 )
+from gateway.uri import NbdUri, UriError, check_name, parse_nbd_uri
 
 # ---- values ----
 
@@ -65,14 +66,8 @@ class Route:
     """Which of `Config.exports` it comes from."""
 
 
-def _without_user(uri: NbdUri, why: str) -> NbdUri:
-    if uri.username is not None:
-        raise UriError(str(uri), f'{why}; remove "{quote(uri.username, safe="")}@"')
-    return uri
-
-
 def _listen_uri(value: object) -> NbdUri:
-    uri = _without_user(parse_nbd_uri(text(value)), "a listener is nobody's")
+    uri = without_user(parse_nbd_uri(text(value)), "a listener is nobody's")
     if tls := [key for key in uri.parameters if key.startswith("tls-")]:
         raise UriError(
             str(uri),
@@ -85,68 +80,8 @@ def _listen_uri(value: object) -> NbdUri:
     return uri
 
 
-def _upstream_uri(value: object) -> Target:
-    target = parse_upstream(text(value))
-    if isinstance(target, NbdUri):
-        if not target.tls:
-            _without_user(target, "a user name is for nbds: with a pre-shared key")
-        if target.port == 0:
-            raise UriError(str(target), "port 0 cannot be connected to")
-    return target
-
-
-def _upstream_uris(value: object) -> tuple[NbdUri, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(
-            f'expected a list, as in ["nbd://host-a", "nbd://host-b"], got {shown(value)}'
-        )
-    uris: list[NbdUri] = []
-    for each in value:
-        target = _upstream_uri(each)
-        if not isinstance(target, NbdUri):
-            raise UriError(text(each), "an embedded server has no place among others")
-        if target.tls:
-            raise UriError(str(target), "a server with TLS has to be the only one: uri")
-        if target in uris:
-            raise UriError(str(target), "it is there already")
-        if uris and (target.export_named, target.export) != (uris[0].export_named, uris[0].export):
-            raise UriError(str(target), "all of them have to name the same export, or none any")
-        uris.append(target)
-    return tuple(uris)
-
-
-def _command(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError(
-            f'expected a list, as in ["qemu-nbd", "-t", "disk.qcow2"], got {shown(value)}'
-        )
-    words = tuple(text(word) for word in value)
-    if not words[0] or any("\0" in word for word in words):
-        raise ValueError("a command begins with a program's name, and no word of it has a NUL")
-    return words
-
-
-def _file(value: object) -> Path:
-    path = text(value)
-    if not path or "\0" in path:
-        raise ValueError(f"expected a path, got {shown(value)}")
-    return Path(path)
-
-
-def _name(value: object) -> str:
-    return check_name(text(value), text(value))
-
-
 def _description(value: object) -> str:
     return check_name(text(value), text(value), what="a description")
-
-
-def _quirks(value: object) -> Literal["auto"] | tuple[str, ...]:
-    if value == "auto":
-        return "auto"
-    if not isinstance(value, list):
-        raise ValueError(f'expected "auto" or a list of names, got {shown(value)}')
-    return tuple(text(name) for name in value)
 
 
 HANDSHAKE_FLAGS = ("FIXED_NEWSTYLE", "NO_ZEROES")
@@ -189,17 +124,7 @@ def _socket_owner(value: object) -> SocketOwner:
 
 
 ListenUri = Annotated[NbdUri, *written_as(_listen_uri)]
-UpstreamUri = Annotated[Target, *written_as(_upstream_uri)]
-UpstreamUris = Annotated[tuple[NbdUri, ...], *written_as(_upstream_uris, array=True)]
-Command = Annotated[tuple[str, ...], *written_as(_command, array=True)]
-File = Annotated[Path, *written_as(_file)]
-Name = Annotated[str, *written_as(_name)]
 Description = Annotated[str, *written_as(_description)]
-Quirks = Annotated[
-    Literal["auto"] | tuple[str, ...],
-    PlainValidator(_quirks),
-    WithJsonSchema({"oneOf": [{"const": "auto"}, {"type": "array", "items": {"type": "string"}}]}),
-]
 HandshakeFlags = Annotated[
     tuple[str, ...],
     PlainValidator(_handshake_flags),
@@ -208,13 +133,6 @@ HandshakeFlags = Annotated[
 SocketMode = Annotated[int, *written_as(_socket_mode)]
 Proxies = Annotated[tuple[Proxy, ...], *written_as(_proxies, array=True)]
 Owner = Annotated[SocketOwner, *written_as(_socket_owner)]
-
-# A day is longer than anyone means to wait, and shorter than any overflow below.
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-# tcp(7): TCP_KEEPIDLE takes whole seconds up to MAX_TCP_KEEPIDLE, 32767.
-KeepaliveSeconds = Annotated[int, Field(ge=0, le=32_767)]
-UserTimeoutSeconds = Annotated[int, Field(ge=0, le=86_400)]
-
 
 # ---- tables ----
 
@@ -304,99 +222,6 @@ class Listen(Table):
     def tls_mode(self) -> Literal["off", "allow", "require"]:
         """`tls`, or what goes without saying."""
         return self.tls or ("require" if self.uri.tls else "off")
-
-
-class Upstream(Table):
-    """`[upstream.NAME]`: a server that we connect to. One of `uri`, `uris` and `command`."""
-
-    uri: UpstreamUri | None = Field(
-        default=None,
-        description="An NBD URI, or an embedded server: memory:1G, file:disk.img, legacy:qemu-3.0. "
-        "If it names an export, only that one is offered.",
-    )
-    uris: UpstreamUris = Field(
-        default=(),
-        description="Several servers of the same exports, in place of uri: if one is down, the next is taken."
-        " For read-only exports; for others only with same-storage.",
-    )
-    command: Command | None = Field(
-        default=None,
-        description="Program and arguments of an NBD server that is started by systemd socket activation.",
-    )
-    # Two SYN retransmissions (1 s, 3 s, 7 s) fit; whoever has not answered then seldom will.
-    connect_seconds: Seconds = Field(
-        default=10,
-        description="How long a connection to the server may take to come about; while it is being restarted,"
-        " it is tried again for so long.",
-    )
-    # None, because most servers have no limit, or one that they tell themselves.
-    max_connections: int | None = Field(
-        default=None,
-        ge=1,
-        le=1_000_000,
-        description="How many connections to the server there may be at a time; other clients wait"
-        " connect-seconds for one to end. Default: any number.",
-    )
-    # A silent server would hang its client for ever. Longer than a client's own 10 s, since a server
-    # may open its image over a network before it answers.
-    negotiate_seconds: Seconds = Field(
-        default=30,
-        description="How long each answer of the server may take while an export is opened.",
-    )
-    keepalive_seconds: KeepaliveSeconds = Field(
-        default=60,
-        description="Idle time after which TCP asks whether the server is still there; 0 never asks.",
-    )
-    user_timeout_seconds: UserTimeoutSeconds = Field(
-        default=60,
-        description="How long sent data may stay unacknowledged before TCP gives the server up; "
-        "0 leaves it to the kernel.",
-    )
-    # Nobody should have to choose: what a server gets wrong is recognised by how it answers.
-    quirks: Quirks = Field(
-        default="auto",
-        description='Repairs of what the server gets wrong: "auto" recognises them, a list names them, '
-        "an empty list repairs nothing.",
-    )
-    certificates: File | None = Field(
-        default=None,
-        description="For nbds: directory with ca-cert.pem and perhaps client-cert.pem, client-key.pem and"
-        " ca-crl.pem. Default: the system's CAs.",
-    )
-    psk: File | None = Field(
-        default=None,
-        description="For nbds: a file of pre-shared keys, as psktool makes it, instead of certificates.",
-    )
-    psk_user: str | None = Field(
-        default=None, description="Which of its users to be. Default: the URI's, or the only one."
-    )
-    # The default costs a wait at worst; the other may spread one disk's writes over two disks.
-    same_storage: bool = Field(
-        default=False,
-        description="Wherever the URIs lead, it is to the same disks: all addresses of a name may be used."
-        " Otherwise the first that answers is kept to.",
-    )
-    trust_allocation: bool = Field(
-        default=False,
-        description="Believe base:allocation of a server that looks like qemu 2.11 to 3.1."
-        " Only for those that run without --offset and --partition.",
-    )
-
-    @property
-    def secure(self) -> bool:
-        """It is spoken to over TLS alone."""
-        return isinstance(self.uri, NbdUri) and self.uri.tls
-
-    @property
-    def export(self) -> str | None:
-        """The one export that the URI names; None where the server's names are all to be had."""
-        uri = self.uris[0] if self.uris else self.uri  # guaranteed by the checks: all name the same
-        return uri.export if isinstance(uri, NbdUri) and uri.export_named else None
-
-    def __str__(self) -> str:
-        if self.command is not None:
-            return " ".join(self.command)
-        return " or ".join(map(str, self.uris or (self.uri,)))
 
 
 def exact_name(pattern: str) -> str | None:
@@ -511,7 +336,7 @@ class Config(Table):
         description="Who may reach what, in order. Without any, everybody may reach everything.",
     )
     # Long enough for what a disk under load takes, short enough for systemd's TimeoutStopSec of 90 s.
-    drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
+    drain_seconds: WaitSeconds = Field(
         default=30,
         description="After SIGTERM, how long requests in flight may take before connections are cut.",
     )

@@ -20,8 +20,9 @@ from gateway.config.base import did_you_mean, shown
 from gateway.config.checks import NEEDED, findings
 from gateway.config.data import Vocabulary
 from gateway.config.lines import KeyPath, Lines, statement_at_end
-from gateway.config.models import Config, Contexts, Control, Export, Listen, Log, Upstream
+from gateway.config.models import Config, Contexts, Control, Export, Listen, Log
 from gateway.config.rules import Certificate, Rule, Who
+from gateway.config.upstream import Upstream
 from gateway.config.words import in_plain_words
 
 if TYPE_CHECKING:

@@ -80,6 +80,44 @@ uri = "nbd://127.0.0.1:10809"
 # Believe base:allocation of qemu 2.11 to 3.1: only if it runs without --offset and --partition.
 #trust-allocation = false
 
+# Connections to it: "per-client" (one for each client), "shared" (one for all clients of an export), 4 (four
+# for each client) or "shared:4". Where several would not be safe there is one, and the log says why.
+#connections = "per-client"
+# How long clients wait for a server whose connection was lost; 0 ends them with it.
+#reconnect-seconds = 60
+# What was answered and not flushed then: sticky fails the next FLUSH; verify, replay and assume-durable below.
+#unflushed = "sticky"
+# What was not answered then: reissue sends it again, eio fails it.
+#unknown-writes = "reissue"
+# How long such a write is held back before that, since the old server may still be at it.
+#late-write-seconds = 30
+# After so long without any answer, reads are tried over another connection; 0 waits.
+#stall-seconds = 0
+# Connections made ahead, for clients to come.
+#warm = 0
+# How often to connect only to see how the server is; 0 never does.
+#health-check-seconds = 0
+
+# Several connections: which of them a request takes goes by its offset, in turns of stripe bytes.
+#[upstream.fast]
+#uri = "nbd://server.example:10811"
+#connections = 4
+#stripe = "1M"
+# "strong": what one connection wrote is seen over the others at once, not only after a FLUSH (but then without
+# stripe, for any connection may be taken).
+#coherence = "flush"
+# Refuse exports that cannot have several.
+#connections-required = false
+
+# Clients that notice nothing of a server that is killed and started again: what it had not flushed is written
+# again, from up to replay-bytes for an export, which only the sole writer of the disks may do.
+#[upstream.kept]
+#uri = "nbd://server.example:10812"
+#connections = "shared"
+#unflushed = "replay"
+#sole-writer = true
+#replay-bytes = "256M"
+
 # A server over TLS: ca-cert.pem and perhaps client-cert.pem and client-key.pem, or a pre-shared key
 #[upstream.secure]
 #uri = "nbds://server.example:10809"

@@ -15,6 +15,7 @@ from gateway.config import (
     Certificate,
     Config,
     ConfigError,
+    Connections,
     Rule,
     SocketOwner,
     Use,
@@ -25,8 +26,10 @@ from gateway.config import (
 )
 from gateway.config.models import HANDSHAKE_FLAGS
 from gateway.config.template import TEMPLATE
+from gateway.config.upstream import LEAST_REPLAY_BYTES
 from gateway.uri import NbdUri, parse_nbd_uri, parse_upstream
 from gateway.wire.constants import HandshakeFlag
+from gateway.wire.limits import MAX_REQUEST_BYTES
 
 LISTEN = '[[listen]]\nuri = "nbd://127.0.0.1:10810"\n'
 UPSTREAM = '[upstream.disks]\nuri = "nbd://10.0.0.5"\n'
@@ -58,6 +61,18 @@ negotiate-seconds = 6
 keepalive-seconds = 5
 user-timeout-seconds = 4
 quirks = ["a", "b"]
+connections = "shared:4"
+connections-required = true
+stripe = "4M"
+reconnect-seconds = 0.5
+unflushed = "replay"
+sole-writer = true
+replay-bytes = "64M"
+unknown-writes = "eio"
+late-write-seconds = 0
+stall-seconds = 5
+warm = 1
+health-check-seconds = 60
 [upstream.local]
 command = ["qemu-nbd", "-t", "x y"]
 quirks = []
@@ -95,6 +110,12 @@ def test_every_key_arrives() -> None:
     assert (disks.keepalive_seconds, disks.user_timeout_seconds) == (5, 4)
     assert (disks.quirks, local.quirks) == (("a", "b"), ())
     assert (local.uri, local.command) == (None, ("qemu-nbd", "-t", "x y"))
+    assert (disks.connections, disks.connections_required) == (Connections(True, 4), True)
+    assert (disks.stripe, disks.coherence) == (4 << 20, "flush")
+    assert (disks.reconnect_seconds, disks.unflushed, disks.sole_writer) == (0.5, "replay", True)
+    assert (disks.replay_bytes, disks.unknown_writes) == (64 << 20, "eio")
+    assert (disks.late_write_seconds, disks.stall_seconds) == (0, 5)
+    assert (disks.warm, disks.health_check_seconds) == (1, 60)
     vm, default = config.export
     assert (vm.name, vm.upstream, vm.upstream_name) == ("vm-*", "disks", "disk0")
     assert vm.description == "VM disk"
@@ -116,6 +137,55 @@ def test_defaults() -> None:
     assert (upstream.connect_seconds, upstream.negotiate_seconds) == (10, 30)
     assert (upstream.keepalive_seconds, upstream.user_timeout_seconds) == (60, 60)
     assert upstream.quirks == "auto"
+    assert (upstream.connections, upstream.connections_required) == (Connections(False, 1), False)
+    assert (upstream.stripe, upstream.coherence) == (1 << 20, "flush")
+    assert (upstream.reconnect_seconds, upstream.unflushed) == (60, "sticky")
+    assert (upstream.sole_writer, upstream.replay_bytes) == (False, 256 << 20)
+    assert (upstream.unknown_writes, upstream.late_write_seconds) == ("reissue", 30)
+    assert (upstream.stall_seconds, upstream.warm, upstream.health_check_seconds) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("written", "shared", "count", "said"),
+    [
+        ('"per-client"', False, 1, "per-client"),
+        ("1", False, 1, "per-client"),
+        ("2", False, 2, "2"),
+        ("16", False, 16, "16"),
+        ('"shared"', True, 1, "shared"),
+        ('"shared:1"', True, 1, "shared"),
+        ('"shared:16"', True, 16, "shared:16"),
+    ],
+)
+def test_connections(written: str, shared: bool, count: int, said: str) -> None:
+    found = parse(f"{SMALLEST}connections = {written}\n", "f").upstream["disks"].connections
+    assert (found, str(found)) == (Connections(shared, count), said)
+
+
+@pytest.mark.parametrize("target", ["memory:1M", "file:disk.img", "legacy:qemu-3.0", "nbd://h"])
+@pytest.mark.parametrize("written", ["4", '"shared"', '"shared:4"'])
+def test_any_server_may_be_asked_for_connections(target: str, written: str) -> None:
+    parse(f'{LISTEN}[upstream.disks]\nuri = "{target}"\nconnections = {written}\n', "f")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        'connections = "shared"\nunflushed = "verify"',
+        'connections = "shared:2"\nunflushed = "verify"\nsole-writer = true',
+        'unflushed = "assume-durable"\nreconnect-seconds = 0',
+        "connections = 4\nmax-connections = 4\nwarm = 4",
+        'connections = 4\ncoherence = "strong"',
+        "sole-writer = true",
+        "stripe = 1048576\nconnections = 2",
+    ],
+)
+def test_connections_that_make_sense(keys: str) -> None:
+    parse(f"{SMALLEST}{keys}\n", "f")
+
+
+def test_every_write_fits_into_the_least_of_replay() -> None:
+    assert LEAST_REPLAY_BYTES >= MAX_REQUEST_BYTES
 
 
 @pytest.mark.parametrize(
@@ -387,6 +457,10 @@ RULED = (
 )
 """16 lines, to which rules may be added that ask for anything."""
 NOT_BOTH = "a server is reached with certificates or with a pre-shared key, not with both"
+
+CONNECTIONS_EXPECTED = (
+    'expected "per-client", "shared", a number of 1 to 16, or "shared:4" and the like'
+)
 
 # text -> the lines that a user sees, each without "f:"
 PROBLEMS: list[tuple[str, str, list[str]]] = [
@@ -1244,6 +1318,114 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             "nbds://, nbd+unix://, nbds+unix://, nbd+vsock://, nbds+vsock://",
         ],
     ),
+    (
+        "connections that are none",
+        LISTEN
+        + "".join(
+            f"[upstream.u{i}]\nuri = 'memory:1M'\nconnections = {wrong}\n"
+            for i, wrong in enumerate(
+                ("0", "17", "true", '"4"', '"many"', '"shared:0"', '"shared:"', "[]")
+            )
+        )
+        + EXPORT.replace("disks", "u0"),
+        [
+            f"{5 + 3 * i}: upstream.u{i}.connections: {CONNECTIONS_EXPECTED}, got {got}"
+            for i, got in enumerate(
+                (
+                    *("0", "17", "true", '"4": write 4, without quotes', '"many"', '"shared:0"'),
+                    *('"shared:"', "an empty list"),
+                )
+            )
+        ],
+    ),
+    (
+        "sizes and bounds of connections",
+        SMALLEST
+        + "connections = 2\nstripe = '512K'\nwarm = 17\nlate-write-seconds = -1\nunflushed = 'maybe'\n"
+        + "[upstream.b]\nuri = 'memory:1M'\nconnections = 2\nstripe = '3M'\nreplay-bytes = '1M'\n"
+        + "[upstream.c]\nuri = 'memory:1M'\nconnections = 2\nstripe = 'x'\ncoherence = 1\n"
+        + EXPORT,
+        [
+            '6: upstream.disks.stripe: expected a power of two of 1M or more, such as "1M" or "4M", got 512K',
+            "7: upstream.disks.warm: expected 16 or less, got 17",
+            "8: upstream.disks.late-write-seconds: expected 0 or more, got -1",
+            '9: upstream.disks.unflushed: expected "sticky", "verify", "replay" or'
+            ' "assume-durable", got "maybe"',
+            '13: upstream.b.stripe: expected a power of two of 1M or more, such as "1M" or "4M", got 3M',
+            "14: upstream.b.replay-bytes: expected 64M or more, which is one WRITE at its longest, got 1M",
+            '14: upstream.b.replay-bytes: this is for unflushed = "replay": add that, or leave this out',
+            "18: upstream.c.stripe: expected a size such as 64M or 1G (b, K, M, G, T, P, E, or bytes), "
+            'got "x"',
+            '19: upstream.c.coherence: expected "flush" or "strong", got 1',
+        ],
+    ),
+    (
+        "stripes of one connection",
+        SMALLEST + "connections = 'shared'\nstripe = '1M'\ncoherence = 'strong'\n",
+        [
+            f"{line}: upstream.disks.{key}: this is for several connections: add connections"
+            " = 4, or leave this "
+            "out"
+            for line, key in ((6, "stripe"), (7, "coherence"))
+        ],
+    ),
+    (
+        "stripes where any connection will do",
+        SMALLEST + "connections = 2\ncoherence = 'strong'\nstripe = '1M'\n",
+        [
+            '7: upstream.disks.stripe: with coherence = "strong" any connection may be'
+            " taken, so nothing goes by "
+            "stripes"
+        ],
+    ),
+    (
+        "connections that have no room",
+        SMALLEST + "connections = 4\nmax-connections = 3\nwarm = 5\n",
+        [
+            "5: upstream.disks.connections: these do not fit into max-connections = 3:"
+            " expected 3 at most, got 4",
+            "7: upstream.disks.warm: these do not fit into max-connections = 3: expected 3 at most, got 5",
+        ],
+    ),
+    (
+        "connections to several servers",
+        LISTEN + "[upstream.disks]\nuris = ['nbd://a', 'nbd://b']\nconnections = 'shared:4'\n",
+        [
+            "5: upstream.disks.connections: with several uris, each of these connections may"
+            " lead to another disk: "
+            'add same-storage = true if they are one, or write connections = "shared"',
+        ],
+    ),
+    (
+        "one log where each has its own connection",
+        SMALLEST + "unflushed = 'verify'\n",
+        [
+            '5: upstream.disks.unflushed: "verify" needs one log of what all clients wrote,'
+            " and here each has its "
+            'own connections: write connections = "shared", or unflushed = "sticky"',
+        ],
+    ),
+    (
+        "a replay that would undo others' writes",
+        SMALLEST + "connections = 3\nunflushed = 'replay'\nreconnect-seconds = 0\n",
+        [
+            '6: upstream.disks.unflushed: "replay" needs one log of what all clients wrote,'
+            " and here each has its "
+            'own connections: write connections = "shared:3", or unflushed = "sticky"',
+            '6: upstream.disks.unflushed: "replay" would undo what others have written'
+            " meanwhile: add sole-writer "
+            '= true if nobody else writes to these disks, or write unflushed = "verify"',
+            "6: upstream.disks.unflushed: with reconnect-seconds = 0 clients end with their connection, and "
+            '"replay" would help nobody: leave one of the two out',
+        ],
+    ),
+    (
+        "bytes for no replay",
+        SMALLEST + "connections = 'shared'\nunflushed = 'verify'\nreplay-bytes = '1G'\n",
+        [
+            '7: upstream.disks.replay-bytes: this is for unflushed = "replay": add that, or leave this out'
+        ],
+    ),
     # Contradictions are found beside wrong values, in one go.
     (
         "both kinds at once",
@@ -1296,6 +1478,7 @@ junk = st.recursive(
         [
             *(0, -1, 10**9, 1.5, True, "", "x", "nbd://h", "nbds://h", "memory:1", "0660", "auto"),
             *("oldstyle", "newstyle", "NO_ZEROES", "readonly", "observe", "10.0.0.0/8", "a*"),
+            *("shared", "shared:3", "replay", "1M"),
         ]
     ),
     lambda inner: (
@@ -1315,6 +1498,8 @@ junk = st.recursive(
                         "handshake-flags",
                         "export",
                         "quirks",
+                        *("uris", "connections", "max-connections", "stripe", "coherence", "warm"),
+                        *("unflushed", "sole-writer", "replay-bytes", "reconnect-seconds"),
                     ),
                     *(
                         "level",

@@ -1,0 +1,46 @@
+"""Values that keys of more than one table have: paths, names, URIs that are nobody's, durations."""
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from gateway.config.base import shown, text, written_as
+from gateway.uri import NbdUri, UriError, check_name, size_of
+
+
+def without_user(uri: NbdUri, why: str) -> NbdUri:
+    """Give a URI that may have no user name. Raises `UriError`."""
+    if uri.username is not None:
+        raise UriError(str(uri), f'{why}; remove "{quote(uri.username, safe="")}@"')
+    return uri
+
+
+def _file(value: object) -> Path:
+    path = text(value)
+    if not path or "\0" in path:
+        raise ValueError(f"expected a path, got {shown(value)}")
+    return Path(path)
+
+
+def _name(value: object) -> str:
+    return check_name(text(value), text(value))
+
+
+File = Annotated[Path, *written_as(_file)]
+Name = Annotated[str, *written_as(_name)]
+Size = Annotated[
+    int,
+    PlainValidator(size_of),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}),
+]
+"""In bytes: `4096`, `"64K"`, `"1G"`."""
+
+# A day is longer than anyone means to wait, and shorter than any overflow below.
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+WaitSeconds = Annotated[float, Field(ge=0, le=86_400)]
+"""The same where 0 means something of its own."""
+# tcp(7): TCP_KEEPIDLE takes whole seconds up to MAX_TCP_KEEPIDLE, 32767.
+KeepaliveSeconds = Annotated[int, Field(ge=0, le=32_767)]
+UserTimeoutSeconds = Annotated[int, Field(ge=0, le=86_400)]
