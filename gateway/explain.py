@@ -20,7 +20,8 @@ from gateway.access.chain import Placed, Terms, peek, prepares
 from gateway.access.chain import terms as compiled
 from gateway.access.loading import PolicyError
 from gateway.access.rules import Access, Grant, NotGranted
-from gateway.config import Config
+from gateway.config import Config, Connections
+from gateway.config.connections import PER_CLIENT
 from gateway.policy import Charge, Client, Denied, Session
 from gateway.protocol.commands import Refused
 from gateway.protocol.errors import Refusal
@@ -46,6 +47,7 @@ from gateway.relay.scan.plan import Way
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
 from gateway.relay.service import limits_of
 from gateway.upstream import negotiation as upstream_side
+from gateway.upstream.coherence import Decision, check_required, decide, offered
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.upstreams import StartError, load_keyring, upstreams
@@ -122,6 +124,8 @@ class Explanation:
     link: Framing
     export: Export
     """As the upstream means it: repaired."""
+    connections: Decision
+    """How many there are of those that are wanted, going by what the first one says."""
     quirks: tuple[str, ...]
     steps: tuple[Step, ...]
     """The first three are the upstream, the quirks, the gateway; then those policies that change something."""
@@ -155,6 +159,10 @@ class Report:
     limits: tuple[LimitSaid, ...] = ()
     uris: tuple[str, ...] = ()
     """The upstream's, if it has several."""
+    wanted: Connections = PER_CLIENT
+    """How many connections to the upstream are wanted, and for whom."""
+    required: bool = False
+    """Fewer will not do."""
     contexts: tuple[ContextSaid, ...] = ()
     no_contexts: str = ""
     """Why there are none, in the upstream's words."""
@@ -190,7 +198,9 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
         report.refusal = refusal
         return report
     report.limits = tuple(_limits(chain, session))
-    report.uris = tuple(map(str, config.upstream[grant.route.upstream].uris))
+    upstream = config.upstream[grant.route.upstream]
+    report.uris = tuple(map(str, upstream.uris))
+    report.wanted, report.required = upstream.connections, upstream.connections_required
     failed: StartError | None = None  # as itself, not in the nursery's group
     async with trio.open_nursery() as embedded:
         try:
@@ -277,6 +287,7 @@ async def _view(
         export, dialect, quirks = await negotiation.describe(terms)
         seen = negotiation.evidence
         assert seen is not None
+        decision = _decided(server, export, quirks, report)
         if prepares(chain):
             link = await negotiation.go(terms)
             export, dialect, quirks = link.export, link.dialect, link.quirks
@@ -285,7 +296,8 @@ async def _view(
         if link is not None:
             link.close()
         await negotiation.aclose()
-    agreed = compiled(chain, first_view(route, export))
+    first = first_view(route, offered(export, decision))
+    agreed = compiled(chain, first)
     theirs = [context.name for context in export.contexts]
     promised = promise(
         agreed,
@@ -302,8 +314,9 @@ async def _view(
         framing,
         export.framing,
         export,
+        decision,
         quirks,
-        (said, *_steps(export, first_view(route, export), agreed)),
+        (said, *_steps(export, first, agreed)),
         promised,
         told.description,
         plan_of(agreed, promised, export, dialect).ways,
@@ -311,6 +324,20 @@ async def _view(
         tuple(_would(agreed)),
         _would_restrict(agreed),
     )
+
+
+def _decided(server: Server, export: Export, quirks: Sequence[str], report: Report) -> Decision:
+    """Decide how many connections there would be, if the others say what this one does. Raises `Refusal`."""
+    decision = decide(
+        report.wanted,
+        [export],
+        same_storage=server.same_storage,
+        may_differ=server.may_differ,
+        repaired=quirks,
+    )
+    if report.required:
+        check_required(report.wanted, decision)
+    return decision
 
 
 # --- Meta contexts

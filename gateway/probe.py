@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from gateway.config import Connections
 from gateway.conform.client import Broken, Client
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Evidence, Quirk, catalogue
 from gateway.quirks.fingerprint import Program, identify
+from gateway.upstream.coherence import decide
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
 from gateway.upstream.server import Server, TlsRequired, Unreachable, server_at
 from gateway.uri import NbdUri
@@ -31,6 +33,12 @@ READ_SECONDS = 10
 
 MAX_PROBED = 64
 """Exports that are asked about; a server may list thousands."""
+
+
+SEVERAL = Connections(count=4)
+"""How many connections are taken for "several": as many as nbdcopy takes."""
+
+ALL_OF_THEM = f"{SEVERAL} for each client, if all of them say the same"
 
 
 class CannotProbe(Exception):
@@ -133,6 +141,7 @@ async def _probed(server: Server, name: str) -> Probed:
             contexts = ()
     finally:
         await negotiation.aclose()
+    wanted = decide(SEVERAL, [export], same_storage=False, may_differ=False, repaired=quirks)
     extended = export.extended
     program = identify(evidence, extended=extended, contexts=contexts)
     return Probed(
@@ -144,7 +153,7 @@ async def _probed(server: Server, name: str) -> Probed:
         offer(view_of(export), structured=True, extended=True).flags,
         program,
         tuple(catalogue()[quirk] for quirk in quirks),
-        tuple(_notes(evidence, program)),
+        (*_notes(evidence, program), f"connections = {SEVERAL}: {wanted.reason or ALL_OF_THEM}"),
     )
 
 

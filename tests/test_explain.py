@@ -41,6 +41,7 @@ uri = "nbd://127.0.0.1:0"
 uri = "nbd+unix:///?socket=/nonexistent/s"
 [upstream.disk]
 uri = "{uri}"
+{connections}
 {rules}
 [[export]]
 name = "vm-1"
@@ -50,8 +51,11 @@ upstream-name = ""
 """
 
 
-def config_of(rules: str = "", export: str = "", uri: str = "memory:16M") -> Config:
-    return parse(FRAME.format(rules=rules, export=export, uri=uri), "test", vocabulary())
+def config_of(
+    rules: str = "", export: str = "", uri: str = "memory:16M", connections: str = ""
+) -> Config:
+    text = FRAME.format(rules=rules, export=export, uri=uri, connections=connections)
+    return parse(text, "test", vocabulary())
 
 
 def rule(policies: str = "", who: str = "", more: str = "") -> str:
@@ -282,6 +286,46 @@ async def test_bitmaps_that_may_move() -> None:
     )
     by = {each.name: each.by for each in (await asked(config)).contexts}
     assert by == {BASE_ALLOCATION: None, BITMAP: "contexts.stable-only"}
+
+
+# --- Connections
+
+
+@pytest.mark.parametrize("framing", [SIMPLE, STRUCTURED, EXTENDED], ids=str)
+@pytest.mark.parametrize(
+    ("uri", "written", "count", "promised"),
+    [
+        ("memory:1M", '"per-client"', 1, True),
+        ("memory:1M", '"shared"', 1, True),
+        ("memory:1M", "4", 4, True),
+        ("memory:1M", '"shared:4"', 4, True),
+        ("legacy:qemu-3.0", '"per-client"', 1, False),
+        ("legacy:qemu-3.0", '"shared"', 1, True),
+        ("legacy:qemu-3.0", "4", 1, False),
+        ("legacy:qemu-3.0", '"shared:4"', 1, True),
+    ],
+)
+async def test_connections(
+    uri: str, written: str, count: int, promised: bool, framing: Framing
+) -> None:
+    report = await asked(config_of(uri=uri, connections=f"connections = {written}"))
+    [view] = [view for view in report.views if view.client is framing]
+    assert str(report.wanted) == written.strip('"')
+    assert view.connections.count == count
+    assert bool(view.connections.reason) is (report.wanted.count > count)
+    # What the server said is shown as it is; what the gateway makes of it, in its own step.
+    steps = {step.name: bool(step.flags & Flag.CAN_MULTI_CONN) for step in view.steps}
+    assert steps == {"upstream": True, "quirks": uri.startswith("memory"), "gateway": promised}
+    assert bool(view.told.flags & Flag.CAN_MULTI_CONN) is promised
+
+
+async def test_connections_that_are_required() -> None:
+    required = "connections = 4\nconnections-required = true"
+    assert (await asked(config_of(connections=required))).refusal is None
+    report = await asked(config_of(uri="legacy:qemu-3.0", connections=required))
+    assert report.refusal is not None
+    assert (report.refusal.reply, report.views) == (Rep.ERR_POLICY, [])
+    assert "connections-required = true: one connection instead of 4: the server" in report.why
 
 
 # --- Commands

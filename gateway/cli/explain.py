@@ -12,8 +12,10 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from gateway.config import Connections
     from gateway.explain import ContextSaid, Explanation, LimitSaid, Report, Restriction, Step
     from gateway.identity import Identity
+    from gateway.upstream.coherence import Decision
     from gateway.wire.constants import Cmd
     from gateway.wire.handshake import BlockSizes
 
@@ -119,6 +121,7 @@ def show(found: Report) -> None:
     places = f" ({' or '.join(found.uris)})" if found.uris else ""
     say(f"upstream: {route.upstream}{places}, export {shown(route.upstream_name)}")
     say(f"quirks: {', '.join(best.quirks) or 'none'}")
+    say(f"connections: {_connection_words(found.wanted, best.connections)}")
     for line in _sizes(best):
         say(line)
     console.print(_flag_table(found.views))
@@ -151,6 +154,13 @@ def _show_chain(found: Report, say: Say) -> None:
         say(f"  observed: {why}")
     for line in _grouped(best.would_restrict):
         say(f"  observed: {line}")
+
+
+def _connection_words(wanted: Connections, had: Decision) -> str:
+    whose = "for all clients" if wanted.shared else "for each client"
+    if had.reason:
+        return f"{whose}, {had.reason}"
+    return f"{'one' if had.count == 1 else had.count} {whose}"
 
 
 def _plain(value: object) -> str:
@@ -314,6 +324,7 @@ def document(found: Report) -> dict[str, object]:
             "export": grant.route.upstream_name,
             "uris": [*found.uris],
         },
+        "connections": None if grant is None else _connections_document(found),
         "policies": [
             {
                 "use": placed.name,
@@ -339,6 +350,17 @@ def document(found: Report) -> dict[str, object]:
             for each in found.limits
         ],
         "framings": {str(each.client): _view_document(each) for each in found.views},
+    }
+
+
+def _connections_document(found: Report) -> dict[str, object]:
+    had = found.views[-1].connections if found.views else None
+    return {
+        "wanted": str(found.wanted),
+        "required": found.required,
+        "shared": found.wanted.shared,
+        "count": None if had is None else had.count,
+        "reason": None if had is None else had.reason or None,
     }
 
 

@@ -18,6 +18,14 @@ uri = "nbd://127.0.0.1:0"
 uri = "memory:1G"
 [upstream.old]
 uri = "legacy:qemu-3.0"
+connections = "shared:4"
+[upstream.many]
+uri = "memory:1G"
+connections = 4
+[upstream.demanding]
+uri = "legacy:qemu-3.0"
+connections = 4
+connections-required = true
 [upstream.blocks]
 command = ["nbdkit", "memory", "1G", "--filter=blocksize-policy", "blocksize-minimum=4096"]
 [upstream.dead]
@@ -29,6 +37,14 @@ upstream-name = ""
 [[export]]
 name = "old"
 upstream = "old"
+upstream-name = ""
+[[export]]
+name = "many"
+upstream = "many"
+upstream-name = ""
+[[export]]
+name = "demanding"
+upstream = "demanding"
 upstream-name = ""
 [[export]]
 name = "blocks"
@@ -68,6 +84,47 @@ def test_what_differs_has_its_reason(config: Path, capsys: pytest.CaptureFixture
     assert rows(said)["CACHE"] == ["HERE", "HERE", "HERE"]
     assert "quirks: qemu-multi-conn-bit" in said
     assert "the client's framing is extended, the server's structured" in said
+
+
+@pytest.mark.parametrize(
+    ("export", "line", "document"),
+    [
+        ("plain", "one for each client", ["per-client", False, False, 1, None]),
+        ("many", "4 for each client", ["4", False, False, 4, None]),
+        (
+            "old",
+            "for all clients, one connection instead of 4: the server",
+            ["shared:4", False, True, 1],
+        ),
+    ],
+)
+def test_connections(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    export: str,
+    line: str,
+    document: list[object],
+) -> None:
+    assert main(["explain", str(config), "--export", export]) == 0
+    assert f"connections: {line}" in capsys.readouterr().out
+    assert main(["explain", str(config), "--export", export, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["connections"]
+    assert list(said) == ["wanted", "required", "shared", "count", "reason"]
+    assert [*said.values()][: len(document)] == document
+    assert (said["reason"] is None) is (len(document) == 5)
+
+
+def test_connections_required(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(config), "--export", "demanding"]) == 1
+    said = capsys.readouterr()
+    reason = "connections-required = true: one connection instead of 4: the server does not offer"
+    assert reason in said.err
+    assert re.search(f"denied: .*{reason}", said.out)
+    assert re.search(f"the client is told ERR_POLICY: .*{reason}", said.out)
+    assert main(["explain", str(config), "--export", "demanding", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["denied"]["told"] == "ERR_POLICY"
+    assert (document["connections"]["required"], document["connections"]["count"]) == (True, None)
 
 
 def test_a_real_server(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

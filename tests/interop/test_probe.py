@@ -93,6 +93,10 @@ def test_qemu_3_0_is_named_and_the_status_says_that_data_is_at_risk(workdir: Pat
     assert "CAN_MULTI_CONN" not in export["flags_through"]
     assert "SEND_CACHE" in export["flags_through"]
     assert export["contexts"] == ["base:allocation", "qemu:dirty-bitmap:bitmap0"]
+    assert export["notes"][-1].startswith(
+        "connections = 4: one connection instead of 4: the server"
+    )
+    assert "qemu 3.0's CACHE" in export["notes"][-1]
     process.stop()
 
 
@@ -122,6 +126,19 @@ def test_what_cannot_be_mended_is_said(servers: Servers, image: Image) -> None:
     assert "multiple of 512" in found["exports"][0]["notes"][0]
     status, found = probe(servers.start("nbdkit-oldstyle", image.path).uri)
     assert "was opened" in found["exports"][0]["notes"][0]
+
+
+def test_whether_several_connections_would_be_used(servers: Servers, image: Image) -> None:
+    """nbdkit's file plugin has no cache of its own; its multi-conn filter says otherwise on request."""
+    for filters, used in (
+        ((), True),
+        (("--filter=multi-conn", "multi-conn-mode=disable"), False),
+        (("--filter=multi-conn", "multi-conn-mode=disable", "-r"), True),
+    ):
+        _, found = probe(servers.nbdkit("file", str(image.path), *filters).uri)
+        note = found["exports"][0]["notes"][-1]
+        assert note.startswith("connections = 4: ")
+        assert ("4 for each client" in note, "does not offer" in note) == (used, not used)
 
 
 def test_a_server_that_demands_tls(servers: Servers, workdir: Path) -> None:
