@@ -24,6 +24,7 @@ from gateway.config import (
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 ABOUT_TLS = (ROOT / "docs/tls.md").read_text(encoding="utf-8")
+ABOUT_CONNECTIONS = (ROOT / "docs/connections.md").read_text(encoding="utf-8")
 ABOUT_RULES = (ROOT / "docs/rules.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 
@@ -67,7 +68,8 @@ def test_manual_has_the_defaults(title: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL + ABOUT_TLS + ABOUT_RULES)
+    "block",
+    re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL + ABOUT_TLS + ABOUT_RULES + ABOUT_CONNECTIONS),
 )
 def test_blocks_of_the_manual(block: str) -> None:
     assert parse(block, "configuration.md", vocabulary()).exports

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -173,6 +174,21 @@ def test_the_sentences() -> None:
     assert "same-storage = true" in decided(FOUR, MULTI, "same-storage").reason
     assert "the uris" in decided(FOUR, MULTI, "may-differ").reason
     assert sentence(FOUR, 2, "that is all") == "2 connections instead of 4: that is all"
+
+
+def test_the_manual_has_sentences_that_are_said() -> None:
+    """Whoever is told one of them can look it up there: one of each kind but that of several uris, which
+    `check` does not let pass.
+    """
+    manual = (Path(__file__).parents[2] / "docs" / "connections.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"(?m)^one connection instead of .*$", manual)
+    said = {*every_reason()}
+    said |= {
+        decided(FOUR, MULTI, "one", EXPORT, OTHERS["size"]).reason,
+        decided(FOUR, 0, "one", quirks=(QUIRK,)).reason,
+    }
+    assert len(quoted) == 4
+    assert {*quoted} <= said
 
 
 def test_connections_required() -> None:
