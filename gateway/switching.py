@@ -24,6 +24,7 @@ from gateway.net.dial import dial
 from gateway.relay.pausing import LASTS_SECONDS, QUIET_SECONDS, NotDone, Pauses, Target
 from gateway.relay.service import Service
 from gateway.upstream.server import Server
+from gateway.upstreams import mode_of
 from gateway.uri import NbdUri, UriError, parse_nbd_uri
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ async def _target(service: Service, export: str, uri: NbdUri) -> Target:
         quirks=settings.quirks,
         trust_allocation=settings.trust_allocation,
         tls=tls,
+        mode=mode_of(settings),
         # So that sessions over either, and those of the disk's other names, keep out of each other's way.
         disks=place.server.disks,
     )

@@ -28,6 +28,7 @@ import trio
 from gateway.config import Config, Upstream
 from gateway.net.dial import Command, DialError, Dialler
 from gateway.quirks import catalogue
+from gateway.upstream.mode import Doubt, Mode, Survival, Unanswered
 from gateway.upstream.server import Connect, Server
 from gateway.uri import File, NbdUri, Target
 
@@ -208,6 +209,26 @@ def _server(name: str, settings: Upstream, backend: Backend, keyring: Keyring | 
         same_storage=same,
         max_connections=settings.max_connections or math.inf,
         connections=backend.connections,
+        mode=mode_of(settings),
+    )
+
+
+def mode_of(settings: Upstream) -> Mode:
+    """Give over how many connections an upstream serves, and what becomes of clients when they are lost."""
+    survival = Survival(
+        settings.reconnect_seconds,
+        Doubt(settings.unflushed),
+        settings.replay_bytes,
+        Unanswered(settings.unknown_writes),
+        settings.late_write_seconds,
+        settings.stall_seconds,
+    )
+    return Mode(
+        settings.connections,
+        settings.connections_required,
+        settings.stripe,
+        settings.coherence == "strong",
+        survival,
     )
 
 

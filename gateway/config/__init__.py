@@ -17,7 +17,7 @@ only the machine can tell (whether a host resolves, whether a user exists) is th
 that other packages define (quirks, servers to imitate) are given to `load` as a `Vocabulary`.
 """
 
-from gateway.config.connections import Connections
+from gateway.config.connections import PER_CLIENT, Connections
 from gateway.config.data import Vocabulary
 from gateway.config.models import (
     Config,
@@ -33,6 +33,7 @@ from gateway.config.rules import Certificate, Network, Rule, Use, Who
 from gateway.config.upstream import Upstream
 
 __all__ = [
+    "PER_CLIENT",
     "Certificate",
     "Config",
     "ConfigError",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -61,6 +61,7 @@ class Hub:
         self._ready: dict[int, Callable[[int], int]] = {}
         self.pool = BufferPool()
         self.sessions: set[Session] = set()
+        self._nursery: trio.Nursery | None = None
         self._finish: tuple[str, float] | None = None
         self._clock = clock
         self._sooner = trio.Event()
@@ -73,9 +74,15 @@ class Hub:
     async def run(self) -> None:
         """Serve the sessions until cancelled. Those that `relay` still has to close need the hub open."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._cut_off_who_holds_up_others)
             nursery.start_soon(self._open_doors)
             await self._serve()
+
+    def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Run a task beside the sessions, no longer than the hub runs."""
+        assert self._nursery is not None
+        self._nursery.start_soon(task)
 
     async def _cut_off_who_holds_up_others(self) -> None:
         """Writes to parts of one block wait for each other. A client that sends half of one and stops, or

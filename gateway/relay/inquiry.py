@@ -26,6 +26,8 @@ from gateway.policy import Client, Denied, Session
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server import ContextsAsked, ExportAsked, ServerNegotiation
+from gateway.relay.bundle.shared import SharedNegotiation
+from gateway.relay.bundle.trunk import Joined
 from gateway.relay.listing import listed_exports
 from gateway.relay.promise import (
     Told,
@@ -94,7 +96,7 @@ class Inquiry:
         self._patiently = patiently
         self._log = log
         self._has_tls = has_tls
-        self._upstream: tuple[Place, Negotiation] | None = None
+        self._upstream: tuple[Place, Negotiation | SharedNegotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
         self._kept: _Kept | None = None
 
@@ -306,10 +308,10 @@ class Inquiry:
         """Have the policies take part, then the upstream; leave nothing behind if it fails."""
         access, place = self._service.access, self._place(grant)
         membership = self._policies(grant, asked, join)
-        link: Link | None = None
+        link: Link | Joined | None = None
         try:
             terms = self._terms(asked, grant)
-            link = await self._ask(grant, lambda up: up.go(terms))
+            link = await self._linked(grant, place, terms)
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
             with self._denials(grant, asked):
@@ -325,7 +327,20 @@ class Inquiry:
             membership.leave()
             raise
 
-    async def _prepared(self, chain: list[Placed], route: Route, link: Link) -> list[Placed]:
+    async def _linked(
+        self, grant: Grant, place: Place, terms: upstream_side.Terms
+    ) -> Link | Joined:
+        async def go(upstream: Negotiation | SharedNegotiation) -> Link | Joined:
+            return await upstream.go(terms)
+
+        link = await self._ask(grant, go)
+        if isinstance(link, Joined):
+            return link
+        return await self._wait(lambda: self._service.bundled(place, terms, link))
+
+    async def _prepared(
+        self, chain: list[Placed], route: Route, link: Link | Joined
+    ) -> list[Placed]:
         if not prepares(chain):
             return chain
         return await self._wait(lambda: chain_over(chain, route, link))
@@ -350,7 +365,9 @@ class Inquiry:
         return upstream_side.Terms(there, self._core.structured, self._core.extended, queries)
 
     async def _ask(
-        self, grant: Grant, question: Callable[[Negotiation], Awaitable[_Result]]
+        self,
+        grant: Grant,
+        question: Callable[[Negotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
         """Ask an export's upstream; a negotiation with another one ends."""
         place = self._place(grant)
@@ -359,7 +376,7 @@ class Inquiry:
             self._upstream = None
             await negotiation.aclose()
         if self._upstream is None:
-            self._upstream = place, Negotiation(place.server)
+            self._upstream = place, self._service.negotiation(place)
         negotiation = self._upstream[1]
         return await self._wait(lambda: question(negotiation))
 

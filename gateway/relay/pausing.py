@@ -34,6 +34,7 @@ from gateway.access.chain import Terms, prepares, terms
 from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
+from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import first_view, plan_of, promise
 from gateway.relay.reading import chain_over
@@ -136,6 +137,9 @@ class Pauses:
         """
         async with self._turn:
             place = self._place(export, target)
+            if any(isinstance(each.opened.link, Joined) for each in self._sessions(export)):
+                text = "its sessions have their connections together, which cannot be exchanged yet"
+                raise NotDone(f"{shown(export)}: {text}")
             was_paused = export in self._service.paused
             if not was_paused:
                 await self._hold(export, seconds)
@@ -351,13 +355,15 @@ class Pauses:
                 each[1].link.close()
 
     def _relink(self, running: Running, opened: Opened, plan: Plan) -> None:
-        session, old = _relaying(running), running.opened.link
+        session, old, new = _relaying(running), running.opened.link, opened.link
+        assert isinstance(old, Link)  # guaranteed by `switch`
+        assert isinstance(new, Link)
         traffic = Traffic(plan, running.traffic.locks)
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
         settled, lost = session.settled, session.link_lost
-        self._service.hub.relink(session, opened.link.socket, traffic)
+        self._service.hub.relink(session, new.socket, traffic)
         session.settled = settled
         running.opened, running.traffic = opened, traffic
         if not lost:
@@ -371,7 +377,7 @@ def _relaying(running: Running) -> Session:
     return running.relaying
 
 
-def _flushes(link: Link) -> bool:
+def _flushes(link: Link | Joined) -> bool:
     flags = link.export.flags
     return bool(flags & Flag.SEND_FLUSH and not flags & Flag.READ_ONLY)
 

@@ -57,8 +57,10 @@ def promise(
     return offer(agreed.view, structured=structured, extended=extended, selected=selected)
 
 
-def plan_of(agreed: Terms, promised: Offer, export: Export, dialect: Dialect) -> Plan:
-    """Give the plan of a session that was promised this."""
+def plan_of(
+    agreed: Terms, promised: Offer, export: Export, dialect: Dialect, *, translated: str = ""
+) -> Plan:
+    """Give the plan of a session that was promised this; `translated` is why each command is a job."""
     shadow = None
     if agreed.shadow is not None:
         would = promise(
@@ -68,7 +70,15 @@ def plan_of(agreed: Terms, promised: Offer, export: Export, dialect: Dialect) ->
             selected=promised.contexts,
         )
         shadow = Shadow(would, agreed.shadow.table)
-    return plan(promised, export, dialect, table=agreed.table, hooked=agreed.hooked, shadow=shadow)
+    return plan(
+        promised,
+        export,
+        dialect,
+        table=agreed.table,
+        hooked=agreed.hooked,
+        shadow=shadow,
+        translated=translated,
+    )
 
 
 # --- What is told of it

@@ -6,6 +6,8 @@ The READs go by the data plane's own machinery without a client: a job asks, the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from gateway.access.chain import Placed, prepared
@@ -15,10 +17,11 @@ from gateway.policy import Failed, Request
 from gateway.protocol.commands import normal_error
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import offer, view_of
+from gateway.relay.bundle.trunk import Joined
 from gateway.relay.promise import first_view
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.jobs import Answer
-from gateway.relay.scan.plan import plan
+from gateway.relay.scan.plan import Plan, plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.scan.translate import translate
 from gateway.upstream.negotiation import Link
@@ -38,13 +41,14 @@ PREPARE_SECONDS = 30
 answered."""
 
 
-async def chain_over(chain: list[Placed], route: Route, link: Link) -> list[Placed]:
+async def chain_over(chain: list[Placed], route: Route, link: Link | Joined) -> list[Placed]:
     """Give the chain as it stands over a link, after its policies have looked at the disk. Raises
     `Refusal`, `Denied`.
     """
+    reader = JoinedReader(link) if isinstance(link, Joined) else Reader(link)
     try:
         with trio.fail_after(PREPARE_SECONDS):
-            return await prepared(chain, first_view(route, link.export), Reader(link))
+            return await prepared(chain, first_view(route, link.export), reader)
     except trio.TooSlowError:
         text = f"policies have not seen the disk within {PREPARE_SECONDS} s"
         raise Refusal(Rep.ERR_PLATFORM, text) from None
@@ -52,15 +56,11 @@ async def chain_over(chain: list[Placed], route: Route, link: Link) -> list[Plac
         raise Refusal(Rep.ERR_PLATFORM, str(failed)) from None
 
 
-class Reader:
-    """Reads over a link that nothing else uses."""
+class _Reads:
+    """READs of a policy, one after the other; how they are answered is in `_answered`."""
 
-    def __init__(self, link: Link) -> None:
-        promised = offer(view_of(link.export), structured=False)
-        self._traffic = Traffic(plan(promised, link.export, link.dialect))
-        self._replies = reply_scan(self._traffic)
-        self._socket = Awaited(link.socket)
-        self._received = bytearray()
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
         self._reads = 0
 
     async def __call__(self, request: Request) -> bytes:
@@ -76,15 +76,32 @@ class Reader:
         upstream = self._traffic.plan.upstream
         job = translate(upstream, Cmd.READ, 0, request.offset, request.length)
         self._traffic.jobs.ask(job, answers.append)
+        await self._answered(answers)
+        [answer] = answers
+        if answer.error:
+            raise Failed(normal_error(Cmd.READ, answer.error), answer.text)
+        return b"".join(data for _offset, data in answer.data)
+
+    async def _answered(self, answers: list[Answer]) -> None:
+        """Wait until there is an answer. Raises `Failed`."""
+        raise NotImplementedError
+
+
+class Reader(_Reads):
+    """Reads over a link that nothing else uses."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(Traffic(_whole(link)))
+        self._replies = reply_scan(self._traffic)
+        self._socket = Awaited(link.socket)
+        self._received = bytearray()
+
+    async def _answered(self, answers: list[Answer]) -> None:
         try:
             while not answers:
                 await self._step()
         except (WireError, trio.BrokenResourceError) as error:
             raise Failed(Errno.EIO, f"the server's disk cannot be read: {error}") from None
-        [answer] = answers
-        if answer.error:
-            raise Failed(normal_error(Cmd.READ, answer.error), answer.text)
-        return b"".join(data for _offset, data in answer.data)
 
     async def _step(self) -> None:
         asks = b"".join(self._traffic.to_upstream)
@@ -98,3 +115,29 @@ class Reader:
         received = bytearray(self._received)
         taken = self._replies.feed(received, memoryview(received), 0, len(received), [])
         del self._received[:taken]
+
+
+class JoinedReader(_Reads):
+    """Reads over a trunk, among others."""
+
+    def __init__(self, joined: Joined) -> None:
+        super().__init__(Traffic(_whole(joined), send=joined.ask))
+        self._joined = joined
+        self._woken = trio.Event()
+        joined.wakes(self._act)
+
+    def _act(self, go_on: Callable[[], None]) -> None:
+        go_on()
+        self._woken.set()
+
+    async def _answered(self, answers: list[Answer]) -> None:
+        while not answers:
+            self._woken = trio.Event()
+            self._joined.push()
+            if not answers:
+                await self._woken.wait()
+
+
+def _whole(link: Link | Joined) -> Plan:
+    """Give the plan of one who may have all of an export."""
+    return plan(offer(view_of(link.export), structured=False), link.export, link.dialect)

@@ -25,10 +25,14 @@ from gateway.net.tally import Tally
 from gateway.policy import Charge, Session
 from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
+from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.shared import SharedNegotiation, Trunks, begun
+from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hub import Hub
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
+from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import CameBack, News, Server, TurnedAway, WentDown
 from gateway.wire.limits import MAX_SIZE_BYTES
 
@@ -128,6 +132,7 @@ class Service:
     """Exports (our names) that are not where the configuration says."""
     switches: Counter[str] = field(default_factory=Counter)
     """How often each export has been switched."""
+    _ledgers: dict[tuple[object, str], Ledger] = field(default_factory=dict)
     _locks: WeakValueDictionary[tuple[object, str], RangeLocks] = field(
         default_factory=WeakValueDictionary
     )
@@ -136,6 +141,8 @@ class Service:
         self.access = Access(self.config)
         self.turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
         """Clients of upstreams that are down; somebody has to `run` it."""
+        self.trunks = Trunks(self.hub, self.log)
+        """Links of exports that their clients share."""
         self._listen_to(self.servers)
 
     def place(self, name: str, route: Route) -> Place | None:
@@ -150,6 +157,31 @@ class Service:
         those that began before a reload.
         """
         return self._locks.setdefault((server.disks, name), RangeLocks())
+
+    def ledger_of(self, server: Server, name: str) -> Ledger:
+        """Give the ledger of an upstream's export. One that owes nothing and has no session is forgotten."""
+        key = server.disks, name
+        if key not in self._ledgers:
+            used = {k: each for k, each in self._ledgers.items() if each.in_use}
+            self._ledgers = {**used, key: Ledger()}
+        return self._ledgers[key]
+
+    def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:
+        """Give what a client's questions are asked of."""
+        server = place.server
+        if server.mode.wanted.shared:
+            return SharedNegotiation(self.trunks, server, partial(self.ledger_of, server))
+        return Negotiation(server)
+
+    async def bundled(self, place: Place, terms: Terms, link: Link) -> Link | Joined:
+        """Give a client's own link as it is to be used: as it is, or as the first of a bundle. Raises
+        `Refusal`, and then the link is closed.
+        """
+        server = place.server
+        if not server.mode.bundled:
+            return link
+        ledger = self.ledger_of(server, terms.name)
+        return (await begun(server, terms, link, self.hub, ledger, self.log)).join()
 
     @contextmanager
     def session(self, running: Running) -> Iterator[None]:

@@ -574,6 +574,7 @@ class Session:
         self._replies_lane.close()
         self.traffic.jobs.woken = _not_any_more
         # Others may wait for what it has under way, and for its ranges.
+        self.traffic.asks.drop()
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
         self.traffic.locks.leave(self.traffic.in_flight)
         for sock in self._interest:

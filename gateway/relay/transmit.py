@@ -15,6 +15,7 @@ from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
+from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.traffic import Traffic
@@ -32,6 +33,10 @@ LINGER_SECONDS = 2
 its own unread, would make the kernel throw that away."""
 
 
+OVER_SECONDS = 5
+"""How long a session may take to end whose links are gone for good: its client is answered, and no more."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Opened:
     """An export that a client has opened, and what it was promised of it."""
@@ -43,7 +48,7 @@ class Opened:
     asked: Asked
     """What the upstream was asked for it."""
     membership: Membership
-    link: Link
+    link: Link | Joined
     agreed: Terms
     offer: Offer
     limits: Limits
@@ -97,9 +102,17 @@ async def transmit(
             quirks=list(link.quirks),
             ladder=link.rung.name,
         )
-        agreed = plan_of(opened.agreed, promised, link.export, link.dialect)
+        joined = link if isinstance(link, Joined) else None
+        agreed = plan_of(
+            opened.agreed,
+            promised,
+            link.export,
+            link.dialect,
+            translated=joined.why if joined else "",
+        )
         locks = service.locks_of(opened.place.server, opened.grant.route.upstream_name)
-        traffic = Traffic(agreed, locks)
+        traffic = Traffic(agreed, locks, None if joined is None else joined.ask)
+        ledger = service.ledger_of(opened.place.server, opened.place.name)
         traffic.most_in_flight = opened.limits.most_in_flight
         running = Running(opened.grant.name, membership, opened, traffic, log)
         with service.session(running):
@@ -110,6 +123,11 @@ async def transmit(
             def begins(session: RelaySession, nursery: trio.Nursery) -> None:
                 running.relaying, running.nursery = session, nursery
                 opened.begins()
+                ledger.join(traffic)
+                if joined is not None:
+                    joined.port.traffic = traffic
+                    joined.wakes(session.act)
+                    nursery.start_soon(_end_with, joined.trunk, session)
                 if running.name in service.paused:
                     session.hold()
                 if service.access is not opened.access:
@@ -118,7 +136,13 @@ async def transmit(
                     Hooks(opened.agreed, agreed, traffic.jobs, session.act, nursery, log)
 
             session = await service.hub.relay(
-                client, link.socket, traffic, received + early, opened.limits.charges, begins=begins
+                client,
+                link.socket,
+                traffic,
+                received + early,
+                opened.limits.charges,
+                push=None if joined is None else joined.push,
+                begins=begins,
             )
         running.opened.link.close()
         traffic = running.traffic
@@ -136,9 +160,16 @@ async def transmit(
     finally:
         if running is not None:
             running.opened.close()
+            service.ledger_of(opened.place.server, opened.place.name).leave(running.traffic)
         opened.close()
         client.close()
         service.relayed -= 1
+
+
+async def _end_with(trunk: Trunk, session: RelaySession) -> None:
+    """End a session whose links are gone for good; what it has asked has failed."""
+    await trunk.over.wait()
+    session.finish(f"upstream {trunk.server.name!r} is gone: {trunk.bundle.why}", OVER_SECONDS)
 
 
 def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:

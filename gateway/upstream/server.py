@@ -17,6 +17,7 @@ from gateway.net.dial import DialError, Dialler
 from gateway.net.options import tune
 from gateway.protocol.errors import Refusal
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
+from gateway.upstream.mode import ONE_FOR_EACH, Mode
 from gateway.upstream.places import GiveUp, Outage, Places, Try, Wait
 from gateway.uri import NbdUri
 from gateway.wire.constants import Rep
@@ -134,6 +135,7 @@ class Server:
         same_storage: bool = False,
         max_connections: float = math.inf,
         connections: trio.CapacityLimiter | None = None,
+        mode: Mode = ONE_FOR_EACH,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
@@ -145,6 +147,8 @@ class Server:
         """Connections may lead to different servers, of the same disks."""
         self.may_differ = len(connects) > 1 and not same_storage
         """Connections may lead to different servers, and for all that is known to different disks."""
+        self.mode = mode
+        """Over how many connections it serves, and what becomes of clients when they are lost."""
         self.trust_allocation = trust_allocation
         """base:allocation is believed whatever the server is."""
         self.tls = tls

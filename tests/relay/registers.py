@@ -502,7 +502,8 @@ class Line:
         self._export, self._promised, self._longest = export, promised, longest
         self._holding = world.holding
         self.traffic = Traffic(
-            plan(promised, export, translate_all=random.random() < 0.15), world.locks
+            plan(promised, export, translated=(random.random() < 0.15 and "all are") or ""),
+            world.locks,
         )
         self.wires = Wires(self.traffic, world.pool, world.doors)
         self.wires.session.throttle(world.charges())
@@ -574,7 +575,7 @@ class Line:
         assert not self.traffic.in_flight
         link = random.choice(FRAMINGS[self._promised.framing])
         export = replace(self._export, structured=link.chunked, extended=link is EXTENDED)
-        made = plan(self._promised, export, translate_all=random.random() < 0.15)
+        made = plan(self._promised, export, translated=(random.random() < 0.15 and "all are") or "")
         traffic = Traffic(made, self._world.locks)
         self.upstream.die()
         self.wires.relink(traffic)

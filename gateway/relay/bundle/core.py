@@ -32,6 +32,7 @@ from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.unflushed import Keep, Unflushed
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.traffic import Traffic
+from gateway.upstream.mode import DEFAULTS, Doubt, Survival
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -49,34 +50,6 @@ TURN_BYTES = 256 * limits.KIB
 
 COMMAND_BYTES = 4 * limits.KIB
 """What a command without data counts as in that."""
-
-
-class Unanswered(Enum):
-    """What becomes of writes whose answer was lost with their link."""
-
-    REISSUE = "reissue"
-    EIO = "eio"
-
-
-class Doubt(Enum):
-    """What becomes of writes that were acknowledged and not flushed when all links died."""
-
-    STICKY = "sticky"
-    VERIFY = "verify"
-    REPLAY = "replay"
-    ASSUME_DURABLE = "assume-durable"
-
-
-@dataclass(frozen=True, slots=True)
-class Survival:
-    """How a bundle lives through the loss of its links; the keys of `[upstream.NAME]`."""
-
-    reconnect_seconds: float = 60
-    unflushed: Doubt = Doubt.STICKY
-    replay_bytes: int = 256 * limits.MIB
-    unknown_writes: Unanswered = Unanswered.REISSUE
-    late_write_seconds: float = 30
-    stall_seconds: float = 0
 
 
 KEPT = {
@@ -176,7 +149,7 @@ class Bundle:
         clock: Callable[[], float],
         stripe: int = stripes.LEAST_STRIPE_BYTES,
         strong: bool = False,
-        survival: Survival = Survival(),
+        survival: Survival = DEFAULTS,
         say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:

@@ -80,5 +80,10 @@ class Ledger:
         """Nothing is lost that anybody has to be told of."""
         return self._untold is None and not any(each.unflushed for each in self._open)
 
+    @property
+    def in_use(self) -> bool:
+        """There are sessions, or there is something that the next one has to be told."""
+        return bool(self._open) or self._untold is not None
+
     def _told(self) -> None:
         self._untold = None

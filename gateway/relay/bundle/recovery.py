@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from gateway.relay.bundle.core import Doubt, Piece, Steps, Unanswered
+from gateway.relay.bundle.core import Piece, Steps
 from gateway.relay.bundle.unflushed import Written, digest_of
 from gateway.relay.scan.asks import Ask, Outcome
+from gateway.upstream.mode import Doubt, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.limits import MIB
 

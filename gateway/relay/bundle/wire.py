@@ -144,6 +144,11 @@ class Wires:
             for wire in list(self._wires.values()):
                 wire.send()
 
+    @property
+    def busy(self) -> bool:
+        """Replies are still to come."""
+        return any(line.under_way for line in self._wires)
+
     def close(self) -> None:
         """Leave all links, in good order where nothing is under way."""
         for wire in list(self._wires.values()):

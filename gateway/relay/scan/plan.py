@@ -120,12 +120,12 @@ def plan(
     table: Table | None = None,
     hooked: Mapping[Cmd, str] = MappingProxyType({}),
     shadow: Shadow | None = None,
-    translate_all: bool = False,
+    translated: str = "",
 ) -> Plan:
     """Decide what a session does, from what its client was promised and what its link is.
 
-    `table`, `hooked`, `shadow`: what policies say beyond the offer. `translate_all` makes every command a job,
-    which must make no difference to what it means.
+    `table`, `hooked`, `shadow`: what policies say beyond the offer. `translated` makes every command a job,
+    for this reason, which must make no difference to what it means.
     """
     table = table or Table(offer.size)
     rules = _restricted(legal_commands(offer), table, hooked)
@@ -142,9 +142,9 @@ def plan(
             ways[command] = _way(command, commands, offer, export, upstream, dialect, made_up)
             if command in hooked and ways[command].route is not Route.REFUSED:
                 ways[command] = Way(Route.TRANSLATED, f"a policy looks at each: {hooked[command]}")
-    if translate_all:
+    if translated:
         ways = {
-            command: Way(Route.TRANSLATED, "everything is") if way.route in _AS_IT_IS else way
+            command: Way(Route.TRANSLATED, translated) if way.route in _AS_IT_IS else way
             for command, way in ways.items()
         }
     fast = {}

@@ -290,7 +290,7 @@ def session_of(
         extended=client is EXTENDED,
         selected=(MetaContext(1, ALLOCATION),) if client.chunked else (),
     )
-    traffic = Traffic(plan(promised, export, PROPER, translate_all=translate_all))
+    traffic = Traffic(plan(promised, export, PROPER, translated="all are" if translate_all else ""))
     return Feeder(RequestScan(traffic)), Feeder(reply_scan(traffic)), traffic
 
 

@@ -1,0 +1,356 @@
+"""A bundle with its sockets, and the tasks that make its links, and make them again.
+
+The first link is there when a trunk begins; its export is what clients are promised. Others that are wanted are
+made beside it, and used only if all of them are there and say the same (`gateway.upstream.coherence`).
+
+A link that is lost is made anew, in the same way and for the same export. If what comes back is less than
+what was promised (another size, a flag that is missing), nobody is served over it: the trunk is over, and so
+are its sessions. So they are if nothing comes back within `reconnect_seconds`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export
+from gateway.quirks import Dialect
+from gateway.relay.bundle.core import Bundle, Port, State
+from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.wire import Wire, Wires
+from gateway.relay.scan.asks import Ask, Done
+from gateway.upstream.coherence import Decision, check_required, decide, offered, sentence
+from gateway.upstream.negotiation import Link, Negotiation, Terms
+from gateway.upstream.server import Rung, Server
+from gateway.wire.constants import TransmissionFlag as Flag
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from gateway.relay.hub import Hub
+
+AGAIN_SECONDS = 0.5
+"""How long after a link could not be made the next one is tried, at most: beside what the upstream's own
+back-off says, which all who connect to it share."""
+
+FAREWELL_SECONDS = 30.0
+"""How long what is under way may take when nobody wants it any more: a server need not bear that its replies
+are not taken (nbdkit 1.32 ends over it)."""
+
+LOOK_SECONDS = 0.01
+"""How often it is looked whether that has come to its end."""
+
+NO_PROMISE = Flag.READ_ONLY | Flag.ROTATIONAL
+"""Flags whose absence takes nothing from a client."""
+
+
+def shrunk(was: Export, now: Export) -> list[str]:
+    """Say what an export does not have any more that it had."""
+    found = []
+    if now.size != was.size:
+        found.append(f"size {now.size} instead of {was.size}")
+    missing = was.flags & ~now.flags & ~NO_PROMISE
+    found += [f"no {flag.name}" for flag in Flag(missing)]
+    if now.flags & ~was.flags & Flag.READ_ONLY:
+        found.append("it is read-only")
+    if now.block_sizes != was.block_sizes:
+        found.append(f"block sizes {now.block_sizes} instead of {was.block_sizes}")
+    if now.framing is not was.framing:
+        found.append(f"{now.framing} framing instead of {was.framing}")
+    names = {context.name for context in now.contexts}
+    found += [f"no {each.name}" for each in was.contexts if each.name not in names]
+    return found
+
+
+class Trunk:
+    """The links of one export. Whoever uses it has a `Joined`; it begins with `start`, and ends with the last
+    of them.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        terms: Terms,
+        first: Link,
+        hub: Hub,
+        ledger: Ledger,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.server = server
+        self.terms = terms
+        self.first = first
+        self.ledger = ledger
+        self._hub = hub
+        self._log = log.bind(upstream=server.name)
+        mode = server.mode
+        self.decision = decide(
+            mode.wanted,
+            [first.export],
+            same_storage=server.same_storage,
+            may_differ=server.may_differ,
+            repaired=first.quirks,
+        )
+        self.export = offered(first.export, self.decision)
+        """What clients may be promised."""
+        self.joined: set[Joined] = set()
+        self.over = trio.Event()
+        """There is no link any more, and will be none."""
+        self._ids = {context.name: context.id for context in first.export.contexts}
+        self._changed = trio.Event()
+        self._scope = trio.CancelScope()
+        self._others: list[Link] = []
+        self.bundle = Bundle(
+            first.export,
+            self.decision.count,
+            ledger,
+            clock=trio.current_time,
+            stripe=mode.stripe,
+            strong=mode.strong,
+            survival=mode.survival,
+            say=self._say,
+            changed=self._note_change,
+        )
+        self._wires = Wires(self.bundle, hub, self._gone)
+        self._links: dict[Line, Link] = {}
+
+    # --- Its life
+
+    async def agree(self) -> None:
+        """Make all links that are wanted before anybody is promised anything. Raises `Refusal` if the
+        configuration wants all of them, or none, and they cannot be had.
+        """
+        check_required(self.server.mode.wanted, self.decision)
+        if self.decision.count > 1:
+            await self._make_others()
+            check_required(self.server.mode.wanted, self.decision)
+
+    def start(self) -> None:
+        """Begin."""
+        if self.decision.reason:
+            self._say(self.decision.reason, {})
+        self._use(0, self.first)
+        self._hub.start_soon(self._keep)
+
+    async def _keep(self) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._look_at_the_clock)
+                    await self._use_others()
+                    for slot in range(self.decision.count):
+                        nursery.start_soon(self._keep_slot, slot)
+            with trio.move_on_after(FAREWELL_SECONDS):
+                while self._wires.busy:
+                    await trio.sleep(LOOK_SECONDS)
+        finally:
+            self._wires.close()
+            for link in self._others:
+                link.close()
+
+    async def _use_others(self) -> None:
+        if self.decision.count > 1 and not self._others:
+            await self._make_others()
+        others, self._others = self._others, []
+        for slot, link in enumerate(others, start=1):
+            self._use(slot, link)
+
+    async def _make_others(self) -> None:
+        """Make the links that are wanted beside the first: all of them, or none."""
+        failed: list[str] = []
+        made: list[Link] = []
+
+        async def make() -> None:
+            try:
+                made.append(await self._new_link())
+            except Refusal as refusal:
+                failed.append(str(refusal))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(self.decision.count - 1):
+                    nursery.start_soon(make)
+        except BaseException:
+            for link in made:
+                link.close()
+            raise
+        decision = self._decide([self.first, *made])
+        if failed and decision.count > 1:
+            why = f"no other could be made: {failed[0]}"
+            reason = sentence(self.server.mode.wanted, 1, why)
+            decision = Decision(1, reason, decision.may_offer_multi_conn)
+        if decision.count == 1:
+            for link in made:
+                link.close()
+            self._say(decision.reason, {})
+            made = []
+        self.decision, self._others = decision, made
+
+    def _decide(self, links: list[Link]) -> Decision:
+        server = self.server
+        return decide(
+            server.mode.wanted,
+            [link.export for link in links],
+            same_storage=server.same_storage,
+            may_differ=server.may_differ,
+            repaired=self.first.quirks,
+        )
+
+    async def _new_link(self) -> Link:
+        negotiation = Negotiation(self.server)
+        try:
+            return await negotiation.go(self.terms)
+        finally:
+            await negotiation.aclose()
+
+    # --- Links
+
+    def _use(self, slot: int, link: Link) -> None:
+        line = Line(slot, link.export, link.dialect, self._ids)
+        self._links[line] = link
+        self._wires.add(link.socket, line)
+
+    def _gone(self, wire: Wire, why: str) -> None:
+        self._links.pop(wire.line).close()
+        if why and not self._scope.cancel_called:
+            self._log.warning("upstream connection lost", why=why, left=len(self.bundle.lines))
+        self._note_change()
+
+    async def _keep_slot(self, slot: int) -> None:
+        """Make a slot's link again whenever it is lost."""
+        while True:
+            while slot in self.bundle.lines:
+                await self._next_change()
+            link = await self._link_again()
+            problems = shrunk(self.first.export, link.export)
+            if problems:
+                link.close()
+                self._end(f"the server came back with {', '.join(problems)}")
+                return
+            lost_for = trio.current_time() - self.bundle.lost_at
+            self._log.info("upstream connection made again", seconds=round(lost_for, 1))
+            self._use(slot, link)
+
+    async def _link_again(self) -> Link:
+        while True:
+            try:
+                return await self._new_link()
+            except Refusal as refusal:
+                self.bundle.why = str(refusal)
+            with trio.move_on_after(AGAIN_SECONDS * (0.5 + random.random() / 2)):
+                await trio.sleep_forever()
+
+    # --- Time
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _next_change(self) -> None:
+        await self._changed.wait()
+
+    async def _look_at_the_clock(self) -> None:
+        bundle = self.bundle
+        while not self.over.is_set():
+            gives_up_at = math.inf
+            if bundle.state is State.DOWN:
+                gives_up_at = bundle.lost_at + bundle.survival.reconnect_seconds
+            if trio.current_time() >= gives_up_at:
+                seconds = bundle.survival.reconnect_seconds
+                waited = f", and for {seconds:g} s there was no other" if seconds else ""
+                self._end(f"the connection to the server was lost{waited}: {bundle.why}")
+                return
+            changed = self._changed
+            with trio.move_on_at(min(gives_up_at, bundle.due)):
+                await changed.wait()
+            if bundle.due <= trio.current_time():
+                bundle.tick()
+                self.push()
+
+    def _end(self, why: str) -> None:
+        self.bundle.give_up(why)
+        self.push()
+        self._log.error("sessions end", why=why)
+        self.over.set()
+        self._scope.cancel()
+
+    # --- Its users
+
+    def push(self) -> None:
+        """Have done what has been asked for."""
+        self._wires.push()
+
+    def join(self) -> Joined:
+        """Take part in it."""
+        joined = Joined(self)
+        self.joined.add(joined)
+        return joined
+
+    def leave(self, joined: Joined) -> None:
+        """Take part no more; the last one ends it."""
+        self.joined.discard(joined)
+        if not self.joined:
+            self._scope.cancel()
+            self.over.set()
+
+    def _say(self, what: str, details: Mapping[str, object]) -> None:
+        self._log.warning(what, export=self.terms.name, **details)
+
+
+@dataclass(eq=False)
+class Joined:
+    """A session's part in a trunk, in place of a link of its own."""
+
+    trunk: Trunk
+    port: Port = field(default_factory=lambda: Port(None, _not_yet))
+    socket: None = None
+    why: str = "its link is one of a bundle"
+    """Why every command is TRANSLATED."""
+
+    @property
+    def export(self) -> Export:
+        """As the upstream means it: repaired; with CAN_MULTI_CONN as clients may be promised it."""
+        return self.trunk.export
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the upstream is spoken to."""
+        return self.trunk.first.dialect
+
+    @property
+    def quirks(self) -> tuple[str, ...]:
+        """Names of the quirks in force."""
+        return self.trunk.first.quirks
+
+    @property
+    def rung(self) -> Rung:
+        """How much of the protocol the server was found to bear."""
+        return self.trunk.first.rung
+
+    def ask(self, ask: Ask, done: Done) -> None:
+        """Ask the upstream; `done` is called once, from `wake` of the port."""
+        self.trunk.bundle.ask(self.port, ask, done)
+
+    def push(self) -> None:
+        """Send what has been asked."""
+        self.trunk.push()
+
+    def wakes(self, act: Callable[[Callable[[], None]], None]) -> None:
+        """Have answers handed out by `act`."""
+        self.port.wake = partial(act, partial(self.trunk.bundle.answers, self.port))
+
+    def close(self) -> None:
+        """Leave the trunk. Closing twice is once."""
+        self.trunk.bundle.leave(self.port)
+        self.trunk.leave(self)
+
+
+def _not_yet() -> None:
+    pass

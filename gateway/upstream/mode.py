@@ -1,0 +1,69 @@
+"""Over how many connections an upstream serves, and what becomes of its clients when they are lost: the choices
+of `[upstream.NAME]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from gateway.config import PER_CLIENT, Connections
+from gateway.wire.limits import MIB
+
+
+class Unanswered(Enum):
+    """What becomes of writes whose answer was lost with their link (`unknown-writes`)."""
+
+    REISSUE = "reissue"
+    EIO = "eio"
+
+
+class Doubt(Enum):
+    """What becomes of writes that were acknowledged and not flushed when all links died (`unflushed`)."""
+
+    STICKY = "sticky"
+    VERIFY = "verify"
+    REPLAY = "replay"
+    ASSUME_DURABLE = "assume-durable"
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """The keys of the same names; times in seconds."""
+
+    reconnect_seconds: float = 60
+    unflushed: Doubt = Doubt.STICKY
+    replay_bytes: int = 256 * MIB
+    unknown_writes: Unanswered = Unanswered.REISSUE
+    late_write_seconds: float = 30
+    stall_seconds: float = 0
+
+
+DEFAULTS = Survival()
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """`connections` and what belongs to it."""
+
+    wanted: Connections = PER_CLIENT
+    """How many, and for whom. How many there are is for `gateway.upstream.coherence` to decide."""
+    required: bool = False
+    """An export that cannot have so many is refused."""
+    stripe: int = MIB
+    """Bytes, of which each takes the next connection."""
+    strong: bool = False
+    """What one connection has written is seen over all others at once."""
+    survival: Survival = DEFAULTS
+
+    @property
+    def bundled(self) -> bool:
+        """A session has no connection of its own, but a part of a bundle."""
+        return (
+            self.wanted != PER_CLIENT
+            or self.survival.unflushed in (Doubt.VERIFY, Doubt.REPLAY)
+            or self.survival.stall_seconds > 0
+        )
+
+
+ONE_FOR_EACH = Mode()
