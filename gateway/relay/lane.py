@@ -22,6 +22,9 @@ MAX_FREE_BUFFERS = 16
 MAX_SLICES = 1024
 """IOV_MAX of Linux: slices in one sendmsg."""
 
+MIN_FREE_BYTES = 64 * KIB
+"""A buffer that is pinned is received into as long as it has so much room left: less is not worth a receive."""
+
 MIN_MESSAGE_BYTES = 28
 """A lane with less than this, the header of a request, left over gives its buffer back and keeps the bytes
 aside: else a thousand peers that stop inside a header would hold a thousand buffers."""
@@ -34,26 +37,53 @@ LONG_ASIDE_BYTES = BUFFER_BYTES // 2
 """The same of a lane that may have to wait for minutes, and is copied once in that time: so it never holds more
 than twice what it keeps, and mostly nothing."""
 
-Buffer = tuple[bytearray, memoryview]
+
+class Segment:
+    """A receive buffer, and who still needs what is in it.
+
+    What a client writes may be needed again until the server has answered. So a segment with such data is
+    *pinned*: nothing in it is overwritten. A lane that is done with it parts from it, and whoever takes off the
+    last pin gives it back.
+    """
+
+    __slots__ = ("data", "parted", "pins", "pool", "view")
+
+    def __init__(self, pool: BufferPool) -> None:
+        self.data = bytearray(BUFFER_BYTES)
+        self.view = memoryview(self.data)
+        self.pool = pool
+        self.pins = 0
+        self.parted = False
+
+    def unpin(self) -> None:
+        """Take a pin off."""
+        self.pins -= 1
+        if self.parted and not self.pins:
+            self.pool.give_back(self)
+
+    def part(self) -> None:
+        """Its lane does not use it any more."""
+        if self.pins:
+            self.parted = True
+        else:
+            self.pool.give_back(self)
 
 
 class BufferPool:
     """Receive buffers, the one used last first: it is the one in the cache."""
 
     def __init__(self) -> None:
-        self._free: list[Buffer] = []
+        self._free: list[Segment] = []
 
-    def take(self) -> Buffer:
+    def take(self) -> Segment:
         """Give a buffer."""
-        if self._free:
-            return self._free.pop()
-        buffer = bytearray(BUFFER_BYTES)
-        return buffer, memoryview(buffer)
+        return self._free.pop() if self._free else Segment(self)
 
-    def give_back(self, buffer: Buffer) -> None:
+    def give_back(self, segment: Segment) -> None:
         """Take a buffer that nothing points into any more."""
+        segment.parted = False
         if len(self._free) < MAX_FREE_BUFFERS:
-            self._free.append(buffer)
+            self._free.append(segment)
 
 
 class Scan(Protocol):
@@ -77,11 +107,11 @@ class Lane:
     """
 
     __slots__ = (
-        "_buffer",
         "_end",
         "_left_over",
         "_pool",
         "_scan",
+        "_segment",
         "_start",
         "ended",
         "out",
@@ -101,7 +131,7 @@ class Lane:
         self.sink = sink
         self._scan = scan
         self._pool = pool
-        self._buffer: Buffer | None = None
+        self._segment: Segment | None = None
         self._start = self._end = 0  # what is received and not yet scanned
         self._left_over = b""  # the same, where there is no buffer
         self.out: list[memoryview | bytes] = []
@@ -120,12 +150,15 @@ class Lane:
 
         Raises OSError if the source has failed, and what the scanner raises.
         """
-        if self._buffer is None:
-            self._take_buffer(self._left_over)
+        segment = self._segment
+        if segment is None:
+            segment = self._take_buffer(self._left_over)
             self._left_over = b""
-        assert self._buffer is not None
-        buffer, view = self._buffer
         end = self._end
+        if segment.pins and end + MIN_FREE_BYTES > BUFFER_BYTES and not self.out:
+            segment = self._exchange(segment)
+            end = self._end
+        buffer, view = segment.data, segment.view
         if end == len(buffer):
             # The scanner holds back whole messages (never one that is larger than a buffer).
             return
@@ -147,8 +180,11 @@ class Lane:
         if len(self._left_over) >= MIN_MESSAGE_BYTES:
             self._take_buffer(self._left_over)
             self._left_over = b""
-        if self._buffer is not None:
-            self._start = self._scan.feed(*self._buffer, self._start, self._end, self.out)
+        segment = self._segment
+        if segment is not None:
+            self._start = self._scan.feed(
+                segment.data, segment.view, self._start, self._end, self.out
+            )
 
     def take_over(self, data: bytes) -> None:
         """Scan bytes that were received before the lane was there."""
@@ -156,10 +192,29 @@ class Lane:
             self._take_buffer(data)
             self.scan()
 
-    def _take_buffer(self, data: bytes) -> None:
-        self._buffer = self._pool.take()
-        self._buffer[0][: len(data)] = data
-        self._end = len(data)
+    def _take_buffer(self, data: bytes | memoryview) -> Segment:
+        segment = self._segment = self._pool.take()
+        segment.data[: len(data)] = data
+        self._start, self._end = 0, len(data)
+        return segment
+
+    def pin(self) -> Segment:
+        """Keep the buffer that is scanned now as it is, until `unpin`."""
+        assert self._segment is not None
+        self._segment.pins += 1
+        return self._segment
+
+    def release_what_nobody_needs(self) -> None:
+        """Give the buffer back if it was kept only because it was pinned."""
+        segment = self._segment
+        if segment is not None and not segment.pins and not self.out:
+            self.release()
+
+    def _exchange(self, full: Segment) -> Segment:
+        """Go on in another buffer with what is not scanned, for this one is needed as it is."""
+        segment = self._take_buffer(full.view[self._start : self._end])
+        full.part()
+        return segment
 
     def send(self) -> None:
         """Send once. Raises OSError if the sink has failed."""
@@ -178,7 +233,7 @@ class Lane:
                     self._drop_sent(self.sink.sendmsg(out[:MAX_SLICES]))
             except BlockingIOError:
                 return
-        if self._buffer is not None:
+        if self._segment is not None:
             self.release()
 
     def _drop_sent(self, sent: int) -> None:
@@ -220,17 +275,36 @@ class Lane:
         self.source, self._scan = source, scan
         self.ended = False
 
+    def lead_nowhere(self) -> None:
+        """Nothing is sent any more, nor what was to be; the scanner goes on."""
+        self.out.clear()
+        self.sink = None
+        self.release()
+
+    def come_from_nowhere(self) -> None:
+        """Nothing comes any more; what was received is dropped, and what is to be sent is sent."""
+        self._start = self._end
+        self._left_over = b""
+        self.source = None
+        self.ended = False
+        self.release()
+
     def _keep_aside(self, most: int) -> None:
-        if self._buffer is None or self.out:
+        segment = self._segment
+        if segment is None or self.out:
             return
         start, end = self._start, self._end
+        if segment.pins and end + MIN_FREE_BYTES <= BUFFER_BYTES:
+            return  # there is room behind what is pinned
         if end - start <= most:
-            self._left_over = bytes(self._buffer[1][start:end])
-            self._pool.give_back(self._buffer)
-            self._buffer = None
+            self._left_over = bytes(segment.view[start:end])
+            segment.part()
+            self._segment = None
             self._end = 0
+        elif segment.pins:
+            self._exchange(segment)
         elif start:
-            view = self._buffer[1]
+            view = segment.view
             view[: end - start] = view[start:end]
             self._end = end - start
         self._start = 0
@@ -245,3 +319,7 @@ class Lane:
         self._start = self._end
         self._left_over = b""
         self.discard()
+        if self._segment is not None:
+            self._segment.part()
+            self._segment = None
+            self._start = self._end = 0

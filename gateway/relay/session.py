@@ -37,8 +37,12 @@ from gateway.net.options import RelaySocket
 from gateway.protocol.errors import Hangup
 from gateway.relay.crowd import GONE, READ, WRITE, Crowd, crowd_of
 from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
+from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.scan.carrying import carry_over, rest_of
 from gateway.relay.scan.chunks import reply_scan
+from gateway.relay.scan.jobs import Answer
 from gateway.relay.scan.locks import Held
+from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
 from gateway.throttle import Charges, Doors, Gate
@@ -88,6 +92,7 @@ class Session:
         "reason",
         "seconds_to_end",
         "settled",
+        "survive",
         "traffic",
     )
 
@@ -108,6 +113,7 @@ class Session:
         self._requests = RequestScan(self.traffic)
         self._replies = reply_scan(self.traffic)
         self._requests_lane = Lane(client, link, self._requests, pool)
+        self._requests.pin = self._requests_lane.pin
         self._replies_lane = Lane(link, client, self._replies, pool)
         self._watch = watch
         self._doors = doors
@@ -131,6 +137,9 @@ class Session:
         """How long the end may take from `ending` on."""
         self.settled = False
         """Set from outside, while it is held and quiet: nothing would be lost with the link."""
+        self.survive: Callable[[str], None] | None = None
+        """Called with the reason when the link has died under what is under way: it has the session carried
+        over. None: the session ends."""
         self.link_lost = ""
         """Why the link is gone, if that happened while it was `settled`."""
         self.ending = trio.Event()
@@ -227,6 +236,7 @@ class Session:
         self.traffic = traffic
         self._requests = RequestScan(traffic)
         self._requests.stopped = True
+        self._requests.pin = self._requests_lane.pin
         self._replies = reply_scan(traffic)
         self._requests_lane.lead_to(link, self._requests)
         self._replies_lane.come_from(link, self._replies)
@@ -238,6 +248,48 @@ class Session:
         self.link_lost = ""
         self.settled = False
         self._step(lambda _events: None, 0)
+
+    # --- Living on without the link
+
+    def carry_over(
+        self,
+        plan: Plan,
+        ask: Callable[[Ask, Done], None],
+        adopt: Callable[[Ask, Done], None],
+        push: Callable[[], None],
+    ) -> None:
+        """Go on without the link, which has died: by asking somebody else, whose `push` has sent what is asked.
+        What was under way is asked again, by `adopt` what may have been done. To be called by `survive`.
+        """
+        assert self.link is not None
+        traffic, replies = self.traffic, self._replies
+        del self._interest[self.link]
+        self.link = None
+        self._push = push
+        end, length = replies.cut_off()
+        self._replies_lane.come_from_nowhere()
+        if length:
+            rest = rest_of(plan, end, length)
+            traffic.jobs.ask_elsewhere(ask)
+            traffic.jobs.ask(rest, self._complete)
+        carry_over(traffic, self._requests, plan, ask, adopt)
+        self._requests_lane.lead_nowhere()
+        self._link_closed = self._link_mute = False
+        self._send_what_jobs_say()
+
+    def _complete(self, answer: Answer) -> None:
+        """The rest of what was half sent to the client has come."""
+        replies = self._replies
+        if answer.error:
+            out = replies.complete_without(answer.text)
+            if out is None:
+                why = "a reply had begun that cannot be ended"
+                self._lose_client(f"{answer.text}, and {why}")
+                return
+        else:
+            out = replies.complete([memoryview(data) for _offset, data in answer.data])
+        self._replies_lane.out += out
+        self._send_replies()
 
     # --- What the hub calls
 
@@ -367,6 +419,7 @@ class Session:
         if lane.ended:
             self._lose_link("the upstream closed the connection")
             return
+        self._requests_lane.release_what_nobody_needs()
         if self.traffic.locks.busy:
             self.traffic.locks.look_again()
         self._send_what_jobs_say()
@@ -423,6 +476,8 @@ class Session:
             # What the upstream has answered may still be there to read; its end is seen there.
             self._link_mute = True
             self._requests_lane.discard()
+            if self.survive is not None and not self._client_gone:
+                return
             self._stop(f"the upstream takes no more requests: {error.strerror or error}")
             self.ending.set()
 
@@ -458,6 +513,10 @@ class Session:
         if self.settled and quiet and not self._stopping:
             self._replies_lane.release()
             self.link_lost = reason
+            return
+        if self.survive is not None and not self._stopping and not self._client_gone:
+            survive, self.survive = self.survive, None
+            survive(reason)
             return
         self._requests_lane.close()
         traffic = self.traffic
@@ -531,7 +590,7 @@ class Session:
         self._more = True
 
     def _may_read_requests(self) -> bool:
-        if self._client_gone or self._link_closed or self._requests_lane.out:
+        if self._client_gone or self._link_closed or self._link_mute or self._requests_lane.out:
             return False
         if self._requests_lane.ended:
             return False

@@ -15,12 +15,13 @@ from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
-from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Limits, Place, Running, Service
 from gateway.relay.session import Session as RelaySession
+from gateway.relay.surviving import end_with, survives
 from gateway.upstream.negotiation import Link
 from gateway.upstream.negotiation import Terms as Asked
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 LINGER_SECONDS = 2
 """How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
 its own unread, would make the kernel throw that away."""
-
-
-OVER_SECONDS = 5
-"""How long a session may take to end whose links are gone for good: its client is answered, and no more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +124,9 @@ async def transmit(
                 if joined is not None:
                     joined.port.traffic = traffic
                     joined.wakes(session.act)
-                    nursery.start_soon(_end_with, joined.trunk, session)
+                    nursery.start_soon(end_with, joined.trunk, session)
+                else:
+                    survives(service, running)
                 if running.name in service.paused:
                     session.hold()
                 if service.access is not opened.access:
@@ -164,12 +163,6 @@ async def transmit(
         opened.close()
         client.close()
         service.relayed -= 1
-
-
-async def _end_with(trunk: Trunk, session: RelaySession) -> None:
-    """End a session whose links are gone for good; what it has asked has failed."""
-    await trunk.over.wait()
-    session.finish(f"upstream {trunk.server.name!r} is gone: {trunk.bundle.why}", OVER_SECONDS)
 
 
 def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:

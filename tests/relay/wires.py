@@ -7,7 +7,7 @@ import socket
 from random import Random
 
 from gateway.net.options import RelaySocket
-from gateway.relay.lane import Buffer, BufferPool
+from gateway.relay.lane import BufferPool, Segment
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Session
 from gateway.throttle import Doors
@@ -20,13 +20,13 @@ class CountingPool(BufferPool):
         super().__init__()
         self.taken = 0
 
-    def take(self) -> Buffer:
+    def take(self) -> Segment:
         self.taken += 1
         return super().take()
 
-    def give_back(self, buffer: Buffer) -> None:
+    def give_back(self, segment: Segment) -> None:
         self.taken -= 1
-        super().give_back(buffer)
+        super().give_back(segment)
 
 
 class Wires:

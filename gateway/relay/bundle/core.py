@@ -196,6 +196,13 @@ class Bundle:
             self._turns.append(port)
         port.waiting.append(Task(ask, done, port))
 
+    def begin_without(self, why: str, unflushed: Unflushed) -> None:
+        """Take over from a link that has died, with what was written over it and not flushed."""
+        assert self.state is State.DOWN
+        self.unflushed = unflushed
+        self._total_loss = True
+        self.lost_at, self.why = self._clock(), why
+
     def adopt(self, port: Port, ask: Ask, done: Done) -> None:
         """Take over what was asked over a link that is gone, before there is a line."""
         assert self.state is State.DOWN
@@ -218,6 +225,11 @@ class Bundle:
         if port in self._turns:
             self._turns.remove(port)
         self._woken.pop(port, None)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left that a line has not answered, or that waits for something of that kind."""
+        return not (self._orphans or self._held)
 
     @property
     def idle(self) -> bool:

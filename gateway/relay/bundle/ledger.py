@@ -28,6 +28,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._open: dict[Traffic, None] = {}
+        self.tainted = False
+        """Something may be lost; false as long as nothing ever was."""
         self._untold: _Loss | None = None  # what no session has been told yet
 
     @property
@@ -58,6 +60,7 @@ class Ledger:
         """What was acknowledged in these ranges may be gone; all sessions have to be told, except one that is
         told at once.
         """
+        self.tainted = True
         lost = merged(ranges)
         before = [] if self._untold is None else self._untold.ranges
         self._untold = _Loss(why, merged([*before, *lost]))
@@ -74,6 +77,13 @@ class Ledger:
         for traffic in self._open:
             if traffic.lost:
                 traffic.lost = without(traffic.lost, start, end)
+
+    def flush_failed(self, traffic: Traffic, why: str) -> None:
+        """A session's own FLUSH has failed: the server tells its client, and nobody else."""
+        assert traffic.memory is not None
+        written = traffic.memory.acknowledged
+        self.lose(f"a FLUSH of another client has failed: {why}", written.ranges, but=traffic)
+        written.forget()
 
     @property
     def quiet(self) -> bool:

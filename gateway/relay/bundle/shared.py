@@ -49,14 +49,14 @@ class Trunks:
         try:
             async with lock:
                 trunk = self._trunks.get(key)
-                if trunk is None or trunk.over.is_set():
+                if trunk is None or trunk.ended:
                     trunk = await self._begun(server, name, ledger())
                     self._trunks[key] = trunk
                 return trunk.join()
         finally:
             if not lock.statistics().tasks_waiting:
                 self._locks.pop(key, None)
-            self._trunks = {k: each for k, each in self._trunks.items() if not each.over.is_set()}
+            self._trunks = {k: each for k, each in self._trunks.items() if not each.ended}
 
     async def _begun(self, server: Server, name: str, ledger: Ledger) -> Trunk:
         terms = Terms(name, structured=True, extended=True)
@@ -107,7 +107,7 @@ class SharedNegotiation:
 
     async def _part(self, name: str) -> Joined:
         if self._joined is not None:
-            if self._joined[0] == name and not self._joined[1].trunk.over.is_set():
+            if self._joined[0] == name and not self._joined[1].trunk.ended:
                 return self._joined[1]
             await self.aclose()
         joined = await self._trunks.join(self._server, name, lambda: self._ledger(name))

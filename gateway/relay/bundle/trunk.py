@@ -25,6 +25,7 @@ from gateway.quirks import Dialect
 from gateway.relay.bundle.core import Bundle, Port, State
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.wire import Wire, Wires
 from gateway.relay.scan.asks import Ask, Done
 from gateway.upstream.coherence import Decision, check_required, decide, offered, sentence
@@ -138,6 +139,24 @@ class Trunk:
             self._say(self.decision.reason, {})
         self._use(0, self.first)
         self._hub.start_soon(self._keep)
+
+    def start_without(self, why: str, unflushed: Unflushed) -> None:
+        """Begin with the first link gone, over which this was written and not flushed."""
+        self._log.warning("upstream connection lost", why=why, left=0)
+        self.bundle.begin_without(why, unflushed)
+        self._hub.start_soon(self._keep)
+
+    async def restored(self) -> None:
+        """Wait until all is as it was: the links are there, and nothing is left of what was lost with them."""
+        while not (self.bundle.state is State.UP and self.bundle.settled):
+            await trio.sleep(LOOK_SECONDS)
+
+    def dissolve(self) -> Link:
+        """End while nothing is asked: give the only link, whose owner goes on with it alone."""
+        [line] = self.bundle.lines.values()
+        self._wires.take_out(line)
+        self._scope.cancel()
+        return self._links.pop(line)
 
     async def _keep(self) -> None:
         try:
@@ -283,6 +302,11 @@ class Trunk:
 
     # --- Its users
 
+    @property
+    def ended(self) -> bool:
+        """Nobody can take part in it any more."""
+        return self._scope.cancel_called
+
     def push(self) -> None:
         """Have done what has been asked for."""
         self._wires.push()
@@ -298,7 +322,6 @@ class Trunk:
         self.joined.discard(joined)
         if not self.joined:
             self._scope.cancel()
-            self.over.set()
 
     def _say(self, what: str, details: Mapping[str, object]) -> None:
         self._log.warning(what, export=self.terms.name, **details)
@@ -337,6 +360,10 @@ class Joined:
     def ask(self, ask: Ask, done: Done) -> None:
         """Ask the upstream; `done` is called once, from `wake` of the port."""
         self.trunk.bundle.ask(self.port, ask, done)
+
+    def adopt(self, ask: Ask, done: Done) -> None:
+        """Have it taken over, that was asked over a link that is gone."""
+        self.trunk.bundle.adopt(self.port, ask, done)
 
     def push(self) -> None:
         """Send what has been asked."""

@@ -144,6 +144,12 @@ class Wires:
             for wire in list(self._wires.values()):
                 wire.send()
 
+    def take_out(self, line: Line) -> None:
+        """Leave a line's socket alone, for its link is used in another way from now on."""
+        wire = self._wires.pop(line)
+        wire.end()
+        self._hub.leave(wire.socket)
+
     @property
     def busy(self) -> bool:
         """Replies are still to come."""

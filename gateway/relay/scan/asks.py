@@ -60,7 +60,7 @@ class Asks:
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
         self._link = traffic.plan.link
-        self._under_way: dict[int, tuple[Outcome, Done]] = {}
+        self._under_way: dict[int, tuple[Ask, Outcome, Done]] = {}
 
     def __len__(self) -> int:
         return len(self._under_way)
@@ -72,7 +72,9 @@ class Asks:
         word = ask.flags << 16 | ask.command
         traffic.in_flight[ours] = (0, ASK | word, ask.offset, ask.length)
         outcome = Outcome(data=bytearray(ask.length if ask.command is Cmd.READ else 0))
-        self._under_way[ours] = outcome, done
+        self._under_way[ours] = ask, outcome, done
+        if ask.command is Cmd.FLUSH:
+            traffic.flush_is_sent(ours)
         flags = ask.flags
         if ask.command is Cmd.WRITE and self._link is EXTENDED:
             flags |= CmdFlag.PAYLOAD_LEN
@@ -84,13 +86,25 @@ class Asks:
 
     def outcome(self, ours: int) -> Outcome:
         """Give where the reply to an ask is collected."""
-        return self._under_way[ours][0]
+        return self._under_way[ours][1]
 
     def settle(self, ours: int) -> None:
         """The reply to an ask is complete."""
-        outcome, done = self._under_way.pop(ours)
+        ask, outcome, done = self._under_way.pop(ours)
+        if self._traffic.memory is not None and ask.command is not Cmd.READ:
+            word = ask.flags << 16 | ask.command
+            if outcome.error:
+                self._traffic.failed(ours, word, 0, outcome.error, outcome.text)
+            else:
+                self._traffic.succeeded(ours, word, ask.offset, ask.length)
         done(outcome)
 
     def drop(self) -> None:
         """Forget them: the link has died, and whoever asked knows."""
         self._under_way.clear()
+
+    def take(self) -> list[tuple[Ask, Done]]:
+        """Give those that have no answer, and forget them: they are asked elsewhere."""
+        taken = [(ask, done) for ask, _outcome, done in self._under_way.values()]
+        self._under_way.clear()
+        return taken

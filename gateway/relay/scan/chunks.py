@@ -89,6 +89,7 @@ class ChunkReplies(Replies):
         same = self._framing is traffic.plan.link
         simple_stays = self._framing is not EXTENDED
         base = self._base
+        remembers = traffic.memory is not None
         echo = 0
         run = pos = start
         if self.payload_left or self._asked_data is not None:
@@ -131,7 +132,7 @@ class ChunkReplies(Replies):
                                 client.data_head(entry[0], offset, offset, entry[3], done=done)
                             )
                         if behind > end:
-                            self._begin(entry, behind - end, done=True)
+                            self._begin(entry, behind - end, offset + entry[3], done=True)
                             behind = end
                         pos = behind
                         continue
@@ -146,6 +147,8 @@ class ChunkReplies(Replies):
                     and ours not in partial
                 ):
                     del in_flight[ours]
+                    if remembers:
+                        traffic.succeeded(ours, entry[1], entry[2], entry[3])
                     pack_cookie(buffer, pos + COOKIE_AT, entry[0])
                     pos += 16
                     continue
@@ -168,8 +171,11 @@ class ChunkReplies(Replies):
             out.append(view[run:pos])
         return pos
 
-    def _begin(self, entry: Entry, payload_left: int, *, done: bool) -> None:
-        """Remember that a chunk's data has begun to go out; `done`: it is the last of its reply."""
+    def _begin(self, entry: Entry, payload_left: int, data_end: int, *, done: bool) -> None:
+        """Remember that a chunk's data, which ends at `data_end` of the disk, has begun to go out; `done`: it
+        is the last of its reply.
+        """
+        self._open_end = data_end
         self.payload_left = payload_left
         self._open = entry
         self._closing = [self._client.end(entry[0], entry[2])] if done else []
@@ -291,7 +297,7 @@ class ChunkReplies(Replies):
             if done:
                 self._done(ours, entry, out)
             return behind
-        self._begin(entry, behind - end, done=False)
+        self._begin(entry, behind - end, offset + size - 8, done=False)
         if done:
             final: Out = []
             self._done(ours, entry, final)
@@ -390,7 +396,18 @@ class ChunkReplies(Replies):
             return
         out.append(self._client.failure(cookie, start, error, told.text, offset=offset, done=done))
         if done:
+            self._remember(ours, entry, told.error, told.text)
             self._forget(ours)
+
+    def _remember(self, ours: int, entry: Entry, error: int = 0, text: str = "") -> None:
+        """A command that is the client's has its answer."""
+        _cookie, word, offset, length = entry
+        if self.traffic.memory is None or word & 0xFFFF in _HAS_DATA:
+            return
+        if error:
+            self.traffic.failed(ours, word, length, error, text)
+        else:
+            self.traffic.succeeded(ours, word, offset, length)
 
     def _done(self, ours: int, entry: Entry, out: Out) -> None:
         """End a reply, or say what is missing of it."""
@@ -402,6 +419,8 @@ class ChunkReplies(Replies):
         missing = self._missing(ours, entry)
         client = self._client
         partial = self.traffic.partial.get(ours)
+        failed = partial is not None and partial.failed
+        self._remember(ours, entry, Errno.EIO if failed else 0)
         self._forget(ours)
         if missing:
             out.append(client.failure(cookie, asked, Errno.EIO, missing))

@@ -148,6 +148,16 @@ class Jobs:
         self.bytes += running.cost
         self._go_on(running)
 
+    def ask_elsewhere(self, send: Callable[[Ask, Done], None]) -> None:
+        """Have asks taken by somebody else from now on, who takes those that are under way as well."""
+        self._send_ask = send
+        if not self._elsewhere:
+            self._elsewhere = True
+            for running in self._running:
+                if running.missing and not running.waits:
+                    running.waits = True
+                    self.waiting += 1
+
     def answer(self, running: Running, answer: Answer) -> None:
         """End a job whose command was done by hooks, unless it has ended with its link."""
         if running in self._running:

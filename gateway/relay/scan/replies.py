@@ -18,6 +18,7 @@ is said in the client's framing. Both go by the same rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import repeat
 
 from gateway.protocol.commands import normal_error
@@ -45,6 +46,7 @@ class Replies:
         "_closing",
         "_framing",
         "_open",
+        "_open_end",
         "payload_left",
         "traffic",
         "waiting",
@@ -62,6 +64,7 @@ class Replies:
         self.waiting: Out = []
         """Replies of our own that wait for the end of that data."""
         self._open: Entry | None = None  # the command whose data is going out
+        self._open_end = 0  # where that data ends, in the upstream's offsets
         # The chunk that ends its reply, if it is to end with this data:
         self._closing: list[bytes] = []
         # Data of a job's READ that is to come next, and our cookie, if its reply ends with that:
@@ -109,6 +112,37 @@ class Replies:
         traffic.in_flight.clear()
         traffic.partial.clear()
         return out
+
+    def cut_off(self) -> tuple[int, int]:
+        """Nothing comes from the link any more, and others answer in its place. Give what is missing of the
+        data that is half sent to the client: where it ends on the disk, and its length in bytes.
+        """
+        self._asked_data = None
+        return self._open_end, self.payload_left
+
+    def complete(self, rest: Sequence[memoryview | bytes]) -> Out:
+        """Give what goes to the client with the rest of that data."""
+        out = [*rest, *self._closing, *self.waiting]
+        self.payload_left = 0
+        self._open = None
+        self._closing = []
+        self.waiting = []
+        return out
+
+    def complete_without(self, why: str) -> Out | None:
+        """The same, if the rest cannot be had; None if the client cannot be told, for a simple reply has
+        begun.
+        """
+        client = self._client
+        if not client.chunked:
+            return None
+        assert self._open is not None
+        cookie, _word, asked, _length = self._open
+        out: Out = [_ZEROES[: self.payload_left % len(_ZEROES)]]
+        out += repeat(_ZEROES, self.payload_left // len(_ZEROES))
+        out.append(client.failure(cookie, asked, Errno.EIO, why, done=bool(self._closing)))
+        self._closing = []
+        return self.complete(out)
 
     def _resume(self, view: memoryview, start: int, end: int, out: Out) -> tuple[int, int]:
         """Go on with the data that is under way; give where the run of bytes to send begins that the
@@ -166,7 +200,7 @@ class Replies:
 
     def _settle_simple(self, ours: int, entry: Entry, error: int, out: Out) -> None:
         """Take the whole simple reply to a command: an error, or one without data."""
-        cookie, word, asked, _length = entry
+        cookie, word, asked, length = entry
         if word & ASK:
             if error:
                 self.traffic.asks.outcome(ours).error = error
@@ -174,6 +208,11 @@ class Replies:
             return
         del self.traffic.in_flight[ours]
         self.traffic.partial.pop(ours, None)
+        if self.traffic.memory is not None:
+            if error:
+                self.traffic.failed(ours, word, length, error)
+            else:
+                self.traffic.succeeded(ours, word, asked, length)
         if error:
             out.append(self._client.failure(cookie, asked, normal_error(word, error)))
         else:
@@ -193,6 +232,7 @@ class SimpleReplies(Replies):
         unpack, pack_cookie = SIMPLE_REPLY.unpack_from, COOKIE.pack_into
         # Replies without data stay simple with structured replies, as proto.md allows.
         chunked, stays = client.chunked, client.request is self.traffic.plan.link.request
+        remembers = self.traffic.memory is not None
         run = pos = start
         if self.payload_left or self._asked_data is not None:
             run, pos = self._resume(view, start, end, out)
@@ -221,8 +261,12 @@ class SimpleReplies(Replies):
                 if pos > end:
                     self.payload_left = pos - end
                     self._open = entry
+                    self._open_end = offset + length
                     pos = end
-            elif stays:
+                continue
+            if remembers:
+                self.traffic.succeeded(ours, word, offset, length)
+            if stays:
                 pack_cookie(buffer, pos + COOKIE_AT, cookie)
                 pos += 16
             else:

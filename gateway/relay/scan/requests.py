@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.protocol.commands import (
     PAYLOAD,
     RANGED,
@@ -14,11 +16,13 @@ from gateway.protocol.commands import (
 from gateway.protocol.errors import Hangup
 from gateway.protocol.table import Ranges, touches
 from gateway.relay.scan.jobs import Outside, hooked, moved
+from gateway.relay.scan.locks import Entry
 from gateway.relay.scan.plan import Plan, Route
-from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Pinned, Traffic
 from gateway.relay.scan.translate import status, translate
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.errors import WireError
+from gateway.wire.limits import KIB
 from gateway.wire.transmission import (
     COOKIE,
     COOKIE_AT,
@@ -32,6 +36,9 @@ from gateway.wire.transmission import (
 MAX_ANSWERS = MAX_IN_FLIGHT
 """Replies of our own that wait for the client to take them; while there are so many, its requests stay
 unread. A client that sends nonsense and never reads costs no more than this."""
+
+MAX_COPIED_BYTES = 16 * KIB
+"""Up to here data that has to be kept is copied: that costs less than to have another buffer meanwhile."""
 
 _NEVER = (0, 0, None)  # a word that is not FAST
 
@@ -57,26 +64,28 @@ class RequestScan:
         "_gather_left",
         "_gathered",
         "_gathered_for",
+        "_half_sent",
         "_mask",
         "_size",
         "_traffic",
         "answers",
         "disconnected",
         "payload_left",
+        "pin",
         "stopped",
         "waiting",
     )
 
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
-        self._fast = traffic.plan.fast
-        self._size = traffic.plan.offer.size
-        self._base = traffic.plan.offer.base
-        self._mask = _mask(traffic.plan)
+        self._take(traffic.plan)
         self._drop_left = 0
         self._gather_left = 0  # bytes missing of a payload that a job needs whole
         self._gathered = bytearray()
         self._gathered_for: _Request = (0, 0, 0, 0)
+        self._half_sent = 0  # our cookie of the WRITE that `payload_left` is of
+        self.pin: Callable[[], Pinned] = _not_pinned
+        """Pins the buffer that `feed` is given; set by whoever feeds, where there is a memory."""
         self.payload_left = 0
         """Bytes of a WRITE's data that the upstream has not been sent: nothing else may be sent now."""
         self.waiting: list[memoryview | bytes] = []
@@ -87,6 +96,29 @@ class RequestScan:
         """DISC has come; what is behind it is not looked at."""
         self.stopped = False
         """Set from outside: begin no request, only take to its end what has begun."""
+
+    def _take(self, plan: Plan) -> None:
+        self._fast = plan.fast
+        self._size = plan.offer.size
+        self._base = plan.offer.base
+        self._mask = _mask(plan)
+
+    @property
+    def half_sent(self) -> int:
+        """Our cookie of the WRITE whose data is half sent upstream; 0: none is."""
+        return self._half_sent if self.payload_left else 0
+
+    def go_by(self, plan: Plan, begun: bytes, entry: Entry | None) -> None:
+        """Go by another plan, whose link has seen nothing. What had `begun` of a WRITE's data is gathered,
+        and its rest; `entry` is that WRITE.
+        """
+        self._take(plan)
+        self.waiting.clear()
+        if entry is not None:
+            cookie, word, offset, length = entry
+            self._gathered = bytearray(begun)
+            self._gather_left, self.payload_left = self.payload_left, 0
+            self._gathered_for = word, cookie, offset - self._base, length
 
     @property
     def between_messages(self) -> bool:
@@ -124,9 +156,12 @@ class RequestScan:
         )
         pack_cookie = COOKIE.pack_into
         gate = traffic.gate
+        keeps = traffic.memory is not None
         run = pos = start
         if self.payload_left:
             pos = start + self.payload_left
+            if keeps and start < end:
+                self._keep_more(view[start : min(pos, end)])
             if pos > end:
                 self.payload_left = pos - end
                 out.append(view[start:end])
@@ -176,10 +211,14 @@ class RequestScan:
                     run = pos = pos + header
                 room -= 1
                 if word & 0xFFFF == 1:  # WRITE
+                    data = pos
                     pos += length
                     if pos > end:
                         self.payload_left = pos - end
+                        self._half_sent = ours
                         pos = end
+                    if keeps:
+                        self._keep(ours, length, view[data:pos])
                 continue
             if pos > run:
                 out.append(view[run:pos])
@@ -198,6 +237,19 @@ class RequestScan:
         if pos > run:
             out.append(view[run:pos])
         return pos
+
+    def _keep(self, ours: int, length: int, here: memoryview) -> None:
+        """Keep the data of a WRITE, of which so much is here."""
+        if length <= MAX_COPIED_BYTES and len(here) == length:
+            self._traffic.keep(ours, length, bytes(here))
+            return
+        self._traffic.keep(ours, length, [(self.pin(), here)])
+
+    def _keep_more(self, here: memoryview) -> None:
+        """The same, of the data of the last one that comes now."""
+        kept = self._traffic.kept[self._half_sent]
+        assert type(kept) is list
+        kept.append((self.pin(), here))
 
     def _judge(
         self,
@@ -242,6 +294,7 @@ class RequestScan:
         elif command == Cmd.FLUSH and plan.ways[Cmd.FLUSH].route is not Route.TRANSLATED:
             ours = traffic.new_cookie()
             traffic.in_flight[ours] = (cookie, word, 0, 0)
+            traffic.flush_is_sent(ours)
             out.append(plan.link.encode_request(Cmd.FLUSH, 0, ours, 0, 0))
         else:
             self._start(request, b"", out)
@@ -268,7 +321,7 @@ class RequestScan:
         passed = plan.rules[word].flags
         cost = length if command in PAYLOAD else 0
         if command is Cmd.BLOCK_STATUS:
-            wanted = _wanted(traffic)
+            wanted = contexts_wanted(plan)
             if flags & CmdFlag.PAYLOAD_LEN:
                 length, ids = decode_status_payload(bytes(payload))  # its size was judged before
                 refused = subset_refusal(plan.offer, offset, length, ids)
@@ -304,6 +357,10 @@ class RequestScan:
         return min(behind, end)
 
 
+def _not_pinned() -> Pinned:
+    raise AssertionError("nobody keeps buffers here")
+
+
 def _no_word_is(
     _word: int, never: tuple[int, int, Ranges | None]
 ) -> tuple[int, int, Ranges | None]:
@@ -317,8 +374,7 @@ def _may_pass(gate: Gate, word: int, length: int) -> bool:
     return gate.take(length if command in (Cmd.READ, Cmd.WRITE) else 0)
 
 
-def _wanted(traffic: Traffic) -> tuple[tuple[int, int | None], ...]:
+def contexts_wanted(plan: Plan) -> tuple[tuple[int, int | None], ...]:
     """Give the client's contexts: its id, and the link's (None: answered here)."""
-    plan = traffic.plan
     theirs = {ours: link for link, ours in plan.context_ids.items() if ours is not None}
     return tuple((context.id, theirs.get(context.id)) for context in plan.offer.contexts)

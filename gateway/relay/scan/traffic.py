@@ -12,19 +12,87 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.protocol.commands import Refused
+from gateway.protocol.commands import WRITE_CLASS, Refused
 from gateway.protocol.table import ALL_COMMANDS
 from gateway.relay.scan.asks import Ask, Asks, Done
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.plan import Plan
-from gateway.wire.constants import Cmd, Errno
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.limits import MIB
 
 MAX_IN_FLIGHT = 128
 """Commands of one session that are under way at a time; while there are so many, the client's requests stay
 unread. The Linux kernel has 128 tags a queue, libnbd's tools ask 64, qemu 16."""
 
 # An `Entry` is a tuple, because there is one for every request of the data plane.
+
+
+MAX_KEPT_BYTES = 32 * MIB
+"""Data of WRITEs that is kept until they are answered, before no further request is begun. One of any size is
+always taken, so a session keeps less than twice as much."""
+
+
+class Pinned(Protocol):
+    """A buffer that is not used for anything else while it has pins."""
+
+    pins: int
+
+    def unpin(self) -> None:
+        """Take a pin off."""
+        ...
+
+
+class Acknowledged(Protocol):
+    """What is not known to be durable (`gateway.relay.bundle.unflushed` is one)."""
+
+    def note(self, offset: int, length: int) -> None:
+        """Something has been written."""
+        ...
+
+    def mark(self) -> int:
+        """A FLUSH is sent."""
+        ...
+
+    def forget(self) -> None:
+        """It is lost, and that is known."""
+        ...
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Where it is: (start, end)."""
+        ...
+
+    def flushed(self, mark: int) -> None:
+        """It has answered 0."""
+        ...
+
+
+class Losses(Protocol):
+    """What is lost (`gateway.relay.bundle.ledger` is one)."""
+
+    tainted: bool
+    """There may be something."""
+
+    def written(self, start: int, end: int) -> None:
+        """Bytes have been written again."""
+        ...
+
+    def flush_failed(self, traffic: Traffic, why: str) -> None:
+        """The server has told one client that it could not flush."""
+        ...
+
+
+Kept = bytes | list[tuple[Pinned, memoryview]]
+"""Data of a WRITE: a copy, or where it was received."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What is remembered of what a session does, so that it can live on without its link."""
+
+    acknowledged: Acknowledged
+    losses: Losses
 
 
 @dataclass(slots=True)
@@ -57,6 +125,13 @@ class Partial:
         return True
 
 
+LOSING = frozenset({Errno.EIO, Errno.ENOSPC})
+"""Errors of a FLUSH by which a server says that something was lost, and it will not say so twice. With others
+it has not tried."""
+
+_FUA = CmdFlag.FUA << 16
+
+
 class Gate(Protocol):
     """What has to let each request through before it is begun (`gateway.throttle` has one)."""
 
@@ -76,9 +151,13 @@ class Traffic:
         "held",
         "in_flight",
         "jobs",
+        "kept",
+        "kept_bytes",
         "last_cookie",
         "locks",
         "lost",
+        "marks",
+        "memory",
         "observed",
         "observed_first",
         "partial",
@@ -134,6 +213,13 @@ class Traffic:
         has been told, or they are written again."""
         self.told: Callable[[], None] = _nobody_asks
         """Called when the client has been told what it was owed."""
+        self.memory: Memory | None = None
+        """None: what is under way when the link dies, fails."""
+        self.kept: dict[int, Kept] = {}
+        """Our cookie -> data of a client's WRITE that is not answered, where there is a memory."""
+        self.kept_bytes = 0
+        self.marks: dict[int, int] = {}
+        """Our cookie of a FLUSH -> what `Acknowledged.mark` gave for it."""
         self.backlog = 0
         """Bytes of replies that the client has not taken, where the link is read all the same."""
         self._most_in_flight = MAX_IN_FLIGHT
@@ -184,6 +270,60 @@ class Traffic:
         self.observed[_named(word), would.error.name] += 1
         self.observed_first.setdefault((_named(word), would.error.name), would.text)
 
+    # --- What is remembered. Only with a memory.
+
+    def keep(self, ours: int, length: int, kept: Kept) -> None:
+        """A client's WRITE goes upstream: keep its data, or the beginning of it."""
+        self.kept[ours] = kept
+        self.kept_bytes += length
+
+    def data_of(self, ours: int) -> bytes:
+        """Give what has come of a client's WRITE, which is not kept any more."""
+        kept = self.kept[ours]
+        data = kept if isinstance(kept, bytes) else b"".join(view for _segment, view in kept)
+        self.forget(ours, 0)
+        if not self.kept:
+            self.kept_bytes = 0
+        return data
+
+    def forget(self, ours: int, length: int) -> None:
+        """A client's WRITE is answered."""
+        kept = self.kept.pop(ours, None)
+        if kept is not None:
+            self.kept_bytes -= length
+            if type(kept) is list:
+                for segment, _view in kept:
+                    segment.unpin()
+
+    def flush_is_sent(self, ours: int) -> None:
+        """A FLUSH goes upstream."""
+        if self.memory is not None:
+            self.marks[ours] = self.memory.acknowledged.mark()
+
+    def succeeded(self, ours: int, word: int, offset: int, length: int) -> None:
+        """A command without data in its reply has succeeded."""
+        memory = self.memory
+        assert memory is not None
+        command = word & 0xFFFF
+        if command == Cmd.FLUSH:
+            memory.acknowledged.flushed(self.marks.pop(ours))
+        elif command in WRITE_CLASS:
+            self.forget(ours, length)
+            if not word & _FUA:
+                memory.acknowledged.note(offset, length)
+            if memory.losses.tainted:
+                memory.losses.written(offset, offset + length)
+
+    def failed(self, ours: int, word: int, length: int, error: int, text: str = "") -> None:
+        """A command that is no READ has failed."""
+        memory = self.memory
+        assert memory is not None
+        self.forget(ours, length)
+        if word & 0xFFFF == Cmd.FLUSH:
+            del self.marks[ours]
+            if error in LOSING:
+                memory.losses.flush_failed(self, text or Errno(error).name)
+
     def new_cookie(self) -> int:
         """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""
         self.last_cookie += 1
@@ -193,6 +333,8 @@ class Traffic:
     def room(self) -> int:
         """How many requests may be begun (less than none: `most_in_flight` was more)."""
         if self.held or self.jobs.bytes + self.backlog >= MAX_JOB_BYTES:
+            return 0
+        if self.kept_bytes >= MAX_KEPT_BYTES:
             return 0
         return self._most_in_flight - len(self.in_flight) - self.jobs.waiting
 

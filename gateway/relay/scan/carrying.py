@@ -1,0 +1,174 @@
+"""A session whose link has died: what was under way on it becomes jobs, which ask somebody else.
+
+Nobody but us knows that another link serves the rest, so each reply has to be what it would have been:
+
+- of a READ whose reply has begun, the client is given what is missing of it, and nothing twice. Where the
+  data of one chunk, or of a simple reply, is half sent, its rest comes first, before anything else is said;
+- of a BLOCK_STATUS, the contexts that have not been told;
+- a WRITE's data was kept until its answer. One of which the server has only had a part was not done; its rest
+  is still to come from the client, and then it is a WRITE like any other;
+- whatever else may change the disk is asked by `adopt`: it may have been done, or may be done yet.
+
+Writes stay in the in-flight table until they are answered, for claims of others wait for them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+from gateway.protocol.commands import WRITE_CLASS
+from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.scan.jobs import Answer, Claim, Job, Outside, moved
+from gateway.relay.scan.locks import ASK, Entry
+from gateway.relay.scan.plan import Plan
+from gateway.relay.scan.requests import RequestScan, contexts_wanted
+from gateway.relay.scan.traffic import Partial, Traffic
+from gateway.relay.scan.translate import status, translate
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.framing import shifted
+
+Send = Callable[[Ask, Done], None]
+
+
+def carry_over(
+    traffic: Traffic, requests: RequestScan, after: Plan, ask: Send, adopt: Send
+) -> None:
+    """Have all that is under way asked by `ask` and `adopt`, and by `ask` whatever comes; `after` is the plan
+    for that. The rest of data that is half sent to the client is for `rest_of`.
+    """
+    before, partial = traffic.plan, dict(traffic.partial)
+    half_sent = requests.half_sent
+    entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}
+    data = {ours: traffic.data_of(ours) for ours in list(traffic.kept)}
+    under_way = traffic.asks.take()
+    traffic.in_flight.clear()
+    traffic.partial.clear()
+    traffic.marks.clear()
+    traffic.to_upstream.clear()
+    traffic.memory = None  # whoever is asked remembers
+
+    def first(asked: Ask, done: Done) -> None:
+        (adopt if asked.command in WRITE_CLASS else ask)(asked, done)
+
+    traffic.jobs.ask_elsewhere(first)
+    for asked, done in under_way:
+        first(asked, done)
+    traffic.plan = after
+    requests.go_by(after, data.pop(half_sent, b""), entries.pop(half_sent, None))
+    for ours, entry in entries.items():
+        _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
+    traffic.jobs.ask_elsewhere(ask)
+
+
+def rest_of(plan: Plan, end: int, length: int) -> Job:
+    """Give the job that reads the last `length` bytes before `end`, of the disk."""
+    return translate(plan.upstream, Cmd.READ, 0, end - length, length)
+
+
+def _begin_again(
+    traffic: Traffic, before: Plan, ours: int, entry: Entry, partial: Partial | None, data: bytes
+) -> None:
+    cookie, word, offset, length = entry
+    command = Cmd(word & 0xFFFF)
+    client, base = before.offer.framing, before.offer.base
+    asked = offset - base if command is not Cmd.FLUSH else 0
+    if partial is not None and partial.failed:
+        # The error has been told, or is to be told at the end.
+        if client.chunked:
+            traffic.to_client.append(client.end(cookie, asked))
+        else:
+            traffic.to_client.append(client.failure(cookie, asked, partial.error or Errno.EIO))
+        return
+    sent = before.fast.get(word, (0, 0, None))[1] >> 16 & ~CmdFlag.PAYLOAD_LEN
+    if command is Cmd.READ:
+        _read_again(traffic, entry, partial, sent)
+        return
+    job: Job
+    if command is Cmd.BLOCK_STATUS:
+        told = set() if partial is None else partial.contexts
+        wanted = tuple(each for each in contexts_wanted(traffic.plan) if each[1] not in told)
+        if not wanted:
+            traffic.to_client.append(client.end(cookie, asked))
+            return
+        job = status(before.upstream, sent, offset, length, wanted, before.offer.size - asked)
+    else:
+        job = _again(Ask(command, offset, length, sent, data))
+        if command in WRITE_CLASS:
+            traffic.in_flight[ours] = entry
+            job = _in_table(job, traffic, ours)
+    traffic.jobs.start(cookie, word, asked, moved(job, base), cost=len(data))
+
+
+def _again(ask: Ask) -> Job:
+    [outcome] = yield [ask]
+    return Answer(outcome.error, outcome.text, outcome.offset)
+
+
+def _in_table(
+    job: Job, traffic: Traffic, ours: int
+) -> Generator[list[Ask] | Claim | Outside, list[Outcome], Answer]:
+    try:
+        return (yield from job)
+    finally:
+        traffic.in_flight.pop(ours, None)
+        traffic.locks.look_again()
+
+
+def _read_again(traffic: Traffic, entry: Entry, partial: Partial | None, flags: int) -> None:
+    """Read what is missing of a READ, and send it in as many chunks as that takes."""
+    cookie, word, offset, length = entry
+    plan = traffic.plan
+    base = plan.offer.base
+    covered = [] if partial is None else partial.covered
+    if not covered:
+        job = moved(translate(plan.upstream, Cmd.READ, flags, offset, length), base)
+        traffic.jobs.start(cookie, word, offset - base, job, cost=length)
+        return
+    client = shifted(plan.offer.framing, base)
+    missing = _gaps(covered, offset, offset + length)
+    if not missing:
+        traffic.to_client.append(client.end(cookie, offset))
+
+    def done_with(start: int, size: int, *, last: bool) -> Callable[[Answer], None]:
+        def done(answer: Answer) -> None:
+            out = traffic.to_client
+            if answer.error:
+                text = answer.text
+                out.append(client.failure(cookie, offset, Errno.EIO, text, done=last))
+            else:
+                out.append(client.data_head(cookie, offset, start, size, done=last))
+                out.extend(memoryview(data) for _offset, data in answer.data)
+
+        return done
+
+    _one_by_one(traffic, missing, done_with)
+
+
+def _one_by_one(
+    traffic: Traffic,
+    missing: list[tuple[int, int]],
+    done_with: Callable[..., Callable[[Answer], None]],
+) -> None:
+    """Read ranges in order, so that the last chunk is the last."""
+    if not missing:
+        return
+    (start, end), *others = missing
+    told = done_with(start, end - start, last=not others)
+
+    def done(answer: Answer) -> None:
+        told(answer)
+        _one_by_one(traffic, others, done_with)
+
+    job = translate(traffic.plan.upstream, Cmd.READ, 0, start, end - start)
+    traffic.jobs.ask(job, done)
+
+
+def _gaps(covered: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:
+    gaps = []
+    for first, behind in covered:
+        if start < first:
+            gaps.append((start, first))
+        start = behind
+    if start < end:
+        gaps.append((start, end))
+    return gaps

@@ -1,0 +1,135 @@
+"""A session with a link of its own lives on when that dies.
+
+At the loss it is carried over, with all that is under way, into a bundle of one line, which makes the link
+again and recovers (`gateway.relay.bundle`). There every command is TRANSLATED. So when nothing is left of the
+loss, the session is held for a moment, and goes back to its fast ways over the new link.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import trio
+
+from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.bundle.unflushed import Unflushed
+from gateway.relay.hooks import Hooks
+from gateway.relay.promise import plan_of
+from gateway.relay.scan.traffic import Memory, Traffic
+from gateway.relay.service import Running, Service
+from gateway.relay.session import Session
+from gateway.upstream.negotiation import Link
+
+OVER_SECONDS = 5
+"""How long a session may take to end whose links are gone for good: its client is answered, and no more."""
+
+LOOK_SECONDS = 0.005
+"""How often it is looked whether a session that is held has become quiet."""
+
+QUIET_SECONDS = 5.0
+"""How long a session is held to become quiet. Who has sent half a request and no more stays as it is."""
+
+
+def survives(service: Service, running: Running) -> None:
+    """Have a session live on when its link dies."""
+    session, opened = running.relaying, running.opened
+    assert session is not None
+    server = opened.place.server
+    if not server.mode.survival.reconnect_seconds:
+        return
+    ledger = service.ledger_of(server, opened.place.name)
+    running.traffic.memory = Memory(Unflushed(), ledger)
+    session.survive = lambda why: _carry_over(service, running, why)
+
+
+def _carry_over(service: Service, running: Running, why: str) -> None:
+    session, opened, traffic = running.relaying, running.opened, running.traffic
+    link, memory = opened.link, traffic.memory
+    assert session is not None
+    assert running.nursery is not None
+    assert isinstance(link, Link)
+    assert memory is not None
+    assert isinstance(memory.acknowledged, Unflushed)
+    server = opened.place.server
+    ledger = service.ledger_of(server, opened.place.name)
+    trunk = Trunk(server, opened.asked, link, service.hub, ledger, running.log)
+    joined = trunk.join()
+    joined.port.traffic = traffic
+    joined.wakes(session.act)
+    service.hub.leave(link.socket)
+    plan = plan_of(
+        opened.agreed, opened.offer, link.export, link.dialect, translated="its link was lost"
+    )
+    trunk.start_without(why, memory.acknowledged)
+    session.carry_over(plan, joined.ask, joined.adopt, joined.push)
+    link.close()
+    running.opened = replace(opened, link=joined)
+    running.nursery.start_soon(_live_on, service, running, joined)
+
+
+async def _live_on(service: Service, running: Running, joined: Joined) -> None:
+    """See to a session until it has a link of its own again."""
+    assert running.relaying is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_with, joined.trunk, running.relaying)
+        await _go_back(service, running, joined)
+        nursery.cancel_scope.cancel()
+
+
+async def end_with(trunk: Trunk, session: Session) -> None:
+    """End a session whose links are gone for good; what it has asked has failed."""
+    await trunk.over.wait()
+    session.finish(f"upstream {trunk.server.name!r} is gone: {trunk.bundle.why}", OVER_SECONDS)
+
+
+async def _go_back(service: Service, running: Running, joined: Joined) -> None:
+    """Go back to fast ways when all is in order again."""
+    session, trunk = running.relaying, joined.trunk
+    assert session is not None
+    while True:
+        await trunk.restored()
+        if running.name not in service.paused and await _is_quiet(service, running, session):
+            if trunk.bundle.idle and trunk.bundle.lines:
+                _relink(service, running, joined)
+                session.go_on()
+                return
+            session.go_on()
+        await trio.sleep(QUIET_SECONDS)
+
+
+async def _is_quiet(service: Service, running: Running, session: Session) -> bool:
+    """Hold a session until it is quiet, or let it go on and say no. A pause that comes meanwhile has it
+    then.
+    """
+    session.hold()
+    with trio.move_on_after(QUIET_SECONDS):
+        while not session.quiet and running.name not in service.paused:
+            await trio.sleep(LOOK_SECONDS)
+    if running.name in service.paused:
+        return False
+    if session.quiet and session.held:
+        return True
+    session.go_on()
+    return False
+
+
+def _relink(service: Service, running: Running, joined: Joined) -> None:
+    session, opened = running.relaying, running.opened
+    assert session is not None
+    assert running.nursery is not None
+    trunk = joined.trunk
+    unflushed = trunk.bundle.unflushed
+    link = trunk.dissolve()
+    agreed = plan_of(opened.agreed, opened.offer, link.export, link.dialect)
+    traffic = Traffic(agreed, running.traffic.locks)
+    if agreed.hooked:
+        Hooks(opened.agreed, agreed, traffic.jobs, session.act, running.nursery, running.log)
+    ledger = service.ledger_of(opened.place.server, opened.place.name)
+    before = running.traffic
+    service.hub.relink(session, link.socket, traffic)
+    ledger.exchange(before, traffic)
+    traffic.memory = Memory(unflushed, ledger)
+    running.opened, running.traffic = replace(opened, link=link), traffic
+    session.survive = lambda why: _carry_over(service, running, why)
+    joined.close()
+    running.log.info("session goes on over its new connection")
