@@ -97,6 +97,8 @@ class Op:
     ended: int = NEVER
     error: int = 0
     safe: bool = False
+    gone: set[int] = field(default_factory=set)
+    """Its blocks that a crash has surely lost."""
     told_before: int | None = None
     """See `Oracle._told_before`."""
 
@@ -201,19 +203,32 @@ class Oracle:
         look.ended = self._tick()
         return {write.stamp for write in self._readable(look, number)}
 
-    def check_stable(self, stamps: Sequence[int], what: str = "stable storage") -> int:
+    def check_stable(
+        self, stamps: Sequence[int], what: str = "stable storage", *, gone: bool = False
+    ) -> int:
         """Hold what a crash has left against what is safe. Give how many blocks have lost something that was
         acknowledged; raises `Broken` where that was safe.
+
+        `gone`: nobody brings that back, so from now on a FLUSH may not claim it.
         """
         lost = 0
         for number, stamp in enumerate(stamps):
             newest = self._certain(number, lambda op: op.safe)
-            allowed = self._left_by(number, newest, NEVER)
+            allowed = self._left_by(number, newest)
             if stamp not in allowed:
                 raise Broken(self._said(what, number, stamp, allowed, newest))
             newest = self._certain(number, lambda op: True)
-            lost += stamp not in self._left_by(number, newest, NEVER)
+            if stamp not in self._left_by(number, newest):
+                lost += 1
+                if gone:
+                    self._lose(number, stamp)
         return lost
+
+    def _lose(self, number: int, stamp: int) -> None:
+        """Writes to a block that have come wholly after what was left there are gone."""
+        left = [write.ended for write in self._writes[number] if write.stamp == stamp]
+        for write in self._certain(number, lambda op: op.began > max(left)):
+            write.gone.add(number)
 
     def check_final(self, stamps: Sequence[int], *, lossless: bool = False) -> None:
         """Hold the disk against everything, when it is over: a READ of it all, by somebody who has come last.
@@ -284,9 +299,16 @@ class Oracle:
         for write in self._unsafe:
             if write.ended < flush.began and not self._was_told(write, flush):
                 write.safe = True
+                for number in write.gone:
+                    self._check_claim(flush, write, number)
             else:
                 left.append(write)
         self._unsafe = left
+
+    def _check_claim(self, flush: Op, write: Op, number: int) -> None:
+        """What is gone may have been written again."""
+        if not self._certain(number, lambda op: op.began > write.ended and number not in op.gone):
+            raise Broken(f"{flush} succeeded, but block {number} of {write} was lost")
 
     # --- Rules
 
@@ -337,13 +359,9 @@ class Oracle:
             if write.certain and write.ended < NEVER and when(write)
         ]
 
-    def _left_by(self, number: int, newest: Iterable[Op], before: int) -> set[int]:
+    def _left_by(self, number: int, newest: Iterable[Op]) -> set[int]:
         began = max((write.began for write in newest), default=-NEVER)
-        return {
-            write.stamp
-            for write in self._writes[number]
-            if write.began < before and not write.ended < began
-        }
+        return {write.stamp for write in self._writes[number] if write.ended >= began}
 
     def _was_told(self, write: Op, asked: Op) -> bool:
         """Say whether whoever sends `asked` may have been told that a write is lost."""

@@ -239,3 +239,24 @@ def test_what_nobody_may_read_any_more_is_forgotten() -> None:
     assert len(oracle._writes[0]) <= MANY + 1
     assert not oracle._unsafe
     assert oracle.may_be_read(0) == {unanswered.stamp, last.stamp}
+
+
+def test_a_flush_may_not_claim_what_is_gone() -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    wrote(one)
+    wrote(one, 1)
+    lost(oracle)
+    assert oracle.check_stable([0, 0, 0, 0], gone=True) == 2
+    flushed(one, Errno.EIO)
+    flushed(one)
+    last = wrote(other)
+    wrote(other, 1)
+    flushed(other)  # all was written again
+    oracle.check_final([last.stamp, last.stamp + 1, 0, 0])
+    lost(oracle)
+    third = wrote(one)
+    lost(oracle)
+    assert oracle.check_stable([last.stamp, last.stamp + 1, 0, 0], gone=True) == 1
+    with pytest.raises(Broken, match=f"succeeded, but block 0 of write .*stamp {third.stamp}"):
+        flushed(other)

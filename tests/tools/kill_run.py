@@ -1,0 +1,519 @@
+"""`python -m tests.tools.kill_run`: a real server is killed with -9 under a verifying load, again and again.
+
+    --server nbdkit     its cache filter in front of a file, cache=writeback: what is not flushed is really lost
+    --server qemu-nbd   --cache=writeback: the kernel keeps what was written, so that nothing is lost
+
+In front of it stands the gateway, and before that clients of ours that write, read and FLUSH blocks that they
+have in common, several commands at a time; one of them leaves with every kill, in the middle of everything, and
+comes back. What they are told and what they read is held against `tests.tools.oracle`; so is the disk, each
+time that the server is dead and in the end. What is asked depends on `--mode`, the configuration's `unflushed`:
+
+    replay, assume-durable   no client sees an error, and nothing is missing
+    sticky, verify           what is lost is told, by EIO at a FLUSH of every session that was open
+
+`--without-survival` leaves the keys out of the configuration: sessions end with the server, which is then no
+failure by itself. What the clients see is asked all the same, so it has to end with 1: the proof that it can.
+
+Kills come at random, or while a FLUSH is under way, or again as soon as the server is there. The seed decides
+when and what is written; the machine has its own say, so a seed gives a similar run, not the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import trio
+
+from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
+from tests.embedded.peers import Client
+from tests.interop.processes import Process, listening
+from tests.interop.servers import free_port, unix_uri
+from tests.tools.oracle import BLOCK_BYTES, Broken, Op, Oracle, Session, stamps_of
+
+LONGEST_BLOCKS = 8
+"""Of one command: two of nbdkit's cache, which has blocks of 4 KiB."""
+
+START_SECONDS = 20
+"""For a server, or a gateway, to listen."""
+
+REPLY_SECONDS = 90
+"""A reply that is not there by then will not come: more than `reconnect-seconds`."""
+
+MOST_PROBLEMS = 5
+"""So many are enough to know."""
+
+FINAL_FLUSHES = 4
+"""How often a session may be told of losses in the end: once by each kill that it has not asked after, and they
+are told together. Several, for kills that overlapped with a FLUSH."""
+
+CONFIG = """\
+[[listen]]
+uri = "{listen}"
+[upstream.main]
+uri = "{server}"
+connect-seconds = 30
+{survival}
+[[export]]
+name = "d"
+upstream = "main"
+upstream-name = ""
+"""
+
+SURVIVAL = """\
+connections = {connections}
+unflushed = "{mode}"
+late-write-seconds = 0
+reconnect-seconds = 60
+"""
+
+REPLAY = """\
+sole-writer = true
+replay-bytes = "{replay_bytes}"
+"""
+
+MODES = ("replay", "sticky", "verify", "assume-durable")
+WEIGHTS = {"write": 50, "read": 25, "fua": 4, "zero": 5}
+FLUSH_WEIGHTS = (0.1, 1.0, 12.0)
+"""One of them until the next kill. While nbdkit flushes it does nothing else, so where there are many FLUSHes
+most kills hit one, and hardly anything that was acknowledged is in its cache only.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done. `seconds` are those between the first kill and the last, about."""
+
+    mode: str
+    server: str = "nbdkit"
+    kills: int = 3
+    seconds: float = 6
+    seed: int = 0
+    survival: bool = True
+    connections: str = "shared"
+    replay_bytes: str = "1M"
+    write_delay_ms: int = 0
+    """What nbdkit's cache waits for each block that it writes back, so that FLUSH takes longer."""
+    tcp: bool = False
+    clients: int = 2
+    """Beside the one that leaves."""
+    depth: int = 4
+    """Commands of each client under way."""
+    blocks: int = 256
+    template: str = ""
+    """More of the upstream's configuration, or instead of ours with `survival` false."""
+
+    @property
+    def lossless(self) -> bool:
+        """Nobody may miss anything."""
+        return self.mode in ("replay", "assume-durable")
+
+    @property
+    def config_survival(self) -> str:
+        if not self.survival:
+            return self.template
+        count = self.connections
+        lines = SURVIVAL.format(
+            connections=count if count.isdigit() else f'"{count}"', mode=self.mode
+        )
+        if self.mode == "replay":
+            lines += REPLAY.format(replay_bytes=self.replay_bytes)
+        return lines + self.template
+
+
+@dataclass
+class Report:
+    """How it went."""
+
+    plan: Plan
+    problems: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Commands that were answered, and what else there is to count."""
+    lost: list[int] = field(default_factory=list)
+    """At each kill: blocks on which something acknowledged was lost."""
+    gateway: str = ""
+    """What the gateway said."""
+
+    def problem(self, text: str) -> None:
+        """Note what is wrong."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(text)
+
+    def __str__(self) -> str:
+        plan = self.plan
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
+        how = "" if plan.survival else " without survival"
+        lines = [
+            f"{plan.server}, {plan.mode}{how}, seed {plan.seed}: {len(self.lost)} kills",
+            f"  {counts}",
+            f"  kills lost acknowledged writes on {self.lost} blocks",
+        ]
+        return "\n".join(lines + [f"  WRONG: {problem}" for problem in self.problems])
+
+
+# --- The server
+
+
+class Victim:
+    """The server that is killed."""
+
+    def __init__(self, plan: Plan, workdir: Path) -> None:
+        self.disk = workdir / "disk"
+        with self.disk.open("wb") as file:
+            file.truncate(plan.blocks * BLOCK_BYTES)
+        self._path = workdir / "server"
+        port = free_port() if plan.tcp else 0
+        self.uri = f"nbd://127.0.0.1:{port}" if plan.tcp else unix_uri(self._path)
+        if plan.server == "nbdkit":
+            where = ("-i", "127.0.0.1", "-p", str(port)) if plan.tcp else ("-U", str(self._path))
+            self._command = ["nbdkit", "--foreground", *where, "--filter=cache"]
+            delay = [f"delay-write={plan.write_delay_ms}ms"] if plan.write_delay_ms else []
+            if delay:
+                self._command.append("--filter=delay")
+            self._command += ["file", str(self.disk), "cache=writeback", "cache-on-read=false"]
+            self._command += delay
+        else:
+            where = ("-b", "127.0.0.1", "-p", str(port)) if plan.tcp else ("-k", str(self._path))
+            self._command = ["qemu-nbd", "--persistent", "--shared=0", "--cache=writeback"]
+            self._command += ["--discard=unmap", "-f", "raw", *where, str(self.disk)]
+        self._process: Process | None = None
+
+    async def start(self) -> None:
+        """Start it; when this returns it listens."""
+        self._path.unlink(missing_ok=True)
+        process = self._process = Process(*self._command)
+        await listens(process, self.uri)
+
+    def kill(self) -> None:
+        """kill -9; when this returns it is dead."""
+        if self._process is not None:
+            self._process.kill()
+            Process.started.remove(self._process)
+            self._process = None
+
+    def stamps(self) -> list[int]:
+        """What is on the disk. Raises `Broken`."""
+        return stamps_of(self.disk.read_bytes())
+
+
+async def listens(process: Process, uri: str) -> None:
+    """Wait until somebody listens there."""
+    with trio.fail_after(START_SECONDS):
+        while not listening(uri):
+            if not process.running:
+                raise CannotStart(f"{' '.join(process.command)} ended:\n{process.output}")
+            await trio.sleep(0.002)  # the kernel's table of sockets offers no event
+
+
+class CannotStart(Exception):
+    """A program that is needed has ended at once."""
+
+
+# --- The load
+
+
+class Left(Exception):
+    """A connection is at its end."""
+
+
+class Connection:
+    """One session: commands with `ask`, of which any number may be under way."""
+
+    def __init__(self, client: Client, session: Session, load: Load) -> None:
+        self.session = session
+        self._client = client
+        self._load = load
+        self._sending = trio.Lock()
+        self._answers: dict[int, trio.MemorySendChannel[tuple[int, bytes]]] = {}
+
+    async def ask(self, op: Op, command: Cmd, *, flags: int = 0) -> int:
+        """Send what was begun, and end it with its reply; give the error, 0 for none. Raises `Left`."""
+        answered, answer = trio.open_memory_channel[tuple[int, bytes]](1)
+        offset, length = op.start * BLOCK_BYTES, op.count * BLOCK_BYTES
+        try:
+            with answered, answer, trio.fail_after(REPLY_SECONDS):
+                async with self._sending:
+                    cookie = self._load.cookie()
+                    self._answers[cookie] = answered
+                    data = op.data if command is Cmd.WRITE else b""
+                    await self._client.send(
+                        command, offset, length, flags=flags, data=data, cookie=cookie
+                    )
+                if command is Cmd.FLUSH:
+                    self._load.flush_sent.unpark_all()
+                error, found = await answer.receive()
+        except trio.TooSlowError:
+            self._load.report.problem(f"{op}: no reply within {REPLY_SECONDS} s")
+            raise Left from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise Left from None
+        self._load.ended(op, error, found)
+        return error
+
+    async def receive(self) -> None:
+        """Take replies. Raises `Left`."""
+        try:
+            while True:
+                cookie, error, data = await self._client.simple_reply()
+                await self._answers.pop(cookie).send((error, data))
+        except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise Left from None
+
+
+class Load:
+    """Clients, and what they know."""
+
+    def __init__(self, plan: Plan, report: Report, socket: Path) -> None:
+        self.plan = plan
+        self.report = report
+        self.oracle = Oracle(plan.blocks)
+        self.flush_sent = trio.lowlevel.ParkingLot()
+        self.random = Random(f"{plan.seed}, load")
+        self.flush_weight = FLUSH_WEIGHTS[-1]
+        self.stopping = False
+        self._socket = socket
+        self._cookie = 0
+        self._leaving = trio.CancelScope()
+
+    def cookie(self) -> int:
+        """Give a cookie that no client of ours has had, so that another's reply is seen."""
+        self._cookie += 1
+        return self._cookie
+
+    def leave(self) -> None:
+        """Have the one leave that leaves."""
+        self._leaving.cancel()
+
+    def ended(self, op: Op, error: int, data: bytes) -> None:
+        """Judge a reply."""
+        counts, kind = self.report.counts, op.kind
+        counts[kind if not error else f"{kind} {name_of(Errno, error)}"] += 1
+        counts["FUA"] += op.fua
+        if error and not self.plan.survival and kind != "flush":
+            return  # its session ends
+        try:
+            op.end(error, data)
+            if error and (kind == "write" or error != Errno.EIO):
+                raise Broken(f"{op} failed with {name_of(Errno, error)}")
+        except Broken as broken:
+            if self.plan.survival or not error:
+                self.report.problem(str(broken))
+
+    async def client(self, name: str, *, leaves: bool = False) -> None:
+        """One client, and its sessions, until the end."""
+        sessions = 0
+        while True:
+            sessions += 1
+            with trio.CancelScope() as scope:
+                if leaves:
+                    self._leaving = scope
+                finished = await self._session(f"{name} ({sessions})")
+                if finished:
+                    return
+            if scope.cancelled_caught:
+                self.report.counts["session left"] += 1
+            elif self.stopping and len(self.report.problems) >= MOST_PROBLEMS:
+                return
+            await trio.sleep(0.01)  # a gateway that refuses would be asked in a circle
+
+    async def _session(self, name: str) -> bool:
+        """Say whether it has ended as it should."""
+        session = self.oracle.session(name)
+        try:
+            async with await trio.open_unix_socket(self._socket) as stream:
+                client = Client(stream)
+                with trio.fail_after(REPLY_SECONDS):
+                    await client.go("d", structured=False)
+                connection = Connection(client, session, self)
+                await self._work(connection)
+                await client.send(Cmd.DISC)
+                return True
+        except (Left, OSError, EOFError, trio.BrokenResourceError, AssertionError) as end:
+            self.report.counts["session cut"] += 1
+            if self.plan.survival:
+                self.report.problem(f"{name} was cut off: {type(end).__name__} {end}")
+            return False
+        finally:
+            session.close()
+
+    async def _work(self, connection: Connection) -> None:
+        left = False
+        try:
+            async with trio.open_nursery() as receiving:
+                receiving.start_soon(connection.receive)
+                async with trio.open_nursery() as nursery:
+                    for _ in range(self.plan.depth):
+                        nursery.start_soon(self._worker, connection)
+                await self._finish(connection)
+                receiving.cancel_scope.cancel()
+        except* Left:
+            left = True
+        if left:
+            raise Left
+
+    async def _worker(self, connection: Connection) -> None:
+        random, session = self.random, connection.session
+        kinds = ["flush", *WEIGHTS]
+        while not self.stopping:
+            kind = random.choices(kinds, [self.flush_weight, *WEIGHTS.values()])[0]
+            count = random.randint(1, LONGEST_BLOCKS)
+            start = random.randrange(self.plan.blocks - count)
+            if kind == "flush":
+                await connection.ask(session.flush(), Cmd.FLUSH)
+            elif kind == "read":
+                await connection.ask(session.read(start, count), Cmd.READ)
+            elif kind == "zero":
+                op = session.write(start, count, zeros=True)
+                await connection.ask(op, Cmd.WRITE_ZEROES)
+            else:
+                op = session.write(start, count, fua=kind == "fua")
+                flags = CmdFlag.FUA if kind == "fua" else 0
+                await connection.ask(op, Cmd.WRITE, flags=flags)
+
+    async def _finish(self, connection: Connection) -> None:
+        """FLUSH until that succeeds, and read everything."""
+        session = connection.session
+        for _ in range(FINAL_FLUSHES):
+            if not await connection.ask(session.flush(), Cmd.FLUSH):
+                break
+        else:
+            self.report.problem(f"{session.name}: {FINAL_FLUSHES} FLUSHes in the end have failed")
+        for start in range(0, self.plan.blocks, LONGEST_BLOCKS):
+            count = min(LONGEST_BLOCKS, self.plan.blocks - start)
+            await connection.ask(session.read(start, count), Cmd.READ)
+
+
+# --- The run
+
+
+async def kill_again_and_again(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
+    """Kill and start the server, and look at the disk in between."""
+    random = Random(f"{plan.seed}, kills")
+    pause = plan.seconds / max(plan.kills, 1)
+    for _ in range(plan.kills):
+        aim = random.choice(("anywhere", "anywhere", "flush", "flush", "again"))
+        load.flush_weight = random.choice(FLUSH_WEIGHTS)
+        await trio.sleep(random.uniform(0, 0.05 if aim == "again" else 2 * pause))
+        if aim == "flush":
+            with trio.move_on_after(1):
+                await load.flush_sent.park()
+            await trio.sleep(random.uniform(0, 0.003))
+        report.counts[f"kill ({aim})"] += 1
+        loss = None if plan.lossless else load.oracle.lose()
+        victim.kill()
+        if loss is not None:
+            load.oracle.dead(loss)
+        try:
+            gone = loss is not None and plan.server == "nbdkit"
+            report.lost.append(load.oracle.check_stable(victim.stamps(), gone=gone))
+        except Broken as broken:
+            report.lost.append(0)
+            report.problem(f"after kill {len(report.lost)}: {broken}")
+        load.leave()
+        await trio.sleep(random.choice((0, 0, 0.05, 0.3)))
+        await victim.start()
+        if len(report.problems) >= MOST_PROBLEMS:
+            break
+    await trio.sleep(pause)
+    load.stopping = True
+
+
+async def run(plan: Plan, workdir: Path) -> Report:
+    """Do all of it. Raises `CannotStart`."""
+    report = Report(plan)
+    victim = Victim(plan, workdir)
+    socket = workdir / "gateway"
+    config = workdir / "gateway.toml"
+    listen = unix_uri(socket)
+    config.write_text(
+        CONFIG.format(listen=listen, server=victim.uri, survival=plan.config_survival)
+    )
+    load = Load(plan, report, socket)
+    gateway: Process | None = None
+    try:
+        await victim.start()
+        gateway = Process(sys.executable, "-m", "gateway", "serve", "--config", config)
+        await listens(gateway, listen)
+        # All may have to wait once for a server that is killed again and again.
+        with trio.move_on_after(3 * plan.seconds + plan.kills + 2 * REPLY_SECONDS) as limit:
+            async with trio.open_nursery() as nursery:
+                for number in range(plan.clients):
+                    nursery.start_soon(load.client, f"client {number}")
+                nursery.start_soon(partial(load.client, "visitor", leaves=True))
+                await kill_again_and_again(plan, load, victim, report)
+        if limit.cancelled_caught:
+            report.problem(f"the clients have not finished in time: {load.oracle._under_way}")
+        victim.kill()  # everything was flushed
+        if not gateway.running:
+            report.problem("the gateway has ended by itself")
+        status = gateway.stop()
+        report.gateway = gateway.output
+        Process.started.remove(gateway)
+        if status or "Traceback" in report.gateway or "internal error" in report.gateway:
+            report.problem(f"the gateway ended with {status}:\n{report.gateway[-2000:]}")
+        check_disk(plan, load, victim, report)
+    finally:
+        victim.kill()
+        if gateway is not None and gateway.running:
+            gateway.kill()
+    return report
+
+
+def check_disk(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
+    """Hold the disk against all that has happened, and the run against what it is to be worth."""
+    try:
+        stays = plan.lossless or plan.server == "qemu-nbd"
+        load.oracle.check_final(victim.stamps(), lossless=stays)
+    except Broken as broken:
+        report.problem(f"in the end: {broken}")
+    if plan.server == "nbdkit" and plan.kills and not sum(report.lost) and not report.problems:
+        report.problem("no kill has lost anything, so that this run proves nothing")
+
+
+def main() -> int:
+    """Give the exit status: 0 as it should be, 1 not, 2 if it could not begin."""
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.kill_run")
+    parser.add_argument("--mode", choices=MODES, required=True)
+    parser.add_argument("--server", choices=("nbdkit", "qemu-nbd"), default="nbdkit")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=100, help="in all, about")
+    parser.add_argument("--seed", type=int, help="another one each time, unless it is given")
+    parser.add_argument("--without-survival", action="store_true", help="has to end with 1")
+    parser.add_argument("--connections", default="shared")
+    parser.add_argument("--replay-bytes", default="1M", help="small: many internal FLUSHes")
+    parser.add_argument("--write-delay-ms", type=int, default=0, help="of nbdkit: long FLUSHes")
+    parser.add_argument("--tcp", action="store_true", help="between gateway and server")
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--blocks", type=int, default=256)
+    parser.add_argument("--template", default="", help="more lines of the upstream's configuration")
+    parser.add_argument("--log", action="store_true", help="show what the gateway said")
+    said = vars(parser.parse_args())
+    show = said.pop("log")
+    said["survival"] = not said.pop("without_survival")
+    if said["seed"] is None:
+        said["seed"] = Random().randrange(10**6)
+    plan = Plan(**said)
+    print(f"seed {plan.seed}", flush=True)
+    report = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="nbd-") as name:
+            report = trio.run(run, plan, Path(name))
+    except* CannotStart as group:
+        print(*group.exceptions, sep="\n")
+    if report is None:
+        return 2
+    if show:
+        print(report.gateway)
+    print(report)
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
