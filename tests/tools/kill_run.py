@@ -261,7 +261,13 @@ class Connection:
         try:
             while True:
                 cookie, error, data = await self._client.simple_reply()
+                if cookie not in self._answers:
+                    self._load.report.problem(f"{self.session.name} got a reply to {cookie:#x}")
+                    raise Left
                 await self._answers.pop(cookie).send((error, data))
+        except AssertionError as error:
+            self._load.report.problem(f"{self.session.name} got what is no reply: {error}")
+            raise Left from None
         except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
             raise Left from None
 

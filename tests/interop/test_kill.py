@@ -1,0 +1,57 @@
+"""Servers that are killed with -9 under load, and what their clients see of it: the short form of
+`tests.tools.kill_run`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from gateway.config.models import Upstream
+from tests.tools.kill_run import Plan, Report, run
+
+from .gateways import MODE
+
+pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a relay does not survive its server")
+
+survival = pytest.mark.skipif(
+    "unflushed" not in Upstream.model_fields, reason="the configuration has no `unflushed` yet"
+)
+
+
+def killed(plan: Plan, workdir: Path) -> Report:
+    report: Report = trio.run(run, plan, workdir)
+    print(report, report.gateway, sep="\n")
+    return report
+
+
+@survival
+@pytest.mark.parametrize("server", ["nbdkit", "qemu-nbd"])
+@pytest.mark.parametrize("mode", ["replay", "sticky", "verify"])
+def test_three_kills(mode: str, server: str, workdir: Path) -> None:
+    report = killed(Plan(mode, server, seed=7), workdir)
+    assert not report.problems, report
+    assert len(report.lost) == 3
+
+
+@survival
+@pytest.mark.parametrize("connections", ["per-client", "shared:2"])
+def test_three_kills_in_other_modes(connections: str, workdir: Path) -> None:
+    report = killed(Plan("sticky", seed=8, connections=connections), workdir)
+    assert not report.problems, report
+
+
+@pytest.mark.parametrize("mode", ["replay", "sticky"])
+def test_without_survival_the_loss_is_seen(mode: str, workdir: Path) -> None:
+    """The proof that those above can fail."""
+    report = killed(Plan(mode, seed=1, survival=False), workdir)
+    assert any("has stamp" in each or "was lost" in each for each in report.problems), report
+
+
+def test_without_survival_and_without_loss_all_is_well(workdir: Path) -> None:
+    """The proof that they need not."""
+    report = killed(Plan("assume-durable", "qemu-nbd", seed=2, survival=False), workdir)
+    assert not report.problems, report
+    assert report.counts["session cut"] > 1
