@@ -43,6 +43,19 @@ def test_three_kills_in_other_modes(connections: str, workdir: Path) -> None:
     assert not report.problems, report
 
 
+@survival
+@pytest.mark.parametrize("mode", ["replay", "sticky", "assume-durable"])
+def test_three_cuts(mode: str, workdir: Path) -> None:
+    report = killed(Plan(mode, by="cut", seed=9, late_write_seconds=1), workdir)
+    assert not report.problems, report
+
+
+@survival
+def test_a_server_that_is_stopped_is_waited_for(workdir: Path) -> None:
+    report = killed(Plan("sticky", by="stop", seed=10), workdir)
+    assert not report.problems, report
+
+
 @pytest.mark.parametrize("mode", ["replay", "sticky"])
 def test_without_survival_the_loss_is_seen(mode: str, workdir: Path) -> None:
     """The proof that those above can fail."""

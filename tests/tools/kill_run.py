@@ -11,6 +11,10 @@ time that the server is dead and in the end. What is asked depends on `--mode`, 
     replay, assume-durable   no client sees an error, and nothing is missing
     sticky, verify           what is lost is told, by EIO at a FLUSH of every session that was open
 
+`--by cut` cuts the connections instead, with RST or FIN, now or in the middle of whatever passes; the server
+lives, so nothing is lost, though the gateway cannot know. `--by stop` stops the server for a while, of which
+nobody may notice anything but the time.
+
 `--without-survival` leaves the keys out of the configuration: sessions end with the server, which is then no
 failure by itself. What the clients see is asked all the same, so it has to end with 1: the proof that it can.
 
@@ -21,6 +25,7 @@ when and what is written; the machine has its own say, so a seed gives a similar
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -35,6 +40,7 @@ from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
 from tests.embedded.peers import Client
 from tests.interop.processes import Process, listening
 from tests.interop.servers import free_port, unix_uri
+from tests.tools.cutter import Address, Relay, Towards, cutter
 from tests.tools.oracle import BLOCK_BYTES, Broken, Op, Oracle, Session, stamps_of
 
 LONGEST_BLOCKS = 8
@@ -69,7 +75,7 @@ upstream-name = ""
 SURVIVAL = """\
 connections = {connections}
 unflushed = "{mode}"
-late-write-seconds = 0
+late-write-seconds = {late_write_seconds:g}
 reconnect-seconds = 60
 """
 
@@ -92,6 +98,11 @@ class Plan:
 
     mode: str
     server: str = "nbdkit"
+    by: str = "kill"
+    """Or "cut", or "stop"."""
+    stop_seconds: float = 1
+    late_write_seconds: float = 0
+    """0 is right only where the old server is dead, so not with "cut"."""
     kills: int = 3
     seconds: float = 6
     seed: int = 0
@@ -112,7 +123,7 @@ class Plan:
     @property
     def lossless(self) -> bool:
         """Nobody may miss anything."""
-        return self.mode in ("replay", "assume-durable")
+        return self.mode in ("replay", "assume-durable") or self.by == "stop"
 
     @property
     def config_survival(self) -> str:
@@ -120,7 +131,9 @@ class Plan:
             return self.template
         count = self.connections
         lines = SURVIVAL.format(
-            connections=count if count.isdigit() else f'"{count}"', mode=self.mode
+            connections=count if count.isdigit() else f'"{count}"',
+            mode=self.mode,
+            late_write_seconds=self.late_write_seconds,
         )
         if self.mode == "replay":
             lines += REPLAY.format(replay_bytes=self.replay_bytes)
@@ -150,10 +163,11 @@ class Report:
         counts = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
         how = "" if plan.survival else " without survival"
         lines = [
-            f"{plan.server}, {plan.mode}{how}, seed {plan.seed}: {len(self.lost)} kills",
+            f"{plan.server}, {plan.mode}{how}, by {plan.by}, seed {plan.seed}",
             f"  {counts}",
-            f"  kills lost acknowledged writes on {self.lost} blocks",
         ]
+        if self.lost:
+            lines.append(f"  {len(self.lost)} kills lost acknowledged writes on {self.lost} blocks")
         return "\n".join(lines + [f"  WRONG: {problem}" for problem in self.problems])
 
 
@@ -170,6 +184,7 @@ class Victim:
         self._path = workdir / "server"
         port = free_port() if plan.tcp else 0
         self.uri = f"nbd://127.0.0.1:{port}" if plan.tcp else unix_uri(self._path)
+        self.address: Address = ("127.0.0.1", port) if plan.tcp else self._path
         if plan.server == "nbdkit":
             where = ("-i", "127.0.0.1", "-p", str(port)) if plan.tcp else ("-U", str(self._path))
             self._command = ["nbdkit", "--foreground", *where, "--filter=cache"]
@@ -196,6 +211,15 @@ class Victim:
             self._process.kill()
             Process.started.remove(self._process)
             self._process = None
+
+    async def stop(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after a while."""
+        assert self._process is not None
+        self._process.signal(signal.SIGSTOP)
+        try:
+            await trio.sleep(seconds)
+        finally:
+            self._process.signal(signal.SIGCONT)
 
     def stamps(self) -> list[int]:
         """What is on the disk. Raises `Broken`."""
@@ -398,8 +422,10 @@ class Load:
 # --- The run
 
 
-async def kill_again_and_again(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
-    """Kill and start the server, and look at the disk in between."""
+async def disturb_again_and_again(
+    plan: Plan, load: Load, victim: Victim, relay: Relay | None, report: Report
+) -> None:
+    """Do what is to be done to the server, at bad moments."""
     random = Random(f"{plan.seed}, kills")
     pause = plan.seconds / max(plan.kills, 1)
     for _ in range(plan.kills):
@@ -410,36 +436,69 @@ async def kill_again_and_again(plan: Plan, load: Load, victim: Victim, report: R
             with trio.move_on_after(1):
                 await load.flush_sent.park()
             await trio.sleep(random.uniform(0, 0.003))
-        report.counts[f"kill ({aim})"] += 1
-        loss = None if plan.lossless else load.oracle.lose()
-        victim.kill()
-        if loss is not None:
-            load.oracle.dead(loss)
-        try:
-            gone = loss is not None and plan.server == "nbdkit"
-            report.lost.append(load.oracle.check_stable(victim.stamps(), gone=gone))
-        except Broken as broken:
-            report.lost.append(0)
-            report.problem(f"after kill {len(report.lost)}: {broken}")
-        load.leave()
-        await trio.sleep(random.choice((0, 0, 0.05, 0.3)))
-        await victim.start()
+        report.counts[f"{plan.by} ({aim})"] += 1
+        if plan.by == "stop":
+            await victim.stop(plan.stop_seconds)
+        elif relay is not None:
+            await cut(plan, load, relay, random)
+        else:
+            await kill(plan, load, victim, random, report)
         if len(report.problems) >= MOST_PROBLEMS:
             break
     await trio.sleep(pause)
     load.stopping = True
 
 
+async def kill(plan: Plan, load: Load, victim: Victim, random: Random, report: Report) -> None:
+    """Kill the server and start it, and look at the disk in between."""
+    loss = None if plan.lossless else load.oracle.lose()
+    victim.kill()
+    if loss is not None:
+        load.oracle.dead(loss)
+    try:
+        gone = loss is not None and plan.server == "nbdkit"
+        report.lost.append(load.oracle.check_stable(victim.stamps(), gone=gone))
+    except Broken as broken:
+        report.lost.append(0)
+        report.problem(f"after kill {len(report.lost)}: {broken}")
+    load.leave()
+    await trio.sleep(random.choice((0, 0, 0.05, 0.3)))
+    await victim.start()
+
+
+async def cut(plan: Plan, load: Load, relay: Relay, random: Random) -> None:
+    """Cut all links, at once or where some bytes have passed."""
+    loss = None if plan.lossless else load.oracle.lose()
+    reset = random.random() < 0.5
+    with trio.move_on_after(1):
+        towards: Towards = random.choice(("server", "client"))
+        await relay.cut_after(random.randrange(5000), towards, reset=reset).wait()
+    relay.cut(reset=reset)
+    if loss is not None:
+        load.oracle.dead(loss)
+    load.leave()
+
+
 async def run(plan: Plan, workdir: Path) -> Report:
     """Do all of it. Raises `CannotStart`."""
     report = Report(plan)
     victim = Victim(plan, workdir)
+    if plan.by != "cut":
+        return await disturbed(plan, victim, None, workdir, report)
+    listen: Address = ("127.0.0.1", 0) if plan.tcp else workdir / "relay"
+    async with cutter(victim.address, listen) as relay:
+        return await disturbed(plan, victim, relay, workdir, report)
+
+
+async def disturbed(
+    plan: Plan, victim: Victim, relay: Relay | None, workdir: Path, report: Report
+) -> Report:
+    """Run the load and what disturbs it."""
     socket = workdir / "gateway"
     config = workdir / "gateway.toml"
     listen = unix_uri(socket)
-    config.write_text(
-        CONFIG.format(listen=listen, server=victim.uri, survival=plan.config_survival)
-    )
+    server = victim.uri if relay is None else relay.uri
+    config.write_text(CONFIG.format(listen=listen, server=server, survival=plan.config_survival))
     load = Load(plan, report, socket)
     gateway: Process | None = None
     try:
@@ -452,7 +511,7 @@ async def run(plan: Plan, workdir: Path) -> Report:
                 for number in range(plan.clients):
                     nursery.start_soon(load.client, f"client {number}")
                 nursery.start_soon(partial(load.client, "visitor", leaves=True))
-                await kill_again_and_again(plan, load, victim, report)
+                await disturb_again_and_again(plan, load, victim, relay, report)
         if limit.cancelled_caught:
             report.problem(f"the clients have not finished in time: {load.oracle._under_way}")
         victim.kill()  # everything was flushed
@@ -474,11 +533,12 @@ async def run(plan: Plan, workdir: Path) -> Report:
 def check_disk(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
     """Hold the disk against all that has happened, and the run against what it is to be worth."""
     try:
-        stays = plan.lossless or plan.server == "qemu-nbd"
+        stays = plan.lossless or plan.server == "qemu-nbd" or plan.by != "kill"
         load.oracle.check_final(victim.stamps(), lossless=stays)
     except Broken as broken:
         report.problem(f"in the end: {broken}")
-    if plan.server == "nbdkit" and plan.kills and not sum(report.lost) and not report.problems:
+    loses = plan.server == "nbdkit" and plan.by == "kill" and plan.kills
+    if loses and not sum(report.lost) and not report.problems:
         report.problem("no kill has lost anything, so that this run proves nothing")
 
 
@@ -487,6 +547,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.tools.kill_run")
     parser.add_argument("--mode", choices=MODES, required=True)
     parser.add_argument("--server", choices=("nbdkit", "qemu-nbd"), default="nbdkit")
+    parser.add_argument("--by", choices=("kill", "cut", "stop"), default="kill")
+    parser.add_argument("--stop-seconds", type=float, default=1)
+    parser.add_argument("--late-write-seconds", type=float, default=0)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=100, help="in all, about")
     parser.add_argument("--seed", type=int, help="another one each time, unless it is given")
