@@ -117,6 +117,8 @@ class Plan:
     depth: int = 4
     """Commands of each client under way."""
     blocks: int = 256
+    atomic: bool = False
+    """Values that come back after newer ones were read are wrong, too, where nothing may be lost."""
     template: str = ""
     """More of the upstream's configuration, or instead of ours with `survival` false."""
 
@@ -537,6 +539,11 @@ def check_disk(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
         load.oracle.check_final(victim.stamps(), lossless=stays)
     except Broken as broken:
         report.problem(f"in the end: {broken}")
+    if plan.lossless or not load.oracle.losses:
+        inversions = load.oracle.inversions()
+        report.counts["inversions"] = len(inversions)
+        if plan.atomic and inversions:
+            report.problem(f"{len(inversions)} inversions, such as: {inversions[0]}")
     loses = plan.server == "nbdkit" and plan.by == "kill" and plan.kills
     if loses and not sum(report.lost) and not report.problems:
         report.problem("no kill has lost anything, so that this run proves nothing")
@@ -562,6 +569,7 @@ def main() -> int:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--blocks", type=int, default=256)
     parser.add_argument("--template", default="", help="more lines of the upstream's configuration")
+    parser.add_argument("--atomic", action="store_true", help="inversions are wrong, too")
     parser.add_argument("--log", action="store_true", help="show what the gateway said")
     said = vars(parser.parse_args())
     show = said.pop("log")

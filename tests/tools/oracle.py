@@ -20,6 +20,13 @@ What is new is that servers die, and lose what they have acknowledged:
 - a write that began when the dead server was surely gone has not been lost with it.
 - stable storage has to hold, at any moment, what safe writes left, or something newer.
 
+That leaves one thing open, which `inversions` looks for: a value that comes back after a newer one was
+read, as when a write is issued again. Of a history without losses, with a stamp for each write, it is known
+when an order of all commands explains it (Gibbons and Korach, "Testing Shared Memories", 1997): take each
+write with the READs that gave it; if the first of them to end has done so before the last began, the value
+was surely there in between. No two values were there at once, and none came and went while another was
+surely there.
+
 `Loss` is when a server was killed and when it was surely dead. In a history without one, what was acknowledged
 stays. That is also what a gateway promises that keeps all that is not flushed (`unflushed = "replay"`): do not
 tell the oracle of losses then.
@@ -30,8 +37,10 @@ never ended. The clock counts those events.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from struct import Struct
 
 BLOCK_BYTES = 512
@@ -58,14 +67,33 @@ def content(stamp: int, start: int, count: int) -> bytes:
 
 def stamps_of(data: bytes | bytearray | memoryview, start: int = 0) -> list[int]:
     """Give the stamp of each block from block `start` on. Raises `Broken` for a block that no write left."""
+    found: list[int] = []
+    for number, stamps in enumerate(mixtures_of(data, start), start=start):
+        if len(stamps) > 1:
+            raise Broken(f"block {number} is torn: it has stamps {sorted(stamps)}")
+        found += stamps
+    return found
+
+
+def mixtures_of(data: bytes | bytearray | memoryview, start: int = 0) -> list[set[int]]:
+    """Give the stamps in each block: several if a READ was given it while it was being written, as by qemu-nbd,
+    since no system call holds readers and writers apart. Raises `Broken` for bytes of no write.
+    """
     found = []
     for at in range(0, len(data), BLOCK_BYTES):
         number = start + at // BLOCK_BYTES
         piece = bytes(data[at : at + BLOCK_BYTES])
         stamp, _ = _MARK.unpack_from(piece)
-        if piece != block(stamp, number):
-            raise Broken(f"block {number} is torn or another's: it begins with {piece[:16].hex()}")
-        found.append(stamp)
+        if piece == block(stamp, number):
+            found.append({stamp})
+            continue
+        marks = list(_MARK.iter_unpack(piece)) if len(piece) == BLOCK_BYTES else []
+        # A mark of zeros has the number 0; memory is copied in words, so half of each may come together.
+        if not marks or any(whose not in (0, number) for _, whose in marks):
+            raise Broken(
+                f"block {number} is another's, or nobody's: it begins with {piece[:16].hex()}"
+            )
+        found.append({stamp for stamp, _ in marks})
     return found
 
 
@@ -175,6 +203,8 @@ class Oracle:
     flushes: list[Op] = field(default_factory=list)
     """Those that did not succeed, or not yet."""
     _writes: list[list[Op]] = field(default_factory=list)
+    _zones: list[dict[int, tuple[int, int]]] = field(default_factory=list)
+    """For each block and stamp: when the first of its commands ended, and the last began."""
     _unsafe: list[Op] = field(default_factory=list)
     _under_way: set[Op] = field(default_factory=set)
     _last_stamp: int = 0
@@ -182,6 +212,7 @@ class Oracle:
     def __post_init__(self) -> None:
         first = Op(None, "write", 0, self.blocks, began=-2, ended=-1, safe=True)
         self._writes = [[first] for _ in range(self.blocks)]
+        self._zones = [{} for _ in range(self.blocks)]
 
     def session(self, name: str) -> Session:
         """Say that a client has begun to connect."""
@@ -241,6 +272,28 @@ class Oracle:
         for number, stamp in enumerate(stamps):
             self._check(look, number, stamp, "the disk")
 
+    def inversions(self) -> list[str]:
+        """Give the blocks in which no order of all commands explains what was read, and why; without losses."""
+        found = []
+        for number, zones in enumerate(self._zones):
+            held = sorted(
+                (end, begin, stamp) for stamp, (end, begin) in zones.items() if end < begin
+            )
+            for one, other in pairwise(held):
+                if other[0] < one[1]:
+                    found.append(
+                        f"block {number} had stamp {one[2]} until {one[1]}, and {other[2]} from {other[0]}"
+                    )
+            starts = [end for end, _, _ in held]
+            for stamp, (end, begin) in zones.items():
+                at = bisect(starts, begin) - 1
+                if begin <= end and at >= 0 and end < held[at][1]:
+                    found.append(
+                        f"block {number} had stamp {held[at][2]} from {held[at][0]} to {held[at][1]}, "
+                        f"and {stamp} in between, from {begin} to {end}"
+                    )
+        return found
+
     # --- Events
 
     def _tick(self) -> int:
@@ -274,6 +327,9 @@ class Oracle:
             # One that has failed may take effect at any time: it never ends.
             op.ended = NEVER if error else now
             op.safe = op.fua and not error
+            if not error and op.stamp:
+                for number in range(op.start, op.start + op.count):
+                    self._note(op, number, op.stamp)
             if not error and not op.safe:
                 self._unsafe.append(op)
             return
@@ -285,13 +341,21 @@ class Oracle:
                 self.flushes.remove(op)
                 self._make_safe(op)
         elif not error:
-            found = stamps_of(data, op.start)
+            found = mixtures_of(data, op.start)
             if len(found) != op.count:
                 raise Broken(f"{op} gave {len(data)} bytes")
-            for number, stamp in enumerate(found, start=op.start):
-                self._check(op, number, stamp, str(op))
+            for number, stamps in enumerate(found, start=op.start):
+                for stamp in stamps:
+                    self._check(op, number, stamp, str(op))
+                if len(stamps) == 1:
+                    self._note(op, number, *stamps)
         elif not self._is_tainted(op):
             raise Broken(f"{op} failed with error {error}, and nothing was lost that was not told")
+
+    def _note(self, op: Op, number: int, stamp: int) -> None:
+        if stamp:  # zeros may be of any write of zeros
+            end, begin = self._zones[number].get(stamp, (NEVER, -NEVER))
+            self._zones[number][stamp] = min(end, op.ended), max(begin, op.began)
 
     def _make_safe(self, flush: Op) -> None:
         """What was acknowledged before a FLUSH was sent that has succeeded."""

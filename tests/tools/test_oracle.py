@@ -15,6 +15,7 @@ from tests.tools.oracle import (
     Session,
     block,
     content,
+    mixtures_of,
     stamps_of,
 )
 
@@ -41,10 +42,25 @@ def test_a_block_says_who_wrote_it() -> None:
     data = content(7, 2, 2) + bytes(BLOCK_BYTES)
     assert stamps_of(data, 2) == [7, 7, 0]
     assert block(7, 2) != block(7, 3)
-    with pytest.raises(Broken, match="block 3 is torn or another's"):
+    with pytest.raises(Broken, match="block 3 is another's"):
         stamps_of(data, 3)
-    with pytest.raises(Broken, match="block 2 is torn"):
-        stamps_of(data[:256] + content(8, 2, 1)[256:], 2)
+    mixed = data[:264] + content(8, 2, 1)[264:]
+    with pytest.raises(Broken, match=r"block 2 is torn: it has stamps \[7, 8\]"):
+        stamps_of(mixed, 2)
+    assert mixtures_of(mixed, 2) == [{7, 8}]
+    assert mixtures_of(bytes(8) + content(8, 2, 1)[8:], 2) == [{0, 8}]
+    with pytest.raises(Broken, match="block 2 is another's, or nobody's"):
+        mixtures_of(bytes([1]) * BLOCK_BYTES, 2)
+
+
+def test_a_read_may_mix_what_it_may_give() -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    first = wrote(one)
+    second = other.write(0, 1)
+    one.read(0, 1).end(data=first.data[:256] + second.data[256:])
+    with pytest.raises(Broken, match="block 0 has stamp 0 "):
+        one.read(0, 1).end(data=bytes(256) + second.data[256:])
 
 
 def test_a_read_gives_the_last_write_or_a_concurrent_one() -> None:
@@ -260,3 +276,47 @@ def test_a_flush_may_not_claim_what_is_gone() -> None:
     assert oracle.check_stable([last.stamp, last.stamp + 1, 0, 0], gone=True) == 1
     with pytest.raises(Broken, match=f"succeeded, but block 0 of write .*stamp {third.stamp}"):
         flushed(other)
+
+
+def test_a_value_that_comes_back_is_an_inversion() -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    first, second = one.write(0, 1), other.write(0, 1)
+
+    def read(write: Op) -> None:
+        other.read(0, 1).end(data=write.data)
+
+    read(first)
+    read(second)
+    assert not oracle.inversions()
+    read(first)  # each by itself is right
+    first.end()
+    second.end()
+    (found,) = oracle.inversions()
+    assert found.startswith("block 0 had stamp 1 ")
+
+
+def test_a_value_that_was_there_while_another_was_is_an_inversion() -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    first = one.write(0, 1)
+    other.read(0, 1).end(data=first.data)
+    wrote(other)
+    assert not oracle.inversions()
+    other.read(0, 1).end(data=first.data)
+    (found,) = oracle.inversions()
+    assert "and 2 in between" in found
+
+
+def test_any_order_of_commands_is_no_inversion() -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    slow = one.read(0, 1)
+    first, second = one.write(0, 1), other.write(0, 1)
+    other.read(0, 1).end(data=second.data)
+    other.read(0, 1).end(data=first.data)
+    second.end()
+    slow.end(data=second.data)
+    first.end()
+    wrote(one)
+    assert not oracle.inversions()
