@@ -85,14 +85,14 @@ def _stripe(size_bytes: int) -> int:
     return size_bytes
 
 
-LEAST_REPLAY_BYTES = 64 << 20
-"""The longest payload of a WRITE: any of them has to fit."""
+LEAST_REPLAY_BYTES = 1 << 20
+"""Less would be a FLUSH for every few writes. One that is longer is let through alone."""
 
 
 def _replay_bytes(size_bytes: int) -> int:
     if size_bytes < LEAST_REPLAY_BYTES:
         raise ValueError(
-            f"expected {format_size(LEAST_REPLAY_BYTES)} or more, which is one WRITE at its longest, got"
+            f"expected {format_size(LEAST_REPLAY_BYTES)} or more: each time it is full, all wait for a FLUSH, got"
             f" {format_size(size_bytes)}"
         )
     return size_bytes

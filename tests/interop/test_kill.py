@@ -9,17 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.config.models import Upstream
 from tests.tools.kill_run import Plan, Report, run
 
 from .gateways import MODE
 
 pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a relay does not survive its server")
-
-survival = pytest.mark.skipif(
-    "unflushed" not in Upstream.model_fields, reason="the configuration has no `unflushed` yet"
-)
-
 
 def killed(plan: Plan, workdir: Path) -> Report:
     report: Report = trio.run(run, plan, workdir)
@@ -27,7 +21,6 @@ def killed(plan: Plan, workdir: Path) -> Report:
     return report
 
 
-@survival
 @pytest.mark.parametrize("server", ["nbdkit", "qemu-nbd"])
 @pytest.mark.parametrize("mode", ["replay", "sticky", "verify"])
 def test_three_kills(mode: str, server: str, workdir: Path) -> None:
@@ -36,21 +29,18 @@ def test_three_kills(mode: str, server: str, workdir: Path) -> None:
     assert len(report.lost) == 3
 
 
-@survival
 @pytest.mark.parametrize("connections", ["per-client", "shared:2"])
 def test_three_kills_in_other_modes(connections: str, workdir: Path) -> None:
     report = killed(Plan("sticky", seed=8, connections=connections), workdir)
     assert not report.problems, report
 
 
-@survival
 @pytest.mark.parametrize("mode", ["replay", "sticky", "assume-durable"])
 def test_three_cuts(mode: str, workdir: Path) -> None:
     report = killed(Plan(mode, by="cut", seed=9, late_write_seconds=1), workdir)
     assert not report.problems, report
 
 
-@survival
 def test_a_server_that_is_stopped_is_waited_for(workdir: Path) -> None:
     report = killed(Plan("sticky", by="stop", seed=10), workdir)
     assert not report.problems, report
