@@ -92,7 +92,7 @@ LEAST_REPLAY_BYTES = 1 << 20
 def _replay_bytes(size_bytes: int) -> int:
     if size_bytes < LEAST_REPLAY_BYTES:
         raise ValueError(
-            f"expected {format_size(LEAST_REPLAY_BYTES)} or more: each time it is full, all wait for a FLUSH, got"
+            f"expected {format_size(LEAST_REPLAY_BYTES)} or more, for all wait when it is full, got"
             f" {format_size(size_bytes)}"
         )
     return size_bytes

@@ -1346,7 +1346,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             '9: upstream.disks.unflushed: expected "sticky", "verify", "replay" or'
             ' "assume-durable", got "maybe"',
             '13: upstream.b.stripe: expected a power of two of 1M or more, such as "1M" or "4M", got 3M',
-            "14: upstream.b.replay-bytes: expected 1M or more: each time it is full, all wait for a FLUSH, got 1000K",
+            "14: upstream.b.replay-bytes: expected 1M or more, for all wait when it is full, got 1000K",
             '14: upstream.b.replay-bytes: this is for unflushed = "replay": add that, or leave this out',
             "18: upstream.c.stripe: expected a size such as 64M or 1G (b, K, M, G, T, P, E, or bytes), "
             'got "x"',

@@ -52,6 +52,14 @@ COMMAND_BYTES = 4 * limits.KIB
 """What a command without data counts as in that."""
 
 
+MOST_WRITES = 1024
+"""Writes that are kept to be looked for, or written again, between two FLUSHes: to look through more would take
+longer than the FLUSH."""
+
+_TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
+"""Commands whose answer would show what is there in place of what is lost."""
+
+
 KEPT = {
     Doubt.STICKY: Keep.RANGES,
     Doubt.ASSUME_DURABLE: Keep.RANGES,
@@ -94,6 +102,8 @@ class Task:
     port: Port
     missing: int = 0
     outcome: Outcome = field(default_factory=Outcome)
+    written: bool = False
+    """Parts of it have been acknowledged to us, and not yet to whoever asked."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,8 +117,8 @@ class Piece:
     """Which line; None: that of its stripe."""
     alone: bool = False
     """It overlaps nothing that is under way, and nothing begins that overlaps it."""
-    unknown: bool = False
-    """It was under way on a line that died."""
+    unknown: int = 0
+    """How often it was under way on a line that died."""
     lost_at: float = -math.inf
     """When that was."""
     not_before: float = -math.inf
@@ -175,7 +185,7 @@ class Bundle:
         self._flushes = bool(self._flags & Flag.SEND_FLUSH and not self._flags & Flag.READ_ONLY)
         self._orders = survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY)
         self._in_use: list[Line] = []
-        self._total_loss = False  # since lines were in order last, there was a time without any
+        self._total_loss = True  # since lines were in order last, there was a time without any
         self._under_way: dict[Piece, None] = {}
         self._bytes = 0
         self._held: list[Piece] = []
@@ -206,8 +216,11 @@ class Bundle:
     def adopt(self, port: Port, ask: Ask, done: Done) -> None:
         """Take over what was asked over a link that is gone, before there is a line."""
         assert self.state is State.DOWN
-        piece = Piece(ask, self._answered, Task(ask, done, port, missing=1))
-        self._orphan(piece)
+        task = Task(ask, done, port, missing=1)
+        if ask.command is Cmd.FLUSH:
+            self._flush(lambda outcome: self._complete(task, outcome))
+        else:
+            self._orphan(Piece(ask, self._answered, task))
 
     def answers(self, port: Port) -> None:
         """Hand out what has been answered to a port."""
@@ -294,11 +307,13 @@ class Bundle:
         in_use = line in self._in_use
         if self.state is State.MENDING and in_use:
             self._break_off()
-        if not self.lines:
+        if self.state is State.OVER:
+            pass
+        elif not self.lines:
             self._total_loss = True
             self.lost_at = self._clock()
             self.state = State.DOWN
-        elif in_use and self.state is not State.OVER:
+        elif in_use:
             if not any(each in self.lines.values() for each in self._in_use):
                 self._total_loss = True  # those that are left were made later: they prove nothing
                 self.lost_at = self._clock()
@@ -306,7 +321,7 @@ class Bundle:
         self._changed()
 
     def _orphan(self, piece: Piece) -> None:
-        piece.unknown = piece.writes
+        piece.unknown += piece.writes
         piece.lost_at = self._clock()
         self._orphans.append(piece)
 
@@ -359,13 +374,18 @@ class Bundle:
 
     def _must_flush_first(self, ask: Ask) -> bool:
         """Say whether a write has to wait because as much is kept as may be; a FLUSH is on its way then."""
-        if self.unflushed.keep is not Keep.DATA or ask.command is not Cmd.WRITE:
+        unflushed = self.unflushed
+        if unflushed.keep is Keep.RANGES or ask.command not in WRITE_CLASS:
             return False
-        kept = self.unflushed.bytes + self._bytes
-        most = self.survival.replay_bytes
-        if kept + ask.length > most // 2 and self.unflushed and self._flush_under_way is None:
+        coming = [piece for piece in (*self._under_way, *self._held) if piece.writes]
+        writes = len(unflushed) + len(coming)
+        kept, most = 0, self.survival.replay_bytes
+        if unflushed.keep is Keep.DATA:
+            kept = unflushed.bytes + sum(len(piece.ask.data) for piece in coming)
+        much = kept + len(ask.data) > most // 2 or writes >= MOST_WRITES // 2
+        if much and unflushed and self._flush_under_way is None:
             self._flush(_nobody_waits)
-        return bool(kept and kept + ask.length > most)
+        return bool(kept and kept + len(ask.data) > most) or writes >= MOST_WRITES
 
     def _begin(self, task: Task) -> None:
         ask = task.ask
@@ -381,7 +401,9 @@ class Bundle:
                 self._cut(task)
 
     def _ask_status(self, task: Task, flushed: Outcome) -> None:
-        if flushed.error:
+        if (
+            flushed.error and self.state is not State.MENDING
+        ):  # that puts the lines in order as well
             self._complete(task, flushed)
             return
         task.missing = 1
@@ -397,7 +419,10 @@ class Bundle:
         many = stripes.stripes(ask.offset, ask.end, self._stripe) > stripes.MOST_STRIPES
         if many and ask.command not in (Cmd.READ, Cmd.WRITE):
             task.missing = 1
-            self._put(Piece(ask, self._answered_whole, task, slot=0, alone=True))
+            if ask.command in WRITE_CLASS:
+                self._put(Piece(ask, self._answered_whole, task, slot=0, alone=True))
+            else:
+                self._put(Piece(ask, self._answered, task, slot=0))
             return
         parts = list(stripes.cut(ask.offset, ask.end, self._stripe))
         task.missing = len(parts)
@@ -446,7 +471,7 @@ class Bundle:
 
     def _send(self, piece: Piece) -> None:
         ask, task = piece.ask, piece.task
-        if task is not None and ask.command is Cmd.READ and self._is_lost(task, ask):
+        if task is not None and ask.command in _TELLS and self._is_lost(task, ask):
             self._alone -= piece.alone
             lost = Outcome(Errno.EIO, "the server may have lost what was written here")
             self._part_done(piece, lost)
@@ -498,34 +523,38 @@ class Bundle:
         if outcome.error or not self._flushes:
             self._answered(piece, outcome)
             return
-        if piece.writes:
-            self._note_written(piece.ask)
+        self._note_written(piece.ask)
         # It keeps others away until then, as one that waits.
         piece.not_before = math.inf
         self._held.insert(0, piece)
 
         def flushed(flush: Outcome) -> None:
             self._held.remove(piece)
-            self._alone -= piece.alone
+            self._alone -= 1
             self._part_done(piece, flush if flush.error else outcome)
 
         self._flush(flushed)
 
     def _note_written(self, ask: Ask) -> None:
         self.ledger.written(ask.offset, ask.end)
-        if self._flushes and not ask.flags & CmdFlag.FUA:
-            self.unflushed.add(ask)
+        if self._flushes:
+            if ask.flags & CmdFlag.FUA:
+                self.unflushed.replaced(ask)
+            else:
+                self.unflushed.add(ask)
 
     def _part_done(self, piece: Piece, outcome: Outcome) -> None:
         task = piece.task
         assert task is not None
         task.missing -= 1
-        if piece.ask is task.ask:
+        task.written = task.written or (piece.writes and not outcome.error)
+        if task.outcome.error:
+            pass  # the first is the task's
+        elif piece.ask is task.ask:
             task.outcome = outcome
         elif outcome.error:
-            if not task.outcome.error:
-                task.outcome.error, task.outcome.text = outcome.error, outcome.text
-                task.outcome.offset = outcome.offset
+            task.outcome.error, task.outcome.text = outcome.error, outcome.text
+            task.outcome.offset = outcome.offset
         elif piece.ask.command is Cmd.READ:
             at = piece.ask.offset - task.ask.offset
             task.outcome.data[at : at + piece.ask.length] = outcome.data
@@ -567,12 +596,21 @@ class Bundle:
 
     def _flush_failed(self, outcome: Outcome) -> None:
         """The server has lost something, and does not say so twice: all sessions have to hear of it."""
-        text = outcome.text or f"error {outcome.error}"
-        self._taint(f"a FLUSH of the server has failed: {text}")
+        self.taint(f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
 
-    def _taint(self, why: str) -> None:
-        self.ledger.lose(why, self.unflushed.ranges)
-        self.unflushed.forget()
+    def _fail_unfinished(self, why: str) -> None:
+        """Of what is lost, a part belongs to commands that are not done yet. Whoever is told of the loss now
+        hears later that they are done, and would take them to be durable after his next FLUSH. So they fail.
+
+        The same goes for what is under way when a FLUSH fails: the server may have done it before.
+        """
+        for piece in (*self._under_way, *self._orphans, *self._held):
+            task, ask = piece.task, piece.ask
+            if task is None or not piece.writes or ask.flags & CmdFlag.FUA:
+                continue
+            partly = task.written and self.unflushed.touches(task.ask.offset, task.ask.end)
+            if partly or piece.line is not None:
+                task.outcome.error, task.outcome.text = Errno.EIO, why
 
     # --- Mending
 
@@ -609,8 +647,9 @@ class Bundle:
         self.state = State.SETTLING if self.new_lines else State.UP
         orphans, self._orphans = self._orphans, []
         for piece in orphans:
-            self._alone += not piece.alone and piece.unknown
-            piece.alone = piece.alone or piece.unknown  # what overlaps it waits
+            if piece.unknown and not piece.alone:  # what overlaps it waits
+                piece.alone = True
+                self._alone += 1
         self._held[:0] = orphans
         self._changed()
 
@@ -659,7 +698,9 @@ class Bundle:
 
     def taint(self, why: str) -> None:
         """What is not flushed is taken to be lost, and everybody has to be told."""
-        self._taint(why)
+        self._fail_unfinished(why)
+        self.ledger.lose(why, self.unflushed.ranges)
+        self.unflushed.forget()
         self.fail_flushes(why)
 
     def now(self) -> float:
@@ -680,6 +721,10 @@ class Bundle:
         orphans, self._orphans = self._orphans, []
         held, self._held = self._held, []
         for piece in (*orphans, *held):
+            if piece.not_before == math.inf:
+                self._held.append(piece)  # a FLUSH that is under way answers it
+                continue
+            self._alone -= piece.alone
             self._part_done(piece, gone)
         turns, self._turns = self._turns, deque()
         for port in turns:

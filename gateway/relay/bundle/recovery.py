@@ -8,7 +8,8 @@ it is closed, and another begins from the start; so whatever it does may be done
    have died, the server may have started anew, and `Survival.unflushed` says what then.
 2. What was asked and not answered. Reads need nothing: they are asked again. Of a write only its reply, or
    proof that the old server is gone, would be a fence, and we have neither; closing a connection is none. So
-   it is looked for where it should be. If it is there, it is done. If not, it is asked again, after
+   it is looked for where it should be. If it is there, it is done (unless it is zeros, which may have been
+   there before, and undo what is newer when they come at last). If not, it is asked again, after
    `late_write_seconds` from the loss, in which whatever overlaps it waits: that the old one comes later
    still, on top of something newer, can be made unlikely and not impossible, so it is logged.
 3. Lines that are new are used from now on; what was written before over others is flushed first.
@@ -17,12 +18,13 @@ it is closed, and another begins from the start; so whatever it does may be done
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from gateway.relay.bundle.core import Piece, Steps
 from gateway.relay.bundle.unflushed import Written, digest_of
-from gateway.relay.scan.asks import Ask, Outcome
+from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.upstream.mode import Doubt, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.limits import MIB
@@ -77,6 +79,7 @@ def _doubted(bundle: Bundle) -> Steps:
             bundle.taint(RESTARTED)
         case Doubt.ASSUME_DURABLE:
             bundle.say("what the server had not flushed is taken to be durable")
+            yield from _flushed(bundle)  # and is seen over this line from now on
         case Doubt.VERIFY:
             if (yield from _is_there(bundle)):
                 bundle.say("what the server had not flushed is all there")
@@ -125,8 +128,12 @@ def _reads(
         if outcome.error:
             return False
         found.update(outcome.data)
-        zeros = zeros and not any(outcome.data)
+        zeros = zeros and _is_zeros(outcome.data)
     return zeros if digest is None else found.digest() == digest
+
+
+def _is_zeros(data: Data) -> bool:
+    return bytes(data).count(0) == len(data)
 
 
 def _pieces(ask: Ask) -> Iterator[tuple[int, int]]:
@@ -141,7 +148,7 @@ def _replayed(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Ou
     """Write everything again, in order: what does not overlap, together."""
     window: list[Ask] = []
     for written in (*bundle.unflushed.written, None):
-        ask = None if written is None else written.ask
+        ask = None if written is None else _surely(written.ask)
         if ask is None or len(window) == WINDOW or any(_overlap(ask, each) for each in window):
             if window:
                 outcomes = yield [(each, None) for each in window]
@@ -151,6 +158,11 @@ def _replayed(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Ou
         if ask is not None:
             window.append(ask)
     return True
+
+
+def _surely(ask: Ask) -> Ask:
+    """Nobody waits for it to be fast any more."""
+    return replace(ask, flags=ask.flags & ~CmdFlag.FAST_ZERO)
 
 
 def _overlap(one: Ask, other: Ask) -> bool:
@@ -174,14 +186,15 @@ def _unanswered(bundle: Bundle) -> Steps:
 
 
 def _was_done(piece: Piece) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+    """Say whether a write is where it should be, and will not come again.
+
+    Zeros are everywhere: that they are there says nothing about who wrote them. Nor do we know which of two has
+    come that were asked.
+    """
     ask = piece.ask
-    match ask.command:
-        case Cmd.WRITE:
-            return (yield from _reads(ask, digest_of(ask.data)))
-        case Cmd.WRITE_ZEROES:
-            return (yield from _reads(ask, None))
-        case _:
-            return False
+    if ask.command is not Cmd.WRITE or piece.unknown > 1 or _is_zeros(ask.data):
+        return False
+    return (yield from _reads(ask, digest_of(ask.data)))
 
 
 def _put_off(bundle: Bundle, piece: Piece) -> None:

@@ -117,6 +117,10 @@ class Unflushed:
     def __bool__(self) -> bool:
         return any(era.ranges for era in self._eras.values())
 
+    def __len__(self) -> int:
+        """How many writes are kept, beside their ranges."""
+        return sum(len(era.written) for era in self._eras.values())
+
     @property
     def bytes(self) -> int:
         """How much data is kept."""
@@ -133,6 +137,19 @@ class Unflushed:
             digest = digest_of(ask.data) if ask.command is Cmd.WRITE else None
             self._overwritten(ask.offset, ask.end)
             era.written.append(Written(replace(ask, data=b""), digest))
+
+    def replaced(self, ask: Ask) -> None:
+        """A command with FUA has been acknowledged: it is durable, and what it has written over is not to be
+        looked for, nor written again on top of it.
+        """
+        if not self.touches(ask.offset, ask.end):
+            return
+        if self.keep is Keep.DATA:
+            self.add(ask)  # in its place in the order
+            return
+        for era in self._eras.values():
+            era.ranges = without(era.ranges, ask.offset, ask.end)
+        self._overwritten(ask.offset, ask.end)
 
     def note(self, offset: int, length: int) -> None:
         """The same, where ranges are all that is kept."""
