@@ -1,0 +1,694 @@
+"""Schedules of sessions over one bundle, held to what a disk means; for `test_model`.
+
+Theory
+------
+
+Every block of a disk is a register; see `tests.relay.registers` for what a READ may give then, and what an
+answered FLUSH means. Here the connections die, with or without the server, and come again, and the rules get
+these additions:
+
+- A *loss* is a moment in which no connection is left that was in use (the server may have restarted), or in
+  which the server fails a FLUSH. In the modes that tell the sessions (`sticky`, `verify`), what was answered
+  and not yet flushed then is lost to each session *that has been told* since, by a FLUSH that failed, or that
+  came after one was told: it may be there, or not. To all others it is not: they get EIO, or what was written.
+- A session's FLUSH fails only if there was a loss since it was last told, and a READ only where the loss was.
+- In the other modes nothing fails, and nothing is lost: with `replay` whatever the server does, with
+  `assume-durable` while it does not restart.
+- A write whose connection died may fail with `unknown_writes = "eio"`; then it may happen at any time.
+- A command of a dead connection is carried out up to `late_write_seconds` later, if its server lives on.
+
+One random number generator decides everything, so a seed is a schedule. The stripe and the disk are small, and
+so are the bounds on what is under way, so that everything that can be in the way of something is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from random import Random
+
+from gateway.protocol.export import Export, offer, view_of
+from gateway.quirks import Dialect
+from gateway.relay.bundle import core
+from gateway.relay.bundle.core import Bundle, Doubt, Port, Survival, Unanswered
+from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.line import Line
+from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.scan.plan import Plan, plan
+from gateway.relay.scan.traffic import Traffic
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
+from gateway.wire.handshake import MetaContext
+from tests.relay.bundle.server import (
+    BLOCK,
+    BLOCKS,
+    CONTEXT,
+    SIZE,
+    Broken,
+    Connection,
+    Server,
+    content,
+    values,
+)
+
+NEVER = 10**9
+STRIPE = 4 * BLOCK
+LATE_SECONDS = 30.0
+MOST_ROUNDS = 20_000
+OUR_CONTEXT = 1
+
+FLAGS = (
+    Flag.HAS_FLAGS
+    | Flag.SEND_FLUSH
+    | Flag.SEND_FUA
+    | Flag.SEND_TRIM
+    | Flag.SEND_WRITE_ZEROES
+    | Flag.SEND_FAST_ZERO
+    | Flag.SEND_CACHE
+    | Flag.CAN_MULTI_CONN
+)
+
+WRITES = (Cmd.WRITE, Cmd.WRITE_ZEROES, Cmd.TRIM)
+COMMANDS = (
+    *(Cmd.READ,) * 6,
+    *(Cmd.WRITE,) * 8,
+    *(Cmd.WRITE_ZEROES,) * 2,
+    *(Cmd.FLUSH,) * 3,
+    Cmd.TRIM,
+    Cmd.CACHE,
+    Cmd.BLOCK_STATUS,
+)
+TELLING = (Doubt.STICKY, Doubt.VERIFY)
+"""Modes in which a loss is told."""
+
+LONGEST = 10
+"""Blocks of a READ or WRITE."""
+MOST_PIECES = 20
+
+MOST_SESSIONS = 4
+"""That come later."""
+
+BOUNDS = ("LINE_COMMANDS", "LINE_BYTES", "TURN_BYTES", "COMMAND_BYTES", "MOST_WRITES")
+"""Of the core, which are smaller here."""
+
+PATIENCE = 300
+"""Rounds in which nothing happens, by chance, before a schedule is taken to have stuck."""
+
+
+# --- What may be
+
+
+@dataclass(eq=False)
+class Loss:
+    """A moment in which the server may have lost what was not flushed."""
+
+    at: int
+    blocks: set[int]
+    known: bool = False
+    """It has been found."""
+    told: dict[Session, int] = field(default_factory=dict)
+    """Sessions that have been told, or need not be; since when."""
+
+
+@dataclass(eq=False)
+class Write:
+    """Something that fills blocks with a value (None: a TRIM, after which anything may be there)."""
+
+    blocks: range
+    value: int | None
+    began: int
+    ended: int = NEVER
+    flushed: bool = False
+    loss: Loss | None = None
+
+    def certain(self, session: Session) -> bool:
+        """It is there, or something newer, for all that the session knows."""
+        return self.ended != NEVER and (self.loss is None or session not in self.loss.told)
+
+
+class History:
+    """All writes, by their block, and what follows from them."""
+
+    def __init__(self, answered: Callable[[], list[Write]]) -> None:
+        """`answered` gives writes that have been answered, and not yet to their sessions."""
+        self._answered = answered
+        self.now = 0
+        first = Write(range(BLOCKS), 0, -2, -1, flushed=True)
+        self.writes = [first]
+        self._of = [[first] for _ in range(BLOCKS)]
+        self.losses: list[Loss] = []
+
+    def add(self, write: Write) -> None:
+        self.writes.append(write)
+        for block in write.blocks:
+            self._of[block].append(write)
+
+    def may_be_read(self, session: Session, block: int, value: int, began: int) -> bool:
+        """Say whether a READ that began then may be given a value now."""
+        writes = self._of[block]
+        last = max((w.began for w in writes if w.ended < began and w.certain(session)), default=-9)
+        left = [w for w in writes if w.ended >= last]
+        if any(w.value is None for w in left):
+            left = writes
+        return any(w.value == value for w in left)
+
+    def check_stable(self, write: Write, server: Server, why: str) -> None:
+        for block in write.blocks:
+            lasting = [w.value for w in self._of[block] if w.ended >= write.began]
+            if None not in lasting and server.stable[block][1] not in lasting:
+                value = server.stable[block][1]
+                raise Broken(f"{why}: block {block} is {value} on the stable disk, not {lasting}")
+
+    def lose(self) -> None:
+        """Now is a loss."""
+        unflushed = [w for w in self.writes if not w.flushed]
+        loss = Loss(self.now, {block for write in unflushed for block in write.blocks})
+        self.losses.append(loss)
+        answered = self._answered()
+        for write in unflushed:
+            if (write.ended != NEVER or write in answered) and write.loss is None:
+                write.loss = loss
+        # One that was lost before stays with that loss: who was told of it knows.
+
+    def find(self) -> None:
+        """The bundle has found what is lost."""
+        if all(loss.known for loss in self.losses):
+            raise Broken("what is taken to be lost is not")
+        self.now += 1
+        self.lose()  # with what was answered in between
+        for loss in self.losses:
+            loss.known = True
+
+    def tell(self, session: Session) -> None:
+        for loss in self.losses:
+            if loss.known:
+                loss.told.setdefault(session, self.now)
+
+
+# --- A session
+
+
+@dataclass(eq=False)
+class Command:
+    """An ask under way."""
+
+    ask: Ask
+    began: int
+    write: Write | None = None
+    unknown: bool = False
+    """It was under way when a connection died."""
+
+
+@cache
+def _plan_of(export: Export) -> Plan:
+    return plan(offer(view_of(export), structured=False), export, Dialect())
+
+
+class Session:
+    """Asks what overlaps, and checks every answer."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._random = world.random
+        self.traffic = Traffic(_plan_of(world.export))
+        self.port = Port(self.traffic, self._wake)
+        self.woken = False
+        self.left = self._random.randint(1, 25)
+        self.most = self._random.choice((1, 3, 8))
+        self.under_way: dict[int, Command] = {}
+        self._command_of: dict[Done, Command] = {}
+        self._number = 0
+        self.over = False
+        self.joined = world.history.now
+        world.ledger.join(self.traffic)
+        for loss in world.history.losses:
+            if loss.told:  # others have been told
+                loss.told[self] = self.joined
+
+    def _wake(self) -> None:
+        self.woken = True
+
+    def step(self) -> bool:
+        """Ask something, or take answers."""
+        did = False
+        if self.left and len(self.under_way) < self.most and self._random.random() < 0.7:
+            self.left -= 1
+            self.ask(self._some_ask())
+            did = True
+        if self.woken and self._random.random() < 0.7:
+            self.woken = False
+            self._world.bundle.answers(self.port)
+            did = True
+        return did
+
+    def leave(self) -> None:
+        self.over = True
+        self._world.bundle.leave(self.port)
+        self._world.ledger.leave(self.traffic)
+
+    def ask(self, ask: Ask) -> None:
+        world = self._world
+        history = world.history
+        history.now += 1
+        if ask.command is Cmd.FLUSH and self.traffic.unflushed:
+            self.traffic.pay()
+            if all(self in loss.told or not loss.known for loss in history.losses):
+                raise Broken("a FLUSH is refused, and there is nothing to tell")
+            history.tell(self)
+            return
+        command = self._command(ask)
+        world.bundle.ask(self.port, ask, self._done(command))
+
+    def adopt(self, ask: Ask) -> None:
+        """Have something be under way that was asked over a link that is gone."""
+        self._world.history.now += 1
+        command = self._command(ask)
+        command.unknown = True
+        self._world.bundle.adopt(self.port, ask, self._done(command))
+
+    def _command(self, ask: Ask) -> Command:
+        command = Command(ask, self._world.history.now)
+        if ask.command in WRITES:
+            blocks = range(ask.offset // BLOCK, ask.end // BLOCK)
+            value: int | None = 0
+            if ask.command is Cmd.WRITE:
+                value = values(bytes(ask.data))[0]
+            elif ask.command is Cmd.TRIM:
+                value = None
+            command.write = Write(blocks, value, command.began)
+            self._world.history.add(command.write)
+        return command
+
+    def _done(self, command: Command) -> Callable[[Outcome], None]:
+        self._number += 1
+        number = self._number
+        self.under_way[number] = command
+
+        def done(outcome: Outcome) -> None:
+            if self.over:
+                raise Broken("a session that has gone is answered")
+            if self.under_way.pop(number, None) is None:
+                raise Broken(f"{command.ask} is answered twice")
+            self._world.history.now += 1
+            self._check(command, outcome)
+
+        self._command_of[done] = command
+        return done
+
+    @property
+    def answered_writes(self) -> list[Write]:
+        """What its port has for it."""
+        commands = [
+            self._command_of[done] for done, outcome in self.port.answered if not outcome.error
+        ]
+        return [each.write for each in commands if each.write is not None]
+
+    def _some_ask(self) -> Ask:
+        random = self._random
+        command = random.choice(COMMANDS)
+        if command is Cmd.FLUSH or (
+            command is Cmd.BLOCK_STATUS and not self._world.framing.chunked
+        ):
+            return Ask(Cmd.FLUSH, 0, 0)
+        hot = self._world.hot
+        start = random.choice((random.randrange(BLOCKS), random.randrange(hot)))
+        count = min(random.choice((1, 1, 2, 3, 6, LONGEST)), BLOCKS - start)
+        if command not in (Cmd.READ, Cmd.WRITE) and random.random() < 0.4:
+            start, count = random.choice(((0, BLOCKS), (1, BLOCKS - 2), (3, BLOCKS - 8)))
+        data, flags = b"", 0
+        if command is Cmd.WRITE:
+            data = content(self._world.new_value(), count)
+        if command in WRITES and random.random() < 0.3:
+            flags |= CmdFlag.FUA
+        if command is Cmd.WRITE_ZEROES and random.random() < 0.3:
+            flags |= CmdFlag.FAST_ZERO
+        return Ask(command, start * BLOCK, count * BLOCK, flags, data)
+
+    # --- Answers
+
+    def _check(self, command: Command, outcome: Outcome) -> None:
+        world, ask, write = self._world, command.ask, command.write
+        if world.given_up:
+            return
+        if outcome.error:
+            self._check_failed(command, outcome)
+            return
+        match ask.command:
+            case Cmd.READ:
+                self._check_read(command, values(outcome.data))
+            case Cmd.FLUSH:
+                self._check_flush(command)
+            case Cmd.BLOCK_STATUS:
+                self._check_status(command, outcome)
+        if write:
+            write.ended = world.history.now
+            if ask.flags & CmdFlag.FUA:
+                write.flushed = True
+                if write.value is not None:
+                    world.history.check_stable(write, world.server, f"{ask}, with FUA")
+
+    def _check_failed(self, command: Command, outcome: Outcome) -> None:
+        world, ask = self._world, command.ask
+        history = world.history
+        if outcome.error == Errno.ENOTSUP and ask.flags & CmdFlag.FAST_ZERO:
+            return  # some of it may be zeros: in pieces, it is no promise that nothing was touched
+        if outcome.error != Errno.EIO:
+            raise Broken(f"{ask} failed with {outcome}")
+        if command.unknown and command.write and world.unknown is Unanswered.EIO:
+            return
+        owed = [
+            loss
+            for loss in history.losses
+            if loss.known and loss.told.get(self, NEVER) > command.began
+        ]
+        if ask.command is Cmd.FLUSH:
+            if self.traffic.unflushed:
+                self.traffic.pay()
+            if not owed:
+                raise Broken("a FLUSH failed, and there is nothing to tell")
+            history.tell(self)
+        elif ask.command is Cmd.BLOCK_STATUS and world.server.has_failed:
+            pass  # it is not known whether all lines see the same then
+        elif ask.command in (Cmd.READ, Cmd.BLOCK_STATUS):
+            blocks = set(range(ask.offset // BLOCK, ask.end // BLOCK))
+            if not any(loss.blocks & blocks for loss in owed):
+                raise Broken(f"{ask} failed with {outcome}, and nothing is lost there")
+        elif not any(loss.at >= command.began for loss in owed):
+            raise Broken(f"{ask} failed with {outcome}")
+
+    def _check_read(self, command: Command, found: list[int]) -> None:
+        history = self._world.history
+        for block, value in enumerate(found, start=command.ask.offset // BLOCK):
+            if not history.may_be_read(self, block, value, command.began):
+                raise Broken(f"{command.ask} gave {value} in block {block}")
+
+    def _check_status(self, command: Command, outcome: Outcome) -> None:
+        block = command.ask.offset // BLOCK
+        [extents] = outcome.status.values()
+        assert list(outcome.status) == [OUR_CONTEXT]
+        for length, flags in extents:
+            if flags and not self._world.history.may_be_read(self, block, 0, command.began):
+                raise Broken(f"{command.ask} says that block {block} is zeros")
+            block += length // BLOCK
+
+    def _check_flush(self, command: Command) -> None:
+        world = self._world
+        for write in world.history.writes:
+            if not write.flushed and write.ended < command.began and write.certain(self):
+                if write.value is not None:
+                    world.history.check_stable(write, world.server, f"FLUSH of {command.began}")
+                write.flushed = write.loss is None
+
+
+# --- Everything together
+
+
+class Watched(Ledger):
+    """A ledger that tells the history when something is found to be lost."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__()
+        self._history = history
+
+    def lose(
+        self, why: str, ranges: Iterable[tuple[int, int]], *, but: Traffic | None = None
+    ) -> None:
+        super().lose(why, ranges, but=but)
+        self._history.find()
+
+
+class World:
+    """A server, a bundle and its sessions."""
+
+    def __init__(self, seed: int, doubt: Doubt | None = None) -> None:
+        self.random = random = Random(seed)
+        self.now = 0.0
+        self.count = random.choice((1, 1, 2, 3, 4))
+        self.doubt = doubt or random.choice(list(Doubt))
+        self.unknown = random.choice((Unanswered.REISSUE, Unanswered.REISSUE, Unanswered.EIO))
+        self.late_seconds = random.choice((0.0, LATE_SECONDS))
+        self.strong = random.random() < 0.15
+        self.deadly = random.choice((0, 0.003, 0.01, 0.03))
+        self.hot = random.choice((4, 12, BLOCKS))
+        self.framing: Framing = random.choice((SIMPLE, STRUCTURED, EXTENDED))
+        self.export = Export(
+            SIZE,
+            int(FLAGS),
+            structured=self.framing.chunked,
+            extended=self.framing is EXTENDED,
+            contexts=(MetaContext(CONTEXT, "base:allocation"),) if self.framing.chunked else (),
+        )
+        self.sessions: list[Session] = []
+        self.history = History(self._answered_writes)
+        weak = not self.strong and random.random() < 0.7
+        self.server = Server(random, weak=weak, by_range=not self.strong)
+        if self.doubt in TELLING and random.random() < 0.2:
+            self.server.flushes_that_fail = 1
+        self.server.note_failed = self._note_failed
+        self.ledger = Watched(self.history)
+        self.said: list[str] = []
+        self.bundle = Bundle(
+            self.export,
+            self.count,
+            self.ledger,
+            clock=lambda: self.now,
+            stripe=STRIPE,
+            strong=self.strong,
+            survival=Survival(
+                unflushed=self.doubt,
+                replay_bytes=random.choice((8 * BLOCK, 40 * BLOCK, 1000 * BLOCK)),
+                unknown_writes=self.unknown,
+                late_write_seconds=self.late_seconds,
+            ),
+            say=lambda what, _details: self.said.append(what),
+        )
+        self.connections: dict[int, Connection] = {}
+        self.gives_up = random.random() < 0.1
+        self.given_up = False
+        self._value = 0
+        self.deaths = 0
+        self.restarts = 0
+        self.late_done = 0
+        self.came = 0
+        self.adopted = False
+        self.sessions += [Session(self) for _ in range(random.randint(1, 3))]
+        if random.random() < 0.1:
+            self._adopt()
+
+    def new_value(self) -> int:
+        self._value += 1
+        return self._value
+
+    def _answered_writes(self) -> list[Write]:
+        return [write for session in self.sessions for write in session.answered_writes]
+
+    def _adopt(self) -> None:
+        if self.count > 1:
+            return
+        self.adopted = True
+        connection = Connection(self.random, self.server, self._new_line(0), self.framing)
+        for session in self.sessions:
+            while session.left and len(session.under_way) < session.most:
+                session.left -= 1
+                ask = session._some_ask()
+                connection.line.ask(ask, lambda _outcome: None)
+                session.adopt(ask)
+        for _ in range(self.random.randrange(20)):
+            connection.receive()
+            waiting = [asked for asked in connection.asked if asked.reply is None]
+            if waiting:
+                connection.carry_out(self.random.choice(waiting))
+        connection.die(self._late_until())
+
+    def _late_until(self) -> float | None:
+        return self.now + self.late_seconds * self.random.random() if self.late_seconds else None
+
+    def _new_line(self, number: int) -> Line:
+        return Line(number, self.export, Dialect(), {"base:allocation": OUR_CONTEXT})
+
+    # --- Steps
+
+    def run(self) -> None:
+        """Run until everything is answered."""
+        before = {name: getattr(core, name) for name in BOUNDS}
+        core.MOST_WRITES = self.random.choice((4, 1000))
+        core.LINE_COMMANDS = self.random.choice((1, 4, 128))
+        core.LINE_BYTES = self.random.choice((BLOCK, 20 * BLOCK, 10000 * BLOCK))
+        core.TURN_BYTES, core.COMMAND_BYTES = 4 * BLOCK, BLOCK
+        try:
+            self._run()
+        finally:
+            for name, bound in before.items():
+                setattr(core, name, bound)
+
+    def _run(self) -> None:
+        idle = 0
+        for _ in range(MOST_ROUNDS):
+            if self._over:
+                break
+            did = [step() for step in self._steps()]
+            idle = 0 if any(did) else idle + 1
+            if idle > PATIENCE:
+                under_way = [each.under_way for each in self.sessions]
+                raise Broken(f"stuck in {self.bundle.state}: {under_way}")
+        else:
+            raise Broken("no end")
+        self._check_at_the_end()
+
+    @property
+    def _over(self) -> bool:
+        return all(each.over or not (each.left or each.under_way) for each in self.sessions)
+
+    def _steps(self) -> list[Callable[[], bool]]:
+        steps: list[Callable[[], bool]] = [each.step for each in self.sessions if not each.over]
+        steps += [self._push, self._receive, self._work, self._die, self._link, self._pass_time]
+        steps.append(self._come_or_go)
+        self.random.shuffle(steps)
+        return steps
+
+    def _push(self) -> bool:
+        if self.random.random() < 0.8:
+            self.bundle.push()
+            unflushed = self.bundle.unflushed
+            if not self.adopted and unflushed.bytes > max(
+                self.bundle.survival.replay_bytes, LONGEST * BLOCK
+            ):
+                raise Broken(f"{unflushed.bytes} bytes are kept")
+            if len(unflushed) > core.MOST_WRITES + MOST_PIECES:
+                raise Broken(f"{len(unflushed)} writes are kept")
+        return False
+
+    def _receive(self) -> bool:
+        return any(each.receive() for each in self.connections.values())
+
+    def _work(self) -> bool:
+        did = False
+        for connection in self.connections.values():
+            self._note_failed()
+            did = connection.work() or did
+            failed = self.server.failed
+            if failed and failed.silent:
+                self.server.told_failure()
+        return did
+
+    def _note_failed(self) -> None:
+        """A FLUSH has failed: what it did not make stable may be lost until that is known."""
+        if self.server.failed is not None:
+            self.history.now += 1
+            self.history.lose()
+
+    def _die(self) -> bool:
+        if not self.connections or self.random.random() > self.deadly:
+            return False
+        all_of_them = self.random.random() < 0.4
+        restarts = all_of_them and self.doubt is not Doubt.ASSUME_DURABLE
+        restarts = restarts and self.random.random() < 0.6
+        chosen = list(self.connections)
+        if not all_of_them:
+            chosen = [self.random.choice(chosen)]
+        self.random.shuffle(chosen)
+        for number in chosen:
+            self._lose(number)
+        if restarts:
+            self.restarts += 1
+            self.server.restart()
+        return True
+
+    def _lose(self, number: int) -> None:
+        connection = self.connections.pop(number)
+        connection.die(self._late_until())
+        self.deaths += 1
+        self.history.now += 1
+        for session in self.sessions:
+            for command in session.under_way.values():
+                command.unknown = True
+        if not any(each.served for each in self.connections.values()) and self.doubt in TELLING:
+            self.history.lose()
+        self.bundle.lost(connection.line, "it died")
+
+    def _link(self) -> bool:
+        missing = [number for number in range(self.count) if number not in self.connections]
+        if not missing or self.random.random() > 0.3 or self.given_up:
+            return False
+        if self.gives_up and self.deaths and self.random.random() < 0.2:
+            self.given_up = True
+            self.bundle.give_up("it does not come back")
+            return True
+        number = self.random.choice(missing)
+        line = self._new_line(number)
+        self.connections[number] = Connection(self.random, self.server, line, self.framing)
+        self.bundle.linked(line)
+        return True
+
+    def _pass_time(self) -> bool:
+        """A little, or as much as it takes for something to be due."""
+        if self.random.random() < 0.9:
+            return False
+        due = self.bundle.due
+        if self.random.random() < 0.3 and due < self.now + 1000:
+            self.now = max(self.now, due)
+        else:
+            self.now += self.random.choice((0.01, 1, 10))
+        before = len(self.server.late)
+        self.server.do_late(self.now, self.random.choice((0, 0.1, 0.3)))
+        self.late_done += before - len(self.server.late)
+        if self.bundle.due <= self.now:
+            self.bundle.tick()
+            return True
+        return due < self.now + 1000
+
+    def _come_or_go(self) -> bool:
+        if self.random.random() > 0.005:
+            return False
+        if self.random.random() < 0.5:
+            self.random.choice(self.sessions).leave()
+            self.sessions = [each for each in self.sessions if not each.over]
+        if self.came < MOST_SESSIONS and (not self.sessions or self.random.random() < 0.5):
+            self.came += 1
+            self.sessions.append(Session(self))
+        return True
+
+    # --- The end
+
+    def _check_at_the_end(self) -> None:
+        bundle = self.bundle
+        self.deadly = 0
+        for session in self.sessions:
+            session.left = 0
+        self._finish()
+        if not self.given_up:
+            # What is left is what was written, and a FLUSH makes it stable.
+            self.now += 1000
+            self.server.do_late(self.now, 1)
+            session = Session(self)
+            session.left = 0
+            self.sessions.append(session)
+            session.ask(Ask(Cmd.READ, 0, SIZE))
+            self._finish()
+            for each in self.sessions:
+                each.ask(Ask(Cmd.FLUSH, 0, 0))
+            self._finish()
+        if bundle._bytes or bundle._alone or bundle._under_way or bundle._held:
+            raise Broken(f"left: {bundle._bytes} bytes, {bundle._alone} alone, {bundle._held} held")
+
+    def _finish(self) -> None:
+        for _ in range(MOST_ROUNDS):
+            if self.bundle.idle and not any(each.under_way for each in self.sessions):
+                return
+            for step in self._steps():
+                if step != self._come_or_go:
+                    step()
+            if self.bundle.due < self.now + 1000:
+                self.now = max(self.now, self.bundle.due)
+                self.server.do_late(self.now, 0)
+                self.bundle.tick()
+        raise Broken(f"stuck at the end in {self.bundle.state}")
+
+
+def run(seed: int, doubt: Doubt | None = None) -> World:
+    """Run one schedule."""
+    world = World(seed, doubt)
+    world.run()
+    return world

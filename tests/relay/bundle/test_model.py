@@ -1,0 +1,54 @@
+"""Any schedule of a bundle keeps every promise that is left when connections die; see `model`."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.relay.bundle.core import Doubt, Unanswered
+from tests.relay.bundle import model
+from tests.relay.bundle.server import Broken
+
+SCHEDULES = 1000
+BATCH = 50
+
+
+@pytest.mark.parametrize("first", range(0, SCHEDULES, BATCH))
+def test_schedules(first: int) -> None:
+    """`model.run(seed)` runs one of them again."""
+    for seed in range(first, first + BATCH):
+        try:
+            model.run(seed)
+        except Exception as error:
+            pytest.fail(f"seed {seed}: {type(error).__name__}: {error}")
+
+
+def test_the_schedules_have_everything() -> None:
+    """Else they would say less than they seem to."""
+    worlds = [model.run(seed) for seed in range(200)]
+    said = {what for world in worlds for what in world.said}
+    assert {world.doubt for world in worlds} == set(Doubt)
+    assert {world.unknown for world in worlds} == set(Unanswered)
+    assert {world.count for world in worlds} == {1, 2, 3, 4}
+    assert sum(world.deaths for world in worlds) > 200
+    assert sum(world.restarts for world in worlds) > 30
+    assert sum(world.late_done for world in worlds) > 30
+    assert sum(bool(world.history.losses) for world in worlds) > 20
+    assert sum(world.given_up for world in worlds) > 1
+    assert sum(world.adopted for world in worlds) > 3
+    assert sum(world.server.has_failed for world in worlds) > 3
+    for part in ("all there", "written again", "issued again", "durable"):
+        assert any(part in what for what in said), part
+
+
+@pytest.mark.parametrize("doubt", Doubt)
+def test_a_server_that_forgets_is_found_out(doubt: Doubt) -> None:
+    """One that answers FLUSH and does nothing: the model can tell."""
+    found = 0
+    for seed in range(60):
+        world = model.World(seed, doubt)
+        world.server.flush = lambda covers: 0  # type: ignore[method-assign]
+        try:
+            world.run()
+        except Broken:
+            found += 1
+    assert found > 10
