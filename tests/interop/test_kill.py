@@ -15,6 +15,7 @@ from .gateways import MODE
 
 pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a relay does not survive its server")
 
+
 def killed(plan: Plan, workdir: Path) -> Report:
     report: Report = trio.run(run, plan, workdir)
     print(report, report.gateway, sep="\n")

@@ -31,12 +31,13 @@ from random import Random
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.bundle import core
-from gateway.relay.bundle.core import Bundle, Doubt, Port, Survival, Unanswered
+from gateway.relay.bundle.core import Bundle, Port
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.plan import Plan, plan
 from gateway.relay.scan.traffic import Traffic
+from gateway.upstream.mode import Doubt, Survival, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing

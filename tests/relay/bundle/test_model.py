@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.relay.bundle.core import Doubt, Unanswered
+from gateway.upstream.mode import Doubt, Unanswered
 from tests.relay.bundle import model
 from tests.relay.bundle.server import Broken
 
