@@ -19,12 +19,14 @@ from tests.bench.rows import (
     DIRECT,
     DIRECT_TLS,
     EXTENDED_CLIENT,
+    FAN_OUT,
     FAST,
     GATEWAY,
     GATEWAY_TLS,
     HAPROXY,
     NBDKIT,
     NBDKIT_TLS,
+    ONE_CONNECTION,
     POLICIES,
     QEMU_NBD,
     QEMU_NBD_TLS,
@@ -38,6 +40,8 @@ GATEWAY_VARIABLE = "BENCH_GATEWAY"
 _LISTEN = "nbd://127.0.0.1:{port}"
 _FILL = "--name=fill --ioengine=nbd --rw=write --bs=1m --iodepth=8 --size=1g"
 _FILL_SECONDS = 120.0
+SLOW_READ_MS = 2
+"""Long beside what the gateway takes for a request, and short enough that a second has many."""
 _HAPROXY_CONFIG = """\
 defaults
     mode tcp
@@ -105,6 +109,16 @@ def _gateway_with_policies(upstream: str, port: int, directory: Path) -> list[st
     return [script, "serve", "--config", str(config)]
 
 
+def _fan_out(upstream: str, port: int, directory: Path) -> list[str]:
+    config = directory / f"fan-out-{port}.toml"
+    config.write_text(
+        f'listen = [ {{ uri = "{_LISTEN.format(port=port)}" }} ]\n'
+        f'upstream.main = {{ uri = "{upstream}", connections = 4, connections-required = true }}\n'
+    )
+    script = str(Path(sys.executable).with_name("nbd-gateway"))
+    return [script, "serve", "--config", str(config)]
+
+
 def _nbdkit(upstream: str, port: int, _: Path) -> list[str]:
     # shared=false is its default: one upstream connection for each client, as ours.
     return ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(port), "nbd", f"uri={upstream}"]
@@ -163,6 +177,8 @@ COMMANDS: dict[str, Callable[[str, int, Path], list[str]]] = {
     EXTENDED_CLIENT: _gateway,
     SIMPLE_UPSTREAM: _gateway,
     POLICIES: _gateway_with_policies,
+    ONE_CONNECTION: _gateway,
+    FAN_OUT: _fan_out,
     GATEWAY_TLS: _gateway_tls,
     NBDKIT_TLS: _nbdkit_tls,
     QEMU_NBD_TLS: _qemu_nbd_tls,
@@ -178,6 +194,7 @@ class Stage:
         self._standing: dict[str, Child] = {}
         self.upstream = self._filled_server()
         self._simple_upstream: Child | None = None
+        self._slow_upstream: Child | None = None
 
     def uri(self, name: str) -> str:
         """Where a contestant listens; starts it, also again if it died."""
@@ -193,7 +210,12 @@ class Stage:
     def _begun(self, name: str) -> Child:
         if name == DIRECT_TLS:
             return self._filled_server(*_nbdkit_certificates(self._directory))
-        upstream = self.simple_upstream if name == SIMPLE_UPSTREAM else self.upstream
+        if name == SIMPLE_UPSTREAM:
+            upstream = self.simple_upstream
+        elif name in (ONE_CONNECTION, FAN_OUT):
+            upstream = self.slow_upstream
+        else:
+            upstream = self.upstream
         return self.start(name, upstream.uri)
 
     def _secure_uri(self, child: Child) -> str:
@@ -211,6 +233,15 @@ class Stage:
             self._simple_upstream = self._filled_server("--no-sr")
         return self._simple_upstream
 
+    @property
+    def slow_upstream(self) -> Child:
+        """A server that does one request of a connection at a time, each of which takes 2 ms."""
+        if self._slow_upstream is None or not self._slow_upstream.running:
+            self._slow_upstream = self.memory_server(
+                "-t", "1", "--filter=delay", after=(f"rdelay={SLOW_READ_MS}ms",)
+            )
+        return self._slow_upstream
+
     def use(self, name: str, child: Child) -> None:
         """Takes a child that was started otherwise for a contestant."""
         self._standing[name] = child
@@ -219,14 +250,14 @@ class Stage:
         """A contestant of its own for one measurement."""
         return self.launch(name, lambda port: COMMANDS[name](upstream, port, self._directory))
 
-    def memory_server(self, *options: str) -> Child:
+    def memory_server(self, *options: str, after: tuple[str, ...] = ()) -> Child:
         """nbdkit with one gibibyte of memory."""
         return self.launch(
             "upstream",
             lambda port: [
                 *("nbdkit", "-f", "-i", "127.0.0.1", "-p", str(port)),
                 *options,
-                *("memory", "1G"),
+                *("memory", "1G", *after),
             ],
         )
 

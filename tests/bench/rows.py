@@ -24,6 +24,10 @@ SIMPLE_UPSTREAM = "gateway+simple upstream"
 POLICIES = "gateway+policies"
 """Ten policies that restrict, all of which are compiled into the command table."""
 
+ONE_CONNECTION = "gateway+one connection"
+FAN_OUT = "gateway+fan-out of 4"
+"""To an upstream that serves one request at a time on each connection, and takes its time for it."""
+
 TLS = "+tls"
 DIRECT_TLS, GATEWAY_TLS, NBDKIT_TLS, QEMU_NBD_TLS = (
     name + TLS for name in (DIRECT, GATEWAY, NBDKIT, QEMU_NBD)
@@ -245,6 +249,15 @@ ROWS = (
             ("1M", MIB, 8, "MB/s", 1.0, 1.2),
             ("4k", 4 * KIB, 1, "k/s", 0.9, 1.2),
         )
+    ),
+    Row(
+        "fan-out of 4 to a slow upstream, 4k read, depth 32",
+        "k/s",
+        Fio("read", 4 * KIB, 32),
+        floors=(Times(3.5, ONE_CONNECTION),),
+        goals=(Times(3.9, ONE_CONNECTION),),
+        peers=(ONE_CONNECTION, FAN_OUT),
+        judged=FAN_OUT,
     ),
     Row(
         "nbdcopy 1 GiB from it, 4 connections",
