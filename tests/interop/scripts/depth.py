@@ -1,6 +1,6 @@
 """All commands, 64 in flight, against a model of what the disk must hold.
 
-depth.py URI [--simple] [--operations N] [--from OFFSET] [--length BYTES] [--seed N]
+depth.py URI [--simple] [--operations N] [--from OFFSET] [--length BYTES] [--longest BYTES] [--seed N]
 
 Ranges in flight never overlap, so the order in which the server does them does not matter.
 Prints how many of each command were answered. Needs libnbd's Python module.
@@ -22,11 +22,12 @@ parser.add_argument("--plain", action="store_true", help="nothing but READ and W
 parser.add_argument("--operations", type=int, default=2500)
 parser.add_argument("--from", type=int, default=0, dest="start")
 parser.add_argument("--length", type=int, default=16 << 20)
+parser.add_argument("--longest", type=int, default=256 << 10)
 parser.add_argument("--seed", type=int, default=1)
 options = parser.parse_args()
 
 DEPTH = 64
-LONGEST = 256 << 10
+LONGEST = options.longest
 # What a TRIM leaves is anybody's guess until it is written again.
 UNKNOWN, KNOWN = 0, 1
 
