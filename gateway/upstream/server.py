@@ -46,6 +46,9 @@ RUNG_SECONDS = 300
 """How long a lower rung is remembered: a client need not pay for the ladder that one before it climbed down,
 but the server behind an address changes."""
 
+MAX_SAID = 1000
+"""What has been said of how many exports is remembered: names are the clients' choice."""
+
 LISTING_SECONDS = 2
 """How long a list of exports is good: `nbdinfo --list` and its like ask several times at once."""
 
@@ -175,6 +178,16 @@ class Server:
         self._listing_lock = trio.Lock()
         self.repaired: Counter[str] = Counter()
         """Links on which each quirk was in force, by its name."""
+        self._said: set[tuple[str, str]] = set()
+
+    def is_news(self, export: str, what: str) -> bool:
+        """Say whether this is the first time that it is said of an export: every client would say it again."""
+        if (export, what) in self._said:
+            return False
+        if len(self._said) >= MAX_SAID:
+            self._said.clear()
+        self._said.add((export, what))
+        return True
 
     def come_into_force(self, tell: Callable[[News], None]) -> None:
         """Be the one that clients are led to. `tell` is told when it goes down and comes back."""

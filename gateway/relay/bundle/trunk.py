@@ -135,8 +135,7 @@ class Trunk:
 
     def start(self) -> None:
         """Begin."""
-        if self.decision.reason:
-            self._say(self.decision.reason, {})
+        self._say_why_fewer(self.decision.reason)
         self._use(0, self.first)
         self._hub.start_soon(self._keep)
 
@@ -208,7 +207,7 @@ class Trunk:
         if decision.count == 1:
             for link in made:
                 link.close()
-            self._say(decision.reason, {})
+            self._say_why_fewer(decision.reason)
             made = []
         self.decision, self._others = decision, made
 
@@ -322,6 +321,10 @@ class Trunk:
         self.joined.discard(joined)
         if not self.joined:
             self._scope.cancel()
+
+    def _say_why_fewer(self, reason: str) -> None:
+        if reason and self.server.is_news(self.terms.name, reason):
+            self._say(reason, {})
 
     def _say(self, what: str, details: Mapping[str, object]) -> None:
         self._log.warning(what, export=self.terms.name, **details)
