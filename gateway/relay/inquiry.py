@@ -106,7 +106,10 @@ class Inquiry:
         """Give what LIST tells."""
         service, secure = self._service, self._core.secure
         config, access, servers = service.config, service.access, service.servers  # of one reload
-        exports = await self._wait(lambda: listed_exports(config, servers, secure=secure))
+        in_use = service.trunks.names
+        exports = await self._wait(
+            lambda: listed_exports(config, servers, secure=secure, in_use=in_use)
+        )
         return access.listed(self._client(), exports)
 
     async def contexts(self, asked: ContextsAsked) -> tuple[MetaContext, ...]:

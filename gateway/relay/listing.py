@@ -3,12 +3,12 @@
 A pattern shows what the upstream lists and the pattern matches. A name that the configuration spells out is
 shown in any case: servers need not list what they serve (nbdkit; nbd-server without `allowlist`; oldstyle
 ones), and a client that falls back from GO looks its name up in LIST (Q-C17). A dead upstream only shortens
-the list.
+the list. So does one that takes a single connection, which clients share: of that, what they share is shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -24,9 +24,14 @@ than `connect-seconds`, so that the log can say why one is missing."""
 
 
 async def listed_exports(
-    config: Config, servers: Mapping[str, Server], *, secure: bool
+    config: Config,
+    servers: Mapping[str, Server],
+    *,
+    secure: bool,
+    in_use: Callable[[Server], list[str]] = lambda _server: [],
 ) -> list[ListedExport]:
-    """Ask every upstream that a rule leads to for its exports. Raises `Refusal` if the only one refuses and
+    """Ask every upstream that a rule leads to for its exports; of one that does not say, those that are known
+    to be there because they are `in_use`. Raises `Refusal` if the only one refuses and
     the configuration names nothing by itself.
     """
     told: dict[str, list[ListedExport] | None] = dict.fromkeys(
@@ -44,6 +49,9 @@ async def listed_exports(
         async with trio.open_nursery() as nursery:
             for upstream in told:
                 nursery.start_soon(ask, upstream)
+    for upstream, theirs in told.items():
+        if theirs is None:
+            told[upstream] = [ListedExport(name, "") for name in in_use(servers[upstream])]
     exports = visible_exports(config, told, secure=secure)
     if not exports and refusals and len(told) == 1:
         raise refusals[0]

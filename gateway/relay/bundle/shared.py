@@ -58,6 +58,12 @@ class Trunks:
                 self._locks.pop(key, None)
             self._trunks = {k: each for k, each in self._trunks.items() if not each.ended}
 
+    def names(self, server: Server) -> list[str]:
+        """Give the exports of a server that clients share at this moment, by its names."""
+        return [
+            name for (of, name), each in self._trunks.items() if of is server and not each.ended
+        ]
+
     async def _begun(self, server: Server, name: str, ledger: Ledger) -> Trunk:
         terms = Terms(name, structured=True, extended=True)
         negotiation = Negotiation(server)
