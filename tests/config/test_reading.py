@@ -1336,7 +1336,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         "sizes and bounds of connections",
         SMALLEST
         + "connections = 2\nstripe = '512K'\nwarm = 17\nlate-write-seconds = -1\nunflushed = 'maybe'\n"
-        + "[upstream.b]\nuri = 'memory:1M'\nconnections = 2\nstripe = '3M'\nreplay-bytes = '1M'\n"
+        + "[upstream.b]\nuri = 'memory:1M'\nconnections = 2\nstripe = '3M'\nreplay-bytes = '1000K'\n"
         + "[upstream.c]\nuri = 'memory:1M'\nconnections = 2\nstripe = 'x'\ncoherence = 1\n"
         + EXPORT,
         [

@@ -52,6 +52,12 @@ COMMAND_BYTES = 4 * limits.KIB
 """What a command without data counts as in that."""
 
 
+UNKNOWN = "the connection to the server was lost, and not made again; what it had not flushed may be gone"
+
+MOST_LOSSES = 10
+"""How often a command is asked that each time takes the server down, or out of step. More than a server that is
+killed again and again will have under way by chance; and then it fails, so that the others may go on."""
+
 MOST_WRITES = 1024
 """Writes that are kept to be looked for, or written again, between two FLUSHes: to look through more would take
 longer than the FLUSH."""
@@ -117,6 +123,8 @@ class Piece:
     """Which line; None: that of its stripe."""
     alone: bool = False
     """It overlaps nothing that is under way, and nothing begins that overlaps it."""
+    losses: int = 0
+    """How many lines have died while it was under way."""
     unknown: int = 0
     """How often it was under way on a line that died."""
     lost_at: float = -math.inf
@@ -210,8 +218,8 @@ class Bundle:
         """Take over from a link that has died, with what was written over it and not flushed."""
         assert self.state is State.DOWN
         self.unflushed = unflushed
-        self._total_loss = True
-        self.lost_at, self.why = self._clock(), why
+        self.why = why
+        self._lose_all()
 
     def adopt(self, port: Port, ask: Ask, done: Done) -> None:
         """Take over what was asked over a link that is gone, before there is a line."""
@@ -298,8 +306,14 @@ class Bundle:
         mine = [piece for piece in self._under_way if piece.line is line]
         for piece in mine:
             self._no_more_under_way(piece)
-            if piece.task is not None:
+            if piece.task is None:
+                continue
+            piece.losses += 1
+            if piece.losses < MOST_LOSSES:
                 self._orphan(piece)
+            else:
+                text = f"{piece.losses} connections in a row were lost over this, the last: {why}"
+                piece.done(piece, Outcome(Errno.EIO, text))
         if self._flush_under_way is not None and any(p.ask.command is Cmd.FLUSH for p in mine):
             self._flush_asked[:0] = self._flush_under_way
             self._flush_under_way = None
@@ -310,23 +324,36 @@ class Bundle:
         if self.state is State.OVER:
             pass
         elif not self.lines:
-            self._total_loss = True
-            self.lost_at = self._clock()
+            self._lose_all()
             self.state = State.DOWN
         elif in_use:
             if not any(each in self.lines.values() for each in self._in_use):
-                self._total_loss = True  # those that are left were made later: they prove nothing
-                self.lost_at = self._clock()
+                self._lose_all()  # those that are left were made later: they prove nothing
             self.state = State.SETTLING
         self._changed()
+
+    def _lose_all(self) -> None:
+        self._total_loss = True
+        self.lost_at = self._clock()
+        if self.survival.unflushed is Doubt.STICKY and self.unflushed:
+            self.ledger.doubt(self, self.unflushed.ranges)
 
     def _orphan(self, piece: Piece) -> None:
         piece.unknown += piece.writes
         piece.lost_at = self._clock()
         self._orphans.append(piece)
 
+    def end(self) -> None:
+        """Nobody asks any more. If what was written is in doubt, others have to be told."""
+        trusted = self.survival.unflushed is Doubt.ASSUME_DURABLE
+        if self._total_loss and self.unflushed and not trusted:
+            self.ledger.doubts(self)
+            self.ledger.lose(UNKNOWN, self.unflushed.ranges)
+            self.unflushed.forget()
+
     def give_up(self, why: str) -> None:
         """There will be no line any more: everything fails."""
+        self.end()
         self.why = why
         self._break_off()
         self.state = State.OVER
@@ -699,7 +726,14 @@ class Bundle:
     def taint(self, why: str) -> None:
         """What is not flushed is taken to be lost, and everybody has to be told."""
         self._fail_unfinished(why)
+        self.ledger.doubts(self)
         self.ledger.lose(why, self.unflushed.ranges)
+        self.unflushed.forget()
+        self.fail_flushes(why)
+
+    def was_tainted(self, why: str) -> None:
+        """The same, where others have told everybody of it already."""
+        self._fail_unfinished(why)
         self.unflushed.forget()
         self.fail_flushes(why)
 

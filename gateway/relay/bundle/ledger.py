@@ -5,6 +5,10 @@ at the loss is told once, by EIO at its next FLUSH; if none of them lives to be 
 export later is. Until a session has been told, or the bytes are written again, its READs of what is lost get
 EIO: never old data.
 
+A server that dies takes all its links along, and each of them is found lost, and made again, in its own time.
+Of these losses the sessions are told once: whoever owns what may be gone *doubts* it when its last link is
+lost, and the first who knows that it has to be told has all told of what is doubted then.
+
 One ledger for each export of an upstream, whatever sessions and bundles it has.
 """
 
@@ -31,6 +35,7 @@ class Ledger:
         self.tainted = False
         """Something may be lost; false as long as nothing ever was."""
         self._untold: _Loss | None = None  # what no session has been told yet
+        self._doubts: dict[object, list[Range]] = {}
 
     @property
     def traffics(self) -> list[Traffic]:
@@ -61,7 +66,9 @@ class Ledger:
         told at once.
         """
         self.tainted = True
-        lost = merged(ranges)
+        doubted = [each for doubts in self._doubts.values() for each in doubts]
+        self._doubts.clear()
+        lost = merged([*ranges, *doubted])
         before = [] if self._untold is None else self._untold.ranges
         self._untold = _Loss(why, merged([*before, *lost]))
         for traffic in self._open:
@@ -69,6 +76,16 @@ class Ledger:
                 traffic.owe(why, lost)
         if but is not None:
             self._told()
+
+    def doubt(self, owner: object, ranges: Iterable[Range]) -> None:
+        """What has been written in these ranges may be gone, for the links of its owner have died."""
+        self._doubts[owner] = list(ranges)
+
+    def doubts(self, owner: object) -> bool:
+        """Say whether what its owner doubts has not been told yet, and take it back: it is for the owner to say
+        now.
+        """
+        return self._doubts.pop(owner, None) is not None
 
     def written(self, start: int, end: int) -> None:
         """Bytes have been written (again): what is there now is what a client wrote."""

@@ -75,8 +75,10 @@ def _flushed(bundle: Bundle) -> Steps:
 
 def _doubted(bundle: Bundle) -> Steps:
     match bundle.survival.unflushed:
-        case Doubt.STICKY:
+        case Doubt.STICKY if bundle.ledger.doubts(bundle):
             bundle.taint(RESTARTED)
+        case Doubt.STICKY:
+            bundle.was_tainted(RESTARTED)
         case Doubt.ASSUME_DURABLE:
             bundle.say("what the server had not flushed is taken to be durable")
             yield from _flushed(bundle)  # and is seen over this line from now on

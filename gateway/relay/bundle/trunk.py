@@ -320,6 +320,7 @@ class Trunk:
         """Take part no more; the last one ends it."""
         self.joined.discard(joined)
         if not self.joined:
+            self.bundle.end()
             self._scope.cancel()
 
     def _say_why_fewer(self, reason: str) -> None:
