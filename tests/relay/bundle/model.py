@@ -615,6 +615,8 @@ class World:
             return False
         if self.gives_up and self.deaths and self.random.random() < 0.2:
             self.given_up = True
+            if self.doubt is Doubt.REPLAY:
+                self.history.lose()  # what there is nobody left to write again to
             self.bundle.give_up("it does not come back")
             return True
         number = self.random.choice(missing)
