@@ -203,6 +203,7 @@ class Bundle:
         self._flush_asked: list[Callable[[Outcome], None]] = []
         self._flush_under_way: list[Callable[[Outcome], None]] | None = None
         self._mending: _Mending | None = None
+        self._not_before = -math.inf  # when the next recovery may begin
         self._woken: dict[Port, None] = {}
         self._pumping = False
 
@@ -273,7 +274,7 @@ class Bundle:
 
     def _push(self) -> None:
         self._go_on_mending()
-        if self.state is State.SETTLING and not self._under_way:
+        if self.state is State.SETTLING and not self._under_way and not self._too_early:
             self._mend()
         if self.state is State.OVER:
             self._fail_all()
@@ -292,10 +293,11 @@ class Bundle:
         """A link has been made for a slot that had none."""
         self.lines[line.number] = line
         line.heard_at = self._clock()
-        if self.state is State.DOWN:
+        if self.state is State.DOWN and not self._too_early:
             self._mend()
-        elif self.state is State.UP:
+        elif self.state in (State.DOWN, State.UP):
             self.state = State.SETTLING
+            self._changed()
 
     def lost(self, line: Line, why: str) -> None:
         """A line's link has died. Nothing comes from it any more."""
@@ -307,6 +309,8 @@ class Bundle:
         for piece in mine:
             self._no_more_under_way(piece)
             if piece.task is None:
+                if piece.writes:  # what was written again may come on top of what is newer
+                    self._not_before = self._clock() + self.survival.late_write_seconds
                 continue
             piece.losses += 1
             if piece.losses < MOST_LOSSES:
@@ -368,10 +372,14 @@ class Bundle:
     @property
     def due(self) -> float:
         """When `tick` and `push` are to be called next, if nothing else happens before."""
-        return min(
-            (piece.not_before for piece in self._held if piece.not_before > -math.inf),
-            default=math.inf,
-        )
+        times = [piece.not_before for piece in self._held if piece.not_before > -math.inf]
+        if self.state is State.SETTLING and self._too_early:
+            times.append(self._not_before)
+        return min(times, default=math.inf)
+
+    @property
+    def _too_early(self) -> bool:
+        return self._clock() < self._not_before
 
     # --- Turns
 

@@ -1,7 +1,8 @@
 """What is done when lines have come or gone, step by step, while nothing else is under way.
 
 A recovery is a generator, like a job: it yields asks and is sent their outcomes. If a line that it uses dies,
-it is closed, and another begins from the start; so whatever it does may be done twice.
+it is closed, and another begins from the start; so whatever it does may be done twice. What it had written then
+may come late as well: the next one begins when that can hardly be any more.
 
 1. What was acknowledged and is not flushed. If a line has been there all the time, a FLUSH over it makes all
    of it durable (there are several lines only before servers that flush for all connections). If all lines
