@@ -121,6 +121,8 @@ class Write:
     value: int | None
     began: int
     ended: int = NEVER
+    seen: int = NEVER
+    """When it had been read: it has happened then, and does not happen again."""
     flushed: bool = False
     loss: Loss | None = None
 
@@ -147,13 +149,18 @@ class History:
             self._of[block].append(write)
 
     def may_be_read(self, session: Session, block: int, value: int, began: int) -> bool:
-        """Say whether a READ that began then may be given a value now."""
+        """Say whether a READ that began then may be given a value now; it is given then."""
         writes = self._of[block]
         last = max((w.began for w in writes if w.ended < began and w.certain(session)), default=-9)
-        left = [w for w in writes if w.ended >= last]
+        left = [w for w in writes if min(w.ended, w.seen) >= last]
         if any(w.value is None for w in left):
             left = writes
-        return any(w.value == value for w in left)
+        for write in left:
+            if write.value == value:
+                if value:  # else it may have been another one
+                    write.seen = min(write.seen, self.now)
+                return True
+        return False
 
     def check_stable(self, write: Write, server: Server, why: str) -> None:
         for block in write.blocks:
@@ -315,6 +322,8 @@ class Session:
             return Ask(Cmd.FLUSH, 0, 0)
         hot = self._world.hot
         start = random.choice((random.randrange(BLOCKS), random.randrange(hot)))
+        if self._world.sluggish:
+            start = random.randrange(hot)
         count = min(random.choice((1, 1, 2, 3, 6, LONGEST)), BLOCKS - start)
         if command not in (Cmd.READ, Cmd.WRITE) and random.random() < 0.4:
             start, count = random.choice(((0, BLOCKS), (1, BLOCKS - 2), (3, BLOCKS - 8)))
@@ -442,9 +451,15 @@ class World:
             contexts=(MetaContext(CONTEXT, "base:allocation"),) if self.framing.chunked else (),
         )
         self.sessions: list[Session] = []
+        # Much is late, in few places: what comes late is on top of something newer then.
+        self.sluggish = random.random() < 0.3
+        if self.sluggish:
+            self.unknown, self.late_seconds = Unanswered.REISSUE, LATE_SECONDS
+            self.deadly, self.hot = 0.02, 3
         self.history = History(self._answered_writes)
         weak = not self.strong and random.random() < 0.7
         self.server = Server(random, weak=weak, by_range=not self.strong)
+        self.server.pace = 0.15 if self.sluggish else 0.7
         if self.doubt in TELLING and random.random() < 0.2:
             self.server.flushes_that_fail = 1
         self.server.note_failed = self._note_failed
@@ -585,7 +600,7 @@ class World:
             return False
         all_of_them = self.random.random() < 0.4
         restarts = all_of_them and self.doubt is not Doubt.ASSUME_DURABLE
-        restarts = restarts and self.random.random() < 0.6
+        restarts = restarts and not self.sluggish and self.random.random() < 0.6
         chosen = list(self.connections)
         if not all_of_them:
             chosen = [self.random.choice(chosen)]

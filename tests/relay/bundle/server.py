@@ -102,6 +102,8 @@ class Server:
         self.connections: list[Connection] = []
         self.flushes_that_fail = 0
         self.note_failed: Callable[[], None] = _nobody
+        self.pace = 0.7
+        """How likely a command is carried out in a round."""
         self._failed_to_keep: list[Entry] = []
         self.has_failed = False
         self.failed: Connection | None = None
@@ -256,7 +258,7 @@ class Connection:
         """Carry out a command, answer one, or let a piece of the replies through."""
         did = False
         waiting = [asked for asked in self.asked if asked.reply is None]
-        if waiting and self._random.random() < 0.7:
+        if waiting and self._random.random() < self._server.pace:
             self.carry_out(self._random.choice(waiting))
             did = True
         ready = [asked for asked in self.asked if asked.reply is not None]
