@@ -52,7 +52,9 @@ COMMAND_BYTES = 4 * limits.KIB
 """What a command without data counts as in that."""
 
 
-UNKNOWN = "the connection to the server was lost, and not made again; what it had not flushed may be gone"
+UNKNOWN = (
+    "the connection to the server was lost, and not made again; what it had not flushed may be gone"
+)
 
 MOST_LOSSES = 10
 """How often a command is asked that each time takes the server down, or out of step. More than a server that is
@@ -131,7 +133,6 @@ class Piece:
     """When that was."""
     not_before: float = -math.inf
     line: Line | None = None
-    since: float = 0.0
 
     @property
     def writes(self) -> bool:
@@ -203,6 +204,11 @@ class Bundle:
         self._flush_asked: list[Callable[[Outcome], None]] = []
         self._flush_under_way: list[Callable[[Outcome], None]] | None = None
         self._mending: _Mending | None = None
+        self.spare: Line | None = None
+        """A line for READs alone, while another is stalled."""
+        self._stall_seconds = survival.stall_seconds or math.inf
+        shared = Flag.READ_ONLY | (Flag.CAN_MULTI_CONN if self._flushes else 0)
+        self._one_view = bool(self._flags & shared)  # what is flushed is seen over any connection
         self._not_before = -math.inf  # when the next recovery may begin
         self._woken: dict[Port, None] = {}
         self._pumping = False
@@ -259,6 +265,66 @@ class Bundle:
         return not (
             self._turns or self._under_way or self._held or self._orphans or self._flush_asked
         )
+
+    # --- A line that says nothing
+
+    def heard(self, line: Line) -> None:
+        """Bytes have come from a line."""
+        line.heard_at = self._clock()
+        if line.stalled:
+            line.stalled = False
+            self._changed()
+
+    @property
+    def wants_spare(self) -> bool:
+        """A line has not said anything for `stall_seconds`, and READs might be answered by another."""
+        stalled = any(line.stalled for line in self._in_use)
+        return stalled and self._one_view and self.state is State.UP
+
+    def spare_linked(self, line: Line) -> None:
+        """A link has been made for READs that a stalled line does not answer: it is asked them as well. Whoever
+        answers first is believed.
+        """
+        self.spare = line
+        for piece in list(self._under_way):
+            if piece.line is not None and piece.line.stalled and self._may_be_read_elsewhere(piece):
+                self._ask_line(line, piece)
+
+    def spare_lost(self) -> None:
+        """It has gone again, or is not wanted any more: what only it was asked goes out again."""
+        spare, self.spare = self.spare, None
+        if spare is not None:
+            spare.traffic.asks.drop()
+            mine = [piece for piece in self._under_way if piece.line is spare]
+            for piece in mine:
+                self._no_more_under_way(piece)
+            self._held[:0] = mine
+
+    def _may_be_read_elsewhere(self, piece: Piece) -> bool:
+        """Say whether another connection surely shows what this READ has to show: where all that was written is
+        flushed.
+        """
+        ask = piece.ask
+        if piece.task is None or ask.command is not Cmd.READ or not self._one_view:
+            return False
+        if self.unflushed.touches(ask.offset, ask.end):
+            return False
+        return not any(
+            each.writes and each.ask.offset < ask.end and ask.offset < each.ask.end
+            for each in (*self._under_way, *self._held)
+        )
+
+    def _look_for_stalls(self, now: float) -> None:
+        for line in self._in_use:
+            if line.under_way and now >= line.heard_at + self._stall_seconds and not line.stalled:
+                line.stalled = True
+                waited = round(now - line.heard_at, 1)
+                self.say("the server answers nothing", seconds=waited, commands=line.under_way)
+                if not self._one_view:
+                    self.say(
+                        "reads wait as well: without CAN_MULTI_CONN no other connection is good"
+                    )
+                self._changed()
 
     # --- What the driver calls
 
@@ -368,6 +434,7 @@ class Bundle:
         for piece in self._held:
             if piece.not_before <= now:
                 piece.not_before = -math.inf
+        self._look_for_stalls(now)
 
     @property
     def due(self) -> float:
@@ -375,6 +442,11 @@ class Bundle:
         times = [piece.not_before for piece in self._held if piece.not_before > -math.inf]
         if self.state is State.SETTLING and self._too_early:
             times.append(self._not_before)
+        times += [
+            line.heard_at + self._stall_seconds
+            for line in self._in_use
+            if line.under_way and not line.stalled
+        ]
         return min(times, default=math.inf)
 
     @property
@@ -512,18 +584,29 @@ class Bundle:
             self._part_done(piece, lost)
             return
         line = self._line_for(piece)
-        piece.line, piece.since = line, self._clock()
-        if not line.under_way:
-            line.heard_at = piece.since
+        piece.line = line
         self._under_way[piece] = None
         self._bytes += _bytes_of(ask)
-        line.ask(ask, lambda outcome: self._reply(piece, outcome))
+        self._ask_line(line, piece)
+
+    def _ask_line(self, line: Line, piece: Piece) -> None:
+        if not line.under_way:
+            line.heard_at = self._clock()
+            if self._stall_seconds < math.inf:
+                self._changed()
+        line.ask(piece.ask, lambda outcome: self._reply(piece, line, outcome))
 
     def _is_lost(self, task: Task, ask: Ask) -> bool:
         traffic = task.port.traffic
         return traffic is not None and bool(traffic.lost) and traffic.is_lost(ask.offset, ask.end)
 
     def _line_for(self, piece: Piece) -> Line:
+        line = self._usual_line_for(piece)
+        if line.stalled and self.spare is not None and self._may_be_read_elsewhere(piece):
+            return self.spare
+        return line
+
+    def _usual_line_for(self, piece: Piece) -> Line:
         lines = self._in_use
         if len(lines) == 1:
             return lines[0]
@@ -538,9 +621,9 @@ class Bundle:
         self._bytes -= _bytes_of(piece.ask)
         piece.line = None
 
-    def _reply(self, piece: Piece, outcome: Outcome) -> None:
-        assert piece.line is not None
-        piece.line.heard_at = self._clock()
+    def _reply(self, piece: Piece, line: Line, outcome: Outcome) -> None:
+        if piece not in self._under_way or (piece.line is not line and outcome.error):
+            return  # another line has answered it, or will
         self._no_more_under_way(piece)
         piece.done(piece, outcome)
 

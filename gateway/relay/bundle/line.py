@@ -11,6 +11,9 @@ from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
 
+SPARE = -1
+"""The number of a line that has no place."""
+
 
 class Line:
     """A link that is asked. `number` is its place in the bundle; `ids` are the bundle's ids of the meta

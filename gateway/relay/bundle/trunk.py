@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from gateway.protocol.export import Export
 from gateway.quirks import Dialect
 from gateway.relay.bundle.core import Bundle, Port, State
 from gateway.relay.bundle.ledger import Ledger
-from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.wire import Wire, Wires
 from gateway.relay.scan.asks import Ask, Done
@@ -162,6 +163,7 @@ class Trunk:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._look_at_the_clock)
+                    nursery.start_soon(self._keep_spare)
                     await self._use_others()
                     for slot in range(self.decision.count):
                         nursery.start_soon(self._keep_slot, slot)
@@ -255,6 +257,26 @@ class Trunk:
             lost_for = trio.current_time() - self.bundle.lost_at
             self._log.info("upstream connection made again", seconds=round(lost_for, 1))
             self._use(slot, link)
+
+    async def _keep_spare(self) -> None:
+        """Have a second link for READs while one says nothing. That is never given up for it: what it was asked
+        to write, it may be writing.
+        """
+        bundle = self.bundle
+        while True:
+            while not bundle.wants_spare:
+                await self._next_change()
+            with suppress(Refusal):
+                link = await self._new_link()
+                if shrunk(self.first.export, link.export) or not bundle.wants_spare:
+                    link.close()
+                else:
+                    self._log.info("reads go over another connection meanwhile")
+                    self._use(SPARE, link)
+            while bundle.wants_spare and bundle.spare is not None:
+                await trio.sleep(AGAIN_SECONDS)
+            self._wires.drop_spare()
+            await trio.sleep(AGAIN_SECONDS)
 
     async def _link_again(self) -> Link:
         while True:

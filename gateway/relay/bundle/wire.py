@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.net.options import RelaySocket
 from gateway.relay.bundle.core import Bundle
-from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.crowd import GONE, READ, WRITE, crowd_of
 from gateway.relay.lane import BufferPool, Lane
 from gateway.wire.constants import Cmd
@@ -57,6 +57,7 @@ class Wire:
         try:
             lane.receive()
             lane.release()
+            self._wires.bundle.heard(self.line)
         except WireError as error:
             self._lose(f"the upstream broke the protocol: {error}")
             return
@@ -123,14 +124,30 @@ class Wires:
         wire = Wire(sock, line, self._hub.pool, self._hub.watch, self)
         self._wires[line] = wire
         self._hub.enter(sock, wire.ready)
-        self.bundle.linked(line)
+        if line.number == SPARE:
+            self.bundle.spare_linked(line)
+        else:
+            self.bundle.linked(line)
         self.push()
+
+    def drop_spare(self) -> None:
+        """Leave the spare line."""
+        spare = self.bundle.spare
+        if spare is not None:
+            wire = self._wires[spare]
+            wire.say_disc()
+            wire.end()
+            self.lost(wire, "")
+            self.push()
 
     def lost(self, wire: Wire, why: str) -> None:
         """A wire has failed."""
         self._hub.leave(wire.socket)
         del self._wires[wire.line]
-        self.bundle.lost(wire.line, why)
+        if wire.line is self.bundle.spare:
+            self.bundle.spare_lost()
+        else:
+            self.bundle.lost(wire.line, why)
         self._gone(wire, why)
 
     def push(self) -> None:
