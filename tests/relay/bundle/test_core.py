@@ -1,0 +1,38 @@
+"""What the model cannot see of a bundle's core: what is carried over, and bounds."""
+
+from __future__ import annotations
+
+from gateway.protocol.export import Export
+from gateway.quirks import Dialect
+from gateway.relay.bundle.core import LINE_COMMANDS, Bundle, Port
+from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.line import Line
+from gateway.relay.scan.asks import Ask
+from gateway.relay.scan.traffic import Traffic
+from gateway.wire.constants import Cmd
+from tests.relay.bundle.model import FLAGS, _plan_of
+
+EXPORT = Export(2**20, int(FLAGS))
+
+
+def test_a_first_line_proves_nothing_about_what_was_brought_along() -> None:
+    ledger = Ledger()
+    bundle = Bundle(EXPORT, 1, ledger, clock=lambda: 0.0)
+    traffic = Traffic(_plan_of(EXPORT))
+    ledger.join(traffic)
+    bundle.unflushed.note(0, 10)
+    bundle.linked(Line(0, EXPORT, Dialect(), {}))
+    bundle.push()
+    assert traffic.unflushed
+    assert traffic.is_lost(9, 10)
+
+
+def test_no_more_is_under_way_on_a_line_than_may_be() -> None:
+    bundle = Bundle(EXPORT, 1, Ledger(), clock=lambda: 0.0)
+    line = Line(0, EXPORT, Dialect(), {})
+    bundle.linked(line)
+    port = Port(None, lambda: None)
+    for _ in range(3 * LINE_COMMANDS):
+        bundle.ask(port, Ask(Cmd.READ, 0, 1), lambda _outcome: None)
+    bundle.push()
+    assert line.under_way == LINE_COMMANDS
