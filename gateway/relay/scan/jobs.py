@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.protocol.commands import normal_error
+from gateway.protocol.commands import WRITE_CLASS, normal_error
 from gateway.relay.scan.asks import Ask, Data, Done, Outcome
 from gateway.relay.scan.extents import STATUS_TOO_LONG, Extents, narrowed
 from gateway.relay.scan.locks import Held, RangeLocks
@@ -93,6 +93,9 @@ class Running:
     outcomes: list[Outcome] = field(default_factory=list)
     missing: int = 0
     claims: list[Held] = field(default_factory=list)
+    losses: int | None = None
+    """`Traffic.losses` when the first of its writes was answered. If there were more since, that one may be
+    lost; the client may know of the loss, and would take this to be durable after its next FLUSH."""
     waits: bool = False
     """It has nothing in flight here: it waits for a range, for hooks, or for what it asks elsewhere."""
 
@@ -216,15 +219,17 @@ class Jobs:
             self.waiting += 1
         lost = self._traffic.lost
         for number, ask in enumerate(asks):
-            settle = partial(self._settle, running, number)
-            if lost and ask.command is Cmd.READ and self._traffic.is_lost(ask.offset, ask.end):
+            settle = partial(self._settle, running, number, ask.command in WRITE_CLASS)
+            if lost and ask.command in _TELLS and self._traffic.is_lost(ask.offset, ask.end):
                 settle(Outcome(Errno.EIO, "the server may have lost what was written here"))
             else:
                 self._send_ask(ask, settle)
 
-    def _settle(self, running: Running, number: int, outcome: Outcome) -> None:
+    def _settle(self, running: Running, number: int, writes: bool, outcome: Outcome) -> None:
         """The reply to an ask is complete; the job goes on with the last of them, unless it has ended."""
         running.outcomes[number] = outcome
+        if writes and running.losses is None:
+            running.losses = self._traffic.losses
         running.missing -= 1
         if not running.missing and running in self._running:
             self._wait_no_more(running)
@@ -232,6 +237,8 @@ class Jobs:
 
     def _end(self, running: Running, answer: Answer) -> None:
         del self._running[running]
+        if running.losses not in (None, self._traffic.losses) and not answer.error:
+            answer = Answer(Errno.EIO, "a part of it was written before the server lost something")
         self._wait_no_more(running)
         self.bytes -= running.cost
         running.job.close()
@@ -263,6 +270,9 @@ class Jobs:
             said.append(client.status(cookie, asked, context_id, told, done=done))
         return said or [client.success(cookie, asked, read=word & 0xFFFF == Cmd.READ)]
 
+
+_TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
+"""Commands whose answer would show what is there in place of what is lost."""
 
 _NOT_YET = Outcome()
 """In place of an outcome that has not come."""

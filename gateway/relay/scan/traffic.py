@@ -155,6 +155,7 @@ class Traffic:
         "kept_bytes",
         "last_cookie",
         "locks",
+        "losses",
         "lost",
         "marks",
         "memory",
@@ -208,6 +209,8 @@ class Traffic:
         gate clears this."""
         self.unflushed = ""
         """Why the client's next FLUSH must fail: the server has said so to a FLUSH of ours."""
+        self.losses = 0
+        """How often something was lost that the client has to be told of."""
         self.lost: list[tuple[int, int]] = []
         """Upstream's ranges (start, end) of what the server may have lost; READs of them fail until the client
         has been told, or they are written again."""
@@ -227,6 +230,7 @@ class Traffic:
     def owe(self, why: str, lost: Sequence[tuple[int, int]]) -> None:
         """The client's next FLUSH must fail, and until then READs of what is lost."""
         self.unflushed = why
+        self.losses += 1
         self.lost = sorted([*self.lost, *lost])
 
     def pay(self) -> str:
@@ -246,7 +250,7 @@ class Traffic:
         self.refused = before.refused
         self.observed, self.observed_first = before.observed, before.observed_first
         self.gate, self.held = before.gate, before.held
-        self.unflushed, self.lost = before.unflushed, before.lost
+        self.unflushed, self.lost, self.losses = before.unflushed, before.lost, before.losses
         self.most_in_flight = before.most_in_flight
 
     @property
