@@ -28,6 +28,7 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, View
 from gateway.protocol.server import Description
 from gateway.protocol.table import ALL_COMMANDS, Row, Table
+from gateway.relay.bundle.shared import shared_terms
 from gateway.relay.promise import (
     bitmaps_may_move,
     check_places,
@@ -284,6 +285,8 @@ async def _view(
     negotiation = Negotiation(server)
     link: upstream_side.Link | None = None
     try:
+        if server.mode.wanted.shared:
+            terms = await shared_terms(negotiation, route.upstream_name)
         export, dialect, quirks = await negotiation.describe(terms)
         seen = negotiation.evidence
         assert seen is not None
@@ -299,6 +302,8 @@ async def _view(
     first = first_view(route, offered(export, decision))
     agreed = compiled(chain, first)
     theirs = [context.name for context in export.contexts]
+    if server.mode.wanted.shared:  # which select all, for whoever might ask
+        theirs = [name for name in theirs if name in (queries or ())]
     promised = promise(
         agreed,
         structured=framing.chunked,
@@ -319,7 +324,13 @@ async def _view(
         (said, *_steps(export, first, agreed)),
         promised,
         told.description,
-        plan_of(agreed, promised, export, dialect).ways,
+        plan_of(
+            agreed,
+            promised,
+            export,
+            dialect,
+            translated=server.mode.why_translated(decision.count),
+        ).ways,
         {command: tuple(_restrictions(agreed, command)) for command in sorted(ALL_COMMANDS)},
         tuple(_would(agreed)),
         _would_restrict(agreed),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import structlog
 import trio
+import trio.testing
 
 from gateway.cli.vocabulary import vocabulary
 from gateway.config import Config, parse
@@ -391,6 +392,39 @@ async def test_limits() -> None:
     assert (rate.policy, bucket.per_second, unit.value) == ("rate", MIB, "bytes")
 
 
+@pytest.mark.parametrize(
+    ("uri", "written", "why"),
+    [
+        ("memory:1M", 'connections = "shared"', "clients share one connection"),
+        ("memory:1M", "connections = 4", "requests are spread over 4 connections"),
+        ("memory:1M", 'connections = "shared:4"', "clients share 4 connections"),
+        (
+            "memory:1M",
+            "stall-seconds = 5",
+            "what its connection leaves unanswered may be asked over another (stall-seconds)",
+        ),
+        ("legacy:qemu-3.0", 'connections = "shared:4"', "clients share one connection"),
+        (
+            "legacy:qemu-3.0",
+            "connections = 4",
+            "what its connection leaves unanswered is asked over another (4 wanted)",
+        ),
+    ],
+)
+async def test_why_nothing_is_relayed_as_it_is(uri: str, written: str, why: str) -> None:
+    config = config_of(uri=uri, connections=written)
+    report = await asked(config, unix(os.getuid()))
+    for view in report.views:
+        assert view.ways[Cmd.READ].route is Route.TRANSLATED
+        assert view.ways[Cmd.WRITE].reason == why
+    async with gateway_of(config, tcp=False) as (client, service):
+        contexts = [each.name for each in report.views[1].promised.contexts]
+        await client.go("vm-1", contexts=contexts)
+        await trio.testing.wait_all_tasks_blocked()
+        [running] = service.running
+        assert running.traffic.plan.ways == report.views[1].ways
+
+
 # --- Nothing is left behind
 
 
@@ -418,8 +452,22 @@ PLACES = {
 }
 
 
+CONNECTIONS = {
+    "shared": 'connections = "shared"',
+    "spread": "connections = 4",
+    "shared-and-spread": 'connections = "shared:4"',
+    "watched": "stall-seconds = 5",
+    "verified": 'connections = "shared"\nunflushed = "verify"',
+}
+ROWS = [pytest.param(policies, "", id=name) for name, policies in PLACES.items()] + [
+    pytest.param(PLACES[name], connections, id=f"{name}-{how}")
+    for name in ("nothing", "flags", "contexts", "window")
+    for how, connections in CONNECTIONS.items()
+]
+
+
 @asynccontextmanager
-async def gateway_of(config: Config, *, tcp: bool) -> AsyncIterator[Peer]:
+async def gateway_of(config: Config, *, tcp: bool) -> AsyncIterator[tuple[Peer, Service]]:
     """A client of a gateway that serves this configuration."""
     log = structlog.wrap_logger(structlog.testing.CapturingLogger())
     async with trio.open_nursery() as nursery, upstreams(config, nursery, None) as servers:
@@ -437,7 +485,7 @@ async def gateway_of(config: Config, *, tcp: bool) -> AsyncIterator[Peer]:
         with trio.fail_after(20):
             async with trio.open_nursery() as clients, ours:
                 clients.start_soon(partial(serve_client, service, config.listen[0]), theirs)
-                yield Peer(ours)
+                yield Peer(ours), service
                 await ours.aclose()
         nursery.cancel_scope.cancel()
         service.hub.close()
@@ -445,23 +493,31 @@ async def gateway_of(config: Config, *, tcp: bool) -> AsyncIterator[Peer]:
 
 @pytest.mark.parametrize("framing", [SIMPLE, STRUCTURED, EXTENDED], ids=str)
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "network"])
-@pytest.mark.parametrize("policies", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize(("policies", "connections"), ROWS)
 async def test_a_client_is_told_what_was_said(
-    policies: str, tcp: bool, framing: Framing, tmp_path: Path
+    policies: str, connections: str, tcp: bool, framing: Framing, tmp_path: Path
 ) -> None:
     """For everybody else there is a rule that shows something else."""
     who = 'network = "127.0.0.1"' if tcp else f"unix-user = {os.getuid()}"
     others = rule('{ use = "window", size = 512 }')
-    config = config_of(rule(policies, who) + others, uri=partitioned(tmp_path / "disk"))
+    config = config_of(
+        rule(policies, who) + others,
+        uri=partitioned(tmp_path / "disk"),
+        connections=connections,
+    )
     report = await asked(config, at("127.0.0.1") if tcp else unix(os.getuid()))
     [said] = [view for view in report.views if view.client is framing]
-    async with gateway_of(config, tcp=tcp) as client:
+    async with gateway_of(config, tcp=tcp) as (client, service):
         told = await client.go(
             "vm-1",
             structured=framing is STRUCTURED,
             extended=framing is EXTENDED,
             contexts=[each.name for each in said.promised.contexts],
         )
+        await trio.testing.wait_all_tasks_blocked()
+        [running] = service.running
+        assert running.traffic.plan.ways == said.ways
+        assert running.opened.link.export.framing is said.link
     assert told.export is not None
     assert (told.export.size, told.export.flags) == (said.told.size, said.told.flags)
     assert told.block_sizes == said.told.block_sizes
@@ -474,7 +530,7 @@ async def test_a_client_has_the_contexts_that_were_said(denied: str) -> None:
     config = config_of(rule(contexts), uri="legacy:qemu-3.0")
     report = await asked(config, unix(os.getuid()))
     [kept_back] = [each for each in report.contexts if each.by is not None]
-    async with gateway_of(config, tcp=False) as client:
+    async with gateway_of(config, tcp=False) as (client, _service):
         await client.structured()
         client.negotiation.ask_contexts("vm-1", [], select=False)
         listed = await client.answered()
@@ -495,7 +551,7 @@ async def test_a_client_that_is_denied_is_told_what_was_said(hide: bool) -> None
     config = config_of(rule(who="tls = false", more=f"deny = true\nhide = {str(hide).lower()}"))
     report = await asked(config, unix(os.getuid()))
     assert report.refusal is not None
-    async with gateway_of(config, tcp=False) as client:
+    async with gateway_of(config, tcp=False) as (client, _service):
         await client.greeting()
         client.negotiation.go("vm-1", ())
         refused = await client.refused()

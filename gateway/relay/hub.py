@@ -182,14 +182,21 @@ class Hub:
             raise session.bug
         return session
 
-    def relink(self, session: Session, link: RelaySocket, traffic: Traffic) -> None:
-        """Have a session that is held and quiet go on over another link (`Session.relink`). The old one's
-        socket is the caller's to close.
+    def relink(
+        self,
+        session: Session,
+        link: RelaySocket | None,
+        traffic: Traffic,
+        push: Callable[[], None] | None = None,
+    ) -> None:
+        """Have a session that is held and quiet go on over another link, or without one (`Session.relink`).
+        The old one's socket is the caller's to close.
         """
         if session.link is not None:
             self.leave(session.link)
-        self.enter(link, session.link_ready)
-        session.relink(link, traffic)
+        if link is not None:
+            self.enter(link, session.link_ready)
+        session.relink(link, traffic, push)
 
     def enter(self, sock: RelaySocket, ready: Callable[[int], int]) -> None:
         """Have `ready` called with the events of a socket that are watched for; it gives the `Crowd`."""

@@ -155,7 +155,7 @@ class Inquiry:
                 there = kept.opened
                 same = asked is not None and replace(kept.asked, go=True) == asked
                 known = there.access is service.access and _same(there.grant, grant)
-                known = known and there.place == self._place(grant)
+                known = known and there.place == self._place(grant) and there.stands
                 if same and known and there.asked == self._terms(name, grant):
                     return there.counted(service.opening)
         except BaseException:
@@ -166,8 +166,8 @@ class Inquiry:
             kept.opened.close()
         while True:
             opened = await self._open(grant, name)
-            # What has come between: a pause, with or without a switch; or a reload, of which what it leaves as
-            # it was is not asked for anew.
+            # What has come between: a pause, with or without a switch; a switch of another export that shared
+            # its connections; or a reload, of which what it leaves as it was is not asked for anew.
             try:
                 now = grant
                 if opened.access is not service.access:
@@ -175,6 +175,7 @@ class Inquiry:
                 if (
                     _same(now, grant)
                     and self._place(now) == opened.place
+                    and opened.stands
                     and now.name not in service.paused
                 ):
                     return opened.counted(service.opening)

@@ -263,12 +263,12 @@ class Lane:
         """
         self._keep_aside(most)
 
-    def lead_to(self, sink: RelaySocket, scan: Scan) -> None:
+    def lead_to(self, sink: RelaySocket | None, scan: Scan) -> None:
         """Go on to another sink, with another scanner, which takes up what is unscanned."""
         assert not self.out
         self.sink, self._scan = sink, scan
 
-    def come_from(self, source: RelaySocket, scan: Scan) -> None:
+    def come_from(self, source: RelaySocket | None, scan: Scan) -> None:
         """Go on from another source, with another scanner. Nothing is left of the old one."""
         assert not self.out
         assert not self.unscanned

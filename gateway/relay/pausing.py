@@ -24,8 +24,9 @@ of every session, and any of them may come to be while another is waited for.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import eq, ge, le
 
 import trio
@@ -34,18 +35,18 @@ from gateway.access.chain import Terms, prepares, terms
 from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
-from gateway.relay.bundle.trunk import Joined
+from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hooks import Hooks
-from gateway.relay.promise import first_view, plan_of, promise
+from gateway.relay.promise import first_view, promise
 from gateway.relay.reading import chain_over
 from gateway.relay.scan.jobs import Answer
-from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.scan.translate import translate
 from gateway.relay.service import Place, Running, Service
 from gateway.relay.session import Session
-from gateway.relay.transmit import Opened
-from gateway.upstream.negotiation import Link, Negotiation
+from gateway.relay.surviving import survives, tie
+from gateway.relay.transmit import Opened, ledger_of
+from gateway.upstream.negotiation import Link
 from gateway.upstream.server import Server
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -137,19 +138,18 @@ class Pauses:
         """
         async with self._turn:
             place = self._place(export, target)
-            if any(isinstance(each.opened.link, Joined) for each in self._sessions(export)):
-                text = "its sessions have their connections together, which cannot be exchanged yet"
-                raise NotDone(f"{shown(export)}: {text}")
+            self._refuse_to_part_others(export, self._trunks(export))
             was_paused = export in self._service.paused
             if not was_paused:
                 await self._hold(export, seconds)
             try:
                 sessions = self._sessions(export)
+                leaving = self._trunks(export)
                 if close_first:
-                    for running in sessions:
-                        _relaying(running).part_from_link()
+                    self._refuse_to_part_others(export, leaving)
+                    await _part_from_links(sessions, leaving)
                 try:
-                    await self._go_over(sessions, place)
+                    await self._go_over(export, sessions, place, leaving)
                 except NotDone as error:
                     if close_first and not was_paused:
                         self._end_after(export, LASTS_SECONDS)
@@ -166,6 +166,37 @@ class Pauses:
         log.info("export switched", export=export, server=place.server.name, sessions=len(sessions))
         done = f"{shown(export)}: {len(sessions)} sessions went over to {place.server.name}"
         return [f"{done}, and stay paused" if was_paused else done]
+
+    # --- Trunks
+
+    def _trunks(self, export: str) -> set[Trunk]:
+        """Give the trunks that an export's sessions have a part in, and the one that its next client would
+        have.
+        """
+        service, route = self._service, self._service.config.route(export)
+        place = None if route is None else service.place(export, route)
+        next_one = None if place is None else service.trunks.at(place.server, place.name)
+        trunks = {_trunk(each.opened) for each in self._sessions(export)} | {next_one}
+        return {trunk for trunk in trunks if trunk is not None}
+
+    def _others(self, export: str, trunk: Trunk) -> set[str]:
+        """Give the other exports (our names) that have clients in a trunk."""
+        service = self._service
+        running = {each.name for each in service.running if _trunk(each.opened) is trunk}
+        opening = {each.grant.name for each in service.opening if _trunk(each) is trunk}
+        return (running | opening) - {export}
+
+    def _refuse_to_part_others(self, export: str, trunks: Collection[Trunk]) -> None:
+        """Connections that clients of other exports use as well are not exchanged: these would be taken along
+        unasked, or be left where one disk has two bundles that know nothing of each other. Raises `NotDone`.
+        """
+        others = sorted({name for trunk in trunks for name in self._others(export, trunk)})
+        if others:
+            names = ", ".join(map(shown, others))
+            raise NotDone(
+                f"{shown(export)} shares its connections with clients of {names}, which would have to go over"
+                " with it: they have to leave first, or each name needs an upstream of its own"
+            )
 
     # --- Holding
 
@@ -314,7 +345,7 @@ class Pauses:
         `NotDone`.
         """
         service = self._service
-        lost = [each for each in self._sessions(export) if _relaying(each).link_lost]
+        lost = [each for each in self._sessions(export) if self._has_no_link(each)]
         if lost:
             service.switches[export] += 1
             if now := service.switched.get(export):
@@ -322,59 +353,157 @@ class Pauses:
         # A reload may have led some to one server, and those who came later to another.
         for was in {each.opened.place for each in lost}:
             place = replace(was, switches=service.switches[export])
-            await self._go_over([each for each in lost if each.opened.place == was], place)
+            sessions = [each for each in lost if each.opened.place == was]
+            trunks = {_trunk(each.opened) for each in sessions} - {None}
+            await self._go_over(export, sessions, place, {each for each in trunks if each})
         return len(lost)
 
-    async def _go_over(self, sessions: Collection[Running], place: Place) -> None:
-        """Open the export for all of these, and have them go over. Raises `NotDone`: none has."""
-        ready: list[tuple[Running, Opened, Plan]] = []
-        try:
+    def _has_no_link(self, running: Running) -> bool:
+        """Say whether a held session has to be opened anew: nobody else cares for it."""
+        trunk = _trunk(running.opened)
+        if _relaying(running).link_lost or trunk is None:
+            return bool(_relaying(running).link_lost)
+        # With others, who are not held, it goes on as they do.
+        return not trunk.bundle.lines and not self._others(running.name, trunk)
+
+    async def _go_over(
+        self,
+        export: str,
+        sessions: Collection[Running],
+        place: Place,
+        leaving: Collection[Trunk],
+    ) -> None:
+        """Open the export for all of these, and have them go over; the trunks that they leave are given up.
+        Raises `NotDone`: none has.
+        """
+        ready: list[tuple[Running, Opened]] = []
+        async with AsyncExitStack() as stack:
             try:
                 with trio.fail_after(OPEN_SECONDS):
+                    trunk: Trunk | None = None
+                    if sessions and place.server.mode.wanted.shared:
+                        trunk = await stack.enter_async_context(self._exchange(place, leaving))
                     for running in sessions:
-                        ready.append((running, *await _opened_anew(running.opened, place)))
+                        ready.append(
+                            (running, await self._opened_anew(running.opened, place, trunk))
+                        )
             except trio.TooSlowError:
+                _close(ready)
                 text = f"{place.server.name} has not opened it within {OPEN_SECONDS:g} s"
                 raise NotDone(text) from None
             except (Refusal, Denied) as error:
+                _close(ready)
                 raise NotDone(f"{place.server.name}: {error}") from None
-            self._refuse_if_draining()
+            except BaseException:
+                _close(ready)
+                raise
+            # From here on nothing is waited for.
             # A session that has ended meanwhile needs nothing any more.
             left = [each for each in ready if _relaying(each[0]).held]
-            if not all(_relaying(running).quiet for running, _opened, _plan in left):
-                raise NotDone("a session is not quiet any more")
-        except BaseException:
-            for _running, opened, _plan in ready:
-                opened.link.close()
-            raise
-        # From here on nothing may fail, and nothing is waited for.
-        for each in ready:
-            if each in left:
-                self._relink(*each)
-            else:
-                each[1].link.close()
+            try:
+                self._refuse_if_draining()
+                self._refuse_to_part_others(export, leaving)
+                if not all(_relaying(running).quiet for running, _opened in left):
+                    raise NotDone("a session is not quiet any more")
+            except NotDone:
+                _close(ready)
+                raise
+            # And nothing may fail.
+            for running, opened in ready:
+                if (running, opened) in left:
+                    self._relink(running, opened)
+                else:
+                    opened.link.close()
+            if trunk is not None:
+                self._service.trunks.put(trunk)
+            for each in leaving:
+                if each is not trunk:
+                    each.retire()
 
-    def _relink(self, running: Running, opened: Opened, plan: Plan) -> None:
-        session, old, new = _relaying(running), running.opened.link, opened.link
-        assert isinstance(old, Link)  # guaranteed by `switch`
-        assert isinstance(new, Link)
-        traffic = Traffic(plan, running.traffic.locks)
+    def _exchange(
+        self, place: Place, leaving: Collection[Trunk]
+    ) -> AbstractAsyncContextManager[Trunk]:
+        service, server, name = self._service, place.server, place.name
+        ledger = partial(service.ledger_of, server, name)
+        return service.trunks.exchange(server, name, ledger, leaving)
+
+    def _relink(self, running: Running, opened: Opened) -> None:
+        service = self._service
+        session, before, old, new = _relaying(running), running.opened, running.traffic, opened.link
+        joined = new if isinstance(new, Joined) else None
+        plan = opened.plan
+        traffic = Traffic(plan, old.locks, None if joined is None else joined.ask)
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
         settled, lost = session.settled, session.link_lost
-        self._service.hub.relink(session, new.socket, traffic)
+        push = None if joined is None else joined.push
+        service.hub.relink(session, new.socket, traffic, push)
         session.settled = settled
         running.opened, running.traffic = opened, traffic
-        if not lost:
-            _say_disc(old)
-        old.close()
+        session.survive = None
+        if joined is not None:
+            tie(running, joined)
+        else:
+            survives(service, running)
+        owed, owes = ledger_of(service, before), ledger_of(service, opened)
+        if owes is owed:
+            owes.exchange(old, traffic)
+        else:
+            owed.leave(old)
+            owes.join(traffic)
+        if isinstance(before.link, Link) and not lost:
+            _say_disc(before.link)
+        before.link.close()
         running.log.info("session switched", server=opened.place.server.name)
+
+    async def _opened_anew(self, before: Opened, place: Place, trunk: Trunk | None) -> Opened:
+        """Open an export at another place, as it was opened for its client; `trunk` is for all of them, if
+        there is one.
+
+        Raises `NotDone`, `Refusal`, `Denied`.
+        """
+        asked = replace(before.asked, name=place.name)
+        link = await self._service.opened_anew(place, asked, trunk)
+        try:
+            chain, route = before.membership.chain, before.grant.route
+            if prepares(chain):
+                chain = await chain_over(chain, route, link)
+            agreed = terms(chain, first_view(route, link.export))
+            problems = misfits(before.offer, before.link.export, link.export, agreed)
+            if problems:
+                raise NotDone(f"{place.server.name} does not fit: {'; '.join(problems)}")
+            return replace(before, place=place, asked=asked, link=link, agreed=agreed)
+        except BaseException:
+            link.close()
+            raise
 
 
 def _relaying(running: Running) -> Session:
     assert running.relaying is not None  # guaranteed by `_sessions`
     return running.relaying
+
+
+def _trunk(opened: Opened) -> Trunk | None:
+    return opened.link.trunk if isinstance(opened.link, Joined) else None
+
+
+def _close(ready: Collection[tuple[Running, Opened]]) -> None:
+    for _running, opened in ready:
+        opened.link.close()
+
+
+async def _part_from_links(sessions: Collection[Running], trunks: Collection[Trunk]) -> None:
+    """Close the connections of sessions that are held and settled; they live on without."""
+    for running in sessions:
+        if not isinstance(running.opened.link, Joined):
+            _relaying(running).part_from_link()
+    for trunk in trunks:
+        trunk.end("the connections to the upstream were closed to be made anew")
+    for trunk in trunks:
+        await trunk.closed.wait()
+    while not all(_relaying(running).link_lost for running in sessions if _relaying(running).held):
+        await trio.sleep(LOOK_SECONDS)
 
 
 def _flushes(link: Link | Joined) -> bool:
@@ -385,32 +514,6 @@ def _flushes(link: Link | Joined) -> bool:
 def _say_disc(link: Link) -> None:
     with suppress(OSError):  # it has gone already
         link.socket.send(link.export.framing.encode_request(Cmd.DISC, 0, 0, 0, 0))
-
-
-async def _opened_anew(before: Opened, place: Place) -> tuple[Opened, Plan]:
-    """Open an export at another place, as it was opened for its client.
-
-    Raises `NotDone`, `Refusal`, `Denied`.
-    """
-    asked = replace(before.asked, name=place.name)
-    negotiation = Negotiation(place.server)
-    try:
-        link = await negotiation.go(asked)
-    finally:
-        await negotiation.aclose()
-    try:
-        chain, route = before.membership.chain, before.grant.route
-        if prepares(chain):
-            chain = await chain_over(chain, route, link)
-        agreed = terms(chain, first_view(route, link.export))
-        problems = misfits(before.offer, before.link.export, link.export, agreed)
-        if problems:
-            raise NotDone(f"{place.server.name} does not fit: {'; '.join(problems)}")
-        opened = replace(before, place=place, asked=asked, link=link, agreed=agreed)
-        return opened, plan_of(agreed, before.offer, link.export, link.dialect)
-    except BaseException:
-        link.close()
-        raise
 
 
 def misfits(was: Offer, before: Export, after: Export, agreed: Terms) -> list[str]:

@@ -27,7 +27,7 @@ from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.shared import SharedNegotiation, Trunks, begun
-from gateway.relay.bundle.trunk import Joined
+from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hub import Hub
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
@@ -182,6 +182,19 @@ class Service:
             return link
         ledger = self.ledger_of(server, terms.name)
         return (await begun(server, terms, link, self.hub, ledger, self.log)).join()
+
+    async def opened_anew(self, place: Place, terms: Terms, trunk: Trunk | None) -> Link | Joined:
+        """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are
+        shared. Raises `Refusal`.
+        """
+        if trunk is not None:
+            return trunk.join()
+        negotiation = Negotiation(place.server)
+        try:
+            link = await negotiation.go(terms)
+        finally:
+            await negotiation.aclose()
+        return await self.bundled(place, terms, link)
 
     @contextmanager
     def session(self, running: Running) -> Iterator[None]:

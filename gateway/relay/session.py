@@ -17,8 +17,8 @@ How a session ends, with what is still done then:
 A session can be *held*, which is no end: it begins no request any more, takes to its end what has begun, and is
 `quiet` then. What its client sends meanwhile stays where it is, DISC included, until it may `go_on`. While it
 is held and quiet its link may be exchanged for another (`relink`). And once all that it has written is known to
-be durable (`settled`), the death of its link harms nothing: it waits for another one then, and ends only if
-there is none when it goes on.
+be durable (`settled`), the death of its link (or of the bundle that it asks) harms nothing: it waits for
+another one then, and ends only if there is none when it goes on.
 
 A session never waits by itself. It says when its end must not take long any more, because nobody waits for it
 or we are shutting down (`ending`), and when it has ended (`ended`); whoever owns it puts the limit on the time
@@ -221,10 +221,27 @@ class Session:
             self._lose_link("the connection to the upstream was closed to be made anew")
             _shut_down(self.link, socket.SHUT_RDWR)
 
-    def relink(self, link: RelaySocket, traffic: Traffic) -> None:
-        """Go on over another link, while held and quiet; `traffic` is made for it, on the same terms with the
-        client. The socket of the old link is the caller's, and has been taken out of the hub, as the new one
-        is to be put in (`Hub.relink` does both).
+    def lose(self, reason: str, seconds: float) -> None:
+        """Nobody answers what it asks any more (a session without a link of its own): live on for others while
+        `settled` and quiet, else end within `seconds`. Never raises.
+        """
+        self._step(lambda _: self._lose(reason, seconds), 0)
+
+    def _lose(self, reason: str, seconds: float) -> None:
+        if self.settled and self.quiet and not self._stopping:
+            self._lose_link(reason)
+        else:
+            self._finish(reason, seconds)
+
+    def relink(
+        self,
+        link: RelaySocket | None,
+        traffic: Traffic,
+        push: Callable[[], None] | None = None,
+    ) -> None:
+        """Go on over another link (or without one, and then with `push`), while held and quiet; `traffic` is
+        made for it, on the same terms with the client. The socket of the old link is the caller's, and has been
+        taken out of the hub, as the new one is to be put in (`Hub.relink` does both).
         """
         assert self._holding
         assert self.quiet
@@ -242,8 +259,11 @@ class Session:
         self._replies_lane.come_from(link, self._replies)
         if self.link is not None:
             del self._interest[self.link]
-        self._interest[link] = 0
+        if link is not None:
+            self._interest[link] = 0
         self.link = link
+        self._push = push
+        self._flowing = False
         self._link_closed = self._link_mute = False
         self.link_lost = ""
         self.settled = False

@@ -71,15 +71,28 @@ async def _live_on(service: Service, running: Running, joined: Joined) -> None:
     """See to a session until it has a link of its own again."""
     assert running.relaying is not None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(end_with, joined.trunk, running.relaying)
+        nursery.start_soon(_end_with, running, running.relaying, joined)
         await _go_back(service, running, joined)
         nursery.cancel_scope.cancel()
 
 
-async def end_with(trunk: Trunk, session: Session) -> None:
-    """End a session whose links are gone for good; what it has asked has failed."""
+def tie(running: Running, joined: Joined) -> None:
+    """Have a session take its answers from a trunk, and not outlive it."""
+    assert running.relaying is not None  # guaranteed by who calls
+    assert running.nursery is not None
+    joined.port.traffic = running.traffic
+    joined.wakes(running.relaying.act)
+    running.nursery.start_soon(_end_with, running, running.relaying, joined)
+
+
+async def _end_with(running: Running, session: Session, joined: Joined) -> None:
+    """End a session whose links are gone for good, if it has not gone over to others; what it has asked has
+    failed.
+    """
+    trunk = joined.trunk
     await trunk.over.wait()
-    session.finish(f"upstream {trunk.server.name!r} is gone: {trunk.bundle.why}", OVER_SECONDS)
+    if running.opened.link is joined:
+        session.lose(f"upstream {trunk.server.name!r} is gone: {trunk.bundle.why}", OVER_SECONDS)
 
 
 async def _go_back(service: Service, running: Running, joined: Joined) -> None:
@@ -88,8 +101,10 @@ async def _go_back(service: Service, running: Running, joined: Joined) -> None:
     assert session is not None
     while True:
         await trunk.restored()
+        if running.opened.link is not joined:  # it has been switched
+            return
         if running.name not in service.paused and await _is_quiet(service, running, session):
-            if trunk.bundle.idle and trunk.bundle.lines:
+            if trunk.bundle.idle and trunk.bundle.lines and not trunk.ended:
                 _relink(service, running, joined)
                 session.go_on()
                 return

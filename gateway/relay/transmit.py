@@ -15,13 +15,15 @@ from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
+from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
+from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Limits, Place, Running, Service
 from gateway.relay.session import Session as RelaySession
-from gateway.relay.surviving import end_with, survives
+from gateway.relay.surviving import survives, tie
 from gateway.upstream.negotiation import Link
 from gateway.upstream.negotiation import Terms as Asked
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -57,6 +59,18 @@ class Opened:
         counted = replace(self, waits_in=opening)
         opening.add(counted)
         return counted
+
+    @property
+    def stands(self) -> bool:
+        """Where it shares its links with others: they have not been given up since."""
+        return not isinstance(self.link, Joined) or self.link.trunk.stands
+
+    @property
+    def plan(self) -> Plan:
+        """What its session does with each command."""
+        link = self.link
+        why = link.why if isinstance(link, Joined) else ""
+        return plan_of(self.agreed, self.offer, link.export, link.dialect, translated=why)
 
     def begins(self) -> None:
         """It is relayed from now on."""
@@ -98,18 +112,13 @@ async def transmit(
             contexts=[context.name for context in promised.contexts],
             quirks=list(link.quirks),
             ladder=link.rung.name,
+            **_connections(link),
         )
         joined = link if isinstance(link, Joined) else None
-        agreed = plan_of(
-            opened.agreed,
-            promised,
-            link.export,
-            link.dialect,
-            translated=joined.why if joined else "",
-        )
+        agreed = opened.plan
         locks = service.locks_of(opened.place.server, opened.grant.route.upstream_name)
         traffic = Traffic(agreed, locks, None if joined is None else joined.ask)
-        ledger = service.ledger_of(opened.place.server, opened.place.name)
+        ledger = ledger_of(service, opened)
         traffic.most_in_flight = opened.limits.most_in_flight
         running = Running(opened.grant.name, membership, opened, traffic, log)
         with service.session(running):
@@ -122,9 +131,7 @@ async def transmit(
                 opened.begins()
                 ledger.join(traffic)
                 if joined is not None:
-                    joined.port.traffic = traffic
-                    joined.wakes(session.act)
-                    nursery.start_soon(end_with, joined.trunk, session)
+                    tie(running, joined)
                 else:
                     survives(service, running)
                 if running.name in service.paused:
@@ -159,10 +166,17 @@ async def transmit(
     finally:
         if running is not None:
             running.opened.close()
-            service.ledger_of(opened.place.server, opened.place.name).leave(running.traffic)
+            ledger_of(service, running.opened).leave(running.traffic)
         opened.close()
         client.close()
         service.relayed -= 1
+
+
+def ledger_of(service: Service, opened: Opened) -> Ledger:
+    """Give the ledger that tells a session what its export has lost."""
+    if isinstance(opened.link, Joined):
+        return opened.link.trunk.ledger
+    return service.ledger_of(opened.place.server, opened.place.name)
 
 
 def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:
@@ -199,6 +213,14 @@ def _names(flags: int) -> list[str | None]:
 def _shown(who: Identity) -> dict[str, str]:
     """Give what the log says of a client over TLS."""
     return {"tls": f"{who.tls_version} {who.cipher}", "who": who.describe()} if who.tls else {}
+
+
+def _connections(link: Link | Joined) -> dict[str, object]:
+    """Give what the log says of a session's connections, unless that is one of its own."""
+    if not isinstance(link, Joined):
+        return {}
+    shared = {"shared": True} if link.trunk.server.mode.wanted.shared else {}
+    return {"connections": link.trunk.decision.count, **shared}
 
 
 def _log_repairs(service: Service, opened: Opened) -> None:

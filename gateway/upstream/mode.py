@@ -65,5 +65,19 @@ class Mode:
             or self.survival.stall_seconds > 0
         )
 
+    def why_translated(self, count: int) -> str:
+        """Say why no command of a session is relayed as it is, where there are so many connections; empty if
+        that is not why.
+        """
+        if not self.bundled:
+            return ""
+        if self.wanted.shared:
+            return "clients share " + ("one connection" if count == 1 else f"{count} connections")
+        if count > 1:
+            return f"requests are spread over {count} connections"
+        if self.survival.stall_seconds > 0:
+            return "what its connection leaves unanswered may be asked over another (stall-seconds)"
+        return f"what its connection leaves unanswered is asked over another ({self.wanted} wanted)"
+
 
 ONE_FOR_EACH = Mode()

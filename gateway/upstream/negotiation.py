@@ -155,7 +155,7 @@ class Negotiation:
         """Do a step on a connection of these terms; go down the ladder as long as the server loses its
         way.
         """
-        if self._line is not None and self._line.terms != terms:
+        if self._line is not None and not self._line.suits(terms):
             await self.aclose()
         rung = self._server.rung
         while True:
@@ -198,6 +198,17 @@ class _Line:
         self.seen: Evidence | None = None
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
+
+    def suits(self, terms: Terms) -> bool:
+        """Say whether it can keep these terms, and have it keep them: they are those that it has, or differ in
+        contexts alone, before any were selected or the export was asked for.
+        """
+        if terms != self.terms:
+            begun = self._selected is not None or self._described is not None or self._opened
+            if begun or replace(terms, queries=self.terms.queries) != self.terms:
+                return False
+            self.terms = terms
+        return True
 
     @classmethod
     async def begin(

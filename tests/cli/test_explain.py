@@ -19,6 +19,8 @@ uri = "memory:1G"
 [upstream.old]
 uri = "legacy:qemu-3.0"
 connections = "shared:4"
+[upstream.alone]
+uri = "legacy:qemu-3.0"
 [upstream.many]
 uri = "memory:1G"
 connections = 4
@@ -37,6 +39,10 @@ upstream-name = ""
 [[export]]
 name = "old"
 upstream = "old"
+upstream-name = ""
+[[export]]
+name = "alone"
+upstream = "alone"
 upstream-name = ""
 [[export]]
 name = "many"
@@ -78,12 +84,16 @@ def test_where_both_sides_agree_all_is_fast(
 
 
 def test_what_differs_has_its_reason(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", str(config), "--export", "old"]) == 0
+    assert main(["explain", str(config), "--export", "alone"]) == 0
     said = capsys.readouterr().out
     assert rows(said)["READ"] == ["FAST", "FAST", "REFRAMED"]
     assert rows(said)["CACHE"] == ["HERE", "HERE", "HERE"]
     assert "quirks: qemu-multi-conn-bit" in said
     assert "the client's framing is extended, the server's structured" in said
+    assert main(["explain", str(config), "--export", "old"]) == 0
+    said = capsys.readouterr().out
+    assert rows(said)["WRITE"] == 3 * ["TRANSLATED"]
+    assert "clients share one connection" in said
 
 
 @pytest.mark.parametrize(

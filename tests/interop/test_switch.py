@@ -26,13 +26,13 @@ SIZE = 64 * MIB
 class Gateway:
     """One gateway with a control socket, before one upstream, that shows its disk as "d"."""
 
-    def __init__(self, workdir: Path, upstream: str, more: str = "") -> None:
+    def __init__(self, workdir: Path, upstream: str, more: str = "", how: str = "") -> None:
         self.uri = f"nbd://127.0.0.1:{free_port()}/d"
         self.socket = workdir / "c"
         path = workdir / "g.toml"
         path.write_text(
             f'[[listen]]\nuri = "{self.uri[:-2]}"\n[control]\nsocket = "{self.socket}"\n'
-            f'[upstream.disks]\nuri = "{upstream}"\n'
+            f'[upstream.disks]\nuri = "{upstream}"\n{how}\n'
             f'[[export]]\nname = "d"\nupstream = "disks"\nupstream-name = ""\n{more}'
         )
         self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", path)
@@ -96,6 +96,88 @@ def test_back_and_forth_under_fio(servers: Servers, workdir: Path) -> None:
     assert "session ended" in gateway.process.output
     assert "why=" not in gateway.process.output
     gateway.end()
+
+
+MODES = {
+    "shared": 'connections = "shared"',
+    "spread": "connections = 2",
+    "shared and spread": 'connections = "shared:2"',
+    "verified": 'connections = "shared"\nunflushed = "verify"',
+    "replayed": 'connections = "shared:2"\nunflushed = "replay"\nsole-writer = true',
+    "watched": "stall-seconds = 20",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_back_and_forth_of_bundles(servers: Servers, workdir: Path, mode: str) -> None:
+    disk = empty(workdir / "disk")
+    one, other = raw(servers, disk, "--shared=0"), raw(servers, disk, "--shared=0")
+    gateway = Gateway(workdir, one.uri, how=MODES[mode])
+    load = fio(gateway, 5)
+    for _ in range(5):
+        for arguments in ({"uri": other.uri}, {}):
+            answer = trio.run(ask, gateway.socket, "switch", {"export": "d", **arguments})
+            assert answer.ok, f"{answer}\n{gateway.process.output}"
+            assert answer.done[0].startswith("'d': 3 sessions went over to")
+    assert load.wait() == 0, load.output
+    assert gateway.process.output.count("session switched") >= 30
+    assert "why=" not in gateway.process.output
+    assert "connection lost" not in gateway.process.output
+    gateway.end()
+
+
+def test_many_clients_of_servers_that_take_one_connection(servers: Servers, workdir: Path) -> None:
+    disk = empty(workdir / "disk")
+    one, other = raw(servers, disk, "--shared=1"), raw(servers, disk, "--shared=1")
+    gateway = Gateway(workdir, one.uri, how=MODES["shared"] + "\nconnect-seconds = 2")
+    load = fio(gateway, 12)
+    for more in (("--close-first",), (other.uri,), ("--close-first",)):
+        done = gateway.do("switch", "d", *more)
+        assert done.status == 0, f"{done}\n{gateway.process.output}"
+        assert "3 sessions went over" in done.out
+    failed = gateway.do("switch", "d", unix_uri(workdir / "nobody"), "--close-first")
+    assert failed.status == 1
+    assert "stays paused" in failed.err
+    assert gateway.do("resume", "d").status == 0
+    assert load.wait() == 0, load.output
+    gateway.end()
+
+
+def test_a_shared_server_is_restarted_while_paused(servers: Servers, workdir: Path) -> None:
+    """Longer than it would be waited for."""
+    disk = empty(workdir / "disk")
+    path = workdir / "s"
+    command = ("qemu-nbd", "--persistent", "--shared=1", "-f", "raw", "-k", path, disk)
+
+    def start() -> Process:
+        server = Process(*command)
+        server.ready_when(path.is_socket, "it listens")
+        return server
+
+    server = start()
+    how = MODES["shared"] + "\nreconnect-seconds = 0\nconnect-seconds = 2"
+    gateway = Gateway(workdir, unix_uri(path), how=how)
+    load = fio(gateway, 5)
+    assert gateway.do("pause", "d").status == 0
+    server.stop()
+    wait_until(lambda: "given up" in gateway.process.output, "it is not waited for")
+    failed = gateway.do("resume", "d")
+    assert failed.status == 1
+    assert "unreachable" in failed.err
+    assert gateway.sessions() == 3
+    path.unlink(missing_ok=True)
+    server = start()
+    done: list[Finished] = []  # a server that has been down is not tried all the time
+
+    def resumed() -> bool:
+        done.append(gateway.do("resume", "d"))
+        return done[-1].status == 0
+
+    wait_until(resumed, "it goes on")
+    assert "3 sessions go on, 3 of them over new connections" in done[-1].out
+    assert load.wait() == 0, load.output
+    gateway.end()
+    server.stop()
 
 
 def test_a_server_of_another_size_is_refused(servers: Servers, workdir: Path) -> None:

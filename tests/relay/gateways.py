@@ -18,6 +18,7 @@ from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.service import Service
 from gateway.upstream.server import Server as Upstream
+from gateway.upstreams import mode_of
 from tests.embedded.peers import Client, socket_pair
 
 CONFIG = """
@@ -105,6 +106,7 @@ async def gateway_before(
                 negotiate_seconds=negotiate_seconds,
                 quirks=settings.quirks,
                 trust_allocation=settings.trust_allocation,
+                mode=mode_of(settings),
             )
         }
         service = Service(config, upstreams, hub or Hub(), log)

@@ -274,7 +274,7 @@ class House:
             return ours
 
         before = self.service.servers["main"]
-        return Target(Upstream(name, connect, disks=before.disks))
+        return Target(Upstream(name, connect, disks=before.disks, mode=before.mode))
 
 
 @asynccontextmanager
@@ -659,7 +659,7 @@ async def test_a_pause_that_nobody_ends_of_a_server_that_has_gone(
             serving[-1].cancel()
             there = False
             assert await client.stream.receive_some() == b""  # after as much
-            assert session.reason.startswith("the upstream")
+            assert session.reason.startswith("upstream 'main' is gone: ")
 
 
 class Slow(Policy):
@@ -825,7 +825,9 @@ async def test_the_old_connection_is_closed_first(autojump_clock: trio.testing.M
             await made.pauses.switch("", larger, close_first=True)
         made.service.switched[""].server._connects = (partial(_nowhere, one),)
         await client.send(Cmd.READ, 0, BLOCK)
-        assert await client.stream.receive_some() == b""  # nobody did anything for so long
+        # Nobody did anything for so long, nor came back for as long as a lost server is waited for.
+        assert (await client.simple_reply())[1] == Errno.EIO
+        assert await client.stream.receive_some() == b""
 
 
 async def _nowhere(_target: Target) -> trio.SocketStream:

@@ -34,6 +34,8 @@ class Ledger:
         self._open: dict[Traffic, None] = {}
         self.tainted = False
         """Something may be lost; false as long as nothing ever was."""
+        self.bundles = 0
+        """How many bundles tell it of losses."""
         self._untold: _Loss | None = None  # what no session has been told yet
         self._doubts: dict[object, list[Range]] = {}
 
@@ -109,8 +111,8 @@ class Ledger:
 
     @property
     def in_use(self) -> bool:
-        """There are sessions, or there is something that the next one has to be told."""
-        return bool(self._open) or self._untold is not None
+        """There are sessions, or bundles, or there is something that the next session has to be told."""
+        return bool(self._open or self.bundles) or self._untold is not None
 
     def _told(self) -> None:
         self._untold = None

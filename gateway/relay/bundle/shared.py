@@ -2,13 +2,16 @@
 trunk.
 
 The links select, when they are made, every meta context that the server lists; a client's own choice is made of
-these. A trunk begins with the first who asks, and ends with the last who has a part in it.
+these. A trunk begins with the first who asks, and ends with the last who has a part in it; or when the export
+is taken elsewhere, or made anew (`Trunks.exchange`), for there must not be two before one server's export: what
+one has not flushed the other would not know of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -45,39 +48,73 @@ class Trunks:
     async def join(self, server: Server, name: str, ledger: Callable[[], Ledger]) -> Joined:
         """Take part in an export's trunk, which is begun if there is none. Raises `Refusal`."""
         key = server, name
+        async with self._locked(key):
+            trunk = self.at(server, name)
+            if trunk is None:
+                trunk = await self._begun(server, name, ledger())
+                self._trunks[key] = trunk
+            return trunk.join()
+
+    def at(self, server: Server, name: str) -> Trunk | None:
+        """Give the trunk of an export, if there is one."""
+        trunk = self._trunks.get((server, name))
+        return trunk if trunk is not None and trunk.stands else None
+
+    @asynccontextmanager
+    async def exchange(
+        self, server: Server, name: str, ledger: Callable[[], Ledger], leaving: Collection[Trunk]
+    ) -> AsyncIterator[Trunk]:
+        """Give the trunk of an export to those who leave others; nobody else joins until the block ends. It is
+        the one that the export has, or, if that is to be left, a new one, which the export has once it is
+        `put`. One that nobody has joined by the end of the block ends with it. Raises `Refusal`.
+        """
+        async with self._locked((server, name)):
+            trunk = self.at(server, name)
+            if trunk is None or trunk in leaving:
+                trunk = await self._begun(server, name, ledger())
+            ours = trunk.join()
+            try:
+                yield trunk
+            finally:
+                ours.close()
+
+    def put(self, trunk: Trunk) -> None:
+        """Lead who comes from now on to a trunk."""
+        self._trunks[trunk.server, trunk.terms.name] = trunk
+
+    @asynccontextmanager
+    async def _locked(self, key: Key) -> AsyncIterator[None]:
         lock = self._locks.setdefault(key, trio.Lock())
         try:
             async with lock:
-                trunk = self._trunks.get(key)
-                if trunk is None or trunk.ended:
-                    trunk = await self._begun(server, name, ledger())
-                    self._trunks[key] = trunk
-                return trunk.join()
+                yield
         finally:
-            if not lock.statistics().tasks_waiting:
+            if not lock.locked():
                 self._locks.pop(key, None)
-            self._trunks = {k: each for k, each in self._trunks.items() if not each.ended}
+            self._trunks = {k: each for k, each in self._trunks.items() if each.stands}
 
     def names(self, server: Server) -> list[str]:
         """Give the exports of a server that clients share at this moment, by its names."""
-        return [
-            name for (of, name), each in self._trunks.items() if of is server and not each.ended
-        ]
+        return [name for (of, name), each in self._trunks.items() if of is server and each.stands]
 
     async def _begun(self, server: Server, name: str, ledger: Ledger) -> Trunk:
-        terms = Terms(name, structured=True, extended=True)
         negotiation = Negotiation(server)
         try:
-            listed: tuple[MetaContext, ...] = ()
-            with suppress(Refusal):  # what it is, is found out below
-                listed = await negotiation.list_contexts(terms, ())
-            queries = tuple(context.name for context in listed)[: limits.MAX_QUERIES]
-            if queries:
-                terms = Terms(name, structured=True, extended=True, queries=queries)
+            terms = await shared_terms(negotiation, name)
             link = await negotiation.go(terms)
         finally:
             await negotiation.aclose()
         return await begun(server, terms, link, self._hub, ledger, self._log)
+
+
+async def shared_terms(negotiation: Negotiation, name: str) -> Terms:
+    """Give the terms on which links are opened that clients share: as much as any of them might want."""
+    terms = Terms(name, structured=True, extended=True)
+    listed: tuple[MetaContext, ...] = ()
+    with suppress(Refusal):  # what it is, is found out when it is opened
+        listed = await negotiation.list_contexts(terms, ())
+    queries = tuple(context.name for context in listed)[: limits.MAX_QUERIES]
+    return replace(terms, queries=queries) if queries else terms
 
 
 async def begun(
@@ -95,6 +132,7 @@ async def begun(
             await trunk.agree()
     except BaseException:
         link.close()
+        ledger.bundles -= 1
         raise
     trunk.start()
     return trunk
@@ -113,7 +151,7 @@ class SharedNegotiation:
 
     async def _part(self, name: str) -> Joined:
         if self._joined is not None:
-            if self._joined[0] == name and not self._joined[1].trunk.ended:
+            if self._joined[0] == name and self._joined[1].trunk.stands:
                 return self._joined[1]
             await self.aclose()
         joined = await self._trunks.join(self._server, name, lambda: self._ledger(name))

@@ -105,6 +105,10 @@ class Trunk:
         self.joined: set[Joined] = set()
         self.over = trio.Event()
         """There is no link any more, and will be none."""
+        self.closed = trio.Event()
+        """And all of them have been closed."""
+        self.retired = False
+        ledger.bundles += 1
         self._ids = {context.name: context.id for context in first.export.contexts}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -136,7 +140,7 @@ class Trunk:
 
     def start(self) -> None:
         """Begin."""
-        self._say_why_fewer(self.decision.reason)
+        self._say_why_fewer()
         self._use(0, self.first)
         self._hub.start_soon(self._keep)
 
@@ -147,8 +151,10 @@ class Trunk:
         self._hub.start_soon(self._keep)
 
     async def restored(self) -> None:
-        """Wait until all is as it was: the links are there, and nothing is left of what was lost with them."""
-        while not (self.bundle.state is State.UP and self.bundle.settled):
+        """Wait until all is as it was: the links are there, and nothing is left of what was lost with them; or
+        until it has ended.
+        """
+        while not (self.ended or (self.bundle.state is State.UP and self.bundle.settled)):
             await trio.sleep(LOOK_SECONDS)
 
     def dissolve(self) -> Link:
@@ -174,6 +180,8 @@ class Trunk:
             self._wires.close()
             for link in self._others:
                 link.close()
+            self.ledger.bundles -= 1
+            self.closed.set()
 
     async def _use_others(self) -> None:
         if self.decision.count > 1 and not self._others:
@@ -209,9 +217,14 @@ class Trunk:
         if decision.count == 1:
             for link in made:
                 link.close()
-            self._say_why_fewer(decision.reason)
             made = []
         self.decision, self._others = decision, made
+        self._say_why_fewer()
+
+    def _say_why_fewer(self) -> None:
+        reason = self.decision.reason
+        if reason and self.server.is_news(self.terms.name, reason):
+            self._say(reason, {})
 
     def _decide(self, links: list[Link]) -> Decision:
         server = self.server
@@ -317,7 +330,7 @@ class Trunk:
     def _end(self, why: str) -> None:
         self.bundle.give_up(why)
         self.push()
-        self._log.error("sessions end", why=why)
+        self._log.error("upstream connections given up", export=self.terms.name, why=why)
         self.over.set()
         self._scope.cancel()
 
@@ -341,13 +354,31 @@ class Trunk:
     def leave(self, joined: Joined) -> None:
         """Take part no more; the last one ends it."""
         self.joined.discard(joined)
+        self._end_if_left()
+
+    def _end_if_left(self) -> None:
         if not self.joined:
             self.bundle.end()
             self._scope.cancel()
 
-    def _say_why_fewer(self, reason: str) -> None:
-        if reason and self.server.is_news(self.terms.name, reason):
-            self._say(reason, {})
+    def retire(self) -> None:
+        """Another is in its place: who only looks on finishes that, and nobody begins to."""
+        self.retired = True
+        self._end_if_left()
+
+    def end(self, why: str) -> None:
+        """End, whoever takes part in it; its links are closed in good order."""
+        if not self.over.is_set():
+            self.retired = True
+            self.bundle.give_up(why)
+            self.push()
+            self.over.set()
+            self._scope.cancel()
+
+    @property
+    def stands(self) -> bool:
+        """Who comes may still join."""
+        return not (self.retired or self.ended)
 
     def _say(self, what: str, details: Mapping[str, object]) -> None:
         self._log.warning(what, export=self.terms.name, **details)
@@ -360,8 +391,11 @@ class Joined:
     trunk: Trunk
     port: Port = field(default_factory=lambda: Port(None, _not_yet))
     socket: None = None
-    why: str = "its link is one of a bundle"
-    """Why every command is TRANSLATED."""
+
+    @property
+    def why(self) -> str:
+        """Why every command is TRANSLATED."""
+        return self.trunk.server.mode.why_translated(self.trunk.decision.count)
 
     @property
     def export(self) -> Export:
