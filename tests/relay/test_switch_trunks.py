@@ -497,3 +497,33 @@ async def test_a_session_says_what_connections_it_has(
             await made.client()
     [begun] = [line for line in said if line["event"] == "session begins"]
     assert {key: begun[key] for key in ("connections", "shared") if key in begun} == shown
+
+
+async def test_a_recovery_says_once_what_it_does(autojump_clock: trio.testing.MockClock) -> None:
+    holds = [True]
+
+    def never(request: Request, reply: list[bytes]) -> list[bytes]:
+        return [] if holds and request.command == Cmd.WRITE and request.offset else reply
+
+    with structlog.testing.capture_logs() as said:
+        async with two_servers() as (made, here, _there):
+            here.server = disk_of(MemoryDisk(SIZE), never)
+            clients = [await made.client() for _ in range(2)]
+            assert await write(clients[0]) == 0
+            for number in (1, 2, 3):
+                await clients[1].send(Cmd.WRITE, number * BLOCK, data=CONTENT)
+            await settled()
+            holds.clear()
+            here.server = disk_of(MemoryDisk(SIZE))  # nothing of it is there
+            here.die()
+            here.up = True
+            for _ in range(3):
+                assert (await clients[1].simple_reply())[1] == 0
+            for client in clients:
+                assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
+    [again] = [line for line in said if "issued again" in line["event"]]
+    assert (again["writes"], again["bytes"]) == (3, 3 * BLOCK)
+    assert 29 < again["wait_seconds"] <= 30
+    [lost] = [line for line in said if "may be lost" in line["event"]]
+    assert (lost["sessions"], lost["bytes"]) == (2, BLOCK)
+    assert lost["log_level"] == "warning"

@@ -66,9 +66,21 @@ def recovery(bundle: Bundle, *, restarted: bool) -> Steps:
 def _flushed(bundle: Bundle) -> Steps:
     [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
     if outcome.error:
-        bundle.taint(f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
+        _taint(bundle, f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
     else:
         bundle.unflushed.forget()
+
+
+def _taint(bundle: Bundle, why: str) -> None:
+    lost = sum(end - start for start, end in bundle.unflushed.ranges)
+    sessions = len(bundle.ledger.traffics)
+    bundle.say(
+        "writes may be lost: each session's next FLUSH fails, and until then READs of them",
+        why=why,
+        sessions=sessions,
+        bytes=lost,
+    )
+    bundle.taint(why)
 
 
 # --- What was acknowledged
@@ -77,7 +89,7 @@ def _flushed(bundle: Bundle) -> Steps:
 def _doubted(bundle: Bundle) -> Steps:
     match bundle.survival.unflushed:
         case Doubt.STICKY if bundle.ledger.doubts(bundle):
-            bundle.taint(RESTARTED)
+            _taint(bundle, RESTARTED)
         case Doubt.STICKY:
             bundle.was_tainted(RESTARTED)
         case Doubt.ASSUME_DURABLE:
@@ -88,7 +100,7 @@ def _doubted(bundle: Bundle) -> Steps:
                 bundle.say("what the server had not flushed is all there")
                 bundle.unflushed.forget()
             else:
-                bundle.taint(RESTARTED)
+                _taint(bundle, RESTARTED)
         case Doubt.REPLAY:
             if (yield from _replayed(bundle)):
                 bundle.say(
@@ -97,7 +109,7 @@ def _doubted(bundle: Bundle) -> Steps:
                     bytes=bundle.unflushed.bytes,
                 )
             else:
-                bundle.taint("what the server had not flushed cannot be written again")
+                _taint(bundle, "what the server had not flushed cannot be written again")
 
 
 def _is_there(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
@@ -176,6 +188,7 @@ def _overlap(one: Ask, other: Ask) -> bool:
 
 
 def _unanswered(bundle: Bundle) -> Steps:
+    again: list[Piece] = []
     for piece in [piece for piece in bundle.orphans if piece.writes and piece.unknown]:
         if bundle.survival.unknown_writes is Unanswered.EIO:
             text = "the connection to the server was lost before it answered"
@@ -185,7 +198,9 @@ def _unanswered(bundle: Bundle) -> Steps:
                 continue  # it is there, and must be durable: it is asked again at once, which changes nothing
             bundle.settle(piece, Outcome())
         else:
-            _put_off(bundle, piece)
+            again.append(piece)
+    if again:
+        _put_off(bundle, again)
 
 
 def _was_done(piece: Piece) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
@@ -200,14 +215,14 @@ def _was_done(piece: Piece) -> Generator[list[tuple[Ask, int | None]], list[Outc
     return (yield from _reads(ask, digest_of(ask.data)))
 
 
-def _put_off(bundle: Bundle, piece: Piece) -> None:
-    seconds = piece.lost_at + bundle.survival.late_write_seconds - bundle.now()
-    if seconds > 0:
-        piece.not_before = bundle.now() + seconds
+def _put_off(bundle: Bundle, pieces: list[Piece]) -> None:
+    now, late = bundle.now(), bundle.survival.late_write_seconds
+    for piece in pieces:
+        if piece.lost_at + late > now:
+            piece.not_before = piece.lost_at + late
     bundle.say(
-        "a write whose answer was lost is issued again: the old one may still come, and undo newer ones",
-        command=piece.ask.command.name,
-        offset=piece.ask.offset,
-        length=piece.ask.length,
-        wait_seconds=round(max(0.0, seconds), 1),
+        "writes whose answers were lost are issued again: the old ones may still come, and undo newer ones",
+        writes=len(pieces),
+        bytes=sum(piece.ask.length for piece in pieces),
+        wait_seconds=round(max(0.0, max(piece.lost_at for piece in pieces) + late - now), 1),
     )
