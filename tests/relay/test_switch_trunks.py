@@ -527,3 +527,36 @@ async def test_a_recovery_says_once_what_it_does(autojump_clock: trio.testing.Mo
     [lost] = [line for line in said if "may be lost" in line["event"]]
     assert (lost["sessions"], lost["bytes"]) == (2, BLOCK)
     assert lost["log_level"] == "warning"
+
+
+@pytest.mark.parametrize("paused", [True, False])
+async def test_a_session_that_has_lost_its_own_link_is_switched(
+    autojump_clock: trio.testing.MockClock, paused: bool
+) -> None:
+    """It is in a bundle for a while, which does not lead it back to the old server afterwards."""
+    async with two_servers("") as (made, here, there):
+        client = await made.client()
+        assert await write(client) == 0
+        assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
+        here.die()
+        await settled()
+        assert len(trunks(made)) == 1
+        here.up = True
+        await client.send(Cmd.READ, 0, BLOCK)
+        assert (await client.simple_reply())[2] == CONTENT
+        if paused:
+            await made.pauses.pause("", lasts=1000)
+        await made.pauses.switch("", there.target(made))
+        await trio.sleep(60)
+        if paused:
+            await made.pauses.resume("")
+        assert not trunks(made)
+        assert await read_back(client) == bytes(BLOCK)
+        assert (here.now, there.now) == (0, 1)
+        # And it survives there as well.
+        assert await write(client) == 0
+        assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
+        there.die()
+        there.up = True
+        assert await read_back(client) == CONTENT
+        assert (here.now, there.now) == (0, 1)
