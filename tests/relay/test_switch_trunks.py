@@ -107,6 +107,12 @@ def trunks(made: House) -> set[Trunk]:
     return {link.trunk for link in links if isinstance(link, Joined)}
 
 
+def tasks(made: House) -> list[int]:
+    """How many tasks each session has."""
+    nurseries = [running.nursery for running in made.service.running]
+    return [len(nursery.child_tasks) for nursery in nurseries if nursery is not None]
+
+
 async def settled() -> None:
     await trio.testing.wait_all_tasks_blocked(0.001)
 
@@ -142,6 +148,7 @@ async def test_sessions_go_over_and_come_back(
             assert (here.now, there.now) == (each_time, 0)
         assert not made.service.switched
         assert len(trunks(made)) == (1 if shared else 3)
+        assert tasks(made) == [1, 1, 1]  # which ends it with its trunk
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -553,6 +560,7 @@ async def test_a_session_that_has_lost_its_own_link_is_switched(
         assert not trunks(made)
         assert await read_back(client) == bytes(BLOCK)
         assert (here.now, there.now) == (0, 1)
+        assert tasks(made) == [0]
         # And it survives there as well.
         assert await write(client) == 0
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0

@@ -360,6 +360,7 @@ class Trunk:
         if not self.joined:
             self.bundle.end()
             self._scope.cancel()
+            self.over.set()
 
     def retire(self) -> None:
         """Another is in its place: who only looks on finishes that, and nobody begins to."""
