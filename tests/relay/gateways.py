@@ -17,6 +17,7 @@ from gateway.net.dial import DialError
 from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.service import Service
+from gateway.upstream.mode import Mode, Survival
 from gateway.upstream.server import Server as Upstream
 from gateway.upstreams import mode_of
 from tests.embedded.peers import Client, socket_pair
@@ -36,6 +37,9 @@ EXPORT = """
 name = "*"
 upstream = "main"
 """
+
+ENDS_WITH_ITS_LINK = Mode(survival=Survival(reconnect_seconds=0))
+"""Sessions are not carried over when their links die."""
 
 
 @dataclass
@@ -65,13 +69,13 @@ async def gateway_before(
     hub: Hub | None = None,
     refuse: Callable[[], bool] = lambda: False,
     places: int = 1,
+    mode: Mode | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway before a server; when it ends, every client has to have been let go.
 
     `listen` is more TOML for its `[[listen]]`, `upstream` for its `[upstream.main]`; with `export` there is an
     `[[export]]` for all names that says it. The server is down while it is to `refuse`, and has so many
-    `places`. After `seconds` the
-    test has failed.
+    `places`; `mode` is its `connections` and what belongs to it. After `seconds` the test has failed.
     """
     async with trio.open_nursery() as servers, trio.open_nursery() as hubs:
 
@@ -106,7 +110,7 @@ async def gateway_before(
                 negotiate_seconds=negotiate_seconds,
                 quirks=settings.quirks,
                 trust_allocation=settings.trust_allocation,
-                mode=mode_of(settings),
+                mode=mode_of(settings) if mode is None else mode,
             )
         }
         service = Service(config, upstreams, hub or Hub(), log)

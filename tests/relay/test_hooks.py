@@ -17,7 +17,7 @@ from gateway.relay.scan.traffic import MAX_IN_FLIGHT
 from gateway.wire.limits import KIB, MIB
 from gateway.wire.transmission import SIMPLE_REPLY, encode_request
 from tests.embedded.peers import Client
-from tests.relay.gateways import Gateway, gateway_before
+from tests.relay.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
 
 SIZE = MIB
 CONTENT = bytes(range(256)) * (SIZE // 256)
@@ -236,7 +236,8 @@ async def test_a_client_that_vanishes_takes_its_hooks_along() -> None:
 async def test_an_upstream_that_dies_fails_what_hooks_have_under_way() -> None:
     """Once for each command, though the hook goes on, and asks in vain."""
     waiting = Waiting()
-    async with gateway_before(await server(Faults(close_on_command=Cmd.FLUSH))) as gateway:
+    faults = Faults(close_on_command=Cmd.FLUSH)
+    async with gateway_before(await server(faults), mode=ENDS_WITH_ITS_LINK) as gateway:
         place(gateway, waiting)
         client = await opened(gateway, simple=True)
         async with client.stream:

@@ -36,7 +36,7 @@ from gateway.wire.transmission import (
     is_error,
 )
 from tests.embedded.peers import Client, socket_pair
-from tests.relay.gateways import Gateway, gateway_before
+from tests.relay.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
 from tests.relay.wires import Wires
 
 PLAIN = PERSONALITIES["plain"]
@@ -112,7 +112,8 @@ async def test_no_cut_of_the_upstream_hangs_or_deceives_a_client(
     outcomes = set()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for cut in (*cuts(), None):
-        async with gateway_before(server(personality, Faults(cut_after_bytes=cut))) as gateway:
+        cutting = server(personality, Faults(cut_after_bytes=cut))
+        async with gateway_before(cutting, mode=ENDS_WITH_ITS_LINK) as gateway:
             client = gateway.client()
             async with client.stream:
                 try:
@@ -144,7 +145,7 @@ async def test_a_lying_upstream_costs_its_own_client_alone(
         return Faults(on_reply=lie) if next(connections) == 0 else NO_FAULTS
 
     upstream = Server({"": MemoryDisk(SIZE)}, faults=faults)
-    async with gateway_before(upstream) as gateway:
+    async with gateway_before(upstream, mode=ENDS_WITH_ITS_LINK) as gateway:
         victim, other = gateway.client(), gateway.client()
         async with victim.stream, other.stream:
             await victim.go("", structured=False)
@@ -317,7 +318,7 @@ async def test_a_link_that_dies_frees_who_waits_for_it_at_once(
 
     upstream = Server({"": MemoryDisk(SIZE)}, BLOCKS, faults=faults)
     async with (
-        gateway_before(upstream, seconds=1000) as gateway,
+        gateway_before(upstream, seconds=1000, mode=ENDS_WITH_ITS_LINK) as gateway,
         two_clients(gateway) as (deaf, other),
     ):
         await deaf.send(Cmd.WRITE, 0, data=b"a" * BLOCK)

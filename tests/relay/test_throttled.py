@@ -25,7 +25,7 @@ from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import KIB, MIB
 from gateway.wire.transmission import DISC, SIMPLE_REPLY, encode_request, encode_simple_reply
 from tests.embedded.peers import Client
-from tests.relay.gateways import Gateway, gateway_before
+from tests.relay.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
 from tests.relay.wires import CountingPool, Wires
 
 SIZE = 8 * MIB
@@ -224,8 +224,9 @@ async def test_an_upstream_that_goes_while_a_request_is_held(
 ) -> None:
     slow = bucket(1e-6, 1)
     server = Server({"": MemoryDisk(SIZE)}, faults=Faults(close_on_command=Cmd.FLUSH))
+    mode = ENDS_WITH_ITS_LINK
     async with (
-        gateway_before(server, seconds=1000, hub=fast_forward()) as gateway,
+        gateway_before(server, seconds=1000, hub=fast_forward(), mode=mode) as gateway,
         sessions(gateway, [[(slow, Unit.BYTES)]]) as ([client], [session]),
     ):
         flush = encode_request(Cmd.FLUSH, 0, 1, 0, 0)  # costs no bytes

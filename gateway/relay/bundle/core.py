@@ -52,7 +52,9 @@ COMMAND_BYTES = 4 * limits.KIB
 """What a command without data counts as in that."""
 
 
-UNKNOWN = "the connection to the server was lost, and not made again; what it had not flushed may be gone"
+UNKNOWN = (
+    "the connection to the server was lost, and not made again; what it had not flushed may be gone"
+)
 
 MOST_LOSSES = 10
 """How often a command is asked that each time takes the server down, or out of step. More than a server that is
