@@ -30,15 +30,16 @@ QUIET_SECONDS = 5.0
 """How long a session is held to become quiet. Who has sent half a request and no more stays as it is."""
 
 
-def survives(service: Service, running: Running) -> None:
-    """Have a session live on when its link dies."""
+def survives(service: Service, running: Running, unflushed: Unflushed | None = None) -> None:
+    """Have a session live on when the link dies that it has now, over which `unflushed` was written."""
     session, opened = running.relaying, running.opened
     assert session is not None
     server = opened.place.server
+    session.survive = None
     if not server.mode.survival.reconnect_seconds:
         return
     ledger = service.ledger_of(server, opened.place.name)
-    running.traffic.memory = Memory(Unflushed(), ledger)
+    running.traffic.memory = Memory(Unflushed() if unflushed is None else unflushed, ledger)
     session.survive = lambda why: _carry_over(service, running, why)
 
 
@@ -143,8 +144,7 @@ def _relink(service: Service, running: Running, joined: Joined) -> None:
     before = running.traffic
     service.hub.relink(session, link.socket, traffic)
     ledger.exchange(before, traffic)
-    traffic.memory = Memory(unflushed, ledger)
     running.opened, running.traffic = replace(opened, link=link), traffic
-    session.survive = lambda why: _carry_over(service, running, why)
+    survives(service, running, unflushed)
     joined.close()
     running.log.info("session goes on over its new connection")
