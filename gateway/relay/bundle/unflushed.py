@@ -17,7 +17,7 @@ from hashlib import blake2b
 
 from gateway.relay.scan.asks import Ask
 from gateway.wire.constants import Cmd
-from gateway.wire.limits import KIB
+from gateway.wire.limits import KIB, MIB
 
 Range = tuple[int, int]
 """(start, end), in bytes; the end is not part of it."""
@@ -28,6 +28,12 @@ larger ones as long as it takes: a loss then makes more fail than it must, and n
 
 LEAST_BLOCK_BYTES = 64 * KIB
 """What widening begins with."""
+
+LONG_BYTES = 64 * MIB
+"""What was written in one go, so many bytes or more, stays a range: in blocks it would make all others wide."""
+
+MOST_LONG = 16
+"""So many of these."""
 
 
 class Keep(Enum):
@@ -82,28 +88,65 @@ def touched(ranges: Iterable[Range], start: int, end: int) -> bool:
 
 @dataclass(slots=True)
 class _Era:
-    """What was acknowledged between two FLUSHes."""
+    """What was acknowledged between two FLUSHes.
 
-    ranges: list[Range] = field(default_factory=list)
+    It is added to with every write of the data plane, so that only lengthens a list. What is dear, to merge
+    ranges, is done when the list is full, or when they are asked for.
+    """
+
     written: list[Written] = field(default_factory=list)
     bytes: int = 0
+    _ranges: list[Range] = field(default_factory=list)
+    _blocks: set[int] = field(default_factory=set)
+    """Numbers of blocks that were written, from the time on when there were too many ranges."""
+    _block: int = 0
+    """Their size in bytes; 0: there are none yet."""
 
-    def add(self, start: int, end: int) -> None:
-        ranges = self.ranges
-        if ranges and ranges[-1][1] == start:  # one after the other, as most is written
-            ranges[-1] = ranges[-1][0], end
-            return
-        ranges.append((start, end))
-        if len(ranges) > MOST_RANGES:
+    def __bool__(self) -> bool:
+        return bool(self._ranges or self._blocks)
+
+    @property
+    def ranges(self) -> list[Range]:
+        size = self._block
+        return merged([*self._ranges, *((n * size, n * size + size) for n in self._blocks)])
+
+    def add(self, added: Iterable[Range]) -> None:
+        self._ranges += added
+        if len(self._ranges) > MOST_RANGES:
             self._make_fewer()
 
+    def take_out(self, start: int, end: int) -> None:
+        """These bytes do not count any more; what is only known by its block stays."""
+        self._ranges = without(self._ranges, start, end)
+
     def _make_fewer(self) -> None:
-        block = LEAST_BLOCK_BYTES
-        self.ranges = merged(self.ranges)
-        while len(self.ranges) > MOST_RANGES // 2:
-            widened = ((a - a % block, -(-b // block) * block) for a, b in self.ranges)
-            self.ranges = merged(widened)
-            block *= 2
+        """Merge what touches. If that does not help, go over to blocks, but for what is long without a gap."""
+        if not self._block:
+            self._ranges = merged(self._ranges)
+            if len(self._ranges) <= MOST_RANGES // 2:
+                return
+            self._block = LEAST_BLOCK_BYTES
+        size, added, self._ranges = self._block, self._ranges, []
+        wide = [each for each in added if each[0] // size != (each[1] - 1) // size]
+        self._blocks |= {
+            start // size for start, end in added if start // size == (end - 1) // size
+        }
+        for start, end in wide:
+            if end - start >= LONG_BYTES and len(self._ranges) < MOST_LONG:
+                self._ranges.append((start, end))
+            else:
+                self._add_blocks(start, end)
+        while len(self._blocks) > MOST_RANGES:
+            self._widen()
+
+    def _add_blocks(self, start: int, end: int) -> None:
+        while (end - start) // self._block > MOST_RANGES:
+            self._widen()
+        self._blocks.update(range(start // self._block, -(-end // self._block)))
+
+    def _widen(self) -> None:
+        self._block *= 2
+        self._blocks = {number >> 1 for number in self._blocks}
 
 
 class Unflushed:
@@ -111,11 +154,12 @@ class Unflushed:
 
     def __init__(self, keep: Keep = Keep.RANGES) -> None:
         self.keep = keep
-        self._eras: dict[int, _Era] = {0: _Era()}
+        self._now = _Era()
+        self._eras: dict[int, _Era] = {0: self._now}
         self._last = 0
 
     def __bool__(self) -> bool:
-        return any(era.ranges for era in self._eras.values())
+        return any(self._eras.values())
 
     def __len__(self) -> int:
         """How many writes are kept, beside their ranges."""
@@ -128,8 +172,8 @@ class Unflushed:
 
     def add(self, ask: Ask) -> None:
         """A command that writes has been acknowledged."""
-        era = self._eras[self._last]
-        era.add(ask.offset, ask.end)
+        era = self._now
+        era.add([(ask.offset, ask.end)])
         if self.keep is Keep.DATA:
             era.written.append(Written(ask))
             era.bytes += len(ask.data)
@@ -148,12 +192,12 @@ class Unflushed:
             self.add(ask)  # in its place in the order
             return
         for era in self._eras.values():
-            era.ranges = without(era.ranges, ask.offset, ask.end)
+            era.take_out(ask.offset, ask.end)
         self._overwritten(ask.offset, ask.end)
 
-    def note(self, offset: int, length: int) -> None:
-        """The same, where ranges are all that is kept."""
-        self._eras[self._last].add(offset, offset + length)
+    def note(self, ranges: Iterable[Range]) -> None:
+        """The same of many, where ranges are all that is kept."""
+        self._now.add(ranges)
 
     def _overwritten(self, start: int, end: int) -> None:
         for era in self._eras.values():
@@ -170,9 +214,8 @@ class Unflushed:
     def mark(self) -> int:
         """A FLUSH is sent now: give what `flushed` has to be told when it has answered."""
         mark = self._last
-        if self._eras[mark].ranges:
-            self._last += 1
-            self._eras[self._last] = _Era()
+        if self._now:
+            self._begin()
             return mark
         return mark - 1
 
@@ -183,8 +226,12 @@ class Unflushed:
 
     def forget(self) -> None:
         """All of it is durable, or given up."""
+        self._eras = {}
+        self._begin()
+
+    def _begin(self) -> None:
         self._last += 1
-        self._eras = {self._last: _Era()}
+        self._eras[self._last] = self._now = _Era()
 
     @property
     def ranges(self) -> list[Range]:

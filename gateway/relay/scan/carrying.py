@@ -36,6 +36,8 @@ def carry_over(
     """Have all that is under way asked by `ask` and `adopt`, and by `ask` whatever comes; `after` is the plan
     for that. The rest of data that is half sent to the client is for `rest_of`.
     """
+    if traffic.answered:  # the scanner has given up before it came to it
+        traffic.remember()
     before, partial = traffic.plan, dict(traffic.partial)
     half_sent = requests.half_sent
     entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}

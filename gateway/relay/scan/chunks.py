@@ -89,7 +89,7 @@ class ChunkReplies(Replies):
         same = self._framing is traffic.plan.link
         simple_stays = self._framing is not EXTENDED
         base = self._base
-        remembers = traffic.memory is not None
+        answered = traffic.answered if traffic.memory is not None else None
         echo = 0
         run = pos = start
         if self.payload_left or self._asked_data is not None:
@@ -147,8 +147,8 @@ class ChunkReplies(Replies):
                     and ours not in partial
                 ):
                     del in_flight[ours]
-                    if remembers:
-                        traffic.succeeded(ours, entry[1], entry[2], entry[3])
+                    if answered is not None:
+                        answered.append((ours, entry))
                     pack_cookie(buffer, pos + COOKIE_AT, entry[0])
                     pos += 16
                     continue
@@ -169,6 +169,8 @@ class ChunkReplies(Replies):
             run = pos = behind
         if pos > run:
             out.append(view[run:pos])
+        if answered:
+            traffic.remember()
         return pos
 
     def _begin(self, entry: Entry, payload_left: int, data_end: int, *, done: bool) -> None:

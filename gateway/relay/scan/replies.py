@@ -232,7 +232,7 @@ class SimpleReplies(Replies):
         unpack, pack_cookie = SIMPLE_REPLY.unpack_from, COOKIE.pack_into
         # Replies without data stay simple with structured replies, as proto.md allows.
         chunked, stays = client.chunked, client.request is self.traffic.plan.link.request
-        remembers = self.traffic.memory is not None
+        answered = self.traffic.answered if self.traffic.memory is not None else None
         run = pos = start
         if self.payload_left or self._asked_data is not None:
             run, pos = self._resume(view, start, end, out)
@@ -264,8 +264,8 @@ class SimpleReplies(Replies):
                     self._open_end = offset + length
                     pos = end
                 continue
-            if remembers:
-                self.traffic.succeeded(ours, word, offset, length)
+            if answered is not None:
+                answered.append((ours, entry))
             if stays:
                 pack_cookie(buffer, pos + COOKIE_AT, cookie)
                 pos += 16
@@ -276,6 +276,8 @@ class SimpleReplies(Replies):
                 out.append(client.success(cookie, offset, read=False))
         if pos > run:
             out.append(view[run:pos])
+        if answered:
+            self.traffic.remember()
         return pos
 
     def _look_at(

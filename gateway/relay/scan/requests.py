@@ -156,7 +156,7 @@ class RequestScan:
         )
         pack_cookie = COOKIE.pack_into
         gate = traffic.gate
-        keeps = traffic.memory is not None
+        keeps, kept = traffic.memory is not None, traffic.kept
         run = pos = start
         if self.payload_left:
             pos = start + self.payload_left
@@ -218,7 +218,11 @@ class RequestScan:
                         self._half_sent = ours
                         pos = end
                     if keeps:
-                        self._keep(ours, length, view[data:pos])
+                        traffic.kept_bytes += length
+                        if length <= MAX_COPIED_BYTES and pos - data == length:
+                            kept[ours] = bytes(view[data:pos])
+                        else:
+                            kept[ours] = [(self.pin(), view[data:pos])]
                 continue
             if pos > run:
                 out.append(view[run:pos])
@@ -238,15 +242,8 @@ class RequestScan:
             out.append(view[run:pos])
         return pos
 
-    def _keep(self, ours: int, length: int, here: memoryview) -> None:
-        """Keep the data of a WRITE, of which so much is here."""
-        if length <= MAX_COPIED_BYTES and len(here) == length:
-            self._traffic.keep(ours, length, bytes(here))
-            return
-        self._traffic.keep(ours, length, [(self.pin(), here)])
-
     def _keep_more(self, here: memoryview) -> None:
-        """The same, of the data of the last one that comes now."""
+        """Keep what comes now of the data of a WRITE, too."""
         kept = self._traffic.kept[self._half_sent]
         assert type(kept) is list
         kept.append((self.pin(), here))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,8 +46,8 @@ class Pinned(Protocol):
 class Acknowledged(Protocol):
     """What is not known to be durable (`gateway.relay.bundle.unflushed` is one)."""
 
-    def note(self, offset: int, length: int) -> None:
-        """Something has been written."""
+    def note(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """These have been written: (start, end)."""
         ...
 
     def mark(self) -> int:
@@ -129,6 +129,7 @@ LOSING = frozenset({Errno.EIO, Errno.ENOSPC})
 """Errors of a FLUSH by which a server says that something was lost, and it will not say so twice. With others
 it has not tried."""
 
+_WRITE = int(Cmd.WRITE)
 _FUA = CmdFlag.FUA << 16
 
 
@@ -145,6 +146,7 @@ class Traffic:
 
     __slots__ = (
         "_most_in_flight",
+        "answered",
         "asks",
         "backlog",
         "gate",
@@ -221,6 +223,9 @@ class Traffic:
         self.kept: dict[int, Kept] = {}
         """Our cookie -> data of a client's WRITE that is not answered, where there is a memory."""
         self.kept_bytes = 0
+        self.answered: list[tuple[int, Entry]] = []
+        """(our cookie, what it was) of commands without data in their reply that have succeeded, and have to be
+        remembered: whoever adds to it calls `remember`, once for many."""
         self.marks: dict[int, int] = {}
         """Our cookie of a FLUSH -> what `Acknowledged.mark` gave for it."""
         self.backlog = 0
@@ -276,11 +281,6 @@ class Traffic:
 
     # --- What is remembered. Only with a memory.
 
-    def keep(self, ours: int, length: int, kept: Kept) -> None:
-        """A client's WRITE goes upstream: keep its data, or the beginning of it."""
-        self.kept[ours] = kept
-        self.kept_bytes += length
-
     def data_of(self, ours: int) -> bytes:
         """Give what has come of a client's WRITE, which is not kept any more."""
         kept = self.kept[ours]
@@ -314,9 +314,33 @@ class Traffic:
         elif command in WRITE_CLASS:
             self.forget(ours, length)
             if not word & _FUA:
-                memory.acknowledged.note(offset, length)
+                memory.acknowledged.note([(offset, offset + length)])
             if memory.losses.tainted:
                 memory.losses.written(offset, offset + length)
+
+    def remember(self) -> None:
+        """Do the same for all that are `answered`."""
+        answered, memory, kept = self.answered, self.memory, self.kept
+        assert memory is not None
+        noted = []
+        freed = 0
+        for ours, (_cookie, word, offset, length) in answered:
+            if word & 0xFFFF != _WRITE:
+                self.succeeded(ours, word, offset, length)
+                continue
+            data = kept.pop(ours)
+            freed += length
+            if type(data) is list:
+                for segment, _view in data:
+                    segment.unpin()
+            if not word & _FUA:
+                noted.append((offset, offset + length))
+            if memory.losses.tainted:
+                memory.losses.written(offset, offset + length)
+        self.kept_bytes -= freed
+        if noted:
+            memory.acknowledged.note(noted)
+        answered.clear()
 
     def failed(self, ours: int, word: int, length: int, error: int, text: str = "") -> None:
         """A command that is no READ has failed."""
