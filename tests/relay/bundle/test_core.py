@@ -7,6 +7,7 @@ from gateway.quirks import Dialect
 from gateway.relay.bundle.core import LINE_COMMANDS, Bundle, Port
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.scan.asks import Ask
 from gateway.relay.scan.traffic import Traffic
 from gateway.wire.constants import Cmd
@@ -20,7 +21,9 @@ def test_a_first_line_proves_nothing_about_what_was_brought_along() -> None:
     bundle = Bundle(EXPORT, 1, ledger, clock=lambda: 0.0)
     traffic = Traffic(_plan_of(EXPORT))
     ledger.join(traffic)
-    bundle.unflushed.note(0, 10)
+    unflushed = Unflushed()
+    unflushed.note([(0, 10)])
+    bundle.begin_without("it died", unflushed)
     bundle.linked(Line(0, EXPORT, Dialect(), {}))
     bundle.push()
     assert traffic.unflushed
