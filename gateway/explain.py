@@ -48,7 +48,7 @@ from gateway.relay.scan.plan import Way
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
 from gateway.relay.service import limits_of
 from gateway.upstream import negotiation as upstream_side
-from gateway.upstream.coherence import Decision, check_required, decide, offered
+from gateway.upstream.coherence import Decision, check_required, offered
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.upstreams import StartError, load_keyring, upstreams
@@ -339,13 +339,7 @@ async def _view(
 
 def _decided(server: Server, export: Export, quirks: Sequence[str], report: Report) -> Decision:
     """Decide how many connections there would be, if the others say what this one does. Raises `Refusal`."""
-    decision = decide(
-        report.wanted,
-        [export],
-        same_storage=server.same_storage,
-        may_differ=server.may_differ,
-        repaired=quirks,
-    )
+    decision = server.decide([export], quirks)
     if report.required:
         check_required(report.wanted, decision)
     return decision

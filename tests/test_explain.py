@@ -404,11 +404,6 @@ async def test_limits() -> None:
             "what its connection leaves unanswered may be asked over another (stall-seconds)",
         ),
         ("legacy:qemu-3.0", 'connections = "shared:4"', "clients share one connection"),
-        (
-            "legacy:qemu-3.0",
-            "connections = 4",
-            "what its connection leaves unanswered is asked over another (4 wanted)",
-        ),
     ],
 )
 async def test_why_nothing_is_relayed_as_it_is(uri: str, written: str, why: str) -> None:
@@ -417,6 +412,18 @@ async def test_why_nothing_is_relayed_as_it_is(uri: str, written: str, why: str)
     for view in report.views:
         assert view.ways[Cmd.READ].route is Route.TRANSLATED
         assert view.ways[Cmd.WRITE].reason == why
+    async with gateway_of(config, tcp=False) as (client, service):
+        contexts = [each.name for each in report.views[1].promised.contexts]
+        await client.go("vm-1", contexts=contexts)
+        await trio.testing.wait_all_tasks_blocked()
+        [running] = service.running
+        assert running.traffic.plan.ways == report.views[1].ways
+
+
+async def test_who_has_one_connection_instead_of_several_is_relayed_as_ever() -> None:
+    config = config_of(uri="legacy:qemu-3.0", connections="connections = 4")
+    report = await asked(config, unix(os.getuid()))
+    assert report.views[1].ways[Cmd.WRITE].route is Route.FAST
     async with gateway_of(config, tcp=False) as (client, service):
         contexts = [each.name for each in report.views[1].promised.contexts]
         await client.go("vm-1", contexts=contexts)

@@ -23,6 +23,7 @@ from gateway.access.rules import Access, NotGranted
 from gateway.config import Config, Route
 from gateway.net.tally import Tally
 from gateway.policy import Charge, Session
+from gateway.protocol.errors import Refusal
 from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
 from gateway.relay.bundle.ledger import Ledger
@@ -32,6 +33,7 @@ from gateway.relay.hub import Hub
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
+from gateway.upstream.coherence import check_required
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import CameBack, News, Server, TurnedAway, WentDown
 from gateway.wire.limits import MAX_SIZE_BYTES
@@ -178,7 +180,16 @@ class Service:
         `Refusal`, and then the link is closed.
         """
         server = place.server
-        if not server.mode.bundled:
+        decision = server.decide([link.export], link.quirks)
+        if not server.mode.bundled(decision.count):
+            try:
+                if server.mode.required:
+                    check_required(server.mode.wanted, decision)
+            except Refusal:
+                link.close()
+                raise
+            if decision.reason and server.is_news(terms.name, decision.reason):
+                self.log.warning(decision.reason, upstream=server.name, export=terms.name)
             return link
         ledger = self.ledger_of(server, terms.name)
         return (await begun(server, terms, link, self.hub, ledger, self.log)).join()

@@ -56,11 +56,13 @@ class Mode:
     """What one connection has written is seen over all others at once."""
     survival: Survival = DEFAULTS
 
-    @property
-    def bundled(self) -> bool:
-        """A session has no connection of its own, but a part of a bundle."""
+    def bundled(self, count: int) -> bool:
+        """Say whether a session takes part in a bundle, where there are so many connections, rather than have a
+        link of its own.
+        """
         return (
-            self.wanted != PER_CLIENT
+            self.wanted.shared
+            or count > 1
             or self.survival.unflushed in (Doubt.VERIFY, Doubt.REPLAY)
             or self.survival.stall_seconds > 0
         )
@@ -69,7 +71,7 @@ class Mode:
         """Say why no command of a session is relayed as it is, where there are so many connections; empty if
         that is not why.
         """
-        if not self.bundled:
+        if not self.bundled(count):
             return ""
         if self.wanted.shared:
             return "clients share " + ("one connection" if count == 1 else f"{count} connections")

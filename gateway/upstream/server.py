@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,7 +16,9 @@ import trio
 from gateway.net.dial import DialError, Dialler
 from gateway.net.options import tune
 from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
+from gateway.upstream.coherence import Decision, decide
 from gateway.upstream.mode import ONE_FOR_EACH, Mode
 from gateway.upstream.places import GiveUp, Outage, Places, Try, Wait
 from gateway.uri import NbdUri
@@ -179,6 +181,16 @@ class Server:
         self.repaired: Counter[str] = Counter()
         """Links on which each quirk was in force, by its name."""
         self._said: set[tuple[str, str]] = set()
+
+    def decide(self, exports: Sequence[Export], repaired: Iterable[str]) -> Decision:
+        """Decide over how many connections an export is served that is this on each of those that are open."""
+        return decide(
+            self.mode.wanted,
+            exports,
+            same_storage=self.same_storage,
+            may_differ=self.may_differ,
+            repaired=repaired,
+        )
 
     def is_news(self, export: str, what: str) -> bool:
         """Say whether this is the first time that it is said of an export: every client would say it again."""

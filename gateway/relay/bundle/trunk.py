@@ -29,7 +29,7 @@ from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.wire import Wire, Wires
 from gateway.relay.scan.asks import Ask, Done
-from gateway.upstream.coherence import Decision, check_required, decide, offered, sentence
+from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Rung, Server
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -93,13 +93,7 @@ class Trunk:
         self._hub = hub
         self._log = log.bind(upstream=server.name)
         mode = server.mode
-        self.decision = decide(
-            mode.wanted,
-            [first.export],
-            same_storage=server.same_storage,
-            may_differ=server.may_differ,
-            repaired=first.quirks,
-        )
+        self.decision = server.decide([first.export], first.quirks)
         self.export = offered(first.export, self.decision)
         """What clients may be promised."""
         self.joined: set[Joined] = set()
@@ -209,7 +203,8 @@ class Trunk:
             for link in made:
                 link.close()
             raise
-        decision = self._decide([self.first, *made])
+        exports = [link.export for link in (self.first, *made)]
+        decision = self.server.decide(exports, self.first.quirks)
         if failed and decision.count > 1:
             why = f"no other could be made: {failed[0]}"
             reason = sentence(self.server.mode.wanted, 1, why)
@@ -225,16 +220,6 @@ class Trunk:
         reason = self.decision.reason
         if reason and self.server.is_news(self.terms.name, reason):
             self._say(reason, {})
-
-    def _decide(self, links: list[Link]) -> Decision:
-        server = self.server
-        return decide(
-            server.mode.wanted,
-            [link.export for link in links],
-            same_storage=server.same_storage,
-            may_differ=server.may_differ,
-            repaired=self.first.quirks,
-        )
 
     async def _new_link(self) -> Link:
         negotiation = Negotiation(self.server)
