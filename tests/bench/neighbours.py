@@ -45,6 +45,12 @@ def _read(uri: str, clients: int, seconds: float) -> float:
     return float(job["read"]["iops"]) / 1e3
 
 
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of a process: what tells on a machine that is busy with other things."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
 def _nobody(_port: int) -> Iterator[None]:
     yield
@@ -95,6 +101,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--server", choices=("qemu-nbd", "nbdkit"), default="qemu-nbd")
+    parser.add_argument("--clients", type=int, nargs="*", default=[CLIENTS, 1])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nbd-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -124,16 +131,20 @@ def main() -> None:
         )
         stack.callback(gateway.stop)
         uri = f"nbd://127.0.0.1:{listen}"
-        for clients in (CLIENTS, 1):
+        for clients in options.clients:
             print(f"{clients} clients, depth {4 if clients > 1 else 1}: 4k READs, k/s")
             for who in NEIGHBOURS:
                 pairs = []
+                cost: tuple[list[float], list[float]] = ([], [])
                 for turn in range(options.rounds):
                     # Which of the two is first alternates as well: a busy moment hits both alike.
                     pair = [0.0, 0.0]
                     for beside in (turn % 2, 1 - turn % 2):
                         with (NEIGHBOURS[who] if beside else _nobody)(listen):
+                            before = _cpu_seconds(gateway.pid)
                             pair[beside] = _read(uri, clients, options.seconds)
+                            used = _cpu_seconds(gateway.pid) - before
+                            cost[beside].append(used * 1e3 / pair[beside] / options.seconds)
                             if beside:
                                 resident = resident_mib(gateway.pid)
                     pairs.append((pair[0], pair[1], pair[1] / pair[0]))
@@ -141,6 +152,8 @@ def main() -> None:
                 print(
                     f"  beside {who:22} {beside_it:7.3f}, alone {alone:7.3f}: {ratio:5.3f}"
                     f"   ({min(p[2] for p in pairs):.2f} to {max(p[2] for p in pairs):.2f};"
+                    f" {statistics.median(cost[1]):.1f} us of processor each,"
+                    f" alone {statistics.median(cost[0]):.1f};"
                     f" gateway {resident:.0f} MiB)",
                     flush=True,
                 )
