@@ -28,7 +28,7 @@ CLIENTS = 8
 
 MANY = (f"--connections={CLIENTS}", f"--threads={CLIENTS}")
 
-LINE_MIB = 16
+LINE_MIB = 4
 """What may be under way on one connection (`LINE_BYTES`)."""
 
 STUCK_MIB = 64 + LINE_MIB + 32

@@ -41,9 +41,10 @@ LINE_COMMANDS = 128
 """Asks that are under way on one line: as many as one session may have. What is beyond that waits here, where
 it can be shared out fairly."""
 
-LINE_BYTES = 16 * limits.MIB
-"""Data of asks under way on one line, unless it is one alone: enough for any link, and no more than a second's
-worth on a slow one that somebody else's small request has to wait for."""
+LINE_BYTES = 4 * limits.MIB
+"""Data of asks under way on one line, unless it is one alone: what somebody else's small request has to wait
+for. More would serve a fast link to far away; with 16 a small client had a quarter of the requests that it
+has with 4, and the large one beside it had less as well."""
 
 TURN_BYTES = 256 * limits.KIB
 """What a port may begin when it is its turn: less would cost more turns than it is worth."""

@@ -56,9 +56,17 @@ class Trunks:
             return trunk.join()
 
     def at(self, server: Server, name: str) -> Trunk | None:
-        """Give the trunk of an export, if there is one."""
+        """Give the trunk of an export, if there is one: if need be, that of before a reload has changed how its
+        server is spoken to. Two would be one too many for a server that takes one connection; and what one of
+        them writes again after a loss would be written over what came over the other meanwhile.
+        """
         trunk = self._trunks.get((server, name))
-        return trunk if trunk is not None and trunk.stands else None
+        if trunk is not None and trunk.stands:
+            return trunk
+        for (other, there), each in self._trunks.items():
+            if each.stands and there == name and other.disks is server.disks:
+                return each
+        return None
 
     @asynccontextmanager
     async def exchange(
