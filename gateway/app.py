@@ -30,6 +30,7 @@ from gateway.relay.hub import Hub
 from gateway.relay.pausing import Pauses
 from gateway.relay.service import Service
 from gateway.relay.transmit import LINGER_SECONDS
+from gateway.relay.upkeep import see_to_upstreams
 from gateway.reload import Doors, Reloader, Source, Standing
 from gateway.switching import verbs_of
 from gateway.upstreams import Backend, StartError, load_keyring, servers_of
@@ -169,6 +170,7 @@ class _Run:
         begin(self._shortages.run)
         begin(self._turned_away.run)
         begin(self._service.turned_away.run)
+        begin(see_to_upstreams, self._service)
         begin(reloader.do_what_is_asked)
         begin(reloader.watch_file)
         begin(reloader.look_again_as_time_passes)

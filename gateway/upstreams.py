@@ -210,6 +210,8 @@ def _server(name: str, settings: Upstream, backend: Backend, keyring: Keyring | 
         max_connections=settings.max_connections or math.inf,
         connections=backend.connections,
         mode=mode_of(settings),
+        keep_warm=settings.warm,
+        check_seconds=settings.health_check_seconds,
     )
 
 

@@ -238,6 +238,19 @@ def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
             yield from _keys_of_tcp(path, upstream, target)
         if "same-storage" in upstream and not _is_dialled(upstream):
             yield (*path, "same-storage"), "this is for servers with an NBD URI"
+        if upstream.get("health-check-seconds") and not _is_dialled(upstream):
+            yield (*path, "health-check-seconds"), _no_health_check(upstream)
+
+
+def _no_health_check(upstream: Data) -> str:
+    if "command" in upstream:
+        return (
+            "a server that is started by command is there when it is needed, and one that ends with its last"
+            " connection would be ended by this"
+        )
+    return (
+        "an embedded server is there as long as the gateway is; this is for servers with an NBD URI"
+    )
 
 
 def _is_dialled(upstream: Data) -> bool:

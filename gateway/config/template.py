@@ -93,9 +93,9 @@ uri = "nbd://127.0.0.1:10809"
 #late-write-seconds = 30
 # After so long without any answer, reads are tried over another connection; 0 waits.
 #stall-seconds = 0
-# Connections made ahead, for clients to come.
+# So many connections are kept ready for the next clients, once one was served.
 #warm = 0
-# How often to connect only to see how the server is; 0 never does.
+# Connect so often to see whether the server is there, while no client does; 0 never does.
 #health-check-seconds = 0
 
 # Several connections: which of them a request takes goes by its offset, in turns of stripe bytes.

@@ -263,17 +263,19 @@ class Upstream(Table):
         default=0,
         description="After so long without any answer, reads are tried over another connection; 0 waits.",
     )
-    # Needed where a handshake is slow; a server for one client must not have it taken by a spare.
+    # None: they cost the server something, and the only place of one that serves one client. At most as many as
+    # a burst of clients is worth, for each is renewed every few minutes.
     warm: int = Field(
         default=0,
         ge=0,
-        le=MAX_CONNECTIONS,
-        description="How many connections are made and negotiated ahead, for clients to come.",
+        le=16,
+        description="Connections to the server that are kept ready for the next clients, once one was served.",
     )
-    # Connecting is no innocent question: qemu-nbd without -t ends with its first connection.
+    # Never, because a server may end with its last connection.
     health_check_seconds: WaitSeconds = Field(
         default=0,
-        description="Connect to the server so often to see how it is; 0: only when a client wants it.",
+        description="How often to see, by connecting, whether a server that no client asks for is there;"
+        " 0 never does.",
     )
 
     @property

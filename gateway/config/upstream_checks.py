@@ -32,6 +32,13 @@ def connections(data: Data, where: Where) -> Iterator[Finding]:
                 'with coherence = "strong" any connection may be taken, so nothing goes by stripes'
             )
             yield (*path, "stripe"), text
+        warm = upstream.get("warm")
+        if type(warm) is int and warm > 0:
+            text = (
+                "several connections are made together, so that they lead to one server, and none of them"
+                f' ahead: leave this out, or write connections = "{_one(wanted)}"'
+            )
+            yield (*path, "warm"), text
 
 
 def _room(path: KeyPath, upstream: Data, count: int) -> Iterator[Finding]:

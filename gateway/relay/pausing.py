@@ -211,6 +211,7 @@ class Pauses:
             raise NotDone(f"there is no export {shown(export)}")
         self._refuse_if_draining()
         service.paused[export] = trio.Event()
+        service.note_change()
         for running in self._sessions(export):
             _relaying(running).hold()
         try:
@@ -288,6 +289,7 @@ class Pauses:
         over = self._service.paused.pop(export, None)
         if over is not None:
             over.set()
+            self._service.note_change()
         waiting = self._waiting.pop(export, None)
         if waiting is not None:
             waiting.cancel()

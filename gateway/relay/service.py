@@ -35,7 +35,15 @@ from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
 from gateway.upstream.coherence import check_required
 from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import CameBack, News, Server, TurnedAway, WentDown
+from gateway.upstream.server import (
+    CameBack,
+    News,
+    Server,
+    TurnedAway,
+    Unwell,
+    WellAgain,
+    WentDown,
+)
 from gateway.wire.limits import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
@@ -141,6 +149,8 @@ class Service:
 
     def __post_init__(self) -> None:
         self.access = Access(self.config)
+        self.changed = trio.Event()
+        """Set, and replaced, when there are other upstreams, or another reason to leave one alone."""
         self.turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
         """Clients of upstreams that are down; somebody has to `run` it."""
         self.trunks = Trunks(self.hub, self.log)
@@ -169,11 +179,13 @@ class Service:
         return self._ledgers[key]
 
     def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:
-        """Give what a client's questions are asked of."""
+        """Give what a client's questions are asked of. Links that are several are made together, lest one that
+        was made ahead leads to the server that was there before.
+        """
         server = place.server
         if server.mode.wanted.shared:
             return SharedNegotiation(self.trunks, server, partial(self.ledger_of, server))
-        return Negotiation(server)
+        return Negotiation(server, warm=server.mode.wanted.count == 1)
 
     async def bundled(self, place: Place, terms: Terms, link: Link) -> Link | Joined:
         """Give a client's own link as it is to be used: as it is, or as the first of a bundle. Raises
@@ -233,7 +245,13 @@ class Service:
                     server=place.server.name,
                 )
         self._listen_to(servers)
+        self.note_change()
         return self.look_again()
+
+    def note_change(self) -> None:
+        """Have who sees to the upstreams look again."""
+        self.changed.set()
+        self.changed = trio.Event()
 
     def look_again(self) -> int:
         """Hold the sessions that run against the rules as they are now. They keep what they were promised,
@@ -282,6 +300,10 @@ class Service:
                 )
             case TurnedAway():
                 self.turned_away.add(upstream)
+            case Unwell():
+                self.log.warning("health check failed", upstream=upstream, why=news.why)
+            case WellAgain():
+                self.log.info("health check succeeds again", upstream=upstream)
 
     def _say_turned_away(self, upstream: str, count: int) -> None:
         self.log.warning("clients turned away: upstream is down", upstream=upstream, count=count)
@@ -292,6 +314,7 @@ class Service:
         for over in self.paused.values():
             over.set()
         self.paused.clear()
+        self.note_change()
         for negotiation in self.negotiations:
             negotiation.shutting_down = True
         self.hub.finish("shutting down", self.config.drain_seconds)

@@ -14,6 +14,10 @@ client's GO: only what was opened is known.
 Before GO, an INFO without a request for block sizes is asked. Its answer tells a qemu 2.10 to 3.1, and is what
 decides whether bit 8 is to be believed (see quirks/qemu_multi_conn_bit.py); it is asked on every link, for the
 server behind an address changes.
+
+Who says so gets a connection that was made ahead (`gateway.upstream.warm`), if there is one. Nothing was asked
+on it yet, so it is good for any client; and whatever a client asks before it has its link may be asked again,
+so one that turns out to be dead costs nothing but the dial that it was to save.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
 from gateway.upstream.server import Place, Rung, Server, Silent, TlsRequired, Unreachable
 from gateway.wire.constants import Cmd, Info, Opt, Rep, TransmissionFlag
 from gateway.wire.errors import WireError
+from gateway.wire.framing import SIMPLE
 from gateway.wire.handshake import ListedExport, MetaContext
 
 WANTED = frozenset({Info.NAME, Info.DESCRIPTION, Info.BLOCK_SIZE})
@@ -53,6 +58,12 @@ _Result = TypeVar("_Result")
 
 FAREWELL_SECONDS = 1
 """How long ABORT may take to be sent; its answer is not waited for (Q-N5)."""
+
+
+WARM_ANSWER_SECONDS = 2.0
+"""How long the first answer may take on a connection that was made ahead. Every server has that one (on
+framing) at hand, without a look at its disk. A server that vanished without a word, by a loss of power, never
+answers; the client has `negotiate-seconds` for the connection that is dialled then."""
 
 
 QUEUED = (
@@ -109,15 +120,20 @@ class _LostTheWay(Exception):
 
 
 class Negotiation:
-    """Negotiates with one upstream on behalf of one client. Close it with `aclose` unless `go` took it."""
+    """Negotiates with one upstream on behalf of one client. Close it with `aclose` unless `go` took it.
 
-    def __init__(self, server: Server) -> None:
+    `warm`: a connection that was made ahead will do. Not for a link that takes the place of another: that has
+    to lead to whatever is at the upstream's address now.
+    """
+
+    def __init__(self, server: Server, *, warm: bool = False) -> None:
         self._server = server
-        self._line: _Line | None = None
+        self._warm = warm
+        self._line: OptionLine | None = None
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
         """Select contexts: give those that the upstream has, with its ids. Raises `Refusal`."""
-        return await self._climb(terms, _Line.contexts)
+        return await self._climb(terms, OptionLine.contexts)
 
     async def list_contexts(
         self, terms: Terms, queries: tuple[str, ...]
@@ -141,8 +157,10 @@ class Negotiation:
 
     async def go(self, terms: Terms) -> Link:
         """Open the export; the link is the caller's. Raises `Refusal`."""
-        link = await self._climb(terms, _Line.open)
+        link = await self._climb(terms, OptionLine.open)
         self._line = None
+        if self._server.warm is not None:
+            self._server.warm.served()
         return link
 
     async def aclose(self) -> None:
@@ -151,18 +169,24 @@ class Negotiation:
         if line is not None:
             await line.aclose()
 
-    async def _climb(self, terms: Terms, step: Callable[[_Line], Awaitable[_Result]]) -> _Result:
+    async def _climb(
+        self, terms: Terms, step: Callable[[OptionLine], Awaitable[_Result]]
+    ) -> _Result:
         """Do a step on a connection of these terms; go down the ladder as long as the server loses its
         way.
         """
         if self._line is not None and not self._line.suits(terms):
             await self.aclose()
         rung = self._server.rung
+        warm = self._warm
         while True:
-            fresh = self._line is None
+            fresh = False
             try:
+                if self._line is None and warm:
+                    self._line, warm = await self._take(terms, rung), False
                 if self._line is None:
-                    self._line = await _Line.begin(self._server, terms, rung)
+                    fresh = True
+                    self._line = await OptionLine.begin(self._server, terms, rung)
                 result = await step(self._line)
                 if rung > self._server.rung:
                     self._server.remember(rung)
@@ -180,17 +204,34 @@ class Negotiation:
                     await self.aclose()
                 raise
 
+    async def _take(self, terms: Terms, rung: Rung) -> OptionLine | None:
+        """Give a connection that was made ahead, if there is one and it is alive."""
+        line = None if self._server.warm is None else await self._server.warm.take()
+        if line is None:
+            return None
+        try:
+            with trio.fail_after(WARM_ANSWER_SECONDS):
+                await line.agree(terms, rung)
+        except (_LostTheWay, Silent, trio.TooSlowError):
+            await line.aclose()
+            return None
+        except BaseException:
+            await line.aclose()
+            raise
+        return line
 
-class _Line:
-    """One connection in its option phase, on one rung, for one set of terms."""
 
-    def __init__(
-        self, server: Server, terms: Terms, rung: Rung, stream: trio.SocketStream, place: Place
-    ) -> None:
-        self.terms = terms
+class OptionLine:
+    """One connection in its option phase: as far as any client may have it, then on one rung, for one set of
+    terms.
+    """
+
+    def __init__(self, server: Server, stream: trio.SocketStream, place: Place) -> None:
+        self.terms = Terms("", structured=False)
         self._place = place
         self._server = server
-        self._rung = rung
+        self._rung = Rung.FULL
+        self._greeting = Greeted(Style.FIXED_NEWSTYLE)
         self._core = ClientNegotiation()
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._selected: tuple[MetaContext, ...] | None = None
@@ -213,15 +254,29 @@ class _Line:
     @classmethod
     async def begin(
         cls, server: Server, terms: Terms, rung: Rung, *, patient: bool = True
-    ) -> _Line:
-        """Connect and take the greeting; agree on structured replies."""
-        place = await server.place(patient=patient)
+    ) -> OptionLine:
+        """Connect, take the greeting, and agree on structured replies."""
+        line = await cls.greeted(server, await server.place(patient=patient), patient=patient)
         try:
-            stream = await server.connect(patient=patient)
+            await line.agree(terms, rung)
+        except BaseException:
+            await line.aclose()
+            raise
+        return line
+
+    @classmethod
+    async def greeted(
+        cls, server: Server, place: Place, *, patient: bool, for_client: bool = True
+    ) -> OptionLine:
+        """Connect in a place, take the greeting, and go over to TLS: nothing yet depends on who it is for.
+        Raises `Unreachable`.
+        """
+        try:
+            stream = await server.connect(patient=patient, for_client=for_client)
         except BaseException:
             place.leave()
             raise
-        line = cls(server, terms, rung, stream, place)
+        line = cls(server, stream, place)
         try:
             try:
                 greeted = await line._next()
@@ -234,20 +289,30 @@ class _Line:
                 text = f"has connected and not greeted for {server.negotiate_seconds:g} s: {QUEUED}"
                 raise Silent(f"upstream {server.name!r} {text}") from None
             assert isinstance(greeted, Greeted)
+            line._greeting = greeted
             if server.tls is not None:
                 await line._start_tls(server.tls())
-            if greeted.export is not None:
-                if terms.name:
-                    raise Refusal(
-                        Rep.ERR_UNKNOWN, "an oldstyle server has the default export alone"
-                    )
-                line._open(Answered(0, export=greeted.export))
-            else:
-                await line._agree_on_framing()
         except BaseException:
             await line.aclose()
             raise
         return line
+
+    async def agree(self, terms: Terms, rung: Rung) -> None:
+        """Be for these terms from now on, on this rung."""
+        self.terms, self._rung = terms, rung
+        if self._greeting.export is None:
+            await self._agree_on_framing()
+        elif terms.name:
+            raise Refusal(Rep.ERR_UNKNOWN, "an oldstyle server has the default export alone")
+        else:
+            self._open(Answered(0, export=self._greeting.export))
+
+    async def wait_for_end(self) -> None:
+        """Return as soon as a connection on which nothing is asked is of no use any more: the server has closed
+        it, or said something.
+        """
+        with suppress(trio.BrokenResourceError):
+            await self._talk.stream.receive_some(1)
 
     async def _start_tls(self, session: Session) -> None:
         """Go over to TLS before anything is asked (Q-K3, Q-K4), or nowhere: there is no way back to the clear.
@@ -483,7 +548,9 @@ class _Line:
         return list(answer.exports)
 
     async def aclose(self) -> None:
-        """Leave in good order: with ABORT from the option phase, with DISC from an export."""
+        """Leave in good order: with ABORT from the option phase, with DISC from an export, which is where an
+        oldstyle server begins.
+        """
         if self._opened is not None:
             with suppress(OSError):
                 disc = self._opened.export.framing.encode_request(Cmd.DISC, 0, 0, 0, 0)
@@ -493,10 +560,14 @@ class _Line:
         try:
             with trio.move_on_after(FAREWELL_SECONDS) as scope:
                 scope.shield = True
-                if self._core.style is Style.FIXED_NEWSTYLE and not self._core.busy:
-                    self._core.abort()
-                    with suppress(PeerClosed):
+                with suppress(PeerClosed, trio.BrokenResourceError):
+                    if self._core.style is Style.FIXED_NEWSTYLE and not self._core.busy:
+                        self._core.abort()
                         await self._talk.flush()
+                    elif self._core.style is Style.OLDSTYLE:
+                        await self._talk.stream.send_all(
+                            SIMPLE.encode_request(Cmd.DISC, 0, 0, 0, 0)
+                        )
             await close_stream(self._talk.stream)
         finally:
             self._place.leave()
@@ -506,7 +577,7 @@ async def list_exports(server: Server) -> list[ListedExport]:
     """Ask a server for its exports, on a connection of its own. Raises `Refusal`."""
     try:
         terms = Terms("", structured=False)
-        line = await _Line.begin(server, terms, server.rung, patient=False)
+        line = await OptionLine.begin(server, terms, server.rung, patient=False)
         try:
             return await line.list_exports()
         finally:

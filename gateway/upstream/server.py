@@ -27,6 +27,7 @@ from gateway.wire.handshake import ListedExport
 
 if TYPE_CHECKING:
     from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+    from gateway.upstream.warm import Warm  # which is made of what is here
 
 Connect = Callable[[], Awaitable[trio.SocketStream]]
 
@@ -102,7 +103,19 @@ class TurnedAway:
     """A client was told that the upstream is down."""
 
 
-News = WentDown | CameBack | TurnedAway
+@dataclass(frozen=True, slots=True)
+class Unwell:
+    """A health check has connected, and got no further."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WellAgain:
+    """A health check gets a greeting again."""
+
+
+News = WentDown | CameBack | TurnedAway | Unwell | WellAgain
 
 
 class Place:
@@ -142,8 +155,18 @@ class Server:
         connections: trio.CapacityLimiter | None = None,
         mode: Mode = ONE_FOR_EACH,
         chance: Callable[[], float] = random.random,
+        keep_warm: int = 0,
+        check_seconds: float = 0,
     ) -> None:
         self.name = name
+        self.keep_warm = keep_warm
+        self.check_seconds = check_seconds
+        """What `gateway.upstream.warm` does for it: so many connections ahead, a health check so often."""
+        self.warm: Warm | None = None
+        """Those connections, while somebody sees to them."""
+        self.tried_at = -math.inf
+        """When it was connected to last, with success or without."""
+        self.chance = chance
         self.disks = self if disks is None else disks
         """Whose disks they are: servers that have this in common lead to the same ones (a reload has changed
         how they are spoken to).
@@ -208,20 +231,38 @@ class Server:
 
     async def place(self, *, patient: bool = True) -> Place:
         """Take a place for a connection, as soon as there is one, within `connect_seconds`. Raises `Full`."""
-        place = Place(self._connections)
-        try:
-            self._connections.acquire_on_behalf_of_nowait(place)
+        place = self.free_place()
+        if place is None and self.warm is not None:
+            await self.warm.give_way()
+            place = self.free_place()
+        if place is not None:
             return place
-        except trio.WouldBlock:
-            if patient and self.patient:
-                with trio.move_on_after(self.connect_seconds):
-                    await self._connections.acquire_on_behalf_of(place)
-                    return place
+        if patient and self.patient:
+            place = Place(self._connections)
+            with trio.move_on_after(self.connect_seconds):
+                await self._connections.acquire_on_behalf_of(place)
+                return place
         most = f"max-connections = {self._max_connections:g}"
         raise Full(f"upstream {self.name!r} is in use: {most} lets it have no more connections")
 
-    async def connect(self, *, patient: bool = True) -> trio.SocketStream:
-        """Connect: at once, or as soon as it is up again, within `connect_seconds`. Raises `Unreachable`."""
+    def free_place(self) -> Place | None:
+        """Take a place if there is one that nobody waits for."""
+        place = Place(self._connections)
+        try:
+            self._connections.acquire_on_behalf_of_nowait(place)
+        except trio.WouldBlock:
+            return None
+        return place
+
+    @property
+    def down(self) -> bool:
+        """It cannot be connected to, as far as is known."""
+        return self._places.down
+
+    async def connect(self, *, patient: bool = True, for_client: bool = True) -> trio.SocketStream:
+        """Connect: at once, or as soon as it is up again, within `connect_seconds`. If it is not
+        `for_client`, nobody is turned away. Raises `Unreachable`.
+        """
         deadline = trio.current_time() + self.connect_seconds
         patient = patient and self.patient
         while True:
@@ -235,12 +276,14 @@ class Server:
                     with trio.move_on_at(step.until):
                         await self._changed.wait()
                 case GiveUp():
-                    self.tell(TurnedAway())
+                    if for_client:
+                        self.tell(TurnedAway())
                     raise Unreachable(f"upstream {self.name!r} is unreachable: {step.why}")
 
     async def _try(self, step: Try) -> trio.SocketStream | None:
         """Connect to one place, or (None) learn that it is down. Raises `Unreachable` where neither is said."""
         places, why = self._places, ""
+        self.tried_at = trio.current_time()
         try:
             with trio.fail_after(step.seconds):
                 stream = await self._connects[step.place]()

@@ -69,11 +69,11 @@ replay-bytes = "64M"
 unknown-writes = "eio"
 late-write-seconds = 0
 stall-seconds = 5
-warm = 1
 health-check-seconds = 60
 [upstream.local]
 command = ["qemu-nbd", "-t", "x y"]
 quirks = []
+warm = 1
 [[export]]
 name = "vm-*"
 upstream = "disks"
@@ -113,7 +113,7 @@ def test_every_key_arrives() -> None:
     assert (disks.reconnect_seconds, disks.unflushed, disks.sole_writer) == (0.5, "replay", True)
     assert (disks.replay_bytes, disks.unknown_writes) == (64 << 20, "eio")
     assert (disks.late_write_seconds, disks.stall_seconds) == (0, 5)
-    assert (disks.warm, disks.health_check_seconds) == (1, 60)
+    assert (local.warm, disks.health_check_seconds) == (1, 60)
     vm, default = config.export
     assert (vm.name, vm.upstream, vm.upstream_name) == ("vm-*", "disks", "disk0")
     assert vm.description == "VM disk"
@@ -172,7 +172,8 @@ def test_any_server_may_be_asked_for_connections(target: str, written: str) -> N
         'connections = "shared"\nunflushed = "verify"',
         'connections = "shared:2"\nunflushed = "verify"\nsole-writer = true',
         'unflushed = "assume-durable"\nreconnect-seconds = 0',
-        "connections = 4\nmax-connections = 4\nwarm = 4",
+        "connections = 4\nmax-connections = 4\nwarm = 0",
+        "connections = 'shared'\nmax-connections = 4\nwarm = 4",
         'connections = 4\ncoherence = "strong"',
         "sole-writer = true",
         "stripe = 1048576\nconnections = 2",
@@ -874,6 +875,22 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "health checks of what would not bear them",
+        LISTEN
+        + '[upstream.a]\nuri = "memory:1G"\nhealth-check-seconds = 30\n'
+        + '[upstream.b]\ncommand = ["x"]\nhealth-check-seconds = 30\n'
+        + '[upstream.c]\ncommand = ["x"]\nhealth-check-seconds = 0\nwarm = 17\n'
+        + '[upstream.d]\nuris = ["nbd://h", "nbd://g"]\nhealth-check-seconds = 0.5\nwarm = 16\n'
+        + EXPORT.replace("disks", "a"),
+        [
+            "5: upstream.a.health-check-seconds: an embedded server is there as long as the gateway is;"
+            " this is for servers with an NBD URI",
+            "8: upstream.b.health-check-seconds: a server that is started by command is there when it is"
+            " needed, and one that ends with its last connection would be ended by this",
+            "12: upstream.c.warm: expected 16 or less, got 17",
+        ],
+    ),
+    (
         "commands",
         LISTEN + '[upstream.a]\ncommand = []\n[upstream.b]\ncommand = "qemu-nbd -t"\n'
         '[upstream.c]\ncommand = ["x", 1]\n[upstream.d]\ncommand = [""]\n'
@@ -1335,13 +1352,13 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
     (
         "sizes and bounds of connections",
         SMALLEST
-        + "connections = 2\nstripe = '512K'\nwarm = 17\nlate-write-seconds = -1\nunflushed = 'maybe'\n"
+        + "connections = 2\nstripe = '512K'\nwarm = -1\nlate-write-seconds = -1\nunflushed = 'maybe'\n"
         + "[upstream.b]\nuri = 'memory:1M'\nconnections = 2\nstripe = '3M'\nreplay-bytes = '1000K'\n"
         + "[upstream.c]\nuri = 'memory:1M'\nconnections = 2\nstripe = 'x'\ncoherence = 1\n"
         + EXPORT,
         [
             '6: upstream.disks.stripe: expected a power of two of 1M or more, such as "1M" or "4M", got 512K',
-            "7: upstream.disks.warm: expected 16 or less, got 17",
+            "7: upstream.disks.warm: expected 0 or more, got -1",
             "8: upstream.disks.late-write-seconds: expected 0 or more, got -1",
             '9: upstream.disks.unflushed: expected "sticky", "verify", "replay" or'
             ' "assume-durable", got "maybe"',
@@ -1364,6 +1381,16 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "several connections, and some made ahead",
+        SMALLEST + "connections = 2\nwarm = 1\n"
+        "[upstream.b]\nuri = 'nbd://h'\nconnections = 'shared:2'\nwarm = 1\n" + EXPORT,
+        [
+            f"{line}: upstream.{name}.warm: several connections are made together, so that they lead to one"
+            f' server, and none of them ahead: leave this out, or write connections = "{one}"'
+            for line, name, one in ((6, "disks", "per-client"), (10, "b", "shared"))
+        ],
+    ),
+    (
         "stripes where any connection will do",
         SMALLEST + "connections = 2\ncoherence = 'strong'\nstripe = '1M'\n",
         [
@@ -1374,11 +1401,12 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
     ),
     (
         "connections that have no room",
-        SMALLEST + "connections = 4\nmax-connections = 3\nwarm = 5\n",
+        SMALLEST + "connections = 4\nmax-connections = 3\n"
+        "[upstream.b]\nuri = 'nbd://h'\nmax-connections = 3\nwarm = 5\n" + EXPORT,
         [
             "5: upstream.disks.connections: these do not fit into max-connections = 3:"
             " expected 3 at most, got 4",
-            "7: upstream.disks.warm: these do not fit into max-connections = 3: expected 3 at most, got 5",
+            "10: upstream.b.warm: these do not fit into max-connections = 3: expected 3 at most, got 5",
         ],
     ),
     (

@@ -17,6 +17,7 @@ from gateway.net.dial import DialError
 from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.service import Service
+from gateway.relay.upkeep import see_to_upstreams
 from gateway.upstream.mode import Mode, Survival
 from gateway.upstream.server import Server as Upstream
 from gateway.upstreams import mode_of
@@ -111,10 +112,13 @@ async def gateway_before(
                 quirks=settings.quirks,
                 trust_allocation=settings.trust_allocation,
                 mode=mode_of(settings) if mode is None else mode,
+                keep_warm=settings.warm,
+                check_seconds=settings.health_check_seconds,
             )
         }
         service = Service(config, upstreams, hub or Hub(), log)
         hubs.start_soon(service.hub.run)
+        hubs.start_soon(see_to_upstreams, service)
         with trio.fail_after(seconds):
             async with trio.open_nursery() as clients:
                 yield Gateway(service, clients)

@@ -5,6 +5,9 @@ The links select, when they are made, every meta context that the server lists; 
 these. A trunk begins with the first who asks, and ends with the last who has a part in it; or when the export
 is taken elsewhere, or made anew (`Trunks.exchange`), for there must not be two before one server's export: what
 one has not flushed the other would not know of.
+
+A trunk of one link may begin with one that was made ahead (`gateway.upstream.warm`): that is nobody's yet. A
+link that is lost, or made anew, is never replaced by one.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ class Trunks:
         async with self._locked(key):
             trunk = self.at(server, name)
             if trunk is None:
-                trunk = await self._begun(server, name, ledger())
+                trunk = await self._begun(server, name, ledger(), warm=True)
                 self._trunks[key] = trunk
             return trunk.join()
 
@@ -79,7 +82,7 @@ class Trunks:
         async with self._locked((server, name)):
             trunk = self.at(server, name)
             if trunk is None or trunk in leaving:
-                trunk = await self._begun(server, name, ledger())
+                trunk = await self._begun(server, name, ledger(), warm=False)
             ours = trunk.join()
             try:
                 yield trunk
@@ -105,8 +108,8 @@ class Trunks:
         """Give the exports of a server that clients share at this moment, by its names."""
         return [name for (of, name), each in self._trunks.items() if of is server and each.stands]
 
-    async def _begun(self, server: Server, name: str, ledger: Ledger) -> Trunk:
-        negotiation = Negotiation(server)
+    async def _begun(self, server: Server, name: str, ledger: Ledger, *, warm: bool) -> Trunk:
+        negotiation = Negotiation(server, warm=warm and server.mode.wanted.count == 1)
         try:
             terms = await shared_terms(negotiation, name)
             link = await negotiation.go(terms)
