@@ -91,8 +91,13 @@ class Warm:
         return len(self._kept)
 
     def served(self) -> None:
-        """A client has its export."""
+        """A client has its export: whatever there was, the server is well."""
         self._served.set()
+        if self._pause_seconds > FIRST_PAUSE_SECONDS:
+            self._steady()
+            soon = trio.current_time() + FIRST_PAUSE_SECONDS
+            self._not_before = min(self._not_before, soon)
+            self._changed.set()
 
     async def take(self) -> OptionLine | None:
         """Give one, which is the caller's from now on; None if there is none, and the caller has to dial."""
@@ -140,7 +145,8 @@ class Warm:
             if len(self._kept) >= self._count:
                 await self._changed.wait()
             elif trio.current_time() < self._not_before:
-                await trio.sleep_until(self._not_before)
+                with trio.move_on_at(self._not_before):
+                    await self._changed.wait()
             else:
                 return
 
@@ -182,6 +188,8 @@ class Warm:
             self._changed.set()
 
     def _failed(self) -> None:
+        if trio.current_time() < self._not_before:
+            return  # several that end with their server are one failure
         seconds = self._pause_seconds * (0.5 + self._server.chance() / 2)
         self._not_before = trio.current_time() + seconds
         self._pause_seconds = min(2 * self._pause_seconds, MOST_PAUSE_SECONDS)

@@ -336,6 +336,32 @@ async def test_a_server_that_is_down_is_not_hammered(
         assert len(it.far.live) == 16
 
 
+async def test_several_that_end_with_their_server_are_one_failure(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with before(count=16) as it:
+        await it.served()
+        for _ in range(3):
+            it.far.die()
+            it.far.up = True
+            await trio.sleep(FIRST_PAUSE_SECONDS * 4 + 1)
+            assert len(it.far.live) == 16
+
+
+async def test_a_client_that_is_served_ends_the_breaks(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with before(seconds=1) as it:
+        await it.served()
+        await trio.sleep(200)
+        while it.far.live:
+            await trio.sleep(1)
+        dialled = len(it.far.dialled)
+        await it.served()
+        await trio.sleep(FIRST_PAUSE_SECONDS)
+        assert len(it.far.dialled) == dialled + 2
+
+
 async def test_after_a_restart_the_next_client_has_the_new_server() -> None:
     async with before(count=4) as it:
         await it.served()

@@ -1,0 +1,184 @@
+"""Connections that are made before a client comes, and health checks, of servers that come and go."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from .clients import start_script
+from .conftest import Image
+from .gateways import MODE
+from .processes import Finished, Process, attempt, listening, run, wait_until
+from .servers import Servers, unix_uri
+
+pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a relay makes none")
+
+MIB = 1 << 20
+SIZE = f"{16 * MIB}\n"
+CONNECTED = "03"
+"""SS_CONNECTED, in /proc/net/unix; a connection is there at the server's end, accepted or in its queue."""
+
+
+class Gateway:
+    """One gateway before one upstream."""
+
+    def __init__(self, workdir: Path, upstream: str, rest: str = "") -> None:
+        self.uri = unix_uri(workdir / "g.sock")
+        path = workdir / "g.toml"
+        path.write_text(f'[[listen]]\nuri = "{self.uri}"\n[upstream.disks]\n{upstream}\n{rest}\n')
+        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", path)
+        self.process.ready_when(lambda: listening(self.uri), "the gateway listens")
+
+    def client(self) -> Process:
+        return Process("nbdinfo", "--size", self.uri)
+
+    def asked(self) -> Finished:
+        return attempt("nbdinfo", "--size", self.uri)
+
+    def stop(self) -> str:
+        assert self.process.stop() == 0
+        assert "internal error" not in self.process.output
+        assert "Traceback" not in self.process.output
+        return self.process.output
+
+
+def connections(path: Path) -> int:
+    """How many connections a server at a Unix socket has."""
+    rows = (row.split() for row in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return sum(row[5] == CONNECTED and row[7:] == [str(path)] for row in rows)
+
+
+def nbdkit(workdir: Path, *arguments: str | Path) -> Process:
+    path = workdir / "nbdkit"
+    path.unlink(missing_ok=True)
+    process = Process("nbdkit", "--foreground", "-U", path, *(arguments or ("memory", "16M")))
+    process.ready_when(lambda: listening(unix_uri(path)), "nbdkit listens")
+    return process
+
+
+def has(path: Path, count: int) -> None:
+    wait_until(lambda: connections(path) == count, f"the server has {count} connections")
+
+
+@pytest.mark.parametrize("kind", ["qemu-raw", "storage-daemon", "nbdkit", "nbdkit-oldstyle"])
+def test_the_next_client_has_the_connection_that_is_there(
+    servers: Servers, workdir: Path, image: Image, kind: str
+) -> None:
+    """The server has gone from its address, so that nobody can connect to it any more."""
+    upstream = servers.start(kind, image.path)
+    path = Path(upstream.uri.partition("socket=")[2])
+    gateway = Gateway(workdir, f'uri = "{upstream.uri}"\nwarm = 2\nconnect-seconds = 1')
+    assert connections(path) == 0
+    assert gateway.asked().out == f"{image.size}\n"
+    has(path, 2)
+    path.rename(workdir / "elsewhere")
+    for left in (1, 0):
+        assert gateway.asked().out == f"{image.size}\n"
+        has(path, left)
+    assert gateway.asked().status != 0
+    assert "upstream is down" in gateway.stop()
+
+
+def test_the_next_client_has_the_tls_connection_that_is_there(workdir: Path) -> None:
+    run(sys.executable, "-m", "gateway", "pki", "init", workdir / "pki")
+    certificates = f"--tls-certificates={workdir / 'pki'}"
+    server = nbdkit(workdir, "--tls=require", certificates, "--tls-verify-peer", "memory", "16M")
+    path = workdir / "nbdkit"
+    uri = f"nbds+unix:///?socket={path}&tls-hostname=localhost"
+    keys = f'uri = "{uri}"\ncertificates = "{workdir / "pki"}"'
+    gateway = Gateway(workdir, f"{keys}\nwarm = 1\nconnect-seconds = 1")
+    assert gateway.asked().out == SIZE
+    has(path, 1)
+    path.rename(workdir / "elsewhere")
+    assert gateway.asked().out == SIZE
+    assert gateway.asked().status != 0
+    gateway.stop()
+    server.kill()
+
+
+def test_no_connection_is_for_two_clients(workdir: Path) -> None:
+    said = workdir / "log"
+    server = nbdkit(workdir, "--filter=log", "memory", "16M", f"logfile={said}")
+    gateway = Gateway(workdir, f'uri = "{unix_uri(workdir / "nbdkit")}"\nwarm = 4')
+    assert gateway.asked().out == SIZE
+    has(workdir / "nbdkit", 4)
+    for _ in range(3):
+        clients = [gateway.client() for _ in range(8)]
+        assert [(client.wait(), client.output) for client in clients] == [(0, SIZE)] * 8
+    gateway.stop()
+    assert server.stop() == 0
+    made = re.findall(r" Preconnect id=(\d+) ", said.read_text())
+    opened = said.read_text().count(" Connect ")  # at INFO, and at GO
+    assert opened == 2 * 25
+    assert len(made) >= 25
+
+
+def test_a_server_that_is_killed_and_started_again_is_connected_to_anew(workdir: Path) -> None:
+    path = workdir / "nbdkit"
+    server = nbdkit(workdir)
+    gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\nwarm = 3')
+    assert gateway.asked().out == SIZE
+    for _ in range(4):
+        has(path, 3)
+        server.kill()
+        clients = [gateway.client() for _ in range(6)]
+        server = nbdkit(workdir)
+        assert [(client.wait(), client.output) for client in clients] == [(0, SIZE)] * 6
+    output = gateway.stop()
+    assert "client refused" not in output
+    server.kill()
+
+
+def test_a_server_for_one_client_serves_one_after_the_other(workdir: Path, image: Image) -> None:
+    """Its only place is kept warm while no client has it."""
+    path = workdir / "qemu"
+    command = ("qemu-nbd", "-t", "-e", "1", "-r", "-f", "raw", "-k", path, image.path)
+    server = Process(*command)
+    server.ready_when(lambda: listening(unix_uri(path)), "qemu-nbd listens")
+    keys = "warm = 1\nmax-connections = 1\nconnect-seconds = 20"
+    gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\n{keys}')
+    first = start_script("load", gateway.uri, 1)
+    wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
+    clients = [gateway.client() for _ in range(4)]
+    assert [(each.wait(), each.output) for each in clients] == [(0, f"{image.size}\n")] * 4
+    assert first.wait() == 0, first.output
+    has(path, 1)
+    assert run("nbdinfo", "--list", "--json", gateway.uri)  # which is asked on another connection
+    assert "client refused" not in gateway.stop()
+    server.kill()
+
+
+def test_the_log_tells_of_an_outage_that_no_client_sees(workdir: Path) -> None:
+    path = workdir / "nbdkit"
+    server = nbdkit(workdir)
+    gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\nhealth-check-seconds = 0.1')
+    for times in range(1, 3):
+        server.kill()
+        for word in ("down", "back"):
+            wait_until(
+                lambda text=f"upstream is {word}", times=times: (  # type: ignore[misc] # bound now
+                    gateway.process.output.count(text) == times
+                ),
+                f"the log says {word}",
+            )
+            if word == "down":
+                server = nbdkit(workdir)
+    assert "client" not in gateway.stop().replace("clients=0", "")
+    server.kill()
+
+
+def test_a_health_check_leaves_nothing_behind(workdir: Path) -> None:
+    said = workdir / "log"
+    server = nbdkit(workdir, "--filter=log", "memory", "16M", f"logfile={said}")
+    gateway = Gateway(
+        workdir, f'uri = "{unix_uri(workdir / "nbdkit")}"\nhealth-check-seconds = 0.05'
+    )
+    wait_until(lambda: said.read_text().count("...Preconnect") >= 10, "it was looked at 10 times")
+    gateway.stop()
+    has(workdir / "nbdkit", 0)
+    assert server.stop() == 0
+    assert "error" not in server.output
+    assert " Connect " not in said.read_text()
