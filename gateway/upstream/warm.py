@@ -137,7 +137,8 @@ class Warm:
                     self._kept.append(kept)
                     nursery.start_soon(self._watch, kept)
         finally:
-            self._server.warm = None
+            if self._server.warm is self:  # else others are kept by now, while these were left
+                self._server.warm = None
 
     async def _until_one_is_due(self) -> None:
         while True:

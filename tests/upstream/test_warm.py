@@ -498,6 +498,15 @@ async def test_none_is_kept_while_an_export_is_paused_nor_by_who_shuts_down_or_i
         assert await warm() == 0
         service.reconfigure(service.config, service.access, {"main": main})
         assert await after_a_client() == 2
+        for ticks in range(12):  # paused, and resumed while those are still being left
+            service.paused["x"] = trio.Event()
+            service.note_change()
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+            del service.paused["x"]
+            service.note_change()
+            await trio.testing.wait_all_tasks_blocked()
+            assert await after_a_client() == 2
         service.drain()
         assert await warm() == 0
 
