@@ -12,15 +12,17 @@ import pytest
 import trio
 import trio.testing
 
+from gateway.config.connections import PER_CLIENT, Connections
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Server
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
+from gateway.upstream.mode import Mode
 from gateway.upstream.negotiation import (
     WARM_ANSWER_SECONDS,
-    Line,
     Link,
     Negotiation,
+    OptionLine,
     Terms,
     list_exports,
 )
@@ -91,6 +93,9 @@ class Far:
             self.said.append(text)
 
     async def connect(self) -> trio.SocketStream:
+        return self.dial()
+
+    def dial(self) -> trio.SocketStream:
         self.dialled.append(trio.current_time())
         if not self.up:
             raise DialError("nobody listens", down=True)
@@ -251,6 +256,62 @@ async def test_a_link_that_takes_the_place_of_another_is_dialled() -> None:
         assert set(it.far.live) == {1}
 
 
+@pytest.mark.parametrize("wanted", [PER_CLIENT, Connections(shared=True)], ids=str)
+async def test_a_client_that_lives_on_is_connected_anew(
+    autojump_clock: trio.testing.MockClock, wanted: Connections
+) -> None:
+    async with trio.open_nursery() as servers:
+        far = Far(servers)
+        async with gateway_before(far.dial, upstream="warm = 1") as gateway:
+            [main] = gateway.service.servers.values()
+            main.mode = Mode(wanted)
+            client = gateway.client()
+            async with client.stream:
+                await client.go()
+                await trio.testing.wait_all_tasks_blocked()
+                own, ahead = far.live
+                far.live[own].cancel()
+                assert await client.read(0, 512) == bytes(512)
+                assert set(far.live) == {ahead, ahead + 1}
+            await trio.testing.wait_all_tasks_blocked()
+            assert set(far.live) == {ahead}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "takes"),
+    [
+        (PER_CLIENT, 1),
+        (Connections(shared=True), 2),  # one tells the contexts that another has selected
+        (Connections(count=2), 0),
+        (Connections(shared=True, count=2), 0),
+    ],
+    ids=str,
+)
+async def test_several_links_are_made_together(
+    autojump_clock: trio.testing.MockClock, wanted: Connections, takes: int
+) -> None:
+    """Some might lead to the server of before, and the others to the one that has its address now."""
+    async with trio.open_nursery() as servers:
+        far = Far(servers)
+        async with gateway_before(far.dial, upstream="warm = 3") as gateway:
+            [main] = gateway.service.servers.values()
+            main.mode = Mode(wanted)
+            for up in (True, False):
+                far.up = up
+                client = gateway.client()
+                async with client.stream:
+                    if up or takes:
+                        await client.go()
+                    else:
+                        await client.greeting()
+                        client.negotiation.go("", ())
+                        await client.refused()
+                    await trio.testing.wait_all_tasks_blocked()
+                await trio.testing.wait_all_tasks_blocked()
+                assert main.warm is not None
+                assert main.warm.count == 3 - (0 if up else takes)
+
+
 # --- Dead ones
 
 
@@ -403,7 +464,7 @@ async def test_an_oldstyle_server_is_left_with_disc() -> None:
     async with far:
         await far.send_all(encode_oldstyle_greeting(limits.MIB, 1))
         place = await server.place()
-        await (await Line.greeted(server, place, patient=False)).aclose()
+        await (await OptionLine.greeted(server, place, patient=False)).aclose()
         assert await far.receive_some() == SIMPLE.encode_request(Cmd.DISC, 0, 0, 0, 0)
         assert await far.receive_some() == b""
 
