@@ -281,7 +281,7 @@ async def test_a_client_that_lives_on_is_connected_anew(
     ("wanted", "takes"),
     [
         (PER_CLIENT, 1),
-        (Connections(shared=True), 2),  # one tells the contexts that another has selected
+        (Connections(shared=True), 1),
         (Connections(count=2), 0),
         (Connections(shared=True, count=2), 0),
     ],
