@@ -262,9 +262,7 @@ async def test_a_client_that_lives_on_is_connected_anew(
 ) -> None:
     async with trio.open_nursery() as servers:
         far = Far(servers)
-        async with gateway_before(far.dial, upstream="warm = 1") as gateway:
-            [main] = gateway.service.servers.values()
-            main.mode = Mode(wanted)
+        async with gateway_before(far.dial, upstream="warm = 1", mode=Mode(wanted)) as gateway:
             client = gateway.client()
             async with client.stream:
                 await client.go()
@@ -293,9 +291,8 @@ async def test_several_links_are_made_together(
     """Some might lead to the server of before, and the others to the one that has its address now."""
     async with trio.open_nursery() as servers:
         far = Far(servers)
-        async with gateway_before(far.dial, upstream="warm = 3") as gateway:
+        async with gateway_before(far.dial, upstream="warm = 3", mode=Mode(wanted)) as gateway:
             [main] = gateway.service.servers.values()
-            main.mode = Mode(wanted)
             for up in (True, False):
                 far.up = up
                 client = gateway.client()
