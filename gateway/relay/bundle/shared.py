@@ -67,7 +67,8 @@ class Trunks:
         if trunk is not None and trunk.stands:
             return trunk
         for (other, there), each in self._trunks.items():
-            if each.stands and there == name and other.disks is server.disks:
+            same = other.name == server.name and other.disks is server.disks  # not one switched to
+            if each.stands and there == name and same:
                 return each
         return None
 
