@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Callable
 from random import Random
 
 from gateway.net.options import RelaySocket
@@ -39,43 +40,63 @@ class Wires:
     ) -> None:
         self.client, near_client = socket.socketpair()
         near_link, self.upstream = socket.socketpair()
-        self._near = (near_client, near_link)
-        for end in (self.client, *self._near, self.upstream):
+        self._near: tuple[RelaySocket, ...] = (near_client, near_link)
+        for end in (self.client, near_client, near_link, self.upstream):
             end.setblocking(False)
         self._epoll = select.epoll()
-        for end in self._near:
-            self._epoll.register(end, select.EPOLLET)
+        for each in self._near:
+            self._epoll.register(each.fileno(), select.EPOLLET)
+        self.pool = pool or BufferPool()
         self.session = Session(
             near_client,
             near_link,
             traffic,
-            pool or BufferPool(),
-            self._watch,
+            self.pool,
+            self.watch,
             doors or Doors(lambda: None),
         )
-        self._ready = {
+        self._ready: dict[int, Callable[[int], int]] = {
             near_client.fileno(): self.session.client_ready,
             near_link.fileno(): self.session.link_ready,
         }
 
-    def _watch(self, sock: RelaySocket, events: int) -> None:
-        self._epoll.modify(sock, events or select.EPOLLET)  # as `Hub._watch`
+    # What a `Hub` has, for others that want to be in it.
+
+    def watch(self, sock: RelaySocket, events: int) -> None:
+        self._epoll.modify(sock.fileno(), events or select.EPOLLET)
+
+    def enter(self, sock: RelaySocket, ready: Callable[[int], int]) -> None:
+        self._epoll.register(sock.fileno(), select.EPOLLET)
+        self._ready[sock.fileno()] = ready
+
+    def leave(self, sock: RelaySocket) -> None:
+        self._epoll.unregister(sock.fileno())
+        del self._ready[sock.fileno()]
+
+    def part_from_link(self) -> None:
+        """Close the near end of the link: the session goes on without one."""
+        near_client, old = self._near
+        self.leave(old)
+        self._near = (near_client,)
+        _close(old)
 
     def relink(self, traffic: Traffic) -> None:
         """Exchange the link of a session that is held and quiet, as `Hub.relink` does; the far end of the old
         one is the caller's to close.
         """
-        near_client, old = self._near
+        _client, old = self._near
         near_link, self.upstream = socket.socketpair()
         for end in (near_link, self.upstream):
             end.setblocking(False)
-        self._epoll.unregister(old)
-        del self._ready[old.fileno()]
-        self._epoll.register(near_link, select.EPOLLET)
-        self._ready[near_link.fileno()] = self.session.link_ready
-        self._near = near_client, near_link
-        self.session.relink(near_link, traffic)
-        old.close()
+        self.leave(old)
+        self.relink_to(near_link, traffic)
+        _close(old)
+
+    def relink_to(self, link: RelaySocket, traffic: Traffic) -> None:
+        """The same with a link that is there, in place of one that has left."""
+        self.enter(link, self.session.link_ready)
+        self._near = self._near[0], link
+        self.session.relink(link, traffic)
 
     def step(self, random: Random | None = None) -> bool:
         """Call the session for what its sockets are ready for, in any order; say whether that was anything."""
@@ -83,7 +104,8 @@ class Wires:
         if random:
             random.shuffle(events)
         for descriptor, event in events:
-            self._ready[descriptor](event)
+            if ready := self._ready.get(descriptor):  # else it has gone in this very round
+                ready(event)
         if self.session.bug is not None:
             raise self.session.bug
         return bool(events)
@@ -99,7 +121,7 @@ class Wires:
         self.session.traffic.locks.tell()
         self._epoll.close()
         for end in self._near:
-            end.close()
+            _close(end)
 
     def close(self) -> None:
         """Close everything."""
@@ -107,3 +129,8 @@ class Wires:
             self.hang_up()
         self.client.close()
         self.upstream.close()
+
+
+def _close(sock: RelaySocket) -> None:
+    assert isinstance(sock, socket.socket)
+    sock.close()

@@ -220,7 +220,7 @@ class RequestScan:
                     if keeps:
                         traffic.kept_bytes += length
                         if length <= MAX_COPIED_BYTES and pos - data == length:
-                            kept[ours] = bytes(view[data:pos])
+                            kept[ours] = buffer[data:pos]
                         else:
                             kept[ours] = [(self.pin(), view[data:pos])]
                 continue

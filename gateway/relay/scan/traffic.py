@@ -83,7 +83,7 @@ class Losses(Protocol):
         ...
 
 
-Kept = bytes | list[tuple[Pinned, memoryview]]
+Kept = bytearray | list[tuple[Pinned, memoryview]]
 """Data of a WRITE: a copy, or where it was received."""
 
 
@@ -284,7 +284,10 @@ class Traffic:
     def data_of(self, ours: int) -> bytes:
         """Give what has come of a client's WRITE, which is not kept any more."""
         kept = self.kept[ours]
-        data = kept if isinstance(kept, bytes) else b"".join(view for _segment, view in kept)
+        if isinstance(kept, bytearray):
+            data = bytes(kept)
+        else:
+            data = b"".join(view for _segment, view in kept)
         self.forget(ours, 0)
         if not self.kept:
             self.kept_bytes = 0

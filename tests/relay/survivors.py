@@ -1,0 +1,158 @@
+"""A session that lives on when its link dies, without Trio: what `gateway.relay.surviving` does, with links
+that the test makes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from gateway.net.options import RelaySocket
+from gateway.protocol.export import Export, Offer
+from gateway.relay.bundle.core import Bundle, Port, State
+from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.unflushed import Unflushed
+from gateway.relay.bundle.wire import Wire
+from gateway.relay.bundle.wire import Wires as BundleWires
+from gateway.relay.lane import BufferPool
+from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.plan import PROPER, plan
+from gateway.relay.scan.traffic import Memory, Traffic
+from gateway.relay.session import Session
+from gateway.throttle import Doors
+from gateway.upstream.mode import Doubt, Survival
+from tests.relay.wires import Wires
+
+DURABLE = Survival(unflushed=Doubt.ASSUME_DURABLE, late_write_seconds=0)
+"""Before a server that loses nothing with its connections."""
+
+
+class Survivor:
+    """`wires` are the session's, `wires.upstream` the far end of the link that it has now."""
+
+    def __init__(
+        self,
+        promised: Offer,
+        export: Export,
+        *,
+        survival: Survival = DURABLE,
+        translated: str = "",
+        ledger: Ledger | None = None,
+        locks: RangeLocks | None = None,
+        pool: BufferPool | None = None,
+        doors: Doors | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self._promised, self._export = promised, export
+        self._survival, self._clock = survival, clock
+        self._translated = translated
+        self._locks = locks or RangeLocks()
+        self.ledger = ledger or Ledger()
+        self.traffic = self._traffic(Unflushed())
+        self.wires = Wires(self.traffic, pool, doors)
+        self.session.survive = self._carry_over
+        self.ledger.join(self.traffic)
+        self.bundle: Bundle | None = None
+        """While it has no link of its own."""
+        self.port: Port | None = None
+        self.losses = 0
+        self.returns = 0
+        """How often it had a link of its own again."""
+        self._far: list[socket.socket] = []
+
+    @property
+    def session(self) -> Session:
+        return self.wires.session
+
+    def _traffic(self, unflushed: Unflushed) -> Traffic:
+        made = plan(self._promised, self._export, translated=self._translated)
+        traffic = Traffic(made, self._locks)
+        traffic.memory = Memory(unflushed, self.ledger)
+        return traffic
+
+    def _carry_over(self, why: str) -> None:
+        self.losses += 1
+        memory, wires = self.traffic.memory, self.wires
+        assert memory is not None
+        assert isinstance(memory.acknowledged, Unflushed)
+        bundle = Bundle(self._export, 1, self.ledger, clock=self._clock, survival=self._survival)
+        port = Port(self.traffic, lambda: self.session.act(partial(bundle.answers, port)))
+        wires.part_from_link()
+        self._bundle_wires = BundleWires(bundle, wires, self._gone)  # type: ignore[arg-type] # a hub
+        bundle.begin_without(why, memory.acknowledged)
+        self.bundle, self.port = bundle, port
+        translated = plan(self._promised, self._export, translated="its link was lost")
+        self.session.carry_over(
+            translated, partial(bundle.ask, port), partial(bundle.adopt, port), self.push
+        )
+
+    def push(self) -> None:
+        if self.bundle is not None:
+            self._bundle_wires.push()
+
+    def _gone(self, wire: Wire, _why: str) -> None:
+        self.losses += 1
+        _close(wire.socket)
+
+    @property
+    def down(self) -> bool:
+        """There is no link."""
+        return self.bundle is not None and not self.bundle.lines
+
+    def connect(self) -> socket.socket:
+        """Make the link anew; give its far end."""
+        assert self.bundle is not None
+        near, far = socket.socketpair()
+        for end in (near, far):
+            end.setblocking(False)
+        self._far.append(far)
+        self.wires.upstream.close()
+        self.wires.upstream = far
+        ids = {context.name: context.id for context in self._export.contexts}
+        self._bundle_wires.add(near, Line(0, self._export, PROPER, ids))
+        return far
+
+    def go_back(self) -> bool:
+        """Go back to a link of its own, if all is in order and quiet; say whether it did."""
+        bundle, session = self.bundle, self.session
+        if bundle is None or not (bundle.state is State.UP and bundle.settled):
+            return False
+        if not session.held:
+            session.hold()
+        if not (session.quiet and session.held and bundle.idle and bundle.lines):
+            return False
+        [line] = bundle.lines.values()
+        wire = self._bundle_wires._wires[line]
+        self._bundle_wires.take_out(line)
+        before, self.bundle = self.traffic, None
+        self.traffic = self._traffic(bundle.unflushed)
+        self.wires.relink_to(wire.socket, self.traffic)
+        self.ledger.exchange(before, self.traffic)
+        session.survive = self._carry_over
+        session.go_on()
+        self.returns += 1
+        return True
+
+    def hang_up(self) -> None:
+        """Close the near ends."""
+        if self.bundle is not None and self.port is not None:
+            self.bundle.leave(self.port)
+            self._bundle_wires.close()
+            self.bundle = None
+        self.ledger.leave(self.traffic)
+        self.wires.hang_up()
+
+    def close(self) -> None:
+        """Close everything."""
+        if self.wires.open:
+            self.hang_up()
+        self.wires.close()
+        for far in self._far:
+            far.close()
+
+
+def _close(sock: RelaySocket) -> None:
+    assert isinstance(sock, socket.socket)
+    sock.close()
