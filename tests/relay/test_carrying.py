@@ -388,3 +388,35 @@ def test_sessions_that_have_written_and_are_idle_hold_no_buffer() -> None:
     assert not POOL.taken
     for talk in many:
         talk.finish()
+
+
+@pytest.mark.parametrize("back_between", [False, True], ids=["down for both", "back in between"])
+@pytest.mark.parametrize(("client", "link"), FRAMINGS, ids=lambda framing: str(framing))
+def test_a_client_that_is_inside_a_request_when_the_link_dies(
+    client: Framing, link: Framing, back_between: bool
+) -> None:
+    """What it had sent of a WRITE went to the old server, and its rest comes later."""
+    asked = [request(1, Cmd.WRITE, 0, 96, 0xA1), request(2, Cmd.WRITE, 512, 100, 0xA2)]
+    asked += [request(3, Cmd.FLUSH), request(4, Cmd.READ, 4096, 93)]
+    said = b"".join(each.extended_bytes if client is EXTENDED else each.bytes for each in asked)
+    for cut in range(0, len(said), 5):
+        talk = Conversation(client, link, goes_back=back_between)
+        sock = talk.survivor.wires.client
+        for each in asked:
+            talk._reader.under_way[each.cookie] = each
+        sock.send(said[:cut])
+        while talk.survivor.wires.step():
+            pass
+        talk._links[-1]._drop()
+        while talk.survivor.wires.step():
+            pass
+        assert talk.survivor.down
+        if back_between:
+            talk.settle()
+        sock.send(said[cut:])
+        talk.ask([])
+        assert not any(reply.error for reply in talk.replies.values())
+        assert talk.replies[4].data == peers.content(4096, 93)
+        assert talk.disk.content[:96] == b"\xa1" * 96
+        assert talk.disk.content[512:612] == b"\xa2" * 100
+        talk.finish()
