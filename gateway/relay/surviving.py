@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import trio
 
-from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.bundle.trunk import Joined, Pause, Trunk
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
@@ -30,8 +30,15 @@ QUIET_SECONDS = 5.0
 """How long a session is held to become quiet. Who has sent half a request and no more stays as it is."""
 
 
-def survives(service: Service, running: Running, unflushed: Unflushed | None = None) -> None:
-    """Have a session live on when the link dies that it has now, over which `unflushed` was written."""
+def survives(
+    service: Service,
+    running: Running,
+    unflushed: Unflushed | None = None,
+    pause: Pause | None = None,
+) -> None:
+    """Have a session live on when the link dies that it has now, over which `unflushed` was written. `pause`
+    has seen it made, and those before.
+    """
     session, opened = running.relaying, running.opened
     assert session is not None
     server = opened.place.server
@@ -40,10 +47,10 @@ def survives(service: Service, running: Running, unflushed: Unflushed | None = N
         return
     ledger = service.ledger_of(server, opened.place.name)
     running.traffic.memory = Memory(Unflushed() if unflushed is None else unflushed, ledger)
-    session.survive = lambda why: _carry_over(service, running, why)
+    session.survive = lambda why: _carry_over(service, running, why, pause or Pause())
 
 
-def _carry_over(service: Service, running: Running, why: str) -> None:
+def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> None:
     session, opened, traffic = running.relaying, running.opened, running.traffic
     link, memory = opened.link, traffic.memory
     assert session is not None
@@ -54,6 +61,7 @@ def _carry_over(service: Service, running: Running, why: str) -> None:
     server = opened.place.server
     ledger = service.ledger_of(server, opened.place.name)
     trunk = Trunk(server, opened.asked, link, service.hub, ledger, running.log)
+    trunk.pauses[0] = pause
     joined = trunk.join()
     joined.port.traffic = traffic
     joined.wakes(session.act)
@@ -145,6 +153,6 @@ def _relink(service: Service, running: Running, joined: Joined) -> None:
     service.hub.relink(session, link.socket, traffic)
     ledger.exchange(before, traffic)
     running.opened, running.traffic = replace(opened, link=link), traffic
-    survives(service, running, unflushed)
+    survives(service, running, unflushed, trunk.pauses[0])
     joined.close()
     running.log.info("session goes on over its new connection")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,6 +44,16 @@ AGAIN_SECONDS = 0.5
 """How long after a link could not be made the next one is tried, at most: beside what the upstream's own
 back-off says, which all who connect to it share."""
 
+SHORT_SECONDS = 1.0
+"""A link that is lost sooner than this is not made again at once: a server that breaks the protocol, or dies,
+over what it is asked does so each time."""
+
+LEAST_PAUSE_SECONDS = 0.25
+"""How long not, the first time; then twice as long each time."""
+
+MOST_PAUSE_SECONDS = 5.0
+"""And at most: long enough to cost nobody anything, and short beside what clients bear."""
+
 FAREWELL_SECONDS = 30.0
 """How long what is under way may take when nobody wants it any more: a server need not bear that its replies
 are not taken (nbdkit 1.32 ends over it)."""
@@ -70,6 +81,24 @@ def shrunk(was: Export, now: Export) -> list[str]:
     names = {context.name for context in now.contexts}
     found += [f"no {each.name}" for each in was.contexts if each.name not in names]
     return found
+
+
+@dataclass(slots=True)
+class Pause:
+    """Between one link and the next in the same place."""
+
+    seconds: float = 0.0
+    made_at: float = -math.inf
+
+    def made(self, now: float) -> None:
+        """A link has been made."""
+        self.made_at = now
+
+    def lost(self, now: float) -> None:
+        """It is lost: find out how long to wait."""
+        short = now - self.made_at < SHORT_SECONDS
+        longer = min(max(2 * self.seconds, LEAST_PAUSE_SECONDS), MOST_PAUSE_SECONDS)
+        self.seconds = longer if short else 0.0
 
 
 class Trunk:
@@ -120,6 +149,8 @@ class Trunk:
         )
         self._wires = Wires(self.bundle, hub, self._gone)
         self._links: dict[Line, Link] = {}
+        self.pauses: defaultdict[int, Pause] = defaultdict(Pause)
+        """By slot."""
 
     # --- Its life
 
@@ -231,6 +262,7 @@ class Trunk:
     # --- Links
 
     def _use(self, slot: int, link: Link) -> None:
+        self.pauses[slot].made(trio.current_time())
         line = Line(slot, link.export, link.dialect, self._ids)
         self._links[line] = link
         self._wires.add(link.socket, line)
@@ -243,9 +275,12 @@ class Trunk:
 
     async def _keep_slot(self, slot: int) -> None:
         """Make a slot's link again whenever it is lost."""
+        pause = self.pauses[slot]
         while True:
             while slot in self.bundle.lines:
                 await self._next_change()
+            pause.lost(trio.current_time())
+            await trio.sleep(pause.seconds)
             link = await self._link_again()
             problems = shrunk(self.first.export, link.export)
             if problems:

@@ -284,10 +284,8 @@ class Traffic:
     def data_of(self, ours: int) -> bytes:
         """Give what has come of a client's WRITE, which is not kept any more."""
         kept = self.kept[ours]
-        if isinstance(kept, bytearray):
-            data = bytes(kept)
-        else:
-            data = b"".join(view for _segment, view in kept)
+        pieces = [kept] if isinstance(kept, bytearray) else [view for _segment, view in kept]
+        data = b"".join(pieces)
         self.forget(ours, 0)
         if not self.kept:
             self.kept_bytes = 0
