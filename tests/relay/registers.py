@@ -26,7 +26,10 @@ that everybody is in everybody's way: four blocks, which the client does not obe
 on. One random number generator decides everything (framings, what the upstream has, where bytes are cut, which
 request is carried out and which reply is sent next, what fails, who dies and when), so a seed is a schedule.
 
-In half of the schedules sessions are held now and then, and go on, perhaps over another link to the same disk,
+In some of the schedules links die under whatever is under way, and the sessions live on: by way of a bundle to
+the same disk, and then over a link of their own again. Nobody may notice.
+
+In half of the others sessions are held now and then, and go on, perhaps over another link to the same disk,
 in another framing: nobody may notice.
 
 What is left out, because it is not promised: a server that carries out requests after the gateway has cut the
@@ -51,6 +54,7 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.handshake import BlockSizes
 from tests.relay.scan import peers
+from tests.relay.survivors import Survivor
 from tests.relay.wires import CountingPool, Wires
 
 BLOCK = 16
@@ -501,11 +505,24 @@ class Line:
         self._world = world
         self._export, self._promised, self._longest = export, promised, longest
         self._holding = world.holding
-        self.traffic = Traffic(
-            plan(promised, export, translated=(random.random() < 0.15 and "all are") or ""),
-            world.locks,
-        )
-        self.wires = Wires(self.traffic, world.pool, world.doors)
+        self._losing = world.losing
+        translated = (random.random() < 0.15 and "all are") or ""
+        self.survivor: Survivor | None = None
+        if self._losing is not None:
+            self._holding = None
+            self.survivor = Survivor(
+                promised,
+                export,
+                translated=translated,
+                locks=world.locks,
+                pool=world.pool,
+                doors=world.doors,
+            )
+            self.wires, self.traffic = self.survivor.wires, self.survivor.traffic
+        else:
+            self.traffic = Traffic(plan(promised, export, translated=translated), world.locks)
+            self.wires = Wires(self.traffic, world.pool, world.doors)
+        self._link = link
         self.wires.session.throttle(world.charges())
         self.wires.session.begin()
         self.client = Client(world, self.wires.client, self.traffic)
@@ -527,13 +544,14 @@ class Line:
             self._relay,
             self._perhaps_die,
             self._perhaps_hold,
+            self._perhaps_lose_the_link,
         )
 
     def _relay(self) -> bool:
         if self.over:
             return False
         if self.wires.session.ended.is_set():
-            self.wires.hang_up()
+            self._hang_up()
             return True
         if self._random.random() > self._pace:
             return False
@@ -545,13 +563,46 @@ class Line:
         match self._random.randrange(3):
             case 0 if not self.client.over:
                 self.client.die()
-            case 1 if not self.upstream.over:
+            case 1 if not self.upstream.over and self.survivor is None:
                 self.upstream.die()
             case 2:
                 self.wires.session.cut()
-                self.wires.hang_up()
+                self._hang_up()
                 if not self.upstream.over:
                     self.upstream.die()
+        return True
+
+    def _hang_up(self) -> None:
+        if self.survivor is None:
+            self.wires.hang_up()
+        else:
+            self.survivor.hang_up()
+        if not self.upstream.over:
+            self.upstream.die()
+
+    def _perhaps_lose_the_link(self) -> bool:
+        """Have the connection die under whatever is under way, or be there again, or go back to fast ways."""
+        random, survivor = self._losing, self.survivor
+        if random is None or survivor is None or self.over:
+            return False
+        if survivor.session.ended.is_set():
+            return False
+        if not self.upstream.over:
+            if random.random() < 0.03:
+                self.upstream.die()
+                self._world.lost += 1
+                return True
+            if random.random() < 0.2 and survivor.go_back():
+                self._world.returned += 1
+                return True
+            return survivor.bundle is not None
+        if survivor.down and random.random() < 0.2:
+            fails = self.upstream.fails
+            sock = survivor.connect()
+            self.upstream = Upstream(
+                self._random, self._world.disk, sock, self._link, self._longest
+            )
+            self.upstream.fails = fails
         return True
 
     def _perhaps_hold(self) -> bool:
@@ -589,9 +640,12 @@ class Line:
 
     def check_at_the_end(self) -> None:
         """Nothing is left anywhere, and everything was answered that could be."""
-        jobs = self.traffic.jobs
+        traffic = self.wires.session.traffic
+        jobs = traffic.jobs
         assert not jobs
-        assert not self.traffic.asks
+        assert not traffic.asks
+        assert not traffic.kept
+        assert not traffic.kept_bytes
         assert (jobs.bytes, jobs.waiting) == (0, 0)
         if not self._mortal:
             assert not self.client.under_way
@@ -616,6 +670,10 @@ class World:
         self.holding = holding if holding.random() < 0.5 else None
         self.held = self.relinked = 0
         """How often sessions were, in all."""
+        losing = Random(f"{seed}, losing")  # likewise
+        self.losing = losing if losing.random() < 0.4 else None
+        self.lost = self.returned = 0
+        """How often links died under their sessions, and how often these had links of their own again."""
         self.used = self.random.choice((BLOCK, 2 * BLOCK, SIZE, SIZE))
         """Where everybody writes."""
         self._value = 0
@@ -681,7 +739,7 @@ class World:
         """Close all sockets."""
         for line in self.lines:
             with suppress(Exception):  # it may be broken, and that was told
-                line.wires.close()
+                (line.survivor or line.wires).close()
 
 
 def run(seed: int) -> None:

@@ -31,6 +31,16 @@ def test_schedules_in_which_sessions_are_held() -> None:
     assert sum(world.relinked for world in worlds) > 40
 
 
+def test_schedules_in_which_links_die() -> None:
+    """They do, and sessions go back to links of their own."""
+    worlds = [registers.World(seed) for seed in range(40)]
+    for world in worlds:
+        world.run()
+        world.close()
+    assert sum(world.lost for world in worlds) > 50
+    assert sum(world.returned for world in worlds) > 20
+
+
 # --- The model itself
 
 

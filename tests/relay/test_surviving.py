@@ -266,6 +266,13 @@ async def test_sessions_live_on_again_and_again(autojump_clock: trio.testing.Moc
                 await went_back(gateway)
                 assert await flush(client) == Errno.EIO
                 assert await flush(client) == 0
+                server.kill()
+                assert await write(client) == 0  # before it has a link of its own again
+                await went_back(gateway)
+                server.kill()
+                assert await read(client) == (Errno.EIO, b"")
+                assert await flush(client) == Errno.EIO
+                await went_back(gateway)
                 if number == 5:
                     break
                 await trio.sleep(2 * SHORT_SECONDS)
