@@ -420,3 +420,17 @@ def test_a_client_that_is_inside_a_request_when_the_link_dies(
         assert talk.disk.content[:96] == b"\xa1" * 96
         assert talk.disk.content[512:612] == b"\xa2" * 100
         talk.finish()
+
+
+def test_a_session_that_ends_with_writes_under_way_gives_its_buffers_back() -> None:
+    talk = Conversation(SIMPLE, SIMPLE, says=1)
+    asked = [request(n, Cmd.WRITE, 0, 2**15, n) for n in range(1, 4)]
+    talk.survivor.wires.client.send(b"".join(each.bytes for each in asked))
+    while talk.survivor.wires.step():
+        pass
+    assert POOL.taken, "nothing is kept"
+    talk.survivor.session.cut()
+    assert not POOL.taken
+    assert not talk.survivor.session.traffic.kept
+    talk._links[0]._drop()
+    talk.survivor.close()

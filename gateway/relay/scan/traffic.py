@@ -300,6 +300,12 @@ class Traffic:
                 for segment, _view in kept:
                     segment.unpin()
 
+    def forget_all(self) -> None:
+        """Nobody is to have any of it again."""
+        for ours in list(self.kept):
+            self.forget(ours, 0)
+        self.kept_bytes = 0
+
     def flush_is_sent(self, ours: int) -> None:
         """A FLUSH goes upstream."""
         if self.memory is not None:
