@@ -23,6 +23,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from gateway.protocol.export import longest_payload
 from gateway.relay.bundle.core import Piece, Steps
 from gateway.relay.bundle.unflushed import Written, digest_of
 from gateway.relay.scan.asks import Ask, Data, Outcome
@@ -114,31 +115,33 @@ def _doubted(bundle: Bundle) -> Steps:
 
 def _is_there(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
     for written in bundle.unflushed.written:
-        if not (yield from _holds(written)):
+        if not (yield from _holds(bundle, written)):
             return False
     [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
     return not outcome.error
 
 
-def _holds(written: Written) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+def _holds(
+    bundle: Bundle, written: Written
+) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
     """Say whether the disk has what was written. After a TRIM anything may be there."""
     ask = written.ask
     if ask.command is Cmd.TRIM:
         return True
     if ask.command is Cmd.WRITE_ZEROES:
-        return (yield from _reads(ask, None))
-    return written.digest is not None and (yield from _reads(ask, written.digest))
+        return (yield from _reads(bundle, ask, None))
+    return written.digest is not None and (yield from _reads(bundle, ask, written.digest))
 
 
 def _reads(
-    ask: Ask, digest: bytes | None
+    bundle: Bundle, ask: Ask, digest: bytes | None
 ) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
     """Say whether a range has content of this digest (None: zeros)."""
     if ask.length > MOST_READ_BACK_BYTES:
         return False
     found = blake2b(digest_size=16)
     zeros = True
-    for offset, length in _pieces(ask):
+    for offset, length in _pieces(ask, min(READ_BYTES, longest_payload(bundle.export.block_sizes))):
         [outcome] = yield [(Ask(Cmd.READ, offset, length), None)]
         if outcome.error:
             return False
@@ -151,10 +154,10 @@ def _is_zeros(data: Data) -> bool:
     return bytes(data).count(0) == len(data)
 
 
-def _pieces(ask: Ask) -> Iterator[tuple[int, int]]:
+def _pieces(ask: Ask, most: int) -> Iterator[tuple[int, int]]:
     offset = ask.offset
     while offset < ask.end:
-        length = min(READ_BYTES, ask.end - offset)
+        length = min(most, ask.end - offset)
         yield offset, length
         offset += length
 
@@ -193,7 +196,7 @@ def _unanswered(bundle: Bundle) -> Steps:
         if bundle.survival.unknown_writes is Unanswered.EIO:
             text = "the connection to the server was lost before it answered"
             bundle.settle(piece, Outcome(Errno.EIO, text))
-        elif (yield from _was_done(piece)):
+        elif (yield from _was_done(bundle, piece)):
             if piece.ask.flags & CmdFlag.FUA:
                 continue  # it is there, and must be durable: it is asked again at once, which changes nothing
             bundle.settle(piece, Outcome())
@@ -203,7 +206,9 @@ def _unanswered(bundle: Bundle) -> Steps:
         _put_off(bundle, again)
 
 
-def _was_done(piece: Piece) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+def _was_done(
+    bundle: Bundle, piece: Piece
+) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
     """Say whether a write is where it should be, and will not come again.
 
     Zeros are everywhere: that they are there says nothing about who wrote them. Nor do we know which of two has
@@ -212,7 +217,7 @@ def _was_done(piece: Piece) -> Generator[list[tuple[Ask, int | None]], list[Outc
     ask = piece.ask
     if ask.command is not Cmd.WRITE or piece.unknown > 1 or _is_zeros(ask.data):
         return False
-    return (yield from _reads(ask, digest_of(ask.data)))
+    return (yield from _reads(bundle, ask, digest_of(ask.data)))
 
 
 def _put_off(bundle: Bundle, pieces: list[Piece]) -> None:
