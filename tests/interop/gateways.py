@@ -56,15 +56,24 @@ class Gateways:
         export = unquote(urlsplit(upstream.uri).path[1:])
         return self.before(upstream).uri(export)
 
-    def before(self, upstream: Upstream, *, tcp: bool = False) -> Gateway:
-        """A gateway in front of all exports of `upstream`."""
+    def before(self, upstream: Upstream, *, tcp: bool = False, survives: bool = True) -> Gateway:
+        """A gateway in front of all exports of `upstream`; its sessions end with their links unless they are to
+        live on.
+        """
         if MODE == "direct":
             return self._keep(Gateway(upstream.named(""), upstream.process))
         listen = self._listen(tcp)
         if MODE == "socat":
             process = Process("socat", socat_listen(listen), socat_connect(upstream.uri))
-        else:
+        elif survives:
             process = self._serve(upstream.named(""), "--listen", listen)
+        else:
+            lines = ["[[listen]]", f'uri = "{listen}"', "[upstream.disks]"]
+            lines += [f'uri = "{upstream.named("")}"', "reconnect-seconds = 0"]
+            lines += ["[[export]]", 'name = "*"', 'upstream = "disks"']
+            config = self.workdir / "gateway.toml"
+            config.write_text("\n".join(lines) + "\n")
+            process = self._serve("--config", str(config))
         return self._ready(listen, process)
 
     def configured(self, upstream: Upstream, exports: dict[str, str]) -> Gateway:

@@ -110,7 +110,7 @@ def test_an_upstream_killed_in_mid_load_ends_its_clients(
     servers: Servers, via: Gateways, workdir: Path
 ) -> None:
     upstream, log = slow(servers, workdir)
-    gateway = via.before(upstream)
+    gateway = via.before(upstream, survives=False)
     client = start_script("load", gateway.uri(), 40)
     wait_until(lambda: requests(log) > 50, "the load is well under way")
     upstream.process.kill()
@@ -133,7 +133,7 @@ def test_commands_in_flight_get_eio_when_the_upstream_dies(
 ) -> None:
     """Every one is answered, and then the connection ends: nobody has to guess."""
     upstream, log = slow(servers, workdir, delay="10")
-    with RawClient(via.before(upstream, tcp=tcp).uri()) as client:
+    with RawClient(via.before(upstream, tcp=tcp, survives=False).uri()) as client:
         for n in range(8):
             client.socket.sendall(client.read_request(n, n * MIB, MIB))
         wait_until(lambda: requests(log) == 8, "the server works on all of it")
