@@ -69,6 +69,7 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     plan = plan_of(
         opened.agreed, opened.offer, link.export, link.dialect, translated="its link was lost"
     )
+    traffic.remember()  # the scanner may have given up before it came to it
     trunk.start_without(why, memory.acknowledged)
     session.carry_over(plan, joined.ask, joined.adopt, joined.push)
     link.close()

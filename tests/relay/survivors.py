@@ -81,7 +81,8 @@ class Survivor:
         port = Port(self.traffic, lambda: self.session.act(partial(bundle.answers, port)))
         wires.part_from_link()
         self._bundle_wires = BundleWires(bundle, wires, self._gone)  # type: ignore[arg-type] # a hub
-        bundle.begin_without(why, memory.acknowledged)
+        self.traffic.remember()
+        bundle.begin_without(why, memory.acknowledged, 0.0)
         self.bundle, self.port = bundle, port
         translated = plan(self._promised, self._export, translated="its link was lost")
         self.session.carry_over(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -52,6 +52,8 @@ TURN_BYTES = 256 * limits.KIB
 COMMAND_BYTES = 4 * limits.KIB
 """What a command without data counts as in that."""
 
+
+RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
 
 UNKNOWN = (
     "the connection to the server was lost, and not made again; what it had not flushed may be gone"
@@ -141,6 +143,9 @@ class Piece:
         return self.ask.command in WRITE_CLASS
 
 
+_FlushAsked = tuple[Port | None, Callable[[Outcome], None]]
+"""Whose FLUSH it is, and whom to tell of its outcome."""
+
 Steps = Generator[list[tuple[Ask, int | None]], list[Outcome], None]
 """A recovery: it yields asks that go out together, each with the slot of its line (None: that of its stripe),
 and is sent their outcomes."""
@@ -202,8 +207,8 @@ class Bundle:
         self._alone = 0  # pieces of that kind, held or under way
         self._orphans: list[Piece] = []
         self._turns: deque[Port] = deque()
-        self._flush_asked: list[Callable[[Outcome], None]] = []
-        self._flush_under_way: list[Callable[[Outcome], None]] | None = None
+        self._flush_asked: list[_FlushAsked] = []
+        self._flush_under_way: list[_FlushAsked] | None = None
         self._mending: _Mending | None = None
         self.spare: Line | None = None
         """A line for READs alone, while another is stalled."""
@@ -222,19 +227,21 @@ class Bundle:
             self._turns.append(port)
         port.waiting.append(Task(ask, done, port))
 
-    def begin_without(self, why: str, unflushed: Unflushed) -> None:
-        """Take over from a link that has died, with what was written over it and not flushed."""
+    def begin_without(self, why: str, unflushed: Unflushed, since: float) -> None:
+        """Take over from a link that has died, with what was written over it and not flushed; it was made at
+        `since`.
+        """
         assert self.state is State.DOWN
         self.unflushed = unflushed
         self.why = why
-        self._lose_all()
+        self._lose_all(since)
 
     def adopt(self, port: Port, ask: Ask, done: Done) -> None:
         """Take over what was asked over a link that is gone, before there is a line."""
         assert self.state is State.DOWN
         task = Task(ask, done, port, missing=1)
         if ask.command is Cmd.FLUSH:
-            self._flush(lambda outcome: self._complete(task, outcome))
+            self._flush(lambda outcome: self._complete(task, outcome), task.port)
         else:
             self._orphan(Piece(ask, self._answered, task))
 
@@ -359,7 +366,7 @@ class Bundle:
     def linked(self, line: Line) -> None:
         """A link has been made for a slot that had none."""
         self.lines[line.number] = line
-        line.heard_at = self._clock()
+        line.heard_at = line.made_at = self._clock()
         if self.state is State.DOWN and not self._too_early:
             self._mend()
         elif self.state in (State.DOWN, State.UP):
@@ -395,19 +402,21 @@ class Bundle:
         if self.state is State.OVER:
             pass
         elif not self.lines:
-            self._lose_all()
+            self._lose_all(line.made_at)
             self.state = State.DOWN
         elif in_use:
             if not any(each in self.lines.values() for each in self._in_use):
-                self._lose_all()  # those that are left were made later: they prove nothing
+                self._lose_all(
+                    line.made_at
+                )  # those that are left were made later: they prove nothing
             self.state = State.SETTLING
         self._changed()
 
-    def _lose_all(self) -> None:
+    def _lose_all(self, since: float) -> None:
         self._total_loss = True
         self.lost_at = self._clock()
         if self.survival.unflushed is Doubt.STICKY and self.unflushed:
-            self.ledger.doubt(self, self.unflushed.ranges)
+            self.taint(RESTARTED, since=since)
 
     def _orphan(self, piece: Piece) -> None:
         piece.unknown += piece.writes
@@ -418,7 +427,6 @@ class Bundle:
         """Nobody asks any more. If what was written is in doubt, others have to be told."""
         trusted = self.survival.unflushed is Doubt.ASSUME_DURABLE
         if self._total_loss and self.unflushed and not trusted:
-            self.ledger.doubts(self)
             self.ledger.lose(UNKNOWN, self.unflushed.ranges)
             self.unflushed.forget()
 
@@ -499,7 +507,7 @@ class Bundle:
         ask = task.ask
         match ask.command:
             case Cmd.FLUSH:
-                self._flush(lambda outcome: self._complete(task, outcome))
+                self._flush(lambda outcome: self._complete(task, outcome), task.port)
             case Cmd.BLOCK_STATUS if self.count > 1 and self._flushes and self.unflushed:
                 # What one line has written, another need not know before it is flushed.
                 self._flush(lambda outcome: self._ask_status(task, outcome))
@@ -689,11 +697,11 @@ class Bundle:
 
     # --- FLUSH
 
-    def _flush(self, done: Callable[[Outcome], None]) -> None:
+    def _flush(self, done: Callable[[Outcome], None], port: Port | None = None) -> None:
         """Flush all that has been answered until now: with the next FLUSH that is sent. One that has been sent
-        is not good enough.
+        is not good enough. `port`: whose FLUSH it is; None: ours.
         """
-        self._flush_asked.append(done)
+        self._flush_asked.append((port, done))
 
     def _send_flush(self) -> None:
         if not self._flush_asked or self._flush_under_way is not None:
@@ -707,7 +715,7 @@ class Bundle:
                 self._flush_failed(outcome)
             else:
                 self.unflushed.flushed(mark)
-            for done in asked:
+            for _port, done in asked:
                 done(outcome)
 
         self._flush_under_way = asked
@@ -801,13 +809,25 @@ class Bundle:
         self._orphans.remove(piece)
         self._answered(piece, outcome)
 
-    def fail_flushes(self, why: str) -> None:
-        """Nobody's FLUSH that was asked before a loss may succeed after it."""
+    def fail_flushes_of_debtors(self) -> None:
+        """A FLUSH of whoever has to be told of a loss, by this bundle or another, may not succeed over a line
+        that was made after it.
+        """
+        ports = {port for port, _done in self._flush_asked} | {*self._turns}
+        for port in ports:
+            if port is not None and port.traffic is not None and port.traffic.unflushed:
+                self.fail_flushes(port.traffic.unflushed, {port})
+
+    def fail_flushes(self, why: str, of: Collection[Port | None] | None = None) -> None:
+        """Nobody's FLUSH that was asked before a loss may succeed after it (or only nobody's of these)."""
         lost = Outcome(Errno.EIO, why)
         asked, self._flush_asked = self._flush_asked, []
-        for done in asked:
-            done(lost)
-        for port in self._turns:
+        for port, done in asked:
+            if of is None or port in of:
+                done(lost)
+            else:
+                self._flush_asked.append((port, done))
+        for port in self._turns if of is None else [each for each in self._turns if each in of]:
             flushes = [task for task in port.waiting if task.ask.command is Cmd.FLUSH]
             for task in flushes:
                 port.waiting.remove(task)
@@ -815,17 +835,22 @@ class Bundle:
         for port in [port for port in self._turns if not port.waiting]:
             self._turns.remove(port)
 
-    def taint(self, why: str) -> None:
-        """What is not flushed is taken to be lost, and everybody has to be told."""
+    def taint(self, why: str, *, since: float | None = None) -> None:
+        """What is not flushed is taken to be lost, and everybody has to be told. `since`: a link was found dead
+        that was made then.
+        """
         self._fail_unfinished(why)
-        self.ledger.doubts(self)
-        self.ledger.lose(why, self.unflushed.ranges)
-        self.unflushed.forget()
-        self.fail_flushes(why)
-
-    def was_tainted(self, why: str) -> None:
-        """The same, where others have told everybody of it already."""
-        self._fail_unfinished(why)
+        ranges = self.unflushed.ranges
+        self.say(
+            "writes may be lost: each session's next FLUSH fails, and until then READs of them",
+            why=why,
+            sessions=len(self.ledger.traffics),
+            bytes=sum(end - start for start, end in ranges),
+        )
+        if since is None:
+            self.ledger.lose(why, ranges)
+        else:
+            self.ledger.lose(why, ranges, at=self._clock(), since=since)
         self.unflushed.forget()
         self.fail_flushes(why)
 
@@ -842,7 +867,7 @@ class Bundle:
     def _fail_all(self) -> None:
         gone = Outcome(Errno.EIO, self.why)
         asked, self._flush_asked = self._flush_asked, []
-        for done in asked:
+        for _port, done in asked:
             done(gone)
         orphans, self._orphans = self._orphans, []
         held, self._held = self._held, []

@@ -5,20 +5,25 @@ at the loss is told once, by EIO at its next FLUSH; if none of them lives to be 
 export later is. Until a session has been told, or the bytes are written again, its READs of what is lost get
 EIO: never old data.
 
-A server that dies takes all its links along, and each of them is found lost, and made again, in its own time.
-Of these losses the sessions are told once: whoever owns what may be gone *doubts* it when its last link is
-lost, and the first who knows that it has to be told has all told of what is doubted then.
+A loss counts from the moment on in which the link is found dead, not when there is another one: a FLUSH over
+a link that is new knows nothing of it. A server that dies takes all its links along, and one after the other is
+found dead. That is one loss, of which each session is told once.
 
 One ledger for each export of an upstream, whatever sessions and bundles it has.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.relay.bundle.unflushed import Range, merged, without
 from gateway.relay.scan.traffic import Traffic
+
+ONE_CAUSE_SECONDS = 1.0
+"""Links that were there before the first was found dead, and are found dead so soon after it, died with it."""
 
 
 @dataclass(slots=True)
@@ -37,7 +42,8 @@ class Ledger:
         self.bundles = 0
         """How many bundles tell it of losses."""
         self._untold: _Loss | None = None  # what no session has been told yet
-        self._doubts: dict[object, list[Range]] = {}
+        self._lost_at = -math.inf
+        self._told_since: set[Traffic] = set()
 
     @property
     def traffics(self) -> list[Traffic]:
@@ -47,7 +53,7 @@ class Ledger:
     def join(self, traffic: Traffic) -> None:
         """A session opens the export."""
         self._open[traffic] = None
-        traffic.told = self._told
+        traffic.told = partial(self._told, traffic)
         loss = self._untold
         if loss is not None:
             traffic.owe(loss.why, loss.ranges)
@@ -55,39 +61,44 @@ class Ledger:
     def leave(self, traffic: Traffic) -> None:
         """A session has ended."""
         self._open.pop(traffic, None)
+        self._told_since.discard(traffic)
 
     def exchange(self, before: Traffic, after: Traffic) -> None:
         """A session goes on with another traffic, which has taken over what the one before owed."""
         if before in self._open:
             del self._open[before]
             self._open[after] = None
-            after.told = self._told
+            after.told = partial(self._told, after)
+            if before in self._told_since:
+                self._told_since.add(after)
 
-    def lose(self, why: str, ranges: Iterable[Range], *, but: Traffic | None = None) -> None:
+    def lose(
+        self,
+        why: str,
+        ranges: Iterable[Range],
+        *,
+        but: Traffic | None = None,
+        at: float = math.inf,
+        since: float = math.inf,
+    ) -> None:
         """What was acknowledged in these ranges may be gone; all sessions have to be told, except one that is
-        told at once.
+        told `but` now. `at`: when a link was found dead that was there `since` (seconds of one clock); without
+        that it is a loss of its own.
         """
         self.tainted = True
-        doubted = [each for doubts in self._doubts.values() for each in doubts]
-        self._doubts.clear()
-        lost = merged([*ranges, *doubted])
-        before = [] if self._untold is None else self._untold.ranges
-        self._untold = _Loss(why, merged([*before, *lost]))
+        lost = merged(ranges)
+        same = since <= self._lost_at and at - self._lost_at < ONE_CAUSE_SECONDS
+        if not same:
+            self._lost_at = at
+            self._told_since.clear()
+        if not self._told_since:
+            before = [] if self._untold is None else self._untold.ranges
+            self._untold = _Loss(why, merged([*before, *lost]))
         for traffic in self._open:
-            if traffic is not but:
+            if traffic is not but and traffic not in self._told_since:
                 traffic.owe(why, lost)
         if but is not None:
-            self._told()
-
-    def doubt(self, owner: object, ranges: Iterable[Range]) -> None:
-        """What has been written in these ranges may be gone, for the links of its owner have died."""
-        self._doubts[owner] = list(ranges)
-
-    def doubts(self, owner: object) -> bool:
-        """Say whether what its owner doubts has not been told yet, and take it back: it is for the owner to say
-        now.
-        """
-        return self._doubts.pop(owner, None) is not None
+            self._told(but)
 
     def written(self, start: int, end: int) -> None:
         """Bytes have been written (again): what is there now is what a client wrote."""
@@ -114,5 +125,6 @@ class Ledger:
         """There are sessions, or bundles, or there is something that the next session has to be told."""
         return bool(self._open or self.bundles) or self._untold is not None
 
-    def _told(self) -> None:
+    def _told(self, traffic: Traffic) -> None:
         self._untold = None
+        self._told_since.add(traffic)

@@ -24,7 +24,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from gateway.protocol.export import longest_payload
-from gateway.relay.bundle.core import Piece, Steps
+from gateway.relay.bundle.core import RESTARTED, Piece, Steps
 from gateway.relay.bundle.unflushed import Written, digest_of
 from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.upstream.mode import Doubt, Unanswered
@@ -45,13 +45,13 @@ READ_BYTES = MIB
 MOST_READ_BACK_BYTES = 32 * MIB
 """Zeros over more than this are not looked for, but written again."""
 
-RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
-
 
 def recovery(bundle: Bundle, *, restarted: bool) -> Steps:
     """Give the steps that put a bundle in order whose lines have changed; `restarted`: none was there all the
     time.
     """
+    if restarted:
+        bundle.fail_flushes_of_debtors()
     if bundle.unflushed:
         if restarted:
             yield from _doubted(bundle)
@@ -67,21 +67,9 @@ def recovery(bundle: Bundle, *, restarted: bool) -> Steps:
 def _flushed(bundle: Bundle) -> Steps:
     [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
     if outcome.error:
-        _taint(bundle, f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
+        bundle.taint(f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
     else:
         bundle.unflushed.forget()
-
-
-def _taint(bundle: Bundle, why: str) -> None:
-    lost = sum(end - start for start, end in bundle.unflushed.ranges)
-    sessions = len(bundle.ledger.traffics)
-    bundle.say(
-        "writes may be lost: each session's next FLUSH fails, and until then READs of them",
-        why=why,
-        sessions=sessions,
-        bytes=lost,
-    )
-    bundle.taint(why)
 
 
 # --- What was acknowledged
@@ -89,10 +77,8 @@ def _taint(bundle: Bundle, why: str) -> None:
 
 def _doubted(bundle: Bundle) -> Steps:
     match bundle.survival.unflushed:
-        case Doubt.STICKY if bundle.ledger.doubts(bundle):
-            _taint(bundle, RESTARTED)
-        case Doubt.STICKY:
-            bundle.was_tainted(RESTARTED)
+        case Doubt.STICKY:  # told at the loss; what is there all the same nobody was told of
+            bundle.taint(RESTARTED)
         case Doubt.ASSUME_DURABLE:
             bundle.say("what the server had not flushed is taken to be durable")
             yield from _flushed(bundle)  # and is seen over this line from now on
@@ -101,7 +87,7 @@ def _doubted(bundle: Bundle) -> Steps:
                 bundle.say("what the server had not flushed is all there")
                 bundle.unflushed.forget()
             else:
-                _taint(bundle, RESTARTED)
+                bundle.taint(RESTARTED)
         case Doubt.REPLAY:
             if (yield from _replayed(bundle)):
                 bundle.say(
@@ -110,7 +96,7 @@ def _doubted(bundle: Bundle) -> Steps:
                     bytes=bundle.unflushed.bytes,
                 )
             else:
-                _taint(bundle, "what the server had not flushed cannot be written again")
+                bundle.taint("what the server had not flushed cannot be written again")
 
 
 def _is_there(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:

@@ -172,7 +172,7 @@ class Trunk:
     def start_without(self, why: str, unflushed: Unflushed) -> None:
         """Begin with the first link gone, over which this was written and not flushed."""
         self._log.warning("upstream connection lost", why=why, left=0)
-        self.bundle.begin_without(why, unflushed)
+        self.bundle.begin_without(why, unflushed, self.pauses[0].made_at)
         self._hub.start_soon(self._keep)
 
     async def restored(self) -> None:

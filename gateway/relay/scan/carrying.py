@@ -36,8 +36,6 @@ def carry_over(
     """Have all that is under way asked by `ask` and `adopt`, and by `ask` whatever comes; `after` is the plan
     for that. The rest of data that is half sent to the client is for `rest_of`.
     """
-    if traffic.answered:  # the scanner has given up before it came to it
-        traffic.remember()
     before, partial = traffic.plan, dict(traffic.partial)
     half_sent = requests.half_sent
     entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}
@@ -50,7 +48,10 @@ def carry_over(
     traffic.memory = None  # whoever is asked remembers
 
     def first(asked: Ask, done: Done) -> None:
-        (adopt if asked.command in WRITE_CLASS else ask)(asked, done)
+        if asked.command is Cmd.FLUSH and traffic.unflushed:
+            done(Outcome(Errno.EIO, traffic.unflushed))  # it cannot cover what is lost
+        else:
+            (adopt if asked.command in WRITE_CLASS else ask)(asked, done)
 
     traffic.jobs.ask_elsewhere(first)
     for asked, done in under_way:
@@ -80,6 +81,10 @@ def _begin_again(
             traffic.to_client.append(client.end(cookie, asked))
         else:
             traffic.to_client.append(client.failure(cookie, asked, partial.error or Errno.EIO))
+        return
+    if command is Cmd.FLUSH and traffic.unflushed:
+        why = traffic.pay()
+        traffic.to_client.append(client.failure(cookie, asked, Errno.EIO, why))
         return
     sent = before.fast.get(word, (0, 0, None))[1] >> 16 & ~CmdFlag.PAYLOAD_LEN
     if command is Cmd.READ:

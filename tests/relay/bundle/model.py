@@ -23,6 +23,7 @@ so are the bounds on what is under way, so that everything that can be in the wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -423,9 +424,15 @@ class Watched(Ledger):
         self._history = history
 
     def lose(
-        self, why: str, ranges: Iterable[tuple[int, int]], *, but: Traffic | None = None
+        self,
+        why: str,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        but: Traffic | None = None,
+        at: float = math.inf,
+        since: float = math.inf,
     ) -> None:
-        super().lose(why, ranges, but=but)
+        super().lose(why, ranges, but=but, at=at, since=since)
         self._history.find()
 
 

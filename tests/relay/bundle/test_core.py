@@ -23,7 +23,7 @@ def test_a_first_line_proves_nothing_about_what_was_brought_along() -> None:
     ledger.join(traffic)
     unflushed = Unflushed()
     unflushed.note([(0, 10)])
-    bundle.begin_without("it died", unflushed)
+    bundle.begin_without("it died", unflushed, 0.0)
     bundle.linked(Line(0, EXPORT, Dialect(), {}))
     bundle.push()
     assert traffic.unflushed
