@@ -561,6 +561,7 @@ class Session:
         return (
             not self.traffic.in_flight
             and not self.traffic.jobs
+            and not self.traffic.postponed
             and not self._replies_lane.out
             and not self._requests_lane.out
             and self._replies.between_messages
@@ -569,6 +570,9 @@ class Session:
 
     def _go_on(self) -> None:
         """Take up what can go on; say what to wait for next; end if there is nothing."""
+        if self.traffic.postponed:
+            self.traffic.begin_postponed()
+            self._send_what_jobs_say()
         if (
             self._flowing
             and not self._holding
@@ -653,6 +657,7 @@ class Session:
         self._replies_lane.close()
         self.traffic.jobs.woken = _not_any_more
         # Others may wait for what it has under way, and for its ranges.
+        self.traffic.postponed.clear()
         self.traffic.asks.drop()
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
         self.traffic.locks.leave(self.traffic.in_flight)

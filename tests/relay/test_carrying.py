@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import pytest
 
+import gateway.relay.scan.traffic as traffic_module
 from gateway.protocol.export import Export, offer, view_of
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -434,3 +435,27 @@ def test_a_session_that_ends_with_writes_under_way_gives_its_buffers_back() -> N
     assert not talk.survivor.session.traffic.kept
     talk._links[0]._drop()
     talk.survivor.close()
+
+
+def test_reads_that_are_asked_again_take_no_more_memory_than_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(traffic_module, "MAX_JOB_BYTES", 40_000)
+    talk = Conversation(SIMPLE, SIMPLE, says=1)
+    asked = [request(n, Cmd.READ, n, 16_000) for n in range(1, 41)]
+    for each in asked:
+        talk._reader.under_way[each.cookie] = each
+    talk.survivor.wires.client.send(b"".join(each.bytes for each in asked))
+    while talk.survivor.wires.step():
+        pass
+    talk._links[-1]._drop()
+    while talk.survivor.wires.step():
+        pass
+    traffic = talk.survivor.session.traffic
+    assert talk.survivor.down
+    assert traffic.jobs.bytes == 48_000  # the one that is too much is the last
+    assert len(traffic.postponed) == 37
+    talk.ask([])
+    for n in range(1, 41):
+        assert talk.replies[n].data == peers.content(n, 16_000)
+    talk.finish()

@@ -7,6 +7,7 @@ Nobody but us knows that another link serves the rest, so each reply has to be w
 - of a BLOCK_STATUS, the contexts that have not been told;
 - a WRITE's data was kept until its answer. One of which the server has only had a part was not done; its rest
   is still to come from the client, and then it is a WRITE like any other;
+- READs are begun as the client takes what was read before: their data is held here now;
 - whatever else may change the disk is asked by `adopt`: it may have been done, or may be done yet.
 
 Writes stay in the in-flight table until they are answered, for claims of others wait for them there.
@@ -61,6 +62,7 @@ def carry_over(
     for ours, entry in entries.items():
         _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
     traffic.jobs.ask_elsewhere(ask)
+    traffic.begin_postponed()
 
 
 def rest_of(plan: Plan, end: int, length: int) -> Job:
@@ -88,7 +90,8 @@ def _begin_again(
         return
     sent = before.fast.get(word, (0, 0, None))[1] >> 16 & ~CmdFlag.PAYLOAD_LEN
     if command is Cmd.READ:
-        _read_again(traffic, entry, partial, sent)
+        # Replies of the link were sent on as they came; these are held, so they have to be begun one by one.
+        traffic.postponed.append(lambda: _read_again(traffic, entry, partial, sent))
         return
     job: Job
     if command is Cmd.BLOCK_STATUS:

@@ -7,7 +7,7 @@ client's cookie is opaque and only comes back to it (clients SHOULD keep theirs 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -165,6 +165,7 @@ class Traffic:
         "observed_first",
         "partial",
         "plan",
+        "postponed",
         "refused",
         "to_client",
         "to_upstream",
@@ -228,6 +229,8 @@ class Traffic:
         remembered: whoever adds to it calls `remember`, once for many."""
         self.marks: dict[int, int] = {}
         """Our cookie of a FLUSH -> what `Acknowledged.mark` gave for it."""
+        self.postponed: deque[Callable[[], None]] = deque()
+        """Begin commands of the client that were under way on a link that has died."""
         self.backlog = 0
         """Bytes of replies that the client has not taken, where the link is read all the same."""
         self._most_in_flight = MAX_IN_FLIGHT
@@ -364,10 +367,15 @@ class Traffic:
         self.last_cookie += 1
         return self.last_cookie
 
+    def begin_postponed(self) -> None:
+        """Begin commands that have waited for others to give back their memory."""
+        while self.postponed and self.jobs.bytes + self.backlog < MAX_JOB_BYTES:
+            self.postponed.popleft()()
+
     @property
     def room(self) -> int:
         """How many requests may be begun (less than none: `most_in_flight` was more)."""
-        if self.held or self.jobs.bytes + self.backlog >= MAX_JOB_BYTES:
+        if self.held or self.postponed or self.jobs.bytes + self.backlog >= MAX_JOB_BYTES:
             return 0
         if self.kept_bytes >= MAX_KEPT_BYTES:
             return 0
