@@ -620,8 +620,10 @@ class Session:
             return False
         if self._stopping or self._holding:  # only what is half sent
             return not self._requests.between_messages
+        if self.traffic.room <= 0:  # what has begun is taken to its end all the same
+            return not self._requests.between_messages
         waiting = len(self._replies.waiting) + len(self._replies_lane.out)
-        return self.traffic.room > 0 and waiting < MAX_ANSWERS
+        return waiting < MAX_ANSWERS
 
     def _client_interest(self) -> int:
         if self._client_gone:
@@ -656,6 +658,8 @@ class Session:
         self._requests_lane.close()
         self._replies_lane.close()
         self.traffic.jobs.woken = _not_any_more
+        self.survive = None
+        self._requests.forget_pin()
         # Others may wait for what it has under way, and for its ranges.
         self.traffic.postponed.clear()
         self.traffic.asks.drop()

@@ -459,3 +459,20 @@ def test_reads_that_are_asked_again_take_no_more_memory_than_others(
     for n in range(1, 41):
         assert talk.replies[n].data == peers.content(n, 16_000)
     talk.finish()
+
+
+def test_a_write_that_is_longer_than_all_that_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of any size is taken, to its end."""
+    monkeypatch.setattr(traffic_module, "MAX_KEPT_BYTES", 10_000)
+    talk = Conversation(SIMPLE, SIMPLE)
+    asked = request(1, Cmd.WRITE, 0, 2**15, 7)
+    talk._reader.under_way[1] = asked
+    sock = talk.survivor.wires.client
+    sock.send(asked.bytes[:20_000])
+    while talk.survivor.wires.step():
+        pass
+    sock.send(asked.bytes[20_000:])
+    talk.ask([request(2, Cmd.WRITE, 2**15, 2**14, 8)])
+    assert not any(reply.error for reply in talk.replies.values())
+    assert talk.disk.content[: 3 * 2**14] == b"\x07" * 2**15 + b"\x08" * 2**14
+    talk.finish()

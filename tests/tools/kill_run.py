@@ -72,6 +72,8 @@ upstream = "main"
 upstream-name = ""
 """
 
+ENDS_WITH_ITS_LINK = "reconnect-seconds = 0\n"
+
 SURVIVAL = """\
 connections = {connections}
 unflushed = "{mode}"
@@ -130,7 +132,7 @@ class Plan:
     @property
     def config_survival(self) -> str:
         if not self.survival:
-            return self.template
+            return ENDS_WITH_ITS_LINK + self.template
         count = self.connections
         lines = SURVIVAL.format(
             connections=count if count.isdigit() else f'"{count}"',

@@ -60,7 +60,9 @@ class Ledger:
 
     def leave(self, traffic: Traffic) -> None:
         """A session has ended."""
-        self._open.pop(traffic, None)
+        if traffic in self._open:
+            del self._open[traffic]
+            traffic.forget_losses()
         self._told_since.discard(traffic)
 
     def exchange(self, before: Traffic, after: Traffic) -> None:

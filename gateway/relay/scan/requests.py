@@ -103,6 +103,10 @@ class RequestScan:
         self._base = plan.offer.base
         self._mask = _mask(plan)
 
+    def forget_pin(self) -> None:
+        """Nothing is fed any more, so nothing is pinned."""
+        self.pin = _not_pinned
+
     @property
     def half_sent(self) -> int:
         """Our cookie of the WRITE whose data is half sent upstream; 0: none is."""

@@ -248,6 +248,11 @@ class Traffic:
         self.told()
         return why
 
+    def forget_losses(self) -> None:
+        """The session has ended."""
+        self.told = _nobody_asks
+        self.memory = None
+
     def is_lost(self, start: int, end: int) -> bool:
         """Say whether any of these bytes may be lost."""
         return any(first < end and start < behind for first, behind in self.lost)
