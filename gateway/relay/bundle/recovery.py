@@ -165,7 +165,7 @@ def _replayed(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Ou
 
 
 def _surely(ask: Ask) -> Ask:
-    """Nobody waits for it to be fast any more."""
+    """Nobody waits for it to be fast any more; and that it cannot be would be wrong of what has been done."""
     return replace(ask, flags=ask.flags & ~CmdFlag.FAST_ZERO)
 
 
@@ -187,6 +187,7 @@ def _unanswered(bundle: Bundle) -> Steps:
                 continue  # it is there, and must be durable: it is asked again at once, which changes nothing
             bundle.settle(piece, Outcome())
         else:
+            piece.ask = _surely(piece.ask)
             again.append(piece)
     if again:
         _put_off(bundle, again)
