@@ -26,7 +26,6 @@ from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Session
 from gateway.relay.transmit import Opened
 from gateway.throttle import Bucket, Unit
-from gateway.upstream.mode import Mode
 from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -34,7 +33,7 @@ from gateway.wire.handshake import BlockSizes, MetaContext
 from gateway.wire.limits import KIB, MIB
 from gateway.wire.transmission import DISC, SIMPLE_REPLY, encode_request, encode_simple_reply
 from tests.embedded.peers import Client, socket_pair
-from tests.relay.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
+from tests.relay.gateways import Gateway, gateway_before
 from tests.relay.test_hooks import Waiting, place
 from tests.relay.wires import CountingPool, Wires
 
@@ -280,11 +279,11 @@ class House:
 
 @asynccontextmanager
 async def house(
-    server: Server | Callable[[], trio.SocketStream], *, mode: Mode | None = None, **settings: str
+    server: Server | Callable[[], trio.SocketStream], **settings: str
 ) -> AsyncIterator[House]:
     async with (
         trio.open_nursery() as nursery,
-        gateway_before(server, seconds=3000, mode=mode, **settings) as gateway,  # type: ignore[arg-type]
+        gateway_before(server, seconds=3000, **settings) as gateway,  # type: ignore[arg-type]
     ):
         made = House(gateway, nursery)
         try:
@@ -639,7 +638,7 @@ async def test_a_pause_that_nobody_ends_of_a_server_that_has_gone(
             nursery.start_soon(serve, theirs)
             return ours
 
-        async with house(connect, mode=ENDS_WITH_ITS_LINK) as made:
+        async with house(connect) as made:
             client = await made.client()
             assert await write(client) == 0
             await made.pauses.pause("")
@@ -793,7 +792,7 @@ async def test_the_old_connection_is_closed_first(autojump_clock: trio.testing.M
     disk = MemoryDisk(SIZE)
     connected = most = 0
 
-    async with house(disk_of(disk), mode=ENDS_WITH_ITS_LINK) as made:
+    async with house(disk_of(disk)) as made:
         client = await made.client()
         assert await write(client) == 0
 
@@ -810,8 +809,7 @@ async def test_the_old_connection_is_closed_first(autojump_clock: trio.testing.M
             made._nursery.start_soon(serve, theirs)
             return ours
 
-        disks = made.service.servers["main"].disks
-        one = Target(Upstream("one", connect, disks=disks, mode=ENDS_WITH_ITS_LINK))
+        one = Target(Upstream("one", connect, disks=made.service.servers["main"].disks))
         for _ in range(3):
             await made.pauses.switch("", one, close_first=True)
             assert await read_back(client) == CONTENT

@@ -97,7 +97,7 @@ async def two_servers(
     async with trio.open_nursery() as nursery:
         here = There(disk_of(disk or MemoryDisk(SIZE)), nursery)
         there = There(disk_of(MemoryDisk(SIZE)), nursery)
-        async with house(here.connect, mode=None, upstream=mode, **settings) as made:
+        async with house(here.connect, upstream=mode, **settings) as made:
             yield made, here, there
         nursery.cancel_scope.cancel()
 

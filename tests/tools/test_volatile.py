@@ -12,7 +12,7 @@ import trio.testing
 
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from tests.embedded.peers import Client, connected, socket_pair
-from tests.relay.gateways import gateway_before
+from tests.relay.gateways import ENDS_WITH_ITS_LINK, gateway_before
 from tests.tools.oracle import BLOCK_BYTES, Broken, Oracle, content, stamps_of
 from tests.tools.volatile import Piece, Store, VolatileServer, everything, some, torn
 
@@ -202,7 +202,9 @@ async def test_under_a_gateway() -> None:
     """A gateway without survival: the client goes with the server, and a later one sees what was lost."""
     server = VolatileServer(SIZE)
     oracle = Oracle(SIZE // BLOCK_BYTES)
-    async with gateway_before(server, refuse=lambda: server.down) as gateway:
+    async with gateway_before(
+        server, refuse=lambda: server.down, mode=ENDS_WITH_ITS_LINK
+    ) as gateway:
         session = oracle.session("one")
         client = gateway.client()
         await client.go()
