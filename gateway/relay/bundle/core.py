@@ -486,6 +486,9 @@ class Bundle:
     def _room(self) -> bool:
         lines = len(self._in_use)
         count = len(self._under_way) + len(self._held)
+        if count >= LINE_COMMANDS * lines:
+            # What is put off takes nobody's place: it may be much, and its time is long.
+            count -= sum(-math.inf < piece.not_before < math.inf for piece in self._held)
         return count < LINE_COMMANDS * lines and self._bytes < LINE_BYTES * lines
 
     def _must_flush_first(self, ask: Ask) -> bool:

@@ -39,3 +39,21 @@ def test_no_more_is_under_way_on_a_line_than_may_be() -> None:
         bundle.ask(port, Ask(Cmd.READ, 0, 1), lambda _outcome: None)
     bundle.push()
     assert line.under_way == LINE_COMMANDS
+
+
+def test_what_is_put_off_after_a_loss_keeps_nobody_else_waiting() -> None:
+    bundle = Bundle(EXPORT, 1, Ledger(), clock=lambda: 0.0)
+    line = Line(0, EXPORT, Dialect(), {})
+    bundle.linked(line)
+    writer, reader = Port(None, lambda: None), Port(None, lambda: None)
+    for number in range(LINE_COMMANDS):
+        zeroes = Ask(Cmd.WRITE_ZEROES, number, 1)  # whether these were done cannot be seen
+        bundle.ask(writer, zeroes, lambda _outcome: None)
+    bundle.push()
+    bundle.lost(line, "it died")
+    bundle.linked(again := Line(0, EXPORT, Dialect(), {}))
+    bundle.push()
+    assert not again.under_way
+    bundle.ask(reader, Ask(Cmd.READ, LINE_COMMANDS, 1), lambda _outcome: None)
+    bundle.push()
+    assert again.under_way == 1
