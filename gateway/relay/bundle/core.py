@@ -63,6 +63,10 @@ MOST_LOSSES = 10
 """How often a command is asked that each time takes the server down, or out of step. More than a server that is
 killed again and again will have under way by chance; and then it fails, so that the others may go on."""
 
+SUSPECT_LOSSES = 3
+"""From so many on it goes alone: of all that were under way each time, only the one that takes the server down
+is to fail, and not those that were there by chance."""
+
 MOST_WRITES = 1024
 """Writes that are kept to be looked for, or written again, between two FLUSHes: to look through more would take
 longer than the FLUSH."""
@@ -142,6 +146,11 @@ class Piece:
         """It changes the disk."""
         return self.ask.command in WRITE_CLASS
 
+    @property
+    def suspect(self) -> bool:
+        """It may be what takes the server down."""
+        return self.losses >= SUSPECT_LOSSES
+
 
 _FlushAsked = tuple[Port | None, Callable[[Outcome], None]]
 """Whose FLUSH it is, and whom to tell of its outcome."""
@@ -206,6 +215,8 @@ class Bundle:
         self._held: list[Piece] = []
         self._alone = 0  # pieces of that kind, held or under way
         self._orphans: list[Piece] = []
+        self._suspicious = False  # there may be suspects
+        self._suspect_waits = False  # one could go, if nothing were under way
         self._turns: deque[Port] = deque()
         self._flush_asked: list[_FlushAsked] = []
         self._flush_under_way: list[_FlushAsked] | None = None
@@ -387,6 +398,7 @@ class Bundle:
                     self._not_before = self._clock() + self.survival.late_write_seconds
                 continue
             piece.losses += 1
+            self._suspicious = self._suspicious or piece.suspect
             if piece.losses < MOST_LOSSES:
                 self._orphan(piece)
             else:
@@ -558,10 +570,19 @@ class Bundle:
     def _put(self, piece: Piece) -> None:
         """Send a piece, or hold it until it may be sent."""
         self._alone += piece.alone
-        if self.state is not State.UP or not self._may_go(piece, self._held):
-            self._held.append(piece)
-        else:
+        if self.state is State.UP and self._may_go(piece, self._held) and not self._barred(piece):
             self._send(piece)
+        else:
+            self._held.append(piece)
+
+    def _barred(self, piece: Piece) -> bool:
+        """Say whether a piece that may go has to wait nevertheless: a suspect goes alone."""
+        if not self._suspicious:
+            return False
+        if self._suspect_waits or any(each.suspect for each in self._under_way):
+            return True
+        self._suspect_waits = piece.suspect and bool(self._under_way)
+        return self._suspect_waits
 
     def _may_go(self, piece: Piece, before: list[Piece]) -> bool:
         if piece.not_before > -math.inf:
@@ -582,11 +603,14 @@ class Bundle:
     def _release_held(self) -> None:
         """Send what may go by now, in the order in which it came."""
         held, self._held = self._held, []
+        self._suspect_waits = False
         for piece in held:
-            if self._may_go(piece, self._held):
+            if self._may_go(piece, self._held) and not self._barred(piece):
                 self._send(piece)
             else:
                 self._held.append(piece)
+        if self._suspicious:
+            self._suspicious = any(piece.suspect for piece in (*self._held, *self._under_way))
 
     def _send(self, piece: Piece) -> None:
         ask, task = piece.ask, piece.task

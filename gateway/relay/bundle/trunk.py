@@ -179,8 +179,10 @@ class Trunk:
         """Wait until all is as it was: the links are there, and nothing is left of what was lost with them; or
         until it has ended.
         """
+        look_seconds = LOOK_SECONDS
         while not (self.ended or (self.bundle.state is State.UP and self.bundle.settled)):
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(look_seconds)
+            look_seconds = min(2 * look_seconds, AGAIN_SECONDS)  # many may wait, and for long
 
     def dissolve(self) -> Link:
         """End while nothing is asked: give the only link, whose owner goes on with it alone."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
-from gateway.relay.bundle.core import LINE_COMMANDS, Bundle, Port
+from gateway.relay.bundle.core import LINE_COMMANDS, MOST_LOSSES, Bundle, Port
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.unflushed import Unflushed
-from gateway.relay.scan.asks import Ask
+from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.traffic import Traffic
-from gateway.wire.constants import Cmd
+from gateway.wire.constants import Cmd, Errno
 from tests.relay.bundle.model import FLAGS, _plan_of
 
 EXPORT = Export(2**20, int(FLAGS))
@@ -53,7 +53,36 @@ def test_what_is_put_off_after_a_loss_keeps_nobody_else_waiting() -> None:
     bundle.lost(line, "it died")
     bundle.linked(again := Line(0, EXPORT, Dialect(), {}))
     bundle.push()
-    assert not again.under_way
+    before = again.under_way
     bundle.ask(reader, Ask(Cmd.READ, LINE_COMMANDS, 1), lambda _outcome: None)
     bundle.push()
-    assert again.under_way == 1
+    assert (before, again.under_way) == (0, 1)
+
+
+def test_what_takes_the_server_down_fails_alone() -> None:
+    bundle = Bundle(EXPORT, 1, Ledger(), clock=lambda: 0.0)
+    outcomes: dict[str, int] = {}
+    ports = {name: Port(None, lambda: None) for name in ("deadly", "innocent")}
+
+    def ask(name: str, offset: int) -> None:
+        def done(outcome: Outcome) -> None:
+            outcomes[name] = outcome.error
+
+        bundle.ask(ports[name], Ask(Cmd.READ, offset, 1), done)
+
+    ask("innocent", 0)
+    ask("deadly", 1)
+    for _ in range(MOST_LOSSES):
+        line = Line(0, EXPORT, Dialect(), {})
+        bundle.linked(line)
+        bundle.push()
+        while asked := line.traffic.asks.take():
+            if any(each.offset for each, _done in asked):
+                bundle.lost(line, "it died")
+                break
+            for _each, done in asked:
+                done(Outcome())
+            bundle.push()
+    for port in ports.values():
+        bundle.answers(port)
+    assert outcomes == {"deadly": int(Errno.EIO), "innocent": 0}
