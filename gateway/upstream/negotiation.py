@@ -123,12 +123,14 @@ class Negotiation:
     """Negotiates with one upstream on behalf of one client. Close it with `aclose` unless `go` took it.
 
     `warm`: a connection that was made ahead will do. Not for a link that takes the place of another: that has
-    to lead to whatever is at the upstream's address now.
+    to lead to whatever is at the upstream's address now. `for_client`: if it is not to be had, a client is
+    turned away.
     """
 
-    def __init__(self, server: Server, *, warm: bool = False) -> None:
+    def __init__(self, server: Server, *, warm: bool = False, for_client: bool = True) -> None:
         self._server = server
         self._warm = warm
+        self._for_client = for_client
         self._line: OptionLine | None = None
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
@@ -186,7 +188,9 @@ class Negotiation:
                     self._line, warm = await self._take(terms, rung), False
                 if self._line is None:
                     fresh = True
-                    self._line = await OptionLine.begin(self._server, terms, rung)
+                    self._line = await OptionLine.begin(
+                        self._server, terms, rung, for_client=self._for_client
+                    )
                 result = await step(self._line)
                 if rung > self._server.rung:
                     self._server.remember(rung)
@@ -253,10 +257,17 @@ class OptionLine:
 
     @classmethod
     async def begin(
-        cls, server: Server, terms: Terms, rung: Rung, *, patient: bool = True
+        cls,
+        server: Server,
+        terms: Terms,
+        rung: Rung,
+        *,
+        patient: bool = True,
+        for_client: bool = True,
     ) -> OptionLine:
         """Connect, take the greeting, and agree on structured replies."""
-        line = await cls.greeted(server, await server.place(patient=patient), patient=patient)
+        place = await server.place(patient=patient)
+        line = await cls.greeted(server, place, patient=patient, for_client=for_client)
         try:
             await line.agree(terms, rung)
         except BaseException:

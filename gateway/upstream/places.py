@@ -112,6 +112,12 @@ class Places:
         """None of them works, as far as is known."""
         return all(place.failures for place in self._places)
 
+    @property
+    def why(self) -> str:
+        """What those who tried last were told."""
+        whys = [place.why for place in self._places if place.why]
+        return "; ".join(dict.fromkeys(whys)) or "there was no time to try"
+
     def next_step(
         self, now: float, deadline: float, *, patient: bool = True
     ) -> Try | Wait | GiveUp:
@@ -119,7 +125,7 @@ class Places:
         back-off to pass.
         """
         if now >= deadline:
-            return GiveUp(self._why())
+            return GiveUp(self.why)
         due = [i for i in self._order() if self._places[i].may_be_tried(now)]
         if due:
             place = self._places[due[0]]
@@ -133,7 +139,7 @@ class Places:
         if any(place.probing for place in self._places):
             times.append(deadline)  # whoever probes will be heard of
         elif all(at >= deadline for at in times):
-            return GiveUp(self._why())
+            return GiveUp(self.why)
         return Wait(min(*times, deadline))
 
     def succeeded(self, tried: Try, now: float) -> Outage | None:
@@ -173,7 +179,3 @@ class Places:
         if not self._stay:
             return places
         return (self._last, *(i for i in places if i != self._last))
-
-    def _why(self) -> str:
-        whys = [place.why for place in self._places if place.why]
-        return "; ".join(dict.fromkeys(whys)) or "there was no time to try"

@@ -259,6 +259,11 @@ class Server:
         """It cannot be connected to, as far as is known."""
         return self._places.down
 
+    @property
+    def why_down(self) -> str:
+        """Why, if it is."""
+        return self._places.why if self._places.down else ""
+
     async def connect(self, *, patient: bool = True, for_client: bool = True) -> trio.SocketStream:
         """Connect: at once, or as soon as it is up again, within `connect_seconds`. If it is not
         `for_client`, nobody is turned away. Raises `Unreachable`.

@@ -536,3 +536,31 @@ async def test_the_log_says_once_that_it_is_down_and_once_that_it_is_back(
     ]
     assert {line["upstream"] for line in events} == {"main"}
     assert events[0]["why"] == "nobody listens"
+
+
+async def test_who_waits_with_a_session_is_not_turned_away(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    up = True
+    server = Server({"": MemoryDisk(limits.MIB)})
+    links: list[trio.SocketStream] = []
+
+    def connect() -> trio.SocketStream:
+        ours, theirs = socket_pair()
+        nursery.start_soon(server.serve, theirs)
+        links.append(theirs)
+        return ours
+
+    with structlog.testing.capture_logs() as said:
+        async with gateway_before(connect, seconds=1000, refuse=lambda: not up) as gateway:
+            gateway.nursery.start_soon(gateway.service.turned_away.run)
+            client = gateway.client()
+            async with client.stream:
+                await client.go()
+                up = False
+                links[0].socket.shutdown(trio.socket.SHUT_RDWR)
+                assert not await client.stream.receive_some()
+            gateway.nursery.cancel_scope.cancel()
+    assert not [line for line in said if "turned away" in line["event"]]
+    [over] = [line for line in said if "given up" in line["event"]]
+    assert over["why"].endswith("for 60 s there was no other: nobody listens")

@@ -255,7 +255,7 @@ class Trunk:
             self._say(reason, {})
 
     async def _new_link(self) -> Link:
-        negotiation = Negotiation(self.server)
+        negotiation = Negotiation(self.server, for_client=False)
         try:
             return await negotiation.go(self.terms)
         finally:
@@ -340,7 +340,8 @@ class Trunk:
             if trio.current_time() >= gives_up_at:
                 seconds = bundle.survival.reconnect_seconds
                 waited = f", and for {seconds:g} s there was no other" if seconds else ""
-                self._end(f"the connection to the server was lost{waited}: {bundle.why}")
+                why = self.server.why_down or bundle.why
+                self._end(f"the connection to the server was lost{waited}: {why}")
                 return
             changed = self._changed
             with trio.move_on_at(min(gives_up_at, bundle.due)):
