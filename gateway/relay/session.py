@@ -11,14 +11,17 @@ How a session ends, with what is still done then:
 - the client breaks the protocol, or vanishes: nothing more is sent to it. Replies under way are read and
   dropped before the link is closed, for a server may not bear a connection reset under its replies (nbdkit
   1.32 ends over it). DISC follows, unless a WRITE is half sent upstream, which must never be completed;
-- the link breaks the protocol, or dies: every command under way is answered EIO, and the client is
-  disconnected.
+- the link breaks the protocol, or dies, and nobody has it `survive`: every command under way is answered EIO,
+  and the client is disconnected.
 
 A session can be *held*, which is no end: it begins no request any more, takes to its end what has begun, and is
 `quiet` then. What its client sends meanwhile stays where it is, DISC included, until it may `go_on`. While it
 is held and quiet its link may be exchanged for another (`relink`). And once all that it has written is known to
 be durable (`settled`), the death of its link (or of the bundle that it asks) harms nothing: it waits for
 another one then, and ends only if there is none when it goes on.
+
+A session that is to `survive` goes on without its link: all that is under way is asked of somebody else
+(`carry_over`), and the client notices a slow server.
 
 A session never waits by itself. It says when its end must not take long any more, because nobody waits for it
 or we are shutting down (`ending`), and when it has ended (`ended`); whoever owns it puts the limit on the time
