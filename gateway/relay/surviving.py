@@ -72,7 +72,7 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     traffic.remember()  # the scanner may have given up before it came to it
     trunk.start_without(why, memory.acknowledged)
     session.carry_over(plan, joined.ask, joined.adopt, joined.push)
-    link.close()
+    link.socket.close()
     running.opened = replace(opened, link=joined)
     running.nursery.start_soon(_live_on, service, running, joined)
 

@@ -124,11 +124,19 @@ class Negotiation:
 
     `warm`: a connection that was made ahead will do. Not for a link that takes the place of another: that has
     to lead to whatever is at the upstream's address now. `for_client`: if it is not to be had, a client is
-    turned away.
+    turned away. `place`: one among the upstream's connections that it has already.
     """
 
-    def __init__(self, server: Server, *, warm: bool = False, for_client: bool = True) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        warm: bool = False,
+        for_client: bool = True,
+        place: Place | None = None,
+    ) -> None:
         self._server = server
+        self._place = place
         self._warm = warm
         self._for_client = for_client
         self._line: OptionLine | None = None
@@ -189,7 +197,7 @@ class Negotiation:
                 if self._line is None:
                     fresh = True
                     self._line = await OptionLine.begin(
-                        self._server, terms, rung, for_client=self._for_client
+                        self._server, terms, rung, for_client=self._for_client, place=self._place
                     )
                 result = await step(self._line)
                 if rung > self._server.rung:
@@ -264,9 +272,11 @@ class OptionLine:
         *,
         patient: bool = True,
         for_client: bool = True,
+        place: Place | None = None,
     ) -> OptionLine:
         """Connect, take the greeting, and agree on structured replies."""
-        place = await server.place(patient=patient)
+        if place is None:
+            place = await server.place(patient=patient)
         line = await cls.greeted(server, place, patient=patient, for_client=for_client)
         try:
             await line.agree(terms, rung)

@@ -119,10 +119,12 @@ News = WentDown | CameBack | TurnedAway | Unwell | WellAgain
 
 
 class Place:
-    """One of the connections that an upstream may have."""
+    """One of the connections that an upstream may have. Without a limiter, somebody else has it for this
+    connection.
+    """
 
-    def __init__(self, places: trio.CapacityLimiter) -> None:
-        self._limiter: trio.CapacityLimiter | None = places
+    def __init__(self, places: trio.CapacityLimiter | None) -> None:
+        self._limiter = places
 
     def leave(self) -> None:
         """Let another have it, once."""

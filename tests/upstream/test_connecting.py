@@ -564,3 +564,36 @@ async def test_who_waits_with_a_session_is_not_turned_away(
     assert not [line for line in said if "turned away" in line["event"]]
     [over] = [line for line in said if "given up" in line["event"]]
     assert over["why"].endswith("for 60 s there was no other: nobody listens")
+
+
+async def test_a_session_keeps_its_place_while_its_link_is_lost(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    up = True
+    server = Server({"": MemoryDisk(limits.MIB)})
+    links: list[trio.SocketStream] = []
+
+    def connect() -> trio.SocketStream:
+        ours, theirs = socket_pair()
+        nursery.start_soon(server.serve, theirs)
+        links.append(theirs)
+        return ours
+
+    keys = "max-connections = 1\nconnect-seconds = 200"
+    async with gateway_before(
+        connect, upstream=keys, refuse=lambda: not up, seconds=1000
+    ) as gateway:
+        first, second = gateway.client(), gateway.client()
+        async with first.stream, second.stream:
+            await first.go()
+            gateway.nursery.start_soon(second.go)
+            await trio.sleep(1)
+            up = False
+            links[0].socket.shutdown(trio.socket.SHUT_RDWR)
+            await trio.sleep(10)
+            up = True
+            await trio.sleep(100)
+            assert len(links) == 2
+            with trio.move_on_after(1):
+                assert await first.stream.receive_some(), "its session has ended"
+            gateway.nursery.cancel_scope.cancel()

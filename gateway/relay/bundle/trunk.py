@@ -15,7 +15,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ from gateway.relay.bundle.wire import Wire, Wires
 from gateway.relay.scan.asks import Ask, Done
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import Rung, Server
+from gateway.upstream.server import Place, Rung, Server
 from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
@@ -151,6 +151,9 @@ class Trunk:
         self._links: dict[Line, Link] = {}
         self.pauses: defaultdict[int, Pause] = defaultdict(Pause)
         """By slot."""
+        self._places: dict[int, Place] = {}
+        """Of each slot: its place among the upstream's connections stays its own while its link is lost, for
+        clients who wait for one would take it, and not give it back."""
 
     # --- Its life
 
@@ -172,6 +175,7 @@ class Trunk:
     def start_without(self, why: str, unflushed: Unflushed) -> None:
         """Begin with the first link gone, over which this was written and not flushed."""
         self._log.warning("upstream connection lost", why=why, left=0)
+        self._places[0] = self.first.place
         self.bundle.begin_without(why, unflushed, self.pauses[0].made_at)
         self._hub.start_soon(self._keep)
 
@@ -189,7 +193,7 @@ class Trunk:
         [line] = self.bundle.lines.values()
         self._wires.take_out(line)
         self._scope.cancel()
-        return self._links.pop(line)
+        return replace(self._links.pop(line), place=self._places.pop(line.number))
 
     async def _keep(self) -> None:
         try:
@@ -207,6 +211,8 @@ class Trunk:
             self._wires.close()
             for link in self._others:
                 link.close()
+            for place in self._places.values():
+                place.leave()
             self.ledger.bundles -= 1
             self.closed.set()
 
@@ -254,8 +260,8 @@ class Trunk:
         if reason and self.server.is_news(self.terms.name, reason):
             self._say(reason, {})
 
-    async def _new_link(self) -> Link:
-        negotiation = Negotiation(self.server, for_client=False)
+    async def _new_link(self, place: Place | None = None) -> Link:
+        negotiation = Negotiation(self.server, for_client=False, place=place)
         try:
             return await negotiation.go(self.terms)
         finally:
@@ -267,10 +273,15 @@ class Trunk:
         self.pauses[slot].made(trio.current_time())
         line = Line(slot, link.export, link.dialect, self._ids)
         self._links[line] = link
+        if slot != SPARE:
+            self._places.setdefault(slot, link.place)
         self._wires.add(link.socket, line)
 
     def _gone(self, wire: Wire, why: str) -> None:
-        self._links.pop(wire.line).close()
+        link = self._links.pop(wire.line)
+        link.socket.close()
+        if wire.line.number == SPARE:
+            link.place.leave()
         if why and not self._scope.cancel_called:
             self._log.warning("upstream connection lost", why=why, left=len(self.bundle.lines))
         self._note_change()
@@ -283,7 +294,7 @@ class Trunk:
                 await self._next_change()
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
-            link = await self._link_again()
+            link = await self._link_again(slot)
             problems = shrunk(self.first.export, link.export)
             if problems:
                 link.close()
@@ -313,10 +324,10 @@ class Trunk:
             self._wires.drop_spare()
             await trio.sleep(AGAIN_SECONDS)
 
-    async def _link_again(self) -> Link:
+    async def _link_again(self, slot: int) -> Link:
         while True:
             try:
-                return await self._new_link()
+                return await self._new_link(Place(None) if slot in self._places else None)
             except Refusal as refusal:
                 self.bundle.why = str(refusal)
             with trio.move_on_after(AGAIN_SECONDS * (0.5 + random.random() / 2)):
