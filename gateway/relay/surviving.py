@@ -114,7 +114,7 @@ async def _go_back(service: Service, running: Running, joined: Joined) -> None:
         if running.opened.link is not joined:  # it has been switched
             return
         if running.name not in service.paused and await _is_quiet(service, running, session):
-            if trunk.bundle.idle and trunk.bundle.lines and not trunk.ended:
+            if trunk.bundle.idle and trunk.bundle.lines.by_slot and not trunk.ended:
                 _relink(service, running, joined)
                 session.go_on()
                 return

@@ -10,9 +10,11 @@ from functools import partial
 
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Export, Offer
-from gateway.relay.bundle.core import Bundle, Port, State
+from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.lines import State
+from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.wire import Wire
 from gateway.relay.bundle.wire import Wires as BundleWires
@@ -122,9 +124,9 @@ class Survivor:
             return False
         if not session.held:
             session.hold()
-        if not (session.quiet and session.held and bundle.idle and bundle.lines):
+        if not (session.quiet and session.held and bundle.idle and bundle.lines.by_slot):
             return False
-        [line] = bundle.lines.values()
+        [line] = bundle.lines.by_slot.values()
         wire = self._bundle_wires._wires[line]
         self._bundle_wires.take_out(line)
         before, self.bundle = self.traffic, None

@@ -20,15 +20,26 @@ What must hold:
   write is read back first; if it is not there, it is asked again when the old one can hardly come any more,
   and until then whatever overlaps it waits.
 
+In the order in which one builds on the other:
+
     unflushed.py   what has been written and is not known to be durable
     ledger.py      what of it is lost, and who has to be told
-    stripes.py     which line has which byte
-    line.py        one link
-    core.py        who asks what when
+    line.py        one link: what is under way on it, and the scanner of its replies
+    stripes.py     where ranges are cut, and which line has which part
+    lines.py       which lines there are, and which of them are used
+    ports.py       how sessions come in, and whose turn it is
+    pieces.py      what is asked of lines, and what must wait for what
+    flushes.py     who waits for which FLUSH
+    stalls.py      lines that say nothing
+    work.py        what sessions ask, from their ports to the lines and back
     recovery.py    what is done when lines have changed, step by step
+    mending.py     carries that out
+    core.py        the bundle: lines come and go, and it all goes on
     wire.py        a line's socket, in the hub
-    keeper.py      makes links, and makes them again
+    trunk.py       a bundle with its sockets, and the tasks that make its links, and make them again
+    shared.py      the trunks of exports whose clients share their links
 
-All but the last two are pure: no socket, no clock of their own, no await. A model with a server that has a
-volatile cache, and dies whenever it likes, holds them to the above (tests/relay/bundle).
+All but the last three are pure (import-linter holds them to it): no socket, no clock of their own, no await. A
+model with a server that has a volatile cache, and dies whenever it likes, holds them to the above
+(tests/relay/bundle).
 """

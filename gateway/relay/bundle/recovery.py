@@ -18,23 +18,20 @@ may come late as well: the next one begins when that can hardly be any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
 from gateway.protocol.export import longest_payload
-from gateway.relay.bundle.core import RESTARTED, Piece, Steps
+from gateway.relay.bundle.flushes import why_failed
+from gateway.relay.bundle.mending import Asked, Steps
+from gateway.relay.bundle.pieces import Piece
 from gateway.relay.bundle.unflushed import Written, digest_of
+from gateway.relay.bundle.work import Work
 from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.upstream.mode import Doubt, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.limits import MIB
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from gateway.relay.bundle.core import Bundle
 
 WINDOW = 16
 """Asks of a recovery that are under way together."""
@@ -45,89 +42,90 @@ READ_BYTES = MIB
 MOST_READ_BACK_BYTES = 32 * MIB
 """Zeros over more than this are not looked for, but written again."""
 
+RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
 
-def recovery(bundle: Bundle, *, restarted: bool) -> Steps:
+_Question = Generator[Asked, list[Outcome], bool]
+"""Steps that find something out."""
+
+
+def recovery(work: Work, *, restarted: bool) -> Steps:
     """Give the steps that put a bundle in order whose lines have changed; `restarted`: none was there all the
     time.
     """
     if restarted:
-        bundle.fail_flushes_of_debtors()
-    if bundle.unflushed:
+        work.fail_flushes_of_debtors()
+    if work.unflushed:
         if restarted:
-            yield from _doubted(bundle)
+            yield from _doubted(work)
         else:
-            yield from _flushed(bundle)
-    yield from _unanswered(bundle)
-    while bundle.new_lines:
-        if bundle.unflushed:
-            yield from _flushed(bundle)
-        bundle.use_new_lines()
+            yield from _flushed(work)
+    yield from _unanswered(work)
+    while work.lines.new:
+        if work.unflushed:
+            yield from _flushed(work)
+        work.lines.use_all()
 
 
-def _flushed(bundle: Bundle) -> Steps:
+def _flushed(work: Work) -> Steps:
     [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
     if outcome.error:
-        bundle.taint(f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
+        work.taint(why_failed(outcome))
     else:
-        bundle.unflushed.forget()
+        work.unflushed.forget()
 
 
 # --- What was acknowledged
 
 
-def _doubted(bundle: Bundle) -> Steps:
-    match bundle.survival.unflushed:
+def _doubted(work: Work) -> Steps:
+    match work.survival.unflushed:
         case Doubt.STICKY:  # told at the loss; what is there all the same nobody was told of
-            bundle.taint(RESTARTED)
+            work.taint(RESTARTED)
         case Doubt.ASSUME_DURABLE:
-            bundle.say("what the server had not flushed is taken to be durable")
-            yield from _flushed(bundle)  # and is seen over this line from now on
+            work.say("what the server had not flushed is taken to be durable")
+            yield from _flushed(work)  # and is seen over this line from now on
         case Doubt.VERIFY:
-            if (yield from _is_there(bundle)):
-                bundle.say("what the server had not flushed is all there")
-                bundle.unflushed.forget()
+            if (yield from _is_there(work)):
+                work.say("what the server had not flushed is all there")
+                work.unflushed.forget()
             else:
-                bundle.taint(RESTARTED)
+                work.taint(RESTARTED)
         case Doubt.REPLAY:
-            if (yield from _replayed(bundle)):
-                bundle.say(
+            if (yield from _replayed(work)):
+                work.say(
                     "what the server had not flushed was written again",
-                    writes=len(bundle.unflushed.written),
-                    bytes=bundle.unflushed.bytes,
+                    writes=len(work.unflushed.written),
+                    bytes=work.unflushed.bytes,
                 )
             else:
-                bundle.taint("what the server had not flushed cannot be written again")
+                work.taint("what the server had not flushed cannot be written again")
 
 
-def _is_there(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
-    for written in bundle.unflushed.written:
-        if not (yield from _holds(bundle, written)):
+def _is_there(work: Work) -> _Question:
+    for written in work.unflushed.written:
+        if not (yield from _holds(work, written)):
             return False
     [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
     return not outcome.error
 
 
-def _holds(
-    bundle: Bundle, written: Written
-) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+def _holds(work: Work, written: Written) -> _Question:
     """Say whether the disk has what was written. After a TRIM anything may be there."""
     ask = written.ask
     if ask.command is Cmd.TRIM:
         return True
     if ask.command is Cmd.WRITE_ZEROES:
-        return (yield from _reads(bundle, ask, None))
-    return written.digest is not None and (yield from _reads(bundle, ask, written.digest))
+        return (yield from _reads(work, ask, None))
+    return written.digest is not None and (yield from _reads(work, ask, written.digest))
 
 
-def _reads(
-    bundle: Bundle, ask: Ask, digest: bytes | None
-) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+def _reads(work: Work, ask: Ask, digest: bytes | None) -> _Question:
     """Say whether a range has content of this digest (None: zeros)."""
     if ask.length > MOST_READ_BACK_BYTES:
         return False
     found = blake2b(digest_size=16)
     zeros = True
-    for offset, length in _pieces(ask, min(READ_BYTES, longest_payload(bundle.export.block_sizes))):
+    for offset, length in _pieces(ask, min(READ_BYTES, longest_payload(work.export.block_sizes))):
         [outcome] = yield [(Ask(Cmd.READ, offset, length), None)]
         if outcome.error:
             return False
@@ -148,12 +146,12 @@ def _pieces(ask: Ask, most: int) -> Iterator[tuple[int, int]]:
         offset += length
 
 
-def _replayed(bundle: Bundle) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+def _replayed(work: Work) -> _Question:
     """Write everything again, in order: what does not overlap, together."""
     window: list[Ask] = []
-    for written in (*bundle.unflushed.written, None):
+    for written in (*work.unflushed.written, None):
         ask = None if written is None else _surely(written.ask)
-        if ask is None or len(window) == WINDOW or any(_overlap(ask, each) for each in window):
+        if ask is None or len(window) == WINDOW or any(ask.overlaps(each) for each in window):
             if window:
                 outcomes = yield [(each, None) for each in window]
                 if any(outcome.error for outcome in outcomes):
@@ -169,33 +167,27 @@ def _surely(ask: Ask) -> Ask:
     return replace(ask, flags=ask.flags & ~CmdFlag.FAST_ZERO)
 
 
-def _overlap(one: Ask, other: Ask) -> bool:
-    return one.offset < other.end and other.offset < one.end
-
-
 # --- What was not answered
 
 
-def _unanswered(bundle: Bundle) -> Steps:
+def _unanswered(work: Work) -> Steps:
     again: list[Piece] = []
-    for piece in [piece for piece in bundle.orphans if piece.writes and piece.unknown]:
-        if bundle.survival.unknown_writes is Unanswered.EIO:
+    for piece in [piece for piece in work.pieces.orphans if piece.writes and piece.unknown]:
+        if work.survival.unknown_writes is Unanswered.EIO:
             text = "the connection to the server was lost before it answered"
-            bundle.settle(piece, Outcome(Errno.EIO, text))
-        elif (yield from _was_done(bundle, piece)):
+            work.settle(piece, Outcome(Errno.EIO, text))
+        elif (yield from _was_done(work, piece)):
             if piece.ask.flags & CmdFlag.FUA:
                 continue  # it is there, and must be durable: it is asked again at once, which changes nothing
-            bundle.settle(piece, Outcome())
+            work.settle(piece, Outcome())
         else:
             piece.ask = _surely(piece.ask)
             again.append(piece)
     if again:
-        _put_off(bundle, again)
+        _put_off(work, again)
 
 
-def _was_done(
-    bundle: Bundle, piece: Piece
-) -> Generator[list[tuple[Ask, int | None]], list[Outcome], bool]:
+def _was_done(work: Work, piece: Piece) -> _Question:
     """Say whether a write is where it should be, and will not come again.
 
     Zeros are everywhere: that they are there says nothing about who wrote them. Nor do we know which of two has
@@ -204,15 +196,15 @@ def _was_done(
     ask = piece.ask
     if ask.command is not Cmd.WRITE or piece.unknown > 1 or _is_zeros(ask.data):
         return False
-    return (yield from _reads(bundle, ask, digest_of(ask.data)))
+    return (yield from _reads(work, ask, digest_of(ask.data)))
 
 
-def _put_off(bundle: Bundle, pieces: list[Piece]) -> None:
-    now, late = bundle.now(), bundle.survival.late_write_seconds
+def _put_off(work: Work, pieces: list[Piece]) -> None:
+    now, late = work.clock(), work.survival.late_write_seconds
     for piece in pieces:
         if piece.lost_at + late > now:
             piece.not_before = piece.lost_at + late
-    bundle.say(
+    work.say(
         "writes whose answers were lost are issued again: the old ones may still come, and undo newer ones",
         writes=len(pieces),
         bytes=sum(piece.ask.length for piece in pieces),

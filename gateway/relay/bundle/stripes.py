@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gateway.relay.scan.asks import Ask
 from gateway.wire.limits import MIB
 
 LEAST_STRIPE_BYTES = MIB
@@ -33,3 +34,13 @@ def cut(offset: int, end: int, stripe: int) -> Iterator[tuple[int, int]]:
         behind = min(end, offset - offset % stripe + stripe)
         yield offset, behind - offset
         offset = behind
+
+
+def parts(ask: Ask, stripe: int) -> list[Ask]:
+    """Give what an ask is for each stripe."""
+    data = memoryview(ask.data)
+    found = []
+    for offset, length in cut(ask.offset, ask.end, stripe):
+        at = offset - ask.offset
+        found.append(Ask(ask.command, offset, length, ask.flags, data[at : at + length]))
+    return found

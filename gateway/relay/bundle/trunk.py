@@ -24,9 +24,11 @@ import trio
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
-from gateway.relay.bundle.core import Bundle, Port, State
+from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import SPARE, Line
+from gateway.relay.bundle.lines import State
+from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.wire import Wire, Wires
 from gateway.relay.scan.asks import Ask, Done
@@ -141,7 +143,7 @@ class Trunk:
             self.decision.count,
             ledger,
             clock=trio.current_time,
-            stripe=mode.stripe,
+            stripe_bytes=mode.stripe,
             strong=mode.strong,
             survival=mode.survival,
             say=self._say,
@@ -190,7 +192,7 @@ class Trunk:
 
     def dissolve(self) -> Link:
         """End while nothing is asked: give the only link, whose owner goes on with it alone."""
-        [line] = self.bundle.lines.values()
+        [line] = self.bundle.lines.by_slot.values()
         self._wires.take_out(line)
         self._scope.cancel()
         return replace(self._links.pop(line), place=self._places.pop(line.number))
@@ -290,7 +292,7 @@ class Trunk:
         """Make a slot's link again whenever it is lost."""
         pause = self.pauses[slot]
         while True:
-            while slot in self.bundle.lines:
+            while slot in self.bundle.lines.by_slot:
                 await self._next_change()
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
@@ -319,7 +321,7 @@ class Trunk:
                 else:
                     self._log.info("reads go over another connection meanwhile")
                     self._use(SPARE, link)
-            while bundle.wants_spare and bundle.spare is not None:
+            while bundle.wants_spare and bundle.lines.spare is not None:
                 await trio.sleep(AGAIN_SECONDS)
             self._wires.drop_spare()
             await trio.sleep(AGAIN_SECONDS)

@@ -16,6 +16,7 @@ from enum import Enum
 from hashlib import blake2b
 
 from gateway.relay.scan.asks import Ask
+from gateway.upstream.mode import Doubt
 from gateway.wire.constants import Cmd
 from gateway.wire.limits import KIB, MIB
 
@@ -42,6 +43,15 @@ class Keep(Enum):
     RANGES = "ranges"
     DIGESTS = "digests"
     DATA = "data"
+
+
+KEPT = {
+    Doubt.STICKY: Keep.RANGES,
+    Doubt.ASSUME_DURABLE: Keep.RANGES,
+    Doubt.VERIFY: Keep.DIGESTS,
+    Doubt.REPLAY: Keep.DATA,
+}
+"""What has to be kept of what is not flushed."""
 
 
 @dataclass(slots=True)

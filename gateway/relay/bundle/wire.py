@@ -132,7 +132,7 @@ class Wires:
 
     def drop_spare(self) -> None:
         """Leave the spare line."""
-        spare = self.bundle.spare
+        spare = self.bundle.lines.spare
         if spare is not None:
             wire = self._wires[spare]
             wire.say_disc()
@@ -144,7 +144,7 @@ class Wires:
         """A wire has failed."""
         self._hub.leave(wire.socket)
         del self._wires[wire.line]
-        if wire.line is self.bundle.spare:
+        if wire.line is self.bundle.lines.spare:
             self.bundle.spare_lost()
         else:
             self.bundle.lost(wire.line, why)

@@ -36,6 +36,15 @@ class Ask:
         """The byte behind its range."""
         return self.offset + self.length
 
+    @property
+    def data_bytes(self) -> int:
+        """How much data goes one way or the other."""
+        return self.length if self.command in (Cmd.READ, Cmd.WRITE) else 0
+
+    def overlaps(self, other: Ask) -> bool:
+        """Say whether both have a byte in their ranges."""
+        return self.offset < other.end and other.offset < self.end
+
 
 @dataclass(slots=True)
 class Outcome:

@@ -31,10 +31,11 @@ from random import Random
 
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
-from gateway.relay.bundle import core
-from gateway.relay.bundle.core import Bundle, Port
+from gateway.relay.bundle import ports, work
+from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.ports import Port
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.plan import Plan, plan
 from gateway.relay.scan.traffic import Traffic
@@ -92,8 +93,14 @@ MOST_PIECES = 20
 MOST_SESSIONS = 4
 """That come later."""
 
-BOUNDS = ("LINE_COMMANDS", "LINE_BYTES", "TURN_BYTES", "COMMAND_BYTES", "MOST_WRITES")
-"""Of the core, which are smaller here."""
+BOUNDS = (
+    (work, "LINE_COMMANDS"),
+    (work, "LINE_BYTES"),
+    (work, "MOST_WRITES"),
+    (ports, "TURN_BYTES"),
+    (ports, "COMMAND_BYTES"),
+)
+"""Those that are smaller here."""
 
 PATIENCE = 300
 """Rounds in which nothing happens, by chance, before a schedule is taken to have stuck."""
@@ -477,7 +484,7 @@ class World:
             self.count,
             self.ledger,
             clock=lambda: self.now,
-            stripe=STRIPE,
+            stripe_bytes=STRIPE,
             strong=self.strong,
             survival=Survival(
                 unflushed=self.doubt,
@@ -535,16 +542,16 @@ class World:
 
     def run(self) -> None:
         """Run until everything is answered."""
-        before = {name: getattr(core, name) for name in BOUNDS}
-        core.MOST_WRITES = self.random.choice((4, 1000))
-        core.LINE_COMMANDS = self.random.choice((1, 4, 128))
-        core.LINE_BYTES = self.random.choice((BLOCK, 20 * BLOCK, 10000 * BLOCK))
-        core.TURN_BYTES, core.COMMAND_BYTES = 4 * BLOCK, BLOCK
+        before = [getattr(module, name) for module, name in BOUNDS]
+        work.MOST_WRITES = self.random.choice((4, 1000))
+        work.LINE_COMMANDS = self.random.choice((1, 4, 128))
+        work.LINE_BYTES = self.random.choice((BLOCK, 20 * BLOCK, 10000 * BLOCK))
+        ports.TURN_BYTES, ports.COMMAND_BYTES = 4 * BLOCK, BLOCK
         try:
             self._run()
         finally:
-            for name, bound in before.items():
-                setattr(core, name, bound)
+            for (module, name), bound in zip(BOUNDS, before, strict=True):
+                setattr(module, name, bound)
 
     def _run(self) -> None:
         idle = 0
@@ -579,7 +586,7 @@ class World:
                 self.bundle.survival.replay_bytes, LONGEST * BLOCK
             ):
                 raise Broken(f"{unflushed.bytes} bytes are kept")
-            if len(unflushed) > core.MOST_WRITES + MOST_PIECES:
+            if len(unflushed) > work.MOST_WRITES + MOST_PIECES:
                 raise Broken(f"{len(unflushed)} writes are kept")
         return False
 
@@ -695,8 +702,9 @@ class World:
             for each in self.sessions:
                 each.ask(Ask(Cmd.FLUSH, 0, 0))
             self._finish()
-        if bundle._bytes or bundle._alone or bundle._under_way or bundle._held:
-            raise Broken(f"left: {bundle._bytes} bytes, {bundle._alone} alone, {bundle._held} held")
+        pieces = bundle.work.pieces
+        if pieces or pieces.alone or pieces.bytes:
+            raise Broken(f"left: {pieces}")
 
     def _finish(self) -> None:
         for _ in range(MOST_ROUNDS):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
-from gateway.relay.bundle.core import LINE_COMMANDS, MOST_LOSSES, Bundle, Port
+from gateway.relay.bundle.core import MOST_LOSSES, Bundle
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.unflushed import Unflushed
+from gateway.relay.bundle.work import LINE_COMMANDS
 from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, Errno

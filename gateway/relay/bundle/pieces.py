@@ -1,0 +1,205 @@
+"""What is asked of lines and has no answer yet, and what must wait for what.
+
+A *piece* is what goes to one line: a part of a task, or what the bundle asks by itself. It is *held* until it
+may go, *under way* until its line has answered, and an *orphan* if that line dies first.
+
+Pieces that overlap may pass each other as a rule: the server may do what is under way in any order, and clients
+that care wait for the answer. Two kinds may not:
+
+- one that is `alone`, if either of the two writes: it goes over a line that has not all of its bytes, or is
+  asked a second time and may have been done, or be done yet, the first time;
+- writes, where what is kept of them is looked for or written again after a loss (`in_order`): it is kept in the
+  order in which it was acknowledged, and that has to be the disk's.
+
+And one that has seen line after line die while it was under way is *suspect*: nothing else goes with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from gateway.protocol.commands import WRITE_CLASS
+from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.ports import Task
+from gateway.relay.scan.asks import Ask, Outcome
+
+SUSPECT_LOSSES = 3
+"""From so many on a piece goes with no other: of all that were under way each time, only the one that takes the
+server down is to fail, and not those that were there by chance."""
+
+AT_ONCE = -math.inf
+"""`Piece.not_before` of what need not wait."""
+
+WHEN_FLUSHED = math.inf
+"""`Piece.not_before` of what has been answered and waits for a FLUSH, which takes it out."""
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """What goes to one line."""
+
+    ask: Ask
+    done: Callable[[Piece, Outcome], None]
+    task: Task | None = None
+    """Whose part it is; None: the bundle's own."""
+    slot: int | None = None
+    """Which line; None: that of its stripe."""
+    alone: bool = False
+    """It overlaps nothing that is under way, and nothing begins that overlaps it, unless both only read."""
+    losses: int = 0
+    """How many lines have died while it was under way."""
+    unknown: int = 0
+    """How often it may have been done, or may be done yet, on a line that died."""
+    lost_at: float = -math.inf
+    """When that was, in seconds."""
+    not_before: float = AT_ONCE
+    """When it may go, in seconds."""
+    line: Line | None = None
+    """The one that it is under way on."""
+
+    @property
+    def writes(self) -> bool:
+        """It changes the disk."""
+        return self.ask.command in WRITE_CLASS
+
+    @property
+    def suspect(self) -> bool:
+        """It may be what takes the server down."""
+        return self.losses >= SUSPECT_LOSSES
+
+
+class Pieces:
+    """Those of one bundle."""
+
+    def __init__(self, *, in_order: bool) -> None:
+        self._in_order = in_order
+        self.held: list[Piece] = []
+        """In the order in which they may go."""
+        self.under_way: dict[Piece, None] = {}
+        """In the order in which they were sent."""
+        self.orphans: list[Piece] = []
+        """In the order in which they were sent."""
+        self.bytes = 0
+        """Data of those under way."""
+        self.alone: set[Piece] = set()
+        """Those of that kind, wherever they are."""
+        self._suspicious = False  # there may be suspects
+        self._suspect_waits = False  # one could go, if nothing were under way
+
+    def __bool__(self) -> bool:
+        return bool(self.under_way or self.held or self.orphans)
+
+    def __repr__(self) -> str:
+        under_way, alone = list(self.under_way), self.alone
+        return f"{self.held=} {under_way=} {self.orphans=} {alone=} {self.bytes=}"
+
+    @property
+    def writes(self) -> list[Piece]:
+        """Those that change the disk, and may still be answered or sent without more ado."""
+        return [piece for piece in (*self.under_way, *self.held) if piece.writes]
+
+    @property
+    def put_off(self) -> int:
+        """How many are held until their time has come."""
+        return sum(AT_ONCE < piece.not_before < WHEN_FLUSHED for piece in self.held)
+
+    def release(self) -> Iterator[Piece]:
+        """Give those held that may go by now, in the order in which they came. Each has to begin before the
+        next is asked for.
+        """
+        held, self.held = self.held, []
+        self._suspect_waits = False
+        for piece in held:
+            if self.may_go(piece):
+                yield piece
+            else:
+                self.held.append(piece)
+        if self._suspicious:
+            self._suspicious = any(piece.suspect for piece in (*self.held, *self.under_way))
+
+    def may_go(self, piece: Piece) -> bool:
+        """Say whether a piece may go that comes behind all that are held."""
+        return not self._must_wait(piece) and not self._barred(piece)
+
+    def _must_wait(self, piece: Piece) -> bool:
+        if piece.not_before > AT_ONCE:
+            return True
+        if not self.alone and not (self._in_order and piece.writes):
+            return False
+        return any(self._conflict(piece, each) for each in (*self.held, *self.under_way))
+
+    def _barred(self, piece: Piece) -> bool:
+        """Say whether a piece has to wait though it passes nobody: a suspect goes with no other."""
+        if not self._suspicious:
+            return False
+        if self._suspect_waits or any(each.suspect for each in self.under_way):
+            return True
+        self._suspect_waits = piece.suspect and bool(self.under_way)
+        return self._suspect_waits
+
+    def _conflict(self, one: Piece, other: Piece) -> bool:
+        if not one.ask.overlaps(other.ask) or not (one.writes or other.writes):
+            return False
+        return one.alone or other.alone or (self._in_order and one.writes and other.writes)
+
+    def begin(self, piece: Piece, line: Line) -> None:
+        """A piece goes to a line."""
+        piece.line = line
+        self.under_way[piece] = None
+        self.bytes += piece.ask.data_bytes
+
+    def end(self, piece: Piece) -> None:
+        """It is not under way any more: it has been answered, or its line is gone."""
+        del self.under_way[piece]
+        self.bytes -= piece.ask.data_bytes
+        piece.line = None
+
+    def end_on(self, line: Line) -> list[Piece]:
+        """The same of all that are under way on a line, in the order in which they were sent."""
+        ended = [piece for piece in self.under_way if piece.line is line]
+        for piece in ended:
+            self.end(piece)
+        return ended
+
+    def lose(self, piece: Piece) -> None:
+        """The line has died that a piece was under way on."""
+        piece.losses += 1
+        self._suspicious = self._suspicious or piece.suspect
+
+    def leave_alone(self, piece: Piece) -> None:
+        """From now on it is `alone`, until it is `done_with`."""
+        piece.alone = True
+        self.alone.add(piece)
+
+    def done_with(self, piece: Piece) -> None:
+        """It is nothing to the others any more."""
+        self.alone.discard(piece)
+
+    def hold_orphans(self) -> None:
+        """Have orphans go before whatever else is held. What overlaps one that may have been done waits."""
+        orphans, self.orphans = self.orphans, []
+        for piece in orphans:
+            if piece.unknown:
+                self.leave_alone(piece)
+        self.held[:0] = orphans
+
+    def drop_all(self) -> list[Piece]:
+        """Give what is not under way, and is not to go any more; what waits for a FLUSH is answered by that."""
+        dropped = [each for each in (*self.orphans, *self.held) if each.not_before < WHEN_FLUSHED]
+        self.orphans = []
+        self.held = [each for each in self.held if each.not_before == WHEN_FLUSHED]
+        return dropped
+
+    def time_has_come(self, now: float) -> None:
+        """Let those go that waited for this time."""
+        for piece in self.held:
+            if piece.not_before <= now:
+                piece.not_before = AT_ONCE
+
+    @property
+    def due(self) -> float:
+        """When the next one waits for."""
+        times = [piece.not_before for piece in self.held if piece.not_before > AT_ONCE]
+        return min(times, default=math.inf)

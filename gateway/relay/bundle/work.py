@@ -1,0 +1,365 @@
+"""What sessions ask of a bundle, from their ports to the lines and back.
+
+As a *task* an ask waits in its session's port for its turn (`ports`). It is begun by cutting it into *pieces*,
+one for each stripe that it is in (`stripes`). A piece waits as long as it must not pass another (`pieces`), and
+goes to its line (`lines`). When the last piece is answered, so is the task. A FLUSH is shared (`flushes`).
+
+What is written is noted as soon as a line has acknowledged it, and before whoever asked can know (`unflushed`).
+So if it turns out to be lost (`taint`), whoever has been told of it is told of the loss; and a task of which a
+part is lost before it is done has to fail, for its session is told of the loss too early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from gateway.protocol.commands import WRITE_CLASS
+from gateway.protocol.export import Export
+from gateway.relay.bundle import stripes
+from gateway.relay.bundle.flushes import Flushes, why_failed
+from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.lines import Lines, State
+from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
+from gateway.relay.bundle.ports import Port, Ports, Task
+from gateway.relay.bundle.stalls import Stalls
+from gateway.relay.bundle.unflushed import KEPT, Keep, Unflushed
+from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.upstream.mode import Doubt, Survival
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.limits import MIB
+
+LINE_COMMANDS = 128
+"""Asks that are under way on one line: as many as one session may have. What is beyond that waits here, where
+it can be shared out fairly."""
+
+LINE_BYTES = 4 * MIB
+"""Data of asks under way on one line, unless it is one alone: what somebody else's small request has to wait
+for. More would serve a fast link to far away; with 16 a small client had a quarter of the requests that it
+has with 4, and the large one beside it had less as well."""
+
+MOST_WRITES = 1024
+"""Writes that are kept to be looked for, or written again, between two FLUSHes: to look through more would take
+longer than the FLUSH."""
+
+_TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
+"""Commands whose answer would show what is there in place of what is lost."""
+
+
+class Work:
+    """All that is asked of one bundle, and what is to be known of it after a loss."""
+
+    def __init__(
+        self,
+        export: Export,
+        lines: Lines,
+        ledger: Ledger,
+        survival: Survival,
+        stalls: Stalls,
+        clock: Callable[[], float],
+        say: Callable[[str, Mapping[str, object]], None],
+    ) -> None:
+        self.export = export
+        self.lines = lines
+        self.ledger = ledger
+        self.survival = survival
+        self.unflushed = Unflushed(KEPT[survival.unflushed])
+        self.ports = Ports()
+        self.pieces = Pieces(in_order=survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY))
+        self.flushes = Flushes()
+        self.clock = clock
+        self._stalls = stalls
+        self._say = say
+        flags = export.flags
+        self._can_flush = bool(flags & Flag.SEND_FLUSH and not flags & Flag.READ_ONLY)
+        shared = Flag.READ_ONLY | (Flag.CAN_MULTI_CONN if self._can_flush else 0)
+        self.one_view = bool(flags & shared)
+        """What is flushed is seen over any connection."""
+
+    def say(self, what: str, **details: object) -> None:
+        """Tell the operator."""
+        self._say(what, details)
+
+    # --- Tasks
+
+    def adopt(self, port: Port, ask: Ask, done: Done) -> None:
+        """Have it asked again, that was asked over a link that is gone."""
+        task = Task(ask, done, port)
+        if ask.command is Cmd.FLUSH:
+            self._flush(task)
+        else:
+            task.expect(1)
+            self.orphan(Piece(ask, self._answered, task))
+
+    def go_on(self) -> None:
+        """Send what may be sent."""
+        for piece in self.pieces.release():
+            self.send(piece)
+        for task in self.ports.take(self._has_room, self._must_flush_first):
+            self._begin(task)
+        self._send_flush()
+
+    def _has_room(self) -> bool:
+        lines, pieces = len(self.lines.in_use), self.pieces
+        count = len(pieces.under_way) + len(pieces.held)
+        if count >= LINE_COMMANDS * lines:
+            count -= (
+                pieces.put_off
+            )  # that takes nobody's place: it may be much, and its time is long
+        return count < LINE_COMMANDS * lines and pieces.bytes < LINE_BYTES * lines
+
+    def _must_flush_first(self, ask: Ask) -> bool:
+        """Say whether a write has to wait because as much is kept as may be; a FLUSH is on its way then. It is
+        sent when there is half as much, so that hardly any write has to.
+        """
+        unflushed = self.unflushed
+        if unflushed.keep is Keep.RANGES or ask.command not in WRITE_CLASS:
+            return False
+        coming = self.pieces.writes
+        writes = len(unflushed) + len(coming)
+        kept, most = 0, self.survival.replay_bytes
+        if unflushed.keep is Keep.DATA:
+            kept = unflushed.bytes + sum(len(piece.ask.data) for piece in coming)
+        much = kept + len(ask.data) > most // 2 or writes >= MOST_WRITES // 2
+        if much and unflushed and self.flushes.under_way is None:
+            self.flushes.want(_nobody_waits)
+        return bool(kept and kept + len(ask.data) > most) or writes >= MOST_WRITES
+
+    def _begin(self, task: Task) -> None:
+        match task.ask.command:
+            case Cmd.FLUSH:
+                self._flush(task)
+            case Cmd.BLOCK_STATUS if self.lines.count > 1 and self._can_flush and self.unflushed:
+                # What one line has written, another need not know before it is flushed.
+                self.flushes.want(lambda outcome: self._ask_status(task, outcome))
+            case Cmd.BLOCK_STATUS:
+                self._ask_status(task, Outcome())
+            case _:
+                self._put(task, self._cut(task))
+
+    def _flush(self, task: Task) -> None:
+        self.flushes.want(lambda outcome: self.ports.answer(task, outcome), task.port)
+
+    def _ask_status(self, task: Task, flushed: Outcome) -> None:
+        # If it was a recovery that failed the FLUSH, that is as good: it puts the lines in order as well.
+        if flushed.error and self.lines.state is not State.MENDING:
+            self.ports.answer(task, flushed)
+        else:
+            self._put(task, [Piece(task.ask, self._answered, task, slot=0)])
+
+    def _cut(self, task: Task) -> list[Piece]:
+        """Give the pieces of a command that has a range: one for each stripe, or one for all."""
+        ask, stripe_bytes = task.ask, self.lines.stripe_bytes
+        several = self.lines.count > 1
+        count = stripes.stripes(ask.offset, ask.end, stripe_bytes) if several else 1
+        if count == 1:
+            return [Piece(ask, self._answered, task)]
+        if count <= stripes.MOST_STRIPES or ask.command in (Cmd.READ, Cmd.WRITE):
+            parts = stripes.parts(ask, stripe_bytes)
+            return [Piece(part, self._answered, task) for part in parts]
+        if ask.command in WRITE_CLASS:
+            return [Piece(ask, self._answered_whole, task, slot=0, alone=True)]
+        return [Piece(ask, self._answered, task, slot=0)]
+
+    # --- Pieces
+
+    def _put(self, task: Task, pieces: list[Piece]) -> None:
+        """Send the pieces of a task, or hold them until they may be sent."""
+        task.expect(len(pieces))
+        for piece in pieces:
+            if piece.alone:
+                self.pieces.leave_alone(piece)
+            if self.lines.state is State.UP and self.pieces.may_go(piece):
+                self.send(piece)
+            else:
+                self.pieces.held.append(piece)
+
+    def send(self, piece: Piece) -> None:
+        """Send a piece to its line now."""
+        if piece.task is not None and self._is_lost(piece.task, piece.ask):
+            lost = Outcome(Errno.EIO, "the server may have lost what was written here")
+            self._part_done(piece, lost)
+            return
+        line = self.lines.usual(piece.ask.offset, piece.slot)
+        spare = self.lines.spare
+        if line.stalled and spare is not None and self._may_be_read_elsewhere(piece):
+            line = spare
+        self.pieces.begin(piece, line)
+        self._ask_line(line, piece)
+
+    def _ask_line(self, line: Line, piece: Piece) -> None:
+        self._stalls.asks(line)
+        line.ask(piece.ask, lambda outcome: self._reply(piece, line, outcome))
+
+    def _is_lost(self, task: Task, ask: Ask) -> bool:
+        traffic = task.port.traffic
+        return (
+            ask.command in _TELLS
+            and traffic is not None
+            and bool(traffic.lost)
+            and traffic.is_lost(ask.offset, ask.end)
+        )
+
+    def _reply(self, piece: Piece, line: Line, outcome: Outcome) -> None:
+        if piece not in self.pieces.under_way or (piece.line is not line and outcome.error):
+            return  # another line has answered it, or will
+        self.pieces.end(piece)
+        piece.done(piece, outcome)
+
+    def _answered(self, piece: Piece, outcome: Outcome) -> None:
+        """A piece of a task has its answer."""
+        if piece.writes and not outcome.error:
+            self._note_written(piece.ask)
+        self._part_done(piece, outcome)
+
+    def _answered_whole(self, piece: Piece, outcome: Outcome) -> None:
+        """The same, where it went over one line for the stripes of all: they must know of it before the task is
+        done, and before whatever waits for it.
+        """
+        if outcome.error or not self._can_flush:
+            self._answered(piece, outcome)
+            return
+        self._note_written(piece.ask)
+        # It keeps others away until then, as one that waits.
+        piece.not_before = WHEN_FLUSHED
+        self.pieces.held.insert(0, piece)
+
+        def flushed(flush: Outcome) -> None:
+            self.pieces.held.remove(piece)
+            self._part_done(piece, flush if flush.error else outcome)
+
+        self.flushes.want(flushed)
+
+    def _note_written(self, ask: Ask) -> None:
+        self.ledger.written(ask.offset, ask.end)
+        if self._can_flush:
+            if ask.flags & CmdFlag.FUA:
+                self.unflushed.replaced(ask)
+            else:
+                self.unflushed.add(ask)
+
+    def _part_done(self, piece: Piece, outcome: Outcome) -> None:
+        task = piece.task
+        assert task is not None  # the bundle's own pieces end otherwise
+        self.pieces.done_with(piece)
+        task.written = task.written or (piece.writes and not outcome.error)
+        task.gather(piece.ask, outcome)
+        if not task.missing:
+            self.ports.answer(task, task.outcome)
+
+    def _send_flush(self) -> None:
+        if not self.flushes or self.flushes.under_way is not None:
+            return
+        mark = self.unflushed.mark()
+
+        def answered(_piece: Piece, outcome: Outcome) -> None:
+            waiting = self.flushes.answered()
+            if outcome.error:
+                # The server has lost something, and does not say so twice: all sessions have to hear of it.
+                self.taint(why_failed(outcome))
+            else:
+                self.unflushed.flushed(mark)
+            for done in waiting:
+                done(outcome)
+
+        self.flushes.sent()
+        self.send(Piece(Ask(Cmd.FLUSH, 0, 0), answered, slot=0))
+
+    # --- What lines leave behind
+
+    def orphan(self, piece: Piece) -> None:
+        """A piece has no answer, and will have none: it may have been done, or may be done yet."""
+        piece.unknown += piece.writes
+        piece.lost_at = self.clock()
+        self.pieces.orphans.append(piece)
+
+    def settle(self, piece: Piece, outcome: Outcome) -> None:
+        """An orphan has its answer."""
+        self.pieces.orphans.remove(piece)
+        self._answered(piece, outcome)
+
+    # --- Reads that another line may answer
+
+    def _may_be_read_elsewhere(self, piece: Piece) -> bool:
+        """Say whether another connection surely shows what this READ has to show: where all that was written is
+        flushed.
+        """
+        ask = piece.ask
+        if piece.task is None or ask.command is not Cmd.READ or not self.one_view:
+            return False
+        if self.unflushed.touches(ask.offset, ask.end):
+            return False
+        return not any(each.ask.overlaps(ask) for each in self.pieces.writes)
+
+    def ask_spare_as_well(self, spare: Line) -> None:
+        """Ask it the READs that stalled lines have not answered. Whoever answers first is believed."""
+        for piece in list(self.pieces.under_way):
+            if piece.line is not None and piece.line.stalled and self._may_be_read_elsewhere(piece):
+                self._ask_line(spare, piece)
+
+    # --- What fails
+
+    def taint(self, why: str, *, since: float | None = None) -> None:
+        """What is not flushed is taken to be lost, and everybody has to be told. `since`: a link was found dead
+        that was made then.
+        """
+        self._fail_unfinished(why)
+        ranges = self.unflushed.ranges
+        self.say(
+            "writes may be lost: each session's next FLUSH fails, and until then READs of them",
+            why=why,
+            sessions=len(self.ledger.traffics),
+            bytes=sum(end - start for start, end in ranges),
+        )
+        if since is None:
+            self.ledger.lose(why, ranges)
+        else:
+            self.ledger.lose(why, ranges, at=self.clock(), since=since)
+        self.unflushed.forget()
+        self._fail_flushes(why)
+
+    def _fail_unfinished(self, why: str) -> None:
+        """Of what is lost, a part belongs to commands that are not done yet. Whoever is told of the loss now
+        hears later that they are done, and would take them to be durable after his next FLUSH. So they fail.
+
+        The same goes for what is under way when a FLUSH fails: the server may have done it before.
+        """
+        pieces = self.pieces
+        for piece in (*pieces.under_way, *pieces.orphans, *pieces.held):
+            task, ask = piece.task, piece.ask
+            if task is None or not piece.writes or ask.flags & CmdFlag.FUA:
+                continue
+            partly = task.written and self.unflushed.touches(task.ask.offset, task.ask.end)
+            if partly or piece.line is not None:
+                task.fail(Errno.EIO, why)
+
+    def fail_flushes_of_debtors(self) -> None:
+        """A FLUSH of whoever has to be told of a loss, by this bundle or another, may not succeed over a line
+        that was made after it.
+        """
+        for port in dict.fromkeys([*self.flushes, *self.ports]):
+            if port.traffic is not None and port.traffic.unflushed:
+                self._fail_flushes(port.traffic.unflushed, {port})
+
+    def _fail_flushes(self, why: str, of: Collection[Port | None] | None = None) -> None:
+        """Nobody's FLUSH that was asked before a loss may succeed after it (or only nobody's of these)."""
+        lost = Outcome(Errno.EIO, why)
+        for done in self.flushes.take_out(of):
+            done(lost)
+        for task in self.ports.take_out(Cmd.FLUSH, of):
+            self.ports.answer(task, lost)
+
+    def fail_all(self, why: str) -> None:
+        """Nothing goes out any more: everything fails but what is under way."""
+        gone = Outcome(Errno.EIO, why)
+        for done in self.flushes.take_out():
+            done(gone)
+        for piece in self.pieces.drop_all():
+            self._part_done(piece, gone)
+        for task in self.ports.take_out():
+            self.ports.answer(task, gone)
+
+
+def _nobody_waits(_outcome: Outcome) -> None:
+    pass
