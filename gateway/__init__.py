@@ -10,7 +10,7 @@ Where everything is; imports go down this list, never up:
     upstreams.py what the upstreams of a configuration lead to, kept through reloads
     keyring.py   all TLS credentials of a configuration, and their exchange
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
-    relay/       one client's life, and the data plane: scan (pure), lanes, hub
+    relay/       one client's life, and the data plane: scan (pure), lanes, hub; bundle, of links
     upstream/    targets, the negotiation ladder, links, listings
     net/         sockets: listen, dial, drive a pure core from a socket
     tls/         credentials, contexts, who a peer is; no sockets

@@ -8,9 +8,13 @@ transmit.py its transmission phase, from the task that waits for it
 hooks.py    commands that go through hooks of policies: a task for each
 service.py  what all clients share
 pausing.py  holding an export's sessions for a while, and taking them over to another server
+surviving.py  a session with a link of its own lives on when that dies
+upkeep.py   what is done for upstreams while no client asks
 listing.py  what LIST shows
 scan/       what goes through a session, message by message; pure
+bundle/     links that act as one: several for a client, one for many, the next one when one dies
 hub.py      the reactor: every session's two sockets in one epoll, in one task
+crowd.py    what the hub waits for, and how
 lane.py     one direction of a session: receive once, scan, send once
 session.py  two lanes, and how they end
 """

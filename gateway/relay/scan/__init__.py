@@ -20,6 +20,7 @@ start of the upstream's (`offer.base`), offsets are the client's until they are 
     asks.py       commands of our own on one link
     jobs.py       commands that take several of the upstream's: what drives them
     translate.py  and what they do, one generator for each
+    carrying.py   what is under way when a link dies becomes jobs that ask another
     locks.py      ranges that a read-modify-write has to itself
     extents.py    block status as proto.md wants it
 
