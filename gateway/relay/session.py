@@ -668,7 +668,8 @@ class Session:
         self.traffic.asks.drop()
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
         self.traffic.locks.leave(self.traffic.in_flight)
-        self.traffic.forget_all()
+        if self.traffic.memory is not None:
+            self.traffic.memory.forget_all()
         for sock in self._interest:
             self._want(sock, 0)
         self.ended.set()

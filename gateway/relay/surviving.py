@@ -15,7 +15,8 @@ from gateway.relay.bundle.trunk import Joined, Pause, Trunk
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
-from gateway.relay.scan.traffic import Memory, Traffic
+from gateway.relay.scan.memory import Memory
+from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service
 from gateway.relay.session import Session
 from gateway.upstream.negotiation import Link
@@ -69,7 +70,7 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     plan = plan_of(
         opened.agreed, opened.offer, link.export, link.dialect, translated="its link was lost"
     )
-    traffic.remember()  # the scanner may have given up before it came to it
+    memory.remember()  # the scanner may have given up before it came to it
     trunk.start_without(why, memory.acknowledged)
     session.carry_over(plan, joined.ask, joined.adopt, joined.push)
     link.socket.close()
@@ -114,7 +115,7 @@ async def _go_back(service: Service, running: Running, joined: Joined) -> None:
         if running.opened.link is not joined:  # it has been switched
             return
         if running.name not in service.paused and await _is_quiet(service, running, session):
-            if trunk.bundle.idle and trunk.bundle.lines.by_slot and not trunk.ended:
+            if trunk.bundle.idle and trunk.bundle.lines and not trunk.ended:
                 _relink(service, running, joined)
                 session.go_on()
                 return

@@ -644,8 +644,7 @@ class Line:
         jobs = traffic.jobs
         assert not jobs
         assert not traffic.asks
-        assert not traffic.kept
-        assert not traffic.kept_bytes
+        assert traffic.memory is None or (not traffic.memory.kept and not traffic.memory.kept_bytes)
         assert (jobs.bytes, jobs.waiting) == (0, 0)
         if not self._mortal:
             assert not self.client.under_way

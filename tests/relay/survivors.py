@@ -20,8 +20,9 @@ from gateway.relay.bundle.wire import Wire
 from gateway.relay.bundle.wire import Wires as BundleWires
 from gateway.relay.lane import BufferPool
 from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.plan import PROPER, plan
-from gateway.relay.scan.traffic import Memory, Traffic
+from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Session
 from gateway.throttle import Doors
 from gateway.upstream.mode import Doubt, Survival
@@ -83,7 +84,7 @@ class Survivor:
         port = Port(self.traffic, lambda: self.session.act(partial(bundle.answers, port)))
         wires.part_from_link()
         self._bundle_wires = BundleWires(bundle, wires, self._gone)  # type: ignore[arg-type] # a hub
-        self.traffic.remember()
+        memory.remember()
         bundle.begin_without(why, memory.acknowledged, 0.0)
         self.bundle, self.port = bundle, port
         translated = plan(self._promised, self._export, translated="its link was lost")
@@ -124,7 +125,7 @@ class Survivor:
             return False
         if not session.held:
             session.hold()
-        if not (session.quiet and session.held and bundle.idle and bundle.lines.by_slot):
+        if not (session.quiet and session.held and bundle.idle and bundle.lines):
             return False
         [line] = bundle.lines.by_slot.values()
         wire = self._bundle_wires._wires[line]

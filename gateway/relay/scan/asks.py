@@ -82,8 +82,8 @@ class Asks:
         traffic.in_flight[ours] = (0, ASK | word, ask.offset, ask.length)
         outcome = Outcome(data=bytearray(ask.length if ask.command is Cmd.READ else 0))
         self._under_way[ours] = ask, outcome, done
-        if ask.command is Cmd.FLUSH:
-            traffic.flush_is_sent(ours)
+        if ask.command is Cmd.FLUSH and traffic.memory is not None:
+            traffic.memory.flush_is_sent(ours)
         flags = ask.flags
         if ask.command is Cmd.WRITE and self._link is EXTENDED:
             flags |= CmdFlag.PAYLOAD_LEN
@@ -100,12 +100,13 @@ class Asks:
     def settle(self, ours: int) -> None:
         """The reply to an ask is complete."""
         ask, outcome, done = self._under_way.pop(ours)
-        if self._traffic.memory is not None and ask.command is not Cmd.READ:
+        memory = self._traffic.memory
+        if memory is not None and ask.command is not Cmd.READ:
             word = ask.flags << 16 | ask.command
             if outcome.error:
-                self._traffic.failed(ours, word, 0, outcome.error, outcome.text)
+                memory.failed(self._traffic, ours, word, outcome.error, outcome.text)
             else:
-                self._traffic.succeeded(ours, word, ask.offset, ask.length)
+                memory.succeeded(ours, word, ask.offset, ask.length)
         done(outcome)
 
     def drop(self) -> None:

@@ -40,11 +40,10 @@ def carry_over(
     before, partial = traffic.plan, dict(traffic.partial)
     half_sent = requests.half_sent
     entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}
-    data = {ours: traffic.data_of(ours) for ours in list(traffic.kept)}
+    data = {} if traffic.memory is None else traffic.memory.take_data()
     under_way = traffic.asks.take()
     traffic.in_flight.clear()
     traffic.partial.clear()
-    traffic.marks.clear()
     traffic.to_upstream.clear()
     traffic.memory = None  # whoever is asked remembers
 

@@ -89,7 +89,8 @@ class ChunkReplies(Replies):
         same = self._framing is traffic.plan.link
         simple_stays = self._framing is not EXTENDED
         base = self._base
-        answered = traffic.answered if traffic.memory is not None else None
+        memory = traffic.memory
+        answered = memory.answered if memory is not None else None
         echo = 0
         run = pos = start
         if self.payload_left or self._asked_data is not None:
@@ -169,8 +170,8 @@ class ChunkReplies(Replies):
             run = pos = behind
         if pos > run:
             out.append(view[run:pos])
-        if answered:
-            traffic.remember()
+        if memory is not None and answered:
+            memory.remember()
         return pos
 
     def _begin(self, entry: Entry, payload_left: int, data_end: int, *, done: bool) -> None:
@@ -404,12 +405,14 @@ class ChunkReplies(Replies):
     def _remember(self, ours: int, entry: Entry, error: int = 0, text: str = "") -> None:
         """A command that is the client's has its answer."""
         _cookie, word, offset, length = entry
-        if self.traffic.memory is None or word & 0xFFFF in _HAS_DATA:
+        memory = self.traffic.memory
+        if memory is None or word & 0xFFFF in _HAS_DATA:
             return
         if error:
-            self.traffic.failed(ours, word, length, error, text)
+            memory.forget(ours, length)
+            memory.failed(self.traffic, ours, word, error, text)
         else:
-            self.traffic.succeeded(ours, word, offset, length)
+            memory.succeeded(ours, word, offset, length)
 
     def _done(self, ours: int, entry: Entry, out: Out) -> None:
         """End a reply, or say what is missing of it."""

@@ -208,11 +208,13 @@ class Replies:
             return
         del self.traffic.in_flight[ours]
         self.traffic.partial.pop(ours, None)
-        if self.traffic.memory is not None:
+        memory = self.traffic.memory
+        if memory is not None:
             if error:
-                self.traffic.failed(ours, word, length, error)
+                memory.forget(ours, length)
+                memory.failed(self.traffic, ours, word, error)
             else:
-                self.traffic.succeeded(ours, word, asked, length)
+                memory.succeeded(ours, word, asked, length)
         if error:
             out.append(self._client.failure(cookie, asked, normal_error(word, error)))
         else:
@@ -232,7 +234,8 @@ class SimpleReplies(Replies):
         unpack, pack_cookie = SIMPLE_REPLY.unpack_from, COOKIE.pack_into
         # Replies without data stay simple with structured replies, as proto.md allows.
         chunked, stays = client.chunked, client.request is self.traffic.plan.link.request
-        answered = self.traffic.answered if self.traffic.memory is not None else None
+        memory = self.traffic.memory
+        answered = memory.answered if memory is not None else None
         run = pos = start
         if self.payload_left or self._asked_data is not None:
             run, pos = self._resume(view, start, end, out)
@@ -276,8 +279,8 @@ class SimpleReplies(Replies):
                 out.append(client.success(cookie, offset, read=False))
         if pos > run:
             out.append(view[run:pos])
-        if answered:
-            self.traffic.remember()
+        if memory is not None and answered:
+            memory.remember()
         return pos
 
     def _look_at(

@@ -17,8 +17,9 @@ from gateway.protocol.errors import Hangup
 from gateway.protocol.table import Ranges, touches
 from gateway.relay.scan.jobs import Outside, hooked, moved
 from gateway.relay.scan.locks import Entry
+from gateway.relay.scan.memory import Memory, Pinned
 from gateway.relay.scan.plan import Plan, Route
-from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Pinned, Traffic
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
 from gateway.relay.scan.translate import status, translate
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.errors import WireError
@@ -160,12 +161,12 @@ class RequestScan:
         )
         pack_cookie = COOKIE.pack_into
         gate = traffic.gate
-        keeps, kept = traffic.memory is not None, traffic.kept
+        memory = traffic.memory
         run = pos = start
         if self.payload_left:
             pos = start + self.payload_left
-            if keeps and start < end:
-                self._keep_more(view[start : min(pos, end)])
+            if memory is not None and start < end:
+                self._keep_more(memory, view[start : min(pos, end)])
             if pos > end:
                 self.payload_left = pos - end
                 out.append(view[start:end])
@@ -221,12 +222,12 @@ class RequestScan:
                         self.payload_left = pos - end
                         self._half_sent = ours
                         pos = end
-                    if keeps:
-                        traffic.kept_bytes += length
+                    if memory is not None:
+                        memory.kept_bytes += length
                         if length <= MAX_COPIED_BYTES and pos - data == length:
-                            kept[ours] = buffer[data:pos]
+                            memory.kept[ours] = buffer[data:pos]
                         else:
-                            kept[ours] = [(self.pin(), view[data:pos])]
+                            memory.kept[ours] = [(self.pin(), view[data:pos])]
                 continue
             if pos > run:
                 out.append(view[run:pos])
@@ -246,9 +247,9 @@ class RequestScan:
             out.append(view[run:pos])
         return pos
 
-    def _keep_more(self, here: memoryview) -> None:
+    def _keep_more(self, memory: Memory, here: memoryview) -> None:
         """Keep what comes now of the data of a WRITE, too."""
-        kept = self._traffic.kept[self._half_sent]
+        kept = memory.kept[self._half_sent]
         assert type(kept) is list
         kept.append((self.pin(), here))
 
@@ -295,7 +296,8 @@ class RequestScan:
         elif command == Cmd.FLUSH and plan.ways[Cmd.FLUSH].route is not Route.TRANSLATED:
             ours = traffic.new_cookie()
             traffic.in_flight[ours] = (cookie, word, 0, 0)
-            traffic.flush_is_sent(ours)
+            if traffic.memory is not None:
+                traffic.memory.flush_is_sent(ours)
             out.append(plan.link.encode_request(Cmd.FLUSH, 0, ours, 0, 0))
         else:
             self._start(request, b"", out)

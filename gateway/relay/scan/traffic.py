@@ -8,91 +8,24 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.protocol.commands import WRITE_CLASS, Refused
+from gateway.protocol.commands import Refused
 from gateway.protocol.table import ALL_COMMANDS
 from gateway.relay.scan.asks import Ask, Asks, Done
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
+from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
 from gateway.relay.scan.plan import Plan
-from gateway.wire.constants import Cmd, CmdFlag, Errno
-from gateway.wire.limits import MIB
+from gateway.wire.constants import Cmd, Errno
 
 MAX_IN_FLIGHT = 128
 """Commands of one session that are under way at a time; while there are so many, the client's requests stay
 unread. The Linux kernel has 128 tags a queue, libnbd's tools ask 64, qemu 16."""
 
 # An `Entry` is a tuple, because there is one for every request of the data plane.
-
-
-MAX_KEPT_BYTES = 32 * MIB
-"""Data of WRITEs that is kept until they are answered, before no further request is begun. One of any size is
-always taken, so a session keeps less than twice as much."""
-
-
-class Pinned(Protocol):
-    """A buffer that is not used for anything else while it has pins."""
-
-    pins: int
-
-    def unpin(self) -> None:
-        """Take a pin off."""
-        ...
-
-
-class Acknowledged(Protocol):
-    """What is not known to be durable (`gateway.relay.bundle.unflushed` is one)."""
-
-    def note(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """These have been written: (start, end)."""
-        ...
-
-    def mark(self) -> int:
-        """A FLUSH is sent."""
-        ...
-
-    def forget(self) -> None:
-        """It is lost, and that is known."""
-        ...
-
-    @property
-    def ranges(self) -> list[tuple[int, int]]:
-        """Where it is: (start, end)."""
-        ...
-
-    def flushed(self, mark: int) -> None:
-        """It has answered 0."""
-        ...
-
-
-class Losses(Protocol):
-    """What is lost (`gateway.relay.bundle.ledger` is one)."""
-
-    tainted: bool
-    """There may be something."""
-
-    def written(self, start: int, end: int) -> None:
-        """Bytes have been written again."""
-        ...
-
-    def flush_failed(self, traffic: Traffic, why: str) -> None:
-        """The server has told one client that it could not flush."""
-        ...
-
-
-Kept = bytearray | list[tuple[Pinned, memoryview]]
-"""Data of a WRITE: a copy, or where it was received."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What is remembered of what a session does, so that it can live on without its link."""
-
-    acknowledged: Acknowledged
-    losses: Losses
 
 
 @dataclass(slots=True)
@@ -125,14 +58,6 @@ class Partial:
         return True
 
 
-LOSING = frozenset({Errno.EIO, Errno.ENOSPC})
-"""Errors of a FLUSH by which a server says that something was lost, and it will not say so twice. With others
-it has not tried."""
-
-_WRITE = int(Cmd.WRITE)
-_FUA = CmdFlag.FUA << 16
-
-
 class Gate(Protocol):
     """What has to let each request through before it is begun (`gateway.throttle` has one)."""
 
@@ -146,20 +71,16 @@ class Traffic:
 
     __slots__ = (
         "_most_in_flight",
-        "answered",
         "asks",
         "backlog",
         "gate",
         "held",
         "in_flight",
         "jobs",
-        "kept",
-        "kept_bytes",
         "last_cookie",
         "locks",
         "losses",
         "lost",
-        "marks",
         "memory",
         "observed",
         "observed_first",
@@ -221,14 +142,6 @@ class Traffic:
         """Called when the client has been told what it was owed."""
         self.memory: Memory | None = None
         """None: what is under way when the link dies, fails."""
-        self.kept: dict[int, Kept] = {}
-        """Our cookie -> data of a client's WRITE that is not answered, where there is a memory."""
-        self.kept_bytes = 0
-        self.answered: list[tuple[int, Entry]] = []
-        """(our cookie, what it was) of commands without data in their reply that have succeeded, and have to be
-        remembered: whoever adds to it calls `remember`, once for many."""
-        self.marks: dict[int, int] = {}
-        """Our cookie of a FLUSH -> what `Acknowledged.mark` gave for it."""
         self.postponed: deque[Callable[[], None]] = deque()
         """Begin commands of the client that were under way on a link that has died."""
         self.backlog = 0
@@ -287,86 +200,6 @@ class Traffic:
         self.observed[_named(word), would.error.name] += 1
         self.observed_first.setdefault((_named(word), would.error.name), would.text)
 
-    # --- What is remembered. Only with a memory.
-
-    def data_of(self, ours: int) -> bytes:
-        """Give what has come of a client's WRITE, which is not kept any more."""
-        kept = self.kept[ours]
-        pieces = [kept] if isinstance(kept, bytearray) else [view for _segment, view in kept]
-        data = b"".join(pieces)
-        self.forget(ours, 0)
-        if not self.kept:
-            self.kept_bytes = 0
-        return data
-
-    def forget(self, ours: int, length: int) -> None:
-        """A client's WRITE is answered."""
-        kept = self.kept.pop(ours, None)
-        if kept is not None:
-            self.kept_bytes -= length
-            if type(kept) is list:
-                for segment, _view in kept:
-                    segment.unpin()
-
-    def forget_all(self) -> None:
-        """Nobody is to have any of it again."""
-        for ours in list(self.kept):
-            self.forget(ours, 0)
-        self.kept_bytes = 0
-
-    def flush_is_sent(self, ours: int) -> None:
-        """A FLUSH goes upstream."""
-        if self.memory is not None:
-            self.marks[ours] = self.memory.acknowledged.mark()
-
-    def succeeded(self, ours: int, word: int, offset: int, length: int) -> None:
-        """A command without data in its reply has succeeded."""
-        memory = self.memory
-        assert memory is not None
-        command = word & 0xFFFF
-        if command == Cmd.FLUSH:
-            memory.acknowledged.flushed(self.marks.pop(ours))
-        elif command in WRITE_CLASS:
-            self.forget(ours, length)
-            if not word & _FUA:
-                memory.acknowledged.note([(offset, offset + length)])
-            if memory.losses.tainted:
-                memory.losses.written(offset, offset + length)
-
-    def remember(self) -> None:
-        """Do the same for all that are `answered`."""
-        answered, memory, kept = self.answered, self.memory, self.kept
-        assert memory is not None
-        noted = []
-        freed = 0
-        for ours, (_cookie, word, offset, length) in answered:
-            if word & 0xFFFF != _WRITE:
-                self.succeeded(ours, word, offset, length)
-                continue
-            data = kept.pop(ours)
-            freed += length
-            if type(data) is list:
-                for segment, _view in data:
-                    segment.unpin()
-            if not word & _FUA:
-                noted.append((offset, offset + length))
-            if memory.losses.tainted:
-                memory.losses.written(offset, offset + length)
-        self.kept_bytes -= freed
-        if noted:
-            memory.acknowledged.note(noted)
-        answered.clear()
-
-    def failed(self, ours: int, word: int, length: int, error: int, text: str = "") -> None:
-        """A command that is no READ has failed."""
-        memory = self.memory
-        assert memory is not None
-        self.forget(ours, length)
-        if word & 0xFFFF == Cmd.FLUSH:
-            del self.marks[ours]
-            if error in LOSING:
-                memory.losses.flush_failed(self, text or Errno(error).name)
-
     def new_cookie(self) -> int:
         """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""
         self.last_cookie += 1
@@ -382,7 +215,8 @@ class Traffic:
         """How many requests may be begun (less than none: `most_in_flight` was more)."""
         if self.held or self.postponed or self.jobs.bytes + self.backlog >= MAX_JOB_BYTES:
             return 0
-        if self.kept_bytes >= MAX_KEPT_BYTES:
+        memory = self.memory
+        if memory is not None and memory.kept_bytes >= MAX_KEPT_BYTES:
             return 0
         return self._most_in_flight - len(self.in_flight) - self.jobs.waiting
 
