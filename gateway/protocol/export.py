@@ -67,6 +67,11 @@ class Export:
         """Give the link's framing."""
         return framing_of(structured=self.structured, extended=self.extended)
 
+    @property
+    def can_flush(self) -> bool:
+        """It can be asked to make durable what was written to it."""
+        return bool(self.flags & Flag.SEND_FLUSH and not self.flags & Flag.READ_ONLY)
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -256,6 +261,19 @@ def sane_block_sizes(said: BlockSizes | None) -> BlockSizes | None:
         and (maximum == UNRESTRICTED_MAXIMUM or maximum % minimum == 0)
     )
     return said if proper else None
+
+
+NO_PROMISE = Flag.READ_ONLY | Flag.ROTATIONAL
+"""Flags whose absence takes nothing from a client."""
+
+
+def lacks(was: Export | Offer, now: Export | Offer) -> list[str]:
+    """Say which of its flags and contexts an export does not have any more, and if it cannot be written to."""
+    found = [f"no {flag.name}" for flag in Flag(was.flags & ~now.flags & ~NO_PROMISE)]
+    if now.flags & ~was.flags & Flag.READ_ONLY:
+        found.append("it is read-only")
+    names = {context.name for context in now.contexts}
+    return found + [f"no {each.name}" for each in was.contexts if each.name not in names]
 
 
 def usable_size(size: int, sizes: BlockSizes | None) -> int:

@@ -34,7 +34,7 @@ import trio
 from gateway.access.chain import Terms, prepares, terms
 from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
-from gateway.protocol.export import Export, Offer
+from gateway.protocol.export import Export, Offer, lacks
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import first_view, promise
@@ -49,7 +49,6 @@ from gateway.relay.transmit import Opened, ledger_of
 from gateway.upstream.negotiation import Link
 from gateway.upstream.server import Server
 from gateway.wire.constants import Cmd, Errno
-from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import shown
 
 QUIET_SECONDS = 30.0
@@ -65,9 +64,6 @@ OPEN_SECONDS = 30.0
 
 LOOK_SECONDS = 0.005
 """How often it is looked whether all is quiet: a pause that takes this much longer is none the worse."""
-
-NO_PROMISE = Flag.READ_ONLY | Flag.ROTATIONAL
-"""Flags whose absence takes nothing from a client."""
 
 
 class NotDone(Exception):
@@ -252,7 +248,7 @@ class Pauses:
         flushed = 0
         async with trio.open_nursery() as nursery:
             for running in self._sessions(export):
-                if _flushes(running.opened.link) and not _relaying(running).link_lost:
+                if running.opened.link.export.can_flush and not _relaying(running).link_lost:
                     flushed += 1
                     nursery.start_soon(self._flush_one, running, problems)
         if problems:
@@ -508,11 +504,6 @@ async def _part_from_links(sessions: Collection[Running], trunks: Collection[Tru
         await trio.sleep(LOOK_SECONDS)
 
 
-def _flushes(link: Link | Joined) -> bool:
-    flags = link.export.flags
-    return bool(flags & Flag.SEND_FLUSH and not flags & Flag.READ_ONLY)
-
-
 def _say_disc(link: Link) -> None:
     with suppress(OSError):  # it has gone already
         link.socket.send(link.export.framing.encode_request(Cmd.DISC, 0, 0, 0, 0))
@@ -531,14 +522,8 @@ def misfits(was: Offer, before: Export, after: Export, agreed: Terms) -> list[st
     if not found:
         compare("size for the client", was.size, now.size, eq)
     compare("first byte", was.base, now.base, eq)
-    missing = was.flags & ~now.flags & ~NO_PROMISE
-    found += [f"no {flag.name}" for flag in Flag(missing)]
-    if now.flags & ~was.flags & Flag.READ_ONLY:
-        found.append("it is read-only")
     old, new = was.block_sizes, now.block_sizes
     compare("minimum block", old.minimum, new.minimum, le)
     compare("maximum payload", old.maximum, new.maximum, ge)
     compare("alignment", was.alignment, now.alignment, le)
-    names = {context.name for context in now.contexts}
-    found += [f"no {each.name}" for each in was.contexts if each.name not in names]
-    return found
+    return found + lacks(was, now)

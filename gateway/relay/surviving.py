@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import trio
 
-from gateway.relay.bundle.trunk import Joined, Pause, Trunk
+from gateway.relay.bundle.again import Pause
+from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of

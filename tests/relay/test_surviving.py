@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
-from gateway.relay.bundle.trunk import MOST_PAUSE_SECONDS, SHORT_SECONDS, Pause
+from gateway.relay.bundle.again import MOST_PAUSE_SECONDS, SHORT_SECONDS, Pause
 from gateway.upstream.mode import Mode, Survival
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.limits import MIB

@@ -35,6 +35,7 @@ In the order in which one builds on the other:
     recovery.py    what is done when lines have changed, step by step
     mending.py     carries that out
     core.py        the bundle: lines come and go, and it all goes on
+    again.py       when a lost link is made again, and whether it is what was promised
     wire.py        a line's socket, in the hub
     trunk.py       a bundle with its sockets, and the tasks that make its links, and make them again
     shared.py      the trunks of exports whose clients share their links

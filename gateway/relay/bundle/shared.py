@@ -143,8 +143,7 @@ async def begun(
         if server.mode.required:
             await trunk.agree()
     except BaseException:
-        link.close()
-        ledger.bundles -= 1
+        trunk.abandon()
         raise
     trunk.start()
     return trunk

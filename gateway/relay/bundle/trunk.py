@@ -24,6 +24,7 @@ import trio
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
+from gateway.relay.bundle.again import Pause, shrunk
 from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import SPARE, Line
@@ -35,7 +36,6 @@ from gateway.relay.scan.asks import Ask, Done
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Place, Rung, Server
-from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -46,61 +46,12 @@ AGAIN_SECONDS = 0.5
 """How long after a link could not be made the next one is tried, at most: beside what the upstream's own
 back-off says, which all who connect to it share."""
 
-SHORT_SECONDS = 1.0
-"""A link that is lost sooner than this is not made again at once: a server that breaks the protocol, or dies,
-over what it is asked does so each time."""
-
-LEAST_PAUSE_SECONDS = 0.25
-"""How long not, the first time; then twice as long each time."""
-
-MOST_PAUSE_SECONDS = 5.0
-"""And at most: long enough to cost nobody anything, and short beside what clients bear."""
-
 FAREWELL_SECONDS = 30.0
 """How long what is under way may take when nobody wants it any more: a server need not bear that its replies
 are not taken (nbdkit 1.32 ends over it)."""
 
 LOOK_SECONDS = 0.01
 """How often it is looked whether that has come to its end."""
-
-NO_PROMISE = Flag.READ_ONLY | Flag.ROTATIONAL
-"""Flags whose absence takes nothing from a client."""
-
-
-def shrunk(was: Export, now: Export) -> list[str]:
-    """Say what an export does not have any more that it had."""
-    found = []
-    if now.size != was.size:
-        found.append(f"size {now.size} instead of {was.size}")
-    missing = was.flags & ~now.flags & ~NO_PROMISE
-    found += [f"no {flag.name}" for flag in Flag(missing)]
-    if now.flags & ~was.flags & Flag.READ_ONLY:
-        found.append("it is read-only")
-    if now.block_sizes != was.block_sizes:
-        found.append(f"block sizes {now.block_sizes} instead of {was.block_sizes}")
-    if now.framing is not was.framing:
-        found.append(f"{now.framing} framing instead of {was.framing}")
-    names = {context.name for context in now.contexts}
-    found += [f"no {each.name}" for each in was.contexts if each.name not in names]
-    return found
-
-
-@dataclass(slots=True)
-class Pause:
-    """Between one link and the next in the same place."""
-
-    seconds: float = 0.0
-    made_at: float = -math.inf
-
-    def made(self, now: float) -> None:
-        """A link has been made."""
-        self.made_at = now
-
-    def lost(self, now: float) -> None:
-        """It is lost: find out how long to wait."""
-        short = now - self.made_at < SHORT_SECONDS
-        longer = min(max(2 * self.seconds, LEAST_PAUSE_SECONDS), MOST_PAUSE_SECONDS)
-        self.seconds = longer if short else 0.0
 
 
 class Trunk:
@@ -167,6 +118,11 @@ class Trunk:
         if self.decision.count > 1:
             await self._make_others()
             check_required(self.server.mode.wanted, self.decision)
+
+    def abandon(self) -> None:
+        """Do not begin, after all: leave the first link."""
+        self.first.close()
+        self.ledger.bundles -= 1
 
     def start(self) -> None:
         """Begin."""
@@ -300,7 +256,7 @@ class Trunk:
             problems = shrunk(self.first.export, link.export)
             if problems:
                 link.close()
-                self._end(f"the server came back with {', '.join(problems)}")
+                self._give_up(f"the server came back with {', '.join(problems)}")
                 return
             lost_for = trio.current_time() - self.bundle.lost_at
             self._log.info("upstream connection made again", seconds=round(lost_for, 1))
@@ -354,7 +310,7 @@ class Trunk:
                 seconds = bundle.survival.reconnect_seconds
                 waited = f", and for {seconds:g} s there was no other" if seconds else ""
                 why = self.server.why_down or bundle.why
-                self._end(f"the connection to the server was lost{waited}: {why}")
+                self._give_up(f"the connection to the server was lost{waited}: {why}")
                 return
             changed = self._changed
             with trio.move_on_at(min(gives_up_at, bundle.due)):
@@ -363,7 +319,7 @@ class Trunk:
                 bundle.tick()
                 self.push()
 
-    def _end(self, why: str) -> None:
+    def _give_up(self, why: str) -> None:
         self.bundle.give_up(why)
         self.push()
         self._log.error("upstream connections given up", export=self.terms.name, why=why)

@@ -152,10 +152,9 @@ class Wires:
 
     def push(self) -> None:
         """Have the bundle do what it can, and send what it has to say."""
+        # A line that is lost in sending changes what the others may do.
         lines = -1
-        while lines != len(
-            self._wires
-        ):  # a line that is lost in sending changes what the others may do
+        while lines != len(self._wires):
             lines = len(self._wires)
             self.bundle.push()
             for wire in list(self._wires.values()):

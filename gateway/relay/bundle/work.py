@@ -71,10 +71,8 @@ class Work:
         self.clock = clock
         self._stalls = stalls
         self._say = say
-        flags = export.flags
-        self._can_flush = bool(flags & Flag.SEND_FLUSH and not flags & Flag.READ_ONLY)
-        shared = Flag.READ_ONLY | (Flag.CAN_MULTI_CONN if self._can_flush else 0)
-        self.one_view = bool(flags & shared)
+        shared = Flag.READ_ONLY | (Flag.CAN_MULTI_CONN if export.can_flush else 0)
+        self.one_view = bool(export.flags & shared)
         """What is flushed is seen over any connection."""
 
     def say(self, what: str, **details: object) -> None:
@@ -130,7 +128,9 @@ class Work:
         match task.ask.command:
             case Cmd.FLUSH:
                 self._flush(task)
-            case Cmd.BLOCK_STATUS if self.lines.count > 1 and self._can_flush and self.unflushed:
+            case Cmd.BLOCK_STATUS if (
+                self.lines.count > 1 and self.export.can_flush and self.unflushed
+            ):
                 # What one line has written, another need not know before it is flushed.
                 self.flushes.want(lambda outcome: self._ask_status(task, outcome))
             case Cmd.BLOCK_STATUS:
@@ -217,7 +217,7 @@ class Work:
         """The same, where it went over one line for the stripes of all: they must know of it before the task is
         done, and before whatever waits for it.
         """
-        if outcome.error or not self._can_flush:
+        if outcome.error or not self.export.can_flush:
             self._answered(piece, outcome)
             return
         self._note_written(piece.ask)
@@ -233,7 +233,7 @@ class Work:
 
     def _note_written(self, ask: Ask) -> None:
         self.ledger.written(ask.offset, ask.end)
-        if self._can_flush:
+        if self.export.can_flush:
             if ask.flags & CmdFlag.FUA:
                 self.unflushed.replaced(ask)
             else:
