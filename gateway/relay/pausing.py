@@ -506,7 +506,7 @@ async def _part_from_links(sessions: Collection[Running], trunks: Collection[Tru
 
 def _say_disc(link: Link) -> None:
     with suppress(OSError):  # it has gone already
-        link.socket.send(link.export.framing.encode_request(Cmd.DISC, 0, 0, 0, 0))
+        link.socket.send(link.export.framing.disc())
 
 
 def misfits(was: Offer, before: Export, after: Export, agreed: Terms) -> list[str]:

@@ -49,7 +49,7 @@ from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
 from gateway.throttle import Charges, Doors, Gate
-from gateway.wire.constants import Cmd, Errno
+from gateway.wire.constants import Errno
 from gateway.wire.errors import WireError
 from gateway.wire.transmission import REQUEST
 
@@ -220,7 +220,7 @@ class Session:
         if not self.link_lost:
             link = self.traffic.plan.link
             with suppress(OSError):  # it has gone already
-                self.link.send(link.encode_request(Cmd.DISC, 0, 0, 0, 0))
+                self.link.send(link.disc())
             self._lose_link("the connection to the upstream was closed to be made anew")
             _shut_down(self.link, socket.SHUT_RDWR)
 
@@ -650,7 +650,7 @@ class Session:
         if not self.ended.is_set():
             if not self._link_mute and self.link is not None:
                 link = self.traffic.plan.link
-                self._requests_lane.out.append(link.encode_request(Cmd.DISC, 0, 0, 0, 0))
+                self._requests_lane.out.append(link.disc())
                 self._send_requests()
             self.close()
 

@@ -43,7 +43,7 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
 from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
 from gateway.upstream.server import Place, Rung, Server, Silent, TlsRequired, Unreachable
-from gateway.wire.constants import Cmd, Info, Opt, Rep, TransmissionFlag
+from gateway.wire.constants import Info, Opt, Rep, TransmissionFlag
 from gateway.wire.errors import WireError
 from gateway.wire.framing import SIMPLE
 from gateway.wire.handshake import ListedExport, MetaContext
@@ -574,7 +574,7 @@ class OptionLine:
         """
         if self._opened is not None:
             with suppress(OSError):
-                disc = self._opened.export.framing.encode_request(Cmd.DISC, 0, 0, 0, 0)
+                disc = self._opened.export.framing.disc()
                 self._opened.socket.send(disc)
             self._opened.close()
             return
@@ -586,9 +586,7 @@ class OptionLine:
                         self._core.abort()
                         await self._talk.flush()
                     elif self._core.style is Style.OLDSTYLE:
-                        await self._talk.stream.send_all(
-                            SIMPLE.encode_request(Cmd.DISC, 0, 0, 0, 0)
-                        )
+                        await self._talk.stream.send_all(SIMPLE.disc())
             await close_stream(self._talk.stream)
         finally:
             self._place.leave()

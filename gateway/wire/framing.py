@@ -25,6 +25,7 @@ from gateway.wire.constants import (
     REQUEST_MAGIC,
     STRUCTURED_REPLY_MAGIC,
     Chunk,
+    Cmd,
 )
 from gateway.wire.transmission import DONE_BIT
 
@@ -50,6 +51,10 @@ class Framing(ABC):
     ) -> bytes:
         """Give the header of a request."""
         return self.request.pack(self.request_magic, flags << 16 | command, cookie, offset, length)
+
+    def disc(self) -> bytes:
+        """Give the request that says goodbye, to which there is no reply."""
+        return self.encode_request(Cmd.DISC, 0, 0, 0, 0)
 
     @abstractmethod
     def success(self, cookie: int, asked: int, *, read: bool) -> bytes:

@@ -16,7 +16,6 @@ from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.crowd import GONE, READ, WRITE, crowd_of
 from gateway.relay.lane import BufferPool, Lane
-from gateway.wire.constants import Cmd
 from gateway.wire.errors import WireError
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class Wire:
         """Say goodbye, where nothing is half sent."""
         if not self._lost and not self._requests.out:
             with suppress(OSError):  # it has gone already
-                disc = self.line.traffic.plan.link.encode_request(Cmd.DISC, 0, 0, 0, 0)
+                disc = self.line.traffic.plan.link.disc()
                 self.socket.send(disc)
 
 
