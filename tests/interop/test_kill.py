@@ -4,21 +4,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.tools.kill_run import Plan, Report, run
+from tests.tools.kill_run import NOTHING_LOST, Plan, Report, run
 
 from .gateways import MODE
 
 pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a relay does not survive its server")
 
 
+TRIES = 4
+"""Whether a kill finds anything that is not flushed is chance, and a busy machine's. A run in which none did
+is no answer, so there is another."""
+
+
 def killed(plan: Plan, workdir: Path) -> Report:
-    report: Report = trio.run(run, plan, workdir)
-    print(report, report.gateway, sep="\n")
+    for seed in range(plan.seed, plan.seed + TRIES):
+        report: Report = trio.run(run, replace(plan, seed=seed), workdir)
+        print(report, report.gateway, sep="\n")
+        if NOTHING_LOST not in report.problems:
+            break
     return report
 
 
@@ -38,7 +47,7 @@ def test_three_kills_in_other_modes(connections: str, workdir: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["replay", "sticky", "assume-durable"])
 def test_three_cuts(mode: str, workdir: Path) -> None:
-    report = killed(Plan(mode, by="cut", seed=9, late_write_seconds=1), workdir)
+    report = killed(Plan(mode, by="cut", seed=9, late_write_seconds=2), workdir)
     assert not report.problems, report
 
 

@@ -72,6 +72,8 @@ upstream = "main"
 upstream-name = ""
 """
 
+NOTHING_LOST = "no kill has lost anything, so that this run proves nothing"
+
 ENDS_WITH_ITS_LINK = "reconnect-seconds = 0\n"
 
 SURVIVAL = """\
@@ -548,7 +550,7 @@ def check_disk(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
             report.problem(f"{len(inversions)} inversions, such as: {inversions[0]}")
     loses = plan.server == "nbdkit" and plan.by == "kill" and plan.kills
     if loses and not sum(report.lost) and not report.problems:
-        report.problem("no kill has lost anything, so that this run proves nothing")
+        report.problem(NOTHING_LOST)
 
 
 def main() -> int:
