@@ -24,7 +24,9 @@ is no answer, so there is another."""
 
 def killed(plan: Plan, workdir: Path) -> Report:
     for seed in range(plan.seed, plan.seed + TRIES):
-        report: Report = trio.run(run, replace(plan, seed=seed), workdir)
+        directory = workdir / str(seed)
+        directory.mkdir()
+        report: Report = trio.run(run, replace(plan, seed=seed), directory)
         print(report, report.gateway, sep="\n")
         if NOTHING_LOST not in report.problems:
             break
