@@ -72,6 +72,7 @@ class Ledger:
             self._open[after] = None
             after.told = partial(self._told, after)
             if before in self._told_since:
+                self._told_since.remove(before)
                 self._told_since.add(after)
 
     def lose(
@@ -80,7 +81,7 @@ class Ledger:
         ranges: Iterable[Range],
         *,
         but: Traffic | None = None,
-        at: float = math.inf,
+        at: float = -math.inf,
         since: float = math.inf,
     ) -> None:
         """What was acknowledged in these ranges may be gone; all sessions have to be told, except one that is

@@ -436,7 +436,7 @@ class Watched(Ledger):
         ranges: Iterable[tuple[int, int]],
         *,
         but: Traffic | None = None,
-        at: float = math.inf,
+        at: float = -math.inf,
         since: float = math.inf,
     ) -> None:
         super().lose(why, ranges, but=but, at=at, since=since)

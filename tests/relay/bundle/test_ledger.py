@@ -98,3 +98,32 @@ def test_a_session_goes_on_with_another_traffic() -> None:
     ledger.lose("more", [(20, 30)])
     assert after.lost == [(20, 30)]
     assert before.lost == [(0, 10)]
+
+
+def test_links_that_die_together_are_one_loss() -> None:
+    """Who has been told of the first need not be told of the others: the rest still are, of all."""
+    ledger = Ledger()
+    one, other = session(ledger), session(ledger)
+    ledger.lose("gone", [(0, 10)], at=100.0, since=1.0)
+    assert one.pay() == "gone"
+    ledger.lose("gone", [(20, 30)], at=100.5, since=2.0)
+    assert not one.unflushed
+    assert other.lost == [(0, 10), (20, 30)]
+    ledger.lose("gone again", [(0, 10)], at=101.5, since=2.0)  # too late to be of one cause
+    assert one.pay() == "gone again"
+    ledger.lose("once more", [(0, 10)], at=101.6, since=101.55)  # that link was made after it
+    assert one.pay() == "once more"
+
+
+def test_a_link_that_dies_after_a_failed_flush_is_another_loss() -> None:
+    """Also for the session that was told of the FLUSH: it was its own."""
+    ledger = Ledger()
+    one = session(ledger)
+    ledger.lose("a FLUSH has failed", [(0, 10)], but=one)
+    assert not one.unflushed
+    ledger.lose("gone", [(0, 10)], at=100.0, since=1.0)
+    assert one.pay() == "gone"
+    ledger.lose("a FLUSH has failed", [(0, 10)])
+    assert one.pay() == "a FLUSH has failed"
+    ledger.lose("gone", [(0, 10)], at=100.5, since=1.0)
+    assert one.pay() == "gone"
