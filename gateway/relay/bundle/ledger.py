@@ -111,11 +111,12 @@ class Ledger:
             if traffic.lost:
                 traffic.lost = without(traffic.lost, start, end)
 
-    def flush_failed(self, traffic: Traffic, why: str) -> None:
-        """A session's own FLUSH has failed: the server tells its client, and nobody else."""
+    def flush_failed(self, traffic: Traffic, why: str, *, told: bool) -> None:
+        """A FLUSH over a session's own link has failed, of which its client is `told`, or nobody."""
         assert traffic.memory is not None
         written = traffic.memory.acknowledged
-        self.lose(f"a FLUSH of another client has failed: {why}", written.ranges, but=traffic)
+        but = traffic if told else None
+        self.lose(f"a FLUSH of the server has failed: {why}", written.ranges, but=but)
         written.forget()
 
     @property

@@ -104,7 +104,8 @@ class Asks:
         if memory is not None and ask.command is not Cmd.READ:
             word = ask.flags << 16 | ask.command
             if outcome.error:
-                memory.failed(self._traffic, ours, word, outcome.error, outcome.text)
+                # Whether a FLUSH is the client's own, its job knows (and it pays then).
+                memory.failed(self._traffic, ours, word, outcome.error, outcome.text, told=False)
             else:
                 memory.succeeded(ours, word, ask.offset, ask.length)
         done(outcome)

@@ -78,8 +78,8 @@ class Losses(Protocol):
         """Bytes have been written again."""
         ...
 
-    def flush_failed(self, traffic: Traffic, why: str) -> None:
-        """The server has told one client that it could not flush."""
+    def flush_failed(self, traffic: Traffic, why: str, *, told: bool) -> None:
+        """The server has said over one link that it could not flush; its client is `told` so."""
         ...
 
 
@@ -167,9 +167,20 @@ class Memory:
             self.acknowledged.note(noted)
         self.answered.clear()
 
-    def failed(self, traffic: Traffic, ours: int, word: int, error: int, text: str = "") -> None:
-        """A command that is no READ has failed, which was under way in this traffic."""
+    def failed(
+        self,
+        traffic: Traffic,
+        ours: int,
+        word: int,
+        error: int,
+        text: str = "",
+        *,
+        told: bool = True,
+    ) -> None:
+        """A command that is no READ has failed, which was under way in this traffic. `told`: it was the
+        client's, which hears of it.
+        """
         if word & 0xFFFF == Cmd.FLUSH:
             del self.marks[ours]
             if error in LOSING:
-                self.losses.flush_failed(traffic, text or Errno(error).name)
+                self.losses.flush_failed(traffic, text or Errno(error).name, told=told)

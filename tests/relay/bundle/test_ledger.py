@@ -5,8 +5,12 @@ from __future__ import annotations
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.unflushed import Unflushed
+from gateway.relay.scan.asks import Ask
+from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
+from gateway.wire.constants import Cmd, Errno
 
 EXPORT = Export(1000, 5)
 
@@ -127,3 +131,15 @@ def test_a_link_that_dies_after_a_failed_flush_is_another_loss() -> None:
     assert one.pay() == "a FLUSH has failed"
     ledger.lose("gone", [(0, 10)], at=100.5, since=1.0)
     assert one.pay() == "gone"
+
+
+def test_a_flush_of_ours_that_fails_tells_no_client() -> None:
+    """As that behind a WRITE whose FUA the server lacks: it says that this one has failed, and no more."""
+    ledger = Ledger()
+    one, other = session(ledger), session(ledger)
+    one.memory = Memory(Unflushed(), ledger)
+    one.asks.send(Ask(Cmd.FLUSH, 0, 0), lambda _outcome: None)
+    one.asks.outcome(one.last_cookie).error = Errno.EIO
+    one.asks.settle(one.last_cookie)
+    assert one.unflushed
+    assert other.unflushed
