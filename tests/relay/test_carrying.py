@@ -14,7 +14,15 @@ import pytest
 
 import gateway.relay.scan.traffic as traffic_module
 from gateway.protocol.export import Export, offer, view_of
-from gateway.wire.constants import Cmd, CmdFlag
+from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.unflushed import Unflushed
+from gateway.relay.scan.asks import Ask
+from gateway.relay.scan.carrying import carry_over
+from gateway.relay.scan.memory import Memory
+from gateway.relay.scan.plan import plan
+from gateway.relay.scan.requests import RequestScan
+from gateway.relay.scan.traffic import Traffic
+from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.handshake import BlockSizes, MetaContext
@@ -478,3 +486,24 @@ def test_a_write_that_is_longer_than_all_that_may_be_kept(monkeypatch: pytest.Mo
     assert not any(reply.error for reply in talk.replies.values())
     assert talk.disk.content[: 3 * 2**14] == b"\x07" * 2**15 + b"\x08" * 2**14
     talk.finish()
+
+
+def test_no_flush_that_was_under_way_at_a_loss_succeeds_after_it() -> None:
+    """However many there were: each was to cover what is lost."""
+    export = Export(SIZE, int(FLAGS))
+    made = plan(offer(view_of(export), structured=False), export)
+    traffic = Traffic(made)
+    traffic.memory = Memory(Unflushed(), Ledger())
+    requests = RequestScan(traffic)
+    said = bytearray(request(1, Cmd.FLUSH).bytes + request(2, Cmd.FLUSH).bytes)
+    requests.feed(said, memoryview(said), 0, len(said), [])
+    traffic.owe("gone", [])
+    asked: list[Ask] = []
+    after = plan(made.offer, export, translated="its link was lost")
+    take = lambda ask, _done: asked.append(ask)  # noqa: E731 # both ways are one here
+    carry_over(traffic, requests, after, take, take)
+    assert not asked
+    assert traffic.to_client == [
+        made.offer.framing.failure(cookie, 0, Errno.EIO, "gone") for cookie in (1, 2)
+    ]
+    assert not traffic.unflushed

@@ -37,6 +37,9 @@ def carry_over(
     """Have all that is under way asked by `ask` and `adopt`, and by `ask` whatever comes; `after` is the plan
     for that. The rest of data that is half sent to the client is for `rest_of`.
     """
+    lost = (
+        traffic.unflushed
+    )  # no FLUSH that is under way may cover it, though the first of them tells of it
     before, partial = traffic.plan, dict(traffic.partial)
     half_sent = requests.half_sent
     entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}
@@ -48,8 +51,8 @@ def carry_over(
     traffic.memory = None  # whoever is asked remembers
 
     def first(asked: Ask, done: Done) -> None:
-        if asked.command is Cmd.FLUSH and traffic.unflushed:
-            done(Outcome(Errno.EIO, traffic.unflushed))  # it cannot cover what is lost
+        if asked.command is Cmd.FLUSH and lost:
+            done(Outcome(Errno.EIO, lost))
         else:
             (adopt if asked.command in WRITE_CLASS else ask)(asked, done)
 
@@ -59,7 +62,12 @@ def carry_over(
     traffic.plan = after
     requests.go_by(after, data.pop(half_sent, b""), entries.pop(half_sent, None))
     for ours, entry in entries.items():
-        _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
+        if lost and entry[1] & 0xFFFF == Cmd.FLUSH:
+            traffic.pay()
+            failure = before.offer.framing.failure(entry[0], 0, Errno.EIO, lost)
+            traffic.to_client.append(failure)
+        else:
+            _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
     traffic.jobs.ask_elsewhere(ask)
     traffic.begin_postponed()
 
@@ -82,10 +90,6 @@ def _begin_again(
             traffic.to_client.append(client.end(cookie, asked))
         else:
             traffic.to_client.append(client.failure(cookie, asked, partial.error or Errno.EIO))
-        return
-    if command is Cmd.FLUSH and traffic.unflushed:
-        why = traffic.pay()
-        traffic.to_client.append(client.failure(cookie, asked, Errno.EIO, why))
         return
     sent = before.fast.get(word, (0, 0, None))[1] >> 16 & ~CmdFlag.PAYLOAD_LEN
     if command is Cmd.READ:
