@@ -11,8 +11,9 @@ links that they have.
 
 What may not happen:
 
-- a FLUSH of ours takes the server's word that something was lost, and the client is never told. So a FLUSH that
-  fails here fails again at the next FLUSH of each session on that disk;
+- a FLUSH of ours takes the server's word that something was lost, and the client is never told. What it says
+  is a loss as any other (`gateway.relay.losses`), and is told at the next FLUSH of each session that relies
+  on it;
 - a client hangs for ever because somebody forgot it. So a pause ends by itself, and says so;
 - a server that restarts takes clients with it although nothing is under way and everything durable. So sessions
   of a paused export live without their links, and get others when they go on.
@@ -45,7 +46,7 @@ from gateway.relay.scan.translate import translate
 from gateway.relay.service import Place, Running, Service
 from gateway.relay.session import Session
 from gateway.relay.surviving import survives, tie
-from gateway.relay.transmit import Opened, ledger_of
+from gateway.relay.transmit import Opened, losses_of
 from gateway.upstream.negotiation import Link
 from gateway.upstream.server import Server
 from gateway.wire.constants import Cmd, Errno
@@ -266,7 +267,6 @@ class Pauses:
             if answer.error:
                 why = answer.text or Errno(answer.error).name
                 problems.append(f"{who}: {why}")
-                self._taint(traffic, f"a FLUSH of the gateway failed: {why}")
             answered.set()
 
         flush = translate(traffic.plan.upstream, Cmd.FLUSH, 0, 0, 0, b"")
@@ -274,12 +274,6 @@ class Pauses:
         if session.ended.is_set():  # before it was asked
             return
         await answered.wait()
-
-    def _taint(self, traffic: Traffic, why: str) -> None:
-        """Have every session on that disk told, at its next FLUSH: the server has told us alone."""
-        for each in self._service.running:
-            if each.traffic.locks is traffic.locks:
-                each.traffic.unflushed = why
 
     def _let_go_on(self, export: str) -> None:
         over = self._service.paused.pop(export, None)
@@ -422,15 +416,17 @@ class Pauses:
         self, place: Place, leaving: Collection[Trunk]
     ) -> AbstractAsyncContextManager[Trunk]:
         service, server, name = self._service, place.server, place.name
-        ledger = partial(service.ledger_of, server, name)
-        return service.trunks.exchange(server, name, ledger, leaving)
+        losses = partial(service.losses_of, server, name)
+        return service.trunks.exchange(server, name, losses, leaving)
 
     def _relink(self, running: Running, opened: Opened) -> None:
         service = self._service
         session, before, old, new = _relaying(running), running.opened, running.traffic, opened.link
         joined = new if isinstance(new, Joined) else None
         plan = opened.plan
-        traffic = Traffic(plan, old.locks, None if joined is None else joined.ask)
+        losses = losses_of(service, opened)
+        debt = old.debt if old.debt.losses is losses else losses.open(old.debt)
+        traffic = Traffic(plan, old.locks, None if joined is None else joined.ask, debt)
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
@@ -444,12 +440,8 @@ class Pauses:
             tie(running, joined)
         else:
             survives(service, running)
-        owed, owes = ledger_of(service, before), ledger_of(service, opened)
-        if owes is owed:
-            owes.exchange(old, traffic)
-        else:
-            owed.leave(old)
-            owes.join(traffic)
+        if old.memory is not None:
+            old.memory.trail.losses.left(old.memory.trail)
         if isinstance(before.link, Link) and not lost:
             _say_disc(before.link)
         before.link.close()

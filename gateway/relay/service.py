@@ -26,10 +26,10 @@ from gateway.policy import Charge, Session
 from gateway.protocol.errors import Refusal
 from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.shared import SharedNegotiation, Trunks, begun
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hub import Hub
+from gateway.relay.losses import PROOF_SECONDS, Losses
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
@@ -142,7 +142,7 @@ class Service:
     """Exports (our names) that are not where the configuration says."""
     switches: Counter[str] = field(default_factory=Counter)
     """How often each export has been switched."""
-    _ledgers: dict[tuple[object, str], Ledger] = field(default_factory=dict)
+    _losses: dict[tuple[object, str], Losses] = field(default_factory=dict)
     _locks: WeakValueDictionary[tuple[object, str], RangeLocks] = field(
         default_factory=WeakValueDictionary
     )
@@ -170,13 +170,19 @@ class Service:
         """
         return self._locks.setdefault((server.disks, name), RangeLocks())
 
-    def ledger_of(self, server: Server, name: str) -> Ledger:
-        """Give the ledger of an upstream's export. One that owes nothing and has no session is forgotten."""
+    def losses_of(self, server: Server, name: str) -> Losses:
+        """Give what is lost of an upstream's export."""
         key = server.disks, name
-        if key not in self._ledgers:
-            used = {k: each for k, each in self._ledgers.items() if each.in_use}
-            self._ledgers = {**used, key: Ledger()}
-        return self._ledgers[key]
+        if key not in self._losses:
+            say = partial(self._say_of_disk, server.name, name)
+            later = partial(self.hub.later, PROOF_SECONDS)
+            self._losses[key] = Losses(self.hub.soon, later, say)
+        return self._losses[key]
+
+    def _say_of_disk(
+        self, upstream: str, name: str, what: str, details: Mapping[str, object]
+    ) -> None:
+        self.log.warning(what, upstream=upstream, export=name, **details)
 
     def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:
         """Give what a client's questions are asked of. Links that are several are made together, lest one that
@@ -184,7 +190,7 @@ class Service:
         """
         server = place.server
         if server.mode.wanted.shared:
-            return SharedNegotiation(self.trunks, server, partial(self.ledger_of, server))
+            return SharedNegotiation(self.trunks, server, partial(self.losses_of, server))
         return Negotiation(server, warm=server.mode.wanted.count == 1)
 
     async def bundled(self, place: Place, terms: Terms, link: Link) -> Link | Joined:
@@ -203,8 +209,8 @@ class Service:
             if decision.reason and server.is_news(terms.name, decision.reason):
                 self.log.warning(decision.reason, upstream=server.name, export=terms.name)
             return link
-        ledger = self.ledger_of(server, terms.name)
-        return (await begun(server, terms, link, self.hub, ledger, self.log)).join()
+        losses = self.losses_of(server, terms.name)
+        return (await begun(server, terms, link, self.hub, losses, self.log)).join()
 
     async def opened_anew(self, place: Place, terms: Terms, trunk: Trunk | None) -> Link | Joined:
         """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are

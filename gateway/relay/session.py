@@ -5,8 +5,8 @@ round, because a relay that lets one direction hold up the other hangs clients t
 
 How a session ends, with what is still done then:
 
-- the client says DISC, or closes between two requests: what is under way is finished and answered, then the
-  upstream gets DISC;
+- the client says DISC, or closes between two requests: what is under way is finished and answered, and the
+  client may go. What it has not flushed is FLUSHed, then the upstream gets DISC;
 - we `finish` it (shutting down): the same, with the client's half-sent WRITE taken to its end first;
 - the client breaks the protocol, or vanishes: nothing more is sent to it. Replies under way are read and
   dropped before the link is closed, for a server may not bear a connection reset under its replies (nbdkit
@@ -40,7 +40,7 @@ from gateway.net.options import RelaySocket
 from gateway.protocol.errors import Hangup
 from gateway.relay.crowd import GONE, READ, WRITE, Crowd, crowd_of
 from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
-from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.carrying import carry_over, rest_of
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.jobs import Answer
@@ -49,7 +49,7 @@ from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
 from gateway.throttle import Charges, Doors, Gate
-from gateway.wire.constants import Errno
+from gateway.wire.constants import Cmd, Errno
 from gateway.wire.errors import WireError
 from gateway.wire.transmission import REQUEST
 
@@ -72,6 +72,7 @@ class Session:
         "_client_gone",
         "_doors",
         "_flowing",
+        "_flushed_at_the_end",
         "_gate",
         "_holding",
         "_interest",
@@ -91,6 +92,7 @@ class Session:
         "ending",
         "linger",
         "link",
+        "link_died",
         "link_lost",
         "reason",
         "seconds_to_end",
@@ -130,6 +132,7 @@ class Session:
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
         self._link_closed = False  # nothing comes from the link
+        self._flushed_at_the_end = False  # what was not flushed is, or has been
         self.reason = ""
         """Why the session ends, for the log; empty if the client ended it in good order."""
         self.bug: Exception | None = None
@@ -143,6 +146,8 @@ class Session:
         self.survive: Callable[[str], None] | None = None
         """Called with the reason when the link has died under what is under way: it has the session carried
         over. None: the session ends."""
+        self.link_died = False
+        """The upstream has closed the link, or has broken the protocol."""
         self.link_lost = ""
         """Why the link is gone, if that happened while it was `settled`."""
         self.ending = trio.Event()
@@ -267,7 +272,7 @@ class Session:
         self.link = link
         self._push = push
         self._flowing = False
-        self._link_closed = self._link_mute = False
+        self._link_closed = self._link_mute = self.link_died = False
         self.link_lost = ""
         self.settled = False
         self._step(lambda _events: None, 0)
@@ -297,7 +302,7 @@ class Session:
             traffic.jobs.ask(rest, self._complete)
         carry_over(traffic, self._requests, plan, ask, adopt)
         self._requests_lane.lead_nowhere()
-        self._link_closed = self._link_mute = False
+        self._link_closed = self._link_mute = self.link_died = False
         self._send_what_jobs_say()
 
     def _complete(self, answer: Answer) -> None:
@@ -520,7 +525,7 @@ class Session:
             self.reason = reason
         self._stop(reason)
         self.ending.set()
-        self._client_gone = True
+        self._client_gone = self.traffic.debt.deaf = True
         self.linger = False
         self._replies_lane.discard()
         if self._requests.payload_left:
@@ -532,7 +537,7 @@ class Session:
 
     def _lose_link(self, reason: str) -> None:
         quiet = self.quiet
-        self._link_closed = self._link_mute = True
+        self._link_closed = self._link_mute = self.link_died = True
         if self.settled and quiet and not self._stopping:
             self._replies_lane.release()
             self.link_lost = reason
@@ -592,6 +597,8 @@ class Session:
         elif self.traffic.held:
             self._requests_lane.put_aside()
         if self._stopping and (self._link_closed or self._idle) and not self._replies_lane.out:
+            if self._flush_at_the_end():
+                return
             self._end()
             return
         self._want(self.client, self._client_interest())
@@ -646,6 +653,29 @@ class Session:
             self._interest[sock] = events
             self._watch(sock, events)
 
+    def _flush_at_the_end(self) -> bool:
+        """Have FLUSHed what the client has written and not flushed, before the link is closed: nobody could
+        prove later that it has not been lost. Say whether that is under way; a client that has said goodbye
+        does not wait.
+        """
+        memory = self.traffic.memory
+        mute = self._link_closed or self._link_mute
+        if self._flushed_at_the_end or mute or memory is None or not memory.trail.unflushed:
+            return False
+        self._flushed_at_the_end = True
+        if not self.linger and not self._client_gone:
+            self._client_gone = True
+            _shut_down(self.client, socket.SHUT_RDWR)
+            self._want(self.client, 0)
+        self.ending.set()
+        self.traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), _nobody_waits)
+        self._send_what_jobs_say()
+        if self._link_mute:
+            return False
+        assert self.link is not None
+        self._want(self.link, self._link_interest())
+        return True
+
     def _end(self) -> None:
         if not self.ended.is_set():
             if not self._link_mute and self.link is not None:
@@ -666,6 +696,7 @@ class Session:
         # Others may wait for what it has under way, and for its ranges.
         self.traffic.postponed.clear()
         self.traffic.asks.drop()
+        self.traffic.debt.deaf = True
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
         self.traffic.locks.leave(self.traffic.in_flight)
         if self.traffic.memory is not None:
@@ -673,6 +704,10 @@ class Session:
         for sock in self._interest:
             self._want(sock, 0)
         self.ended.set()
+
+
+def _nobody_waits(_outcome: Outcome) -> None:
+    pass
 
 
 def _not_any_more(_go_on: Callable[[], None]) -> None:

@@ -15,9 +15,9 @@ from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hooks import Hooks
+from gateway.relay.losses import Losses
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import Traffic
@@ -117,8 +117,8 @@ async def transmit(
         joined = link if isinstance(link, Joined) else None
         agreed = opened.plan
         locks = service.locks_of(opened.place.server, opened.grant.route.upstream_name)
-        traffic = Traffic(agreed, locks, None if joined is None else joined.ask)
-        ledger = ledger_of(service, opened)
+        debt = losses_of(service, opened).open()
+        traffic = Traffic(agreed, locks, None if joined is None else joined.ask, debt)
         traffic.most_in_flight = opened.limits.most_in_flight
         running = Running(opened.grant.name, membership, opened, traffic, log)
         with service.session(running):
@@ -129,7 +129,6 @@ async def transmit(
             def begins(session: RelaySession, nursery: trio.Nursery) -> None:
                 running.relaying, running.nursery = session, nursery
                 opened.begins()
-                ledger.join(traffic)
                 if joined is not None:
                     tie(running, joined)
                 else:
@@ -150,7 +149,7 @@ async def transmit(
                 push=None if joined is None else joined.push,
                 begins=begins,
             )
-        running.opened.link.close()
+        _leave_link(running)
         traffic = running.traffic
         _log_observed(traffic, log)
         if session.reason:
@@ -165,18 +164,34 @@ async def transmit(
             await _see_off(client)
     finally:
         if running is not None:
+            _leave_link(running)
             running.opened.close()
-            ledger_of(service, running.opened).leave(running.traffic)
+            running.traffic.debt.losses.end(running.traffic.debt)
         opened.close()
         client.close()
         service.relayed -= 1
 
 
-def ledger_of(service: Service, opened: Opened) -> Ledger:
-    """Give the ledger that tells a session what its export has lost."""
+def losses_of(service: Service, opened: Opened) -> Losses:
+    """Give what is lost of the disk that a session has opened."""
     if isinstance(opened.link, Joined):
-        return opened.link.trunk.ledger
-    return service.ledger_of(opened.place.server, opened.place.name)
+        return opened.link.trunk.losses
+    return service.losses_of(opened.place.server, opened.place.name)
+
+
+def _leave_link(running: Running) -> None:
+    """Close the link of a session that has ended, and say what became of what was written over it. Twice is
+    once.
+    """
+    session, memory = running.relaying, running.traffic.memory
+    if memory is not None:
+        running.traffic.memory = None
+        losses = memory.trail.losses
+        if session is not None and session.link_died:
+            losses.died(memory.trail, f"the connection to the server was lost: {session.reason}")
+        else:
+            losses.left(memory.trail)
+    running.opened.link.close()
 
 
 def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:

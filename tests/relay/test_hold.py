@@ -404,15 +404,17 @@ async def test_a_flush_that_fails_is_told_to_the_clients_as_well(
 
     def reply(request: Request, reply: list[bytes]) -> list[bytes]:
         if request.command == Cmd.FLUSH and failing:
-            failing.clear()
             return [encode_simple_reply(request.cookie, Errno.ENOSPC)]
         return reply
 
     async with house(disk_of(MemoryDisk(SIZE), reply)) as made:
         clients = [await made.client() for _ in range(2)]
+        for number, client in enumerate(clients):
+            assert await write(client, number * BLOCK) == 0
         with pytest.raises(NotDone, match=r"a FLUSH failed: .*ENOSPC"):
             await made.pauses.pause("")
         assert not made.service.paused
+        failing.clear()
         for client in clients:
             assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
             assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
@@ -772,7 +774,7 @@ async def test_a_flush_that_has_failed_is_told_after_a_switch_as_well(
     async with house(disk_of(MemoryDisk(SIZE))) as made:
         client = await made.client()
         [running] = made.service.running
-        running.traffic.unflushed = "a FLUSH of the gateway failed"
+        running.traffic.debt.owe("a FLUSH of the gateway failed", [])
         await made.pauses.switch("", None)
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0

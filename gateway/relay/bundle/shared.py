@@ -22,8 +22,8 @@ import trio
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.losses import Losses
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Server
 from gateway.wire import limits
@@ -48,13 +48,13 @@ class Trunks:
         self._trunks: dict[Key, Trunk] = {}
         self._locks: dict[Key, trio.Lock] = {}
 
-    async def join(self, server: Server, name: str, ledger: Callable[[], Ledger]) -> Joined:
+    async def join(self, server: Server, name: str, losses: Callable[[], Losses]) -> Joined:
         """Take part in an export's trunk, which is begun if there is none. Raises `Refusal`."""
         key = server, name
         async with self._locked(key):
             trunk = self.at(server, name)
             if trunk is None:
-                trunk = await self._begun(server, name, ledger(), warm=True)
+                trunk = await self._begun(server, name, losses(), warm=True)
                 self._trunks[key] = trunk
             return trunk.join()
 
@@ -74,7 +74,7 @@ class Trunks:
 
     @asynccontextmanager
     async def exchange(
-        self, server: Server, name: str, ledger: Callable[[], Ledger], leaving: Collection[Trunk]
+        self, server: Server, name: str, losses: Callable[[], Losses], leaving: Collection[Trunk]
     ) -> AsyncIterator[Trunk]:
         """Give the trunk of an export to those who leave others; nobody else joins until the block ends. It is
         the one that the export has, or, if that is to be left, a new one, which the export has once it is
@@ -83,7 +83,7 @@ class Trunks:
         async with self._locked((server, name)):
             trunk = self.at(server, name)
             if trunk is None or trunk in leaving:
-                trunk = await self._begun(server, name, ledger(), warm=False)
+                trunk = await self._begun(server, name, losses(), warm=False)
             ours = trunk.join()
             try:
                 yield trunk
@@ -109,14 +109,14 @@ class Trunks:
         """Give the exports of a server that clients share at this moment, by its names."""
         return [name for (of, name), each in self._trunks.items() if of is server and each.stands]
 
-    async def _begun(self, server: Server, name: str, ledger: Ledger, *, warm: bool) -> Trunk:
+    async def _begun(self, server: Server, name: str, losses: Losses, *, warm: bool) -> Trunk:
         negotiation = Negotiation(server, warm=warm and server.mode.wanted.count == 1)
         try:
             terms = await shared_terms(negotiation, name)
             link = await negotiation.go(terms)
         finally:
             await negotiation.aclose()
-        return await begun(server, terms, link, self._hub, ledger, self._log)
+        return await begun(server, terms, link, self._hub, losses, self._log)
 
 
 async def shared_terms(negotiation: Negotiation, name: str) -> Terms:
@@ -134,11 +134,11 @@ async def begun(
     terms: Terms,
     link: Link,
     hub: Hub,
-    ledger: Ledger,
+    losses: Losses,
     log: FilteringBoundLogger,
 ) -> Trunk:
     """Begin a trunk with its first link, which is its from now on. Raises `Refusal`."""
-    trunk = Trunk(server, terms, link, hub, ledger, log)
+    trunk = Trunk(server, terms, link, hub, losses, log)
     try:
         if server.mode.required:
             await trunk.agree()
@@ -154,10 +154,10 @@ class SharedNegotiation:
 
     evidence: Evidence | None = None
 
-    def __init__(self, trunks: Trunks, server: Server, ledger: Callable[[str], Ledger]) -> None:
+    def __init__(self, trunks: Trunks, server: Server, losses: Callable[[str], Losses]) -> None:
         self._trunks = trunks
         self._server = server
-        self._ledger = ledger
+        self._losses = losses
         self._joined: tuple[str, Joined] | None = None
 
     async def _part(self, name: str) -> Joined:
@@ -165,7 +165,7 @@ class SharedNegotiation:
             if self._joined[0] == name and self._joined[1].trunk.stands:
                 return self._joined[1]
             await self.aclose()
-        joined = await self._trunks.join(self._server, name, lambda: self._ledger(name))
+        joined = await self._trunks.join(self._server, name, lambda: self._losses(name))
         self._joined = name, joined
         return joined
 

@@ -101,13 +101,11 @@ class Asks:
         """The reply to an ask is complete."""
         ask, outcome, done = self._under_way.pop(ours)
         memory = self._traffic.memory
-        if memory is not None and ask.command is not Cmd.READ:
-            word = ask.flags << 16 | ask.command
-            if outcome.error:
-                # Whether a FLUSH is the client's own, its job knows (and it pays then).
-                memory.failed(self._traffic, ours, word, outcome.error, outcome.text, told=False)
-            else:
-                memory.succeeded(ours, word, ask.offset, ask.length)
+        if memory is not None:
+            if ask.command is Cmd.FLUSH:
+                memory.flush_is_answered(ours, outcome.error, outcome.text)
+            elif not outcome.error:
+                memory.succeeded(ours, ask.flags << 16 | ask.command, ask.offset, ask.length)
         done(outcome)
 
     def drop(self) -> None:

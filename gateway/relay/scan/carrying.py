@@ -15,11 +15,11 @@ Writes stay in the in-flight table until they are answered, for claims of others
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 from gateway.protocol.commands import WRITE_CLASS
-from gateway.relay.scan.asks import Ask, Done, Outcome
-from gateway.relay.scan.jobs import Answer, Claim, Job, Outside, moved
+from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.scan.jobs import Answer, Job, moved
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import RequestScan, contexts_wanted
@@ -37,9 +37,6 @@ def carry_over(
     """Have all that is under way asked by `ask` and `adopt`, and by `ask` whatever comes; `after` is the plan
     for that. The rest of data that is half sent to the client is for `rest_of`.
     """
-    lost = (
-        traffic.unflushed
-    )  # no FLUSH that is under way may cover it, though the first of them tells of it
     before, partial = traffic.plan, dict(traffic.partial)
     half_sent = requests.half_sent
     entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}
@@ -51,10 +48,7 @@ def carry_over(
     traffic.memory = None  # whoever is asked remembers
 
     def first(asked: Ask, done: Done) -> None:
-        if asked.command is Cmd.FLUSH and lost:
-            done(Outcome(Errno.EIO, lost))
-        else:
-            (adopt if asked.command in WRITE_CLASS else ask)(asked, done)
+        (adopt if asked.command in WRITE_CLASS else ask)(asked, done)
 
     traffic.jobs.ask_elsewhere(first)
     for asked, done in under_way:
@@ -62,12 +56,7 @@ def carry_over(
     traffic.plan = after
     requests.go_by(after, data.pop(half_sent, b""), entries.pop(half_sent, None))
     for ours, entry in entries.items():
-        if lost and entry[1] & 0xFFFF == Cmd.FLUSH:
-            traffic.pay()
-            failure = before.offer.framing.failure(entry[0], 0, Errno.EIO, lost)
-            traffic.to_client.append(failure)
-        else:
-            _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
+        _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
     traffic.jobs.ask_elsewhere(ask)
     traffic.begin_postponed()
 
@@ -83,7 +72,7 @@ def _begin_again(
     cookie, word, offset, length = entry
     command = Cmd(word & 0xFFFF)
     client, base = before.offer.framing, before.offer.base
-    asked = offset - base if command is not Cmd.FLUSH else 0
+    asked = offset - base
     if partial is not None and partial.failed:
         # The error has been told, or is to be told at the end.
         if client.chunked:
@@ -117,9 +106,7 @@ def _again(ask: Ask) -> Job:
     return Answer(outcome.error, outcome.text, outcome.offset)
 
 
-def _in_table(
-    job: Job, traffic: Traffic, ours: int
-) -> Generator[list[Ask] | Claim | Outside, list[Outcome], Answer]:
+def _in_table(job: Job, traffic: Traffic, ours: int) -> Job:
     try:
         return (yield from job)
     finally:

@@ -399,18 +399,17 @@ class ChunkReplies(Replies):
             return
         out.append(self._client.failure(cookie, start, error, told.text, offset=offset, done=done))
         if done:
-            self._remember(ours, entry, told.error, told.text)
+            self._remember(ours, entry, failed=True)
             self._forget(ours)
 
-    def _remember(self, ours: int, entry: Entry, error: int = 0, text: str = "") -> None:
+    def _remember(self, ours: int, entry: Entry, *, failed: bool) -> None:
         """A command that is the client's has its answer."""
         _cookie, word, offset, length = entry
         memory = self.traffic.memory
         if memory is None or word & 0xFFFF in _HAS_DATA:
             return
-        if error:
+        if failed:
             memory.forget(ours, length)
-            memory.failed(self.traffic, ours, word, error, text)
         else:
             memory.succeeded(ours, word, offset, length)
 
@@ -425,7 +424,7 @@ class ChunkReplies(Replies):
         client = self._client
         partial = self.traffic.partial.get(ours)
         failed = partial is not None and partial.failed
-        self._remember(ours, entry, Errno.EIO if failed else 0)
+        self._remember(ours, entry, failed=failed)
         self._forget(ours)
         if missing:
             out.append(client.failure(cookie, asked, Errno.EIO, missing))

@@ -212,7 +212,6 @@ class Replies:
         if memory is not None:
             if error:
                 memory.forget(ours, length)
-                memory.failed(self.traffic, ours, word, error)
             else:
                 memory.succeeded(ours, word, asked, length)
         if error:

@@ -8,7 +8,6 @@ from gateway.protocol.commands import (
     PAYLOAD,
     RANGED,
     WRITE_CLASS,
-    Refused,
     carries_payload,
     longest_drain,
     subset_refusal,
@@ -18,10 +17,10 @@ from gateway.protocol.table import Ranges, touches
 from gateway.relay.scan.jobs import Outside, hooked, moved
 from gateway.relay.scan.locks import Entry
 from gateway.relay.scan.memory import Memory, Pinned
-from gateway.relay.scan.plan import Plan, Route
+from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
 from gateway.relay.scan.translate import status, translate
-from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
 from gateway.wire.transmission import (
@@ -146,7 +145,7 @@ class RequestScan:
         traffic = self._traffic
         in_flight = traffic.in_flight
         # What may be lost must be looked at one by one.
-        fast = _no_word_is if traffic.lost else self._fast.get
+        fast = _no_word_is if traffic.debt.lost else self._fast.get
         size, mask, base = self._size, self._mask, self._base
         client, link = traffic.plan.offer.framing, traffic.plan.link
         unpack, header, client_magic = (
@@ -283,22 +282,12 @@ class RequestScan:
             return pos
         if plan.shadow is not None and (would := plan.shadow.refusal(word, offset, length)):
             traffic.observe(word, would)
-        if command == Cmd.FLUSH and traffic.unflushed:
-            why = traffic.pay()
-            traffic.count_refusal(word, Refused(Errno.EIO, why))
-            self.answers.append(traffic.failure(cookie, offset, Errno.EIO, why))
-        elif (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
+        if (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
             self.answers.append(traffic.success(cookie, word, offset))
         elif with_payload:
             self._gathered_for = request
             self._gather_left = length
             return self._gather(view, pos, end, out)
-        elif command == Cmd.FLUSH and plan.ways[Cmd.FLUSH].route is not Route.TRANSLATED:
-            ours = traffic.new_cookie()
-            traffic.in_flight[ours] = (cookie, word, 0, 0)
-            if traffic.memory is not None:
-                traffic.memory.flush_is_sent(ours)
-            out.append(plan.link.encode_request(Cmd.FLUSH, 0, ours, 0, 0))
         else:
             self._start(request, b"", out)
         return pos

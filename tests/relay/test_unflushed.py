@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from random import Random
 
 import pytest
 
-from gateway.relay.bundle import unflushed as module
-from gateway.relay.bundle.unflushed import (
+from gateway.relay import unflushed as module
+from gateway.relay.scan.asks import Ask
+from gateway.relay.unflushed import (
     LEAST_BLOCK_BYTES,
     MOST_RANGES,
     Keep,
+    Order,
     Unflushed,
     digest_of,
-    merged,
-    touched,
-    without,
 )
-from gateway.relay.scan.asks import Ask
 from gateway.wire.constants import Cmd, CmdFlag
 
 
@@ -26,79 +23,65 @@ def write(start: int, data: bytes, flags: int = 0) -> Ask:
     return Ask(Cmd.WRITE, start, len(data), flags, data)
 
 
-def test_ranges_are_sets_of_bytes() -> None:
-    """`merged`, `without` and `touched` against sets."""
-    random = Random(7)
-    for _ in range(300):
-        ranges = []
-        for _ in range(random.randrange(6)):
-            start = random.randrange(20)
-            ranges.append((start, start + random.randint(1, 8)))
-        a, b = sorted((random.randrange(30), random.randrange(30)))
-        covered = {at for start, end in ranges for at in range(start, end)}
-        fewer = merged(ranges)
-        assert {at for start, end in fewer for at in range(start, end)} == covered
-        assert all(one[1] < other[0] for one, other in itertools.pairwise(fewer))
-        left = without(ranges, a, b)
-        assert {at for start, end in left for at in range(start, end)} == covered - set(range(a, b))
-        assert all(start < end for start, end in left)
-        assert touched(ranges, a, b) == bool(covered & set(range(a, b)))
-
-
 @pytest.mark.parametrize("keep", Keep)
 def test_a_flush_covers_what_came_before_it_was_sent(keep: Keep) -> None:
-    unflushed = Unflushed(keep)
+    order = Order()
+    unflushed = Unflushed(keep, order)
     assert not unflushed
     unflushed.add(write(0, b"one"))
-    mark = unflushed.mark()
+    mark = order.tick()
     unflushed.add(write(10, b"two"))
     assert unflushed.ranges == [(0, 3), (10, 13)]
-    unflushed.flushed(mark)
+    unflushed.cover(mark)
     assert unflushed.ranges == [(10, 13)]
-    unflushed.flushed(unflushed.mark())
+    unflushed.cover(order.tick())
     assert not unflushed
     assert (unflushed.bytes, len(unflushed)) == (0, 0)
 
 
 def test_a_later_flush_covers_what_one_that_was_lost_did_not() -> None:
-    unflushed = Unflushed()
+    order = Order()
+    unflushed = Unflushed(Keep.RANGES, order)
     unflushed.add(write(0, b"one"))
-    unflushed.mark()
-    later = unflushed.mark()
+    order.tick()
+    later = order.tick()
     unflushed.add(write(10, b"two"))
-    unflushed.flushed(later)
+    unflushed.cover(later)
     assert unflushed.ranges == [(10, 13)]
 
 
 def test_what_is_forgotten_is_not_covered_later() -> None:
-    unflushed = Unflushed()
+    order = Order()
+    unflushed = Unflushed(Keep.RANGES, order)
     unflushed.add(write(0, b"one"))
-    mark = unflushed.mark()
-    unflushed.forget()
+    mark = order.tick()
+    unflushed.take()
     assert not unflushed
     unflushed.add(write(10, b"two"))
-    unflushed.flushed(mark)
+    unflushed.cover(mark)
     assert unflushed.ranges == [(10, 13)]
     assert unflushed.touches(12, 20)
     assert not unflushed.touches(13, 20)
 
 
 def test_data_is_kept_in_order() -> None:
-    unflushed = Unflushed(Keep.DATA)
+    order = Order()
+    unflushed = Unflushed(Keep.DATA, order)
     asks = [write(0, b"one"), write(1, b"two"), Ask(Cmd.TRIM, 0, 2), Ask(Cmd.WRITE_ZEROES, 5, 2)]
     for number, ask in enumerate(asks):
         if number == 2:
-            unflushed.mark()
+            order.tick()
         unflushed.add(ask)
     assert [each.ask for each in unflushed.written] == asks
     assert (unflushed.bytes, len(unflushed)) == (6, 4)
 
 
 def test_checksums_are_kept_of_what_was_not_written_over() -> None:
-    unflushed = Unflushed(Keep.DIGESTS)
+    order = Order()
+    unflushed = Unflushed(Keep.DIGESTS, order)
     unflushed.add(write(0, b"gone"))
     unflushed.add(write(10, b"partly"))
-    unflushed.mark()
+    order.tick()
     unflushed.add(write(20, b"kept"))
     unflushed.add(write(0, b"over it all"))
     assert [(each.ask.offset, each.digest) for each in unflushed.written] == [
@@ -154,7 +137,7 @@ def test_what_is_written_in_order_is_one_range() -> None:
     unflushed = Unflushed()
     for at in range(0, 5000, 10):
         unflushed.note([(at, at + 10)])
-    assert len(unflushed._eras[0].ranges) == 1
+    assert len(unflushed.eras[0].ranges) == 1
 
 
 def test_the_bound_is_kept_however_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,4 +148,4 @@ def test_the_bound_is_kept_however_it_is_written(monkeypatch: pytest.MonkeyPatch
         start = random.randrange(2**40)
         unflushed.note([(start, start + random.randint(1, 2**16))])
         assert unflushed.touches(start, start + 1)
-        assert len(unflushed._eras[0].ranges) <= 8 + 8  # as they came, and in blocks
+        assert len(unflushed.eras[0].ranges) <= 8 + 8  # as they came, and in blocks

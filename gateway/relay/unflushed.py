@@ -1,15 +1,17 @@
-"""What has been acknowledged to clients and is not known to be durable.
+"""What has been acknowledged over a link, or a bundle of links, and is not known to be durable. Storage: the
+rule by which it is covered or lost is in `losses`.
 
 Everything that a server acknowledged since its last FLUSH may be in memory only. How much of it is kept
 depends on what is done when the server comes back without it: the ranges alone, checksums to look for it, or
 all of it to write it again.
 
-A FLUSH covers what was acknowledged before it was sent. So `mark` is asked for when one is sent, and `flushed`
-with that mark when it has answered 0: whatever was added in between stays.
+What was acknowledged is kept by *eras*: from one event of the disk's `Order` to the next. So a WRITE, of which
+there are many, costs no event of its own, and it is known all the same what came before a FLUSH and what after.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -19,9 +21,7 @@ from gateway.relay.scan.asks import Ask
 from gateway.upstream.mode import Doubt
 from gateway.wire.constants import Cmd
 from gateway.wire.limits import KIB, MIB
-
-Range = tuple[int, int]
-"""(start, end), in bytes; the end is not part of it."""
+from gateway.wire.ranges import Range, merged, touched, without
 
 MOST_RANGES = 1024
 """Ranges that are kept of what was written between two FLUSHes. Beyond that they are widened to whole blocks,
@@ -35,6 +35,10 @@ LONG_BYTES = 64 * MIB
 
 MOST_LONG = 16
 """So many of these."""
+
+MOST_ERAS = 64
+"""Eras that are kept apart. Beyond that the oldest are taken for one: what was acknowledged in it is covered
+when its last is, which asks for more than it must, and never for less."""
 
 
 class Keep(Enum):
@@ -69,41 +73,31 @@ def digest_of(data: bytes | bytearray | memoryview) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
-def merged(ranges: Iterable[Range]) -> list[Range]:
-    """Give the same bytes in as few ranges as can be, in order."""
-    found: list[Range] = []
-    for start, end in sorted(ranges):
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(end, found[-1][1])
-        else:
-            found.append((start, end))
-    return found
-
-
-def without(ranges: Iterable[Range], start: int, end: int) -> list[Range]:
-    """Give ranges without the bytes from `start` up to `end`."""
-    left = []
-    for first, behind in ranges:
-        if first < start:
-            left.append((first, min(behind, start)))
-        if behind > end:
-            left.append((max(first, end), behind))
-    return [each for each in left if each[0] < each[1]]
-
-
-def touched(ranges: Iterable[Range], start: int, end: int) -> bool:
-    """Say whether any of the bytes from `start` up to `end` are in the ranges."""
-    return any(first < end and start < behind for first, behind in ranges)
-
-
 @dataclass(slots=True)
-class _Era:
-    """What was acknowledged between two FLUSHes.
+class Order:
+    """The order of events of one disk: `now` is the number of the last. What happens between two events has
+    the number of the first.
+    """
+
+    now: int = 0
+
+    def tick(self) -> int:
+        """Something happens: give its number."""
+        self.now += 1
+        return self.now
+
+
+@dataclass(slots=True, eq=False)
+class Era:
+    """What was acknowledged between two events.
 
     It is added to with every write of the data plane, so that only lengthens a list. What is dear, to merge
     ranges, is done when the list is full, or when they are asked for.
     """
 
+    first: int
+    last: int
+    """The events behind which the first and the last of it were acknowledged."""
     written: list[Written] = field(default_factory=list)
     bytes: int = 0
     _ranges: list[Range] = field(default_factory=list)
@@ -117,10 +111,12 @@ class _Era:
 
     @property
     def ranges(self) -> list[Range]:
+        """Where it is."""
         size = self._block
         return merged([*self._ranges, *((n * size, n * size + size) for n in self._blocks)])
 
     def add(self, added: Iterable[Range]) -> None:
+        """Take in ranges that were written."""
         self._ranges += added
         if len(self._ranges) > MOST_RANGES:
             self._make_fewer()
@@ -128,6 +124,15 @@ class _Era:
     def take_out(self, start: int, end: int) -> None:
         """These bytes do not count any more; what is only known by its block stays."""
         self._ranges = without(self._ranges, start, end)
+
+    def absorb(self, later: Era) -> None:
+        """Take in what came next. Whoever asks when it was acknowledged is told of the first, or of the
+        last.
+        """
+        self.last = max(self.last, later.last)
+        self.written += later.written
+        self.bytes += later.bytes
+        self.add(later.ranges)
 
     def _make_fewer(self) -> None:
         """Merge what touches. If that does not help, go over to blocks, but for what is long without a gap."""
@@ -160,36 +165,43 @@ class _Era:
 
 
 class Unflushed:
-    """What one bundle, or one session over a link of its own, has written."""
+    """What was acknowledged over one link, or one bundle. Without `records` it keeps nothing."""
 
-    def __init__(self, keep: Keep = Keep.RANGES) -> None:
+    def __init__(
+        self, keep: Keep = Keep.RANGES, order: Order | None = None, *, records: bool = True
+    ) -> None:
         self.keep = keep
-        self._now = _Era()
-        self._eras: dict[int, _Era] = {0: self._now}
-        self._last = 0
+        self.eras: list[Era] = []
+        """In order, none of them empty."""
+        self.records = records
+        self._order = order or Order()
 
     def __bool__(self) -> bool:
-        return any(self._eras.values())
+        return bool(self.eras)
 
     def __len__(self) -> int:
         """How many writes are kept, beside their ranges."""
-        return sum(len(era.written) for era in self._eras.values())
+        return sum(len(era.written) for era in self.eras)
 
     @property
     def bytes(self) -> int:
         """How much data is kept."""
-        return sum(era.bytes for era in self._eras.values())
+        return sum(era.bytes for era in self.eras)
 
     def add(self, ask: Ask) -> None:
         """A command that writes has been acknowledged."""
-        era = self._now
+        if not self.records:
+            return
+        digest = None
+        if self.keep is Keep.DIGESTS:
+            digest = digest_of(ask.data) if ask.command is Cmd.WRITE else None
+            self._overwritten(ask.offset, ask.end)
+        era = self._era()
         era.add([(ask.offset, ask.end)])
         if self.keep is Keep.DATA:
             era.written.append(Written(ask))
             era.bytes += len(ask.data)
         elif self.keep is Keep.DIGESTS:
-            digest = digest_of(ask.data) if ask.command is Cmd.WRITE else None
-            self._overwritten(ask.offset, ask.end)
             era.written.append(Written(replace(ask, data=b""), digest))
 
     def replaced(self, ask: Ask) -> None:
@@ -201,16 +213,36 @@ class Unflushed:
         if self.keep is Keep.DATA:
             self.add(ask)  # in its place in the order
             return
-        for era in self._eras.values():
+        for era in self.eras:
             era.take_out(ask.offset, ask.end)
         self._overwritten(ask.offset, ask.end)
+        self.eras = [era for era in self.eras if era]
 
     def note(self, ranges: Iterable[Range]) -> None:
         """The same of many, where ranges are all that is kept."""
-        self._now.add(ranges)
+        if self.records:
+            self._era().add(ranges)
+
+    def _era(self) -> Era:
+        """Give that of now."""
+        eras, now = self.eras, self._order.now
+        if not eras or eras[-1].last != now:
+            eras.append(Era(now, now))
+            self._make_fewer()
+        return eras[-1]
+
+    def renew(self) -> None:
+        """All of it was written again just now."""
+        for era in self.eras:
+            era.last = self._order.now
+
+    def _make_fewer(self) -> None:
+        """The oldest eras become one, so that what is new stays apart, and can be covered."""
+        while len(self.eras) > MOST_ERAS:
+            self.eras[0].absorb(self.eras.pop(1))
 
     def _overwritten(self, start: int, end: int) -> None:
-        for era in self._eras.values():
+        for era in self.eras:
             kept = []
             for written in era.written:
                 ask = written.ask
@@ -221,38 +253,42 @@ class Unflushed:
                 kept.append(written)
             era.written = kept
 
-    def mark(self) -> int:
-        """A FLUSH is sent now: give what `flushed` has to be told when it has answered."""
-        mark = self._last
-        if self._now:
-            self._begin()
-            return mark
-        return mark - 1
+    def absorb(self, other: Unflushed) -> None:
+        """Take in what another one has, and leave nothing there."""
+        self.eras = sorted([*self.eras, *other.take()], key=lambda era: era.first)
+        self._make_fewer()
 
-    def flushed(self, mark: int) -> None:
-        """A FLUSH has answered 0."""
-        for number in [number for number in self._eras if number <= mark]:
-            del self._eras[number]
+    def lacks(self, before: float, *, since: int) -> bool:
+        """Say whether there is nothing that `take` would give."""
+        return not any(era.last < before and era.first >= since for era in self.eras)
 
-    def forget(self) -> None:
-        """All of it is durable, or given up."""
-        self._eras = {}
-        self._begin()
+    def cover(self, before: int, *, since: int = -1) -> None:
+        """What was acknowledged before one event, and not before another, is durable."""
+        self.take(before, since=since)
 
-    def _begin(self) -> None:
-        self._last += 1
-        self._eras[self._last] = self._now = _Era()
+    def take(self, before: float = math.inf, *, since: int = -1) -> list[Era]:
+        """Give what was acknowledged before one event, and not before another; it is not kept any more."""
+        eras = self.eras
+        taken = [era for era in eras if era.last < before and era.first >= since]
+        if taken:
+            self.eras = [era for era in eras if not (era.last < before and era.first >= since)]
+        return taken
+
+    def take_era(self, era: Era) -> list[Era]:
+        """Give one era, which is not kept any more."""
+        self.eras.remove(era)
+        return [era]
 
     @property
     def ranges(self) -> list[Range]:
         """Where it is."""
-        return merged(each for era in self._eras.values() for each in era.ranges)
+        return merged(each for era in self.eras for each in era.ranges)
 
     @property
     def written(self) -> list[Written]:
         """What it is, in the order in which it was acknowledged."""
-        return [written for era in self._eras.values() for written in era.written]
+        return [written for era in self.eras for written in era.written]
 
     def touches(self, start: int, end: int) -> bool:
         """Say whether any of these bytes are part of it."""
-        return any(touched(era.ranges, start, end) for era in self._eras.values())
+        return any(touched(era.ranges, start, end) for era in self.eras)
