@@ -247,11 +247,11 @@ class Pauses:
         """Make durable what the sessions have written; they are quiet. Raises `NotDone`."""
         problems: list[str] = []
         flushed = 0
-        async with trio.open_nursery() as nursery:
-            for running in self._sessions(export):
-                if running.opened.link.export.can_flush and not _relaying(running).link_lost:
-                    flushed += 1
-                    nursery.start_soon(self._flush_one, running, problems)
+        for running in self._sessions(export):
+            # One after the other: of two at once, a server tells one alone that something is lost.
+            if running.opened.link.export.can_flush and not _relaying(running).link_lost:
+                flushed += 1
+                await self._flush_one(running, problems)
         if problems:
             raise NotDone(f"{shown(export)} goes on, for a FLUSH failed: {problems[0]}")
         for running in self._sessions(export):
