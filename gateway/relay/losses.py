@@ -345,6 +345,13 @@ class Losses:
         """A FLUSH is sent: give what `flushed` is to be told when it has answered 0."""
         return self.order.tick()
 
+    def answered(self, trail: Trail, sent: int, error: int, text: str) -> None:
+        """A FLUSH over a link has its answer that was `sent` then."""
+        if error:
+            self.flush_failed(trail, error, text)
+        else:
+            self.flushed(trail, sent)
+
     def flushed(self, trail: Trail, sent: int) -> None:
         """A FLUSH over a link has answered 0 that was `sent` then."""
         self.order.tick()
@@ -365,6 +372,8 @@ class Losses:
             for each in [trail] if trail.owner is not None else list(self._trails):
                 if each.owner is trail.owner and each.unflushed:
                     self._lose(each, each.unflushed.take(), why)
+            if not trail.unflushed.records:  # nobody knows what was written, or whether it was
+                self._lose(trail, [Era(self.order.now, self.order.now)], why)
         self._look()
 
     # --- FLUSHes of sessions

@@ -440,8 +440,8 @@ class Pauses:
             tie(running, joined)
         else:
             survives(service, running)
-        if old.memory is not None:
-            old.memory.trail.losses.left(old.memory.trail)
+        if old.trail is not None:
+            old.trail.losses.left(old.trail)
         if isinstance(before.link, Link) and not lost:
             _say_disc(before.link)
         before.link.close()

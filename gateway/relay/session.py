@@ -92,7 +92,6 @@ class Session:
         "ending",
         "linger",
         "link",
-        "link_died",
         "link_lost",
         "reason",
         "seconds_to_end",
@@ -146,8 +145,6 @@ class Session:
         self.survive: Callable[[str], None] | None = None
         """Called with the reason when the link has died under what is under way: it has the session carried
         over. None: the session ends."""
-        self.link_died = False
-        """The upstream has closed the link, or has broken the protocol."""
         self.link_lost = ""
         """Why the link is gone, if that happened while it was `settled`."""
         self.ending = trio.Event()
@@ -272,7 +269,7 @@ class Session:
         self.link = link
         self._push = push
         self._flowing = False
-        self._link_closed = self._link_mute = self.link_died = False
+        self._link_closed = self._link_mute = False
         self.link_lost = ""
         self.settled = False
         self._step(lambda _events: None, 0)
@@ -302,7 +299,7 @@ class Session:
             traffic.jobs.ask(rest, self._complete)
         carry_over(traffic, self._requests, plan, ask, adopt)
         self._requests_lane.lead_nowhere()
-        self._link_closed = self._link_mute = self.link_died = False
+        self._link_closed = self._link_mute = False
         self._send_what_jobs_say()
 
     def _complete(self, answer: Answer) -> None:
@@ -532,17 +529,24 @@ class Session:
             # A WRITE is half sent upstream and will never be whole: nothing may follow it.
             self._link_mute = True
             self._requests_lane.discard()
+            if self.traffic.trail is not None:
+                self.traffic.trail.losses.left(self.traffic.trail)
             if self.link is not None:
                 _shut_down(self.link)
 
     def _lose_link(self, reason: str) -> None:
         quiet = self.quiet
-        self._link_closed = self._link_mute = self.link_died = True
+        self._link_closed = self._link_mute = True
+        lives_on = self.survive is not None and not self._stopping and not self._client_gone
+        if self.traffic.trail is not None and (not lives_on or self.settled):
+            trail = self.traffic.trail
+            trail.losses.died(trail, f"the connection to the server was lost: {reason}")
         if self.settled and quiet and not self._stopping:
             self._replies_lane.release()
             self.link_lost = reason
             return
-        if self.survive is not None and not self._stopping and not self._client_gone:
+        if lives_on:
+            assert self.survive is not None
             survive, self.survive = self.survive, None
             survive(reason)
             return
@@ -658,9 +662,9 @@ class Session:
         prove later that it has not been lost. Say whether that is under way; a client that has said goodbye
         does not wait.
         """
-        memory = self.traffic.memory
+        trail = self.traffic.trail
         mute = self._link_closed or self._link_mute
-        if self._flushed_at_the_end or mute or memory is None or not memory.trail.unflushed:
+        if self._flushed_at_the_end or mute or trail is None or not trail.unflushed:
             return False
         self._flushed_at_the_end = True
         if not self.linger and not self._client_gone:

@@ -48,15 +48,17 @@ def survives(
     assert session is not None
     server = opened.place.server
     session.survive = None
-    if not server.mode.survival.reconnect_seconds:
-        return
+    lives_on = bool(server.mode.survival.reconnect_seconds)
     traffic = running.traffic
     if trail is None:
         link, debt = opened.link, traffic.debt
         owner = None if speaks_for_all(link.export) else debt
-        trail = debt.losses.trail(owner, records=link.export.can_flush)
+        trail = debt.losses.trail(owner, records=lives_on and link.export.can_flush)
         debt.losses.came_up(trail)
     trail.flush = partial(_flush, session, traffic)
+    traffic.trail = trail
+    if not lives_on:
+        return
     traffic.memory = Memory(trail)
     session.survive = lambda why: _carry_over(service, running, why, pause or Pause())
 
@@ -72,13 +74,14 @@ def _flush(session: Session, traffic: Traffic, done: Flushed) -> None:
 
 def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> None:
     session, opened, traffic = running.relaying, running.opened, running.traffic
-    link, memory = opened.link, traffic.memory
+    link, memory, trail = opened.link, traffic.memory, traffic.trail
     assert session is not None
     assert running.nursery is not None
     assert isinstance(link, Link)
     assert memory is not None
+    assert trail is not None
     server, losses = opened.place.server, traffic.debt.losses
-    trunk = Trunk(server, opened.asked, link, service.hub, losses, running.log, memory.trail)
+    trunk = Trunk(server, opened.asked, link, service.hub, losses, running.log, trail)
     trunk.pauses[0] = pause
     joined = trunk.join()
     joined.port.traffic = traffic

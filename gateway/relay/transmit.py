@@ -183,14 +183,9 @@ def _leave_link(running: Running) -> None:
     """Close the link of a session that has ended, and say what became of what was written over it. Twice is
     once.
     """
-    session, memory = running.relaying, running.traffic.memory
-    if memory is not None:
-        running.traffic.memory = None
-        losses = memory.trail.losses
-        if session is not None and session.link_died:
-            losses.died(memory.trail, f"the connection to the server was lost: {session.reason}")
-        else:
-            losses.left(memory.trail)
+    trail, running.traffic.trail = running.traffic.trail, None
+    if trail is not None:
+        trail.losses.left(trail)
     running.opened.link.close()
 
 

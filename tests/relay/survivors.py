@@ -73,6 +73,7 @@ class Survivor:
     def _traffic(self, trail: Trail) -> Traffic:
         made = plan(self._promised, self._export, translated=self._translated)
         traffic = Traffic(made, self._locks, debt=self.debt)
+        traffic.trail = trail
         traffic.memory = Memory(trail)
         return traffic
 
@@ -80,7 +81,9 @@ class Survivor:
         self.losses += 1
         memory, wires = self.traffic.memory, self.wires
         assert memory is not None
-        bundle = Bundle(self._export, 1, memory.trail, clock=self._clock, survival=self._survival)
+        trail = self.traffic.trail
+        assert trail is not None
+        bundle = Bundle(self._export, 1, trail, clock=self._clock, survival=self._survival)
         port = Port(self.traffic, lambda: self.session.act(partial(bundle.answers, port)))
         wires.part_from_link()
         self._bundle_wires = BundleWires(bundle, wires, self._gone)  # type: ignore[arg-type] # a hub

@@ -496,6 +496,7 @@ def test_no_flush_that_was_under_way_at_a_loss_succeeds_after_it() -> None:
     traffic = Traffic(made, debt=debt)
     trail = losses.trail(debt)
     losses.came_up(trail)
+    traffic.trail = trail
     traffic.memory = Memory(trail)
     trail.unflushed.note([(0, 10)])
     requests = RequestScan(traffic)

@@ -839,7 +839,8 @@ async def _nowhere(_target: Target) -> trio.SocketStream:
 async def test_a_session_that_we_end_under_the_flush_of_a_pause_has_lost_nothing(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    go, hung = trio.Event(), []
+    go = trio.Event()
+    hung: list[Request] = []
 
     def delay(request: Request) -> trio.Event | None:
         if request.command == Cmd.FLUSH and not hung:

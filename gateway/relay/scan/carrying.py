@@ -45,7 +45,7 @@ def carry_over(
     traffic.in_flight.clear()
     traffic.partial.clear()
     traffic.to_upstream.clear()
-    traffic.memory = None  # whoever is asked remembers
+    traffic.memory = traffic.trail = None  # whoever is asked remembers
 
     def first(asked: Ask, done: Done) -> None:
         (adopt if asked.command in WRITE_CLASS else ask)(asked, done)

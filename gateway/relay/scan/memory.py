@@ -1,11 +1,10 @@
 """What is remembered of what a session does over a link of its own, so that it can live on when that dies.
 
-Three things, all in the upstream's ranges:
+Two things, both in the upstream's ranges:
 
 - data of the client's WRITEs until they are answered, for they have to be asked again elsewhere. It is kept
   where it was received, or, if it is short, in a copy;
-- what has been acknowledged and is not known to be durable. The data plane only notes it, many at a time;
-- when each FLUSH was sent, for it covers what was answered before.
+- what has been acknowledged and is not known to be durable. The data plane only notes it, many at a time.
 
 What becomes of all that when the link dies is for `gateway.relay.losses` to say.
 """
@@ -43,12 +42,11 @@ Kept = bytearray | list[tuple[Pinned, memoryview]]
 
 
 class Memory:
-    """Of one session, over one link; `trail` has what was acknowledged over it."""
+    """Of one session, over one link; what is acknowledged goes to its `trail`."""
 
-    __slots__ = ("_losses", "_sent", "_unflushed", "answered", "kept", "kept_bytes", "trail")
+    __slots__ = ("_losses", "_unflushed", "answered", "kept", "kept_bytes")
 
     def __init__(self, trail: Trail) -> None:
-        self.trail = trail
         self._losses = trail.losses
         self._unflushed = trail.unflushed
         self.kept: dict[int, Kept] = {}
@@ -57,8 +55,6 @@ class Memory:
         self.answered: list[tuple[int, Entry]] = []
         """(our cookie, what it was) of commands without data in their reply that have succeeded: whoever adds
         to it calls `remember`, once for many."""
-        self._sent: dict[int, int] = {}
-        """Our cookie of a FLUSH -> what `Losses.sent` gave for it."""
 
     def take_data(self) -> dict[int, bytes]:
         """Give what has come of the client's WRITEs (by our cookie), which is not kept any more."""
@@ -83,19 +79,6 @@ class Memory:
         for ours in list(self.kept):
             self.forget(ours, 0)
         self.kept_bytes = 0
-
-    def flush_is_sent(self, ours: int) -> None:
-        """A FLUSH goes upstream."""
-        self._sent[ours] = self._losses.sent()
-
-    def flush_is_answered(self, ours: int, error: int, text: str) -> None:
-        """A FLUSH has its answer."""
-        self.remember()  # what was answered before
-        sent = self._sent.pop(ours)
-        if error:
-            self._losses.flush_failed(self.trail, error, text)
-        else:
-            self._losses.flushed(self.trail, sent)
 
     def succeeded(self, ours: int, word: int, offset: int, length: int) -> None:
         """A command without data in its reply has succeeded, which is no FLUSH."""

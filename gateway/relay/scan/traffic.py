@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gateway.protocol.commands import Refused
 from gateway.protocol.table import ALL_COMMANDS
-from gateway.relay.losses import Debt, Losses
+from gateway.relay.losses import Debt, Losses, Trail
 from gateway.relay.scan.asks import Ask, Asks, Done
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
@@ -90,6 +90,7 @@ class Traffic:
         "refused",
         "to_client",
         "to_upstream",
+        "trail",
     )
 
     def __init__(
@@ -134,6 +135,8 @@ class Traffic:
         self.held = False
         """The gate has not let a request through: it stays unread, and all behind it, until whoever set the
         gate clears this."""
+        self.trail: Trail | None = None
+        """What has been written over this link, and is not flushed; None: somebody else has it."""
         self.memory: Memory | None = None
         """None: what is under way when the link dies, fails."""
         self.postponed: deque[Callable[[], None]] = deque()
