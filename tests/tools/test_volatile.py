@@ -13,7 +13,8 @@ import trio.testing
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from tests.embedded.peers import Client, connected, socket_pair
 from tests.relay.gateways import ENDS_WITH_ITS_LINK, gateway_before
-from tests.tools.oracle import BLOCK_BYTES, Broken, Oracle, content, stamps_of
+from tests.tools.oracle import Oracle
+from tests.tools.stamps import BLOCK_BYTES, Broken, content, stamps_of
 from tests.tools.volatile import Piece, Store, VolatileServer, everything, some, torn
 
 SIZE = 16 * BLOCK_BYTES
@@ -221,6 +222,7 @@ async def test_under_a_gateway() -> None:
         assert await client.rest() == b""
         await client.stream.aclose()
         session.close()
+        session.seen_off()
         assert oracle.check_stable(stamps_of(server.disk.store.stable)) == 1
         server.start()
         session = oracle.session("two")

@@ -29,7 +29,7 @@ import trio
 from gateway.embedded import Server
 from gateway.embedded.disk import Data, Extent
 from gateway.embedded.personality import PLAIN, Personality
-from tests.tools.oracle import BLOCK_BYTES
+from tests.tools.stamps import BLOCK_BYTES
 
 _connection: ContextVar[int] = ContextVar("connection")
 
