@@ -34,8 +34,9 @@ nothing: only whoever asked gets it, and nothing becomes safe or lost by it.
   telling, that is again a telling. A READ of what may be gone fails with EIO until then.
 - It is told again only if the trouble may have lost a write that was answered after it was last told.
 - A session that came later has to be told if nobody was, and nobody is there any more who was open.
-- Nobody fails for a trouble that may have lost nothing of his scope, nor by FUA. A command that a policy does
-  in several steps, or that waits in one (`Session.hooked`), may fail if the trouble came meanwhile.
+- Nobody fails for a trouble that may have lost nothing of his scope, nor by FUA. A command that is done in
+  several steps (`Op.steps`), or that may wait in a policy (`Session.hooked`), may fail if the trouble came
+  meanwhile.
 
 Where errors are not allowed at all (`lossless`: the gateway writes again what is not safe, or the server loses
 nothing) no trouble loses anything.
@@ -114,6 +115,8 @@ class Op:
     error: int = 0
     packet: int = 0
     """Commands with the same one, but 0, were sent together."""
+    steps: bool = False
+    """It may be done in several."""
     read: int = NEVER
     """The gateway has surely read it by then."""
     safe: int = NEVER
@@ -195,11 +198,11 @@ class Session:
         zeros: bool = False,
         certain: bool = True,
         packet: int = 0,
+        steps: bool = False,
     ) -> Op:
         """Begin a write; `zeros` for WRITE_ZEROES, and for TRIM with `certain` false."""
-        return self.oracle._begin_write(
-            self, start, count, fua=fua, zeros=zeros, certain=certain, packet=packet
-        )
+        op = Op(self, "write", start, count, 0, fua, certain, packet=packet, steps=steps)
+        return self.oracle._begin_write(op, zeros)
 
     def read(self, start: int, count: int, *, packet: int = 0) -> Op:
         """Begin a READ."""
@@ -413,21 +416,11 @@ class Oracle:
             self.tellings.append(op)
         return op
 
-    def _begin_write(
-        self,
-        session: Session,
-        start: int,
-        count: int,
-        *,
-        fua: bool,
-        zeros: bool,
-        certain: bool,
-        packet: int,
-    ) -> Op:
+    def _begin_write(self, op: Op, zeros: bool) -> Op:
         self._last_stamp += 1
-        stamp = 0 if zeros else self._last_stamp
-        op = self._begin(Op(session, "write", start, count, stamp, fua, certain, packet=packet))
-        op.remembered = count
+        stamp = op.stamp = 0 if zeros else self._last_stamp
+        self._begin(op)
+        op.remembered = op.count
         op.troubles = [each for each in self.troubles if each.ended == NEVER]
         self._unsafe[op] = None
         if stamp:
@@ -648,10 +641,23 @@ class Oracle:
         if flush.error == EIO and (
             said - NOT_TRIED
             or self._interrupted(flush)
+            or self._heard_of_a_failure(flush)
             or any(self._owed(write, flush) for write in self._remembered())
         ):
             return
         raise Broken(f"{flush} failed with error {flush.error}, and {NOTHING}")
+
+    def _heard_of_a_failure(self, flush: Op) -> bool:
+        """Say whether the server has failed another session's FLUSH: what it has lost only it knows."""
+        session = flush.session
+        assert session is not None
+        told = [each for each in self.tellings if each.session is session and each.error]
+        return self.scope_all and any(
+            trouble.what == "flush"
+            and session.opened < trouble.began
+            and not any(each is not flush and trouble.began < each.ended for each in told)
+            for trouble in self.troubles
+        )
 
     def _said_since(self, op: Op) -> set[int]:
         """Give with which errors the server has failed FLUSHes since a command began."""
@@ -676,7 +682,7 @@ class Oracle:
     def _interrupted(self, op: Op) -> bool:
         """Say whether a command that is done in several steps may have met with trouble between them."""
         assert op.session is not None
-        return op.session.hooked and any(
+        return (op.steps or op.session.hooked) and any(
             op.began < each.known and each.began < op.ended for each in self.troubles
         )
 
