@@ -146,11 +146,11 @@ class Op:
         self.session.oracle._end(self, error, data)
 
     def suspects(self) -> list[Trouble]:
-        """Give what may have lost it."""
+        """Give what may have lost it: a FLUSH that fails, also what was not answered, but done, before it."""
         return [
             each
             for each in self.troubles
-            if self._answered_by(each.known)
+            if (each.what == "flush" or self._answered_by(each.known))
             and (
                 each.connections is None
                 or self.connections is None
@@ -622,8 +622,10 @@ class Oracle:
             telling.session is not session
             and telling.began < asked.ended
             and write.began < _until(telling)
-            and trouble.began < _until(telling)
+            # Who was told before, and is still there, knows that it may be gone.
+            and trouble.began < max(_until(telling), telling.session.gone)
             for telling in self.tellings
+            if telling.session
         )
         return told or any(
             other is not session and other.opened < trouble.ended and other.gone > session.opened
@@ -634,7 +636,7 @@ class Oracle:
 
     def _check_failed_flush(self, flush: Op) -> None:
         said = self._said_since(flush)
-        if flush.error in said:
+        if self._was_said(flush):
             return
         if flush.error in NOT_TRIED:
             raise Broken(f"{flush} failed with error {flush.error}, which the server has not said")
@@ -646,6 +648,11 @@ class Oracle:
         ):
             return
         raise Broken(f"{flush} failed with error {flush.error}, and {NOTHING}")
+
+    def _was_said(self, op: Op) -> bool:
+        """Say whether the server has failed a FLUSH with an error like this since a command began."""
+        said = self._said_since(op)
+        return op.error in said or (op.error in NOT_TRIED and bool(said & NOT_TRIED))
 
     def _heard_of_a_failure(self, flush: Op) -> bool:
         """Say whether the server has failed another session's FLUSH: what it has lost only it knows."""
@@ -665,15 +672,14 @@ class Oracle:
 
     def _check_failed_write(self, op: Op, now: int) -> None:
         op.ended = now  # for what is asked here
-        # FUA may be done by a FLUSH.
-        said = self._said_since(op) if op.fua else set()
-        fails = op.error in said or (
-            op.error == EIO
-            and (
-                bool(said - NOT_TRIED)
-                or self._interrupted(op)
-                or (self.grain > 1 and self._may_be_gone(op))
-            )
+        said = self._said_since(op)
+        fails = (
+            # The server may have done it before the FLUSH that has failed. And FUA may be done by a FLUSH.
+            bool(said - NOT_TRIED)
+            or self._interrupted(op)
+            or (self.grain > 1 and self._may_be_gone(op))
+            if op.error == EIO
+            else op.fua and self._was_said(op)
         )
         op.ended = NEVER
         if not fails:

@@ -18,5 +18,5 @@ has to be answered, and everybody, a newcomer among them, FLUSHes and reads ever
 Where time matters it is the clock's, and everything that is left to chance comes from the seed: Trio's order of
 tasks as well. Sets of objects go by their addresses, so that a seed may in rare cases differ between machines.
 
-`python -m tests.tools.schedules SEED` shows one; `python -m tests.tools.soak` runs new ones until a time is over.
+`python -m tests.tools.schedules SEED` shows one; `python -m tests.tools.soak` goes on with new ones.
 """

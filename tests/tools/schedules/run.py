@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 import traceback
 from collections.abc import Callable, Collection, MutableMapping, Sequence
@@ -38,7 +39,7 @@ FINAL_FLUSHES = 4
 
 WAITS = (0.01, 0.01, 0.3, 2.0, 40.0)
 
-ERRORS = (
+ERRORS: tuple[int, ...] = (
     Errno.EIO,
     Errno.EIO,
     Errno.ENOSPC,
@@ -47,7 +48,9 @@ ERRORS = (
     Errno.ENOTSUP,
     Errno.ENOMEM,
     Errno.EOVERFLOW,
+    errno.ESTALE,
 )
+"""What a FLUSH may fail with. The last is none of proto.md's: of a file that is gone from under its server."""
 
 
 @dataclass
@@ -170,7 +173,8 @@ class Schedule:
             if not waiting:
                 return
             pending = random.choice(waiting)
-            if random.random() < 0.8:
+            if random.random() < 0.8 or self.house.settings.fails:
+                # A FLUSH that fails is to concern what was answered, and nothing else.
                 self.world.answer(pending)
             else:
                 self.world.carry_out(pending)
@@ -256,7 +260,7 @@ class Schedule:
     async def _fail(self, random: Random) -> None:
         if self.house.settings.fails:
             error = random.choice(ERRORS)
-            self._say(f"the next FLUSH is to fail with {error.name}")
+            self._say(f"the next FLUSH is to fail with {errno.errorcode[error]}")
             self.world.errors = [error]
 
     # --- Operators

@@ -128,7 +128,8 @@ class Settings:
     def personality(self) -> Personality:
         """Give how the server behaves."""
         missing = self.lacks | (NOTHING if self.multi_conn else Flag.CAN_MULTI_CONN)
-        made = Personality("plain", block_sizes=BlockSizes(self.minimum_block, 4096, 32 * MIB))
+        sizes = BlockSizes(self.minimum_block, 4096, 32 * MIB)
+        made = Personality("plain", block_sizes=sizes, raw_errors=True)
         return replace(made, flags=lacking(missing)) if missing else made
 
     def config(self, main: str, other: str) -> str:
