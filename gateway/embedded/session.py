@@ -191,8 +191,11 @@ class Session:
                 reply = await _COMMANDS[rule.command](self, request, rule.flags, data)
         except OSError as error:
             said = error.strerror or str(error) or "the disk failed"
+            number = error.errno if self._personality.raw_errors and error.errno else None
             reply = self._error(
-                request, _errno(request, error), f"{name_of(Cmd, rule.command)}: {said}"
+                request,
+                number or _errno(request, error),
+                f"{name_of(Cmd, rule.command)}: {said}",
             )
         await self._post(request, reply, cost)
 
