@@ -154,7 +154,7 @@ class Pauses:
                         text = f"{error}; it stays paused, for a switch or resume to another end"
                         raise NotDone(text) from None
                     raise
-                self._remember(export, place, target)
+                self._service.switch(export, place, to_configured=target is None)
             finally:
                 if not was_paused:
                     self._let_go_on(export)
@@ -328,15 +328,6 @@ class Pauses:
             return Place(service.servers[route.upstream], route.upstream_name, switches)
         name = route.upstream_name if target.name is None else target.name
         return Place(target.server, name, switches)
-
-    def _remember(self, export: str, place: Place, target: Target | None) -> None:
-        """Lead new clients there."""
-        service = self._service
-        service.switches[export] = place.switches
-        if target is None:
-            service.switched.pop(export, None)
-        else:
-            service.switched[export] = place
 
     async def _reconnect(self, export: str) -> int:
         """Have the sessions whose link is gone get others, to where they were; say how many they are. Raises

@@ -155,7 +155,17 @@ class Service:
         """Clients of upstreams that are down; somebody has to `run` it."""
         self.trunks = Trunks(self.hub, self.log)
         """Links of exports that their clients share."""
-        self._listen_to(self.servers)
+        self._listen_to_servers()
+
+    @property
+    def elsewhere(self) -> list[Server]:
+        """The servers that exports have been switched to."""
+        return [place.server for place in self.switched.values()]
+
+    @property
+    def led_to(self) -> list[Server]:
+        """The servers that exports are led to, each once: those of the configuration, and others."""
+        return list(dict.fromkeys([*self.servers.values(), *self.elsewhere]))
 
     def place(self, name: str, route: Route) -> Place | None:
         """Say where an export of ours is now; None if its upstream is not in the configuration any more."""
@@ -228,9 +238,25 @@ class Service:
         finally:
             self.running.discard(running)
 
-    def reconfigure(self, config: Config, access: Access, servers: Mapping[str, Server]) -> int:
+    def switch(self, name: str, place: Place, *, to_configured: bool) -> None:
+        """Lead new clients of an export to a place, which may be that of the configuration."""
+        self.switches[name] = place.switches
+        if to_configured:
+            self.switched.pop(name, None)
+        else:
+            self.switched[name] = place
+        self._listen_to_servers()
+        self.note_change()
+
+    def reconfigure(
+        self,
+        config: Config,
+        access: Access,
+        servers: Mapping[str, Server],
+        switched: Mapping[Server, Server] = {},
+    ) -> int:
         """Go over to another configuration, whose rules inherit what those before have counted; say how many
-        sessions it ends. Never raises.
+        sessions it ends. `switched` gives what leads from now on to where exports were switched. Never raises.
         """
         for policy, error in access.inherit(self.access):
             self.log.error("a policy failed at a reload", policy=policy, exc_info=error)
@@ -239,12 +265,14 @@ class Service:
             if config.route(name) is None:
                 del self.switched[name]
             else:
+                now = switched.get(place.server, place.server)
+                self.switched[name] = replace(place, server=now)
                 self.log.warning(
                     "export stays where it was switched to, whatever the configuration says",
                     export=name,
                     server=place.server.name,
                 )
-        self._listen_to(servers)
+        self._listen_to_servers()
         self.note_change()
         return self.look_again()
 
@@ -283,9 +311,10 @@ class Service:
         relaying.throttle(limits.charges)
         return False
 
-    def _listen_to(self, servers: Mapping[str, Server]) -> None:
-        for name, server in servers.items():
-            server.come_into_force(partial(self._say, name))
+    def _listen_to_servers(self) -> None:
+        # The last has the say of how many connections a server may have: that is the configuration's.
+        for server in reversed(self.led_to):
+            server.come_into_force(partial(self._say, server.name))
 
     def _say(self, upstream: str, news: News) -> None:
         match news:
