@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import eq, ge, le
 
 import trio
@@ -45,7 +44,7 @@ from gateway.relay.scan.translate import translate
 from gateway.relay.service import Place, Running, Service
 from gateway.relay.session import Session
 from gateway.relay.surviving import survives, tie
-from gateway.relay.transmit import Opened, ledger_of
+from gateway.relay.transmit import Opened
 from gateway.upstream.negotiation import Link
 from gateway.upstream.server import Server
 from gateway.wire.constants import Cmd, Errno
@@ -134,13 +133,13 @@ class Pauses:
         """
         async with self._turn:
             place = self._place(export, target)
-            self._refuse_to_part_others(export, self._trunks(export))
+            self._refuse_to_part_others(export, self._left(export, place, close_first))
             was_paused = export in self._service.paused
             if not was_paused:
                 await self._hold(export, seconds)
             try:
                 sessions = self._sessions(export)
-                leaving = self._trunks(export)
+                leaving = self._left(export, place, close_first)
                 if close_first:
                     self._refuse_to_part_others(export, leaving)
                     await _part_from_links(sessions, leaving)
@@ -154,7 +153,7 @@ class Pauses:
                         text = f"{error}; it stays paused, for a switch or resume to another end"
                         raise NotDone(text) from None
                     raise
-                self._service.switch(export, place, to_configured=target is None)
+                self._lead_to(export, place, to_configured=target is None)
             finally:
                 if not was_paused:
                     self._let_go_on(export)
@@ -171,9 +170,24 @@ class Pauses:
         """
         service, route = self._service, self._service.config.route(export)
         place = None if route is None else service.place(export, route)
-        next_one = None if place is None else service.trunks.at(place.server, place.name)
+        next_one = None if place is None else service.disk_at(place).trunk
         trunks = {_trunk(each.opened) for each in self._sessions(export)} | {next_one}
         return {trunk for trunk in trunks if trunk is not None}
+
+    def _left(self, export: str, place: Place, close_first: bool) -> set[Trunk]:
+        """Give the trunks that are given up when an export goes to a place. Where it was led to others by a
+        switch, they keep theirs when it goes to another disk; unless the connections have to be closed first.
+        """
+        service = self._service
+        if close_first:
+            return self._trunks(export)
+        here = {service.disk_at(each) for each in (place, self._place(export, None))}
+        trunks = self._trunks(export)
+        return {
+            each
+            for each in trunks
+            if service.disks.of(each) in here or not self._others(export, each)
+        }
 
     def _others(self, export: str, trunk: Trunk) -> set[str]:
         """Give the other exports (our names) that have clients in a trunk."""
@@ -191,7 +205,7 @@ class Pauses:
             names = ", ".join(map(shown, others))
             raise NotDone(
                 f"{shown(export)} shares its connections with clients of {names}, which would have to go over"
-                " with it: they have to leave first, or each name needs an upstream of its own"
+                " with it: they have to leave first"
             )
 
     # --- Holding
@@ -266,7 +280,7 @@ class Pauses:
             if answer.error:
                 why = answer.text or Errno(answer.error).name
                 problems.append(f"{who}: {why}")
-                self._taint(traffic, f"a FLUSH of the gateway failed: {why}")
+                self._taint(running, f"a FLUSH of the gateway failed: {why}")
             answered.set()
 
         flush = translate(traffic.plan.upstream, Cmd.FLUSH, 0, 0, 0, b"")
@@ -275,10 +289,12 @@ class Pauses:
             return
         await answered.wait()
 
-    def _taint(self, traffic: Traffic, why: str) -> None:
+    def _taint(self, running: Running, why: str) -> None:
         """Have every session on that disk told, at its next FLUSH: the server has told us alone."""
-        for each in self._service.running:
-            if each.traffic.locks is traffic.locks:
+        service = self._service
+        disk = service.disk_at(running.opened.place)
+        for each in service.running:
+            if service.disk_at(each.opened.place) is disk:
                 each.traffic.unflushed = why
 
     def _let_go_on(self, export: str) -> None:
@@ -328,6 +344,14 @@ class Pauses:
             return Place(service.servers[route.upstream], route.upstream_name, switches)
         name = route.upstream_name if target.name is None else target.name
         return Place(target.server, name, switches)
+
+    def _lead_to(self, export: str, place: Place, *, to_configured: bool) -> None:
+        """Lead new clients there. What nobody was told of yet, they have to be told."""
+        service, route = self._service, self._service.config.route(export)
+        was = None if route is None else service.place(export, route)
+        if was is not None:
+            service.disk_at(was).ledger.hand_on(service.disk_at(place).ledger)
+        service.switch(export, place, to_configured=to_configured)
 
     async def _reconnect(self, export: str) -> int:
         """Have the sessions whose link is gone get others, to where they were; say how many they are. Raises
@@ -404,7 +428,7 @@ class Pauses:
                 else:
                     opened.link.close()
             if trunk is not None:
-                self._service.trunks.put(trunk)
+                self._service.disk_at(place).trunk = trunk
             for each in leaving:
                 if each is not trunk:
                     each.retire()
@@ -412,16 +436,16 @@ class Pauses:
     def _exchange(
         self, place: Place, leaving: Collection[Trunk]
     ) -> AbstractAsyncContextManager[Trunk]:
-        service, server, name = self._service, place.server, place.name
-        ledger = partial(service.ledger_of, server, name)
-        return service.trunks.exchange(server, name, ledger, leaving)
+        service = self._service
+        return service.trunks.exchange(service.disk_at(place), place.server, place.name, leaving)
 
     def _relink(self, running: Running, opened: Opened) -> None:
         service = self._service
         session, before, old, new = _relaying(running), running.opened, running.traffic, opened.link
         joined = new if isinstance(new, Joined) else None
         plan = opened.plan
-        traffic = Traffic(plan, old.locks, None if joined is None else joined.ask)
+        left, disk = service.disk_at(before.place), service.disk_at(opened.place)
+        traffic = Traffic(plan, disk.locks, None if joined is None else joined.ask)
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
@@ -435,12 +459,11 @@ class Pauses:
             tie(running, joined)
         else:
             survives(service, running)
-        owed, owes = ledger_of(service, before), ledger_of(service, opened)
-        if owes is owed:
-            owes.exchange(old, traffic)
+        if disk is left:
+            disk.ledger.exchange(old, traffic)
         else:
-            owed.leave(old)
-            owes.join(traffic)
+            left.ledger.leave(old)
+            disk.ledger.join(traffic)
         if isinstance(before.link, Link) and not lost:
             _say_disc(before.link)
         before.link.close()

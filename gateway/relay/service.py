@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -26,11 +25,10 @@ from gateway.policy import Charge, Session
 from gateway.protocol.errors import Refusal
 from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.shared import SharedNegotiation, Trunks, begun
 from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.disk import Disk, Disks
 from gateway.relay.hub import Hub
-from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
 from gateway.upstream.coherence import check_required
@@ -142,10 +140,7 @@ class Service:
     """Exports (our names) that are not where the configuration says."""
     switches: Counter[str] = field(default_factory=Counter)
     """How often each export has been switched."""
-    _ledgers: dict[tuple[object, str], Ledger] = field(default_factory=dict)
-    _locks: WeakValueDictionary[tuple[object, str], RangeLocks] = field(
-        default_factory=WeakValueDictionary
-    )
+    disks: Disks = field(default_factory=Disks)
 
     def __post_init__(self) -> None:
         self.access = Access(self.config)
@@ -154,7 +149,7 @@ class Service:
         self.turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
         """Clients of upstreams that are down; somebody has to `run` it."""
         self.trunks = Trunks(self.hub, self.log)
-        """Links of exports that their clients share."""
+        """Begins the links of exports that their clients share."""
         self._listen_to_servers()
 
     @property
@@ -174,19 +169,9 @@ class Service:
         server = self.servers.get(route.upstream)
         return None if server is None else Place(server, route.upstream_name, self.switches[name])
 
-    def locks_of(self, server: Server, name: str) -> RangeLocks:
-        """Give the locks that all sessions of an upstream's export share, for as long as any uses them: also
-        those that began before a reload.
-        """
-        return self._locks.setdefault((server.disks, name), RangeLocks())
-
-    def ledger_of(self, server: Server, name: str) -> Ledger:
-        """Give the ledger of an upstream's export. One that owes nothing and has no session is forgotten."""
-        key = server.disks, name
-        if key not in self._ledgers:
-            used = {k: each for k, each in self._ledgers.items() if each.in_use}
-            self._ledgers = {**used, key: Ledger()}
-        return self._ledgers[key]
+    def disk_at(self, place: Place) -> Disk:
+        """Give the disk that is at a place: the same whatever leads there."""
+        return self.disks.at(place.server, place.name)
 
     def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:
         """Give what a client's questions are asked of. Links that are several are made together, lest one that
@@ -194,7 +179,7 @@ class Service:
         """
         server = place.server
         if server.mode.wanted.shared:
-            return SharedNegotiation(self.trunks, server, partial(self.ledger_of, server))
+            return SharedNegotiation(self.trunks, server, partial(self.disks.at, server))
         return Negotiation(server, warm=server.mode.wanted.count == 1)
 
     async def bundled(self, place: Place, terms: Terms, link: Link) -> Link | Joined:
@@ -213,7 +198,7 @@ class Service:
             if decision.reason and server.is_news(terms.name, decision.reason):
                 self.log.warning(decision.reason, upstream=server.name, export=terms.name)
             return link
-        ledger = self.ledger_of(server, terms.name)
+        ledger = self.disks.at(server, terms.name).ledger
         return (await begun(server, terms, link, self.hub, ledger, self.log)).join()
 
     async def opened_anew(self, place: Place, terms: Terms, trunk: Trunk | None) -> Link | Joined:

@@ -47,7 +47,7 @@ def survives(
     session.survive = None
     if not server.mode.survival.reconnect_seconds:
         return
-    ledger = service.ledger_of(server, opened.place.name)
+    ledger = service.disk_at(opened.place).ledger
     running.traffic.memory = Memory(Unflushed() if unflushed is None else unflushed, ledger)
     session.survive = lambda why: _carry_over(service, running, why, pause or Pause())
 
@@ -61,7 +61,7 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     assert memory is not None
     assert isinstance(memory.acknowledged, Unflushed)
     server = opened.place.server
-    ledger = service.ledger_of(server, opened.place.name)
+    ledger = service.disk_at(opened.place).ledger
     trunk = Trunk(server, opened.asked, link, service.hub, ledger, running.log)
     trunk.pauses[0] = pause
     joined = trunk.join()
@@ -148,13 +148,13 @@ def _relink(service: Service, running: Running, joined: Joined) -> None:
     unflushed = trunk.bundle.unflushed
     link = trunk.dissolve()
     agreed = plan_of(opened.agreed, opened.offer, link.export, link.dialect)
-    traffic = Traffic(agreed, running.traffic.locks)
+    disk = service.disk_at(opened.place)
+    traffic = Traffic(agreed, disk.locks)
     if agreed.hooked:
         Hooks(opened.agreed, agreed, traffic.jobs, session.act, running.nursery, running.log)
-    ledger = service.ledger_of(opened.place.server, opened.place.name)
     before = running.traffic
     service.hub.relink(session, link.socket, traffic)
-    ledger.exchange(before, traffic)
+    disk.ledger.exchange(before, traffic)
     running.opened, running.traffic = replace(opened, link=link), traffic
     survives(service, running, unflushed, trunk.pauses[0])
     joined.close()

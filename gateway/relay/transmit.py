@@ -15,7 +15,6 @@ from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
@@ -116,9 +115,8 @@ async def transmit(
         )
         joined = link if isinstance(link, Joined) else None
         agreed = opened.plan
-        locks = service.locks_of(opened.place.server, opened.grant.route.upstream_name)
-        traffic = Traffic(agreed, locks, None if joined is None else joined.ask)
-        ledger = ledger_of(service, opened)
+        disk = service.disk_at(opened.place)
+        traffic = Traffic(agreed, disk.locks, None if joined is None else joined.ask)
         traffic.most_in_flight = opened.limits.most_in_flight
         running = Running(opened.grant.name, membership, opened, traffic, log)
         with service.session(running):
@@ -129,7 +127,7 @@ async def transmit(
             def begins(session: RelaySession, nursery: trio.Nursery) -> None:
                 running.relaying, running.nursery = session, nursery
                 opened.begins()
-                ledger.join(traffic)
+                disk.ledger.join(traffic)
                 if joined is not None:
                     tie(running, joined)
                 else:
@@ -166,17 +164,10 @@ async def transmit(
     finally:
         if running is not None:
             running.opened.close()
-            ledger_of(service, running.opened).leave(running.traffic)
+            service.disk_at(running.opened.place).ledger.leave(running.traffic)
         opened.close()
         client.close()
         service.relayed -= 1
-
-
-def ledger_of(service: Service, opened: Opened) -> Ledger:
-    """Give the ledger that tells a session what its export has lost."""
-    if isinstance(opened.link, Joined):
-        return opened.link.trunk.ledger
-    return service.ledger_of(opened.place.server, opened.place.name)
 
 
 def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:

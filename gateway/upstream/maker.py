@@ -81,6 +81,16 @@ class Recipe:
     uri: NbdUri | None = None
     """Where an export was switched to; None: it is the upstream of the configuration."""
 
+    @property
+    def credentials(self) -> tuple[object, ...]:
+        """What is said of who we are there, and whether it goes over TLS."""
+        settings = self.settings
+        uri = self.uri or settings.uri
+        if not isinstance(uri, NbdUri) or not uri.tls:
+            return ()
+        said = settings.certificates, settings.psk, settings.psk_user
+        return *said, uri.username, dict(uri.parameters)
+
 
 def make(recipe: Recipe, tls: Tls | None = None) -> Server:
     """Give the server that a recipe describes."""

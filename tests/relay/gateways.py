@@ -102,7 +102,7 @@ async def gateway_before(
             update={"negotiate_seconds": negotiate_seconds}
         )
         # Who is led to the same server is led to the same disks, as by an address.
-        backend = Backend(settings.uri, (connect,) * places, disks=id(server))  # type: ignore[arg-type]
+        backend = Backend(settings.uri, (connect,) * places, disks=server)  # type: ignore[arg-type]
         main = make(Recipe("main", settings, backend))
         if mode is not None:
             main.mode = mode

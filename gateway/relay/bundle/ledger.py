@@ -119,6 +119,16 @@ class Ledger:
         self.lose(f"a FLUSH of the server has failed: {why}", written.ranges, but=but)
         written.forget()
 
+    def hand_on(self, other: Ledger) -> None:
+        """What this disk has lost and nobody was told of, is as well not on another, which has its content by
+        the word of whoever switches to it.
+        """
+        loss = self._untold
+        if loss is not None and other is not self:
+            before = [] if other._untold is None else other._untold.ranges
+            other._untold = _Loss(loss.why, merged([*before, *loss.ranges]))
+            other.tainted = True
+
     @property
     def quiet(self) -> bool:
         """Nothing is lost that anybody has to be told of."""
