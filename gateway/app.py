@@ -33,7 +33,8 @@ from gateway.relay.transmit import LINGER_SECONDS
 from gateway.relay.upkeep import see_to_upstreams
 from gateway.reload import Doors, Reloader, Source, Standing
 from gateway.switching import verbs_of
-from gateway.upstreams import Backend, StartError, load_keyring, servers_of
+from gateway.upstream.maker import Backend
+from gateway.upstreams import StartError, load_keyring, servers_of
 from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class _Run:
                 hub.cancel_scope.cancel()
         finally:
             self._service.hub.close()
-        for server in self._service.servers.values():
+        for server in self._service.led_to:
             if server.repaired:
                 repaired = dict(sorted(server.repaired.items()))
                 self._service.log.info("repaired", upstream=server.name, sessions=repaired)
@@ -165,7 +166,9 @@ class _Run:
 
     def _begin(self, everything: trio.CancelScope) -> None:
         begin, reloader = self._tasks.start_soon, self._reloader
-        self._verbs |= verbs_of(self._service, Pauses(self._service, self._tasks))
+        self._verbs |= verbs_of(
+            self._service, Pauses(self._service, self._tasks), lambda: self._standing.keyring
+        )
         begin(self._obey_signals, everything)
         begin(self._shortages.run)
         begin(self._turned_away.run)

@@ -252,14 +252,23 @@ class Losses:
         return len(self._open)
 
     @property
-    def in_use(self) -> bool:
-        """Something has to be remembered: there are sessions, or links, or something is owed."""
-        return bool(self._open or self._trails) or self._untold is not None
+    def owes(self) -> bool:
+        """Something has to be remembered for who comes later: nobody was told of it, or it is not known yet."""
+        uncovered = any(each.unflushed and each.owner is None for each in self._trails)
+        return uncovered or self._untold is not None
 
-    @property
-    def quiet(self) -> bool:
-        """Nothing is lost that anybody has to be told of."""
-        return self._untold is None and not any(debt.why for debt in self._open)
+    def owe_the_next(self, why: str, ranges: Iterable[Range] = ()) -> None:
+        """Whoever opens the disk next has to be told that something was lost."""
+        before = [] if self._untold is None else self._untold[1]
+        self._untold = why, merged([*before, *ranges])
+        self.tainted = True
+
+    def hand_on(self, other: Losses) -> None:
+        """What this disk has lost and nobody was told of, is as well not on another, which has its content by
+        the word of whoever switches to it.
+        """
+        if self._untold is not None and other is not self:
+            other.owe_the_next(*self._untold)
 
     # --- Links
 

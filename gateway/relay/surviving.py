@@ -80,8 +80,8 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     assert isinstance(link, Link)
     assert memory is not None
     assert trail is not None
-    server, losses = opened.place.server, traffic.debt.losses
-    trunk = Trunk(server, opened.asked, link, service.hub, losses, running.log, trail)
+    server = opened.place.server
+    trunk = Trunk(server, opened.asked, link, service.hub, running.disk, running.log, trail)
     trunk.pauses[0] = pause
     joined = trunk.join()
     joined.port.traffic = traffic

@@ -17,7 +17,6 @@ from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
 from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hooks import Hooks
-from gateway.relay.losses import Losses
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import Traffic
@@ -116,11 +115,11 @@ async def transmit(
         )
         joined = link if isinstance(link, Joined) else None
         agreed = opened.plan
-        locks = service.locks_of(opened.place.server, opened.grant.route.upstream_name)
-        debt = losses_of(service, opened).open()
-        traffic = Traffic(agreed, locks, None if joined is None else joined.ask, debt)
+        disk = service.disk_at(opened.place)
+        debt = disk.losses.open()
+        traffic = Traffic(agreed, disk.locks, None if joined is None else joined.ask, debt)
         traffic.most_in_flight = opened.limits.most_in_flight
-        running = Running(opened.grant.name, membership, opened, traffic, log)
+        running = Running(opened.grant.name, membership, opened, disk, traffic, log)
         with service.session(running):
 
             async def look() -> None:
@@ -167,16 +166,10 @@ async def transmit(
             _leave_link(running)
             running.opened.close()
             running.traffic.debt.losses.end(running.traffic.debt)
+            running.disk.is_left()
         opened.close()
         client.close()
         service.relayed -= 1
-
-
-def losses_of(service: Service, opened: Opened) -> Losses:
-    """Give what is lost of the disk that a session has opened."""
-    if isinstance(opened.link, Joined):
-        return opened.link.trunk.losses
-    return service.losses_of(opened.place.server, opened.place.name)
 
 
 def _leave_link(running: Running) -> None:

@@ -274,7 +274,7 @@ class House:
             return ours
 
         before = self.service.servers["main"]
-        return Target(Upstream(name, connect, disks=before.disks, mode=before.mode))
+        return Target(Upstream(name, connect, disks=server, mode=before.mode))
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.wire import Wire, Wires
-from gateway.relay.losses import Debt, Losses, Trail
+from gateway.relay.losses import Debt, Trail
 from gateway.relay.scan.asks import Ask, Done
 from gateway.relay.unflushed import KEPT
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
@@ -41,6 +41,7 @@ from gateway.wire.constants import TransmissionFlag
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from gateway.relay.disk import Disk
     from gateway.relay.hub import Hub
 
 AGAIN_SECONDS = 0.5
@@ -66,7 +67,7 @@ class Trunk:
         terms: Terms,
         first: Link,
         hub: Hub,
-        losses: Losses,
+        disk: Disk,
         log: FilteringBoundLogger,
         trail: Trail | None = None,
     ) -> None:
@@ -74,7 +75,7 @@ class Trunk:
         self.server = server
         self.terms = terms
         self.first = first
-        self.losses = losses
+        self.disk = disk
         self._hub = hub
         self._log = log.bind(upstream=server.name)
         mode = server.mode
@@ -95,7 +96,9 @@ class Trunk:
             first.export,
             self.decision.count,
             trail
-            or losses.trail(None, KEPT[mode.survival.unflushed], records=first.export.can_flush),
+            or disk.losses.trail(
+                None, KEPT[mode.survival.unflushed], records=first.export.can_flush
+            ),
             clock=trio.current_time,
             stripe_bytes=mode.stripe,
             strong=mode.strong,
@@ -185,6 +188,7 @@ class Trunk:
         finally:
             self._wires.close()
             self.bundle.left()
+            self.disk.is_left()
             for link in self._others:
                 link.close()
             for place in self._places.values():

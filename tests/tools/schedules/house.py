@@ -112,7 +112,7 @@ async def house(settings: Settings, workdir: Path, random: Random) -> AsyncItera
         hubs.start_soon(service.hub.run)
         hubs.start_soon(see_to_upstreams, service)
         async with trio.open_nursery() as clients:
-            verbs = verbs_of(service, Pauses(service, hubs))
+            verbs = verbs_of(service, Pauses(service, hubs), lambda: None)
             yield House(settings, world, oracle, service, clients, verbs, uris[1], lines.entries)
             service.drain()
             with trio.fail_after(DRAIN_SECONDS):
