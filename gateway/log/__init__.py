@@ -1,8 +1,11 @@
 """The log, to standard error: how much of it, and how it looks.
 
-A reload may change both, and clients that are here have loggers of their own (structlog copies one for every
-`bind`). So the list of what is done with a line is one for all of them, and its content is what is exchanged:
-else a collector of JSON would go on getting lines for people.
+writer.py          lines to a file by a thread of its own: a file that hangs hangs nobody
+standard_error.py  standard error by such a thread, for Python too
+
+A reload may change level and format, and clients that are here have loggers of their own (structlog copies one
+for every `bind`). So the list of what is done with a line is one for all of them, and its content is what is
+exchanged: else a collector of JSON would go on getting lines for people.
 """
 
 from __future__ import annotations
@@ -11,12 +14,17 @@ import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from gateway.config import Log
+from gateway.log.standard_error import Nobody, StandardError
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
 
+    from gateway.config import Log
+
 _processors: list[Processor] = []
+
+_looks: list[Processor] = []
+"""The last of them: what a line looks like that is said."""
 
 
 def logger(settings: Log) -> FilteringBoundLogger:
@@ -26,10 +34,13 @@ def logger(settings: Log) -> FilteringBoundLogger:
     import structlog
 
     set_up(settings)
+    to: Any = sys.stderr or Nobody()
+    if isinstance(to, StandardError):
+        to.say_lost_by(lambda count: _line("log lines lost", lines=count))
     structlog.configure(
         processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(0),  # `_from` decides
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(to),
     )
     made: FilteringBoundLogger = structlog.get_logger()
     return made
@@ -50,8 +61,7 @@ def set_up(settings: Log) -> None:
         return line
 
     as_json = settings.format == "json"
-    _processors[:] = [
-        _from,
+    _looks[:] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
         structlog.processors.format_exc_info
@@ -60,6 +70,16 @@ def set_up(settings: Log) -> None:
         structlog.processors.JSONRenderer()
         if as_json
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=sys.stderr is not None and sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
         ),
     ]
+    _processors[:] = [_from, *_looks]
+
+
+def _line(event: str, **said: object) -> str:
+    """Give a line of our own, of lines that are missing."""
+    line: Any = {"event": event, **said}
+    for look in _looks:
+        line = look(None, "warning", line)
+    return f"{line}\n"

@@ -1,0 +1,135 @@
+"""Nobody has to read the log: real gateways whose standard error fills up, hangs or has no reader."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+import pytest
+
+from ..interop.processes import listening, wait_until
+from ..interop.rawclient import RawClient
+from .test_serving import GATEWAY, SECONDS, nbdinfo
+
+GO = 7
+REFUSALS = 100
+"""Of one client: more lines than are said of one in a second, and fewer than it may have."""
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[FileIO, FileIO]]:
+    """A pipe that holds a few lines: its reader, its writer."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with FileIO(reader, "r") as ours, FileIO(writer, "w") as theirs:
+        yield ours, theirs
+
+
+@contextmanager
+def serving(cwd: Path, stderr: FileIO) -> Iterator[subprocess.Popen[bytes]]:
+    """A gateway with an export "a", at g.sock."""
+    (cwd / "g.toml").write_text(
+        f'[[listen]]\nuri = "nbd+unix:///?socket={cwd}/g.sock"\n[upstream.m]\nuri = "memory:1M"\n'
+        '[[export]]\nname = "a"\nupstream = "m"\nupstream-name = ""\n[log]\nformat = "json"\n'
+    )
+    command = [*GATEWAY, "serve", "--config", "g.toml"]
+    process = subprocess.Popen(command, cwd=cwd, stderr=stderr)
+    try:
+        wait_until(lambda: listening(uri(cwd)), "the gateway")
+        yield process
+    finally:
+        process.kill()
+        process.wait(SECONDS)
+
+
+def uri(cwd: Path) -> str:
+    return f"nbd+unix:///a?socket={cwd}/g.sock"
+
+
+def be_refused(cwd: Path) -> None:
+    """Ask for an export that is not there, again and again."""
+    name = b"n" * 1000
+    data = struct.pack("!I", len(name)) + name + bytes(2)
+    option = b"IHAVEOPT" + struct.pack("!II", GO, len(data)) + data
+    with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as replies:
+        client.settimeout(SECONDS)
+        client.connect(str(cwd / "g.sock"))
+        replies.read(18)
+        client.sendall(struct.pack("!I", 3))
+        for _ in range(REFUSALS):
+            client.sendall(option)
+            *_, kind, length = struct.unpack("!QIII", replies.read(20))
+            assert kind >> 31
+            replies.read(length)
+
+
+def reads(client: RawClient) -> None:
+    client.socket.sendall(client.read_request(1, 0, 512))
+    assert client.reply(512) == (1, 0, bytes(512))
+
+
+def test_a_reader_that_sleeps(workdir: Path, pipe: tuple[FileIO, FileIO]) -> None:
+    reader, stderr = pipe
+    with serving(workdir, stderr) as gateway:
+        with RawClient(uri(workdir)) as client:
+            reads(client)
+            be_refused(workdir)
+            reads(client)
+            assert nbdinfo(uri(workdir)) == str(1 << 20)
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(SECONDS) == 0
+    assert len(reader.read(1 << 20)) > 2048, "it was full"
+
+
+def test_a_reader_that_goes(workdir: Path, pipe: tuple[FileIO, FileIO]) -> None:
+    reader, stderr = pipe
+    with serving(workdir, stderr) as gateway:
+        with RawClient(uri(workdir)) as client:
+            reader.close()
+            be_refused(workdir)
+            reads(client)
+            assert nbdinfo(uri(workdir)) == str(1 << 20)
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(SECONDS) == 0
+
+
+def test_a_disk_that_is_full(workdir: Path) -> None:
+    with FileIO("/dev/full", "w") as full, serving(workdir, full) as gateway:
+        with RawClient(uri(workdir)) as client:
+            be_refused(workdir)
+            reads(client)
+            assert nbdinfo(uri(workdir)) == str(1 << 20)
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "status", "out"),
+    [
+        (("memory:1M", "--run", 'nbdinfo --size "$uri"'), 0, f"{1 << 20}\n"),
+        (("file:missing.img", "--run", "true"), 1, ""),
+        (("nonsense:", "--run", "true"), 2, ""),
+    ],
+)
+def test_nothing_that_is_said_keeps_it_from_its_work(
+    workdir: Path, redirection: str, arguments: tuple[str, ...], status: int, out: str
+) -> None:
+    shell = ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh"]
+    done = subprocess.run(
+        [*shell, *GATEWAY, "serve", *arguments],
+        cwd=workdir,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (status, out)
