@@ -2,6 +2,7 @@
 
 writer.py          lines to a file by a thread of its own: a file that hangs hangs nobody
 standard_error.py  standard error by such a thread, for Python too
+rates.py           how many lines a second, and of whom; the clock is passed in
 
 A reload may change level and format, and clients that are here have loggers of their own (structlog copies one
 for every `bind`). So the list of what is done with a line is one for all of them, and its content is what is
@@ -11,9 +12,11 @@ exchanged: else a collector of JSON would go on getting lines for people.
 from __future__ import annotations
 
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from gateway.log.rates import SECOND, Rates
 from gateway.log.standard_error import Nobody, StandardError
 
 if TYPE_CHECKING:
@@ -21,18 +24,26 @@ if TYPE_CHECKING:
 
     from gateway.config import Log
 
+ORIGIN = "_origin"
+"""The key of a line, bound by who knows it, that has whose fault it is: a client's `Identity.origin`. It is not
+written."""
+
+_rates = Rates(time.monotonic)
+
 _processors: list[Processor] = []
 
 _looks: list[Processor] = []
 """The last of them: what a line looks like that is said."""
 
 
-def logger(settings: Log) -> FilteringBoundLogger:
+def logger(settings: Log, *, clock: Callable[[], float] = time.monotonic) -> FilteringBoundLogger:
     """Set up logging. structlog is imported here, when clients can connect already: it is a third of what
     starting takes.
     """
     import structlog
 
+    global _rates
+    _rates = Rates(clock)
     set_up(settings)
     to: Any = sys.stderr or Nobody()
     if isinstance(to, StandardError):
@@ -60,6 +71,11 @@ def set_up(settings: Log) -> None:
             raise structlog.DropEvent
         return line
 
+    def _rated(_: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if not _rates.admits(line.pop(ORIGIN, None), str(line.get("event"))):
+            raise structlog.DropEvent
+        return line
+
     as_json = settings.format == "json"
     _looks[:] = [
         structlog.processors.add_log_level,
@@ -74,11 +90,37 @@ def set_up(settings: Log) -> None:
             exception_formatter=structlog.dev.plain_traceback,
         ),
     ]
-    _processors[:] = [_from, *_looks]
+    _processors[:] = [_from, _rated, *_looks]
+
+
+async def say_left_out() -> None:
+    """Say how many lines are left out because there are too many, once a second, until cancelled; then what was
+    left.
+    """
+    import trio
+
+    try:
+        while True:
+            await trio.sleep(SECOND)
+            _say_left_out()
+    finally:
+        _say_left_out()
+
+
+def _say_left_out() -> None:
+    left_out = _rates.take_left_out()
+    if left_out is not None:
+        line = _line(
+            "log lines left out",
+            lines=left_out.lines,
+            events=dict(left_out.events),
+            clients=dict(left_out.clients),
+        )
+        print(line, end="", file=sys.stderr or Nobody())
 
 
 def _line(event: str, **said: object) -> str:
-    """Give a line of our own, of lines that are missing."""
+    """Give a line of our own, of lines that are missing: it counts for no rate."""
     line: Any = {"event": event, **said}
     for look in _looks:
         line = look(None, "warning", line)

@@ -5,6 +5,7 @@ Not only the log writes there, but Python too: tracebacks, warnings, what a dest
 again: a disk that was full for a minute loses nothing if what was said meanwhile fits into the queue, and a
 FIFO may get another reader. What does not fit is counted, and the number is said when there is room.
 
+What Python itself writes is bounded by the queue alone, and not by `rates`: half a traceback helps nobody.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -109,6 +110,23 @@ def test_a_disk_that_is_full(workdir: Path) -> None:
             assert nbdinfo(uri(workdir)) == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(SECONDS) == 0
+
+
+def test_what_one_client_causes_is_counted(workdir: Path) -> None:
+    log = workdir / "log"
+    with FileIO(str(log), "w") as file, serving(workdir, file) as gateway:
+        be_refused(workdir)
+        be_refused(workdir)  # all Unix clients of one user are one
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(SECONDS) == 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    refused = [line for line in lines if line["event"] == "client refused"]
+    left_out = [line for line in lines if line["event"] == "log lines left out"]
+    for line in left_out:
+        assert {*line["clients"]} == {f"unix:uid={os.getuid()}"}
+    counted = sum(line["events"]["client refused"] for line in left_out)
+    assert len(refused) + counted == 2 * REFUSALS
+    assert [line["event"] for line in lines if "_origin" in line] == []
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
