@@ -15,8 +15,6 @@ for no longer than moving a line takes, never while a file is written.
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -139,14 +137,15 @@ class Writer:
                     self._full = False
             if drained:
                 self._sink.drained()
+            retires = drained and self._retired
+            if retires:
+                self._sink.close()
             for mark in marks:
                 mark.set()
-            if drained and self._retired:
-                self._sink.close()
-                with self._lock:
-                    if self._queue.empty():
-                        self._thread = None
-                        return
+            with self._lock:
+                if retires and self._queue.empty():
+                    self._thread = None
+                    return
 
     def _next(self) -> tuple[list[_Line], list[threading.Event]]:
         """Wait for something, and take what has come."""
@@ -228,8 +227,3 @@ class Outcome:
             await event.wait()
         if self._error is not None:
             raise self._error
-
-
-def no_room() -> OSError:
-    """Give what is wrong with a line that was not taken."""
-    return OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))

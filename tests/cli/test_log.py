@@ -35,11 +35,12 @@ def pipe() -> Iterator[tuple[FileIO, FileIO]]:
 
 
 @contextmanager
-def serving(cwd: Path, stderr: FileIO) -> Iterator[subprocess.Popen[bytes]]:
+def serving(cwd: Path, stderr: FileIO, export: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """A gateway with an export "a", at g.sock."""
     (cwd / "g.toml").write_text(
         f'[[listen]]\nuri = "nbd+unix:///?socket={cwd}/g.sock"\n[upstream.m]\nuri = "memory:1M"\n'
-        '[[export]]\nname = "a"\nupstream = "m"\nupstream-name = ""\n[log]\nformat = "json"\n'
+        f'[[export]]\nname = "a"\nupstream = "m"\nupstream-name = ""\n{export}'
+        '[log]\nformat = "json"\n'
     )
     command = [*GATEWAY, "serve", "--config", "g.toml"]
     process = subprocess.Popen(command, cwd=cwd, stderr=stderr)
@@ -127,6 +128,36 @@ def test_what_one_client_causes_is_counted(workdir: Path) -> None:
     counted = sum(line["events"]["client refused"] for line in left_out)
     assert len(refused) + counted == 2 * REFUSALS
     assert [line["event"] for line in lines if "_origin" in line] == []
+
+
+def test_an_audit_is_written_to_its_end(workdir: Path) -> None:
+    policy = 'policies = [ { use = "audit", file = "audit.log", required = true } ]\n'
+    with FileIO("/dev/full", "w") as full, serving(workdir, full, policy) as gateway:
+        for _ in range(10):
+            assert nbdinfo(uri(workdir)) == str(1 << 20)
+        with RawClient(uri(workdir)) as client:
+            reads(client)
+            gateway.send_signal(signal.SIGTERM)
+            assert gateway.wait(SECONDS) == 0
+    lines = [json.loads(line) for line in (workdir / "audit.log").read_text().splitlines()]
+    sessions = [line["session"] for line in lines if line["event"] == "opened"]
+    assert len(sessions) == 11
+    assert sorted(line["session"] for line in lines if line["event"] == "closed") == sessions
+
+
+def test_nobody_is_served_without_an_audit_that_is_required(workdir: Path) -> None:
+    policy = 'policies = [ { use = "audit", file = "/dev/full", required = true } ]\n'
+    with FileIO(str(workdir / "log"), "w") as log, serving(workdir, log, policy) as gateway:
+        done = subprocess.run(
+            ["nbdinfo", "--size", uri(workdir)], capture_output=True, text=True, check=False
+        )
+        assert "server policy prevents NBD_OPT_GO" in done.stderr
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(SECONDS) == 0
+    lines = [json.loads(line) for line in (workdir / "log").read_text().splitlines()]
+    said = {line["event"]: line for line in lines}
+    assert said["access denied"]["why"] == "the audit log cannot be written"
+    assert said["audit lines lost"]["file"] == "/dev/full"
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])

@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gateway.log.standard_error import MAX_PARTIAL_CHARACTERS, StandardError, taken_over
-from gateway.log.writer import MAX_BYTES
+from gateway.log.writer import MAX_BYTES, Writer
 
 SECONDS = 30
 """More than anything here takes: only a fault waits for it."""
@@ -188,6 +188,34 @@ def test_leaving_does_not_wait_for_a_reader_that_sleeps(pipe: tuple[FileIO, int]
     assert not ours.leave(0)
     ours.write("what comes later hangs nobody either\n")
     assert Reader(pipe[0].fileno(), b"either\n").all().startswith(b"xxx")
+
+
+def test_leaving_waits_for_other_files(pipe: tuple[FileIO, int]) -> None:
+    class Sleeper:
+        def __init__(self) -> None:
+            self.gate = threading.Event()
+            self.there: list[bytes] = []
+
+        def put(self, lines: Sequence[bytes]) -> int:
+            assert self.gate.wait(SECONDS)
+            self.there += lines
+            return len(lines)
+
+        def drained(self) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    ours, sink = StandardError(pipe[1]), Sleeper()
+    other = Writer(sink, "another file")
+    assert other.write(b"line\n")
+    ours.write("log\n")
+    assert not ours.leave(0)
+    threading.Timer(0.01, sink.gate.set).start()
+    assert ours.leave(SECONDS)
+    assert sink.there == [b"line\n"]
+    other.retire()
 
 
 # --- In place of Python's own
