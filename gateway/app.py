@@ -254,10 +254,11 @@ class _Run:
         self._service.log.warning("client turned away", why=why, count=count)
 
     async def _client(self, listener: Listener, stream: trio.SocketStream) -> None:
+        log = self._service.log
         listen = listener.settings
-        log = naming(peer_of(stream.socket), self._service.log)
         self._clients[listener] += 1
         try:
+            log = naming(peer_of(stream.socket), log)
             with self._reloader.present.one():
                 async with stream:
                     if self._clients[listener] > listen.max_connections:
