@@ -22,10 +22,11 @@ import trio
 
 from gateway.admin.control import Answer, Control, Verb, no_arguments
 from gateway.config import Config, Listen
-from gateway.log import logger
+from gateway.log import logger, say_left_out
 from gateway.net.listen import Listener, ListenError, open_listener, take_clients
+from gateway.net.options import peer_of
 from gateway.net.tally import Tally
-from gateway.relay.client import ChooseSession, serve_client
+from gateway.relay.client import ChooseSession, naming, serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.pausing import Pauses
 from gateway.relay.service import Service
@@ -143,6 +144,7 @@ class _Run:
         try:
             async with trio.open_nursery() as hub:
                 hub.start_soon(self._service.hub.run)
+                hub.start_soon(say_left_out)
                 async with trio.open_nursery() as clients:
                     async with trio.open_nursery() as doors:
                         self._client_tasks, self._tasks = clients, doors
@@ -259,6 +261,7 @@ class _Run:
         listen = listener.settings
         self._clients[listener] += 1
         try:
+            log = naming(peer_of(stream.socket), log)
             with self._reloader.present.one():
                 async with stream:
                     if self._clients[listener] > listen.max_connections:
