@@ -43,6 +43,7 @@ from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.carrying import carry_over, rest_of
 from gateway.relay.scan.chunks import reply_scan
+from gateway.relay.scan.early import unsent_writes
 from gateway.relay.scan.jobs import Answer
 from gateway.relay.scan.locks import Held
 from gateway.relay.scan.plan import Plan
@@ -292,6 +293,9 @@ class Session:
         self.link = None
         self._push = push
         end, length = replies.cut_off()
+        refusals = replies.refusals()
+        if refusals:
+            self._requests.refuse_half_sent(b"".join(refusals))
         self._replies_lane.come_from_nowhere()
         if length:
             rest = rest_of(plan, end, length)
@@ -433,6 +437,8 @@ class Session:
 
     def _receive_replies(self) -> None:
         lane = self._replies_lane
+        if self._requests_lane.out or self._requests.payload_left or self.traffic.early.unsent:
+            self._note_unsent()
         try:
             lane.receive()
         except WireError as error:
@@ -444,6 +450,28 @@ class Session:
         if lane.ended:
             self._lose_link("the upstream closed the connection")
             return
+        self._requests_lane.release_what_nobody_needs()
+        if self.traffic.locks.busy:
+            self.traffic.locks.look_again()
+        self._send_what_jobs_say()
+        self._send_replies()
+
+    def _note_unsent(self) -> None:
+        """Note which WRITEs' data the link has not been given: a reply to one of them is early."""
+        if self._link_mute:
+            return  # what was not sent by then never is
+        requests, traffic = self._requests, self.traffic
+        unsent = sum(map(len, (*self._requests_lane.out, *requests.waiting)))
+        header = traffic.plan.link.request.size
+        traffic.early.unsent = unsent_writes(
+            traffic.in_flight, unsent + requests.payload_left, header
+        )
+
+    def _settle_early(self) -> None:
+        """Take the replies that were early until now."""
+        self._note_unsent()
+        for reply in self._replies.settle_early():
+            self._replies.interject(reply, self._replies_lane.out)
         self._requests_lane.release_what_nobody_needs()
         if self.traffic.locks.busy:
             self.traffic.locks.look_again()
@@ -499,12 +527,16 @@ class Session:
             self._requests_lane.send()
         except OSError as error:
             # What the upstream has answered may still be there to read; its end is seen there.
+            self._note_unsent()
             self._link_mute = True
             self._requests_lane.discard()
             if self.survive is not None and not self._client_gone:
                 return
             self._stop(f"the upstream takes no more requests: {error.strerror or error}")
             self.ending.set()
+            return
+        if self.traffic.early.held:
+            self._settle_early()
 
     # --- The ends
 
@@ -527,6 +559,7 @@ class Session:
         self._replies_lane.discard()
         if self._requests.payload_left:
             # A WRITE is half sent upstream and will never be whole: nothing may follow it.
+            self._note_unsent()
             self._link_mute = True
             self._requests_lane.discard()
             if self.traffic.trail is not None:

@@ -5,8 +5,8 @@ Nobody but us knows that another link serves the rest, so each reply has to be w
 - of a READ whose reply has begun, the client is given what is missing of it, and nothing twice. Where the
   data of one chunk, or of a simple reply, is half sent, its rest comes first, before anything else is said;
 - of a BLOCK_STATUS, the contexts that have not been told;
-- a WRITE's data was kept until its answer. One of which the server has only had a part was not done; its rest
-  is still to come from the client, and then it is a WRITE like any other;
+- a WRITE's data was kept until its answer. One of which the server has only had a part was not done, even if
+  the server has said so; its rest is still to come from the client, and then it is a WRITE like any other;
 - READs are begun as the client takes what was read before: their data is held here now;
 - whatever else may change the disk is asked by `adopt`: it may have been done, or may be done yet.
 
@@ -38,13 +38,14 @@ def carry_over(
     for that. The rest of data that is half sent to the client is for `rest_of`.
     """
     before, partial = traffic.plan, dict(traffic.partial)
-    half_sent = requests.half_sent
+    half_sent = traffic.early.half_sent
     entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}
     data = {} if traffic.memory is None else traffic.memory.take_data()
     under_way = traffic.asks.take()
     traffic.in_flight.clear()
     traffic.partial.clear()
     traffic.to_upstream.clear()
+    traffic.early.forget()
     traffic.memory = traffic.trail = None  # whoever is asked remembers
 
     def first(asked: Ask, done: Done) -> None:

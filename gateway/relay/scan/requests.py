@@ -64,8 +64,8 @@ class RequestScan:
         "_gather_left",
         "_gathered",
         "_gathered_for",
-        "_half_sent",
         "_mask",
+        "_refusal",
         "_size",
         "_traffic",
         "answers",
@@ -79,11 +79,11 @@ class RequestScan:
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
         self._take(traffic.plan)
-        self._drop_left = 0
+        self._drop_left = 0  # bytes missing of a payload that nobody takes
+        self._refusal = b""  # what is answered when it has come
         self._gather_left = 0  # bytes missing of a payload that a job needs whole
         self._gathered = bytearray()
         self._gathered_for: _Request = (0, 0, 0, 0)
-        self._half_sent = 0  # our cookie of the WRITE that `payload_left` is of
         self.pin: Callable[[], Pinned] = _not_pinned
         """Pins the buffer that `feed` is given; set by whoever feeds, where there is a memory."""
         self.payload_left = 0
@@ -107,10 +107,12 @@ class RequestScan:
         """Nothing is fed any more, so nothing is pinned."""
         self.pin = _not_pinned
 
-    @property
-    def half_sent(self) -> int:
-        """Our cookie of the WRITE whose data is half sent upstream; 0: none is."""
-        return self._half_sent if self.payload_left else 0
+    def refuse_half_sent(self, answer: bytes) -> None:
+        """The link has died; before that, it has refused the WRITE whose data is half sent. Answer it when the
+        rest of that has come.
+        """
+        self._drop_left, self.payload_left = self.payload_left, 0
+        self._refusal = answer
 
     def go_by(self, plan: Plan, begun: bytes, entry: Entry | None) -> None:
         """Go by another plan, whose link has seen nothing. What had `begun` of a WRITE's data is gathered,
@@ -171,6 +173,7 @@ class RequestScan:
                 out.append(view[start:end])
                 return end
             self.payload_left = 0
+            traffic.early.half_sent = 0
             if self.waiting:
                 out.append(view[run:pos])
                 out += self.waiting
@@ -219,7 +222,7 @@ class RequestScan:
                     pos += length
                     if pos > end:
                         self.payload_left = pos - end
-                        self._half_sent = ours
+                        traffic.early.half_sent = ours
                         pos = end
                     if memory is not None:
                         memory.kept_bytes += length
@@ -248,7 +251,7 @@ class RequestScan:
 
     def _keep_more(self, memory: Memory, here: memoryview) -> None:
         """Keep what comes now of the data of a WRITE, too."""
-        kept = memory.kept[self._half_sent]
+        kept = memory.kept[self._traffic.early.half_sent]
         assert type(kept) is list
         kept.append((self.pin(), here))
 
@@ -274,12 +277,14 @@ class RequestScan:
         refused = plan.refusal(word, offset, length)
         if refused is not None:
             traffic.count_refusal(word, refused)
-            if with_payload:
-                if length > longest_drain(plan.offer, word):
-                    raise Hangup(f"a request with {length} bytes of payload")
-                pos = self._drop(pos, end, length)
-            self.answers.append(traffic.failure(cookie, offset, refused.error, refused.text))
-            return pos
+            answer = traffic.failure(cookie, offset, refused.error, refused.text)
+            if not with_payload:
+                self.answers.append(answer)
+                return pos
+            if length > longest_drain(plan.offer, word):
+                raise Hangup(f"a request with {length} bytes of payload")
+            self._refusal = answer
+            return self._drop(pos, end, length)
         if plan.shadow is not None and (would := plan.shadow.refusal(word, offset, length)):
             traffic.observe(word, would)
         if (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
@@ -343,9 +348,14 @@ class RequestScan:
         traffic.to_upstream.clear()
 
     def _drop(self, pos: int, end: int, length: int) -> int:
-        """Drop a payload that was refused; give the position behind it, or the end."""
+        """Drop a payload that was refused; give the position behind it, or the end. The client is told when
+        it has sent all of it: some do not bear a reply before (see `early`).
+        """
         behind = pos + length
         self._drop_left = max(0, behind - end)
+        if not self._drop_left:
+            self.answers.append(self._refusal)
+            self._refusal = b""
         return min(behind, end)
 
 

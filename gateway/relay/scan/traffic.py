@@ -16,6 +16,7 @@ from gateway.protocol.commands import Refused
 from gateway.protocol.table import ALL_COMMANDS
 from gateway.relay.losses import Debt, Losses, Trail
 from gateway.relay.scan.asks import Ask, Asks, Done
+from gateway.relay.scan.early import Early
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
@@ -75,6 +76,7 @@ class Traffic:
         "asks",
         "backlog",
         "debt",
+        "early",
         "gate",
         "held",
         "in_flight",
@@ -110,6 +112,8 @@ class Traffic:
         """Our cookie -> the command; of a job's ask, with ASK in its word."""
         self.partial: dict[int, Partial] = {}
         """Our cookie -> what has come of its reply, where that is not the whole reply."""
+        self.early = Early()
+        """Replies that have come before their WRITE's data was sent."""
         self.last_cookie = 0
         self.to_upstream: list[memoryview | bytes] = []
         """Requests of our own, in pieces that belong together; whoever feeds a scanner takes them."""
