@@ -294,6 +294,8 @@ class Losses:
         """
         self.order.tick()
         trail.proof = None
+        if trail.state is Trail.LEFT:
+            return  # whatever the server thought of that
         trail.state, trail.tried = Trail.DOUBT if doubt else Trail.DEAD, False
         if trail.owner is not None:
             if trail.owner not in self._open:
