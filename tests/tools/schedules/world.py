@@ -118,7 +118,9 @@ class Disk(VolatileDisk):
         number = CONNECTION.get()
 
         def run() -> bytes:
-            self.store.write(offset, data, fua=fua, connection=number)
+            # What comes late over a connection that was cut any FLUSH covers, as what came before.
+            covered_by = ANY if number in self._world.cut_off else number
+            self.store.write(offset, data, fua=fua, connection=covered_by)
             stamps = {
                 _STAMP.unpack_from(data, at + block)[0]
                 for at, _, count in parts(offset, len(data))
