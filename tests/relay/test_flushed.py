@@ -167,7 +167,7 @@ async def test_a_connection_that_was_there_proves_that_nothing_is_lost(
     async with before(server) as house:
         one, other = await house.client(), await house.client()
         assert await write(one) == 0
-        server.cut(0)
+        server.cut_one(0)
         await house.went_back()
         assert stable(server) == CONTENT
         for client in (one, other):
@@ -183,7 +183,7 @@ async def test_without_can_multi_conn_it_proves_nothing_and_tells_nobody(
         one, other = await house.client(), await house.client()
         assert await write(one) == 0
         assert await write(other, BLOCK) == 0
-        server.cut(0)
+        server.cut_one(0)
         await house.went_back()
         assert await flush(other) == 0
         assert (await read(one))[0] == Errno.EIO

@@ -25,8 +25,9 @@ What has to be told
 -------------------
 
 A *trouble* may have lost what was answered and not safe: a server was killed, a connection was cut (the server
-lives, but the gateway cannot know), a server failed a FLUSH, or says nothing on some connections. *Telling* is
-a FLUSH that fails, with EIO or with what the server said. An error that means "not tried" (`NOT_TRIED`) tells
+lives, but the gateway cannot know, unless a FLUSH over another one that was there before proves it), a server
+failed a FLUSH, or says nothing on some connections. *Telling* is a FLUSH that fails, with EIO or with what the
+server said. An error that means "not tried" (`NOT_TRIED`) tells
 nothing: only whoever asked gets it, and nothing becomes safe or lost by it.
 
 - A session that was open when the trouble came, and in whose scope the write is, may not take it for safe, nor
@@ -64,7 +65,7 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -78,6 +79,8 @@ NOT_TRIED = frozenset((errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOMEM, e
 """Errors of a FLUSH that mean that the server did not try: as NBD has them, which are Linux's."""
 
 EIO = errno.EIO
+
+NOBODY: Mapping[int, int] = {}
 
 
 @dataclass(eq=False)
@@ -123,6 +126,8 @@ class Op:
     """Since when."""
     troubles: list[Trouble] = field(default_factory=list)
     """Those that came when it was not safe."""
+    proven: list[tuple[Trouble, frozenset[int]]] = field(default_factory=list)
+    """Troubles that have lost nothing of it as long as these connections are there."""
     gone: dict[int, Trouble | None] = field(default_factory=dict)
     """Its blocks that are surely lost, and by what."""
     connections: set[int] | None = None
@@ -285,11 +290,23 @@ class Oracle:
         """Say that the killed server carries out nothing any more."""
         loss.ended = self._tick()
 
-    def cut(self, connections: Collection[int] | None = None) -> Trouble:
-        """Say that connections have ended, and not by the gateway or in good order; the server lives."""
-        cut = self._begin_trouble("cut", connections)
+    def cut(
+        self,
+        connections: Collection[int] | None = None,
+        witnesses: Mapping[int, int] = NOBODY,
+    ) -> Trouble:
+        """Say that connections have ended, and not by the gateway or in good order; the server lives.
+
+        `witnesses` are others, and since when they are used: what was written over those that are cut is not
+        lost as long as a FLUSH over one can prove that it is there, which takes one that was there before.
+        """
+        cut = self._begin_trouble("cut", connections, witnesses if self.scope_all else NOBODY)
         cut.ended = self._tick()
         return cut
+
+    def closed(self, connection: int) -> None:
+        """Say that the gateway has ended a connection: it proves nothing any more."""
+        self._prove_nothing(connection)
 
     def silence(self, connections: Collection[int] | None = None) -> Trouble:
         """Say that from now on these connections stay open and nothing is answered; `dead` says that they have
@@ -300,6 +317,7 @@ class Oracle:
     def flush_failed(self, error: int, connections: Collection[int] | None = None) -> None:
         """Say that the server fails a FLUSH over one of these connections, now."""
         self._failures.append((self._tick(), error))
+        self._prove_nothing()
         if error not in NOT_TRIED:
             self._begin_trouble("flush", connections).ended = self._tick()
 
@@ -399,15 +417,34 @@ class Oracle:
         self.now += 1
         return self.now
 
-    def _begin_trouble(self, what: str, connections: Collection[int] | None) -> Trouble:
+    def _begin_trouble(
+        self,
+        what: str,
+        connections: Collection[int] | None,
+        witnesses: Mapping[int, int] = NOBODY,
+    ) -> Trouble:
         over = None if connections is None else frozenset(connections)
         trouble = Trouble(what, self._tick(), connections=over)
         if self.lossless:
             return trouble
         self.troubles.append(trouble)
         for write in self._unsafe:
-            write.troubles.append(trouble)
+            there = [number for number, since in witnesses.items() if since < write.began]
+            if there and write.ended < NEVER and write.connections is not None:
+                write.connections.update(there)
+                write.proven.append((trouble, frozenset(there)))
+            else:
+                write.troubles.append(trouble)
         return trouble
+
+    def _prove_nothing(self, connection: int | None = None) -> None:
+        """What had to be proven over a connection, or any, may be lost."""
+        for write in self._unsafe:
+            for proof in list(write.proven):
+                trouble, witnesses = proof
+                if connection is None or connection in witnesses:
+                    write.proven.remove(proof)
+                    write.troubles.append(trouble)
 
     def _begin(self, op: Op) -> Op:
         op.began = self._tick()

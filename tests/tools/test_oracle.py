@@ -422,6 +422,26 @@ def test_a_cut_connection_loses_only_what_went_over_it() -> None:
     flushed(one, Errno.EIO)
 
 
+@pytest.mark.parametrize("then", ["", "it is cut too", "the gateway closes it", "it came later"])
+def test_what_another_connection_proves_is_not_lost(then: str) -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    early = oracle.now
+    first = wrote(one)
+    oracle.carried([first.stamp], 1)
+    oracle.cut([1], {2: oracle.now if then == "it came later" else early})
+    if then == "it is cut too":
+        oracle.cut([2])
+    elif then == "the gateway closes it":
+        oracle.closed(2)
+    if then:
+        one.read(0, 1).end(Errno.EIO)
+        flushed(other, Errno.EIO)
+    else:
+        with pytest.raises(Broken, match="nothing was lost"):
+            flushed(other, Errno.EIO)
+
+
 def test_each_is_told_of_its_own_where_that_is_its_scope() -> None:
     oracle = Oracle(BLOCKS, scope_all=False)
     one, other = oracle.session("one"), oracle.session("other")

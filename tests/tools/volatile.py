@@ -426,7 +426,7 @@ class VolatileServer(Server):
             scope.cancel()
         return self.disk.crash(keep)
 
-    def cut(self, number: int) -> None:
+    def cut_one(self, number: int) -> None:
         """Close one of the connections that there are, and live on."""
         stream, scope = list(self._living.items())[number]
         stream.socket.close()
