@@ -13,6 +13,11 @@ Two exports are surely one disk if the server is the same and the name there. Wh
 decided by its address where servers are made (`gateway.upstream.maker`), and stays so through reloads. What a
 session is on may change: by a switch, which takes it from one disk to another.
 
+Two names of one server are *maybe* one disk: some servers have one under all names, and no name that no
+client asked for is ever sent to a server to find that out, for others make a disk for every name. Such disks
+keep out of each other's ranges (`gateway.relay.scan.locks` has how far), and have nothing else in common.
+They have not even that where `canonical-names` of the upstream says that names are disks there.
+
 A disk is remembered as long as anybody uses it, or has to be told what it has lost.
 """
 
@@ -20,11 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import trio
 
 from gateway.relay.bundle.ledger import Ledger
-from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.locks import Kin, RangeLocks
 from gateway.upstream.server import Server
 
 if TYPE_CHECKING:
@@ -34,8 +40,8 @@ if TYPE_CHECKING:
 class Disk:
     """One export of one server."""
 
-    def __init__(self) -> None:
-        self.locks = RangeLocks()
+    def __init__(self, kin: Kin | None) -> None:
+        self.locks = RangeLocks(kin)
         self.ledger = Ledger()
         self.turn = trio.Lock()
         """Of whoever begins or exchanges the trunk."""
@@ -61,13 +67,15 @@ class Disks:
 
     def __init__(self) -> None:
         self._disks: dict[tuple[Hashable, str], Disk] = {}
+        self._kin: WeakValueDictionary[Hashable, Kin] = WeakValueDictionary()
 
     def at(self, server: Server, name: str) -> Disk:
         """Give the disk that a server has under a name. Those that nobody uses are forgotten."""
         key = server.disks, name
         if key not in self._disks:
             used = {k: disk for k, disk in self._disks.items() if disk.in_use}
-            self._disks = {**used, key: Disk()}
+            kin = None if server.canonical_names else self._kin.setdefault(server.disks, Kin())
+            self._disks = {**used, key: Disk(kin)}
         return self._disks[key]
 
     def of(self, trunk: Trunk) -> Disk:

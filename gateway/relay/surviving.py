@@ -65,7 +65,7 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     trunk = Trunk(server, opened.asked, link, service.hub, ledger, running.log)
     trunk.pauses[0] = pause
     joined = trunk.join()
-    joined.port.traffic = traffic
+    joined.serve(traffic)
     joined.wakes(session.act)
     service.hub.leave(link.socket)
     plan = plan_of(
@@ -92,7 +92,7 @@ def tie(running: Running, joined: Joined) -> None:
     """Have a session take its answers from a trunk, and not outlive it."""
     assert running.relaying is not None  # guaranteed by who calls
     assert running.nursery is not None
-    joined.port.traffic = running.traffic
+    joined.serve(running.traffic)
     joined.wakes(running.relaying.act)
     running.nursery.start_soon(_end_with, running, running.relaying, joined)
 
