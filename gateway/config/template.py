@@ -79,6 +79,8 @@ uri = "nbd://127.0.0.1:10809"
 #same-storage = false
 # Believe base:allocation of qemu 2.11 to 3.1: only if it runs without --offset and --partition.
 #trust-allocation = false
+# Every export name of the server is a disk of its own: parts of blocks need not keep out of each other's way.
+#canonical-names = false
 
 # Connections to it: "per-client" (one for each client), "shared" (one for all clients of an export), 4 (four
 # for each client) or "shared:4". Where several would not be safe there is one, and the log says why.

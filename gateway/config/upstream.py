@@ -201,6 +201,12 @@ class Upstream(Table):
         description="Believe base:allocation of a server that looks like qemu 2.11 to 3.1."
         " Only for those that run without --offset and --partition.",
     )
+    # Some servers have one disk under all names, and cannot be asked.
+    canonical_names: bool = Field(
+        default=False,
+        description="Every export name of the server is a disk of its own. Otherwise two names may be one disk:"
+        " parts of blocks are not written under both at a time.",
+    )
     # Safe with any server: it sees what it would see without us.
     connections: ConnectionsWritten = Field(
         default=PER_CLIENT,

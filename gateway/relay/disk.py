@@ -13,6 +13,11 @@ Two exports are surely one disk if the server is the same and the name there. Wh
 decided by its address where servers are made (`gateway.upstream.maker`), and stays so through reloads. What a
 session is on may change: by a switch, which takes it from one disk to another.
 
+Two names of one server are *maybe* one disk: some servers have one under all names, and no name that no
+client asked for is ever sent to a server to find that out, for others make a disk for every name. Such disks
+keep out of each other's ranges (`gateway.relay.scan.locks` has how far), and have nothing else in common.
+They have not even that where `canonical-names` of the upstream says that names are disks there.
+
 A disk is there as long as anybody uses it. One that still has to tell somebody something is remembered after
 that: `MOST_KEPT` of them whole, `MOST_NAMED` more by a hash of their names, so that the next who opens one is
 told, if not of what exactly. Beyond that there is only the word that it may be any of that server.
@@ -29,7 +34,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from gateway.relay.losses import Losses
-from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.locks import Kin, RangeLocks
 from gateway.upstream.server import Server
 
 if TYPE_CHECKING:
@@ -55,8 +60,8 @@ Key = tuple[Hashable, str]
 class Disk:
     """One export of one server. `keep` is told when its last user may have gone."""
 
-    def __init__(self, losses: Losses, keep: Callable[[Disk], None]) -> None:
-        self.locks = RangeLocks()
+    def __init__(self, losses: Losses, kin: Kin | None, keep: Callable[[Disk], None]) -> None:
+        self.locks = RangeLocks(kin)
         self.losses = losses
         self.turn = trio.Lock()
         """Of whoever begins or exchanges the trunk."""
@@ -91,13 +96,16 @@ class Disks:
         """(whose disks, hash of the name) of those that owed something."""
         self._told: dict[Hashable, set[bytes]] = {}
         """Servers of which even that was too much -> hashes of the names whose openers have been told since."""
+        self._kin: WeakValueDictionary[Hashable, Kin] = WeakValueDictionary()
 
     def at(self, server: Server, name: str) -> Disk:
         """Give the disk that a server has under a name."""
         key = server.disks, name
         disk = self._there.get(key)
         if disk is None:
-            disk = self._there[key] = Disk(self._make(server, name), self._look_at)
+            kin = None if server.canonical_names else self._kin.setdefault(server.disks, Kin())
+            losses = self._make(server, name)
+            disk = self._there[key] = Disk(losses, kin, self._look_at)
             if self._may_owe(key):
                 disk.losses.owe_the_next(NOT_REMEMBERED)
         return disk

@@ -84,7 +84,7 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     trunk = Trunk(server, opened.asked, link, service.hub, running.disk, running.log, trail)
     trunk.pauses[0] = pause
     joined = trunk.join()
-    joined.port.traffic = traffic
+    joined.serve(traffic)
     joined.wakes(session.act)
     service.hub.leave(link.socket)
     plan = plan_of(
@@ -111,7 +111,7 @@ def tie(running: Running, joined: Joined) -> None:
     """Have a session take its answers from a trunk, and not outlive it."""
     assert running.relaying is not None  # guaranteed by who calls
     assert running.nursery is not None
-    joined.port.traffic = running.traffic
+    joined.serve(running.traffic)
     joined.trunk.belongs_to(running.traffic.debt)
     joined.wakes(running.relaying.act)
     running.nursery.start_soon(_end_with, running, running.relaying, joined)

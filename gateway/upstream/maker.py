@@ -107,6 +107,7 @@ def make(recipe: Recipe, tls: Tls | None = None) -> Server:
         user_timeout_seconds=settings.user_timeout_seconds,
         quirks=settings.quirks,
         trust_allocation=settings.trust_allocation,
+        canonical_names=settings.canonical_names,
         tls=tls,
         disks=backend.disks,
         same_storage=same,

@@ -178,6 +178,7 @@ class Server:
         user_timeout_seconds: int = 60,
         quirks: str | tuple[str, ...] = "auto",
         trust_allocation: bool = False,
+        canonical_names: bool = False,
         tls: Callable[[], Session] | None = None,
         disks: Hashable = None,
         same_storage: bool = False,
@@ -211,6 +212,8 @@ class Server:
         """Over how many connections it serves, and what becomes of clients when they are lost."""
         self.trust_allocation = trust_allocation
         """base:allocation is believed whatever the server is."""
+        self.canonical_names = canonical_names
+        """What it has under two names is surely two disks."""
         self.tls = tls
         """Gives the TLS session of a new connection; None: it is spoken to in the clear."""
         self.negotiate_seconds = negotiate_seconds

@@ -32,6 +32,7 @@ from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.wire import Wire, Wires
 from gateway.relay.losses import Debt, Trail
 from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.scan.traffic import Traffic
 from gateway.relay.unflushed import KEPT
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.negotiation import Link, Negotiation, Terms
@@ -88,6 +89,8 @@ class Trunk:
         self.closed = trio.Event()
         """And all of them have been closed."""
         self.retired = False
+        self.loose = False
+        """A link is lost: no other disk waits for what is asked here (`gateway.relay.scan.locks`)."""
         self._ids = {context.name: context.id for context in first.export.contexts}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -271,6 +274,7 @@ class Trunk:
         while True:
             while slot in self.bundle.lines.by_slot:
                 await self._next_change()
+            self._loosen()
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
             link = await self._link_again(slot)
@@ -314,7 +318,27 @@ class Trunk:
 
     # --- Time
 
+    def _loosen(self) -> None:
+        """A link is lost. What was under way is waited for by this disk's own sessions alone."""
+        self.loose = True
+        for traffic in self._traffics:
+            traffic.locks.loosen(traffic.in_flight)
+            traffic.locks.tell()
+        self._tighten_if_up()
+
+    def _tighten_if_up(self) -> None:
+        if self.loose and self.bundle.state is State.UP:
+            self.loose = False
+            for traffic in self._traffics:
+                traffic.locks.tighten(traffic.in_flight)
+
+    @property
+    def _traffics(self) -> list[Traffic]:
+        traffics = [joined.port.traffic for joined in self.joined]
+        return [traffic for traffic in traffics if traffic is not None]
+
     def _note_change(self) -> None:
+        self._tighten_if_up()
         self._changed.set()
         self._changed = trio.Event()
 
@@ -435,6 +459,12 @@ class Joined:
     def rung(self) -> Rung:
         """How much of the protocol the server was found to bear."""
         return self.trunk.first.rung
+
+    def serve(self, traffic: Traffic) -> None:
+        """Have it as a session's way upstream."""
+        self.port.traffic = traffic
+        if self.trunk.loose:
+            traffic.locks.loosen(traffic.in_flight)
 
     def ask(self, ask: Ask, done: Done) -> None:
         """Ask the upstream; `done` is called once, from `wake` of the port."""
