@@ -8,6 +8,7 @@ transmit.py its transmission phase, from the task that waits for it
 hooks.py    commands that go through hooks of policies: a task for each
 service.py  what all clients share
 pausing.py  holding an export's sessions for a while, and taking them over to another server
+fencing.py  how long writes wait for older ones that may come late
 surviving.py  a session with a link of its own lives on when that dies
 upkeep.py   what is done for upstreams while no client asks
 listing.py  what LIST shows

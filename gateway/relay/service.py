@@ -29,6 +29,7 @@ from gateway.protocol.table import Table
 from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.shared import SharedNegotiation, Trunks, begun
 from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.fencing import lift
 from gateway.relay.hub import Hub
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
@@ -175,7 +176,10 @@ class Service:
         key = server.disks, name
         if key not in self._ledgers:
             used = {k: each for k, each in self._ledgers.items() if each.in_use}
-            self._ledgers = {**used, key: Ledger()}
+            ledger = Ledger()
+            fences = ledger.fences
+            fences.raised = partial(self.hub.start_soon, partial(lift, fences))
+            self._ledgers = {**used, key: ledger}
         return self._ledgers[key]
 
     def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:

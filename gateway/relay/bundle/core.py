@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
 from gateway.relay.bundle.ledger import Ledger
@@ -27,6 +28,7 @@ from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.work import Work
 from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.scan.fences import Late, still_coming
 from gateway.upstream.mode import DEFAULTS, Doubt, Survival
 from gateway.wire.constants import Cmd, Errno
 
@@ -72,7 +74,8 @@ class Bundle:
         self._changed = changed
         self._total_loss = True  # since lines were in order last, there was a time without any
         self._mending: Mending | None = None
-        self._not_before = -math.inf  # when the next recovery may begin
+        self._late: list[Late] = []  # no recovery before what one wrote over these lines is done
+        self._adopted: Late | None = None  # the link that this bundle takes over from
         self._pushing = False
 
     @property
@@ -94,7 +97,8 @@ class Bundle:
     def adopt(self, port: Port, ask: Ask, done: Done) -> None:
         """Take over what was asked over a link that is gone, before there is a line."""
         assert self.state is State.DOWN
-        self.work.adopt(port, ask, done)
+        self._adopted = self._adopted or self._late_from(UNKNOWN)
+        self.work.adopt(port, ask, done, self._adopted)
 
     def answers(self, port: Port) -> None:
         """Hand out what has been answered to a port."""
@@ -162,20 +166,34 @@ class Bundle:
     def due(self) -> float:
         """When `tick` and `push` are to be called next, if nothing else happens before; in seconds."""
         waits = self.state is State.SETTLING and self._too_early
-        mends_at = self._not_before if waits else math.inf
+        mends_at = max((late.until for late in self._late), default=0.0) if waits else math.inf
         return min(self.work.pieces.due, mends_at, self._stalls.due(self.lines.in_use))
 
     @property
+    def hopes(self) -> bool:
+        """Something waits that may go on as soon as a process has ended: `tick` and `push` find that out."""
+        waits = self.state is State.SETTLING and self._too_early
+        lates = [*self.work.pieces.lates, *(self._late if waits else ())]
+        return any(late.peer.provable for late in lates)
+
+    @property
     def _too_early(self) -> bool:
-        return self._clock() < self._not_before
+        return bool(still_coming(self._late, self._clock()))
+
+    def _late_from(self, peer: Peer) -> Late:
+        """A link to this peer has died now."""
+        return Late(self._clock() + self.survival.late_write_seconds, peer)
 
     # --- Lines come and go
 
-    def begin_without(self, why: str, unflushed: Unflushed, since: float) -> None:
-        """Take over from a link that has died, with what was written over it and not flushed; it was made at
-        `since`.
+    def begin_without(
+        self, why: str, unflushed: Unflushed, since: float, peer: Peer = UNKNOWN
+    ) -> None:
+        """Take over from a link to `peer` that has died, with what was written over it and not flushed; it was
+        made at `since`.
         """
         assert self.state is State.DOWN
+        self._adopted = self._late_from(peer)
         self.work.unflushed = unflushed
         self.why = why
         self._lose_all(since)
@@ -198,7 +216,7 @@ class Bundle:
         del lines.by_slot[line.number]
         line.traffic.asks.drop()
         self.why = why
-        self._left_behind(self.work.pieces.end_on(line))
+        self._left_behind(self.work.pieces.end_on(line), self._late_from(line.peer))
         in_use = line in lines.in_use
         if self.state is State.MENDING and in_use:
             self._break_off()
@@ -213,18 +231,18 @@ class Bundle:
             lines.state = State.SETTLING
         self._changed()
 
-    def _left_behind(self, pieces: list[Piece]) -> None:
+    def _left_behind(self, pieces: list[Piece], late: Late) -> None:
         """These were under way on a line that has died."""
         for piece in pieces:
             if piece.task is not None:
                 self.work.pieces.lose(piece)
                 if piece.losses < MOST_LOSSES:
-                    self.work.orphan(piece)
+                    self.work.orphan(piece, late)
                     continue
                 times = f"{piece.losses} connections in a row were lost over this"
                 piece.done(piece, Outcome(Errno.EIO, f"{times}, the last: {self.why}"))
             elif piece.writes:  # what was written again may come on top of what is newer
-                self._not_before = self._clock() + self.survival.late_write_seconds
+                self._late.append(late)
             elif piece.ask.command is Cmd.FLUSH:
                 self.work.flushes.lost()
 
@@ -272,6 +290,7 @@ class Bundle:
     def _mend(self) -> None:
         """Nothing is under way any more: put the lines in order."""
         self.lines.state = State.MENDING
+        self._late = []
         self.lines.use_staying()
         steps = recovery(self.work, restarted=self._total_loss)
         self._mending = Mending(steps, self.work.send)

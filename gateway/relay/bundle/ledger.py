@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gateway.relay.bundle.unflushed import Range, merged, without
+from gateway.relay.scan.fences import Fences
 from gateway.relay.scan.traffic import Traffic
 
 ONE_CAUSE_SECONDS = 1.0
@@ -37,6 +38,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._open: dict[Traffic, None] = {}
+        self.fences = Fences()
+        """Where its sessions may not write for a while."""
         self.tainted = False
         """Something may be lost; false as long as nothing ever was."""
         self.bundles = 0
@@ -53,6 +56,7 @@ class Ledger:
     def join(self, traffic: Traffic) -> None:
         """A session opens the export."""
         self._open[traffic] = None
+        traffic.fences = self.fences
         traffic.told = partial(self._told, traffic)
         loss = self._untold
         if loss is not None:
@@ -70,6 +74,7 @@ class Ledger:
         if before in self._open:
             del self._open[before]
             self._open[after] = None
+            after.fences = self.fences
             after.told = partial(self._told, after)
             if before in self._told_since:
                 self._told_since.remove(before)
@@ -127,7 +132,7 @@ class Ledger:
     @property
     def in_use(self) -> bool:
         """There are sessions, or bundles, or there is something that the next session has to be told."""
-        return bool(self._open or self.bundles) or self._untold is not None
+        return bool(self._open or self.bundles or self.fences) or self._untold is not None
 
     def _told(self, traffic: Traffic) -> None:
         self._untold = None

@@ -32,6 +32,7 @@ from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.wire import Wire, Wires
+from gateway.relay.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
 from gateway.relay.scan.asks import Ask, Done
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.negotiation import Link, Negotiation, Terms
@@ -134,7 +135,7 @@ class Trunk:
         """Begin with the first link gone, over which this was written and not flushed."""
         self._log.warning("upstream connection lost", why=why, left=0)
         self._places[0] = self.first.place
-        self.bundle.begin_without(why, unflushed, self.pauses[0].made_at)
+        self.bundle.begin_without(why, unflushed, self.pauses[0].made_at, self.first.peer)
         self._hub.start_soon(self._keep)
 
     async def restored(self) -> None:
@@ -229,7 +230,7 @@ class Trunk:
 
     def _use(self, slot: int, link: Link) -> None:
         self.pauses[slot].made(trio.current_time())
-        line = Line(slot, link.export, link.dialect, self._ids)
+        line = Line(slot, link.export, link.dialect, self._ids, link.peer)
         self._links[line] = link
         if slot != SPARE:
             self._places.setdefault(slot, link.place)
@@ -313,9 +314,12 @@ class Trunk:
                 self._give_up(f"the connection to the server was lost{waited}: {why}")
                 return
             changed = self._changed
-            with trio.move_on_at(min(gives_up_at, bundle.due)):
+            look_at = math.inf
+            if bundle.hopes:
+                look_at = trio.current_time() + LOOK_FOR_ENDS_SECONDS
+            with trio.move_on_at(min(gives_up_at, bundle.due, look_at)):
                 await changed.wait()
-            if bundle.due <= trio.current_time():
+            if min(bundle.due, look_at) <= trio.current_time():
                 bundle.tick()
                 self.push()
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from gateway.protocol.commands import Refused
 from gateway.protocol.table import ALL_COMMANDS
 from gateway.relay.scan.asks import Ask, Asks, Done
+from gateway.relay.scan.fences import Fences
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
@@ -73,6 +74,7 @@ class Traffic:
         "_most_in_flight",
         "asks",
         "backlog",
+        "fences",
         "gate",
         "held",
         "in_flight",
@@ -119,6 +121,8 @@ class Traffic:
         """Why the first of each would have been."""
         self.locks = locks or RangeLocks()
         self.locks.join(self.in_flight)
+        self.fences = Fences()
+        """Where this session may not write for a while."""
         self.asks = Asks(self)
         self.jobs = Jobs(
             self,
