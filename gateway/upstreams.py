@@ -27,6 +27,8 @@ import trio
 
 from gateway.config import Config, Upstream
 from gateway.net.dial import Command, DialError, Dialler
+from gateway.net.processes import Processes
+from gateway.peer import UNKNOWN, Peer
 from gateway.quirks import catalogue
 from gateway.upstream.mode import Doubt, Mode, Survival, Unanswered
 from gateway.upstream.server import Connect, Server
@@ -62,6 +64,10 @@ class Backend:
     connect: Connect
     diallers: tuple[Dialler, ...] = ()
     """What connects, if these are addresses: they know where they have been."""
+    peer_of: Callable[[trio.SocketStream], Peer] = lambda _stream: UNKNOWN
+    """Says who is at the other end of a connection, if that is known whatever the settings say."""
+    processes: Processes = field(default_factory=Processes)
+    """What would know it of Unix sockets."""
     disks: object = field(default_factory=object)
     """Whose disks these are: the same for what leads to the same ones."""
     connections: trio.CapacityLimiter = field(
@@ -212,6 +218,8 @@ def _server(name: str, settings: Upstream, backend: Backend, keyring: Keyring | 
         mode=mode_of(settings),
         keep_warm=settings.warm,
         check_seconds=settings.health_check_seconds,
+        peer_of=backend.processes.at if settings.server_is_peer else backend.peer_of,
+        processes=backend.processes if settings.server_is_peer else None,
     )
 
 
@@ -264,7 +272,7 @@ def _backend(
     target = _target(settings)
     if settings.command is not None:
         command = Command(settings.command)
-        return Backend(target, command.connect, end=command.stop)
+        return Backend(target, command.connect, peer_of=command.at, end=command.stop)
     if settings.uris:
         return _dialled(target, settings.uris, before)
     assert settings.uri is not None  # guaranteed by the checks of the configuration

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -51,10 +51,20 @@ class House:
 
 @asynccontextmanager
 async def after_a_loss(
-    mode: Mode, personality: Personality = PLAIN, peer: Peer = UNKNOWN, flags: int = 0
+    mode: Mode,
+    personality: Personality = PLAIN,
+    peer: Peer = UNKNOWN,
+    flags: int = 0,
+    others_asks: Sequence[tuple[Cmd, int, bytes]] = (),
+    *,
+    ends: bool = True,
+    there: bool = True,
 ) -> AsyncIterator[House]:
-    """The disk has `OLD` in its first block; the writer's WRITE of the same is answered, but was so after the
-    connection was lost over which it went.
+    """The disk has `OLD` in its first block; the writer's WRITE of the same is answered, but was so after its
+    connection was lost.
+
+    `peer` has ended with that, if it `ends`. What the other asks hangs as well, and then only the writer's
+    connection is lost. If the disk has something else by now (not `there`), the WRITE has no answer yet.
     """
     stuck = False
 
@@ -76,13 +86,22 @@ async def after_a_loss(
             assert await command(writer, Cmd.WRITE, data=OLD) == 0
             assert await command(writer, Cmd.FLUSH) == 0
             stuck = True
+            for what, offset, data in others_asks:
+                await other.send(what, offset, data=data)
             await writer.send(Cmd.WRITE, 0, data=OLD, flags=flags)
             await trio.sleep(1)
-            server.kill()
+            if others_asks:
+                server.cut(0)
+            else:
+                server.kill(down=True)
+                if not there:
+                    await disk.write(0, bytes(BLOCK))
+                server.down = False
             lost_at = trio.current_time()
-            if isinstance(peer, Process):
+            if isinstance(peer, Process) and ends:
                 peer.ended = True
-            assert (await writer.simple_reply())[1] == 0
+            if there:
+                assert (await writer.simple_reply())[1] == 0
             yield House(gateway, server, disk, writer, other, lost_at)
 
 
@@ -177,6 +196,61 @@ async def test_nobody_waits_for_a_server_that_has_ended(
         assert trio.current_time() < house.lost_at + LATE_SECONDS
 
 
+@modes
+async def test_who_had_ended_before_it_was_linked_to_is_not_who_serves(
+    mode: Mode, autojump_clock: trio.testing.MockClock
+) -> None:
+    peer = Process()
+    peer.ended = True
+    async with after_a_loss(mode, peer=peer) as house:
+        assert await command(house.other, Cmd.WRITE, data=NEW) == 0
+        assert trio.current_time() >= house.lost_at + LATE_SECONDS
+
+
+async def test_what_was_under_way_before_waits_for_no_fence(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The other's WRITE was sent before the writer had its answer, and its connection is lost later. What is
+    found of it is answered as any is.
+    """
+    asks = [(Cmd.WRITE, 0, OLD)]
+    async with after_a_loss(OWN, others_asks=asks) as house:
+        await trio.sleep(1)
+        house.server.cut(1)
+        lost_at = trio.current_time()
+        assert (await house.other.simple_reply())[1] == 0
+        assert trio.current_time() < house.lost_at + LATE_SECONDS
+        assert await command(house.writer, Cmd.WRITE, data=NEW) == 0
+        assert trio.current_time() >= lost_at + LATE_SECONDS
+
+
+@modes
+async def test_a_wait_ends_with_the_server(
+    mode: Mode, autojump_clock: trio.testing.MockClock
+) -> None:
+    peer = Process()
+    async with after_a_loss(mode, peer=peer, ends=False) as house:
+        await house.other.send(Cmd.WRITE, 0, data=NEW)
+        await trio.sleep(2)
+        peer.ended = True
+        assert (await house.other.simple_reply())[1] == 0
+        assert trio.current_time() < house.lost_at + LATE_SECONDS
+
+
+@modes
+async def test_the_wait_of_what_is_not_there_ends_with_the_server(
+    mode: Mode, autojump_clock: trio.testing.MockClock
+) -> None:
+    peer = Process()
+    async with after_a_loss(mode, peer=peer, ends=False, there=False) as house:
+        await trio.sleep(2)
+        assert await house.disk.read(0, BLOCK) == bytes(BLOCK)
+        peer.ended = True
+        assert (await house.writer.simple_reply())[1] == 0
+        assert trio.current_time() < house.lost_at + LATE_SECONDS
+        assert await house.disk.read(0, BLOCK) == OLD
+
+
 async def test_who_comes_later_waits_as_well(autojump_clock: trio.testing.MockClock) -> None:
     """Though all who were there have gone, and what raised the fence with them."""
     async with after_a_loss(OWN) as house:
@@ -184,6 +258,8 @@ async def test_who_comes_later_waits_as_well(autojump_clock: trio.testing.MockCl
             await client.stream.aclose()
         while house.gateway.service.running:
             await trio.sleep(0.1)
+        service = house.gateway.service
+        service.ledger_of(service.servers["main"], "another")  # which forgets what is not in use
         newcomer = await opened(house.gateway)
         async with newcomer.stream:
             assert trio.current_time() < house.lost_at + LATE_SECONDS
