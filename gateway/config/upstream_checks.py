@@ -87,7 +87,7 @@ def survival(data: Data, where: Where) -> Iterator[Finding]:
             yield (
                 (*path, "server-is-peer"),
                 "this is for a server at a Unix socket, as nbd+unix:///?socket=/run/disk.sock: leave it out"
-                + (", for of a command it is known" if "command" in upstream else ""),
+                + (": the end of a command is known without it" if "command" in upstream else ""),
             )
         if "replay-bytes" in upstream and unflushed != "replay":
             yield (

@@ -1423,7 +1423,10 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         [
             f"{line}: upstream.{name}.server-is-peer: this is for a server at a Unix socket, as"
             f" nbd+unix:///?socket=/run/disk.sock: leave it out{known}"
-            for line, name, known in ((5, "disks", ""), (8, "b", ", for of a command it is known"))
+            for line, name, known in (
+                (5, "disks", ""),
+                (8, "b", ": the end of a command is known without it"),
+            )
         ],
     ),
     (
