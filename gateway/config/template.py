@@ -91,8 +91,11 @@ uri = "nbd://127.0.0.1:10809"
 #unflushed = "sticky"
 # What was not answered then: reissue sends it again, eio fails it.
 #unknown-writes = "reissue"
-# How long such a write is held back before that, since the old server may still be at it.
+# How long it is held back before that, since the old server may still be at it; and newer writes over one that
+# is there already.
 #late-write-seconds = 30
+# The process that listens at a Unix socket is the one that writes: nothing is held back when it has ended.
+#server-is-peer = false
 # After so long without any answer, reads are tried over another connection; 0 waits.
 #stall-seconds = 0
 # So many connections are kept ready for the next clients, once one was served.

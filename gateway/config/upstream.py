@@ -261,8 +261,15 @@ class Upstream(Table):
     # Longer than a server's disk takes for what it has begun, most of the time. Nothing proves it.
     late_write_seconds: WaitSeconds = Field(
         default=30,
-        description="How long such a write is held back, and all that overlap it, unless it is on the disk"
-        " already: the old server may still be at it.",
+        description="How long after the loss such a write is held back, and all that overlap it; where it is on"
+        " the disk already, only newer writes: the old server may still be at it.",
+    )
+    # Not the default: many sockets are listened at by one process and served by others, and it cannot be seen
+    # for certain.
+    server_is_peer: bool = Field(
+        default=False,
+        description="The process that listens at the Unix socket is the one that writes: when it has ended,"
+        " nothing is held back.",
     )
     # A disk that sleeps or a network that is mended may take any time.
     stall_seconds: WaitSeconds = Field(

@@ -30,6 +30,7 @@ from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.wire import Wire, Wires
+from gateway.relay.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
 from gateway.relay.losses import Debt, Trail
 from gateway.relay.scan.asks import Ask, Done
 from gateway.relay.scan.traffic import Traffic
@@ -108,6 +109,7 @@ class Trunk:
             survival=mode.survival,
             say=self._say,
             changed=self._note_change,
+            fences=disk.fences,
         )
         self._wires = Wires(self.bundle, hub, self._gone)
         self._links: dict[Line, Link] = {}
@@ -142,7 +144,7 @@ class Trunk:
         """Begin with the first link gone."""
         self._log.warning("upstream connection lost", why=why, left=0)
         self._places[0] = self.first.place
-        self.bundle.begin_without(why)
+        self.bundle.begin_without(why, self.first.peer)
         self._hub.start_soon(self._keep)
 
     async def restored(self) -> None:
@@ -253,7 +255,7 @@ class Trunk:
 
     def _use(self, slot: int, link: Link) -> None:
         self.pauses[slot].made(trio.current_time())
-        line = Line(slot, link.export, link.dialect, self._ids)
+        line = Line(slot, link.export, link.dialect, self._ids, link.peer)
         self._links[line] = link
         if slot != SPARE:
             self._places.setdefault(slot, link.place)
@@ -358,9 +360,12 @@ class Trunk:
                 self._give_up(f"the connection to the server was lost{waited}: {why}")
                 return
             changed = self._changed
-            with trio.move_on_at(min(gives_up_at, bundle.due)):
+            look_at = math.inf
+            if bundle.hopes:
+                look_at = trio.current_time() + LOOK_FOR_ENDS_SECONDS
+            with trio.move_on_at(min(gives_up_at, bundle.due, look_at)):
                 await changed.wait()
-            if bundle.due <= trio.current_time():
+            if min(bundle.due, look_at) <= trio.current_time():
                 bundle.tick()
                 self.push()
 
