@@ -1,0 +1,626 @@
+"""What is lost of a disk, and who has to be told: the one rule, whatever links and sessions it has.
+
+Theory
+------
+
+A server may lose what it has acknowledged until a FLUSH has answered 0. NBD has no way to ask what became of
+it. So the gateway remembers, for each *trail*, what was acknowledged and not covered by a FLUSH: a trail is
+one link, or a bundle of links that act as one. When a link dies the server may have died with it, and
+whatever its trail holds is in question. Whoever relies on a write that is lost has to hear of it, and there
+is one word for that: EIO at a FLUSH.
+
+All of this is decided by the order in which things happen, and never by seconds. One disk has one `Order`:
+link up, WRITE answered, FLUSH read, FLUSH sent, FLUSH answered, link dead, EIO sent, session opened, session
+ended.
+
+The rule, clause by clause; each has its own method, and its name here:
+
+- *Scope* (`relies`). With CAN_MULTI_CONN, or over links that are shared, a FLUSH speaks for all connections:
+  every session of the disk relies on the write. Otherwise only the session does over whose link it went.
+- *Cover* (`flushed`). A FLUSH that answers 0 covers what was answered before it was sent, over its own link;
+  and, where the scope is all, over other links if its link was up before that answer, and ever since. For
+  then both led to the same process. A link that was made later may lead to another one, which knows nothing
+  of it.
+- *Answering 0* (`_look`). A session's FLUSH succeeds only if all that it relies on, and that was answered
+  before it was read, is covered; or lost, and the session was told. What its own FLUSH could not cover is
+  proved: the link over which it went is FLUSHed too, and waited for at most `PROOF_SECONDS`. Then it counts
+  as lost: that link may be a black hole.
+- *A link dies* (`died`). What it leaves uncovered is FLUSHed over a link that was up before, if the scope is
+  all. If there is no such link, or its FLUSH does not answer 0, it is lost. Where something can be done about
+  that (`doubt`: it can be read back, or written again) the trail keeps it meanwhile.
+- *A link is left* (`left`). The gateway has closed it, after a FLUSH, so that its trail is empty; but not
+  every link can be FLUSHed (half a WRITE stands in it). Where the scope is all, what is uncovered stays with
+  the disk: the next FLUSH that relies on it has to see it covered, or fails. Where only its session relied on
+  it, nobody does any more.
+- *Telling* (`_tell`, `answer`). Every session that relies on what is lost, and was open, is told by EIO at
+  its next FLUSH, and at each FLUSH that was read before that EIO was sent. Until any session has been told,
+  whoever opens the disk has to be told too, for there may be nobody left who can be. Once told, a session
+  knows that whatever was answered before is in doubt, so that it is told again if and only if something is
+  lost that was answered after. Until then its READs of what is lost get EIO, never old data.
+- *Loss or not* (`is_loss`). A FLUSH that fails says that something was lost, and the server does not say so
+  twice; unless its error says that the FLUSH was not tried.
+
+A FLUSH of the gateway's own (a pause, a proof, the one that keeps FUA where a server has none) is no
+client's: it tells nobody, and clears nothing.
+
+Everything is one object for each disk, `Losses`; a `Debt` for each session; a `Trail` for each link or
+bundle. It is pure: FLUSHes are asked for by `Trail.flush`, time passes by calls of `later`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from gateway.relay.unflushed import Era, Keep, Order, Unflushed
+from gateway.wire.constants import Errno
+from gateway.wire.ranges import Range, merged, touched, without
+
+PROOF_SECONDS = 20.0
+"""How long a FLUSH may take that only has to prove what another link has written: longer than a server in good
+health takes for one, and shorter than the 30 s after which disks are given up in virtual machines."""
+
+NOT_TRIED = frozenset(
+    {Errno.EPERM, Errno.EINVAL, Errno.ENOTSUP, Errno.ENOMEM, Errno.EOVERFLOW, Errno.ESHUTDOWN}
+)
+"""Errors by which a server says that it has not tried to FLUSH: what is not flushed stays so. Every other
+one, also one that nobody has a name for, says that something is lost."""
+
+MOST_LEFT = 64
+"""Links of one disk that were closed unproved, and are told apart. More are taken for one."""
+
+BEHIND_A_BLACK_HOLE = (
+    "a connection has not answered a FLUSH, and what was written over it may be gone"
+)
+LEFT_UNPROVED = "a connection was closed before what was written over it could be flushed"
+
+Flushed = Callable[[int, str], None]
+"""Is called once with the error of a FLUSH (0: none) and its text."""
+
+
+def is_loss(error: int) -> bool:
+    """Say whether a FLUSH that failed with this error says that something is lost."""
+    return bool(error) and error not in NOT_TRIED
+
+
+class Debt:
+    """What one session has still to be told."""
+
+    __slots__ = ("deaf", "losses", "losses_seen", "lost", "told_at", "told_first_at", "why")
+
+    def __init__(self, losses: Losses) -> None:
+        self.losses = losses
+        """Those of the disk that the session is on."""
+        self.why = ""
+        """Why its next FLUSH fails; empty if it need not."""
+        self.lost: list[Range] = []
+        """Where READs fail until it was told, in the upstream's offsets."""
+        self.losses_seen = 0
+        """How often something was lost that it relies on. A command in several steps, or that waits in a
+        hook, fails if there were more between its beginning and its answer: one of its steps may be lost, and
+        a session that is told meanwhile would take the rest to be durable after its next FLUSH."""
+        self.told_at = -1
+        """When EIO was last sent to it for a FLUSH."""
+        self.told_first_at = -1
+        """When it was last told of something that it did not know."""
+        self.deaf = False
+        """What it is answered does not reach its client any more."""
+
+    def is_lost(self, start: int, end: int) -> bool:
+        """Say whether any of these bytes may be lost, and it has not been told."""
+        return bool(self.lost) and touched(self.lost, start, end)
+
+    def owe(self, why: str, ranges: Iterable[Range]) -> None:
+        """It has to be told that what was written here may be gone."""
+        self.why = why
+        self.lost = merged([*self.lost, *ranges])
+
+    def read(self) -> Flush:
+        """A FLUSH of its client has been read."""
+        return Flush(self, self.losses.order.tick())
+
+    def __repr__(self) -> str:
+        return f"Debt({self.why!r}, {self.lost}, told at {self.told_at})"
+
+
+class Flush:
+    """One FLUSH, from when it was read until it is answered. Without a debt it is nobody's: it stands for all
+    that any session relies on.
+    """
+
+    __slots__ = ("debt", "done", "error", "read", "text")
+
+    def __init__(self, debt: Debt | None, read: int) -> None:
+        self.debt = debt
+        self.read = read
+        self.error = 0
+        self.text = ""
+        """Of a proof that was not tried."""
+        self.done: Callable[[], None] = _nothing
+
+
+class _Proof:
+    """A FLUSH over a trail, under way, for what others have to know."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self, sent: int) -> None:
+        self.sent = sent
+
+
+class Trail:
+    """What has been written over one link, or a bundle of links that act as one, and is not covered.
+
+    Whoever has the link says what happens to it, to `losses`. `flush` asks for a FLUSH over it. `changed` is
+    called when nobody proves any more what a dead link has left, `lost` when something of it is lost: why.
+    """
+
+    __slots__ = (
+        "changed",
+        "flush",
+        "losses",
+        "lost",
+        "owner",
+        "proof",
+        "state",
+        "tried",
+        "unflushed",
+        "up",
+    )
+
+    UP, DEAD, DOUBT, LEFT, OVER = "up", "dead", "in doubt", "left", "over"
+
+    def __init__(self, losses: Losses, owner: Debt | None, keep: Keep, *, records: bool) -> None:
+        self.losses = losses
+        self.owner = owner
+        """The session that alone relies on it; None: all of the disk do."""
+        self.unflushed = Unflushed(keep, losses.order, records=records)
+        self.up = -1
+        """When its link came up; of several, the last."""
+        self.state = Trail.OVER
+        self.proof: _Proof | None = None
+        """The FLUSH that is under way over it to prove something; of a trail in doubt, that it is waited
+        for."""
+        self.tried = False
+        """Another link could not prove what it holds."""
+        self.flush: Callable[[Flushed], None] = _nobody_flushes
+        self.changed: Callable[[], None] = _nothing
+        self.lost: Callable[[str], None] = _nobody_hears
+
+    @property
+    def proving(self) -> bool:
+        """Its link is dead, and a FLUSH over another one may still prove that nothing is lost."""
+        return self.losses.is_proving(self)
+
+    def __repr__(self) -> str:
+        return f"Trail({self.state}, up at {self.up}, {self.unflushed.ranges})"
+
+
+class Losses:
+    """What is lost of one disk, and who has to be told; see the module's docstring.
+
+    `soon` calls back as soon as no session is in the middle of a step, `later` after `PROOF_SECONDS`; `say`
+    tells the operator.
+    """
+
+    def __init__(
+        self,
+        soon: Callable[[Callable[[], None]], None] = lambda then: then(),
+        later: Callable[[Callable[[], None]], None] = lambda _then: None,
+        say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
+    ) -> None:
+        self.order = Order()
+        self.tainted = False
+        """Something may be lost; false as long as nothing ever was."""
+        self._soon = soon
+        self._later = later
+        self._say = say
+        self._open: dict[Debt, None] = {}
+        self._trails: dict[Trail, None] = {}
+        self._waiting: list[Flush] = []
+        self._untold: tuple[str, list[Range]] | None = None
+        self._looking = False
+
+    # --- Sessions
+
+    def open(self, before: Debt | None = None) -> Debt:
+        """A session opens the disk; one that comes from another disk (a switch) brings along what it owes."""
+        self.order.tick()
+        debt = Debt(self)
+        if before is not None:
+            before.losses.end(before)
+            debt.why, debt.lost, debt.losses_seen = before.why, before.lost, before.losses_seen
+        self._open[debt] = None
+        if self._untold is not None:
+            debt.owe(*self._untold)
+        return debt
+
+    def end(self, debt: Debt) -> None:
+        """A session has ended."""
+        self.order.tick()
+        self._open.pop(debt, None)
+        for trail in [each for each in self._trails if each.owner is debt]:
+            if trail.state is not Trail.UP:
+                self._drop(trail)
+
+    @property
+    def sessions(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    @property
+    def in_use(self) -> bool:
+        """Something has to be remembered: there are sessions, or links, or something is owed."""
+        return bool(self._open or self._trails) or self._untold is not None
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is lost that anybody has to be told of."""
+        return self._untold is None and not any(debt.why for debt in self._open)
+
+    # --- Links
+
+    def trail(self, owner: Debt | None, keep: Keep = Keep.RANGES, *, records: bool = True) -> Trail:
+        """Give the trail of a link that is not up yet. `owner`: the session that alone relies on what is
+        written over it; None: all do. Without SEND_FLUSH nothing ever becomes durable, and a trail `records`
+        nothing.
+        """
+        return Trail(self, owner, keep, records=records)
+
+    def came_up(self, trail: Trail) -> None:
+        """The link of a trail is up; or, of a bundle's, another link. Nothing is uncovered then."""
+        assert not trail.unflushed
+        trail.up = self.order.tick()
+        trail.state, trail.tried = Trail.UP, False
+        self._trails[trail] = None
+
+    def died(self, trail: Trail, why: str, *, doubt: bool = False) -> None:
+        """The link of a trail is dead. `doubt`: what is uncovered is not lost yet if nobody can prove it, for
+        who has the trail will find out, or will see to it.
+        """
+        self.order.tick()
+        trail.proof = None
+        trail.state, trail.tried = Trail.DOUBT if doubt else Trail.DEAD, False
+        if trail.owner is not None:
+            if trail.owner not in self._open:
+                self._drop(trail)
+            elif trail.unflushed and not doubt:
+                self._lose(trail, trail.unflushed.take(), why)
+        self._look(why)
+
+    def left(self, trail: Trail) -> None:
+        """The link of a trail was closed by the gateway."""
+        self.order.tick()
+        trail.proof = None
+        if trail.state is Trail.UP:
+            trail.state = Trail.LEFT
+        if trail.owner is not None and trail.owner not in self._open:
+            self._drop(trail)
+        self._merge_those_left()
+        self._look()
+
+    def _merge_those_left(self) -> None:
+        left = [each for each in self._trails if each.state is Trail.LEFT and each.owner is None]
+        if len(left) > MOST_LEFT:
+            left[1].unflushed.absorb(left[0].unflushed)
+
+    def give_up(self, trail: Trail, why: str) -> None:
+        """Nobody will find out any more what a trail in doubt holds."""
+        if trail.state is Trail.DOUBT:
+            trail.state = Trail.DEAD
+            self.lose(trail, why)
+
+    def lose(self, trail: Trail, why: str) -> None:
+        """What a trail holds may be gone."""
+        if trail.unflushed:
+            self._lose(trail, trail.unflushed.take(), why)
+        self._look()
+
+    def is_durable(self, trail: Trail) -> None:
+        """All that a trail holds is durable, as who has it knows."""
+        trail.unflushed.take()
+        self._look()
+
+    def _drop(self, trail: Trail) -> None:
+        """Nobody relies on what is uncovered here any more."""
+        if trail.unflushed:
+            bytes_ = sum(end - start for start, end in trail.unflushed.ranges)
+            self._say("writes of a session that has ended were not flushed", {"bytes": bytes_})
+        trail.unflushed.take()
+        trail.state = Trail.OVER
+        self._trails.pop(trail, None)
+
+    # --- FLUSHes over links
+
+    def sent(self) -> int:
+        """A FLUSH is sent: give what `flushed` is to be told when it has answered 0."""
+        return self.order.tick()
+
+    def flushed(self, trail: Trail, sent: int) -> None:
+        """A FLUSH over a link has answered 0 that was `sent` then."""
+        self.order.tick()
+        trail.unflushed.cover(sent)
+        if trail.owner is None:
+            for other in self._trails:
+                if other.owner is None and other is not trail:
+                    other.unflushed.cover(sent, since=trail.up)
+        self._look()
+
+    def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
+        """A FLUSH over a link has failed. If it says that something is lost, that may be whatever was
+        answered before, over any link for which it speaks.
+        """
+        self.order.tick()
+        if is_loss(error):
+            why = f"a FLUSH of the server has failed: {text or name_of_error(error)}"
+            for each in [trail] if trail.owner is not None else list(self._trails):
+                if each.owner is trail.owner and each.unflushed:
+                    self._lose(each, each.unflushed.take(), why)
+        self._look()
+
+    # --- FLUSHes of sessions
+
+    def settle(self, flush: Flush, done: Callable[[], None]) -> bool:
+        """A FLUSH has been answered 0 over its session's own link. Say whether all is settled that it has to
+        cover; else `done` is called when it is. `answer` says what its client is told.
+        """
+        if not self._is_uncovered(flush):
+            return True
+        flush.done = done
+        self._waiting.append(flush)
+        self._look()
+        return False
+
+    def all_settled(self, done: Callable[[], None]) -> bool:
+        """The same of all that any session relies on at this moment."""
+        return self.settle(Flush(None, self.order.tick()), done)
+
+    def answer(self, flush: Flush, error: int, text: str) -> tuple[int, str]:
+        """Give the error (0: none), and its text, that a client's FLUSH is answered with now, and note that
+        it is."""
+        debt = flush.debt
+        assert debt is not None
+        if debt.why:
+            error, text = Errno.EIO, debt.why
+        elif not error and flush.read < debt.told_first_at:
+            error, text = (
+                Errno.EIO,
+                "what was written before was reported as lost to a FLUSH beside it",
+            )
+        elif not error:
+            error, text = flush.error, flush.text
+        if is_loss(error):
+            self._tell(debt)
+        return error, text
+
+    def _tell(self, debt: Debt) -> None:
+        """EIO is sent to a session for a FLUSH."""
+        now = self.order.tick()
+        if debt.deaf:
+            return
+        debt.told_at = now
+        if debt.why:
+            debt.told_first_at = now
+            self._untold = None
+        debt.why, debt.lost = "", []
+
+    def written(self, start: int, end: int) -> None:
+        """Bytes have been written (again): what is there now is what a client wrote."""
+        if self._untold is not None:
+            why, ranges = self._untold
+            self._untold = why, without(ranges, start, end)
+        for debt in self._open:
+            if debt.lost:
+                debt.lost = without(debt.lost, start, end)
+
+    # --- What is lost
+
+    def relies(self, debt: Debt, trail: Trail) -> bool:
+        """Say whether a session relies on what is written over a link."""
+        return trail.owner is None or trail.owner is debt
+
+    def _lose(self, trail: Trail, eras: list[Era], why: str) -> None:
+        """What was answered in these eras may be gone."""
+        self.tainted = True
+        self.order.tick()
+        ranges = merged(each for era in eras for each in era.ranges)
+        told = somebody_knows = False
+        for debt in self._open:
+            if not self.relies(debt, trail):
+                continue
+            debt.losses_seen += 1
+            news = [era for era in eras if self._is_news(debt, era)]
+            if news:
+                told = True
+                debt.owe(why, (each for era in news for each in era.ranges))
+            else:
+                somebody_knows = True
+        if trail.owner is None and not somebody_knows:
+            before = [] if self._untold is None else self._untold[1]
+            self._untold = why, merged([*before, *ranges])
+        self._say(
+            "writes may be lost: each session's next FLUSH fails, and until then READs of them",
+            {
+                "why": why,
+                "sessions": sum(self.relies(debt, trail) for debt in self._open) if told else 0,
+                "bytes": sum(end - start for start, end in ranges),
+            },
+        )
+        trail.lost(why)
+
+    def _is_news(self, debt: Debt, era: Era) -> bool:
+        """Say whether a session has to be told of what was answered then: all that was answered before it was
+        last told is in doubt to it already.
+        """
+        return era.last >= debt.told_at
+
+    # --- Proofs
+
+    def prover(self, trail: Trail, era: Era) -> Trail | None:
+        """Give the link over which a FLUSH can cover what was answered then over one that is gone: the oldest
+        that was up before, and is.
+        """
+        if trail.owner is not None or trail.tried:
+            return None
+        up = [each for each in self._trails if each.state is Trail.UP and each.owner is None]
+        oldest = min(up, key=lambda each: each.up, default=None)
+        return oldest if oldest is not None and oldest.up <= era.first else None
+
+    def is_proving(self, trail: Trail) -> bool:
+        """Say whether a FLUSH over another link may still cover what a dead link has left."""
+        return trail.state in (Trail.DEAD, Trail.DOUBT) and any(
+            self.prover(trail, era) is not None for era in trail.unflushed.eras
+        )
+
+    def _look(self, why: str = "") -> None:
+        """Something has changed: see what is to be proved, what is lost, and whose FLUSH is settled."""
+        if self._looking:
+            return
+        self._looking = True
+        try:
+            before = -1
+            while before != self.order.now:  # what is found changes what there is to find
+                before = self.order.now
+                self._look_at_the_dead(why)
+                self._look_at_who_waits()
+                self._forget_what_is_over()
+        finally:
+            self._looking = False
+
+    def _look_at_the_dead(self, why: str) -> None:
+        """Have proved what links have left that are dead; what cannot be is lost, unless it is in doubt."""
+        for trail in list(self._trails):
+            if trail.owner is not None or trail.state not in (Trail.DEAD, Trail.DOUBT):
+                continue
+            for era in list(trail.unflushed.eras):
+                prover = self.prover(trail, era)
+                if prover is not None:
+                    self._prove(prover)
+                elif trail.state is Trail.DEAD:
+                    self._lose(trail, trail.unflushed.take_era(era), why or LEFT_UNPROVED)
+
+    def _look_at_who_waits(self) -> None:
+        for flush in list(self._waiting):
+            if flush.debt is not None and flush.debt not in self._open:
+                self._waiting.remove(flush)  # its session has ended, and nobody is answered
+            elif flush.error or not self._is_uncovered(flush):
+                self._waiting.remove(flush)
+                self.order.tick()
+                self._soon(flush.done)
+
+    def _is_uncovered(self, flush: Flush) -> bool:
+        """Say whether a FLUSH has to wait for anything; have it proved."""
+        waits = False
+        for trail in list(self._trails):
+            if not self._concerns(flush, trail):
+                continue
+            for era in [each for each in trail.unflushed.eras if each.first < flush.read]:
+                if trail.state is Trail.UP:
+                    self._prove(trail)
+                elif trail.state is Trail.LEFT:
+                    prover = self.prover(trail, era)
+                    if prover is None:
+                        self._lose(trail, trail.unflushed.take_era(era), LEFT_UNPROVED)
+                        continue
+                    self._prove(prover)
+                elif (
+                    trail.state is Trail.DOUBT
+                    and self.prover(trail, era) is None
+                    and trail.proof is None
+                ):
+                    # Whoever has the trail finds out; but nobody waits for that for ever.
+                    trail.proof = proof = _Proof(self.order.tick())
+                    self._later(partial(self._doubted_too_long, trail, proof))
+                waits = True
+        return waits
+
+    def _concerns(self, flush: Flush, trail: Trail) -> bool:
+        """Say whether a FLUSH has to cover what was written over a link."""
+        return trail.owner is None if flush.debt is None else self.relies(flush.debt, trail)
+
+    def _prove(self, trail: Trail) -> None:
+        """Have a FLUSH sent over a link. One that is under way is waited for first: it may do."""
+        if trail.proof is None:
+            trail.proof = proof = _Proof(self.order.tick())
+            self._later(partial(self._late, trail, proof))
+            self._soon(partial(self._ask, trail, proof))
+
+    def _ask(self, trail: Trail, proof: _Proof) -> None:
+        if trail.proof is proof:
+            trail.flush(partial(self._proved, trail, proof))
+
+    def _proved(self, trail: Trail, proof: _Proof, error: int, text: str) -> None:
+        """A FLUSH has been answered; what it covers, or loses, is known already."""
+        if trail.proof is not proof:
+            return
+        self.order.tick()
+        trail.proof = None
+        if error:
+            self._not_proved(trail, proof, f"a FLUSH over another connection has failed: {text}")
+            for flush in self._who_needs(trail):
+                flush.error, flush.text = error, text
+        self._look()
+
+    def _late(self, trail: Trail, proof: _Proof) -> None:
+        """A FLUSH has not been answered in `PROOF_SECONDS`."""
+        if trail.proof is not proof:
+            return
+        self.order.tick()
+        trail.proof = None
+        self._not_proved(trail, proof, BEHIND_A_BLACK_HOLE)
+        if self._who_needs(trail) and (eras := trail.unflushed.take(proof.sent)):
+            self._lose(trail, eras, BEHIND_A_BLACK_HOLE)
+        self._look()
+
+    def _who_needs(self, trail: Trail) -> list[Flush]:
+        """Give the FLUSHes that have to cover something that was written over a link."""
+        return [
+            flush
+            for flush in self._waiting
+            if self._concerns(flush, trail)
+            and any(era.first < flush.read for era in trail.unflushed.eras)
+        ]
+
+    def _not_proved(self, trail: Trail, proof: _Proof, why: str) -> None:
+        """Others have waited for the FLUSH in vain: what it should have covered for them is lost, or in
+        doubt."""
+        for other in list(self._trails):
+            gone = other.owner is None and other.state is not Trail.UP
+            if not gone or other.unflushed.lacks(proof.sent, since=trail.up):
+                continue
+            if other.state is Trail.DOUBT:
+                other.tried = True
+                other.changed()
+            elif other.state is Trail.DEAD or self._who_needs(other):
+                self._lose(other, other.unflushed.take(proof.sent, since=trail.up), why)
+
+    def _doubted_too_long(self, trail: Trail, proof: _Proof) -> None:
+        if trail.proof is proof:
+            trail.proof = None
+            self.lose(trail, BEHIND_A_BLACK_HOLE)
+
+    def _forget_what_is_over(self) -> None:
+        for trail in list(self._trails):
+            if trail.state is Trail.UP or trail.unflushed:
+                continue
+            del self._trails[trail]
+            if trail.state is not Trail.OVER:
+                trail.state = Trail.OVER
+                trail.changed()
+
+
+def name_of_error(error: int) -> str:
+    """Give the name of an error, or its number."""
+    return Errno(error).name if error in iter(Errno) else f"error {error}"
+
+
+def _nothing() -> None:
+    pass
+
+
+def _nobody_hears(_why: str) -> None:
+    pass
+
+
+def _nobody_flushes(_done: Flushed) -> None:
+    raise AssertionError("a link that is up can be flushed")
