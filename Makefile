@@ -1,6 +1,7 @@
 # make demo   the main job on an embedded upstream        make test   all tests
 # make bench  speed against peers                         make lint   types, style, import rules
 # make fuzz   garbage at both negotiations, for minutes   make install  .venv with nbd-gateway in it
+# make soak   schedules of dying servers, with new seeds, for SECONDS
 # make test-trixie   the tests that need peers of Debian 13; as root
 
 PYTHON ?= $(shell tests/tools/newest-python)
@@ -33,8 +34,12 @@ lint: install
 fuzz: install
 	$(BIN)/python -m tests.fuzz
 
+SECONDS ?= 60
+soak: install
+	$(BIN)/python -m tests.tools.soak --seconds $(SECONDS)
+
 bench:
 	tests/tools/install-peers
 	tests/bench/run
 
-.PHONY: demo install test test-trixie lint fuzz bench
+.PHONY: demo install test test-trixie lint fuzz soak bench

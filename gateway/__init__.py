@@ -6,7 +6,7 @@ Where everything is; imports go down this list, never up:
     demo.py, explain.py, probe.py, conform/   what those verbs do
     app.py       composition root: builds everything from a configuration
     reload.py    another configuration while the gateway runs: all of it or nothing
-    admin/       how a running gateway is spoken to; log.py: what it says
+    admin/       how a running gateway is spoken to
     upstreams.py what the upstreams of a configuration lead to, kept through reloads
     keyring.py   all TLS credentials of a configuration, and their exchange
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
@@ -18,6 +18,7 @@ Where everything is; imports go down this list, never up:
     policy.py    the policy API: the one module that a policy imports (`policies`, and others' packages)
     quirks/      one file per oddity of a peer, and how it is mended; pure
     protocol/    who may say what, when: both negotiations, offer(), legality; pure
+    log/         what is written while it runs: how much, how it looks, and by a thread that harms nobody
     identity.py  who a client is, whatever it proves it by; pure
     throttle.py  token buckets, shared fairly, and the gates before them; no tasks
     wire/        bytes <-> values: options, requests, replies, chunks; pure

@@ -22,10 +22,11 @@ import trio
 
 from gateway.admin.control import Answer, Control, Verb, no_arguments
 from gateway.config import Config, Listen
-from gateway.log import logger
+from gateway.log import logger, say_left_out
 from gateway.net.listen import Listener, ListenError, open_listener, take_clients
+from gateway.net.options import peer_of
 from gateway.net.tally import Tally
-from gateway.relay.client import ChooseSession, serve_client
+from gateway.relay.client import ChooseSession, naming, serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.pausing import Pauses
 from gateway.relay.service import Service
@@ -33,7 +34,8 @@ from gateway.relay.transmit import LINGER_SECONDS
 from gateway.relay.upkeep import see_to_upstreams
 from gateway.reload import Doors, Reloader, Source, Standing
 from gateway.switching import verbs_of
-from gateway.upstreams import Backend, StartError, load_keyring, servers_of
+from gateway.upstream.maker import Backend
+from gateway.upstreams import StartError, load_keyring, servers_of
 from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
@@ -142,6 +144,7 @@ class _Run:
         try:
             async with trio.open_nursery() as hub:
                 hub.start_soon(self._service.hub.run)
+                hub.start_soon(say_left_out)
                 async with trio.open_nursery() as clients:
                     async with trio.open_nursery() as doors:
                         self._client_tasks, self._tasks = clients, doors
@@ -157,7 +160,7 @@ class _Run:
                 hub.cancel_scope.cancel()
         finally:
             self._service.hub.close()
-        for server in self._service.servers.values():
+        for server in self._service.led_to:
             if server.repaired:
                 repaired = dict(sorted(server.repaired.items()))
                 self._service.log.info("repaired", upstream=server.name, sessions=repaired)
@@ -165,7 +168,9 @@ class _Run:
 
     def _begin(self, everything: trio.CancelScope) -> None:
         begin, reloader = self._tasks.start_soon, self._reloader
-        self._verbs |= verbs_of(self._service, Pauses(self._service, self._tasks))
+        self._verbs |= verbs_of(
+            self._service, Pauses(self._service, self._tasks), lambda: self._standing.keyring
+        )
         begin(self._obey_signals, everything)
         begin(self._shortages.run)
         begin(self._turned_away.run)
@@ -256,6 +261,7 @@ class _Run:
         listen = listener.settings
         self._clients[listener] += 1
         try:
+            log = naming(peer_of(stream.socket), log)
             with self._reloader.present.one():
                 async with stream:
                     if self._clients[listener] > listen.max_connections:

@@ -99,6 +99,17 @@ class Identity:
             return "vsock", str(self.cid)
         return "peer", self.peer
 
+    @property
+    def origin(self) -> str:
+        """Where it comes from, whatever it has proved: an address, a local user, a virtual machine."""
+        if self.unix is not None:
+            return f"unix:uid={self.unix.uid}"
+        if self.address is not None:
+            return str(self.address)
+        if self.cid is not None:
+            return f"vsock:{self.cid}"
+        return self.peer
+
     def describe(self) -> str:
         """Give one field for the log, in printable characters alone: the strongest proof first."""
         said = []

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -60,7 +61,11 @@ class Keyring:
         self._upstreams: dict[str, Rotating[ClientCredentials]] = {}
         for name, upstream in self._settings.items():
             found = None if before is None else before._as_for_upstream(name, upstream)
-            self._upstreams[name] = found or _loaded_upstream(f"upstream {name}", upstream)
+            uri = upstream.uri
+            assert isinstance(uri, NbdUri)
+            self._upstreams[name] = found or _loaded_for(f"upstream {name}", uri, upstream)
+        self._elsewhere: WeakValueDictionary[tuple[object, ...], Rotating[ClientCredentials]]
+        self._elsewhere = WeakValueDictionary() if before is None else before._elsewhere
 
     def _as_for(self, listen: Listen) -> Rotating[ServerCredentials] | None:
         """Give the credentials of a listener that says the same of them."""
@@ -90,6 +95,19 @@ class Keyring:
         """Those of the upstreams that have TLS, by name."""
         return self._upstreams
 
+    def elsewhere(self, uri: NbdUri, upstream: Upstream) -> Rotating[ClientCredentials]:
+        """Give the credentials for a server that an export of an upstream is switched to. They are looked after
+        for as long as anybody has them. Raises `KeyringError`.
+        """
+        said = _said_of_upstream(upstream, uri)
+        ring = self._elsewhere.get(said)
+        for name, settings in self._settings.items():
+            if ring is None and _said_of_upstream(settings) == said:
+                ring = self._upstreams[name]
+        ring = ring or _loaded_for(str(uri), uri, upstream)
+        self._elsewhere[said] = ring
+        return ring
+
     async def watch(self, log: FilteringBoundLogger) -> None:
         """Exchange credentials whose files have changed, and warn of those that end, until cancelled."""
         warned = float("-inf")
@@ -110,6 +128,10 @@ class Keyring:
         for listen, ring in self._listeners:
             yield str(listen.uri), ring
         yield from self._upstreams.items()
+        known = list(self._upstreams.values())
+        for said, other in list(self._elsewhere.items()):
+            if other not in known:
+                yield str(said[0]), other
 
     def _warn(self, log: FilteringBoundLogger) -> None:
         for whose, ring in self._rings():
@@ -120,8 +142,8 @@ def _said(listen: Listen) -> tuple[object, ...]:
     return (listen.certificates, listen.psk, listen.verify_client)
 
 
-def _said_of_upstream(upstream: Upstream) -> tuple[object, ...]:
-    return (upstream.uri, upstream.certificates, upstream.psk, upstream.psk_user)
+def _said_of_upstream(upstream: Upstream, uri: NbdUri | None = None) -> tuple[object, ...]:
+    return (uri or upstream.uri, upstream.certificates, upstream.psk, upstream.psk_user)
 
 
 def _loaded(whose: str, listen: Listen) -> Rotating[ServerCredentials]:
@@ -133,10 +155,7 @@ def _loaded(whose: str, listen: Listen) -> Rotating[ServerCredentials]:
     return _first(whose, lambda: Rotating(load, server_paths(listen.certificates, listen.psk)))
 
 
-def _loaded_upstream(whose: str, upstream: Upstream) -> Rotating[ClientCredentials]:
-    uri = upstream.uri
-    assert isinstance(uri, NbdUri)
-
+def _loaded_for(whose: str, uri: NbdUri, upstream: Upstream) -> Rotating[ClientCredentials]:
     def first() -> Rotating[ClientCredentials]:
         wanted = wanted_of(
             uri,

@@ -30,6 +30,7 @@ Hooks, in the order of a connection's life:
     inherit, retire   another configuration is in force
 
 All but `prepare` and the hooks of commands (`read` and so on) are plain functions that decide and do not wait.
+All of them run where everybody is served: a file that may hang is written by a `Writer`, in a thread.
 A policy without a hook of commands costs the data plane nothing: what `describe` and `commands` say is compiled
 into the table that every request is held against anyway. A hook of commands is a coroutine for each command,
 in which anything may be awaited; `explain` names the commands that it slows.
@@ -51,6 +52,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, WithJsonSchema
 
 from gateway.identity import Identity
+from gateway.log.writer import Outcome, Sink, Writer
 from gateway.protocol.commands import RANGED, WRITE_CLASS
 from gateway.protocol.export import View, together
 from gateway.protocol.table import Table
@@ -78,16 +80,19 @@ __all__ = [
     "Identity",
     "ListedExport",
     "Next",
+    "Outcome",
     "Policy",
     "PrivateAttr",
     "Request",
     "Result",
     "Session",
+    "Sink",
     "Size",
     "Status",
     "Table",
     "Unit",
     "View",
+    "Writer",
     "format_size",
     "parse_size",
 ]

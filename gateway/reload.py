@@ -36,7 +36,8 @@ from gateway.log import set_up
 from gateway.net.listen import Listener, ListenError, address, file_as_in, open_listener
 from gateway.relay.service import Service
 from gateway.tls.rotation import Stamp, stamp_of
-from gateway.upstreams import Backend, Servers, StartError, counted, load_keyring, servers_of
+from gateway.upstream.maker import Backend
+from gateway.upstreams import Servers, StartError, counted, load_keyring, servers_of
 
 if TYPE_CHECKING:
     from gateway.keyring import Keyring
@@ -298,6 +299,7 @@ class Reloader:
             self._now.servers,
             self._now.leaving,
             lambda backend: opened.push_async_callback(_shielded(backend.end)),
+            self._service.elsewhere,
         )
         listeners = await self._listeners(config, opened, changed)
         return _Next(config, access, keyring, servers, listeners, self._control(config, opened))
@@ -341,7 +343,10 @@ class Reloader:
     def _commit(self, following: _Next) -> tuple[Doors, list[str]]:
         """Go over to it: give what is listened on no more, and what has been done. Never raises."""
         service, before, doors = self._service, self._now.servers, self._now.doors
-        ended = service.reconfigure(following.config, following.access, following.servers.servers)
+        servers = following.servers
+        ended = service.reconfigure(
+            following.config, following.access, servers.servers, servers.switched
+        )
         set_up(following.config.log)
         self._take_credentials(following.keyring)
         listeners = [listener for _settings, listener in following.listeners]
@@ -380,7 +385,7 @@ class Reloader:
     # --- What has gone
 
     def _see_off(self, backends: Iterable[Backend]) -> None:
-        for backend in self._now.servers.backends.values():
+        for backend in self._now.servers.led_to:
             self._now.leaving.pop(backend, None)
         for backend in backends:
             self._now.leaving[backend] = self.present.age

@@ -6,29 +6,26 @@
 
 All but `export` may be left out.
 
-The server of a URI is spoken to as the export's upstream is: its time limits, quirks and credentials. It has
-TLS if that has: nobody should be able to lead a disk into the clear by a slip of the keyboard.
+The server of a URI is spoken to as the export's upstream is, in all that its settings say; so it has TLS if
+that has: nobody should be able to lead a disk into the clear by a slip of the keyboard. If exports are led to
+that address already, by the configuration or by another switch, it is the same server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from gateway.admin.control import Answer, Misunderstood, Verb
-from gateway.config import Upstream
-from gateway.net.dial import dial
 from gateway.relay.pausing import LASTS_SECONDS, QUIET_SECONDS, NotDone, Pauses, Target
 from gateway.relay.service import Service
-from gateway.upstream.server import Server
-from gateway.upstreams import mode_of
+from gateway.upstreams import StartError, switched_to
 from gateway.uri import NbdUri, UriError, parse_nbd_uri
 
 if TYPE_CHECKING:
-    from gateway.tls.credentials import Session
+    from gateway.keyring import Keyring  # costs nothing where there is no TLS
 
 MOST_WITHIN_SECONDS = 60.0
 """The longest that can be waited for quiet: clients wait as long, and so does who has asked."""
@@ -37,8 +34,10 @@ MOST_FOR_SECONDS = 3600.0
 """The longest pause. Nobody means one of a day."""
 
 
-def verbs_of(service: Service, pauses: Pauses) -> dict[str, Verb]:
-    """Give the verbs, by their names."""
+def verbs_of(
+    service: Service, pauses: Pauses, keyring: Callable[[], Keyring | None]
+) -> dict[str, Verb]:
+    """Give the verbs, by their names. `keyring` gives the one that is in force."""
 
     async def pause(arguments: Mapping[str, Any]) -> Answer:
         export = _export(arguments, {"within", "for"})
@@ -59,7 +58,7 @@ def verbs_of(service: Service, pauses: Pauses) -> dict[str, Verb]:
         uri = _uri(arguments)
 
         async def switched() -> list[str]:
-            target = None if uri is None else await _target(service, export, uri)
+            target = None if uri is None else await _target(service, export, uri, keyring())
             return await pauses.switch(export, target, seconds=within, close_first=close_first)
 
         return await _done(switched)
@@ -109,42 +108,23 @@ def _uri(arguments: Mapping[str, Any]) -> NbdUri | None:
 # --- The server
 
 
-async def _target(service: Service, export: str, uri: NbdUri) -> Target:
+async def _target(
+    service: Service, export: str, uri: NbdUri, keyring: Keyring | None = None
+) -> Target:
     """Give the server of a URI, which is spoken to as the export's upstream is. Raises `NotDone`."""
     route = service.config.route(export)
-    place = None if route is None else service.place(export, route)
-    if route is None or place is None:
+    if route is None or service.place(export, route) is None:
         raise NotDone(f"there is no export {export!r}")
-    settings = service.config.upstream[route.upstream]
+    upstream, settings = route.upstream, service.config.upstream[route.upstream]
     if uri.tls != settings.secure:
         wanted = "nbds" if settings.secure else "nbd"
-        raise NotDone(f"upstream {route.upstream} is spoken to by {wanted}:, and {uri} is not")
-    tls = await _credentials(uri, settings) if uri.tls else None
-    server = Server(
-        str(uri),
-        partial(dial, uri),
-        connect_seconds=settings.connect_seconds,
-        negotiate_seconds=settings.negotiate_seconds,
-        keepalive_seconds=settings.keepalive_seconds,
-        user_timeout_seconds=settings.user_timeout_seconds,
-        quirks=settings.quirks,
-        trust_allocation=settings.trust_allocation,
-        tls=tls,
-        mode=mode_of(settings),
-        # So that sessions over either, and those of the disk's other names, keep out of each other's way.
-        disks=place.server.disks,
-    )
-    return Target(server, uri.export if uri.export_named else None)
+        raise NotDone(f"upstream {upstream} is spoken to by {wanted}:, and {uri} is not")
 
+    def made() -> Target:
+        server = switched_to(uri, upstream, settings, list(service.led_to), keyring)
+        return Target(server, uri.export if uri.export_named else None)
 
-async def _credentials(uri: NbdUri, settings: Upstream) -> Callable[[], Session]:
-    from gateway.tls.errors import CredentialsError
-    from gateway.tls.server_uri import wanted_of
-
-    wanted = wanted_of(
-        uri, certificates=settings.certificates, psk=settings.psk, psk_user=settings.psk_user
-    )
     try:
-        return (await trio.to_thread.run_sync(wanted.load)).session
-    except CredentialsError as error:
-        raise NotDone(f"{uri}: {error}") from None
+        return await trio.to_thread.run_sync(made) if uri.tls else made()
+    except StartError as error:
+        raise NotDone(str(error)) from None

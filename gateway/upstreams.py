@@ -1,40 +1,60 @@
 """The servers of a configuration, made once and kept through reloads.
 
-What an upstream is, is its *backend*: an address that is dialled, a server that we start by command, or one in
-here (`memory:`, `file:`, `legacy:`). How it is spoken to (time limits, quirks, credentials) are settings of the
-`Server` over it. A reload keeps
+A reload keeps
 
 - the `Server` where nothing of the upstream has changed: what has been learnt of it, its list of exports;
 - the backend where it leads to the same place, under the same name or (`[upstream.a]` is now `[upstream.b]`)
   under another: the content of a `memory:` disk, and the one process that may have a disk open. Two servers on
   one disk would spoil it, and a memory disk that is begun anew is empty;
+- where exports have been switched to, with the settings of now;
 - nothing else. A backend that no upstream leads to any more serves on for those who were connected at the
   reload, and ends when the last of them has gone; at the latest, with the gateway. That may be later than its
   own last session: who holds up the end is then another session of that age. It costs a process that is idle.
+
+An export that is switched is led to a server that `switched_to` gives: spoken to as the upstream of the
+configuration is that it comes from, in all that its settings say.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from gateway.config import Config, Upstream
-from gateway.net.dial import Command, DialError, Dialler
+from gateway.net.dial import Command, DialError
 from gateway.quirks import catalogue
-from gateway.upstream.mode import Doubt, Mode, Survival, Unanswered
-from gateway.upstream.server import Connect, Server
-from gateway.uri import File, NbdUri, Target
+from gateway.upstream.maker import (
+    Address,
+    Backend,
+    Recipe,
+    Where,
+    backend_at,
+    dialled,
+    disks_by_address,
+    make,
+)
+from gateway.upstream.server import Server
+from gateway.uri import File, NbdUri
 
 if TYPE_CHECKING:
-    from gateway.keyring import Keyring  # these two cost nothing where there is no TLS
-    from gateway.tls.credentials import Session
+    from gateway.keyring import Keyring  # these cost nothing where there is no TLS
+    from gateway.tls.credentials import ClientCredentials
+    from gateway.tls.rotation import Rotating
+    from gateway.upstream.maker import Tls
 
 
 QUIET_SECONDS = 5
@@ -46,32 +66,6 @@ class StartError(Exception):
     """The gateway cannot be as its configuration says; the text is for the person who wrote that."""
 
 
-async def _nothing() -> None:
-    """There is nothing to end."""
-
-
-Where = Target | tuple[str, ...] | tuple[NbdUri, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Backend:
-    """Where an upstream leads, and what runs for it."""
-
-    target: Where
-    """Its `uri`, `uris` or `command`."""
-    connect: Connect
-    diallers: tuple[Dialler, ...] = ()
-    """What connects, if these are addresses: they know where they have been."""
-    disks: object = field(default_factory=object)
-    """Whose disks these are: the same for what leads to the same ones."""
-    connections: trio.CapacityLimiter = field(
-        default_factory=lambda: trio.CapacityLimiter(math.inf)
-    )
-    """Places for the connections to it; how many is said by the `Server` in force."""
-    end: Callable[[], Awaitable[None]] = _nothing
-    """Ends what we run, once nobody is connected to it."""
-
-
 @dataclass(frozen=True)
 class Servers:
     """Those of one configuration, by their names."""
@@ -79,11 +73,17 @@ class Servers:
     settings: Mapping[str, Upstream] = field(default_factory=dict)
     backends: Mapping[str, Backend] = field(default_factory=dict)
     servers: Mapping[str, Server] = field(default_factory=dict)
+    switched: Mapping[Server, Server] = field(default_factory=dict)
+    """Where exports had been switched to, and what leads there now."""
+
+    @property
+    def led_to(self) -> list[Backend]:
+        """The backends, and those of where exports are switched to."""
+        return [*self.backends.values(), *_backends_of(self.switched.values())]
 
     def gone(self, after: Servers) -> list[Backend]:
-        """Give the backends that another configuration does not have."""
-        kept = list(after.backends.values())
-        return [backend for backend in self.backends.values() if backend not in kept]
+        """Give the backends that another configuration does not lead to."""
+        return [backend for backend in self.led_to if backend not in after.led_to]
 
     def words(self, before: Servers) -> str:
         """Say what has become of those before."""
@@ -111,28 +111,78 @@ def servers_of(
     before: Servers = Servers(),
     leaving: Iterable[Backend] = (),
     made: Callable[[Backend], object] = lambda _backend: None,
+    switched: Collection[Server] = (),
 ) -> Servers:
     """Make the servers of a configuration, with what can be kept of those before, or of those that have been
-    left, and run for the last sessions over them. Embedded ones live in the nursery. Raises `StartError`;
-    what was `made` until then is for the caller to end.
+    left, and run for the last sessions over them; and anew those that exports are `switched` to, where that is
+    to be. Embedded ones live in the nursery. Raises `StartError`; what was `made` until then is for the caller
+    to end.
     """
     for name, settings in config.upstream.items():
         unknown = [quirk for quirk in _named_quirks(settings) if quirk not in catalogue()]
         if unknown:
             known = ", ".join(sorted(catalogue()))
             raise StartError(f"upstream {name}: there is no quirk {unknown[0]!r}, only {known}")
-    backends = _kept_backends(config, before, leaving)
+    left = list(leaving)
+    backends = _kept_backends(config, before, left)
+    here = [*before.backends.values(), *left, *_backends_of(switched)]
+    disks = disks_by_address(here, map(_uris, config.upstream.values()))
     for name, settings in config.upstream.items():
         if name not in backends:
-            backends[name] = _backend(name, settings, embedded, before.backends.get(name))
+            known_now = [*here, *backends.values()]
+            backends[name] = _backend(
+                name, settings, embedded, known_now, disks, before.backends.get(name)
+            )
             made(backends[name])
     servers = {}
     for name, settings in config.upstream.items():
         if before.settings.get(name) == settings:  # and so the backend is the same
             servers[name] = before.servers[name]
         else:
-            servers[name] = _server(name, settings, backends[name], keyring)
-    return Servers(config.upstream, backends, servers)
+            tls = None if keyring is None else _tls(keyring.upstreams.get(name))
+            servers[name] = make(Recipe(name, settings, backends[name]), tls)
+    now = {each: _made_anew(each, config, backends, keyring) for each in switched}
+    return Servers(config.upstream, backends, servers, now)
+
+
+def switched_to(
+    uri: NbdUri,
+    upstream: str,
+    settings: Upstream,
+    led_to: Sequence[Server],
+    keyring: Keyring | None,
+) -> Server:
+    """Give the server at a URI, for an export of an upstream: one of those that are led to, if it is made of
+    the same. Loads its credentials, if it is over TLS: raises `StartError`.
+    """
+    own_first = sorted(led_to, key=lambda each: each.name != upstream)
+    recipe = Recipe(upstream, settings, backend_at(uri, _backends_of(own_first)), uri)
+    for server in led_to:
+        if server.recipe == recipe:
+            return server
+    return make(recipe, _tls_elsewhere(uri, settings, keyring))
+
+
+def _made_anew(
+    server: Server, config: Config, backends: Mapping[str, Backend], keyring: Keyring | None
+) -> Server:
+    """Give what leads from now on to where exports were switched: the same, if nothing has changed, or if what
+    is in the configuration now cannot be said of it.
+    """
+    was = server.recipe
+    if was is None or was.uri is None or was.upstream not in config.upstream:
+        return server
+    settings = config.upstream[was.upstream]
+    own_first = sorted(backends, key=lambda name: name != was.upstream)
+    led_to = [*(backends[name] for name in own_first), was.backend]
+    recipe = Recipe(was.upstream, settings, backend_at(was.uri, led_to), was.uri)
+    if recipe == was or settings.secure != was.uri.tls:
+        return server
+    return make(recipe, _tls_elsewhere(was.uri, settings, keyring))
+
+
+def _backends_of(servers: Iterable[Server]) -> list[Backend]:
+    return [server.recipe.backend for server in servers if server.recipe is not None]
 
 
 def load_keyring(config: Config, before: Keyring | None = None) -> Keyring | None:
@@ -191,67 +241,26 @@ def _target(settings: Upstream) -> Where:
     return target
 
 
-def _server(name: str, settings: Upstream, backend: Backend, keyring: Keyring | None) -> Server:
-    same = settings.same_storage
-    connects: list[Connect]
-    connects = [partial(dialler.connect, same_storage=same) for dialler in backend.diallers]
-    return Server(
-        name,
-        *(connects or [backend.connect]),
-        connect_seconds=settings.connect_seconds,
-        negotiate_seconds=settings.negotiate_seconds,
-        keepalive_seconds=settings.keepalive_seconds,
-        user_timeout_seconds=settings.user_timeout_seconds,
-        quirks=settings.quirks,
-        trust_allocation=settings.trust_allocation,
-        tls=_upstream_session(keyring, name),
-        disks=backend.disks,
-        same_storage=same,
-        max_connections=settings.max_connections or math.inf,
-        connections=backend.connections,
-        mode=mode_of(settings),
-        keep_warm=settings.warm,
-        check_seconds=settings.health_check_seconds,
-    )
+def _uris(settings: Upstream) -> tuple[NbdUri, ...]:
+    if isinstance(settings.uri, NbdUri):
+        return (settings.uri,)
+    return settings.uris
 
 
-def mode_of(settings: Upstream) -> Mode:
-    """Give over how many connections an upstream serves, and what becomes of clients when they are lost."""
-    survival = Survival(
-        settings.reconnect_seconds,
-        Doubt(settings.unflushed),
-        settings.replay_bytes,
-        Unanswered(settings.unknown_writes),
-        settings.late_write_seconds,
-        settings.stall_seconds,
-    )
-    return Mode(
-        settings.connections,
-        settings.connections_required,
-        settings.stripe,
-        settings.coherence == "strong",
-        survival,
-    )
+def _tls(ring: Rotating[ClientCredentials] | None) -> Tls | None:
+    return None if ring is None else lambda: ring.current.session()
 
 
-def _upstream_session(keyring: Keyring | None, name: str) -> Callable[[], Session] | None:
-    if keyring is None or name not in keyring.upstreams:
+def _tls_elsewhere(uri: NbdUri, settings: Upstream, keyring: Keyring | None) -> Tls | None:
+    if not uri.tls:
         return None
-    ring = keyring.upstreams[name]
-    return lambda: ring.current.session()
+    assert keyring is not None  # an upstream that is spoken to over TLS has credentials there
+    from gateway.keyring import KeyringError
 
-
-def _dialled(target: Where, uris: tuple[NbdUri, ...], before: Backend | None) -> Backend:
-    """Give what connects to addresses. Those that the upstream had before a reload are kept to, and what
-    shares one of them shares its disks.
-    """
-    known = {} if before is None else {dialler.uri: dialler for dialler in before.diallers}
-    diallers = tuple(known.get(uri) or Dialler(uri) for uri in uris)
-    shares = before is not None and any(uri in known for uri in uris)
-    backend = Backend(target, diallers[0].connect, diallers)
-    if before is not None and shares:
-        return replace(backend, disks=before.disks, connections=before.connections)
-    return backend
+    try:
+        return _tls(keyring.elsewhere(uri, settings))
+    except KeyringError as error:
+        raise StartError(str(error)) from None
 
 
 def _named_quirks(settings: Upstream) -> tuple[str, ...]:
@@ -259,17 +268,21 @@ def _named_quirks(settings: Upstream) -> tuple[str, ...]:
 
 
 def _backend(
-    name: str, settings: Upstream, embedded: trio.Nursery, before: Backend | None
+    name: str,
+    settings: Upstream,
+    embedded: trio.Nursery,
+    known: Sequence[Backend],
+    disks: dict[Address, Hashable],
+    before: Backend | None,
 ) -> Backend:
     target = _target(settings)
     if settings.command is not None:
         command = Command(settings.command)
-        return Backend(target, command.connect, end=command.stop)
-    if settings.uris:
-        return _dialled(target, settings.uris, before)
+        return Backend(target, (command.connect,), end=command.stop)
+    if uris := _uris(settings):
+        return dialled(target, uris, known, disks, before)
     assert settings.uri is not None  # guaranteed by the checks of the configuration
-    if isinstance(settings.uri, NbdUri):
-        return _dialled(target, (settings.uri,), before)
+    assert not isinstance(settings.uri, NbdUri)
     from gateway.embedded import (
         DiskError,
         FileDisk,
@@ -312,4 +325,7 @@ def _backend(
                 assert isinstance(disk, FileDisk)
                 disk.close()
 
-    return Backend(target, connect, end=close_files if isinstance(target, File) else _nothing)
+    if isinstance(target, File):
+        where: Address = "file", os.path.realpath(target.path)
+        return Backend(target, (connect,), disks=where, end=close_files)
+    return Backend(target, (connect,))

@@ -16,15 +16,18 @@
 is needed. Several policies, and several gateways on one machine, may write to one file. Names are the
 clients' own words and may have any characters; JSON keeps each line one line, in ASCII.
 
-A line that cannot be written is lost, and the gateway's log says so, once a minute at most. With `required =
-true`, a client is refused whose line cannot be written; and a write gets EIO and is not done. For that, a
-line `writing` comes before each, and `write` follows all the same, with the result; it and `closed` may be
-lost. Beware of the disk that fills up: it stops all writers then.
+Lines are written in the order in which they come, by a thread, for a file that hangs must not hang the
+gateway. They are not synced. Up to 1 MiB of lines wait for a file that is slow or hangs; when there is no more
+room, lines are lost until all of these have been written. The end of the gateway waits up to 1 s for the rest.
 
-Lines are handed to the kernel as they come up, and not synced. A local file is fast enough for that; do not
-put it on a network file system, for one that hangs would hang the gateway. Of a pipe, a line counts as written
-when the kernel has it, whether or not anybody reads it ever. Anybody who can connect can cause
-lines of `denied`: let logrotate look at the size.
+A line that cannot be written is lost. The gateway's log says how many were lost, once a minute at most. With
+`required = true`, a client is refused whose line `opened` is not in the file; and a write gets EIO and is not
+done. For that, a line `writing` comes before each write, which waits until it is there; `write` follows all the
+same, with the result; it and `closed` may be lost. After 5 s, a file that hangs counts as one that cannot be
+written. Beware of the disk that fills up: it stops all writers then.
+
+Of a pipe, a line counts as written when the kernel has it, whether or not anybody reads it ever. Anybody who
+can connect can cause lines of `denied`: let logrotate look at the size.
 
 nbdkit's log filter logs every command; `writes` is those of them that change something.
 
@@ -36,13 +39,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
+import stat
+import threading
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import trio
 from pydantic import PlainValidator, WithJsonSchema
 
 from gateway.policy import (
@@ -55,47 +63,66 @@ from gateway.policy import (
     Field,
     Identity,
     Next,
+    Outcome,
     Policy,
     PrivateAttr,
     Request,
     Result,
     Session,
     View,
+    Writer,
 )
 
 COMPLAIN_SECONDS = 60
-"""How often a lost line is worth one of the gateway's log: it is the same full disk each time."""
+"""How often lost lines are worth one of the gateway's log: it is the same full disk each time."""
+
+REQUIRED_SECONDS = 5
+"""How long a line that is required may take: longer than a busy disk does, shorter than clients wait for a
+WRITE (Linux: 30 s)."""
 
 _MODE = 0o640
 # Read, for the last byte. Not blocked by a pipe that nobody reads.
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-@dataclass
-class _Log:
-    """The file, and who is here. `OSError` from `write` if the line is not there."""
+class _File:
+    """The sink of a writer: a file by its name, and how many lines it has lost."""
 
-    path: Path
-    opened_at: dict[Session, float] = field(default_factory=dict)
-    """In seconds of `time.monotonic`."""
-    lost: int = 0
-    """Lines since the last complaint."""
-    complained_at: float | None = None
-    kept: bool = True
-    """The file stays open from one line to the next."""
-    _fd: int | None = None
-    _inode: tuple[int, int] | None = None
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.complained_at: float | None = None
+        self._writer = Writer(self, f"audit {path}")
+        self._lock = threading.Lock()
+        self._lost = 0
+        self._error: OSError | None = None
+        self._fd: int | None = None
+        self._inode: tuple[int, int] | None = None
 
-    def write(self, line: bytes) -> None:
-        """Append it by one system call: lines of several writers do not mix."""
+    def write(self, line: bytes, outcome: Outcome | None = None) -> None:
+        """Have a line appended. Never waits."""
+        if not self._writer.write(line, outcome):
+            error = OSError(errno.ENOBUFS, "the file hangs, or is too slow for so many lines")
+            self._lose(1, error)
+            if outcome is not None:
+                outcome(error)
+
+    def retire(self) -> None:
+        """Let the file go whenever nothing waits to be written; the next line opens it again."""
+        self._writer.retire()
+
+    # --- In the writer's thread
+
+    def put(self, lines: Sequence[bytes]) -> int:
+        """Append lines by one system call: those of several writers do not mix."""
         try:
-            fd, torn = self._open()
-            line = b"\n" + line if torn else line
-            if os.write(fd, line) < len(line):
-                raise OSError(errno.ENOSPC, "only a part of the line fitted")
-        finally:
-            if not self.kept:
-                self.close()
+            return self._append(lines)
+        except OSError as error:
+            self._lose(len(lines), error)
+            raise
+
+    def drained(self) -> None:
+        """Complain of what was lost since the last time, if that is long ago."""
+        self._complain()
 
     def close(self) -> None:
         """Let the file go; the next line opens it again."""
@@ -103,20 +130,22 @@ class _Log:
         if fd is not None:
             os.close(fd)
 
-    def lose(self, error: OSError) -> None:
-        """Complain of a line that is not there, unless that was done lately."""
-        import structlog  # not before it is needed: it would slow every start
+    def _append(self, lines: Sequence[bytes]) -> int:
+        fd, is_file, torn = self._open()
+        if not is_file:
+            lines = _not_mixing(lines)
+        data = b"".join((b"\n" if torn else b"", *lines))
+        written = os.write(fd, data) - torn
+        if written == len(data) - torn:
+            return len(lines)
+        there = sum(end <= written for end in accumulate(map(len, lines)))
+        if not there:
+            raise OSError(errno.ENOSPC, "only a part of the line fitted")
+        return there
 
-        self.lost += 1
-        now = time.monotonic()
-        if self.complained_at is None or now - self.complained_at >= COMPLAIN_SECONDS:
-            log = structlog.get_logger()
-            log.error("audit lines lost", file=str(self.path), lines=self.lost, error=str(error))
-            self.lost, self.complained_at = 0, now
-
-    def _open(self) -> tuple[int, bool]:
-        """Give the file that has the path's name now, and whether its last line has no end: a full disk has
-        left a part of one, ours or another writer's.
+    def _open(self) -> tuple[int, bool, bool]:
+        """Give the file that has the path's name now, whether it is one (a pipe may be), and whether its last
+        line has no end: a full disk has left a part of one, ours or another writer's.
         """
         try:
             there = os.stat(self.path)  # noqa: PTH116 # text, as everything below takes it
@@ -128,7 +157,51 @@ class _Log:
             there = os.fstat(self._fd)
             self._inode = there.st_dev, there.st_ino
         size = there.st_size
-        return self._fd, size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+        return self._fd, stat.S_ISREG(there.st_mode), torn
+
+    # --- In any thread
+
+    def _lose(self, count: int, error: OSError) -> None:
+        with self._lock:
+            self._lost += count
+            self._error = error
+        self._complain()
+
+    def _complain(self) -> None:
+        """Say how many lines are not there, unless that was done lately."""
+        now = time.monotonic()
+        with self._lock:
+            lately = self.complained_at is not None and now - self.complained_at < COMPLAIN_SECONDS
+            if not self._lost or lately:
+                return
+            lost, self._lost, self.complained_at = self._lost, 0, now
+            error = str(self._error)
+        import structlog  # not before it is needed: it would slow every start
+
+        log = structlog.get_logger()
+        log.error("audit lines lost", file=str(self.path), lines=lost, error=error)
+
+
+def _not_mixing(lines: Sequence[bytes]) -> Sequence[bytes]:
+    """Give as many of the first lines as a pipe takes in one piece (pipe(7), PIPE_BUF), or the first."""
+    fitting = sum(end <= select.PIPE_BUF for end in accumulate(map(len, lines)))
+    return lines[: max(1, fitting)]
+
+
+class _Log:
+    """The file of now, and who is here."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = _File(path)
+        self.opened_at: dict[Session, float] = {}
+        """In seconds of `time.monotonic`."""
+
+    def go_on_in(self, path: Path) -> None:
+        """Write what comes from now on into the file of this name."""
+        if path != self.file.path:
+            self.file.retire()
+            self.file = _File(path)
 
 
 def _path(value: object) -> Path:
@@ -152,6 +225,8 @@ class Audit(Policy):
     _log: _Log = PrivateAttr()
     _session: Session | None = PrivateAttr(None)
     """Whose commands come here."""
+    _opened: Outcome | None = PrivateAttr(None)
+    """Whether the line is there without which it may not go on."""
 
     def model_post_init(self, context: object) -> None:
         """Know the file; it is opened by the first line, for `check` opens nothing."""
@@ -159,36 +234,48 @@ class Audit(Policy):
 
     def join(self, session: Session) -> Policy:
         """Say who has come. A session's writes come to a copy that knows whose they are."""
-        identity = session.client.identity
-        said = self._say("opened", **_of(session), who=identity.describe(), **_known(identity))
-        if not said and self.required:
-            raise Denied("the audit log cannot be written")
+        identity, opened = session.client.identity, Outcome() if self.required else None
+        said = _of(session) | {"who": identity.describe()} | _known(identity)
+        self._say("opened", said, opened)
         self._log.opened_at[session] = time.monotonic()
-        if not self.writes:
+        if not self.writes and not self.required:
             return self
         copy = self.model_copy()
-        copy._session = session
+        copy._session, copy._opened = session, opened
         return copy
+
+    def prepares(self) -> bool:
+        """Only a session waits, for the line that says so; who asks what it would get has none."""
+        return self._opened is not None
+
+    async def prepare(self, view: View, next: Next) -> Policy:
+        """Wait until it is written who has come."""
+        if self._opened is not None:
+            try:
+                with trio.fail_after(REQUIRED_SECONDS):
+                    await self._opened.wait()
+            except (OSError, trio.TooSlowError):
+                raise Denied("the audit log cannot be written") from None
+            self._opened = None
+        return self
 
     def leave(self, session: Session) -> None:
         """Say what it did."""
         seconds = time.monotonic() - self._log.opened_at.pop(session)
-        self._say(
-            "closed",
-            **_of(session),
-            who=session.client.identity.describe(),
-            seconds=round(seconds, 3),
-            commands=session.commands,
-            bytes_from_client=session.bytes_from_client,
-            bytes_to_client=session.bytes_to_client,
-            refused={" ".join(what): times for what, times in session.refused.items()},
-            **({"why": session.why} if session.why else {}),
-        )
+        said = _of(session) | {
+            "who": session.client.identity.describe(),
+            "seconds": round(seconds, 3),
+            "commands": session.commands,
+            "bytes_from_client": session.bytes_from_client,
+            "bytes_to_client": session.bytes_to_client,
+            "refused": {" ".join(what): times for what, times in session.refused.items()},
+        }
+        self._say("closed", said | ({"why": session.why} if session.why else {}))
 
     def denied(self, client: Client, export: str, why: str) -> None:
         """Say who was turned away."""
         who = client.identity.describe()
-        self._say("denied", export=export, who=who, **_known(client.identity), why=why)
+        self._say("denied", {"export": export, "who": who} | _known(client.identity) | {"why": why})
 
     def hooked(self, view: View) -> Collection[Cmd]:
         """Commands take hooks only if they are written down."""
@@ -214,8 +301,8 @@ class Audit(Policy):
             "length": request.length,
             "flags": [flag.name for flag in CmdFlag if request.has(flag)],
         }
-        if self.required and not self._say("writing", **what):
-            raise Failed(Errno.EIO, "the audit log cannot be written", request.offset)
+        if self.required:
+            await self._announce(what, request)
         ended = "unknown"
         try:
             result: Result = await next(request)
@@ -224,29 +311,40 @@ class Audit(Policy):
             ended = failed.error.name
             raise
         finally:
-            self._say("write", **what, result=ended)
+            self._say("write", what | {"result": ended})
         return result
+
+    async def _announce(self, what: dict[str, Any], request: Request) -> None:
+        """Wait until it is written what comes. Raises `Failed`."""
+        outcome = Outcome()
+        self._say("writing", what, outcome)
+        failed = Failed(Errno.EIO, "the audit log cannot be written", request.offset)
+        try:
+            with trio.fail_after(REQUIRED_SECONDS):
+                await outcome.wait()
+        except OSError:
+            raise failed from None
+        except trio.TooSlowError:  # it may be there later
+            self._say("write", what | {"result": failed.error.name})
+            raise failed from None
+        except trio.Cancelled:
+            self._say("write", what | {"result": "unknown"})
+            raise
 
     def inherit(self, before: Self) -> None:
         """Go on with those who are here, in the file of now."""
         self._log = before._log
-        self._log.path = self.file
+        self._log.go_on_in(self.file)
 
     def retire(self) -> None:
         """Keep no file open for those who are still here."""
-        self._log.kept = False
-        self._log.close()
+        self._log.file.retire()
 
-    def _say(self, event: str, **said: object) -> bool:
-        """Write a line, and say whether it is there."""
+    def _say(self, event: str, said: dict[str, Any], outcome: Outcome | None = None) -> None:
+        """Have a line written; `outcome` learns whether it is there."""
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-        line = json.dumps({"time": now, "event": event, **said}) + "\n"
-        try:
-            self._log.write(line.encode())
-        except OSError as error:
-            self._log.lose(error)
-            return False
-        return True
+        line = json.dumps({"time": now, "event": event} | said) + "\n"
+        self._log.file.write(line.encode(), outcome)
 
 
 def _of(session: Session) -> dict[str, Any]:

@@ -40,6 +40,23 @@ def test_whom_limits_count(identity: Identity, key: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("identity", "origin"),
+    [
+        (Identity.at("192.0.2.1", 5), "192.0.2.1"),
+        (Identity.at("::ffff:192.0.2.1", 5), "192.0.2.1"),
+        (Identity.at("fe80::1%eth0", 5), "fe80::1"),
+        (Identity("unix:pid=7,uid=1000", unix=UnixPeer(7, 1000, 8)), "unix:uid=1000"),
+        (Identity("3:1024", cid=3), "vsock:3"),
+        (Identity("somebody"), "somebody"),
+        # Who has many certificates or keys has one place for all of them.
+        (replace(JOE, address=parse_address("192.0.2.1"), psk_user="ann"), "192.0.2.1"),
+    ],
+)
+def test_where_it_comes_from(identity: Identity, origin: str) -> None:
+    assert identity.origin == origin
+
+
+@pytest.mark.parametrize(
     ("one", "other", "same"),
     [
         (Identity.at("192.0.2.1", 5), Identity.at("192.0.2.1", 6), True),

@@ -9,8 +9,9 @@ import pytest
 import structlog
 import trustme
 
-from gateway.config import parse
+from gateway.config import Upstream, parse
 from gateway.keyring import Keyring, KeyringError
+from gateway.uri import parse_nbd_uri
 from tests.tls.handshakes import DAY, crl_of, directory
 
 CONFIG = """
@@ -65,3 +66,55 @@ def test_what_is_exchanged_for_something_that_has_ended_is_warned_of(
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyringError, match=r"^listener nbds://127\.0\.0\.1:10809: .*nothing"):
         keyring(tmp_path / "nothing")
+
+
+# --- Of servers that exports are switched to
+
+
+SECURE = """
+[[listen]]
+uri = "nbd://127.0.0.1"
+[upstream.m]
+uri = "nbds://localhost:1"
+certificates = "{pki}"
+"""
+
+
+def secure(pki: Path, before: Keyring | None = None) -> tuple[Keyring, Upstream]:
+    config = parse(SECURE.format(pki=pki), "test")
+    return Keyring(config, before), config.upstream["m"]
+
+
+def test_what_an_export_is_switched_to_has_new_credentials_when_the_files_change(
+    pki: Path, ca: trustme.CA
+) -> None:
+    ring, upstream = secure(pki)
+    there = ring.elsewhere(parse_nbd_uri("nbds://localhost:2"), upstream)
+    first = there.current
+    (pki / "ca-crl.pem").write_bytes(crl_of(ca))
+    assert reloaded(ring) == [("info", "credentials exchanged")] * 2
+    assert there.current is not first
+    after, _upstream = secure(pki, ring)
+    ring.become(after, structlog.get_logger())
+    second = there.current
+    (pki / "ca-crl.pem").write_bytes(crl_of(ca))
+    reloaded(ring)
+    assert there.current is not second
+
+
+def test_one_server_has_one_ring_until_nobody_needs_it(pki: Path) -> None:
+    ring, upstream = secure(pki)
+    assert ring.elsewhere(parse_nbd_uri("nbds://localhost:1"), upstream) is ring.upstreams["m"]
+    uri = parse_nbd_uri("nbds://localhost:2")
+    there = ring.elsewhere(uri, upstream)
+    assert ring.elsewhere(uri, upstream) is there
+    assert [whose for whose, _ring in ring._rings()] == ["m", str(uri)]
+    del there
+    assert [whose for whose, _ring in ring._rings()] == ["m"]
+
+
+def test_credentials_of_elsewhere_that_cannot_be_loaded(pki: Path, tmp_path: Path) -> None:
+    ring, upstream = secure(pki)
+    elsewhere = upstream.model_copy(update={"certificates": tmp_path / "nothing"})
+    with pytest.raises(KeyringError, match=r"^nbds://localhost:2: .*nothing"):
+        ring.elsewhere(parse_nbd_uri("nbds://localhost:2"), elsewhere)

@@ -30,7 +30,8 @@ from gateway.relay.hub import Hub
 from gateway.relay.service import Service
 from gateway.reload import LOOK_SECONDS, TIMED_SECONDS, Doors, Reloader, Source, Standing
 from gateway.tls.rotation import stamp_of
-from gateway.upstreams import Backend, load_keyring, servers_of
+from gateway.upstream.maker import Backend
+from gateway.upstreams import load_keyring, servers_of
 from gateway.wire.constants import Cmd, Rep
 from tests.embedded.peers import Client
 

@@ -11,6 +11,7 @@ import trio.testing
 
 from gateway.admin.control import Misunderstood
 from gateway.relay.pausing import Pauses
+from gateway.relay.upkeep import see_to_upstreams
 from gateway.switching import verbs_of
 from gateway.wire.constants import Cmd
 from tests.test_reload import BLOCK, EXPORT, LISTEN, MEMORY, House, house, until
@@ -32,7 +33,8 @@ ODD: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 def verbs(gateway: House) -> dict[str, Any]:
-    return {**verbs_of(gateway.service, Pauses(gateway.service, gateway.nursery))}
+    pauses = Pauses(gateway.service, gateway.nursery)
+    return {**verbs_of(gateway.service, pauses, lambda: gateway.now.keyring)}
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -150,3 +152,32 @@ async def test_who_waits_is_held_against_the_rules_that_hold_then(workdir: Path)
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert (await gateway.reload(LISTEN + MEMORY + EXPORT + denied)).ok
             assert (await do["resume"]({"export": "x"})).ok
+
+
+async def test_a_switched_export_is_seen_to_as_its_upstream_says(workdir: Path) -> None:
+    """Connections are kept ready there, no more of them than may be; and a reload of these settings reaches
+    it.
+    """
+    there = '[[listen]]\nuri = "nbd+unix:///?socket=DIR/h.sock"\n[upstream.n]\nuri = "memory:1M"\n'
+    uri = f"nbd+unix:///?socket={workdir / 'h.sock'}"
+    elsewhere = f'[upstream.m]\nuri = "nbd+unix:///?socket={workdir / "nobody"}"\n'
+    (workdir / "there").mkdir()
+    async with (
+        house(workdir / "there", there.replace("DIR", str(workdir))) as other,
+        house(workdir, LISTEN + elsewhere + "max-connections = 2\nwarm = 1\n" + EXPORT) as gateway,
+    ):
+        gateway.nursery.start_soon(see_to_upstreams, gateway.service)
+        answer = await verbs(gateway)["switch"]({"export": "x", "uri": uri})
+        assert answer.ok
+        await gateway.session("x")
+        await until(lambda: len(other.service.negotiations) == 1)  # the one that is kept ready
+        await gateway.session("x")
+        await until(lambda: not other.service.negotiations)
+        less = "max-connections = 2\nconnect-seconds = 0.01\n"
+        assert (await gateway.reload(LISTEN + elsewhere + less + EXPORT)).ok
+        [server] = gateway.service.elsewhere
+        assert (server.keep_warm, server.connect_seconds) == (0, 0.01)
+        third = await gateway.client()
+        await third.structured()
+        third.negotiation.go("x", ())
+        assert "max-connections = 2 lets" in str(await third.refused())

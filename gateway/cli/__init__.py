@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
@@ -133,5 +134,6 @@ def failed(target: "NbdUri", error: Exception, *, as_json: bool) -> int:
 
 
 def complain(message: str) -> None:
-    """One line on standard error, with our name before it."""
-    print(f"nbd-gateway: {message}", file=sys.stderr)
+    """Say a line on standard error, with our name before it. Nobody can be told if that fails."""
+    with suppress(OSError):
+        print(f"nbd-gateway: {message}", file=sys.stderr)

@@ -17,13 +17,15 @@ def demo() -> int:
 
     from gateway.cli import complain
     from gateway.demo import demo as run
+    from gateway.log.standard_error import taken_over
     from gateway.upstreams import StartError
 
-    try:
-        return trio.run(run, show)
-    except StartError as error:
-        complain(str(error))
-        return 1
+    with taken_over():
+        try:
+            return trio.run(run, show)
+        except StartError as error:
+            complain(str(error))
+            return 1
 
 
 def show(direct: Face, through: Face) -> None:

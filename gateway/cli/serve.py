@@ -76,9 +76,10 @@ def serve(
     :param log_format: Lines for people, or one JSON object a line. Default: console.
     """
     from gateway.config import ConfigError
+    from gateway.log.standard_error import taken_over
     from gateway.tls.rotation import stamp_of
 
-    with ExitStack() as stack:
+    with taken_over(), ExitStack() as stack:
         if run is not None and config is None and not listen:
             from tempfile import TemporaryDirectory
 

@@ -49,6 +49,9 @@ class Faults:
     """Close when the header of such a command has come; nothing that was under way is answered."""
     never_reply: frozenset[Cmd] = frozenset()
     """These are carried out and never answered."""
+    answer_early: Callable[[Request], int | None] | None = None
+    """The error that a WRITE is answered with as soon as its header has come, 0 for success; None: it is
+    answered when it ought to be. Its data is read all the same, and written on success."""
     delay: Callable[[Request], trio.Event | None] | None = None
     """The event that the reply to a request waits for, once the request was carried out. A connection that
     the client ends waits for it as well: replies that are under way are still sent."""

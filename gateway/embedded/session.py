@@ -150,11 +150,22 @@ class Session:
             if refused is not None or rule is None:
                 await self._refuse(request, refused or _NOT_LEGAL)
                 continue
+            early = None
+            if command == Cmd.WRITE and self._faults.answer_early is not None:
+                early = self._faults.answer_early(request)
+            if early is not None:
+                reply = self._error(request, early, "too early") if early else self._done(request)
+                self._in_flight += 1  # by itself
+                await self._post(request, reply, 0)
             data: Data = b""
             if carries_payload(self._offer, word):
                 # Bounded by `refusal`: by the maximum payload, or by how many contexts there are.
                 data = await self._inbox.data(length, keep=not self._on_the_spot)
-            if self._on_the_spot:
+            if early is not None:
+                if not early:
+                    await _COMMANDS[rule.command](self, request, rule.flags, data)
+                self._settle([], cost)
+            elif self._on_the_spot:
                 await self._carry_out(request, rule, data, cost)
             else:
                 commands.start_soon(self._carry_out, request, rule, data, cost)
@@ -191,8 +202,11 @@ class Session:
                 reply = await _COMMANDS[rule.command](self, request, rule.flags, data)
         except OSError as error:
             said = error.strerror or str(error) or "the disk failed"
+            number = error.errno if self._personality.raw_errors and error.errno else None
             reply = self._error(
-                request, _errno(request, error), f"{name_of(Cmd, rule.command)}: {said}"
+                request,
+                number or _errno(request, error),
+                f"{name_of(Cmd, rule.command)}: {said}",
             )
         await self._post(request, reply, cost)
 
@@ -208,6 +222,9 @@ class Session:
                 pieces = []
             elif faults.on_reply is not None:
                 pieces = list(faults.on_reply(request, [b"".join(message) for message in reply]))
+        self._settle(pieces, cost)
+
+    def _settle(self, pieces: list[Data], cost: int) -> None:
         self._outbox.append((pieces, cost))
         self._posted.unpark_all()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
 
-from gateway.net.options import RelaySocket, plain_socket
+from gateway.net.options import RelaySocket, plain_socket, send_from
 from gateway.wire.limits import KIB
 
 RECEIVE_BYTES = 16 * KIB
@@ -29,6 +31,18 @@ def take_socket(stream: Stream) -> tuple[RelaySocket, bytes]:
     if isinstance(stream, trio.SocketStream):
         return plain_socket(stream), b""
     return stream.into_socket()
+
+
+async def hang_up(stream: Stream) -> None:
+    """Say that nothing more comes, and take what the peer still says, until it says the same: a connection that
+    is closed before is reset, and what the peer has not read by then is lost. It may take for ever, and be
+    cancelled at any time. The stream is to be closed all the same.
+    """
+    transport = stream if isinstance(stream, trio.SocketStream) else stream.say_goodbye()
+    with suppress(OSError, trio.BrokenResourceError):  # it has gone already
+        transport.socket.shutdown(socket.SHUT_WR)
+        while await transport.receive_some(RECEIVE_BYTES):
+            pass
 
 
 async def close_stream(stream: Stream) -> None:
@@ -62,6 +76,7 @@ class Conversation(Generic[Event]):
     def __init__(self, stream: Stream, core: Core[Event]) -> None:
         self.stream = stream
         self._core = core
+        self._unsent = bytearray()
 
     async def next_event(self) -> Event:
         """Send what the core has to say, and receive until it has an event.
@@ -84,10 +99,16 @@ class Conversation(Generic[Event]):
             self._core.receive(bytes(data))
 
     async def flush(self) -> None:
-        """Send what the core has to say."""
-        data = self._core.data_to_send()
-        if data:
-            try:
+        """Send what the core has to say. What a cancellation leaves unsent goes first the next time."""
+        self._unsent += self._core.data_to_send()
+        if not self._unsent:
+            return
+        try:
+            if isinstance(self.stream, trio.SocketStream):
+                await send_from(self.stream, self._unsent)
+            else:  # which keeps what it was given
+                data = bytes(self._unsent)
+                self._unsent.clear()
                 await self.stream.send_all(data)
-            except trio.BrokenResourceError as error:
-                raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None
+        except trio.BrokenResourceError as error:
+            raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None

@@ -54,6 +54,18 @@ def plain_socket(stream: trio.SocketStream) -> socket.socket:
     return sock
 
 
+async def send_from(stream: trio.SocketStream, unsent: bytearray) -> None:
+    """Send what is in a buffer, and take it out as it goes: after a cancellation the buffer has what has not
+    gone, which `SocketStream.send_all` leaves unknown. Raises `trio.BrokenResourceError`.
+    """
+    while unsent:
+        try:
+            count = await stream.socket.send(unsent)
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+        del unsent[:count]
+
+
 class RelaySocket(Protocol):
     """What the hub needs of a connection: a non-blocking socket, or a `TlsSocket` over one."""
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 
 import trio
 
-from gateway.net.options import plain_socket
+from gateway.net.options import plain_socket, send_from
 from gateway.tls.credentials import Admitted, Session
 from gateway.tls.errors import NotAdmitted
 from gateway.wire.limits import KIB
@@ -66,6 +66,7 @@ class TlsStream:
         self._incoming.write(received)
         self._tls = session.wrap(self._incoming, self._outgoing)
         self._session = session
+        self._unsent = bytearray()  # ciphertext
 
     @classmethod
     async def accept(
@@ -144,7 +145,9 @@ class TlsStream:
                 raise trio.BrokenResourceError from _broken(error)
 
     async def send_all(self, data: bytes) -> None:
-        """Send. Raises `trio.BrokenResourceError`."""
+        """Send. What a cancellation leaves unsent goes first the next time. Raises
+        `trio.BrokenResourceError`.
+        """
         try:
             if data:
                 self._tls.write(data)
@@ -154,14 +157,20 @@ class TlsStream:
 
     async def aclose(self) -> None:
         """Say goodbye, if that takes no time, and close."""
-        if self._transport.socket.fileno() >= 0:  # the hub has not taken it
-            with suppress(OSError):
-                say_goodbye(self._tls, self._outgoing, self._transport.socket)
+        self.say_goodbye()
         await trio.aclose_forcefully(self._transport)
 
+    def say_goodbye(self) -> trio.SocketStream:
+        """Say that nothing more comes, if that takes no time; give the connection below."""
+        # Behind half a record it would be taken for a part of it.
+        if self._transport.socket.fileno() >= 0 and not self._unsent:  # the hub has not taken it
+            with suppress(OSError):
+                say_goodbye(self._tls, self._outgoing, self._transport.socket)
+        return self._transport
+
     async def _flush(self) -> None:
-        if self._outgoing.pending:
-            await self._transport.send_all(self._outgoing.read())
+        self._unsent += self._outgoing.read()
+        await send_from(self._transport, self._unsent)
 
     def into_socket(self) -> tuple[TlsSocket, bytes]:
         """Give the connection to the hub, with what was received and not read yet: the kernel has it no more

@@ -32,6 +32,7 @@ import trio
 
 from gateway.config import Listen
 from gateway.identity import Identity
+from gateway.log import ORIGIN
 from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream
 from gateway.net.options import peer_of, tune
 from gateway.net.proxy import introduced
@@ -87,12 +88,12 @@ async def serve_client(
         )
     began = trio.current_time()
     peer = peer_of(stream.socket)
-    log = service.log.bind(client=peer.peer)
+    log = naming(peer, service.log)
     who = await _introduced(stream, peer, listen, log)
     if who is None:
         return
     if who is not peer:
-        log = log.bind(client=who.peer, via=peer.peer)
+        log = naming(who, log).bind(via=peer.peer)
     client = _Client(service, listen, stream, tls, who, log)
     try:
         if listen.style == "oldstyle":
@@ -111,6 +112,11 @@ async def serve_client(
             await client.transmit(opened)
     finally:
         await client.aclose()
+
+
+def naming(who: Identity, log: FilteringBoundLogger) -> FilteringBoundLogger:
+    """Give a log whose lines are of a client."""
+    return log.bind(client=who.peer, **{ORIGIN: who.origin})
 
 
 async def _introduced(

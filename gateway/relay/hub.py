@@ -84,6 +84,19 @@ class Hub:
         assert self._nursery is not None
         self._nursery.start_soon(task)
 
+    def soon(self, act: Callable[[], None]) -> None:
+        """Do something as soon as no session is in the middle of a step."""
+        self.later(0, act)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something after so many seconds, beside the sessions."""
+
+        async def wait() -> None:
+            await trio.sleep(seconds)
+            act()
+
+        self.start_soon(wait)
+
     async def _cut_off_who_holds_up_others(self) -> None:
         """Writes to parts of one block wait for each other. A client that sends half of one and stops, or
         never takes its reply, would keep the others waiting for ever.

@@ -106,7 +106,7 @@ class Inquiry:
         """Give what LIST tells."""
         service, secure = self._service, self._core.secure
         config, access, servers = service.config, service.access, service.servers  # of one reload
-        in_use = service.trunks.names
+        in_use = service.disks.shared
         exports = await self._wait(
             lambda: listed_exports(config, servers, secure=secure, in_use=in_use)
         )

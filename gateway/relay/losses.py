@@ -140,11 +140,13 @@ class Flush:
     that any session relies on.
     """
 
-    __slots__ = ("debt", "done", "error", "read", "text")
+    __slots__ = ("but", "debt", "done", "error", "read", "text")
 
-    def __init__(self, debt: Debt | None, read: int) -> None:
+    def __init__(self, debt: Debt | None, read: int, but: Trail | None = None) -> None:
         self.debt = debt
         self.read = read
+        self.but = but
+        """What was written over this one is no concern of it."""
         self.error = 0
         self.text = ""
         """Of a proof that was not tried."""
@@ -271,7 +273,7 @@ class Losses:
         debt.deaf = True
         for trail in [each for each in self._gone if self.scope(each) is debt]:
             self._drop(trail)
-        self.tainted = self.tainted and not self.quiet
+        self.tainted = self.tainted and not self._quiet
         self._look()
 
     @property
@@ -280,12 +282,26 @@ class Losses:
         return len(self._open)
 
     @property
-    def in_use(self) -> bool:
-        """Something has to be remembered: there are sessions, or links, or something is owed."""
-        return bool(self._open or self._up or self._gone) or self._untold is not None
+    def owes(self) -> bool:
+        """Something has to be remembered for who comes later: nobody was told of it, or it is not known yet."""
+        uncovered = any(self.scope(each) is None for each in self._holders())
+        return uncovered or self._untold is not None
+
+    def owe_the_next(self, why: str, ranges: Iterable[Range] = ()) -> None:
+        """Whoever opens the disk next has to be told that something was lost."""
+        before = [] if self._untold is None else self._untold[1]
+        self._untold = why, fewer([*before, *ranges], MOST_LOST)
+        self.tainted = True
+
+    def hand_on(self, other: Losses) -> None:
+        """What this disk has lost and nobody was told of, is as well not on another, which has its content by
+        the word of whoever switches to it.
+        """
+        if self._untold is not None and other is not self:
+            other.owe_the_next(*self._untold)
 
     @property
-    def quiet(self) -> bool:
+    def _quiet(self) -> bool:
         """Nothing is lost that anybody has to be told of."""
         return self._untold is None and not any(debt.why for debt in self._open)
 
@@ -314,11 +330,12 @@ class Losses:
 
     def died(self, trail: Trail, why: str, *, doubt: bool = False) -> None:
         """The link of a trail is dead. `doubt`: what is uncovered is not lost yet if nobody can prove it, for
-        who has the trail will find out, or will see to it.
+        who has the trail will find out, or will see to it. A link that was left may die as it likes.
         """
-        self._is_gone(trail, Trail.DOUBT if doubt else Trail.DEAD, why)
-        trail.tried = False
-        self._look()
+        if trail.state is not Trail.LEFT:
+            self._is_gone(trail, Trail.DOUBT if doubt else Trail.DEAD, why)
+            trail.tried = False
+            self._look()
 
     def left(self, trail: Trail, *, trusted: bool = False) -> None:
         """The link of a trail was closed by the gateway. `trusted`: nobody is to be told of what was not
@@ -393,6 +410,13 @@ class Losses:
         """A FLUSH is sent: give what `flushed` is to be told when it has answered 0."""
         return self.order.tick()
 
+    def answered(self, trail: Trail, sent: int, error: int, text: str) -> None:
+        """A FLUSH over a link has its answer that was `sent` then."""
+        if error:
+            self.flush_failed(trail, error, text)
+        else:
+            self.flushed(trail, sent)
+
     def flushed(self, trail: Trail, sent: int) -> None:
         """A FLUSH over a link has answered 0 that was `sent` then."""
         self.order.tick()
@@ -409,16 +433,12 @@ class Losses:
         """
         self.order.tick()
         if is_loss(error):
-            why = f"a FLUSH of the server has failed: {text or name_of_error(error)}"
-            spoken_for = [trail] if self.scope(trail) is not None else self._holders()
-            self._lose(
-                {
-                    each: each.unflushed.take()
-                    for each in spoken_for
-                    if self.scope(each) is self.scope(trail)
-                },
-                why,
-            )
+            scope = self.scope(trail)
+            spoken_for = [trail] if scope is not None else self._holders()
+            lost = {each: each.unflushed.take() for each in spoken_for if self.scope(each) is scope}
+            if not trail.unflushed.records:  # nobody knows what was written, or whether it was
+                lost[trail] = [Era(self.order.now, self.order.now, self.order.now)]
+            self._lose(lost, f"a FLUSH of the server has failed: {text or name_of_error(error)}")
         self._look()
 
     # --- FLUSHes of sessions
@@ -434,9 +454,9 @@ class Losses:
         flush.done = done
         return False
 
-    def all_settled(self, done: Callable[[], None]) -> bool:
-        """The same of all that any session relies on at this moment."""
-        return self.settle(Flush(None, self.order.tick()), done)
+    def others_settled(self, trail: Trail, done: Callable[[], None]) -> bool:
+        """The same of all that every session relies on at this moment, but what was written over one trail."""
+        return self.settle(Flush(None, self.order.tick(), trail), done)
 
     def answer(self, flush: Flush, error: int, text: str) -> tuple[int, str]:
         """Give the error (0: none), and its text, that a client's FLUSH is answered with now, and note that
@@ -470,7 +490,7 @@ class Losses:
             debt.told_first_at = now
             self._untold = None
         debt.why, debt.lost = "", []
-        self.tainted = not self.quiet
+        self.tainted = not self._quiet
 
     def written(self, start: int, end: int) -> None:
         """Bytes have been written (again): what is there now is what a client wrote."""
@@ -597,7 +617,7 @@ class Losses:
             del self._waiting[flush]
         last_read = self._last_read()
         for trail in self._holders():
-            read = last_read.get(self.scope(trail), 0)
+            read = last_read(trail)
             if trail.unflushed.first >= read:
                 continue
             if trail.state is Trail.UP:
@@ -610,8 +630,7 @@ class Losses:
                 self._later(partial(self._doubted_too_long, trail, proof))
         first_held = self._first_held()
         for flush in list(self._waiting):
-            held = (first_held.get(scope, math.inf) for scope in _scopes(flush))
-            if flush.error or flush.read <= min(held):
+            if flush.error or flush.read <= first_held(flush):
                 del self._waiting[flush]
                 self.order.tick()
                 self._soon(flush.done)
@@ -620,23 +639,44 @@ class Losses:
         """Say whether somebody is answered when a FLUSH is settled."""
         return flush.debt is None or flush.debt in self._open
 
-    def _last_read(self) -> dict[Debt | None, int]:
-        """Give when the last FLUSH was read that waits for what was written in each scope."""
+    def _last_read(self) -> Callable[[Trail], int]:
+        """Give what says when the last FLUSH was read that waits for what was written over a link."""
         read: dict[Debt | None, int] = {}
+        excepting = []
         for flush in self._waiting:
-            if self._is_awaited(flush) and not flush.error:
-                for scope in _scopes(flush):
-                    read[scope] = max(read.get(scope, 0), flush.read)
-        return read
+            if flush.error or not self._is_awaited(flush):
+                continue
+            if flush.but is not None:
+                excepting.append(flush)
+                continue
+            for scope in _scopes(flush):
+                read[scope] = max(read.get(scope, 0), flush.read)
 
-    def _first_held(self) -> dict[Debt | None, float]:
-        """Give when the first write was answered in each scope that is not covered."""
+        def last_read(trail: Trail) -> int:
+            others = [flush.read for flush in excepting if self._concerns(flush, trail)]
+            return max(read.get(self.scope(trail), 0), *others, 0)
+
+        return last_read
+
+    def _first_held(self) -> Callable[[Flush], float]:
+        """Give what says when the first write was answered for which a FLUSH has to wait."""
         first: dict[Debt | None, float] = {}
         for trail in self._holders():
             scope = self.scope(trail)
             held = trail.unflushed.first
             first[scope] = min(held, first.get(scope, held))
-        return first
+
+        def first_held(flush: Flush) -> float:
+            if flush.but is None:
+                return min(first.get(scope, math.inf) for scope in _scopes(flush))
+            concerned = [each for each in self._holders() if self._concerns(flush, each)]
+            return min((each.unflushed.first for each in concerned), default=math.inf)
+
+        return first_held
+
+    def _concerns(self, flush: Flush, trail: Trail) -> bool:
+        """Say whether a FLUSH has to cover what was written over a link."""
+        return trail is not flush.but and self.scope(trail) in _scopes(flush)
 
     def _holders(self) -> list[Trail]:
         for trail in [each for each in self._holding if not each.unflushed]:
@@ -682,7 +722,7 @@ class Losses:
 
     def _needed(self, trail: Trail) -> list[Era]:
         """Give what some FLUSH waits for of what was written over a link."""
-        return trail.unflushed.begun_before(self._last_read().get(self.scope(trail), 0))
+        return trail.unflushed.begun_before(self._last_read()(trail))
 
     def _who_needs(self, trail: Trail) -> list[Flush]:
         """Give the FLUSHes that have to cover something that was written over a link."""
@@ -690,7 +730,7 @@ class Losses:
             flush
             for flush in self._waiting
             if self._is_awaited(flush)
-            and self.scope(trail) in _scopes(flush)
+            and self._concerns(flush, trail)
             and trail.unflushed.first < flush.read
         ]
 

@@ -11,8 +11,9 @@ links that they have.
 
 What may not happen:
 
-- a FLUSH of ours takes the server's word that something was lost, and the client is never told. So a FLUSH that
-  fails here fails again at the next FLUSH of each session on that disk;
+- a FLUSH of ours takes the server's word that something was lost, and the client is never told. What it says
+  is a loss as any other (`gateway.relay.losses`), and is told at the next FLUSH of each session that relies
+  on it;
 - a client hangs for ever because somebody forgot it. So a pause ends by itself, and says so;
 - a server that restarts takes clients with it although nothing is under way and everything durable. So sessions
   of a paused export live without their links, and get others when they go on.
@@ -26,7 +27,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from operator import eq, ge, le
 
 import trio
@@ -45,7 +45,7 @@ from gateway.relay.scan.translate import translate
 from gateway.relay.service import Place, Running, Service
 from gateway.relay.session import Session
 from gateway.relay.surviving import survives, tie
-from gateway.relay.transmit import Opened, ledger_of
+from gateway.relay.transmit import Opened
 from gateway.upstream.negotiation import Link
 from gateway.upstream.server import Server
 from gateway.wire.constants import Cmd, Errno
@@ -134,13 +134,13 @@ class Pauses:
         """
         async with self._turn:
             place = self._place(export, target)
-            self._refuse_to_part_others(export, self._trunks(export))
+            self._refuse_to_part_others(export, self._left(export, place, close_first))
             was_paused = export in self._service.paused
             if not was_paused:
                 await self._hold(export, seconds)
             try:
                 sessions = self._sessions(export)
-                leaving = self._trunks(export)
+                leaving = self._left(export, place, close_first)
                 if close_first:
                     self._refuse_to_part_others(export, leaving)
                     await _part_from_links(sessions, leaving)
@@ -154,7 +154,7 @@ class Pauses:
                         text = f"{error}; it stays paused, for a switch or resume to another end"
                         raise NotDone(text) from None
                     raise
-                self._remember(export, place, target)
+                self._lead_to(export, place, to_configured=target is None)
             finally:
                 if not was_paused:
                     self._let_go_on(export)
@@ -171,9 +171,24 @@ class Pauses:
         """
         service, route = self._service, self._service.config.route(export)
         place = None if route is None else service.place(export, route)
-        next_one = None if place is None else service.trunks.at(place.server, place.name)
+        next_one = None if place is None else service.disk_at(place).trunk
         trunks = {_trunk(each.opened) for each in self._sessions(export)} | {next_one}
         return {trunk for trunk in trunks if trunk is not None}
+
+    def _left(self, export: str, place: Place, close_first: bool) -> set[Trunk]:
+        """Give the trunks that are given up when an export goes to a place. Where it was led to others by a
+        switch, they keep theirs when it goes to another disk; unless the connections have to be closed first.
+        """
+        service = self._service
+        if close_first:
+            return self._trunks(export)
+        here = {service.disk_at(each) for each in (place, self._place(export, None))}
+        trunks = self._trunks(export)
+        return {
+            each
+            for each in trunks
+            if service.disks.of(each) in here or not self._others(export, each)
+        }
 
     def _others(self, export: str, trunk: Trunk) -> set[str]:
         """Give the other exports (our names) that have clients in a trunk."""
@@ -191,7 +206,7 @@ class Pauses:
             names = ", ".join(map(shown, others))
             raise NotDone(
                 f"{shown(export)} shares its connections with clients of {names}, which would have to go over"
-                " with it: they have to leave first, or each name needs an upstream of its own"
+                " with it: they have to leave first"
             )
 
     # --- Holding
@@ -246,11 +261,11 @@ class Pauses:
         """Make durable what the sessions have written; they are quiet. Raises `NotDone`."""
         problems: list[str] = []
         flushed = 0
-        async with trio.open_nursery() as nursery:
-            for running in self._sessions(export):
-                if running.opened.link.export.can_flush and not _relaying(running).link_lost:
-                    flushed += 1
-                    nursery.start_soon(self._flush_one, running, problems)
+        for running in self._sessions(export):
+            # One after the other: of two at once, a server tells one alone that something is lost.
+            if running.opened.link.export.can_flush and not _relaying(running).link_lost:
+                flushed += 1
+                await self._flush_one(running, problems)
         if problems:
             raise NotDone(f"{shown(export)} goes on, for a FLUSH failed: {problems[0]}")
         for running in self._sessions(export):
@@ -266,7 +281,6 @@ class Pauses:
             if answer.error:
                 why = answer.text or Errno(answer.error).name
                 problems.append(f"{who}: {why}")
-                self._taint(traffic, f"a FLUSH of the gateway failed: {why}")
             answered.set()
 
         flush = translate(traffic.plan.upstream, Cmd.FLUSH, 0, 0, 0, b"")
@@ -274,12 +288,6 @@ class Pauses:
         if session.ended.is_set():  # before it was asked
             return
         await answered.wait()
-
-    def _taint(self, traffic: Traffic, why: str) -> None:
-        """Have every session on that disk told, at its next FLUSH: the server has told us alone."""
-        for each in self._service.running:
-            if each.traffic.locks is traffic.locks:
-                each.traffic.unflushed = why
 
     def _let_go_on(self, export: str) -> None:
         over = self._service.paused.pop(export, None)
@@ -329,14 +337,15 @@ class Pauses:
         name = route.upstream_name if target.name is None else target.name
         return Place(target.server, name, switches)
 
-    def _remember(self, export: str, place: Place, target: Target | None) -> None:
-        """Lead new clients there."""
-        service = self._service
-        service.switches[export] = place.switches
-        if target is None:
-            service.switched.pop(export, None)
-        else:
-            service.switched[export] = place
+    def _lead_to(self, export: str, place: Place, *, to_configured: bool) -> None:
+        """Lead new clients there. What nobody was told of yet, they have to be told."""
+        service, route = self._service, self._service.config.route(export)
+        was = None if route is None else service.place(export, route)
+        if was is not None:
+            there = service.disk_at(place)
+            service.disk_at(was).losses.hand_on(there.losses)
+            there.is_left()  # nobody is on it yet
+        service.switch(export, place, to_configured=to_configured)
 
     async def _reconnect(self, export: str) -> int:
         """Have the sessions whose link is gone get others, to where they were; say how many they are. Raises
@@ -413,7 +422,7 @@ class Pauses:
                 else:
                     opened.link.close()
             if trunk is not None:
-                self._service.trunks.put(trunk)
+                self._service.disk_at(place).trunk = trunk
             for each in leaving:
                 if each is not trunk:
                     each.retire()
@@ -421,16 +430,17 @@ class Pauses:
     def _exchange(
         self, place: Place, leaving: Collection[Trunk]
     ) -> AbstractAsyncContextManager[Trunk]:
-        service, server, name = self._service, place.server, place.name
-        ledger = partial(service.ledger_of, server, name)
-        return service.trunks.exchange(server, name, ledger, leaving)
+        service = self._service
+        return service.trunks.exchange(service.disk_at(place), place.server, place.name, leaving)
 
     def _relink(self, running: Running, opened: Opened) -> None:
         service = self._service
         session, before, old, new = _relaying(running), running.opened, running.traffic, opened.link
         joined = new if isinstance(new, Joined) else None
         plan = opened.plan
-        traffic = Traffic(plan, old.locks, None if joined is None else joined.ask)
+        disk = service.disk_at(opened.place)
+        debt = old.debt if disk is running.disk else disk.losses.open(old.debt)
+        traffic = Traffic(plan, disk.locks, None if joined is None else joined.ask, debt)
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
@@ -444,12 +454,10 @@ class Pauses:
             tie(running, joined)
         else:
             survives(service, running)
-        owed, owes = ledger_of(service, before), ledger_of(service, opened)
-        if owes is owed:
-            owes.exchange(old, traffic)
-        else:
-            owed.leave(old)
-            owes.join(traffic)
+        if old.trail is not None:
+            old.trail.losses.left(old.trail)
+        left, running.disk = running.disk, disk
+        left.is_left()
         if isinstance(before.link, Link) and not lost:
             _say_disc(before.link)
         before.link.close()

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -26,11 +25,11 @@ from gateway.policy import Charge, Session
 from gateway.protocol.errors import Refusal
 from gateway.protocol.server import ServerNegotiation
 from gateway.protocol.table import Table
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.shared import SharedNegotiation, Trunks, begun
 from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.disk import Disk, Disks
 from gateway.relay.hub import Hub
-from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.losses import PROOF_SECONDS, Losses
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
 from gateway.upstream.coherence import check_required
@@ -111,6 +110,8 @@ class Running:
     membership: Membership
     opened: Opened
     """What the client was promised; and the link that it has now."""
+    disk: Disk
+    """The one that it is on now."""
     traffic: Traffic
     log: FilteringBoundLogger
     relaying: RelaySession | None = None
@@ -142,20 +143,27 @@ class Service:
     """Exports (our names) that are not where the configuration says."""
     switches: Counter[str] = field(default_factory=Counter)
     """How often each export has been switched."""
-    _ledgers: dict[tuple[object, str], Ledger] = field(default_factory=dict)
-    _locks: WeakValueDictionary[tuple[object, str], RangeLocks] = field(
-        default_factory=WeakValueDictionary
-    )
 
     def __post_init__(self) -> None:
         self.access = Access(self.config)
+        self.disks = Disks(self._losses_of)
         self.changed = trio.Event()
         """Set, and replaced, when there are other upstreams, or another reason to leave one alone."""
         self.turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
         """Clients of upstreams that are down; somebody has to `run` it."""
         self.trunks = Trunks(self.hub, self.log)
-        """Links of exports that their clients share."""
-        self._listen_to(self.servers)
+        """Begins the links of exports that their clients share."""
+        self._listen_to_servers()
+
+    @property
+    def elsewhere(self) -> list[Server]:
+        """The servers that exports have been switched to."""
+        return [place.server for place in self.switched.values()]
+
+    @property
+    def led_to(self) -> list[Server]:
+        """The servers that exports are led to, each once: those of the configuration, and others."""
+        return list(dict.fromkeys([*self.servers.values(), *self.elsewhere]))
 
     def place(self, name: str, route: Route) -> Place | None:
         """Say where an export of ours is now; None if its upstream is not in the configuration any more."""
@@ -164,19 +172,17 @@ class Service:
         server = self.servers.get(route.upstream)
         return None if server is None else Place(server, route.upstream_name, self.switches[name])
 
-    def locks_of(self, server: Server, name: str) -> RangeLocks:
-        """Give the locks that all sessions of an upstream's export share, for as long as any uses them: also
-        those that began before a reload.
-        """
-        return self._locks.setdefault((server.disks, name), RangeLocks())
+    def _losses_of(self, server: Server, name: str) -> Losses:
+        """Make what keeps in mind what is lost of a disk."""
 
-    def ledger_of(self, server: Server, name: str) -> Ledger:
-        """Give the ledger of an upstream's export. One that owes nothing and has no session is forgotten."""
-        key = server.disks, name
-        if key not in self._ledgers:
-            used = {k: each for k, each in self._ledgers.items() if each.in_use}
-            self._ledgers = {**used, key: Ledger()}
-        return self._ledgers[key]
+        def say(what: str, details: Mapping[str, object]) -> None:
+            self.log.warning(what, upstream=server.name, export=name, **details)
+
+        return Losses(self.hub.soon, partial(self.hub.later, PROOF_SECONDS), say)
+
+    def disk_at(self, place: Place) -> Disk:
+        """Give the disk that is at a place: the same whatever leads there."""
+        return self.disks.at(place.server, place.name)
 
     def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:
         """Give what a client's questions are asked of. Links that are several are made together, lest one that
@@ -184,7 +190,7 @@ class Service:
         """
         server = place.server
         if server.mode.wanted.shared:
-            return SharedNegotiation(self.trunks, server, partial(self.ledger_of, server))
+            return SharedNegotiation(self.trunks, server, partial(self.disks.at, server))
         return Negotiation(server, warm=server.mode.wanted.count == 1)
 
     async def bundled(self, place: Place, terms: Terms, link: Link) -> Link | Joined:
@@ -203,8 +209,8 @@ class Service:
             if decision.reason and server.is_news(terms.name, decision.reason):
                 self.log.warning(decision.reason, upstream=server.name, export=terms.name)
             return link
-        ledger = self.ledger_of(server, terms.name)
-        return (await begun(server, terms, link, self.hub, ledger, self.log)).join()
+        disk = self.disk_at(place)
+        return (await begun(server, terms, link, self.hub, disk, self.log)).join()
 
     async def opened_anew(self, place: Place, terms: Terms, trunk: Trunk | None) -> Link | Joined:
         """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are
@@ -228,9 +234,25 @@ class Service:
         finally:
             self.running.discard(running)
 
-    def reconfigure(self, config: Config, access: Access, servers: Mapping[str, Server]) -> int:
+    def switch(self, name: str, place: Place, *, to_configured: bool) -> None:
+        """Lead new clients of an export to a place, which may be that of the configuration."""
+        self.switches[name] = place.switches
+        if to_configured:
+            self.switched.pop(name, None)
+        else:
+            self.switched[name] = place
+        self._listen_to_servers()
+        self.note_change()
+
+    def reconfigure(
+        self,
+        config: Config,
+        access: Access,
+        servers: Mapping[str, Server],
+        switched: Mapping[Server, Server] = {},
+    ) -> int:
         """Go over to another configuration, whose rules inherit what those before have counted; say how many
-        sessions it ends. Never raises.
+        sessions it ends. `switched` gives what leads from now on to where exports were switched. Never raises.
         """
         for policy, error in access.inherit(self.access):
             self.log.error("a policy failed at a reload", policy=policy, exc_info=error)
@@ -239,12 +261,14 @@ class Service:
             if config.route(name) is None:
                 del self.switched[name]
             else:
+                now = switched.get(place.server, place.server)
+                self.switched[name] = replace(place, server=now)
                 self.log.warning(
                     "export stays where it was switched to, whatever the configuration says",
                     export=name,
                     server=place.server.name,
                 )
-        self._listen_to(servers)
+        self._listen_to_servers()
         self.note_change()
         return self.look_again()
 
@@ -283,9 +307,10 @@ class Service:
         relaying.throttle(limits.charges)
         return False
 
-    def _listen_to(self, servers: Mapping[str, Server]) -> None:
-        for name, server in servers.items():
-            server.come_into_force(partial(self._say, name))
+    def _listen_to_servers(self) -> None:
+        # The last has the say of how many connections a server may have: that is the configuration's.
+        for server in reversed(self.led_to):
+            server.come_into_force(partial(self._say, server.name))
 
     def _say(self, upstream: str, news: News) -> None:
         match news:

@@ -5,8 +5,8 @@ round, because a relay that lets one direction hold up the other hangs clients t
 
 How a session ends, with what is still done then:
 
-- the client says DISC, or closes between two requests: what is under way is finished and answered, then the
-  upstream gets DISC;
+- the client says DISC, or closes between two requests: what is under way is finished and answered, and the
+  client may go. What it has not flushed is FLUSHed, then the upstream gets DISC;
 - we `finish` it (shutting down): the same, with the client's half-sent WRITE taken to its end first;
 - the client breaks the protocol, or vanishes: nothing more is sent to it. Replies under way are read and
   dropped before the link is closed, for a server may not bear a connection reset under its replies (nbdkit
@@ -40,16 +40,17 @@ from gateway.net.options import RelaySocket
 from gateway.protocol.errors import Hangup
 from gateway.relay.crowd import GONE, READ, WRITE, Crowd, crowd_of
 from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
-from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.carrying import carry_over, rest_of
 from gateway.relay.scan.chunks import reply_scan
+from gateway.relay.scan.early import unsent_writes
 from gateway.relay.scan.jobs import Answer
 from gateway.relay.scan.locks import Held
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
 from gateway.throttle import Charges, Doors, Gate
-from gateway.wire.constants import Errno
+from gateway.wire.constants import Cmd, Errno
 from gateway.wire.errors import WireError
 from gateway.wire.transmission import REQUEST
 
@@ -72,6 +73,7 @@ class Session:
         "_client_gone",
         "_doors",
         "_flowing",
+        "_flushed_at_the_end",
         "_gate",
         "_holding",
         "_interest",
@@ -130,6 +132,7 @@ class Session:
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
         self._link_closed = False  # nothing comes from the link
+        self._flushed_at_the_end = False  # what was not flushed is, or has been
         self.reason = ""
         """Why the session ends, for the log; empty if the client ended it in good order."""
         self.bug: Exception | None = None
@@ -290,6 +293,9 @@ class Session:
         self.link = None
         self._push = push
         end, length = replies.cut_off()
+        refusals = replies.refusals()
+        if refusals:
+            self._requests.refuse_half_sent(b"".join(refusals))
         self._replies_lane.come_from_nowhere()
         if length:
             rest = rest_of(plan, end, length)
@@ -431,6 +437,8 @@ class Session:
 
     def _receive_replies(self) -> None:
         lane = self._replies_lane
+        if self._requests_lane.out or self._requests.payload_left or self.traffic.early.unsent:
+            self._note_unsent()
         try:
             lane.receive()
         except WireError as error:
@@ -442,6 +450,28 @@ class Session:
         if lane.ended:
             self._lose_link("the upstream closed the connection")
             return
+        self._requests_lane.release_what_nobody_needs()
+        if self.traffic.locks.busy:
+            self.traffic.locks.look_again()
+        self._send_what_jobs_say()
+        self._send_replies()
+
+    def _note_unsent(self) -> None:
+        """Note which WRITEs' data the link has not been given: a reply to one of them is early."""
+        if self._link_mute:
+            return  # what was not sent by then never is
+        requests, traffic = self._requests, self.traffic
+        unsent = sum(map(len, (*self._requests_lane.out, *requests.waiting)))
+        header = traffic.plan.link.request.size
+        traffic.early.unsent = unsent_writes(
+            traffic.in_flight, unsent + requests.payload_left, header
+        )
+
+    def _settle_early(self) -> None:
+        """Take the replies that were early until now."""
+        self._note_unsent()
+        for reply in self._replies.settle_early():
+            self._replies.interject(reply, self._replies_lane.out)
         self._requests_lane.release_what_nobody_needs()
         if self.traffic.locks.busy:
             self.traffic.locks.look_again()
@@ -497,12 +527,16 @@ class Session:
             self._requests_lane.send()
         except OSError as error:
             # What the upstream has answered may still be there to read; its end is seen there.
+            self._note_unsent()
             self._link_mute = True
             self._requests_lane.discard()
             if self.survive is not None and not self._client_gone:
                 return
             self._stop(f"the upstream takes no more requests: {error.strerror or error}")
             self.ending.set()
+            return
+        if self.traffic.early.held:
+            self._settle_early()
 
     # --- The ends
 
@@ -520,24 +554,32 @@ class Session:
             self.reason = reason
         self._stop(reason)
         self.ending.set()
-        self._client_gone = True
+        self._client_gone = self.traffic.debt.deaf = True
         self.linger = False
         self._replies_lane.discard()
         if self._requests.payload_left:
             # A WRITE is half sent upstream and will never be whole: nothing may follow it.
+            self._note_unsent()
             self._link_mute = True
             self._requests_lane.discard()
+            if self.traffic.trail is not None:
+                self.traffic.trail.losses.left(self.traffic.trail)
             if self.link is not None:
                 _shut_down(self.link)
 
     def _lose_link(self, reason: str) -> None:
         quiet = self.quiet
         self._link_closed = self._link_mute = True
+        lives_on = self.survive is not None and not self._stopping and not self._client_gone
+        if self.traffic.trail is not None and (not lives_on or self.settled):
+            trail = self.traffic.trail
+            trail.losses.died(trail, f"the connection to the server was lost: {reason}")
         if self.settled and quiet and not self._stopping:
             self._replies_lane.release()
             self.link_lost = reason
             return
-        if self.survive is not None and not self._stopping and not self._client_gone:
+        if lives_on:
+            assert self.survive is not None
             survive, self.survive = self.survive, None
             survive(reason)
             return
@@ -592,6 +634,8 @@ class Session:
         elif self.traffic.held:
             self._requests_lane.put_aside()
         if self._stopping and (self._link_closed or self._idle) and not self._replies_lane.out:
+            if self._flush_at_the_end():
+                return
             self._end()
             return
         self._want(self.client, self._client_interest())
@@ -646,6 +690,29 @@ class Session:
             self._interest[sock] = events
             self._watch(sock, events)
 
+    def _flush_at_the_end(self) -> bool:
+        """Have FLUSHed what the client has written and not flushed, before the link is closed: nobody could
+        prove later that it has not been lost. Say whether that is under way; a client that has said goodbye
+        does not wait.
+        """
+        trail = self.traffic.trail
+        mute = self._link_closed or self._link_mute
+        if self._flushed_at_the_end or mute or trail is None or not trail.unflushed:
+            return False
+        self._flushed_at_the_end = True
+        if not self.linger and not self._client_gone:
+            self._client_gone = True
+            _shut_down(self.client, socket.SHUT_RDWR)
+            self._want(self.client, 0)
+        self.ending.set()
+        self.traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), _nobody_waits)
+        self._send_what_jobs_say()
+        if self._link_mute:
+            return False
+        assert self.link is not None
+        self._want(self.link, self._link_interest())
+        return True
+
     def _end(self) -> None:
         if not self.ended.is_set():
             if not self._link_mute and self.link is not None:
@@ -666,6 +733,7 @@ class Session:
         # Others may wait for what it has under way, and for its ranges.
         self.traffic.postponed.clear()
         self.traffic.asks.drop()
+        self.traffic.debt.deaf = True
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
         self.traffic.locks.leave(self.traffic.in_flight)
         if self.traffic.memory is not None:
@@ -673,6 +741,10 @@ class Session:
         for sock in self._interest:
             self._want(sock, 0)
         self.ended.set()
+
+
+def _nobody_waits(_outcome: Outcome) -> None:
+    pass
 
 
 def _not_any_more(_go_on: Callable[[], None]) -> None:

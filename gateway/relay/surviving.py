@@ -8,19 +8,22 @@ loss, the session is held for a moment, and goes back to its fast ways over the 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import trio
 
 from gateway.relay.bundle.again import Pause
-from gateway.relay.bundle.trunk import Joined, Trunk
-from gateway.relay.bundle.unflushed import Unflushed
+from gateway.relay.bundle.trunk import Joined, Trunk, speaks_for_all
 from gateway.relay.hooks import Hooks
+from gateway.relay.losses import Flushed, Trail
 from gateway.relay.promise import plan_of
+from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service
 from gateway.relay.session import Session
 from gateway.upstream.negotiation import Link
+from gateway.wire.constants import Cmd
 
 OVER_SECONDS = 5
 """How long a session may take to end whose links are gone for good: its client is answered, and no more."""
@@ -35,34 +38,50 @@ QUIET_SECONDS = 5.0
 def survives(
     service: Service,
     running: Running,
-    unflushed: Unflushed | None = None,
+    trail: Trail | None = None,
     pause: Pause | None = None,
 ) -> None:
-    """Have a session live on when the link dies that it has now, over which `unflushed` was written. `pause`
-    has seen it made, and those before.
+    """Have a session live on when the link dies that it has now; `trail` is what was written over it, if it
+    has been used. `pause` has seen it made, and those before.
     """
     session, opened = running.relaying, running.opened
     assert session is not None
     server = opened.place.server
     session.survive = None
-    if not server.mode.survival.reconnect_seconds:
+    lives_on = bool(server.mode.survival.reconnect_seconds)
+    traffic = running.traffic
+    if trail is None:
+        link, debt = opened.link, traffic.debt
+        owner = None if speaks_for_all(link.export) else debt
+        trail = debt.losses.trail(owner, records=lives_on and link.export.can_flush)
+        debt.losses.came_up(trail)
+    trail.flush = partial(_flush, session, traffic)
+    traffic.trail = trail
+    if not lives_on:
         return
-    ledger = service.ledger_of(server, opened.place.name)
-    running.traffic.memory = Memory(Unflushed() if unflushed is None else unflushed, ledger)
+    traffic.memory = Memory(trail)
     session.survive = lambda why: _carry_over(service, running, why, pause or Pause())
+
+
+def _flush(session: Session, traffic: Traffic, done: Flushed) -> None:
+    """Send a FLUSH over a session's own link, for what others have to know."""
+
+    def answered(outcome: Outcome) -> None:
+        done(outcome.error, outcome.text)
+
+    session.act(lambda: traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), answered))
 
 
 def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> None:
     session, opened, traffic = running.relaying, running.opened, running.traffic
-    link, memory = opened.link, traffic.memory
+    link, memory, trail = opened.link, traffic.memory, traffic.trail
     assert session is not None
     assert running.nursery is not None
     assert isinstance(link, Link)
     assert memory is not None
-    assert isinstance(memory.acknowledged, Unflushed)
+    assert trail is not None
     server = opened.place.server
-    ledger = service.ledger_of(server, opened.place.name)
-    trunk = Trunk(server, opened.asked, link, service.hub, ledger, running.log)
+    trunk = Trunk(server, opened.asked, link, service.hub, running.disk, running.log, trail)
     trunk.pauses[0] = pause
     joined = trunk.join()
     joined.port.traffic = traffic
@@ -72,7 +91,7 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
         opened.agreed, opened.offer, link.export, link.dialect, translated="its link was lost"
     )
     memory.remember()  # the scanner may have given up before it came to it
-    trunk.start_without(why, memory.acknowledged)
+    trunk.start_without(why)
     session.carry_over(plan, joined.ask, joined.adopt, joined.push)
     link.socket.close()
     running.opened = replace(opened, link=joined)
@@ -93,6 +112,7 @@ def tie(running: Running, joined: Joined) -> None:
     assert running.relaying is not None  # guaranteed by who calls
     assert running.nursery is not None
     joined.port.traffic = running.traffic
+    joined.trunk.belongs_to(running.traffic.debt)
     joined.wakes(running.relaying.act)
     running.nursery.start_soon(_end_with, running, running.relaying, joined)
 
@@ -144,18 +164,14 @@ def _relink(service: Service, running: Running, joined: Joined) -> None:
     session, opened = running.relaying, running.opened
     assert session is not None
     assert running.nursery is not None
-    trunk = joined.trunk
-    unflushed = trunk.bundle.unflushed
-    link = trunk.dissolve()
+    trunk, before = joined.trunk, running.traffic
+    link, trail = trunk.dissolve()
     agreed = plan_of(opened.agreed, opened.offer, link.export, link.dialect)
-    traffic = Traffic(agreed, running.traffic.locks)
+    traffic = Traffic(agreed, before.locks, debt=before.debt)
     if agreed.hooked:
         Hooks(opened.agreed, agreed, traffic.jobs, session.act, running.nursery, running.log)
-    ledger = service.ledger_of(opened.place.server, opened.place.name)
-    before = running.traffic
     service.hub.relink(session, link.socket, traffic)
-    ledger.exchange(before, traffic)
     running.opened, running.traffic = replace(opened, link=link), traffic
-    survives(service, running, unflushed, trunk.pauses[0])
+    survives(service, running, trail, trunk.pauses[0])
     joined.close()
     running.log.info("session goes on over its new connection")

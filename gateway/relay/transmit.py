@@ -15,7 +15,6 @@ from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hooks import Hooks
 from gateway.relay.promise import plan_of
@@ -116,11 +115,11 @@ async def transmit(
         )
         joined = link if isinstance(link, Joined) else None
         agreed = opened.plan
-        locks = service.locks_of(opened.place.server, opened.grant.route.upstream_name)
-        traffic = Traffic(agreed, locks, None if joined is None else joined.ask)
-        ledger = ledger_of(service, opened)
+        disk = service.disk_at(opened.place)
+        debt = disk.losses.open()
+        traffic = Traffic(agreed, disk.locks, None if joined is None else joined.ask, debt)
         traffic.most_in_flight = opened.limits.most_in_flight
-        running = Running(opened.grant.name, membership, opened, traffic, log)
+        running = Running(opened.grant.name, membership, opened, disk, traffic, log)
         with service.session(running):
 
             async def look() -> None:
@@ -129,7 +128,6 @@ async def transmit(
             def begins(session: RelaySession, nursery: trio.Nursery) -> None:
                 running.relaying, running.nursery = session, nursery
                 opened.begins()
-                ledger.join(traffic)
                 if joined is not None:
                     tie(running, joined)
                 else:
@@ -150,7 +148,7 @@ async def transmit(
                 push=None if joined is None else joined.push,
                 begins=begins,
             )
-        running.opened.link.close()
+        _leave_link(running)
         traffic = running.traffic
         _log_observed(traffic, log)
         if session.reason:
@@ -165,18 +163,23 @@ async def transmit(
             await _see_off(client)
     finally:
         if running is not None:
+            _leave_link(running)
             running.opened.close()
-            ledger_of(service, running.opened).leave(running.traffic)
+            running.traffic.debt.losses.end(running.traffic.debt)
+            running.disk.is_left()
         opened.close()
         client.close()
         service.relayed -= 1
 
 
-def ledger_of(service: Service, opened: Opened) -> Ledger:
-    """Give the ledger that tells a session what its export has lost."""
-    if isinstance(opened.link, Joined):
-        return opened.link.trunk.ledger
-    return service.ledger_of(opened.place.server, opened.place.name)
+def _leave_link(running: Running) -> None:
+    """Close the link of a session that has ended, and say what became of what was written over it. Twice is
+    once.
+    """
+    trail, running.traffic.trail = running.traffic.trail, None
+    if trail is not None:
+        trail.losses.left(trail)
+    running.opened.link.close()
 
 
 def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:

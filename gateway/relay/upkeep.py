@@ -1,5 +1,6 @@
 """What is done for upstreams while no client asks: `warm` and `health-check-seconds`, as
-`gateway.upstream.warm` does it. Who is seen to changes with the configuration; and nobody is while
+`gateway.upstream.warm` does it. Who is seen to changes with the configuration and with switches; and nobody
+is while
 
 - an export there is paused: its server is about to be exchanged, perhaps by one at the same address, and may
   wait for its last connection to end;
@@ -40,9 +41,9 @@ def _wanted(service: Service) -> set[Server]:
         route = service.config.route(name)
         place = None if route is None else service.place(name, route)
         if place is not None:
-            held.add(place.server)
-    servers = {each for each in service.servers.values() if each.keep_warm or each.check_seconds}
-    return servers - held
+            held.add(place.server.disks)
+    servers = (each for each in service.led_to if each.keep_warm or each.check_seconds)
+    return {each for each in servers if each.disks not in held}
 
 
 async def _see_to(server: Server, scope: trio.CancelScope) -> None:

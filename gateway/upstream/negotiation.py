@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from gateway.net.drive import Conversation, PeerClosed, close_stream, take_socket
+from gateway.net.drive import Conversation, PeerClosed, close_stream, hang_up, take_socket
 from gateway.net.options import RelaySocket
 from gateway.protocol.client import (
     Answered,
@@ -57,8 +57,9 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 FAREWELL_SECONDS = 1
-"""How long ABORT may take to be sent; its answer is not waited for (Q-N5)."""
-
+"""How long it may take to leave a server. ABORT has to be sent, and then the server has to hang up, or what it
+still says is answered by a reset. (Not every one answers ABORT, Q-N5; all hang up.) Any server that runs does
+that at once."""
 
 WARM_ANSWER_SECONDS = 2.0
 """How long the first answer may take on a connection that was made ahead. Every server has that one (on
@@ -251,6 +252,10 @@ class OptionLine:
         self.seen: Evidence | None = None
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
+        self._shaking_hands = (
+            False  # for TLS: nothing else may be said, and never can be if that fails
+        )
+        self._silent = False  # the server
 
     def suits(self, terms: Terms) -> bool:
         """Say whether it can keep these terms, and have it keep them: they are those that it has, or differ in
@@ -354,8 +359,9 @@ class OptionLine:
             raise Unreachable(f"upstream {name!r} has no TLS: {answer}")
         transport = self._talk.stream
         assert isinstance(transport, trio.SocketStream)
+        self._shaking_hands = True
         try:
-            self._core = core.secured()
+            secured = core.secured()
             with trio.fail_after(self._server.negotiate_seconds):
                 stream, _server = await TlsStream.connect(transport, session)
         except (WireError, TlsError) as error:
@@ -363,7 +369,8 @@ class OptionLine:
         except trio.TooSlowError:
             text = f"the handshake takes longer than {self._server.negotiate_seconds:g} s"
             raise Unreachable(f"upstream {name!r}, TLS: {text}") from None
-        self._talk = Conversation(stream, self._core)
+        self._core, self._talk = secured, Conversation(stream, secured)
+        self._shaking_hands = False
 
     async def _agree_on_framing(self) -> None:
         """Ask for what the terms want and the rung has; a refusal is an answer as well."""
@@ -388,6 +395,7 @@ class OptionLine:
         except (PeerClosed, WireError) as error:
             raise _LostTheWay(str(error)) from None
         except trio.TooSlowError:
+            self._silent = True
             text = f"upstream {self._server.name!r} has said nothing for {seconds:g} s"
             raise Silent(text) from None
 
@@ -570,7 +578,8 @@ class OptionLine:
 
     async def aclose(self) -> None:
         """Leave in good order: with ABORT from the option phase, with DISC from an export, which is where an
-        oldstyle server begins.
+        oldstyle server begins. From anywhere else without a word: before the greeting, while an option is under
+        way (the next would have to wait for its answer), and in a TLS handshake.
         """
         if self._opened is not None:
             with suppress(OSError):
@@ -582,14 +591,22 @@ class OptionLine:
             with trio.move_on_after(FAREWELL_SECONDS) as scope:
                 scope.shield = True
                 with suppress(PeerClosed, trio.BrokenResourceError):
-                    if self._core.style is Style.FIXED_NEWSTYLE and not self._core.busy:
-                        self._core.abort()
-                        await self._talk.flush()
-                    elif self._core.style is Style.OLDSTYLE:
-                        await self._talk.stream.send_all(SIMPLE.disc())
+                    await self._say_farewell()
+                if not self._silent:
+                    await hang_up(self._talk.stream)
             await close_stream(self._talk.stream)
         finally:
             self._place.leave()
+
+    async def _say_farewell(self) -> None:
+        if self._shaking_hands or self._core.busy:
+            return
+        if self._core.style is Style.OLDSTYLE:
+            await self._talk.stream.send_all(SIMPLE.disc())
+            return
+        if self._core.style is Style.FIXED_NEWSTYLE:
+            self._core.abort()
+        await self._talk.flush()  # a newstyle server waits for the client flags
 
 
 async def list_exports(server: Server) -> list[ListedExport]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -27,7 +27,8 @@ from gateway.wire.handshake import ListedExport
 
 if TYPE_CHECKING:
     from gateway.tls.credentials import Session  # costs nothing where there is no TLS
-    from gateway.upstream.warm import Warm  # which is made of what is here
+    from gateway.upstream.maker import Recipe  # these two are made of what is here
+    from gateway.upstream.warm import Warm
 
 Connect = Callable[[], Awaitable[trio.SocketStream]]
 
@@ -133,8 +134,35 @@ class Place:
             self._limiter = None
 
 
+class Connections:
+    """The connections to one backend, of all servers that are over it."""
+
+    def __init__(self, most: float = math.inf) -> None:
+        self.limiter = trio.CapacityLimiter(most)
+        """How many there may be is said by the server in force."""
+        self.warm: set[Warm] = set()
+        """Who keeps some ready."""
+
+    def free(self) -> Place | None:
+        """Take a place if there is one that nobody waits for."""
+        place = Place(self.limiter)
+        try:
+            self.limiter.acquire_on_behalf_of_nowait(place)
+        except trio.WouldBlock:
+            return None
+        return place
+
+    async def given_up(self) -> Place | None:
+        """Take a place that was taken by what is only kept ready, if there is such a one."""
+        for warm in list(self.warm):
+            await warm.give_way()
+            if place := self.free():
+                return place
+        return None
+
+
 class Server:
-    """One `[upstream.NAME]`.
+    """One `[upstream.NAME]`, or a server that an export was switched to. `gateway.upstream.maker` makes them.
 
     `connects` give a stream to it or raise `DialError`: one for each place that it has, in the order in which
     they are tried. `quirks` is "auto" or the names of those that are taken to apply.
@@ -151,10 +179,10 @@ class Server:
         quirks: str | tuple[str, ...] = "auto",
         trust_allocation: bool = False,
         tls: Callable[[], Session] | None = None,
-        disks: object = None,
+        disks: Hashable = None,
         same_storage: bool = False,
         max_connections: float = math.inf,
-        connections: trio.CapacityLimiter | None = None,
+        connections: Connections | None = None,
         mode: Mode = ONE_FOR_EACH,
         chance: Callable[[], float] = random.random,
         keep_warm: int = 0,
@@ -169,9 +197,11 @@ class Server:
         self.tried_at = -math.inf
         """When it was connected to last, with success or without."""
         self.chance = chance
-        self.disks = self if disks is None else disks
-        """Whose disks they are: servers that have this in common lead to the same ones (a reload has changed
-        how they are spoken to).
+        self.recipe: Recipe | None = None
+        """What it was made of, if that was by `gateway.upstream.maker`."""
+        self.disks: Hashable = self if disks is None else disks
+        """Whose disks they are: servers of which this is equal lead to the same ones, however they are spoken
+        to.
         """
         self.same_storage = same_storage
         """Connections may lead to different servers, of the same disks."""
@@ -185,7 +215,7 @@ class Server:
         """Gives the TLS session of a new connection; None: it is spoken to in the clear."""
         self.negotiate_seconds = negotiate_seconds
         self._max_connections = max_connections
-        self._connections = connections or trio.CapacityLimiter(max_connections)
+        self.connections = connections or Connections(max_connections)
         self._connects = connects
         self._places = Places(
             len(connects), patience_seconds=connect_seconds, chance=chance, stay=same_storage
@@ -229,32 +259,21 @@ class Server:
     def come_into_force(self, tell: Callable[[News], None]) -> None:
         """Be the one that clients are led to. `tell` is told when it goes down and comes back."""
         self.tell = tell
-        self._connections.total_tokens = self._max_connections
+        self.connections.limiter.total_tokens = self._max_connections
 
     async def place(self, *, patient: bool = True) -> Place:
         """Take a place for a connection, as soon as there is one, within `connect_seconds`. Raises `Full`."""
-        place = self.free_place()
-        if place is None and self.warm is not None:
-            await self.warm.give_way()
-            place = self.free_place()
+        connections = self.connections
+        place = connections.free() or await connections.given_up()
         if place is not None:
             return place
         if patient and self.patient:
-            place = Place(self._connections)
+            place = Place(connections.limiter)
             with trio.move_on_after(self.connect_seconds):
-                await self._connections.acquire_on_behalf_of(place)
+                await connections.limiter.acquire_on_behalf_of(place)
                 return place
-        most = f"max-connections = {self._max_connections:g}"
+        most = f"max-connections = {connections.limiter.total_tokens:g}"
         raise Full(f"upstream {self.name!r} is in use: {most} lets it have no more connections")
-
-    def free_place(self) -> Place | None:
-        """Take a place if there is one that nobody waits for."""
-        place = Place(self._connections)
-        try:
-            self._connections.acquire_on_behalf_of_nowait(place)
-        except trio.WouldBlock:
-            return None
-        return place
 
     @property
     def down(self) -> bool:

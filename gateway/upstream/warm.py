@@ -121,12 +121,13 @@ class Warm:
     async def run(self) -> None:
         """Keep them, until cancelled; then they are left in good order."""
         self._server.warm = self
+        self._server.connections.warm.add(self)
         try:
             await self._served.wait()
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._until_one_is_due()
-                    place = self._server.free_place()
+                    place = self._server.connections.free()
                     if place is None:
                         await trio.sleep(FULL_SECONDS)
                         continue
@@ -137,6 +138,7 @@ class Warm:
                     self._kept.append(kept)
                     nursery.start_soon(self._watch, kept)
         finally:
+            self._server.connections.warm.discard(self)
             if self._server.warm is self:  # else others are kept by now, while these were left
                 self._server.warm = None
 
@@ -216,7 +218,7 @@ async def check_health(server: Server, seconds: float) -> None:
             await trio.sleep_until(due)
             continue
         checked = trio.current_time()
-        place = server.free_place()
+        place = server.connections.free()
         if place is None:
             continue
         try:

@@ -236,8 +236,16 @@ class Client:
     async def error(
         self, command: int, offset: int = 0, length: int = 0, *, flags: int = 0, data: bytes = b""
     ) -> int:
-        """Send a request; give the error of its reply, 0 if there is none."""
-        *_, last = await self.ask(command, offset, length, flags=flags, data=data)
+        """Send a request; give the error of its reply, 0 if there is none. A reply without data may be
+        simple."""
+        cookie = await self.send(command, offset, length, flags=flags, data=data)
+        magic = await self.receive(4)
+        self._received[:0] = magic
+        if int.from_bytes(magic) == SIMPLE_REPLY_MAGIC:
+            found, error, _data = await self.simple_reply()
+            assert found == cookie
+            return error
+        *_, last = await self.reply(cookie)
         return last.error if last.kind & 0x8000 else 0
 
     async def read(self, offset: int, length: int) -> bytes:

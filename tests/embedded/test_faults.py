@@ -192,3 +192,20 @@ async def test_with_simple_replies_a_hook_is_given_one_item() -> None:
         await client.send(Cmd.READ, 0, 4)
         await client.simple_reply()
     assert seen == [[transmission.encode_simple_reply(1) + bytes(4)]]
+
+
+@pytest.mark.parametrize("error", [0, Errno.ENOSPC])
+async def test_a_write_is_answered_when_its_header_has_come(error: int) -> None:
+    """And only once, though its data is read; what is behind it is understood."""
+    faults = Faults(answer_early=lambda request: error if request.offset == 0 else None)
+    async with connected(broken(faults)) as client:
+        await client.go(structured=False)
+        head = transmission.encode_request(Cmd.WRITE, 0, 7, 0, 5)
+        await client.stream.send_all(head)
+        assert await client.simple_reply() == (7, error, b"")
+        await client.stream.send_all(b"hello")
+        await client.send(Cmd.WRITE, 512, data=b"other")
+        assert (await client.simple_reply())[1] == 0
+        data = bytes(5) if error else b"hello"
+        assert (await client.simple_reply_to(Cmd.READ, 0, 5))[1:] == (0, data)
+        assert (await client.simple_reply_to(Cmd.READ, 512, 5))[1:] == (0, b"other")

@@ -2,8 +2,9 @@ import json
 import os
 import re
 import resource
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from gateway.identity import Identity, UnixPeer
+from gateway.log.writer import MAX_BYTES, flush_all
 from gateway.policy import (
     Client,
     Cmd,
@@ -28,7 +30,7 @@ from gateway.policy import (
     Result,
     Session,
 )
-from policies.audit import COMPLAIN_SECONDS, Audit
+from policies.audit import COMPLAIN_SECONDS, REQUIRED_SECONDS, Audit, _not_mixing
 from tests.policies.harness import Disk, client, configured, do, session, view
 
 WRITE = Request(Cmd.WRITE, 512, 4, CmdFlag.FUA, b"data")
@@ -39,6 +41,9 @@ CHANGES = (
 )
 
 Make = Callable[..., Audit]
+
+SECONDS = 30
+"""More than writing takes: only a fault waits for it."""
 
 
 @pytest.fixture
@@ -59,10 +64,29 @@ def audit(path: Path) -> Iterator[Make]:
     yield make
     for policy in made:
         policy.retire()
+    settle()
+
+
+def settle() -> None:
+    """Wait until what was said is written, or lost."""
+    assert flush_all(SECONDS)
+
+
+async def let_in(policy: Policy, one: Session) -> Policy:
+    """What stands for a session that goes as far as it is let."""
+    joined = policy.join(one)
+    if not joined.prepares():
+        return joined
+    try:
+        return await joined.prepare(view(), Disk())
+    except Denied:
+        policy.leave(one)
+        raise
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     """What the file has, without the times; every line must be one, and whole."""
+    settle()
     said = path.read_bytes().decode("ascii")
     assert said.endswith("\n")
     found = [json.loads(line) for line in said.splitlines()]
@@ -77,6 +101,7 @@ def events(path: Path) -> list[str]:
 
 def open_files(path: Path) -> int:
     """How many descriptors of ours lead to the file, under whatever name."""
+    settle()
     found = 0
     for link in Path("/proc/self/fd").iterdir():
         try:
@@ -132,6 +157,7 @@ def test_who_opened_what_and_how_much(audit: Make, path: Path) -> None:
 
 def test_the_time_has_a_zone(audit: Make, path: Path) -> None:
     audit().join(session())
+    settle()
     text = json.loads(path.read_text())["time"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", text)
 
@@ -256,6 +282,7 @@ def test_nothing_is_opened_before_the_first_line(audit: Make, path: Path) -> Non
     policy.describe(view())
     assert not path.exists()
     policy.join(session())
+    settle()
     assert path.stat().st_mode & 0o777 == 0o640 & ~_umask()
     assert open_files(path) == 1
 
@@ -269,6 +296,7 @@ def _umask() -> int:
 def test_logrotate_may_move_it(audit: Make, path: Path) -> None:
     policy, one = audit(), session()
     policy.join(one)
+    settle()
     moved = path.rename(path.with_suffix(".log.1"))
     policy.denied(client(), "vm-2", "")
     assert events(moved) == ["opened"]
@@ -299,13 +327,16 @@ def test_several_write_to_one_file(audit: Make, path: Path) -> None:
 def test_a_torn_line_does_not_glue_onto_the_next(audit: Make, path: Path, other: bool) -> None:
     policy = audit()
     policy.denied(client(), "vm-1", "")
+    settle()
     size = path.stat().st_size
     with capture_logs() as logs, no_file_longer_than(size + 10):
         policy.denied(client(), "vm-1", "")
         policy.denied(client(), "vm-1", "")
+        settle()
     assert path.stat().st_size == size + 10
     assert [log["event"] for log in logs] == ["audit lines lost"]
     (audit() if other else policy).denied(client(), "vm-2", "")
+    settle()
     whole, torn, after = path.read_text().splitlines()
     assert json.loads(whole)["export"] == "vm-1"
     assert len(torn) == 10
@@ -343,16 +374,20 @@ async def test_a_line_that_is_not_required_may_be_lost(audit: Make, file: str) -
     policy, disk = audit(file=file, writes=True), Disk()
     with capture_logs() as logs:
         one = session()
-        await do(policy.join(one), WRITE, disk)
+        joined = policy.join(one)
+        settle()
+        await do(joined, WRITE, disk)
         policy.denied(client(), "vm-1", "")
         policy.leave(one)
+        settle()
         assert disk.asked == [WRITE]
         assert [(log["event"], log["file"], log["lines"]) for log in logs] == [
             ("audit lines lost", file, 1)
         ]
-        assert policy._log.complained_at is not None
-        policy._log.complained_at -= COMPLAIN_SECONDS
+        assert policy._log.file.complained_at is not None
+        policy._log.file.complained_at -= COMPLAIN_SECONDS
         policy.denied(client(), "vm-1", "")
+        settle()
         assert logs[1]["lines"] == 4
 
 
@@ -362,13 +397,16 @@ def test_a_pipe_that_nobody_reads_hangs_nobody(audit: Make, path: Path) -> None:
     with capture_logs() as logs:
         for _ in range(1000):
             policy.denied(client(), "vm-1", "x" * 100)
+        settle()
     assert len(logs) == 1
 
 
-def test_who_cannot_be_written_down_is_refused(audit: Make) -> None:
+async def test_who_cannot_be_written_down_is_refused(audit: Make) -> None:
     policy = audit(file="/dev/full", required=True)
-    with capture_logs() as logs, pytest.raises(Denied, match="the audit log cannot be written"):
-        policy.join(session())
+    with capture_logs() as logs:
+        with pytest.raises(Denied, match="the audit log cannot be written"):
+            await let_in(policy, session())
+        settle()
     assert len(logs) == 1
     assert not policy._log.opened_at
 
@@ -376,7 +414,7 @@ def test_who_cannot_be_written_down_is_refused(audit: Make) -> None:
 async def test_a_write_that_cannot_be_written_down_is_not_done(audit: Make, path: Path) -> None:
     policy, disk = audit(writes=True, required=True), Disk()
     one = session()
-    mine = policy.join(one)
+    mine = await let_in(policy, one)
     for request in CHANGES:
         with capture_logs(), no_file_longer_than(path.stat().st_size):
             with pytest.raises(Failed) as failed:
@@ -391,16 +429,17 @@ async def test_a_write_that_cannot_be_written_down_is_not_done(audit: Make, path
 
 
 async def test_a_part_of_a_line_is_no_line(audit: Make, path: Path) -> None:
-    policy, disk = audit(writes=True, required=True).join(session()), Disk()
+    policy, disk = await let_in(audit(writes=True, required=True), session()), Disk()
     room = path.stat().st_size + 10
     with capture_logs() as logs, no_file_longer_than(room), pytest.raises(Failed):
         await do(policy, WRITE, disk)
     assert disk.asked == []
+    assert len(logs) == 1
     assert "only a part of the line fitted" in logs[0]["error"]
 
 
 async def test_a_write_that_is_done_does_not_fail_for_its_line(audit: Make, path: Path) -> None:
-    policy = audit(writes=True, required=True).join(session())
+    policy = await let_in(audit(writes=True, required=True), session())
 
     async def fills(request: Request) -> Result:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -409,8 +448,88 @@ async def test_a_write_that_is_done_does_not_fail_for_its_line(audit: Make, path
 
     with capture_logs() as logs, no_file_longer_than(1 << 20):
         await policy.write(WRITE, fills)
+        settle()
     assert len(logs) == 1
     assert events(path) == ["opened", "writing"]
+
+
+# --- A file that hangs
+
+
+@pytest.fixture
+def hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Have the file hang, as one of a network file system does, until the event is set."""
+    goes_on = threading.Event()
+    write = os.write
+
+    def hanging(fd: int, data: bytes) -> int:
+        if os.path.sameopenfile(fd, named):
+            assert goes_on.wait(SECONDS)
+        return write(fd, data)
+
+    named = os.open(path, os.O_RDONLY | os.O_CREAT)
+    monkeypatch.setattr(os, "write", hanging)
+    yield goes_on
+    goes_on.set()
+    settle()
+    os.close(named)
+
+
+def test_a_file_that_hangs_holds_up_nobody(audit: Make, path: Path, hangs: threading.Event) -> None:
+    policy, tries = audit(), 2 * MAX_BYTES // 1000
+    with capture_logs() as logs:
+        for _ in range(tries):
+            policy.denied(client(), "vm-1", "x" * 1000)
+        # It is said while it hangs.
+        assert [(log["event"], log["lines"]) for log in logs] == [("audit lines lost", 1)]
+        assert "hangs" in logs[0]["error"]
+        hangs.set()
+        there = len(events(path))
+        assert 0 < there < tries
+        assert policy._log.file.complained_at is not None
+        policy._log.file.complained_at -= COMPLAIN_SECONDS
+        policy.denied(client(), "vm-2", "")
+        assert lines(path)[-1]["export"] == "vm-2"
+        assert there + sum(log["lines"] for log in logs) == tries
+
+
+async def test_nobody_is_let_in_by_a_file_that_hangs(
+    audit: Make, path: Path, hangs: threading.Event, autojump_clock: trio.testing.MockClock
+) -> None:
+    policy = audit(required=True)
+    with pytest.raises(Denied, match="the audit log cannot be written"):
+        await let_in(policy, session())
+    assert trio.current_time() == REQUIRED_SECONDS
+    hangs.set()
+    assert events(path) == ["opened", "closed"]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_no_write_is_done_over_a_file_that_hangs(
+    audit: Make,
+    path: Path,
+    hangs: threading.Event,
+    autojump_clock: trio.testing.MockClock,
+    leaves: bool,
+) -> None:
+    policy, disk = audit(writes=True, required=True), Disk()
+    joined = policy.join(session())
+    with trio.CancelScope() as scope:
+        if leaves:
+            scope.deadline = trio.current_time() + REQUIRED_SECONDS / 2
+        with pytest.raises(Failed) if not leaves else nullcontext():
+            await do(joined, WRITE, disk)
+    assert scope.cancelled_caught == leaves
+    assert disk.asked == []
+    hangs.set()
+    assert events(path) == ["opened", "writing", "write"]
+    assert lines(path)[-1]["result"] == ("unknown" if leaves else "EIO")
+
+
+def test_lines_for_a_pipe_do_not_mix() -> None:
+    """What the kernel takes in one piece: others may write to the pipe between two of ours."""
+    for sizes, fitting in [((10,), 1), ((5000,), 1), ((4000, 96), 2), ((4000, 97), 1)]:
+        assert len(_not_mixing([bytes(size) for size in sizes])) == fitting
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.service import Service
 from gateway.relay.upkeep import see_to_upstreams
+from gateway.upstream.maker import Backend, Recipe, make
 from gateway.upstream.mode import Mode, Survival
-from gateway.upstream.server import Server as Upstream
-from gateway.upstreams import mode_of
 from tests.embedded.peers import Client, socket_pair
 
 CONFIG = """
@@ -100,22 +98,15 @@ async def gateway_before(
             "test",
         )
         log = structlog.wrap_logger(structlog.testing.CapturingLogger())
-        settings = config.upstream["main"]
-        upstreams = {
-            "main": Upstream(
-                "main",
-                *[connect] * places,
-                same_storage=settings.same_storage,
-                max_connections=settings.max_connections or math.inf,
-                connect_seconds=settings.connect_seconds,
-                negotiate_seconds=negotiate_seconds,
-                quirks=settings.quirks,
-                trust_allocation=settings.trust_allocation,
-                mode=mode_of(settings) if mode is None else mode,
-                keep_warm=settings.warm,
-                check_seconds=settings.health_check_seconds,
-            )
-        }
+        settings = config.upstream["main"].model_copy(
+            update={"negotiate_seconds": negotiate_seconds}
+        )
+        # Who is led to the same server is led to the same disks, as by an address.
+        backend = Backend(settings.uri, (connect,) * places, disks=server)  # type: ignore[arg-type]
+        main = make(Recipe("main", settings, backend))
+        if mode is not None:
+            main.mode = mode
+        upstreams = {"main": main}
         service = Service(config, upstreams, hub or Hub(), log)
         hubs.start_soon(service.hub.run)
         hubs.start_soon(see_to_upstreams, service)

@@ -347,10 +347,7 @@ class World:
         if is_loss(error):
             for write in {*self._reached(link)} & {*self.answered}:
                 del link.process.memory[write]
-        if error:
-            self.losses.flush_failed(link.trail, error, "")
-        else:
-            self.losses.flushed(link.trail, sent)
+        self.losses.answered(link.trail, sent, error, "")
         if done is not None:
             done(error, "")
         elif flush in self.flushes:
@@ -578,7 +575,7 @@ class World:
         losses = self.losses
         self._turn()
         kept = [losses._open, losses._up, losses._gone, losses._waiting, losses._holders()]
-        if losses.in_use or not losses.quiet or losses.tainted or any(kept):
+        if losses.owes or not losses._quiet or losses.tainted or any(kept):
             raise Wrong(f"something is kept: {kept}, {losses._untold}")
         if self.proofs > MOST_PROOFS * (len(self.links) + self.numbers - self.proofs):
             raise Wrong(f"{self.proofs} proofs were asked")

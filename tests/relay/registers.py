@@ -29,6 +29,10 @@ request is carried out and which reply is sent next, what fails, who dies and wh
 In some of the schedules links die under whatever is under way, and the sessions live on: by way of a bundle to
 the same disk, and then over a link of their own again. Nobody may notice.
 
+In half of the schedules the upstream answers a WRITE now and then before it has all of its data. It says yes
+only where that can be the truth: to one client, who has nobody to compare with, and not to FUA. What it has
+said yes to is carried out before anything that comes later, and when the connection dies, if the data is there.
+
 In half of the others sessions are held now and then, and go on, perhaps over another link to the same disk,
 in another framing: nobody may notice.
 
@@ -171,6 +175,17 @@ class Asked:
         return slice(self.offset, self.offset + self.length)
 
 
+@dataclass
+class Early:
+    """WRITEs are answered before their data has come, now and then."""
+
+    random: Random
+    says_yes: bool
+    """Not with errors alone."""
+    replies: int = 0
+    """How many there were."""
+
+
 class Upstream:
     """One connection of a server that carries out and answers in any order, and obeys in everything else."""
 
@@ -184,6 +199,9 @@ class Upstream:
         self._longest = longest
         self.fails = False
         """Commands fail now and then."""
+        self.early: Early | None = None
+        # Cookies: of the WRITE that has come in part; of those that were answered then.
+        self._in_part = self._said_yes = self._said_no = 0
         self.over = False
         self._received = b""
         self._to_send = b""
@@ -197,7 +215,9 @@ class Upstream:
         return any(did)
 
     def die(self) -> None:
-        """Close; nothing is carried out any more."""
+        """Close; nothing is carried out any more but what was answered, if it is here."""
+        while self._said_yes and (data := received(self._sock, 100_000)):
+            self._take(data)
         self._sock.close()
         self.over = True
 
@@ -208,11 +228,17 @@ class Upstream:
         if not data and not self._asked:
             self.die()
             return True
+        self._take(data)
+        return bool(data)
+
+    def _take(self, data: bytes) -> None:
         self._received += data
         while asked := self._next_asked():
-            if asked.command is not Cmd.DISC:
+            if asked.cookie == self._said_yes:
+                self._said_yes = 0
+                self._carry_out(asked)
+            elif asked.cookie != self._said_no and asked.command is not Cmd.DISC:
                 self._asked.append(asked)
-        return bool(data)
 
     def _next_asked(self) -> Asked | None:
         request, received = self._framing.request, self._received
@@ -223,12 +249,26 @@ class Upstream:
         command = Cmd(word & 0xFFFF)
         behind = request.size + (length if command is Cmd.WRITE else 0)
         if len(received) < behind:
+            if self.early is not None and cookie != self._in_part:
+                self._in_part = cookie
+                self._perhaps_answer(self.early, word >> 16, cookie, offset)
             return None
         self._received = received[behind:]
         assert not (offset | length) % BLOCK
         assert command not in (Cmd.READ, Cmd.WRITE) or length <= self._longest
         data = received[request.size : behind]
         return Asked(command, word >> 16, cookie, offset, length, data)
+
+    def _perhaps_answer(self, early: Early, flags: int, cookie: int, offset: int) -> None:
+        """Answer a WRITE whose data has not all come."""
+        if self.fails and early.random.random() < 0.5:
+            self._to_send += self._framing.failure(cookie, offset, Errno.EIO)
+            self._said_no = cookie
+            early.replies += 1
+        elif early.says_yes and not flags & CmdFlag.FUA and early.random.random() < 0.8:
+            self._to_send += self._framing.success(cookie, offset, read=False)
+            self._said_yes = cookie
+            early.replies += 1
 
     def _carry_out_one(self) -> bool:
         waiting = [asked for asked in self._asked if not asked.reply]
@@ -307,6 +347,8 @@ class Command:
     began: int
     write: Write | None = None
     """What it writes, if it does."""
+    behind: int = 0
+    """How much its client has sent when all of it is sent, in bytes."""
 
 
 class Client:
@@ -327,11 +369,14 @@ class Client:
         self._pieces = self._random.choice(PIECES)
         self._in_batches = self._random.random() < 0.5
         self._said_disc = False
+        self._sent = 0  # bytes
         self._to_send = b""
         self._received = b""
         self._cookie = 0
         self.may_fail = False
         """Errors are to be expected: something dies or fails."""
+        self.may_be_cut = False
+        """Something dies."""
         self.under_way: dict[int, Command] = {}
         self.over = False
 
@@ -367,6 +412,7 @@ class Client:
         if command.write:
             self._world.history.writes.append(command.write)
         self._to_send += request.extended_bytes if self._framing is EXTENDED else request.bytes
+        command.behind = self._sent + len(self._to_send)
         return True
 
     def _some_request(self) -> peers.Request:
@@ -410,6 +456,7 @@ class Client:
         if count is None:
             self.die()
             return True
+        self._sent += count
         self._to_send = self._to_send[count:]
         return bool(count)
 
@@ -429,6 +476,8 @@ class Client:
 
     def _check(self, command: Command, reply: peers.Reply) -> None:
         history, request, write = self._world.history, command.request, command.write
+        if self._sent < command.behind and not self.may_be_cut:
+            raise Broken(f"{request} was answered before all of it was sent")
         if reply.error == Errno.ENOTSUP and request.flags & CmdFlag.FAST_ZERO and write:
             history.writes.remove(write)
             return
@@ -526,11 +575,16 @@ class Line:
         self.wires.session.throttle(world.charges())
         self.wires.session.begin()
         self.client = Client(world, self.wires.client, self.traffic)
-        self.upstream = Upstream(random, world.disk, self.wires.upstream, link, longest)
+        self.upstream = self._connected(self.wires.upstream, link)
         self._pace = random.choice(PACES)
         self._mortal = mortal
-        self.upstream.fails = world.fails
         self.client.may_fail = mortal or world.fails
+        self.client.may_be_cut = mortal
+
+    def _connected(self, sock: socket.socket, link: Framing) -> Upstream:
+        upstream = Upstream(self._random, self._world.disk, sock, link, self._longest)
+        upstream.fails, upstream.early = self._world.fails, self._world.early
+        return upstream
 
     @property
     def over(self) -> bool:
@@ -597,12 +651,7 @@ class Line:
                 return True
             return survivor.bundle is not None
         if survivor.down and random.random() < 0.2:
-            fails = self.upstream.fails
-            sock = survivor.connect()
-            self.upstream = Upstream(
-                self._random, self._world.disk, sock, self._link, self._longest
-            )
-            self.upstream.fails = fails
+            self.upstream = self._connected(survivor.connect(), self._link)
         return True
 
     def _perhaps_hold(self) -> bool:
@@ -631,11 +680,7 @@ class Line:
         self.upstream.die()
         self.wires.relink(traffic)
         self.traffic = traffic
-        fails = self.upstream.fails
-        self.upstream = Upstream(
-            self._random, self._world.disk, self.wires.upstream, link, self._longest
-        )
-        self.upstream.fails = fails
+        self.upstream = self._connected(self.wires.upstream, link)
         self._world.relinked += 1
 
     def check_at_the_end(self) -> None:
@@ -678,9 +723,11 @@ class World:
         self._value = 0
         deadly = self.random.random() < 0.5
         self.fails = self.random.random() < 0.2
+        count = self.random.choice((1, 1, 2, 3))
+        early = Random(f"{seed}, early")  # likewise
+        self.early = Early(early, says_yes=count == 1) if early.random() < 0.5 else None
         self.lines = [
-            Line(self, mortal=deadly and self.random.random() < 0.5)
-            for _ in range(self.random.choice((1, 1, 2, 3)))
+            Line(self, mortal=deadly and self.random.random() < 0.5) for _ in range(count)
         ]
 
     def new_value(self) -> int:

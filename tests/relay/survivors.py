@@ -11,14 +11,13 @@ from functools import partial
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Export, Offer
 from gateway.relay.bundle.core import Bundle
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
-from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.wire import Wire
 from gateway.relay.bundle.wire import Wires as BundleWires
 from gateway.relay.lane import BufferPool
+from gateway.relay.losses import Losses, Trail
 from gateway.relay.scan.locks import RangeLocks
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.plan import PROPER, plan
@@ -42,7 +41,7 @@ class Survivor:
         *,
         survival: Survival = DURABLE,
         translated: str = "",
-        ledger: Ledger | None = None,
+        losses: Losses | None = None,
         locks: RangeLocks | None = None,
         pool: BufferPool | None = None,
         doors: Doors | None = None,
@@ -52,11 +51,13 @@ class Survivor:
         self._survival, self._clock = survival, clock
         self._translated = translated
         self._locks = locks or RangeLocks()
-        self.ledger = ledger or Ledger()
-        self.traffic = self._traffic(Unflushed())
+        self.disk = losses or Losses()
+        self.debt = self.disk.open()
+        trail = self.disk.trail(self.debt)
+        self.disk.came_up(trail)
+        self.traffic = self._traffic(trail)
         self.wires = Wires(self.traffic, pool, doors)
         self.session.survive = self._carry_over
-        self.ledger.join(self.traffic)
         self.bundle: Bundle | None = None
         """While it has no link of its own."""
         self.port: Port | None = None
@@ -69,23 +70,25 @@ class Survivor:
     def session(self) -> Session:
         return self.wires.session
 
-    def _traffic(self, unflushed: Unflushed) -> Traffic:
+    def _traffic(self, trail: Trail) -> Traffic:
         made = plan(self._promised, self._export, translated=self._translated)
-        traffic = Traffic(made, self._locks)
-        traffic.memory = Memory(unflushed, self.ledger)
+        traffic = Traffic(made, self._locks, debt=self.debt)
+        traffic.trail = trail
+        traffic.memory = Memory(trail)
         return traffic
 
     def _carry_over(self, why: str) -> None:
         self.losses += 1
         memory, wires = self.traffic.memory, self.wires
         assert memory is not None
-        assert isinstance(memory.acknowledged, Unflushed)
-        bundle = Bundle(self._export, 1, self.ledger, clock=self._clock, survival=self._survival)
+        trail = self.traffic.trail
+        assert trail is not None
+        bundle = Bundle(self._export, 1, trail, clock=self._clock, survival=self._survival)
         port = Port(self.traffic, lambda: self.session.act(partial(bundle.answers, port)))
         wires.part_from_link()
         self._bundle_wires = BundleWires(bundle, wires, self._gone)  # type: ignore[arg-type] # a hub
         memory.remember()
-        bundle.begin_without(why, memory.acknowledged, 0.0)
+        bundle.begin_without(why)
         self.bundle, self.port = bundle, port
         translated = plan(self._promised, self._export, translated="its link was lost")
         self.session.carry_over(
@@ -130,10 +133,9 @@ class Survivor:
         [line] = bundle.lines.by_slot.values()
         wire = self._bundle_wires._wires[line]
         self._bundle_wires.take_out(line)
-        before, self.bundle = self.traffic, None
-        self.traffic = self._traffic(bundle.unflushed)
+        self.bundle = None
+        self.traffic = self._traffic(bundle.hand_on_trail())
         self.wires.relink_to(wire.socket, self.traffic)
-        self.ledger.exchange(before, self.traffic)
         session.survive = self._carry_over
         session.go_on()
         self.returns += 1
@@ -145,7 +147,7 @@ class Survivor:
             self.bundle.leave(self.port)
             self._bundle_wires.close()
             self.bundle = None
-        self.ledger.leave(self.traffic)
+        self.disk.end(self.debt)
         self.wires.hang_up()
 
     def close(self) -> None:

@@ -14,9 +14,8 @@ import pytest
 
 import gateway.relay.scan.traffic as traffic_module
 from gateway.protocol.export import Export, offer, view_of
-from gateway.relay.bundle.ledger import Ledger
-from gateway.relay.bundle.unflushed import Unflushed
-from gateway.relay.scan.asks import Ask
+from gateway.relay.losses import Losses
+from gateway.relay.scan.asks import Done, Outcome
 from gateway.relay.scan.carrying import carry_over
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.plan import plan
@@ -492,18 +491,26 @@ def test_no_flush_that_was_under_way_at_a_loss_succeeds_after_it() -> None:
     """However many there were: each was to cover what is lost."""
     export = Export(SIZE, int(FLAGS))
     made = plan(offer(view_of(export), structured=False), export)
-    traffic = Traffic(made)
-    traffic.memory = Memory(Unflushed(), Ledger())
+    losses = Losses()
+    debt = losses.open()
+    traffic = Traffic(made, debt=debt)
+    trail = losses.trail(debt)
+    losses.came_up(trail)
+    traffic.trail = trail
+    traffic.memory = Memory(trail)
+    trail.unflushed.note([(0, 10)])
     requests = RequestScan(traffic)
     said = bytearray(request(1, Cmd.FLUSH).bytes + request(2, Cmd.FLUSH).bytes)
     requests.feed(said, memoryview(said), 0, len(said), [])
-    traffic.owe("gone", [])
-    asked: list[Ask] = []
+    losses.died(trail, "gone")
+    asked: list[Done] = []
     after = plan(made.offer, export, translated="its link was lost")
-    take = lambda ask, _done: asked.append(ask)  # noqa: E731 # both ways are one here
+    take = lambda _ask, done: asked.append(done)  # noqa: E731 # both ways are one here
     carry_over(traffic, requests, after, take, take)
-    assert not asked
-    assert traffic.to_client == [
-        made.offer.framing.failure(cookie, 0, Errno.EIO, "gone") for cookie in (1, 2)
+    for done in asked:
+        done(Outcome())
+    assert [bytes(each) for each in traffic.to_client] == [
+        made.offer.framing.failure(1, 0, Errno.EIO, "gone"),
+        made.offer.framing.failure(2, 0, Errno.EIO, ""),
     ]
-    assert not traffic.unflushed
+    assert not debt.why

@@ -274,7 +274,7 @@ class House:
             return ours
 
         before = self.service.servers["main"]
-        return Target(Upstream(name, connect, disks=before.disks, mode=before.mode))
+        return Target(Upstream(name, connect, disks=server, mode=before.mode))
 
 
 @asynccontextmanager
@@ -404,15 +404,17 @@ async def test_a_flush_that_fails_is_told_to_the_clients_as_well(
 
     def reply(request: Request, reply: list[bytes]) -> list[bytes]:
         if request.command == Cmd.FLUSH and failing:
-            failing.clear()
             return [encode_simple_reply(request.cookie, Errno.ENOSPC)]
         return reply
 
     async with house(disk_of(MemoryDisk(SIZE), reply)) as made:
         clients = [await made.client() for _ in range(2)]
+        for number, client in enumerate(clients):
+            assert await write(client, number * BLOCK) == 0
         with pytest.raises(NotDone, match=r"a FLUSH failed: .*ENOSPC"):
             await made.pauses.pause("")
         assert not made.service.paused
+        failing.clear()
         for client in clients:
             assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
             assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
@@ -772,7 +774,7 @@ async def test_a_flush_that_has_failed_is_told_after_a_switch_as_well(
     async with house(disk_of(MemoryDisk(SIZE))) as made:
         client = await made.client()
         [running] = made.service.running
-        running.traffic.unflushed = "a FLUSH of the gateway failed"
+        running.traffic.debt.owe("a FLUSH of the gateway failed", [])
         await made.pauses.switch("", None)
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
@@ -832,3 +834,62 @@ async def test_the_old_connection_is_closed_first(autojump_clock: trio.testing.M
 
 async def _nowhere(_target: Target) -> trio.SocketStream:
     raise DialError("there is nobody")
+
+
+async def test_a_session_that_we_end_under_the_flush_of_a_pause_has_lost_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    go = trio.Event()
+    hung: list[Request] = []
+
+    def delay(request: Request) -> trio.Event | None:
+        if request.command == Cmd.FLUSH and not hung:
+            hung.append(request)
+            return go
+        return None
+
+    server = Server({"": MemoryDisk(SIZE)}, PLAIN, faults=Faults(delay=delay))
+    async with house(server) as made:
+        for number, client in enumerate([await made.client(), await made.client()]):
+            assert await write(client, number * BLOCK) == 0
+        problems: list[str] = []
+
+        async def pause() -> None:
+            try:
+                await made.pauses.pause("")
+            except NotDone as error:
+                problems.append(str(error))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pause)
+            await trio.testing.wait_all_tasks_blocked()
+            [busy] = [each for each in made.service.running if each.traffic.in_flight]
+            assert busy.relaying is not None
+            busy.relaying.finish("access denied: a rule", 1)
+        assert "the session has ended" in problems[0]
+        go.set()
+        [left] = made.service.running
+        assert not left.traffic.debt.why
+
+
+async def test_a_flush_that_fails_in_a_pause_is_a_loss_whoever_hears_of_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The server says so once, to the first that is asked; and what the others are told then is no comfort."""
+    failing = [True]
+
+    def reply(request: Request, reply: list[bytes]) -> list[bytes]:
+        if request.command == Cmd.FLUSH and failing:
+            failing.clear()
+            return [encode_simple_reply(request.cookie, Errno.EIO)]
+        return reply
+
+    async with house(disk_of(MemoryDisk(SIZE), reply)) as made:
+        clients = [await made.client() for _ in range(3)]
+        for number, client in enumerate(clients):
+            assert await write(client, number * BLOCK) == 0
+        with pytest.raises(NotDone, match="a FLUSH failed"):
+            await made.pauses.pause("")
+        for client in clients:
+            assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
+            assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0

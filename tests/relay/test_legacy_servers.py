@@ -246,5 +246,7 @@ async def test_q_l8_a_trim_of_almost_4_gib_goes_in_pieces() -> None:
             await client.go(structured=False)
             _, error, _ = await client.simple_reply_to(Cmd.TRIM, 0, length)
             assert not error
-    assert [request.offset for request in seen] == [number * GIB for number in range(4)]
-    assert sum(request.length for request in seen) == length
+    assert [request.offset for request in seen if request.command == Cmd.TRIM] == [
+        number * GIB for number in range(4)
+    ]
+    assert sum(request.length for request in seen if request.command == Cmd.TRIM) == length

@@ -105,6 +105,11 @@ class Disk:
     def session(self, *, own: bool = False) -> Session:
         return Session(self, own=own)
 
+    @property
+    def quiet(self) -> bool:
+        """Nobody has to be told of anything."""
+        return self.losses._quiet
+
     def time_passes(self) -> None:
         """PROOF_SECONDS."""
         timers = self.timers[:]
@@ -298,7 +303,7 @@ def test_a_proof_that_was_not_tried_fails_who_needs_it_and_nothing_is_lost(disk:
     old.reply(Errno.ENOMEM)
     assert young.heard == [(Errno.ENOMEM, "")]
     assert old.trail.unflushed.ranges == [HERE]
-    assert disk.losses.quiet
+    assert disk.quiet
     assert not old.asked
     assert young.flush() is None
     old.reply()
@@ -322,7 +327,7 @@ def test_a_session_that_has_ended_needs_no_proof(disk: Disk) -> None:
     assert young.flush() is None
     young.end()
     disk.time_passes()
-    assert disk.losses.quiet
+    assert disk.quiet
     assert hole.trail.unflushed.ranges == [HERE]
 
 
@@ -343,18 +348,33 @@ def test_a_proof_may_be_answered_before_it_is_waited_for(disk: Disk, error: int)
     assert len(asked) == 1
 
 
-def test_all_that_anybody_relies_on_is_settled_for_a_pause(disk: Disk) -> None:
-    one, own = disk.session(), disk.session(own=True)
-    one.write(HERE)
-    own.write(THERE)
+def test_all_that_every_session_relies_on_is_settled_but_for_one_link(disk: Disk) -> None:
+    one, other, own = disk.session(), disk.session(), disk.session(own=True)
+    for each in (one, other, own):
+        each.write(HERE)
     done: list[int] = []
-    assert not disk.losses.all_settled(lambda: done.append(1))
+    assert not disk.losses.others_settled(other.trail, lambda: done.append(1))
     one.write(THERE)
     assert not done
+    assert not other.asked
+    assert not own.asked
     one.reply()
     assert done == [1]
-    assert disk.losses.quiet
-    assert not own.asked  # whoever pauses FLUSHes that link itself
+    assert disk.quiet
+
+
+def test_two_in_doubt_that_wait_for_each_other_do_so_for_a_time(disk: Disk) -> None:
+    one, other = disk.session(), disk.session()
+    done: list[int] = []
+    for at, each in enumerate((one, other)):
+        each.write((at * 10, at * 10 + 5))
+    one.die(doubt=True)
+    other.die(doubt=True)
+    assert not disk.losses.others_settled(one.trail, lambda: done.append(1))
+    assert not disk.losses.others_settled(other.trail, lambda: done.append(2))
+    disk.time_passes()
+    assert done == [1, 2]
+    assert one.is_lost((0, 15))
 
 
 # --- A link dies
@@ -368,7 +388,7 @@ def test_what_a_dead_link_leaves_is_proved_over_one_that_was_up_before(disk: Dis
     old.reply()
     assert not young.trail.proving
     assert young.trail.state == Trail.OVER
-    assert disk.losses.quiet
+    assert disk.quiet
 
 
 @pytest.mark.parametrize("error", [Errno.EIO, Errno.ENOMEM])
@@ -412,7 +432,7 @@ def test_the_next_oldest_proves_when_the_oldest_is_gone(disk: Disk) -> None:
     assert oldest.asked
     oldest.end()
     older.reply()
-    assert disk.losses.quiet
+    assert disk.quiet
     assert not disk.losses._gone
 
 
@@ -434,7 +454,7 @@ def test_what_is_in_doubt_is_not_lost_while_somebody_finds_out(disk: Disk) -> No
     other.die()
     writer.write(HERE)
     writer.die(doubt=True)
-    assert disk.losses.quiet
+    assert disk.quiet
     disk.losses.came_up(other.trail)
     assert other.flush() is None
     disk.losses.is_durable(writer.trail)
@@ -482,7 +502,7 @@ def test_what_is_given_up_may_be_proved_by_others_yet(disk: Disk) -> None:
     writer.write(HERE)
     writer.die(doubt=True)
     disk.losses.give_up(writer.trail, "it does not come back")
-    assert disk.losses.quiet
+    assert disk.quiet
     old.reply()
     assert old.flush() == 0
 
@@ -518,7 +538,7 @@ def test_a_link_that_came_back_is_proved_anew(disk: Disk) -> None:
     assert third.flush() is None
     assert writer.asked
     disk.timers.pop(0)()  # that of the doubt
-    assert disk.losses.quiet
+    assert disk.quiet
     writer.reply()
     assert third.heard == [(0, "")]
 
@@ -543,7 +563,7 @@ def test_what_was_left_unproved_stays_with_the_disk(disk: Disk) -> None:
     writer = disk.session()
     writer.write(HERE)
     writer.end()
-    assert disk.losses.in_use
+    assert disk.losses.owes
     young = disk.session()
     assert not young.is_lost(HERE)
     assert young.flush() == Errno.EIO
@@ -580,7 +600,7 @@ def test_what_was_left_is_dropped_where_only_its_session_relied_on_it(disk: Disk
     writer = disk.session(own=True)
     writer.write(HERE)
     writer.end()
-    assert not disk.losses.in_use
+    assert not disk.losses.owes
     assert disk.said == ["writes of a session that has ended were not flushed"]
     assert disk.session(own=True).flush() == 0
 
@@ -599,8 +619,8 @@ def test_an_own_link_and_its_session_may_go_in_any_order(
     else:
         disk.losses.left(writer.trail)
     writer.end()
-    assert not disk.losses.in_use
-    assert disk.losses.quiet
+    assert not disk.losses.owes
+    assert disk.quiet
 
 
 def test_what_is_trusted_is_not_remembered(disk: Disk) -> None:
@@ -608,7 +628,7 @@ def test_what_is_trusted_is_not_remembered(disk: Disk) -> None:
     writer.write(HERE)
     disk.losses.left(writer.trail, trusted=True)
     disk.losses.end(writer.debt)
-    assert not disk.losses.in_use
+    assert not disk.losses.owes
 
 
 def test_so_many_links_that_were_left_are_told_apart(disk: Disk) -> None:
@@ -635,7 +655,7 @@ def test_who_was_there_is_told_once(disk: Disk) -> None:
     assert one.flush() == 0
     assert other.flush() == Errno.EIO
     assert other.flush() == 0
-    assert disk.losses.quiet
+    assert disk.quiet
     assert not disk.losses.tainted
 
 
@@ -766,7 +786,7 @@ def test_a_session_brings_along_what_it_owes(disk: Disk) -> None:
     assert not debt.is_lost(*HERE)
     assert other.losses.answer(debt.read(), 0, "")[0] == Errno.EIO
     assert disk.losses.sessions == 0
-    assert disk.losses.in_use  # nobody was told there
+    assert disk.losses.owes  # nobody was told there
 
 
 def test_a_loss_is_counted_for_who_is_in_the_middle_of_something(disk: Disk) -> None:
@@ -813,7 +833,7 @@ def test_a_flush_that_was_not_tried_loses_nothing(disk: Disk, error: int) -> Non
     other.write(HERE)
     assert one.flush(error=error) == error
     assert one.trail.unflushed.ranges == other.trail.unflushed.ranges == [HERE]
-    assert disk.losses.quiet
+    assert disk.quiet
     assert one.flush() == 0
     assert other.flush() == 0
 
@@ -821,7 +841,7 @@ def test_a_flush_that_was_not_tried_loses_nothing(disk: Disk, error: int) -> Non
 def test_a_flush_of_ours_that_fails_tells_nobody(disk: Disk) -> None:
     one, other = disk.session(), disk.session()
     one.write(HERE)
-    disk.losses.all_settled(lambda: None)
+    disk.losses.others_settled(other.trail, lambda: None)
     one.reply(Errno.EIO)
     assert one.flush() == Errno.EIO
     assert other.flush() == Errno.EIO
@@ -835,6 +855,48 @@ def test_without_send_flush_nothing_is_owed(disk: Disk) -> None:
     disk.losses.died(trail, "dead")
     assert not debt.why
     assert not disk.losses._gone
+
+
+def test_a_flush_that_fails_where_nothing_is_recorded_is_a_loss_all_the_same(disk: Disk) -> None:
+    """Of what, nobody knows."""
+    other = disk.session()
+    debt = disk.losses.open()
+    trail = disk.losses.trail(None, records=False)
+    disk.losses.came_up(trail)
+    disk.losses.answered(trail, disk.losses.sent(), Errno.EIO, "disk full of worms")
+    assert debt.why == "a FLUSH of the server has failed: disk full of worms"
+    assert other.flush() == Errno.EIO
+    assert other.flush() == 0
+
+
+def test_a_link_that_was_left_may_die_as_it_likes(disk: Disk) -> None:
+    session = disk.session()
+    session.write(HERE)
+    disk.losses.left(session.trail)
+    session.die()
+    assert disk.quiet
+    assert session.trail.state == Trail.LEFT
+
+
+def test_what_nobody_was_told_of_goes_along_with_the_content(disk: Disk) -> None:
+    session = disk.session()
+    session.write(HERE)
+    session.die()
+    session.end()
+    other = Disk()
+    disk.losses.hand_on(other.losses)
+    first = other.session()
+    assert first.is_lost(HERE)
+    assert first.flush() == Errno.EIO
+    assert other.session().flush() == 0
+
+
+def test_what_nobody_remembers_is_owed_to_the_next(disk: Disk) -> None:
+    disk.losses.owe_the_next("nobody remembers")
+    session = disk.session()
+    assert session.flush() == Errno.EIO
+    assert session.heard == [(Errno.EIO, "nobody remembers")]
+    assert disk.quiet
 
 
 def test_a_callback_may_call_back(disk: Disk) -> None:

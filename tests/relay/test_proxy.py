@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from gateway.config import Listen
 from gateway.embedded import MemoryDisk, Server
+from gateway.log import ORIGIN
 from gateway.relay.client import serve_client
 from gateway.wire.constants import OPTION_REPLY_MAGIC, Cmd, Opt, Rep
 from gateway.wire.handshake import (
@@ -96,6 +97,8 @@ async def test_a_session(header: bytes, host: str, pieces: str) -> None:
         assert not await client.rest()
     assert [line["event"] for line in lines] == ["session begins", "session ended"]
     assert {(line["client"], line["via"]) for line in lines} == {("192.0.2.1:56324", via)}
+    # Its lines count for it, not for the proxy.
+    assert {line[ORIGIN] for line in lines} == {"192.0.2.1"}
 
 
 @pytest.mark.parametrize("header", [V1, V2, LOCAL, b"PROXY UNKNOWN\r\n", V2_UNIX])

@@ -41,6 +41,17 @@ def test_schedules_in_which_links_die() -> None:
     assert sum(world.returned for world in worlds) > 20
 
 
+def test_schedules_in_which_replies_are_early() -> None:
+    """They are, with yes and with no, and nobody is told too soon."""
+    worlds = [registers.World(seed) for seed in range(60)]
+    for world in worlds:
+        world.run()
+        world.close()
+    early = [world.early for world in worlds if world.early is not None]
+    assert sum(each.replies for each in early if each.says_yes) > 20
+    assert sum(each.replies for each in early if not each.says_yes) > 1
+
+
 # --- The model itself
 
 

@@ -86,7 +86,7 @@ class There:
             return self.connect()
 
         main = made.service.servers["main"]
-        return Target(Upstream(name, connect, disks=main.disks, mode=main.mode))
+        return Target(Upstream(name, connect, disks=self.connect, mode=main.mode))
 
 
 @asynccontextmanager
@@ -383,7 +383,7 @@ async def test_who_comes_in_the_middle_of_a_switch_is_not_taken_along(
             return there.connect()
 
         main = made.service.servers["main"]
-        target = Target(Upstream("another", connect, disks=main.disks, mode=main.mode))
+        target = Target(Upstream("another", connect, disks=there.connect, mode=main.mode))
         with pytest.raises(NotDone, match="shares its connections with clients of 'b'"):
             await made.pauses.switch("a", target)
         assert await read_back(one) == await read_back(others[0]) == CONTENT

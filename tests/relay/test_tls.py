@@ -24,12 +24,15 @@ from gateway.tls.credentials import (
     server_credentials,
 )
 from gateway.tls.credentials import Session as TlsSession
+from gateway.upstream import server as upstream
+from gateway.upstream.negotiation import Negotiation, Terms
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Opt, Rep
 from gateway.wire.handshake import encode_greeting, encode_option, encode_option_reply
 from tests.embedded.peers import Client, socket_pair
 from tests.relay.gateways import Gateway, gateway_before
 from tests.tls.handshakes import directory
+from tests.upstream.taps import Tap, cancelled_at
 
 SIZE = 8 * limits.MIB
 ALLOW = 'tls = "allow"\ncertificates = "not looked at"'
@@ -461,6 +464,62 @@ async def test_a_server_over_tls(pki: Path, credentials: ServerCredentials) -> N
             data = random.Random(1).randbytes(3_000_000)
             assert not await client.error(Cmd.WRITE, 77, data=data)
             assert await client.read(77, len(data)) == data
+
+
+def check_secret(sent: bytes) -> None:
+    """Behind STARTTLS there is nothing but whole TLS records: type, version, length."""
+    before = b"\0\0\0\3" + encode_option(Opt.STARTTLS)
+    if len(sent) <= 4:
+        assert sent in (b"", before[:4])
+        return
+    if sent == before[:4] + encode_option(Opt.ABORT):
+        return
+    assert sent.startswith(before)
+    at = len(before)
+    while at < len(sent):
+        assert 20 <= sent[at] <= 23
+        assert sent[at + 1] == 3
+        at += 5 + int.from_bytes(sent[at + 3 : at + 5])
+    assert at == len(sent)
+
+
+async def test_a_server_over_tls_that_is_left_anywhere_hears_nothing_in_the_clear(
+    pki: Path, credentials: ServerCredentials, autojump_clock: trio.testing.MockClock
+) -> None:
+    heard: set[bytes] = set()
+
+    async def cancelled(gateway: Gateway, number: int) -> bool:
+        listen, tap = gateway.service.config.listen[0], Tap()
+        serve = partial(serve_client, gateway.service, listen, tls=credentials.session)
+
+        async def connect() -> trio.SocketStream:
+            return tap.connect(gateway.nursery, serve)
+
+        async def opens() -> None:
+            server = upstream.Server("main", connect, negotiate_seconds=5)
+            server.tls = partial(session_of, pki)
+            negotiation = Negotiation(server)
+            try:
+                await negotiation.describe(Terms("", structured=True))
+            finally:
+                await negotiation.aclose()
+
+        came_to_it = await cancelled_at(number, opens)
+        with trio.fail_after(5):
+            while tap.sent and not tap.end:
+                await trio.sleep(0.01)
+        assert tap.end in ("", "FIN"), f"at step {number}"
+        heard.add(tap.sent)
+        check_secret(tap.sent)
+        return came_to_it
+
+    async with gateway_before(
+        Server({"": MemoryDisk(SIZE)}), listen=REQUIRE, seconds=3000
+    ) as gateway:
+        number = 1
+        while await cancelled(gateway, number):
+            number += 1
+    assert len({len(sent) for sent in heard}) > 4
 
 
 async def test_a_server_that_has_no_tls_hears_nothing_else(

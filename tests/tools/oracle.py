@@ -1,109 +1,98 @@
-"""What several clients of one disk may read, may lose and may be told. Pure.
+"""What the clients of one disk may read, may lose and have to be told. Pure.
 
-Theory
-------
+Whoever runs a gateway tells the oracle what happens, from both sides: what the clients do and get (`Session`,
+`Op`), and what befalls their servers and connections (`Trouble`). It raises `Broken` at the first answer that
+breaks a promise. It knows nothing of the gateway. The clock counts events.
 
-As in `tests.relay.registers`: commands take time, from when their client begins to send them until it has the
-reply; an unanswered one never ends; two are in order if one has ended before the other begins, and concurrent
-otherwise. Here every block of 512 bytes is a register, each write has a stamp of its own, and a block's bytes
-say which write it was. So a READ may give a block what one of its writes has left, unless another write to it
-lies wholly between the two.
+What a READ may give
+--------------------
 
-What is new is that servers die, and lose what they have acknowledged:
+Commands take time, from when their client begins to send them until it has the reply; an unanswered one never
+ends. Two are in order if one has ended before the other begins, and concurrent otherwise. Each block of 512
+bytes is a register, and says which write it is of (`tests.tools.stamps`). A READ may give a block what one of
+its writes has left, unless another write to it lies wholly between the two. A write that has failed may come
+at any time: it never ends.
 
-- a write is *safe* once it is answered with FUA, or once a FLUSH is answered that was sent later. Unless
-  whoever sent that FLUSH was told before that something is lost, which the write may have been part of:
-  *telling* is a FLUSH that fails, after a loss. Each session has to be told itself; one that was opened after
-  the write began may leave that to any other.
-- a write that is not safe may be gone after a loss, but who has not been told of it may not notice. For
-  those, reading what was before is as wrong as after a FLUSH.
-- a write that began when the dead server was surely gone has not been lost with it.
-- stable storage has to hold, at any moment, what safe writes left, or something newer.
+What is durable
+---------------
 
-That leaves one thing open, which `inversions` looks for: a value that comes back after a newer one was
-read, as when a write is issued again. Of a history without losses, with a stamp for each write, it is known
-when an order of all commands explains it (Gibbons and Korach, "Testing Shared Memories", 1997): take each
-write with the READs that gave it; if the first of them to end has done so before the last began, the value
-was surely there in between. No two values were there at once, and none came and went while another was
-surely there.
+A write is *safe* once it is answered with FUA, or once a FLUSH is answered 0 that was sent after the write was
+answered, by a session in its scope that was not told that it may be gone. *Scope*: all sessions of the disk,
+where the server offers CAN_MULTI_CONN or all share one connection; otherwise (`scope_all` false) the session
+that wrote it. What is safe is there, or something newer: on stable storage, at any moment.
 
-`Loss` is when a server was killed and when it was surely dead. In a history without one, what was acknowledged
-stays. That is also what a gateway promises that keeps all that is not flushed (`unflushed = "replay"`): do not
-tell the oracle of losses then.
+What has to be told
+-------------------
 
-Every command is an `Op`: made by `Session.write`, `read`, `flush`; ended by `Op.end`, which raises `Broken`; or
-never ended. The clock counts those events.
+A *trouble* may have lost what was answered and not safe: a server was killed, a connection was cut (the server
+lives, but the gateway cannot know), a server failed a FLUSH, or says nothing on some connections. *Telling* is
+a FLUSH that fails, with EIO or with what the server said. An error that means "not tried" (`NOT_TRIED`) tells
+nothing: only whoever asked gets it, and nothing becomes safe or lost by it.
+
+- A session that was open when the trouble came, and in whose scope the write is, may not take it for safe, nor
+  read what was there before, until it was told: by a FLUSH that it had sent before it learnt of the last
+  telling, that is again a telling. A READ of what may be gone fails with EIO until then.
+- It is told again only if the trouble may have lost a write that was answered after it was last told.
+- A session that came later has to be told if nobody was, and nobody is there any more who was open.
+- Nobody fails for a trouble that may have lost nothing of his scope, nor by FUA. A command that is done in
+  several steps (`Op.steps`), or that may wait in a policy (`Session.hooked`), may fail if the trouble came
+  meanwhile.
+
+Where errors are not allowed at all (`lossless`: the gateway writes again what is not safe, or the server loses
+nothing) no trouble loses anything.
+
+What the outside cannot see
+---------------------------
+
+When the gateway finds a connection dead, reads a request or sends a reply. Whoever runs it can say that it is
+at rest (`settled`): it has read what was sent, has found out what there was to find, and its replies have come.
+Until then the oracle takes what is right for either order. So it is more exact the more often it is told.
+While a connection only says nothing, what others wrote over it may have been lost without anybody's knowledge:
+READs of others may give old data, but no FLUSH may say that it is safe.
+
+Two things make it sharper: `stable`, which says what is on stable storage now, so that each FLUSH that claims
+something is held to it at once; and `check_stable`, for those who can look only when the server is dead.
+
+`inversions` looks for a value that comes back after a newer one was read, as when a write is issued again. Of
+a history without losses, with a stamp for each write, it is known when an order of all commands explains it
+(Gibbons and Korach, "Testing Shared Memories", 1997): take each write with the READs that gave it; if the
+first of them to end has done so before the last began, the value was surely there in between. No two values
+were there at once, and none came and went while another was surely there.
 """
 
 from __future__ import annotations
 
+import errno
 from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from struct import Struct
 
-BLOCK_BYTES = 512
+from tests.tools.stamps import Broken, content, mixtures_of
+
 NEVER = 10**12
 MANY = 32
 """So many writes of one block are remembered before those are looked for that nobody may read any more."""
 
-_MARK = Struct(">QQ")
+NOT_TRIED = frozenset((errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOMEM, errno.EOVERFLOW))
+"""Errors of a FLUSH that mean that the server did not try: as NBD has them, which are Linux's."""
 
-
-class Broken(AssertionError):
-    """A promise was broken."""
-
-
-def block(stamp: int, number: int) -> bytes:
-    """Give what a write of a stamp leaves in a block; stamp 0 is zeros."""
-    return _MARK.pack(stamp, number) * (BLOCK_BYTES // _MARK.size) if stamp else bytes(BLOCK_BYTES)
-
-
-def content(stamp: int, start: int, count: int) -> bytes:
-    """Give the payload of a write of `count` blocks."""
-    return b"".join(block(stamp, number) for number in range(start, start + count))
-
-
-def stamps_of(data: bytes | bytearray | memoryview, start: int = 0) -> list[int]:
-    """Give the stamp of each block from block `start` on. Raises `Broken` for a block that no write left."""
-    found: list[int] = []
-    for number, stamps in enumerate(mixtures_of(data, start), start=start):
-        if len(stamps) > 1:
-            raise Broken(f"block {number} is torn: it has stamps {sorted(stamps)}")
-        found += stamps
-    return found
-
-
-def mixtures_of(data: bytes | bytearray | memoryview, start: int = 0) -> list[set[int]]:
-    """Give the stamps in each block: several if a READ was given it while it was being written, as by qemu-nbd,
-    since no system call holds readers and writers apart. Raises `Broken` for bytes of no write.
-    """
-    found = []
-    for at in range(0, len(data), BLOCK_BYTES):
-        number = start + at // BLOCK_BYTES
-        piece = bytes(data[at : at + BLOCK_BYTES])
-        stamp, _ = _MARK.unpack_from(piece)
-        if piece == block(stamp, number):
-            found.append({stamp})
-            continue
-        marks = list(_MARK.iter_unpack(piece)) if len(piece) == BLOCK_BYTES else []
-        # A mark of zeros has the number 0; memory is copied in words, so half of each may come together.
-        if not marks or any(whose not in (0, number) for _, whose in marks):
-            raise Broken(
-                f"block {number} is another's, or nobody's: it begins with {piece[:16].hex()}"
-            )
-        found.append({stamp for stamp, _ in marks})
-    return found
+EIO = errno.EIO
 
 
 @dataclass(eq=False)
-class Loss:
-    """A server that dies."""
+class Trouble:
+    """Something that may lose what is not safe."""
 
+    what: str
+    """"kill", "cut", "silence" or "flush"."""
     began: int
     ended: int = NEVER
-    """It is surely dead, and carries out nothing any more."""
+    """It can lose nothing any more that comes from now on."""
+    known: int = NEVER
+    """The gateway has found it."""
+    connections: frozenset[int] | None = None
+    """Those that it concerns; None: all."""
 
 
 @dataclass(eq=False)
@@ -124,26 +113,55 @@ class Op:
     began: int = 0
     ended: int = NEVER
     error: int = 0
-    safe: bool = False
-    gone: set[int] = field(default_factory=set)
-    """Its blocks that a crash has surely lost."""
-    told_before: int | None = None
-    """See `Oracle._told_before`."""
+    packet: int = 0
+    """Commands with the same one, but 0, were sent together."""
+    steps: bool = False
+    """It may be done in several."""
+    read: int = NEVER
+    """The gateway has surely read it by then."""
+    safe: int = NEVER
+    """Since when."""
+    troubles: list[Trouble] = field(default_factory=list)
+    """Those that came when it was not safe."""
+    gone: dict[int, Trouble | None] = field(default_factory=dict)
+    """Its blocks that are surely lost, and by what."""
+    connections: set[int] | None = None
+    """Those that it went over; None: not known."""
+    remembered: int = 0
+    """In how many blocks."""
+
+    @property
+    def blocks(self) -> range:
+        """Its blocks."""
+        return range(self.start, self.start + self.count)
 
     @property
     def data(self) -> bytes:
         """A write's payload."""
         return content(self.stamp, self.start, self.count)
 
-    @property
-    def good(self) -> bool:
-        """It was answered, without an error."""
-        return self.ended < NEVER and not self.error
-
     def end(self, error: int = 0, data: bytes | bytearray = b"") -> None:
         """Say how it was answered, and what a READ gave. Raises `Broken`."""
         assert self.session is not None
         self.session.oracle._end(self, error, data)
+
+    def suspects(self) -> list[Trouble]:
+        """Give what may have lost it: a FLUSH that fails, also what was not answered, but done, before it."""
+        return [
+            each
+            for each in self.troubles
+            if (each.what == "flush" or self._answered_by(each.known))
+            and (
+                each.connections is None
+                or self.connections is None
+                or not each.connections.isdisjoint(self.connections)
+            )
+        ]
+
+    def _answered_by(self, moment: int) -> bool:
+        """Say whether it may have been answered by then; to a client that has gone, it may."""
+        assert self.session is not None
+        return self.ended < moment or (self.ended == NEVER and self.session.closed < moment)
 
     def __str__(self) -> str:
         who = self.session.name if self.session else "the beginning"
@@ -161,7 +179,15 @@ class Session:
     oracle: Oracle
     name: str
     opened: int
+    """It began to connect."""
+    ready: int
+    """It was answered that the export is open."""
     closed: int = NEVER
+    """It has begun to leave, or vanished."""
+    gone: int = NEVER
+    """The gateway knows that."""
+    hooked: bool = False
+    """A policy may do its commands in several steps, or have them wait."""
 
     def write(
         self,
@@ -171,24 +197,35 @@ class Session:
         fua: bool = False,
         zeros: bool = False,
         certain: bool = True,
+        packet: int = 0,
+        steps: bool = False,
     ) -> Op:
         """Begin a write; `zeros` for WRITE_ZEROES, and for TRIM with `certain` false."""
-        return self.oracle._begin_write(self, start, count, fua=fua, zeros=zeros, certain=certain)
+        op = Op(self, "write", start, count, 0, fua, certain, packet=packet, steps=steps)
+        return self.oracle._begin_write(op, zeros)
 
-    def read(self, start: int, count: int) -> Op:
+    def read(self, start: int, count: int, *, packet: int = 0) -> Op:
         """Begin a READ."""
-        return self.oracle._begin(Op(self, "read", start, count))
+        return self.oracle._begin(Op(self, "read", start, count, packet=packet))
 
-    def flush(self) -> Op:
+    def flush(self, *, packet: int = 0) -> Op:
         """Begin a FLUSH."""
-        return self.oracle._begin(Op(self, "flush"))
+        return self.oracle._begin(Op(self, "flush", packet=packet))
+
+    def open(self) -> None:
+        """Say that the export is open."""
+        self.ready = self.oracle._tick()
 
     def close(self) -> None:
         """Say that the connection is gone; what was not answered never will be."""
         self.closed = self.oracle._tick()
         for op in list(self.oracle._under_way):
             if op.session is self:
-                self.oracle._under_way.discard(op)
+                del self.oracle._under_way[op]
+
+    def seen_off(self) -> None:
+        """Say that the gateway knows that it has closed."""
+        self.gone = min(self.gone, self.oracle._tick())
 
 
 @dataclass
@@ -196,37 +233,93 @@ class Oracle:
     """All that has happened to a disk of so many `blocks`, all zeros in the beginning."""
 
     blocks: int
-    coherent: bool = True
-    """What one session has written others see at once. If not, a READ is held to its own session's writes."""
+    scope_all: bool = True
+    """What one session has written all others see, and their FLUSHes cover it. If not, each is held to its own
+    writes."""
+    lossless: bool = False
+    """No trouble may be noticed by any client."""
+    grain: int = 1
+    """Blocks that the server reads and writes together: what is lost of one of them may be lost of all."""
+    stable: Callable[[int], int] | None = None
+    """Gives the stamp that a block has on stable storage now."""
     now: int = 0
-    losses: list[Loss] = field(default_factory=list)
-    flushes: list[Op] = field(default_factory=list)
-    """Those that did not succeed, or not yet."""
+    losses: list[Trouble] = field(default_factory=list)
+    """Servers that were killed."""
+    troubles: list[Trouble] = field(default_factory=list)
+    """All, these included."""
+    sessions: list[Session] = field(default_factory=list)
+    tellings: list[Op] = field(default_factory=list)
+    """FLUSHes that have told, or that may have: those that are not answered."""
+    _failures: list[tuple[int, int]] = field(default_factory=list)
+    """When the server has failed a FLUSH, and with which error."""
     _writes: list[list[Op]] = field(default_factory=list)
     _zones: list[dict[int, tuple[int, int]]] = field(default_factory=list)
     """For each block and stamp: when the first of its commands ended, and the last began."""
-    _unsafe: list[Op] = field(default_factory=list)
-    _under_way: set[Op] = field(default_factory=set)
+    _unsafe: dict[Op, None] = field(default_factory=dict)
+    """Writes that are not, and that are remembered."""
+    _by_stamp: dict[int, Op] = field(default_factory=dict)
+    _under_way: dict[Op, None] = field(default_factory=dict)
     _last_stamp: int = 0
 
     def __post_init__(self) -> None:
-        first = Op(None, "write", 0, self.blocks, began=-2, ended=-1, safe=True)
+        first = Op(None, "write", 0, self.blocks, began=-2, ended=-1, safe=-1)
         self._writes = [[first] for _ in range(self.blocks)]
         self._zones = [{} for _ in range(self.blocks)]
 
-    def session(self, name: str) -> Session:
-        """Say that a client has begun to connect."""
-        return Session(self, name, self._tick())
+    # --- What befalls the disk
 
-    def lose(self) -> Loss:
+    def session(self, name: str, *, hooked: bool = False) -> Session:
+        """Say that a client has begun to connect; call its `open` when it may go on."""
+        now = self._tick()
+        session = Session(self, name, now, now, hooked=hooked)
+        self.sessions.append(session)
+        return session
+
+    def lose(self) -> Trouble:
         """Say that a server is about to be killed; tell the loss `dead` when it is."""
-        loss = Loss(self._tick())
+        loss = self._begin_trouble("kill", None)
         self.losses.append(loss)
         return loss
 
-    def dead(self, loss: Loss) -> None:
+    def dead(self, loss: Trouble) -> None:
         """Say that the killed server carries out nothing any more."""
         loss.ended = self._tick()
+
+    def cut(self, connections: Collection[int] | None = None) -> Trouble:
+        """Say that connections have ended, and not by the gateway or in good order; the server lives."""
+        cut = self._begin_trouble("cut", connections)
+        cut.ended = self._tick()
+        return cut
+
+    def silence(self, connections: Collection[int] | None = None) -> Trouble:
+        """Say that from now on these connections stay open and nothing is answered; `dead` says that they have
+        ended, or are answered again.
+        """
+        return self._begin_trouble("silence", connections)
+
+    def flush_failed(self, error: int, connections: Collection[int] | None = None) -> None:
+        """Say that the server fails a FLUSH over one of these connections, now."""
+        self._failures.append((self._tick(), error))
+        if error not in NOT_TRIED:
+            self._begin_trouble("flush", connections).ended = self._tick()
+
+    def carried(self, stamps: Iterable[int], connection: int) -> None:
+        """Say that what these stamps are of went over a connection."""
+        for stamp in stamps:
+            if op := self._by_stamp.get(stamp):
+                op.connections = (op.connections or set()) | {connection}
+
+    def settled(self) -> None:
+        """Say that the gateway is at rest: see above. Sessions that have closed are over."""
+        now = self._tick()
+        for op in self._under_way:
+            op.read = min(op.read, now)
+        for trouble in self.troubles:
+            if trouble.ended < now:
+                trouble.known = min(trouble.known, now)
+        for session in self.sessions:
+            if session.closed < now:
+                session.gone = min(session.gone, now)
 
     def may_be_read(self, number: int, by: Session | None = None) -> set[int]:
         """Give the stamps that a READ of a block may give that is sent and answered now."""
@@ -244,7 +337,7 @@ class Oracle:
         """
         lost = 0
         for number, stamp in enumerate(stamps):
-            newest = self._certain(number, lambda op: op.safe)
+            newest = self._certain(number, lambda op: op.safe < NEVER)
             allowed = self._left_by(number, newest)
             if stamp not in allowed:
                 raise Broken(self._said(what, number, stamp, allowed, newest))
@@ -259,18 +352,24 @@ class Oracle:
         """Writes to a block that have come wholly after what was left there are gone."""
         left = [write.ended for write in self._writes[number] if write.stamp == stamp]
         for write in self._certain(number, lambda op: op.began > max(left)):
-            write.gone.add(number)
+            # One that was answered after a loss may have gone with that, and nobody has looked since.
+            doubtful = any(write.ended > each.began for each in write.troubles)
+            by = None if doubtful or not self.losses else self.losses[-1]
+            write.gone.setdefault(number, by)
 
     def check_final(self, stamps: Sequence[int], *, lossless: bool = False) -> None:
         """Hold the disk against everything, when it is over: a READ of it all, by somebody who has come last.
         `lossless`: what was acknowledged has to be there, whatever was told. Raises `Broken`.
         """
         now = self._tick()
-        look = Op(Session(self, "the end", now), "read", began=now, ended=self._tick())
-        if lossless:
-            look.told_before = -NEVER
+        look = Op(Session(self, "the end", now, now), "read", began=now, ended=self._tick())
         for number, stamp in enumerate(stamps):
-            self._check(look, number, stamp, "the disk")
+            self._check(look, number, stamp, "the disk", lossless=lossless)
+
+    def check_answered(self) -> None:
+        """Raise `Broken` if a command of a session that is there still waits."""
+        if self._under_way:
+            raise Broken(f"not answered: {'; '.join(map(str, self._under_way))}")
 
     def inversions(self) -> list[str]:
         """Give the blocks in which no order of all commands explains what was read, and why; without losses."""
@@ -300,20 +399,33 @@ class Oracle:
         self.now += 1
         return self.now
 
+    def _begin_trouble(self, what: str, connections: Collection[int] | None) -> Trouble:
+        over = None if connections is None else frozenset(connections)
+        trouble = Trouble(what, self._tick(), connections=over)
+        if self.lossless:
+            return trouble
+        self.troubles.append(trouble)
+        for write in self._unsafe:
+            write.troubles.append(trouble)
+        return trouble
+
     def _begin(self, op: Op) -> Op:
         op.began = self._tick()
-        self._under_way.add(op)
+        self._under_way[op] = None
         if op.kind == "flush":
-            self.flushes.append(op)
+            self.tellings.append(op)
         return op
 
-    def _begin_write(
-        self, session: Session, start: int, count: int, *, fua: bool, zeros: bool, certain: bool
-    ) -> Op:
+    def _begin_write(self, op: Op, zeros: bool) -> Op:
         self._last_stamp += 1
-        stamp = 0 if zeros else self._last_stamp
-        op = self._begin(Op(session, "write", start, count, stamp, fua, certain))
-        for number in range(start, start + count):
+        stamp = op.stamp = 0 if zeros else self._last_stamp
+        self._begin(op)
+        op.remembered = op.count
+        op.troubles = [each for each in self.troubles if each.ended == NEVER]
+        self._unsafe[op] = None
+        if stamp:
+            self._by_stamp[stamp] = op
+        for number in op.blocks:
             self._writes[number].append(op)
             if len(self._writes[number]) > MANY:
                 self._forget(number)
@@ -321,65 +433,92 @@ class Oracle:
 
     def _end(self, op: Op, error: int, data: bytes | bytearray) -> None:
         now = self._tick()
-        self._under_way.discard(op)
+        self._under_way.pop(op, None)
         op.error = error
         if op.kind == "write":
-            # One that has failed may take effect at any time: it never ends.
-            op.ended = NEVER if error else now
-            op.safe = op.fua and not error
-            if not error and op.stamp:
-                for number in range(op.start, op.start + op.count):
-                    self._note(op, number, op.stamp)
-            if not error and not op.safe:
-                self._unsafe.append(op)
+            self._end_write(op, now)
+        elif op.kind == "flush":
+            op.ended = now
+            self._end_flush(op)
+        else:
+            op.ended = now
+            self._end_read(op, data)
+
+    def _end_write(self, op: Op, now: int) -> None:
+        if op.error:
+            # It may take effect at any time: it never ends, and was never acknowledged.
+            self._unsafe.pop(op, None)
+            self._check_failed_write(op, now)
             return
         op.ended = now
-        if op.kind == "flush":
-            if error:
-                self._check_telling(op)
-            else:
-                self.flushes.remove(op)
-                self._make_safe(op)
-        elif not error:
-            found = mixtures_of(data, op.start)
-            if len(found) != op.count:
-                raise Broken(f"{op} gave {len(data)} bytes")
-            for number, stamps in enumerate(found, start=op.start):
-                for stamp in stamps:
-                    self._check(op, number, stamp, str(op))
-                if len(stamps) == 1:
-                    self._note(op, number, *stamps)
-        elif not self._is_tainted(op):
-            raise Broken(f"{op} failed with error {error}, and nothing was lost that was not told")
+        if op.stamp:
+            for number in op.blocks:
+                self._note(op, number, op.stamp)
+        if op.fua:
+            self._is_safe(op, op)
+            del self._unsafe[op]
+
+    def _end_flush(self, op: Op) -> None:
+        if op.error:
+            self._check_failed_flush(op)
+        else:
+            self._make_safe(op)
+        if not op.error or op.error in NOT_TRIED:
+            self.tellings.remove(op)
+
+    def _end_read(self, op: Op, data: bytes | bytearray) -> None:
+        if op.error:
+            if op.error != EIO or not (self._interrupted(op) or self._may_be_gone(op)):
+                raise Broken(f"{op} failed with error {op.error}, and {NOTHING}")
+            return
+        found = mixtures_of(data, op.start)
+        if len(found) != op.count:
+            raise Broken(f"{op} gave {len(data)} bytes")
+        for number, stamps in enumerate(found, start=op.start):
+            for stamp in stamps:
+                self._check(op, number, stamp, str(op))
+            if len(stamps) == 1:
+                self._note(op, number, *stamps)
 
     def _note(self, op: Op, number: int, stamp: int) -> None:
         if stamp:  # zeros may be of any write of zeros
             end, begin = self._zones[number].get(stamp, (NEVER, -NEVER))
             self._zones[number][stamp] = min(end, op.ended), max(begin, op.began)
 
+    # --- What is durable
+
     def _make_safe(self, flush: Op) -> None:
         """What was acknowledged before a FLUSH was sent that has succeeded."""
-        left = []
-        for write in self._unsafe:
-            if write.ended < flush.began and not self._was_told(write, flush):
-                write.safe = True
-                for number in write.gone:
-                    self._check_claim(flush, write, number)
-            else:
-                left.append(write)
-        self._unsafe = left
+        for write in list(self._unsafe):
+            if write.ended < flush.began and not self._may_know(write, flush):
+                self._is_safe(write, flush)
+                del self._unsafe[write]
 
-    def _check_claim(self, flush: Op, write: Op, number: int) -> None:
-        """What is gone may have been written again."""
-        if not self._certain(number, lambda op: op.began > write.ended and number not in op.gone):
-            raise Broken(f"{flush} succeeded, but block {number} of {write} was lost")
+    def _is_safe(self, write: Op, by: Op) -> None:
+        for number in write.gone:
+            # What is gone may have been written again.
+            again = self._certain(number, lambda op: op.began > write.ended)
+            if all(number in op.gone for op in again):
+                raise Broken(f"{by} succeeded, but block {number} of {write} was lost")
+        if self.stable is not None and write.certain:
+            for number in write.blocks:
+                stamp = self.stable(number)
+                allowed = self._left_by(number, [write])
+                if write in self._writes[number] and stamp not in allowed:
+                    raise Broken(
+                        f"{by} succeeded, but block {number} of {write} is not on stable storage: there is "
+                        f"stamp {stamp}, not one of {sorted(allowed)}"
+                    )
+        write.safe = by.ended
 
-    # --- Rules
+    # --- What may be read
 
-    def _check(self, look: Op, number: int, stamp: int, what: str) -> None:
-        readable = self._readable(look, number)
+    def _check(
+        self, look: Op, number: int, stamp: int, what: str, *, lossless: bool = False
+    ) -> None:
+        readable = self._readable(look, number, lossless=lossless)
         if not any(write.stamp == stamp for write in readable):
-            newest = self._certain(number, lambda op: self._holds(op, look))
+            newest = self._certain(number, lambda op: self._holds(op, look, lossless))
             raise Broken(
                 self._said(what, number, stamp, {write.stamp for write in readable}, newest)
             )
@@ -392,12 +531,12 @@ class Oracle:
         return (
             f"{what}: block {number} has stamp {stamp} "
             f"({wrote[-1] if wrote else 'of no write that could be there'}), not one of {sorted(allowed)}; "
-            f"there was {last}{' (safe)' if last and last.safe else ''}, and it is now {self.now}"
+            f"there was {last}{' (safe)' if last and last.safe < NEVER else ''}, and it is now {self.now}"
         )
 
-    def _readable(self, look: Op, number: int) -> list[Op]:
+    def _readable(self, look: Op, number: int, *, lossless: bool = False) -> list[Op]:
         """Give the writes that have left what a READ may give of a block."""
-        holding = self._certain(number, lambda op: self._holds(op, look))
+        holding = self._certain(number, lambda op: self._holds(op, look, lossless))
         return [
             write
             for write in self._writes[number]
@@ -407,12 +546,23 @@ class Oracle:
             )
         ]
 
-    def _holds(self, write: Op, look: Op) -> bool:
+    def _holds(self, write: Op, look: Op, lossless: bool) -> bool:
         """Say whether a write has ended before a READ, and is still there as far as the reader may know."""
-        return write.ended < look.began and (write.safe or not self._was_told(write, look))
+        if write.ended >= look.began:
+            return False
+        if write.safe < NEVER or lossless:
+            return True
+        if look.session is not None and self._is_in_silence(write, look):
+            return False
+        return look.session is None or not self._may_know(write, look)
+
+    def _is_in_silence(self, write: Op, look: Op) -> bool:
+        return write.session is not look.session and any(
+            each.what == "silence" and look.began < each.known for each in write.suspects()
+        )
 
     def _is_seen(self, write: Op, later: Op, look: Op) -> bool:
-        if self.coherent or look.session is None:
+        if self.scope_all or look.session is None:
             return True
         return later.session is look.session and write.session in (None, look.session)
 
@@ -427,53 +577,163 @@ class Oracle:
         began = max((write.began for write in newest), default=-NEVER)
         return {write.stamp for write in self._writes[number] if write.ended >= began}
 
-    def _was_told(self, write: Op, asked: Op) -> bool:
-        """Say whether whoever sends `asked` may have been told that a write is lost."""
-        if asked.told_before is None:
-            asked.told_before = self._told_before(asked)
-        return write.began < asked.told_before
+    # --- What may have been told
 
-    def _told_before(self, asked: Op) -> int:
-        """Give when what has begun earlier may be lost, as whoever sends `asked` may know."""
-        opened = asked.session.opened if asked.session else 0
-        horizon = -NEVER
-        for flush in self.flushes:
-            if flush is asked or flush.began >= asked.ended:
-                continue
-            assert flush.session is not None
-            until = min(flush.ended, flush.session.closed)
-            told = next(
-                (loss.ended for loss in reversed(self.losses) if loss.began < until), -NEVER
-            )
-            own = flush.session is asked.session
-            horizon = max(horizon, told if own else min(told, opened))
-        return horizon
+    def _may_know(self, write: Op, asked: Op) -> bool:
+        """Say whether whoever sends `asked` may have been told that a write is gone, or need not be told."""
+        session = asked.session
+        assert session is not None
+        if not self._in_scope(write, session):
+            return True
+        suspects = [each for each in write.suspects() if each.began < asked.ended]
+        if not suspects:
+            return False
+        if any(
+            telling.session is session and self._had_told(telling, write, asked)
+            for telling in self.tellings
+        ):
+            return True
+        by = [each for each in write.gone.values() if each is not None]
+        return any(self._is_left_to_others(write, each, asked) for each in by or suspects)
 
-    def _is_tainted(self, asked: Op) -> bool:
-        """Say whether a command may fail: there was a loss of which its session has not been told, or another
-        one in place of it.
+    def _in_scope(self, write: Op, session: Session) -> bool:
+        return self.scope_all or write.session in (None, session)
+
+    def _had_told(self, telling: Op, write: Op, asked: Op) -> bool:
+        """Say whether a FLUSH of the same session may have told of a write, for what `asked` is answered. Its
+        replies come in the order in which they were sent.
         """
-        assert asked.session is not None
-        opened = asked.session.opened
-        return any(
-            loss.began < asked.ended and not self._is_settled(loss, asked, opened)
-            for loss in self.losses
+        if telling is asked or not telling.error or telling.ended >= asked.ended:
+            return False
+        if asked.kind == "flush" and not telling.ended < asked.began:
+            # It was read before that was told, which so told nothing of it.
+            together = telling.packet and telling.packet == asked.packet
+            if together or asked.read < telling.ended:
+                return False
+        return (write.ended if write.session is asked.session else write.began) < telling.ended
+
+    def _is_left_to_others(self, write: Op, trouble: Trouble, asked: Op) -> bool:
+        """Say whether a session that may have come after a trouble may leave it to others."""
+        session = asked.session
+        assert session is not None
+        if session.ready <= trouble.began:
+            return False
+        told = any(
+            telling.session is not session
+            and telling.began < asked.ended
+            and write.began < _until(telling)
+            # Who was told before, and is still there, knows that it may be gone.
+            and trouble.began < max(_until(telling), telling.session.gone)
+            for telling in self.tellings
+            if telling.session
+        )
+        return told or any(
+            other is not session and other.opened < trouble.ended and other.gone > session.opened
+            for other in self.sessions
         )
 
-    def _is_settled(self, loss: Loss, asked: Op, opened: int) -> bool:
-        for flush in self.flushes:
-            if flush is asked or flush.ended == NEVER or flush.began < loss.ended:
+    # --- What may fail
+
+    def _check_failed_flush(self, flush: Op) -> None:
+        said = self._said_since(flush)
+        if self._was_said(flush):
+            return
+        if flush.error in NOT_TRIED:
+            raise Broken(f"{flush} failed with error {flush.error}, which the server has not said")
+        if flush.error == EIO and (
+            said - NOT_TRIED
+            or self._interrupted(flush)
+            or self._heard_of_a_failure(flush)
+            or any(self._owed(write, flush) for write in self._remembered())
+        ):
+            return
+        raise Broken(f"{flush} failed with error {flush.error}, and {NOTHING}")
+
+    def _was_said(self, op: Op) -> bool:
+        """Say whether the server has failed a FLUSH with an error like this since a command began."""
+        said = self._said_since(op)
+        return op.error in said or (op.error in NOT_TRIED and bool(said & NOT_TRIED))
+
+    def _heard_of_a_failure(self, flush: Op) -> bool:
+        """Say whether the server has failed another session's FLUSH: what it has lost only it knows."""
+        session = flush.session
+        assert session is not None
+        told = [each for each in self.tellings if each.session is session and each.error]
+        return self.scope_all and any(
+            trouble.what == "flush"
+            and session.opened < trouble.began
+            and not any(each is not flush and trouble.began < each.ended for each in told)
+            for trouble in self.troubles
+        )
+
+    def _said_since(self, op: Op) -> set[int]:
+        """Give with which errors the server has failed FLUSHes since a command began."""
+        return {error for at, error in self._failures if at > op.began}
+
+    def _check_failed_write(self, op: Op, now: int) -> None:
+        op.ended = now  # for what is asked here
+        said = self._said_since(op)
+        fails = (
+            # The server may have done it before the FLUSH that has failed. And FUA may be done by a FLUSH.
+            bool(said - NOT_TRIED)
+            or self._interrupted(op)
+            or (self.grain > 1 and self._may_be_gone(op))
+            if op.error == EIO
+            else op.fua and self._was_said(op)
+        )
+        op.ended = NEVER
+        if not fails:
+            raise Broken(f"{op} failed with error {op.error}")
+
+    def _interrupted(self, op: Op) -> bool:
+        """Say whether a command that is done in several steps may have met with trouble between them."""
+        assert op.session is not None
+        return (op.steps or op.session.hooked) and any(
+            op.began < each.known and each.began < op.ended for each in self.troubles
+        )
+
+    def _may_be_gone(self, op: Op) -> bool:
+        """Say whether what is read for a command may be gone, and its client not know it."""
+        start = op.start // self.grain * self.grain
+        end = -(-(op.start + op.count) // self.grain) * self.grain
+        return any(
+            self._owed(write, op)
+            for number in range(start, min(end, self.blocks))
+            for write in self._writes[number]
+        )
+
+    def _remembered(self) -> list[Op]:
+        return list({write: None for writes in self._writes for write in writes})
+
+    def _owed(self, write: Op, asked: Op) -> bool:
+        """Say whether whoever sends `asked` may have to be told that a write may be gone."""
+        session = asked.session
+        if session is None or write.session is None or not self._in_scope(write, session):
+            return False
+        return any(
+            trouble.began < asked.ended and not self._is_settled(write, trouble, asked)
+            for trouble in write.suspects()
+        )
+
+    def _is_settled(self, write: Op, trouble: Trouble, asked: Op) -> bool:
+        """Say whether whoever sends `asked` need surely not be told of a write (any more)."""
+        session = asked.session
+        assert session is not None
+        for telling in self.tellings:
+            if telling is asked or not telling.error:
                 continue
-            own = flush.session is asked.session and flush.ended < asked.began
-            if own or (opened > loss.ended and flush.ended < opened):
+            if telling.session is session:
+                own = write.session is session
+                answered = write.ended < (telling.ended if own else telling.began)
+                if answered and telling.ended < asked.began:
+                    return True
+            elif (
+                trouble.ended < min(session.opened, telling.began)
+                and telling.ended < session.opened
+                and write.ended < telling.began
+            ):
                 return True
         return False
-
-    def _check_telling(self, flush: Op) -> None:
-        if not self._is_tainted(flush):
-            raise Broken(
-                f"{flush} failed with error {flush.error}, and nothing was lost that was not told"
-            )
 
     # --- To stay small
 
@@ -484,13 +744,23 @@ class Oracle:
             (
                 write.began
                 for write in self._writes[number]
-                if write.safe and write.certain and write.ended < oldest
+                if write.safe < NEVER and write.certain and write.ended < oldest
             ),
             default=-NEVER,
         )
-        gone = [write for write in self._writes[number] if write.ended < newest]
+        for write in self._writes[number]:
+            if write.ended < newest:
+                write.remembered -= 1
+                if not write.remembered:
+                    self._unsafe.pop(write, None)
+                    self._by_stamp.pop(write.stamp, None)
         self._writes[number] = [write for write in self._writes[number] if write.ended >= newest]
-        # It is not looked for any more in blocks where it is still remembered, if it has others: it stays
-        # not safe there, which only allows more.
-        forgotten = {id(write) for write in gone if write.count == 1}
-        self._unsafe = [write for write in self._unsafe if id(write) not in forgotten]
+
+
+NOTHING = "nothing was lost that was not told"
+
+
+def _until(telling: Op) -> int:
+    """Give when a FLUSH that may have told was surely answered, if to nobody any more."""
+    assert telling.session is not None
+    return min(telling.ended, telling.session.gone)

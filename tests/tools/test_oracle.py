@@ -5,19 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.wire.constants import Errno
-from tests.tools.oracle import (
-    BLOCK_BYTES,
-    MANY,
-    Broken,
-    Loss,
-    Op,
-    Oracle,
-    Session,
-    block,
-    content,
-    mixtures_of,
-    stamps_of,
-)
+from tests.tools.oracle import MANY, Op, Oracle, Session, Trouble
+from tests.tools.stamps import BLOCK_BYTES, Broken, block, content, mixtures_of, stamps_of
 
 BLOCKS = 4
 
@@ -32,7 +21,7 @@ def flushed(session: Session, error: int = 0) -> None:
     session.flush().end(error)
 
 
-def lost(oracle: Oracle) -> Loss:
+def lost(oracle: Oracle) -> Trouble:
     loss = oracle.lose()
     oracle.dead(loss)
     return loss
@@ -81,8 +70,9 @@ def test_a_read_gives_the_last_write_or_a_concurrent_one() -> None:
 
 def test_a_write_that_has_failed_may_come_at_any_time() -> None:
     oracle = Oracle(BLOCKS)
-    session = oracle.session("one")
+    session = oracle.session("one", hooked=True)
     failed = session.write(0, 1)
+    oracle.cut()
     failed.end(Errno.EIO)
     later = wrote(session)
     assert oracle.may_be_read(0) == {failed.stamp, later.stamp}
@@ -99,7 +89,7 @@ def test_a_trim_may_zero_and_nobody_can_rely_on_it() -> None:
 
 
 def test_incoherent_connections_are_held_to_their_own_writes() -> None:
-    oracle = Oracle(BLOCKS, coherent=False)
+    oracle = Oracle(BLOCKS, scope_all=False)
     one, other = oracle.session("one"), oracle.session("other")
     first, second = wrote(one), wrote(one)
     assert oracle.may_be_read(0, one) == {second.stamp}
@@ -176,8 +166,10 @@ def test_the_first_who_comes_later_has_to_be_told_if_nobody_was() -> None:
     wrote(one)
     one.close()
     lost(oracle)
-    late = oracle.session("late")
-    flushed(late)
+    flushed(oracle.session("late"))  # the first may still be there, to be told
+    oracle.check_final([0, 0, 0, 0])
+    oracle.settled()
+    flushed(oracle.session("later"))
     with pytest.raises(Broken):
         oracle.check_final([0, 0, 0, 0])
 
@@ -189,6 +181,7 @@ def test_a_flush_that_nobody_waited_for_may_have_told() -> None:
     lost(oracle)
     one.flush()
     one.close()
+    oracle.settled()
     late = oracle.session("late")
     flushed(late)
     oracle.check_final([0, 0, 0, 0])
@@ -226,6 +219,7 @@ def test_nothing_may_fail_without_a_loss() -> None:
 def test_one_loss_is_told_each_session_once() -> None:
     oracle = Oracle(BLOCKS)
     one, other = oracle.session("one"), oracle.session("other")
+    wrote(one)
     lost(oracle)
     flushed(one, Errno.EIO)
     flushed(other, Errno.EIO)
@@ -233,6 +227,7 @@ def test_one_loss_is_told_each_session_once() -> None:
         flushed(one, Errno.EIO)
     with pytest.raises(Broken, match="nothing was lost that was not told"):
         flushed(oracle.session("late"), Errno.EIO)
+    wrote(one)
     lost(oracle)
     flushed(one, Errno.EIO)
 
@@ -253,7 +248,7 @@ def test_what_nobody_may_read_any_more_is_forgotten() -> None:
         last = wrote(session)
         flushed(session)
     assert len(oracle._writes[0]) <= MANY + 1
-    assert not oracle._unsafe
+    assert list(oracle._unsafe) == [unanswered]
     assert oracle.may_be_read(0) == {unanswered.stamp, last.stamp}
 
 
@@ -320,3 +315,286 @@ def test_any_order_of_commands_is_no_inversion() -> None:
     first.end()
     wrote(one)
     assert not oracle.inversions()
+
+
+# --- What has to be told, and may not be
+
+
+def test_a_flush_that_was_sent_together_with_one_that_tells_tells_too() -> None:
+    oracle = Oracle(BLOCKS)
+    session = oracle.session("one")
+    wrote(session)
+    lost(oracle)
+    oracle.check_stable([0, 0, 0, 0], gone=True)
+    first, second = session.flush(packet=1), session.flush(packet=1)
+    first.end(Errno.EIO)
+    with pytest.raises(Broken, match=r"succeeded, but block 0 of write .* was lost"):
+        second.end()
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_flush_that_was_read_before_a_telling_tells_too(read: bool) -> None:
+    oracle = Oracle(BLOCKS)
+    session = oracle.session("one")
+    wrote(session)
+    lost(oracle)
+    oracle.check_stable([0, 0, 0, 0], gone=True)
+    first, second = session.flush(), session.flush()
+    if read:
+        oracle.settled()
+    first.end(Errno.EIO)
+    if read:
+        with pytest.raises(Broken, match="was lost"):
+            second.end()
+    else:
+        second.end()  # it may have come when that was told
+
+
+def test_a_flush_that_succeeds_before_a_telling_has_lied() -> None:
+    oracle = Oracle(BLOCKS)
+    session = oracle.session("one")
+    wrote(session)
+    lost(oracle)
+    oracle.check_stable([0, 0, 0, 0], gone=True)
+    first, second = session.flush(), session.flush()
+    with pytest.raises(Broken, match="was lost"):
+        second.end()
+    first.end(Errno.EIO)
+
+
+def test_what_was_written_before_a_telling_is_not_told_again() -> None:
+    """Whatever has lost it: who was told knows that all may be gone that was answered before."""
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    wrote(one)
+    wrote(other, 1)
+    oracle.cut()
+    flushed(other, Errno.EIO)
+    oracle.cut()
+    with pytest.raises(Broken, match="nothing was lost that was not told"):
+        flushed(other, Errno.EIO)
+    with pytest.raises(Broken, match="nothing was lost that was not told"):
+        other.read(1, 1).end(Errno.EIO)
+    wrote(other, 2)
+    oracle.cut()
+    other.read(2, 1).end(Errno.EIO)
+    flushed(other, Errno.EIO)
+
+
+def test_what_was_answered_after_a_loss_was_known_was_not_lost_with_it() -> None:
+    oracle = Oracle(BLOCKS)
+    one = oracle.session("one")
+    again = one.write(0, 1)
+    lost(oracle)
+    oracle.settled()
+    again.end()  # it was asked again
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(one, Errno.EIO)
+    flushed(one)
+    assert oracle.may_be_read(0, one) == {again.stamp}
+
+
+def test_nobody_fails_for_what_nobody_had_written() -> None:
+    oracle = Oracle(BLOCKS)
+    one = oracle.session("one")
+    wrote(one)
+    flushed(one)
+    lost(oracle)
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(one, Errno.EIO)
+    wrote(one, 1)
+    lost(oracle)
+    with pytest.raises(Broken, match="nothing was lost"):
+        one.read(0, 1).end(Errno.EIO)
+    one.read(0, 2).end(Errno.EIO)
+
+
+def test_a_cut_connection_loses_only_what_went_over_it() -> None:
+    oracle = Oracle(BLOCKS)
+    one = oracle.session("one")
+    first, second = wrote(one), wrote(one, 1)
+    oracle.carried([first.stamp], 1)
+    oracle.carried([second.stamp], 2)
+    oracle.cut([2])
+    with pytest.raises(Broken, match="nothing was lost"):
+        one.read(0, 1).end(Errno.EIO)
+    one.read(1, 1).end(Errno.EIO)
+    flushed(one, Errno.EIO)
+
+
+def test_each_is_told_of_its_own_where_that_is_its_scope() -> None:
+    oracle = Oracle(BLOCKS, scope_all=False)
+    one, other = oracle.session("one"), oracle.session("other")
+    wrote(one)
+    lost(oracle)
+    oracle.check_stable([0, 0, 0, 0], gone=True)
+    flushed(other)
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(other, Errno.EIO)
+    with pytest.raises(Broken, match="nothing was lost"):
+        other.read(0, 1).end(Errno.EIO)
+    late = oracle.session("late")
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(late, Errno.EIO)
+    one.read(0, 1).end(Errno.EIO)
+    with pytest.raises(Broken, match="block 0 has stamp 0"):
+        one.read(0, 1).end(data=bytes(BLOCK_BYTES))
+    with pytest.raises(Broken, match="was lost"):
+        flushed(one)
+
+
+def test_another_sessions_flush_covers_nothing_where_each_has_its_own_scope() -> None:
+    oracle = Oracle(BLOCKS, scope_all=False)
+    one, other = oracle.session("one"), oracle.session("other")
+    wrote(one)
+    flushed(other)
+    lost(oracle)
+    assert oracle.check_stable([0, 0, 0, 0], gone=True) == 1
+    flushed(one, Errno.EIO)
+
+
+@pytest.mark.parametrize("error", [Errno.EPERM, Errno.EINVAL, Errno.ENOTSUP, Errno.ENOMEM])
+def test_a_flush_that_was_not_tried_loses_nothing_and_makes_nothing_safe(error: int) -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    wrote(one)
+    flush = one.flush()
+    oracle.flush_failed(error)
+    flush.end(error)
+    lost(oracle)
+    assert oracle.check_stable([0, 0, 0, 0], gone=True) == 1
+    for session in (one, other):
+        with pytest.raises(Broken, match="was lost"):
+            flushed(session)
+
+
+@pytest.mark.parametrize("said", [Errno.EPERM, 0])
+def test_what_only_one_is_told_no_other_is(said: int) -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    wrote(one)
+    if said:
+        flush = one.flush()
+        oracle.flush_failed(said)
+        flush.end(said)
+    for session in (one, other):
+        with pytest.raises(Broken, match="which the server has not said"):
+            flushed(session, Errno.EPERM)
+        with pytest.raises(Broken, match="nothing was lost"):
+            flushed(session, Errno.EIO)
+
+
+@pytest.mark.parametrize("error", [Errno.EIO, Errno.ENOSPC])
+def test_a_flush_that_has_failed_is_a_loss_of_which_all_are_told(error: int) -> None:
+    stable = [0] * BLOCKS
+    oracle = Oracle(BLOCKS, stable=stable.__getitem__)
+    one, other = oracle.session("one"), oracle.session("other")
+    first = wrote(one)
+    flush = one.flush()
+    oracle.flush_failed(error)
+    flush.end(error)
+    flushed(one)  # it knows
+    with pytest.raises(Broken, match="is not on stable storage"):
+        flushed(other)
+    other.read(0, 1).end(Errno.EIO)
+    flushed(other, Errno.EIO)
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(other, error)
+    assert oracle.may_be_read(0, other) == {0, first.stamp}
+
+
+def test_a_flush_or_fua_that_succeeds_is_held_to_stable_storage() -> None:
+    stable = [0] * BLOCKS
+    oracle = Oracle(BLOCKS, stable=stable.__getitem__)
+    one = oracle.session("one")
+    first = wrote(one)
+    stable[0] = first.stamp
+    flushed(one)
+    wrote(one)
+    with pytest.raises(Broken, match=r"flush, .* is not on stable storage: there is stamp 1"):
+        flushed(one)
+    with pytest.raises(Broken, match=r"write with FUA .* is not on stable storage"):
+        wrote(one, 1, fua=True)
+
+
+def test_nobody_can_know_what_is_lost_over_a_connection_that_says_nothing() -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    first = wrote(one)
+    oracle.carried([first.stamp], 1)
+    silence = oracle.silence([1])
+    oracle.lose()
+    oracle.check_stable([0, 0, 0, 0], gone=True)
+    other.read(0, 1).end(data=bytes(BLOCK_BYTES))
+    with pytest.raises(Broken, match="was lost"):
+        flushed(other)  # the one thing that must not be
+    oracle.dead(silence)
+    oracle.settled()
+    with pytest.raises(Broken, match="block 0 has stamp 0"):
+        other.read(0, 1).end(data=bytes(BLOCK_BYTES))
+    flushed(other, Errno.EIO)
+
+
+def test_what_takes_several_steps_may_fail_if_trouble_comes_between_them() -> None:
+    oracle = Oracle(BLOCKS)
+    plain, hooked = oracle.session("plain"), oracle.session("hooked", hooked=True)
+    commands = [hooked.write(0, 1, fua=True), hooked.flush(), hooked.read(0, 1)]
+    alone = plain.write(0, 1)
+    lost(oracle)
+    for command in commands:
+        command.end(Errno.EIO)
+    with pytest.raises(Broken, match="failed with error 5"):
+        alone.end(Errno.EIO)
+    oracle.settled()
+    with pytest.raises(Broken, match="failed with error 5"):
+        hooked.write(0, 1).end(Errno.EIO)
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(hooked, Errno.EIO)
+
+
+def test_a_part_of_what_the_server_takes_whole_may_be_lost_with_the_rest() -> None:
+    oracle = Oracle(8, grain=4)
+    one, other = oracle.session("one"), oracle.session("other")
+    wrote(one, 1)
+    lost(oracle)
+    other.read(3, 1).end(Errno.EIO)
+    other.write(2, 1).end(Errno.EIO)  # for that block has to be read
+    with pytest.raises(Broken, match="nothing was lost"):
+        other.read(4, 1).end(Errno.EIO)
+    with pytest.raises(Broken, match="failed with error 5"):
+        other.write(4, 1).end(Errno.EIO)
+
+
+def test_nothing_fails_where_nothing_may_be_lost() -> None:
+    oracle = Oracle(BLOCKS, lossless=True)
+    one = oracle.session("one", hooked=True)
+    first = wrote(one)
+    lost(oracle)
+    oracle.cut()
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(one, Errno.EIO)
+    with pytest.raises(Broken, match="nothing was lost"):
+        one.read(0, 1).end(Errno.EIO)
+    assert oracle.may_be_read(0, one) == {first.stamp}
+
+
+def test_an_error_that_means_anything_else_is_wrong() -> None:
+    oracle = Oracle(BLOCKS)
+    one = oracle.session("one")
+    wrote(one)
+    lost(oracle)
+    for command in (one.read(0, 1), one.write(0, 1), one.flush()):
+        with pytest.raises(Broken, match="failed with error 28"):
+            command.end(Errno.ENOSPC)
+
+
+def test_what_is_never_answered_is_missed() -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    one.write(0, 1)
+    waiting = other.read(0, 1)
+    one.close()
+    with pytest.raises(Broken, match="not answered: read of 1 blocks at 0, by other"):
+        oracle.check_answered()
+    waiting.end(data=bytes(BLOCK_BYTES))
+    oracle.check_answered()

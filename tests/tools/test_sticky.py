@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 from gateway.wire.constants import Errno
-from tests.tools.oracle import BLOCK_BYTES, Broken, Op, Oracle, Session, stamps_of
+from tests.tools.oracle import Op, Oracle, Session
+from tests.tools.stamps import BLOCK_BYTES, Broken, stamps_of
 from tests.tools.volatile import Store, some
 
 BLOCKS = 8
@@ -93,6 +94,7 @@ class Gateway:
         if self.clients:
             client = self.clients.pop(self.random.randrange(len(self.clients)))
             client.session.close()
+            client.session.seen_off()
             self.commands = [each for each in self.commands if each.client is not client]
 
     def begin(self) -> None:
@@ -115,6 +117,8 @@ class Gateway:
         if waiting:
             command = self.random.choice(waiting)
             command.answer = self.answer(command.op, command.client)
+            self.commands.remove(command)
+            self.commands.append(command)  # each session's replies leave in order
 
     def answer(self, op: Op, client: Client) -> tuple[int, bytes]:
         blocks = set(range(op.start, op.start + op.count))
@@ -159,7 +163,8 @@ class Gateway:
     def end(self) -> None:
         answered = [each for each in self.commands if each.answer is not None]
         if answered:
-            command = self.random.choice(answered)
+            client = self.random.choice(answered).client
+            command = next(each for each in answered if each.client is client)
             self.commands.remove(command)
             assert command.answer is not None
             command.op.end(*command.answer)

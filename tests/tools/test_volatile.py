@@ -13,7 +13,8 @@ import trio.testing
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from tests.embedded.peers import Client, connected, socket_pair
 from tests.relay.gateways import ENDS_WITH_ITS_LINK, gateway_before
-from tests.tools.oracle import BLOCK_BYTES, Broken, Oracle, content, stamps_of
+from tests.tools.oracle import Oracle
+from tests.tools.stamps import BLOCK_BYTES, Broken, content, stamps_of
 from tests.tools.volatile import Piece, Store, VolatileServer, everything, some, torn
 
 SIZE = 16 * BLOCK_BYTES
@@ -58,6 +59,35 @@ def test_a_crash_keeps_what_it_is_told() -> None:
     store.write(BLOCK_BYTES, B)
     assert store.crash(lambda pieces: [pieces[0], pieces[2]]) == BLOCK_BYTES
     assert store.read(0, 2 * BLOCK_BYTES) == A + B
+
+
+def test_a_flush_may_cover_one_connection_only() -> None:
+    store = Store(SIZE)
+    store.write(0, A + A, connection=1)
+    store.write(BLOCK_BYTES, B, connection=2)
+    store.flush(1)
+    assert store.unstable == [Piece(BLOCK_BYTES, B, 2)]
+    store.write(0, A, connection=1)
+    store.write(0, B, connection=2)
+    store.flush(2)
+    assert not store.unstable  # the newer lies over it
+    assert store.stable[: 2 * BLOCK_BYTES] == B + B
+    store.write(0, A, connection=1)
+    store.adopt(1)
+    store.flush(2)
+    store.crash()
+    assert store.read(0, BLOCK_BYTES) == A
+
+
+def test_what_a_flush_has_failed_to_write_is_seen_and_never_stable() -> None:
+    store = Store(SIZE)
+    store.write(0, A, connection=1)
+    store.write(BLOCK_BYTES, A, connection=2)
+    store.fail(1)
+    store.flush()
+    assert store.read(0, 2 * BLOCK_BYTES) == A + A
+    assert store.crash(everything) == BLOCK_BYTES
+    assert store.read(0, 2 * BLOCK_BYTES) == bytes(BLOCK_BYTES) + A
 
 
 def test_writes_are_torn_at_blocks() -> None:
@@ -221,6 +251,7 @@ async def test_under_a_gateway() -> None:
         assert await client.rest() == b""
         await client.stream.aclose()
         session.close()
+        session.seen_off()
         assert oracle.check_stable(stamps_of(server.disk.store.stable)) == 1
         server.start()
         session = oracle.session("two")

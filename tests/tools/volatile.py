@@ -6,7 +6,9 @@
 
 A WRITE is seen at once, and is on stable storage after a FLUSH; with FUA, its own range is. A crash leaves what
 is stable and, of the rest, whatever the test says: nothing, all, or any pieces in any order, because a cache
-writes back what it likes when it likes.
+writes back what it likes when it likes. A FLUSH may cover only what came over one connection, as it does
+without CAN_MULTI_CONN; and one that fails leaves what it should have written seen as before, and never stable:
+as Linux does, which marks such pages clean.
 
 A command is carried out and answered in two steps. Free, both come at once. Held, it stands in `disk.pending`
 until the test says `carry_out` and `answer`: in any order, one without the other, or never. A connection that
@@ -20,7 +22,7 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import cast
 
@@ -29,12 +31,16 @@ import trio
 from gateway.embedded import Server
 from gateway.embedded.disk import Data, Extent
 from gateway.embedded.personality import PLAIN, Personality
-from tests.tools.oracle import BLOCK_BYTES
+from tests.tools.stamps import BLOCK_BYTES
 
-_connection: ContextVar[int] = ContextVar("connection")
+CONNECTION: ContextVar[int] = ContextVar("connection")
+"""Whose command it is: the how manieth connection of the server's, from 0."""
 
 
 # --- What is stored
+
+ANY = -1
+"""All connections."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,10 @@ class Piece:
 
     offset: int
     data: bytes
+    connection: int = ANY
+    """Whose FLUSH covers it."""
+    doomed: bool = False
+    """It can never be stable any more."""
 
     @property
     def end(self) -> int:
@@ -51,10 +61,10 @@ class Piece:
     def outside(self, start: int, end: int) -> Iterable[Piece]:
         """Give what of it lies outside a range."""
         if self.offset < start:
-            yield Piece(self.offset, self.data[: max(0, start - self.offset)])
+            yield replace(self, data=self.data[: max(0, start - self.offset)])
         if self.end > end:
             at = max(self.offset, end)
-            yield Piece(at, self.data[at - self.offset :])
+            yield replace(self, offset=at, data=self.data[at - self.offset :])
 
 
 Keep = Callable[[list[Piece]], Iterable[Piece]]
@@ -75,9 +85,12 @@ def everything(pieces: list[Piece]) -> Iterable[Piece]:
 def torn(pieces: Iterable[Piece], grain: int = BLOCK_BYTES) -> list[Piece]:
     """Give the same in smaller pieces, none of which crosses a multiple of `grain`."""
     return [
-        Piece(
-            at,
-            piece.data[at - piece.offset : min(at - at % grain + grain, piece.end) - piece.offset],
+        replace(
+            piece,
+            offset=at,
+            data=piece.data[
+                at - piece.offset : min(at - at % grain + grain, piece.end) - piece.offset
+            ],
         )
         for piece in pieces
         for at in (
@@ -113,9 +126,9 @@ class Store:
         """Give what is seen."""
         return bytes(self.seen[offset : offset + length])
 
-    def write(self, offset: int, data: Data, *, fua: bool = False) -> None:
+    def write(self, offset: int, data: Data, *, fua: bool = False, connection: int = ANY) -> None:
         """Write; with `fua`, its range is stable then."""
-        piece = Piece(offset, bytes(data))
+        piece = Piece(offset, bytes(data), connection)
         self.seen[offset : piece.end] = piece.data
         if fua:
             self.stable[offset : piece.end] = piece.data
@@ -126,14 +139,35 @@ class Store:
         else:
             self.unstable.append(piece)
 
-    def flush(self) -> None:
-        """Make everything stable."""
-        self.stable[:] = self.seen
-        self.unstable = []
+    def flush(self, connection: int = ANY) -> None:
+        """Make stable what came over a connection, or everything."""
+        left: list[Piece] = []
+        for piece in self.unstable:
+            if piece.doomed or (ANY != piece.connection != connection != ANY):
+                left.append(piece)
+            else:
+                self.stable[piece.offset : piece.end] = piece.data
+                # What lay below may not come out later.
+                left = [rest for old in left for rest in old.outside(piece.offset, piece.end)]
+        self.unstable = left
+
+    def fail(self, connection: int = ANY) -> None:
+        """Fail a FLUSH: what it should have made stable never will be, but is seen."""
+        self.unstable = [
+            piece if ANY != piece.connection != connection != ANY else replace(piece, doomed=True)
+            for piece in self.unstable
+        ]
+
+    def adopt(self, connection: int) -> None:
+        """Have any FLUSH cover what came over a connection."""
+        self.unstable = [
+            replace(piece, connection=ANY) if piece.connection == connection else piece
+            for piece in self.unstable
+        ]
 
     def crash(self, keep: Keep = nothing) -> int:
         """Lose what is not stable, but for what is kept; give how many bytes are seen no more."""
-        for piece in keep(list(self.unstable)):
+        for piece in keep([piece for piece in self.unstable if not piece.doomed]):
             self.stable[piece.offset : piece.end] = piece.data
         self.unstable = []
         lost = sum(one != other for one, other in zip(self.seen, self.stable, strict=True))
@@ -299,7 +333,7 @@ class VolatileDisk:
             self.counts["fua"] += fua
             return run()
 
-        number = _connection.get(-1)
+        number = CONNECTION.get(-1)
         pending = Pending(
             command, offset, length, fua, number, data, _run=run_and_count, _among=self.pending
         )
@@ -372,7 +406,7 @@ class VolatileServer(Server):
         if self.down:
             await stream.aclose()
             return
-        _connection.set(self.connections)
+        CONNECTION.set(self.connections)
         with trio.CancelScope() as scope:
             self._living[stream] = scope
             try:

@@ -491,6 +491,21 @@ async def test_it_gives_way_to_who_needs_the_place(
         assert it.far.said == []
 
 
+async def test_it_gives_way_to_who_is_led_to_the_same_server_in_another_way() -> None:
+    """As an export is that was switched to where others are by the configuration."""
+    async with before(places=1) as it:
+        await it.served()
+        assert it.server.warm is not None
+        assert it.server.warm.count == 1
+        there = upstream.Server("there", it.far.connect, connections=it.server.connections)
+        place = await there.place(patient=False)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not it.far.live
+        with pytest.raises(upstream.Full, match="max-connections = 1 lets"):
+            await it.server.place(patient=False)
+        place.leave()
+
+
 async def test_it_is_not_in_front_of_a_client_in_the_queue_of_a_server_for_one(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -14,7 +14,7 @@ What must hold:
 - *Lines are changed at a standstill*: nothing is under way, and what was written over one line is flushed
   before it is read or written over another.
 - *What is acknowledged and not flushed may be gone with the server*, and NBD has no way to ask. It is
-  remembered (`unflushed`), and when all links have died, the sessions are told (`ledger`), or it is looked
+  remembered, and when all links have died, the sessions are told (`gateway.relay.losses`), or it is looked
   for, or it is written again (`recovery`).
 - *What was asked and not answered may have happened, may happen yet, or may not.* Reads are asked again. A
   write is read back first; if it is not there, it is asked again when the old one can hardly come any more,
@@ -22,8 +22,6 @@ What must hold:
 
 In the order in which one builds on the other:
 
-    unflushed.py   what has been written and is not known to be durable
-    ledger.py      what of it is lost, and who has to be told
     line.py        one link: what is under way on it, and the scanner of its replies
     stripes.py     where ranges are cut, and which line has which part
     lines.py       which lines there are, and which of them are used

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.mending import Mending
@@ -24,11 +24,13 @@ from gateway.relay.bundle.pieces import Piece
 from gateway.relay.bundle.ports import Port, Task
 from gateway.relay.bundle.recovery import RESTARTED, recovery
 from gateway.relay.bundle.stalls import Stalls
-from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.work import Work
+from gateway.relay.losses import Flushed, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.unflushed import Unflushed
 from gateway.upstream.mode import DEFAULTS, Doubt, Survival
 from gateway.wire.constants import Cmd, Errno
+from gateway.wire.ranges import Range
 
 MOST_LOSSES = 10
 """How often a command is asked that each time takes the server down, or out of step. More than a server that is
@@ -39,9 +41,16 @@ NEVER_BACK = (
 )
 
 
+@dataclass(slots=True)
+class Gate:
+    """Stands before what is asked of a bundle that has lost all its lines."""
+
+    is_open: bool = False
+
+
 class Bundle:
     """The lines of one export that act as one. `export` is what was promised of it, `count` how many lines are
-    wanted.
+    wanted, `trail` what is written over them.
 
     `clock` gives seconds. `say` is told what the operator should know. `changed` is called when a line has gone
     or `due` has changed.
@@ -51,7 +60,7 @@ class Bundle:
         self,
         export: Export,
         count: int,
-        ledger: Ledger,
+        trail: Trail,
         *,
         clock: Callable[[], float],
         stripe_bytes: int = stripes.LEAST_STRIPE_BYTES,
@@ -67,9 +76,15 @@ class Bundle:
         """Why there is no line, or will be none."""
         self.lines = Lines(count, stripe_bytes=stripe_bytes, strong=strong)
         self._stalls = Stalls(survival.stall_seconds, clock, changed)
-        self.work = Work(export, self.lines, ledger, survival, self._stalls, clock, say)
+        self.work = Work(export, self.lines, trail, survival, self._stalls, clock, say)
         self._clock = clock
         self._changed = changed
+        self._trail = trail
+        trail.flush = self._prove
+        trail.changed = self._proved
+        self._has_news = False  # what is not to do with lines has changed
+        self._gate: Gate | None = None
+        self._was_up = False
         self._total_loss = True  # since lines were in order last, there was a time without any
         self._mending: Mending | None = None
         self._not_before = -math.inf  # when the next recovery may begin
@@ -130,9 +145,10 @@ class Bundle:
         self.work.ports.wake()
 
     def _push(self) -> None:
+        self._has_news = False
         self._go_on_mending()
         still = not self.work.pieces.under_way
-        if self.state is State.SETTLING and still and not self._too_early:
+        if self.state is State.SETTLING and still and not self._waits:
             self._mend()
         if self.state is State.OVER:
             self.work.fail_all(self.why)
@@ -161,30 +177,53 @@ class Bundle:
     @property
     def due(self) -> float:
         """When `tick` and `push` are to be called next, if nothing else happens before; in seconds."""
-        waits = self.state is State.SETTLING and self._too_early
-        mends_at = self._not_before if waits else math.inf
+        mends_at = math.inf
+        if self.state is State.SETTLING:
+            mends_at = self._not_before if self._too_early else math.inf
+        if self._has_news:
+            mends_at = -math.inf
         return min(self.work.pieces.due, mends_at, self._stalls.due(self.lines.in_use))
 
     @property
     def _too_early(self) -> bool:
         return self._clock() < self._not_before
 
+    @property
+    def _waits(self) -> bool:
+        """It is not to be mended yet: what is asked again may come late, or others prove that nothing is
+        lost.
+        """
+        return self._too_early or self._trail.proving
+
+    # --- What is written, and not flushed
+
+    def _prove(self, done: Flushed) -> None:
+        """A FLUSH is wanted, for what others have to know."""
+        self.work.flushes.want(lambda outcome: done(outcome.error, outcome.text))
+        self._note_news()
+
+    def _proved(self) -> None:
+        """Nobody else will prove any more what is left of lines that have died."""
+        self._note_news()
+
+    def _note_news(self) -> None:
+        self._has_news = True
+        self._changed()
+
     # --- Lines come and go
 
-    def begin_without(self, why: str, unflushed: Unflushed, since: float) -> None:
-        """Take over from a link that has died, with what was written over it and not flushed; it was made at
-        `since`.
-        """
+    def begin_without(self, why: str) -> None:
+        """Take over from a link that has died, over which what is in the trail was written."""
         assert self.state is State.DOWN
-        self.work.unflushed = unflushed
         self.why = why
-        self._lose_all(since)
+        self._was_up = True
+        self._lose_all()
 
     def linked(self, line: Line) -> None:
         """A link has been made for a slot that had none."""
         self.lines.by_slot[line.number] = line
         line.heard_at = line.made_at = self._clock()
-        if self.state is State.DOWN and not self._too_early:
+        if self.state is State.DOWN and not self._waits:
             self._mend()
         elif self.state in (State.DOWN, State.UP):
             self.lines.state = State.SETTLING
@@ -205,11 +244,11 @@ class Bundle:
         if self.state is State.OVER:
             pass
         elif not lines:
-            self._lose_all(line.made_at)
+            self._lose_all()
             lines.state = State.DOWN
         elif in_use:
             if not lines.staying:  # those that are left were made later: they prove nothing
-                self._lose_all(line.made_at)
+                self._lose_all()
             lines.state = State.SETTLING
         self._changed()
 
@@ -228,12 +267,12 @@ class Bundle:
             elif piece.ask.command is Cmd.FLUSH:
                 self.work.flushes.lost()
 
-    def _lose_all(self, since: float) -> None:
-        """All lines are gone that there were; of the last, the link was made at `since`."""
-        self._total_loss = True
+    def _lose_all(self) -> None:
+        """All lines are gone that there were."""
+        self._total_loss = self._was_up = True
         self.lost_at = self._clock()
-        if self.survival.unflushed is Doubt.STICKY and self.unflushed:
-            self.work.taint(RESTARTED, since=since)
+        doubt = self.survival.unflushed is not Doubt.STICKY
+        self._trail.losses.died(self._trail, RESTARTED, doubt=doubt)
 
     def spare_linked(self, line: Line) -> None:
         """A link has been made for READs that a stalled line does not answer."""
@@ -253,12 +292,28 @@ class Bundle:
         stalled = any(line.stalled for line in self.lines.in_use)
         return stalled and self.work.one_view and self.state is State.UP
 
+    def say_farewell(self) -> None:
+        """Nobody asks any more: have FLUSHed what was written."""
+        if self.unflushed and self.state is State.UP and self.survival.reconnect_seconds:
+            self.work.flushes.want(lambda _outcome: None)
+
+    def left(self) -> None:
+        """Its lines have been closed."""
+        self._trail.losses.left(self._trail, trusted=not self.survival.reconnect_seconds)
+
+    def hand_on_trail(self) -> Trail:
+        """Give what was written, to who goes on with its only line alone."""
+        trail = self._trail
+        trail.lost, trail.changed = _nobody_minds, _nothing
+        self._trail = self.work.trail = trail.losses.trail(None)
+        return trail
+
     def end(self) -> None:
         """Nobody asks any more. If what was written is in doubt, others have to be told."""
-        trusted = self.survival.unflushed is Doubt.ASSUME_DURABLE
-        if self._total_loss and self.unflushed and not trusted:
-            self.work.ledger.lose(NEVER_BACK, self.unflushed.ranges)
-            self.unflushed.forget()
+        losses = self._trail.losses
+        if self.survival.unflushed is Doubt.ASSUME_DURABLE and self._total_loss:
+            losses.is_durable(self._trail)
+        losses.give_up(self._trail, NEVER_BACK)
 
     def give_up(self, why: str) -> None:
         """There will be no line any more: everything fails."""
@@ -273,20 +328,47 @@ class Bundle:
         """Nothing is under way any more: put the lines in order."""
         self.lines.state = State.MENDING
         self.lines.use_staying()
+        self._gate = None
         steps = recovery(self.work, restarted=self._total_loss)
         self._mending = Mending(steps, self.work.send)
         self._go_on_mending()
 
     def _go_on_mending(self) -> None:
-        if self._mending is not None and self._mending.go_on():
+        if self._mending is not None and self._mending.go_on() and self._may_be_read:
             self._mending = None
             self._total_loss = False
             self.lines.state = State.SETTLING if self.lines.new else State.UP
             self.work.pieces.hold_orphans()
             self._changed()
 
+    @property
+    def _may_be_read(self) -> bool:
+        """After a loss, what others have written over links of their own is to be flushed, or known to be
+        lost, before anybody reads it over a new one: the server there may have started without it.
+        """
+        if not self._total_loss or not self._was_up or self._trail.owner is not None:
+            return True
+        if self._gate is None:
+            self._gate = gate = Gate()
+
+            def opens() -> None:
+                gate.is_open = True
+                self._note_news()
+
+            gate.is_open = self._trail.losses.others_settled(self._trail, opens)
+        return self._gate.is_open
+
     def _break_off(self) -> None:
         """A recovery cannot go on as it is: it begins anew, with the lines that there are then."""
+        self._gate = None
         if self._mending is not None:
             self._mending.break_off()
             self._mending = None
+
+
+def _nobody_minds(_why: str, _ranges: list[Range]) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass

@@ -7,39 +7,24 @@ lie to him. There is one under way at a time, so that those who come meanwhile s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-
-from gateway.relay.bundle.ports import Port
-from gateway.relay.scan.asks import Done, Outcome
-
-Wanted = tuple[Port | None, Done]
-"""Whose FLUSH it is (None: the bundle's own), and who is told of its outcome."""
-
-
-def why_failed(outcome: Outcome) -> str:
-    """Say why what was not flushed is taken to be lost."""
-    return f"a FLUSH of the server has failed: {outcome.text or outcome.error}"
+from gateway.relay.scan.asks import Done
 
 
 class Flushes:
     """Those of one bundle."""
 
     def __init__(self) -> None:
-        self.under_way: list[Wanted] | None = None
+        self.under_way: list[Done] | None = None
         """Who waits for the one that has been sent; None: there is none."""
-        self._wanted: list[Wanted] = []
+        self._wanted: list[Done] = []
 
     def __bool__(self) -> bool:
         """Somebody wants one that has not been sent."""
         return bool(self._wanted)
 
-    def __iter__(self) -> Iterator[Port]:
-        """Give the ports whose FLUSHes have not been sent."""
-        return iter([port for port, _done in self._wanted if port is not None])
-
-    def want(self, done: Done, port: Port | None = None) -> None:
+    def want(self, done: Done) -> None:
         """Have `done` told what the next one that is sent comes to."""
-        self._wanted.append((port, done))
+        self._wanted.append(done)
 
     def sent(self) -> None:
         """One is sent for all who want one."""
@@ -48,20 +33,14 @@ class Flushes:
     def answered(self) -> list[Done]:
         """It has its answer: give those who wait for it."""
         waiting, self.under_way = self.under_way or [], None
-        return [done for _port, done in waiting]
+        return waiting
 
     def lost(self) -> None:
         """It has no answer, and will have none: they want another."""
         waiting, self.under_way = self.under_way or [], None
         self._wanted[:0] = waiting
 
-    def take_out(self, of: Collection[Port | None] | None = None) -> list[Done]:
-        """Give those (of some ports, or all) who want one and are not to have one."""
+    def take_out(self) -> list[Done]:
+        """Give those who want one and are not to have one."""
         wanted, self._wanted = self._wanted, []
-        out = []
-        for port, done in wanted:
-            if of is None or port in of:
-                out.append(done)
-            else:
-                self._wanted.append((port, done))
-        return out
+        return wanted

@@ -23,12 +23,11 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from gateway.protocol.export import longest_payload
-from gateway.relay.bundle.flushes import why_failed
 from gateway.relay.bundle.mending import Asked, Steps
 from gateway.relay.bundle.pieces import Piece
-from gateway.relay.bundle.unflushed import Written, digest_of
 from gateway.relay.bundle.work import Work
 from gateway.relay.scan.asks import Ask, Data, Outcome
+from gateway.relay.unflushed import Written, digest_of
 from gateway.upstream.mode import Doubt, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.limits import MIB
@@ -52,44 +51,50 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
     """Give the steps that put a bundle in order whose lines have changed; `restarted`: none was there all the
     time.
     """
+    losses, trail = work.trail.losses, work.trail
     if restarted:
-        work.fail_flushes_of_debtors()
-    if work.unflushed:
-        if restarted:
+        if work.unflushed:
             yield from _doubted(work)
-        else:
-            yield from _flushed(work)
+        losses.came_up(trail)
+    elif work.unflushed:
+        yield from _flushed(work)
     yield from _unanswered(work)
     while work.lines.new:
         if work.unflushed:
             yield from _flushed(work)
         work.lines.use_all()
+        losses.came_up(trail)
 
 
 def _flushed(work: Work) -> Steps:
+    """FLUSH over a line that was there all the time."""
+    losses, trail = work.trail.losses, work.trail
+    sent = losses.sent()
     [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
-    if outcome.error:
-        work.taint(why_failed(outcome))
-    else:
-        work.unflushed.forget()
+    work.flush_answered(sent, outcome)
+    losses.lose(trail, f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
 
 
 # --- What was acknowledged
 
 
 def _doubted(work: Work) -> Steps:
+    losses, trail = work.trail.losses, work.trail
     match work.survival.unflushed:
-        case Doubt.STICKY:  # told at the loss; what is there all the same nobody was told of
-            work.taint(RESTARTED)
+        case Doubt.STICKY:  # lost when the last line was; unless others have proved that it is not
+            raise AssertionError(f"a loss that nobody was told of: {trail}")
         case Doubt.ASSUME_DURABLE:
             work.say("what the server had not flushed is taken to be durable")
-            yield from _flushed(work)  # and is seen over this line from now on
+            [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]  # so that it is seen over this line
+            if outcome.error:
+                losses.lose(trail, f"a FLUSH of the server has failed: {outcome.text}")
+            losses.is_durable(trail)
         case Doubt.VERIFY:
             if (yield from _is_there(work)):
                 work.say("what the server had not flushed is all there")
-                work.unflushed.forget()
+                losses.is_durable(trail)
             else:
-                work.taint(RESTARTED)
+                losses.lose(trail, RESTARTED)
         case Doubt.REPLAY:
             if (yield from _replayed(work)):
                 work.say(
@@ -98,7 +103,7 @@ def _doubted(work: Work) -> Steps:
                     bytes=work.unflushed.bytes,
                 )
             else:
-                work.taint("what the server had not flushed cannot be written again")
+                losses.lose(trail, "what the server had not flushed cannot be written again")
 
 
 def _is_there(work: Work) -> _Question:

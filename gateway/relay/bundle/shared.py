@@ -1,10 +1,12 @@
 """Exports that all clients share the links of: who asks about one, and who opens it, gets its part in one
 trunk.
 
-The links select, when they are made, every meta context that the server lists; a client's own choice is made of
-these. A trunk begins with the first who asks, and ends with the last who has a part in it; or when the export
-is taken elsewhere, or made anew (`Trunks.exchange`), for there must not be two before one server's export: what
-one has not flushed the other would not know of.
+The links select, when they are made, every meta context that the server lists; a client's own choice is made
+of these. A trunk begins with the first who asks, and ends with the last who has a part in it; or when the
+export is taken elsewhere, or made anew (`Trunks.exchange`), for there must not be two before one disk: what
+one has not flushed the other would not know of, and what it writes again after a loss it would write over
+what came over the other meanwhile. So a disk whose server is spoken to in another way since a reload, or by
+another upstream, keeps the trunk that it has.
 
 A trunk of one link may begin with one that was made ahead (`gateway.upstream.warm`): that is nobody's yet. A
 link that is lost, or made anew, is never replaced by one.
@@ -17,12 +19,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import trio
-
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Server
@@ -33,90 +32,72 @@ from gateway.wire.handshake import MetaContext
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from gateway.relay.disk import Disk
     from gateway.relay.hub import Hub
-
-Key = tuple[Server, str]
-"""A server, and an export's name there."""
 
 
 class Trunks:
-    """Those of all shared exports."""
+    """Begins those of all shared exports; each belongs to its disk (`Disk.trunk`)."""
 
     def __init__(self, hub: Hub, log: FilteringBoundLogger) -> None:
         self._hub = hub
         self._log = log
-        self._trunks: dict[Key, Trunk] = {}
-        self._locks: dict[Key, trio.Lock] = {}
 
-    async def join(self, server: Server, name: str, ledger: Callable[[], Ledger]) -> Joined:
-        """Take part in an export's trunk, which is begun if there is none. Raises `Refusal`."""
-        key = server, name
-        async with self._locked(key):
-            trunk = self.at(server, name)
-            if trunk is None:
-                trunk = await self._begun(server, name, ledger(), warm=True)
-                self._trunks[key] = trunk
-            return trunk.join()
-
-    def at(self, server: Server, name: str) -> Trunk | None:
-        """Give the trunk of an export, if there is one: if need be, that of before a reload has changed how its
-        server is spoken to. Two would be one too many for a server that takes one connection; and what one of
-        them writes again after a loss would be written over what came over the other meanwhile.
+    async def join(self, disk: Disk, server: Server, name: str) -> Joined:
+        """Take part in the trunk of a server's export, which is this disk; it is begun if there is none.
+        Raises `Refusal`.
         """
-        trunk = self._trunks.get((server, name))
-        if trunk is not None and trunk.stands:
-            return trunk
-        for (other, there), each in self._trunks.items():
-            same = other.name == server.name and other.disks is server.disks  # not one switched to
-            if each.stands and there == name and same:
-                return each
-        return None
+        async with disk.turn:
+            trunk = disk.trunk
+            if trunk is None:
+                trunk = disk.trunk = await self._begun(disk, server, name, warm=True)
+            _check_credentials(server, trunk.server)
+            return trunk.join()
 
     @asynccontextmanager
     async def exchange(
-        self, server: Server, name: str, ledger: Callable[[], Ledger], leaving: Collection[Trunk]
+        self, disk: Disk, server: Server, name: str, leaving: Collection[Trunk]
     ) -> AsyncIterator[Trunk]:
-        """Give the trunk of an export to those who leave others; nobody else joins until the block ends. It is
-        the one that the export has, or, if that is to be left, a new one, which the export has once it is
-        `put`. One that nobody has joined by the end of the block ends with it. Raises `Refusal`.
+        """Give the trunk of an export, which is this disk, to those who leave others; nobody else joins until
+        the block ends. It is the one that the disk has, or, if that is to be left, a new one, which the disk
+        has once it is given it. One that nobody has joined by the end of the block ends with it. Raises
+        `Refusal`.
         """
-        async with self._locked((server, name)):
-            trunk = self.at(server, name)
+        async with disk.turn:
+            trunk = disk.trunk
             if trunk is None or trunk in leaving:
-                trunk = await self._begun(server, name, ledger(), warm=False)
+                trunk = await self._begun(disk, server, name, warm=False)
+            _check_credentials(server, trunk.server)
             ours = trunk.join()
             try:
                 yield trunk
             finally:
                 ours.close()
 
-    def put(self, trunk: Trunk) -> None:
-        """Lead who comes from now on to a trunk."""
-        self._trunks[trunk.server, trunk.terms.name] = trunk
-
-    @asynccontextmanager
-    async def _locked(self, key: Key) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(key, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._locks.pop(key, None)
-            self._trunks = {k: each for k, each in self._trunks.items() if each.stands}
-
-    def names(self, server: Server) -> list[str]:
-        """Give the exports of a server that clients share at this moment, by its names."""
-        return [name for (of, name), each in self._trunks.items() if of is server and each.stands]
-
-    async def _begun(self, server: Server, name: str, ledger: Ledger, *, warm: bool) -> Trunk:
+    async def _begun(self, disk: Disk, server: Server, name: str, *, warm: bool) -> Trunk:
         negotiation = Negotiation(server, warm=warm and server.mode.wanted.count == 1)
         try:
             terms = await shared_terms(negotiation, name)
             link = await negotiation.go(terms)
         finally:
             await negotiation.aclose()
-        return await begun(server, terms, link, self._hub, ledger, self._log)
+        return await begun(server, terms, link, self._hub, disk, self._log)
+
+
+def _check_credentials(server: Server, there: Server) -> None:
+    """Hold the connections that a disk has, made as one server's, against who would use them as another's: what
+    is to go over TLS must not go in the clear, nor anything under somebody else's name. A reload may change the
+    credentials of an upstream; that is taken up when the connections are made anew. Raises `Refusal`.
+    """
+    ours, theirs = server.recipe, there.recipe
+    if ours is None or theirs is None or ours.upstream == theirs.upstream:
+        return
+    if ours.credentials != theirs.credentials:
+        raise Refusal(
+            Rep.ERR_POLICY,
+            f"clients of upstream {theirs.upstream!r} share connections to this disk that were made with"
+            f" other credentials than those of {ours.upstream!r}: there cannot be two sets of them",
+        )
 
 
 async def shared_terms(negotiation: Negotiation, name: str) -> Terms:
@@ -134,11 +115,11 @@ async def begun(
     terms: Terms,
     link: Link,
     hub: Hub,
-    ledger: Ledger,
+    disk: Disk,
     log: FilteringBoundLogger,
 ) -> Trunk:
     """Begin a trunk with its first link, which is its from now on. Raises `Refusal`."""
-    trunk = Trunk(server, terms, link, hub, ledger, log)
+    trunk = Trunk(server, terms, link, hub, disk, log)
     try:
         if server.mode.required:
             await trunk.agree()
@@ -154,10 +135,10 @@ class SharedNegotiation:
 
     evidence: Evidence | None = None
 
-    def __init__(self, trunks: Trunks, server: Server, ledger: Callable[[str], Ledger]) -> None:
+    def __init__(self, trunks: Trunks, server: Server, disk: Callable[[str], Disk]) -> None:
         self._trunks = trunks
         self._server = server
-        self._ledger = ledger
+        self._disk = disk
         self._joined: tuple[str, Joined] | None = None
 
     async def _part(self, name: str) -> Joined:
@@ -165,7 +146,7 @@ class SharedNegotiation:
             if self._joined[0] == name and self._joined[1].trunk.stands:
                 return self._joined[1]
             await self.aclose()
-        joined = await self._trunks.join(self._server, name, lambda: self._ledger(name))
+        joined = await self._trunks.join(self._disk(name), self._server, name)
         self._joined = name, joined
         return joined
 

@@ -26,20 +26,22 @@ from gateway.protocol.export import Export
 from gateway.quirks import Dialect
 from gateway.relay.bundle.again import Pause, shrunk
 from gateway.relay.bundle.core import Bundle
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
-from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.wire import Wire, Wires
+from gateway.relay.losses import Debt, Trail
 from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.unflushed import KEPT
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Place, Rung, Server
+from gateway.wire.constants import TransmissionFlag
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from gateway.relay.disk import Disk
     from gateway.relay.hub import Hub
 
 AGAIN_SECONDS = 0.5
@@ -65,13 +67,15 @@ class Trunk:
         terms: Terms,
         first: Link,
         hub: Hub,
-        ledger: Ledger,
+        disk: Disk,
         log: FilteringBoundLogger,
+        trail: Trail | None = None,
     ) -> None:
+        """`trail`: what was written over `first`, if that has been used, and is lost."""
         self.server = server
         self.terms = terms
         self.first = first
-        self.ledger = ledger
+        self.disk = disk
         self._hub = hub
         self._log = log.bind(upstream=server.name)
         mode = server.mode
@@ -84,7 +88,6 @@ class Trunk:
         self.closed = trio.Event()
         """And all of them have been closed."""
         self.retired = False
-        ledger.bundles += 1
         self._ids = {context.name: context.id for context in first.export.contexts}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -92,7 +95,10 @@ class Trunk:
         self.bundle = Bundle(
             first.export,
             self.decision.count,
-            ledger,
+            trail
+            or disk.losses.trail(
+                None, KEPT[mode.survival.unflushed], records=first.export.can_flush
+            ),
             clock=trio.current_time,
             stripe_bytes=mode.stripe,
             strong=mode.strong,
@@ -122,7 +128,6 @@ class Trunk:
     def abandon(self) -> None:
         """Do not begin, after all: leave the first link."""
         self.first.close()
-        self.ledger.bundles -= 1
 
     def start(self) -> None:
         """Begin."""
@@ -130,11 +135,11 @@ class Trunk:
         self._use(0, self.first)
         self._hub.start_soon(self._keep)
 
-    def start_without(self, why: str, unflushed: Unflushed) -> None:
-        """Begin with the first link gone, over which this was written and not flushed."""
+    def start_without(self, why: str) -> None:
+        """Begin with the first link gone."""
         self._log.warning("upstream connection lost", why=why, left=0)
         self._places[0] = self.first.place
-        self.bundle.begin_without(why, unflushed, self.pauses[0].made_at)
+        self.bundle.begin_without(why)
         self._hub.start_soon(self._keep)
 
     async def restored(self) -> None:
@@ -146,12 +151,25 @@ class Trunk:
             await trio.sleep(look_seconds)
             look_seconds = min(2 * look_seconds, AGAIN_SECONDS)  # many may wait, and for long
 
-    def dissolve(self) -> Link:
-        """End while nothing is asked: give the only link, whose owner goes on with it alone."""
+    def belongs_to(self, debt: Debt) -> None:
+        """A session has begun: unless others rely on what is written over these links, it alone does."""
+        if not self.speaks_for_all:
+            self.bundle.work.trail.owner = debt
+
+    @property
+    def speaks_for_all(self) -> bool:
+        """A FLUSH over its links covers what was written over any other."""
+        return self.server.mode.wanted.shared or speaks_for_all(self.first.export)
+
+    def dissolve(self) -> tuple[Link, Trail]:
+        """End while nothing is asked: give the only link, whose owner goes on with it alone, and what was
+        written over it.
+        """
         [line] = self.bundle.lines.by_slot.values()
         self._wires.take_out(line)
         self._scope.cancel()
-        return replace(self._links.pop(line), place=self._places.pop(line.number))
+        link = replace(self._links.pop(line), place=self._places.pop(line.number))
+        return link, self.bundle.hand_on_trail()
 
     async def _keep(self) -> None:
         try:
@@ -163,15 +181,18 @@ class Trunk:
                     for slot in range(self.decision.count):
                         nursery.start_soon(self._keep_slot, slot)
             with trio.move_on_after(FAREWELL_SECONDS):
+                self.bundle.say_farewell()
+                self.push()
                 while self._wires.busy:
                     await trio.sleep(LOOK_SECONDS)
         finally:
             self._wires.close()
+            self.bundle.left()
+            self.disk.is_left()
             for link in self._others:
                 link.close()
             for place in self._places.values():
                 place.leave()
-            self.ledger.bundles -= 1
             self.closed.set()
 
     async def _use_others(self) -> None:
@@ -375,6 +396,11 @@ class Trunk:
 
     def _say(self, what: str, details: Mapping[str, object]) -> None:
         self._log.warning(what, export=self.terms.name, **details)
+
+
+def speaks_for_all(export: Export) -> bool:
+    """Say whether a FLUSH over one link covers what was written over any other one to this export."""
+    return bool(export.flags & TransmissionFlag.CAN_MULTI_CONN)
 
 
 @dataclass(eq=False)

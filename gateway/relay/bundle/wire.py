@@ -16,6 +16,7 @@ from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.crowd import GONE, READ, WRITE, crowd_of
 from gateway.relay.lane import BufferPool, Lane
+from gateway.relay.scan.early import unsent_writes
 from gateway.wire.errors import WireError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Wire:
 
     def _receive(self) -> None:
         lane = self._replies
+        self._note_unsent()
         try:
             lane.receive()
             lane.release()
@@ -66,11 +68,21 @@ class Wire:
         if lane.ended:
             self._lose("the upstream closed the connection")
 
-    def send(self) -> None:
-        """Send what the line has to send, as much as goes, and wait for the rest."""
+    def _note_unsent(self) -> None:
+        """Note which WRITEs' data the link has not been given: a reply to one of them is early."""
+        traffic = self.line.traffic
+        if self._requests.out or self.line.to_send or traffic.early.unsent:
+            unsent = sum(map(len, (*self._requests.out, *self.line.to_send)))
+            header = traffic.plan.link.request.size
+            traffic.early.unsent = unsent_writes(traffic.in_flight, unsent, header)
+
+    def send(self) -> bool:
+        """Send what the line has to send, as much as goes, and wait for the rest. Say whether there are answers
+        now, to what was asked before.
+        """
         lane, line = self._requests, self.line
         if self._lost:
-            return
+            return False
         if line.to_send:
             lane.out += line.to_send
             line.to_send.clear()
@@ -78,8 +90,13 @@ class Wire:
             lane.send()
         except OSError as error:
             self._lose(f"the upstream takes no more requests: {error.strerror or error}")
-            return
+            return False
         self._want(READ | WRITE if lane.out else READ)
+        held = len(line.traffic.early.held)
+        if held:
+            self._note_unsent()
+            line.scan.settle_early()
+        return len(line.traffic.early.held) < held
 
     @property
     def _crowd(self) -> int:
@@ -151,13 +168,13 @@ class Wires:
 
     def push(self) -> None:
         """Have the bundle do what it can, and send what it has to say."""
-        # A line that is lost in sending changes what the others may do.
-        lines = -1
-        while lines != len(self._wires):
+        # A line that is lost in sending changes what the others may do, and so does an answer.
+        again = True
+        while again:
             lines = len(self._wires)
             self.bundle.push()
-            for wire in list(self._wires.values()):
-                wire.send()
+            answered = [wire.send() for wire in list(self._wires.values())]
+            again = any(answered) or lines != len(self._wires)
 
     def take_out(self, line: Line) -> None:
         """Leave a line's socket alone, for its link is used in another way from now on."""

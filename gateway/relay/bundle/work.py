@@ -5,30 +5,31 @@ one for each stripe that it is in (`stripes`). A piece waits as long as it must 
 goes to its line (`lines`). When the last piece is answered, so is the task. A FLUSH is shared (`flushes`).
 
 What is written is noted as soon as a line has acknowledged it, and before whoever asked can know (`unflushed`).
-So if it turns out to be lost (`taint`), whoever has been told of it is told of the loss; and a task of which a
-part is lost before it is done has to fail, for its session is told of the loss too early.
+So if it turns out to be lost (`gateway.relay.losses`), whoever has been told of it is told of the loss; and a
+task of which a part is lost before it is done has to fail, for its session is told of the loss too early.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 
 from gateway.protocol.commands import WRITE_CLASS
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
-from gateway.relay.bundle.flushes import Flushes, why_failed
-from gateway.relay.bundle.ledger import Ledger
+from gateway.relay.bundle.flushes import Flushes
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
 from gateway.relay.bundle.ports import Port, Ports, Task
 from gateway.relay.bundle.stalls import Stalls
-from gateway.relay.bundle.unflushed import KEPT, Keep, Unflushed
+from gateway.relay.losses import Trail, is_loss
 from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.unflushed import Keep, Unflushed
 from gateway.upstream.mode import Doubt, Survival
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
+from gateway.wire.ranges import Range, touched
 
 LINE_COMMANDS = 128
 """Asks that are under way on one line: as many as one session may have. What is beyond that waits here, where
@@ -54,7 +55,7 @@ class Work:
         self,
         export: Export,
         lines: Lines,
-        ledger: Ledger,
+        trail: Trail,
         survival: Survival,
         stalls: Stalls,
         clock: Callable[[], float],
@@ -62,9 +63,9 @@ class Work:
     ) -> None:
         self.export = export
         self.lines = lines
-        self.ledger = ledger
+        self.trail = trail
+        trail.lost = self._fail_unfinished
         self.survival = survival
-        self.unflushed = Unflushed(KEPT[survival.unflushed])
         self.ports = Ports()
         self.pieces = Pieces(in_order=survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY))
         self.flushes = Flushes()
@@ -78,6 +79,11 @@ class Work:
     def say(self, what: str, **details: object) -> None:
         """Tell the operator."""
         self._say(what, details)
+
+    @property
+    def unflushed(self) -> Unflushed:
+        """What has been written over it and is not known to be durable."""
+        return self.trail.unflushed
 
     # --- Tasks
 
@@ -139,7 +145,7 @@ class Work:
                 self._put(task, self._cut(task))
 
     def _flush(self, task: Task) -> None:
-        self.flushes.want(lambda outcome: self.ports.answer(task, outcome), task.port)
+        self.flushes.want(lambda outcome: self.ports.answer(task, outcome))
 
     def _ask_status(self, task: Task, flushed: Outcome) -> None:
         # If it was a recovery that failed the FLUSH, that is as good: it puts the lines in order as well.
@@ -197,8 +203,7 @@ class Work:
         return (
             ask.command in _TELLS
             and traffic is not None
-            and bool(traffic.lost)
-            and traffic.is_lost(ask.offset, ask.end)
+            and traffic.debt.is_lost(ask.offset, ask.end)
         )
 
     def _reply(self, piece: Piece, line: Line, outcome: Outcome) -> None:
@@ -232,7 +237,8 @@ class Work:
         self.flushes.want(flushed)
 
     def _note_written(self, ask: Ask) -> None:
-        self.ledger.written(ask.offset, ask.end)
+        if self.trail.losses.tainted:
+            self.trail.losses.written(ask.offset, ask.end)
         if self.export.can_flush:
             if ask.flags & CmdFlag.FUA:
                 self.unflushed.replaced(ask)
@@ -251,20 +257,26 @@ class Work:
     def _send_flush(self) -> None:
         if not self.flushes or self.flushes.under_way is not None:
             return
-        mark = self.unflushed.mark()
+        sent = self.trail.losses.sent()
 
         def answered(_piece: Piece, outcome: Outcome) -> None:
             waiting = self.flushes.answered()
-            if outcome.error:
-                # The server has lost something, and does not say so twice: all sessions have to hear of it.
-                self.taint(why_failed(outcome))
-            else:
-                self.unflushed.flushed(mark)
+            self.flush_answered(sent, outcome)
             for done in waiting:
                 done(outcome)
 
         self.flushes.sent()
         self.send(Piece(Ask(Cmd.FLUSH, 0, 0), answered, slot=0))
+
+    def flush_answered(self, sent: int, outcome: Outcome) -> None:
+        """A FLUSH over a line that was there all the time has its answer."""
+        losses = self.trail.losses
+        if not outcome.error:
+            losses.flushed(self.trail, sent)
+            return
+        if is_loss(outcome.error):  # also of what the server has done and not answered yet
+            self._fail_unfinished(outcome.text or "a FLUSH of the server has failed", [])
+        losses.flush_failed(self.trail, outcome.error, outcome.text)
 
     # --- What lines leave behind
 
@@ -300,26 +312,7 @@ class Work:
 
     # --- What fails
 
-    def taint(self, why: str, *, since: float | None = None) -> None:
-        """What is not flushed is taken to be lost, and everybody has to be told. `since`: a link was found dead
-        that was made then.
-        """
-        self._fail_unfinished(why)
-        ranges = self.unflushed.ranges
-        self.say(
-            "writes may be lost: each session's next FLUSH fails, and until then READs of them",
-            why=why,
-            sessions=len(self.ledger.traffics),
-            bytes=sum(end - start for start, end in ranges),
-        )
-        if since is None:
-            self.ledger.lose(why, ranges)
-        else:
-            self.ledger.lose(why, ranges, at=self.clock(), since=since)
-        self.unflushed.forget()
-        self._fail_flushes(why)
-
-    def _fail_unfinished(self, why: str) -> None:
+    def _fail_unfinished(self, why: str, lost: list[Range]) -> None:
         """Of what is lost, a part belongs to commands that are not done yet. Whoever is told of the loss now
         hears later that they are done, and would take them to be durable after his next FLUSH. So they fail.
 
@@ -330,25 +323,10 @@ class Work:
             task, ask = piece.task, piece.ask
             if task is None or not piece.writes or ask.flags & CmdFlag.FUA:
                 continue
-            partly = task.written and self.unflushed.touches(task.ask.offset, task.ask.end)
-            if partly or piece.line is not None:
+            partly = task.written and touched(lost, task.ask.offset, task.ask.end)
+            waits = piece.not_before == WHEN_FLUSHED  # it was answered, and its FLUSH was not
+            if partly or waits or piece.line is not None:
                 task.fail(Errno.EIO, why)
-
-    def fail_flushes_of_debtors(self) -> None:
-        """A FLUSH of whoever has to be told of a loss, by this bundle or another, may not succeed over a line
-        that was made after it.
-        """
-        for port in dict.fromkeys([*self.flushes, *self.ports]):
-            if port.traffic is not None and port.traffic.unflushed:
-                self._fail_flushes(port.traffic.unflushed, {port})
-
-    def _fail_flushes(self, why: str, of: Collection[Port | None] | None = None) -> None:
-        """Nobody's FLUSH that was asked before a loss may succeed after it (or only nobody's of these)."""
-        lost = Outcome(Errno.EIO, why)
-        for done in self.flushes.take_out(of):
-            done(lost)
-        for task in self.ports.take_out(Cmd.FLUSH, of):
-            self.ports.answer(task, lost)
 
     def fail_all(self, why: str) -> None:
         """Nothing goes out any more: everything fails but what is under way."""

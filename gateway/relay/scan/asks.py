@@ -70,6 +70,8 @@ class Asks:
         self._traffic = traffic
         self._link = traffic.plan.link
         self._under_way: dict[int, tuple[Ask, Outcome, Done]] = {}
+        self._sent: dict[int, int] = {}
+        """Our cookie of a FLUSH -> what `Losses.sent` gave for it."""
 
     def __len__(self) -> int:
         return len(self._under_way)
@@ -82,8 +84,8 @@ class Asks:
         traffic.in_flight[ours] = (0, ASK | word, ask.offset, ask.length)
         outcome = Outcome(data=bytearray(ask.length if ask.command is Cmd.READ else 0))
         self._under_way[ours] = ask, outcome, done
-        if ask.command is Cmd.FLUSH and traffic.memory is not None:
-            traffic.memory.flush_is_sent(ours)
+        if ask.command is Cmd.FLUSH and traffic.trail is not None:
+            self._sent[ours] = traffic.trail.losses.sent()
         flags = ask.flags
         if ask.command is Cmd.WRITE and self._link is EXTENDED:
             flags |= CmdFlag.PAYLOAD_LEN
@@ -100,22 +102,23 @@ class Asks:
     def settle(self, ours: int) -> None:
         """The reply to an ask is complete."""
         ask, outcome, done = self._under_way.pop(ours)
-        memory = self._traffic.memory
-        if memory is not None and ask.command is not Cmd.READ:
-            word = ask.flags << 16 | ask.command
-            if outcome.error:
-                # Whether a FLUSH is the client's own, its job knows (and it pays then).
-                memory.failed(self._traffic, ours, word, outcome.error, outcome.text, told=False)
-            else:
-                memory.succeeded(ours, word, ask.offset, ask.length)
+        memory, trail = self._traffic.memory, self._traffic.trail
+        if ask.command is Cmd.FLUSH:
+            if memory is not None:
+                memory.remember()  # what was answered before
+            if trail is not None:
+                trail.losses.answered(trail, self._sent.pop(ours), outcome.error, outcome.text)
+        elif memory is not None and not outcome.error:
+            memory.succeeded(ours, ask.flags << 16 | ask.command, ask.offset, ask.length)
         done(outcome)
 
     def drop(self) -> None:
         """Forget them: the link has died, and whoever asked knows."""
         self._under_way.clear()
+        self._sent.clear()
 
     def take(self) -> list[tuple[Ask, Done]]:
         """Give those that have no answer, and forget them: they are asked elsewhere."""
         taken = [(ask, done) for ask, _outcome, done in self._under_way.values()]
-        self._under_way.clear()
+        self.drop()
         return taken

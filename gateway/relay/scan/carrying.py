@@ -5,8 +5,8 @@ Nobody but us knows that another link serves the rest, so each reply has to be w
 - of a READ whose reply has begun, the client is given what is missing of it, and nothing twice. Where the
   data of one chunk, or of a simple reply, is half sent, its rest comes first, before anything else is said;
 - of a BLOCK_STATUS, the contexts that have not been told;
-- a WRITE's data was kept until its answer. One of which the server has only had a part was not done; its rest
-  is still to come from the client, and then it is a WRITE like any other;
+- a WRITE's data was kept until its answer. One of which the server has only had a part was not done, even if
+  the server has said so; its rest is still to come from the client, and then it is a WRITE like any other;
 - READs are begun as the client takes what was read before: their data is held here now;
 - whatever else may change the disk is asked by `adopt`: it may have been done, or may be done yet.
 
@@ -15,11 +15,11 @@ Writes stay in the in-flight table until they are answered, for claims of others
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 from gateway.protocol.commands import WRITE_CLASS
-from gateway.relay.scan.asks import Ask, Done, Outcome
-from gateway.relay.scan.jobs import Answer, Claim, Job, Outside, moved
+from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.scan.jobs import Answer, Job, moved
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import RequestScan, contexts_wanted
@@ -37,24 +37,19 @@ def carry_over(
     """Have all that is under way asked by `ask` and `adopt`, and by `ask` whatever comes; `after` is the plan
     for that. The rest of data that is half sent to the client is for `rest_of`.
     """
-    lost = (
-        traffic.unflushed
-    )  # no FLUSH that is under way may cover it, though the first of them tells of it
     before, partial = traffic.plan, dict(traffic.partial)
-    half_sent = requests.half_sent
+    half_sent = traffic.early.half_sent
     entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}
     data = {} if traffic.memory is None else traffic.memory.take_data()
     under_way = traffic.asks.take()
     traffic.in_flight.clear()
     traffic.partial.clear()
     traffic.to_upstream.clear()
-    traffic.memory = None  # whoever is asked remembers
+    traffic.early.forget()
+    traffic.memory = traffic.trail = None  # whoever is asked remembers
 
     def first(asked: Ask, done: Done) -> None:
-        if asked.command is Cmd.FLUSH and lost:
-            done(Outcome(Errno.EIO, lost))
-        else:
-            (adopt if asked.command in WRITE_CLASS else ask)(asked, done)
+        (adopt if asked.command in WRITE_CLASS else ask)(asked, done)
 
     traffic.jobs.ask_elsewhere(first)
     for asked, done in under_way:
@@ -62,12 +57,7 @@ def carry_over(
     traffic.plan = after
     requests.go_by(after, data.pop(half_sent, b""), entries.pop(half_sent, None))
     for ours, entry in entries.items():
-        if lost and entry[1] & 0xFFFF == Cmd.FLUSH:
-            traffic.pay()
-            failure = before.offer.framing.failure(entry[0], 0, Errno.EIO, lost)
-            traffic.to_client.append(failure)
-        else:
-            _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
+        _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
     traffic.jobs.ask_elsewhere(ask)
     traffic.begin_postponed()
 
@@ -83,7 +73,7 @@ def _begin_again(
     cookie, word, offset, length = entry
     command = Cmd(word & 0xFFFF)
     client, base = before.offer.framing, before.offer.base
-    asked = offset - base if command is not Cmd.FLUSH else 0
+    asked = offset - base
     if partial is not None and partial.failed:
         # The error has been told, or is to be told at the end.
         if client.chunked:
@@ -117,9 +107,7 @@ def _again(ask: Ask) -> Job:
     return Answer(outcome.error, outcome.text, outcome.offset)
 
 
-def _in_table(
-    job: Job, traffic: Traffic, ours: int
-) -> Generator[list[Ask] | Claim | Outside, list[Outcome], Answer]:
+def _in_table(job: Job, traffic: Traffic, ours: int) -> Job:
     try:
         return (yield from job)
     finally:

@@ -82,6 +82,7 @@ class ChunkReplies(Replies):
             self._magic,
         )
         in_flight, partial = traffic.in_flight, traffic.partial
+        find = traffic.early.look_up(in_flight)
         unpack = (EXTENDED_CHUNK_AND_OFFSET if extended else CHUNK_AND_OFFSET).unpack_from
         head = self._head.size
         least = head if extended else 16
@@ -140,7 +141,7 @@ class ChunkReplies(Replies):
             else:
                 magic, word, ours = unpack_simple(buffer, pos)
             if not word and magic == SIMPLE_REPLY_MAGIC and simple_stays and not extended:
-                entry = in_flight.get(ours)
+                entry = find(ours)
                 if (
                     entry is not None
                     and entry[1] & 0xFFFF not in _HAS_DATA
@@ -382,6 +383,14 @@ class ChunkReplies(Replies):
         offset = told.offset
         if offset is not None and not start <= offset < start + max(wanted, 1):
             raise WireError(f"an error at {offset} in reply to {wanted} bytes at {start}")
+        early = self.traffic.early
+        if early.may_be(ours):
+
+            def take(out: Out) -> None:
+                self._error(ours, entry, kind, payload, out, done=done)
+
+            if early.hold(ours, take, failed=True, whole=done):
+                return
         partial = self._partial(ours)
         partial.failed = True
         if word & ASK:
@@ -399,23 +408,32 @@ class ChunkReplies(Replies):
             return
         out.append(self._client.failure(cookie, start, error, told.text, offset=offset, done=done))
         if done:
-            self._remember(ours, entry, told.error, told.text)
+            self._remember(ours, entry, failed=True)
             self._forget(ours)
 
-    def _remember(self, ours: int, entry: Entry, error: int = 0, text: str = "") -> None:
+    def _remember(self, ours: int, entry: Entry, *, failed: bool) -> None:
         """A command that is the client's has its answer."""
         _cookie, word, offset, length = entry
         memory = self.traffic.memory
         if memory is None or word & 0xFFFF in _HAS_DATA:
             return
-        if error:
+        if failed:
             memory.forget(ours, length)
-            memory.failed(self.traffic, ours, word, error, text)
         else:
             memory.succeeded(ours, word, offset, length)
 
     def _done(self, ours: int, entry: Entry, out: Out) -> None:
         """End a reply, or say what is missing of it."""
+        partial = self.traffic.partial.get(ours)
+        failed = partial is not None and partial.failed
+        early = self.traffic.early
+        if early.may_be(ours):
+
+            def take(out: Out) -> None:
+                self._done(ours, entry, out)
+
+            if early.hold(ours, take, failed=failed, whole=True):
+                return
         cookie, word, asked, _wanted = entry
         if word & ASK:
             self._note_missing(ours, entry)
@@ -423,9 +441,7 @@ class ChunkReplies(Replies):
             return
         missing = self._missing(ours, entry)
         client = self._client
-        partial = self.traffic.partial.get(ours)
-        failed = partial is not None and partial.failed
-        self._remember(ours, entry, Errno.EIO if failed else 0)
+        self._remember(ours, entry, failed=failed)
         self._forget(ours)
         if missing:
             out.append(client.failure(cookie, asked, Errno.EIO, missing))

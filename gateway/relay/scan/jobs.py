@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.protocol.commands import WRITE_CLASS, normal_error
+from gateway.relay.losses import Flush
 from gateway.relay.scan.asks import Ask, Data, Done, Outcome
 from gateway.relay.scan.extents import STATUS_TOO_LONG, Extents, narrowed
 from gateway.relay.scan.locks import Held, RangeLocks
@@ -38,6 +39,13 @@ class Claim:
 
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Go on when all is settled that a FLUSH of the client has to cover (see `gateway.relay.losses`): it
+    comes behind the ask for that FLUSH.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class Outside:
     """Of a BLOCK_STATUS: the client's context id, and the link's (None: answered here)."""
 
 
-Job = Generator[list[Ask] | Claim | Outside, list[Outcome], Answer]
+Job = Generator[list[Ask] | Claim | Settled | Outside, list[Outcome], Answer]
 
 
 def hooked(outside: Outside) -> Job:
@@ -93,9 +101,12 @@ class Running:
     outcomes: list[Outcome] = field(default_factory=list)
     missing: int = 0
     claims: list[Held] = field(default_factory=list)
-    losses: int | None = None
-    """`Traffic.losses` when the first of its writes was answered. If there were more since, that one may be
-    lost; the client may know of the loss, and would take this to be durable after its next FLUSH."""
+    losses_seen: int | None = None
+    """`Debt.losses_seen` when the first of its writes was answered, or when hooks began with it. If there
+    were more since, what was done of it may be lost; the client may know of the loss, and would take this to
+    be durable after its next FLUSH."""
+    flush: Flush | None = None
+    """The FLUSH that it stands for: the client's, or that of a hook."""
     waits: bool = False
     """It has nothing in flight here: it waits for a range, for hooks, or for what it asks elsewhere."""
 
@@ -134,13 +145,15 @@ class Jobs:
 
     def start(self, cookie: int, word: int, offset: int, job: Job, *, cost: int) -> None:
         """Begin a job for a command of the client; `cost` in bytes."""
+        flush = self._traffic.debt.read() if word & 0xFFFF == Cmd.FLUSH else None
 
         def done(answer: Answer) -> None:
-            if answer.error and word & 0xFFFF == Cmd.FLUSH and self._traffic.unflushed:
-                self._traffic.pay()  # that was it: it was under way when the loss was found
+            if flush is not None:
+                debt = self._traffic.debt
+                answer = Answer(*debt.losses.answer(flush, answer.error, answer.text))
             self._traffic.to_client += self._encoded(cookie, word, offset, answer)
 
-        self._start(Running(job, cost, done))
+        self._start(Running(job, cost, done, flush=flush))
 
     def ask(self, job: Job, done: Callable[[Answer], None]) -> None:
         """Begin a job for a hook, which holds the data; `done` is called with its answer, and never raises."""
@@ -181,7 +194,12 @@ class Jobs:
                 if isinstance(step, Claim):
                     if not self._claim(running, step):
                         return
+                elif isinstance(step, Settled):
+                    if not self._settled(running):
+                        return
                 elif isinstance(step, Outside):
+                    if step.command in _LASTS:
+                        running.losses_seen = self._traffic.debt.losses_seen
                     running.waits = True
                     self.waiting += 1
                     self.outside(running, step)
@@ -207,6 +225,24 @@ class Jobs:
             self.waiting += 1
         return granted
 
+    def _settled(self, running: Running) -> bool:
+        """Say whether all is settled that a FLUSH has to cover; else the job goes on when it is."""
+        flush, debt = running.flush, self._traffic.debt
+        assert flush is not None  # it was set when the FLUSH was asked
+
+        def take_up() -> None:
+            if running in self._running:
+                self._wait_no_more(running)
+                running.outcomes = [Outcome(flush.error, flush.text)]
+                self._go_on(running)
+
+        if debt.losses.settle(flush, lambda: self.woken(take_up)):
+            running.outcomes = [Outcome(flush.error, flush.text)]
+            return True
+        running.waits = True
+        self.waiting += 1
+        return False
+
     def _wait_no_more(self, running: Running) -> None:
         self.waiting -= running.waits
         running.waits = False
@@ -217,10 +253,12 @@ class Jobs:
         if self._elsewhere:
             running.waits = True
             self.waiting += 1
-        lost = self._traffic.lost
+        debt = self._traffic.debt
         for number, ask in enumerate(asks):
             settle = partial(self._settle, running, number, ask.command in WRITE_CLASS)
-            if lost and ask.command in _TELLS and self._traffic.is_lost(ask.offset, ask.end):
+            if ask.command is Cmd.FLUSH and running.flush is None:
+                running.flush = debt.read()
+            if ask.command in _TELLS and debt.is_lost(ask.offset, ask.end):
                 settle(Outcome(Errno.EIO, "the server may have lost what was written here"))
             else:
                 self._send_ask(ask, settle)
@@ -228,8 +266,8 @@ class Jobs:
     def _settle(self, running: Running, number: int, writes: bool, outcome: Outcome) -> None:
         """The reply to an ask is complete; the job goes on with the last of them, unless it has ended."""
         running.outcomes[number] = outcome
-        if writes and running.losses is None:
-            running.losses = self._traffic.losses
+        if writes and running.losses_seen is None:
+            running.losses_seen = self._traffic.debt.losses_seen
         running.missing -= 1
         if not running.missing and running in self._running:
             self._wait_no_more(running)
@@ -237,8 +275,11 @@ class Jobs:
 
     def _end(self, running: Running, answer: Answer) -> None:
         del self._running[running]
-        if running.losses not in (None, self._traffic.losses) and not answer.error:
-            answer = Answer(Errno.EIO, "a part of it was written before the server lost something")
+        seen = running.losses_seen
+        if seen not in (None, self._traffic.debt.losses_seen) and not answer.error:
+            answer = Answer(
+                Errno.EIO, "the server lost something between its beginning and its end"
+            )
         self._wait_no_more(running)
         self.bytes -= running.cost
         running.job.close()
@@ -273,6 +314,9 @@ class Jobs:
 
 _TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
 """Commands whose answer would show what is there in place of what is lost."""
+
+_LASTS = WRITE_CLASS | {Cmd.FLUSH}
+"""Commands whose success says that something will last."""
 
 _NOT_YET = Outcome()
 """In place of an outcome that has not come."""

@@ -62,6 +62,11 @@ class RangeLocks:
         self._telling = False
 
     @property
+    def in_use(self) -> bool:
+        """Sessions take part."""
+        return bool(self._tables)
+
+    @property
     def busy(self) -> bool:
         """There are claims, so that who writes has to claim."""
         return bool(self._claims)

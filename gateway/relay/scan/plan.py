@@ -246,6 +246,8 @@ def _way(
         return Way(Route.REFUSED, "it is not offered")
     if command is Cmd.CACHE and dialect.answer_cache:
         return Way(Route.HERE, "the server cannot be trusted with it")
+    if command is Cmd.FLUSH:
+        return Way(Route.TRANSLATED, "it is answered when all is durable that it has to cover")
     if command is Cmd.BLOCK_STATUS and made_up:
         return Way(Route.TRANSLATED, "a context is answered here")
     if command is Cmd.TRIM and upstream.trim_alignment > upstream.minimum:

@@ -12,6 +12,7 @@ is said in the client's framing. Both go by the same rules:
   connection ends.
 - DONE over a gap, or before every meta context had its chunk, is an error.
 - The reply to a job's ask is collected, and sends nothing by itself.
+- The reply to a WRITE that comes before its data has been sent is held (`early`): `settle_early` lets it go.
 
 "Structured reply message" and "Structured reply types" in proto.md.
 """
@@ -19,9 +20,11 @@ is said in the client's framing. Both go by the same rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import repeat
 
 from gateway.protocol.commands import normal_error
+from gateway.relay.scan.early import Take
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.traffic import Traffic
 from gateway.wire import limits
@@ -98,6 +101,7 @@ class Replies:
                 cookie, _word, asked, _length = self._open
                 out.append(client.failure(cookie, asked, Errno.EIO, why))
         out += self.waiting
+        out += self.refusals()
         for cookie, word, asked, _length in traffic.in_flight.values():
             if not word & ASK:
                 out.append(client.failure(cookie, asked, Errno.EIO, why))
@@ -111,7 +115,18 @@ class Replies:
         self.waiting.clear()
         traffic.in_flight.clear()
         traffic.partial.clear()
+        traffic.early.forget()
         return out
+
+    def settle_early(self) -> Out:
+        """Give what the client is told by replies that were early and are so no more."""
+        return _taken(self.traffic.early.due())
+
+    def refusals(self) -> Out:
+        """The link has died: give what the client is told of a WRITE that was refused before its data was
+        sent. Any other is under way still.
+        """
+        return _taken(self.traffic.early.refusals())
 
     def cut_off(self) -> tuple[int, int]:
         """Nothing comes from the link any more, and others answer in its place. Give what is missing of the
@@ -200,6 +215,11 @@ class Replies:
 
     def _settle_simple(self, ours: int, entry: Entry, error: int, out: Out) -> None:
         """Take the whole simple reply to a command: an error, or one without data."""
+        early = self.traffic.early
+        if early.may_be(ours):
+            take = partial(self._settle_simple, ours, entry, error)
+            if early.hold(ours, take, failed=bool(error), whole=True):
+                return
         cookie, word, asked, length = entry
         if word & ASK:
             if error:
@@ -212,13 +232,19 @@ class Replies:
         if memory is not None:
             if error:
                 memory.forget(ours, length)
-                memory.failed(self.traffic, ours, word, error)
             else:
                 memory.succeeded(ours, word, asked, length)
         if error:
             out.append(self._client.failure(cookie, asked, normal_error(word, error)))
         else:
             out.append(self._client.success(cookie, asked, read=False))
+
+
+def _taken(early: list[Take]) -> Out:
+    out: Out = []
+    for take in early:
+        take(out)
+    return out
 
 
 class SimpleReplies(Replies):
@@ -231,6 +257,7 @@ class SimpleReplies(Replies):
     def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
         in_flight, client = self.traffic.in_flight, self._client
+        find = self.traffic.early.look_up(in_flight)
         unpack, pack_cookie = SIMPLE_REPLY.unpack_from, COOKIE.pack_into
         # Replies without data stay simple with structured replies, as proto.md allows.
         chunked, stays = client.chunked, client.request is self.traffic.plan.link.request
@@ -241,7 +268,7 @@ class SimpleReplies(Replies):
             run, pos = self._resume(view, start, end, out)
         while end - pos >= 16:
             magic, error, ours = unpack(buffer, pos)
-            entry = in_flight.get(ours)
+            entry = find(ours)
             if entry is None or error or entry[1] & ASK or magic != SIMPLE_REPLY_MAGIC:
                 if pos > run:
                     out.append(view[run:pos])

@@ -8,7 +8,6 @@ from gateway.protocol.commands import (
     PAYLOAD,
     RANGED,
     WRITE_CLASS,
-    Refused,
     carries_payload,
     longest_drain,
     subset_refusal,
@@ -18,10 +17,10 @@ from gateway.protocol.table import Ranges, touches
 from gateway.relay.scan.jobs import Outside, hooked, moved
 from gateway.relay.scan.locks import Entry
 from gateway.relay.scan.memory import Memory, Pinned
-from gateway.relay.scan.plan import Plan, Route
+from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
 from gateway.relay.scan.translate import status, translate
-from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
 from gateway.wire.transmission import (
@@ -65,8 +64,8 @@ class RequestScan:
         "_gather_left",
         "_gathered",
         "_gathered_for",
-        "_half_sent",
         "_mask",
+        "_refusal",
         "_size",
         "_traffic",
         "answers",
@@ -80,11 +79,11 @@ class RequestScan:
     def __init__(self, traffic: Traffic) -> None:
         self._traffic = traffic
         self._take(traffic.plan)
-        self._drop_left = 0
+        self._drop_left = 0  # bytes missing of a payload that nobody takes
+        self._refusal = b""  # what is answered when it has come
         self._gather_left = 0  # bytes missing of a payload that a job needs whole
         self._gathered = bytearray()
         self._gathered_for: _Request = (0, 0, 0, 0)
-        self._half_sent = 0  # our cookie of the WRITE that `payload_left` is of
         self.pin: Callable[[], Pinned] = _not_pinned
         """Pins the buffer that `feed` is given; set by whoever feeds, where there is a memory."""
         self.payload_left = 0
@@ -108,10 +107,12 @@ class RequestScan:
         """Nothing is fed any more, so nothing is pinned."""
         self.pin = _not_pinned
 
-    @property
-    def half_sent(self) -> int:
-        """Our cookie of the WRITE whose data is half sent upstream; 0: none is."""
-        return self._half_sent if self.payload_left else 0
+    def refuse_half_sent(self, answer: bytes) -> None:
+        """The link has died; before that, it has refused the WRITE whose data is half sent. Answer it when the
+        rest of that has come.
+        """
+        self._drop_left, self.payload_left = self.payload_left, 0
+        self._refusal = answer
 
     def go_by(self, plan: Plan, begun: bytes, entry: Entry | None) -> None:
         """Go by another plan, whose link has seen nothing. What had `begun` of a WRITE's data is gathered,
@@ -146,7 +147,7 @@ class RequestScan:
         traffic = self._traffic
         in_flight = traffic.in_flight
         # What may be lost must be looked at one by one.
-        fast = _no_word_is if traffic.lost else self._fast.get
+        fast = _no_word_is if traffic.debt.lost else self._fast.get
         size, mask, base = self._size, self._mask, self._base
         client, link = traffic.plan.offer.framing, traffic.plan.link
         unpack, header, client_magic = (
@@ -172,6 +173,7 @@ class RequestScan:
                 out.append(view[start:end])
                 return end
             self.payload_left = 0
+            traffic.early.half_sent = 0
             if self.waiting:
                 out.append(view[run:pos])
                 out += self.waiting
@@ -220,7 +222,7 @@ class RequestScan:
                     pos += length
                     if pos > end:
                         self.payload_left = pos - end
-                        self._half_sent = ours
+                        traffic.early.half_sent = ours
                         pos = end
                     if memory is not None:
                         memory.kept_bytes += length
@@ -249,7 +251,7 @@ class RequestScan:
 
     def _keep_more(self, memory: Memory, here: memoryview) -> None:
         """Keep what comes now of the data of a WRITE, too."""
-        kept = memory.kept[self._half_sent]
+        kept = memory.kept[self._traffic.early.half_sent]
         assert type(kept) is list
         kept.append((self.pin(), here))
 
@@ -275,30 +277,22 @@ class RequestScan:
         refused = plan.refusal(word, offset, length)
         if refused is not None:
             traffic.count_refusal(word, refused)
-            if with_payload:
-                if length > longest_drain(plan.offer, word):
-                    raise Hangup(f"a request with {length} bytes of payload")
-                pos = self._drop(pos, end, length)
-            self.answers.append(traffic.failure(cookie, offset, refused.error, refused.text))
-            return pos
+            answer = traffic.failure(cookie, offset, refused.error, refused.text)
+            if not with_payload:
+                self.answers.append(answer)
+                return pos
+            if length > longest_drain(plan.offer, word):
+                raise Hangup(f"a request with {length} bytes of payload")
+            self._refusal = answer
+            return self._drop(pos, end, length)
         if plan.shadow is not None and (would := plan.shadow.refusal(word, offset, length)):
             traffic.observe(word, would)
-        if command == Cmd.FLUSH and traffic.unflushed:
-            why = traffic.pay()
-            traffic.count_refusal(word, Refused(Errno.EIO, why))
-            self.answers.append(traffic.failure(cookie, offset, Errno.EIO, why))
-        elif (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
+        if (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):
             self.answers.append(traffic.success(cookie, word, offset))
         elif with_payload:
             self._gathered_for = request
             self._gather_left = length
             return self._gather(view, pos, end, out)
-        elif command == Cmd.FLUSH and plan.ways[Cmd.FLUSH].route is not Route.TRANSLATED:
-            ours = traffic.new_cookie()
-            traffic.in_flight[ours] = (cookie, word, 0, 0)
-            if traffic.memory is not None:
-                traffic.memory.flush_is_sent(ours)
-            out.append(plan.link.encode_request(Cmd.FLUSH, 0, ours, 0, 0))
         else:
             self._start(request, b"", out)
         return pos
@@ -354,9 +348,14 @@ class RequestScan:
         traffic.to_upstream.clear()
 
     def _drop(self, pos: int, end: int, length: int) -> int:
-        """Drop a payload that was refused; give the position behind it, or the end."""
+        """Drop a payload that was refused; give the position behind it, or the end. The client is told when
+        it has sent all of it: some do not bear a reply before (see `early`).
+        """
         behind = pos + length
         self._drop_left = max(0, behind - end)
+        if not self._drop_left:
+            self.answers.append(self._refusal)
+            self._refusal = b""
         return min(behind, end)
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.protocol.commands import Refused
 from gateway.protocol.table import ALL_COMMANDS
+from gateway.relay.losses import Debt, Losses, Trail
 from gateway.relay.scan.asks import Ask, Asks, Done
+from gateway.relay.scan.early import Early
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
@@ -73,14 +75,14 @@ class Traffic:
         "_most_in_flight",
         "asks",
         "backlog",
+        "debt",
+        "early",
         "gate",
         "held",
         "in_flight",
         "jobs",
         "last_cookie",
         "locks",
-        "losses",
-        "lost",
         "memory",
         "observed",
         "observed_first",
@@ -90,8 +92,7 @@ class Traffic:
         "refused",
         "to_client",
         "to_upstream",
-        "told",
-        "unflushed",
+        "trail",
     )
 
     def __init__(
@@ -99,13 +100,20 @@ class Traffic:
         plan: Plan,
         locks: RangeLocks | None = None,
         send: Callable[[Ask, Done], None] | None = None,
+        debt: Debt | None = None,
     ) -> None:
-        """`send` takes the asks of jobs; None: they go over this link."""
+        """`send` takes the asks of jobs; None: they go over this link. `debt` is the session's; None: it is
+        on a disk of its own.
+        """
         self.plan = plan
+        self.debt = debt or Losses().open()
+        """What the client has still to be told."""
         self.in_flight: dict[int, Entry] = {}
         """Our cookie -> the command; of a job's ask, with ASK in its word."""
         self.partial: dict[int, Partial] = {}
         """Our cookie -> what has come of its reply, where that is not the whole reply."""
+        self.early = Early()
+        """Replies that have come before their WRITE's data was sent."""
         self.last_cookie = 0
         self.to_upstream: list[memoryview | bytes] = []
         """Requests of our own, in pieces that belong together; whoever feeds a scanner takes them."""
@@ -131,15 +139,8 @@ class Traffic:
         self.held = False
         """The gate has not let a request through: it stays unread, and all behind it, until whoever set the
         gate clears this."""
-        self.unflushed = ""
-        """Why the client's next FLUSH must fail: the server has said so to a FLUSH of ours."""
-        self.losses = 0
-        """How often something was lost that the client has to be told of."""
-        self.lost: list[tuple[int, int]] = []
-        """Upstream's ranges (start, end) of what the server may have lost; READs of them fail until the client
-        has been told, or they are written again."""
-        self.told: Callable[[], None] = _nobody_asks
-        """Called when the client has been told what it was owed."""
+        self.trail: Trail | None = None
+        """What has been written over this link, and is not flushed; None: somebody else has it."""
         self.memory: Memory | None = None
         """None: what is under way when the link dies, fails."""
         self.postponed: deque[Callable[[], None]] = deque()
@@ -148,35 +149,12 @@ class Traffic:
         """Bytes of replies that the client has not taken, where the link is read all the same."""
         self._most_in_flight = MAX_IN_FLIGHT
 
-    def owe(self, why: str, lost: Sequence[tuple[int, int]]) -> None:
-        """The client's next FLUSH must fail, and until then READs of what is lost."""
-        self.unflushed = why
-        self.losses += 1
-        self.lost = sorted([*self.lost, *lost])
-
-    def pay(self) -> str:
-        """The client is told now: give why."""
-        why, self.unflushed = self.unflushed, ""
-        self.lost = []
-        self.told()
-        return why
-
-    def forget_losses(self) -> None:
-        """The session has ended."""
-        self.told = _nobody_asks
-        self.memory = None
-
-    def is_lost(self, start: int, end: int) -> bool:
-        """Say whether any of these bytes may be lost."""
-        return any(first < end and start < behind for first, behind in self.lost)
-
     def take_over(self, before: Traffic) -> None:
         """Go on for the same client after another link, on which nothing is under way any more."""
         self.last_cookie = before.last_cookie
         self.refused = before.refused
         self.observed, self.observed_first = before.observed, before.observed_first
         self.gate, self.held = before.gate, before.held
-        self.unflushed, self.lost, self.losses = before.unflushed, before.lost, before.losses
         self.most_in_flight = before.most_in_flight
 
     @property
@@ -233,10 +211,6 @@ class Traffic:
         request's offset, `offset` that of the error.
         """
         return self.plan.offer.framing.failure(cookie, asked, error, text, offset=offset)
-
-
-def _nobody_asks() -> None:
-    pass
 
 
 def _named(word: int) -> str:

@@ -19,7 +19,7 @@ from itertools import islice
 from gateway.protocol.commands import FUA_MATTERS
 from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.relay.scan.extents import cut_front, mended_extents
-from gateway.relay.scan.jobs import Answer, Claim, Job
+from gateway.relay.scan.jobs import Answer, Claim, Job, Settled
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 
@@ -236,6 +236,8 @@ def _cache(upstream: Upstream, offset: int, length: int) -> Job:
 
 def _flush() -> Job:
     [outcome] = yield [Ask(Cmd.FLUSH, 0, 0)]
+    if not outcome.error:
+        [outcome] = yield Settled()
     return Answer(outcome.error, outcome.text)
 
 

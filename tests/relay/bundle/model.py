@@ -23,8 +23,7 @@ so are the bounds on what is under way, so that everything that can be in the wa
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -33,12 +32,13 @@ from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.bundle import ports, work
 from gateway.relay.bundle.core import Bundle
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.ports import Port
+from gateway.relay.losses import Losses, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.plan import Plan, plan
 from gateway.relay.scan.traffic import Traffic
+from gateway.relay.unflushed import KEPT, Era
 from gateway.upstream.mode import Doubt, Survival, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -129,6 +129,8 @@ class Write:
     value: int | None
     began: int
     ended: int = NEVER
+    laid: int = NEVER
+    """When the bundle had its answer, which its session takes later."""
     seen: int = NEVER
     """When it had been read: it has happened then, and does not happen again."""
     flushed: bool = False
@@ -136,6 +138,8 @@ class Write:
 
     def certain(self, session: Session) -> bool:
         """It is there, or something newer, for all that the session knows."""
+        if self.loss is not None and self.laid < session.told_at:
+            return False  # whatever was answered before EIO is in doubt
         return self.ended != NEVER and (self.loss is None or session not in self.loss.told)
 
 
@@ -228,7 +232,10 @@ class Session:
     def __init__(self, world: World) -> None:
         self._world = world
         self._random = world.random
-        self.traffic = Traffic(_plan_of(world.export))
+        self.debt = world.losses.open()
+        self.traffic = Traffic(_plan_of(world.export), debt=self.debt)
+        self.told_at = -NEVER
+        """When a FLUSH of it failed last."""
         self.port = Port(self.traffic, self._wake)
         self.woken = False
         self.left = self._random.randint(1, 25)
@@ -238,7 +245,6 @@ class Session:
         self._number = 0
         self.over = False
         self.joined = world.history.now
-        world.ledger.join(self.traffic)
         for loss in world.history.losses:
             if loss.told:  # others have been told
                 loss.told[self] = self.joined
@@ -262,18 +268,11 @@ class Session:
     def leave(self) -> None:
         self.over = True
         self._world.bundle.leave(self.port)
-        self._world.ledger.leave(self.traffic)
+        self._world.losses.end(self.debt)
 
     def ask(self, ask: Ask) -> None:
         world = self._world
-        history = world.history
-        history.now += 1
-        if ask.command is Cmd.FLUSH and self.traffic.unflushed:
-            self.traffic.pay()
-            if all(self in loss.told or not loss.known for loss in history.losses):
-                raise Broken("a FLUSH is refused, and there is nothing to tell")
-            history.tell(self)
-            return
+        world.history.now += 1
         command = self._command(ask)
         world.bundle.ask(self.port, ask, self._done(command))
 
@@ -301,8 +300,20 @@ class Session:
         self._number += 1
         number = self._number
         self.under_way[number] = command
+        flush = self.debt.read() if command.ask.command is Cmd.FLUSH else None
 
         def done(outcome: Outcome) -> None:
+            if flush is None or outcome.error or self.debt.losses.settle(flush, settled):
+                answered(outcome)
+
+        def settled() -> None:
+            if not self.over:
+                answered(Outcome())
+
+        def answered(outcome: Outcome) -> None:
+            if flush is not None:
+                error, text = self.debt.losses.answer(flush, outcome.error, outcome.text)
+                outcome = Outcome(error, text)
             if self.over:
                 raise Broken("a session that has gone is answered")
             if self.under_way.pop(number, None) is None:
@@ -312,6 +323,12 @@ class Session:
 
         self._command_of[done] = command
         return done
+
+    def note_laid(self, done: Done) -> None:
+        """Its port is given an answer."""
+        command = self._command_of.get(done)
+        if command is not None and command.write is not None:
+            command.write.laid = self._world.history.now
 
     @property
     def answered_writes(self) -> list[Write]:
@@ -382,11 +399,10 @@ class Session:
             if loss.known and loss.told.get(self, NEVER) > command.began
         ]
         if ask.command is Cmd.FLUSH:
-            if self.traffic.unflushed:
-                self.traffic.pay()
             if not owed:
                 raise Broken("a FLUSH failed, and there is nothing to tell")
             history.tell(self)
+            self.told_at = history.now
         elif ask.command is Cmd.BLOCK_STATUS and world.server.has_failed:
             pass  # it is not known whether all lines see the same then
         elif ask.command in (Cmd.READ, Cmd.BLOCK_STATUS):
@@ -423,24 +439,22 @@ class Session:
 # --- Everything together
 
 
-class Watched(Ledger):
-    """A ledger that tells the history when something is found to be lost."""
+class Watched(Losses):
+    """Tells the history when something is found to be lost."""
 
     def __init__(self, history: History) -> None:
         super().__init__()
         self._history = history
 
-    def lose(
-        self,
-        why: str,
-        ranges: Iterable[tuple[int, int]],
-        *,
-        but: Traffic | None = None,
-        at: float = -math.inf,
-        since: float = math.inf,
-    ) -> None:
-        super().lose(why, ranges, but=but, at=at, since=since)
-        self._history.find()
+    def _lose(self, taken: Mapping[Trail, list[Era]], why: str) -> None:
+        super()._lose(taken, why)
+        if any(taken.values()):
+            self._history.find()
+
+    def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
+        super().flush_failed(trail, error, text)
+        if not all(loss.known for loss in self._history.losses):
+            self._history.find()  # nothing is lost; those who asked are told all the same
 
 
 class World:
@@ -477,12 +491,12 @@ class World:
         if self.doubt in TELLING and random.random() < 0.2:
             self.server.flushes_that_fail = 1
         self.server.note_failed = self._note_failed
-        self.ledger = Watched(self.history)
+        self.losses = Watched(self.history)
         self.said: list[str] = []
         self.bundle = Bundle(
             self.export,
             self.count,
-            self.ledger,
+            self.losses.trail(None, KEPT[self.doubt]),
             clock=lambda: self.now,
             stripe_bytes=STRIPE,
             strong=self.strong,
@@ -494,6 +508,15 @@ class World:
             ),
             say=lambda what, _details: self.said.append(what),
         )
+        ports_of_it = self.bundle.work.ports
+        lay = ports_of_it.answer
+
+        def answer(task: ports.Task, outcome: Outcome) -> None:
+            for session in self.sessions:
+                session.note_laid(task.done)
+            lay(task, outcome)
+
+        ports_of_it.answer = answer  # type: ignore[method-assign] # to know when
         self.connections: dict[int, Connection] = {}
         self.gives_up = random.random() < 0.1
         self.given_up = False

@@ -5,35 +5,33 @@ from __future__ import annotations
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
 from gateway.relay.bundle.core import MOST_LOSSES, Bundle
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.ports import Port
-from gateway.relay.bundle.unflushed import Unflushed
 from gateway.relay.bundle.work import LINE_COMMANDS
+from gateway.relay.losses import Losses
 from gateway.relay.scan.asks import Ask, Outcome
-from gateway.relay.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, Errno
-from tests.relay.bundle.model import FLAGS, _plan_of
+from tests.relay.bundle.model import FLAGS
 
 EXPORT = Export(2**20, int(FLAGS))
 
 
 def test_a_first_line_proves_nothing_about_what_was_brought_along() -> None:
-    ledger = Ledger()
-    bundle = Bundle(EXPORT, 1, ledger, clock=lambda: 0.0)
-    traffic = Traffic(_plan_of(EXPORT))
-    ledger.join(traffic)
-    unflushed = Unflushed()
-    unflushed.note([(0, 10)])
-    bundle.begin_without("it died", unflushed, 0.0)
+    losses = Losses()
+    debt = losses.open()
+    trail = losses.trail(debt)
+    losses.came_up(trail)
+    bundle = Bundle(EXPORT, 1, trail, clock=lambda: 0.0)
+    trail.unflushed.note([(0, 10)])
+    bundle.begin_without("it died")
     bundle.linked(Line(0, EXPORT, Dialect(), {}))
     bundle.push()
-    assert traffic.unflushed
-    assert traffic.is_lost(9, 10)
+    assert debt.why
+    assert debt.is_lost(9, 10)
 
 
 def test_no_more_is_under_way_on_a_line_than_may_be() -> None:
-    bundle = Bundle(EXPORT, 1, Ledger(), clock=lambda: 0.0)
+    bundle = Bundle(EXPORT, 1, Losses().trail(None), clock=lambda: 0.0)
     line = Line(0, EXPORT, Dialect(), {})
     bundle.linked(line)
     port = Port(None, lambda: None)
@@ -44,7 +42,7 @@ def test_no_more_is_under_way_on_a_line_than_may_be() -> None:
 
 
 def test_what_is_put_off_after_a_loss_keeps_nobody_else_waiting() -> None:
-    bundle = Bundle(EXPORT, 1, Ledger(), clock=lambda: 0.0)
+    bundle = Bundle(EXPORT, 1, Losses().trail(None), clock=lambda: 0.0)
     line = Line(0, EXPORT, Dialect(), {})
     bundle.linked(line)
     writer, reader = Port(None, lambda: None), Port(None, lambda: None)
@@ -62,7 +60,7 @@ def test_what_is_put_off_after_a_loss_keeps_nobody_else_waiting() -> None:
 
 
 def test_what_takes_the_server_down_fails_alone() -> None:
-    bundle = Bundle(EXPORT, 1, Ledger(), clock=lambda: 0.0)
+    bundle = Bundle(EXPORT, 1, Losses().trail(None), clock=lambda: 0.0)
     outcomes: dict[str, int] = {}
     ports = {name: Port(None, lambda: None) for name in ("deadly", "innocent")}
 

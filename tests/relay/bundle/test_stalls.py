@@ -9,9 +9,9 @@ import pytest
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
 from gateway.relay.bundle.core import Bundle
-from gateway.relay.bundle.ledger import Ledger
 from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.ports import Port
+from gateway.relay.losses import Losses
 from gateway.relay.scan.asks import Ask, Outcome
 from gateway.upstream.mode import Survival
 from gateway.wire.constants import Cmd, Errno
@@ -35,7 +35,7 @@ class Stage:
         self.bundle = Bundle(
             self.export,
             1,
-            Ledger(),
+            Losses().trail(None),
             clock=lambda: self.now,
             survival=Survival(stall_seconds=STALL_SECONDS),
             say=self._say,

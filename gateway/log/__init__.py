@@ -1,0 +1,127 @@
+"""The log, to standard error: how much of it, and how it looks.
+
+writer.py          lines to a file by a thread of its own: a file that hangs hangs nobody
+standard_error.py  standard error by such a thread, for Python too
+rates.py           how many lines a second, and of whom; the clock is passed in
+
+A reload may change level and format, and clients that are here have loggers of their own (structlog copies one
+for every `bind`). So the list of what is done with a line is one for all of them, and its content is what is
+exchanged: else a collector of JSON would go on getting lines for people.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from gateway.log.rates import SECOND, Rates
+from gateway.log.standard_error import Nobody, StandardError
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
+
+    from gateway.config import Log
+
+ORIGIN = "_origin"
+"""The key of a line, bound by who knows it, that has whose fault it is: a client's `Identity.origin`. It is not
+written."""
+
+_rates = Rates(time.monotonic)
+
+_processors: list[Processor] = []
+
+_looks: list[Processor] = []
+"""The last of them: what a line looks like that is said."""
+
+
+def logger(settings: Log, *, clock: Callable[[], float] = time.monotonic) -> FilteringBoundLogger:
+    """Set up logging. structlog is imported here, when clients can connect already: it is a third of what
+    starting takes.
+    """
+    import structlog
+
+    global _rates
+    _rates = Rates(clock)
+    set_up(settings)
+    to: Any = sys.stderr or Nobody()
+    if isinstance(to, StandardError):
+        to.say_lost_by(lambda count: _line("log lines lost", lines=count))
+    structlog.configure(
+        processors=_processors,
+        wrapper_class=structlog.make_filtering_bound_logger(0),  # `_from` decides
+        logger_factory=structlog.WriteLoggerFactory(to),
+    )
+    made: FilteringBoundLogger = structlog.get_logger()
+    return made
+
+
+def set_up(settings: Log) -> None:
+    """Have every line that comes from now on look so, whoever writes it."""
+    import logging
+
+    import structlog
+
+    numbers = logging.getLevelNamesMapping()
+    least = numbers[settings.level.upper()]
+
+    def _from(_: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if numbers["ERROR" if method == "exception" else method.upper()] < least:
+            raise structlog.DropEvent
+        return line
+
+    def _rated(_: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if not _rates.admits(line.pop(ORIGIN, None), str(line.get("event"))):
+            raise structlog.DropEvent
+        return line
+
+    as_json = settings.format == "json"
+    _looks[:] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.processors.format_exc_info
+        if as_json
+        else structlog.processors.StackInfoRenderer(),
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr is not None and sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
+    ]
+    _processors[:] = [_from, _rated, *_looks]
+
+
+async def say_left_out() -> None:
+    """Say how many lines are left out because there are too many, once a second, until cancelled; then what was
+    left.
+    """
+    import trio
+
+    try:
+        while True:
+            await trio.sleep(SECOND)
+            _say_left_out()
+    finally:
+        _say_left_out()
+
+
+def _say_left_out() -> None:
+    left_out = _rates.take_left_out()
+    if left_out is not None:
+        line = _line(
+            "log lines left out",
+            lines=left_out.lines,
+            events=dict(left_out.events),
+            clients=dict(left_out.clients),
+        )
+        print(line, end="", file=sys.stderr or Nobody())
+
+
+def _line(event: str, **said: object) -> str:
+    """Give a line of our own, of lines that are missing: it counts for no rate."""
+    line: Any = {"event": event, **said}
+    for look in _looks:
+        line = look(None, "warning", line)
+    return f"{line}\n"

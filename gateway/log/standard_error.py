@@ -1,0 +1,175 @@
+"""Standard error while the gateway serves: whatever goes there harms nobody.
+
+Not only the log writes there, but Python too: tracebacks, warnings, what a destructor raises. All of it goes to
+`sys.stderr`, so that is replaced by one that hands on to a `Writer`. What cannot be written is kept, and tried
+again: a disk that was full for a minute loses nothing if what was said meanwhile fits into the queue, and a
+FIFO may get another reader. What does not fit is counted, and the number is said when there is room.
+
+What Python itself writes is bounded by the queue alone, and not by `rates`: half a traceback helps nobody.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from gateway.log.writer import LEAVE_SECONDS, Writer, flush_all
+
+RETRY_SECONDS = 1
+"""How long to wait before what could not be written is tried again: a full disk is not emptied sooner."""
+
+MAX_PARTIAL_CHARACTERS = 64 << 10
+"""Of a line whose end has not come: it is written as it is then."""
+
+
+class StandardError(io.TextIOBase):
+    """Text for a descriptor, which is anybody's: nothing of it is changed. Never waits, and never raises."""
+
+    def __init__(self, fd: int, encoding: str = "utf-8") -> None:
+        self._encoding = encoding
+        self._sink = _Descriptor(fd)
+        self._writer = Writer(self._sink, "standard error")
+        self._lock = threading.RLock()
+        self._partial = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # typeshed has a variable there
+        """What text becomes bytes by."""
+        return self._encoding
+
+    def writable(self) -> bool:
+        """It is all that it is for."""
+        return True
+
+    def fileno(self) -> int:
+        """Give the descriptor, as children of ours inherit it."""
+        return self._sink.fd
+
+    def isatty(self) -> bool:
+        """Say whether people look at it."""
+        return os.isatty(self._sink.fd)
+
+    def write(self, text: str, /) -> int:
+        """Have text written, by whole lines."""
+        with self._lock:
+            whole, newline, partial = (self._partial + text).rpartition("\n")
+            if len(partial) > MAX_PARTIAL_CHARACTERS:
+                whole, newline, partial = whole + newline + partial, "", ""
+            self._partial = partial
+        self._give(whole + newline)
+        return len(text)
+
+    def say_lost_by(self, line_of: Callable[[int], str]) -> None:
+        """Have the number of lines that were lost said in this way."""
+        self._sink.line_of = line_of
+
+    def leave(self, seconds: float) -> bool:
+        """The process ends: wait until all is written, by other writers too, but no longer; say whether it is.
+        What cannot be written at once is given up.
+        """
+        until = time.monotonic() + seconds
+        others = flush_all(seconds, but=self._writer)
+        with self._lock:
+            partial, self._partial = self._partial, ""
+        self._give(partial)
+        self._sink.leaving.set()
+        return self._writer.flush(max(0, until - time.monotonic())) and others
+
+    def _give(self, text: str) -> None:
+        if text and not self._writer.write(text.encode(self._encoding, "backslashreplace")):
+            self._sink.lose(1)
+
+
+class Nobody(io.TextIOBase):
+    """Text for nobody: in place of None, for which `print` would take standard output."""
+
+    def write(self, text: str, /) -> int:
+        """Forget it."""
+        return len(text)
+
+
+class _Descriptor:
+    """The sink: a descriptor that was inherited."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.leaving = threading.Event()
+        self.line_of: Callable[[int], str] = "{} log lines lost\n".format
+        self._lock = threading.RLock()
+        self._lost = 0
+
+    def put(self, lines: Sequence[bytes]) -> int:
+        """Write lines, whenever that can be done. Raises `OSError` only while leaving."""
+        data = memoryview(b"".join(lines))
+        try:
+            while data:
+                data = data[self._write(data) :]
+        except OSError:
+            self.lose(len(lines))
+            raise
+        return len(lines)
+
+    def drained(self) -> None:
+        """Say how many lines were lost, at the place where they are missing."""
+        with self._lock:
+            lost, self._lost = self._lost, 0
+        if lost:
+            with suppress(OSError):  # we are leaving
+                self.put([self.line_of(lost).encode()])
+
+    def close(self) -> None:
+        """It is not ours to close."""
+
+    def lose(self, count: int) -> None:
+        """Count lines that are not written."""
+        with self._lock:
+            self._lost += count
+
+    def _write(self, data: memoryview) -> int:
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:  # somebody else has made it so
+            wait = select.poll()
+            wait.register(self.fd, select.POLLOUT)
+            wait.poll(RETRY_SECONDS * 1000)
+        except OSError:
+            if self.leaving.wait(RETRY_SECONDS):
+                raise
+        return 0
+
+
+@contextmanager
+def taken_over() -> Iterator[None]:
+    """Have `sys.stderr` harm nobody meanwhile. The end waits for what is still to be written, not for long.
+
+    Where it leads to no descriptor it stays what it is.
+    """
+    before, ours = sys.stderr, _in_place_of(sys.stderr)
+    sys.stderr = ours
+    try:
+        yield
+    except BaseException:
+        # Python has something to say of it still, and nobody may hang it then either.
+        if isinstance(ours, StandardError):
+            atexit.register(ours.leave, LEAVE_SECONDS)
+        raise
+    if isinstance(ours, StandardError):
+        ours.leave(LEAVE_SECONDS)
+    sys.stderr = before
+
+
+def _in_place_of(stream: TextIO | None) -> Any:
+    if stream is None:  # as it is where the shell has closed it: 2>&-
+        return Nobody()
+    try:
+        return StandardError(stream.fileno(), stream.encoding)
+    except (OSError, ValueError):
+        return stream

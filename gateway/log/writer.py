@@ -1,0 +1,229 @@
+"""Writes text in a thread of its own, so that nobody who has something to say waits for who reads it.
+
+Any file may hang: a pipe whose reader sleeps, a terminal that is held by Ctrl-S, a network file system. Nothing
+in the kernel prevents that: O_NONBLOCK means nothing to a regular file, and on a descriptor that we inherited
+it would change the file for everybody who has it too (open(2), "open file description"). So what is written
+goes through a queue to a thread, one for each file, for a file that hangs must not hold up another one. The
+queue has a bound: what does not fit is not taken, and who asked is told so and counts it. Once full, the queue
+takes nothing until it is empty, so that what is missing is missing at one place, and can be said there.
+
+`Writer.write` may be called at any moment by any thread, also by a destructor or a warning in the middle of
+another `write` of the same thread. So the lock may be taken again by who has it, no step that such a call could
+come between leaves the counts wrong, and the queue is a `SimpleQueue`, which is made for that. The lock is held
+for no longer than moving a line takes, never while a file is written.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, Protocol
+from weakref import WeakSet
+
+MAX_BYTES = 1 << 20
+"""Of one file, that wait to be written: half a minute of a log at its highest rate, in which a collector of
+logs restarts; and little beside what a session may hold."""
+
+MAX_LINES = 10_000
+"""That wait likewise: short lines weigh more in memory than their bytes."""
+
+BATCH_BYTES = 64 << 10
+"""About how much is handed to a file at once: what a pipe holds."""
+
+LEAVE_SECONDS = 1
+"""How long the end of the process waits for what is still to be written: a supervisor waits for us."""
+
+Told = Callable[[OSError | None], None]
+"""Is told, in the writer's thread, when a line is there (None), or why it never will be."""
+
+
+class Sink(Protocol):
+    """Where a writer's lines go. All of it happens in the writer's thread, and may take its time."""
+
+    def put(self, lines: Sequence[bytes]) -> int:
+        """Write one line or more; give how many are there, at least one. Raises `OSError`: none of them is,
+        nor will be.
+        """
+        ...
+
+    def drained(self) -> None:
+        """There is nothing more to be written, for now: say what was lost, if anything was."""
+
+    def close(self) -> None:
+        """Keep nothing open until the next line comes."""
+
+
+class _Line(NamedTuple):
+    data: bytes
+    given: int
+    """How many bytes had been given when it had, it among them."""
+    told: Told | None
+
+
+class Writer:
+    """Writes lines to a sink, in the order in which they come. Its thread begins with the first."""
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        self._sink = sink
+        self._name = name
+        self._lock = threading.RLock()
+        # None wakes the thread, an Event is set when what stands before it is written.
+        self._queue: SimpleQueue[_Line | threading.Event | None] = SimpleQueue()
+        # What waits is the difference. It is not counted up and down: a count that is off, because a line came
+        # in the middle of another, would stay so.
+        self._given = self._written = 0
+        self._full = False
+        self._retired = False
+        self._thread: threading.Thread | None = None
+        _writers.add(self)
+
+    def write(self, line: bytes, told: Told | None = None) -> bool:
+        """Have a line written; say whether there was room for it. Never waits, and never raises."""
+        with self._lock:
+            if self._full:
+                return False
+            given = self._given + len(line)
+            self._full = given - self._written > MAX_BYTES or self._queue.qsize() >= MAX_LINES
+            if not self._wakes():
+                self._full = False
+                return False
+            if self._full:
+                self._queue.put(None)
+                return False
+            self._given = given
+            self._queue.put(_Line(line, given, told))
+            return True
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all that was given is written; say whether it is."""
+        mark = threading.Event()
+        with self._lock:
+            if self._thread is None:
+                return True
+            self._queue.put(mark)
+        return mark.wait(seconds)
+
+    def retire(self) -> None:
+        """Keep nothing open while there is nothing to write: hardly anything will come."""
+        with self._lock:
+            self._retired = True
+            if self._thread is not None:
+                self._queue.put(None)
+
+    def _wakes(self) -> bool:
+        """See that there is a thread; say so. There is none where the system has no more of them."""
+        if self._thread is not None and self._thread.is_alive():
+            return True
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
+
+    # --- The thread
+
+    def _run(self) -> None:
+        while True:
+            lines, marks = self._next()
+            self._put(lines)
+            with self._lock:
+                drained = self._queue.empty()
+                if drained:
+                    self._full = False
+            if drained:
+                self._sink.drained()
+            retires = drained and self._retired
+            if retires:
+                self._sink.close()
+            for mark in marks:
+                mark.set()
+            with self._lock:
+                if retires and self._queue.empty():
+                    self._thread = None
+                    return
+
+    def _next(self) -> tuple[list[_Line], list[threading.Event]]:
+        """Wait for something, and take what has come."""
+        lines: list[_Line] = []
+        marks: list[threading.Event] = []
+        size = 0
+        item = self._queue.get()
+        while True:
+            if isinstance(item, _Line):
+                lines.append(item)
+                size += len(item.data)
+            elif item is not None:
+                marks.append(item)
+            if size >= BATCH_BYTES:
+                return lines, marks
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return lines, marks
+
+    def _put(self, lines: list[_Line]) -> None:
+        while lines:
+            failed: OSError | None = None
+            try:
+                count = self._sink.put([line.data for line in lines])
+            except OSError as error:
+                count, failed = len(lines), error
+            done, lines = lines[:count], lines[count:]
+            self._written = done[-1].given
+            for line in done:
+                if line.told is not None:
+                    line.told(failed)
+
+
+_writers: WeakSet[Writer] = WeakSet()
+
+
+def flush_all(seconds: float, *, but: Writer | None = None) -> bool:
+    """Wait until all that was given to any writer is written; say whether it is."""
+    until = time.monotonic() + seconds
+    writers = [writer for writer in list(_writers) if writer is not but]
+    return all(writer.flush(max(0, until - time.monotonic())) for writer in writers)
+
+
+class Outcome:
+    """What becomes of a line that somebody waits for; `Writer.write` tells it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known = False
+        self._error: OSError | None = None
+        self._wake: Callable[[], None] | None = None
+
+    def __call__(self, error: OSError | None) -> None:
+        """The line is there, or never will be."""
+        with self._lock:
+            self._known, self._error = True, error
+            wake, self._wake = self._wake, None
+        if wake is not None:
+            wake()
+
+    async def wait(self) -> None:
+        """Wait, in one task at a time, until the line is there. Raises `OSError` if it never will be."""
+        import trio  # whoever waits has it; who only writes need not wait for the import
+
+        event, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+        def wake() -> None:
+            with suppress(trio.RunFinishedError):  # nobody waits any more
+                token.run_sync_soon(event.set)
+
+        with self._lock:
+            known = self._known
+            if not known:
+                self._wake = wake
+        if known:
+            await trio.lowlevel.checkpoint()
+        else:
+            await event.wait()
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,146 @@
+"""Which disk an export is, and what there is once for each disk, whoever leads to it.
+
+An export of ours leads to a server and a name there. Several may lead to one disk: by two `[[export]]`s, by two
+`[upstream]`s with one address, by a switch to where another export is. What sessions on one disk do to each
+other does not go by how they were led there, so it belongs to the disk, and whoever needs it asks the disk:
+
+- `locks`: a read-modify-write keeps others out of its range, whatever name they have opened;
+- `losses`: what the server has lost has to be told to all who rely on it;
+- `trunk`: clients who share connections share one set of them. Two before one disk would not know of what the
+  other has not flushed, and each would promise CAN_MULTI_CONN as if it were alone.
+
+Two exports are surely one disk if the server is the same and the name there. Whether it is the same server is
+decided by its address where servers are made (`gateway.upstream.maker`), and stays so through reloads. What a
+session is on may change: by a switch, which takes it from one disk to another.
+
+A disk is there as long as anybody uses it. One that still has to tell somebody something is remembered after
+that: `MOST_KEPT` of them whole, `MOST_NAMED` more by a hash of their names, so that the next who opens one is
+told, if not of what exactly. Beyond that there is only the word that it may be any of that server.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+import trio
+
+from gateway.relay.losses import Losses
+from gateway.relay.scan.locks import RangeLocks
+from gateway.upstream.server import Server
+
+if TYPE_CHECKING:
+    from gateway.relay.bundle.trunk import Trunk  # which is made elsewhere, and put here
+
+MOST_KEPT = 1024
+"""Disks without sessions of which it is known what they have lost: names are the clients' choice, and each
+may keep some ten KiB of ranges."""
+
+MOST_NAMED = 65_536
+"""Disks beyond these of which it is known that they have lost something, by 64 bits of a hash of their name:
+half a million bytes or so. That two names have the same hash costs somebody one EIO, and is a matter of one
+in 2**47."""
+
+NOT_REMEMBERED = (
+    "something was lost of this disk, or of one of its server, before this client opened it"
+)
+
+Key = tuple[Hashable, str]
+"""Whose disks (`Server.disks`), and the name there."""
+
+
+class Disk:
+    """One export of one server. `keep` is told when its last user may have gone."""
+
+    def __init__(self, losses: Losses, keep: Callable[[Disk], None]) -> None:
+        self.locks = RangeLocks()
+        self.losses = losses
+        self.turn = trio.Lock()
+        """Of whoever begins or exchanges the trunk."""
+        self._keep = keep
+        self._trunk: Trunk | None = None
+
+    @property
+    def trunk(self) -> Trunk | None:
+        """The connections that its clients share, if there are such that one may still join."""
+        return self._trunk if self._trunk is not None and self._trunk.stands else None
+
+    @trunk.setter
+    def trunk(self, trunk: Trunk) -> None:
+        self._trunk = trunk
+
+    def is_left(self) -> None:
+        """A session or a trunk has gone."""
+        self._keep(self)
+
+
+class Disks:
+    """Those of all servers. `make` gives the losses of a disk of a server, by its name."""
+
+    def __init__(
+        self, make: Callable[[Server, str], Losses] = lambda _server, _name: Losses()
+    ) -> None:
+        self._make = make
+        self._there: WeakValueDictionary[Key, Disk] = WeakValueDictionary()
+        self._kept: OrderedDict[Disk, Key] = OrderedDict()
+        """Those that owe something, in the order in which their last users have left."""
+        self._named: OrderedDict[tuple[Hashable, bytes], None] = OrderedDict()
+        """(whose disks, hash of the name) of those that owed something."""
+        self._told: dict[Hashable, set[bytes]] = {}
+        """Servers of which even that was too much -> hashes of the names whose openers have been told since."""
+
+    def at(self, server: Server, name: str) -> Disk:
+        """Give the disk that a server has under a name."""
+        key = server.disks, name
+        disk = self._there.get(key)
+        if disk is None:
+            disk = self._there[key] = Disk(self._make(server, name), self._look_at)
+            if self._may_owe(key):
+                disk.losses.owe_the_next(NOT_REMEMBERED)
+        return disk
+
+    def of(self, trunk: Trunk) -> Disk:
+        """Give the disk that a trunk is of."""
+        return self.at(trunk.server, trunk.terms.name)
+
+    def shared(self, server: Server) -> list[str]:
+        """Give the names of a server's disks that clients share connections to at this moment."""
+        return [
+            name
+            for (disks, name), disk in self._there.items()
+            if disks == server.disks and disk.trunk
+        ]
+
+    def _look_at(self, disk: Disk) -> None:
+        """Keep a disk that owes something, whoever else does; let one go that does not."""
+        self._kept.pop(disk, None)
+        if not disk.losses.owes:
+            return
+        self._kept[disk] = next(key for key, each in self._there.items() if each is disk)
+        if len(self._kept) > MOST_KEPT:
+            _oldest, (disks, name) = self._kept.popitem(last=False)
+            self._named[disks, _hash(name)] = None
+        if len(self._named) > MOST_NAMED:
+            (disks, _name), _none = self._named.popitem(last=False)
+            self._told.setdefault(disks, set())
+
+    def _may_owe(self, key: Key) -> bool:
+        """Say whether a disk that is not remembered may have something to tell, and take it to be told."""
+        disks, name = key[0], _hash(key[1])
+        if (disks, name) in self._named:
+            del self._named[disks, name]
+            return True
+        told = self._told.get(disks)
+        if told is None or name in told:
+            return False
+        if len(told) >= MOST_NAMED:
+            told.clear()  # some are told twice
+        told.add(name)
+        return True
+
+
+def _hash(name: str) -> bytes:
+    return blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()

@@ -1,0 +1,214 @@
+"""The one maker of `Server`s: for the configuration, for a reload of it, and for an export that is switched.
+
+What an upstream leads to is its *backend*: an address that is dialled, a server that we start by command, or
+one in here. How it is spoken to is its *settings*. A `Server` is one over the other, so whoever has one has
+all that the settings say, wherever it leads.
+
+Whether two backends lead to the same disks decides what keeps out of whose way, and who is told of what is
+lost (`gateway.relay.disk`). That goes by addresses, as they are written: the host and port, the path of the
+socket, the CID and port, the path of the file. Names of one host are not resolved: what they resolve to may
+change. Several `uris` lead to one server's disks by the operator's own word, so backends that have any
+address in common are one here, through however many others. A server that we start, or have in memory, is
+nobody else's. What has been found is kept: the disks of an address stay the same through reloads and
+switches.
+
+What is known of an address is kept to by all who go there: a name may have several addresses in the network, of
+different disks, so there is one `Dialler` for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.config import Upstream
+from gateway.net.dial import Dialler
+from gateway.upstream.mode import Doubt, Mode, Survival, Unanswered
+from gateway.upstream.server import Connect, Connections, Server
+from gateway.uri import NbdUri, Target, Transport
+
+if TYPE_CHECKING:
+    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+
+Where = Target | tuple[str, ...] | tuple[NbdUri, ...]
+"""The `uri`, `command` or `uris` of an upstream."""
+
+Address = tuple[str, ...]
+"""Where a server is, as it is written."""
+
+Tls = Callable[[], "Session"]
+"""Gives the TLS session of a new connection."""
+
+
+async def _nothing() -> None:
+    """There is nothing to end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """Where an upstream leads, and what runs for it."""
+
+    target: Where
+    connects: tuple[Connect, ...] = ()
+    """What connects, unless `diallers` do: one for each place."""
+    diallers: tuple[Dialler, ...] = ()
+    """The same, if these are addresses: they know where they have been."""
+    disks: Hashable = field(default_factory=object)
+    """Whose disks these are: equal for what leads to the same ones."""
+    connections: Connections = field(default_factory=Connections)
+    """Places for the connections to it; how many is said by the `Server` in force."""
+    end: Callable[[], Awaitable[None]] = _nothing
+    """Ends what we run, once nobody is connected to it."""
+
+    @property
+    def addresses(self) -> set[Address]:
+        """Where it leads, if that is known by address."""
+        return {address_of(dialler.uri) for dialler in self.diallers}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a server was made of, to make another like it."""
+
+    upstream: str
+    """The NAME of the `[upstream.NAME]` whose settings these are."""
+    settings: Upstream
+    backend: Backend
+    uri: NbdUri | None = None
+    """Where an export was switched to; None: it is the upstream of the configuration."""
+
+    @property
+    def credentials(self) -> tuple[object, ...]:
+        """What is said of who we are there, and whether it goes over TLS."""
+        settings = self.settings
+        uri = self.uri or settings.uri
+        if not isinstance(uri, NbdUri) or not uri.tls:
+            return ()
+        said = settings.certificates, settings.psk, settings.psk_user
+        return *said, uri.username, dict(uri.parameters)
+
+
+def make(recipe: Recipe, tls: Tls | None = None) -> Server:
+    """Give the server that a recipe describes."""
+    settings, backend, uri = recipe.settings, recipe.backend, recipe.uri
+    same = settings.same_storage
+    connects: list[Connect]
+    connects = [partial(dialler.connect, same_storage=same) for dialler in backend.diallers]
+    server = Server(
+        recipe.upstream if uri is None else str(uri),
+        *(connects or backend.connects),
+        connect_seconds=settings.connect_seconds,
+        negotiate_seconds=settings.negotiate_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+        user_timeout_seconds=settings.user_timeout_seconds,
+        quirks=settings.quirks,
+        trust_allocation=settings.trust_allocation,
+        tls=tls,
+        disks=backend.disks,
+        same_storage=same,
+        max_connections=settings.max_connections or math.inf,
+        connections=backend.connections,
+        mode=mode_of(settings),
+        keep_warm=settings.warm,
+        check_seconds=settings.health_check_seconds,
+    )
+    server.recipe = recipe
+    return server
+
+
+def mode_of(settings: Upstream) -> Mode:
+    """Give over how many connections an upstream serves, and what becomes of clients when they are lost."""
+    survival = Survival(
+        settings.reconnect_seconds,
+        Doubt(settings.unflushed),
+        settings.replay_bytes,
+        Unanswered(settings.unknown_writes),
+        settings.late_write_seconds,
+        settings.stall_seconds,
+    )
+    return Mode(
+        settings.connections,
+        settings.connections_required,
+        settings.stripe,
+        settings.coherence == "strong",
+        survival,
+    )
+
+
+# --- Backends that are addresses
+
+
+def address_of(uri: NbdUri) -> Address:
+    """Give where a URI leads. Paths are made absolute; nothing is looked up."""
+    match uri.transport:
+        case Transport.TCP:
+            return "tcp", uri.host or "localhost", str(uri.port)
+        case Transport.VSOCK:
+            return "vsock", str(uri.cid), str(uri.port)
+        case Transport.UNIX:
+            assert uri.socket_path is not None
+            abstract = uri.socket_path.startswith("\0")
+            path = uri.socket_path if abstract else str(Path(uri.socket_path).absolute())
+            return "unix", path
+
+
+def disks_by_address(
+    known: Iterable[Backend], wanted: Iterable[Sequence[NbdUri]]
+) -> dict[Address, Hashable]:
+    """Say whose disks each address leads to: what is known of it, or of one that it goes with; else its own."""
+    disks = {address: backend.disks for backend in known for address in backend.addresses}
+    groups: list[set[Address]] = []
+    for uris in filter(None, wanted):
+        group = {address_of(uri) for uri in uris}
+        groups, others = [], groups
+        for other in others:
+            if other & group:
+                group |= other
+            else:
+                groups.append(other)
+        groups.append(group)
+    for group in groups:
+        found = next((disks[each] for each in sorted(group) if each in disks), min(group))
+        for address in group:
+            disks.setdefault(address, found)
+    return disks
+
+
+def dialled(
+    target: Where,
+    uris: Sequence[NbdUri],
+    known: Sequence[Backend],
+    disks: dict[Address, Hashable],
+    before: Backend | None = None,
+) -> Backend:
+    """Give what connects to addresses. Where those `known` have been is kept to; so is the number of
+    connections to what was there `before`, under the same name, if it shares one of them.
+    """
+    diallers = {address_of(each.uri): each for backend in known for each in backend.diallers}
+    ours = []
+    for uri in uris:
+        address = address_of(uri)
+        if address not in diallers:
+            diallers[address] = Dialler(uri)
+        ours.append(diallers[address])
+    connections = Connections()
+    if before is not None and any(each in before.diallers for each in ours):
+        connections = before.connections
+    return Backend(
+        target, diallers=tuple(ours), disks=disks[address_of(uris[0])], connections=connections
+    )
+
+
+def backend_at(uri: NbdUri, led_to: Sequence[Backend]) -> Backend:
+    """Give the backend of an address: the first of those that are led to already and have no other, or else
+    a new one.
+    """
+    address = address_of(uri)
+    for backend in led_to:
+        if backend.addresses == {address}:
+            return backend
+    return dialled(uri, [uri], led_to, disks_by_address(led_to, [[uri]]))

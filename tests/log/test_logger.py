@@ -1,0 +1,97 @@
+"""The log as the gateway writes it, in memory, by a clock that the test moves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+import trio
+import trio.testing
+
+from gateway.config import Log
+from gateway.log import ORIGIN, logger, say_left_out, set_up
+from gateway.log.rates import LINES_OF_A_KIND
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def said(capsys: Capture) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    for line in lines:
+        assert line.pop("timestamp")
+    return lines
+
+
+async def test_what_is_too_much_is_counted(
+    capsys: Capture, autojump_clock: trio.testing.MockClock
+) -> None:
+    log = logger(Log(format="json"), clock=trio.current_time)
+    client = log.bind(client="10.0.0.1:4711", **{ORIGIN: "10.0.0.1"})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say_left_out)
+        for _ in range(25):
+            client.info("client refused", why="no")
+        log.info("listening")
+        lines = said(capsys)
+        refused = {
+            "event": "client refused",
+            "client": "10.0.0.1:4711",
+            "why": "no",
+            "level": "info",
+        }
+        assert lines == [refused] * LINES_OF_A_KIND + [{"event": "listening", "level": "info"}]
+        await trio.sleep(1.5)
+        assert said(capsys) == [
+            {
+                "event": "log lines left out",
+                "level": "warning",
+                "lines": 15,
+                "events": {"client refused": 15},
+                "clients": {"10.0.0.1": 15},
+            }
+        ]
+        await trio.sleep(10)
+        assert said(capsys) == []
+        for _ in range(11):
+            client.info("client refused", why="no")
+        nursery.cancel_scope.cancel()
+    assert [line["event"] for line in said(capsys)] == (
+        ["client refused"] * LINES_OF_A_KIND + ["log lines left out"]
+    )
+
+
+def test_what_the_level_keeps_away_counts_for_no_rate(capsys: Capture) -> None:
+    log = logger(Log(format="json", level="warning"), clock=lambda: 0.0)
+    client = log.bind(**{ORIGIN: "10.0.0.1"})
+    for _ in range(100):
+        client.info("event")
+    client.warning("event")
+    assert said(capsys) == [{"event": "event", "level": "warning"}]
+
+
+def test_a_reload_changes_neither_rates_nor_whose_fault_a_line_is(capsys: Capture) -> None:
+    client = logger(Log(format="json"), clock=lambda: 0.0).bind(**{ORIGIN: "10.0.0.1"})
+    client.info("happens")
+    set_up(Log(format="console"))
+    for _ in range(100):
+        client.info("happens")
+    assert capsys.readouterr().err.count("happens") == LINES_OF_A_KIND
+
+
+def test_without_standard_error_nothing_is_said_elsewhere(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", None)
+        logger(Log()).info("listening")
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,324 @@
+"""Which exports are one disk, and what is done once for all who are on it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import pytest
+import trio
+import trio.testing
+
+from gateway.config import parse
+from gateway.embedded import Faults, MemoryDisk, Request, Server
+from gateway.protocol.errors import Refusal
+from gateway.relay import disk as disk_module
+from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.disk import Disk, Disks
+from gateway.relay.pausing import NotDone, Target
+from gateway.relay.service import Running
+from gateway.upstream.server import Server as Upstream
+from gateway.upstreams import servers_of
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.framing import EXTENDED
+from gateway.wire.handshake import BlockSizes
+from gateway.wire.limits import KIB, MIB
+from tests.embedded.peers import Client
+from tests.relay.test_hold import BLOCK, CONTENT, PLAIN, SIZE, House, house, read_back, write
+
+SECTOR = 512
+SHARED = 'connections = "shared"'
+PER_CLIENT = 'connections = "per-client"'
+
+
+@dataclass
+class Two:
+    """A gateway before a server with two disks, x and y, of which only blocks of 4096 bytes can be written."""
+
+    made: House
+    x: MemoryDisk
+    y: MemoryDisk
+    answers: trio.Event
+    """The server answers READs from now on."""
+
+    def target(self, name: str) -> Target:
+        """A name of the same server, as by its URI."""
+        return replace(self.made.at(self.made_of), name=name)
+
+    @property
+    def made_of(self) -> Server:
+        disks = self.made.service.servers["main"].disks
+        assert isinstance(disks, Server)
+        return disks
+
+    def disk_of(self, running: Running) -> Disk:
+        return self.made.service.disk_at(running.opened.place)
+
+    def trunks(self) -> list[Trunk]:
+        links = [running.opened.link for running in self.made.service.running]
+        return [link.trunk for link in links if isinstance(link, Joined)]
+
+
+@asynccontextmanager
+async def two(upstream: str = PER_CLIENT) -> AsyncIterator[Two]:
+    answers = trio.Event()
+
+    def delay(request: Request) -> trio.Event | None:
+        return answers if request.command == Cmd.READ else None
+
+    disks = {"x": MemoryDisk(SIZE), "y": MemoryDisk(SIZE)}
+    personality = replace(PLAIN, block_sizes=BlockSizes(4 * KIB, 4 * KIB, MIB))
+    server = Server(disks, personality, faults=Faults(delay=delay))
+    async with house(server, upstream=upstream, export="") as made:
+        yield Two(made, disks["x"], disks["y"], answers)
+
+
+async def changes(client: Client, sector: int) -> None:
+    await client.send(Cmd.WRITE, sector * SECTOR, data=bytes([sector + 1]) * SECTOR)
+
+
+async def check_both(it: Two, disk: MemoryDisk, one: Client, other: Client) -> None:
+    """Have two clients change parts of one block at the same time."""
+    await changes(one, 0)
+    await changes(other, 1)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    it.answers.set()
+    for client in (one, other):
+        assert (await client.simple_reply())[1] == 0
+    assert await disk.read(0, 2 * SECTOR) == b"\1" * SECTOR + b"\2" * SECTOR
+
+
+# --- Who keeps out of whose way
+
+
+@pytest.mark.parametrize("mode", [PER_CLIENT, SHARED, "connections = 2"])
+@pytest.mark.parametrize("when", ["before it comes", "while it is there"])
+@pytest.mark.parametrize(("switched", "to"), ["xy", "yx"])
+async def test_who_was_switched_to_where_others_are_keeps_out_of_their_way(
+    autojump_clock: trio.testing.MockClock, mode: str, when: str, switched: str, to: str
+) -> None:
+    async with two(mode) as it:
+        one = await it.made.client(to)
+        other = await it.made.client(switched) if when == "while it is there" else None
+        await it.made.pauses.switch(switched, it.target(to))
+        other = other or await it.made.client(switched)
+        await check_both(it, it.y if to == "y" else it.x, one, other)
+        [disk] = {it.disk_of(each) for each in it.made.service.running}
+        assert len(set(it.trunks())) == (1 if mode == SHARED else len(it.trunks()))
+        assert disk is it.made.service.disks.at(it.made.service.servers["main"], to)
+
+
+async def test_after_a_switch_each_is_on_its_own_disk(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Who was on the disk that is left has nothing to do any more with who has left."""
+    async with two() as it:
+        gone, stays = await it.made.client("x"), await it.made.client("y")
+        await it.made.pauses.switch("x", it.target("y"))
+        await it.made.pauses.switch("y", it.target("x"))
+        await changes(gone, 0)
+        await changes(stays, 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        locks = [it.disk_of(each).locks for each in it.made.service.running]
+        assert [each.busy for each in locks] == [True, True]
+        assert locks[0] is not locks[1]
+        it.answers.set()
+        for client in (gone, stays):
+            assert (await client.simple_reply())[1] == 0
+        assert await it.y.read(0, SECTOR) == b"\1" * SECTOR
+        assert await it.x.read(SECTOR, SECTOR) == b"\2" * SECTOR
+
+
+# --- Connections that are shared
+
+
+async def test_a_guest_may_leave_the_connections_of_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two(SHARED) as it:
+        it.answers.set()
+        guest, at_home = await it.made.client("x"), await it.made.client("y")
+        assert await write(guest) == 0
+        await it.made.pauses.switch("x", it.target("y"))
+        assert await read_back(guest) == bytes(BLOCK)
+        [trunk] = set(it.trunks())
+        with pytest.raises(NotDone, match="shares its connections with clients of 'x'"):
+            await it.made.pauses.switch("y", it.target("x"))
+        with pytest.raises(NotDone, match="shares its connections with clients of 'y'"):
+            await it.made.pauses.switch("x", it.target("y"))
+        with pytest.raises(NotDone, match="shares its connections with clients of 'y'"):
+            await it.made.pauses.switch("x", None, close_first=True)
+        await it.made.pauses.switch("x", None)
+        assert await read_back(guest) == CONTENT
+        assert await read_back(at_home) == bytes(BLOCK)
+        assert len(set(it.trunks())) == 2
+        assert trunk in it.trunks()
+        assert await read_back(await it.made.client("y")) == bytes(BLOCK)
+        assert it.trunks().count(trunk) == 2
+
+
+TWO_UPSTREAMS = """
+[[listen]]
+uri = "nbd://here"
+[upstream.a]
+uri = "nbd://h"
+connections = "shared"
+[upstream.b]
+uri = "{uri}"
+connections = "shared"
+[[export]]
+name = "x"
+upstream = "a"
+"""
+
+
+@pytest.mark.parametrize(
+    ("uri", "agree"),
+    [("nbd://h:10809", True), ("nbds://h", False)],
+)
+async def test_connections_are_not_shared_with_who_has_other_credentials(
+    autojump_clock: trio.testing.MockClock, uri: str, agree: bool
+) -> None:
+    """Least of all may go in the clear what is to go over TLS."""
+    config = parse(TWO_UPSTREAMS.format(uri=uri), "test")
+    async with two(SHARED) as it, trio.open_nursery() as nursery:
+        servers = servers_of(config, nursery, None).servers
+        disk = it.made.service.disks.at(servers["a"], "x")
+        assert disk is it.made.service.disks.at(servers["b"], "x")
+        await it.made.client("x")
+        [trunk] = it.trunks()
+        trunk.server.recipe = servers["a"].recipe
+        disk.trunk = trunk
+        join = it.made.service.trunks.join
+        assert (await join(disk, servers["a"], "x")).trunk is trunk
+        if agree:
+            assert (await join(disk, servers["b"], "x")).trunk is trunk
+        else:
+            with pytest.raises(Refusal, match="made with other credentials than those of 'b'"):
+                await join(disk, servers["b"], "x")
+
+
+# --- What is remembered, and how long
+
+
+async def nowhere() -> trio.SocketStream:
+    raise AssertionError("nobody connects here")
+
+
+def lose(disk: Disk) -> None:
+    """Have something be lost that nobody is there to be told of."""
+    disk.losses.owe_the_next("gone", [(0, BLOCK)])
+    disk.is_left()
+
+
+def test_a_disk_is_remembered_as_long_as_it_is_in_use() -> None:
+    server, disks = Upstream("main", nowhere), Disks()
+    x = disks.at(server, "x")
+    assert disks.at(server, "x") is x
+    assert disks.at(server, "y") is not x
+    there = weakref.ref(x)
+    del x
+    gc.collect()
+    assert there() is None
+
+
+def test_a_disk_is_remembered_until_somebody_was_told_what_it_has_lost() -> None:
+    server, disks = Upstream("main", nowhere), Disks()
+    lose(disks.at(server, "x"))
+    gc.collect()
+    x = disks.at(server, "x")
+    debt = x.losses.open()
+    assert (debt.why, debt.lost) == ("gone", [(0, BLOCK)])
+    assert x.losses.answer(debt.read(), 0, "") == (Errno.EIO, "gone")
+    x.losses.end(debt)
+    x.is_left()
+    del x, debt
+    gc.collect()
+    assert not disks.at(server, "x").losses.open().why
+
+
+def owes(disks: Disks, server: Upstream, name: str) -> bool:
+    return bool(disks.at(server, name).losses.open().why)
+
+
+def test_of_many_disks_that_have_lost_something_the_first_are_known_by_name_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(disk_module, "MOST_KEPT", 3)
+    server, disks = Upstream("main", nowhere), Disks()
+    for number in range(5):
+        lose(disks.at(server, f"{number}"))
+    gc.collect()
+    first = disks.at(server, "0").losses.open()
+    assert first.why == disk_module.NOT_REMEMBERED
+    assert not first.lost
+    assert disks.at(server, "4").losses.open().lost == [(0, BLOCK)]
+    assert not owes(disks, server, "another")
+    assert not owes(disks, Upstream("other", nowhere), "1")
+    assert owes(disks, server, "1")
+    gc.collect()
+    assert not owes(disks, server, "1")  # it was told
+
+
+def test_beyond_that_each_disk_of_the_server_may_have_lost_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(disk_module, "MOST_KEPT", 1)
+    monkeypatch.setattr(disk_module, "MOST_NAMED", 4)
+    server, disks = Upstream("main", nowhere), Disks()
+    for number in range(6):
+        lose(disks.at(server, f"{number}"))
+        gc.collect()
+    assert owes(disks, server, "0")  # nobody knows its name any more
+    assert owes(disks, server, "another")
+    gc.collect()
+    assert not owes(disks, server, "another")  # once for each name
+    assert not owes(disks, Upstream("other", nowhere), "0")
+
+
+async def test_what_nobody_was_told_of_is_told_where_the_export_was_switched_to(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The other server has the same content, and so it lacks the same."""
+    async with two() as it:
+        it.answers.set()
+        service = it.made.service
+        lose(service.disks.at(service.servers["main"], "x"))
+        await it.made.pauses.switch("x", it.target("y"))
+        client = await it.made.client("x")
+        assert (await client.simple_reply_to(Cmd.READ, 0, BLOCK))[1] == Errno.EIO
+        assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
+        assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
+
+
+async def test_a_flush_that_fails_in_a_pause_is_told_to_all_who_are_on_the_disk(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """By whatever name they came there; and not to those who are where one of them was."""
+    failing: list[bool] = []
+
+    def reply(request: Request, said: list[bytes]) -> list[bytes]:
+        if request.command == Cmd.FLUSH and failing:
+            failing.clear()
+            return [EXTENDED.failure(request.cookie, 0, Errno.EIO)]
+        return said
+
+    disks = {"x": MemoryDisk(SIZE), "y": MemoryDisk(SIZE)}
+    server = Server(disks, PLAIN, faults=Faults(on_reply=reply))
+    async with house(server, upstream=SHARED, export="") as made:
+        guest, at_home = await made.client("x"), await made.client("y")
+        await made.pauses.switch("x", replace(made.at(server), name="y"))
+        await made.pauses.switch("x", None)
+        stranger = guest
+        guest = await made.client("y")
+        failing.append(True)
+        assert await write(at_home) == 0
+        with pytest.raises(NotDone, match="a FLUSH failed"):
+            await made.pauses.pause("y")
+        for client in (guest, at_home):
+            assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
+            assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
+        assert (await stranger.simple_reply_to(Cmd.FLUSH))[1] == 0

@@ -1,0 +1,361 @@
+"""The server's side of a schedule: a disk with a volatile cache, at two addresses, and all that befalls it.
+
+Commands wait (`held`) until somebody says what becomes of them, or are answered at once (`free`). A connection
+that is cut does not take its commands along: they may be carried out `late`, as long as the gateway has to
+reckon with that. One that is silent stays open, and what comes over it is never carried out.
+
+Everything that the oracle has to know it is told from here.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from struct import Struct
+from typing import cast
+
+import trio
+
+from gateway.embedded.disk import Data
+from tests.tools.oracle import NOT_TRIED, Oracle, Trouble
+from tests.tools.schedules.geometry import BLOCKS, SIZE, parts
+from tests.tools.schedules.settings import LATE_SECONDS, Settings
+from tests.tools.stamps import BLOCK_BYTES
+from tests.tools.volatile import (
+    ANY,
+    CONNECTION,
+    Pending,
+    Store,
+    VolatileDisk,
+    VolatileServer,
+    everything,
+    nothing,
+    some,
+)
+
+CARRIED_OUT_SECONDS = LATE_SECONDS - 5
+"""So long after its connection was cut a command may be carried out: less than the gateway waits."""
+
+_STAMP = Struct(">Q")
+
+
+class WindowedStore(Store):
+    """What is remembered of a disk: its windows, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__(BLOCKS * BLOCK_BYTES)
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        for at, inside, count in parts(offset, length):
+            data[at : at + count] = self.seen[inside : inside + count]
+        return bytes(data)
+
+    def write(self, offset: int, data: Data, *, fua: bool = False, connection: int = ANY) -> None:
+        view = memoryview(data)
+        for at, inside, count in parts(offset, len(view)):
+            super().write(inside, view[at : at + count], fua=fua, connection=connection)
+
+    def stamp(self, block: int) -> int:
+        """Give the stamp that a block has on stable storage."""
+        return int(_STAMP.unpack_from(self.stable, block * BLOCK_BYTES)[0])
+
+
+class _Socket:
+    """A socket that says when the peer has closed: what `Peer` uses of a Trio socket."""
+
+    def __init__(self, inner: trio.socket.SocketType, ended: object, number: int) -> None:
+        self._inner = inner
+        self._ended = cast("World", ended)
+        self._number = number
+
+    async def recv_into(self, view: memoryview) -> int:
+        try:
+            count = await self._inner.recv_into(view)
+        except OSError:
+            self._ended.connection_ended(self._number)
+            raise
+        if not count:
+            self._ended.connection_ended(self._number)
+        return count
+
+
+class _Stream:
+    """What `Server` uses of a SocketStream."""
+
+    def __init__(self, stream: trio.SocketStream, world: World, number: int) -> None:
+        self.socket = _Socket(stream.socket, world, number)
+        self._stream = stream
+
+    async def send_all(self, data: Data) -> None:
+        await self._stream.send_all(data)
+
+    async def __aenter__(self) -> _Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stream.aclose()
+
+
+class Disk(VolatileDisk):
+    """A disk whose FLUSHes cover what the server promises, and fail if they are to."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(SIZE)
+        self.store = self.remembered = WindowedStore()
+        self._world = world
+
+    async def write(self, offset: int, data: Data, *, fua: bool = False) -> None:
+        await self._change("write", offset, bytes(data), fua)
+
+    async def _zero(self, command: str, offset: int, length: int, fua: bool) -> None:
+        await self._change(command, offset, bytes(length), fua)
+
+    async def _change(self, command: str, offset: int, data: bytes, fua: bool) -> None:
+        number = CONNECTION.get()
+
+        def run() -> bytes:
+            self.store.write(offset, data, fua=fua, connection=number)
+            stamps = {
+                _STAMP.unpack_from(data, at + block)[0]
+                for at, _, count in parts(offset, len(data))
+                for block in range(0, count, BLOCK_BYTES)
+            }
+            self._world.oracle.carried(stamps, number)
+            return b""
+
+        await self._do(command, offset, len(data), fua=fua, data=data, run=run)
+
+    async def flush(self) -> None:
+        number, world = CONNECTION.get(), self._world
+        covers = ANY if world.settings.multi_conn else number
+        failed: list[int] = []
+
+        def run() -> bytes:
+            if world.errors and number in world.there and number not in world.cut_off:
+                error = world.errors.pop(0)
+                failed.append(error)
+                if error not in NOT_TRIED:
+                    self.store.fail(covers)
+                world.oracle.flush_failed(error, None if covers == ANY else {number})
+            else:
+                self.store.flush(covers)
+            return b""
+
+        await self._do("flush", 0, 0, run=run)
+        if failed:
+            raise OSError(failed[0], "as the schedule wants it")
+
+
+@dataclass(eq=False)
+class Connection:
+    """One that is there."""
+
+    stream: trio.SocketStream
+    scope: trio.CancelScope
+
+
+class World(VolatileServer):
+    """A server at two addresses, with one disk and one cache."""
+
+    def __init__(self, settings: Settings, oracle: Oracle, nursery: trio.Nursery) -> None:
+        super().__init__(SIZE, settings.personality())
+        self.disk = disk = Disk(self)
+        self.exports = {"": disk}
+        disk.holds = self._holds
+        self.settings = settings
+        self.oracle = oracle
+        self.store = disk.remembered
+        oracle.stable = self.store.stamp
+        self.random = Random(0)
+        """Of who is to be held."""
+        self.free = False
+        """Nothing is held, but what is silent."""
+        self.there: dict[int, Connection] = {}
+        """Connections, by their numbers."""
+        self.silent: dict[int, Trouble] = {}
+        self.errors: list[int] = []
+        """What the next FLUSHes fail with."""
+        self.cut_off: dict[int, float] = {}
+        """Connections that we have cut, and when."""
+        self._nursery = nursery
+        self._paths: list[Path] = []
+        self._listening: list[trio.CancelScope] = []
+
+    # --- Where it is
+
+    def listen(self, *paths: Path) -> None:
+        """Take connections at these addresses."""
+        self._paths = list(paths)
+        self.down = False
+        for path in paths:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(str(path))
+                sock.listen(64)
+                listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock.dup()))
+            scope = trio.CancelScope()
+            self._listening.append(scope)
+            self._nursery.start_soon(self._accept, listener, scope)
+
+    async def _accept(self, listener: trio.SocketListener, scope: trio.CancelScope) -> None:
+        with scope:
+            async with listener:
+                while True:
+                    stream = await listener.accept()
+                    self._nursery.start_soon(self.serve, stream)
+
+    def close_doors(self) -> None:
+        """Take no connections."""
+        self.down = True
+        for scope in self._listening:
+            scope.cancel()
+        self._listening.clear()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+    def start(self) -> None:
+        """Serve again, what is stable."""
+        if self.down:
+            self.listen(*self._paths)
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """Serve one client until it has gone, or was cut off."""
+        number = self.connections
+        if self.down:
+            await stream.aclose()
+            return
+        CONNECTION.set(number)
+        with trio.CancelScope() as scope:
+            self.there[number] = Connection(stream, scope)
+            try:
+                served = _Stream(stream, self, number)
+                await super(VolatileServer, self).serve(cast("trio.SocketStream", served))
+            finally:
+                self.there.pop(number, None)
+                if number not in self.silent:
+                    stream.socket.close()
+
+    def connection_ended(self, number: int) -> None:
+        """The gateway has closed a connection: what it has not waited for does not happen."""
+        if number not in self.cut_off:
+            for pending in list(self.disk.pending):
+                if pending.connection == number:
+                    pending.fail()
+
+    # --- What becomes of commands
+
+    def _holds(self, pending: Pending) -> bool:
+        if pending.connection in self.silent:
+            return True
+        return not self.free and self.random.random() < self.settings.held
+
+    @property
+    def waiting(self) -> list[Pending]:
+        """Commands that can be carried out."""
+        return [each for each in self.disk.pending if each.connection not in self.silent]
+
+    def carry_out(self, pending: Pending) -> None:
+        """Do a command, and do not answer yet."""
+        if not pending.done and pending.command != "flush":
+            # A FLUSH that fails has to be answered: else nobody could know of it.
+            pending.carry_out()
+
+    def answer(self, pending: Pending) -> None:
+        """Answer a command, after carrying it out."""
+        if pending.connection in self.cut_off and not self._may_come(pending):
+            pending.fail()
+            return
+        pending.answer()
+
+    def _may_come(self, pending: Pending) -> bool:
+        seconds = CARRIED_OUT_SECONDS if self.settings.late_write_seconds else 0
+        return trio.current_time() < self.cut_off[pending.connection] + seconds
+
+    def answer_all(self) -> None:
+        """Answer all that can be."""
+        for pending in list(self.waiting):
+            self.answer(pending)
+
+    def forget_late(self, seconds: float) -> None:
+        """Drop what would be carried out too late, if that comes to be after so many seconds."""
+        limit = CARRIED_OUT_SECONDS if self.settings.late_write_seconds else 0
+        for pending in self.waiting:
+            cut = self.cut_off.get(pending.connection)
+            if cut is not None and cut + limit <= trio.current_time() + seconds:
+                pending.fail()
+
+    # --- What befalls it
+
+    def kill(self, random: Random, keep: str, silent: bool) -> str:
+        """Have it lose its cache, or what of it is not kept, and all its connections; `silent`: they stay open,
+        and nothing comes over them any more.
+        """
+        keeping = {"none": nothing, "all": everything, "some": some(random)}[keep]
+        loss = self.oracle.lose()
+        self.close_doors()
+        if silent:
+            self._silence(set(self.there))
+        self._end(set(self.there) - self.silent.keys())
+        self.disk.crash(keeping)
+        self.oracle.dead(loss)
+        stamps = [self.store.stamp(block) for block in range(BLOCKS)]
+        # With replay, what is gone is written again.
+        lost = self.oracle.check_stable(stamps, gone=not self.settings.lossless)
+        return f"kept {keep}{', connections stay open' if silent else ''}: {lost} blocks lost"
+
+    def stop(self, random: Random, keep: str) -> str:
+        """Have it end in good order: it answers all, closes, and flushes its cache or not."""
+        self.answer_all()
+        return self.kill(random, keep, silent=False)
+
+    def cut(self, numbers: set[int]) -> None:
+        """Cut connections; it lives."""
+        numbers = numbers & self.there.keys()
+        if not numbers:
+            return
+        self.oracle.cut(numbers)
+        now = trio.current_time()
+        for number in numbers:
+            self.cut_off[number] = now
+            self.store.adopt(number)
+            if number not in self.silent:
+                with suppress(OSError):
+                    self.there[number].stream.socket.shutdown(socket.SHUT_RDWR)
+        lost = numbers & self.silent.keys()
+        self._end(lost)
+        for pending in list(self.disk.pending):
+            if pending.connection in lost:
+                pending.fail()
+        self.speak(numbers)
+        self.forget_late(0)
+
+    def _silence(self, numbers: set[int]) -> None:
+        numbers = numbers - self.silent.keys()
+        if numbers:
+            silence = self.oracle.silence(numbers)
+            self.silent.update(dict.fromkeys(numbers, silence))
+
+    def silence(self, numbers: set[int]) -> None:
+        """Answer nothing any more over connections that stay open."""
+        self._silence(numbers & self.there.keys())
+
+    def speak(self, numbers: set[int]) -> None:
+        """Be silent no more there: they have been cut, or what has come is answered now."""
+        for number in numbers & self.silent.keys():
+            silence = self.silent.pop(number)
+            if silence not in self.silent.values():
+                self.oracle.dead(silence)
+
+    def end_silence(self) -> None:
+        """Cut what is silent."""
+        self.cut(set(self.silent))
+        self.speak(set(self.silent))
+
+    def _end(self, numbers: set[int]) -> None:
+        for number in numbers:
+            connection = self.there.pop(number)
+            connection.stream.socket.close()
+            connection.scope.cancel()

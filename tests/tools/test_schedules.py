@@ -1,0 +1,84 @@
+"""Whole gateways, schedule by schedule; and the harness itself.
+
+`python -m tests.tools.schedules SEED --shrink` shows what a seed that fails comes down to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from tests.tools.schedules import settings, steps
+from tests.tools.schedules.geometry import BLOCKS, BORDER_BLOCK, FIRST_BLOCKS, length_of, offset_of
+from tests.tools.schedules.run import Outcome, plan_of, run
+from tests.tools.schedules.settings import Settings
+from tests.tools.schedules.shrink import shrink
+from tests.tools.schedules.steps import Step
+
+SCHEDULES = 3000
+"""Three minutes of a processor."""
+
+TOGETHER = 100
+"""In one test: a machine that has much else to do needs a minute for them."""
+
+
+@pytest.mark.parametrize("first", range(0, SCHEDULES, TOGETHER))
+def test_whole_gateways_keep_their_promises(first: int) -> None:
+    outcomes = (run(seed, *plan_of(seed)) for seed in range(first, first + TOGETHER))
+    found = [outcome for outcome in outcomes if outcome.problem]
+    if found:
+        seeds = ", ".join(str(outcome.seed) for outcome in found)
+        pytest.fail(f"seeds {seeds} fail, the first of them so:\n{found[0]}")
+
+
+def of(*steps: str, seed: int = 0, **more: object) -> Outcome:
+    """Carry out steps, such as "open 1"."""
+    settings = replace(Settings(held=0.0), **more)  # type: ignore[arg-type]
+    return run(seed, settings, [Step(*_parsed(step)) for step in steps])
+
+
+def _parsed(step: str) -> tuple[str, int]:
+    what, number = step.split()
+    return what, int(number)
+
+
+def test_a_quiet_schedule_is_right() -> None:
+    outcome = of("open 1", "ask 2", "flush 3", "leave 4", "open 5")
+    assert not outcome.problem
+    assert any("leaves" in event for event in outcome.events)
+
+
+def test_a_seed_is_a_schedule() -> None:
+    one, other = (run(5, *plan_of(5)) for _ in range(2))
+    assert one.events == other.events
+    assert one.problem == other.problem
+
+
+def test_all_that_may_be_drawn_is_drawn() -> None:
+    drawn = [settings.draw(Random(seed)) for seed in range(1000)]
+    assert all(each.possible for each in drawn)
+    assert {each.connections for each in drawn} == set(settings.CONNECTIONS)
+    assert {each.unflushed for each in drawn} == {"sticky", "verify", "replay", "assume-durable"}
+    assert {each.alias for each in drawn} == {"", "name", "upstream", "switch"}
+    assert {each.policies for each in drawn} == {"", *settings.POLICIES}
+    words = {step.what for seed in range(100) for step in steps.draw(Random(seed))}
+    assert words == steps.STEPS.keys() | steps.CALM.keys()
+
+
+def test_blocks_lie_where_stripes_meet() -> None:
+    assert [offset_of(block) for block in (0, FIRST_BLOCKS - 1)] == [0, 7680]
+    assert offset_of(BORDER_BLOCK) == 1 << 20
+    assert length_of(BORDER_BLOCK - 1, 2) == 1024
+    assert length_of(0, BLOCKS) == (1 << 20) + 4096
+
+
+def test_what_fails_is_made_small() -> None:
+    """A step that there is not fails in any company."""
+    seed, plan = 5, [Step("open", 1), *(Step("ask", number) for number in range(9))]
+    outcome = run(seed, Settings(held=0.0), [*plan, Step("boom", 0)])
+    assert "AttributeError" in outcome.problem
+    small = shrink(outcome)
+    assert [step.what for step in small.steps] == ["boom"]
+    assert small.settings == Settings()
