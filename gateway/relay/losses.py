@@ -10,21 +10,23 @@ whatever its trail holds is in question. Whoever relies on a write that is lost 
 is one word for that: EIO at a FLUSH.
 
 All of this is decided by the order in which things happen, and never by seconds. One disk has one `Order`:
-link up, WRITE answered, FLUSH read, FLUSH sent, FLUSH answered, link dead, EIO sent, session opened, session
-ended.
+link up, WRITE asked, WRITE answered, FLUSH read, FLUSH sent, FLUSH answered, link dead, EIO sent, session
+opened, session ended.
 
 The rule, clause by clause; each has its own method, and its name here:
 
-- *Scope* (`relies`). With CAN_MULTI_CONN, or over links that are shared, a FLUSH speaks for all connections:
+- *Scope* (`scope`). With CAN_MULTI_CONN, or over links that are shared, a FLUSH speaks for all connections:
   every session of the disk relies on the write. Otherwise only the session does over whose link it went.
 - *Cover* (`flushed`). A FLUSH that answers 0 covers what was answered before it was sent, over its own link;
-  and, where the scope is all, over other links if its link was up before that answer, and ever since. For
+  and, where the scope is all, over other links if its link was up before that was asked, and ever since. For
   then both led to the same process. A link that was made later may lead to another one, which knows nothing
-  of it.
+  of it. (When it was answered says less: an answer that a slow client leaves in the socket can be older than
+  a server that has been started since.)
 - *Answering 0* (`_look`). A session's FLUSH succeeds only if all that it relies on, and that was answered
   before it was read, is covered; or lost, and the session was told. What its own FLUSH could not cover is
   proved: the link over which it went is FLUSHed too, and waited for at most `PROOF_SECONDS`. Then it counts
-  as lost: that link may be a black hole.
+  as lost: that link may be a black hole. Where the FLUSH of that link was not tried, the session's fails with
+  the same error, and nothing is lost.
 - *A link dies* (`died`). What it leaves uncovered is FLUSHed over a link that was up before, if the scope is
   all. If there is no such link, or its FLUSH does not answer 0, it is lost. Where something can be done about
   that (`doubt`: it can be read back, or written again) the trail keeps it meanwhile.
@@ -44,17 +46,22 @@ A FLUSH of the gateway's own (a pause, a proof, the one that keeps FUA where a s
 client's: it tells nobody, and clears nothing.
 
 Everything is one object for each disk, `Losses`; a `Debt` for each session; a `Trail` for each link or
-bundle. It is pure: FLUSHes are asked for by `Trail.flush`, time passes by calls of `later`.
+bundle. It is pure: FLUSHes are asked for by `Trail.flush`, time passes by calls of `later`. All that it calls
+may call it back at once.
+
+A disk may have a thousand sessions, so a FLUSH looks only at the trails that hold something, and at those
+whose link is gone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from gateway.relay.unflushed import Era, Keep, Order, Unflushed
 from gateway.wire.constants import Errno
-from gateway.wire.ranges import Range, merged, touched, without
+from gateway.wire.ranges import Range, fewer, merged, touched, without
 
 PROOF_SECONDS = 20.0
 """How long a FLUSH may take that only has to prove what another link has written: longer than a server in good
@@ -69,10 +76,15 @@ one, also one that nobody has a name for, says that something is lost."""
 MOST_LEFT = 64
 """Links of one disk that were closed unproved, and are told apart. More are taken for one."""
 
+MOST_LOST = 4096
+"""Ranges that are remembered as lost for a session that is not told, for it may never FLUSH. Beyond that the
+least gaps are closed, so that more of its READs fail than must, and never fewer."""
+
 BEHIND_A_BLACK_HOLE = (
     "a connection has not answered a FLUSH, and what was written over it may be gone"
 )
 LEFT_UNPROVED = "a connection was closed before what was written over it could be flushed"
+REPORTED_BESIDE = "what was written before was reported as lost to a FLUSH beside it"
 
 Flushed = Callable[[int, str], None]
 """Is called once with the error of a FLUSH (0: none) and its text."""
@@ -113,7 +125,7 @@ class Debt:
     def owe(self, why: str, ranges: Iterable[Range]) -> None:
         """It has to be told that what was written here may be gone."""
         self.why = why
-        self.lost = merged([*self.lost, *ranges])
+        self.lost = fewer([*self.lost, *ranges], MOST_LOST)
 
     def read(self) -> Flush:
         """A FLUSH of its client has been read."""
@@ -161,6 +173,7 @@ class Trail:
     __slots__ = (
         "changed",
         "flush",
+        "hoped",
         "losses",
         "lost",
         "owner",
@@ -169,6 +182,7 @@ class Trail:
         "tried",
         "unflushed",
         "up",
+        "why",
     )
 
     UP, DEAD, DOUBT, LEFT, OVER = "up", "dead", "in doubt", "left", "over"
@@ -177,15 +191,21 @@ class Trail:
         self.losses = losses
         self.owner = owner
         """The session that alone relies on it; None: all of the disk do."""
-        self.unflushed = Unflushed(keep, losses.order, records=records)
+        self.unflushed = Unflushed(
+            keep, losses.order, records=records, begun=partial(losses.has_begun, self)
+        )
         self.up = -1
         """When its link came up; of several, the last."""
         self.state = Trail.OVER
+        self.why = LEFT_UNPROVED
+        """What is said if that is lost which its link has left."""
         self.proof: _Proof | None = None
         """The FLUSH that is under way over it to prove something; of a trail in doubt, that it is waited
         for."""
         self.tried = False
         """Another link could not prove what it holds."""
+        self.hoped = False
+        """It is in doubt, and at the last look another link could still prove what it holds."""
         self.flush: Callable[[Flushed], None] = _nobody_flushes
         self.changed: Callable[[], None] = _nothing
         self.lost: Callable[[str, list[Range]], None] = _nobody_hears
@@ -214,15 +234,22 @@ class Losses:
     ) -> None:
         self.order = Order()
         self.tainted = False
-        """Something may be lost; false as long as nothing ever was."""
+        """Somebody has to be told that something may be lost. While nobody has, WRITEs need not be noted by
+        `written`."""
         self._soon = soon
         self._later = later
         self._say = say
+        self._last_up = 0
         self._open: dict[Debt, None] = {}
-        self._trails: dict[Trail, None] = {}
-        self._waiting: list[Flush] = []
+        self._up: dict[Trail, None] = {}
+        """Those whose link is up, in the order in which they came up."""
+        self._gone: dict[Trail, None] = {}
+        """Those whose link is dead, or left, and that hold something."""
+        self._holding: dict[Trail, None] = {}
+        """Those that hold something; some of them may not any more."""
+        self._waiting: dict[Flush, None] = {}
         self._untold: tuple[str, list[Range]] | None = None
-        self._looking = False
+        self._looking = self._again = False
 
     # --- Sessions
 
@@ -233,6 +260,7 @@ class Losses:
         if before is not None:
             before.losses.end(before)
             debt.why, debt.lost, debt.losses_seen = before.why, before.lost, before.losses_seen
+            self.tainted = self.tainted or bool(debt.why)
         self._open[debt] = None
         if self._untold is not None:
             debt.owe(*self._untold)
@@ -242,9 +270,11 @@ class Losses:
         """A session has ended."""
         self.order.tick()
         self._open.pop(debt, None)
-        for trail in [each for each in self._trails if each.owner is debt]:
-            if trail.state is not Trail.UP:
-                self._drop(trail)
+        debt.deaf = True
+        for trail in [each for each in self._gone if self.scope(each) is debt]:
+            self._drop(trail)
+        self.tainted = self.tainted and not self._quiet
+        self._look()
 
     @property
     def sessions(self) -> int:
@@ -254,13 +284,13 @@ class Losses:
     @property
     def owes(self) -> bool:
         """Something has to be remembered for who comes later: nobody was told of it, or it is not known yet."""
-        uncovered = any(each.unflushed and each.owner is None for each in self._trails)
+        uncovered = any(self.scope(each) is None for each in self._holders())
         return uncovered or self._untold is not None
 
     def owe_the_next(self, why: str, ranges: Iterable[Range] = ()) -> None:
         """Whoever opens the disk next has to be told that something was lost."""
         before = [] if self._untold is None else self._untold[1]
-        self._untold = why, merged([*before, *ranges])
+        self._untold = why, fewer([*before, *ranges], MOST_LOST)
         self.tainted = True
 
     def hand_on(self, other: Losses) -> None:
@@ -269,6 +299,11 @@ class Losses:
         """
         if self._untold is not None and other is not self:
             other.owe_the_next(*self._untold)
+
+    @property
+    def _quiet(self) -> bool:
+        """Nothing is lost that anybody has to be told of."""
+        return self._untold is None and not any(debt.why for debt in self._open)
 
     # --- Links
 
@@ -283,63 +318,76 @@ class Losses:
         """The link of a trail is up; or, of a bundle's, another link. What is uncovered was written over it
         again.
         """
-        trail.up = self.order.tick()
+        if trail.state is not Trail.UP:
+            trail.proof = None  # nobody waits any more for what becomes of it
+        trail.up = self._last_up = self.order.tick()
+        trail.state, trail.tried, trail.hoped = Trail.UP, False, False
         trail.unflushed.renew()
-        trail.state, trail.tried = Trail.UP, False
-        self._trails[trail] = None
+        self._gone.pop(trail, None)
+        self._up.pop(trail, None)
+        self._up[trail] = None
+        self._look()
 
     def died(self, trail: Trail, why: str, *, doubt: bool = False) -> None:
         """The link of a trail is dead. `doubt`: what is uncovered is not lost yet if nobody can prove it, for
-        who has the trail will find out, or will see to it.
+        who has the trail will find out, or will see to it. A link that was left may die as it likes.
         """
-        self.order.tick()
-        trail.proof = None
-        if trail.state is Trail.LEFT:
-            return  # whatever the server thought of that
-        trail.state, trail.tried = Trail.DOUBT if doubt else Trail.DEAD, False
-        if trail.owner is not None:
-            if trail.owner not in self._open:
-                self._drop(trail)
-            elif trail.unflushed and not doubt:
-                self._lose(trail, trail.unflushed.take(), why)
-        self._look(why)
+        if trail.state is not Trail.LEFT:
+            self._is_gone(trail, Trail.DOUBT if doubt else Trail.DEAD, why)
+            trail.tried = False
+            self._look()
 
     def left(self, trail: Trail, *, trusted: bool = False) -> None:
         """The link of a trail was closed by the gateway. `trusted`: nobody is to be told of what was not
         flushed.
         """
-        self.order.tick()
-        trail.proof = None
         if trusted:
             trail.unflushed.take()
         if trail.state is Trail.UP:
-            trail.state = Trail.LEFT
-        if trail.owner is not None and trail.owner not in self._open:
-            self._drop(trail)
-        self._merge_those_left()
+            self._is_gone(trail, Trail.LEFT, LEFT_UNPROVED)
+            self._merge_those_left()
+        elif trail.state is Trail.DOUBT:
+            self._is_gone(trail, Trail.DEAD, trail.why)
         self._look()
 
+    def _is_gone(self, trail: Trail, state: str, why: str) -> None:
+        self.order.tick()
+        trail.proof = None
+        if trail.state is Trail.OVER:
+            return
+        trail.state, trail.why, trail.hoped = state, why, False
+        self._up.pop(trail, None)
+        self._gone[trail] = None
+        owner = self.scope(trail)
+        if owner is not None and owner not in self._open:
+            self._drop(trail)
+
     def _merge_those_left(self) -> None:
-        left = [each for each in self._trails if each.state is Trail.LEFT and each.owner is None]
+        left = [
+            each for each in self._gone if each.state is Trail.LEFT and self.scope(each) is None
+        ]
         if len(left) > MOST_LEFT:
             left[1].unflushed.absorb(left[0].unflushed)
 
     def give_up(self, trail: Trail, why: str) -> None:
-        """Nobody will find out any more what a trail in doubt holds."""
+        """Nobody will find out any more what a trail in doubt holds. Another link may prove it yet."""
         if trail.state is Trail.DOUBT:
-            trail.state = Trail.DEAD
-            self.lose(trail, why)
+            self._is_gone(trail, Trail.DEAD, why)
+            self._look()
 
     def lose(self, trail: Trail, why: str) -> None:
         """What a trail holds may be gone."""
-        if trail.unflushed:
-            self._lose(trail, trail.unflushed.take(), why)
+        self._lose({trail: trail.unflushed.take()}, why)
         self._look()
 
     def is_durable(self, trail: Trail) -> None:
         """All that a trail holds is durable, as who has it knows."""
         trail.unflushed.take()
         self._look()
+
+    def has_begun(self, trail: Trail) -> None:
+        """A trail holds something again."""
+        self._holding[trail] = None
 
     def _drop(self, trail: Trail) -> None:
         """Nobody relies on what is uncovered here any more."""
@@ -348,9 +396,15 @@ class Losses:
             self._say("writes of a session that has ended were not flushed", {"bytes": bytes_})
         trail.unflushed.take()
         trail.state = Trail.OVER
-        self._trails.pop(trail, None)
+        self._gone.pop(trail, None)
 
-    # --- FLUSHes over links
+    # --- What goes over links
+
+    def asked(self) -> int:
+        """Something is asked that writes: give what `Unflushed` is to be told when it has been acknowledged.
+        Only a link that comes up changes it.
+        """
+        return self._last_up
 
     def sent(self) -> int:
         """A FLUSH is sent: give what `flushed` is to be told when it has answered 0."""
@@ -367,9 +421,9 @@ class Losses:
         """A FLUSH over a link has answered 0 that was `sent` then."""
         self.order.tick()
         trail.unflushed.cover(sent)
-        if trail.owner is None:
-            for other in self._trails:
-                if other.owner is None and other is not trail:
+        if self.scope(trail) is None:
+            for other in self._holders():
+                if other is not trail and self.scope(other) is None:
                     other.unflushed.cover(sent, since=trail.up)
         self._look()
 
@@ -379,12 +433,12 @@ class Losses:
         """
         self.order.tick()
         if is_loss(error):
-            why = f"a FLUSH of the server has failed: {text or name_of_error(error)}"
-            for each in [trail] if trail.owner is not None else list(self._trails):
-                if each.owner is trail.owner and each.unflushed:
-                    self._lose(each, each.unflushed.take(), why)
+            scope = self.scope(trail)
+            spoken_for = [trail] if scope is not None else self._holders()
+            lost = {each: each.unflushed.take() for each in spoken_for if self.scope(each) is scope}
             if not trail.unflushed.records:  # nobody knows what was written, or whether it was
-                self._lose(trail, [Era(self.order.now, self.order.now)], why)
+                lost[trail] = [Era(self.order.now, self.order.now, self.order.now)]
+            self._lose(lost, f"a FLUSH of the server has failed: {text or name_of_error(error)}")
         self._look()
 
     # --- FLUSHes of sessions
@@ -393,11 +447,11 @@ class Losses:
         """A FLUSH has been answered 0 over its session's own link. Say whether all is settled that it has to
         cover; else `done` is called when it is. `answer` says what its client is told.
         """
-        if not self._is_uncovered(flush):
+        self._waiting[flush] = None
+        self._look()
+        if flush not in self._waiting:
             return True
         flush.done = done
-        self._waiting.append(flush)
-        self._look()
         return False
 
     def others_settled(self, trail: Trail, done: Callable[[], None]) -> bool:
@@ -412,16 +466,19 @@ class Losses:
         assert debt is not None
         if debt.why:
             error, text = Errno.EIO, debt.why
-        elif not error and flush.read < debt.told_first_at:
-            error, text = (
-                Errno.EIO,
-                "what was written before was reported as lost to a FLUSH beside it",
-            )
+        elif not error and self._is_beside(flush, debt):
+            error, text = Errno.EIO, REPORTED_BESIDE
         elif not error:
             error, text = flush.error, flush.text
         if is_loss(error):
             self._tell(debt)
         return error, text
+
+    def _is_beside(self, flush: Flush, debt: Debt) -> bool:
+        """Say whether a FLUSH was read before its session was told of a loss by another one: it may have to
+        cover what is lost.
+        """
+        return flush.read < debt.told_first_at
 
     def _tell(self, debt: Debt) -> None:
         """EIO is sent to a session for a FLUSH."""
@@ -433,6 +490,7 @@ class Losses:
             debt.told_first_at = now
             self._untold = None
         debt.why, debt.lost = "", []
+        self.tainted = not self._quiet
 
     def written(self, start: int, end: int) -> None:
         """Bytes have been written (again): what is there now is what a client wrote."""
@@ -445,38 +503,52 @@ class Losses:
 
     # --- What is lost
 
+    def scope(self, trail: Trail) -> Debt | None:
+        """Give the session that alone relies on what is written over a link; None: all do."""
+        return trail.owner
+
     def relies(self, debt: Debt, trail: Trail) -> bool:
         """Say whether a session relies on what is written over a link."""
-        return trail.owner is None or trail.owner is debt
+        return self.scope(trail) in (None, debt)
 
-    def _lose(self, trail: Trail, eras: list[Era], why: str) -> None:
-        """What was answered in these eras may be gone."""
-        self.tainted = True
+    def _lose(self, taken: Mapping[Trail, list[Era]], why: str) -> None:
+        """What was answered in these eras may be gone: of one trail, or of several on which all rely."""
+        lost = {trail: eras for trail, eras in taken.items() if eras}
+        if not lost:
+            return
         self.order.tick()
-        ranges = merged(each for era in eras for each in era.ranges)
-        told = somebody_knows = False
+        self._again = True
+        one = next(iter(lost))
+        all_eras = [era for eras in lost.values() for era in eras]
+        ranges = fewer((each for era in all_eras for each in era.ranges), MOST_LOST)
+        sessions = 0
+        unknown = all_eras
         for debt in self._open:
-            if not self.relies(debt, trail):
+            if not self.relies(debt, one):
                 continue
             debt.losses_seen += 1
-            news = [era for era in eras if self._is_news(debt, era)]
-            if news:
-                told = True
+            news = [era for era in all_eras if self._is_news(debt, era)]
+            if len(news) == len(all_eras):
+                debt.owe(why, ranges)
+            elif news:
                 debt.owe(why, (each for era in news for each in era.ranges))
-            else:
-                somebody_knows = True
-        if trail.owner is None and not somebody_knows:
+            sessions += bool(news)
+            unknown = [era for era in unknown if self._is_news(debt, era)]
+        if self.scope(one) is None and unknown:
             before = [] if self._untold is None else self._untold[1]
-            self._untold = why, merged([*before, *ranges])
+            news_to_all = (each for era in unknown for each in era.ranges)
+            self._untold = why, fewer([*before, *news_to_all], MOST_LOST)
+        self.tainted = self.tainted or bool(sessions) or self._untold is not None
         self._say(
             "writes may be lost: each session's next FLUSH fails, and until then READs of them",
             {
                 "why": why,
-                "sessions": sum(self.relies(debt, trail) for debt in self._open) if told else 0,
+                "sessions": sessions,
                 "bytes": sum(end - start for start, end in ranges),
             },
         )
-        trail.lost(why, ranges)
+        for trail, eras in lost.items():
+            trail.lost(why, merged(each for era in eras for each in era.ranges))
 
     def _is_news(self, debt: Debt, era: Era) -> bool:
         """Say whether a session has to be told of what was answered then: all that was answered before it was
@@ -487,14 +559,13 @@ class Losses:
     # --- Proofs
 
     def prover(self, trail: Trail, era: Era) -> Trail | None:
-        """Give the link over which a FLUSH can cover what was answered then over one that is gone: the oldest
+        """Give the link over which a FLUSH can cover what was written then over one that is gone: the oldest
         that was up before, and is.
         """
-        if trail.owner is not None or trail.tried:
+        if trail.tried or self.scope(trail) is not None:
             return None
-        up = [each for each in self._trails if each.state is Trail.UP and each.owner is None]
-        oldest = min(up, key=lambda each: each.up, default=None)
-        return oldest if oldest is not None and oldest.up <= era.first else None
+        oldest = next((each for each in self._up if self.scope(each) is None), None)
+        return oldest if oldest is not None and oldest.up <= era.asked else None
 
     def is_proving(self, trail: Trail) -> bool:
         """Say whether a FLUSH over another link may still cover what a dead link has left."""
@@ -502,83 +573,121 @@ class Losses:
             self.prover(trail, era) is not None for era in trail.unflushed.eras
         )
 
-    def _look(self, why: str = "") -> None:
+    def _look(self) -> None:
         """Something has changed: see what is to be proved, what is lost, and whose FLUSH is settled."""
         if self._looking:
+            self._again = True
             return
-        self._looking = True
+        if not self._gone and not self._waiting:
+            return
+        self._looking = self._again = True
         try:
-            before = -1
-            while before != self.order.now:  # what is found changes what there is to find
-                before = self.order.now
-                self._look_at_the_dead(why)
+            while self._again:  # what is found changes what there is to find
+                self._again = False
+                self._look_at_the_dead()
                 self._look_at_who_waits()
                 self._forget_what_is_over()
         finally:
             self._looking = False
 
-    def _look_at_the_dead(self, why: str) -> None:
+    def _look_at_the_dead(self) -> None:
         """Have proved what links have left that are dead; what cannot be is lost, unless it is in doubt."""
-        for trail in list(self._trails):
-            if trail.owner is not None or trail.state not in (Trail.DEAD, Trail.DOUBT):
-                continue
-            unproved = []
-            for era in trail.unflushed.eras:
-                prover = self.prover(trail, era)
-                if prover is not None:
-                    self._prove(prover)
-                elif trail.state is Trail.DEAD:
-                    unproved.append(era)
-            for era in unproved:
-                trail.unflushed.take_era(era)
-            if unproved:
-                self._lose(trail, unproved, why or LEFT_UNPROVED)
+        for trail in list(self._gone):
+            if trail.state is Trail.DEAD:
+                self._prove_or_lose(trail, trail.unflushed.eras)
+            elif trail.state is Trail.DOUBT:
+                hoped, trail.hoped = trail.hoped, self.is_proving(trail)
+                for era in trail.unflushed.eras:
+                    self._prove(self.prover(trail, era))
+                if hoped and not trail.hoped and trail.unflushed:
+                    trail.changed()
+
+    def _prove_or_lose(self, trail: Trail, eras: list[Era]) -> None:
+        """Have proved what was written over a link that is gone; what cannot be is lost."""
+        provers = [self.prover(trail, era) for era in eras]
+        lost = [era for era, prover in zip(eras, provers, strict=True) if prover is None]
+        trail.unflushed.drop(lost)
+        self._lose({trail: lost}, trail.why)
+        for prover in provers:
+            self._prove(prover)
 
     def _look_at_who_waits(self) -> None:
+        """Have proved, or lose, what FLUSHes wait for; answer those that wait for nothing more."""
+        for flush in [each for each in self._waiting if not self._is_awaited(each)]:
+            del self._waiting[flush]
+        last_read = self._last_read()
+        for trail in self._holders():
+            read = last_read(trail)
+            if trail.unflushed.first >= read:
+                continue
+            if trail.state is Trail.UP:
+                self._prove(trail)
+            elif trail.state is Trail.LEFT:
+                self._prove_or_lose(trail, trail.unflushed.begun_before(read))
+            elif trail.state is Trail.DOUBT and trail.proof is None and not trail.hoped:
+                # Whoever has the trail finds out; but nobody waits for that for ever.
+                trail.proof = proof = _Proof(self.order.tick())
+                self._later(partial(self._doubted_too_long, trail, proof))
+        first_held = self._first_held()
         for flush in list(self._waiting):
-            if flush.debt is not None and flush.debt not in self._open:
-                self._waiting.remove(flush)  # its session has ended, and nobody is answered
-            elif flush.error or not self._is_uncovered(flush):
-                self._waiting.remove(flush)
+            if flush.error or flush.read <= first_held(flush):
+                del self._waiting[flush]
                 self.order.tick()
                 self._soon(flush.done)
 
-    def _is_uncovered(self, flush: Flush) -> bool:
-        """Say whether a FLUSH has to wait for anything; have it proved."""
-        waits = False
-        for trail in list(self._trails):
-            if not self._concerns(flush, trail):
+    def _is_awaited(self, flush: Flush) -> bool:
+        """Say whether somebody is answered when a FLUSH is settled."""
+        return flush.debt is None or flush.debt in self._open
+
+    def _last_read(self) -> Callable[[Trail], int]:
+        """Give what says when the last FLUSH was read that waits for what was written over a link."""
+        read: dict[Debt | None, int] = {}
+        excepting = []
+        for flush in self._waiting:
+            if flush.error or not self._is_awaited(flush):
                 continue
-            for era in [each for each in trail.unflushed.eras if each.first < flush.read]:
-                if trail.state is Trail.UP:
-                    self._prove(trail)
-                elif trail.state is Trail.LEFT:
-                    prover = self.prover(trail, era)
-                    if prover is None:
-                        self._lose(trail, trail.unflushed.take_era(era), LEFT_UNPROVED)
-                        continue
-                    self._prove(prover)
-                elif (
-                    trail.state is Trail.DOUBT
-                    and self.prover(trail, era) is None
-                    and trail.proof is None
-                ):
-                    # Whoever has the trail finds out; but nobody waits for that for ever.
-                    trail.proof = proof = _Proof(self.order.tick())
-                    self._later(partial(self._doubted_too_long, trail, proof))
-                waits = True
-        return waits
+            if flush.but is not None:
+                excepting.append(flush)
+                continue
+            for scope in _scopes(flush):
+                read[scope] = max(read.get(scope, 0), flush.read)
+
+        def last_read(trail: Trail) -> int:
+            others = [flush.read for flush in excepting if self._concerns(flush, trail)]
+            return max(read.get(self.scope(trail), 0), *others, 0)
+
+        return last_read
+
+    def _first_held(self) -> Callable[[Flush], float]:
+        """Give what says when the first write was answered for which a FLUSH has to wait."""
+        first: dict[Debt | None, float] = {}
+        for trail in self._holders():
+            scope = self.scope(trail)
+            held = trail.unflushed.first
+            first[scope] = min(held, first.get(scope, held))
+
+        def first_held(flush: Flush) -> float:
+            if flush.but is None:
+                return min(first.get(scope, math.inf) for scope in _scopes(flush))
+            concerned = [each for each in self._holders() if self._concerns(flush, each)]
+            return min((each.unflushed.first for each in concerned), default=math.inf)
+
+        return first_held
 
     def _concerns(self, flush: Flush, trail: Trail) -> bool:
         """Say whether a FLUSH has to cover what was written over a link."""
-        if flush.debt is None:
-            return trail.owner is None and trail is not flush.but
-        return self.relies(flush.debt, trail)
+        return trail is not flush.but and self.scope(trail) in _scopes(flush)
 
-    def _prove(self, trail: Trail) -> None:
+    def _holders(self) -> list[Trail]:
+        for trail in [each for each in self._holding if not each.unflushed]:
+            del self._holding[trail]
+        return list(self._holding)
+
+    def _prove(self, trail: Trail | None) -> None:
         """Have a FLUSH sent over a link. One that is under way is waited for first: it may do."""
-        if trail.proof is None:
+        if trail is not None and trail.state is Trail.UP and trail.proof is None:
             trail.proof = proof = _Proof(self.order.tick())
+            trail.unflushed.keep_apart()
             self._later(partial(self._late, trail, proof))
             self._soon(partial(self._ask, trail, proof))
 
@@ -593,44 +702,58 @@ class Losses:
         self.order.tick()
         trail.proof = None
         if error:
-            self._not_proved(trail, proof, f"a FLUSH over another connection has failed: {text}")
+            why = f"a FLUSH over another connection has failed: {text or name_of_error(error)}"
+            self._not_proved(trail, proof.sent, why)
             for flush in self._who_needs(trail):
                 flush.error, flush.text = error, text
         self._look()
 
     def _late(self, trail: Trail, proof: _Proof) -> None:
-        """A FLUSH has not been answered in `PROOF_SECONDS`."""
+        """A FLUSH has not been answered in `PROOF_SECONDS`: nobody waits any longer for this link."""
         if trail.proof is not proof:
             return
         self.order.tick()
         trail.proof = None
-        self._not_proved(trail, proof, BEHIND_A_BLACK_HOLE)
-        if self._who_needs(trail) and (eras := trail.unflushed.take(proof.sent)):
-            self._lose(trail, eras, BEHIND_A_BLACK_HOLE)
+        self._not_proved(trail, math.inf, BEHIND_A_BLACK_HOLE)
+        eras = self._needed(trail)
+        trail.unflushed.drop(eras)
+        self._lose({trail: eras}, BEHIND_A_BLACK_HOLE)
         self._look()
+
+    def _needed(self, trail: Trail) -> list[Era]:
+        """Give what some FLUSH waits for of what was written over a link."""
+        return trail.unflushed.begun_before(self._last_read()(trail))
 
     def _who_needs(self, trail: Trail) -> list[Flush]:
         """Give the FLUSHes that have to cover something that was written over a link."""
         return [
             flush
             for flush in self._waiting
-            if self._concerns(flush, trail)
-            and any(era.first < flush.read for era in trail.unflushed.eras)
+            if self._is_awaited(flush)
+            and self._concerns(flush, trail)
+            and trail.unflushed.first < flush.read
         ]
 
-    def _not_proved(self, trail: Trail, proof: _Proof, why: str) -> None:
-        """Others have waited for the FLUSH in vain: what it should have covered for them is lost, or in
-        doubt.
+    def _not_proved(self, trail: Trail, sent: float, why: str) -> None:
+        """Others have waited in vain for a FLUSH that was sent then: what it should have covered for them is
+        lost, or in doubt.
         """
-        for other in list(self._trails):
-            gone = other.owner is None and other.state is not Trail.UP
-            if not gone or other.unflushed.lacks(proof.sent, since=trail.up):
+        for other in list(self._gone):
+            eras = [
+                era
+                for era in other.unflushed.eras
+                if era.last < sent and self.prover(other, era) is trail
+            ]
+            if not eras:
                 continue
             if other.state is Trail.DOUBT:
                 other.tried = True
-                other.changed()
-            elif other.state is Trail.DEAD or self._who_needs(other):
-                self._lose(other, other.unflushed.take(proof.sent, since=trail.up), why)
+                continue
+            if other.state is Trail.LEFT:
+                needed = self._needed(other)
+                eras = [era for era in eras if era in needed]
+            other.unflushed.drop(eras)
+            self._lose({other: eras}, why)
 
     def _doubted_too_long(self, trail: Trail, proof: _Proof) -> None:
         if trail.proof is proof:
@@ -638,13 +761,15 @@ class Losses:
             self.lose(trail, BEHIND_A_BLACK_HOLE)
 
     def _forget_what_is_over(self) -> None:
-        for trail in list(self._trails):
-            if trail.state is Trail.UP or trail.unflushed:
-                continue
-            del self._trails[trail]
-            if trail.state is not Trail.OVER:
-                trail.state = Trail.OVER
+        for trail in [each for each in self._gone if not each.unflushed]:
+            if self._gone.pop(trail, trail) is None:  # `changed` may have seen to it
+                trail.state, trail.proof = Trail.OVER, None
                 trail.changed()
+
+
+def _scopes(flush: Flush) -> tuple[Debt | None, ...]:
+    """Give the scopes on which a FLUSH relies: all, and that of its own session."""
+    return (None,) if flush.debt is None else (None, flush.debt)
 
 
 def name_of_error(error: int) -> str:

@@ -7,12 +7,15 @@ all of it to write it again.
 
 What was acknowledged is kept by *eras*: from one event of the disk's `Order` to the next. So a WRITE, of which
 there are many, costs no event of its own, and it is known all the same what came before a FLUSH and what after.
+
+An era also knows when it was asked. A reply may wait in a socket as long as a slow client does not read, and
+its server be long gone: a write is in the memory of the process that it was asked of, whenever we hear so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import blake2b
@@ -38,7 +41,11 @@ MOST_LONG = 16
 
 MOST_ERAS = 64
 """Eras that are kept apart. Beyond that the oldest are taken for one: what was acknowledged in it is covered
-when its last is, which asks for more than it must, and never for less."""
+when its last is, which asks for more than it must, and never for less. What is new stays apart while a FLUSH is
+under way, unless dozens of others are: then it has to be proved."""
+
+LONG_AGO = -1
+"""Before any event: when something was asked of which only its own link knows."""
 
 
 class Keep(Enum):
@@ -98,6 +105,9 @@ class Era:
     first: int
     last: int
     """The events behind which the first and the last of it were acknowledged."""
+    asked: int
+    """The event behind which the first of it was asked: a link that was up by then leads to the process that
+    has it."""
     written: list[Written] = field(default_factory=list)
     bytes: int = 0
     _ranges: list[Range] = field(default_factory=list)
@@ -130,6 +140,7 @@ class Era:
         last.
         """
         self.last = max(self.last, later.last)
+        self.asked = min(self.asked, later.asked)
         self.written += later.written
         self.bytes += later.bytes
         self.add(later.ranges)
@@ -165,16 +176,26 @@ class Era:
 
 
 class Unflushed:
-    """What was acknowledged over one link, or one bundle. Without `records` it keeps nothing."""
+    """What was acknowledged over one link, or one bundle. Without `records` it keeps nothing. `begun` is called
+    when it has something, and had nothing.
+    """
 
     def __init__(
-        self, keep: Keep = Keep.RANGES, order: Order | None = None, *, records: bool = True
+        self,
+        keep: Keep = Keep.RANGES,
+        order: Order | None = None,
+        *,
+        records: bool = True,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         self.keep = keep
         self.eras: list[Era] = []
         """In order, none of them empty."""
         self.records = records
         self._order = order or Order()
+        self._begun = begun
+        self._apart = -1
+        """What was acknowledged before this event, and what after, is never taken for one."""
 
     def __bool__(self) -> bool:
         return bool(self.eras)
@@ -188,15 +209,17 @@ class Unflushed:
         """How much data is kept."""
         return sum(era.bytes for era in self.eras)
 
-    def add(self, ask: Ask) -> None:
-        """A command that writes has been acknowledged."""
+    def add(self, ask: Ask, asked: int | None = None) -> None:
+        """A command that writes has been acknowledged; `asked`: what `Losses.asked` gave for it, if that was
+        not just now.
+        """
         if not self.records:
             return
         digest = None
         if self.keep is Keep.DIGESTS:
             digest = digest_of(ask.data) if ask.command is Cmd.WRITE else None
             self._overwritten(ask.offset, ask.end)
-        era = self._era()
+        era = self._era(asked)
         era.add([(ask.offset, ask.end)])
         if self.keep is Keep.DATA:
             era.written.append(Written(ask))
@@ -218,28 +241,35 @@ class Unflushed:
         self._overwritten(ask.offset, ask.end)
         self.eras = [era for era in self.eras if era]
 
-    def note(self, ranges: Iterable[Range]) -> None:
+    def note(self, ranges: Iterable[Range], asked: int | None = None) -> None:
         """The same of many, where ranges are all that is kept."""
         if self.records:
-            self._era().add(ranges)
+            self._era(asked).add(ranges)
 
-    def _era(self) -> Era:
-        """Give that of now."""
+    def _era(self, asked: int | None) -> Era:
+        """Give that of now, for something that was asked then."""
         eras, now = self.eras, self._order.now
-        if not eras or eras[-1].last != now:
-            eras.append(Era(now, now))
+        if asked is None:
+            asked = now
+        if not eras:
+            self._begun()
+        if not eras or (eras[-1].first, eras[-1].asked) != (now, asked):
+            eras.append(Era(now, now, asked))
             self._make_fewer()
         return eras[-1]
 
-    def renew(self) -> None:
-        """All of it was written again just now."""
-        for era in self.eras:
-            era.last = self._order.now
+    def keep_apart(self) -> None:
+        """A FLUSH is sent that has to cover all there is. However much is acknowledged until it answers, none
+        of that is taken for one with what was before: a FLUSH of others would wait as long as anything is
+        written here.
+        """
+        self._apart = self._order.now
 
     def _make_fewer(self) -> None:
         """The oldest eras become one, so that what is new stays apart, and can be covered."""
         while len(self.eras) > MOST_ERAS:
-            self.eras[0].absorb(self.eras.pop(1))
+            at = int(self.eras[0].last < self._apart <= self.eras[1].first)
+            self.eras[at].absorb(self.eras.pop(at + 1))
 
     def _overwritten(self, start: int, end: int) -> None:
         for era in self.eras:
@@ -255,29 +285,41 @@ class Unflushed:
 
     def absorb(self, other: Unflushed) -> None:
         """Take in what another one has, and leave nothing there."""
-        self.eras = sorted([*self.eras, *other.take()], key=lambda era: era.first)
+        taken = other.take()
+        if taken and not self.eras:
+            self._begun()
+        self.eras = sorted([*self.eras, *taken], key=lambda era: era.first)
         self._make_fewer()
 
-    def lacks(self, before: float, *, since: int) -> bool:
-        """Say whether there is nothing that `take` would give."""
-        return not any(era.last < before and era.first >= since for era in self.eras)
+    def renew(self) -> None:
+        """All of it has been written again, over a link that is up now: only a FLUSH over that covers it."""
+        for era in self.eras:
+            era.last, era.asked = self._order.now, LONG_AGO
 
-    def cover(self, before: int, *, since: int = -1) -> None:
-        """What was acknowledged before one event, and not before another, is durable."""
+    def cover(self, before: int, *, since: int = LONG_AGO) -> None:
+        """What was acknowledged before one event, and not asked before another, is durable."""
         self.take(before, since=since)
 
-    def take(self, before: float = math.inf, *, since: int = -1) -> list[Era]:
-        """Give what was acknowledged before one event, and not before another; it is not kept any more."""
+    def take(self, before: float = math.inf, *, since: int = LONG_AGO) -> list[Era]:
+        """Give what was acknowledged before one event, and not asked before another; it is not kept then."""
         eras = self.eras
-        taken = [era for era in eras if era.last < before and era.first >= since]
+        taken = [era for era in eras if era.last < before and era.asked >= since]
         if taken:
-            self.eras = [era for era in eras if not (era.last < before and era.first >= since)]
+            self.eras = [era for era in eras if not (era.last < before and era.asked >= since)]
         return taken
 
-    def take_era(self, era: Era) -> list[Era]:
-        """Give one era, which is not kept any more."""
-        self.eras.remove(era)
-        return [era]
+    @property
+    def first(self) -> float:
+        """The event behind which the first of it was acknowledged; none if there is nothing."""
+        return self.eras[0].first if self.eras else math.inf
+
+    def begun_before(self, event: int) -> list[Era]:
+        """Give the eras that have something that was acknowledged before an event; they are kept."""
+        return [era for era in self.eras if era.first < event]
+
+    def drop(self, eras: Collection[Era]) -> None:
+        """These are not kept any more."""
+        self.eras = [era for era in self.eras if era not in eras]
 
     @property
     def ranges(self) -> list[Range]:

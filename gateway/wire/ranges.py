@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 Range = tuple[int, int]
 """(start, end), in bytes; the end is not part of it."""
@@ -32,4 +33,20 @@ def without(ranges: Iterable[Range], start: int, end: int) -> list[Range]:
 
 def touched(ranges: Iterable[Range], start: int, end: int) -> bool:
     """Say whether any of the bytes from `start` up to `end` are in the ranges."""
-    return any(first < end and start < last for first, last in ranges)
+    return any(max(first, start) < min(last, end) for first, last in ranges)
+
+
+def fewer(ranges: Iterable[Range], most: int) -> list[Range]:
+    """Give the same bytes in at most so many ranges, and what is between them where that is least."""
+    found = merged(ranges)
+    if len(found) <= most:
+        return found
+    gaps = sorted((right[0] - left[1], at) for at, (left, right) in enumerate(pairwise(found)))
+    closed = {at for _bytes, at in gaps[: len(found) - most]}
+    left: list[Range] = [found[0]]
+    for at, (start, end) in enumerate(found[1:]):
+        if at in closed:
+            left[-1] = left[-1][0], end
+        else:
+            left.append((start, end))
+    return left

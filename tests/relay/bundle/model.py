@@ -25,7 +25,7 @@ so are the bounds on what is under way, so that everything that can be in the wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -468,9 +468,10 @@ class Watched(Losses):
         super().__init__()
         self._history = history
 
-    def _lose(self, trail: Trail, eras: list[Era], why: str) -> None:
-        super()._lose(trail, eras, why)
-        self._history.find()
+    def _lose(self, taken: Mapping[Trail, list[Era]], why: str) -> None:
+        super()._lose(taken, why)
+        if any(taken.values()):
+            self._history.find()
 
     def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
         super().flush_failed(trail, error, text)
