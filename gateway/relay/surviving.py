@@ -22,6 +22,7 @@ from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service
 from gateway.relay.session import Session
+from gateway.upstream.mode import Doubt
 from gateway.upstream.negotiation import Link
 from gateway.wire.constants import Cmd
 
@@ -54,6 +55,7 @@ def survives(
         link, debt = opened.link, traffic.debt
         owner = None if speaks_for_all(link.export) else debt
         trail = debt.losses.trail(owner, records=lives_on and link.export.can_flush)
+        trail.believed = server.mode.survival.unflushed is Doubt.ASSUME_DURABLE
         debt.losses.came_up(trail)
     trail.flush = partial(_flush, session, traffic)
     traffic.trail = trail
@@ -90,7 +92,7 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     plan = plan_of(
         opened.agreed, opened.offer, link.export, link.dialect, translated="its link was lost"
     )
-    memory.remember()  # the scanner may have given up before it came to it
+    memory.remember(traffic.last_cookie)  # the scanner may have given up before it came to it
     trunk.start_without(why)
     session.carry_over(plan, joined.ask, joined.adopt, joined.push)
     link.socket.close()

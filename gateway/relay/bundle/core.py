@@ -92,6 +92,7 @@ class Bundle:
         self._clock = clock
         self._changed = changed
         self._trail = trail
+        trail.believed = survival.unflushed is Doubt.ASSUME_DURABLE
         trail.flush = self._prove
         trail.changed = self._proved
         self._has_news = False  # what is not to do with lines has changed
@@ -336,10 +337,7 @@ class Bundle:
 
     def end(self) -> None:
         """Nobody asks any more. If what was written is in doubt, others have to be told."""
-        losses = self._trail.losses
-        if self.survival.unflushed is Doubt.ASSUME_DURABLE and self._total_loss:
-            losses.is_durable(self._trail)
-        losses.give_up(self._trail, NEVER_BACK)
+        self._trail.losses.give_up(self._trail, NEVER_BACK)
 
     def give_up(self, why: str) -> None:
         """There will be no line any more: everything fails."""

@@ -57,6 +57,8 @@ class Piece:
     """Those lines: as long as it may be done there, it is not asked again."""
     not_before: float = AT_ONCE
     """When it may go at the latest, in seconds; sooner, if nothing of its `lates` can come any more."""
+    asked: int | None = None
+    """What `Losses.asked` gave when it was sent last."""
     line: Line | None = None
     """The one that it is under way on."""
 

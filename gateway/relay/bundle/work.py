@@ -192,6 +192,7 @@ class Work:
         spare = self.lines.spare
         if line.stalled and spare is not None and self._may_be_read_elsewhere(piece):
             line = spare
+        piece.asked = self.trail.losses.asked()
         self.pieces.begin(piece, line)
         self._ask_line(line, piece)
 
@@ -216,7 +217,7 @@ class Work:
     def _answered(self, piece: Piece, outcome: Outcome) -> None:
         """A piece of a task has its answer."""
         if piece.writes and not outcome.error:
-            self._note_written(piece.ask)
+            self._note_written(piece)
         self._part_done(piece, outcome)
 
     def _answered_whole(self, piece: Piece, outcome: Outcome) -> None:
@@ -226,7 +227,7 @@ class Work:
         if outcome.error or not self.export.can_flush:
             self._answered(piece, outcome)
             return
-        self._note_written(piece.ask)
+        self._note_written(piece)
         # It keeps others away until then, as one that waits.
         piece.not_before = WHEN_FLUSHED
         self.pieces.held.insert(0, piece)
@@ -237,14 +238,15 @@ class Work:
 
         self.flushes.want(flushed)
 
-    def _note_written(self, ask: Ask) -> None:
+    def _note_written(self, piece: Piece) -> None:
+        ask = piece.ask
         if self.trail.losses.tainted:
             self.trail.losses.written(ask.offset, ask.end)
         if self.export.can_flush:
             if ask.flags & CmdFlag.FUA:
                 self.unflushed.replaced(ask)
             else:
-                self.unflushed.add(ask)
+                self.unflushed.add(ask, piece.asked)
 
     def _part_done(self, piece: Piece, outcome: Outcome) -> None:
         task = piece.task

@@ -468,8 +468,8 @@ class Watched(Losses):
         super().__init__()
         self._history = history
 
-    def _lose(self, taken: Mapping[Trail, list[Era]], why: str) -> None:
-        super()._lose(taken, why)
+    def _lose(self, taken: Mapping[Trail, list[Era]], why: str, *, said: bool = False) -> None:
+        super()._lose(taken, why, said=said)
         if any(taken.values()):
             self._history.find()
 
