@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.wire.constants import Errno
-from tests.tools.oracle import MANY, Op, Oracle, Session, Trouble
+from tests.tools.history import Op, Session, Trouble
+from tests.tools.oracle import MANY, Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, block, content, mixtures_of, stamps_of
 
 BLOCKS = 4
