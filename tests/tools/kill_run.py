@@ -51,7 +51,8 @@ from tests.embedded.peers import Client
 from tests.interop.processes import Process, listening
 from tests.interop.servers import free_port, unix_uri
 from tests.tools.cutter import Address, Relay, Towards, cutter
-from tests.tools.oracle import NEVER, Op, Oracle, Session
+from tests.tools.history import NEVER, Op, Session
+from tests.tools.oracle import Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, stamps_of
 
 LONGEST_BLOCKS = 8

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.wire.constants import Errno
-from tests.tools.oracle import MANY, Op, Oracle, Session, Trouble
+from tests.tools.history import Op, Session, Trouble
+from tests.tools.oracle import MANY, Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, block, content, mixtures_of, stamps_of
 
 BLOCKS = 4
@@ -618,3 +619,20 @@ def test_what_is_never_answered_is_missed() -> None:
         oracle.check_answered()
     waiting.end(data=bytes(BLOCK_BYTES))
     oracle.check_answered()
+
+
+def test_a_part_may_be_lost_of_what_is_not_answered_yet() -> None:
+    """Then it fails, or the next FLUSH does: once."""
+    oracle = Oracle(BLOCKS)
+    one = oracle.session("one")
+    in_steps, whole = one.write(0, 2, steps=True), one.write(2, 2)
+    lost(oracle)
+    oracle.settled()
+    in_steps.end()
+    whole.end()  # it was asked again
+    with pytest.raises(Broken, match="nothing was lost"):
+        one.read(2, 2).end(Errno.EIO)
+    one.read(0, 1).end(Errno.EIO)
+    flushed(one, Errno.EIO)
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(one, Errno.EIO)

@@ -21,7 +21,8 @@ from typing import Any, cast
 import trio
 
 from gateway.embedded.disk import Data
-from tests.tools.oracle import NOT_TRIED, Oracle, Trouble
+from tests.tools.history import Trouble
+from tests.tools.oracle import NOT_TRIED, Oracle
 from tests.tools.schedules.geometry import BLOCKS, SIZE, parts
 from tests.tools.schedules.settings import LATE_SECONDS, Settings
 from tests.tools.stamps import BLOCK_BYTES
