@@ -37,6 +37,7 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, lacks
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hooks import Hooks
+from gateway.relay.losses import name_of_error
 from gateway.relay.promise import first_view, promise
 from gateway.relay.reading import chain_over
 from gateway.relay.scan.jobs import Answer
@@ -48,7 +49,7 @@ from gateway.relay.surviving import survives, tie
 from gateway.relay.transmit import Opened
 from gateway.upstream.negotiation import Link
 from gateway.upstream.server import Server
-from gateway.wire.constants import Cmd, Errno
+from gateway.wire.constants import Cmd
 from gateway.wire.handshake import shown
 
 QUIET_SECONDS = 30.0
@@ -279,7 +280,7 @@ class Pauses:
 
         def done(answer: Answer) -> None:  # perhaps when nobody waits for it any more
             if answer.error:
-                why = answer.text or Errno(answer.error).name
+                why = answer.text or name_of_error(answer.error)
                 problems.append(f"{who}: {why}")
             answered.set()
 

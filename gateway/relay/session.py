@@ -427,6 +427,8 @@ class Session:
             self._send_replies()
         self._send_what_jobs_say()
         self._send_requests()
+        if requests.disconnected or self._requests_lane.ended:
+            self.traffic.debt.deaf = True  # it may not read what it is told any more
         if requests.disconnected:
             self._stop("")
         elif self._requests_lane.ended:

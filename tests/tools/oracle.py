@@ -155,6 +155,14 @@ class Oracle:
         """Say that the gateway has ended a connection: it proves nothing any more."""
         self._prove_nothing(connection)
 
+    def left(self, connection: int) -> None:
+        """Say that the gateway has ended a connection over which something was written that it has not
+        flushed, for it could not: half a WRITE stood in it, or the server would not try. Whether that is
+        there nobody can tell any more by a connection that was made later.
+        """
+        if self.scope_all:
+            self._begin_trouble("left", {connection}).ended = self._tick()
+
     def silence(self, connections: Collection[int] | None = None) -> Trouble:
         """Say that from now on these connections stay open and nothing is answered; `dead` says that they have
         ended, or are answered again.

@@ -85,7 +85,7 @@ class Memory:
             self.forget(ours, 0)
         self.kept_bytes = 0
 
-    def _look_for_links(self, last_cookie: int) -> None:
+    def look_for_links(self, last_cookie: int) -> None:
         """See whether another link has come up: it knows nothing of what was asked before, whenever we hear
         the answer.
         """
@@ -100,7 +100,7 @@ class Memory:
         """A command without data in its reply has succeeded, which is no FLUSH. `last_cookie`: the newest of
         ours.
         """
-        self._look_for_links(last_cookie)
+        self.look_for_links(last_cookie)
         if word & 0xFFFF in WRITE_CLASS:
             self.forget(ours, length)
             if not word & _FUA:
@@ -110,7 +110,7 @@ class Memory:
 
     def remember(self, last_cookie: int) -> None:
         """Do the same for all that are `answered`."""
-        self._look_for_links(last_cookie)
+        self.look_for_links(last_cookie)
         kept, old = self.kept, self._old
         noted: list[Range] = []
         noted_old: list[Range] = []

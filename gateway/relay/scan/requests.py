@@ -163,6 +163,8 @@ class RequestScan:
         pack_cookie = COOKIE.pack_into
         gate = traffic.gate
         memory = traffic.memory
+        if memory is not None:
+            memory.look_for_links(traffic.last_cookie)  # what is asked from now on, they know
         run = pos = start
         if self.payload_left:
             pos = start + self.payload_left

@@ -129,6 +129,8 @@ class Disk(VolatileDisk):
                 for block in range(0, count, BLOCK_BYTES)
             }
             self._world.oracle.carried(stamps, number)
+            if not fua:
+                self._world.unflushed.add(number)
             return b""
 
         await self._do(command, offset, len(data), fua=fua, data=data, run=run)
@@ -152,6 +154,7 @@ class Disk(VolatileDisk):
                 world.oracle.flush_failed(error, None if covers == ANY else {number})
             else:
                 self.store.flush(covers)
+                world.unflushed.discard(number)
             return b""
 
         await self._do("flush", 0, 0, run=run)
@@ -172,6 +175,8 @@ class World(VolatileServer):
 
     def __init__(self, settings: Settings, oracle: Oracle, nursery: trio.Nursery) -> None:
         super().__init__(SIZE, settings.personality())
+        self.unflushed: set[int] = set()
+        """Connections over which something was written after the last FLUSH that went over them."""
         self.disk = disk = Disk(self)
         self.exports = {"": disk}
         disk.holds = self._holds
@@ -247,7 +252,8 @@ class World(VolatileServer):
                 served = _Stream(stream, self, number)
                 await super(VolatileServer, self).serve(cast("trio.SocketStream", served))
             finally:
-                self.there.pop(number, None)
+                if self.there.pop(number, None) is not None:  # it has ended by itself, perhaps by DISC
+                    self.connection_ended(number)
                 if number not in self.silent:
                     stream.socket.close()
 
@@ -255,6 +261,9 @@ class World(VolatileServer):
         """The gateway has closed a connection: what it has not waited for does not happen."""
         if number not in self.cut_off:
             self.oracle.closed(number)
+            if number in self.unflushed:
+                self.unflushed.discard(number)
+                self.oracle.left(number)
             for pending in list(self.disk.pending):
                 if pending.connection == number:
                     pending.fail()
