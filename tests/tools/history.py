@@ -67,6 +67,8 @@ class Op:
     """Its blocks that are surely lost, and by what."""
     connections: set[int] | None = None
     """Those that it went over; None: not known."""
+    wandered: bool = False
+    """It was under way when there was trouble: it may be found, or asked again, over any other."""
     remembered: int = 0
     """In how many blocks."""
 
@@ -106,6 +108,7 @@ class Op:
             and (
                 each.connections is None
                 or self.connections is None
+                or self.wandered
                 or not each.connections.isdisjoint(self.connections)
             )
         ]

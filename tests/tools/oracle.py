@@ -266,6 +266,7 @@ class Oracle:
             return trouble
         self.troubles.append(trouble)
         for write in self._unsafe:
+            write.wandered = write.wandered or write.ended == NEVER
             there = [number for number, since in witnesses.items() if since < write.began]
             if there and write.ended < NEVER and write.connections is not None:
                 write.connections.update(there)
@@ -467,8 +468,8 @@ class Oracle:
             for telling in self.tellings
         ):
             return True
-        by = [each for each in write.gone.values() if each is not None]
-        return any(self._is_left_to_others(write, each, asked) for each in by or suspects)
+        # Whichever of them has taken it: what the gateway took for lost at the first, it told of then.
+        return any(self._is_left_to_others(write, each, asked) for each in suspects)
 
     def _in_scope(self, write: Op, session: Session) -> bool:
         return self.scope_all or write.session in (None, session)
