@@ -401,6 +401,21 @@ def test_without_its_0_it_is_lost(disk: Disk, error: int) -> None:
     assert young.is_lost(HERE)
 
 
+def test_a_proof_counts_from_when_it_is_sent(disk: Disk) -> None:
+    """However long it has waited for that."""
+    soon: list[Callable[[], None]] = []
+    disk.losses._soon = soon.append
+    old, young, third = disk.session(), disk.session(), disk.session()
+    young.write(HERE)
+    young.die()
+    third.write(THERE)
+    third.die()
+    soon.pop()()
+    old.reply(Errno.ENOMEM)
+    assert not soon
+    assert (old.is_lost(HERE), old.is_lost(THERE)) == (True, True)
+
+
 def test_without_its_answer_it_is_lost(disk: Disk) -> None:
     old, young = disk.session(), disk.session()
     young.write(HERE)
