@@ -278,7 +278,7 @@ def _backend(
     target = _target(settings)
     if settings.command is not None:
         command = Command(settings.command)
-        return Backend(target, (command.connect,), end=command.stop)
+        return Backend(target, (command.connect,), peer_of=command.at, end=command.stop)
     if uris := _uris(settings):
         return dialled(target, uris, known, disks, before)
     assert settings.uri is not None  # guaranteed by the checks of the configuration

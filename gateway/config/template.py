@@ -79,6 +79,8 @@ uri = "nbd://127.0.0.1:10809"
 #same-storage = false
 # Believe base:allocation of qemu 2.11 to 3.1: only if it runs without --offset and --partition.
 #trust-allocation = false
+# Every export name of the server is a disk of its own: parts of blocks need not keep out of each other's way.
+#canonical-names = false
 
 # Connections to it: "per-client" (one for each client), "shared" (one for all clients of an export), 4 (four
 # for each client) or "shared:4". Where several would not be safe there is one, and the log says why.
@@ -89,8 +91,11 @@ uri = "nbd://127.0.0.1:10809"
 #unflushed = "sticky"
 # What was not answered then: reissue sends it again, eio fails it.
 #unknown-writes = "reissue"
-# How long such a write is held back before that, since the old server may still be at it.
+# How long it is held back before that, since the old server may still be at it; and newer writes over one that
+# is there already.
 #late-write-seconds = 30
+# The process that listens at a Unix socket is the one that writes: nothing is held back when it has ended.
+#server-is-peer = false
 # After so long without any answer, reads are tried over another connection; 0 waits.
 #stall-seconds = 0
 # So many connections are kept ready for the next clients, once one was served.

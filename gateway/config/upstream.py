@@ -201,6 +201,12 @@ class Upstream(Table):
         description="Believe base:allocation of a server that looks like qemu 2.11 to 3.1."
         " Only for those that run without --offset and --partition.",
     )
+    # Some servers have one disk under all names, and cannot be asked.
+    canonical_names: bool = Field(
+        default=False,
+        description="Every export name of the server is a disk of its own. Otherwise two names may be one disk:"
+        " parts of blocks are not written under both at a time.",
+    )
     # Safe with any server: it sees what it would see without us.
     connections: ConnectionsWritten = Field(
         default=PER_CLIENT,
@@ -255,8 +261,15 @@ class Upstream(Table):
     # Longer than a server's disk takes for what it has begun, most of the time. Nothing proves it.
     late_write_seconds: WaitSeconds = Field(
         default=30,
-        description="How long such a write is held back, and all that overlap it, unless it is on the disk"
-        " already: the old server may still be at it.",
+        description="How long after the loss such a write is held back, and all that overlap it; where it is on"
+        " the disk already, only newer writes: the old server may still be at it.",
+    )
+    # Not the default: many sockets are listened at by one process and served by others, and it cannot be seen
+    # for certain.
+    server_is_peer: bool = Field(
+        default=False,
+        description="The process that listens at the Unix socket is the one that writes: when it has ended,"
+        " nothing is held back.",
     )
     # A disk that sleeps or a network that is mended may take any time.
     stall_seconds: WaitSeconds = Field(

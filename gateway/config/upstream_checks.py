@@ -83,6 +83,12 @@ def survival(data: Data, where: Where) -> Iterator[Finding]:
                 f'with reconnect-seconds = 0 clients end with their connection, and "{unflushed}" would help'
                 " nobody: leave one of the two out",
             )
+        if _said(upstream, "server-is-peer") and not _has_unix_socket(upstream):
+            yield (
+                (*path, "server-is-peer"),
+                "this is for a server at a Unix socket, as nbd+unix:///?socket=/run/disk.sock: leave it out"
+                + (": the end of a command is known without it" if "command" in upstream else ""),
+            )
         if "replay-bytes" in upstream and unflushed != "replay":
             yield (
                 (*path, "replay-bytes"),
@@ -96,6 +102,12 @@ def _wanted(upstream: Data) -> Connections | None:
         return parse_connections(upstream.get("connections", "per-client"))
     except ValueError:
         return None
+
+
+def _has_unix_socket(upstream: Data) -> bool:
+    uris = upstream.get("uris")
+    written = [upstream.get("uri"), *(uris if isinstance(uris, list) else [])]
+    return any(isinstance(uri, str) and "+unix:" in uri for uri in written)
 
 
 def _one(wanted: Connections) -> Connections:

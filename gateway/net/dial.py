@@ -15,6 +15,8 @@ from typing import Any
 
 import trio
 
+from gateway.net.processes import Child
+from gateway.peer import UNKNOWN, Peer
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -155,6 +157,7 @@ class Command:
         self._command = command
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._lock = trio.Lock()  # one start at a time: two servers on one disk would spoil it
 
     def __str__(self) -> str:
@@ -176,6 +179,10 @@ class Command:
             why = f"{error.strerror}" if status is None else f"it has ended with status {status}"
             raise DialError(f"cannot connect to the server {self}: {why}") from None
 
+    def at(self, _stream: trio.SocketStream) -> Peer:
+        """Say who is at the other end of a connection that has just been made."""
+        return UNKNOWN if self._child is None else self._child
+
     def _start(self) -> None:
         """Start the server. Our own copy of its socket is closed, so that it is refused, not left waiting,
         whoever connects to a server that has ended.
@@ -195,12 +202,14 @@ class Command:
                     ["/bin/sh", "-c", script, "sh", *self._command],
                     stdin=listener.fileno(),
                     env=environment,
-                    start_new_session=True,  # Ctrl-C is for us: we still have to drain
+                    # Ctrl-C is for us: we still have to drain. And what belongs to it can be told by this.
+                    start_new_session=True,
                 )
         except OSError as error:
             directory.cleanup()
             raise DialError(f"cannot start the server {self}: {error.strerror}") from None
         self._directory = directory
+        self._child = Child(self.process)
 
     async def stop(self) -> None:
         """End the server, and wait until it has ended."""

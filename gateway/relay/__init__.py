@@ -9,6 +9,7 @@ hooks.py    commands that go through hooks of policies: a task for each
 service.py  what all clients share
 disk.py     which disk an export is, and what there is once for each: locks, losses, shared links
 pausing.py  holding an export's sessions for a while, and taking them over to another server
+fencing.py  how long writes wait for older ones that may come late
 surviving.py  a session with a link of its own lives on when that dies
 upkeep.py   what is done for upstreams while no client asks
 listing.py  what LIST shows

@@ -5,6 +5,7 @@ An export of ours leads to a server and a name there. Several may lead to one di
 other does not go by how they were led there, so it belongs to the disk, and whoever needs it asks the disk:
 
 - `locks`: a read-modify-write keeps others out of its range, whatever name they have opened;
+- `fences`: where an old write may still come, nobody writes for a while;
 - `losses`: what the server has lost has to be told to all who rely on it;
 - `trunk`: clients who share connections share one set of them. Two before one disk would not know of what the
   other has not flushed, and each would promise CAN_MULTI_CONN as if it were alone.
@@ -13,6 +14,11 @@ Two exports are surely one disk if the server is the same and the name there. Wh
 decided by its address where servers are made (`gateway.upstream.maker`), and stays so through reloads. What a
 session is on may change: by a switch, which takes it from one disk to another.
 
+Two names of one server are *maybe* one disk: some servers have one under all names, and no name that no
+client asked for is ever sent to a server to find that out, for others make a disk for every name. Such disks
+keep out of each other's ranges (`gateway.relay.scan.locks` has how far), and have nothing else in common.
+They have not even that where `canonical-names` of the upstream says that names are disks there.
+
 A disk is there as long as anybody uses it. One that still has to tell somebody something is remembered after
 that: `MOST_KEPT` of them whole, `MOST_NAMED` more by a hash of their names, so that the next who opens one is
 told, if not of what exactly. Beyond that there is only the word that it may be any of that server.
@@ -20,16 +26,20 @@ told, if not of what exactly. Beyond that there is only the word that it may be 
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import trio
 
+from gateway.relay.fencing import lift
 from gateway.relay.losses import Losses
-from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.fences import Fences
+from gateway.relay.scan.locks import Kin, RangeLocks
 from gateway.upstream.server import Server
 
 if TYPE_CHECKING:
@@ -55,8 +65,9 @@ Key = tuple[Hashable, str]
 class Disk:
     """One export of one server. `keep` is told when its last user may have gone."""
 
-    def __init__(self, losses: Losses, keep: Callable[[Disk], None]) -> None:
-        self.locks = RangeLocks()
+    def __init__(self, losses: Losses, kin: Kin | None, keep: Callable[[Disk], None]) -> None:
+        self.locks = RangeLocks(kin)
+        self.fences = Fences()
         self.losses = losses
         self.turn = trio.Lock()
         """Of whoever begins or exchanges the trunk."""
@@ -72,18 +83,27 @@ class Disk:
     def trunk(self, trunk: Trunk) -> None:
         self._trunk = trunk
 
+    async def lift_fences(self) -> None:
+        """See to it that its fences are taken away in time, whoever has gone meanwhile."""
+        await lift(self.fences)
+
     def is_left(self) -> None:
         """A session or a trunk has gone."""
         self._keep(self)
 
 
 class Disks:
-    """Those of all servers. `make` gives the losses of a disk of a server, by its name."""
+    """Those of all servers. `make` gives the losses of a disk of a server, by its name; `start_soon` begins a
+    task.
+    """
 
     def __init__(
-        self, make: Callable[[Server, str], Losses] = lambda _server, _name: Losses()
+        self,
+        make: Callable[[Server, str], Losses] = lambda _server, _name: Losses(),
+        start_soon: Callable[[Callable[[], Awaitable[object]]], None] = lambda _task: None,
     ) -> None:
         self._make = make
+        self._start_soon = start_soon
         self._there: WeakValueDictionary[Key, Disk] = WeakValueDictionary()
         self._kept: OrderedDict[Disk, Key] = OrderedDict()
         """Those that owe something, in the order in which their last users have left."""
@@ -91,16 +111,26 @@ class Disks:
         """(whose disks, hash of the name) of those that owed something."""
         self._told: dict[Hashable, set[bytes]] = {}
         """Servers of which even that was too much -> hashes of the names whose openers have been told since."""
+        self._kin: WeakValueDictionary[Hashable, Kin] = WeakValueDictionary()
 
     def at(self, server: Server, name: str) -> Disk:
         """Give the disk that a server has under a name."""
         key = server.disks, name
         disk = self._there.get(key)
         if disk is None:
-            disk = self._there[key] = Disk(self._make(server, name), self._look_at)
+            kin = None if server.canonical_names else self._kin.setdefault(server.disks, Kin())
+            losses = self._make(server, name)
+            disk = self._there[key] = Disk(losses, kin, self._look_at)
+            disk.fences.raised = partial(self._lift, weakref.ref(disk))
             if self._may_owe(key):
                 disk.losses.owe_the_next(NOT_REMEMBERED)
         return disk
+
+    def _lift(self, which: weakref.ref[Disk]) -> None:
+        """The first fence of a disk stands: it is there until the last has gone."""
+        disk = which()
+        if disk is not None:
+            self._start_soon(disk.lift_fences)
 
     def of(self, trunk: Trunk) -> Disk:
         """Give the disk that a trunk is of."""

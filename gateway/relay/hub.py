@@ -22,7 +22,7 @@ import trio
 from gateway.net.options import RelaySocket
 from gateway.relay.crowd import Crowd
 from gateway.relay.lane import BufferPool
-from gateway.relay.scan.locks import Held
+from gateway.relay.scan.locks import Held, Wait
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import LOST_SECONDS, Session
 from gateway.throttle import Charges, Clock, Doors
@@ -44,7 +44,9 @@ peers are busy, and better off with the processor than with us. The next receive
 that makes three messages a receive into ten, and half as many system calls and wake-ups for everybody."""
 
 LOOK_SECONDS = 5
-"""How often it is looked for clients that hold up others, which they may do for `LOST_SECONDS`."""
+"""How often it is looked for clients that hold up others, which they may do for `LOST_SECONDS`; and for
+sessions that hold up those of other disks: with one command that is under way at two such looks, and no
+longer. A server that is well has answered it by then."""
 
 MAX_EVENTS = 64
 """Sockets served between two looks at the clock. Each costs one receive and one send of a buffer."""
@@ -76,6 +78,7 @@ class Hub:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._cut_off_who_holds_up_others)
+            nursery.start_soon(self._loosen_who_holds_up_kin)
             nursery.start_soon(self._open_doors)
             await self._serve()
 
@@ -112,6 +115,22 @@ class Hub:
             since = {wait: since.get(wait, now) for wait in waits}
             for session in {wait[0] for wait in waits if now - since[wait] >= LOST_SECONDS}:
                 session.cut_off()
+
+    async def _loosen_who_holds_up_kin(self) -> None:
+        """A write to a part of a block waits for other disks that may be the same, but not for one whose server
+        or client takes its time: that may as well be nothing to it.
+        """
+        before: set[Wait] = set()
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            now: set[Wait] = set()
+            for locks in [session.traffic.locks for session in self.sessions]:
+                for wait, whose in list(locks.waits_for_kin()):
+                    now.add(wait)
+                    if wait in before:
+                        locks.loosen_kin(whose)
+                locks.tell()
+            before = now
 
     async def _open_doors(self) -> None:
         """Let those go on whose requests were held back. Sleeps while there are none."""

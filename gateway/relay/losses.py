@@ -171,6 +171,7 @@ class Trail:
     """
 
     __slots__ = (
+        "believed",
         "changed",
         "flush",
         "hoped",
@@ -194,6 +195,8 @@ class Trail:
         self.unflushed = Unflushed(
             keep, losses.order, records=records, begun=partial(losses.has_begun, self)
         )
+        self.believed = False
+        """Its server is taken to have kept whatever it has answered, unless it says otherwise itself."""
         self.up = -1
         """When its link came up; of several, the last."""
         self.state = Trail.OVER
@@ -438,7 +441,8 @@ class Losses:
             lost = {each: each.unflushed.take() for each in spoken_for if self.scope(each) is scope}
             if not trail.unflushed.records:  # nobody knows what was written, or whether it was
                 lost[trail] = [Era(self.order.now, self.order.now, self.order.now)]
-            self._lose(lost, f"a FLUSH of the server has failed: {text or name_of_error(error)}")
+            why = f"a FLUSH of the server has failed: {text or name_of_error(error)}"
+            self._lose(lost, why, said=True)
         self._look()
 
     # --- FLUSHes of sessions
@@ -471,6 +475,9 @@ class Losses:
         elif not error:
             error, text = flush.error, flush.text
         if is_loss(error):
+            error = (
+                Errno.EIO
+            )  # whatever the server calls it: of some words clients think that nothing was tried
             self._tell(debt)
         return error, text
 
@@ -511,9 +518,11 @@ class Losses:
         """Say whether a session relies on what is written over a link."""
         return self.scope(trail) in (None, debt)
 
-    def _lose(self, taken: Mapping[Trail, list[Era]], why: str) -> None:
-        """What was answered in these eras may be gone: of one trail, or of several on which all rely."""
-        lost = {trail: eras for trail, eras in taken.items() if eras}
+    def _lose(self, taken: Mapping[Trail, list[Era]], why: str, *, said: bool = False) -> None:
+        """What was answered in these eras may be gone: of one trail, or of several on which all rely. `said`:
+        by the server itself.
+        """
+        lost = {trail: e for trail, e in taken.items() if e and (said or not trail.believed)}
         if not lost:
             return
         self.order.tick()
@@ -633,7 +642,8 @@ class Losses:
             if flush.error or flush.read <= first_held(flush):
                 del self._waiting[flush]
                 self.order.tick()
-                self._soon(flush.done)
+                if flush.done is not _nothing:  # else who settles it goes on by himself
+                    self._soon(flush.done)
 
     def _is_awaited(self, flush: Flush) -> bool:
         """Say whether somebody is answered when a FLUSH is settled."""

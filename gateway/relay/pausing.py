@@ -441,6 +441,7 @@ class Pauses:
         disk = service.disk_at(opened.place)
         debt = old.debt if disk is running.disk else disk.losses.open(old.debt)
         traffic = Traffic(plan, disk.locks, None if joined is None else joined.ask, debt)
+        traffic.fences = disk.fences
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)

@@ -146,7 +146,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.access = Access(self.config)
-        self.disks = Disks(self._losses_of)
+        self.disks = Disks(self._losses_of, self.hub.start_soon)
         self.changed = trio.Event()
         """Set, and replaced, when there are other upstreams, or another reason to leave one alone."""
         self.turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)

@@ -22,6 +22,7 @@ from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service
 from gateway.relay.session import Session
+from gateway.upstream.mode import Doubt
 from gateway.upstream.negotiation import Link
 from gateway.wire.constants import Cmd
 
@@ -54,6 +55,7 @@ def survives(
         link, debt = opened.link, traffic.debt
         owner = None if speaks_for_all(link.export) else debt
         trail = debt.losses.trail(owner, records=lives_on and link.export.can_flush)
+        trail.believed = server.mode.survival.unflushed is Doubt.ASSUME_DURABLE
         debt.losses.came_up(trail)
     trail.flush = partial(_flush, session, traffic)
     traffic.trail = trail
@@ -84,13 +86,13 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     trunk = Trunk(server, opened.asked, link, service.hub, running.disk, running.log, trail)
     trunk.pauses[0] = pause
     joined = trunk.join()
-    joined.port.traffic = traffic
+    joined.serve(traffic)
     joined.wakes(session.act)
     service.hub.leave(link.socket)
     plan = plan_of(
         opened.agreed, opened.offer, link.export, link.dialect, translated="its link was lost"
     )
-    memory.remember()  # the scanner may have given up before it came to it
+    memory.remember(traffic.last_cookie)  # the scanner may have given up before it came to it
     trunk.start_without(why)
     session.carry_over(plan, joined.ask, joined.adopt, joined.push)
     link.socket.close()
@@ -111,7 +113,7 @@ def tie(running: Running, joined: Joined) -> None:
     """Have a session take its answers from a trunk, and not outlive it."""
     assert running.relaying is not None  # guaranteed by who calls
     assert running.nursery is not None
-    joined.port.traffic = running.traffic
+    joined.serve(running.traffic)
     joined.trunk.belongs_to(running.traffic.debt)
     joined.wakes(running.relaying.act)
     running.nursery.start_soon(_end_with, running, running.relaying, joined)
@@ -168,6 +170,7 @@ def _relink(service: Service, running: Running, joined: Joined) -> None:
     link, trail = trunk.dissolve()
     agreed = plan_of(opened.agreed, opened.offer, link.export, link.dialect)
     traffic = Traffic(agreed, before.locks, debt=before.debt)
+    traffic.fences = running.disk.fences
     if agreed.hooked:
         Hooks(opened.agreed, agreed, traffic.jobs, session.act, running.nursery, running.log)
     service.hub.relink(session, link.socket, traffic)

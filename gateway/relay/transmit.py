@@ -118,6 +118,7 @@ async def transmit(
         disk = service.disk_at(opened.place)
         debt = disk.losses.open()
         traffic = Traffic(agreed, disk.locks, None if joined is None else joined.ask, debt)
+        traffic.fences = disk.fences
         traffic.most_in_flight = opened.limits.most_in_flight
         running = Running(opened.grant.name, membership, opened, disk, traffic, log)
         with service.session(running):

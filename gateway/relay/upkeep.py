@@ -1,6 +1,10 @@
-"""What is done for upstreams while no client asks: `warm` and `health-check-seconds`, as
-`gateway.upstream.warm` does it. Who is seen to changes with the configuration and with switches; and nobody
-is while
+"""What is done for upstreams while no client asks.
+
+The ends of processes are taken notice of, for upstreams with `server-is-peer` (`gateway.net.processes`), while
+they are in the configuration.
+
+And there are `warm` and `health-check-seconds`, as `gateway.upstream.warm` does it. Who is seen to in that way
+changes with the configuration and with switches; and nobody is while
 
 - an export there is paused: its server is about to be exchanged, perhaps by one at the same address, and may
   wait for its last connection to end;
@@ -13,23 +17,27 @@ from functools import partial
 
 import trio
 
+from gateway.net.processes import Processes
 from gateway.relay.service import Service
 from gateway.upstream.server import Server
 from gateway.upstream.warm import Warm, check_health
 
 
 async def see_to_upstreams(service: Service) -> None:
-    """Keep connections warm and check health, until cancelled."""
-    seen_to: dict[Server, trio.CancelScope] = {}
+    """Keep connections warm, check health and watch processes, until cancelled."""
+    seen_to: dict[Server | Processes, trio.CancelScope] = {}
     async with trio.open_nursery() as nursery:
         while True:
             changed = service.changed
-            wanted = _wanted(service)
-            for server in seen_to.keys() - wanted:
-                seen_to.pop(server).cancel()
-            for server in wanted - seen_to.keys():
-                scope = seen_to[server] = trio.CancelScope()
-                nursery.start_soon(partial(_see_to, server, scope))
+            wanted: set[Server | Processes] = {*_wanted(service), *_watched(service)}
+            for gone in seen_to.keys() - wanted:
+                seen_to.pop(gone).cancel()
+            for new in wanted - seen_to.keys():
+                scope = seen_to[new] = trio.CancelScope()
+                if isinstance(new, Processes):
+                    nursery.start_soon(partial(_watch, new, scope))
+                else:
+                    nursery.start_soon(partial(_see_to, new, scope))
             await changed.wait()
 
 
@@ -44,6 +52,15 @@ def _wanted(service: Service) -> set[Server]:
             held.add(place.server.disks)
     servers = (each for each in service.led_to if each.keep_warm or each.check_seconds)
     return {each for each in servers if each.disks not in held}
+
+
+def _watched(service: Service) -> set[Processes]:
+    return {each.processes for each in service.led_to if each.processes is not None}
+
+
+async def _watch(processes: Processes, scope: trio.CancelScope) -> None:
+    with scope:
+        await processes.watch()
 
 
 async def _see_to(server: Server, scope: trio.CancelScope) -> None:

@@ -25,8 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import trio
+
 from gateway.config import Upstream
 from gateway.net.dial import Dialler
+from gateway.net.processes import Processes
+from gateway.peer import UNKNOWN, Peer
 from gateway.upstream.mode import Doubt, Mode, Survival, Unanswered
 from gateway.upstream.server import Connect, Connections, Server
 from gateway.uri import NbdUri, Target, Transport
@@ -57,6 +61,10 @@ class Backend:
     """What connects, unless `diallers` do: one for each place."""
     diallers: tuple[Dialler, ...] = ()
     """The same, if these are addresses: they know where they have been."""
+    peer_of: Callable[[trio.SocketStream], Peer] = lambda _stream: UNKNOWN
+    """Says who is at the other end of a connection, if that is known whatever the settings say."""
+    processes: Processes = field(default_factory=Processes)
+    """What would know it of Unix sockets."""
     disks: Hashable = field(default_factory=object)
     """Whose disks these are: equal for what leads to the same ones."""
     connections: Connections = field(default_factory=Connections)
@@ -107,6 +115,7 @@ def make(recipe: Recipe, tls: Tls | None = None) -> Server:
         user_timeout_seconds=settings.user_timeout_seconds,
         quirks=settings.quirks,
         trust_allocation=settings.trust_allocation,
+        canonical_names=settings.canonical_names,
         tls=tls,
         disks=backend.disks,
         same_storage=same,
@@ -115,6 +124,8 @@ def make(recipe: Recipe, tls: Tls | None = None) -> Server:
         mode=mode_of(settings),
         keep_warm=settings.warm,
         check_seconds=settings.health_check_seconds,
+        peer_of=backend.processes.at if settings.server_is_peer else backend.peer_of,
+        processes=backend.processes if settings.server_is_peer else None,
     )
     server.recipe = recipe
     return server

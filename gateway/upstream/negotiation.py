@@ -31,6 +31,7 @@ import trio
 
 from gateway.net.drive import Conversation, PeerClosed, close_stream, hang_up, take_socket
 from gateway.net.options import RelaySocket
+from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.client import (
     Answered,
     ClientNegotiation,
@@ -88,6 +89,8 @@ class Link:
     """How much of the protocol the server was found to bear."""
     place: Place
     """Its place among the upstream's connections."""
+    peer: Peer = UNKNOWN
+    """Who is at the other end."""
 
     def close(self) -> None:
         """Close it, and let another have its place. Closing twice is once."""
@@ -242,6 +245,7 @@ class OptionLine:
     def __init__(self, server: Server, stream: trio.SocketStream, place: Place) -> None:
         self.terms = Terms("", structured=False)
         self._place = place
+        self._peer = server.peer_of(stream)
         self._server = server
         self._rung = Rung.FULL
         self._greeting = Greeted(Style.FIXED_NEWSTYLE)
@@ -559,7 +563,10 @@ class OptionLine:
             raise _LostTheWay(str(error)) from None
         sock, early = take_socket(self._talk.stream)
         names = tuple(quirk.name for quirk in quirks)
-        self._opened = Link(sock, export, dialect, names, self._rung, self._place)
+        # One that has ended, and yet has just answered, is not the one that did.
+        peer = UNKNOWN if self._peer.gone() else self._peer
+        peer.serves(sock)
+        self._opened = Link(sock, export, dialect, names, self._rung, self._place, peer)
         if early:
             raise _LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened

@@ -15,6 +15,8 @@ import trio
 
 from gateway.net.dial import DialError, Dialler
 from gateway.net.options import tune
+from gateway.net.processes import Processes
+from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
@@ -178,6 +180,7 @@ class Server:
         user_timeout_seconds: int = 60,
         quirks: str | tuple[str, ...] = "auto",
         trust_allocation: bool = False,
+        canonical_names: bool = False,
         tls: Callable[[], Session] | None = None,
         disks: Hashable = None,
         same_storage: bool = False,
@@ -187,11 +190,17 @@ class Server:
         chance: Callable[[], float] = random.random,
         keep_warm: int = 0,
         check_seconds: float = 0,
+        peer_of: Callable[[trio.SocketStream], Peer] = lambda _stream: UNKNOWN,
+        processes: Processes | None = None,
     ) -> None:
         self.name = name
         self.keep_warm = keep_warm
         self.check_seconds = check_seconds
         """What `gateway.upstream.warm` does for it: so many connections ahead, a health check so often."""
+        self.peer_of = peer_of
+        """Says who is at the other end of a connection that has just been made."""
+        self.processes = processes
+        """What knows that, if it has to be watched for it."""
         self.warm: Warm | None = None
         """Those connections, while somebody sees to them."""
         self.tried_at = -math.inf
@@ -211,6 +220,8 @@ class Server:
         """Over how many connections it serves, and what becomes of clients when they are lost."""
         self.trust_allocation = trust_allocation
         """base:allocation is believed whatever the server is."""
+        self.canonical_names = canonical_names
+        """What it has under two names is surely two disks."""
         self.tls = tls
         """Gives the TLS session of a new connection; None: it is spoken to in the clear."""
         self.negotiate_seconds = negotiate_seconds

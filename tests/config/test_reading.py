@@ -70,6 +70,9 @@ unknown-writes = "eio"
 late-write-seconds = 0
 stall-seconds = 5
 health-check-seconds = 60
+[upstream.peer]
+uri = "nbd+unix:///?socket=/run/q.sock"
+server-is-peer = true
 [upstream.local]
 command = ["qemu-nbd", "-t", "x y"]
 quirks = []
@@ -114,6 +117,7 @@ def test_every_key_arrives() -> None:
     assert (disks.replay_bytes, disks.unknown_writes) == (64 << 20, "eio")
     assert (disks.late_write_seconds, disks.stall_seconds) == (0, 5)
     assert (local.warm, disks.health_check_seconds) == (1, 60)
+    assert (config.upstream["peer"].server_is_peer, disks.server_is_peer) == (True, False)
     vm, default = config.export
     assert (vm.name, vm.upstream, vm.upstream_name) == ("vm-*", "disks", "disk0")
     assert vm.description == "VM disk"
@@ -1410,6 +1414,22 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "peers that are none",
+        LISTEN
+        + "[upstream.disks]\nuris = ['nbd://a', 'nbd://b']\nserver-is-peer = true\n"
+        + "[upstream.b]\ncommand = ['qemu-nbd']\nserver-is-peer = true\n"
+        + "[upstream.c]\nuris = ['nbd://a', 'nbd+unix:///?socket=/s']\nserver-is-peer = true\n"
+        + EXPORT,
+        [
+            f"{line}: upstream.{name}.server-is-peer: this is for a server at a Unix socket, as"
+            f" nbd+unix:///?socket=/run/disk.sock: leave it out{known}"
+            for line, name, known in (
+                (5, "disks", ""),
+                (8, "b", ": the end of a command is known without it"),
+            )
+        ],
+    ),
+    (
         "connections to several servers",
         LISTEN + "[upstream.disks]\nuris = ['nbd://a', 'nbd://b']\nconnections = 'shared:4'\n",
         [
@@ -1522,6 +1542,7 @@ junk = st.recursive(
                         "quirks",
                         *("uris", "connections", "max-connections", "stripe", "coherence", "warm"),
                         *("unflushed", "sole-writer", "replay-bytes", "reconnect-seconds"),
+                        "server-is-peer",
                     ),
                     *(
                         "level",

@@ -383,6 +383,14 @@ class FailingDisk(MemoryDisk):
         raise OSError(offset, os.strerror(offset))
 
 
+async def test_errors_of_the_disk_as_they_are() -> None:
+    server = Server({"": FailingDisk(SIZE)}, replace(PLAIN, raw_errors=True))
+    async with connected(server) as client:
+        await client.go()
+        for number in (errno.EIO, errno.EBADF, errno.ESTALE, errno.EOVERFLOW):
+            assert await client.error(Cmd.READ, number, 1) == number
+
+
 @pytest.mark.parametrize(
     ("number", "told"),
     [

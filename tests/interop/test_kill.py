@@ -41,10 +41,20 @@ def test_three_kills(mode: str, server: str, workdir: Path) -> None:
     assert len(report.lost) == 3
 
 
-@pytest.mark.parametrize("connections", ["per-client", "shared:2"])
+@pytest.mark.parametrize("connections", ["per-client", "4", "shared:4"])
 def test_three_kills_in_other_modes(connections: str, workdir: Path) -> None:
     report = killed(Plan("sticky", seed=8, connections=connections), workdir)
     assert not report.problems, report
+
+
+@pytest.mark.parametrize("connections", ["per-client", "4"])
+def test_what_one_wrote_who_has_left_without_a_flush_is_told_the_others(
+    connections: str, workdir: Path
+) -> None:
+    plan = Plan("sticky", seed=11, connections=connections, readers=True, clients=1, depth=1)
+    report = killed(plan, workdir)
+    assert not report.problems, report
+    assert report.counts["session left unflushed"]
 
 
 @pytest.mark.parametrize("mode", ["replay", "sticky", "assume-durable"])

@@ -10,8 +10,8 @@ import pytest
 
 from .clients import nbdinfo, nbdsh, qemu_io
 from .gateways import MODE, Gateways
-from .processes import run
-from .servers import Servers, Upstream
+from .processes import Process, listening, run
+from .servers import Servers, Upstream, unix_uri
 
 pytestmark = pytest.mark.skipif(MODE != "gateway", reason="nobody else makes these repairs")
 
@@ -68,6 +68,52 @@ def test_eight_connections_write_parts_of_the_same_blocks(servers: Servers, via:
         f"read -P {s + 1} {b * 4096 + s * 512} 512" for b in (0, 1, 200, 399) for s in range(8)
     ]
     qemu_io(uri, *checks)
+
+
+@pytest.mark.parametrize("mode", ["per-client", "shared"])
+def test_so_do_those_that_know_the_disk_by_other_names(
+    servers: Servers, workdir: Path, mode: str
+) -> None:
+    """nbdkit has one disk under all names. Two of ours lead there by an upstream of their own."""
+    upstream = servers.nbdkit(
+        *("--filter=blocksize-policy", "--filter=delay", "memory", "1M", "rdelay=1ms"),
+        *("blocksize-error-policy=error", "blocksize-minimum=4096", "blocksize-preferred=4096"),
+        "blocksize-maximum=1M",
+    )
+    listen = f"nbd+unix:///?socket={workdir / 'gateway'}"
+    config = workdir / "gateway.toml"
+    there = f'uri = "{upstream.named("")}"\nconnections = "{mode}"\n'
+    config.write_text(
+        f'[[listen]]\nuri = "{listen}"\n[upstream.one]\n{there}[upstream.other]\n{there}'
+        + "".join(
+            f'[[export]]\nname = "{name}"\nupstream = "{of}"\nupstream-name = "{theirs}"\n'
+            for name, of, theirs in (
+                *(("0", "one", "x"), ("1", "one", "y")),
+                *(("2", "other", "x"), ("3", "other", "z")),
+            )
+        )
+    )
+    gateway = Process(sys.executable, "-m", "gateway", "serve", "--config", str(config))
+    gateway.ready_when(lambda: listening(listen), "the gateway listens")
+    try:
+        writers = []
+        for sector in range(4):
+            program = (
+                "import nbd\nh = nbd.NBD()\n"
+                "h.set_request_block_size(False); h.set_strict_mode(0)\n"
+                f"h.connect_uri({unix_uri(workdir / 'gateway', str(sector))!r})\n"
+                "for block in range(100):\n"
+                f"    mine = block * 4096 + {sector} * 512, bytes([{sector + 1}]) * 512\n"
+                "    h.pwrite(mine[1], mine[0])\n"
+                "    assert h.pread(512, mine[0]) == mine[1]\n"
+                "h.shutdown()\n"
+            )
+            writers.append(subprocess.Popen(["/usr/bin/python3", "-c", program]))
+        assert [writer.wait(60) for writer in writers] == [0] * 4
+        checks = [f"read -P {s + 1} {b * 4096 + s * 512} 512" for b in range(100) for s in range(4)]
+        qemu_io(upstream.uri, *checks)
+    finally:
+        gateway.stop()
 
 
 def test_32_and_64_mib_before_a_maximum_of_1_mib(servers: Servers, via: Gateways) -> None:

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from gateway.net.dial import Command, DialError
+from gateway.peer import Peer
 
 SERVE_ONE = "import os, socket; open(os.environ['SEEN'], 'a').write(f'{os.getpid()}\\n'); " + (
     "s = socket.socket(fileno=3); c = s.accept()[0]; c.send(b'x'); c.recv(1)"
@@ -61,12 +62,16 @@ async def test_one_server_for_all_who_come_at_once_after_the_last_one_ended(seen
 
 async def test_a_server_for_one_connection_is_started_again_for_the_next(seen: Path) -> None:
     command = Command((sys.executable, "-c", SERVE_ONE))
+    peers: list[Peer] = []
     try:
         for _ in range(2):
             async with await command.connect() as stream:
                 assert await stream.receive_some(1) == b"x"
+                peers.append(command.at(stream))
+                assert not peers[-1].gone()
             assert command.process is not None
             await trio.to_thread.run_sync(command.process.wait)
+            assert [peer.gone() for peer in peers] == [True] * len(peers)
         assert len(numbers(seen)) == 2
     finally:
         await command.stop()

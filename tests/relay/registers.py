@@ -49,7 +49,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from gateway.protocol.export import Export, offer, view_of
-from gateway.relay.scan.locks import RangeLocks
+from gateway.relay.scan.locks import Kin, RangeLocks
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.throttle import Bucket, Doors, Unit
@@ -553,6 +553,7 @@ class Line:
         )
         self._world = world
         self._export, self._promised, self._longest = export, promised, longest
+        self.locks = world.some_locks()
         self._holding = world.holding
         self._losing = world.losing
         translated = (random.random() < 0.15 and "all are") or ""
@@ -563,13 +564,13 @@ class Line:
                 promised,
                 export,
                 translated=translated,
-                locks=world.locks,
+                locks=self.locks,
                 pool=world.pool,
                 doors=world.doors,
             )
             self.wires, self.traffic = self.survivor.wires, self.survivor.traffic
         else:
-            self.traffic = Traffic(plan(promised, export, translated=translated), world.locks)
+            self.traffic = Traffic(plan(promised, export, translated=translated), self.locks)
             self.wires = Wires(self.traffic, world.pool, world.doors)
         self._link = link
         self.wires.session.throttle(world.charges())
@@ -676,7 +677,7 @@ class Line:
         link = random.choice(FRAMINGS[self._promised.framing])
         export = replace(self._export, structured=link.chunked, extended=link is EXTENDED)
         made = plan(self._promised, export, translated=(random.random() < 0.15 and "all are") or "")
-        traffic = Traffic(made, self._world.locks)
+        traffic = Traffic(made, self.locks)
         self.upstream.die()
         self.wires.relink(traffic)
         self.traffic = traffic
@@ -703,7 +704,10 @@ class World:
         self.random = Random(seed)
         self.history = History()
         self.disk = Disk()
-        self.locks = RangeLocks()
+        self._naming = Random(f"{seed}, named")  # of its own, see below
+        kin = Kin()
+        self.locks = [RangeLocks(kin)]
+        """Of each name by which the server knows its disk."""
         self.pool = CountingPool()
         self.doors = Doors(lambda: None)
         self.rounds = 0
@@ -716,6 +720,9 @@ class World:
         """How often sessions were, in all."""
         losing = Random(f"{seed}, losing")  # likewise
         self.losing = losing if losing.random() < 0.4 else None
+        if self.losing is None and self._naming.random() < 0.5:
+            # Names keep out of each other's way as long as their links live.
+            self.locks.append(RangeLocks(kin))
         self.lost = self.returned = 0
         """How often links died under their sessions, and how often these had links of their own again."""
         self.used = self.random.choice((BLOCK, 2 * BLOCK, SIZE, SIZE))
@@ -729,6 +736,10 @@ class World:
         self.lines = [
             Line(self, mortal=deadly and self.random.random() < 0.5) for _ in range(count)
         ]
+
+    def some_locks(self) -> RangeLocks:
+        """Give those of the name by which a line has opened the disk."""
+        return self._naming.choice(self.locks)
 
     def new_value(self) -> int:
         """Give a value that nobody has written."""
@@ -774,8 +785,10 @@ class World:
         for at, value in enumerate(self.disk.content):
             if not self.history.may_be_read(at, value, NEVER, NEVER + 1):
                 raise Broken(f"byte {at} of the disk is {value} in the end")
-        assert not self.locks.busy
-        assert not self.locks._tables
+        for locks in self.locks:
+            assert not locks.busy
+            assert not locks.in_use
+            assert not locks._kin.waiting
         assert not self.pool.taken
         assert self.doors.next_opening() is None
         for line in self.lines:

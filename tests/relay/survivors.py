@@ -87,7 +87,8 @@ class Survivor:
         port = Port(self.traffic, lambda: self.session.act(partial(bundle.answers, port)))
         wires.part_from_link()
         self._bundle_wires = BundleWires(bundle, wires, self._gone)  # type: ignore[arg-type] # a hub
-        memory.remember()
+        memory.remember(self.traffic.last_cookie)
+        self.traffic.locks.loosen(self.traffic.in_flight)
         bundle.begin_without(why)
         self.bundle, self.port = bundle, port
         translated = plan(self._promised, self._export, translated="its link was lost")

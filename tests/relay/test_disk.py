@@ -18,16 +18,20 @@ from gateway.protocol.errors import Refusal
 from gateway.relay import disk as disk_module
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.disk import Disk, Disks
+from gateway.relay.hub import LOOK_SECONDS
 from gateway.relay.pausing import NotDone, Target
 from gateway.relay.service import Running
+from gateway.relay.session import LOST_SECONDS
 from gateway.upstream.server import Server as Upstream
 from gateway.upstreams import servers_of
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import EXTENDED
 from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import KIB, MIB
+from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client
 from tests.relay.test_hold import BLOCK, CONTENT, PLAIN, SIZE, House, house, read_back, write
+from tests.relay.test_switch_trunks import There, settled
 
 SECTOR = 512
 SHARED = 'connections = "shared"'
@@ -130,6 +134,178 @@ async def test_after_a_switch_each_is_on_its_own_disk(
             assert (await client.simple_reply())[1] == 0
         assert await it.y.read(0, SECTOR) == b"\1" * SECTOR
         assert await it.x.read(SECTOR, SECTOR) == b"\2" * SECTOR
+
+
+# --- Disks that may be one
+
+
+@dataclass
+class Aliases:
+    """A gateway before a server that has one disk under two names, a and b, in blocks of 4096 bytes."""
+
+    made: House
+    there: There
+    disk: MemoryDisk
+    answers: dict[Cmd, trio.Event]
+    """The server answers commands of these kinds from then on."""
+
+    async def both_are_there(self) -> bool:
+        return await self.disk.read(0, 2 * SECTOR) == b"\1" * SECTOR + b"\2" * SECTOR
+
+
+@asynccontextmanager
+async def aliases(upstream: str = PER_CLIENT) -> AsyncIterator[Aliases]:
+    disk, answers = MemoryDisk(SIZE), {Cmd.READ: trio.Event(), Cmd.WRITE: trio.Event()}
+
+    def delay(request: Request) -> trio.Event | None:
+        return answers.get(Cmd(request.command))
+
+    personality = replace(PLAIN, block_sizes=BlockSizes(4 * KIB, 4 * KIB, MIB))
+    server = Server(dict.fromkeys("ab", disk), personality, faults=Faults(delay=delay))
+    async with trio.open_nursery() as nursery:
+        there = There(server, nursery)
+        async with house(there.connect, upstream=upstream, export="") as made:
+            yield Aliases(made, there, disk, answers)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("mode", [PER_CLIENT, SHARED, "connections = 2"])
+@pytest.mark.parametrize("names", ["ab", "aa"])
+async def test_a_server_may_have_one_disk_under_all_names(
+    autojump_clock: trio.testing.MockClock, mode: str, names: str
+) -> None:
+    async with aliases(mode) as it:
+        clients = [await it.made.client(name) for name in names]
+        it.answers[Cmd.WRITE].set()
+        for sector, client in enumerate(clients):
+            await changes(client, sector)
+        await settled()
+        it.answers[Cmd.READ].set()
+        for client in clients:
+            assert (await client.simple_reply())[1] == 0
+        assert await it.both_are_there()
+
+
+async def test_names_are_disks_where_the_configuration_says_so(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Here it is mistaken, and so one of the changes is undone."""
+    async with aliases("canonical-names = true") as it:
+        clients = [await it.made.client(name) for name in "ab"]
+        it.answers[Cmd.WRITE].set()
+        for sector, client in enumerate(clients):
+            await changes(client, sector)
+        await settled()
+        it.answers[Cmd.READ].set()
+        for client in clients:
+            assert (await client.simple_reply())[1] == 0
+        assert not await it.both_are_there()
+
+
+NOW_SECONDS = 1
+"""By the clock of the test, which goes on only when all wait for it."""
+
+
+@pytest.mark.parametrize("mode", [PER_CLIENT, SHARED, "connections = 2"])
+@pytest.mark.parametrize("how", ["changes it", "zeroes it"])
+@pytest.mark.parametrize("up", [True, False])
+async def test_nobody_waits_for_what_becomes_of_a_link_of_another_name(
+    autojump_clock: trio.testing.MockClock, mode: str, how: str, up: bool
+) -> None:
+    """Neither until it is made again, nor until what was lost with it may be written."""
+    async with aliases(mode) as it:
+        one, other = await it.made.client("a"), await it.made.client("b")
+        if how == "changes it":
+            await changes(one, 0)
+        else:  # zeros are not looked for, but written anew after late-write-seconds
+            await one.send(Cmd.WRITE, 0, data=bytes(BLOCK))
+        await settled()
+        await changes(other, 1)
+        await settled()
+        began = trio.current_time()
+        it.there.up = up
+        for scope in it.there.serving[: it.there.made // 2]:
+            scope.cancel()
+        for event in it.answers.values():
+            event.set()
+        assert (await other.simple_reply())[1] == 0
+        assert trio.current_time() - began < NOW_SECONDS
+        it.there.up = True
+        assert (await one.simple_reply())[1] == 0
+        # Then it is as before.
+        await check_exclusion(it, one, other)
+
+
+async def test_nobody_waits_for_who_comes_while_another_name_has_no_link(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with aliases(SHARED) as it:
+        await it.made.client("a")
+        other = await it.made.client("b")
+        for event in it.answers.values():
+            event.set()
+        it.there.up = False
+        it.there.serving[0].cancel()
+        await settled()
+        late = await it.made.client("a")
+        await changes(late, 0)
+        await settled()
+        began = trio.current_time()
+        await changes(other, 1)
+        assert (await other.simple_reply())[1] == 0
+        assert trio.current_time() - began < NOW_SECONDS
+        it.there.up = True
+        assert (await late.simple_reply())[1] == 0
+        assert await it.both_are_there()
+
+
+async def check_exclusion(it: Aliases, one: Client, other: Client) -> None:
+    it.answers[Cmd.READ] = trio.Event()
+    await changes(one, 0)
+    await changes(other, 1)
+    await settled()
+    it.answers[Cmd.READ].set()
+    for client in (one, other):
+        assert (await client.simple_reply())[1] == 0
+    assert await it.both_are_there()
+
+
+@pytest.mark.parametrize("mode", [PER_CLIENT, SHARED])
+async def test_nobody_waits_long_for_a_server_that_does_not_answer_another_name(
+    autojump_clock: trio.testing.MockClock, mode: str
+) -> None:
+    async with aliases(mode) as it:
+        one, other = await it.made.client("a"), await it.made.client("b")
+        it.answers[Cmd.WRITE].set()
+        await changes(one, 0)
+        await settled()
+        for _ in range(3):
+            began = trio.current_time()
+            assert await write(other) == 0
+            assert trio.current_time() - began <= 2 * LOOK_SECONDS
+        assert trio.current_time() == began  # it waits for the first alone
+        it.answers[Cmd.READ].set()
+        assert (await one.simple_reply())[1] == 0
+        await check_exclusion(it, one, other)
+
+
+async def test_nobody_waits_long_for_a_client_of_another_name_that_is_not_cut_off_for_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with aliases() as it:
+        one, other = await it.made.client("a"), await it.made.client("b")
+        for event in it.answers.values():
+            event.set()
+        whole = encode_request(Cmd.WRITE, 0, 7, 0, BLOCK) + CONTENT
+        await one.stream.send_all(whole[:100])
+        await settled()
+        began = trio.current_time()
+        await changes(other, 1)
+        assert (await other.simple_reply())[1] == 0
+        assert trio.current_time() - began <= 2 * LOOK_SECONDS
+        await trio.sleep(2 * LOST_SECONDS)
+        await one.stream.send_all(whole[100:])
+        assert (await one.simple_reply())[:2] == (7, 0)
 
 
 # --- Connections that are shared

@@ -36,25 +36,29 @@ class Restarts:
         self.down = False
         self.connected = 0
         self._nursery = nursery
-        self._serving: set[trio.CancelScope] = set()
+        self._serving: dict[int, trio.CancelScope] = {}
 
     def connect(self) -> trio.SocketStream:
         ours, theirs = socket_pair()
-        self._nursery.start_soon(self._serve, theirs)
+        self._nursery.start_soon(self._serve, self.connected, theirs)
         self.connected += 1
         return ours
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, number: int, stream: trio.SocketStream) -> None:
         with trio.CancelScope() as scope:
-            self._serving.add(scope)
+            self._serving[number] = scope
             async with stream:
                 await self.server.serve(stream)
-        self._serving.discard(scope)
+        del self._serving[number]
+
+    def cut(self, number: int) -> None:
+        """Cut one connection: the first is 0."""
+        self._serving[number].cancel()
 
     def kill(self, server: Server | None = None, *, down: bool = False) -> None:
         """Cut all connections."""
         self.server, self.down = server or self.server, down
-        for scope in list(self._serving):
+        for scope in list(self._serving.values()):
             scope.cancel()
 
 

@@ -4,9 +4,11 @@
     --server qemu-nbd   --cache=writeback: the kernel keeps what was written, so that nothing is lost
 
 In front of it stands the gateway, and before that clients of ours that write, read and FLUSH blocks that they
-have in common, several commands at a time; one of them leaves with every kill, in the middle of everything, and
-comes back. What they are told and what they read is held against `tests.tools.oracle`; so is the disk, each
-time that the server is dead and in the end. What is asked depends on `--mode`, the configuration's `unflushed`:
+have in common, several commands at a time. One of them leaves with every kill, in the middle of everything, and
+comes back; another one writes, leaves in good order without a FLUSH, and comes back, and some kills come while
+it is away. In the end a newcomer looks at everything. What they are told and what they read is held against
+`tests.tools.oracle`; so is the disk, each time that the server is dead and in the end. What is asked depends on
+`--mode`, the configuration's `unflushed`:
 
     replay, assume-durable   no client sees an error, and nothing is missing
     sticky, verify           what is lost is told, by EIO at a FLUSH of every session that was open
@@ -15,10 +17,15 @@ time that the server is dead and in the end. What is asked depends on `--mode`, 
 lives, so nothing is lost, though the gateway cannot know. `--by stop` stops the server for a while, of which
 nobody may notice anything but the time.
 
+`--defaults` leaves everything else as the product has it, `late-write-seconds` too, so that each kill holds up
+for half a minute what it has left unanswered. With `--readers` only the one writes that leaves in good order:
+all others learn of what is lost from nobody but the gateway.
+
 `--without-survival` leaves the keys out of the configuration: sessions end with the server, which is then no
 failure by itself. What the clients see is asked all the same, so it has to end with 1: the proof that it can.
 
-Kills come at random, or while a FLUSH is under way, or again as soon as the server is there. The seed decides
+Kills come at random, or while a FLUSH is under way, or again as soon as the server is there, or when somebody
+has left. The seed decides
 when and what is written; the machine has its own say, so a seed gives a similar run, not the same.
 """
 
@@ -29,19 +36,23 @@ import signal
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
 
 import trio
 
 from gateway.wire.constants import Cmd, CmdFlag, Errno, name_of
+from gateway.wire.constants import TransmissionFlag as Flag
 from tests.embedded.peers import Client
 from tests.interop.processes import Process, listening
 from tests.interop.servers import free_port, unix_uri
 from tests.tools.cutter import Address, Relay, Towards, cutter
-from tests.tools.oracle import Op, Oracle, Session
+from tests.tools.history import NEVER, Op, Session
+from tests.tools.oracle import Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, stamps_of
 
 LONGEST_BLOCKS = 8
@@ -80,6 +91,9 @@ ENDS_WITH_ITS_LINK = "reconnect-seconds = 0\n"
 SURVIVAL = """\
 connections = {connections}
 unflushed = "{mode}"
+"""
+
+TIMES = """\
 late-write-seconds = {late_write_seconds:g}
 reconnect-seconds = 60
 """
@@ -112,6 +126,9 @@ class Plan:
     seconds: float = 6
     seed: int = 0
     survival: bool = True
+    defaults: bool = False
+    readers: bool = False
+    """Only who leaves without a FLUSH writes."""
     connections: str = "shared"
     replay_bytes: str = "1M"
     write_delay_ms: int = 0
@@ -140,8 +157,9 @@ class Plan:
         lines = SURVIVAL.format(
             connections=count if count.isdigit() else f'"{count}"',
             mode=self.mode,
-            late_write_seconds=self.late_write_seconds,
         )
+        if not self.defaults:
+            lines += TIMES.format(late_write_seconds=self.late_write_seconds)
         if self.mode == "replay":
             lines += REPLAY.format(replay_bytes=self.replay_bytes)
         return lines + self.template
@@ -176,6 +194,19 @@ class Report:
         if self.lost:
             lines.append(f"  {len(self.lost)} kills lost acknowledged writes on {self.lost} blocks")
         return "\n".join(lines + [f"  WRONG: {problem}" for problem in self.problems])
+
+
+AIMS = ("anywhere", "anywhere", "flush", "flush", "again", "left", "left")
+"""What a kill is to hit."""
+
+AIM_SECONDS = 1
+"""So long it waits for that."""
+
+MOST_WRITTEN = 12
+"""Commands of one who is about to leave."""
+
+MOST_AWAY_SECONDS = 0.5
+"""How long whoever has left stays away: some kills come meanwhile."""
 
 
 # --- The server
@@ -253,6 +284,10 @@ class Left(Exception):
     """A connection is at its end."""
 
 
+GONE = (OSError, EOFError, trio.BrokenResourceError, trio.TooSlowError, AssertionError)
+"""What else that may look like."""
+
+
 class Connection:
     """One session: commands with `ask`, of which any number may be under way."""
 
@@ -311,6 +346,8 @@ class Load:
         self.report = report
         self.oracle = Oracle(plan.blocks, lossless=plan.lossless)
         self.flush_sent = trio.lowlevel.ParkingLot()
+        self.left = trio.lowlevel.ParkingLot()
+        """Where one waits for somebody to leave without a FLUSH."""
         self.random = Random(f"{plan.seed}, load")
         self.flush_weight = FLUSH_WEIGHTS[-1]
         self.stopping = False
@@ -363,40 +400,111 @@ class Load:
         try:
             async with await trio.open_unix_socket(self._socket) as stream:
                 client = Client(stream)
-                with trio.fail_after(REPLY_SECONDS):
-                    await client.go("d", structured=False)
-                connection = Connection(client, session, self)
+                connection = await self._opened(client, session)
                 await self._work(connection)
                 await client.send(Cmd.DISC)
                 return True
-        except (Left, OSError, EOFError, trio.BrokenResourceError, AssertionError) as end:
+        except (Left, *GONE) as end:
             self.report.counts["session cut"] += 1
             if self.plan.survival:
                 self.report.problem(f"{name} was cut off: {type(end).__name__} {end}")
+            session.close()
+            session.seen_off()
             return False
+        finally:
+            if session.closed == NEVER:
+                session.close()
+
+    async def _opened(self, client: Client, session: Session) -> Connection:
+        with trio.fail_after(REPLY_SECONDS):
+            answered = await client.go("d", structured=False)
+        assert answered.export is not None
+        session.open()
+        offered = answered.export.flags & Flag.CAN_MULTI_CONN
+        self.oracle.scope_all = bool(offered) or self.plan.connections.startswith("shared")
+        return Connection(client, session, self)
+
+    async def comes_and_goes(self) -> None:
+        """One client that leaves in good order, without a FLUSH, and comes back."""
+        for number in count(1):
+            if self.stopping:
+                return
+            try:
+                await self._comes_and_goes(f"passer-by ({number})")
+            except (Left, *GONE) as end:
+                self.report.counts["session cut"] += 1
+                if self.plan.survival:
+                    self.report.problem(f"passer-by ({number}) was cut off: {end!r}")
+            self.left.unpark_all()
+            await trio.sleep(self.random.uniform(0, MOST_AWAY_SECONDS))
+
+    async def _comes_and_goes(self, name: str) -> None:
+        session = self.oracle.session(name)
+        try:
+            async with await trio.open_unix_socket(self._socket) as stream:
+                client = Client(stream)
+                connection = await self._opened(client, session)
+                await self._with_replies(connection, self._write_some)
+                session.close()
+                await client.send(Cmd.DISC)
+                with trio.fail_after(REPLY_SECONDS):
+                    await client.rest()
+                session.seen_off()
+                self.report.counts["session left unflushed"] += 1
+        finally:
+            if session.closed == NEVER:
+                session.close()
+
+    async def _write_some(self, connection: Connection) -> None:
+        for _ in range(self.random.randint(1, MOST_WRITTEN)):
+            length = self.random.randint(1, LONGEST_BLOCKS)
+            start = self.random.randrange(self.plan.blocks - length)
+            op = connection.session.write(start, length)
+            await connection.ask(op, Cmd.WRITE)
+
+    async def newcomer(self) -> None:
+        """Somebody who comes when all others have gone, and finds everything in order."""
+        session = self.oracle.session("newcomer")
+        try:
+            async with await trio.open_unix_socket(self._socket) as stream:
+                client = Client(stream)
+                connection = await self._opened(client, session)
+                await self._with_replies(connection, self._finish)
+                await client.send(Cmd.DISC)
+        except (Left, *GONE) as end:
+            self.report.problem(f"the newcomer was cut off: {end!r}")
         finally:
             session.close()
 
-    async def _work(self, connection: Connection) -> None:
+    async def _with_replies(
+        self, connection: Connection, do: Callable[[Connection], Awaitable[None]]
+    ) -> None:
         left = False
         try:
             async with trio.open_nursery() as receiving:
                 receiving.start_soon(connection.receive)
-                async with trio.open_nursery() as nursery:
-                    for _ in range(self.plan.depth):
-                        nursery.start_soon(self._worker, connection)
-                await self._finish(connection)
+                await do(connection)
                 receiving.cancel_scope.cancel()
         except* Left:
             left = True
         if left:
             raise Left
 
+    async def _work(self, connection: Connection) -> None:
+        async def work(connection: Connection) -> None:
+            async with trio.open_nursery() as nursery:
+                for _ in range(self.plan.depth):
+                    nursery.start_soon(self._worker, connection)
+            await self._finish(connection)
+
+        await self._with_replies(connection, work)
+
     async def _worker(self, connection: Connection) -> None:
         random, session = self.random, connection.session
-        kinds = ["flush", *WEIGHTS]
+        weights = {"read": WEIGHTS["read"]} if self.plan.readers else WEIGHTS
+        kinds = ["flush", *weights]
         while not self.stopping:
-            kind = random.choices(kinds, [self.flush_weight, *WEIGHTS.values()])[0]
+            kind = random.choices(kinds, [self.flush_weight, *weights.values()])[0]
             count = random.randint(1, LONGEST_BLOCKS)
             start = random.randrange(self.plan.blocks - count)
             if kind == "flush":
@@ -434,12 +542,12 @@ async def disturb_again_and_again(
     random = Random(f"{plan.seed}, kills")
     pause = plan.seconds / max(plan.kills, 1)
     for _ in range(plan.kills):
-        aim = random.choice(("anywhere", "anywhere", "flush", "flush", "again"))
+        aim = random.choice(AIMS)
         load.flush_weight = random.choice(FLUSH_WEIGHTS)
         await trio.sleep(random.uniform(0, 0.05 if aim == "again" else 2 * pause))
-        if aim == "flush":
-            with trio.move_on_after(1):
-                await load.flush_sent.park()
+        if aim in ("flush", "left"):
+            with trio.move_on_after(AIM_SECONDS):
+                await (load.flush_sent if aim == "flush" else load.left).park()
             await trio.sleep(random.uniform(0, 0.003))
         report.counts[f"{plan.by} ({aim})"] += 1
         if plan.by == "stop":
@@ -516,7 +624,10 @@ async def disturbed(
                 for number in range(plan.clients):
                     nursery.start_soon(load.client, f"client {number}")
                 nursery.start_soon(partial(load.client, "visitor", leaves=True))
+                nursery.start_soon(load.comes_and_goes)
                 await disturb_again_and_again(plan, load, victim, relay, report)
+            if plan.survival:
+                await load.newcomer()
         if limit.cancelled_caught:
             report.problem(f"the clients have not finished in time: {load.oracle._under_way}")
         victim.kill()  # everything was flushed
@@ -564,7 +675,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=100, help="in all, about")
     parser.add_argument("--seed", type=int, help="another one each time, unless it is given")
     parser.add_argument("--without-survival", action="store_true", help="has to end with 1")
-    parser.add_argument("--connections", default="shared")
+    parser.add_argument(
+        "--defaults", action="store_true", help="other keys as the product has them"
+    )
+    parser.add_argument("--readers", action="store_true", help="only one writes, and leaves")
+    parser.add_argument("--connections", default="shared", help="per-client, 4, shared, shared:4")
     parser.add_argument("--replay-bytes", default="1M", help="small: many internal FLUSHes")
     parser.add_argument("--write-delay-ms", type=int, default=0, help="of nbdkit: long FLUSHes")
     parser.add_argument("--tcp", action="store_true", help="between gateway and server")

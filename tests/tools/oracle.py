@@ -4,6 +4,10 @@ Whoever runs a gateway tells the oracle what happens, from both sides: what the 
 `Op`), and what befalls their servers and connections (`Trouble`). It raises `Broken` at the first answer that
 breaks a promise. It knows nothing of the gateway. The clock counts events.
 
+    stamps.py      what is written: each block says whose it is
+    history.py     commands, sessions and troubles
+    inversions.py  values that come back
+
 What a READ may give
 --------------------
 
@@ -25,13 +29,14 @@ What has to be told
 -------------------
 
 A *trouble* may have lost what was answered and not safe: a server was killed, a connection was cut (the server
-lives, but the gateway cannot know), a server failed a FLUSH, or says nothing on some connections. *Telling* is
-a FLUSH that fails, with EIO or with what the server said. An error that means "not tried" (`NOT_TRIED`) tells
-nothing: only whoever asked gets it, and nothing becomes safe or lost by it.
+lives, but the gateway cannot know, unless a FLUSH over another one that was there before proves it), a server
+failed a FLUSH, or says nothing on some connections. *Telling* is a FLUSH that fails, with EIO or with what the
+server said. An error that means "not tried" (`NOT_TRIED`) tells nothing: only whoever asked gets it, and
+nothing becomes safe or lost by it.
 
-- A session that was open when the trouble came, and in whose scope the write is, may not take it for safe, nor
-  read what was there before, until it was told: by a FLUSH that it had sent before it learnt of the last
-  telling, that is again a telling. A READ of what may be gone fails with EIO until then.
+- A session that was open when the trouble came, and in whose scope the write is, has no FLUSH answered 0, and
+  reads nothing of what was there before, until it was told: a READ of what may be gone fails with EIO until
+  then. A FLUSH that the gateway had read before it told tells as well.
 - It is told again only if the trouble may have lost a write that was answered after it was last told.
 - A session that came later has to be told if nobody was, and nobody is there any more who was open.
 - Nobody fails for a trouble that may have lost nothing of his scope, nor by FUA. A command that is done in
@@ -52,25 +57,18 @@ READs of others may give old data, but no FLUSH may say that it is safe.
 
 Two things make it sharper: `stable`, which says what is on stable storage now, so that each FLUSH that claims
 something is held to it at once; and `check_stable`, for those who can look only when the server is dead.
-
-`inversions` looks for a value that comes back after a newer one was read, as when a write is issued again. Of
-a history without losses, with a stamp for each write, it is known when an order of all commands explains it
-(Gibbons and Korach, "Testing Shared Memories", 1997): take each write with the READs that gave it; if the
-first of them to end has done so before the last began, the value was surely there in between. No two values
-were there at once, and none came and went while another was surely there.
 """
 
 from __future__ import annotations
 
 import errno
-from bisect import bisect
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
-from tests.tools.stamps import Broken, content, mixtures_of
+from tests.tools.history import NEVER, Op, Session, Trouble
+from tests.tools.inversions import Zones, inversions
+from tests.tools.stamps import Broken, mixtures_of
 
-NEVER = 10**12
 MANY = 32
 """So many writes of one block are remembered before those are looked for that nobody may read any more."""
 
@@ -79,153 +77,7 @@ NOT_TRIED = frozenset((errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOMEM, e
 
 EIO = errno.EIO
 
-
-@dataclass(eq=False)
-class Trouble:
-    """Something that may lose what is not safe."""
-
-    what: str
-    """"kill", "cut", "silence" or "flush"."""
-    began: int
-    ended: int = NEVER
-    """It can lose nothing any more that comes from now on."""
-    known: int = NEVER
-    """The gateway has found it."""
-    connections: frozenset[int] | None = None
-    """Those that it concerns; None: all."""
-
-
-@dataclass(eq=False)
-class Op:
-    """One command."""
-
-    session: Session | None
-    """None: what was there in the beginning, or somebody who looks at the disk."""
-    kind: str
-    """"read", "write" or "flush"."""
-    start: int = 0
-    count: int = 0
-    """In blocks."""
-    stamp: int = 0
-    fua: bool = False
-    certain: bool = True
-    """A write that, once ended, has left its stamp; a TRIM need not have."""
-    began: int = 0
-    ended: int = NEVER
-    error: int = 0
-    packet: int = 0
-    """Commands with the same one, but 0, were sent together."""
-    steps: bool = False
-    """It may be done in several."""
-    read: int = NEVER
-    """The gateway has surely read it by then."""
-    safe: int = NEVER
-    """Since when."""
-    troubles: list[Trouble] = field(default_factory=list)
-    """Those that came when it was not safe."""
-    gone: dict[int, Trouble | None] = field(default_factory=dict)
-    """Its blocks that are surely lost, and by what."""
-    connections: set[int] | None = None
-    """Those that it went over; None: not known."""
-    remembered: int = 0
-    """In how many blocks."""
-
-    @property
-    def blocks(self) -> range:
-        """Its blocks."""
-        return range(self.start, self.start + self.count)
-
-    @property
-    def data(self) -> bytes:
-        """A write's payload."""
-        return content(self.stamp, self.start, self.count)
-
-    def end(self, error: int = 0, data: bytes | bytearray = b"") -> None:
-        """Say how it was answered, and what a READ gave. Raises `Broken`."""
-        assert self.session is not None
-        self.session.oracle._end(self, error, data)
-
-    def suspects(self) -> list[Trouble]:
-        """Give what may have lost it: a FLUSH that fails, also what was not answered, but done, before it."""
-        return [
-            each
-            for each in self.troubles
-            if (each.what == "flush" or self._answered_by(each.known))
-            and (
-                each.connections is None
-                or self.connections is None
-                or not each.connections.isdisjoint(self.connections)
-            )
-        ]
-
-    def _answered_by(self, moment: int) -> bool:
-        """Say whether it may have been answered by then; to a client that has gone, it may."""
-        assert self.session is not None
-        return self.ended < moment or (self.ended == NEVER and self.session.closed < moment)
-
-    def __str__(self) -> str:
-        who = self.session.name if self.session else "the beginning"
-        blocks = f" of {self.count} blocks at {self.start}" if self.count else ""
-        stamp = f", stamp {self.stamp}" if self.kind == "write" else ""
-        ended = "not answered" if self.ended == NEVER else f"to {self.ended}"
-        fua = " with FUA" if self.fua else ""
-        return f"{self.kind}{fua}{blocks}{stamp}, by {who} from {self.began} {ended}"
-
-
-@dataclass(eq=False)
-class Session:
-    """One client's connection."""
-
-    oracle: Oracle
-    name: str
-    opened: int
-    """It began to connect."""
-    ready: int
-    """It was answered that the export is open."""
-    closed: int = NEVER
-    """It has begun to leave, or vanished."""
-    gone: int = NEVER
-    """The gateway knows that."""
-    hooked: bool = False
-    """A policy may do its commands in several steps, or have them wait."""
-
-    def write(
-        self,
-        start: int,
-        count: int,
-        *,
-        fua: bool = False,
-        zeros: bool = False,
-        certain: bool = True,
-        packet: int = 0,
-        steps: bool = False,
-    ) -> Op:
-        """Begin a write; `zeros` for WRITE_ZEROES, and for TRIM with `certain` false."""
-        op = Op(self, "write", start, count, 0, fua, certain, packet=packet, steps=steps)
-        return self.oracle._begin_write(op, zeros)
-
-    def read(self, start: int, count: int, *, packet: int = 0) -> Op:
-        """Begin a READ."""
-        return self.oracle._begin(Op(self, "read", start, count, packet=packet))
-
-    def flush(self, *, packet: int = 0) -> Op:
-        """Begin a FLUSH."""
-        return self.oracle._begin(Op(self, "flush", packet=packet))
-
-    def open(self) -> None:
-        """Say that the export is open."""
-        self.ready = self.oracle._tick()
-
-    def close(self) -> None:
-        """Say that the connection is gone; what was not answered never will be."""
-        self.closed = self.oracle._tick()
-        for op in list(self.oracle._under_way):
-            if op.session is self:
-                del self.oracle._under_way[op]
-
-    def seen_off(self) -> None:
-        """Say that the gateway knows that it has closed."""
-        self.gone = min(self.gone, self.oracle._tick())
+NOBODY: Mapping[int, int] = {}
 
 
 @dataclass
@@ -253,8 +105,8 @@ class Oracle:
     _failures: list[tuple[int, int]] = field(default_factory=list)
     """When the server has failed a FLUSH, and with which error."""
     _writes: list[list[Op]] = field(default_factory=list)
-    _zones: list[dict[int, tuple[int, int]]] = field(default_factory=list)
-    """For each block and stamp: when the first of its commands ended, and the last began."""
+    _zones: list[Zones] = field(default_factory=list)
+    """Of each block."""
     _unsafe: dict[Op, None] = field(default_factory=dict)
     """Writes that are not, and that are remembered."""
     _by_stamp: dict[int, Op] = field(default_factory=dict)
@@ -285,11 +137,23 @@ class Oracle:
         """Say that the killed server carries out nothing any more."""
         loss.ended = self._tick()
 
-    def cut(self, connections: Collection[int] | None = None) -> Trouble:
-        """Say that connections have ended, and not by the gateway or in good order; the server lives."""
-        cut = self._begin_trouble("cut", connections)
+    def cut(
+        self,
+        connections: Collection[int] | None = None,
+        witnesses: Mapping[int, int] = NOBODY,
+    ) -> Trouble:
+        """Say that connections have ended, and not by the gateway or in good order; the server lives.
+
+        `witnesses` are others, and since when they are used: what was written over those that are cut is not
+        lost as long as a FLUSH over one can prove that it is there, which takes one that was there before.
+        """
+        cut = self._begin_trouble("cut", connections, witnesses if self.scope_all else NOBODY)
         cut.ended = self._tick()
         return cut
+
+    def closed(self, connection: int) -> None:
+        """Say that the gateway has ended a connection: it proves nothing any more."""
+        self._prove_nothing(connection)
 
     def silence(self, connections: Collection[int] | None = None) -> Trouble:
         """Say that from now on these connections stay open and nothing is answered; `dead` says that they have
@@ -300,6 +164,7 @@ class Oracle:
     def flush_failed(self, error: int, connections: Collection[int] | None = None) -> None:
         """Say that the server fails a FLUSH over one of these connections, now."""
         self._failures.append((self._tick(), error))
+        self._prove_nothing()
         if error not in NOT_TRIED:
             self._begin_trouble("flush", connections).ended = self._tick()
 
@@ -373,25 +238,7 @@ class Oracle:
 
     def inversions(self) -> list[str]:
         """Give the blocks in which no order of all commands explains what was read, and why; without losses."""
-        found = []
-        for number, zones in enumerate(self._zones):
-            held = sorted(
-                (end, begin, stamp) for stamp, (end, begin) in zones.items() if end < begin
-            )
-            for one, other in pairwise(held):
-                if other[0] < one[1]:
-                    found.append(
-                        f"block {number} had stamp {one[2]} until {one[1]}, and {other[2]} from {other[0]}"
-                    )
-            starts = [end for end, _, _ in held]
-            for stamp, (end, begin) in zones.items():
-                at = bisect(starts, begin) - 1
-                if begin <= end and at >= 0 and end < held[at][1]:
-                    found.append(
-                        f"block {number} had stamp {held[at][2]} from {held[at][0]} to {held[at][1]}, "
-                        f"and {stamp} in between, from {begin} to {end}"
-                    )
-        return found
+        return inversions(self._zones)
 
     # --- Events
 
@@ -399,15 +246,34 @@ class Oracle:
         self.now += 1
         return self.now
 
-    def _begin_trouble(self, what: str, connections: Collection[int] | None) -> Trouble:
+    def _begin_trouble(
+        self,
+        what: str,
+        connections: Collection[int] | None,
+        witnesses: Mapping[int, int] = NOBODY,
+    ) -> Trouble:
         over = None if connections is None else frozenset(connections)
         trouble = Trouble(what, self._tick(), connections=over)
         if self.lossless:
             return trouble
         self.troubles.append(trouble)
         for write in self._unsafe:
-            write.troubles.append(trouble)
+            there = [number for number, since in witnesses.items() if since < write.began]
+            if there and write.ended < NEVER and write.connections is not None:
+                write.connections.update(there)
+                write.proven.append((trouble, frozenset(there)))
+            else:
+                write.troubles.append(trouble)
         return trouble
+
+    def _prove_nothing(self, connection: int | None = None) -> None:
+        """What had to be proven over a connection, or any, may be lost."""
+        for write in self._unsafe:
+            for proof in list(write.proven):
+                trouble, witnesses = proof
+                if connection is None or connection in witnesses:
+                    write.proven.remove(proof)
+                    write.troubles.append(trouble)
 
     def _begin(self, op: Op) -> Op:
         op.began = self._tick()
@@ -681,14 +547,14 @@ class Oracle:
             if op.error == EIO
             else op.fua and self._was_said(op)
         )
-        op.ended = NEVER
+        op.ended, op.failed = NEVER, now
         if not fails:
             raise Broken(f"{op} failed with error {op.error}")
 
     def _interrupted(self, op: Op) -> bool:
         """Say whether a command that is done in several steps may have met with trouble between them."""
         assert op.session is not None
-        return (op.steps or op.session.hooked) and any(
+        return op.in_steps and any(
             op.began < each.known and each.began < op.ended for each in self.troubles
         )
 
@@ -724,13 +590,13 @@ class Oracle:
                 continue
             if telling.session is session:
                 own = write.session is session
-                answered = write.ended < (telling.ended if own else telling.began)
+                answered = write.over < (telling.ended if own else telling.began)
                 if answered and telling.ended < asked.began:
                     return True
             elif (
                 trouble.ended < min(session.opened, telling.began)
                 and telling.ended < session.opened
-                and write.ended < telling.began
+                and write.over < telling.began
             ):
                 return True
         return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.wire.constants import Errno
-from tests.tools.oracle import MANY, Op, Oracle, Session, Trouble
+from tests.tools.history import Op, Session, Trouble
+from tests.tools.oracle import MANY, Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, block, content, mixtures_of, stamps_of
 
 BLOCKS = 4
@@ -422,6 +423,26 @@ def test_a_cut_connection_loses_only_what_went_over_it() -> None:
     flushed(one, Errno.EIO)
 
 
+@pytest.mark.parametrize("then", ["", "it is cut too", "the gateway closes it", "it came later"])
+def test_what_another_connection_proves_is_not_lost(then: str) -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    early = oracle.now
+    first = wrote(one)
+    oracle.carried([first.stamp], 1)
+    oracle.cut([1], {2: oracle.now if then == "it came later" else early})
+    if then == "it is cut too":
+        oracle.cut([2])
+    elif then == "the gateway closes it":
+        oracle.closed(2)
+    if then:
+        one.read(0, 1).end(Errno.EIO)
+        flushed(other, Errno.EIO)
+    else:
+        with pytest.raises(Broken, match="nothing was lost"):
+            flushed(other, Errno.EIO)
+
+
 def test_each_is_told_of_its_own_where_that_is_its_scope() -> None:
     oracle = Oracle(BLOCKS, scope_all=False)
     one, other = oracle.session("one"), oracle.session("other")
@@ -598,3 +619,20 @@ def test_what_is_never_answered_is_missed() -> None:
         oracle.check_answered()
     waiting.end(data=bytes(BLOCK_BYTES))
     oracle.check_answered()
+
+
+def test_a_part_may_be_lost_of_what_is_not_answered_yet() -> None:
+    """Then it fails, or the next FLUSH does: once."""
+    oracle = Oracle(BLOCKS)
+    one = oracle.session("one")
+    in_steps, whole = one.write(0, 2, steps=True), one.write(2, 2)
+    lost(oracle)
+    oracle.settled()
+    in_steps.end()
+    whole.end()  # it was asked again
+    with pytest.raises(Broken, match="nothing was lost"):
+        one.read(2, 2).end(Errno.EIO)
+    one.read(0, 1).end(Errno.EIO)
+    flushed(one, Errno.EIO)
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(one, Errno.EIO)

@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 from gateway.wire.constants import Errno
-from tests.tools.oracle import Op, Oracle, Session
+from tests.tools.history import Op, Session
+from tests.tools.oracle import Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, stamps_of
 from tests.tools.volatile import Store, some
 

@@ -426,6 +426,12 @@ class VolatileServer(Server):
             scope.cancel()
         return self.disk.crash(keep)
 
+    def cut_one(self, number: int) -> None:
+        """Close one of the connections that there are, and live on."""
+        stream, scope = list(self._living.items())[number]
+        stream.socket.close()
+        scope.cancel()
+
     def crash_after_sending(self, count: int, keep: Keep = nothing) -> None:
         """Crash once exactly so many more bytes (1 or more) were sent to clients, all of them together."""
         self.sends_still, self.keep_at_the_end = count, keep

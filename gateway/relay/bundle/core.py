@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
 from gateway.relay.bundle.line import Line
@@ -27,6 +28,7 @@ from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.bundle.work import Work
 from gateway.relay.losses import Flushed, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.scan.fences import Fences, Late, still_coming
 from gateway.relay.unflushed import Unflushed
 from gateway.upstream.mode import DEFAULTS, Doubt, Survival
 from gateway.wire.constants import Cmd, Errno
@@ -50,7 +52,7 @@ class Gate:
 
 class Bundle:
     """The lines of one export that act as one. `export` is what was promised of it, `count` how many lines are
-    wanted, `trail` what is written over them.
+    wanted, `trail` what is written over them. `fences` are the disk's.
 
     `clock` gives seconds. `say` is told what the operator should know. `changed` is called when a line has gone
     or `due` has changed.
@@ -68,6 +70,7 @@ class Bundle:
         survival: Survival = DEFAULTS,
         say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
         changed: Callable[[], None] = lambda: None,
+        fences: Fences | None = None,
     ) -> None:
         self.survival = survival
         self.lost_at = -math.inf
@@ -76,10 +79,20 @@ class Bundle:
         """Why there is no line, or will be none."""
         self.lines = Lines(count, stripe_bytes=stripe_bytes, strong=strong)
         self._stalls = Stalls(survival.stall_seconds, clock, changed)
-        self.work = Work(export, self.lines, trail, survival, self._stalls, clock, say)
+        self.work = Work(
+            export,
+            self.lines,
+            trail,
+            survival,
+            self._stalls,
+            clock,
+            say,
+            Fences() if fences is None else fences,  # they are falsy while there are none
+        )
         self._clock = clock
         self._changed = changed
         self._trail = trail
+        trail.believed = survival.unflushed is Doubt.ASSUME_DURABLE
         trail.flush = self._prove
         trail.changed = self._proved
         self._has_news = False  # what is not to do with lines has changed
@@ -87,7 +100,8 @@ class Bundle:
         self._was_up = False
         self._total_loss = True  # since lines were in order last, there was a time without any
         self._mending: Mending | None = None
-        self._not_before = -math.inf  # when the next recovery may begin
+        self._late: list[Late] = []  # no recovery before what one wrote over these lines is done
+        self._adopted: Late | None = None  # the link that this bundle takes over from
         self._pushing = False
 
     @property
@@ -109,7 +123,8 @@ class Bundle:
     def adopt(self, port: Port, ask: Ask, done: Done) -> None:
         """Take over what was asked over a link that is gone, before there is a line."""
         assert self.state is State.DOWN
-        self.work.adopt(port, ask, done)
+        self._adopted = self._adopted or self._late_from(UNKNOWN)
+        self.work.adopt(port, ask, done, self._adopted)
 
     def answers(self, port: Port) -> None:
         """Hand out what has been answered to a port."""
@@ -178,15 +193,26 @@ class Bundle:
     def due(self) -> float:
         """When `tick` and `push` are to be called next, if nothing else happens before; in seconds."""
         mends_at = math.inf
-        if self.state is State.SETTLING:
-            mends_at = self._not_before if self._too_early else math.inf
+        if self.state is State.SETTLING and self._too_early:
+            mends_at = max((late.until for late in self._late), default=0.0)
         if self._has_news:
             mends_at = -math.inf
         return min(self.work.pieces.due, mends_at, self._stalls.due(self.lines.in_use))
 
     @property
+    def hopes(self) -> bool:
+        """Something waits that may go on as soon as a process has ended: `tick` and `push` find that out."""
+        waits = self.state is State.SETTLING and self._too_early
+        lates = [*self.work.pieces.lates, *(self._late if waits else ())]
+        return any(late.peer.provable for late in lates)
+
+    @property
     def _too_early(self) -> bool:
-        return self._clock() < self._not_before
+        return bool(still_coming(self._late, self._clock()))
+
+    def _late_from(self, peer: Peer) -> Late:
+        """A link to this peer has died now."""
+        return Late(self._clock() + self.survival.late_write_seconds, peer)
 
     @property
     def _waits(self) -> bool:
@@ -212,9 +238,10 @@ class Bundle:
 
     # --- Lines come and go
 
-    def begin_without(self, why: str) -> None:
-        """Take over from a link that has died, over which what is in the trail was written."""
+    def begin_without(self, why: str, peer: Peer = UNKNOWN) -> None:
+        """Take over from a link to `peer` that has died, over which what is in the trail was written."""
         assert self.state is State.DOWN
+        self._adopted = self._late_from(peer)
         self.why = why
         self._was_up = True
         self._lose_all()
@@ -237,7 +264,7 @@ class Bundle:
         del lines.by_slot[line.number]
         line.traffic.asks.drop()
         self.why = why
-        self._left_behind(self.work.pieces.end_on(line))
+        self._left_behind(self.work.pieces.end_on(line), self._late_from(line.peer))
         in_use = line in lines.in_use
         if self.state is State.MENDING and in_use:
             self._break_off()
@@ -252,18 +279,18 @@ class Bundle:
             lines.state = State.SETTLING
         self._changed()
 
-    def _left_behind(self, pieces: list[Piece]) -> None:
+    def _left_behind(self, pieces: list[Piece], late: Late) -> None:
         """These were under way on a line that has died."""
         for piece in pieces:
             if piece.task is not None:
                 self.work.pieces.lose(piece)
                 if piece.losses < MOST_LOSSES:
-                    self.work.orphan(piece)
+                    self.work.orphan(piece, late)
                     continue
                 times = f"{piece.losses} connections in a row were lost over this"
                 piece.done(piece, Outcome(Errno.EIO, f"{times}, the last: {self.why}"))
             elif piece.writes:  # what was written again may come on top of what is newer
-                self._not_before = self._clock() + self.survival.late_write_seconds
+                self._late.append(late)
             elif piece.ask.command is Cmd.FLUSH:
                 self.work.flushes.lost()
 
@@ -310,10 +337,7 @@ class Bundle:
 
     def end(self) -> None:
         """Nobody asks any more. If what was written is in doubt, others have to be told."""
-        losses = self._trail.losses
-        if self.survival.unflushed is Doubt.ASSUME_DURABLE and self._total_loss:
-            losses.is_durable(self._trail)
-        losses.give_up(self._trail, NEVER_BACK)
+        self._trail.losses.give_up(self._trail, NEVER_BACK)
 
     def give_up(self, why: str) -> None:
         """There will be no line any more: everything fails."""
@@ -327,6 +351,7 @@ class Bundle:
     def _mend(self) -> None:
         """Nothing is under way any more: put the lines in order."""
         self.lines.state = State.MENDING
+        self._late = []
         self.lines.use_staying()
         self._gate = None
         steps = recovery(self.work, restarted=self._total_loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.scan.asks import Ask, Done, Outcome
@@ -17,13 +18,19 @@ SPARE = -1
 
 class Line:
     """A link that is asked. `number` is its place in the bundle; `ids` are the bundle's ids of the meta
-    contexts, by name, into which those of the link are turned.
+    contexts, by name, into which those of the link are turned; `peer` is who is at its other end.
     """
 
     def __init__(
-        self, number: int, export: Export, dialect: Dialect, ids: Mapping[str, int]
+        self,
+        number: int,
+        export: Export,
+        dialect: Dialect,
+        ids: Mapping[str, int],
+        peer: Peer = UNKNOWN,
     ) -> None:
         self.number = number
+        self.peer = peer
         self.traffic = Traffic(plan(offer(view_of(export), structured=False), export, dialect))
         self.scan = reply_scan(self.traffic)
         self._ids = {each.id: ids[each.name] for each in export.contexts if each.name in ids}

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.protocol.commands import WRITE_CLASS
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.ports import Task
 from gateway.relay.scan.asks import Ask, Outcome
+from gateway.relay.scan.fences import Late, still_coming
 
 SUSPECT_LOSSES = 3
 """From so many on a piece goes with no other: of all that were under way each time, only the one that takes the
@@ -52,10 +53,12 @@ class Piece:
     """How many lines have died while it was under way."""
     unknown: int = 0
     """How often it may have been done, or may be done yet, on a line that died."""
-    lost_at: float = -math.inf
-    """When that was, in seconds."""
+    lates: list[Late] = field(default_factory=list)
+    """Those lines: as long as it may be done there, it is not asked again."""
     not_before: float = AT_ONCE
-    """When it may go, in seconds."""
+    """When it may go at the latest, in seconds; sooner, if nothing of its `lates` can come any more."""
+    asked: int | None = None
+    """What `Losses.asked` gave when it was sent last."""
     line: Line | None = None
     """The one that it is under way on."""
 
@@ -101,9 +104,14 @@ class Pieces:
         return [piece for piece in (*self.under_way, *self.held) if piece.writes]
 
     @property
-    def put_off(self) -> int:
-        """How many are held until their time has come."""
-        return sum(AT_ONCE < piece.not_before < WHEN_FLUSHED for piece in self.held)
+    def put_off(self) -> list[Piece]:
+        """Those that are held until their time has come."""
+        return [piece for piece in self.held if AT_ONCE < piece.not_before < WHEN_FLUSHED]
+
+    @property
+    def lates(self) -> set[Late]:
+        """What those wait for."""
+        return {late for piece in self.put_off for late in piece.lates}
 
     def release(self) -> Iterator[Piece]:
         """Give those held that may go by now, in the order in which they came. Each has to begin before the
@@ -193,9 +201,10 @@ class Pieces:
         return dropped
 
     def time_has_come(self, now: float) -> None:
-        """Let those go that waited for this time."""
-        for piece in self.held:
-            if piece.not_before <= now:
+        """Let those go that waited for this time, or for what cannot come any more."""
+        coming = set(still_coming(self.lates, now))
+        for piece in self.put_off:
+            if piece.not_before <= now or coming.isdisjoint(piece.lates):
                 piece.not_before = AT_ONCE
 
     @property

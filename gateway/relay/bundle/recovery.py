@@ -7,12 +7,14 @@ may come late as well: the next one begins when that can hardly be any more.
 1. What was acknowledged and is not flushed. If a line has been there all the time, a FLUSH over it makes all
    of it durable (there are several lines only before servers that flush for all connections). If all lines
    have died, the server may have started anew, and `Survival.unflushed` says what then.
-2. What was asked and not answered. Reads need nothing: they are asked again. Of a write only its reply, or
-   proof that the old server is gone, would be a fence, and we have neither; closing a connection is none. So
-   it is looked for where it should be. If it is there, it is done (unless it is zeros, which may have been
-   there before, and undo what is newer when they come at last). If not, it is asked again, after
-   `late_write_seconds` from the loss, in which whatever overlaps it waits: that the old one comes later
-   still, on top of something newer, can be made unlikely and not impossible, so it is logged.
+2. What was asked and not answered. Reads need nothing: they are asked again. A write may have been done, or be
+   done yet: the end of its connection stops nothing, only the end of the process that was asked (`Late`, which
+   asks the link's `gateway.peer`). So it is read back. If it is there, it is done and answered. But the same
+   bytes may have been there before, and come once more: so until they can hardly come any more,
+   `late_write_seconds` from the loss, a fence keeps away whatever writes over them (`scan.fences`), for all
+   sessions of the disk. If it is not there (or is zeros, which are everywhere, or was asked twice), it is asked
+   again after the same time, in which whatever overlaps it waits. That an old write comes later still, on top
+   of something newer, can be made unlikely and not impossible, so both are logged.
 3. Lines that are new are used from now on; what was written before over others is flushed first.
 """
 
@@ -27,6 +29,7 @@ from gateway.relay.bundle.mending import Asked, Steps
 from gateway.relay.bundle.pieces import Piece
 from gateway.relay.bundle.work import Work
 from gateway.relay.scan.asks import Ask, Data, Outcome
+from gateway.relay.scan.fences import still_coming
 from gateway.relay.unflushed import Written, digest_of
 from gateway.upstream.mode import Doubt, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
@@ -177,23 +180,29 @@ def _surely(ask: Ask) -> Ask:
 
 def _unanswered(work: Work) -> Steps:
     again: list[Piece] = []
+    found: list[Piece] = []
     for piece in [piece for piece in work.pieces.orphans if piece.writes and piece.unknown]:
         if work.survival.unknown_writes is Unanswered.EIO:
             text = "the connection to the server was lost before it answered"
             work.settle(piece, Outcome(Errno.EIO, text))
         elif (yield from _was_done(work, piece)):
+            if _fence(work, piece):
+                found.append(piece)
             if piece.ask.flags & CmdFlag.FUA:
                 continue  # it is there, and must be durable: it is asked again at once, which changes nothing
             work.settle(piece, Outcome())
         else:
             piece.ask = _surely(piece.ask)
             again.append(piece)
+    if found:
+        text = "writes whose answers were lost are there; newer ones over them wait: the old may still come"
+        _say_what_waits(work, text, found)
     if again:
         _put_off(work, again)
 
 
 def _was_done(work: Work, piece: Piece) -> _Question:
-    """Say whether a write is where it should be, and will not come again.
+    """Say whether a write is where it should be.
 
     Zeros are everywhere: that they are there says nothing about who wrote them. Nor do we know which of two has
     come that were asked.
@@ -205,13 +214,31 @@ def _was_done(work: Work, piece: Piece) -> _Question:
 
 
 def _put_off(work: Work, pieces: list[Piece]) -> None:
-    now, late = work.clock(), work.survival.late_write_seconds
+    now = work.clock()
     for piece in pieces:
-        if piece.lost_at + late > now:
-            piece.not_before = piece.lost_at + late
-    work.say(
+        if coming := still_coming(piece.lates, now):
+            piece.not_before = max(late.until for late in coming)
+    _say_what_waits(
+        work,
         "writes whose answers were lost are issued again: the old ones may still come, and undo newer ones",
+        pieces,
+    )
+
+
+def _fence(work: Work, piece: Piece) -> bool:
+    """Keep newer writes away from where this one may come once more; say whether it may."""
+    coming = still_coming(piece.lates, work.clock())
+    for late in coming:
+        work.fences.add(piece.ask.offset, piece.ask.end, late)
+    return bool(coming)
+
+
+def _say_what_waits(work: Work, text: str, pieces: list[Piece]) -> None:
+    now = work.clock()
+    coming = still_coming({late for piece in pieces for late in piece.lates}, now)
+    work.say(
+        text,
         writes=len(pieces),
         bytes=sum(piece.ask.length for piece in pieces),
-        wait_seconds=round(max(0.0, max(piece.lost_at for piece in pieces) + late - now), 1),
+        wait_seconds=round(max((late.until - now for late in coming), default=0.0), 1),
     )

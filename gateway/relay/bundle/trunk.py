@@ -30,8 +30,10 @@ from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.wire import Wire, Wires
+from gateway.relay.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
 from gateway.relay.losses import Debt, Trail
 from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.scan.traffic import Traffic
 from gateway.relay.unflushed import KEPT
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.negotiation import Link, Negotiation, Terms
@@ -88,6 +90,8 @@ class Trunk:
         self.closed = trio.Event()
         """And all of them have been closed."""
         self.retired = False
+        self.loose = False
+        """A link is lost: no other disk waits for what is asked here (`gateway.relay.scan.locks`)."""
         self._ids = {context.name: context.id for context in first.export.contexts}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -105,6 +109,7 @@ class Trunk:
             survival=mode.survival,
             say=self._say,
             changed=self._note_change,
+            fences=disk.fences,
         )
         self._wires = Wires(self.bundle, hub, self._gone)
         self._links: dict[Line, Link] = {}
@@ -139,7 +144,7 @@ class Trunk:
         """Begin with the first link gone."""
         self._log.warning("upstream connection lost", why=why, left=0)
         self._places[0] = self.first.place
-        self.bundle.begin_without(why)
+        self.bundle.begin_without(why, self.first.peer)
         self._hub.start_soon(self._keep)
 
     async def restored(self) -> None:
@@ -250,7 +255,7 @@ class Trunk:
 
     def _use(self, slot: int, link: Link) -> None:
         self.pauses[slot].made(trio.current_time())
-        line = Line(slot, link.export, link.dialect, self._ids)
+        line = Line(slot, link.export, link.dialect, self._ids, link.peer)
         self._links[line] = link
         if slot != SPARE:
             self._places.setdefault(slot, link.place)
@@ -271,6 +276,7 @@ class Trunk:
         while True:
             while slot in self.bundle.lines.by_slot:
                 await self._next_change()
+            self._loosen()
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
             link = await self._link_again(slot)
@@ -314,7 +320,27 @@ class Trunk:
 
     # --- Time
 
+    def _loosen(self) -> None:
+        """A link is lost. What was under way is waited for by this disk's own sessions alone."""
+        self.loose = True
+        for traffic in self._traffics:
+            traffic.locks.loosen(traffic.in_flight)
+            traffic.locks.tell()
+        self._tighten_if_up()
+
+    def _tighten_if_up(self) -> None:
+        if self.loose and self.bundle.state is State.UP:
+            self.loose = False
+            for traffic in self._traffics:
+                traffic.locks.tighten(traffic.in_flight)
+
+    @property
+    def _traffics(self) -> list[Traffic]:
+        traffics = [joined.port.traffic for joined in self.joined]
+        return [traffic for traffic in traffics if traffic is not None]
+
     def _note_change(self) -> None:
+        self._tighten_if_up()
         self._changed.set()
         self._changed = trio.Event()
 
@@ -334,9 +360,12 @@ class Trunk:
                 self._give_up(f"the connection to the server was lost{waited}: {why}")
                 return
             changed = self._changed
-            with trio.move_on_at(min(gives_up_at, bundle.due)):
+            look_at = math.inf
+            if bundle.hopes:
+                look_at = trio.current_time() + LOOK_FOR_ENDS_SECONDS
+            with trio.move_on_at(min(gives_up_at, bundle.due, look_at)):
                 await changed.wait()
-            if bundle.due <= trio.current_time():
+            if min(bundle.due, look_at) <= trio.current_time():
                 bundle.tick()
                 self.push()
 
@@ -435,6 +464,12 @@ class Joined:
     def rung(self) -> Rung:
         """How much of the protocol the server was found to bear."""
         return self.trunk.first.rung
+
+    def serve(self, traffic: Traffic) -> None:
+        """Have it as a session's way upstream."""
+        self.port.traffic = traffic
+        if self.trunk.loose:
+            traffic.locks.loosen(traffic.in_flight)
 
     def ask(self, ask: Ask, done: Done) -> None:
         """Ask the upstream; `done` is called once, from `wake` of the port."""

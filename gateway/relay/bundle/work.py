@@ -24,6 +24,7 @@ from gateway.relay.bundle.ports import Port, Ports, Task
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.losses import Trail, is_loss
 from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.unflushed import Keep, Unflushed
 from gateway.upstream.mode import Doubt, Survival
 from gateway.wire.constants import Cmd, CmdFlag, Errno
@@ -60,10 +61,12 @@ class Work:
         stalls: Stalls,
         clock: Callable[[], float],
         say: Callable[[str, Mapping[str, object]], None],
+        fences: Fences,
     ) -> None:
         self.export = export
         self.lines = lines
         self.trail = trail
+        self.fences = fences
         trail.lost = self._fail_unfinished
         self.survival = survival
         self.ports = Ports()
@@ -87,14 +90,14 @@ class Work:
 
     # --- Tasks
 
-    def adopt(self, port: Port, ask: Ask, done: Done) -> None:
-        """Have it asked again, that was asked over a link that is gone."""
+    def adopt(self, port: Port, ask: Ask, done: Done, late: Late) -> None:
+        """Have it asked again, that was asked over a link that is gone, and may come from there `late`."""
         task = Task(ask, done, port)
         if ask.command is Cmd.FLUSH:
             self._flush(task)
         else:
             task.expect(1)
-            self.orphan(Piece(ask, self._answered, task))
+            self.orphan(Piece(ask, self._answered, task), late)
 
     def go_on(self) -> None:
         """Send what may be sent."""
@@ -108,9 +111,7 @@ class Work:
         lines, pieces = len(self.lines.in_use), self.pieces
         count = len(pieces.under_way) + len(pieces.held)
         if count >= LINE_COMMANDS * lines:
-            count -= (
-                pieces.put_off
-            )  # that takes nobody's place: it may be much, and its time is long
+            count -= len(pieces.put_off)  # that takes nobody's place: much, perhaps, and for long
         return count < LINE_COMMANDS * lines and pieces.bytes < LINE_BYTES * lines
 
     def _must_flush_first(self, ask: Ask) -> bool:
@@ -191,6 +192,7 @@ class Work:
         spare = self.lines.spare
         if line.stalled and spare is not None and self._may_be_read_elsewhere(piece):
             line = spare
+        piece.asked = self.trail.losses.asked()
         self.pieces.begin(piece, line)
         self._ask_line(line, piece)
 
@@ -215,7 +217,7 @@ class Work:
     def _answered(self, piece: Piece, outcome: Outcome) -> None:
         """A piece of a task has its answer."""
         if piece.writes and not outcome.error:
-            self._note_written(piece.ask)
+            self._note_written(piece)
         self._part_done(piece, outcome)
 
     def _answered_whole(self, piece: Piece, outcome: Outcome) -> None:
@@ -225,7 +227,7 @@ class Work:
         if outcome.error or not self.export.can_flush:
             self._answered(piece, outcome)
             return
-        self._note_written(piece.ask)
+        self._note_written(piece)
         # It keeps others away until then, as one that waits.
         piece.not_before = WHEN_FLUSHED
         self.pieces.held.insert(0, piece)
@@ -236,14 +238,15 @@ class Work:
 
         self.flushes.want(flushed)
 
-    def _note_written(self, ask: Ask) -> None:
+    def _note_written(self, piece: Piece) -> None:
+        ask = piece.ask
         if self.trail.losses.tainted:
             self.trail.losses.written(ask.offset, ask.end)
         if self.export.can_flush:
             if ask.flags & CmdFlag.FUA:
                 self.unflushed.replaced(ask)
             else:
-                self.unflushed.add(ask)
+                self.unflushed.add(ask, piece.asked)
 
     def _part_done(self, piece: Piece, outcome: Outcome) -> None:
         task = piece.task
@@ -280,10 +283,11 @@ class Work:
 
     # --- What lines leave behind
 
-    def orphan(self, piece: Piece) -> None:
+    def orphan(self, piece: Piece, late: Late) -> None:
         """A piece has no answer, and will have none: it may have been done, or may be done yet."""
-        piece.unknown += piece.writes
-        piece.lost_at = self.clock()
+        if piece.writes:
+            piece.unknown += 1
+            piece.lates.append(late)
         self.pieces.orphans.append(piece)
 
     def settle(self, piece: Piece, outcome: Outcome) -> None:

@@ -24,6 +24,7 @@ start of the upstream's (`offer.base`), offsets are the client's until they are 
     translate.py  and what they do, one generator for each
     carrying.py   what is under way when a link dies becomes jobs that ask another
     locks.py      ranges that a read-modify-write has to itself
+    fences.py     ranges over which nobody writes, for an old write may come late
     extents.py    block status as proto.md wants it
 
 The contract of a scanner, which the hub and the tests rely on:

@@ -105,11 +105,17 @@ class Asks:
         memory, trail = self._traffic.memory, self._traffic.trail
         if ask.command is Cmd.FLUSH:
             if memory is not None:
-                memory.remember()  # what was answered before
+                memory.remember(self._traffic.last_cookie)  # what was answered before
             if trail is not None:
                 trail.losses.answered(trail, self._sent.pop(ours), outcome.error, outcome.text)
         elif memory is not None and not outcome.error:
-            memory.succeeded(ours, ask.flags << 16 | ask.command, ask.offset, ask.length)
+            memory.succeeded(
+                ours,
+                ask.flags << 16 | ask.command,
+                ask.offset,
+                ask.length,
+                self._traffic.last_cookie,
+            )
         done(outcome)
 
     def drop(self) -> None:

@@ -99,7 +99,7 @@ def _begin_again(
         if command in WRITE_CLASS:
             traffic.in_flight[ours] = entry
             job = _in_table(job, traffic, ours)
-    traffic.jobs.start(cookie, word, asked, moved(job, base), cost=len(data))
+    traffic.jobs.start(cookie, word, asked, moved(job, base), cost=len(data), begun=True)
 
 
 def _again(ask: Ask) -> Job:

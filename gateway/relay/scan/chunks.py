@@ -172,7 +172,7 @@ class ChunkReplies(Replies):
         if pos > run:
             out.append(view[run:pos])
         if memory is not None and answered:
-            memory.remember()
+            memory.remember(self.traffic.last_cookie)
         return pos
 
     def _begin(self, entry: Entry, payload_left: int, data_end: int, *, done: bool) -> None:
@@ -420,7 +420,7 @@ class ChunkReplies(Replies):
         if failed:
             memory.forget(ours, length)
         else:
-            memory.succeeded(ours, word, offset, length)
+            memory.succeeded(ours, word, offset, length, self.traffic.last_cookie)
 
     def _done(self, ours: int, entry: Entry, out: Out) -> None:
         """End a reply, or say what is missing of it."""

@@ -109,6 +109,8 @@ class Running:
     """The FLUSH that it stands for: the client's, or that of a hook."""
     waits: bool = False
     """It has nothing in flight here: it waits for a range, for hooks, or for what it asks elsewhere."""
+    begun: bool = False
+    """It was sent before, over a link that has died: no fence is for it."""
 
 
 class Jobs:
@@ -143,8 +145,10 @@ class Jobs:
     def __bool__(self) -> bool:
         return bool(self._running)
 
-    def start(self, cookie: int, word: int, offset: int, job: Job, *, cost: int) -> None:
-        """Begin a job for a command of the client; `cost` in bytes."""
+    def start(
+        self, cookie: int, word: int, offset: int, job: Job, *, cost: int, begun: bool = False
+    ) -> None:
+        """Begin a job for a command of the client; `cost` in bytes. `begun`: it was sent before."""
         flush = self._traffic.debt.read() if word & 0xFFFF == Cmd.FLUSH else None
 
         def done(answer: Answer) -> None:
@@ -153,7 +157,7 @@ class Jobs:
                 answer = Answer(*debt.losses.answer(flush, answer.error, answer.text))
             self._traffic.to_client += self._encoded(cookie, word, offset, answer)
 
-        self._start(Running(job, cost, done, flush=flush))
+        self._start(Running(job, cost, done, flush=flush, begun=begun))
 
     def ask(self, job: Job, done: Callable[[Answer], None]) -> None:
         """Begin a job for a hook, which holds the data; `done` is called with its answer, and never raises."""
@@ -191,24 +195,51 @@ class Jobs:
             while True:
                 step = running.job.send(running.outcomes) if running.outcomes else next(running.job)
                 running.outcomes = []
-                if isinstance(step, Claim):
-                    if not self._claim(running, step):
-                        return
-                elif isinstance(step, Settled):
-                    if not self._settled(running):
-                        return
-                elif isinstance(step, Outside):
-                    if step.command in _LASTS:
-                        running.losses_seen = self._traffic.debt.losses_seen
-                    running.waits = True
-                    self.waiting += 1
-                    self.outside(running, step)
-                    return
-                else:
-                    self._send(running, step)
+                if not self._take(running, step):
                     return
         except StopIteration as end:
             self._end(running, end.value)
+
+    def _take(self, running: Running, step: list[Ask] | Claim | Settled | Outside) -> bool:
+        """Take a step; say whether the job goes on at once."""
+        if isinstance(step, Settled):
+            return self._settled(running)
+        if isinstance(step, Outside):
+            if step.command in _LASTS:
+                running.losses_seen = self._traffic.debt.losses_seen
+            self._wait(running)
+            self.outside(running, step)
+            return False
+        if not running.begun and self._traffic.fences and self._fenced(running, step):
+            return False
+        if isinstance(step, Claim):
+            return self._claim(running, step)
+        self._send(running, step)
+        return False
+
+    def _fenced(self, running: Running, step: list[Ask] | Claim) -> bool:
+        """Have a step wait for fences, if it is going to write where there are any. It waits before it claims,
+        so that nobody waits for it in turn.
+        """
+        ranges = (
+            [step] if isinstance(step, Claim) else [a for a in step if a.command in WRITE_CLASS]
+        )
+        if not ranges:
+            return False
+        start = min(each.start if isinstance(each, Claim) else each.offset for each in ranges)
+        end = max(each.end for each in ranges)
+        if not self._traffic.fences.bar(start, end):
+            return False
+
+        def go_on() -> None:
+            if running in self._running:
+                self._wait_no_more(running)
+                if self._take(running, step):
+                    self._go_on(running)
+
+        self._wait(running)
+        self._traffic.fences.wait(start, end, lambda: self.woken(go_on))
+        return True
 
     def _claim(self, running: Running, claim: Claim) -> bool:
         def go_on() -> None:
@@ -221,8 +252,7 @@ class Jobs:
         running.claims.append(held)
         granted = self._locks.claim(held)
         if not granted:
-            running.waits = True
-            self.waiting += 1
+            self._wait(running)
         return granted
 
     def _settled(self, running: Running) -> bool:
@@ -239,9 +269,12 @@ class Jobs:
         if debt.losses.settle(flush, lambda: self.woken(take_up)):
             running.outcomes = [Outcome(flush.error, flush.text)]
             return True
+        self._wait(running)
+        return False
+
+    def _wait(self, running: Running) -> None:
         running.waits = True
         self.waiting += 1
-        return False
 
     def _wait_no_more(self, running: Running) -> None:
         self.waiting -= running.waits
@@ -251,8 +284,7 @@ class Jobs:
         running.outcomes = [_NOT_YET] * len(asks)
         running.missing = len(asks)
         if self._elsewhere:
-            running.waits = True
-            self.waiting += 1
+            self._wait(running)
         debt = self._traffic.debt
         for number, ask in enumerate(asks):
             settle = partial(self._settle, running, number, ask.command in WRITE_CLASS)

@@ -16,8 +16,10 @@ from typing import Protocol
 from gateway.protocol.commands import WRITE_CLASS
 from gateway.relay.losses import Trail
 from gateway.relay.scan.locks import Entry
+from gateway.relay.unflushed import LONG_AGO
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.limits import MIB
+from gateway.wire.ranges import Range
 
 MAX_KEPT_BYTES = 32 * MIB
 """Data of WRITEs that is kept until they are answered, before no further request is begun. One of any size is
@@ -44,11 +46,14 @@ Kept = bytearray | list[tuple[Pinned, memoryview]]
 class Memory:
     """Of one session, over one link; what is acknowledged goes to its `trail`."""
 
-    __slots__ = ("_losses", "_unflushed", "answered", "kept", "kept_bytes")
+    __slots__ = ("_last_up", "_losses", "_old", "_unflushed", "answered", "kept", "kept_bytes")
 
     def __init__(self, trail: Trail) -> None:
         self._losses = trail.losses
         self._unflushed = trail.unflushed
+        self._last_up = trail.losses.asked()
+        self._old = 0
+        """Our cookies up to this one may have been asked before another link to the disk came up."""
         self.kept: dict[int, Kept] = {}
         """Our cookie -> data of a client's WRITE that is not answered."""
         self.kept_bytes = 0
@@ -80,23 +85,39 @@ class Memory:
             self.forget(ours, 0)
         self.kept_bytes = 0
 
-    def succeeded(self, ours: int, word: int, offset: int, length: int) -> None:
-        """A command without data in its reply has succeeded, which is no FLUSH."""
+    def _look_for_links(self, last_cookie: int) -> None:
+        """See whether another link has come up: it knows nothing of what was asked before, whenever we hear
+        the answer.
+        """
+        last_up = self._losses.asked()
+        if last_up != self._last_up:
+            self._last_up, self._old = last_up, last_cookie
+
+    def _note(self, ranges: list[Range], *, old: bool) -> None:
+        self._unflushed.note(ranges, LONG_AGO if old else self._last_up)
+
+    def succeeded(self, ours: int, word: int, offset: int, length: int, last_cookie: int) -> None:
+        """A command without data in its reply has succeeded, which is no FLUSH. `last_cookie`: the newest of
+        ours.
+        """
+        self._look_for_links(last_cookie)
         if word & 0xFFFF in WRITE_CLASS:
             self.forget(ours, length)
             if not word & _FUA:
-                self._unflushed.note([(offset, offset + length)])
+                self._note([(offset, offset + length)], old=ours <= self._old)
             if self._losses.tainted:
                 self._losses.written(offset, offset + length)
 
-    def remember(self) -> None:
+    def remember(self, last_cookie: int) -> None:
         """Do the same for all that are `answered`."""
-        kept = self.kept
-        noted = []
+        self._look_for_links(last_cookie)
+        kept, old = self.kept, self._old
+        noted: list[Range] = []
+        noted_old: list[Range] = []
         freed = 0
         for ours, (_cookie, word, offset, length) in self.answered:
             if word & 0xFFFF != _WRITE:
-                self.succeeded(ours, word, offset, length)
+                self.succeeded(ours, word, offset, length, last_cookie)
                 continue
             data = kept.pop(ours)
             freed += length
@@ -104,10 +125,12 @@ class Memory:
                 for segment, _view in data:
                     segment.unpin()
             if not word & _FUA:
-                noted.append((offset, offset + length))
+                (noted if ours > old else noted_old).append((offset, offset + length))
             if self._losses.tainted:
                 self._losses.written(offset, offset + length)
         self.kept_bytes -= freed
         if noted:
-            self._unflushed.note(noted)
+            self._note(noted, old=False)
+        if noted_old:
+            self._note(noted_old, old=True)
         self.answered.clear()

@@ -233,7 +233,7 @@ class Replies:
             if error:
                 memory.forget(ours, length)
             else:
-                memory.succeeded(ours, word, asked, length)
+                memory.succeeded(ours, word, asked, length, self.traffic.last_cookie)
         if error:
             out.append(self._client.failure(cookie, asked, normal_error(word, error)))
         else:
@@ -307,7 +307,7 @@ class SimpleReplies(Replies):
         if pos > run:
             out.append(view[run:pos])
         if memory is not None and answered:
-            memory.remember()
+            memory.remember(self.traffic.last_cookie)
         return pos
 
     def _look_at(

@@ -17,6 +17,7 @@ from gateway.protocol.table import ALL_COMMANDS
 from gateway.relay.losses import Debt, Losses, Trail
 from gateway.relay.scan.asks import Ask, Asks, Done
 from gateway.relay.scan.early import Early
+from gateway.relay.scan.fences import Fences
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
@@ -77,6 +78,7 @@ class Traffic:
         "backlog",
         "debt",
         "early",
+        "fences",
         "gate",
         "held",
         "in_flight",
@@ -127,6 +129,8 @@ class Traffic:
         """Why the first of each would have been."""
         self.locks = locks or RangeLocks()
         self.locks.join(self.in_flight)
+        self.fences = Fences()
+        """Where this session may not write for a while."""
         self.asks = Asks(self)
         self.jobs = Jobs(
             self,

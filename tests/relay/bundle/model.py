@@ -15,7 +15,9 @@ these additions:
 - In the other modes nothing fails, and nothing is lost: with `replay` whatever the server does, with
   `assume-durable` while it does not restart.
 - A write whose connection died may fail with `unknown_writes = "eio"`; then it may happen at any time.
-- A command of a dead connection is carried out up to `late_write_seconds` later, if its server lives on.
+- A command of a dead connection is carried out up to `late_write_seconds` later, if its server lives on. That
+  may be a WRITE of bytes that were there before, so that nobody can tell by the disk whether it was done.
+- `late_write_seconds` is waited for, but not when the server is known to have ended (`World.known_ends`).
 
 One random number generator decides everything, so a seed is a schedule. The stripe and the disk are small, and
 so are the bounds on what is under way, so that everything that can be in the way of something is.
@@ -36,6 +38,7 @@ from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.ports import Port
 from gateway.relay.losses import Losses, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
+from gateway.relay.scan.fences import Fences
 from gateway.relay.scan.plan import Plan, plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.unflushed import KEPT, Era
@@ -74,7 +77,7 @@ FLAGS = (
 )
 
 WRITES = (Cmd.WRITE, Cmd.WRITE_ZEROES, Cmd.TRIM)
-COMMANDS = (
+COMMANDS: tuple[Cmd, ...] = (
     *(Cmd.READ,) * 6,
     *(Cmd.WRITE,) * 8,
     *(Cmd.WRITE_ZEROES,) * 2,
@@ -83,6 +86,8 @@ COMMANDS = (
     Cmd.CACHE,
     Cmd.BLOCK_STATUS,
 )
+REPEATED = (*(Cmd.READ,) * 3, *(Cmd.WRITE,) * 6, Cmd.FLUSH)
+"""Those where the same is written again and again."""
 TELLING = (Doubt.STICKY, Doubt.VERIFY)
 """Modes in which a loss is told."""
 
@@ -131,8 +136,8 @@ class Write:
     ended: int = NEVER
     laid: int = NEVER
     """When the bundle had its answer, which its session takes later."""
-    seen: int = NEVER
-    """When it had been read: it has happened then, and does not happen again."""
+    seen: dict[int, int] = field(default_factory=dict)
+    """By block, when it had been read: there it has happened then, and does not happen again."""
     flushed: bool = False
     loss: Loss | None = None
 
@@ -164,15 +169,17 @@ class History:
         """Say whether a READ that began then may be given a value now; it is given then."""
         writes = self._of[block]
         last = max((w.began for w in writes if w.ended < began and w.certain(session)), default=-9)
-        left = [w for w in writes if min(w.ended, w.seen) >= last]
+        left = [w for w in writes if min(w.ended, w.seen.get(block, NEVER)) >= last]
         if any(w.value is None for w in left):
             left = writes
-        for write in left:
-            if write.value == value:
-                if value:  # else it may have been another one
-                    write.seen = min(write.seen, self.now)
-                return True
-        return False
+        found = [write for write in left if write.value == value]
+        if value and len(found) == 1:  # else it may have been another one
+            found[0].seen.setdefault(block, self.now)
+        return bool(found)
+
+    def last(self, block: int) -> Write:
+        """Give what was asked last to be written there."""
+        return self._of[block][-1]
 
     def check_stable(self, write: Write, server: Server, why: str) -> None:
         for block in write.blocks:
@@ -274,7 +281,18 @@ class Session:
         world = self._world
         world.history.now += 1
         command = self._command(ask)
-        world.bundle.ask(self.port, ask, self._done(command))
+        done = self._done(command)
+        fences = self.traffic.fences
+        if ask.command in WRITES and fences.bar(ask.offset, ask.end):
+            world.fenced += 1
+
+            def go_on() -> None:
+                if not self.over:
+                    world.bundle.ask(self.port, ask, done)
+
+            fences.wait(ask.offset, ask.end, go_on)
+        else:
+            world.bundle.ask(self.port, ask, done)
 
     def adopt(self, ask: Ask) -> None:
         """Have something be under way that was asked over a link that is gone."""
@@ -340,7 +358,7 @@ class Session:
 
     def _some_ask(self) -> Ask:
         random = self._random
-        command = random.choice(COMMANDS)
+        command = random.choice(self._world.commands)
         if command is Cmd.FLUSH or (
             command is Cmd.BLOCK_STATUS and not self._world.framing.chunked
         ):
@@ -354,7 +372,11 @@ class Session:
             start, count = random.choice(((0, BLOCKS), (1, BLOCKS - 2), (3, BLOCKS - 8)))
         data, flags = b"", 0
         if command is Cmd.WRITE:
-            data = content(self._world.new_value(), count)
+            value = self._world.new_value()
+            there = self._world.history.last(start)
+            if there.value and random.random() < self._world.same:  # its bytes, once more
+                start, count, value = there.blocks.start, len(there.blocks), there.value
+            data = content(value, count)
         if command in WRITES and random.random() < 0.3:
             flags |= CmdFlag.FUA
         if command is Cmd.WRITE_ZEROES and random.random() < 0.3:
@@ -446,8 +468,8 @@ class Watched(Losses):
         super().__init__()
         self._history = history
 
-    def _lose(self, taken: Mapping[Trail, list[Era]], why: str) -> None:
-        super()._lose(taken, why)
+    def _lose(self, taken: Mapping[Trail, list[Era]], why: str, *, said: bool = False) -> None:
+        super()._lose(taken, why, said=said)
         if any(taken.values()):
             self._history.find()
 
@@ -457,10 +479,23 @@ class Watched(Losses):
             self._history.find()  # nothing is lost; those who asked are told all the same
 
 
+class Process:
+    """What is known of the server that a line leads to."""
+
+    provable = True
+    ended = False
+
+    def gone(self) -> bool:
+        return self.ended
+
+    def serves(self, sock: object) -> None:
+        pass
+
+
 class World:
     """A server, a bundle and its sessions."""
 
-    def __init__(self, seed: int, doubt: Doubt | None = None) -> None:
+    def __init__(self, seed: int, doubt: Doubt | None = None, *, repeats: bool = False) -> None:
         self.random = random = Random(seed)
         self.now = 0.0
         self.count = random.choice((1, 1, 2, 3, 4))
@@ -480,10 +515,17 @@ class World:
         )
         self.sessions: list[Session] = []
         # Much is late, in few places: what comes late is on top of something newer then.
-        self.sluggish = random.random() < 0.3
+        self.sluggish = random.random() < 0.3 or repeats
         if self.sluggish:
             self.unknown, self.late_seconds = Unanswered.REISSUE, LATE_SECONDS
             self.deadly, self.hot = 0.02, 3
+        self.same = random.choice((0, 0.2))
+        """How likely a WRITE is of what is there."""
+        self.commands = COMMANDS
+        self.repeats = self.sluggish and (random.random() < 0.5 or repeats)
+        if self.repeats:
+            # And much of it is there already, in one place: then it is found, and comes late all the same.
+            self.same, self.hot, self.commands = 0.5, 1, REPEATED
         self.history = History(self._answered_writes)
         weak = not self.strong and random.random() < 0.7
         self.server = Server(random, weak=weak, by_range=not self.strong)
@@ -492,6 +534,7 @@ class World:
             self.server.flushes_that_fail = 1
         self.server.note_failed = self._note_failed
         self.losses = Watched(self.history)
+        self.fences = Fences()
         self.said: list[str] = []
         self.bundle = Bundle(
             self.export,
@@ -507,6 +550,7 @@ class World:
                 late_write_seconds=self.late_seconds,
             ),
             say=lambda what, _details: self.said.append(what),
+            fences=self.fences,
         )
         ports_of_it = self.bundle.work.ports
         lay = ports_of_it.answer
@@ -524,6 +568,10 @@ class World:
         self.deaths = 0
         self.restarts = 0
         self.late_done = 0
+        self.fenced = 0
+        """Writes that have waited for a fence."""
+        self.process = Process()
+        self.known_ends = random.random() < 0.5
         self.came = 0
         self.adopted = False
         self.sessions += [Session(self) for _ in range(random.randint(1, 3))]
@@ -559,7 +607,8 @@ class World:
         return self.now + self.late_seconds * self.random.random() if self.late_seconds else None
 
     def _new_line(self, number: int) -> Line:
-        return Line(number, self.export, Dialect(), {"base:allocation": OUR_CONTEXT})
+        ids = {"base:allocation": OUR_CONTEXT}
+        return Line(number, self.export, Dialect(), ids, self.process)
 
     # --- Steps
 
@@ -647,6 +696,7 @@ class World:
         if restarts:
             self.restarts += 1
             self.server.restart()
+            self.process.ended, self.process = self.known_ends, Process()
         return True
 
     def _lose(self, number: int) -> None:
@@ -689,10 +739,11 @@ class World:
         before = len(self.server.late)
         self.server.do_late(self.now, self.random.choice((0, 0.1, 0.3)))
         self.late_done += before - len(self.server.late)
-        if self.bundle.due <= self.now:
+        before = len(self.fences.standing)
+        self.fences.look(self.now)
+        if self.bundle.due <= self.now or self.bundle.hopes:
             self.bundle.tick()
-            return True
-        return due < self.now + 1000
+        return due < self.now + 1000 or before > 0
 
     def _come_or_go(self) -> bool:
         if self.random.random() > 0.005:
@@ -736,9 +787,11 @@ class World:
             for step in self._steps():
                 if step != self._come_or_go:
                     step()
-            if self.bundle.due < self.now + 1000:
-                self.now = max(self.now, self.bundle.due)
+            due = min([self.bundle.due, *(f.late.until for f in self.fences.standing)])
+            if due < self.now + 1000:
+                self.now = max(self.now, due)
                 self.server.do_late(self.now, 0)
+                self.fences.look(self.now)
                 self.bundle.tick()
         raise Broken(f"stuck at the end in {self.bundle.state}")
 

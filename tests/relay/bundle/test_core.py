@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
 from gateway.relay.bundle.core import MOST_LOSSES, Bundle
 from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.work import LINE_COMMANDS
 from gateway.relay.losses import Losses
 from gateway.relay.scan.asks import Ask, Outcome
-from gateway.wire.constants import Cmd, Errno
-from tests.relay.bundle.model import FLAGS
+from gateway.relay.scan.fences import Fences
+from gateway.relay.unflushed import KEPT
+from gateway.upstream.mode import DEFAULTS, Doubt, Survival
+from gateway.wire.constants import Cmd, CmdFlag, Errno
+from tests.relay.bundle.model import FLAGS, Process
 
 EXPORT = Export(2**20, int(FLAGS))
 
@@ -86,3 +95,217 @@ def test_what_takes_the_server_down_fails_alone() -> None:
     for port in ports.values():
         bundle.answers(port)
     assert outcomes == {"deadly": int(Errno.EIO), "innocent": 0}
+
+
+# --- Writes that may come late
+
+LATE_SECONDS = DEFAULTS.late_write_seconds
+DATA = b"x" * 16
+
+
+@dataclass
+class Losing:
+    """A bundle that loses lines under WRITEs of `DATA`."""
+
+    count: int = 1
+    survival: Survival = DEFAULTS
+    now: float = 0.0
+    answers: dict[int, int] = field(default_factory=dict)
+    """By the WRITE's number, the error."""
+
+    def __post_init__(self) -> None:
+        trail = Losses().trail(None, KEPT[self.survival.unflushed])
+        self.bundle = Bundle(
+            EXPORT, self.count, trail, clock=lambda: self.now, survival=self.survival
+        )
+        self.port = Port(None, lambda: None)
+        self.lines: dict[int, Line] = {}
+
+    def link(self, peer: Peer = UNKNOWN, slot: int = 0) -> None:
+        self.lines[slot] = Line(slot, EXPORT, Dialect(), {}, peer)
+        self.bundle.linked(self.lines[slot])
+        self.bundle.push()
+
+    def write(self, offset: int = 0, flags: int = 0) -> int:
+        number = len(self.answers)
+        self.answers[number] = -1
+
+        def done(outcome: Outcome) -> None:
+            self.answers[number] = outcome.error
+
+        self.bundle.ask(self.port, Ask(Cmd.WRITE, offset, len(DATA), flags, DATA), done)
+        self.bundle.push()
+        return number
+
+    def lose(self, slot: int = 0) -> None:
+        self.bundle.lost(self.lines.pop(slot), "it died")
+        self.bundle.push()
+
+    def asked(self, slot: int = 0) -> list[Cmd]:
+        """What is under way on a line."""
+        pieces = self.bundle.work.pieces.under_way
+        return [piece.ask.command for piece in pieces if piece.line is self.lines[slot]]
+
+    def answer(self, found: bytes = b"", slot: int = 0) -> None:
+        """Answer what is under way on a line; a READ with what is `found`."""
+        for ask, done in self.lines[slot].traffic.asks.take():
+            done(Outcome(data=bytearray(found if ask.command is Cmd.READ else b"")))
+        self.bundle.push()
+        self.bundle.answers(self.port)
+
+    def tick(self, seconds: float = 0) -> None:
+        self.now += seconds
+        self.bundle.tick()
+        self.bundle.push()
+
+    @property
+    def barred(self) -> bool:
+        """Nobody may write there."""
+        self.fences.look(self.now)
+        return self.fences.bar(0, 1)
+
+    @property
+    def fences(self) -> Fences:
+        return self.bundle.work.fences
+
+
+@pytest.mark.parametrize("flags", [0, CmdFlag.FUA])
+def test_what_is_found_is_answered_and_nobody_writes_over_it_for_a_while(flags: int) -> None:
+    it = Losing()
+    it.link()
+    write = it.write(flags=flags)
+    it.lose()
+    it.now = 1
+    it.link()
+    it.answer(DATA)
+    if flags:  # it has to be durable as well; the same bytes again do no harm
+        assert it.asked() == [Cmd.WRITE]
+        assert it.barred
+        it.answer()
+    assert it.answers[write] == 0
+    assert it.bundle.state is State.UP
+    it.now = LATE_SECONDS - 1
+    assert it.barred
+    it.now = LATE_SECONDS
+    assert not it.barred
+
+
+def test_what_is_not_found_is_asked_again_after_a_while() -> None:
+    it = Losing()
+    it.link()
+    it.write()
+    it.lose()
+    it.now = 1
+    it.link()
+    it.answer(bytes(len(DATA)))
+    assert not it.fences
+    assert (it.asked(), it.bundle.due, it.bundle.hopes) == ([], LATE_SECONDS, False)
+    it.now = LATE_SECONDS
+    it.tick()
+    assert it.asked() == [Cmd.WRITE]
+
+
+@pytest.mark.parametrize("found", [DATA, bytes(len(DATA))], ids=["found", "not found"])
+def test_nothing_waits_for_a_process_that_has_ended(found: bytes) -> None:
+    it = Losing()
+    process = Process()
+    it.link(process)
+    write = it.write()
+    it.lose()
+    process.ended = True
+    it.link()
+    it.answer(found)
+    assert not it.fences
+    if found is not DATA:
+        assert it.asked() == [Cmd.WRITE]
+        it.answer()
+    assert it.answers[write] == 0
+
+
+@pytest.mark.parametrize("found", [DATA, bytes(len(DATA))], ids=["found", "not found"])
+def test_a_wait_ends_with_the_process(found: bytes) -> None:
+    it = Losing()
+    process = Process()
+    it.link(process)
+    it.write()
+    it.lose()
+    it.link()
+    it.answer(found)
+    it.tick(2)
+    if found is DATA:
+        assert it.barred
+    else:
+        assert (it.asked(), it.bundle.hopes) == ([], True)
+    process.ended = True
+    it.tick()
+    assert not it.barred
+    assert found is DATA or it.asked() == [Cmd.WRITE]
+
+
+def test_a_wait_is_for_each_link_that_has_died() -> None:
+    """The first over which it was asked may do it yet, though the second cannot."""
+    it = Losing()
+    first, second = Process(), Process()
+    it.link(first)
+    it.write()
+    it.lose()
+    it.link(second)
+    it.answer(bytes(len(DATA)))
+    it.tick(LATE_SECONDS)
+    assert it.asked() == [Cmd.WRITE]
+    it.lose()
+    second.ended = True
+    it.link()
+    assert it.asked() == [Cmd.WRITE]  # the first is over by its time
+
+
+def test_one_process_that_ends_says_nothing_of_another() -> None:
+    it = Losing(2)
+    ended, lives = Process(), Process()
+    it.link(ended, 0)
+    it.link(lives, 1)
+    it.answer()
+    stripe = it.bundle.lines.stripe_bytes
+    it.write(0)
+    it.write(stripe)
+    it.lose(0)
+    it.lose(1)
+    ended.ended = True
+    it.link()
+    it.answer(DATA)
+    it.answer(DATA)
+    assert not it.fences.bar(0, stripe)
+    assert it.fences.bar(stripe, stripe + 1)
+
+
+def test_what_was_being_written_again_is_waited_for() -> None:
+    """Before the next recovery: until its time has come, or its process has ended."""
+    for ends in (True, False):
+        survival = replace(DEFAULTS, unflushed=Doubt.REPLAY)
+        it = Losing(survival=survival)
+        process = Process()
+        it.link()
+        it.write()
+        it.answer()
+        it.lose()
+        it.link(process)
+        assert it.asked() == [Cmd.WRITE]
+        it.lose()
+        it.link()
+        assert (it.asked(), it.bundle.hopes) == ([], True)
+        process.ended = ends
+        it.now = 0 if ends else it.bundle.due
+        it.tick()
+        assert it.asked() == [Cmd.WRITE]
+
+
+def test_what_is_adopted_waits_for_the_link_that_it_comes_from() -> None:
+    for ends in (True, False):
+        it = Losing()
+        process = Process()
+        it.bundle.begin_without("it died", process)
+        it.bundle.adopt(it.port, Ask(Cmd.WRITE, 0, len(DATA), 0, DATA), lambda _outcome: None)
+        process.ended = ends
+        it.link()
+        it.answer(DATA)
+        assert it.barred is not ends

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.relay.scan.fences import Fences
 from gateway.upstream.mode import Doubt, Unanswered
 from tests.relay.bundle import model
 from tests.relay.bundle.server import Broken
@@ -35,8 +36,9 @@ def test_the_schedules_have_everything() -> None:
     assert sum(bool(world.history.losses) for world in worlds) > 20
     assert sum(world.given_up for world in worlds) > 1
     assert sum(world.adopted for world in worlds) > 3
+    assert sum(world.fenced for world in worlds) > 20
     assert sum(world.server.has_failed for world in worlds) > 3
-    for part in ("all there", "written again", "issued again", "durable"):
+    for part in ("all there", "written again", "issued again", "are there", "durable"):
         assert any(part in what for what in said), part
 
 
@@ -52,3 +54,24 @@ def test_a_server_that_forgets_is_found_out(doubt: Doubt) -> None:
         except Broken:
             found += 1
     assert found > 10
+
+
+def test_schedules_in_which_the_same_is_written_again_and_again() -> None:
+    for seed in range(100):
+        model.World(seed, Doubt.ASSUME_DURABLE, repeats=True).run()
+
+
+def test_a_write_that_comes_once_more_over_a_newer_one_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without fences it does, in one schedule of a hundred: the model can tell."""
+    monkeypatch.setattr(Fences, "bar", lambda *_range: False)
+
+    def keeps_its_promises(seed: int) -> bool:
+        try:
+            model.World(seed, Doubt.ASSUME_DURABLE, repeats=True).run()
+        except Broken:
+            return False
+        return True
+
+    assert not all(keeps_its_promises(seed) for seed in range(2000))

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.scan.chunks import reply_scan
-from gateway.relay.scan.locks import Held, RangeLocks
+from gateway.relay.scan.locks import Held, Kin, RangeLocks
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.replies import Replies
 from gateway.relay.scan.requests import RequestScan
@@ -201,6 +201,161 @@ def test_a_dead_link_ends_those_that_wait_for_each_other() -> None:
     assert not session.traffic.in_flight
     assert not session.sent()
     assert not session.traffic.locks.busy
+
+
+# --- Disks that may be one
+
+
+def two_disks() -> tuple[RangeLocks, RangeLocks]:
+    kin = Kin()
+    return RangeLocks(kin), RangeLocks(kin)
+
+
+def test_a_change_keeps_out_of_the_way_of_disks_that_may_be_the_same() -> None:
+    locks, others = two_disks()
+    one, other = Session(locks), Session(others)
+    one.write(1, 512, b"a" * 512)
+    [read] = one.sent()
+    other.write(2, 0, b"b" * BLOCK)
+    other.write(3, 1024, b"c" * 512)
+    assert not other.sent()
+    other.write(4, BLOCK, b"d" * BLOCK)
+    assert [request.offset for request in other.sent()] == [BLOCK]
+    one.answer(read, bytes(BLOCK))
+    [write] = one.sent()
+    assert not other.sent()
+    one.answer(write)
+    [write] = other.sent()
+    assert write.data == b"b" * BLOCK
+    other.answer(write)
+    [read] = other.sent()
+    assert (read.command, read.offset) == (Cmd.READ, 0)
+
+
+def test_a_change_waits_for_what_is_under_way_on_disks_that_may_be_the_same() -> None:
+    locks, others = two_disks()
+    one, other = Session(locks), Session(others)
+    other.write(2, 0, b"b" * BLOCK)
+    [write] = other.sent()
+    one.write(1, 512, b"a" * 512)
+    assert not one.sent()
+    other.answer(write)
+    [read] = one.sent()
+    assert read.command == Cmd.READ
+
+
+def test_surely_other_disks_have_nothing_to_do_with_each_other() -> None:
+    one, other = Session(RangeLocks()), Session(RangeLocks())
+    one.write(1, 512, b"a" * 512)
+    assert one.sent()
+    assert not other.traffic.locks.busy
+    other.write(2, 512, b"b" * 512)
+    assert other.sent()
+
+
+def test_who_waits_for_its_own_disk_keeps_no_other_waiting() -> None:
+    """Its own disk's server may be down. What has begun there meanwhile, it waits for in its turn."""
+    locks, others = two_disks()
+    one, second, other = Session(locks), Session(locks), Session(others)
+    one.write(1, 0, b"a" * 512)
+    [read] = one.sent()
+    second.write(2, 0, b"b" * 2 * BLOCK)
+    other.write(3, BLOCK, b"c" * 512)
+    [read_beside] = other.sent()
+    assert read_beside.offset == BLOCK
+    one.answer(read, bytes(BLOCK))
+    [write] = one.sent()
+    one.answer(write)
+    assert not second.sent()
+    other.write(4, BLOCK, b"d" * 512)  # the second's turn is before
+    other.answer(read_beside, bytes(BLOCK))
+    [write] = other.sent()
+    other.answer(write)
+    [whole] = second.sent()
+    assert not other.sent()
+    second.answer(whole)
+    [read_beside] = other.sent()
+    assert read_beside.offset == BLOCK
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["a whole block", "a part"])
+def test_whose_link_is_lost_keeps_its_own_disk_waiting_and_no_other(whole: bool) -> None:
+    locks, others = two_disks()
+    lost, same, other = Session(locks), Session(locks), Session(others)
+    lost.write(1, 0, b"a" * (BLOCK if whole else 512))
+    [request] = lost.sent()
+    for session in (same, other):
+        session.write(2, 512, b"b" * 512)
+        assert not session.sent()
+    locks.loosen(lost.traffic.in_flight)
+    locks.tell()
+    [read] = other.sent()
+    assert not same.sent()
+    # What it begins before it has a link again is as loose; its own disk keeps out of the way.
+    lost.write(3, BLOCK, b"c" * 512)
+    other.write(4, BLOCK, b"d" * 512)
+    same.write(5, BLOCK, b"e" * 512)
+    assert [each.offset for each in other.sent()] == [BLOCK]
+    assert not same.sent()
+    # And then it is as before.
+    locks.tighten(lost.traffic.in_flight)
+    lost.write(6, 2 * BLOCK, b"f" * 512)
+    other.write(7, 2 * BLOCK, b"g" * 512)
+    assert not other.sent()
+    other.answer(read, bytes(BLOCK))
+    lost.answer(request, b"" if whole else bytes(BLOCK))
+    assert not same.sent()  # the other has it now
+    [write] = other.sent()
+    other.answer(write)
+    assert bool(same.sent()) is whole
+
+
+def test_who_kept_others_waiting_too_long_is_loose_until_something_of_it_ends() -> None:
+    locks, others = two_disks()
+    slow, other = Session(locks), Session(others)
+    slow.write(1, 0, b"a" * 512)
+    [read] = slow.sent()
+    other.write(2, 512, b"b" * 512)
+    [(_wait, whose)] = others.waits_for_kin()
+    assert whose is slow.traffic.in_flight
+    others.loosen_kin(whose)
+    others.tell()
+    assert len(other.sent()) == 1
+    assert not list(others.waits_for_kin())
+    slow.write(3, BLOCK, b"c" * 512)
+    other.write(4, BLOCK, b"d" * 512)
+    assert len(other.sent()) == 1
+    slow.answer(read, bytes(BLOCK))
+    *_read, write = slow.sent()
+    slow.answer(write)
+    slow.write(5, 2 * BLOCK, b"e" * 512)
+    other.write(6, 2 * BLOCK, b"f" * 512)
+    assert not other.sent()
+
+
+def test_a_session_of_another_disk_that_ends_keeps_nobody_waiting() -> None:
+    locks, others = two_disks()
+    one, third, other = Session(locks), Session(locks), Session(others)
+    one.write(1, 0, b"a" * BLOCK)
+    third.write(2, BLOCK, b"b" * 512)
+    other.write(3, 512, b"c" * 512)
+    other.write(4, BLOCK + 512, b"d" * 512)
+    assert not other.sent()
+    for session in (one, third):
+        session.traffic.jobs.fail(Errno.EIO, "the session has ended")
+        locks.leave(session.traffic.in_flight)
+        locks.tell()
+    assert [each.offset for each in other.sent()] == [0, BLOCK]
+    assert not locks.in_use
+
+
+def test_nobody_of_another_disk_is_blamed_for_who_waits() -> None:
+    """A client that holds up others is cut off: those of its own disk."""
+    locks, others = two_disks()
+    one, other = Session(locks), Session(others)
+    one.write(1, 0, b"a" * BLOCK)
+    other.write(2, 512, b"c" * 512)
+    assert not locks.waiting_for(one.traffic.in_flight)
 
 
 # --- Who waits is under way

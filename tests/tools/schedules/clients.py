@@ -12,7 +12,8 @@ from gateway.protocol.client import Refused
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, CmdFlag
 from gateway.wire.transmission import DISC
 from tests.embedded.peers import BLOCK_SIZE, Client
-from tests.tools.oracle import Op, Oracle, Session
+from tests.tools.history import Op, Session
+from tests.tools.oracle import Oracle
 from tests.tools.schedules.geometry import length_of, offset_of
 from tests.tools.schedules.settings import Asked, Settings
 from tests.tools.stamps import Broken

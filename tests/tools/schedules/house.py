@@ -107,13 +107,15 @@ async def house(settings: Settings, workdir: Path, random: Random) -> AsyncItera
         world.listen(main, other)
         uris = [f"nbd+unix:///?socket={path}" for path in (main, other)]
         config = parse(settings.config(*uris), "schedule")
-        made = servers_of(config, servers, None)
-        service = Service(config, made.servers, Hub(trio.current_time), log)
+        upstreams = servers_of(config, servers, None).servers
+        service = Service(config, upstreams, Hub(trio.current_time), log)
         hubs.start_soon(service.hub.run)
         hubs.start_soon(see_to_upstreams, service)
         async with trio.open_nursery() as clients:
             verbs = verbs_of(service, Pauses(service, hubs), lambda: None)
-            yield House(settings, world, oracle, service, clients, verbs, uris[1], lines.entries)
+            made = House(settings, world, oracle, service, clients, verbs, uris[1], lines.entries)
+            world.held = lambda: made.holds
+            yield made
             service.drain()
             with trio.fail_after(DRAIN_SECONDS):
                 while service.relayed:

@@ -155,7 +155,10 @@ class Schedule:
         if client is None or client.under_way >= MOST_UNDER_WAY:
             return
         count = random.choice((1, 1, 1, 2, 3))
-        await self._send(client, [_command(random) for _ in range(count)])
+        await self._send(client, [self._command(random) for _ in range(count)])
+
+    def _command(self, random: Random) -> Asked:
+        return _command(random, self.house.settings)
 
     async def _flush(self, random: Random) -> None:
         client = self._one(random)
@@ -188,7 +191,7 @@ class Schedule:
     async def _vanish(self, random: Random) -> None:
         client = self._one(random)
         if client is not None:
-            half = random.choice((None, _command(random)))
+            half = random.choice((None, self._command(random)))
             self._say(f"{client.name} vanishes" + (f" in the middle of {half}" if half else ""))
             await client.vanish(half)
 
@@ -369,13 +372,15 @@ class Schedule:
         await self._until_answered()
 
 
-def _command(random: Random) -> Asked:
+def _command(random: Random, settings: Settings) -> Asked:
+    # What a policy does in several steps comes more often where there is one.
+    zeros, fua = 10 if "zero" in settings.policies else 2, 6 if settings.policies else 1
     kind = random.choices(
-        ("write", "read", "flush", "fua", "zero", "trim"), (10, 5, 5, 1, 1.5, 0.3)
+        ("write", "read", "flush", "fua", "zero", "trim"), (10, 5, 5, fua, zeros, 0.3)
     )[0]
     if kind == "flush":
         return Asked(kind)
-    if kind == "zero" and random.random() < 0.15:
+    if kind == "zero" and random.random() < 0.3:
         return Asked(kind, 0, BLOCKS)
     first, last = random.choice(((0, FIRST_BLOCKS), (FIRST_BLOCKS, BLOCKS)))
     count = random.randint(1, 8)

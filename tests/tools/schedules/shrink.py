@@ -17,7 +17,7 @@ def kind_of(problem: str) -> str:
     """Say what sort of wrong something is: a smaller schedule that fails in another way is another one."""
     for words in ("succeeded", "failed with", "has stamp", "cut off", "not answered"):
         if words in problem:
-            return words
+            return f"{problem.split()[0]} {words}"
     return problem.split("\n")[-1][:40]
 
 

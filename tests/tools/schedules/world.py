@@ -10,17 +10,19 @@ Everything that the oracle has to know it is told from here.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from struct import Struct
-from typing import cast
+from typing import Any, cast
 
 import trio
 
 from gateway.embedded.disk import Data
-from tests.tools.oracle import NOT_TRIED, Oracle, Trouble
+from tests.tools.history import Trouble
+from tests.tools.oracle import NOT_TRIED, Oracle
 from tests.tools.schedules.geometry import BLOCKS, SIZE, parts
 from tests.tools.schedules.settings import LATE_SECONDS, Settings
 from tests.tools.stamps import BLOCK_BYTES
@@ -118,7 +120,9 @@ class Disk(VolatileDisk):
         number = CONNECTION.get()
 
         def run() -> bytes:
-            self.store.write(offset, data, fua=fua, connection=number)
+            # What comes late over a connection that was cut any FLUSH covers, as what came before.
+            covered_by = ANY if number in self._world.cut_off else number
+            self.store.write(offset, data, fua=fua, connection=covered_by)
             stamps = {
                 _STAMP.unpack_from(data, at + block)[0]
                 for at, _, count in parts(offset, len(data))
@@ -128,6 +132,11 @@ class Disk(VolatileDisk):
             return b""
 
         await self._do(command, offset, len(data), fua=fua, data=data, run=run)
+
+    async def _do(self, command: str, offset: int, length: int, **more: Any) -> bytes:
+        data = await super()._do(command, offset, length, **more)
+        self._world.used.setdefault(CONNECTION.get(), self._world.oracle.now)
+        return data
 
     async def flush(self) -> None:
         number, world = CONNECTION.get(), self._world
@@ -179,6 +188,10 @@ class World(VolatileServer):
         self.silent: dict[int, Trouble] = {}
         self.errors: list[int] = []
         """What the next FLUSHes fail with."""
+        self.used: dict[int, int] = {}
+        """Connections over which a command was answered, and since when, as the oracle counts."""
+        self.held: Callable[[], bool] = lambda: False
+        """Says whether sessions are held, and connections with them."""
         self.cut_off: dict[int, float] = {}
         """Connections that we have cut, and when."""
         self._nursery = nursery
@@ -241,6 +254,7 @@ class World(VolatileServer):
     def connection_ended(self, number: int) -> None:
         """The gateway has closed a connection: what it has not waited for does not happen."""
         if number not in self.cut_off:
+            self.oracle.closed(number)
             for pending in list(self.disk.pending):
                 if pending.connection == number:
                     pending.fail()
@@ -316,7 +330,7 @@ class World(VolatileServer):
         numbers = numbers & self.there.keys()
         if not numbers:
             return
-        self.oracle.cut(numbers)
+        self.oracle.cut(numbers, self._witnesses(numbers))
         now = trio.current_time()
         for number in numbers:
             self.cut_off[number] = now
@@ -331,6 +345,13 @@ class World(VolatileServer):
                 pending.fail()
         self.speak(numbers)
         self.forget_late(0)
+
+    def _witnesses(self, but: set[int]) -> dict[int, int]:
+        """Give connections over which the gateway can FLUSH, and since when."""
+        if self.held():
+            return {}
+        well = self.there.keys() - but - self.silent.keys() - self.cut_off.keys()
+        return {number: self.used[number] for number in sorted(well & self.used.keys())}
 
     def _silence(self, numbers: set[int]) -> None:
         numbers = numbers - self.silent.keys()

@@ -1,0 +1,99 @@
+"""Ranges over which nobody writes for a while, because an older WRITE may still come late.
+
+A link dies, and a WRITE has no answer. If its bytes are found on the disk, the client is told that it is done.
+But the same bytes may have been there before, and the old server be about to write them yet: over whatever
+was written in between. So there is a *fence* over its range, for all sessions of the disk, from whichever
+link. READs and FLUSHes pass it; what writes waits.
+
+A fence stands as long as the dead link's WRITEs may come (`Late`): some seconds, or until it is proven that
+the process at the link's other end has ended.
+
+No clock here: whoever has one calls `look`, now and then while any fence stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from gateway.peer import Peer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Late:
+    """A link that has died: what it had under way may still be carried out, `until` then (in seconds) for all
+    that can be expected, or until its peer is gone.
+    """
+
+    until: float
+    peer: Peer
+
+    def over(self, now: float) -> bool:
+        """Say whether nothing comes any more."""
+        return now >= self.until or self.peer.gone()
+
+
+def still_coming(lates: Iterable[Late], now: float) -> list[Late]:
+    """Give those that are not over."""
+    return [late for late in lates if not late.over(now)]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """The bytes from `start` up to `end`."""
+
+    start: int
+    end: int
+    late: Late
+
+
+class Fences:
+    """Those of one disk. There are no more of them than commands under way on its links, and of these that wait
+    no more than commands under way in its sessions.
+    """
+
+    def __init__(self) -> None:
+        self.standing: list[Fence] = []
+        self.raised: Callable[[], None] = _nobody
+        """Called when there is one where there was none: somebody has to `look` from now on."""
+        self._waiting: list[tuple[int, int, Callable[[], None]]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.standing)
+
+    def add(self, start: int, end: int, late: Late) -> None:
+        """Raise one."""
+        first = not self.standing
+        self.standing.append(Fence(start, end, late))
+        if first:
+            self.raised()
+
+    def bar(self, start: int, end: int) -> bool:
+        """Say whether nobody may write there now."""
+        return any(each.start < end and start < each.end for each in self.standing)
+
+    def wait(self, start: int, end: int, go_on: Callable[[], None]) -> None:
+        """Have `go_on` called by `look` when one may write there."""
+        self._waiting.append((start, end, go_on))
+
+    def look(self, now: float) -> None:
+        """Take away those that are over, and call who has waited for that, in the order in which they came. Not
+        to be called while any scanner is at work.
+        """
+        over = {late for late in {each.late for each in self.standing} if late.over(now)}
+        if not over:
+            return
+        self.standing = [each for each in self.standing if each.late not in over]
+        waiting, self._waiting = self._waiting, []
+        free = []
+        for start, end, go_on in waiting:
+            if self.bar(start, end):
+                self._waiting.append((start, end, go_on))
+            else:
+                free.append(go_on)
+        for go_on in free:  # they may wait again
+            go_on()
+
+
+def _nobody() -> None:
+    pass

@@ -1,0 +1,359 @@
+"""No FLUSH that is answered 0 hides a loss: the rule of `gateway.relay.losses` through a whole gateway,
+before a server that keeps what is not flushed in its memory alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import pytest
+import trio
+import trio.testing
+
+from gateway.embedded.personality import PLAIN, lacking
+from gateway.relay.losses import PROOF_SECONDS
+from gateway.upstream.mode import Mode, Survival
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.limits import MIB
+from gateway.wire.transmission import DISC, encode_request
+from tests.embedded.peers import Client
+from tests.relay.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
+from tests.relay.test_surviving import BLOCK, CONTENT, flush, opened, read, went_back, write
+from tests.tools.volatile import VolatileServer
+
+SIZE = 8 * MIB
+FOR_ALL = PLAIN
+"""It offers CAN_MULTI_CONN: a FLUSH over one connection covers what went over any."""
+FOR_ITSELF = replace(PLAIN, flags=lacking(Flag.CAN_MULTI_CONN))
+SOON = Mode(survival=Survival(late_write_seconds=0))
+
+
+@dataclass
+class House:
+    gateway: Gateway
+    clients: list[Client] = field(default_factory=list)
+
+    async def client(self) -> Client:
+        """A client that has just opened the disk."""
+        self.clients.append(await opened(self.gateway))
+        await at_rest()
+        return self.clients[-1]
+
+    async def went_back(self) -> None:
+        await at_rest()
+        await went_back(self.gateway)
+
+
+@asynccontextmanager
+async def before(
+    server: VolatileServer, mode: Mode | None = SOON, *, export: str = "", upstream: str = ""
+) -> AsyncIterator[House]:
+    async with gateway_before(
+        server,
+        seconds=3000,
+        refuse=lambda: server.down,
+        mode=mode,
+        export=export,
+        upstream=upstream,
+    ) as gateway:
+        house = House(gateway)
+        try:
+            yield house
+        finally:
+            server.disk.release()
+            for client in house.clients:
+                await trio.aclose_forcefully(client.stream)
+
+
+def stable(server: VolatileServer, offset: int = 0) -> bytes:
+    return bytes(server.disk.store.stable[offset : offset + BLOCK])
+
+
+async def restart(server: VolatileServer) -> None:
+    server.crash()
+    server.start()
+
+
+async def leave(client: Client) -> None:
+    await client.stream.send_all(DISC)
+    await client.stream.aclose()
+
+
+async def at_rest() -> None:
+    await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+@pytest.mark.parametrize("personality", [FOR_ALL, FOR_ITSELF], ids=["for all", "for itself"])
+@pytest.mark.parametrize("says_disc", [True, False])
+async def test_what_a_client_leaves_is_flushed_before_its_connection_is_closed(
+    personality: object,
+    says_disc: bool,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE, personality)  # type: ignore[arg-type] # parametrize has no types
+    async with before(server) as house:
+        client = await house.client()
+        assert await write(client) == 0
+        await (leave(client) if says_disc else client.stream.aclose())
+        await at_rest()
+        assert stable(server) == CONTENT
+        assert server.open == 0
+
+
+async def test_a_client_that_leaves_does_not_wait_for_that(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        client = await house.client()
+        assert await write(client) == 0
+        server.disk.hold("flush")
+        await client.stream.send_all(DISC)
+        assert await client.stream.receive_some() == b""
+        assert server.open == 1
+        server.disk.release()
+        await at_rest()
+        assert server.open == 0
+
+
+async def test_who_has_flushed_leaves_without_another(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        client = await house.client()
+        assert await write(client) == 0
+        assert await flush(client) == 0
+        await leave(client)
+        await at_rest()
+        assert server.disk.counts["flush"] == 1
+
+
+async def test_sessions_that_end_with_their_link_are_left_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server, ENDS_WITH_ITS_LINK) as house:
+        client = await house.client()
+        assert await write(client) == 0
+        await leave(client)
+        await at_rest()
+        assert server.disk.counts["flush"] == 0
+
+
+async def test_the_last_of_a_shared_connection_leaves_what_is_flushed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    async with before(server, None, upstream='connections = "shared"') as house:
+        one, other = await house.client(), await house.client()
+        assert await write(one) == 0
+        await leave(one)
+        await at_rest()
+        assert server.disk.counts["flush"] == 0  # the connection is in use
+        await leave(other)
+        await trio.sleep(1)
+        assert stable(server) == CONTENT
+        assert server.open == 0
+
+
+async def test_a_connection_that_was_there_proves_that_nothing_is_lost(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        one, other = await house.client(), await house.client()
+        assert await write(one) == 0
+        server.cut_one(0)
+        await house.went_back()
+        assert stable(server) == CONTENT
+        for client in (one, other):
+            assert await read(client) == (0, CONTENT)
+            assert await flush(client) == 0
+
+
+async def test_without_can_multi_conn_it_proves_nothing_and_tells_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    async with before(server) as house:
+        one, other = await house.client(), await house.client()
+        assert await write(one) == 0
+        assert await write(other, BLOCK) == 0
+        server.cut_one(0)
+        await house.went_back()
+        assert await flush(other) == 0
+        assert (await read(one))[0] == Errno.EIO
+        assert await flush(one) == Errno.EIO
+        assert await flush(one) == 0
+
+
+async def test_a_younger_connection_has_the_older_one_flushed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        one = await house.client()
+        assert await write(one) == 0
+        other = await house.client()
+        server.disk.holds = lambda pending: pending.command == "flush" and pending.connection == 0
+        await other.send(Cmd.FLUSH)
+        await at_rest()
+        assert server.disk.pending
+        assert server.disk.counts["flush"] == 1  # its own
+        server.disk.release()
+        assert (await other.simple_reply())[1] == 0
+        assert stable(server) == CONTENT
+        assert await flush(one) == 0
+
+
+async def test_what_went_into_a_black_hole_is_lost_in_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It is told to whoever relies on it, and so is whoever wrote it, should it ever ask."""
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        one = await house.client()
+        assert await write(one) == 0
+        other = await house.client()
+        server.disk.holds = lambda pending: pending.connection == 0
+        asked = trio.current_time()
+        assert await flush(other) == Errno.EIO
+        assert trio.current_time() - asked == pytest.approx(PROOF_SECONDS, abs=0.5)
+        assert await flush(other) == 0
+        server.disk.release()
+        assert await flush(one) == Errno.EIO
+        assert await flush(one) == 0
+
+
+async def test_a_proof_that_was_not_tried_is_no_loss(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        one = await house.client()
+        assert await write(one) == 0
+        other = await house.client()
+        server.disk.holds = lambda pending: pending.command == "flush" and pending.connection == 0
+        await other.send(Cmd.FLUSH)
+        await at_rest()
+        [proof] = server.disk.pending
+        proof.fail(Errno.ENOMEM)
+        assert (await other.simple_reply())[1] == Errno.ENOMEM
+        server.disk.release()
+        assert await flush(other) == 0
+        assert stable(server) == CONTENT
+
+
+async def test_half_a_write_stands_in_the_connection_of_who_vanishes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """So that cannot be FLUSHed; what it had written is told once, if it cannot be proved, and no READ
+    fails."""
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        one = await house.client()
+        assert await write(one) == 0
+        half = encode_request(Cmd.WRITE, 0, 77, BLOCK, BLOCK) + CONTENT[:100]
+        await one.stream.send_all(half)
+        await at_rest()
+        await one.stream.aclose()
+        await at_rest()
+        later = await house.client()
+        assert await read(later) == (0, CONTENT)
+        assert await flush(later) == Errno.EIO
+        assert await flush(later) == 0
+
+
+async def test_half_a_write_of_who_vanishes_does_no_harm_where_another_was_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        one, other = await house.client(), await house.client()
+        assert await write(one) == 0
+        half = encode_request(Cmd.WRITE, 0, 77, BLOCK, BLOCK) + CONTENT[:100]
+        await one.stream.send_all(half)
+        await at_rest()
+        await one.stream.aclose()
+        await at_rest()
+        assert await flush(other) == 0
+        assert stable(server) == CONTENT
+
+
+async def test_all_who_are_there_and_rely_on_it_are_told_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        one, other = await house.client(), await house.client()
+        assert await write(one) == 0
+        await restart(server)
+        await house.went_back()
+        late = await house.client()  # and nobody has been told yet
+        for client in (other, one, late):
+            assert (await read(client))[0] == Errno.EIO
+            assert await flush(client) == Errno.EIO
+            assert await read(client) == (0, bytes(BLOCK))
+            assert await flush(client) == 0
+        assert await flush(await house.client()) == 0
+
+
+async def test_a_flush_behind_a_telling_one_in_one_packet_tells_as_well(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        client = await house.client()
+        assert await write(client) == 0
+        await restart(server)
+        await house.went_back()
+        two = b"".join(encode_request(Cmd.FLUSH, 0, cookie, 0, 0) for cookie in (7, 8))
+        await client.stream.send_all(two)
+        replies = [(await client.simple_reply())[:2] for _ in range(2)]
+        assert sorted(replies) == [(7, Errno.EIO), (8, Errno.EIO)]
+        assert await flush(client) == 0
+
+
+EMULATED = 'policies = [ { use = "zero", how = "emulate" } ]'
+DELAYED = 'policies = [ { use = "delay", flush = 1.5 } ]'
+
+
+@pytest.mark.parametrize("connections", ['"per-client"', '"shared"', "4"])
+async def test_a_flush_that_waits_in_a_hook_hears_of_a_loss_meanwhile(
+    connections: str,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    mode = f"connections = {connections}\nlate-write-seconds = 0"
+    async with before(server, None, upstream=mode, export=DELAYED) as house:
+        client = await house.client()
+        assert await write(client) == 0
+        await client.send(Cmd.FLUSH)
+        await trio.sleep(0.2)
+        await restart(server)
+        assert (await client.simple_reply())[1] == Errno.EIO
+        assert await flush(client) == 0
+
+
+@pytest.mark.parametrize("connections", ['"per-client"', '"shared"', "4"])
+async def test_a_command_in_several_steps_fails_if_one_of_them_may_be_lost(
+    connections: str,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    mode = f"connections = {connections}\nlate-write-seconds = 0"
+    async with before(server, None, upstream=mode, export=EMULATED) as house:
+        client = await house.client()
+        server.disk.holds = lambda pending: pending.offset == MIB
+        await client.send(Cmd.WRITE_ZEROES, 0, 4 * MIB)
+        await server.disk.held()  # the first piece has been answered
+        server.crash()
+        server.disk.release()
+        server.start()
+        assert (await client.simple_reply())[1] == Errno.EIO
+        assert await flush(client) == Errno.EIO
+        assert await flush(client) == 0
