@@ -697,12 +697,13 @@ class Losses:
         """Have a FLUSH sent over a link. One that is under way is waited for first: it may do."""
         if trail is not None and trail.state is Trail.UP and trail.proof is None:
             trail.proof = proof = _Proof(self.order.tick())
-            trail.unflushed.keep_apart()
             self._later(partial(self._late, trail, proof))
             self._soon(partial(self._ask, trail, proof))
 
     def _ask(self, trail: Trail, proof: _Proof) -> None:
         if trail.proof is proof:
+            proof.sent = self.order.tick()
+            trail.unflushed.keep_apart()
             trail.flush(partial(self._proved, trail, proof))
 
     def _proved(self, trail: Trail, proof: _Proof, error: int, text: str) -> None:

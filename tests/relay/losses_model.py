@@ -811,7 +811,7 @@ def random_schedule(
     world = World(
         RANDOM,
         shared=random.random() < 0.8,
-        soon=random.choice(("now", "after", "drawn")),
+        soon=random.choice(("now", "after", "drawn", "drawn")),
         make=make,
         judged=judged,
     )

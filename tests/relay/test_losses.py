@@ -401,6 +401,21 @@ def test_without_its_0_it_is_lost(disk: Disk, error: int) -> None:
     assert young.is_lost(HERE)
 
 
+def test_a_proof_counts_from_when_it_is_sent(disk: Disk) -> None:
+    """However long it has waited for that."""
+    soon: list[Callable[[], None]] = []
+    disk.losses._soon = soon.append
+    old, young, third = disk.session(), disk.session(), disk.session()
+    young.write(HERE)
+    young.die()
+    third.write(THERE)
+    third.die()
+    soon.pop()()
+    old.reply(Errno.ENOMEM)
+    assert not soon
+    assert (old.is_lost(HERE), old.is_lost(THERE)) == (True, True)
+
+
 def test_without_its_answer_it_is_lost(disk: Disk) -> None:
     old, young = disk.session(), disk.session()
     young.write(HERE)
@@ -972,11 +987,11 @@ def test_the_schedules_have_everything() -> None:
     """Else they would say less than they seem to."""
     worlds = [model.random_schedule(seed) for seed in range(500)]
     for what in model.EVENTS:
-        assert sum(what in world.happened for world in worlds) > 20, what
+        assert sum(what in world.happened for world in worlds) > 10, what
     answers = [answer for world in worlds for answer in world.answers]
     assert {0, Errno.EIO, Errno.ENOMEM} == set(answers)
     assert sum(answer == Errno.EIO for answer in answers) > 100
-    assert sum(world.proofs > 0 for world in worlds) > 100
+    assert sum(world.proofs > 0 for world in worlds) > 50
 
 
 def test_a_bound_on_eras_makes_nobody_lie(monkeypatch: pytest.MonkeyPatch) -> None:
