@@ -241,6 +241,7 @@ class Session:
         self._random = world.random
         self.debt = world.losses.open()
         self.traffic = Traffic(_plan_of(world.export), debt=self.debt)
+        self.traffic.fences = world.fences
         self.told_at = -NEVER
         """When a FLUSH of it failed last."""
         self.port = Port(self.traffic, self._wake)
@@ -470,7 +471,7 @@ class Watched(Losses):
 
     def _lose(self, taken: Mapping[Trail, list[Era]], why: str, *, said: bool = False) -> None:
         super()._lose(taken, why, said=said)
-        if any(taken.values()):
+        if any(eras and (said or not trail.believed) for trail, eras in taken.items()):
             self._history.find()
 
     def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
