@@ -92,6 +92,9 @@ class Oracle:
     """No trouble may be noticed by any client."""
     grain: int = 1
     """Blocks that the server reads and writes together: what is lost of one of them may be lost of all."""
+    doubts: bool = False
+    """After a trouble it takes the server's answers to find out what is lost (`unflushed = "verify"`): as
+    long as anything is under way, that may be so."""
     stable: Callable[[int], int] | None = None
     """Gives the stamp that a block has on stable storage now."""
     now: int = 0
@@ -188,7 +191,7 @@ class Oracle:
         for op in self._under_way:
             op.read = min(op.read, now)
         for trouble in self.troubles:
-            if trouble.ended < now:
+            if trouble.ended < now and not (self.doubts and self._under_way):
                 trouble.known = min(trouble.known, now)
         for session in self.sessions:
             if session.closed < now:

@@ -39,6 +39,10 @@ class Port:
     waiting: deque[Task] = field(default_factory=deque)
     """What has not been begun, in the order in which it was asked."""
     answered: list[tuple[Done, Outcome]] = field(default_factory=list)
+    flushed: list[tuple[Done, Outcome]] = field(default_factory=list)
+    """Answers to FLUSHes, which come after all others that are there. Whoever is told by one that something
+    is lost takes what is answered later for safe: so nothing may be answered later that was written
+    before."""
     credit_bytes: int = 0
     """What it may begin in this turn; less than none, and it has begun more than that."""
 
@@ -87,6 +91,7 @@ class Ports:
     def __init__(self) -> None:
         self._turns: deque[Port] = deque()  # those with something to begin; the first has its turn
         self._to_wake: dict[Port, None] = {}  # those with answers, in the order in which they came
+        self._to_wake_then: dict[Port, None] = {}  # those whose FLUSHes are answered
 
     def __bool__(self) -> bool:
         """Something waits to be begun."""
@@ -143,14 +148,24 @@ class Ports:
         """Lay a task's answer into its port."""
         port = task.port
         if not port.left:
-            port.answered.append((task.done, outcome))
-            self._to_wake[port] = None
+            if task.ask.command is Cmd.FLUSH:
+                port.flushed.append((task.done, outcome))
+                self._to_wake_then[port] = None
+            else:
+                port.answered.append((task.done, outcome))
+                self._to_wake[port] = None
 
     def wake(self) -> None:
         """Wake those whose answers have come. They may ask, and leave, while they are told."""
-        while self._to_wake:
-            port = next(iter(self._to_wake))
-            del self._to_wake[port]
+        while self._to_wake or self._to_wake_then:
+            if self._to_wake:
+                port = next(iter(self._to_wake))
+                del self._to_wake[port]
+            else:
+                port = next(iter(self._to_wake_then))
+                del self._to_wake_then[port]
+                port.answered += port.flushed
+                port.flushed.clear()
             port.wake()
 
     def leave(self, port: Port) -> None:
@@ -159,6 +174,8 @@ class Ports:
         port.traffic = None
         port.waiting.clear()
         port.answered.clear()
+        port.flushed.clear()
         if port in self._turns:
             self._turns.remove(port)
         self._to_wake.pop(port, None)
+        self._to_wake_then.pop(port, None)

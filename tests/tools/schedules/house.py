@@ -97,6 +97,7 @@ async def house(settings: Settings, workdir: Path, random: Random) -> AsyncItera
         scope_all=settings.scope_all,
         lossless=settings.lossless,
         grain=8 if settings.minimum_block > 1 else 1,
+        doubts=settings.unflushed == "verify",
     )
     main, other = workdir / "main", workdir / "other"
     lines = structlog.testing.LogCapture()
