@@ -325,6 +325,7 @@ class Losses:
             trail.proof = None  # nobody waits any more for what becomes of it
         trail.up = self._last_up = self.order.tick()
         trail.state, trail.tried, trail.hoped = Trail.UP, False, False
+        trail.unflushed.closed = False
         trail.unflushed.renew()
         self._gone.pop(trail, None)
         self._up.pop(trail, None)
@@ -348,6 +349,7 @@ class Losses:
             trail.unflushed.take()
         if trail.state is Trail.UP:
             self._is_gone(trail, Trail.LEFT, LEFT_UNPROVED)
+            trail.unflushed.closed = True
             self._merge_those_left()
         elif trail.state is Trail.DOUBT:
             self._is_gone(trail, Trail.DEAD, trail.why)

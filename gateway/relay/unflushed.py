@@ -192,6 +192,8 @@ class Unflushed:
         self.eras: list[Era] = []
         """In order, none of them empty."""
         self.records = records
+        self.closed = False
+        """Whatever is acknowledged now reaches nobody any more, and is not kept."""
         self._order = order or Order()
         self._begun = begun
         self._apart = -1
@@ -213,7 +215,7 @@ class Unflushed:
         """A command that writes has been acknowledged; `asked`: what `Losses.asked` gave for it, if that was
         not just now.
         """
-        if not self.records:
+        if not self.records or self.closed:
             return
         digest = None
         if self.keep is Keep.DIGESTS:
@@ -243,7 +245,7 @@ class Unflushed:
 
     def note(self, ranges: Iterable[Range], asked: int | None = None) -> None:
         """The same of many, where ranges are all that is kept."""
-        if self.records:
+        if self.records and not self.closed:
             self._era(asked).add(ranges)
 
     def _era(self, asked: int | None) -> Era:

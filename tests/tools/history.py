@@ -116,6 +116,8 @@ class Op:
     def _answered_by(self, moment: int) -> bool:
         """Say whether it may have been answered by then; to a client that has gone, it may."""
         assert self.session is not None
+        if self.fua and self.failed < NEVER:
+            return True  # perhaps its FLUSH alone has failed
         return self.ended < moment or (self.ended == NEVER and self.session.closed < moment)
 
     def __str__(self) -> str:

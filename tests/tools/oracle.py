@@ -325,7 +325,8 @@ class Oracle:
     def _end_write(self, op: Op, now: int) -> None:
         if op.error:
             # It may take effect at any time: it never ends, and was never acknowledged.
-            self._unsafe.pop(op, None)
+            if not op.fua:  # else its FLUSH may have failed alone, and the gateway has it in mind
+                self._unsafe.pop(op, None)
             self._check_failed_write(op, now)
             return
         op.ended = now

@@ -195,6 +195,8 @@ class Bundle:
         mends_at = math.inf
         if self.state is State.SETTLING and self._too_early:
             mends_at = max((late.until for late in self._late), default=0.0)
+        elif self.state is State.SETTLING and not (self._waits or self.work.pieces.under_way):
+            mends_at = -math.inf  # its time has come while nobody looked
         if self._has_news:
             mends_at = -math.inf
         return min(self.work.pieces.due, mends_at, self._stalls.due(self.lines.in_use))

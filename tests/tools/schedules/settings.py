@@ -118,8 +118,10 @@ class Settings:
     def in_steps(self, asked: Asked) -> bool:
         """Say whether a write may be done in several steps, whatever the policies."""
         grain = self.minimum_block // BLOCK_BYTES
+        crosses = asked.start < BORDER_BLOCK < asked.end
         return (
-            (self.connections.endswith("4") and asked.start < BORDER_BLOCK < asked.end)
+            (self.connections.endswith("4") and crosses)
+            or (asked.kind == "zero" and bool(self.lacks & Flag.SEND_WRITE_ZEROES) and crosses)
             or (grain > 1 and bool(asked.start % grain or asked.end % grain))
             or (asked.kind == "fua" and bool(self.lacks & Flag.SEND_FUA))
             or (asked.count == BLOCKS)
