@@ -50,6 +50,12 @@ _COMMAND_FLAGS: dict[Cmd, dict[CmdFlag, Flag | None]] = {
     Cmd.BLOCK_STATUS: {CmdFlag.FUA: Flag.SEND_FUA, CmdFlag.REQ_ONE: None},
 }
 
+NOT_TRIED = frozenset(
+    {Errno.EPERM, Errno.EINVAL, Errno.ENOTSUP, Errno.ENOMEM, Errno.EOVERFLOW, Errno.ESHUTDOWN}
+)
+"""Errors by which a server says that it has not tried to FLUSH: what is not flushed stays so. Every other
+one, also one that nobody has a name for, says that something is lost."""
+
 FUA_MATTERS = WRITE_CLASS
 """Elsewhere FUA means nothing, and is not passed on: qemu flushes for a READ that has it (Q-S16)."""
 
@@ -241,3 +247,15 @@ def normal_error(word: int, error: int) -> Errno:
         legal = command == Cmd.WRITE_ZEROES and flags & CmdFlag.FAST_ZERO
         return Errno.ENOTSUP if legal else Errno.EINVAL
     return Errno.EIO if command in PAYLOAD else Errno.EINVAL
+
+
+def is_loss(error: int) -> bool:
+    """Say whether a FLUSH that failed with this error says that something is lost."""
+    return bool(error) and error not in NOT_TRIED
+
+
+def told_error(error: int) -> int:
+    """Give what a FLUSH that failed with this error is said to have failed with. Of some words clients think
+    that nothing was tried, so a loss is EIO whatever the server calls it.
+    """
+    return Errno.EIO if is_loss(error) else error

@@ -59,6 +59,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from gateway.protocol.commands import is_loss, told_error
 from gateway.relay.unflushed import Era, Keep, Order, Unflushed
 from gateway.wire.constants import Errno
 from gateway.wire.ranges import Range, fewer, merged, touched, without
@@ -66,12 +67,6 @@ from gateway.wire.ranges import Range, fewer, merged, touched, without
 PROOF_SECONDS = 20.0
 """How long a FLUSH may take that only has to prove what another link has written: longer than a server in good
 health takes for one, and shorter than the 30 s after which disks are given up in virtual machines."""
-
-NOT_TRIED = frozenset(
-    {Errno.EPERM, Errno.EINVAL, Errno.ENOTSUP, Errno.ENOMEM, Errno.EOVERFLOW, Errno.ESHUTDOWN}
-)
-"""Errors by which a server says that it has not tried to FLUSH: what is not flushed stays so. Every other
-one, also one that nobody has a name for, says that something is lost."""
 
 MOST_LEFT = 64
 """Links of one disk that were closed unproved, and are told apart. More are taken for one."""
@@ -90,15 +85,19 @@ Flushed = Callable[[int, str], None]
 """Is called once with the error of a FLUSH (0: none) and its text."""
 
 
-def is_loss(error: int) -> bool:
-    """Say whether a FLUSH that failed with this error says that something is lost."""
-    return bool(error) and error not in NOT_TRIED
-
-
 class Debt:
     """What one session has still to be told."""
 
-    __slots__ = ("deaf", "losses", "losses_seen", "lost", "told_at", "told_first_at", "why")
+    __slots__ = (
+        "deaf",
+        "losses",
+        "losses_seen",
+        "lost",
+        "told_at",
+        "told_first_at",
+        "trail",
+        "why",
+    )
 
     def __init__(self, losses: Losses) -> None:
         self.losses = losses
@@ -115,6 +114,8 @@ class Debt:
         """When EIO was last sent to it for a FLUSH."""
         self.told_first_at = -1
         """When it was last told of something that it did not know."""
+        self.trail: Trail | None = None
+        """Where what it writes is noted."""
         self.deaf = False
         """What it is answered does not reach its client any more."""
 
@@ -243,6 +244,7 @@ class Losses:
         self._later = later
         self._say = say
         self._last_up = 0
+        self._last_told = -1
         self._open: dict[Debt, None] = {}
         self._up: dict[Trail, None] = {}
         """Those whose link is up, in the order in which they came up."""
@@ -445,6 +447,8 @@ class Losses:
                 lost[trail] = [Era(self.order.now, self.order.now, self.order.now)]
             why = f"a FLUSH of the server has failed: {text or name_of_error(error)}"
             self._lose(lost, why, said=True)
+            if not any(lost.values()):
+                self._count_loss(trail)
         self._look()
 
     # --- FLUSHes of sessions
@@ -477,11 +481,8 @@ class Losses:
         elif not error:
             error, text = flush.error, flush.text
         if is_loss(error):
-            error = (
-                Errno.EIO
-            )  # whatever the server calls it: of some words clients think that nothing was tried
             self._tell(debt)
-        return error, text
+        return told_error(error), text
 
     def _is_beside(self, flush: Flush, debt: Debt) -> bool:
         """Say whether a FLUSH was read before its session was told of a loss by another one: it may have to
@@ -494,12 +495,19 @@ class Losses:
         now = self.order.tick()
         if debt.deaf:
             return
-        debt.told_at = now
+        debt.told_at = self._last_told = now
         if debt.why:
             debt.told_first_at = now
             self._untold = None
         debt.why, debt.lost = "", []
         self.tainted = not self._quiet
+
+    def answered_late(self, debt: Debt, since: int) -> None:
+        """A command is answered now of which something was written after an event, and noted then. Whoever
+        was told in between that something is lost takes it for safe: it counts as answered now.
+        """
+        if self._last_told >= since and debt.trail is not None:
+            debt.trail.unflushed.renew_since(since)
 
     def written(self, start: int, end: int) -> None:
         """Bytes have been written (again): what is there now is what a client wrote."""
@@ -560,6 +568,11 @@ class Losses:
         )
         for trail, eras in lost.items():
             trail.lost(why, merged(each for era in eras for each in era.ranges))
+
+    def _count_loss(self, trail: Trail) -> None:
+        """Nothing is lost that was answered; but what is under way may be done in part, and be lost."""
+        for debt in self._open:
+            debt.losses_seen += self.relies(debt, trail)
 
     def _is_news(self, debt: Debt, era: Era) -> bool:
         """Say whether a session has to be told of what was answered then: all that was answered before it was

@@ -58,7 +58,7 @@ def survives(
         trail.believed = server.mode.survival.unflushed is Doubt.ASSUME_DURABLE
         debt.losses.came_up(trail)
     trail.flush = partial(_flush, session, traffic)
-    traffic.trail = trail
+    traffic.trail = traffic.debt.trail = trail
     if not lives_on:
         return
     traffic.memory = Memory(trail)

@@ -298,6 +298,12 @@ class Unflushed:
         for era in self.eras:
             era.last, era.asked = self._order.now, LONG_AGO
 
+    def renew_since(self, event: int) -> None:
+        """What was acknowledged after an event counts as acknowledged now."""
+        for era in self.eras:
+            if era.last >= event:
+                era.last = self._order.now
+
     def cover(self, before: int, *, since: int = LONG_AGO) -> None:
         """What was acknowledged before one event, and not asked before another, is durable."""
         self.take(before, since=since)

@@ -161,6 +161,9 @@ class Judge:
                 and (write.link == flush.link or (link.shared and self.links[write.link].shared))
             ]
             self._lose(alike)
+            if not alike:  # nothing that was answered; but what is under way may be
+                for name, session in self.sessions.items():
+                    session.losses_seen += session.is_open and (link.shared or link.session == name)
         if flush.session < 0 and not flush.over:
             flush.over = True
             if error:

@@ -8,6 +8,8 @@ from functools import partial
 
 import pytest
 
+from gateway.protocol import commands
+from gateway.protocol.commands import is_loss
 from gateway.relay import losses as module
 from gateway.relay.losses import (
     BEHIND_A_BLACK_HOLE,
@@ -17,7 +19,6 @@ from gateway.relay.losses import (
     Flushed,
     Losses,
     Trail,
-    is_loss,
 )
 from gateway.relay.unflushed import MOST_ERAS, Era, Unflushed
 from gateway.wire.constants import Errno
@@ -1162,7 +1163,7 @@ MUTANTS: dict[str, Mutation] = {
     "telling: READs succeed": instead(Debt, "is_lost", lambda *_: False),
     "telling: READs of what was written again fail": instead(Losses, "written", _nothing),
     "loss or not: nothing is a loss": instead(module, "is_loss", lambda error: False),
-    "loss or not: everything is": instead(module, "NOT_TRIED", frozenset()),
+    "loss or not: everything is": instead(commands, "NOT_TRIED", frozenset()),
     "loss or not: of the link that failed only": instead(Losses, "flush_failed", _failed_here_only),
     "what is over is kept": instead(Losses, "_forget_what_is_over", _nothing),
 }

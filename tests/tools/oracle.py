@@ -555,6 +555,7 @@ class Oracle:
         fails = (
             # The server may have done it before the FLUSH that has failed. And FUA may be done by a FLUSH.
             bool(said - NOT_TRIED)
+            or any(each.what == "flush" and op.began < each.known for each in self.troubles)
             or self._interrupted(op)
             or (self.grain > 1 and self._may_be_gone(op))
             if op.error == EIO

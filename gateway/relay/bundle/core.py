@@ -321,6 +321,11 @@ class Bundle:
         stalled = any(line.stalled for line in self.lines.in_use)
         return stalled and self.work.one_view and self.state is State.UP
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """What was written may be lost, and it is seen to that it is not."""
+        return self._total_loss and bool(self.unflushed) and not self._trail.believed
+
     def say_farewell(self) -> None:
         """Nobody asks any more: have FLUSHed what was written."""
         if self.unflushed and self.state is State.UP and self.survival.reconnect_seconds:

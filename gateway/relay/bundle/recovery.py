@@ -24,6 +24,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from hashlib import blake2b
 
+from gateway.protocol.commands import is_loss
 from gateway.protocol.export import longest_payload
 from gateway.relay.bundle.mending import Asked, Steps
 from gateway.relay.bundle.pieces import Piece
@@ -34,6 +35,10 @@ from gateway.relay.unflushed import Written, digest_of
 from gateway.upstream.mode import Doubt, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.limits import MIB
+
+MOST_TRIES = 3
+"""How often a recovery FLUSHes while the server says that it has not tried: what it has too little of it may
+have in a moment."""
 
 WINDOW = 16
 """Asks of a recovery that are under way together."""
@@ -72,9 +77,12 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
 def _flushed(work: Work) -> Steps:
     """FLUSH over a line that was there all the time."""
     losses, trail = work.trail.losses, work.trail
-    sent = losses.sent()
-    [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
-    work.flush_answered(sent, outcome)
+    for _ in range(MOST_TRIES):
+        sent = losses.sent()
+        [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
+        work.flush_answered(sent, outcome)
+        if not outcome.error or is_loss(outcome.error):
+            break
     losses.lose(trail, f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
 
 

@@ -42,5 +42,9 @@ def parts(ask: Ask, stripe: int) -> list[Ask]:
     found = []
     for offset, length in cut(ask.offset, ask.end, stripe):
         at = offset - ask.offset
-        found.append(Ask(ask.command, offset, length, ask.flags, data[at : at + length]))
+        own = ask.own
+        if own is not None:
+            start = min(max(own[0], offset), offset + length)
+            own = start, max(start, min(own[1], offset + length))
+        found.append(Ask(ask.command, offset, length, ask.flags, data[at : at + length], own))
     return found

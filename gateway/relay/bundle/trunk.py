@@ -90,6 +90,7 @@ class Trunk:
         self.closed = trio.Event()
         """And all of them have been closed."""
         self.retired = False
+        self._lingers = False  # it is waited for the server, though nobody takes part
         self.loose = False
         """A link is lost: no other disk waits for what is asked here (`gateway.relay.scan.locks`)."""
         self._ids = {context.name: context.id for context in first.export.contexts}
@@ -158,8 +159,9 @@ class Trunk:
 
     def belongs_to(self, debt: Debt) -> None:
         """A session has begun: unless others rely on what is written over these links, it alone does."""
+        debt.trail = self.bundle.work.trail
         if not self.speaks_for_all:
-            self.bundle.work.trail.owner = debt
+            debt.trail.owner = debt
 
     @property
     def speaks_for_all(self) -> bool:
@@ -396,6 +398,17 @@ class Trunk:
     def leave(self, joined: Joined) -> None:
         """Take part no more; the last one ends it."""
         self.joined.discard(joined)
+        if self.bundle.is_in_doubt and not (self.joined or self.ended or self._lingers):
+            self._lingers = True
+            self._hub.start_soon(self._linger)
+        elif not self._lingers:
+            self._end_if_left()
+
+    async def _linger(self) -> None:
+        """The last has left before it is known what is lost: find that out, or see to it, before it ends."""
+        with trio.move_on_after(FAREWELL_SECONDS):
+            await self.restored()
+        self._lingers = False
         self._end_if_left()
 
     def _end_if_left(self) -> None:

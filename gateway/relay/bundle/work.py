@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gateway.protocol.commands import WRITE_CLASS
+from gateway.protocol.commands import WRITE_CLASS, is_loss, told_error
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
 from gateway.relay.bundle.flushes import Flushes
@@ -22,7 +22,7 @@ from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
 from gateway.relay.bundle.ports import Port, Ports, Task
 from gateway.relay.bundle.stalls import Stalls
-from gateway.relay.losses import Trail, is_loss
+from gateway.relay.losses import Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.unflushed import Keep, Unflushed
@@ -241,7 +241,7 @@ class Work:
     def _note_written(self, piece: Piece) -> None:
         ask = piece.ask
         if self.trail.losses.tainted:
-            self.trail.losses.written(ask.offset, ask.end)
+            self.trail.losses.written(*ask.written)
         if self.export.can_flush:
             if ask.flags & CmdFlag.FUA:
                 self.unflushed.replaced(ask)
@@ -280,6 +280,7 @@ class Work:
         if is_loss(outcome.error):  # also of what the server has done and not answered yet
             self._fail_unfinished(outcome.text or "a FLUSH of the server has failed", [])
         losses.flush_failed(self.trail, outcome.error, outcome.text)
+        outcome.error = told_error(outcome.error)
 
     # --- What lines leave behind
 

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gateway.protocol.commands import told_error
 from gateway.relay.scan.extents import Extents
 from gateway.relay.scan.locks import ASK
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.framing import EXTENDED
+from gateway.wire.ranges import Range
 
 if TYPE_CHECKING:
     from gateway.relay.scan.traffic import Traffic
@@ -30,6 +32,14 @@ class Ask:
     length: int
     flags: int = 0
     data: Data = field(default=b"", repr=False)  # what is on disks has no place in a log
+    own: Range | None = None
+    """Of a read-modify-write, what its client writes; the rest of it is what was there. None: all is the
+    client's."""
+
+    @property
+    def written(self) -> Range:
+        """What its client writes."""
+        return self.own or (self.offset, self.end)
 
     @property
     def end(self) -> int:
@@ -110,6 +120,7 @@ class Asks:
                 memory.remember(self._traffic.last_cookie)  # what was answered before
             if trail is not None:
                 trail.losses.answered(trail, self._sent.pop(ours), outcome.error, outcome.text)
+            outcome.error = told_error(outcome.error)
         elif memory is not None and not outcome.error:
             memory.succeeded(
                 ours,
@@ -117,6 +128,7 @@ class Asks:
                 ask.offset,
                 ask.length,
                 self._traffic.last_cookie,
+                ask.own,
             )
         done(outcome)
 

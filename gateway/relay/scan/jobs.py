@@ -49,6 +49,13 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """Go on at once, and fail if from now on something is lost: a server that fails a FLUSH may have done
+    before what it answers after, and is asked to FLUSH that in vain.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the client is told."""
 
@@ -74,7 +81,9 @@ class Outside:
     """Of a BLOCK_STATUS: the client's context id, and the link's (None: answered here)."""
 
 
-Job = Generator[list[Ask] | Claim | Settled | Outside, list[Outcome], Answer]
+Step = list["Ask"] | Claim | Settled | Lasting | Outside
+
+Job = Generator[Step, list[Outcome], Answer]
 
 
 def hooked(outside: Outside) -> Job:
@@ -105,6 +114,8 @@ class Running:
     """`Debt.losses_seen` when the first of its writes was answered, or when hooks began with it. If there
     were more since, what was done of it may be lost; the client may know of the loss, and would take this to
     be durable after its next FLUSH."""
+    watched_since: int = 0
+    """When that was, in the order of the disk."""
     flush: Flush | None = None
     """The FLUSH that it stands for: the client's, or that of a hook."""
     waits: bool = False
@@ -200,13 +211,16 @@ class Jobs:
         except StopIteration as end:
             self._end(running, end.value)
 
-    def _take(self, running: Running, step: list[Ask] | Claim | Settled | Outside) -> bool:
+    def _take(self, running: Running, step: Step) -> bool:
         """Take a step; say whether the job goes on at once."""
+        if isinstance(step, Lasting):
+            self._watch(running)
+            return True
         if isinstance(step, Settled):
             return self._settled(running)
         if isinstance(step, Outside):
             if step.command in _LASTS:
-                running.losses_seen = self._traffic.debt.losses_seen
+                self._watch(running)
             self._wait(running)
             self.outside(running, step)
             return False
@@ -255,6 +269,12 @@ class Jobs:
             self._wait(running)
         return granted
 
+    def _watch(self, running: Running) -> None:
+        """From now on it fails if something is lost."""
+        debt = self._traffic.debt
+        if running.losses_seen is None:
+            running.losses_seen, running.watched_since = debt.losses_seen, debt.losses.order.now
+
     def _settled(self, running: Running) -> bool:
         """Say whether all is settled that a FLUSH has to cover; else the job goes on when it is."""
         flush, debt = running.flush, self._traffic.debt
@@ -299,7 +319,7 @@ class Jobs:
         """The reply to an ask is complete; the job goes on with the last of them, unless it has ended."""
         running.outcomes[number] = outcome
         if writes and running.losses_seen is None:
-            running.losses_seen = self._traffic.debt.losses_seen
+            self._watch(running)
         running.missing -= 1
         if not running.missing and running in self._running:
             self._wait_no_more(running)
@@ -307,11 +327,13 @@ class Jobs:
 
     def _end(self, running: Running, answer: Answer) -> None:
         del self._running[running]
-        seen = running.losses_seen
-        if seen not in (None, self._traffic.debt.losses_seen) and not answer.error:
-            answer = Answer(
-                Errno.EIO, "the server lost something between its beginning and its end"
-            )
+        debt = self._traffic.debt
+        if running.losses_seen is not None and not answer.error:
+            if running.losses_seen != debt.losses_seen:
+                text = "the server lost something between its beginning and its end"
+                answer = Answer(Errno.EIO, text)
+            else:
+                debt.losses.answered_late(debt, running.watched_since)
         self._wait_no_more(running)
         self.bytes -= running.cost
         running.job.close()

@@ -96,7 +96,15 @@ class Memory:
     def _note(self, ranges: list[Range], *, old: bool) -> None:
         self._unflushed.note(ranges, LONG_AGO if old else self._last_up)
 
-    def succeeded(self, ours: int, word: int, offset: int, length: int, last_cookie: int) -> None:
+    def succeeded(
+        self,
+        ours: int,
+        word: int,
+        offset: int,
+        length: int,
+        last_cookie: int,
+        own: Range | None = None,
+    ) -> None:
         """A command without data in its reply has succeeded, which is no FLUSH. `last_cookie`: the newest of
         ours.
         """
@@ -106,7 +114,7 @@ class Memory:
             if not word & _FUA:
                 self._note([(offset, offset + length)], old=ours <= self._old)
             if self._losses.tainted:
-                self._losses.written(offset, offset + length)
+                self._losses.written(*(own or (offset, offset + length)))
 
     def remember(self, last_cookie: int) -> None:
         """Do the same for all that are `answered`."""

@@ -19,7 +19,7 @@ from itertools import islice
 from gateway.protocol.commands import FUA_MATTERS
 from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.relay.scan.extents import cut_front, mended_extents
-from gateway.relay.scan.jobs import Answer, Claim, Job, Settled
+from gateway.relay.scan.jobs import Answer, Claim, Job, Lasting, Settled
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 
@@ -118,6 +118,8 @@ def _write(upstream: Upstream, offset: int, data: memoryview, *, fua: bool) -> J
     if upstream.minimum > 1:
         yield Claim(start, behind)
     durable = _durability(upstream, _count(start, behind, upstream.longest_payload), fua=fua)
+    if durable.flush:
+        yield Lasting()
     failed = yield from _write_claimed(upstream, offset, data, durable.flags)
     if failed is None and durable.flush:
         failed = yield from _flushed(offset, end)
@@ -143,8 +145,12 @@ def _write_claimed(upstream: Upstream, offset: int, data: memoryview, flags: int
         whole[offset - start : end - start] = data
         data = memoryview(whole)
     pieces = _cut(start, behind, upstream.longest_payload)
+    widened = (start, behind) != (offset, end)
     while asks := [
-        Ask(Cmd.WRITE, at, size, flags, data[at - start : at - start + size])
+        Ask(
+            *(Cmd.WRITE, at, size, flags, data[at - start : at - start + size]),
+            (max(at, offset), min(at + size, end)) if widened else None,
+        )
         for at, size in islice(pieces, WINDOW)
     ]:
         outcomes = yield asks
@@ -164,6 +170,8 @@ def _write_zeroes(upstream: Upstream, offset: int, length: int, flags: int, *, f
         yield Claim(upstream.down(offset), upstream.up(end))
     longest = upstream.longest_zeroes if upstream.write_zeroes else len(_ZEROES)
     durable = _durability(upstream, 2 + _count(start, behind, longest), fua=fua)
+    if durable.flush:
+        yield Lasting()
     # What is not a whole block is written, with what stands around it.
     parts = [(offset, start), (behind, end)] if start < behind else [(offset, end)]
     failed: Answer | None = None
@@ -215,6 +223,8 @@ def _trim(upstream: Upstream, offset: int, length: int, *, fua: bool) -> Job:
     if upstream.minimum > 1:
         yield Claim(start, end)
     durable = _durability(upstream, _count(start, end, upstream.longest_effect), fua=fua)
+    if durable.flush:
+        yield Lasting()
     for at, size in _cut(start, end, upstream.longest_effect):
         [outcome] = yield [Ask(Cmd.TRIM, at, size, durable.flags)]
         if outcome.error:

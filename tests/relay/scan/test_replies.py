@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway.protocol.commands import is_loss
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.scan.chunks import reply_scan
@@ -116,6 +117,14 @@ ERRORS = {1: 1, 5: 5, 12: 12, 22: 22, 28: 28, 108: 108, 30: 1, 122: 28, 13: 1, 2
 errors = st.sampled_from(sorted(ERRORS))
 
 
+def told(request: Request, error: int) -> int:
+    """What the client is told of an error; at a FLUSH, what is not known to mean less means that something is
+    lost."""
+    if request.command == Cmd.FLUSH and is_loss(error):
+        return Errno.EIO
+    return ERRORS.get(error, 0)
+
+
 @st.composite
 def simple_traffic(draw: st.DrawFn) -> tuple[list[Request], bytes, list[Reply]]:
     asked = asked_of(draw, False)
@@ -126,7 +135,7 @@ def simple_traffic(draw: st.DrawFn) -> tuple[list[Request], bytes, list[Reply]]:
         read = request.command == Cmd.READ and not error
         data = content(request.offset, request.length) if read else b""
         sent += peers.simple(number + 1, error, data)
-        meant.append(Reply(request.cookie, ERRORS.get(error, 0), data))
+        meant.append(Reply(request.cookie, told(request, error), data))
     return asked, sent, meant
 
 
@@ -170,7 +179,7 @@ def chunks_for(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[bytes
     if draw(st.integers(0, 5)) == 0:
         number = draw(errors)
         chunks.append(peers.error_chunk(ours, number, "at last", done=True))
-        reply.error = reply.error or ERRORS[number]
+        reply.error = reply.error or told(request, number)
         reply.data = b""
     elif draw(st.booleans()) and chunks:  # DONE in the last chunk, as nbdkit has it
         last = bytearray(chunks[-1])
@@ -751,7 +760,7 @@ def test_fua_of_many_pieces_is_one_flush_behind_them(kind: str, how: str, error:
         piece = session.further()
     assert piece == Request(Cmd.FLUSH, 0, 4, 0, 0)
     session.feed(answer(kind, piece.cookie, error, how))
-    assert session.replies() == [Reply(9, error)]
+    assert session.replies() == [Reply(9, told(piece, error))]
 
 
 def test_a_write_zeroes_of_one_piece_goes_as_it_is() -> None:
