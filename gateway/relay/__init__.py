@@ -8,6 +8,8 @@ transmit.py its transmission phase, from the task that waits for it
 hooks.py    commands that go through hooks of policies: a task for each
 service.py  what all clients share
 disk.py     which disk an export is, and what there is once for each: locks, losses, shared links
+losses.py   what a disk may have lost, and which sessions are told; pure
+unflushed.py  what was acknowledged, and not flushed since; pure
 pausing.py  holding an export's sessions for a while, and taking them over to another server
 fencing.py  how long writes wait for older ones that may come late
 surviving.py  a session with a link of its own lives on when that dies

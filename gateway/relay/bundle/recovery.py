@@ -77,13 +77,14 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
 def _flushed(work: Work) -> Steps:
     """FLUSH over a line that was there all the time."""
     losses, trail = work.trail.losses, work.trail
-    for _ in range(MOST_TRIES):
+    tries = 0
+    while work.unflushed:  # also what counts as written while the FLUSH was under way
         sent = losses.sent()
         [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
         work.flush_answered(sent, outcome)
-        if not outcome.error or is_loss(outcome.error):
-            break
-    losses.lose(trail, f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
+        tries += bool(outcome.error)
+        if is_loss(outcome.error) or tries == MOST_TRIES:
+            losses.lose(trail, f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
 
 
 # --- What was acknowledged
