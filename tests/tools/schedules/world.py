@@ -252,7 +252,9 @@ class World(VolatileServer):
                 served = _Stream(stream, self, number)
                 await super(VolatileServer, self).serve(cast("trio.SocketStream", served))
             finally:
-                if self.there.pop(number, None) is not None:  # it has ended by itself, perhaps by DISC
+                if (
+                    self.there.pop(number, None) is not None
+                ):  # it has ended by itself, perhaps by DISC
                     self.connection_ended(number)
                 if number not in self.silent:
                     stream.socket.close()
