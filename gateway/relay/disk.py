@@ -124,6 +124,7 @@ class Disks:
             disk.fences.raised = partial(self._lift, weakref.ref(disk))
             if self._may_owe(key):
                 disk.losses.owe_the_next(NOT_REMEMBERED)
+                self._look_at(disk)  # who asks for it may not open it
         return disk
 
     def _lift(self, which: weakref.ref[Disk]) -> None:

@@ -56,7 +56,7 @@ whose link is gone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from gateway.protocol.commands import is_loss, told_error
@@ -81,6 +81,9 @@ BEHIND_A_BLACK_HOLE = (
 LEFT_UNPROVED = "a connection was closed before what was written over it could be flushed"
 REPORTED_BESIDE = "what was written before was reported as lost to a FLUSH beside it"
 
+NOWHERE: Sequence[Range] = ()
+"""Nothing is lost."""
+
 Flushed = Callable[[int, str], None]
 """Is called once with the error of a FLUSH (0: none) and its text."""
 
@@ -90,6 +93,7 @@ class Debt:
 
     __slots__ = (
         "deaf",
+        "knows_untold",
         "losses",
         "losses_seen",
         "lost",
@@ -104,8 +108,11 @@ class Debt:
         """Those of the disk that the session is on."""
         self.why = ""
         """Why its next FLUSH fails; empty if it need not."""
-        self.lost: list[Range] = []
-        """Where READs fail until it was told, in the upstream's offsets."""
+        self.lost = NOWHERE
+        """Where READs fail until it was told, in the upstream's offsets. Sessions that owe the same have the
+        same object: a thousand of them may lose a thousand writes at once."""
+        self.knows_untold = False
+        """What nobody was told of yet (`Losses.owe_the_next`) is part of what it has to be told."""
         self.losses_seen = 0
         """How often something was lost that it relies on. A command in several steps, or that waits in a
         hook, fails if there were more between its beginning and its answer: one of its steps may be lost, and
@@ -123,10 +130,9 @@ class Debt:
         """Say whether any of these bytes may be lost, and it has not been told."""
         return bool(self.lost) and touched(self.lost, start, end)
 
-    def owe(self, why: str, ranges: Iterable[Range]) -> None:
-        """It has to be told that what was written here may be gone."""
-        self.why = why
-        self.lost = fewer([*self.lost, *ranges], MOST_LOST)
+    def owe(self, why: str, lost: Sequence[Range]) -> None:
+        """It has to be told that something may be gone; `lost`: where, with what was before."""
+        self.why, self.lost = why, lost
 
     def read(self) -> Flush:
         """A FLUSH of its client has been read."""
@@ -253,7 +259,7 @@ class Losses:
         self._holding: dict[Trail, None] = {}
         """Those that hold something; some of them may not any more."""
         self._waiting: dict[Flush, None] = {}
-        self._untold: tuple[str, list[Range]] | None = None
+        self._untold: tuple[str, Sequence[Range]] | None = None
         self._looking = self._again = False
 
     # --- Sessions
@@ -268,7 +274,9 @@ class Losses:
             self.tainted = self.tainted or bool(debt.why)
         self._open[debt] = None
         if self._untold is not None:
-            debt.owe(*self._untold)
+            why, ranges = self._untold
+            debt.owe(why, _and(debt.lost, ranges))
+            debt.knows_untold = True
         return debt
 
     def end(self, debt: Debt) -> None:
@@ -294,8 +302,9 @@ class Losses:
 
     def owe_the_next(self, why: str, ranges: Iterable[Range] = ()) -> None:
         """Whoever opens the disk next has to be told that something was lost."""
-        before = [] if self._untold is None else self._untold[1]
-        self._untold = why, fewer([*before, *ranges], MOST_LOST)
+        self._untold = why, _and(self._untold_ranges, ranges)
+        for debt in self._open:
+            debt.knows_untold = False
         self.tainted = True
 
     def hand_on(self, other: Losses) -> None:
@@ -304,6 +313,10 @@ class Losses:
         """
         if self._untold is not None and other is not self:
             other.owe_the_next(*self._untold)
+
+    @property
+    def _untold_ranges(self) -> Sequence[Range]:
+        return NOWHERE if self._untold is None else self._untold[1]
 
     @property
     def _quiet(self) -> bool:
@@ -498,8 +511,9 @@ class Losses:
         debt.told_at = self._last_told = now
         if debt.why:
             debt.told_first_at = now
+        if debt.knows_untold:
             self._untold = None
-        debt.why, debt.lost = "", []
+        debt.why, debt.lost, debt.knows_untold = "", NOWHERE, False
         self.tainted = not self._quiet
 
     def answered_late(self, debt: Debt, since: int) -> None:
@@ -514,9 +528,13 @@ class Losses:
         if self._untold is not None:
             why, ranges = self._untold
             self._untold = why, without(ranges, start, end)
+        left: dict[int, Sequence[Range]] = {}
         for debt in self._open:
             if debt.lost:
-                debt.lost = without(debt.lost, start, end)
+                before = debt.lost
+                if id(before) not in left:
+                    left[id(before)] = without(before, start, end)
+                debt.lost = left[id(before)]
 
     # --- What is lost
 
@@ -539,24 +557,28 @@ class Losses:
         self._again = True
         one = next(iter(lost))
         all_eras = [era for eras in lost.values() for era in eras]
-        ranges = fewer((each for era in all_eras for each in era.ranges), MOST_LOST)
+        ranges = fewer(_ranges(all_eras), MOST_LOST)
         sessions = 0
-        unknown = all_eras
-        for debt in self._open:
-            if not self.relies(debt, one):
-                continue
+        told_at = -1
+        lost_of: dict[tuple[int, bool, int], Sequence[Range]] = {}
+        relying = [debt for debt in self._open if self.relies(debt, one)]
+        for debt in relying:
             debt.losses_seen += 1
+            told_at = max(told_at, debt.told_at)
             news = [era for era in all_eras if self._is_news(debt, era)]
-            if len(news) == len(all_eras):
-                debt.owe(why, ranges)
-            elif news:
-                debt.owe(why, (each for era in news for each in era.ranges))
-            sessions += bool(news)
-            unknown = [era for era in unknown if self._is_news(debt, era)]
+            if not news:
+                continue
+            sessions += 1
+            all_is_news = len(news) == len(all_eras)
+            same = id(debt.lost), all_is_news, 0 if all_is_news else debt.told_at
+            if same not in lost_of:
+                lost_of[same] = _and(debt.lost, ranges if all_is_news else _ranges(news))
+            debt.owe(why, lost_of[same])
+        unknown = [era for era in all_eras if era.last >= told_at]
         if self.scope(one) is None and unknown:
-            before = [] if self._untold is None else self._untold[1]
-            news_to_all = (each for era in unknown for each in era.ranges)
-            self._untold = why, fewer([*before, *news_to_all], MOST_LOST)
+            for debt in relying if self._untold is None else ():
+                debt.knows_untold = True
+            self._untold = why, _and(self._untold_ranges, _ranges(unknown))
         self.tainted = self.tainted or bool(sessions) or self._untold is not None
         self._say(
             "writes may be lost: each session's next FLUSH fails, and until then READs of them",
@@ -567,7 +589,7 @@ class Losses:
             },
         )
         for trail, eras in lost.items():
-            trail.lost(why, merged(each for era in eras for each in era.ranges))
+            trail.lost(why, merged(_ranges(eras)))
 
     def _count_loss(self, trail: Trail) -> None:
         """Nothing is lost that was answered; but what is under way may be done in part, and be lost."""
@@ -801,6 +823,14 @@ def _scopes(flush: Flush) -> tuple[Debt | None, ...]:
 def name_of_error(error: int) -> str:
     """Give the name of an error, or its number."""
     return Errno(error).name if error in list(Errno) else f"error {error}"
+
+
+def _and(before: Sequence[Range], more: Iterable[Range]) -> Sequence[Range]:
+    return fewer([*before, *more], MOST_LOST)
+
+
+def _ranges(eras: Iterable[Era]) -> Iterable[Range]:
+    return (each for era in eras for each in era.ranges)
 
 
 def _nothing() -> None:

@@ -566,10 +566,13 @@ class Oracle:
             raise Broken(f"{op} failed with error {op.error}")
 
     def _interrupted(self, op: Op) -> bool:
-        """Say whether a command that is done in several steps may have met with trouble between them."""
+        """Say whether a command that is done in several steps may have met with trouble between them, or with
+        the end of the doubt that came of it.
+        """
         assert op.session is not None
         return op.in_steps and any(
-            op.began < each.known and each.began < op.ended for each in self.troubles
+            (self.doubts or op.began < each.known) and each.began < op.ended
+            for each in self.troubles
         )
 
     def _may_be_gone(self, op: Op) -> bool:
