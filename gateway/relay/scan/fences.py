@@ -47,6 +47,15 @@ class Fence:
     late: Late
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiting:
+    """Who is called when one may write to the bytes from `start` up to `end`."""
+
+    start: int
+    end: int
+    go_on: Callable[[], None]
+
+
 class Fences:
     """Those of one disk. There are no more of them than commands under way on its links, and of these that wait
     no more than commands under way in its sessions.
@@ -56,7 +65,7 @@ class Fences:
         self.standing: list[Fence] = []
         self.raised: Callable[[], None] = _nobody
         """Called when there is one where there was none: somebody has to `look` from now on."""
-        self._waiting: list[tuple[int, int, Callable[[], None]]] = []
+        self._waiting: dict[Waiting, None] = {}
 
     def __bool__(self) -> bool:
         return bool(self.standing)
@@ -72,9 +81,15 @@ class Fences:
         """Say whether nobody may write there now."""
         return any(each.start < end and start < each.end for each in self.standing)
 
-    def wait(self, start: int, end: int, go_on: Callable[[], None]) -> None:
+    def wait(self, start: int, end: int, go_on: Callable[[], None]) -> Waiting:
         """Have `go_on` called by `look` when one may write there."""
-        self._waiting.append((start, end, go_on))
+        waiting = Waiting(start, end, go_on)
+        self._waiting[waiting] = None
+        return waiting
+
+    def forget(self, waiting: Waiting) -> None:
+        """It does not wait any more: its session has ended."""
+        self._waiting.pop(waiting, None)
 
     def look(self, now: float) -> None:
         """Take away those that are over, and call who has waited for that, in the order in which they came. Not
@@ -84,15 +99,11 @@ class Fences:
         if not over:
             return
         self.standing = [each for each in self.standing if each.late not in over]
-        waiting, self._waiting = self._waiting, []
-        free = []
-        for start, end, go_on in waiting:
-            if self.bar(start, end):
-                self._waiting.append((start, end, go_on))
-            else:
-                free.append(go_on)
-        for go_on in free:  # they may wait again
-            go_on()
+        free = [each for each in self._waiting if not self.bar(each.start, each.end)]
+        for waiting in free:
+            del self._waiting[waiting]
+        for waiting in free:  # they may wait again
+            waiting.go_on()
 
 
 def _nobody() -> None:

@@ -20,6 +20,7 @@ from gateway.protocol.commands import WRITE_CLASS, normal_error
 from gateway.relay.losses import Flush
 from gateway.relay.scan.asks import Ask, Data, Done, Outcome
 from gateway.relay.scan.extents import STATUS_TOO_LONG, Extents, narrowed
+from gateway.relay.scan.fences import Waiting
 from gateway.relay.scan.locks import Held, RangeLocks
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno
@@ -120,6 +121,8 @@ class Running:
     """The FLUSH that it stands for: the client's, or that of a hook."""
     waits: bool = False
     """It has nothing in flight here: it waits for a range, for hooks, or for what it asks elsewhere."""
+    fenced: Waiting | None = None
+    """How it waits for fences, with what it is going to write."""
     begun: bool = False
     """It was sent before, over a link that has died: no fence is for it."""
 
@@ -252,7 +255,7 @@ class Jobs:
                     self._go_on(running)
 
         self._wait(running)
-        self._traffic.fences.wait(start, end, lambda: self.woken(go_on))
+        running.fenced = self._traffic.fences.wait(start, end, lambda: self.woken(go_on))
         return True
 
     def _claim(self, running: Running, claim: Claim) -> bool:
@@ -335,6 +338,8 @@ class Jobs:
             else:
                 debt.losses.answered_late(debt, running.watched_since)
         self._wait_no_more(running)
+        if running.fenced is not None:
+            self._traffic.fences.forget(running.fenced)
         self.bytes -= running.cost
         running.job.close()
         running.done(answer)
