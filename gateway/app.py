@@ -122,7 +122,9 @@ class _Run:
         log = logger(config.log)
         for listener in listeners:
             log.info("listening", uri=str(listener.uri))
-        self._service = Service(config, standing.servers.servers, Hub(), log)
+        hub = Hub()
+        hub.failed = lambda error: log.error("internal error beside the sessions", exc_info=error)
+        self._service = Service(config, standing.servers.servers, hub, log)
         self._standing = standing
         self._options = options
         self._signals = signals
@@ -198,6 +200,7 @@ class _Run:
                     await self._next_to_leave()
             while self._service.relayed:
                 await self._next_to_leave()
+            await self._service.hub.all_seen_off()
 
     async def _next_to_leave(self) -> None:
         self._somebody_left = trio.Event()

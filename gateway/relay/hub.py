@@ -68,6 +68,10 @@ class Hub:
         self._clock = clock
         self._sooner = trio.Event()
         self._doors = Doors(lambda: self._sooner.set())
+        self._parting: list[trio.Event] = []
+        self._over = False
+        self.failed: Callable[[Exception], None] = _reraise
+        """Is told of our bugs beside the sessions: they must not end all of these."""
 
     def close(self) -> None:
         """Close, after `run` and every `relay` have ended."""
@@ -75,30 +79,47 @@ class Hub:
 
     async def run(self) -> None:
         """Serve the sessions until cancelled. Those that `relay` still has to close need the hub open."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._cut_off_who_holds_up_others)
-            nursery.start_soon(self._loosen_who_holds_up_kin)
-            nursery.start_soon(self._open_doors)
-            await self._serve()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._cut_off_who_holds_up_others)
+                nursery.start_soon(self._loosen_who_holds_up_kin)
+                nursery.start_soon(self._open_doors)
+                await self._serve()
+        finally:
+            self._over = True
 
     def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
         """Run a task beside the sessions, no longer than the hub runs."""
         assert self._nursery is not None
         self._nursery.start_soon(task)
 
+    def see_off(self, closed: trio.Event) -> None:
+        """Links are about to be left, and are `closed` then."""
+        self._parting = [each for each in self._parting if not (each is closed or each.is_set())]
+        self._parting.append(closed)
+
+    async def all_seen_off(self) -> None:
+        """Wait for that. There is none more once all sessions have ended."""
+        for closed in self._parting:
+            await closed.wait()
+
     def soon(self, act: Callable[[], None]) -> None:
         """Do something as soon as no session is in the middle of a step."""
         self.later(0, act)
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
-        """Do something after so many seconds, beside the sessions."""
+        """Do something after so many seconds, beside the sessions; never, if the hub has ended by then."""
 
         async def wait() -> None:
             await trio.sleep(seconds)
-            act()
+            try:
+                act()
+            except Exception as error:
+                self.failed(error)
 
-        self.start_soon(wait)
+        if not self._over:
+            self.start_soon(wait)
 
     async def _cut_off_who_holds_up_others(self) -> None:
         """Writes to parts of one block wait for each other. A client that sends half of one and stops, or
@@ -253,3 +274,7 @@ class Hub:
         (edge-triggered: else the epoll would report that for ever to a session that cannot act on it).
         """
         self._epoll.modify(sock, events or select.EPOLLET)
+
+
+def _reraise(error: Exception) -> None:
+    raise error

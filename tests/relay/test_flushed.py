@@ -14,7 +14,7 @@ import trio.testing
 
 from gateway.embedded.personality import PLAIN, lacking
 from gateway.relay.losses import PROOF_SECONDS
-from gateway.upstream.mode import Mode, Survival
+from gateway.upstream.mode import Doubt, Mode, Survival
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
@@ -158,6 +158,57 @@ async def test_the_last_of_a_shared_connection_leaves_what_is_flushed(
         await trio.sleep(1)
         assert stable(server) == CONTENT
         assert server.open == 0
+
+
+@pytest.mark.parametrize("connections", ["per-client", "shared"])
+async def test_the_hub_is_not_ended_before_what_a_client_has_left_is_flushed(
+    connections: str,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    async with before(server, None, upstream=f'connections = "{connections}"') as house:
+        client = await house.client()
+        assert await write(client) == 0
+        server.disk.hold("flush")
+        await leave(client)
+        await at_rest()
+        assert server.open == 1
+        async with trio.open_nursery() as nursery:
+            parted = trio.Event()
+
+            async def part() -> None:
+                while house.gateway.service.relayed:
+                    await trio.sleep(0.1)
+                await house.gateway.service.hub.all_seen_off()
+                parted.set()
+
+            nursery.start_soon(part)
+            await trio.sleep(2)
+            assert not parted.is_set()
+            server.disk.release()
+            await parted.wait()
+        assert stable(server) == CONTENT
+        await at_rest()
+        assert server.open == 0
+
+
+async def test_a_server_that_says_eio_when_it_is_back_is_believed_over_the_configuration(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    trusted = Mode(survival=Survival(late_write_seconds=0, unflushed=Doubt.ASSUME_DURABLE))
+    async with before(server, trusted) as house:
+        client = await house.client()
+        assert await write(client) == 0
+        server.disk.hold("flush")
+        await restart(server)
+        await trio.sleep(2)
+        [ours] = server.disk.pending
+        ours.fail(Errno.EIO)
+        server.disk.release()
+        await house.went_back()
+        assert await flush(client) == Errno.EIO
+        assert await flush(client) == 0
 
 
 async def test_a_connection_that_was_there_proves_that_nothing_is_lost(

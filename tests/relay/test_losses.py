@@ -907,6 +907,37 @@ def test_what_nobody_was_told_of_goes_along_with_the_content(disk: Disk) -> None
     assert other.session().flush() == 0
 
 
+def test_who_is_told_of_something_else_has_not_told_it(disk: Disk) -> None:
+    session = disk.session()
+    session.write(HERE)
+    session.die()
+    session.end()
+    other = Disk()
+    there = other.session(own=True)
+    disk.losses.hand_on(other.losses)
+    there.write(THERE)
+    there.die()
+    assert there.losses.answer(there.read(), 0, "")[0] == Errno.EIO
+    first = other.session()
+    assert first.is_lost(HERE)
+    assert first.flush() == Errno.EIO
+    assert other.session().flush() == 0
+
+
+def test_sessions_that_owe_the_same_owe_it_once(disk: Disk) -> None:
+    """A thousand sessions may lose a thousand writes at once: ranges are merged once for all of them."""
+    sessions = [disk.session() for _ in range(10)]
+    for number, session in enumerate(sessions):
+        session.write((number * 10, number * 10 + 5))
+    for session in sessions:
+        session.die()
+    assert len({id(session.debt.lost) for session in sessions}) == 1
+    disk.losses.written(0, 5)
+    assert len({id(session.debt.lost) for session in sessions}) == 1
+    assert not sessions[0].is_lost((0, 10))
+    assert sessions[9].is_lost((10, 11))
+
+
 def test_what_nobody_remembers_is_owed_to_the_next(disk: Disk) -> None:
     disk.losses.owe_the_next("nobody remembers")
     session = disk.session()

@@ -398,6 +398,8 @@ class Trunk:
     def leave(self, joined: Joined) -> None:
         """Take part no more; the last one ends it."""
         self.joined.discard(joined)
+        if not (self.joined or self.closed.is_set()):
+            self._hub.see_off(self.closed)
         if self.bundle.is_in_doubt and not (self.joined or self.ended or self._lingers):
             self._lingers = True
             self._hub.start_soon(self._linger)
