@@ -145,7 +145,7 @@ class Hub:
         while True:
             await trio.sleep(LOOK_SECONDS)
             now: set[Wait] = set()
-            for locks in [session.traffic.locks for session in self.sessions]:
+            for locks in {s.traffic.locks.kin: s.traffic.locks for s in self.sessions}.values():
                 for wait, whose in list(locks.waits_for_kin()):
                     now.add(wait)
                     if wait in before:

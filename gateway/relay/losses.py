@@ -93,6 +93,7 @@ class Debt:
 
     __slots__ = (
         "deaf",
+        "knew_untold_of",
         "knows_untold",
         "losses",
         "losses_seen",
@@ -111,6 +112,8 @@ class Debt:
         self.lost = NOWHERE
         """Where READs fail until it was told, in the upstream's offsets. Sessions that owe the same have the
         same object: a thousand of them may lose a thousand writes at once."""
+        self.knew_untold_of: Losses | None = None
+        """It has come from that disk (a switch), and the same holds of what nobody was told of there."""
         self.knows_untold = False
         """What nobody was told of yet (`Losses.owe_the_next`) is part of what it has to be told."""
         self.losses_seen = 0
@@ -271,6 +274,7 @@ class Losses:
         if before is not None:
             before.losses.end(before)
             debt.why, debt.lost, debt.losses_seen = before.why, before.lost, before.losses_seen
+            debt.knew_untold_of = before.losses if before.knows_untold else None
             self.tainted = self.tainted or bool(debt.why)
         self._open[debt] = None
         if self._untold is not None:
@@ -312,7 +316,10 @@ class Losses:
         the word of whoever switches to it.
         """
         if self._untold is not None and other is not self:
+            alone = other._untold is None
             other.owe_the_next(*self._untold)
+            for debt in other._open:
+                debt.knows_untold = alone and debt.knew_untold_of is self
 
     @property
     def _untold_ranges(self) -> Sequence[Range]:
@@ -513,7 +520,8 @@ class Losses:
             debt.told_first_at = now
         if debt.knows_untold:
             self._untold = None
-        debt.why, debt.lost, debt.knows_untold = "", NOWHERE, False
+        debt.why, debt.lost = "", NOWHERE
+        debt.knows_untold, debt.knew_untold_of = False, None
         self.tainted = not self._quiet
 
     def answered_late(self, debt: Debt, since: int) -> None:

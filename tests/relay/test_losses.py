@@ -924,6 +924,17 @@ def test_who_is_told_of_something_else_has_not_told_it(disk: Disk) -> None:
     assert other.session().flush() == 0
 
 
+def test_who_comes_along_is_told_for_both_disks(disk: Disk) -> None:
+    session = disk.session()
+    session.write(HERE)
+    session.die()
+    other = Disk()
+    debt = other.losses.open(session.debt)
+    disk.losses.hand_on(other.losses)
+    assert other.losses.answer(debt.read(), 0, "")[0] == Errno.EIO
+    assert other.session().flush() == 0
+
+
 def test_sessions_that_owe_the_same_owe_it_once(disk: Disk) -> None:
     """A thousand sessions may lose a thousand writes at once: ranges are merged once for all of them."""
     sessions = [disk.session() for _ in range(10)]

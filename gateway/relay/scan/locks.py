@@ -52,10 +52,17 @@ class _Session:
     """What a session has under way, and what of it counts for kin."""
 
     in_flight: InFlight
-    loose: bool = False
-    """What it claims does not."""
+    lost: bool = False
+    """Its link is."""
+    slow: bool = False
+    """It keeps kin waiting too long with a command that is under way yet."""
     loose_to: int = -1
     """What was sent with cookies up to this does not."""
+
+    @property
+    def loose(self) -> bool:
+        """What it claims does not count."""
+        return self.lost or self.slow
 
     def writes(self, held: Held) -> Iterator[_Write]:
         """Give the writes under way that overlap a claim; those of jobs claim for themselves."""
@@ -209,7 +216,9 @@ class RangeLocks:
                 other.claims_before -= 1
                 if self._make_ready(other):
                     self._kin.to_tell.append(other)
-        self.tighten(held.owner)
+        owner = self._sessions.get(id(held.owner))
+        if owner is not None:
+            owner.slow = False
         if self._kin.waiting:
             self._kin.look_again()
 
@@ -246,17 +255,25 @@ class RangeLocks:
         """What a session has under way counts no more for kin, nor what it claims until `tighten`."""
         session = self._sessions.get(id(in_flight))
         if session is not None:
-            session.loose = True
-            session.loose_to = max(in_flight, default=session.loose_to)
-            for held in self._claims:
-                held.loose = held.loose or held.owner is in_flight
-            self._kin.look_again()
+            session.lost = True
+            self._loosen(session)
+
+    def _loosen(self, session: _Session) -> None:
+        session.loose_to = max(session.in_flight, default=session.loose_to)
+        for held in self._claims:
+            held.loose = held.loose or held.owner is session.in_flight
+        self._kin.look_again()
 
     def tighten(self, in_flight: InFlight | None) -> None:
         """What a session claims from now on counts for kin again."""
         session = self._sessions.get(id(in_flight))
         if session is not None:
-            session.loose = False
+            session.lost = False
+
+    @property
+    def kin(self) -> Kin:
+        """What it is kin with, and itself."""
+        return self._kin
 
     def waits_for_kin(self) -> Iterator[tuple[Wait, InFlight]]:
         """Give which claims, of whatever disk, wait for what that is under way on kin, and whose that is."""
@@ -270,7 +287,10 @@ class RangeLocks:
     def loosen_kin(self, in_flight: InFlight) -> None:
         """A session of kin has kept others waiting too long."""
         for disk in self._kin.disks:
-            disk.loosen(in_flight)
+            session = disk._sessions.get(id(in_flight))
+            if session is not None:
+                session.slow = True
+                disk._loosen(session)
 
     def tell(self) -> None:
         """Tell those whose claims have been granted. Not to be called while any scanner is at work."""

@@ -310,6 +310,23 @@ def test_whose_link_is_lost_keeps_its_own_disk_waiting_and_no_other(whole: bool)
     assert bool(same.sent()) is whole
 
 
+def test_whose_link_is_lost_stays_loose_when_something_of_it_ends() -> None:
+    locks, others = two_disks()
+    lost, other = Session(locks), Session(others)
+    lost.write(1, 0, b"a" * BLOCK)
+    [request] = lost.sent()
+    locks.loosen(lost.traffic.in_flight)
+    lost.answer(request)
+    lost.write(2, 0, b"b" * 512)
+    [read] = lost.sent()
+    lost.answer(read, bytes(BLOCK))
+    *_read, write = lost.sent()
+    lost.answer(write)
+    lost.write(3, BLOCK, b"c" * 512)
+    other.write(4, BLOCK, b"d" * 512)
+    assert len(other.sent()) == 1
+
+
 def test_who_kept_others_waiting_too_long_is_loose_until_something_of_it_ends() -> None:
     locks, others = two_disks()
     slow, other = Session(locks), Session(others)
