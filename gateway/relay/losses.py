@@ -68,6 +68,10 @@ PROOF_SECONDS = 20.0
 """How long a FLUSH may take that only has to prove what another link has written: longer than a server in good
 health takes for one, and shorter than the 30 s after which disks are given up in virtual machines."""
 
+MOST_TRIES = 3
+"""How often the gateway FLUSHes for itself while the server says that it has not tried: what that has too
+little of, it may have in a moment."""
+
 MOST_LEFT = 64
 """Links of one disk that were closed unproved, and are told apart. More are taken for one."""
 

@@ -40,6 +40,7 @@ from gateway.net.options import RelaySocket
 from gateway.protocol.errors import Hangup
 from gateway.relay.crowd import GONE, READ, WRITE, Crowd, crowd_of
 from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
+from gateway.relay.losses import MOST_TRIES
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.carrying import carry_over, rest_of
 from gateway.relay.scan.chunks import reply_scan
@@ -72,8 +73,8 @@ class Session:
     __slots__ = (
         "_client_gone",
         "_doors",
+        "_farewells",
         "_flowing",
-        "_flushed_at_the_end",
         "_gate",
         "_holding",
         "_interest",
@@ -132,7 +133,7 @@ class Session:
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
         self._link_closed = False  # nothing comes from the link
-        self._flushed_at_the_end = False  # what was not flushed is, or has been
+        self._farewells = 0  # FLUSHes of what its client has left
         self.reason = ""
         """Why the session ends, for the log; empty if the client ended it in good order."""
         self.bug: Exception | None = None
@@ -699,9 +700,9 @@ class Session:
         """
         trail = self.traffic.trail
         mute = self._link_closed or self._link_mute
-        if self._flushed_at_the_end or mute or trail is None or not trail.unflushed:
+        if self._farewells == MOST_TRIES or mute or trail is None or not trail.unflushed:
             return False
-        self._flushed_at_the_end = True
+        self._farewells += 1
         if not self.linger and not self._client_gone:
             self._client_gone = True
             _shut_down(self.client, socket.SHUT_RDWR)

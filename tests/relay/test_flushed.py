@@ -161,6 +161,28 @@ async def test_the_last_of_a_shared_connection_leaves_what_is_flushed(
 
 
 @pytest.mark.parametrize("connections", ["per-client", "shared"])
+async def test_what_a_client_leaves_is_flushed_again_if_that_was_not_tried(
+    connections: str,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server, None, upstream=f'connections = "{connections}"') as house:
+        client = await house.client()
+        assert await write(client) == 0
+        server.disk.hold("flush")
+        await leave(client)
+        await at_rest()
+        [ours] = server.disk.pending
+        ours.fail(Errno.ENOMEM)
+        await trio.sleep(2)
+        server.disk.release()
+        await trio.sleep(2)
+        assert stable(server) == CONTENT
+        assert server.open == 0
+        assert await flush(await house.client()) == 0
+
+
+@pytest.mark.parametrize("connections", ["per-client", "shared"])
 async def test_the_hub_is_not_ended_before_what_a_client_has_left_is_flushed(
     connections: str,
     autojump_clock: trio.testing.MockClock,

@@ -326,10 +326,12 @@ class Bundle:
         """What was written may be lost, and it is seen to that it is not."""
         return self._total_loss and bool(self.unflushed) and not self._trail.believed
 
-    def say_farewell(self) -> None:
-        """Nobody asks any more: have FLUSHed what was written."""
-        if self.unflushed and self.state is State.UP and self.survival.reconnect_seconds:
-            self.work.flushes.want(lambda _outcome: None)
+    def say_farewell(self) -> bool:
+        """Nobody asks any more: have FLUSHed what was written; say whether there is any."""
+        if not (self.unflushed and self.state is State.UP and self.survival.reconnect_seconds):
+            return False
+        self.work.flushes.want(lambda _outcome: None)
+        return True
 
     def left(self) -> None:
         """Its lines have been closed."""

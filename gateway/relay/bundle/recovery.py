@@ -29,16 +29,13 @@ from gateway.protocol.export import longest_payload
 from gateway.relay.bundle.mending import Asked, Steps
 from gateway.relay.bundle.pieces import Piece
 from gateway.relay.bundle.work import Work
+from gateway.relay.losses import MOST_TRIES
 from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.relay.scan.fences import still_coming
 from gateway.relay.unflushed import Written, digest_of
 from gateway.upstream.mode import Doubt, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.limits import MIB
-
-MOST_TRIES = 3
-"""How often a recovery FLUSHes while the server says that it has not tried: what it has too little of it may
-have in a moment."""
 
 WINDOW = 16
 """Asks of a recovery that are under way together."""

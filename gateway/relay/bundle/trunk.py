@@ -31,7 +31,7 @@ from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.wire import Wire, Wires
 from gateway.relay.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
-from gateway.relay.losses import Debt, Trail
+from gateway.relay.losses import MOST_TRIES, Debt, Trail
 from gateway.relay.scan.asks import Ask, Done
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.unflushed import KEPT
@@ -188,8 +188,12 @@ class Trunk:
                     for slot in range(self.decision.count):
                         nursery.start_soon(self._keep_slot, slot)
             with trio.move_on_after(FAREWELL_SECONDS):
-                self.bundle.say_farewell()
-                self.push()
+                for _ in range(MOST_TRIES):
+                    if not self.bundle.say_farewell():
+                        break
+                    self.push()
+                    while self._wires.busy:
+                        await trio.sleep(LOOK_SECONDS)
                 while self._wires.busy:
                     await trio.sleep(LOOK_SECONDS)
         finally:
