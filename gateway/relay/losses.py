@@ -320,10 +320,14 @@ class Losses:
         the word of whoever switches to it.
         """
         if self._untold is not None and other is not self:
-            alone = other._untold is None
+            know = [
+                each
+                for each in other._open
+                if each.knew_untold_of is self and (other._untold is None or each.knows_untold)
+            ]
             other.owe_the_next(*self._untold)
-            for debt in other._open:
-                debt.knows_untold = alone and debt.knew_untold_of is self
+            for debt in know:
+                debt.knows_untold = True
 
     @property
     def _untold_ranges(self) -> Sequence[Range]:
