@@ -41,6 +41,8 @@ The rule, clause by clause; each has its own method, and its name here:
   lost that was answered after. Until then its READs of what is lost get EIO, never old data.
 - *Loss or not* (`is_loss`). A FLUSH that fails says that something was lost, and the server does not say so
   twice; unless its error says that the FLUSH was not tried.
+- *Done before* (`done_before`). What is under way when a FLUSH fails may be done already, and lost with the
+  rest. When it is acknowledged, it counts as lost.
 
 A FLUSH of the gateway's own (a pause, a proof, the one that keeps FUA where a server has none) is no
 client's: it tells nobody, and clears nothing.
@@ -60,7 +62,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from gateway.protocol.commands import is_loss, told_error
-from gateway.relay.unflushed import Era, Keep, Order, Unflushed
+from gateway.relay.unflushed import LONG_AGO, Era, Keep, Order, Unflushed
 from gateway.wire.constants import Errno
 from gateway.wire.ranges import Range, fewer, merged, touched, without
 
@@ -83,6 +85,7 @@ BEHIND_A_BLACK_HOLE = (
     "a connection has not answered a FLUSH, and what was written over it may be gone"
 )
 LEFT_UNPROVED = "a connection was closed before what was written over it could be flushed"
+DONE_BEFORE = "a FLUSH has failed while it was written, and the server may have done it before"
 REPORTED_BESIDE = "what was written before was reported as lost to a FLUSH beside it"
 
 NOWHERE: Sequence[Range] = ()
@@ -187,6 +190,7 @@ class Trail:
     __slots__ = (
         "believed",
         "changed",
+        "failures",
         "flush",
         "hoped",
         "losses",
@@ -211,6 +215,8 @@ class Trail:
         )
         self.believed = False
         """Its server is taken to have kept whatever it has answered, unless it says otherwise itself."""
+        self.failures = 0
+        """FLUSHes over it that have lost something, where only its session relies on it."""
         self.up = -1
         """When its link came up; of several, the last."""
         self.state = Trail.OVER
@@ -253,6 +259,9 @@ class Losses:
         self.tainted = False
         """Somebody has to be told that something may be lost. While nobody has, WRITEs need not be noted by
         `written`."""
+        self.failures = 0
+        """FLUSHes that have lost something, over any link."""
+        self._failures_for_all = 0
         self._soon = soon
         self._later = later
         self._say = say
@@ -469,6 +478,11 @@ class Losses:
         self.order.tick()
         if is_loss(error):
             scope = self.scope(trail)
+            self.failures += 1
+            if scope is None:
+                self._failures_for_all += 1
+            else:
+                trail.failures += 1
             spoken_for = [trail] if scope is not None else self._holders()
             lost = {each: each.unflushed.take() for each in spoken_for if self.scope(each) is scope}
             if not trail.unflushed.records:  # nobody knows what was written, or whether it was
@@ -477,6 +491,19 @@ class Losses:
             self._lose(lost, why, said=True)
             if not any(lost.values()):
                 self._count_loss(trail)
+        self._look()
+
+    def failures_of(self, trail: Trail) -> int:
+        """Give how many FLUSHes have lost something that may have gone over a link."""
+        return trail.failures if self.scope(trail) is not None else self._failures_for_all
+
+    def done_before(self, trail: Trail, ranges: Iterable[Range]) -> None:
+        """Something is acknowledged that was under way when a FLUSH failed. The server may have done it before
+        that, and lost it with the rest; and whoever was told of that would take it for safe.
+        """
+        era = Era(self.order.now, self.order.now, LONG_AGO)
+        era.add(ranges)
+        self._lose({trail: [era]}, DONE_BEFORE, said=True)
         self._look()
 
     # --- FLUSHes of sessions

@@ -46,14 +46,29 @@ Kept = bytearray | list[tuple[Pinned, memoryview]]
 class Memory:
     """Of one session, over one link; what is acknowledged goes to its `trail`."""
 
-    __slots__ = ("_last_up", "_losses", "_old", "_unflushed", "answered", "kept", "kept_bytes")
+    __slots__ = (
+        "_done_before",
+        "_failures",
+        "_failures_of",
+        "_last_up",
+        "_losses",
+        "_old",
+        "_trail",
+        "answered",
+        "kept",
+        "kept_bytes",
+    )
 
     def __init__(self, trail: Trail) -> None:
         self._losses = trail.losses
-        self._unflushed = trail.unflushed
+        self._trail = trail
         self._last_up = trail.losses.asked()
         self._old = 0
         """Our cookies up to this one may have been asked before another link to the disk came up."""
+        self._failures = self._losses.failures
+        self._failures_of = self._losses.failures_of(trail)
+        self._done_before = 0
+        """And up to this one, before a FLUSH failed."""
         self.kept: dict[int, Kept] = {}
         """Our cookie -> data of a client's WRITE that is not answered."""
         self.kept_bytes = 0
@@ -87,14 +102,19 @@ class Memory:
 
     def look_for_links(self, last_cookie: int) -> None:
         """See whether another link has come up: it knows nothing of what was asked before, whenever we hear
-        the answer.
+        the answer. And whether a FLUSH has failed, after the server may have done it.
         """
         last_up = self._losses.asked()
         if last_up != self._last_up:
             self._last_up, self._old = last_up, last_cookie
+        if self._losses.failures != self._failures:
+            self._failures = self._losses.failures
+            failures_of = self._losses.failures_of(self._trail)
+            if failures_of != self._failures_of:
+                self._failures_of, self._done_before = failures_of, last_cookie
 
     def _note(self, ranges: list[Range], *, old: bool) -> None:
-        self._unflushed.note(ranges, LONG_AGO if old else self._last_up)
+        self._trail.unflushed.note(ranges, LONG_AGO if old else self._last_up)
 
     def succeeded(
         self,
@@ -115,6 +135,8 @@ class Memory:
                 self._note([(offset, offset + length)], old=ours <= self._old)
             if self._losses.tainted:
                 self._losses.written(*(own or (offset, offset + length)))
+            if ours <= self._done_before and not word & _FUA:
+                self._losses.done_before(self._trail, [(offset, offset + length)])
 
     def remember(self, last_cookie: int) -> None:
         """Do the same for all that are `answered`."""
@@ -122,6 +144,7 @@ class Memory:
         kept, old = self.kept, self._old
         noted: list[Range] = []
         noted_old: list[Range] = []
+        done_before: list[Range] = []
         freed = 0
         for ours, (_cookie, word, offset, length) in self.answered:
             if word & 0xFFFF != _WRITE:
@@ -134,6 +157,8 @@ class Memory:
                     segment.unpin()
             if not word & _FUA:
                 (noted if ours > old else noted_old).append((offset, offset + length))
+            if ours <= self._done_before and not word & _FUA:
+                done_before.append((offset, offset + length))
             if self._losses.tainted:
                 self._losses.written(offset, offset + length)
         self.kept_bytes -= freed
@@ -141,4 +166,6 @@ class Memory:
             self._note(noted, old=False)
         if noted_old:
             self._note(noted_old, old=True)
+        if done_before:
+            self._losses.done_before(self._trail, done_before)
         self.answered.clear()
