@@ -566,13 +566,16 @@ class Losses:
         if self._last_told >= since and debt.trail is not None:
             debt.trail.unflushed.renew_since(since)
 
-    def written(self, start: int, end: int) -> None:
-        """Bytes have been written (again): what is there now is what a client wrote."""
-        if self._untold is not None:
+    def written(self, trail: Trail, start: int, end: int) -> None:
+        """Bytes have been written (again): what is there now is what a client wrote. If that is lost in turn,
+        who relies on it is told; for nobody else has anything changed.
+        """
+        owner = self.scope(trail)
+        if self._untold is not None and owner is None:
             why, ranges = self._untold
             self._untold = why, without(ranges, start, end)
         left: dict[int, Sequence[Range]] = {}
-        for debt in self._open:
+        for debt in self._open if owner is None else (owner,):
             if debt.lost:
                 before = debt.lost
                 if id(before) not in left:

@@ -295,7 +295,7 @@ class World:
         start = self.written[write][1] * PLACE
         link.trail.unflushed.note([(start, start + PLACE)], self.asked[write])
         if self.losses.tainted:
-            self.losses.written(start, start + PLACE)
+            self.losses.written(link.trail, start, start + PLACE)
 
     def _read(self, session: int) -> None:
         self._use("read")

@@ -20,8 +20,9 @@ from gateway.relay.losses import (
     Losses,
     Trail,
 )
+from gateway.relay.scan.memory import Memory
 from gateway.relay.unflushed import MOST_ERAS, Era, Unflushed
-from gateway.wire.constants import Errno
+from gateway.wire.constants import Cmd, Errno
 from gateway.wire.ranges import Range
 from tests.relay import losses_model as model
 from tests.relay.losses_model import Bounds
@@ -764,11 +765,40 @@ def test_a_read_of_what_is_lost_fails_until_it_is_told_or_written_again(disk: Di
             True,
             False,
         )
-    disk.losses.written(*HERE)
+    disk.losses.written(late.trail, *HERE)
     for each in (session, late, disk.session()):
         assert (each.is_lost(HERE), each.is_lost(THERE)) == (False, True)
     assert late.flush() == Errno.EIO
     assert (late.is_lost(THERE), session.is_lost(THERE)) == (False, True)
+
+
+def test_what_another_writes_for_itself_alone_changes_nothing_for_who_is_not_told(
+    disk: Disk,
+) -> None:
+    """It may be lost in turn, and only the other one would be told."""
+    session, other = disk.session(own=True), disk.session(own=True)
+    session.write(HERE, THERE)
+    session.die()
+    disk.losses.written(other.trail, *HERE)
+    disk.losses.written(session.trail, *THERE)
+    assert session.is_lost(HERE)
+    assert not session.is_lost(THERE)
+
+
+def test_what_is_acknowledged_after_a_flush_has_failed_may_have_been_lost_with_it(
+    disk: Disk,
+) -> None:
+    session = disk.session()
+    memory = Memory(session.trail)
+    assert session.flush(error=Errno.EIO) == Errno.EIO
+    memory.succeeded(5, Cmd.WRITE, 0, 10, last_cookie=7)
+    assert session.is_lost(HERE)
+    memory.answered.append((7, (1, Cmd.WRITE_ZEROES, 10, 10)))
+    memory.remember(last_cookie=8)
+    assert session.is_lost(THERE)
+    assert session.flush() == Errno.EIO
+    memory.succeeded(8, Cmd.WRITE, 0, 10, last_cookie=8)
+    assert session.flush() == 0
 
 
 def test_who_is_deaf_has_not_been_told(disk: Disk) -> None:
@@ -798,7 +828,7 @@ def test_a_session_brings_along_what_it_owes(disk: Disk) -> None:
     debt = other.losses.open(session.debt)
     assert debt.is_lost(*HERE)
     assert other.losses.tainted  # so that WRITEs are noted
-    other.losses.written(*HERE)
+    other.losses.written(other.losses.trail(None), *HERE)
     assert not debt.is_lost(*HERE)
     assert other.losses.answer(debt.read(), 0, "")[0] == Errno.EIO
     assert disk.losses.sessions == 0
@@ -943,7 +973,7 @@ def test_sessions_that_owe_the_same_owe_it_once(disk: Disk) -> None:
     for session in sessions:
         session.die()
     assert len({id(session.debt.lost) for session in sessions}) == 1
-    disk.losses.written(0, 5)
+    disk.losses.written(sessions[0].trail, 0, 5)
     assert len({id(session.debt.lost) for session in sessions}) == 1
     assert not sessions[0].is_lost((0, 10))
     assert sessions[9].is_lost((10, 11))

@@ -241,7 +241,7 @@ class Work:
     def _note_written(self, piece: Piece) -> None:
         ask = piece.ask
         if self.trail.losses.tainted:
-            self.trail.losses.written(*ask.written)
+            self.trail.losses.written(self.trail, *ask.written)
         if self.export.can_flush:
             if ask.flags & CmdFlag.FUA:
                 self.unflushed.replaced(ask)

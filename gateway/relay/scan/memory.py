@@ -134,7 +134,7 @@ class Memory:
             if not word & _FUA:
                 self._note([(offset, offset + length)], old=ours <= self._old)
             if self._losses.tainted:
-                self._losses.written(*(own or (offset, offset + length)))
+                self._losses.written(self._trail, *(own or (offset, offset + length)))
             if ours <= self._done_before and not word & _FUA:
                 self._losses.done_before(self._trail, [(offset, offset + length)])
 
@@ -160,7 +160,7 @@ class Memory:
             if ours <= self._done_before and not word & _FUA:
                 done_before.append((offset, offset + length))
             if self._losses.tainted:
-                self._losses.written(offset, offset + length)
+                self._losses.written(self._trail, offset, offset + length)
         self.kept_bytes -= freed
         if noted:
             self._note(noted, old=False)
