@@ -47,12 +47,14 @@ class Memory:
     """Of one session, over one link; what is acknowledged goes to its `trail`."""
 
     __slots__ = (
+        "_before",
         "_done_before",
         "_failures",
         "_failures_of",
         "_last_up",
         "_losses",
         "_old",
+        "_older",
         "_trail",
         "answered",
         "kept",
@@ -63,8 +65,10 @@ class Memory:
         self._losses = trail.losses
         self._trail = trail
         self._last_up = trail.losses.asked()
-        self._old = 0
-        """Our cookies up to this one may have been asked before another link to the disk came up."""
+        self._before = LONG_AGO
+        self._old = self._older = 0
+        """Our cookies up to this one may have been asked before the last link to the disk came up, and up to
+        that one before the link before it did."""
         self._failures = self._losses.failures
         self._failures_of = self._losses.failures_of(trail)
         self._done_before = 0
@@ -106,6 +110,7 @@ class Memory:
         """
         last_up = self._losses.asked()
         if last_up != self._last_up:
+            self._before, self._older = self._last_up, self._old
             self._last_up, self._old = last_up, last_cookie
         if self._losses.failures != self._failures:
             self._failures = self._losses.failures
@@ -113,8 +118,11 @@ class Memory:
             if failures_of != self._failures_of:
                 self._failures_of, self._done_before = failures_of, last_cookie
 
-    def _note(self, ranges: list[Range], *, old: bool) -> None:
-        self._trail.unflushed.note(ranges, LONG_AGO if old else self._last_up)
+    def _asked(self, ours: int) -> int:
+        """Give an event before which a command was surely not asked (`Losses.asked`)."""
+        if ours > self._old:
+            return self._last_up
+        return self._before if ours > self._older else LONG_AGO
 
     def succeeded(
         self,
@@ -132,7 +140,7 @@ class Memory:
         if word & 0xFFFF in WRITE_CLASS:
             self.forget(ours, length)
             if not word & _FUA:
-                self._note([(offset, offset + length)], old=ours <= self._old)
+                self._trail.unflushed.note([(offset, offset + length)], self._asked(ours))
             if self._losses.tainted:
                 self._losses.written(self._trail, *(own or (offset, offset + length)))
             if ours <= self._done_before and not word & _FUA:
@@ -143,7 +151,6 @@ class Memory:
         self.look_for_links(last_cookie)
         kept, old = self.kept, self._old
         noted: list[Range] = []
-        noted_old: list[Range] = []
         done_before: list[Range] = []
         freed = 0
         for ours, (_cookie, word, offset, length) in self.answered:
@@ -156,16 +163,17 @@ class Memory:
                 for segment, _view in data:
                     segment.unpin()
             if not word & _FUA:
-                (noted if ours > old else noted_old).append((offset, offset + length))
+                if ours > old:
+                    noted.append((offset, offset + length))
+                else:
+                    self._trail.unflushed.note([(offset, offset + length)], self._asked(ours))
             if ours <= self._done_before and not word & _FUA:
                 done_before.append((offset, offset + length))
             if self._losses.tainted:
                 self._losses.written(self._trail, offset, offset + length)
         self.kept_bytes -= freed
         if noted:
-            self._note(noted, old=False)
-        if noted_old:
-            self._note(noted_old, old=True)
+            self._trail.unflushed.note(noted, self._last_up)
         if done_before:
             self._losses.done_before(self._trail, done_before)
         self.answered.clear()
