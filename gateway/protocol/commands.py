@@ -259,3 +259,8 @@ def told_error(error: int) -> int:
     that nothing was tried, so a loss is EIO whatever the server calls it.
     """
     return Errno.EIO if is_loss(error) else error
+
+
+def text_of_error(error: int) -> str:
+    """Give what is said of an error that came without a text: its name, or its number; of none, nothing."""
+    return name_of(Errno, error) if error else ""

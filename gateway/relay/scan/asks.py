@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway.protocol.commands import told_error
+from gateway.protocol.commands import text_of_error, told_error
 from gateway.relay.scan.extents import Extents
 from gateway.relay.scan.locks import ASK
 from gateway.wire.constants import Cmd, CmdFlag
@@ -120,6 +120,7 @@ class Asks:
                 memory.remember(self._traffic.last_cookie)  # what was answered before
             if trail is not None:
                 trail.losses.answered(trail, self._sent.pop(ours), outcome.error, outcome.text)
+            outcome.text = outcome.text or text_of_error(outcome.error)
             outcome.error = told_error(outcome.error)
         elif memory is not None and not outcome.error:
             memory.succeeded(
