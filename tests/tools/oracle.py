@@ -606,7 +606,8 @@ class Oracle:
             if telling is asked or not telling.error:
                 continue
             if telling.session is session:
-                own = write.session is session
+                # Of what is under way when a FLUSH fails, and that FLUSH, either may be answered first.
+                own = write.session is session and not _done_before(write, trouble)
                 answered = write.over < (telling.ended if own else telling.began)
                 if answered and telling.ended < asked.began:
                     return True
@@ -638,6 +639,11 @@ class Oracle:
                     self._unsafe.pop(write, None)
                     self._by_stamp.pop(write.stamp, None)
         self._writes[number] = [write for write in self._writes[number] if write.ended >= newest]
+
+
+def _done_before(write: Op, trouble: Trouble) -> bool:
+    """Say whether a write was under way when a FLUSH failed: it may have been done, and lost, before."""
+    return trouble.what == "flush" and write.began < trouble.known and trouble.began < write.over
 
 
 NOTHING = "nothing was lost that was not told"

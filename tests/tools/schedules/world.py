@@ -144,11 +144,21 @@ class Disk(VolatileDisk):
         number, world = CONNECTION.get(), self._world
         covers = ANY if world.settings.multi_conn else number
         failed: list[int] = []
+        fails_too: list[int] = []
+        world.flushing[id(fails_too)] = covers, fails_too
 
         def run() -> bytes:
-            if world.errors and number in world.there and number not in world.cut_off:
-                error = world.errors.pop(0)
+            world.flushing.pop(id(fails_too), None)
+            if fails_too or (
+                world.errors and number in world.there and number not in world.cut_off
+            ):
+                # Of two at once, both fail: that a server may say 0 to the other one is not mended here.
+                error = fails_too[0] if fails_too else world.errors.pop(0)
                 failed.append(error)
+                if error not in NOT_TRIED and not fails_too:
+                    for other_covers, other in world.flushing.values():
+                        if other_covers == covers:
+                            other.append(error)
                 if error not in NOT_TRIED:
                     self.store.fail(covers)
                 world.oracle.flush_failed(error, None if covers == ANY else {number})
@@ -192,6 +202,8 @@ class World(VolatileServer):
         """Connections, by their numbers."""
         self.silent: dict[int, Trouble] = {}
         self.errors: list[int] = []
+        self.flushing: dict[int, tuple[int, list[int]]] = {}
+        """FLUSHes that the server has and has not done: for which connection, and whether they have failed."""
         """What the next FLUSHes fail with."""
         self.used: dict[int, int] = {}
         """Connections over which a command was answered, and since when, as the oracle counts."""
