@@ -134,9 +134,11 @@ class Judge:
     def _answer(self, number: int) -> None:
         write = self.writes[number]
         write.answered, write.held = self.now, True
-        for session in self.sessions.values():
-            session.fail_at.discard(write.place)
-        self.untold_at.discard(write.place)
+        for session, it in self.sessions.items():
+            if self._relies(session, write):
+                it.fail_at.discard(write.place)
+        if self.links[write.link].shared:
+            self.untold_at.discard(write.place)
 
     def _read(self, flush: int, session: int) -> None:
         self.flushes[flush] = _Flush(session, self.now)
