@@ -16,11 +16,33 @@ from pathlib import Path
 
 import pytest
 
-from gateway.log.standard_error import MAX_PARTIAL_CHARACTERS, StandardError, taken_over
+from gateway.log import standard_error
+from gateway.log.standard_error import (
+    MAX_PARTIAL_CHARACTERS,
+    StandardError,
+    _Descriptor,
+    taken_over,
+)
 from gateway.log.writer import MAX_BYTES, Writer
 
 SECONDS = 30
 """More than anything here takes: only a fault waits for it."""
+
+
+@pytest.fixture(autouse=True)
+def nobody_writes_later(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What waits for a descriptor when its test ends must not be written to what has its number then."""
+    made: list[_Descriptor] = []
+
+    def descriptor(fd: int) -> _Descriptor:
+        made.append(_Descriptor(fd))
+        return made[-1]
+
+    monkeypatch.setattr(standard_error, "_Descriptor", descriptor)
+    yield
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for each in made:
+        each.fd = nowhere
 
 
 @pytest.fixture
