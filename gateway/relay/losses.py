@@ -61,7 +61,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from gateway.protocol.commands import is_loss, told_error
+from gateway.protocol.commands import is_loss, text_of_error, told_error
 from gateway.relay.unflushed import LONG_AGO, Era, Keep, Order, Unflushed
 from gateway.wire.constants import Errno
 from gateway.wire.ranges import Range, fewer, merged, touched, without
@@ -487,7 +487,7 @@ class Losses:
             lost = {each: each.unflushed.take() for each in spoken_for if self.scope(each) is scope}
             if not trail.unflushed.records:  # nobody knows what was written, or whether it was
                 lost[trail] = [Era(self.order.now, self.order.now, self.order.now)]
-            why = f"a FLUSH of the server has failed: {text or name_of_error(error)}"
+            why = f"a FLUSH of the server has failed: {text or text_of_error(error)}"
             self._lose(lost, why, said=True)
             if not any(lost.values()):
                 self._count_loss(trail)
@@ -796,7 +796,7 @@ class Losses:
         self.order.tick()
         trail.proof = None
         if error:
-            why = f"a FLUSH over another connection has failed: {text or name_of_error(error)}"
+            why = f"a FLUSH over another connection has failed: {text or text_of_error(error)}"
             self._not_proved(trail, proof.sent, why)
             for flush in self._who_needs(trail):
                 flush.error, flush.text = error, text
@@ -864,11 +864,6 @@ class Losses:
 def _scopes(flush: Flush) -> tuple[Debt | None, ...]:
     """Give the scopes on which a FLUSH relies: all, and that of its own session."""
     return (None,) if flush.debt is None else (None, flush.debt)
-
-
-def name_of_error(error: int) -> str:
-    """Give the name of an error, or its number."""
-    return Errno(error).name if error in list(Errno) else f"error {error}"
 
 
 def _and(before: Sequence[Range], more: Iterable[Range]) -> Sequence[Range]:

@@ -33,11 +33,11 @@ import trio
 
 from gateway.access.chain import Terms, prepares, terms
 from gateway.policy import Denied
+from gateway.protocol.commands import text_of_error
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, lacks
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hooks import Hooks
-from gateway.relay.losses import name_of_error
 from gateway.relay.promise import first_view, promise
 from gateway.relay.reading import chain_over
 from gateway.relay.scan.jobs import Answer
@@ -280,7 +280,7 @@ class Pauses:
 
         def done(answer: Answer) -> None:  # perhaps when nobody waits for it any more
             if answer.error:
-                why = answer.text or name_of_error(answer.error)
+                why = answer.text or text_of_error(answer.error)
                 problems.append(f"{who}: {why}")
             answered.set()
 

@@ -24,7 +24,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from hashlib import blake2b
 
-from gateway.protocol.commands import is_loss
+from gateway.protocol.commands import is_loss, text_of_error
 from gateway.protocol.export import longest_payload
 from gateway.relay.bundle.mending import Asked, Steps
 from gateway.relay.bundle.pieces import Piece
@@ -81,7 +81,8 @@ def _flushed(work: Work) -> Steps:
         work.flush_answered(sent, outcome)
         tries += bool(outcome.error)
         if is_loss(outcome.error) or tries == MOST_TRIES:
-            losses.lose(trail, f"a FLUSH of the server has failed: {outcome.text or outcome.error}")
+            why = outcome.text or text_of_error(outcome.error)
+            losses.lose(trail, f"a FLUSH of the server has failed: {why}")
 
 
 # --- What was acknowledged

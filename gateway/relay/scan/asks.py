@@ -90,7 +90,7 @@ class Asks:
         """Ask; `done` is called when the reply is complete."""
         traffic = self._traffic
         if traffic.memory is not None:
-            traffic.memory.look_for_links(traffic.last_cookie)
+            traffic.memory.look_for_news(traffic.last_cookie)
         ours = traffic.new_cookie()
         word = ask.flags << 16 | ask.command
         traffic.in_flight[ours] = (0, ASK | word, ask.offset, ask.length)

@@ -104,7 +104,7 @@ class Memory:
             self.forget(ours, 0)
         self.kept_bytes = 0
 
-    def look_for_links(self, last_cookie: int) -> None:
+    def look_for_news(self, last_cookie: int) -> None:
         """See whether another link has come up: it knows nothing of what was asked before, whenever we hear
         the answer. And whether a FLUSH has failed, after the server may have done it.
         """
@@ -136,7 +136,7 @@ class Memory:
         """A command without data in its reply has succeeded, which is no FLUSH. `last_cookie`: the newest of
         ours.
         """
-        self.look_for_links(last_cookie)
+        self.look_for_news(last_cookie)
         if word & 0xFFFF in WRITE_CLASS:
             self.forget(ours, length)
             if not word & _FUA:
@@ -148,7 +148,7 @@ class Memory:
 
     def remember(self, last_cookie: int) -> None:
         """Do the same for all that are `answered`."""
-        self.look_for_links(last_cookie)
+        self.look_for_news(last_cookie)
         kept, old = self.kept, self._old
         noted: list[Range] = []
         done_before: list[Range] = []

@@ -164,7 +164,7 @@ class RequestScan:
         gate = traffic.gate
         memory = traffic.memory
         if memory is not None:
-            memory.look_for_links(traffic.last_cookie)  # what is asked from now on, they know
+            memory.look_for_news(traffic.last_cookie)  # what is asked from now on, they know
         run = pos = start
         if self.payload_left:
             pos = start + self.payload_left
