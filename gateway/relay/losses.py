@@ -41,8 +41,8 @@ The rule, clause by clause; each has its own method, and its name here:
   lost that was answered after. Until then its READs of what is lost get EIO, never old data.
 - *Loss or not* (`is_loss`). A FLUSH that fails says that something was lost, and the server does not say so
   twice; unless its error says that the FLUSH was not tried.
-- *Done before* (`done_before`). What is under way when a FLUSH fails may be done already, and lost with the
-  rest. When it is acknowledged, it counts as lost.
+- *Done before* (`is_done_before`). What is under way when a FLUSH fails may be done already, and lost with the
+  rest. When it is acknowledged, over whatever link, it counts as lost.
 
 A FLUSH of the gateway's own (a pause, a proof, the one that keeps FUA where a server has none) is no
 client's: it tells nobody, and clears nothing.
@@ -190,7 +190,7 @@ class Trail:
     __slots__ = (
         "believed",
         "changed",
-        "failures",
+        "failed_at",
         "flush",
         "hoped",
         "losses",
@@ -215,8 +215,8 @@ class Trail:
         )
         self.believed = False
         """Its server is taken to have kept whatever it has answered, unless it says otherwise itself."""
-        self.failures = 0
-        """FLUSHes over it that have lost something, where only its session relies on it."""
+        self.failed_at = LONG_AGO
+        """When a FLUSH over it has lost something last, where only its session relies on it."""
         self.up = -1
         """When its link came up; of several, the last."""
         self.state = Trail.OVER
@@ -259,13 +259,12 @@ class Losses:
         self.tainted = False
         """Somebody has to be told that something may be lost. While nobody has, WRITEs need not be noted by
         `written`."""
-        self.failures = 0
-        """FLUSHes that have lost something, over any link."""
-        self._failures_for_all = 0
+        self._failed_at = LONG_AGO
+        """When a FLUSH has lost something last on which all rely."""
         self._soon = soon
         self._later = later
         self._say = say
-        self._last_up = 0
+        self._last_news = 0
         self._last_told = -1
         self._open: dict[Debt, None] = {}
         self._up: dict[Trail, None] = {}
@@ -362,7 +361,7 @@ class Losses:
         """
         if trail.state is not Trail.UP:
             trail.proof = None  # nobody waits any more for what becomes of it
-        trail.up = self._last_up = self.order.tick()
+        trail.up = self._last_news = self.order.tick()
         trail.state, trail.tried, trail.hoped = Trail.UP, False, False
         trail.unflushed.closed = False
         trail.unflushed.renew()
@@ -445,10 +444,10 @@ class Losses:
     # --- What goes over links
 
     def asked(self) -> int:
-        """Something is asked that writes: give what `Unflushed` is to be told when it has been acknowledged.
-        Only a link that comes up changes it.
+        """Something is asked that writes: give what `Unflushed` and `is_done_before` are to be told when it
+        has been acknowledged. Only a link that comes up changes it, and a FLUSH that has lost something.
         """
-        return self._last_up
+        return self._last_news
 
     def sent(self) -> int:
         """A FLUSH is sent: give what `flushed` is to be told when it has answered 0."""
@@ -478,11 +477,11 @@ class Losses:
         self.order.tick()
         if is_loss(error):
             scope = self.scope(trail)
-            self.failures += 1
+            self._last_news = self.order.tick()
             if scope is None:
-                self._failures_for_all += 1
+                self._failed_at = self._last_news
             else:
-                trail.failures += 1
+                trail.failed_at = self._last_news
             spoken_for = [trail] if scope is not None else self._holders()
             lost = {each: each.unflushed.take() for each in spoken_for if self.scope(each) is scope}
             if not trail.unflushed.records:  # nobody knows what was written, or whether it was
@@ -493,13 +492,13 @@ class Losses:
                 self._count_loss(trail)
         self._look()
 
-    def failures_of(self, trail: Trail) -> int:
-        """Give how many FLUSHes have lost something that may have gone over a link."""
-        return trail.failures if self.scope(trail) is not None else self._failures_for_all
+    def is_done_before(self, trail: Trail, asked: int) -> bool:
+        """Say whether what was `asked` then, and is acknowledged now, was under way when a FLUSH failed."""
+        return asked < (self._failed_at if self.scope(trail) is None else trail.failed_at)
 
     def done_before(self, trail: Trail, ranges: Iterable[Range]) -> None:
-        """Something is acknowledged that was under way when a FLUSH failed. The server may have done it before
-        that, and lost it with the rest; and whoever was told of that would take it for safe.
+        """Something of that kind is acknowledged. The server may have done it before the FLUSH, and lost it
+        with the rest; and whoever was told of that would take it for safe.
         """
         era = Era(self.order.now, self.order.now, LONG_AGO)
         era.add(ranges)

@@ -38,6 +38,7 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, lacks
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hooks import Hooks
+from gateway.relay.losses import PROOF_SECONDS
 from gateway.relay.promise import first_view, promise
 from gateway.relay.reading import chain_over
 from gateway.relay.scan.jobs import Answer
@@ -144,8 +145,9 @@ class Pauses:
                 leaving = self._left(export, place, close_first)
                 if close_first:
                     self._refuse_to_part_others(export, leaving)
-                    await _part_from_links(sessions, leaving)
                 try:
+                    if close_first:
+                        await _part_from_links(sessions, leaving)
                     await self._go_over(export, sessions, place, leaving)
                 except NotDone as error:
                     if close_first and not was_paused:
@@ -395,6 +397,8 @@ class Pauses:
                         ready.append(
                             (running, await self._opened_anew(running.opened, place, trunk))
                         )
+                    for running in sessions:
+                        await _answered(running)
             except trio.TooSlowError:
                 _close(ready)
                 text = f"{place.server.name} has not opened it within {OPEN_SECONDS:g} s"
@@ -441,8 +445,8 @@ class Pauses:
         plan = opened.plan
         disk = service.disk_at(opened.place)
         debt = old.debt if disk is running.disk else disk.losses.open(old.debt)
-        traffic = Traffic(plan, disk.locks, None if joined is None else joined.ask, debt)
-        traffic.fences = disk.fences
+        ask = None if joined is None else joined.ask
+        traffic = Traffic(plan, disk.locks, ask, debt, disk.fences)
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
@@ -505,6 +509,7 @@ async def _part_from_links(sessions: Collection[Running], trunks: Collection[Tru
     """Close the connections of sessions that are held and settled; they live on without."""
     for running in sessions:
         if not isinstance(running.opened.link, Joined):
+            await _answered(running)
             _relaying(running).part_from_link()
     for trunk in trunks:
         trunk.end("the connections to the upstream were closed to be made anew")
@@ -512,6 +517,17 @@ async def _part_from_links(sessions: Collection[Running], trunks: Collection[Tru
         await trunk.closed.wait()
     while not all(_relaying(running).link_lost for running in sessions if _relaying(running).held):
         await trio.sleep(LOOK_SECONDS)
+
+
+async def _answered(running: Running) -> None:
+    """Wait until nothing is under way over the link of a session that is held: a client of the same disk under
+    another name may have had it FLUSHed. Raises `NotDone`.
+    """
+    with trio.move_on_after(PROOF_SECONDS):
+        while not _relaying(running).quiet:
+            await trio.sleep(LOOK_SECONDS)
+    if not _relaying(running).quiet:
+        raise NotDone(f"a FLUSH has not been answered within {PROOF_SECONDS:g} s")
 
 
 def _say_disc(link: Link) -> None:

@@ -440,8 +440,8 @@ class Session:
 
     def _receive_replies(self) -> None:
         lane = self._replies_lane
-        if self._requests_lane.out or self._requests.payload_left or self.traffic.early.unsent:
-            self._note_unsent()
+        if self._requests_lane.out or self._requests.waiting or self.traffic.early.unsent:
+            self._note_unsent()  # what has not come yet from the client, who scans knows
         try:
             lane.receive()
         except WireError as error:

@@ -169,8 +169,7 @@ def _relink(service: Service, running: Running, joined: Joined) -> None:
     trunk, before = joined.trunk, running.traffic
     link, trail = trunk.dissolve()
     agreed = plan_of(opened.agreed, opened.offer, link.export, link.dialect)
-    traffic = Traffic(agreed, before.locks, debt=before.debt)
-    traffic.fences = running.disk.fences
+    traffic = Traffic(agreed, before.locks, debt=before.debt, fences=running.disk.fences)
     if agreed.hooked:
         Hooks(opened.agreed, agreed, traffic.jobs, session.act, running.nursery, running.log)
     service.hub.relink(session, link.socket, traffic)

@@ -117,8 +117,8 @@ async def transmit(
         agreed = opened.plan
         disk = service.disk_at(opened.place)
         debt = disk.losses.open()
-        traffic = Traffic(agreed, disk.locks, None if joined is None else joined.ask, debt)
-        traffic.fences = disk.fences
+        ask = None if joined is None else joined.ask
+        traffic = Traffic(agreed, disk.locks, ask, debt, disk.fences)
         traffic.most_in_flight = opened.limits.most_in_flight
         running = Running(opened.grant.name, membership, opened, disk, traffic, log)
         with service.session(running):

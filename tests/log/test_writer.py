@@ -197,6 +197,17 @@ def test_who_retires_keeps_nothing_open(sink: Sink, writer: Writer) -> None:
     assert (sink.open, sink.lines) == (False, [b"before\n", b"after\n"])
 
 
+def test_the_thread_goes_when_nothing_comes(
+    sink: Sink, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.log.writer.IDLE_SECONDS", 0)
+    for line in (b"first\n", b"second\n"):
+        assert writer.write(line)
+        ended(writer)
+        assert writer._thread is None
+    assert sink.lines == [b"first\n", b"second\n"]
+
+
 def ended(writer: Writer) -> None:
     """Wait for the writer's thread."""
     thread = writer._thread

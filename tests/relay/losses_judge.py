@@ -43,6 +43,8 @@ class _Link:
     up: int
     state: str = "up"
     tried: bool = False
+    failed: int = -1
+    """When a FLUSH over it has lost something, or over any that is shared as it is."""
 
 
 @dataclass
@@ -139,6 +141,14 @@ class Judge:
                 it.fail_at.discard(write.place)
         if self.links[write.link].shared:
             self.untold_at.discard(write.place)
+        if write.asked < self._failed(self.links[write.link]):
+            self._lose([number])
+
+    def _failed(self, link: _Link) -> int:
+        """Say when a FLUSH has failed last of which what goes over this link may be part."""
+        if not link.shared:
+            return link.failed
+        return max(each.failed for each in self.links.values() if each.shared)
 
     def _read(self, flush: int, session: int) -> None:
         self.flushes[flush] = _Flush(session, self.now)
@@ -156,6 +166,7 @@ class Judge:
                 if write.answered < flush.sent and self._speaks_for(flush.link, write):
                     write.held = False
         elif is_loss(error):
+            link.failed = self.now
             alike = [
                 w
                 for w, write in self.writes.items()
@@ -326,6 +337,7 @@ class Judge:
                     *(write.answered < flush.read for flush in flushes.values()),
                     *(write.answered < flush.sent for flush in flushes.values()),
                     *(write.answered > session.told for session in sessions.values()),
+                    write.asked < self._failed(self.links[write.link]),
                 )
                 for w, write in self.writes.items()
                 if write.held or write.answered < 0

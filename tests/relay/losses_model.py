@@ -7,8 +7,8 @@ The *truth* is a disk and the server processes that have run on it. A process ke
 until a FLUSH has it put on the disk: with CAN_MULTI_CONN all that the process has, without it what came over
 the same link. What is in memory is gone when the process is killed. A link leads to the process that ran when
 it was made. A reply that a process has given waits in the link's socket until it is read, if need be for longer
-than the process lives. A FLUSH that fails loses what was answered when that is heard: what a server forgets
-before, and says too late, no client can know.
+than the process lives. A FLUSH that fails loses whatever the process has in memory when that is heard, replied
+to or not: what a server forgets before, and says too late, no client can know.
 
 The *judge* (`losses_judge`) hears the same events as `Losses`, in their order, and says the rule again: what
 each FLUSH has to answer, and which READs fail.
@@ -293,9 +293,13 @@ class World:
         self.answered[write] = self.clock
         self._say("answer", write)
         start = self.written[write][1] * PLACE
-        link.trail.unflushed.note([(start, start + PLACE)], self.asked[write])
+        ranges, asked = [(start, start + PLACE)], self.asked[write]
         if self.losses.tainted:
             self.losses.written(link.trail, start, start + PLACE)
+        if self.losses.is_done_before(link.trail, asked):
+            self.losses.done_before(link.trail, ranges)
+        else:
+            link.trail.unflushed.note(ranges, asked)
 
     def _read(self, session: int) -> None:
         self._use("read")
@@ -345,7 +349,7 @@ class World:
         flush, error, sent, done = link.flushes.pop(0)
         self._say("reply", flush, error)
         if is_loss(error):
-            for write in {*self._reached(link)} & {*self.answered}:
+            for write in self._reached(link):
                 del link.process.memory[write]
         self.losses.answered(link.trail, sent, error, "")
         if done is not None:
@@ -687,7 +691,13 @@ class World:
             *(
                 (
                     *(n, link.state, link.hole, link.fails, link.process is self.process),
-                    *((write, *(up <= self.asked[write] for up in ups)) for write in link.writes),
+                    *(
+                        (
+                            *(write, losses.is_done_before(link.trail, self.asked[write])),
+                            *(up <= self.asked[write] for up in ups),
+                        )
+                        for write in link.writes
+                    ),
                     *(
                         (f in self.flushes and names[f], e, done is None)
                         for f, e, _s, done in link.flushes

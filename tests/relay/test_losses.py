@@ -1237,6 +1237,9 @@ MUTANTS: dict[str, Mutation] = {
     "loss or not: nothing is a loss": instead(module, "is_loss", lambda error: False),
     "loss or not: everything is": instead(commands, "NOT_TRIED", frozenset()),
     "loss or not: of the link that failed only": instead(Losses, "flush_failed", _failed_here_only),
+    "done before: what is under way is safe": instead(
+        Losses, "is_done_before", lambda self, trail, asked: False
+    ),
     "what is over is kept": instead(Losses, "_forget_what_is_over", _nothing),
 }
 

@@ -25,6 +25,7 @@ from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.ports import Task
 from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.fences import Late, still_coming
+from gateway.relay.unflushed import LONG_AGO
 
 SUSPECT_LOSSES = 3
 """From so many on a piece goes with no other: of all that were under way each time, only the one that takes the
@@ -57,7 +58,7 @@ class Piece:
     """Those lines: as long as it may be done there, it is not asked again."""
     not_before: float = AT_ONCE
     """When it may go at the latest, in seconds; sooner, if nothing of its `lates` can come any more."""
-    asked: int | None = None
+    asked: int = LONG_AGO
     """What `Losses.asked` gave when it was sent last."""
     line: Line | None = None
     """The one that it is under way on."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gateway.protocol.commands import WRITE_CLASS, is_loss, told_error
+from gateway.protocol.commands import WRITE_CLASS, told_error
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
 from gateway.relay.bundle.flushes import Flushes
@@ -239,14 +239,17 @@ class Work:
         self.flushes.want(flushed)
 
     def _note_written(self, piece: Piece) -> None:
-        ask = piece.ask
-        if self.trail.losses.tainted:
-            self.trail.losses.written(self.trail, *ask.written)
-        if self.export.can_flush:
-            if ask.flags & CmdFlag.FUA:
-                self.unflushed.replaced(ask)
-            else:
-                self.unflushed.add(ask, piece.asked)
+        ask, losses = piece.ask, self.trail.losses
+        if losses.tainted:
+            losses.written(self.trail, *ask.written)
+        if not self.export.can_flush:
+            return
+        if ask.flags & CmdFlag.FUA:
+            self.unflushed.replaced(ask)
+        elif losses.is_done_before(self.trail, piece.asked):
+            losses.done_before(self.trail, [(ask.offset, ask.end)])
+        else:
+            self.unflushed.add(ask, piece.asked)
 
     def _part_done(self, piece: Piece, outcome: Outcome) -> None:
         task = piece.task
@@ -277,8 +280,6 @@ class Work:
         if not outcome.error:
             losses.flushed(self.trail, sent)
             return
-        if is_loss(outcome.error):  # also of what the server has done and not answered yet
-            self._fail_unfinished(outcome.text or "a FLUSH of the server has failed", [])
         losses.flush_failed(self.trail, outcome.error, outcome.text)
         outcome.error = told_error(outcome.error)
 
@@ -320,8 +321,6 @@ class Work:
     def _fail_unfinished(self, why: str, lost: list[Range]) -> None:
         """Of what is lost, a part belongs to commands that are not done yet. Whoever is told of the loss now
         hears later that they are done, and would take them to be durable after his next FLUSH. So they fail.
-
-        The same goes for what is under way when a FLUSH fails: the server may have done it before.
         """
         pieces = self.pieces
         for piece in (*pieces.under_way, *pieces.orphans, *pieces.held):
@@ -330,7 +329,7 @@ class Work:
                 continue
             partly = task.written and touched(lost, task.ask.offset, task.ask.end)
             waits = piece.not_before == WHEN_FLUSHED  # it was answered, and its FLUSH was not
-            if partly or waits or piece.line is not None:
+            if partly or waits:
                 task.fail(Errno.EIO, why)
 
     def fail_all(self, why: str) -> None:

@@ -82,7 +82,7 @@ class ChunkReplies(Replies):
             self._magic,
         )
         in_flight, partial = traffic.in_flight, traffic.partial
-        find = traffic.early.look_up(in_flight)
+        early = traffic.early.least
         unpack = (EXTENDED_CHUNK_AND_OFFSET if extended else CHUNK_AND_OFFSET).unpack_from
         head = self._head.size
         least = head if extended else 16
@@ -141,9 +141,10 @@ class ChunkReplies(Replies):
             else:
                 magic, word, ours = unpack_simple(buffer, pos)
             if not word and magic == SIMPLE_REPLY_MAGIC and simple_stays and not extended:
-                entry = find(ours)
+                entry = in_flight.get(ours)
                 if (
                     entry is not None
+                    and ours < early
                     and entry[1] & 0xFFFF not in _HAS_DATA
                     and not entry[1] & ASK
                     and ours not in partial

@@ -29,6 +29,9 @@ MAX_HELD_CHUNKS = 8
 """Chunks of one reply that are held. An error and the end are two; who needs many more to say no has lost its
 way."""
 
+NO_COOKIE = 1 << 64
+"""Above all cookies, which have 64 bits."""
+
 _NONE: Collection[int] = ()
 
 Take = Callable[[list[memoryview | bytes]], None]
@@ -55,19 +58,17 @@ class Early:
         self.half_sent = 0
         """Our cookie of the client's WRITE whose data has not all come from the client; 0: there is none."""
         self.unsent = _NONE
-        """Our cookies of WRITEs whose data has not all been sent. To be set before replies are looked at."""
+        """Our cookies of other WRITEs whose data has not all been sent. To be set before replies are looked
+        at."""
         self.held: dict[int, _Held] = {}
         """Our cookie -> its reply, or what has come of it."""
 
-    def look_up(self, in_flight: dict[int, Entry]) -> Callable[[int], Entry | None]:
-        """Give what finds the command that a reply is to, where that is surely not early."""
+    @property
+    def least(self) -> int:
+        """Our least cookie to which a reply may be early."""
         if not (self.half_sent or self.unsent or self.held):
-            return in_flight.get  # the usual case
-
-        def find(ours: int) -> Entry | None:
-            return None if self.may_be(ours) else in_flight.get(ours)
-
-        return find
+            return NO_COOKIE  # the usual case
+        return min(self.half_sent or NO_COOKIE, *self.unsent, *self.held, NO_COOKIE)
 
     def may_be(self, ours: int) -> bool:
         """Say whether a reply may be early; `hold` knows."""

@@ -25,6 +25,10 @@ MAX_KEPT_BYTES = 32 * MIB
 """Data of WRITEs that is kept until they are answered, before no further request is begun. One of any size is
 always taken, so a session keeps less than twice as much."""
 
+MOST_NEWS = 16
+"""Events of the disk by which is told when a command was asked. What is older than these is taken to be as old
+as can be: only its own link covers it then, and a FLUSH that has failed since may have lost it."""
+
 _WRITE = int(Cmd.WRITE)
 _FUA = CmdFlag.FUA << 16
 
@@ -47,12 +51,9 @@ class Memory:
     """Of one session, over one link; what is acknowledged goes to its `trail`."""
 
     __slots__ = (
-        "_before",
-        "_done_before",
-        "_failures",
-        "_failures_of",
-        "_last_up",
+        "_last_news",
         "_losses",
+        "_news",
         "_old",
         "_older",
         "_trail",
@@ -64,15 +65,11 @@ class Memory:
     def __init__(self, trail: Trail) -> None:
         self._losses = trail.losses
         self._trail = trail
-        self._last_up = trail.losses.asked()
-        self._before = LONG_AGO
+        self._last_news = trail.losses.asked()
+        self._news: list[tuple[int, int]] = []
+        """(our newest cookie when something came that changes `Losses.asked`, what that was before)."""
         self._old = self._older = 0
-        """Our cookies up to this one may have been asked before the last link to the disk came up, and up to
-        that one before the link before it did."""
-        self._failures = self._losses.failures
-        self._failures_of = self._losses.failures_of(trail)
-        self._done_before = 0
-        """And up to this one, before a FLUSH failed."""
+        """Our cookies up to these may have been asked before the last, and before the first of these."""
         self.kept: dict[int, Kept] = {}
         """Our cookie -> data of a client's WRITE that is not answered."""
         self.kept_bytes = 0
@@ -106,23 +103,28 @@ class Memory:
 
     def look_for_news(self, last_cookie: int) -> None:
         """See whether another link has come up: it knows nothing of what was asked before, whenever we hear
-        the answer. And whether a FLUSH has failed, after the server may have done it.
+        the answer. Or whether a FLUSH has failed, after the server may have done it.
         """
-        last_up = self._losses.asked()
-        if last_up != self._last_up:
-            self._before, self._older = self._last_up, self._old
-            self._last_up, self._old = last_up, last_cookie
-        if self._losses.failures != self._failures:
-            self._failures = self._losses.failures
-            failures_of = self._losses.failures_of(self._trail)
-            if failures_of != self._failures_of:
-                self._failures_of, self._done_before = failures_of, last_cookie
+        news = self._losses.asked()
+        if news != self._last_news:
+            self._news.append((last_cookie, self._last_news))
+            self._last_news, self._old = news, last_cookie
+            if len(self._news) > MOST_NEWS:
+                self._older, _event = self._news.pop(0)
 
     def _asked(self, ours: int) -> int:
         """Give an event before which a command was surely not asked (`Losses.asked`)."""
-        if ours > self._old:
-            return self._last_up
-        return self._before if ours > self._older else LONG_AGO
+        if ours <= self._older:
+            return LONG_AGO
+        return next((event for newest, event in self._news if ours <= newest), self._last_news)
+
+    def _note(self, ours: int, offset: int, length: int) -> None:
+        """Bytes have been written that are not durable."""
+        ranges, asked = [(offset, offset + length)], self._asked(ours)
+        if self._losses.is_done_before(self._trail, asked):
+            self._losses.done_before(self._trail, ranges)
+        else:
+            self._trail.unflushed.note(ranges, asked)
 
     def succeeded(
         self,
@@ -139,19 +141,16 @@ class Memory:
         self.look_for_news(last_cookie)
         if word & 0xFFFF in WRITE_CLASS:
             self.forget(ours, length)
-            if not word & _FUA:
-                self._trail.unflushed.note([(offset, offset + length)], self._asked(ours))
             if self._losses.tainted:
                 self._losses.written(self._trail, *(own or (offset, offset + length)))
-            if ours <= self._done_before and not word & _FUA:
-                self._losses.done_before(self._trail, [(offset, offset + length)])
+            if not word & _FUA:
+                self._note(ours, offset, length)
 
     def remember(self, last_cookie: int) -> None:
         """Do the same for all that are `answered`."""
         self.look_for_news(last_cookie)
         kept, old = self.kept, self._old
         noted: list[Range] = []
-        done_before: list[Range] = []
         freed = 0
         for ours, (_cookie, word, offset, length) in self.answered:
             if word & 0xFFFF != _WRITE:
@@ -162,18 +161,15 @@ class Memory:
             if type(data) is list:
                 for segment, _view in data:
                     segment.unpin()
-            if not word & _FUA:
-                if ours > old:
-                    noted.append((offset, offset + length))
-                else:
-                    self._trail.unflushed.note([(offset, offset + length)], self._asked(ours))
-            if ours <= self._done_before and not word & _FUA:
-                done_before.append((offset, offset + length))
             if self._losses.tainted:
                 self._losses.written(self._trail, offset, offset + length)
+            if word & _FUA:
+                continue
+            if ours > old:
+                noted.append((offset, offset + length))
+            else:
+                self._note(ours, offset, length)
         self.kept_bytes -= freed
         if noted:
-            self._trail.unflushed.note(noted, self._last_up)
-        if done_before:
-            self._losses.done_before(self._trail, done_before)
+            self._trail.unflushed.note(noted, self._last_news)
         self.answered.clear()

@@ -257,7 +257,7 @@ class SimpleReplies(Replies):
     def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
         in_flight, client = self.traffic.in_flight, self._client
-        find = self.traffic.early.look_up(in_flight)
+        early = self.traffic.early.least
         unpack, pack_cookie = SIMPLE_REPLY.unpack_from, COOKIE.pack_into
         # Replies without data stay simple with structured replies, as proto.md allows.
         chunked, stays = client.chunked, client.request is self.traffic.plan.link.request
@@ -268,8 +268,14 @@ class SimpleReplies(Replies):
             run, pos = self._resume(view, start, end, out)
         while end - pos >= 16:
             magic, error, ours = unpack(buffer, pos)
-            entry = find(ours)
-            if entry is None or error or entry[1] & ASK or magic != SIMPLE_REPLY_MAGIC:
+            entry = in_flight.get(ours)
+            if (
+                entry is None
+                or error
+                or entry[1] & ASK
+                or magic != SIMPLE_REPLY_MAGIC
+                or (ours >= early and entry[1] & 0xFFFF)  # not a READ
+            ):
                 if pos > run:
                     out.append(view[run:pos])
                 run = pos = self._look_at(view, pos, end, magic, error, ours, out)

@@ -103,9 +103,10 @@ class Traffic:
         locks: RangeLocks | None = None,
         send: Callable[[Ask, Done], None] | None = None,
         debt: Debt | None = None,
+        fences: Fences | None = None,
     ) -> None:
-        """`send` takes the asks of jobs; None: they go over this link. `debt` is the session's; None: it is
-        on a disk of its own.
+        """`send` takes the asks of jobs; None: they go over this link. `debt` is the session's, `locks` and
+        `fences` are its disk's; None: it is on a disk of its own.
         """
         self.plan = plan
         self.debt = debt or Losses().open()
@@ -129,7 +130,7 @@ class Traffic:
         """Why the first of each would have been."""
         self.locks = locks or RangeLocks()
         self.locks.join(self.in_flight)
-        self.fences = Fences()
+        self.fences = Fences() if fences is None else fences
         """Where this session may not write for a while."""
         self.asks = Asks(self)
         self.jobs = Jobs(

@@ -25,7 +25,7 @@ so are the bounds on what is under way, so that everything that can be in the wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from random import Random
@@ -47,6 +47,7 @@ from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.handshake import MetaContext
+from gateway.wire.ranges import Range
 from tests.relay.bundle.server import (
     BLOCK,
     BLOCKS,
@@ -188,9 +189,13 @@ class History:
                 value = server.stable[block][1]
                 raise Broken(f"{why}: block {block} is {value} on the stable disk, not {lasting}")
 
-    def lose(self) -> None:
-        """Now is a loss."""
-        unflushed = [w for w in self.writes if not w.flushed]
+    def lose(self, within: range | None = None) -> None:
+        """Now is a loss; `within`: of what fills any of these blocks and no other."""
+        unflushed = [
+            write
+            for write in self.writes
+            if not write.flushed and (within is None or {*write.blocks} <= {*within})
+        ]
         loss = Loss(self.now, {block for write in unflushed for block in write.blocks})
         self.losses.append(loss)
         answered = self._answered()
@@ -240,8 +245,7 @@ class Session:
         self._world = world
         self._random = world.random
         self.debt = world.losses.open()
-        self.traffic = Traffic(_plan_of(world.export), debt=self.debt)
-        self.traffic.fences = world.fences
+        self.traffic = Traffic(_plan_of(world.export), debt=self.debt, fences=world.fences)
         self.told_at = -NEVER
         """When a FLUSH of it failed last."""
         self.port = Port(self.traffic, self._wake)
@@ -473,6 +477,12 @@ class Watched(Losses):
         super()._lose(taken, why, said=said)
         if any(eras and (said or not trail.believed) for trail, eras in taken.items()):
             self._history.find()
+
+    def done_before(self, trail: Trail, ranges: Iterable[Range]) -> None:
+        ranges = list(ranges)
+        for start, end in ranges:
+            self._history.lose(range(start // BLOCK, end // BLOCK))
+        super().done_before(trail, ranges)
 
     def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
         super().flush_failed(trail, error, text)

@@ -161,7 +161,8 @@ class Server:
         """Give the error."""
         if self.flushes_that_fail and covers:
             self.flushes_that_fail -= 1
-            for entry in covers:  # it says so once
+            # It says so once, also of what it has done and not answered.
+            for entry in list(self.journal) if self._random.random() < 0.5 else covers:
                 self._show(entry)
                 if entry in self.journal:
                     self.journal.remove(entry)

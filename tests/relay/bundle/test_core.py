@@ -97,6 +97,35 @@ def test_what_takes_the_server_down_fails_alone() -> None:
     assert outcomes == {"deadly": int(Errno.EIO), "innocent": 0}
 
 
+@pytest.mark.parametrize("flags", [0, CmdFlag.FUA])
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_under_way_when_a_flush_fails_counts_as_lost(own: bool, flags: int) -> None:
+    """The server may have done it before; whoever's FLUSH that was. With FUA it is durable."""
+    losses = Losses()
+    debt, trail, other = losses.open(), losses.trail(None), losses.trail(None)
+    losses.came_up(other)
+    losses.came_up(trail)
+    bundle = Bundle(EXPORT, 1, trail, clock=lambda: 0.0)
+    bundle.linked(line := Line(0, EXPORT, Dialect(), {}))
+    port = Port(None, lambda: None)
+    errors: list[int] = []
+    for ask in (Ask(Cmd.WRITE, 0, 1, flags, b"x"), Ask(Cmd.FLUSH, 0, 0)):
+        bundle.ask(port, ask, lambda outcome: errors.append(outcome.error))
+    bundle.push()
+    [(_write, write_done), (_flush, flush_done)] = line.traffic.asks.take()
+    if own:
+        flush_done(Outcome(Errno.EIO))
+    else:
+        losses.flush_failed(other, Errno.EIO)
+        flush_done(Outcome())
+    write_done(Outcome())
+    bundle.push()
+    bundle.answers(port)
+    assert sorted(errors) == [0, Errno.EIO if own else 0]
+    assert debt.is_lost(0, 1) is not bool(flags)
+    assert not trail.unflushed
+
+
 # --- Writes that may come late
 
 LATE_SECONDS = DEFAULTS.late_write_seconds
