@@ -89,6 +89,7 @@ class Disk:
 
     def is_left(self) -> None:
         """A session or a trunk has gone."""
+        self._trunk = self.trunk
         self._keep(self)
 
 

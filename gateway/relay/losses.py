@@ -15,20 +15,21 @@ opened, session ended.
 
 The rule, clause by clause; each has its own method, and its name here:
 
-- *Scope* (`scope`). With CAN_MULTI_CONN, or over links that are shared, a FLUSH speaks for all connections:
-  every session of the disk relies on the write. Otherwise only the session does over whose link it went.
+- *Scope* (`scope`). With CAN_MULTI_CONN, or over links that are shared, every session of the disk relies on
+  the write. Otherwise only the session does over whose link it went.
 - *Cover* (`flushed`). A FLUSH that answers 0 covers what was answered before it was sent, over its own link;
-  and, where the scope is all, over other links if its link was up before that was asked, and ever since. For
+  and, with CAN_MULTI_CONN, over other links if its link was up before that was asked, and ever since. For
   then both led to the same process. A link that was made later may lead to another one, which knows nothing
   of it. (When it was answered says less: an answer that a slow client leaves in the socket can be older than
-  a server that has been started since.)
+  a server that has been started since.) Shared links without CAN_MULTI_CONN are `alone`: all rely on what
+  goes over them, and only their own FLUSH covers it. There are two such for a while when one is exchanged.
 - *Answering 0* (`_look`). A session's FLUSH succeeds only if all that it relies on, and that was answered
   before it was read, is covered; or lost, and the session was told. What its own FLUSH could not cover is
   proved: the link over which it went is FLUSHed too, and waited for at most `PROOF_SECONDS`. Then it counts
   as lost: that link may be a black hole. Where the FLUSH of that link was not tried, the session's fails with
   the same error, and nothing is lost.
-- *A link dies* (`died`). What it leaves uncovered is FLUSHed over a link that was up before, if the scope is
-  all. If there is no such link, or its FLUSH does not answer 0, it is lost. Where something can be done about
+- *A link dies* (`died`). What it leaves uncovered is FLUSHed over a link that was up before, if that covers
+  it. If there is no such link, or its FLUSH does not answer 0, it is lost. Where something can be done about
   that (`doubt`: it can be read back, or written again) the trail keeps it meanwhile.
 - *A link is left* (`left`). The gateway has closed it, after a FLUSH, so that its trail is empty; but not
   every link can be FLUSHed (half a WRITE stands in it). Where the scope is all, what is uncovered stays with
@@ -58,7 +59,7 @@ whose link is gone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from gateway.protocol.commands import is_loss, text_of_error, told_error
@@ -157,7 +158,7 @@ class Flush:
     that any session relies on.
     """
 
-    __slots__ = ("but", "debt", "done", "error", "read", "text")
+    __slots__ = ("but", "debt", "done", "error", "read", "text", "tries")
 
     def __init__(self, debt: Debt | None, read: int, but: Trail | None = None) -> None:
         self.debt = debt
@@ -167,7 +168,29 @@ class Flush:
         self.error = 0
         self.text = ""
         """Of a proof that was not tried."""
+        self.tries = 0
+        """Proofs that were not tried, while it is nobody's, who could ask again."""
         self.done: Callable[[], None] = _nothing
+
+
+class Gate:
+    """Is opened when all is settled that every session relies on at this moment, but for what was written over
+    one trail; `opened` is called then, if it was not open at once.
+    """
+
+    def __init__(self, trail: Trail, opened: Callable[[], None]) -> None:
+        self._losses = trail.losses
+        self._flush = Flush(None, self._losses.order.tick(), trail)
+        self._opened = opened
+        self.is_open = self._losses.settle(self._flush, self._open)
+
+    def _open(self) -> None:
+        self.is_open = True
+        self._opened()
+
+    def forget(self) -> None:
+        """Nobody waits at it any more."""
+        self._losses.withdraw(self._flush)
 
 
 class _Proof:
@@ -188,6 +211,7 @@ class Trail:
     """
 
     __slots__ = (
+        "alone",
         "believed",
         "changed",
         "failed_at",
@@ -206,17 +230,21 @@ class Trail:
 
     UP, DEAD, DOUBT, LEFT, OVER = "up", "dead", "in doubt", "left", "over"
 
-    def __init__(self, losses: Losses, owner: Debt | None, keep: Keep, *, records: bool) -> None:
+    def __init__(
+        self, losses: Losses, owner: Debt | None, keep: Keep, *, records: bool, alone: bool
+    ) -> None:
         self.losses = losses
         self.owner = owner
         """The session that alone relies on it; None: all of the disk do."""
+        self.alone = alone
+        """A FLUSH over it covers nothing of other links, nor theirs anything of it."""
         self.unflushed = Unflushed(
             keep, losses.order, records=records, begun=partial(losses.has_begun, self)
         )
         self.believed = False
         """Its server is taken to have kept whatever it has answered, unless it says otherwise itself."""
         self.failed_at = LONG_AGO
-        """When a FLUSH over it has lost something last, where only its session relies on it."""
+        """When a FLUSH over it has lost something last, where that speaks for no other link."""
         self.up = -1
         """When its link came up; of several, the last."""
         self.state = Trail.OVER
@@ -260,7 +288,7 @@ class Losses:
         """Somebody has to be told that something may be lost. While nobody has, WRITEs need not be noted by
         `written`."""
         self._failed_at = LONG_AGO
-        """When a FLUSH has lost something last on which all rely."""
+        """When one has lost something last that speaks for other links."""
         self._soon = soon
         self._later = later
         self._say = say
@@ -348,12 +376,26 @@ class Losses:
 
     # --- Links
 
-    def trail(self, owner: Debt | None, keep: Keep = Keep.RANGES, *, records: bool = True) -> Trail:
+    def trail(
+        self,
+        owner: Debt | None,
+        keep: Keep = Keep.RANGES,
+        *,
+        records: bool = True,
+        alone: bool = False,
+    ) -> Trail:
         """Give the trail of a link that is not up yet. `owner`: the session that alone relies on what is
         written over it; None: all do. Without SEND_FLUSH nothing ever becomes durable, and a trail `records`
-        nothing.
+        nothing. `alone`: all rely on it though the server has no CAN_MULTI_CONN.
         """
-        return Trail(self, owner, keep, records=records)
+        return Trail(self, owner, keep, records=records, alone=alone)
+
+    def others_write(self, sessions: Collection[Debt]) -> bool:
+        """Say whether any other session may write, now."""
+        return any(
+            debt not in sessions and debt.trail is not None and debt.trail.state is Trail.UP
+            for debt in self._open
+        )
 
     def came_up(self, trail: Trail) -> None:
         """The link of a trail is up; or, of a bundle's, another link. What is uncovered was written over it
@@ -406,11 +448,14 @@ class Losses:
             self._drop(trail)
 
     def _merge_those_left(self) -> None:
-        left = [
-            each for each in self._gone if each.state is Trail.LEFT and self.scope(each) is None
-        ]
-        if len(left) > MOST_LEFT:
-            left[1].unflushed.absorb(left[0].unflushed)
+        for alone in (False, True):
+            left = [
+                each
+                for each in self._gone
+                if each.state is Trail.LEFT and each.alone is alone and self.scope(each) is None
+            ]
+            if len(left) > MOST_LEFT:
+                left[1].unflushed.absorb(left[0].unflushed)
 
     def give_up(self, trail: Trail, why: str) -> None:
         """Nobody will find out any more what a trail in doubt holds. Another link may prove it yet."""
@@ -464,9 +509,9 @@ class Losses:
         """A FLUSH over a link has answered 0 that was `sent` then."""
         self.order.tick()
         trail.unflushed.cover(sent)
-        if self.scope(trail) is None:
+        if self._speaks(trail):
             for other in self._holders():
-                if other is not trail and self.scope(other) is None:
+                if other is not trail and self._speaks(other):
                     other.unflushed.cover(sent, since=trail.up)
         self._look()
 
@@ -476,14 +521,14 @@ class Losses:
         """
         self.order.tick()
         if is_loss(error):
-            scope = self.scope(trail)
             self._last_news = self.order.tick()
-            if scope is None:
+            if self._speaks(trail):
                 self._failed_at = self._last_news
+                spoken_for = [each for each in self._holders() if self._speaks(each)]
             else:
                 trail.failed_at = self._last_news
-            spoken_for = [trail] if scope is not None else self._holders()
-            lost = {each: each.unflushed.take() for each in spoken_for if self.scope(each) is scope}
+                spoken_for = [trail]
+            lost = {each: each.unflushed.take() for each in spoken_for}
             if not trail.unflushed.records:  # nobody knows what was written, or whether it was
                 lost[trail] = [Era(self.order.now, self.order.now, self.order.now)]
             why = f"a FLUSH of the server has failed: {text or text_of_error(error)}"
@@ -494,7 +539,7 @@ class Losses:
 
     def is_done_before(self, trail: Trail, asked: int) -> bool:
         """Say whether what was `asked` then, and is acknowledged now, was under way when a FLUSH failed."""
-        return asked < (self._failed_at if self.scope(trail) is None else trail.failed_at)
+        return asked < (self._failed_at if self._speaks(trail) else trail.failed_at)
 
     def done_before(self, trail: Trail, ranges: Iterable[Range]) -> None:
         """Something of that kind is acknowledged. The server may have done it before the FLUSH, and lost it
@@ -518,9 +563,9 @@ class Losses:
         flush.done = done
         return False
 
-    def others_settled(self, trail: Trail, done: Callable[[], None]) -> bool:
-        """The same of all that every session relies on at this moment, but what was written over one trail."""
-        return self.settle(Flush(None, self.order.tick(), trail), done)
+    def withdraw(self, flush: Flush) -> None:
+        """Nobody waits for it any more."""
+        self._waiting.pop(flush, None)
 
     def answer(self, flush: Flush, error: int, text: str) -> tuple[int, str]:
         """Give the error (0: none), and its text, that a client's FLUSH is answered with now, and note that
@@ -586,6 +631,10 @@ class Losses:
     def scope(self, trail: Trail) -> Debt | None:
         """Give the session that alone relies on what is written over a link; None: all do."""
         return trail.owner
+
+    def _speaks(self, trail: Trail) -> bool:
+        """Say whether a FLUSH over a link says something of other links, too."""
+        return not trail.alone and self.scope(trail) is None
 
     def relies(self, debt: Debt, trail: Trail) -> bool:
         """Say whether a session relies on what is written over a link."""
@@ -653,9 +702,9 @@ class Losses:
         """Give the link over which a FLUSH can cover what was written then over one that is gone: the oldest
         that was up before, and is.
         """
-        if trail.tried or self.scope(trail) is not None:
+        if trail.tried or not self._speaks(trail):
             return None
-        oldest = next((each for each in self._up if self.scope(each) is None), None)
+        oldest = next((each for each in self._up if self._speaks(each)), None)
         return oldest if oldest is not None and oldest.up <= era.asked else None
 
     def is_proving(self, trail: Trail) -> bool:
@@ -709,7 +758,7 @@ class Losses:
         last_read = self._last_read()
         for trail in self._holders():
             read = last_read(trail)
-            if trail.unflushed.first >= read:
+            if trail.unflushed.first >= read or not _is_waited_for(trail):
                 continue
             if trail.state is Trail.UP:
                 self._prove(trail)
@@ -753,7 +802,7 @@ class Losses:
     def _first_held(self) -> Callable[[Flush], float]:
         """Give what says when the first write was answered for which a FLUSH has to wait."""
         first: dict[Debt | None, float] = {}
-        for trail in self._holders():
+        for trail in filter(_is_waited_for, self._holders()):
             scope = self.scope(trail)
             held = trail.unflushed.first
             first[scope] = min(held, first.get(scope, held))
@@ -768,7 +817,8 @@ class Losses:
 
     def _concerns(self, flush: Flush, trail: Trail) -> bool:
         """Say whether a FLUSH has to cover what was written over a link."""
-        return trail is not flush.but and self.scope(trail) in _scopes(flush)
+        concerned = trail is not flush.but and self.scope(trail) in _scopes(flush)
+        return concerned and _is_waited_for(trail)
 
     def _holders(self) -> list[Trail]:
         for trail in [each for each in self._holding if not each.unflushed]:
@@ -798,7 +848,11 @@ class Losses:
             why = f"a FLUSH over another connection has failed: {text or text_of_error(error)}"
             self._not_proved(trail, proof.sent, why)
             for flush in self._who_needs(trail):
-                flush.error, flush.text = error, text
+                flush.tries += 1
+                if flush.debt is not None:
+                    flush.error, flush.text = error, text
+                elif flush.tries == MOST_TRIES:
+                    self._lose_what_is_needed(trail, why)
         self._look()
 
     def _late(self, trail: Trail, proof: _Proof) -> None:
@@ -808,10 +862,13 @@ class Losses:
         self.order.tick()
         trail.proof = None
         self._not_proved(trail, math.inf, BEHIND_A_BLACK_HOLE)
+        self._lose_what_is_needed(trail, BEHIND_A_BLACK_HOLE)
+        self._look()
+
+    def _lose_what_is_needed(self, trail: Trail, why: str) -> None:
         eras = self._needed(trail)
         trail.unflushed.drop(eras)
-        self._lose({trail: eras}, BEHIND_A_BLACK_HOLE)
-        self._look()
+        self._lose({trail: eras}, why)
 
     def _needed(self, trail: Trail) -> list[Era]:
         """Give what some FLUSH waits for of what was written over a link."""
@@ -858,6 +915,11 @@ class Losses:
             if self._gone.pop(trail, trail) is None:  # `changed` may have seen to it
                 trail.state, trail.proof = Trail.OVER, None
                 trail.changed()
+
+
+def _is_waited_for(trail: Trail) -> bool:
+    """Say whether a FLUSH waits for what is uncovered here. What is in doubt, and believed, is durable."""
+    return not (trail.believed and trail.state is Trail.DOUBT)
 
 
 def _scopes(flush: Flush) -> tuple[Debt | None, ...]:

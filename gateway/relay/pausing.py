@@ -392,7 +392,8 @@ class Pauses:
                 with trio.fail_after(OPEN_SECONDS):
                     trunk: Trunk | None = None
                     if sessions and place.server.mode.wanted.shared:
-                        trunk = await stack.enter_async_context(self._exchange(place, leaving))
+                        exchange = self._exchange(place, leaving, sessions)
+                        trunk = await stack.enter_async_context(exchange)
                     for running in sessions:
                         ready.append(
                             (running, await self._opened_anew(running.opened, place, trunk))
@@ -433,10 +434,10 @@ class Pauses:
                     each.retire()
 
     def _exchange(
-        self, place: Place, leaving: Collection[Trunk]
+        self, place: Place, leaving: Collection[Trunk], sessions: Collection[Running]
     ) -> AbstractAsyncContextManager[Trunk]:
-        service = self._service
-        return service.trunks.exchange(service.disk_at(place), place.server, place.name, leaving)
+        disk, debts = self._service.disk_at(place), {each.traffic.debt for each in sessions}
+        return self._service.trunks.exchange(disk, place.server, place.name, leaving, debts)
 
     def _relink(self, running: Running, opened: Opened) -> None:
         service = self._service

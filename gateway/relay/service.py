@@ -186,10 +186,11 @@ class Service:
 
     def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:
         """Give what a client's questions are asked of. Links that are several are made together, lest one that
-        was made ahead leads to the server that was there before.
+        was made ahead leads to the server that was there before. Where clients share connections to the disk,
+        all do: what is written again after a loss would undo what others have written beside it.
         """
         server = place.server
-        if server.mode.wanted.shared:
+        if server.mode.wanted.shared or self.disk_at(place).trunk is not None:
             return SharedNegotiation(self.trunks, server, partial(self.disks.at, server))
         return Negotiation(server, warm=server.mode.wanted.count == 1)
 

@@ -571,6 +571,8 @@ class Session:
                 _shut_down(self.link)
 
     def _lose_link(self, reason: str) -> None:
+        if self.traffic.memory is not None:  # who scanned may have given up before
+            self.traffic.memory.remember(self.traffic.last_cookie)
         quiet = self.quiet
         self._link_closed = self._link_mute = True
         lives_on = self.survive is not None and not self._stopping and not self._client_gone

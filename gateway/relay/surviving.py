@@ -92,7 +92,6 @@ def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> N
     plan = plan_of(
         opened.agreed, opened.offer, link.export, link.dialect, translated="its link was lost"
     )
-    memory.remember(traffic.last_cookie)  # the scanner may have given up before it came to it
     trunk.start_without(why)
     session.carry_over(plan, joined.ask, joined.adopt, joined.push)
     link.socket.close()

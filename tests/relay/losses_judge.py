@@ -40,11 +40,13 @@ class _Write:
 class _Link:
     session: int
     shared: bool
+    speaks: bool
+    """A FLUSH over it says something of others that do as well."""
     up: int
     state: str = "up"
     tried: bool = False
     failed: int = -1
-    """When a FLUSH over it has lost something, or over any that is shared as it is."""
+    """When a FLUSH over it has lost something last."""
 
 
 @dataclass
@@ -127,8 +129,8 @@ class Judge:
     def _deaf(self, session: int) -> None:
         self.sessions[session].deaf = True
 
-    def _up(self, link: int, session: int, shared: int) -> None:
-        self.links[link] = _Link(session, bool(shared), self.now)
+    def _up(self, link: int, session: int, shared: int, speaks: int) -> None:
+        self.links[link] = _Link(session, bool(shared), bool(speaks), self.now)
 
     def _ask(self, write: int, link: int, place: int) -> None:
         self.writes[write] = _Write(link, place, self.now)
@@ -146,9 +148,9 @@ class Judge:
 
     def _failed(self, link: _Link) -> int:
         """Say when a FLUSH has failed last of which what goes over this link may be part."""
-        if not link.shared:
+        if not link.speaks:
             return link.failed
-        return max(each.failed for each in self.links.values() if each.shared)
+        return max(each.failed for each in self.links.values() if each.speaks)
 
     def _read(self, flush: int, session: int) -> None:
         self.flushes[flush] = _Flush(session, self.now)
@@ -171,7 +173,7 @@ class Judge:
                 w
                 for w, write in self.writes.items()
                 if write.held
-                and (write.link == flush.link or (link.shared and self.links[write.link].shared))
+                and (write.link == flush.link or (link.speaks and self.links[write.link].speaks))
             ]
             self._lose(alike)
             if not alike:  # nothing that was answered; but what is under way may be
@@ -259,13 +261,13 @@ class Judge:
 
     def _speaks_for(self, number: int, write: _Write) -> bool:
         link, other = self.links[number], self.links[write.link]
-        return number == write.link or (link.shared and other.shared and link.up < write.asked)
+        return number == write.link or (link.speaks and other.speaks and link.up < write.asked)
 
     def _prover(self, write: _Write) -> int | None:
         """The oldest link that is up has to prove it, if it is old enough."""
-        if not self.links[write.link].shared or self.links[write.link].tried:
+        if not self.links[write.link].speaks or self.links[write.link].tried:
             return None
-        up = [n for n, link in self.links.items() if link.state == "up" and link.shared]
+        up = [n for n, link in self.links.items() if link.state == "up" and link.speaks]
         oldest = min(up, key=lambda n: self.links[n].up, default=None)
         return oldest if oldest is not None and self._speaks_for(oldest, write) else None
 

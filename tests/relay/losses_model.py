@@ -133,12 +133,15 @@ class World:
         bounds: Bounds,
         *,
         shared: bool = True,
+        alone: bool = False,
         soon: str = "now",
         make: Callable[..., Losses] = Losses,
         judged: bool = True,
     ) -> None:
         self.bounds = bounds
         self.shared = shared
+        self.speaks = shared and not alone
+        """The server has CAN_MULTI_CONN."""
         self.soon = soon
         self.judged = judged
         self.judge = Judge()
@@ -269,11 +272,12 @@ class World:
         self._use("up")
         assert self.process is not None
         number = len(self.links)
-        trail = self.losses.trail(None if self.shared else self.debts[session])
+        owner = None if self.shared else self.debts[session]
+        trail = self.losses.trail(owner, alone=self.shared and not self.speaks)
         link = self.links[number] = Link(number, session, self.process, trail)
         trail.flush = partial(self._prove, link)
         trail.changed = partial(self._changed, link)
-        self._say("up", number, session, self.shared)
+        self._say("up", number, session, self.shared, self.speaks)
         self.losses.came_up(trail)
 
     def _ask(self, number: int) -> None:
@@ -337,7 +341,7 @@ class World:
 
     def _reached(self, link: Link) -> list[int]:
         """Give what a FLUSH over a link has to do with."""
-        return [w for w, over in link.process.memory.items() if self.shared or over == link.number]
+        return [w for w, over in link.process.memory.items() if self.speaks or over == link.number]
 
     def _put_on_disk(self, link: Link) -> None:
         for write in self._reached(link):
@@ -821,6 +825,7 @@ def random_schedule(
     world = World(
         RANDOM,
         shared=random.random() < 0.8,
+        alone=random.random() < 0.2,
         soon=random.choice(("now", "after", "drawn", "drawn")),
         make=make,
         judged=judged,

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.config import parse
+from gateway.config import Connections, parse
 from gateway.embedded import Faults, MemoryDisk, Request, Server
 from gateway.protocol.errors import Refusal
 from gateway.relay import disk as disk_module
@@ -22,6 +22,7 @@ from gateway.relay.hub import LOOK_SECONDS
 from gateway.relay.pausing import NotDone, Target
 from gateway.relay.service import Running
 from gateway.relay.session import LOST_SECONDS
+from gateway.upstream.mode import DEFAULTS, ONE_FOR_EACH, Doubt, Mode
 from gateway.upstream.server import Server as Upstream
 from gateway.upstreams import servers_of
 from gateway.wire.constants import Cmd, Errno
@@ -375,6 +376,38 @@ async def test_connections_are_not_shared_with_who_has_other_credentials(
         else:
             with pytest.raises(Refusal, match="made with other credentials than those of 'b'"):
                 await join(disk, servers["b"], "x")
+
+
+async def test_who_comes_to_a_disk_whose_connections_are_shared_shares_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Whatever its own upstream says, as after a reload: one might undo what the other has written."""
+    async with two(SHARED) as it:
+        first = await it.made.client("x")
+        it.made.service.servers["main"].mode = ONE_FOR_EACH
+        await it.made.client("x")
+        assert len(set(it.trunks())) == 1
+        assert len(it.trunks()) == 2
+        await it.made.client("y")  # another disk
+        assert len(it.trunks()) == 2
+        await first.stream.aclose()
+
+
+async def test_nobody_writes_beside_what_is_written_again_after_a_loss(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two() as it:
+        own = await it.made.client("x")
+        server = it.made.service.servers["main"]
+        replays = replace(DEFAULTS, unflushed=Doubt.REPLAY)
+        server.mode = Mode(Connections(shared=True), survival=replays)
+        with pytest.raises(AssertionError, match="connections of their own to this disk"):
+            await it.made.client("x")
+        await own.stream.aclose()
+        await trio.sleep(1)
+        await it.made.client("x")
+        assert len(it.trunks()) == 1
+        await it.made.client("x")
 
 
 # --- What is remembered, and how long

@@ -14,9 +14,11 @@ from gateway.relay import losses as module
 from gateway.relay.losses import (
     BEHIND_A_BLACK_HOLE,
     MOST_LEFT,
+    MOST_TRIES,
     Debt,
     Flush,
     Flushed,
+    Gate,
     Losses,
     Trail,
 )
@@ -355,13 +357,36 @@ def test_all_that_every_session_relies_on_is_settled_but_for_one_link(disk: Disk
     for each in (one, other, own):
         each.write(HERE)
     done: list[int] = []
-    assert not disk.losses.others_settled(other.trail, lambda: done.append(1))
+    assert not Gate(other.trail, lambda: done.append(1)).is_open
     one.write(THERE)
     assert not done
     assert not other.asked
     assert not own.asked
     one.reply()
     assert done == [1]
+    assert disk.quiet
+
+
+def test_a_proof_for_a_gate_is_tried_a_few_times_and_then_it_is_lost(disk: Disk) -> None:
+    one, other = disk.session(), disk.session()
+    one.write(HERE)
+    gate = Gate(other.trail, lambda: None)
+    for _ in range(MOST_TRIES):
+        assert not gate.is_open
+        one.reply(Errno.ENOMEM)
+    assert gate.is_open
+    assert one.is_lost(HERE)
+    assert not one.asked
+
+
+def test_a_gate_that_is_forgotten_wants_nothing(disk: Disk) -> None:
+    one, other = disk.session(), disk.session()
+    one.write(HERE)
+    gate = Gate(other.trail, lambda: pytest.fail("nobody waits"))
+    gate.forget()
+    one.reply()
+    one.write(HERE)
+    disk.losses.left(one.trail)
     assert disk.quiet
 
 
@@ -372,11 +397,29 @@ def test_two_in_doubt_that_wait_for_each_other_do_so_for_a_time(disk: Disk) -> N
         each.write((at * 10, at * 10 + 5))
     one.die(doubt=True)
     other.die(doubt=True)
-    assert not disk.losses.others_settled(one.trail, lambda: done.append(1))
-    assert not disk.losses.others_settled(other.trail, lambda: done.append(2))
+    assert not Gate(one.trail, lambda: done.append(1)).is_open
+    assert not Gate(other.trail, lambda: done.append(2)).is_open
     disk.time_passes()
     assert done == [1, 2]
     assert one.is_lost((0, 15))
+
+
+# --- Shared links without CAN_MULTI_CONN
+
+
+def test_links_that_are_alone_cover_and_prove_nothing_of_each_other(disk: Disk) -> None:
+    debt = disk.losses.open()
+    old, young = (disk.losses.trail(None, alone=True) for _ in range(2))
+    for each in (old, young):
+        disk.losses.came_up(each)
+    young.unflushed.note([HERE])
+    disk.losses.flushed(old, disk.losses.sent())
+    assert young.unflushed
+    assert disk.losses.prover(young, young.unflushed.eras[0]) is None
+    disk.losses.flush_failed(old, Errno.EIO)
+    assert not debt.why
+    disk.losses.died(young, "dead")
+    assert debt.is_lost(*HERE)
 
 
 # --- A link dies
@@ -887,7 +930,7 @@ def test_a_flush_that_was_not_tried_loses_nothing(disk: Disk, error: int) -> Non
 def test_a_flush_of_ours_that_fails_tells_nobody(disk: Disk) -> None:
     one, other = disk.session(), disk.session()
     one.write(HERE)
-    disk.losses.others_settled(other.trail, lambda: None)
+    Gate(other.trail, lambda: None)
     one.reply(Errno.EIO)
     assert one.flush() == Errno.EIO
     assert other.flush() == Errno.EIO
@@ -1200,6 +1243,9 @@ MUTANTS: dict[str, Mutation] = {
     ),
     "cover: what was answered after it was sent": instead(
         Unflushed, "take", _take_what_came_later_too
+    ),
+    "cover: by shared links without CAN_MULTI_CONN": instead(
+        Losses, "_speaks", lambda self, trail: self.scope(trail) is None
     ),
     "answering 0: no proof is waited for": instead(
         Losses, "settle", lambda self, flush, done: True

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import queue
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from tests.tools.schedules.shrink import shrink
 
 TOGETHER = 20
 """Seeds that a process takes at a time: about a second's."""
+
+LOOK_SECONDS = 60.0
+"""How often it is looked whether those who run them are there: they say something more often than that."""
 
 MOST_SHOWN = 20
 """So many that fail are made small; of the others only the seed is printed."""
@@ -47,11 +51,13 @@ def _failing(seeds: range, only: str) -> tuple[int, list[int]]:
 
 def _work(first: int, only: str, behind: float, found: multiprocessing.Queue[object]) -> None:
     """Run every how manieth batch there is."""
-    for start in count(first, TOGETHER * _processes()):
-        if time.monotonic() > behind:
-            break
-        found.put(_failing(range(start, start + TOGETHER), only))
-    found.put(None)
+    try:
+        for start in count(first, TOGETHER * _processes()):
+            if time.monotonic() > behind:
+                break
+            found.put(_failing(range(start, start + TOGETHER), only))
+    finally:
+        found.put(None)
 
 
 def _processes() -> int:
@@ -71,14 +77,21 @@ def _results(first: int, only: str, seconds: float) -> Iterator[tuple[int, list[
         worker.start()
     at_work = len(workers)
     while at_work:
-        result = found.get()
+        try:
+            result = found.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            if any(worker.exitcode for worker in workers):  # killed, without a word
+                break
+            continue
         if result is None:
             at_work -= 1
         else:
             assert isinstance(result, tuple)
             yield result
     for worker in workers:
-        worker.join()
+        worker.join(LOOK_SECONDS)
+    if any(worker.exitcode for worker in workers):
+        raise RuntimeError("a worker has failed")
 
 
 def main() -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export
@@ -26,7 +25,7 @@ from gateway.relay.bundle.ports import Port, Task
 from gateway.relay.bundle.recovery import RESTARTED, recovery
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.bundle.work import Work
-from gateway.relay.losses import Flushed, Trail
+from gateway.relay.losses import Flushed, Gate, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.fences import Fences, Late, still_coming
 from gateway.relay.unflushed import Unflushed
@@ -41,13 +40,6 @@ killed again and again will have under way by chance; and then it fails, so that
 NEVER_BACK = (
     "the connection to the server was lost, and not made again; what it had not flushed may be gone"
 )
-
-
-@dataclass(slots=True)
-class Gate:
-    """Stands before what is asked of a bundle that has lost all its lines."""
-
-    is_open: bool = False
 
 
 class Bundle:
@@ -97,6 +89,7 @@ class Bundle:
         trail.changed = self._proved
         self._has_news = False  # what is not to do with lines has changed
         self._gate: Gate | None = None
+        """Stands before what is asked after all lines were lost."""
         self._was_up = False
         self._total_loss = True  # since lines were in order last, there was a time without any
         self._mending: Mending | None = None
@@ -362,7 +355,7 @@ class Bundle:
         self.lines.state = State.MENDING
         self._late = []
         self.lines.use_staying()
-        self._gate = None
+        self._forget_gate()
         steps = recovery(self.work, restarted=self._total_loss)
         self._mending = Mending(steps, self.work.send)
         self._go_on_mending()
@@ -383,21 +376,20 @@ class Bundle:
         if not self._total_loss or not self._was_up or self._trail.owner is not None:
             return True
         if self._gate is None:
-            self._gate = gate = Gate()
-
-            def opens() -> None:
-                gate.is_open = True
-                self._note_news()
-
-            gate.is_open = self._trail.losses.others_settled(self._trail, opens)
+            self._gate = Gate(self._trail, self._note_news)
         return self._gate.is_open
 
     def _break_off(self) -> None:
         """A recovery cannot go on as it is: it begins anew, with the lines that there are then."""
-        self._gate = None
+        self._forget_gate()
         if self._mending is not None:
             self._mending.break_off()
             self._mending = None
+
+    def _forget_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.forget()
+            self._gate = None
 
 
 def _nobody_minds(_why: str, _ranges: list[Range]) -> None:

@@ -17,7 +17,7 @@ And one that has seen line after line die while it was under way is *suspect*: n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from gateway.protocol.commands import WRITE_CLASS
@@ -176,6 +176,12 @@ class Pieces:
         """The line has died that a piece was under way on."""
         piece.losses += 1
         self._suspicious = self._suspicious or piece.suspect
+
+    def put_off_for(self, piece: Piece, lates: Iterable[Late]) -> None:
+        """Have a piece wait as long as any of these may be done: they might come on top of it."""
+        for late in lates:
+            piece.lates.append(late)
+            piece.not_before = max(piece.not_before, late.until)
 
     def leave_alone(self, piece: Piece) -> None:
         """From now on it is `alone`, until it is `done_with`."""

@@ -237,6 +237,9 @@ def _fence(work: Work, piece: Piece) -> bool:
     coming = still_coming(piece.lates, work.clock())
     for late in coming:
         work.fences.add(piece.ask.offset, piece.ask.end, late)
+    for held in work.pieces.held:  # asked before, and not begun
+        if held.writes and held.ask.overlaps(piece.ask):
+            work.pieces.put_off_for(held, coming)
     return bool(coming)
 
 

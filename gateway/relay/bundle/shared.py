@@ -23,6 +23,8 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
 from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.losses import Debt
+from gateway.upstream.mode import Doubt
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import Server
 from gateway.wire import limits
@@ -50,22 +52,29 @@ class Trunks:
         async with disk.turn:
             trunk = disk.trunk
             if trunk is None:
+                _check_that_it_writes_alone(disk, server, ())
                 trunk = disk.trunk = await self._begun(disk, server, name, warm=True)
             _check_credentials(server, trunk.server)
             return trunk.join()
 
     @asynccontextmanager
     async def exchange(
-        self, disk: Disk, server: Server, name: str, leaving: Collection[Trunk]
+        self,
+        disk: Disk,
+        server: Server,
+        name: str,
+        leaving: Collection[Trunk],
+        sessions: Collection[Debt],
     ) -> AsyncIterator[Trunk]:
-        """Give the trunk of an export, which is this disk, to those who leave others; nobody else joins until
-        the block ends. It is the one that the disk has, or, if that is to be left, a new one, which the disk
-        has once it is given it. One that nobody has joined by the end of the block ends with it. Raises
+        """Give the trunk of an export, which is this disk, to `sessions`, who leave others; nobody else joins
+        until the block ends. It is the one that the disk has, or, if that is to be left, a new one, which the
+        disk has once it is given it. One that nobody has joined by the end of the block ends with it. Raises
         `Refusal`.
         """
         async with disk.turn:
             trunk = disk.trunk
             if trunk is None or trunk in leaving:
+                _check_that_it_writes_alone(disk, server, sessions)
                 trunk = await self._begun(disk, server, name, warm=False)
             _check_credentials(server, trunk.server)
             ours = trunk.join()
@@ -97,6 +106,17 @@ def _check_credentials(server: Server, there: Server) -> None:
             Rep.ERR_POLICY,
             f"clients of upstream {theirs.upstream!r} share connections to this disk that were made with"
             f" other credentials than those of {ours.upstream!r}: there cannot be two sets of them",
+        )
+
+
+def _check_that_it_writes_alone(disk: Disk, server: Server, sessions: Collection[Debt]) -> None:
+    """Nobody but these may write beside what is written again after a loss. Raises `Refusal`."""
+    replays = server.mode.survival.unflushed is Doubt.REPLAY
+    if replays and disk.losses.others_write(sessions):
+        raise Refusal(
+            Rep.ERR_POLICY,
+            f'clients have connections of their own to this disk, and with unflushed = "replay" upstream'
+            f" {server.name!r} has to write alone: they have to leave first",
         )
 
 

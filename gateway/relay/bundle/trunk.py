@@ -102,7 +102,10 @@ class Trunk:
             self.decision.count,
             trail
             or disk.losses.trail(
-                None, KEPT[mode.survival.unflushed], records=first.export.can_flush
+                None,
+                KEPT[mode.survival.unflushed],
+                records=first.export.can_flush,
+                alone=not speaks_for_all(first.export),
             ),
             clock=trio.current_time,
             stripe_bytes=mode.stripe,

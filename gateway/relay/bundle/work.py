@@ -177,6 +177,8 @@ class Work:
         for piece in pieces:
             if piece.alone:
                 self.pieces.leave_alone(piece)
+            if self.fences and piece.writes:
+                self.pieces.put_off_for(piece, self.fences.over(piece.ask.offset, piece.ask.end))
             if self.lines.state is State.UP and self.pieces.may_go(piece):
                 self.send(piece)
             else:

@@ -81,6 +81,10 @@ class Fences:
         """Say whether nobody may write there now."""
         return any(each.start < end and start < each.end for each in self.standing)
 
+    def over(self, start: int, end: int) -> list[Late]:
+        """Give what may still be written there."""
+        return [each.late for each in self.standing if each.start < end and start < each.end]
+
     def wait(self, start: int, end: int, go_on: Callable[[], None]) -> Waiting:
         """Have `go_on` called by `look` when one may write there."""
         waiting = Waiting(start, end, go_on)

@@ -219,6 +219,37 @@ def test_what_is_found_is_answered_and_nobody_writes_over_it_for_a_while(flags: 
     assert not it.barred
 
 
+@pytest.mark.parametrize("asked", ["before the loss", "before the link", "before it is found"])
+def test_a_write_that_waits_in_the_queue_waits_for_the_fence_as_well(asked: str) -> None:
+    it = Losing()
+    it.link()
+    it.write()
+    newer = -1
+    if asked == "before the loss":
+        for number in range(LINE_COMMANDS):
+            it.write(offset=(1 + number) * len(DATA))
+        newer = it.write()
+        assert len(it.asked()) == LINE_COMMANDS
+    it.lose()
+    if asked == "before the link":
+        newer = it.write()
+    it.now = 1
+    it.link()
+    if asked == "before it is found":
+        newer = it.write()
+    elsewhere = it.write(offset=2**19)
+    for _ in range(2 * LINE_COMMANDS):  # one after the other is looked for
+        it.answer(DATA)
+    assert it.barred
+    assert it.answers[newer] == -1
+    assert it.answers[elsewhere] == 0
+    it.now = LATE_SECONDS
+    it.tick()
+    assert not it.barred
+    it.answer()
+    assert it.answers[newer] == 0
+
+
 def test_what_is_not_found_is_asked_again_after_a_while() -> None:
     it = Losing()
     it.link()
