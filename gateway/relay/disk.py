@@ -65,7 +65,10 @@ Key = tuple[Hashable, str]
 class Disk:
     """One export of one server. `keep` is told when its last user may have gone."""
 
-    def __init__(self, losses: Losses, kin: Kin | None, keep: Callable[[Disk], None]) -> None:
+    def __init__(
+        self, key: Key, losses: Losses, kin: Kin | None, keep: Callable[[Disk], None]
+    ) -> None:
+        self.key = key
         self.locks = RangeLocks(kin)
         self.fences = Fences()
         self.losses = losses
@@ -106,7 +109,7 @@ class Disks:
         self._make = make
         self._start_soon = start_soon
         self._there: WeakValueDictionary[Key, Disk] = WeakValueDictionary()
-        self._kept: OrderedDict[Disk, Key] = OrderedDict()
+        self._kept: OrderedDict[Disk, None] = OrderedDict()
         """Those that owe something, in the order in which their last users have left."""
         self._named: OrderedDict[tuple[Hashable, bytes], None] = OrderedDict()
         """(whose disks, hash of the name) of those that owed something."""
@@ -121,7 +124,7 @@ class Disks:
         if disk is None:
             kin = None if server.canonical_names else self._kin.setdefault(server.disks, Kin())
             losses = self._make(server, name)
-            disk = self._there[key] = Disk(losses, kin, self._look_at)
+            disk = self._there[key] = Disk(key, losses, kin, self._look_at)
             disk.fences.raised = partial(self._lift, weakref.ref(disk))
             if self._may_owe(key):
                 disk.losses.owe_the_next(NOT_REMEMBERED)
@@ -151,10 +154,12 @@ class Disks:
         self._kept.pop(disk, None)
         if not disk.losses.owes:
             return
-        self._kept[disk] = next(key for key, each in self._there.items() if each is disk)
+        self._kept[disk] = None
         if len(self._kept) > MOST_KEPT:
-            _oldest, (disks, name) = self._kept.popitem(last=False)
-            self._named[disks, _hash(name)] = None
+            oldest, _none = self._kept.popitem(last=False)
+            disks, name = oldest.key
+            if oldest.losses.owes:  # somebody else may have been told meanwhile
+                self._named[disks, _hash(name)] = None
         if len(self._named) > MOST_NAMED:
             (disks, _name), _none = self._named.popitem(last=False)
             self._told.setdefault(disks, set())

@@ -120,8 +120,9 @@ class Debt:
         self.lost = NOWHERE
         """Where READs fail until it was told, in the upstream's offsets. Sessions that owe the same have the
         same object: a thousand of them may lose a thousand writes at once."""
-        self.knew_untold_of: Losses | None = None
-        """It has come from that disk (a switch), and the same holds of what nobody was told of there."""
+        self.knew_untold_of: tuple[Losses, int] | None = None
+        """It has come from that disk (a switch), and the same holds of what nobody was told of there by that
+        event."""
         self.knows_untold = False
         """What nobody was told of yet (`Losses.owe_the_next`) is part of what it has to be told."""
         self.losses_seen = 0
@@ -303,6 +304,8 @@ class Losses:
         """Those that hold something; some of them may not any more."""
         self._waiting: dict[Flush, None] = {}
         self._untold: tuple[str, Sequence[Range]] | None = None
+        self._untold_at = -1
+        """When something was last added to that."""
         self._looking = self._again = False
 
     # --- Sessions
@@ -314,7 +317,8 @@ class Losses:
         if before is not None:
             before.losses.end(before)
             debt.why, debt.lost, debt.losses_seen = before.why, before.lost, before.losses_seen
-            debt.knew_untold_of = before.losses if before.knows_untold else None
+            if before.knows_untold:
+                debt.knew_untold_of = before.losses, before.losses._untold_at
             self.tainted = self.tainted or bool(debt.why)
         self._open[debt] = None
         if self._untold is not None:
@@ -346,7 +350,7 @@ class Losses:
 
     def owe_the_next(self, why: str, ranges: Iterable[Range] = ()) -> None:
         """Whoever opens the disk next has to be told that something was lost."""
-        self._untold = why, _and(self._untold_ranges, ranges)
+        self._add_untold(why, ranges)
         for debt in self._open:
             debt.knows_untold = False
         self.tainted = True
@@ -359,11 +363,15 @@ class Losses:
             know = [
                 each
                 for each in other._open
-                if each.knew_untold_of is self and (other._untold is None or each.knows_untold)
+                if each.knew_untold_of == (self, self._untold_at)
+                and (other._untold is None or each.knows_untold)
             ]
             other.owe_the_next(*self._untold)
             for debt in know:
                 debt.knows_untold = True
+
+    def _add_untold(self, why: str, ranges: Iterable[Range]) -> None:
+        self._untold, self._untold_at = (why, _and(self._untold_ranges, ranges)), self.order.tick()
 
     @property
     def _untold_ranges(self) -> Sequence[Range]:
@@ -599,9 +607,17 @@ class Losses:
             debt.told_first_at = now
         if debt.knows_untold:
             self._untold = None
+        if debt.knew_untold_of is not None:
+            debt.knew_untold_of[0]._is_told(debt.knew_untold_of[1])
         debt.why, debt.lost = "", NOWHERE
         debt.knows_untold, debt.knew_untold_of = False, None
         self.tainted = not self._quiet
+
+    def _is_told(self, untold_at: int) -> None:
+        """Somebody has been told who has gone to another disk, of what nobody had been told of by then."""
+        if self._untold_at == untold_at:
+            self._untold = None
+            self.tainted = not self._quiet
 
     def answered_late(self, debt: Debt, since: int) -> None:
         """A command is answered now of which something was written after an event, and noted then. Whoever
@@ -672,7 +688,7 @@ class Losses:
         if self.scope(one) is None and unknown:
             for debt in relying if self._untold is None else ():
                 debt.knows_untold = True
-            self._untold = why, _and(self._untold_ranges, _ranges(unknown))
+            self._add_untold(why, _ranges(unknown))
         self.tainted = self.tainted or bool(sessions) or self._untold is not None
         self._say(
             "writes may be lost: each session's next FLUSH fails, and until then READs of them",

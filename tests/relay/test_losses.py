@@ -875,7 +875,7 @@ def test_a_session_brings_along_what_it_owes(disk: Disk) -> None:
     assert not debt.is_lost(*HERE)
     assert other.losses.answer(debt.read(), 0, "")[0] == Errno.EIO
     assert disk.losses.sessions == 0
-    assert disk.losses.owes  # nobody was told there
+    assert not disk.losses.owes  # who relied on it has been told
 
 
 def test_a_loss_is_counted_for_who_is_in_the_middle_of_something(disk: Disk) -> None:
@@ -1006,6 +1006,27 @@ def test_who_comes_along_is_told_for_both_disks(disk: Disk) -> None:
     disk.losses.hand_on(other.losses)
     assert other.losses.answer(debt.read(), 0, "")[0] == Errno.EIO
     assert other.session().flush() == 0
+    assert disk.session().flush() == 0
+    assert disk.quiet
+
+
+def test_who_has_gone_is_not_told_of_what_is_lost_later(disk: Disk) -> None:
+    old, gone = disk.session(), disk.session()
+    gone.write(HERE)
+    old.die()
+    gone.die()
+    stays = disk.session()
+    other = Disk()
+    debt = other.losses.open(gone.debt)
+    disk.losses.hand_on(other.losses)
+    stays.write(THERE)
+    stays.die()
+    old.end()
+    stays.end()
+    assert other.losses.answer(debt.read(), 0, "")[0] == Errno.EIO
+    first = disk.session()
+    assert first.is_lost(THERE)
+    assert first.flush() == Errno.EIO
 
 
 def test_sessions_that_owe_the_same_owe_it_once(disk: Disk) -> None:
