@@ -5,7 +5,7 @@ before a server that keeps what is not flushed in its memory alone.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -13,15 +13,21 @@ import trio
 import trio.testing
 
 from gateway.embedded.personality import PLAIN, lacking
+from gateway.protocol.export import Export, offer, view_of
+from gateway.quirks import Dialect
 from gateway.relay.losses import PROOF_SECONDS
+from gateway.relay.scan.memory import Memory
+from gateway.relay.scan.plan import plan
+from gateway.relay.scan.traffic import Traffic
 from gateway.upstream.mode import Doubt, Mode, Survival
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
-from gateway.wire.transmission import DISC, encode_request
+from gateway.wire.transmission import DISC, encode_request, encode_simple_reply
 from tests.embedded.peers import Client
 from tests.relay.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
 from tests.relay.test_surviving import BLOCK, CONTENT, flush, opened, read, went_back, write
+from tests.relay.wires import Wires
 from tests.tools.volatile import VolatileServer
 
 SIZE = 8 * MIB
@@ -430,3 +436,42 @@ async def test_a_command_in_several_steps_fails_if_one_of_them_may_be_lost(
         assert (await client.simple_reply())[1] == Errno.EIO
         assert await flush(client) == Errno.EIO
         assert await flush(client) == 0
+
+
+@pytest.mark.parametrize("first", [Cmd.FLUSH, Cmd.WRITE])
+@pytest.mark.parametrize("structured", [False, True])
+def test_answers_that_come_together_go_on_in_their_order(first: Cmd, structured: bool) -> None:
+    """By that a client knows what a failing FLUSH may be about, and so do we: it is not told of it twice."""
+    export = Export(SIZE, int(Flag.HAS_FLAGS | Flag.SEND_FLUSH), structured=structured)
+    offered = offer(view_of(export), structured=structured)
+    traffic = Traffic(plan(offered, export, Dialect()))
+    trail = traffic.debt.losses.trail(None)
+    traffic.debt.losses.came_up(trail)
+    traffic.trail = traffic.debt.trail = trail
+    traffic.memory = Memory(trail)
+    with closing(Wires(traffic)) as wires:
+        wires.session.begin()
+        wires.client.send(encode_request(Cmd.FLUSH, 0, 7, 0, 0))
+        wires.client.send(encode_request(Cmd.WRITE, 0, 8, 0, BLOCK) + CONTENT)
+        settle(wires)
+        [asked_flush, asked_write] = traffic.in_flight
+        replies = {
+            Cmd.FLUSH: encode_simple_reply(asked_flush, Errno.EIO),
+            Cmd.WRITE: encode_simple_reply(asked_write),
+        }
+        second = Cmd.WRITE if first is Cmd.FLUSH else Cmd.FLUSH
+        wires.upstream.send(replies[first] + replies[second])
+        settle(wires)
+        answers = wires.client.recv(1000)
+        at = {
+            Cmd.FLUSH: answers.index((7).to_bytes(8, "big")),
+            Cmd.WRITE: answers.index((8).to_bytes(8, "big")),
+        }
+        assert at[first] < at[second]
+        # A WRITE that is answered after the EIO may have been done before: that is told, once.
+        assert bool(traffic.debt.why) is (first is Cmd.FLUSH)
+
+
+def settle(wires: Wires) -> None:
+    while wires.step():
+        pass

@@ -127,8 +127,8 @@ class Bundle:
                 done(outcome)
 
     def leave(self, port: Port) -> None:
-        """A session has ended: what it has not begun is forgotten, and nobody is told of the rest."""
-        self.work.ports.leave(port)
+        """A session has ended: `Work.leave`."""
+        self.work.leave(port)
 
     @property
     def settled(self) -> bool:

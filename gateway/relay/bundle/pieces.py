@@ -69,6 +69,11 @@ class Piece:
         return self.ask.command in WRITE_CLASS
 
     @property
+    def left(self) -> bool:
+        """Nobody waits for it any more."""
+        return self.task is not None and self.task.port.left
+
+    @property
     def suspect(self) -> bool:
         """It may be what takes the server down."""
         return self.losses >= SUSPECT_LOSSES
@@ -194,11 +199,23 @@ class Pieces:
 
     def hold_orphans(self) -> None:
         """Have orphans go before whatever else is held. What overlaps one that may have been done waits."""
+        self.forget_those_left(orphans=True)
         orphans, self.orphans = self.orphans, []
         for piece in orphans:
             if piece.unknown:
                 self.leave_alone(piece)
         self.held[:0] = orphans
+
+    def forget_those_left(self, *, orphans: bool) -> None:
+        """Do not ask (again) what nobody waits for: when its client has gone, others may have written there
+        what is not to be undone. What has been answered, and waits for a FLUSH, is none of that.
+        """
+        lists = (self.held, self.orphans) if orphans else (self.held,)
+        for pieces in lists:
+            for piece in [each for each in pieces if each.left]:
+                if piece.not_before < WHEN_FLUSHED:
+                    pieces.remove(piece)
+                    self.done_with(piece)
 
     def drop_all(self) -> list[Piece]:
         """Give what is not under way, and is not to go any more; what waits for a FLUSH is answered by that."""

@@ -193,7 +193,7 @@ def _unanswered(work: Work) -> Steps:
             text = "the connection to the server was lost before it answered"
             work.settle(piece, Outcome(Errno.EIO, text))
         elif (yield from _was_done(work, piece)):
-            if _fence(work, piece):
+            if still_coming(piece.lates, work.clock()):
                 found.append(piece)
             if piece.ask.flags & CmdFlag.FUA:
                 continue  # it is there, and must be durable: it is asked again at once, which changes nothing
@@ -230,17 +230,6 @@ def _put_off(work: Work, pieces: list[Piece]) -> None:
         "writes whose answers were lost are issued again: the old ones may still come, and undo newer ones",
         pieces,
     )
-
-
-def _fence(work: Work, piece: Piece) -> bool:
-    """Keep newer writes away from where this one may come once more; say whether it may."""
-    coming = still_coming(piece.lates, work.clock())
-    for late in coming:
-        work.fences.add(piece.ask.offset, piece.ask.end, late)
-    for held in work.pieces.held:  # asked before, and not begun
-        if held.writes and held.ask.overlaps(piece.ask):
-            work.pieces.put_off_for(held, coming)
-    return bool(coming)
 
 
 def _say_what_waits(work: Work, text: str, pieces: list[Piece]) -> None:

@@ -26,7 +26,7 @@ from gateway.relay.losses import Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.unflushed import Keep, Unflushed
-from gateway.upstream.mode import Doubt, Survival
+from gateway.upstream.mode import Doubt, Survival, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
@@ -292,7 +292,29 @@ class Work:
         if piece.writes:
             piece.unknown += 1
             piece.lates.append(late)
-        self.pieces.orphans.append(piece)
+            if (
+                self.survival.unknown_writes is not Unanswered.EIO
+            ):  # else that is left to its client
+                self._fence(piece.ask, late)
+        if piece.left:
+            self.pieces.done_with(piece)
+        else:
+            self.pieces.orphans.append(piece)
+
+    def _fence(self, ask: Ask, late: Late) -> None:
+        """Keep newer writes away from where an old one may still come: those of all sessions of the disk."""
+        if not late.over(self.clock()):
+            self.fences.add(ask.offset, ask.end, late)
+            for held in self.pieces.held:
+                if held.writes and held.ask.overlaps(ask):
+                    self.pieces.put_off_for(held, [late])
+
+    def leave(self, port: Port) -> None:
+        """A session has ended: what it has not begun is forgotten, and what nobody has answered is not asked
+        again. Nobody is told of the rest.
+        """
+        self.ports.leave(port)
+        self.pieces.forget_those_left(orphans=self.lines.state is not State.MENDING)
 
     def settle(self, piece: Piece, outcome: Outcome) -> None:
         """An orphan has its answer."""

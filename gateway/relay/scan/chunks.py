@@ -158,8 +158,11 @@ class ChunkReplies(Replies):
             if pos > run:
                 out.append(view[run:pos])
             run = pos
+            if memory is not None and answered:
+                memory.remember(traffic.last_cookie)
             if magic == SIMPLE_REPLY_MAGIC and not extended:
                 self._simple(ours, word, out)
+                self._let_jobs_speak(out)
                 run = pos = pos + 16
                 continue
             if magic != chunk_magic:
@@ -167,6 +170,7 @@ class ChunkReplies(Replies):
                     f"a reply begins with {magic:#010x}, which is no magic of {traffic.plan.link} replies"
                 )
             behind = self._chunk(buffer, view, pos, end, out)
+            self._let_jobs_speak(out)
             if behind == pos:  # more bytes are needed
                 break
             run = pos = behind

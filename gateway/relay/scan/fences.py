@@ -1,9 +1,9 @@
 """Ranges over which nobody writes for a while, because an older WRITE may still come late.
 
-A link dies, and a WRITE has no answer. If its bytes are found on the disk, the client is told that it is done.
-But the same bytes may have been there before, and the old server be about to write them yet: over whatever
-was written in between. So there is a *fence* over its range, for all sessions of the disk, from whichever
-link. READs and FLUSHes pass it; what writes waits.
+A link dies, and a WRITE has no answer: the old server may be about to carry it out yet, over whatever was
+written in between. (If its bytes are found on the disk, they may have been there before.) So from that moment
+there is a *fence* over its range, for all sessions of the disk, from whichever link. READs and FLUSHes pass
+it; what writes waits.
 
 A fence stands as long as the dead link's WRITEs may come (`Late`): some seconds, or until it is proven that
 the process at the link's other end has ended.

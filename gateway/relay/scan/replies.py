@@ -201,6 +201,15 @@ class Replies:
         """Send the client a reply of our own, now or as soon as no data is half sent."""
         (self.waiting if self.payload_left else out).append(reply)
 
+    def _let_jobs_speak(self, out: Out) -> None:
+        """What a reply had a job answer goes to the client before what comes behind that reply: it is by the
+        order of answers that a client knows which writes a failing FLUSH may be about.
+        """
+        if self.traffic.to_client:
+            for reply in self.traffic.to_client:
+                self.interject(reply, out)
+            self.traffic.to_client.clear()
+
     def _entry(self, ours: int) -> Entry:
         entry = self.traffic.in_flight.get(ours)
         if entry is None:
@@ -278,7 +287,10 @@ class SimpleReplies(Replies):
             ):
                 if pos > run:
                     out.append(view[run:pos])
+                if memory is not None and answered:
+                    memory.remember(self.traffic.last_cookie)
                 run = pos = self._look_at(view, pos, end, magic, error, ours, out)
+                self._let_jobs_speak(out)
                 continue
             del in_flight[ours]
             cookie, word, offset, length = entry

@@ -258,7 +258,7 @@ def test_what_is_not_found_is_asked_again_after_a_while() -> None:
     it.now = 1
     it.link()
     it.answer(bytes(len(DATA)))
-    assert not it.fences
+    assert it.barred
     assert (it.asked(), it.bundle.due, it.bundle.hopes) == ([], LATE_SECONDS, False)
     it.now = LATE_SECONDS
     it.tick()
@@ -275,7 +275,7 @@ def test_nothing_waits_for_a_process_that_has_ended(found: bytes) -> None:
     process.ended = True
     it.link()
     it.answer(found)
-    assert not it.fences
+    assert not it.barred
     if found is not DATA:
         assert it.asked() == [Cmd.WRITE]
         it.answer()
@@ -334,6 +334,7 @@ def test_one_process_that_ends_says_nothing_of_another() -> None:
     it.link()
     it.answer(DATA)
     it.answer(DATA)
+    it.fences.look(it.now)
     assert not it.fences.bar(0, stripe)
     assert it.fences.bar(stripe, stripe + 1)
 
