@@ -17,6 +17,7 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Ser
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
+from gateway.upstream.ladder import Rung
 from gateway.upstream.mode import Mode
 from gateway.upstream.negotiation import (
     WARM_ANSWER_SECONDS,
@@ -30,7 +31,6 @@ from gateway.upstream.server import (
     CameBack,
     Full,
     News,
-    Rung,
     Unwell,
     WellAgain,
     WentDown,
@@ -333,7 +333,7 @@ async def test_a_client_whose_connection_is_dead_is_connected_anew(
         took = trio.current_time() - began
         assert took == (WARM_ANSWER_SECONDS if fault == "stall_after_bytes" else 0)
         assert link.rung is Rung.FULL
-        assert it.server.rung is Rung.FULL
+        assert it.server.ladder.first(trio.current_time()) is Rung.FULL
         await it.left(link)
 
 
