@@ -158,13 +158,13 @@ class Negotiation:
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
         """Select contexts: give those that the upstream has, with its ids. Raises `Refusal`."""
-        return await self._climb(terms, OptionLine.contexts)
+        return _there_are(await self._climb(terms, OptionLine.contexts))
 
     async def list_contexts(
         self, terms: Terms, queries: tuple[str, ...]
     ) -> tuple[MetaContext, ...]:
         """Ask which contexts there are. Raises `Refusal`."""
-        return await self._climb(terms, lambda line: line.list_contexts(queries))
+        return _there_are(await self._climb(terms, lambda line: line.list_contexts(queries)))
 
     async def describe(
         self, terms: Terms, *, thoroughly: bool = False
@@ -220,7 +220,8 @@ class Negotiation:
                     self._line = await self._connected(connecting, lost)
                     await self._line.agree(terms, climb.rung(trio.current_time()))
                 result = await step(self._line)
-                if climb.answered(self._line.rung, trio.current_time(), **wanted):
+                rung, now = self._line.rung, trio.current_time()
+                if not self._line.has_answered or climb.answered(rung, now, **wanted):
                     return result
                 await self.aclose()
             except _LostTheWay as error:
@@ -301,6 +302,12 @@ class Negotiation:
         return line
 
 
+def _there_are(contexts: tuple[MetaContext, ...] | None) -> tuple[MetaContext, ...]:
+    if contexts is None:
+        raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
+    return contexts
+
+
 def _after(lost: _LostTheWay | None) -> str:
     return "" if lost is None else f"; before that, at an option: {lost}"
 
@@ -326,6 +333,7 @@ class OptionLine:
         self._core.receive(reached.said)
         self._talk: Conversation[Event] = Conversation(reached.stream, self._core)
         self._selected: tuple[MetaContext, ...] | None = None
+        self._listed = False  # its contexts
         self._evidence: Evidence | None = None
         self.seen: Evidence | None = None
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
@@ -477,12 +485,24 @@ class OptionLine:
 
     # --- Contexts
 
-    async def contexts(self) -> tuple[MetaContext, ...]:
-        """Select contexts for a client that asks for them."""
+    async def contexts(self) -> tuple[MetaContext, ...] | None:
+        """Select contexts for a client that asks for them; give None if the server has none at all."""
         selected = await self._select()
         if selected is None:
-            raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
+            await self._hear_of_it()
         return selected
+
+    async def _hear_of_it(self) -> None:
+        """A client is about to be told that there are no contexts. If that is so because of the rung, see that
+        the server does answer on it: it may as well have died on those above.
+        """
+        if self.terms.structured and self.rung > Rung.STRUCTURED:
+            await self.describe()
+
+    @property
+    def has_answered(self) -> bool:
+        """The server has answered an option that has data, and has not lost its way."""
+        return bool(self._listed or self._selected is not None or self._described or self._opened)
 
     async def _select(self) -> tuple[MetaContext, ...] | None:
         """Send SET_META_CONTEXT, once; give None if the server has no contexts at all."""
@@ -499,15 +519,17 @@ class OptionLine:
             raise refusal_for_client(answer)
         return self._selected
 
-    async def list_contexts(self, queries: tuple[str, ...]) -> tuple[MetaContext, ...]:
-        """Send LIST_META_CONTEXT."""
+    async def list_contexts(self, queries: tuple[str, ...]) -> tuple[MetaContext, ...] | None:
+        """Send LIST_META_CONTEXT; give None if the server has no contexts at all."""
         if not self._core.structured or self._opened is not None:
-            raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
+            await self._hear_of_it()
+            return None
         self._core.ask_contexts(self.terms.name, queries, select=False)
         answer = await self._ask()
         if isinstance(answer, Refused):
             raise refusal_for_client(answer)
         listed = answer.contexts
+        self._listed = True
         if not queries and not any(context.name.startswith("qemu:") for context in listed):
             # qemu 3.0 forgets its bitmaps in the answer to no query (Q-S3); nobody else minds being asked.
             self._core.ask_contexts(self.terms.name, ("qemu:",), select=False)

@@ -294,6 +294,33 @@ async def test_a_contexts_question_dies_and_the_answer_is_that_of_the_server(
         assert names == ["base:allocation"]
 
 
+async def test_that_there_are_no_contexts_is_told_of_a_server_that_answers_on_its_rung(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Three connections die, and the fourth as soon as it is asked for anything; there is nothing to be asked
+    of contexts on its rung.
+    """
+    async with upstream_of(PLAIN, faults=nth(dict.fromkeys(range(4), CUT))) as it:
+        negotiation = Negotiation(it.server)
+        with pytest.raises(Refusal) as refused:
+            await negotiation.contexts(EVERYTHING)
+        await negotiation.aclose()
+        assert refused.value.reply == Rep.ERR_UNSUP
+        assert it.connections == 5
+        assert it.server.ladder.lowest(trio.current_time()) is Rung.EXPORT_NAME
+
+
+async def test_structured_replies_that_are_refused_show_nothing_of_other_options() -> None:
+    """STRUCTURED_REPLY has no data that could be taken for an option; INFO has."""
+    async with upstream_of(PERSONALITIES["nbd-server-3.14"]) as it:
+        negotiation = Negotiation(it.server)
+        with pytest.raises(Refusal):
+            await negotiation.contexts(EVERYTHING)
+        link = await negotiation.go(EVERYTHING)
+        link.close()
+        assert link.rung is Rung.EXPORT_NAME
+
+
 # --- The rule alone
 
 WANTS_ALL = {"structured": True, "extended": True}
