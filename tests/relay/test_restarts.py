@@ -147,8 +147,9 @@ async def test_a_paused_export_is_resumed_over_links_like_those_that_it_had(
         async with client.stream:
             await has_all(client)
             await pauses.pause("")
-            mortal.die([Faults(cut_at_option=1)] * 6, refuses=refuses)
-            await trio.sleep(1)
+            mortal.die([Faults(cut_at_option=1)] * 50)
+            await trio.sleep(5)
+            mortal.faults, mortal.refuses = [Faults(cut_at_option=1)] * 7, refuses
             await pauses.resume("")
             await goes_on(client)
             gateway.nursery.cancel_scope.cancel()

@@ -43,6 +43,7 @@ class Upstream:
     refuse: int = 0
     """So many of the next attempts are refused; and one after each of these numbers of connections."""
     refuse_after: set[int] = field(default_factory=set)
+    connect: upstream.Connect = field(init=False)
 
 
 @asynccontextmanager
@@ -65,6 +66,7 @@ async def upstream_of(
             return near
 
         it = Upstream(upstream.Server("main", connect, negotiate_seconds=5), ours)
+        it.connect = connect
         yield it
         nursery.cancel_scope.cancel()
 
@@ -319,6 +321,19 @@ async def test_structured_replies_that_are_refused_show_nothing_of_other_options
         link = await negotiation.go(EVERYTHING)
         link.close()
         assert link.rung is Rung.EXPORT_NAME
+
+
+async def test_what_one_of_several_servers_bears_says_nothing_of_another(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with upstream_of(PLAIN) as new, upstream_of(PERSONALITIES["qemu-2.5"]) as old:
+        both = upstream.Server("both", new.connect, old.connect, negotiate_seconds=5)
+        new.refuse = 1
+        assert (await opened(both, EVERYTHING))[0] is Rung.EXPORT_NAME
+        await trio.sleep(1)
+        assert (await opened(both, EVERYTHING))[0] is Rung.FULL
+        new.refuse = 100
+        assert (await opened(both, EVERYTHING))[0] is Rung.EXPORT_NAME
 
 
 # --- The rule alone
