@@ -14,6 +14,8 @@ class Allowance:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         """All that there were."""
+        self.why = ""
+        """What was said when nothing was left."""
         self._left = seconds
         self._waiting = 0
         self._since = 0.0

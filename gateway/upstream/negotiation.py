@@ -120,7 +120,17 @@ class Terms:
 
 
 class _LostTheWay(Exception):
-    """The server closed, or broke the protocol, where an option was under way."""
+    """The server closed, or broke the protocol, where an option was under way. `closed`: the former."""
+
+    def __init__(self, text: str, *, closed: bool = False) -> None:
+        super().__init__(text)
+        self.closed = closed
+
+
+class _Died(Unreachable):
+    """The connection has ended in the middle of the greeting, or behind it, before anything depended on what is
+    asked.
+    """
 
 
 class Negotiation:
@@ -237,7 +247,12 @@ class Negotiation:
                         pause_seconds = min(2 * pause_seconds, MOST_PAUSE_SECONDS)
                     case Next.AT_ONCE:
                         pass
+            except _Died as error:
+                await self._pause(pause_seconds, error)
+                pause_seconds = min(2 * pause_seconds, MOST_PAUSE_SECONDS)
             except BaseException as error:
+                if isinstance(error, Silent):
+                    self.allowance.why = error.text
                 if not isinstance(error, Refusal) or isinstance(error, Unreachable):
                     await self.aclose()
                 raise
@@ -248,7 +263,8 @@ class Negotiation:
         began, before = trio.current_time(), self.allowance.left
         if not self.allowance.left:
             text = f"has not opened the export within {self.allowance.seconds:g} s"
-            raise Silent(f"upstream {server.name!r} {text}{_after(lost)}")
+            text = f"upstream {server.name!r} {text}{_after(lost)}"
+            raise Silent(self.allowance.why or text)
         try:
             if place is None:
                 place = await server.place(seconds=connecting.left)
@@ -270,12 +286,16 @@ class Negotiation:
             answering = before - self.allowance.left
             connecting.take(trio.current_time() - began - answering)
 
-    async def _pause(self, seconds: float, lost: _LostTheWay) -> None:
-        """Give a server time that may not be asked for less. Raises `Unreachable` when none is left."""
+    async def _pause(self, seconds: float, lost: _LostTheWay | _Died) -> None:
+        """Give a server time that may not be asked for less, or dies too early for that to make a difference.
+        Raises `Unreachable` when none is left.
+        """
         try:
             with self.allowance.spend():
                 await trio.sleep(seconds)
         except trio.TooSlowError:
+            if isinstance(lost, _Died):
+                raise lost from None
             whose = f"upstream {self._server.name!r}"
             tried = (
                 f"lost its way at an option on every connection for {self.allowance.seconds:g} s"
@@ -387,9 +407,9 @@ class OptionLine:
             try:
                 greeted = await line._next()
             except _LostTheWay as error:
-                # No option was sent, so none is to blame: it is no NBD server.
-                text = f"upstream {server.name!r}, before its greeting: {error}"
-                raise Unreachable(text) from None
+                # No option was sent, so none is to blame: it has died, or is no NBD server.
+                text = f"upstream {server.name!r}, at its greeting: {error}"
+                raise (_Died if error.closed else Unreachable)(text) from None
             assert isinstance(greeted, Greeted)
             line._greeting = greeted
             if server.tls is not None:
@@ -430,7 +450,8 @@ class OptionLine:
         try:
             answer = await self._ask()
         except _LostTheWay as error:
-            raise Unreachable(f"upstream {name!r}, at STARTTLS: {error}") from None
+            died = _Died if error.closed else Unreachable
+            raise died(f"upstream {name!r}, at STARTTLS: {error}") from None
         if isinstance(answer, Refused):
             raise Unreachable(f"upstream {name!r} has no TLS: {answer}")
         transport = self._talk.stream
@@ -469,7 +490,7 @@ class OptionLine:
             with self.allowance.spend():
                 return await self._talk.next_event()
         except (PeerClosed, WireError) as error:
-            raise _LostTheWay(str(error)) from None
+            raise _LostTheWay(str(error), closed=isinstance(error, PeerClosed)) from None
         except trio.TooSlowError:
             self._silent = True
             waited, all_seconds = trio.current_time() - began, self.allowance.seconds

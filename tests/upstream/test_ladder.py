@@ -286,6 +286,26 @@ async def test_a_climb_begins_again_when_the_server_is_seen_down(
         assert await opened(it.server, EVERYTHING) == (Rung.FULL, True, ("base:allocation",))
 
 
+@pytest.mark.parametrize("sent", [1, 17])
+async def test_a_death_in_the_middle_of_the_greeting_is_no_fault_of_an_option(
+    sent: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    faults = dict.fromkeys(range(5), Faults(cut_after_bytes=sent))
+    async with upstream_of(PLAIN, faults=nth(faults)) as it:
+        assert await opened(it.server, EVERYTHING) == (Rung.FULL, True, ("base:allocation",))
+        assert it.connections == 6
+
+
+async def test_what_greets_and_closes_for_ever_is_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with upstream_of(PLAIN, faults=lambda _number: Faults(cut_after_bytes=17)) as it:
+        began = trio.current_time()
+        with pytest.raises(Unreachable, match="at its greeting: the peer closed"):
+            await opened(it.server, EVERYTHING)
+        assert trio.current_time() - began == 5
+
+
 async def test_a_contexts_question_dies_and_the_answer_is_that_of_the_server(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

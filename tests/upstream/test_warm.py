@@ -628,7 +628,7 @@ async def test_a_server_that_does_not_greet_is_told_of_once(
         await trio.sleep(100)
         [unwell] = it.told
         assert isinstance(unwell, Unwell)
-        assert "before its greeting" in unwell.why
+        assert "at its greeting" in unwell.why
         well = True
         await trio.sleep(100)
         assert it.told[1:] == [WellAgain()]
