@@ -68,7 +68,7 @@ uri = "nbd://127.0.0.1:10810"
 uri = "nbd://127.0.0.1:10809"
 # How long a connection may take to come about, with repeated attempts while the server restarts.
 #connect-seconds = 10
-# How long each answer of the server may take while an export is opened.
+# How long the server may take until an export is open, all its answers together.
 #negotiate-seconds = 30
 # As for clients above.
 #keepalive-seconds = 60

@@ -161,7 +161,7 @@ class Upstream(Table):
     # may open its image over a network before it answers.
     negotiate_seconds: Seconds = Field(
         default=30,
-        description="How long each answer of the server may take while an export is opened.",
+        description="How long the server may take until an export is open, all its answers together.",
     )
     keepalive_seconds: KeepaliveSeconds = Field(
         default=60,

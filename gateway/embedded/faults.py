@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from gateway.wire.constants import Cmd
+from gateway.wire.handshake import NEWSTYLE_GREETING
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Faults:
     """Send so many bytes and then nothing any more; what comes is read and ignored."""
     count_from_transmission: bool = False
     """Those two count from the first byte of the transmission phase, instead of from the greeting."""
+    cut_at_option: int | None = None
+    """Close when so many options have come, the last of them unanswered; 1 is the first."""
     close_on_command: Cmd | None = None
     """Close when the header of such a command has come; nothing that was under way is answered."""
     never_reply: frozenset[Cmd] = frozenset()
@@ -67,3 +70,9 @@ class Faults:
 
 
 NONE = Faults()
+
+CLOSES_BEFORE_GREETING = Faults(cut_after_bytes=0)
+"""As a forwarder does that has no server behind it, and as one that has no room for another client."""
+
+SILENT_AFTER_GREETING = Faults(stall_after_bytes=NEWSTYLE_GREETING.size)
+"""As a server does that hangs, or whose machine has lost its power."""

@@ -77,6 +77,27 @@ class Manners:
         return option != Opt.ABORT or self._personality.acknowledges_abort
 
 
+class Options:
+    """Counts the options of a client, which has not sent one before the one before it was answered."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pass_bytes = handshake.CLIENT_FLAGS.size
+        self._held = b""  # less than a header
+
+    def take(self, data: bytes) -> None:
+        """Take what has come."""
+        data = self._held + data
+        while len(data) >= self._pass_bytes + handshake.OPTION.size:
+            _, _, length = handshake.OPTION.unpack_from(data, self._pass_bytes)
+            data = data[self._pass_bytes + handshake.OPTION.size :]
+            self._pass_bytes = length
+            self.count += 1
+        passed = min(self._pass_bytes, len(data))
+        self._pass_bytes -= passed
+        self._held = data[passed:]
+
+
 class _Framing:
     """Q-N8: what follows the header of an option that is not supported is taken for the next option.
 

@@ -11,7 +11,7 @@ from gateway.embedded.dirty import TrackedDisk
 from gateway.embedded.disk import Disk
 from gateway.embedded.faults import Faults
 from gateway.embedded.incoherent import IncoherentDisk
-from gateway.embedded.manners import Manners
+from gateway.embedded.manners import Manners, Options
 from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
 from gateway.embedded.personality import PLAIN, Personality
 from gateway.embedded.session import Opened, Session
@@ -84,7 +84,7 @@ class Server:
                 self._log(f"connection {number}: cut")
 
     async def _converse(self, peer: Peer, faults: Faults) -> None:
-        negotiation = _Negotiation(self, peer)
+        negotiation = _Negotiation(self, peer, faults.cut_at_option)
         with trio.move_on_after(self._handshake_seconds) as deadline:
             opened = await negotiation.run()
         if deadline.cancelled_caught:
@@ -174,8 +174,10 @@ class Server:
 class _Negotiation:
     """One connection until its export is open."""
 
-    def __init__(self, server: Server, peer: Peer) -> None:
+    def __init__(self, server: Server, peer: Peer, cut_at_option: int | None) -> None:
         self._server = server
+        self._cut_at_option = cut_at_option
+        self._options = Options()
         self._personality = server.personality
         self._peer = peer
         self._manners = Manners(server.personality)
@@ -193,6 +195,9 @@ class _Negotiation:
                 await self._send()
             if event is None:
                 count = await self._peer.receive_into(buffer)
+                self._options.take(bytes(buffer[:count]))
+                if self._cut_at_option is not None and self._options.count >= self._cut_at_option:
+                    raise Cut
                 self._manners.receive(bytes(buffer[:count]))
                 continue
             if isinstance(event, Aborted):

@@ -194,7 +194,10 @@ class TlsStream:
 class TlsSocket:
     """A non-blocking socket over TLS, as the hub needs one. Its errors are OSErrors, as `ssl.SSLError` is."""
 
-    __slots__ = ("_empty", "_ended", "_incoming", "_outgoing", "_owed", "_sock", "_tls", "_unsent")
+    __slots__ = (
+        *("__weakref__", "_empty", "_ended", "_incoming", "_outgoing"),
+        *("_owed", "_sock", "_tls", "_unsent"),
+    )
 
     def __init__(
         self,

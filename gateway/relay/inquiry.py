@@ -335,12 +335,13 @@ class Inquiry:
         self, grant: Grant, place: Place, terms: upstream_side.Terms
     ) -> Link | Joined:
         async def go(upstream: Negotiation | SharedNegotiation) -> Link | Joined:
-            return await upstream.go(terms)
+            allowance = upstream.allowance  # with a link it begins anew
+            link = await upstream.go(terms)
+            if isinstance(link, Joined):
+                return link
+            return await self._service.bundled(place, terms, link, allowance)
 
-        link = await self._ask(grant, go)
-        if isinstance(link, Joined):
-            return link
-        return await self._wait(lambda: self._service.bundled(place, terms, link))
+        return await self._ask(grant, go)
 
     async def _prepared(
         self, chain: list[Placed], route: Route, link: Link | Joined

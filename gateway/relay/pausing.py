@@ -48,6 +48,7 @@ from gateway.relay.service import Place, Running, Service
 from gateway.relay.session import Session
 from gateway.relay.surviving import survives, tie
 from gateway.relay.transmit import Opened
+from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link
 from gateway.upstream.server import Server
 from gateway.wire.constants import Cmd
@@ -477,7 +478,9 @@ class Pauses:
         Raises `NotDone`, `Refusal`, `Denied`.
         """
         asked = replace(before.asked, name=place.name)
-        link = await self._service.opened_anew(place, asked, trunk)
+        same = self._service.disk_at(place) is self._service.disk_at(before.place)
+        lowest = before.link.rung if same else Rung.EXPORT_NAME
+        link = await self._service.opened_anew(place, asked, trunk, lowest)
         try:
             chain, route = before.membership.chain, before.grant.route
             if prepares(chain):

@@ -32,7 +32,9 @@ from gateway.relay.hub import Hub
 from gateway.relay.losses import PROOF_SECONDS, Losses
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
+from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import check_required
+from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link, Negotiation, Terms
 from gateway.upstream.server import (
     CameBack,
@@ -194,9 +196,11 @@ class Service:
             return SharedNegotiation(self.trunks, server, partial(self.disks.at, server))
         return Negotiation(server, warm=server.mode.wanted.count == 1)
 
-    async def bundled(self, place: Place, terms: Terms, link: Link) -> Link | Joined:
-        """Give a client's own link as it is to be used: as it is, or as the first of a bundle. Raises
-        `Refusal`, and then the link is closed.
+    async def bundled(
+        self, place: Place, terms: Terms, link: Link, allowance: Allowance | None = None
+    ) -> Link | Joined:
+        """Give a client's own link as it is to be used: as it is, or as the first of a bundle, whose other
+        links may take what is left of `allowance`. Raises `Refusal`, and then the link is closed.
         """
         server = place.server
         decision = server.decide([link.export], link.quirks)
@@ -211,15 +215,18 @@ class Service:
                 self.log.warning(decision.reason, upstream=server.name, export=terms.name)
             return link
         disk = self.disk_at(place)
-        return (await begun(server, terms, link, self.hub, disk, self.log)).join()
+        trunk = await begun(server, terms, link, self.hub, disk, self.log, allowance)
+        return trunk.join()
 
-    async def opened_anew(self, place: Place, terms: Terms, trunk: Trunk | None) -> Link | Joined:
+    async def opened_anew(
+        self, place: Place, terms: Terms, trunk: Trunk | None, lowest: Rung
+    ) -> Link | Joined:
         """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are
-        shared. Raises `Refusal`.
+        shared; else on no rung lower than that. Raises `Refusal`.
         """
         if trunk is not None:
             return trunk.join()
-        negotiation = Negotiation(place.server)
+        negotiation = Negotiation(place.server, lowest=lowest)
         try:
             link = await negotiation.go(terms)
         finally:

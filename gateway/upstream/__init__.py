@@ -2,5 +2,11 @@
 
 server.py       one upstream of the configuration: its address, what is known of it, its list of exports
 maker.py        makes them, for the configuration, reload and switch; and whose disks an address leads to
-negotiation.py  one negotiation, which mirrors what a client asks, and the ladder for old servers
+places.py       which of its addresses is connected to next, and when; pure
+negotiation.py  one negotiation, which mirrors what a client asks
+ladder.py       how much of the protocol it is asked for, and when for less; pure
+allowance.py    how long all of that may take
+warm.py         connections that nobody has asked for: ready for the next clients, or to see how it is
+mode.py         over how many connections it serves, and what becomes of clients when they are lost
+coherence.py    whether several may be used
 """

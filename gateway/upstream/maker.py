@@ -126,6 +126,7 @@ def make(recipe: Recipe, tls: Tls | None = None) -> Server:
         check_seconds=settings.health_check_seconds,
         peer_of=backend.processes.at if settings.server_is_peer else backend.peer_of,
         processes=backend.processes if settings.server_is_peer else None,
+        started_by_us=settings.command is not None and uri is None,
     )
     server.recipe = recipe
     return server

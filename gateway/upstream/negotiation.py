@@ -6,10 +6,14 @@ them. The connection is used for one export and one selection of contexts; a cli
 another one, because servers have been wrong about the second (Q-K7).
 
 Old servers: an answer that is garbage, or a closed connection, where an option was sent means that the server
-does not know the option and lost its way (Q-N8, Q-S23). Then the same is tried one rung down the ladder, on a
-new connection, and the rung is remembered; each session's log line shows it. Where INFO cannot be had, or says
-size 0 (Q-N21), or the server is not fixed newstyle, the export is opened at once, and that link kept for the
+has lost its way, or has died. Then the same is tried on a new connection, and perhaps with less
+(`gateway.upstream.ladder`); each session's log line shows the rung. Where INFO cannot be had, or says size 0
+(Q-N21), or the server is not fixed newstyle, the export is opened at once, and that link kept for the
 client's GO: only what was opened is known.
+
+All that is asked for one client about one export, over however many connections, and all pauses between them,
+have to be done within `negotiate_seconds`: a client has a disk that stands still meanwhile, or a monitor.
+Connecting has `connect_seconds` of its own, for each of the client's questions.
 
 Before GO, an INFO without a request for block sizes is asked. Its answer tells a qemu 2.10 to 3.1, and is what
 decides whether bit 8 is to be believed (see quirks/qemu_multi_conn_bit.py); it is asked on every link, for the
@@ -29,7 +33,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from gateway.net.drive import Conversation, PeerClosed, close_stream, hang_up, take_socket
+from gateway.net.drive import Conversation, PeerClosed, take_socket
 from gateway.net.options import RelaySocket
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.client import (
@@ -43,7 +47,17 @@ from gateway.protocol.client import (
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
 from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
-from gateway.upstream.server import Place, Rung, Server, Silent, TlsRequired, Unreachable
+from gateway.upstream.allowance import Allowance
+from gateway.upstream.ladder import Next, Rung
+from gateway.upstream.server import (
+    Place,
+    Reached,
+    Server,
+    Silent,
+    TlsRequired,
+    Unreachable,
+    leave,
+)
 from gateway.wire.constants import Info, Opt, Rep, TransmissionFlag
 from gateway.wire.errors import WireError
 from gateway.wire.framing import SIMPLE
@@ -57,22 +71,17 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-FAREWELL_SECONDS = 1
-"""How long it may take to leave a server. ABORT has to be sent, and then the server has to hang up, or what it
-still says is answered by a reset. (Not every one answers ABORT, Q-N5; all hang up.) Any server that runs does
-that at once."""
-
 WARM_ANSWER_SECONDS = 2.0
 """How long the first answer may take on a connection that was made ahead. Every server has that one (on
 framing) at hand, without a look at its disk. A server that vanished without a word, by a loss of power, never
-answers; the client has `negotiate-seconds` for the connection that is dialled then."""
+answers; what is left of the client's `negotiate-seconds` is for the connection that is dialled then."""
 
+FIRST_PAUSE_SECONDS = 0.1
+"""Before a server is asked again that has lost its way where it may not be asked for less: one that is being
+restarted is back soon."""
 
-QUEUED = (
-    "probably it serves as many clients as it may (qemu-nbd one, unless --shared says more), and this one"
-    " waits in its queue until another leaves"
-)
-"""What a silence before the greeting means."""
+MOST_PAUSE_SECONDS = 1.0
+"""What doubling ends at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +119,18 @@ class Terms:
     """What SET_META_CONTEXT asks; None: it is not sent."""
 
 
-def next_rung(rung: Rung, terms: Terms) -> Rung | None:
-    """Give the rung below that differs, if there is one: what is not asked for cannot be left out."""
-    if rung is Rung.FULL and terms.extended:
-        return Rung.STRUCTURED
-    if rung < Rung.SIMPLE and terms.structured:
-        return Rung.SIMPLE
-    return Rung.EXPORT_NAME if rung < Rung.EXPORT_NAME else None
-
-
 class _LostTheWay(Exception):
-    """The server closed, or broke the protocol, where an option was under way."""
+    """The server closed, or broke the protocol, where an option was under way. `closed`: the former."""
+
+    def __init__(self, text: str, *, closed: bool = False) -> None:
+        super().__init__(text)
+        self.closed = closed
+
+
+class _Died(Unreachable):
+    """The connection has ended in the middle of the greeting, or behind it, before anything depended on what is
+    asked.
+    """
 
 
 class Negotiation:
@@ -128,7 +138,10 @@ class Negotiation:
 
     `warm`: a connection that was made ahead will do. Not for a link that takes the place of another: that has
     to lead to whatever is at the upstream's address now. `for_client`: if it is not to be had, a client is
-    turned away. `place`: one among the upstream's connections that it has already.
+    turned away. `beside`: it is one more than those that a client has already. `place`: one among the
+    upstream's connections that it has already. `lowest`: the rung below which nothing is asked, which is that
+    of the link in whose place this one is to be. `allowance`: what is left of the time for opening an export;
+    None: all of it.
     """
 
     def __init__(
@@ -137,23 +150,31 @@ class Negotiation:
         *,
         warm: bool = False,
         for_client: bool = True,
+        beside: bool = False,
         place: Place | None = None,
+        lowest: Rung = Rung.EXPORT_NAME,
+        allowance: Allowance | None = None,
     ) -> None:
         self._server = server
         self._place = place
         self._warm = warm
         self._for_client = for_client
+        self._beside = beside
+        self._lowest = lowest
         self._line: OptionLine | None = None
+        self._name: str | None = None
+        self.allowance = allowance or Allowance(server.negotiate_seconds)
+        """Of the export that is asked about: what it may take yet until it is opened."""
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
         """Select contexts: give those that the upstream has, with its ids. Raises `Refusal`."""
-        return await self._climb(terms, OptionLine.contexts)
+        return _there_are(await self._climb(terms, OptionLine.contexts))
 
     async def list_contexts(
         self, terms: Terms, queries: tuple[str, ...]
     ) -> tuple[MetaContext, ...]:
         """Ask which contexts there are. Raises `Refusal`."""
-        return await self._climb(terms, lambda line: line.list_contexts(queries))
+        return _there_are(await self._climb(terms, lambda line: line.list_contexts(queries)))
 
     async def describe(
         self, terms: Terms, *, thoroughly: bool = False
@@ -173,6 +194,7 @@ class Negotiation:
         """Open the export; the link is the caller's. Raises `Refusal`."""
         link = await self._climb(terms, OptionLine.open)
         self._line = None
+        self.allowance = Allowance(self._server.negotiate_seconds)
         if self._server.warm is not None:
             self._server.warm.served()
         return link
@@ -186,39 +208,100 @@ class Negotiation:
     async def _climb(
         self, terms: Terms, step: Callable[[OptionLine], Awaitable[_Result]]
     ) -> _Result:
-        """Do a step on a connection of these terms; go down the ladder as long as the server loses its
-        way.
-        """
+        """Do a step on a connection of these terms; where the server loses its way, do as the ladder says."""
+        if self._name not in (None, terms.name):
+            self.allowance = Allowance(self._server.negotiate_seconds)
+        self._name = terms.name
         if self._line is not None and not self._line.suits(terms):
             await self.aclose()
-        rung = self._server.rung
-        warm = self._warm
+        climb = self._server.ladder.climb(self._lowest)
+        wanted = {"structured": terms.structured, "extended": terms.extended}
+        connecting = Allowance(self._server.connect_seconds)
+        warm, pause_seconds = self._warm, FIRST_PAUSE_SECONDS
+        lost: _LostTheWay | None = None
         while True:
             fresh = False
             try:
                 if self._line is None and warm:
+                    rung = climb.rung(trio.current_time())
                     self._line, warm = await self._take(terms, rung), False
                 if self._line is None:
                     fresh = True
-                    self._line = await OptionLine.begin(
-                        self._server, terms, rung, for_client=self._for_client, place=self._place
-                    )
+                    self._line = await self._connected(connecting, lost)
+                    await self._line.agree(terms, climb.rung(trio.current_time()))
                 result = await step(self._line)
-                if rung > self._server.rung:
-                    self._server.remember(rung)
-                return result
+                rung, now = self._line.rung, trio.current_time()
+                if not self._line.has_answered or climb.answered(rung, now, **wanted):
+                    return result
+                await self.aclose()
             except _LostTheWay as error:
                 await self.aclose()
                 if not fresh:
                     continue  # it may only have been kept waiting for too long (Q-S30)
-                lower = next_rung(rung, terms)
-                if lower is None:
-                    raise Unreachable(f"upstream {self._server.name!r}: {error}") from None
-                rung = lower
+                lost = error
+                match climb.failed(trio.current_time(), **wanted):
+                    case Next.NOTHING:
+                        raise Unreachable(f"upstream {self._server.name!r}: {error}") from None
+                    case Next.AFTER_A_PAUSE:
+                        await self._pause(pause_seconds, error)
+                        pause_seconds = min(2 * pause_seconds, MOST_PAUSE_SECONDS)
+                    case Next.AT_ONCE:
+                        pass
+            except _Died as error:
+                await self._pause(pause_seconds, error)
+                pause_seconds = min(2 * pause_seconds, MOST_PAUSE_SECONDS)
             except BaseException as error:
+                if isinstance(error, Silent):
+                    self.allowance.why = error.text
                 if not isinstance(error, Refusal) or isinstance(error, Unreachable):
                     await self.aclose()
                 raise
+
+    async def _connected(self, connecting: Allowance, lost: _LostTheWay | None) -> OptionLine:
+        """Give a new connection, greeted. Raises `Unreachable`."""
+        server, place = self._server, self._place
+        began, before = trio.current_time(), self.allowance.left
+        if not self.allowance.left:
+            text = f"has not opened the export within {self.allowance.seconds:g} s"
+            text = f"upstream {server.name!r} {text}{_after(lost)}"
+            raise Silent(self.allowance.why or text)
+        try:
+            if place is None:
+                place = await server.place(seconds=connecting.left)
+            left = connecting.left - (trio.current_time() - began)
+            return await OptionLine.greeted(
+                server,
+                place,
+                patient=True,
+                for_client=self._for_client,
+                beside=self._beside,
+                seconds=max(0.0, left),
+                allowance=self.allowance,
+            )
+        except Unreachable as error:
+            if lost is None:
+                raise
+            raise type(error)(f"{error.text}{_after(lost)}") from None
+        finally:
+            answering = before - self.allowance.left
+            connecting.take(trio.current_time() - began - answering)
+
+    async def _pause(self, seconds: float, lost: _LostTheWay | _Died) -> None:
+        """Give a server time that may not be asked for less, or dies too early for that to make a difference.
+        Raises `Unreachable` when none is left.
+        """
+        try:
+            with self.allowance.spend():
+                await trio.sleep(seconds)
+        except trio.TooSlowError:
+            if isinstance(lost, _Died):
+                raise lost from None
+            whose = f"upstream {self._server.name!r}"
+            tried = (
+                f"lost its way at an option on every connection for {self.allowance.seconds:g} s"
+            )
+            less = "and is not asked for less than it has spoken before"
+            raise Unreachable(f"{whose} has {tried}, {less}: {lost}") from None
 
     async def _take(self, terms: Terms, rung: Rung) -> OptionLine | None:
         """Give a connection that was made ahead, if there is one and it is alive."""
@@ -226,7 +309,9 @@ class Negotiation:
         if line is None:
             return None
         try:
-            with trio.fail_after(WARM_ANSWER_SECONDS):
+            # A dead one takes no more of the client's time than leaves enough for another.
+            line.allowance = self.allowance
+            with trio.fail_after(min(WARM_ANSWER_SECONDS, self.allowance.left / 2)):
                 await line.agree(terms, rung)
         except (_LostTheWay, Silent, trio.TooSlowError):
             await line.aclose()
@@ -237,21 +322,38 @@ class Negotiation:
         return line
 
 
+def _there_are(contexts: tuple[MetaContext, ...] | None) -> tuple[MetaContext, ...]:
+    if contexts is None:
+        raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
+    return contexts
+
+
+def _after(lost: _LostTheWay | None) -> str:
+    return "" if lost is None else f"; before that, at an option: {lost}"
+
+
 class OptionLine:
     """One connection in its option phase: as far as any client may have it, then on one rung, for one set of
     terms.
     """
 
-    def __init__(self, server: Server, stream: trio.SocketStream, place: Place) -> None:
+    def __init__(
+        self, server: Server, reached: Reached, place: Place, allowance: Allowance
+    ) -> None:
         self.terms = Terms("", structured=False)
+        self.allowance = allowance
+        """How long the server may take yet, for all that it is asked."""
+        self.rung = Rung.FULL
+        """How much of the protocol is spoken on it."""
         self._place = place
-        self._peer = server.peer_of(stream)
+        self._peer = reached.peer
         self._server = server
-        self._rung = Rung.FULL
         self._greeting = Greeted(Style.FIXED_NEWSTYLE)
         self._core = ClientNegotiation()
-        self._talk: Conversation[Event] = Conversation(stream, self._core)
+        self._core.receive(reached.said)
+        self._talk: Conversation[Event] = Conversation(reached.stream, self._core)
         self._selected: tuple[MetaContext, ...] | None = None
+        self._listed = False  # its contexts
         self._evidence: Evidence | None = None
         self.seen: Evidence | None = None
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
@@ -273,51 +375,41 @@ class OptionLine:
         return True
 
     @classmethod
-    async def begin(
+    async def greeted(
         cls,
         server: Server,
-        terms: Terms,
-        rung: Rung,
+        place: Place,
         *,
-        patient: bool = True,
+        patient: bool,
         for_client: bool = True,
-        place: Place | None = None,
-    ) -> OptionLine:
-        """Connect, take the greeting, and agree on structured replies."""
-        if place is None:
-            place = await server.place(patient=patient)
-        line = await cls.greeted(server, place, patient=patient, for_client=for_client)
-        try:
-            await line.agree(terms, rung)
-        except BaseException:
-            await line.aclose()
-            raise
-        return line
-
-    @classmethod
-    async def greeted(
-        cls, server: Server, place: Place, *, patient: bool, for_client: bool = True
+        beside: bool = False,
+        seconds: float | None = None,
+        allowance: Allowance | None = None,
     ) -> OptionLine:
         """Connect in a place, take the greeting, and go over to TLS: nothing yet depends on who it is for.
-        Raises `Unreachable`.
+        How it is connected to is said as to `Server.connect`. Raises `Unreachable`.
         """
+        if allowance is None:
+            allowance = Allowance(server.negotiate_seconds)
         try:
-            stream = await server.connect(patient=patient, for_client=for_client)
+            reached = await server.connect(
+                patient=patient,
+                for_client=for_client,
+                beside=beside,
+                seconds=seconds,
+                answering=allowance,
+            )
         except BaseException:
             place.leave()
             raise
-        line = cls(server, stream, place)
+        line = cls(server, reached, place, allowance)
         try:
             try:
                 greeted = await line._next()
             except _LostTheWay as error:
-                # No option was sent, so none is to blame: it takes no more clients, or is no NBD server.
-                text = f"upstream {server.name!r}, before its greeting: {error}"
-                raise Unreachable(text) from None
-            except Silent:
-                # The kernel connects whom the program has not accepted yet (listen(2)).
-                text = f"has connected and not greeted for {server.negotiate_seconds:g} s: {QUEUED}"
-                raise Silent(f"upstream {server.name!r} {text}") from None
+                # No option was sent, so none is to blame: it has died, or is no NBD server.
+                text = f"upstream {server.name!r}, at its greeting: {error}"
+                raise (_Died if error.closed else Unreachable)(text) from None
             assert isinstance(greeted, Greeted)
             line._greeting = greeted
             if server.tls is not None:
@@ -329,7 +421,7 @@ class OptionLine:
 
     async def agree(self, terms: Terms, rung: Rung) -> None:
         """Be for these terms from now on, on this rung."""
-        self.terms, self._rung = terms, rung
+        self.terms, self.rung = terms, rung
         if self._greeting.export is None:
             await self._agree_on_framing()
         elif terms.name:
@@ -358,7 +450,8 @@ class OptionLine:
         try:
             answer = await self._ask()
         except _LostTheWay as error:
-            raise Unreachable(f"upstream {name!r}, at STARTTLS: {error}") from None
+            died = _Died if error.closed else Unreachable
+            raise died(f"upstream {name!r}, at STARTTLS: {error}") from None
         if isinstance(answer, Refused):
             raise Unreachable(f"upstream {name!r} has no TLS: {answer}")
         transport = self._talk.stream
@@ -366,42 +459,45 @@ class OptionLine:
         self._shaking_hands = True
         try:
             secured = core.secured()
-            with trio.fail_after(self._server.negotiate_seconds):
+            with self.allowance.spend():
                 stream, _server = await TlsStream.connect(transport, session)
         except (WireError, TlsError) as error:
             raise Unreachable(f"upstream {name!r}, TLS: {error}") from None
         except trio.TooSlowError:
-            text = f"the handshake takes longer than {self._server.negotiate_seconds:g} s"
+            text = f"the handshake takes longer than {self.allowance.seconds:g} s"
             raise Unreachable(f"upstream {name!r}, TLS: {text}") from None
         self._core, self._talk = secured, Conversation(stream, secured)
         self._shaking_hands = False
 
     async def _agree_on_framing(self) -> None:
         """Ask for what the terms want and the rung has; a refusal is an answer as well."""
-        if self._has_options and self._rung is Rung.FULL and self.terms.extended:
+        if self._has_options and self.rung is Rung.FULL and self.terms.extended:
             self._core.ask_extended_headers()
             await self._next()
         structured = self.terms.structured and not self._core.extended
-        if self._has_options and self._rung <= Rung.STRUCTURED and structured:
+        if self._has_options and self.rung <= Rung.STRUCTURED and structured:
             self._core.ask_structured_replies()
             await self._next()
 
     @property
     def _has_options(self) -> bool:
-        return self._core.style is Style.FIXED_NEWSTYLE and self._rung is not Rung.EXPORT_NAME
+        return self._core.style is Style.FIXED_NEWSTYLE and self.rung is not Rung.EXPORT_NAME
 
     async def _next(self) -> Event:
         """Give the server's next event. Raises `_LostTheWay`, or `Unreachable` if nothing comes."""
-        seconds = self._server.negotiate_seconds
+        began = trio.current_time()
         try:
-            with trio.fail_after(seconds):
+            with self.allowance.spend():
                 return await self._talk.next_event()
         except (PeerClosed, WireError) as error:
-            raise _LostTheWay(str(error)) from None
+            raise _LostTheWay(str(error), closed=isinstance(error, PeerClosed)) from None
         except trio.TooSlowError:
             self._silent = True
-            text = f"upstream {self._server.name!r} has said nothing for {seconds:g} s"
-            raise Silent(text) from None
+            waited, all_seconds = trio.current_time() - began, self.allowance.seconds
+            text = f"has said nothing for {round(waited, 1):g} s"
+            if waited < all_seconds:
+                text += f", and has not opened the export within {all_seconds:g} s in all"
+            raise Silent(f"upstream {self._server.name!r} {text}") from None
 
     async def _ask(self) -> Answered | Refused:
         event = await self._next()
@@ -410,12 +506,24 @@ class OptionLine:
 
     # --- Contexts
 
-    async def contexts(self) -> tuple[MetaContext, ...]:
-        """Select contexts for a client that asks for them."""
+    async def contexts(self) -> tuple[MetaContext, ...] | None:
+        """Select contexts for a client that asks for them; give None if the server has none at all."""
         selected = await self._select()
         if selected is None:
-            raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
+            await self._hear_of_it()
         return selected
+
+    async def _hear_of_it(self) -> None:
+        """A client is about to be told that there are no contexts. If that is so because of the rung, see that
+        the server does answer on it: it may as well have died on those above.
+        """
+        if self.terms.structured and self.rung > Rung.STRUCTURED:
+            await self.describe()
+
+    @property
+    def has_answered(self) -> bool:
+        """The server has answered an option that has data, and has not lost its way."""
+        return bool(self._listed or self._selected is not None or self._described or self._opened)
 
     async def _select(self) -> tuple[MetaContext, ...] | None:
         """Send SET_META_CONTEXT, once; give None if the server has no contexts at all."""
@@ -432,15 +540,17 @@ class OptionLine:
             raise refusal_for_client(answer)
         return self._selected
 
-    async def list_contexts(self, queries: tuple[str, ...]) -> tuple[MetaContext, ...]:
-        """Send LIST_META_CONTEXT."""
+    async def list_contexts(self, queries: tuple[str, ...]) -> tuple[MetaContext, ...] | None:
+        """Send LIST_META_CONTEXT; give None if the server has no contexts at all."""
         if not self._core.structured or self._opened is not None:
-            raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
+            await self._hear_of_it()
+            return None
         self._core.ask_contexts(self.terms.name, queries, select=False)
         answer = await self._ask()
         if isinstance(answer, Refused):
             raise refusal_for_client(answer)
         listed = answer.contexts
+        self._listed = True
         if not queries and not any(context.name.startswith("qemu:") for context in listed):
             # qemu 3.0 forgets its bitmaps in the answer to no query (Q-S3); nobody else minds being asked.
             self._core.ask_contexts(self.terms.name, ("qemu:",), select=False)
@@ -520,7 +630,7 @@ class OptionLine:
             answer = await self._ask()
         except _LostTheWay:
             # The only way that EXPORT_NAME has to say no.
-            if self._rung is Rung.EXPORT_NAME or self._core.style is Style.NEWSTYLE:
+            if self.rung is Rung.EXPORT_NAME or self._core.style is Style.NEWSTYLE:
                 text = "the server closed the connection when it was asked for that name"
                 raise Refusal(Rep.ERR_UNKNOWN, text) from None
             raise
@@ -566,7 +676,8 @@ class OptionLine:
         # One that has ended, and yet has just answered, is not the one that did.
         peer = UNKNOWN if self._peer.gone() else self._peer
         peer.serves(sock)
-        self._opened = Link(sock, export, dialect, names, self._rung, self._place, peer)
+        self._server.links.add(sock)
+        self._opened = Link(sock, export, dialect, names, self.rung, self._place, peer)
         if early:
             raise _LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened
@@ -595,38 +706,34 @@ class OptionLine:
             self._opened.close()
             return
         try:
-            with trio.move_on_after(FAREWELL_SECONDS) as scope:
-                scope.shield = True
-                with suppress(PeerClosed, trio.BrokenResourceError):
-                    await self._say_farewell()
-                if not self._silent:
-                    await hang_up(self._talk.stream)
-            await close_stream(self._talk.stream)
+            await leave(self._talk.stream, self._say_farewell, silent=self._silent)
         finally:
             self._place.leave()
 
     async def _say_farewell(self) -> None:
         if self._shaking_hands or self._core.busy:
             return
-        if self._core.style is Style.OLDSTYLE:
-            await self._talk.stream.send_all(SIMPLE.disc())
-            return
-        if self._core.style is Style.FIXED_NEWSTYLE:
-            self._core.abort()
-        await self._talk.flush()  # a newstyle server waits for the client flags
+        with suppress(PeerClosed, trio.BrokenResourceError):
+            if self._core.style is Style.OLDSTYLE:
+                await self._talk.stream.send_all(SIMPLE.disc())
+                return
+            if self._core.style is Style.FIXED_NEWSTYLE:
+                self._core.abort()
+            await self._talk.flush()  # a newstyle server waits for the client flags
 
 
 async def list_exports(server: Server) -> list[ListedExport]:
     """Ask a server for its exports, on a connection of its own. Raises `Refusal`."""
+    terms = Terms("", structured=False)
+    place = await server.place(patient=False)
+    line = await OptionLine.greeted(server, place, patient=False)
     try:
-        terms = Terms("", structured=False)
-        line = await OptionLine.begin(server, terms, server.rung, patient=False)
-        try:
-            return await line.list_exports()
-        finally:
-            await line.aclose()
+        await line.agree(terms, server.ladder.first(trio.current_time()))
+        return await line.list_exports()
     except _LostTheWay as error:
         raise Unreachable(f"upstream {server.name!r}: {error}") from None
+    finally:
+        await line.aclose()
 
 
 _PASSED_ON = frozenset(

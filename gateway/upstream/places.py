@@ -13,6 +13,11 @@ A client waits through back-offs only in the first `patience_seconds` of an outa
 which then costs it nothing but time. Later the same wait would only be handed from client to client: who comes
 within a back-off is told at once what the last one who tried was told.
 
+It does wait to the end of these, or of its own time, and then there is a last attempt, whatever is left of
+the back-off: a server is missed that is back in the last seconds otherwise, for the back-offs are long by
+then. The patience that all have with an outage ends at the same time, so of a thousand clients one makes the
+last attempt as well, and the others wait for what comes of it.
+
 A place that does not answer at all takes its time to fail. It shares what a client has left equally with the
 others that may be tried yet.
 """
@@ -28,6 +33,10 @@ FIRST_BACK_OFF_SECONDS = 0.25
 MOST_BACK_OFF_SECONDS = 5.0
 """What doubling ends at: one connection every few seconds bothers nobody, and clients are turned away no longer
 than that from a server that is back."""
+
+LAST_SECONDS = 1.0
+"""How long the last attempt may take, when a client's time is over: a server that is up takes a connection at
+once, and the client of one that is not can bear to hear of it a second later."""
 
 QUIET_SECONDS = 60.0
 """A failure that is older than this says nothing about now: the next one begins another outage."""
@@ -124,23 +133,45 @@ class Places:
         """Say what a client is to do that has time until `deadline`. One that is not `patient` waits for no
         back-off to pass.
         """
-        if now >= deadline:
+        late = now >= deadline
+        if now >= deadline + LAST_SECONDS:
             return GiveUp(self.why)
         due = [i for i in self._order() if self._places[i].may_be_tried(now)]
+        if late:
+            due = [i for i in due if not self._places[i].failures or self._has_last(i, deadline)]
         if due:
-            place = self._places[due[0]]
-            place.probing = bool(place.failures)
-            return Try(due[0], (deadline - now) / len(due), now, place.era)
-        times = [
-            place.next_at
-            for place in self._places
-            if patient and not place.probing and now - place.since < self._patience_seconds
-        ]
-        if any(place.probing for place in self._places):
-            times.append(deadline)  # whoever probes will be heard of
-        elif all(at >= deadline for at in times):
-            return GiveUp(self.why)
-        return Wait(min(*times, deadline))
+            seconds = LAST_SECONDS if late else (deadline - now) / len(due)
+            return self._try(due[0], now, seconds)
+        probing = any(place.probing for place in self._places)
+        if not patient:
+            return Wait(deadline) if probing and not late else GiveUp(self.why)
+        times = []
+        for i in self._order():
+            place = self._places[i]
+            if place.probing or not self._has_last(i, deadline):
+                continue
+            end = self._end(place, deadline)
+            if now >= end:
+                return self._try(i, now, max(LAST_SECONDS, deadline - now))
+            times.append(min(place.next_at, end))
+        if probing:
+            # Whoever probes will be heard of.
+            times.append(deadline + LAST_SECONDS if late else deadline)
+        return Wait(min(times)) if times else GiveUp(self.why)
+
+    def _try(self, which: int, now: float, seconds: float) -> Try:
+        place = self._places[which]
+        place.probing = bool(place.failures)
+        return Try(which, seconds, now, place.era)
+
+    def _end(self, place: _Place, deadline: float) -> float:
+        """Give when a client's patience with an outage ends."""
+        return min(deadline, place.since + self._patience_seconds)
+
+    def _has_last(self, which: int, deadline: float) -> bool:
+        """Say whether an attempt is to be made yet before a client's patience with an outage ends."""
+        place = self._places[which]
+        return place.last + FIRST_BACK_OFF_SECONDS / 2 <= self._end(place, deadline)
 
     def succeeded(self, tried: Try, now: float) -> Outage | None:
         """A connection has come about: give the outage that is over, if there was one."""
@@ -168,11 +199,13 @@ class Places:
         place.era += 1
         return news
 
-    def abandoned(self, tried: Try) -> None:
-        """Whoever tried has left before it was known."""
+    def abandoned(self, tried: Try, now: float | None = None) -> None:
+        """Whoever tried has left before it was known; or has had no more time, which was over `now`."""
         place = self._places[tried.place]
         if tried.era == place.era:
             place.probing = False
+            if now is not None:
+                place.last = now  # it was the last attempt of all whose time is over
 
     def _order(self) -> Iterable[int]:
         places = range(len(self._places))

@@ -8,21 +8,32 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import trio
 
 from gateway.net.dial import DialError, Dialler
-from gateway.net.options import tune
+from gateway.net.drive import RECEIVE_BYTES, Stream, close_stream, hang_up
+from gateway.net.options import RelaySocket, tune
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
+from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, decide
+from gateway.upstream.ladder import Ladder
 from gateway.upstream.mode import ONE_FOR_EACH, Mode
-from gateway.upstream.places import GiveUp, Outage, Places, Try, Wait
+from gateway.upstream.places import (
+    FIRST_BACK_OFF_SECONDS,
+    MOST_BACK_OFF_SECONDS,
+    GiveUp,
+    Outage,
+    Places,
+    Try,
+    Wait,
+)
 from gateway.uri import NbdUri
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport
@@ -35,22 +46,22 @@ if TYPE_CHECKING:
 Connect = Callable[[], Awaitable[trio.SocketStream]]
 
 
-class Rung(IntEnum):
-    """How much of the protocol an old server bears: the rungs of the ladder, from the top."""
+FAREWELL_SECONDS = 1
+"""How long it may take to leave a server. ABORT has to be sent, and then the server has to hang up, or what it
+still says is answered by a reset. (Not every one answers ABORT, Q-N5; all hang up.) Any server that runs does
+that at once."""
 
-    FULL = 0
-    """EXTENDED_HEADERS, STRUCTURED_REPLY, meta contexts, INFO, GO."""
-    STRUCTURED = 1
-    """STRUCTURED_REPLY, meta contexts, INFO, GO."""
-    SIMPLE = 2
-    """INFO, GO."""
-    EXPORT_NAME = 3
-    """EXPORT_NAME alone: servers before 2016 lose their way after any other option (Q-N8, Q-S23)."""
+QUEUED = (
+    "probably it serves as many clients as it may (qemu-nbd one, unless --shared says more), and this one"
+    " waits in its queue until another leaves"
+)
+"""What a silence before the greeting means."""
 
-
-RUNG_SECONDS = 300
-"""How long a lower rung is remembered: a client need not pay for the ladder that one before it climbed down,
-but the server behind an address changes."""
+ONE_ALONE = (
+    "it has taken one connection, and none after that: a server that serves a single one, as qemu-nbd"
+    " without -t, ends with it"
+)
+"""What is said of a server that cannot be connected to for a second time."""
 
 MAX_SAID = 1000
 """What has been said of how many exports is remembered: names are the clients' choice."""
@@ -121,6 +132,31 @@ class WellAgain:
 News = WentDown | CameBack | TurnedAway | Unwell | WellAgain
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A connection on which the server has begun to greet."""
+
+    stream: trio.SocketStream
+    peer: Peer
+    said: bytes
+    """The beginning of the greeting."""
+
+
+async def leave(
+    stream: Stream, say: Callable[[], Awaitable[object]] | None = None, *, silent: bool
+) -> None:
+    """Close a connection to a server: `say` what there is to say, and have it hang up; not if it is silent,
+    and would only be waited for.
+    """
+    with trio.move_on_after(FAREWELL_SECONDS) as scope:
+        scope.shield = True
+        if say is not None:
+            await say()
+        if not silent:
+            await hang_up(stream)
+    await close_stream(stream)
+
+
 class Place:
     """One of the connections that an upstream may have. Without a limiter, somebody else has it for this
     connection.
@@ -167,7 +203,8 @@ class Server:
     """One `[upstream.NAME]`, or a server that an export was switched to. `gateway.upstream.maker` makes them.
 
     `connects` give a stream to it or raise `DialError`: one for each place that it has, in the order in which
-    they are tried. `quirks` is "auto" or the names of those that are taken to apply.
+    they are tried. `quirks` is "auto" or the names of those that are taken to apply. If it is `started_by_us`,
+    one that ends before its greeting does so however long it is waited for.
     """
 
     def __init__(
@@ -192,6 +229,7 @@ class Server:
         check_seconds: float = 0,
         peer_of: Callable[[trio.SocketStream], Peer] = lambda _stream: UNKNOWN,
         processes: Processes | None = None,
+        started_by_us: bool = False,
     ) -> None:
         self.name = name
         self.keep_warm = keep_warm
@@ -201,6 +239,7 @@ class Server:
         """Says who is at the other end of a connection that has just been made."""
         self.processes = processes
         """What knows that, if it has to be watched for it."""
+        self._started_by_us = started_by_us
         self.warm: Warm | None = None
         """Those connections, while somebody sees to them."""
         self.tried_at = -math.inf
@@ -240,8 +279,14 @@ class Server:
         self._keepalive_seconds = keepalive_seconds
         self._user_timeout_seconds = user_timeout_seconds
         self._quirks = quirks
-        self._rung = Rung.FULL
-        self._rung_until = 0.0
+        self.ladder = Ladder()
+        """How much of the protocol it bears."""
+        self._place_known = 0
+        """The place that this is known of."""
+        self._greeted = 0
+        """How often it has begun to greet."""
+        self.links: WeakSet[RelaySocket] = WeakSet()
+        """The sockets of the links that it has served, as long as anybody has them."""
         self._listing: tuple[float, list[ListedExport] | Refusal] | None = None
         self._listing_lock = trio.Lock()
         self.repaired: Counter[str] = Counter()
@@ -272,15 +317,22 @@ class Server:
         self.tell = tell
         self.connections.limiter.total_tokens = self._max_connections
 
-    async def place(self, *, patient: bool = True) -> Place:
-        """Take a place for a connection, as soon as there is one, within `connect_seconds`. Raises `Full`."""
+    @property
+    def serves(self) -> bool:
+        """A link to it is there, as far as is known."""
+        return any(sock.fileno() >= 0 for sock in self.links)
+
+    async def place(self, *, patient: bool = True, seconds: float | None = None) -> Place:
+        """Take a place for a connection, as soon as there is one, within `seconds` (None: `connect_seconds`).
+        Raises `Full`.
+        """
         connections = self.connections
         place = connections.free() or await connections.given_up()
         if place is not None:
             return place
         if patient and self.patient:
             place = Place(connections.limiter)
-            with trio.move_on_after(self.connect_seconds):
+            with trio.move_on_after(self.connect_seconds if seconds is None else seconds):
                 await connections.limiter.acquire_on_behalf_of(place)
                 return place
         most = f"max-connections = {connections.limiter.total_tokens:g}"
@@ -296,19 +348,43 @@ class Server:
         """Why, if it is."""
         return self._places.why if self._places.down else ""
 
-    async def connect(self, *, patient: bool = True, for_client: bool = True) -> trio.SocketStream:
-        """Connect: at once, or as soon as it is up again, within `connect_seconds`. If it is not
-        `for_client`, nobody is turned away. Raises `Unreachable`.
+    async def connect(
+        self,
+        *,
+        patient: bool = True,
+        for_client: bool = True,
+        beside: bool = False,
+        seconds: float | None = None,
+        answering: Allowance | None = None,
+    ) -> Reached:
+        """Connect: at once, or as soon as it is up again, within `seconds` (None: `connect_seconds`). A
+        server that closes the connection before it greets is down, too: so does a forwarder that has none
+        behind it. The greeting is waited for as long as `answering` lasts (None: `negotiate_seconds`).
+
+        If it is not `for_client`, nobody is turned away. `beside`: it is one more than those that clients
+        have, or are about to get. While any of them serves, a failure says nothing of the server, and is
+        nobody else's.
+
+        Raises `Unreachable`.
         """
-        deadline = trio.current_time() + self.connect_seconds
+        if answering is None:
+            answering = Allowance(self.negotiate_seconds)
+        deadline = trio.current_time() + (self.connect_seconds if seconds is None else seconds)
         patient = patient and self.patient
+        failures = 0
         while True:
             step = self._places.next_step(trio.current_time(), deadline, patient=patient)
             match step:
                 case Try():
-                    stream = await self._try(step)
-                    if stream is not None:
-                        return stream
+                    reached = await self._try(step, answering, beside=beside)
+                    if isinstance(reached, Reached):
+                        return reached
+                    if reached is not None:
+                        pause = min(FIRST_BACK_OFF_SECONDS * 2**failures, MOST_BACK_OFF_SECONDS)
+                        failures += 1
+                        if not patient or trio.current_time() + pause > deadline:
+                            raise Unreachable(f"upstream {self.name!r} is unreachable: {reached}")
+                        await trio.sleep(pause)
                 case Wait():
                     with trio.move_on_at(step.until):
                         await self._changed.wait()
@@ -317,13 +393,22 @@ class Server:
                         self.tell(TurnedAway())
                     raise Unreachable(f"upstream {self.name!r} is unreachable: {step.why}")
 
-    async def _try(self, step: Try) -> trio.SocketStream | None:
-        """Connect to one place, or (None) learn that it is down. Raises `Unreachable` where neither is said."""
+    async def _try(self, step: Try, answering: Allowance, *, beside: bool) -> Reached | str | None:
+        """Connect to one place, or (None) learn that it is down, or (why) that it has no room for one more.
+        Raises `Unreachable` where none of this is said.
+        """
         places, why = self._places, ""
         self.tried_at = trio.current_time()
         try:
             with trio.fail_after(step.seconds):
                 stream = await self._connects[step.place]()
+            self._tune(stream)
+            peer = self.peer_of(stream)
+            try:
+                said = await self._first_word(stream, answering)
+            except BaseException as error:
+                await leave(stream, silent=isinstance(error, Silent))
+                raise
         except DialError as error:
             if not error.down and len(self._connects) == 1:
                 places.abandoned(step)
@@ -331,7 +416,8 @@ class Server:
             why = str(error)
         except trio.TooSlowError:
             if step.seconds < self.connect_seconds / len(self._connects) / 2:
-                places.abandoned(step)  # that was our client's hurry: it proves nothing to others
+                # That was our client's hurry: it proves nothing to others.
+                places.abandoned(step, trio.current_time())
                 return None
             which = "it" if len(self._connects) == 1 else f"uris[{step.place}]"
             why = f"{which} did not take a connection within {round(step.seconds, 1):g} s"
@@ -339,18 +425,50 @@ class Server:
             places.abandoned(step)
             raise
         else:
-            was_down = places.down
-            outage = places.succeeded(step, trio.current_time())
-            if outage is not None:
-                self.tell(CameBack(outage, entirely=was_down))
-            self._tune(stream)
-            return stream
+            self._has_greeted(step)
+            return Reached(stream, peer, said)
         finally:
             self._changed.set()
             self._changed = trio.Event()
+        if beside and self.serves:
+            places.abandoned(step)
+            return why
+        if self._greeted == 1:
+            why = f"{why} ({ONE_ALONE})"
+        if step.place == self._place_known:
+            self.ladder.seen_down()
         if places.failed(step, trio.current_time(), why):
             self.tell(WentDown(why, entirely=places.down))
         return None
+
+    async def _first_word(self, stream: trio.SocketStream, answering: Allowance) -> bytes:
+        """Give the beginning of the greeting. Raises `DialError`, or `Silent`."""
+        why = "it closed the connection before its greeting"
+        try:
+            with answering.spend():
+                said = bytes(await stream.receive_some(RECEIVE_BYTES))
+        except trio.TooSlowError:
+            # The kernel connects whom the program has not accepted yet (listen(2)).
+            text = f"has connected and not greeted for {answering.seconds:g} s: {QUEUED}"
+            raise Silent(f"upstream {self.name!r} {text}") from None
+        except trio.BrokenResourceError as error:
+            said = b""
+            why = f"the connection broke before its greeting: {error.__cause__ or error}"
+        if not said:
+            raise DialError(why, down=not self._started_by_us)
+        return said
+
+    def _has_greeted(self, step: Try) -> None:
+        """A connection has come about."""
+        places = self._places
+        was_down = places.down
+        outage = places.succeeded(step, trio.current_time())
+        self._greeted += 1
+        if step.place != self._place_known:
+            self._place_known = step.place
+            self.ladder.seen_down()  # as far as it is concerned: this is another one
+        if outage is not None:
+            self.tell(CameBack(outage, entirely=was_down))
 
     def _tune(self, stream: trio.SocketStream) -> None:
         with suppress(OSError):  # it may have gone already, which the greeting will tell
@@ -359,16 +477,6 @@ class Server:
                 keepalive_seconds=self._keepalive_seconds,
                 user_timeout_seconds=self._user_timeout_seconds,
             )
-
-    @property
-    def rung(self) -> Rung:
-        """Where on the ladder to begin."""
-        return self._rung if trio.current_time() < self._rung_until else Rung.FULL
-
-    def remember(self, rung: Rung) -> None:
-        """Begin there next time."""
-        self._rung = rung
-        self._rung_until = trio.current_time() + RUNG_SECONDS
 
     def count_repairs(self, quirks: Iterable[str]) -> list[Quirk]:
         """Count the quirks of a link that serves a client; give those that are in force for the first time."""

@@ -158,7 +158,7 @@ class Warm:
         try:
             with trio.CancelScope() as self._dialling:
                 return await OptionLine.greeted(
-                    self._server, place, patient=False, for_client=False
+                    self._server, place, patient=False, for_client=False, beside=True
                 )
             self._steady()  # it was dropped, which says nothing of the server
             self._failed()

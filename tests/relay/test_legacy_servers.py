@@ -16,7 +16,7 @@ import trio.testing
 from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
 from gateway.embedded.faults import Faults
 from gateway.embedded.personality import WITHOUT_EXTENDED_HEADERS
-from gateway.upstream.server import Rung
+from gateway.upstream.ladder import Rung
 from gateway.wire.constants import BASE_ALLOCATION, SIMPLE_REPLY_MAGIC, Cmd, CmdFlag, Errno, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import GIB, MIB
@@ -221,7 +221,9 @@ async def test_q_s30_a_server_that_hung_up_on_a_slow_client_is_dialled_anew(
             await client.answered()
             assert await client.status(0, 4096) == {1: [(4096, 3)]}
     assert server.connections == 2
-    assert gateway.service.servers["main"].rung == Rung.FULL  # time is to blame, not an option
+    assert (
+        gateway.service.servers["main"].ladder.first(trio.current_time()) == Rung.FULL
+    )  # time is to blame, not an option
 
 
 async def test_each_repair_is_logged_once_and_counted() -> None:

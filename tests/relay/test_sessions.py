@@ -107,7 +107,7 @@ def cuts() -> Iterator[int]:
     ids=["structured", "simple", "wrapped"],
 )
 async def test_no_cut_of_the_upstream_hangs_or_deceives_a_client(
-    personality: Personality, structured: bool
+    personality: Personality, structured: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     outcomes = set()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208

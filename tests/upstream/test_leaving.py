@@ -13,13 +13,12 @@ import trio.testing
 from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.upstream import server as upstream
 from gateway.upstream.negotiation import (
-    FAREWELL_SECONDS,
     Negotiation,
     OptionLine,
     Terms,
     list_exports,
 )
-from gateway.upstream.server import Silent
+from gateway.upstream.server import FAREWELL_SECONDS, Silent
 from gateway.wire.constants import IHAVEOPT, HandshakeFlag, Opt
 from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
 from gateway.wire.limits import MIB

@@ -126,7 +126,7 @@ health-check-seconds = 11"""
 
 ITS_OWN = {
     *("name", "recipe", "disks", "connections", "tell", "repaired"),
-    *("_connects", "_places", "_changed", "_listing_lock", "_said"),
+    *("_connects", "_places", "_changed", "_listing_lock", "_said", "ladder", "links"),
 }
 """What has to do with where a server is, and what has been learnt of it."""
 

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.upstream.places import (
     FIRST_BACK_OFF_SECONDS,
+    LAST_SECONDS,
     MOST_BACK_OFF_SECONDS,
     QUIET_SECONDS,
     GiveUp,
@@ -83,7 +84,7 @@ def test_a_probe_that_fails_says_so_to_all() -> None:
     places = of()
     assert fail(places, 0, "was refused")
     assert not fail(places, 0.25, "is refused still")
-    assert places.next_step(0.25, 0.5) == GiveUp("is refused still")
+    assert places.next_step(0.25, 0.3) == GiveUp("is refused still")
 
 
 def test_a_probe_that_is_abandoned_is_made_by_the_next() -> None:
@@ -93,12 +94,53 @@ def test_a_probe_that_is_abandoned_is_made_by_the_next() -> None:
     assert isinstance(places.next_step(0.25, 9), Try)
 
 
-def test_nobody_waits_for_an_attempt_that_comes_too_late() -> None:
+def test_who_waits_has_a_last_attempt_when_the_time_is_over() -> None:
     places = of()
     due = fail_from(places, 0, 3)
     assert due == 1.75
-    assert places.next_step(0.76, 1.75) == GiveUp("refused")
     assert places.next_step(0.76, 1.76) == Wait(1.75)
+    assert places.next_step(0.76, 1.5) == Wait(1.5)  # the next back-off ends too late
+    last = places.next_step(1.5, 1.5)
+    assert last == Try(0, LAST_SECONDS, 1.5, 3)
+    # Others whose time is over at the same time wait for what comes of that, and try no more themselves.
+    assert places.next_step(1.5, 1.5) == Wait(1.5 + LAST_SECONDS)
+    assert places.next_step(1.5 + LAST_SECONDS, 1.5) == GiveUp("refused")
+    places.failed(last, 1.51, "refused")
+    assert places.next_step(1.51, 1.5) == GiveUp("refused")
+
+
+def test_when_the_last_attempt_succeeds_all_who_wait_for_it_connect() -> None:
+    places = of()
+    fail_from(places, 0, 3)
+    last = places.next_step(1.5, 1.5)
+    assert isinstance(last, Try)
+    places.succeeded(last, 1.6)
+    assert places.next_step(1.6, 1.5) == Try(0, LAST_SECONDS, 1.6, 4)
+
+
+def test_of_one_outage_there_is_one_last_attempt_whoever_came_when() -> None:
+    places = of()
+    now = 0.0
+    while now < 7:
+        now = fail_from(places, now, 1)
+    fail(places, now)
+    assert now == 7.75
+    assert places.next_step(8, 18) == Wait(PATIENCE)
+    assert places.next_step(9, 19) == Wait(PATIENCE)
+    last = places.next_step(PATIENCE, 18)
+    assert isinstance(last, Try)
+    places.failed(last, PATIENCE, "refused")
+    assert places.next_step(PATIENCE, 18) == GiveUp("refused")
+    assert places.next_step(PATIENCE, 19) == GiveUp("refused")
+
+
+def test_an_attempt_that_has_taken_all_of_the_time_was_the_last() -> None:
+    places = of()
+    fail_from(places, 0, 3)
+    attempt = places.next_step(1.75, 2)
+    assert isinstance(attempt, Try)
+    places.abandoned(attempt, 2)
+    assert places.next_step(2, 2) == GiveUp("refused")
 
 
 def test_an_old_outage_is_not_waited_out() -> None:
@@ -153,7 +195,7 @@ def test_time_is_shared_among_those_that_may_be_tried() -> None:
     second = places.next_step(3, 9)
     assert second == Try(1, 3, 3, 0)
     places.failed(second, 6, "silent")
-    assert places.next_step(6.1, 6.1) == GiveUp("silent")
+    assert places.next_step(6.1 + LAST_SECONDS, 6.1) == GiveUp("silent")
 
 
 def test_the_first_that_works_is_taken_and_preferred_when_it_is_back() -> None:
@@ -185,4 +227,4 @@ def test_all_reasons_are_told_once_each() -> None:
     for why in ("a: refused", "b: refused", "a: refused"):
         fail(places, 0, why)
     assert places.down
-    assert places.next_step(0, 0.25) == GiveUp("a: refused; b: refused")
+    assert places.next_step(0, 0.1) == GiveUp("a: refused; b: refused")

@@ -17,6 +17,7 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Ser
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
+from gateway.upstream.ladder import Rung
 from gateway.upstream.mode import Mode
 from gateway.upstream.negotiation import (
     WARM_ANSWER_SECONDS,
@@ -30,7 +31,6 @@ from gateway.upstream.server import (
     CameBack,
     Full,
     News,
-    Rung,
     Unwell,
     WellAgain,
     WentDown,
@@ -333,7 +333,7 @@ async def test_a_client_whose_connection_is_dead_is_connected_anew(
         took = trio.current_time() - began
         assert took == (WARM_ANSWER_SECONDS if fault == "stall_after_bytes" else 0)
         assert link.rung is Rung.FULL
-        assert it.server.rung is Rung.FULL
+        assert it.server.ladder.first(trio.current_time()) is Rung.FULL
         await it.left(link)
 
 
@@ -628,7 +628,7 @@ async def test_a_server_that_does_not_greet_is_told_of_once(
         await trio.sleep(100)
         [unwell] = it.told
         assert isinstance(unwell, Unwell)
-        assert "before its greeting" in unwell.why
+        assert "at its greeting" in unwell.why
         well = True
         await trio.sleep(100)
         assert it.told[1:] == [WellAgain()]

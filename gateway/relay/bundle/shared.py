@@ -14,19 +14,25 @@ link that is lost, or made anew, is never replaced by one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import trio
 
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.losses import Debt
+from gateway.upstream.allowance import Allowance
+from gateway.upstream.ladder import Rung
 from gateway.upstream.mode import Doubt
 from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import Server
+from gateway.upstream.server import Server, Silent, Unreachable
 from gateway.wire import limits
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import MetaContext
@@ -44,16 +50,30 @@ class Trunks:
     def __init__(self, hub: Hub, log: FilteringBoundLogger) -> None:
         self._hub = hub
         self._log = log
+        self._silent: WeakKeyDictionary[Disk, tuple[float, str]] = WeakKeyDictionary()
+        """When whose server was found silent, and what was said of it."""
 
-    async def join(self, disk: Disk, server: Server, name: str) -> Joined:
-        """Take part in the trunk of a server's export, which is this disk; it is begun if there is none.
-        Raises `Refusal`.
+    async def join(
+        self, disk: Disk, server: Server, name: str, allowance: Allowance | None = None
+    ) -> Joined:
+        """Take part in the trunk of a server's export, which is this disk; it is begun if there is none,
+        within what is left of `allowance`. Who has waited for another to begin it, and that one has met a
+        silent server, is told the same: it would only wait for it once more. Raises `Refusal`.
         """
+        came = trio.current_time()
         async with disk.turn:
             trunk = disk.trunk
             if trunk is None:
                 _check_that_it_writes_alone(disk, server, ())
-                trunk = disk.trunk = await self._begun(disk, server, name, warm=True)
+                silent_at, text = self._silent.get(disk, (-math.inf, ""))
+                if silent_at > came:
+                    raise Silent(text)
+                try:
+                    trunk = await self._begun(disk, server, name, warm=True, allowance=allowance)
+                except Silent as silent:
+                    self._silent[disk] = trio.current_time(), silent.text
+                    raise
+                disk.trunk = trunk
             _check_credentials(server, trunk.server)
             return trunk.join()
 
@@ -75,7 +95,10 @@ class Trunks:
             trunk = disk.trunk
             if trunk is None or trunk in leaving:
                 _check_that_it_writes_alone(disk, server, sessions)
-                trunk = await self._begun(disk, server, name, warm=False)
+                # Nobody is promised less than by those that are left.
+                rungs = [each.first.rung for each in leaving if each.disk is disk]
+                lowest = min(rungs, default=Rung.EXPORT_NAME)
+                trunk = await self._begun(disk, server, name, warm=False, lowest=lowest)
             _check_credentials(server, trunk.server)
             ours = trunk.join()
             try:
@@ -83,14 +106,29 @@ class Trunks:
             finally:
                 ours.close()
 
-    async def _begun(self, disk: Disk, server: Server, name: str, *, warm: bool) -> Trunk:
-        negotiation = Negotiation(server, warm=warm and server.mode.wanted.count == 1)
+    async def _begun(
+        self,
+        disk: Disk,
+        server: Server,
+        name: str,
+        *,
+        warm: bool,
+        lowest: Rung = Rung.EXPORT_NAME,
+        allowance: Allowance | None = None,
+    ) -> Trunk:
+        negotiation = Negotiation(
+            server,
+            warm=warm and server.mode.wanted.count == 1,
+            lowest=lowest,
+            allowance=allowance,
+        )
+        allowance = negotiation.allowance
         try:
             terms = await shared_terms(negotiation, name)
             link = await negotiation.go(terms)
         finally:
             await negotiation.aclose()
-        return await begun(server, terms, link, self._hub, disk, self._log)
+        return await begun(server, terms, link, self._hub, disk, self._log, allowance)
 
 
 def _check_credentials(server: Server, there: Server) -> None:
@@ -124,8 +162,12 @@ async def shared_terms(negotiation: Negotiation, name: str) -> Terms:
     """Give the terms on which links are opened that clients share: as much as any of them might want."""
     terms = Terms(name, structured=True, extended=True)
     listed: tuple[MetaContext, ...] = ()
-    with suppress(Refusal):  # what it is, is found out when it is opened
+    try:
         listed = await negotiation.list_contexts(terms, ())
+    except Unreachable:
+        raise  # it may have contexts, and nobody would ever be given them over these links
+    except Refusal:
+        pass  # what it is, is found out when it is opened
     queries = tuple(context.name for context in listed)[: limits.MAX_QUERIES]
     return replace(terms, queries=queries) if queries else terms
 
@@ -137,12 +179,15 @@ async def begun(
     hub: Hub,
     disk: Disk,
     log: FilteringBoundLogger,
+    allowance: Allowance | None = None,
 ) -> Trunk:
-    """Begin a trunk with its first link, which is its from now on. Raises `Refusal`."""
+    """Begin a trunk with its first link, which is its from now on. What has to be there before it begins may
+    take what is left of `allowance`. Raises `Refusal`.
+    """
     trunk = Trunk(server, terms, link, hub, disk, log)
     try:
         if server.mode.required:
-            await trunk.agree()
+            await trunk.agree(allowance)
     except BaseException:
         trunk.abandon()
         raise
@@ -160,13 +205,19 @@ class SharedNegotiation:
         self._server = server
         self._disk = disk
         self._joined: tuple[str, Joined] | None = None
+        self._name: str | None = None
+        self.allowance = Allowance(server.negotiate_seconds)
+        """Of the export that is asked about: what it may take yet until it is opened."""
 
     async def _part(self, name: str) -> Joined:
         if self._joined is not None:
             if self._joined[0] == name and self._joined[1].trunk.stands:
                 return self._joined[1]
             await self.aclose()
-        joined = await self._trunks.join(self._disk(name), self._server, name)
+        if self._name not in (None, name):
+            self.allowance = Allowance(self._server.negotiate_seconds)
+        self._name = name
+        joined = await self._trunks.join(self._disk(name), self._server, name, self.allowance)
         self._joined = name, joined
         return joined
 

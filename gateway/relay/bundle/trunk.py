@@ -35,9 +35,11 @@ from gateway.relay.losses import MOST_TRIES, Debt, Trail
 from gateway.relay.scan.asks import Ask, Done
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.unflushed import KEPT
+from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
+from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import Place, Rung, Server
+from gateway.upstream.server import Place, Server
 from gateway.wire.constants import TransmissionFlag
 
 if TYPE_CHECKING:
@@ -125,13 +127,13 @@ class Trunk:
 
     # --- Its life
 
-    async def agree(self) -> None:
-        """Make all links that are wanted before anybody is promised anything. Raises `Refusal` if the
-        configuration wants all of them, or none, and they cannot be had.
+    async def agree(self, allowance: Allowance | None = None) -> None:
+        """Make all links that are wanted before anybody is promised anything, within what is left of
+        `allowance`. Raises `Refusal` if the configuration wants all of them, or none, and they cannot be had.
         """
         check_required(self.server.mode.wanted, self.decision)
         if self.decision.count > 1:
-            await self._make_others()
+            await self._make_others(allowance)
             check_required(self.server.mode.wanted, self.decision)
 
     def abandon(self) -> None:
@@ -216,14 +218,14 @@ class Trunk:
         for slot, link in enumerate(others, start=1):
             self._use(slot, link)
 
-    async def _make_others(self) -> None:
+    async def _make_others(self, allowance: Allowance | None = None) -> None:
         """Make the links that are wanted beside the first: all of them, or none."""
         failed: list[str] = []
         made: list[Link] = []
 
         async def make() -> None:
             try:
-                made.append(await self._new_link())
+                made.append(await self._new_link(beside=True, allowance=allowance))
             except Refusal as refusal:
                 failed.append(str(refusal))
 
@@ -253,8 +255,22 @@ class Trunk:
         if reason and self.server.is_news(self.terms.name, reason):
             self._say(reason, {})
 
-    async def _new_link(self, place: Place | None = None) -> Link:
-        negotiation = Negotiation(self.server, for_client=False, place=place)
+    async def _new_link(
+        self,
+        place: Place | None = None,
+        *,
+        beside: bool = False,
+        allowance: Allowance | None = None,
+    ) -> Link:
+        """Make a link like the first, on no rung lower than that."""
+        negotiation = Negotiation(
+            self.server,
+            for_client=False,
+            beside=beside,
+            place=place,
+            lowest=self.first.rung,
+            allowance=allowance,
+        )
         try:
             return await negotiation.go(self.terms)
         finally:
@@ -307,7 +323,7 @@ class Trunk:
             while not bundle.wants_spare:
                 await self._next_change()
             with suppress(Refusal):
-                link = await self._new_link()
+                link = await self._new_link(beside=True)
                 if shrunk(self.first.export, link.export) or not bundle.wants_spare:
                     link.close()
                 else:
@@ -321,7 +337,8 @@ class Trunk:
     async def _link_again(self, slot: int) -> Link:
         while True:
             try:
-                return await self._new_link(Place(None) if slot in self._places else None)
+                place = Place(None) if slot in self._places else None
+                return await self._new_link(place, beside=bool(self.bundle.lines))
             except Refusal as refusal:
                 self.bundle.why = str(refusal)
             with trio.move_on_after(AGAIN_SECONDS * (0.5 + random.random() / 2)):
