@@ -253,7 +253,8 @@ class Negotiation:
             except BaseException as error:
                 if isinstance(error, Silent):
                     self.allowance.why = error.text
-                if not isinstance(error, Refusal) or isinstance(error, Unreachable):
+                over = not isinstance(error, Refusal) or isinstance(error, Unreachable)
+                if over or (self._line is not None and self._line.is_broken):
                     await self.aclose()
                 raise
 
@@ -362,6 +363,11 @@ class OptionLine:
             False  # for TLS: nothing else may be said, and never can be if that fails
         )
         self._silent = False  # the server
+
+    @property
+    def is_broken(self) -> bool:
+        """An option has no answer, and nothing can be asked any more."""
+        return self._core.busy
 
     def suits(self, terms: Terms) -> bool:
         """Say whether it can keep these terms, and have it keep them: they are those that it has, or differ in
