@@ -6,6 +6,7 @@ Where everything is; imports go down this list, never up:
     demo.py, explain.py, probe.py, conform/   what those verbs do
     app.py       composition root: builds everything from a configuration
     reload.py    another configuration while the gateway runs: all of it or nothing
+    switching.py the verbs that pause, resume and switch exports
     admin/       how a running gateway is spoken to
     upstreams.py what the upstreams of a configuration lead to, kept through reloads
     keyring.py   all TLS credentials of a configuration, and their exchange

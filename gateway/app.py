@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.admin.control import Answer, Control, Verb, no_arguments
+from gateway.admin.control import Answer, Asked, Control, Verb, no_arguments
 from gateway.config import Config, Listen
 from gateway.log import logger, say_left_out
 from gateway.net.listen import Listener, ListenError, open_listener, take_clients
@@ -229,7 +229,7 @@ class _Run:
 
     def obey(self, control: Control) -> None:
         """Do what is asked for over a control socket."""
-        self._tasks.start_soon(control.run, self._verbs, self._tasks, self._short)
+        self._tasks.start_soon(control.run, self._verbs, self._tasks, self._short, self._heard)
 
     def watch(self, keyring: Keyring) -> None:
         """Exchange credentials whose files change."""
@@ -247,6 +247,19 @@ class _Run:
     async def _reload(self, arguments: Mapping[str, object]) -> Answer:
         no_arguments(arguments)
         return await self._reloader.reload()
+
+    def _heard(self, asked: Asked) -> None:
+        log, answer = self._service.log, asked.answer
+        export = asked.arguments.get("export")
+        ours = {"verb": asked.verb, "pid": asked.by.pid, "uid": asked.by.uid}
+        ours |= {"export": export} if isinstance(export, str) else {}
+        ours |= {"arguments": dict(asked.arguments)} if asked.arguments.keys() - {"export"} else {}
+        if answer is None:
+            log.warning("command undone: who asked has gone", **ours)
+        elif answer.ok:
+            log.info("command done", **ours, done=[*answer.done], problems=[*answer.problems])
+        else:
+            log.warning("command not done", **ours, why=[*answer.problems])
 
     # --- Clients
 

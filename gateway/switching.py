@@ -1,10 +1,15 @@
-"""The verbs `pause`, `resume` and `switch` of the control socket; they are done in `gateway.relay.pausing`.
+"""The verbs `pause`, `resume`, `switch` and `losses` of the control socket; they are done in
+`gateway.relay.pausing`.
 
-    {"verb": "pause", "export": "disk", "within": 30, "for": 300}
+    {"verb": "pause", "export": "disk", "within": 30, "for": 300, "accept-loss": false}
+    {"verb": "pause", "export": "disk", "while-connected": true}
     {"verb": "resume", "export": "disk"}
     {"verb": "switch", "export": "disk", "uri": "nbd://10.0.0.6", "within": 30, "close-first": true}
+    {"verb": "losses", "export": "disk", "forget": false}
 
-All but `export` may be left out.
+Which exports are meant is said by `export`, a name, or a pattern with `"all": true`; or by `upstream`, for all
+of one server (`gateway.relay.meant`). Everything else may be left out; without an export, `losses` is about
+all disks.
 
 The server of a URI is spoken to as the export's upstream is, in all that its settings say; so it has TLS if
 that has: nobody should be able to lead a disk into the clear by a slip of the keyboard. If exports are led to
@@ -14,15 +19,20 @@ that address already, by the configuration or by another switch, it is the same 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from gateway.admin.control import Answer, Misunderstood, Verb
-from gateway.relay.pausing import LASTS_SECONDS, QUIET_SECONDS, NotDone, Pauses, Target
+from gateway.relay.holding import NotDone, Within
+from gateway.relay.meant import Exports, Meant
+from gateway.relay.pausing import LASTS_SECONDS, QUIET_SECONDS, Pauses, Target
 from gateway.relay.service import Service
+from gateway.relay.untold import in_words, lost_disks
 from gateway.upstreams import StartError, switched_to
 from gateway.uri import NbdUri, UriError, parse_nbd_uri
+from gateway.wire.handshake import shown
 
 if TYPE_CHECKING:
     from gateway.keyring import Keyring  # costs nothing where there is no TLS
@@ -33,57 +43,154 @@ MOST_WITHIN_SECONDS = 60.0
 MOST_FOR_SECONDS = 3600.0
 """The longest pause. Nobody means one of a day."""
 
+NOTHING_LOST = "nothing is lost that somebody has still to be told of"
+
 
 def verbs_of(
     service: Service, pauses: Pauses, keyring: Callable[[], Keyring | None]
 ) -> dict[str, Verb]:
     """Give the verbs, by their names. `keyring` gives the one that is in force."""
+    exports = Exports(service)
 
     async def pause(arguments: Mapping[str, Any]) -> Answer:
-        export = _export(arguments, {"within", "for"})
-        within = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
+        meant = _meant(arguments, {"within", "for", "accept-loss", "while-connected"})
+        seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
         lasts = _seconds(arguments, "for", LASTS_SECONDS, MOST_FOR_SECONDS)
-        return await _done(lambda: pauses.pause(export, seconds=within, lasts=lasts))
+        accept_loss = _truth(arguments, "accept-loss")
+        while_connected = _truth(arguments, "while-connected")
+        caller = object()
+
+        async def paused() -> Answer:
+            within = Within(seconds)
+            name = exports.single(meant)
+            if name is None:
+                names = await exports.there(meant, within)
+            else:
+                names = [name]
+                await exports.refuse_if_not_there(name, within)
+            done = await pauses.pause(
+                names,
+                within=within,
+                lasts=lasts,
+                accept_loss=accept_loss,
+                by=caller,
+                anew=while_connected,
+            )
+            undo = partial(pauses.undo, caller)
+            return Answer(True, tuple(done), undo=undo, while_connected=while_connected)
+
+        return await _done(paused)
 
     async def resume(arguments: Mapping[str, Any]) -> Answer:
-        export = _export(arguments, set())
-        return await _done(lambda: pauses.resume(export))
+        meant = _meant(arguments, set())
+
+        async def resumed() -> Answer:
+            return Answer(True, tuple(await pauses.resume(exports.paused(meant))))
+
+        return await _done(resumed)
 
     async def switch(arguments: Mapping[str, Any]) -> Answer:
-        export = _export(arguments, {"uri", "within", "close-first"})
-        within = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
-        close_first = arguments.get("close-first", False)
-        if not isinstance(close_first, bool):
-            raise Misunderstood('"close-first" is true or false')
+        meant = _meant(arguments, {"uri", "within", "close-first", "accept-loss"})
+        seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
+        close_first = _truth(arguments, "close-first")
+        accept_loss = _truth(arguments, "accept-loss")
         uri = _uri(arguments)
 
-        async def switched() -> list[str]:
-            target = None if uri is None else await _target(service, export, uri, keyring())
-            return await pauses.switch(export, target, seconds=within, close_first=close_first)
+        async def switched() -> Answer:
+            within = Within(seconds)
+            name = exports.single(meant)
+            if name is None:
+                names = await exports.there(meant, within, at_home=uri is None)
+            else:
+                names = [name]
+                exports.refuse_if_nobody_has_it(name)
+            target = None if uri is None else await _target(service, names, uri, keyring())
+            notes: list[str] = []
+            done = await pauses.switch(
+                names,
+                target,
+                within=within,
+                close_first=close_first,
+                accept_loss=accept_loss,
+                note=notes.append,
+            )
+            return Answer(True, tuple(done), tuple(notes))
 
         return await _done(switched)
 
-    return {"pause": pause, "resume": resume, "switch": switch}
+    async def losses(arguments: Mapping[str, Any]) -> Answer:
+        _know(arguments, {"export", "forget"})
+        export = arguments.get("export")
+        if export is not None and not isinstance(export, str):
+            raise Misunderstood('"export" is an export\'s name')
+        forget = _truth(arguments, "forget")
+
+        async def lost() -> Answer:
+            name = None if export is None else exports.single(Meant(export))
+            if export is not None and name is None:
+                raise NotDone(f"{shown(export)} is a pattern: without a name, all disks are shown")
+            found = _losses(service, name, forget=forget)
+            if name is not None and not found:
+                await exports.refuse_if_not_there(name, Within(QUIET_SECONDS))
+            return Answer(True, tuple(found or [NOTHING_LOST]))
+
+        return await _done(lost)
+
+    return {"pause": pause, "resume": resume, "switch": switch, "losses": losses}
 
 
-async def _done(do: Callable[[], Awaitable[list[str]]]) -> Answer:
+async def _done(do: Callable[[], Awaitable[Answer]]) -> Answer:
     try:
-        return Answer(True, tuple(await do()))
+        return await do()
     except NotDone as error:
         return Answer(False, problems=(str(error),))
+
+
+def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:
+    """Say what was lost and not everybody was told of; `forget` what nobody was told of."""
+    found: list[str] = []
+    for called, disk in lost_disks(service, export):
+        forgotten = forget and disk.losses.forget()
+        left = disk.losses.untold()
+        if forgotten:
+            disk.is_left()
+            owed = "" if left is None else f"; still: {in_words(left)}"
+            found.append(f"{called}: what nobody was told of is forgotten{owed}")
+        elif left is not None:
+            found.append(f"{called}: {in_words(left)}")
+    unnamed = 0 if export is not None else service.disks.unnamed
+    if unnamed and forget:
+        service.disks.forget_unnamed()
+        found.append(f"{unnamed} disks more of which only that was known: forgotten")
+    elif unnamed:
+        found.append(f"{unnamed} disks more, of which it is known only that something was lost")
+    return found
 
 
 # --- Arguments
 
 
-def _export(arguments: Mapping[str, Any], others: Collection[str]) -> str:
-    unknown = arguments.keys() - {"export", *others}
+def _know(arguments: Mapping[str, Any], known: Collection[str]) -> None:
+    unknown = arguments.keys() - known
     if unknown:
         raise Misunderstood(f"unknown keys {', '.join(sorted(unknown))}")
-    export = arguments.get("export")
-    if not isinstance(export, str):
+
+
+def _meant(arguments: Mapping[str, Any], others: Collection[str]) -> Meant:
+    _know(arguments, {"export", "all", "upstream", *others})
+    export, upstream = arguments.get("export"), arguments.get("upstream")
+    if upstream is None and not isinstance(export, str):
         raise Misunderstood('"export" is an export\'s name')
-    return export
+    if upstream is not None and (export is not None or not isinstance(upstream, str)):
+        raise Misunderstood('"upstream" is the name of one, in place of "export"')
+    return Meant(export, upstream, _truth(arguments, "all"))
+
+
+def _truth(arguments: Mapping[str, Any], key: str) -> bool:
+    said = arguments.get(key, False)
+    if not isinstance(said, bool):
+        raise Misunderstood(f'"{key}" is true or false')
+    return said
 
 
 def _seconds(arguments: Mapping[str, Any], key: str, default: float, most: float) -> float:
@@ -109,13 +216,24 @@ def _uri(arguments: Mapping[str, Any]) -> NbdUri | None:
 
 
 async def _target(
-    service: Service, export: str, uri: NbdUri, keyring: Keyring | None = None
+    service: Service, exports: Collection[str], uri: NbdUri, keyring: Keyring | None = None
 ) -> Target:
-    """Give the server of a URI, which is spoken to as the export's upstream is. Raises `NotDone`."""
-    route = service.config.route(export)
-    if route is None or service.place(export, route) is None:
-        raise NotDone(f"there is no export {export!r}")
-    upstream, settings = route.upstream, service.config.upstream[route.upstream]
+    """Give the server of a URI, which is spoken to as the exports' upstream is. Raises `NotDone`."""
+    upstreams: set[str] = set()
+    for export in exports:
+        route = service.config.route(export)
+        if route is None or service.place(export, route) is None:
+            raise NotDone(f"there is no export {shown(export)}")
+        upstreams.add(route.upstream)
+    if len(upstreams) > 1:
+        raise NotDone(
+            f"they have several upstreams in the configuration ({', '.join(sorted(upstreams))}), and a server"
+            " is spoken to as one of them says: switch those of one after the other"
+        )
+    if len(exports) > 1 and uri.export_named:
+        raise NotDone(f"{uri} is one export, and {len(exports)} are to go there")
+    [upstream] = upstreams
+    settings = service.config.upstream[upstream]
     if uri.tls != settings.secure:
         wanted = "nbds" if settings.secure else "nbd"
         raise NotDone(f"upstream {upstream} is spoken to by {wanted}:, and {uri} is not")

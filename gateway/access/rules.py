@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 
 from gateway.access.chain import Placed
 from gateway.access.who import why_not
-from gateway.config import Config, Route, Rule, Use
+from gateway.config import Config, Route, Rule, Use, Who
 from gateway.policy import Client, Denied, Policy
 from gateway.wire.handshake import ListedExport, shown
 
@@ -157,6 +157,31 @@ class Access:
                     shows = placed.policy.exports(shows)
             seen += [each for each in shows if self._leads_to(client, each.name, export.name)]
         return seen
+
+    def why_nobody(self, name: str) -> str | None:
+        """Say why no client whatever gets an export of ours; None if one may, as far as the rules alone can
+        tell.
+        """
+        if not self.config.rule:
+            return None
+        for number, rule in enumerate(self.config.rule):
+            if not _means(rule, name) or _only_observed(rule):
+                continue
+            if not rule.deny and self._is_called(number, name):
+                return None
+            if rule.who == Who() and not any(each.policy.timed for each in self._of_rules[number]):
+                verb = "denies it to" if rule.deny else "has it under no name for"
+                return f"{self._label(number)} {verb} everybody"
+        return "no rule lets anybody through"
+
+    def _is_called(self, number: int, name: str) -> bool:
+        """Say whether a rule has a name by which an export of ours can be asked for."""
+        shows: Sequence[ListedExport] = (ListedExport(name),)
+        for placed in reversed(self._of_rules[number]):
+            if not placed.observed:
+                shows = placed.policy.exports(shows)
+        asked = [name, *(each.name for each in shows)]
+        return any(self._our_name(number, each) == name for each in asked)
 
     # --- Rules
 

@@ -14,21 +14,32 @@ JSON object; then the connection is closed.
 to be seen to, each for people. A client must not mind keys that it does not know; we do, for an argument that
 is passed over is one that somebody relied on. Both sides go by lines of bounded length, and bounded time.
 
+A caller that goes before it has its answer (Ctrl-C, a session that is cut) does not know what came of it, and
+nobody else does. So what is under way is cancelled, which undoes it; and what was done and can be undone, is
+(`Answer.undo`). Gone means that the connection is closed, not that nothing more is sent: many a script says
+its line and shuts its side down. What is done may also last only `while_connected`: then it is undone when
+its caller closes the connection.
+
+The log says of every request who has asked and what came of it (`Asked`).
+
 Verbs are a table that `gateway.app` fills: a new one is a row.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+import select
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from gateway.identity import UnixPeer
 from gateway.net.listen import open_unix, take_clients
 from gateway.net.options import peer_of
 from gateway.wire.limits import KIB, MIB
@@ -58,6 +69,21 @@ class Answer:
     ok: bool
     done: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    undo: Callable[[], Awaitable[None]] | None = field(default=None, compare=False)
+    """Undoes it. None: it stays, whoever knows of it."""
+    while_connected: bool = False
+    """It is undone when the caller goes."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, and what came of it, for the log."""
+
+    verb: str
+    arguments: Mapping[str, Any]
+    by: UnixPeer
+    answer: Answer | None
+    """None: the caller has gone before there was one, and it was undone."""
 
 
 MAX_PROBLEMS = 200
@@ -70,7 +96,8 @@ def _line_of(answer: Answer) -> bytes:
     if more > 0:
         told = (*answer.problems[:MAX_PROBLEMS], f"and {more} problems more")
         answer = replace(answer, problems=told)
-    return json.dumps(asdict(answer)).encode() + b"\n"
+    said = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
+    return json.dumps(said).encode() + b"\n"
 
 
 Verb = Callable[[Mapping[str, Any]], Awaitable[Answer]]
@@ -97,17 +124,23 @@ class Control:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._verbs: Mapping[str, Verb] = {}
+        self._heard: Callable[[Asked], None] = lambda _asked: None
         self._clients = 0
         self._listener = open_unix(path, MODE)
         self._closed = False
 
     async def run(
-        self, verbs: Mapping[str, Verb], clients: trio.Nursery, short: Callable[[int], None]
+        self,
+        verbs: Mapping[str, Verb],
+        clients: trio.Nursery,
+        short: Callable[[int], None],
+        heard: Callable[[Asked], None] = lambda _asked: None,
     ) -> None:
         """Serve, each client in `clients`, until closed: who is being answered gets the answer still. `short`
-        is told the errno of a shortage.
+        is told the errno of a shortage, `heard` of each request what came of it.
         """
         self._verbs = verbs
+        self._heard = heard
         await take_clients(self._listener, lambda each: clients.start_soon(self.serve, each), short)
 
     async def aclose(self) -> None:
@@ -122,21 +155,22 @@ class Control:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Answer one client. Never raises for anything that it does."""
-        self._clients += 1
-        try:
-            async with stream:
+        async with stream:
+            self._clients += 1
+            try:
                 answer = await self._answer(stream)
-                line = _line_of(answer)
-                with trio.move_on_after(REQUEST_SECONDS):
-                    await stream.send_all(line)
-                    await stream.send_eof()
-                    await _drained(stream)
-        except trio.BrokenResourceError:
-            pass  # it did not want to know
-        finally:
-            self._clients -= 1
+                taken = answer is not None and await _is_taken(stream, answer)
+            finally:
+                self._clients -= 1
+            if answer is None or answer.undo is None:
+                return
+            if taken and answer.while_connected:
+                await _closed(stream.socket)
+            if answer.while_connected or not taken:
+                await answer.undo()
 
-    async def _answer(self, stream: trio.SocketStream) -> Answer:
+    async def _answer(self, stream: trio.SocketStream) -> Answer | None:
+        """Do what is asked; None: who asked has gone, and it was undone."""
         unix = peer_of(stream.socket).unix
         if unix is None or unix.uid not in (0, os.geteuid()):
             return _no("only the gateway's own user and root may ask")
@@ -145,35 +179,73 @@ class Control:
         try:
             with trio.fail_after(REQUEST_SECONDS):
                 request = _request(await _line(stream, MAX_REQUEST_BYTES))
-            verb = self._verbs.get(request.pop("verb"))
+            name = request.pop("verb")
+            verb = self._verbs.get(name)
             if verb is None:
                 raise Misunderstood(f"the verbs are {', '.join(self._verbs)}")
-            return await verb(request)
         except trio.TooSlowError:
             return _no(f"no line came within {REQUEST_SECONDS} s")
         except Misunderstood as error:
             return _no(str(error))
+        except trio.BrokenResourceError:
+            return None
+        answer = await self._done(verb, request, stream)
+        self._heard(Asked(name, request, unix, answer))
+        return answer
+
+    async def _done(
+        self, verb: Verb, arguments: Mapping[str, Any], stream: trio.SocketStream
+    ) -> Answer | None:
+        """Do what is asked as long as who asked is there; None: it has gone."""
+        answer: Answer | None = None
+        with trio.CancelScope() as asked:
+            async with trio.open_nursery() as nursery:
+
+                async def watch() -> None:
+                    await _closed(stream.socket)
+                    asked.cancel()
+
+                nursery.start_soon(watch)
+                try:
+                    answer = await verb(arguments)
+                except Misunderstood as error:
+                    answer = _no(str(error))
+                nursery.cancel_scope.cancel()
+        return answer
 
 
 async def ask(path: Path, verb: str, arguments: Mapping[str, object] = {}) -> Answer:
     """Have a running gateway do something. Raises `ControlError`."""
-    try:
-        with trio.fail_after(ASK_SECONDS):
-            async with await trio.open_unix_socket(str(path)) as stream:
+    async with asking(path, verb, arguments) as answer:
+        pass
+    return answer
+
+
+@asynccontextmanager
+async def asking(
+    path: Path, verb: str, arguments: Mapping[str, object] = {}
+) -> AsyncIterator[Answer]:
+    """Have a running gateway do something, and stay connected until the block ends. Raises `ControlError`."""
+    async with AsyncExitStack() as stack:
+        try:
+            with trio.fail_after(ASK_SECONDS):
+                connecting = trio.open_unix_socket(str(path))
+                stream = await stack.enter_async_context(await connecting)
                 # A gateway that turns us away does not read; what it says is there to be read.
                 with suppress(trio.BrokenResourceError):
                     await stream.send_all(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
-                return _understood(await _line(stream, MAX_ANSWER_BYTES))
-    except (FileNotFoundError, ConnectionRefusedError):
-        raise ControlError(f"no gateway listens at {path}") from None
-    except OSError as error:
-        raise ControlError(f"{path}: {error.strerror or error}") from None
-    except trio.BrokenResourceError:
-        raise ControlError(f"the gateway at {path} has gone without an answer") from None
-    except trio.TooSlowError:
-        raise ControlError(f"the gateway at {path} gave no answer in {ASK_SECONDS} s") from None
-    except Misunderstood as error:
-        raise ControlError(f"{path}: expected an answer of a gateway, but {error}") from None
+                answer = _understood(await _line(stream, MAX_ANSWER_BYTES))
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise ControlError(f"no gateway listens at {path}") from None
+        except OSError as error:
+            raise ControlError(f"{path}: {error.strerror or error}") from None
+        except trio.BrokenResourceError:
+            raise ControlError(f"the gateway at {path} has gone without an answer") from None
+        except trio.TooSlowError:
+            raise ControlError(f"the gateway at {path} gave no answer in {ASK_SECONDS} s") from None
+        except Misunderstood as error:
+            raise ControlError(f"{path}: expected an answer of a gateway, but {error}") from None
+        yield answer
 
 
 def _no(problem: str) -> Answer:
@@ -223,8 +295,32 @@ def _object(line: bytes) -> dict[str, Any]:
     return found
 
 
-async def _drained(stream: trio.SocketStream) -> None:
-    """Wait until the client closes: with bytes of its own unread, the kernel would throw our answer away."""
-    with suppress(trio.BrokenResourceError):
-        while await stream.receive_some(64 * KIB):
-            pass
+async def _is_taken(stream: trio.SocketStream, answer: Answer) -> bool:
+    """Send an answer, and wait until the client has taken it (as far as is known) or has gone; say which."""
+    try:
+        with trio.move_on_after(REQUEST_SECONDS):
+            await stream.send_all(_line_of(answer))
+            if answer.while_connected:
+                return True  # and is watched from now on
+            await stream.send_eof()
+            # With bytes of the client's own unread, the kernel would throw our answer away.
+            while await stream.receive_some(64 * KIB):
+                pass
+    except trio.BrokenResourceError:
+        return False  # closed with the answer unread (ECONNRESET), or before it was sent (EPIPE)
+    return True
+
+
+async def _closed(sock: trio.socket.SocketType) -> None:
+    """Wait until the other side has closed a Unix socket: has shut down one direction is not enough. (An epoll
+    that asks for nothing is told of EPOLLHUP alone, epoll_ctl(2); a Unix socket has it when both directions
+    are shut down.)
+    """
+    with select.epoll() as poll:
+        try:
+            poll.register(sock.fileno(), 0)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return
+        await trio.lowlevel.wait_readable(poll.fileno())

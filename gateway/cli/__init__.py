@@ -5,12 +5,14 @@ A verb's module is imported when the verb is asked for, and imports what it need
 verb use.
 
 Exit status: 0 done, 1 it cannot be done (the configuration or the machine is to blame), 2 the command
-line is to blame. Every error is one line on standard error for each thing wrong, and never a traceback.
+line is to blame, 3 done, and something has to be seen to. Every error is one line on standard error for each
+thing wrong, and never a traceback.
 """
 
 import errno
 import io
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -45,6 +47,7 @@ VERBS = (
         "pause",
         "resume",
         "switch",
+        "losses",
         "explain",
         "probe",
         "conform",
@@ -53,6 +56,13 @@ VERBS = (
 )
 for _order, _verb in enumerate(VERBS):
     app.command(f"gateway.cli.{_verb}:{_verb}", name=_verb, sort_key=_order)
+
+
+RUNS_A_COMMAND = ("pause",)
+"""Verbs that run a command of the user's, which is all that comes after "--"."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: what a shell gives for it."""
 
 
 class UsageError(Exception):
@@ -67,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     if arguments is None:
         arguments = sys.argv[1:]
+    arguments = with_command(arguments)
     if arguments[:1] in ([], ["--help"], ["-h"]):
         # What all verbs do is in their modules, which cyclopts does not import to list them.
         for verb in VERBS:
@@ -92,6 +103,14 @@ def main(arguments: list[str] | None = None) -> int:
             complain(f"standard output cannot be written: {why.strerror}")
         return 1
     return status if isinstance(status, int) else 0
+
+
+def with_command(arguments: list[str]) -> list[str]:
+    """Give a command line with what comes after "--" in one word, for verbs that run a command."""
+    if not arguments or arguments[0] not in RUNS_A_COMMAND or "--" not in arguments:
+        return arguments
+    at = arguments.index("--")
+    return [*arguments[:at], f"--run={shlex.join(arguments[at + 1 :])}"]
 
 
 def _unexpected(arguments: Iterable[str], verb: Iterable[str]) -> str:

@@ -1,35 +1,120 @@
 """nbd-gateway pause: the sessions of an export begin nothing, and what they have written is durable."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from gateway.cli import INTERRUPTED, UsageError, complain
+
 
 def pause(
-    export: str,
+    export: str | None = None,
     /,
     *,
+    all_: Annotated[bool, Parameter(name="--all")] = False,
+    upstream: str | None = None,
     config: Path = Path("gateway.toml"),
     socket: Path | None = None,
     within: float | None = None,
     lasts: Annotated[float | None, Parameter(name="--for")] = None,
+    accept_loss: bool = False,
+    run: str | None = None,
 ) -> int:
     """Hold an export's sessions: finish what is under way, FLUSH, and begin nothing until resume.
 
     Clients wait meanwhile, and who opens the export as well: its disk may be copied, or its server restarted.
 
-    :param export: The export's name in the configuration.
+    A command is run while it is paused, and the export resumed whatever becomes of that:
+
+      nbd-gateway pause disk -- cp --reflink=always /srv/disk.img /srv/disk.copy
+
+    Then the exit status is the command's; or 1, if the export was not paused and nothing run;
+    or 3, if the command has succeeded, and the pause had ended before it.
+
+    :param export: The export's name, or with --all a pattern of names.
+    :param all_: All exports that the pattern matches.
+    :param upstream: In place of a name: all exports of the server of [upstream.NAME].
     :param config: The configuration, whose [control] says where the gateway listens. Default: gateway.toml.
     :param socket: The control socket itself.
-    :param within: Seconds that what is under way may take; then all go on, and nothing is paused. Default: 30.
+    :param within: Seconds that all of it may take; then all go on, and nothing is paused. Default: 30.
     :param lasts: Seconds after which all go on by themselves. Default: 300.
+    :param accept_loss: Pause it also if something was lost of which not everybody was told.
+    :param run: Run this shell command meanwhile; the same as -- COMMAND.
     """
-    from gateway.cli.running import do
+    from gateway.cli.running import do, meant
 
-    arguments: dict[str, object] = {"export": export}
+    arguments = meant(export, all_=all_, upstream=upstream)
     if within is not None:
         arguments["within"] = within
     if lasts is not None:
         arguments["for"] = lasts
-    return do(config, socket, "pause", arguments)
+    if accept_loss:
+        arguments["accept-loss"] = True
+    if run is None:
+        return do(config, socket, "pause", arguments)
+    if not run.strip():
+        raise UsageError("expected a command behind --, got nothing")
+    return _pause_for(config, socket, arguments, run)
+
+
+def _pause_for(
+    config: Path, socket: Path | None, arguments: Mapping[str, object], command: str
+) -> int:
+    """Pause, run a command, and resume."""
+    import trio
+
+    from gateway.cli.running import NoAnswer, socket_of
+
+    try:
+        return trio.run(_paused_for, socket or socket_of(config, "pause"), arguments, command)
+    except NoAnswer as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted: nothing was run, and the gateway resumes what it has paused")
+        return INTERRUPTED
+
+
+async def _paused_for(socket: Path, arguments: Mapping[str, object], command: str) -> int:
+    """The pause lasts as long as this connection, so it ends whatever becomes of us."""
+    from gateway.cli.running import SEEN_TO, asking_gateway, said
+
+    async with asking_gateway(socket, "pause", {**arguments, "while-connected": True}) as answer:
+        if not answer.ok:
+            return said(answer)
+        for done in answer.done:
+            complain(done)  # standard output is the command's
+        status = await _run(command)
+        which = {key: arguments[key] for key in ("export", "upstream", "all") if key in arguments}
+        async with asking_gateway(socket, "resume", which) as resumed:
+            for line in (*resumed.done, *resumed.problems):
+                complain(line)
+        if resumed.ok:
+            return status
+        complain("so clients may have gone on while the command ran")
+        return status or SEEN_TO
+
+
+async def _run(command: str) -> int:
+    """Run a shell command to its end, and give its status as a shell does. A signal that would end us is handed
+    on to it: what it does must not go on when nothing is held any more. (One from the terminal has it already.)
+    """
+    import signal
+
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            process = await trio.lowlevel.open_process(["/bin/sh", "-c", command])
+
+            async def hand_on() -> None:
+                async for number in signals:
+                    if number != signal.SIGINT:
+                        process.send_signal(number)
+
+            nursery.start_soon(hand_on)
+            status = await process.wait()
+            nursery.cancel_scope.cancel()
+    return status if status >= 0 else 128 - status

@@ -1,13 +1,17 @@
 """Speaking to a gateway that runs, for the verbs that do."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli import complain
+from gateway.cli import INTERRUPTED, UsageError, complain
 
 if TYPE_CHECKING:
     from gateway.admin.control import Answer
+
+SEEN_TO = 3
+"""Exit status: it is done, and something has to be seen to."""
 
 
 class NoAnswer(Exception):
@@ -23,7 +27,21 @@ def ask_gateway(
     from gateway.admin.control import ControlError, ask
 
     try:
-        return trio.run(ask, _socket(path, verb) if socket is None else socket, verb, arguments)
+        return trio.run(ask, socket or socket_of(path, verb), verb, arguments)
+    except ControlError as error:
+        raise NoAnswer(str(error)) from None
+
+
+@asynccontextmanager
+async def asking_gateway(
+    socket: Path, verb: str, arguments: Mapping[str, object]
+) -> "AsyncIterator[Answer]":
+    """Have a gateway do something, and stay connected to it until the block ends. Raises `NoAnswer`."""
+    from gateway.admin.control import ControlError, asking
+
+    try:
+        async with asking(socket, verb, arguments) as answer:
+            yield answer
     except ControlError as error:
         raise NoAnswer(str(error)) from None
 
@@ -35,14 +53,33 @@ def do(path: Path, socket: Path | None, verb: str, arguments: Mapping[str, objec
     except NoAnswer as error:
         complain(str(error))
         return 1
+    except KeyboardInterrupt:
+        complain(f"interrupted: the gateway takes back what it has begun of the {verb}")
+        return INTERRUPTED
+    return said(answer)
+
+
+def said(answer: "Answer") -> int:
+    """Print what a gateway has answered; give the exit status."""
     for done in answer.done:
-        print(done)
+        print(done, flush=True)
     for problem in answer.problems:
         complain(problem)
-    return 0 if answer.ok else 1
+    if not answer.ok:
+        return 1
+    return SEEN_TO if answer.problems else 0
 
 
-def _socket(path: Path, verb: str) -> Path:
+def meant(export: str | None, *, all_: bool, upstream: str | None) -> dict[str, object]:
+    """Give the arguments that say which exports are meant. Raises `UsageError`."""
+    if (export is None) == (upstream is None):
+        raise UsageError("expected the name of an export, or --upstream NAME for all of a server")
+    said: dict[str, object] = {"upstream": upstream} if export is None else {"export": export}
+    return {**said, "all": True} if all_ else said
+
+
+def socket_of(path: Path, verb: str) -> Path:
+    """Give the control socket of a configuration. Raises `NoAnswer`."""
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
 

@@ -10,7 +10,12 @@ service.py  what all clients share
 disk.py     which disk an export is, and what there is once for each: locks, losses, shared links
 losses.py   what a disk may have lost, and which sessions are told; pure
 unflushed.py  what was acknowledged, and not flushed since; pure
-pausing.py  holding an export's sessions for a while, and taking them over to another server
+untold.py   what disks have lost and not everybody was told of, in words for an operator
+meant.py    which exports an operator means: by a name, a pattern, or all of a server
+pausing.py  exports that are paused, resumed and switched: what is asked for, and when it ends by itself
+holding.py  sessions that begin nothing, and what they have written made durable
+going_over.py  sessions that go on over other links, opened and compared before
+fitting.py  whether an export that is opened elsewhere keeps what was promised; pure
 fencing.py  how long writes wait for older ones that may come late
 surviving.py  a session with a link of its own lives on when that dies
 upkeep.py   what is done for upstreams while no client asks

@@ -149,6 +149,22 @@ class Disks:
             if disks == server.disks and disk.trunk
         ]
 
+    def untold(self) -> list[tuple[Key, Disk]]:
+        """Give the disks that have lost something of which not everybody was told, with their keys. What is
+        only remembered by a hash has no name to be given by: `unnamed` counts it.
+        """
+        return [(key, disk) for key, disk in self._there.items() if disk.losses.untold()]
+
+    @property
+    def unnamed(self) -> int:
+        """How many disks are remembered by a hash of their names alone."""
+        return len(self._named)
+
+    def forget_unnamed(self) -> None:
+        """Nobody is told any more of what is not remembered by its name."""
+        self._named.clear()
+        self._told.clear()
+
     def _look_at(self, disk: Disk) -> None:
         """Keep a disk that owes something, whoever else does; let one go that does not."""
         self._kept.pop(disk, None)

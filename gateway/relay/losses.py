@@ -44,6 +44,8 @@ The rule, clause by clause; each has its own method, and its name here:
   twice; unless its error says that the FLUSH was not tried.
 - *Done before* (`is_done_before`). What is under way when a FLUSH fails may be done already, and lost with the
   rest. When it is acknowledged, over whatever link, it counts as lost.
+- *Forgetting* (`forget`). The operator may know better what is on the disk than whoever opens it next would
+  find out. Then what nobody was told of is dropped; sessions that are owed an EIO get it all the same.
 
 A FLUSH of the gateway's own (a pause, a proof, the one that keeps FUA where a server has none) is no
 client's: it tells nobody, and clears nothing.
@@ -60,6 +62,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from gateway.protocol.commands import is_loss, text_of_error, told_error
@@ -271,6 +274,20 @@ class Trail:
         return f"Trail({self.state}, up at {self.up}, {self.unflushed.ranges})"
 
 
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """What may be lost of a disk, and was not told to all who have to know."""
+
+    why: tuple[str, ...]
+    """Each reason once."""
+    ranges: Sequence[Range]
+    """Where, in the upstream's offsets; empty if that is not known."""
+    sessions: int
+    """How many sessions that are open are owed an EIO."""
+    nobody: bool
+    """No session has been told of all of it: whoever opens the disk next is told too."""
+
+
 class Losses:
     """What is lost of one disk, and who has to be told; see the module's docstring.
 
@@ -372,6 +389,30 @@ class Losses:
 
     def _add_untold(self, why: str, ranges: Iterable[Range]) -> None:
         self._untold, self._untold_at = (why, _and(self._untold_ranges, ranges)), self.order.tick()
+
+    def untold(self) -> Untold | None:
+        """Give what may be lost, as far as not everybody was told of it; None: there is nothing."""
+        owed = [debt for debt in self._open if debt.why]
+        if not owed and self._untold is None:
+            return None
+        why = [debt.why for debt in owed]
+        ranges = [each for lost in {id(d.lost): d.lost for d in owed}.values() for each in lost]
+        if self._untold is not None:
+            why.append(self._untold[0])
+            ranges += self._untold[1]
+        each_once = tuple(dict.fromkeys(why))
+        return Untold(each_once, fewer(ranges, MOST_LOST), len(owed), self._untold is not None)
+
+    def forget(self) -> bool:
+        """Nobody who comes later has to be told of what nobody was told of; say whether there was any."""
+        if self._untold is None:
+            return False
+        self.order.tick()
+        self._untold = None
+        for debt in self._open:
+            debt.knows_untold = False
+        self.tainted = not self._quiet
+        return True
 
     @property
     def _untold_ranges(self) -> Sequence[Range]:
@@ -574,6 +615,10 @@ class Losses:
     def withdraw(self, flush: Flush) -> None:
         """Nobody waits for it any more."""
         self._waiting.pop(flush, None)
+
+    def all_settled(self, done: Callable[[], None]) -> bool:
+        """The same of all that every session relies on at this moment."""
+        return self.settle(Flush(None, self.order.tick()), done)
 
     def answer(self, flush: Flush, error: int, text: str) -> tuple[int, str]:
         """Give the error (0: none), and its text, that a client's FLUSH is answered with now, and note that

@@ -522,3 +522,35 @@ def test_a_policy_that_fails_keeps_nobody_from_new_rules(heard: list[tuple[str, 
 def test_options_of_policies_are_in_force() -> None:
     [placed] = access(more='policies = [ { use = "readonly" } ]').find(client(), "vm-1").chain
     assert placed.policy == Readonly()
+
+
+# --- Names that nobody can have
+
+RENAMED = """
+[[rule]]
+exports = "vm-*"
+policies = [ { use = "exports", rename = { vm-1 = "one" }, deny = ["vm-2"] } ]
+"""
+SOME = '[[rule]]\nwho.network = "10.0.0.1"\n'
+SCHEDULED = 'policies = [ { use = "schedule", days = ["mon"] } ]\n'
+NOBODY: dict[str, tuple[str, str, str | None]] = {
+    "no rules": ("", "vm-1", None),
+    "for somebody": (SOME, "vm-1", None),
+    "for other exports": (SOME + 'exports = "vm-1"\n', "vm-2", "no rule lets anybody through"),
+    "denied to all": ("[[rule]]\ndeny = true\n", "vm-1", "rule 1 denies it to everybody"),
+    "denied to some": (SOME + "deny = true\n[[rule]]\n", "vm-1", None),
+    "denied to some, and for nobody": (SOME + "deny = true\n", "vm-1", "no rule lets anybody"),
+    "denied behind": (SOME + "[[rule]]\ndeny = true\n", "vm-1", None),
+    "denied at times": ("[[rule]]\ndeny = true\n" + SCHEDULED + SOME, "vm-1", None),
+    "only observed": ('[[rule]]\ndeny = true\nmode = "observe"\n[[rule]]\n', "vm-1", None),
+    "by another name": (RENAMED, "vm-1", None),
+    "by none": (RENAMED, "vm-2", "rule 1 has it under no name for everybody"),
+}
+
+
+@pytest.mark.parametrize("nobody", NOBODY)
+def test_who_can_have_a_name_at_all(nobody: str) -> None:
+    rules, name, why = NOBODY[nobody]
+    said = access(rules).why_nobody(name)
+    assert (said is None) == (why is None), said
+    assert why is None or (said is not None and why in said)

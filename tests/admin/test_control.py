@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from gateway.admin.control import (
     MAX_REQUEST_BYTES,
     REQUEST_SECONDS,
     Answer,
+    Asked,
     Control,
     ControlError,
     Misunderstood,
     ask,
+    asking,
     no_arguments,
 )
 from gateway.identity import Identity, UnixPeer
@@ -187,3 +190,106 @@ async def test_somebody_else_is_there(workdir: Path) -> None:
 def test_arguments() -> None:
     with pytest.raises(Misunderstood, match="unknown keys a, b"):
         no_arguments({"b": 1, "a": 2})
+
+
+# --- Who goes before it has its answer
+
+
+class Verbs:
+    """Verbs that take their time, and what became of them."""
+
+    def __init__(self) -> None:
+        self.begun, self.goes_on, self.undone = trio.Event(), trio.Event(), trio.Event()
+        self.cancelled = trio.Event()
+        self.heard: list[Asked] = []
+        self.while_connected = False
+
+    async def wait(self, arguments: Mapping[str, Any]) -> Answer:
+        self.begun.set()
+        try:
+            await self.goes_on.wait()
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+        return Answer(True, ("it",), undo=self._undo, while_connected=self.while_connected)
+
+    async def _undo(self) -> None:
+        self.undone.set()
+
+
+@asynccontextmanager
+async def waiting(path: Path) -> AsyncIterator[Verbs]:
+    verbs, opened = Verbs(), Control(path)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            run = partial(opened.run, short=lambda _number: None, heard=verbs.heard.append)
+            nursery.start_soon(run, {"wait": verbs.wait}, nursery)
+            yield verbs
+            await opened.aclose()
+            nursery.cancel_scope.cancel()
+
+
+WAIT = b'{"verb": "wait", "export": "disk"}\n'
+
+
+async def test_what_is_under_way_is_cancelled_when_who_asked_goes(workdir: Path) -> None:
+    async with waiting(workdir / "c") as verbs:
+        stream = await trio.open_unix_socket(str(workdir / "c"))
+        await stream.send_all(WAIT)
+        await verbs.begun.wait()
+        await stream.aclose()
+        await verbs.cancelled.wait()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    [asked] = verbs.heard
+    assert (asked.verb, asked.arguments, asked.answer) == ("wait", {"export": "disk"}, None)
+    assert (asked.by.pid, asked.by.uid) == (os.getpid(), os.geteuid())
+    assert not verbs.undone.is_set()  # it was never done
+
+
+async def test_who_only_says_nothing_more_is_still_there(workdir: Path) -> None:
+    async with waiting(workdir / "c") as verbs:
+        async with await trio.open_unix_socket(str(workdir / "c")) as stream:
+            await stream.send_all(WAIT)
+            await stream.send_eof()
+            await verbs.begun.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            verbs.goes_on.set()
+            assert json.loads(await stream.receive_some())["done"] == ["it"]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not verbs.cancelled.is_set()
+        assert not verbs.undone.is_set()
+    assert [asked.answer is not None and asked.answer.ok for asked in verbs.heard] == [True]
+
+
+async def test_what_is_done_is_undone_if_nobody_has_read_that_it_is(workdir: Path) -> None:
+    """Neither who has gone before it was said, nor who goes without having read it."""
+    async with waiting(workdir / "c") as verbs:
+        stream = await trio.open_unix_socket(str(workdir / "c"))
+        await stream.send_all(WAIT)
+        await verbs.begun.wait()
+        verbs.goes_on.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not verbs.undone.is_set()  # it may be read yet
+        await stream.aclose()
+        await verbs.undone.wait()
+
+
+async def test_what_was_told_stays(workdir: Path) -> None:
+    async with waiting(workdir / "c") as verbs:
+        verbs.goes_on.set()
+        assert (await ask(workdir / "c", "wait")).done == ("it",)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not verbs.undone.is_set()
+
+
+async def test_what_lasts_as_long_as_a_connection(workdir: Path) -> None:
+    async with waiting(workdir / "c") as verbs:
+        verbs.goes_on.set()
+        verbs.while_connected = True
+        async with AsyncExitStack() as stack:
+            for _ in range(MAX_CLIENTS + 1):  # they keep nobody from asking
+                answer = await stack.enter_async_context(asking(workdir / "c", "wait"))
+                assert answer.ok
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not verbs.undone.is_set()
+        await verbs.undone.wait()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -39,7 +41,10 @@ class Gateway:
         self.process.ready_when(lambda: listening(self.uri), "the gateway listens")
 
     def do(self, *words: str | Path) -> Finished:
-        return attempt(sys.executable, "-m", "gateway", *words, "--socket", self.socket)
+        return attempt(*self.command(*words))
+
+    def command(self, verb: str | Path, *words: str | Path) -> tuple[str | Path, ...]:
+        return sys.executable, "-m", "gateway", verb, "--socket", self.socket, *words
 
     def sessions(self) -> int:
         output = self.process.output
@@ -292,13 +297,17 @@ def test_servers_that_take_one_connection(servers: Servers, workdir: Path) -> No
     for _ in range(3):
         done = gateway.do("switch", "d", "--close-first")
         assert done.status == 0, str(done)
+    assert load.wait() == 0, load.output
+    report = json.loads(load.output)
+    assert (report["bad"], report["unanswered"], report["died"]) == ({}, 0, False)
+    client = counting(gateway)  # which does not end by itself, however long the next takes
     failed = gateway.do("switch", "d", unix_uri(workdir / "nobody"), "--close-first")
     assert failed.status == 1
     assert "stays paused" in failed.err
     assert gateway.do("resume", "d").status == 0
-    assert load.wait() == 0, load.output
-    report = json.loads(load.output)
-    assert (report["bad"], report["unanswered"], report["died"]) == ({}, 0, False)
+    goes_on(client)
+    client.kill()
+    wait_until(lambda: gateway.sessions() == 0, "its connection is free")
     assert nbdinfo(gateway.uri)["exports"][0]["export-size"] == SIZE
     gateway.end()
 
@@ -313,4 +322,142 @@ def test_who_comes_after_a_switch_is_led_there(servers: Servers, workdir: Path) 
     qemu_io(one.uri, "read -P 0 0 4k")
     assert gateway.do("switch", "d").status == 0
     qemu_io(gateway.uri, "read -P 0 0 4k")
+    gateway.end()
+
+
+# --- While a command runs
+
+
+def counting(gateway: Gateway) -> Process:
+    client = Process("/usr/bin/python3", "-c", COUNTING, gateway.uri)
+    wait_until(lambda: client.output.count("\n") > 50, "it counts")
+    return client
+
+
+def goes_on(client: Process) -> None:
+    lines = client.output.count("\n")
+    wait_until(lambda: client.output.count("\n") > lines + 20, "it counts on")
+
+
+def test_a_command_runs_while_it_is_paused(servers: Servers, workdir: Path) -> None:
+    """The copy is made by the command; its status is ours, and its output too."""
+    disk = empty(workdir / "disk")
+    gateway = Gateway(workdir, raw(servers, disk).uri)
+    client = counting(gateway)
+    copy = workdir / "a copy"
+    script = f'cp {disk} "$1" && sleep 0.3 && cmp {disk} "$1" && echo "same: $1"; exit 7'
+    done = gateway.do("pause", "d", "--", "sh", "-c", script, "sh", copy)
+    assert done.status == 7, str(done)
+    assert done.out == f"same: {copy}\n"
+    assert "1 sessions held, 1 flushed" in done.err
+    assert "1 sessions go on" in done.err
+    goes_on(client)
+    assert gateway.do("pause", "d", "--", "true").status == 0
+    assert gateway.do("pause", "d", "--", workdir / "no such").status == 127
+    assert gateway.do("pause", "d", "--run", "kill -9 $$").status == 128 + 9
+    goes_on(client)
+    client.kill()
+    gateway.end()
+
+
+def test_a_command_that_is_not_run(servers: Servers, workdir: Path) -> None:
+    ran = workdir / "ran"
+    gateway = Gateway(workdir, raw(servers, empty(workdir / "disk")).uri)
+    assert gateway.do("pause", "z", "--", "touch", ran).status == 1
+    done = gateway.do("pause", "d", "--")
+    assert done.status == 2
+    assert "expected a command behind --" in done.err
+    assert gateway.do("pause", "d", "touch", ran).status == 2
+    assert gateway.do("pause", "d").status == 0
+    done = gateway.do("pause", "d", "--", "touch", ran)
+    assert done.status == 1
+    assert "'d' is paused already, and stays so" in done.err
+    assert not ran.exists()
+    assert gateway.do("resume", "d").status == 0
+    gateway.end()
+
+
+def test_a_command_that_outlasts_the_pause(servers: Servers, workdir: Path) -> None:
+    gateway = Gateway(workdir, raw(servers, empty(workdir / "disk")).uri)
+    # What ends a pause early is its time, or somebody else; here it is the command itself.
+    ended = f"{sys.executable} -m gateway resume d --socket {gateway.socket}"
+    for more, status in (("true", 3), ("exit 5", 5)):
+        done = gateway.do("pause", "d", "--run", f"{ended} && {more}")
+        assert done.status == status, str(done)
+        assert "clients may have gone on while the command ran" in done.err
+    gateway.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_whatever_becomes_of_who_paused_it(
+    servers: Servers, workdir: Path, number: signal.Signals
+) -> None:
+    """A signal that can be is handed on to the command, which ends first; Ctrl-C has reached it already."""
+    gateway = Gateway(workdir, raw(servers, empty(workdir / "disk")).uri)
+    client = counting(gateway)
+    runs, stays = workdir / "runs", workdir / "stays"
+    stays.touch()
+    script = f"trap 'rm -f {stays}' TERM; touch {runs}; while [ -e {stays} ]; do sleep 0.05; done"
+    caller = Process(*gateway.command("pause", "d", "--run", script))
+    wait_until(runs.exists, "the command runs")
+    caller.signal(number)
+    if number is signal.SIGINT:  # and the command goes on until it has done
+        stays.unlink()
+    assert caller.wait() == {signal.SIGKILL: -9, signal.SIGTERM: 0, signal.SIGINT: 0}[number]
+    goes_on(client)
+    gone = "who had it paused has gone" in gateway.process.output
+    assert gone == (number is signal.SIGKILL)
+    stays.unlink(missing_ok=True)
+    client.kill()
+    gateway.end()
+
+
+def test_who_interrupts_a_pause_leaves_nobody_held(servers: Servers, workdir: Path) -> None:
+    """The server does not answer, and when it does nobody waits for that any more."""
+    disk = empty(workdir / "disk")
+    path = workdir / "s"
+    server = Process("qemu-nbd", "--persistent", "--shared=0", "-f", "raw", "-k", path, disk)
+    server.ready_when(lambda: listening(unix_uri(path)), "it listens")
+    gateway = Gateway(workdir, unix_uri(path))
+    client = counting(gateway)
+    server.signal(signal.SIGSTOP)
+    caller = Process(*gateway.command("pause", "d", "--within", "60"))
+    # It has the answer of nobody; what it waits for is the FLUSH, or what was under way before.
+    wait_until(lambda: "\n" in caller.output or held(gateway), "it is held")
+    caller.signal(signal.SIGINT)
+    assert caller.wait() == 130
+    assert "interrupted" in caller.output
+    wait_until(lambda: "command undone" in gateway.process.output, "the gateway has seen it")
+    server.signal(signal.SIGCONT)
+    goes_on(client)
+    assert "is not paused" in gateway.do("resume", "d").err
+    client.kill()
+    gateway.end()
+    server.stop()
+
+
+def held(gateway: Gateway) -> bool:
+    """A second caller waits for the first, as long as that is not done."""
+    done = gateway.do("pause", "d", "--within", "0.2")
+    return "others' commands took longer" in done.err
+
+
+def test_the_log_says_who_has_asked(servers: Servers, workdir: Path) -> None:
+    gateway = Gateway(
+        workdir, raw(servers, empty(workdir / "disk")).uri, '[log]\nformat = "json"\n'
+    )
+    caller = Process(*gateway.command("pause", "d"))
+    assert caller.wait() == 0
+    assert gateway.do("pause", "z").status == 1
+    odd = {"event": "another", "pid": 1, "verb": "resume", "export": [7]}
+    assert not trio.run(ask, gateway.socket, "pause", odd).ok
+    lines = [json.loads(each) for each in gateway.process.output.splitlines()]
+    done, not_done, odd_one = [each for each in lines if each["event"].startswith("command")]
+    assert (done["event"], done["verb"], done["export"]) == ("command done", "pause", "d")
+    assert (done["pid"], done["uid"]) == (caller.pid, os.getuid())
+    assert done["done"] == ["'d': 0 sessions held, 0 flushed, for 300 s"]
+    assert (not_done["event"], not_done["level"]) == ("command not done", "warning")
+    assert not_done["why"] == ["there is no export 'z'"]
+    assert odd_one["arguments"] == {key: odd[key] for key in ("event", "pid", "export")}
+    assert odd_one["pid"] == os.getpid()
     gateway.end()

@@ -18,8 +18,9 @@ from gateway.protocol.errors import Refusal
 from gateway.relay import disk as disk_module
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.disk import Disk, Disks
+from gateway.relay.holding import NotDone
 from gateway.relay.hub import LOOK_SECONDS
-from gateway.relay.pausing import NotDone, Target
+from gateway.relay.pausing import Target
 from gateway.relay.service import Running
 from gateway.relay.session import LOST_SECONDS
 from gateway.upstream.mode import DEFAULTS, ONE_FOR_EACH, Doubt, Mode
@@ -508,7 +509,9 @@ async def test_what_nobody_was_told_of_is_told_where_the_export_was_switched_to(
         it.answers.set()
         service = it.made.service
         lose(service.disks.at(service.servers["main"], "x"))
-        await it.made.pauses.switch("x", it.target("y"))
+        with pytest.raises(NotDone, match=r"4096 bytes \(0-4095\) may be lost \(gone\)"):
+            await it.made.pauses.switch("x", it.target("y"))
+        await it.made.pauses.switch("x", it.target("y"), accept_loss=True)
         client = await it.made.client("x")
         assert (await client.simple_reply_to(Cmd.READ, 0, BLOCK))[1] == Errno.EIO
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO

@@ -1346,3 +1346,96 @@ def test_the_truth_misses_it_too(name: str, monkeypatch: pytest.MonkeyPatch) -> 
             if "succeeds, and write" in str(wrong):
                 return
     pytest.fail("nobody misses it")
+
+
+# --- What an operator is shown, and may drop
+
+
+def test_what_is_lost_is_shown_until_all_were_told() -> None:
+    disk = Disk()
+    one = disk.session()
+    one.write(HERE)
+    other = disk.session()  # whose link came later, and proves nothing
+    assert disk.losses.untold() is None
+    one.die()
+    untold = disk.losses.untold()
+    assert untold is not None
+    assert (untold.sessions, untold.nobody) == (2, True)
+    assert list(untold.ranges) == [HERE]
+    assert untold.why == ("the server has died",)
+    assert other.flush() == Errno.EIO
+    untold = disk.losses.untold()
+    assert untold is not None
+    assert (untold.sessions, untold.nobody) == (1, False)
+    one.debt.losses.end(one.debt)
+    assert disk.losses.untold() is None
+
+
+def test_what_sessions_alone_have_lost_is_shown_with_all_its_reasons() -> None:
+    disk = Disk()
+    one, other = disk.session(own=True), disk.session(own=True)
+    one.write(HERE)
+    other.write(THERE)
+    one.die()
+    disk.losses.died(other.trail, "it was cut")
+    untold = disk.losses.untold()
+    assert untold is not None
+    assert untold.why == ("the server has died", "it was cut")
+    assert list(untold.ranges) == [(HERE[0], THERE[1])]
+    assert (untold.sessions, untold.nobody) == (2, False)
+
+
+def test_forgotten_is_what_nobody_was_told_of_and_no_more() -> None:
+    disk = Disk()
+    one = disk.session()
+    one.write(HERE)
+    other = disk.session()
+    assert not disk.losses.forget()
+    one.die()
+    assert disk.losses.forget()
+    assert not disk.losses.forget()
+    late = disk.session()
+    assert late.flush() == 0
+    assert not late.is_lost(HERE)
+    assert other.is_lost(HERE)
+    assert other.flush() == Errno.EIO  # it is owed
+    assert disk.losses.tainted  # by the one that has died
+    disk.losses.end(one.debt)
+    assert disk.quiet
+    assert not disk.losses.tainted
+
+
+def test_who_is_told_after_something_was_forgotten_has_not_heard_what_is_lost_since() -> None:
+    disk = Disk()
+    one = disk.session()
+    one.write(HERE)
+    other = disk.session()
+    one.die()
+    disk.losses.forget()
+    disk.losses.owe_the_next("lost since", [THERE])
+    assert other.flush() == Errno.EIO
+    late = disk.session()
+    assert late.is_lost(THERE)
+    assert not late.is_lost(HERE)
+    assert late.flush() == Errno.EIO
+
+
+def test_all_is_settled_when_all_that_anybody_relies_on_is_covered_or_lost() -> None:
+    disk = Disk()
+    settled: list[int] = []
+    assert disk.losses.all_settled(lambda: settled.append(0))
+    one, own = disk.session(), disk.session(own=True)
+    own.write(THERE)
+    assert disk.losses.all_settled(lambda: settled.append(0))
+    one.write(HERE)
+    assert not disk.losses.all_settled(lambda: settled.append(1))
+    assert len(one.asked) == 1
+    one.reply()
+    assert settled == [1]
+    one.write(HERE)
+    one.end()  # and its link was not flushed
+    assert disk.losses.untold() is None
+    assert disk.losses.all_settled(lambda: settled.append(2))
+    untold = disk.losses.untold()
+    assert untold is not None
+    assert list(untold.ranges) == [HERE]

@@ -16,7 +16,8 @@ from gateway.access.chain import Placed
 from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
 from gateway.net.dial import DialError
 from gateway.relay.bundle.trunk import Joined, Trunk
-from gateway.relay.pausing import NotDone, Target
+from gateway.relay.holding import NotDone
+from gateway.relay.pausing import Target
 from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import EXTENDED
@@ -421,8 +422,9 @@ async def test_nobody_is_there_but_one_who_asks(autojump_clock: trio.testing.Moc
         late.negotiation.ask_info("", ())
         await late.answered()
         await made.pauses.switch("", None)
+        assert here.made == 2  # for a look at what the next client will have
         assert await write(await made.client()) == 0
-        assert here.made == 2
+        assert here.made == 3
 
 
 async def test_who_is_about_to_open_it_is_led_there(autojump_clock: trio.testing.MockClock) -> None:
