@@ -38,6 +38,10 @@ LAST_SECONDS = 1.0
 """How long the last attempt may take, when a client's time is over: a server that is up takes a connection at
 once, and the client of one that is not can bear to hear of it a second later."""
 
+SAME_END_SECONDS = 0.01
+"""The times of several clients that end so near to each other end together: one last attempt is for all of
+them."""
+
 QUIET_SECONDS = 60.0
 """A failure that is older than this says nothing about now: the next one begins another outage."""
 
@@ -171,7 +175,7 @@ class Places:
     def _has_last(self, which: int, deadline: float) -> bool:
         """Say whether an attempt is to be made yet before a client's patience with an outage ends."""
         place = self._places[which]
-        return place.last + FIRST_BACK_OFF_SECONDS / 2 <= self._end(place, deadline)
+        return place.last + SAME_END_SECONDS <= self._end(place, deadline)
 
     def succeeded(self, tried: Try, now: float) -> Outage | None:
         """A connection has come about: give the outage that is over, if there was one."""

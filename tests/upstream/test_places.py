@@ -84,7 +84,7 @@ def test_a_probe_that_fails_says_so_to_all() -> None:
     places = of()
     assert fail(places, 0, "was refused")
     assert not fail(places, 0.25, "is refused still")
-    assert places.next_step(0.25, 0.3) == GiveUp("is refused still")
+    assert places.next_step(0.25, 0.25) == GiveUp("is refused still")
 
 
 def test_a_probe_that_is_abandoned_is_made_by_the_next() -> None:
@@ -227,4 +227,4 @@ def test_all_reasons_are_told_once_each() -> None:
     for why in ("a: refused", "b: refused", "a: refused"):
         fail(places, 0, why)
     assert places.down
-    assert places.next_step(0, 0.1) == GiveUp("a: refused; b: refused")
+    assert places.next_step(0, 0) == GiveUp("a: refused; b: refused")
