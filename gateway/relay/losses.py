@@ -596,7 +596,7 @@ class Losses:
         """
         era = Era(self.order.now, self.order.now, LONG_AGO)
         era.add(ranges)
-        self._lose({trail: [era]}, DONE_BEFORE, said=True)
+        self._lose({trail: [era]}, DONE_BEFORE, said=True, known=True)
         self._look()
 
     # --- FLUSHes of sessions
@@ -701,9 +701,16 @@ class Losses:
         """Say whether a session relies on what is written over a link."""
         return self.scope(trail) in (None, debt)
 
-    def _lose(self, taken: Mapping[Trail, list[Era]], why: str, *, said: bool = False) -> None:
+    def _lose(
+        self,
+        taken: Mapping[Trail, list[Era]],
+        why: str,
+        *,
+        said: bool = False,
+        known: bool = False,
+    ) -> None:
         """What was answered in these eras may be gone: of one trail, or of several on which all rely. `said`:
-        by the server itself.
+        by the server itself. `known`: who has the trail knows.
         """
         lost = {trail: e for trail, e in taken.items() if e and (said or not trail.believed)}
         if not lost:
@@ -744,7 +751,8 @@ class Losses:
             },
         )
         for trail, eras in lost.items():
-            trail.lost(why, merged(_ranges(eras)))
+            if not known:
+                trail.lost(why, merged(_ranges(eras)))
 
     def _count_loss(self, trail: Trail) -> None:
         """Nothing is lost that was answered; but what is under way may be done in part, and be lost."""

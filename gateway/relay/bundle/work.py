@@ -22,7 +22,7 @@ from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
 from gateway.relay.bundle.ports import Port, Ports, Task
 from gateway.relay.bundle.stalls import Stalls
-from gateway.relay.losses import Trail
+from gateway.relay.losses import DONE_BEFORE, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.unflushed import Keep, Unflushed
@@ -250,6 +250,8 @@ class Work:
             self.unflushed.replaced(ask)
         elif losses.is_done_before(self.trail, piece.asked):
             losses.done_before(self.trail, [(ask.offset, ask.end)])
+            if piece.task is not None and piece.task.missing > 1:
+                piece.task.fail(Errno.EIO, DONE_BEFORE)  # its session may be told before it is done
         else:
             self.unflushed.add(ask, piece.asked)
 

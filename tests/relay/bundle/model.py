@@ -473,8 +473,15 @@ class Watched(Losses):
         super().__init__()
         self._history = history
 
-    def _lose(self, taken: Mapping[Trail, list[Era]], why: str, *, said: bool = False) -> None:
-        super()._lose(taken, why, said=said)
+    def _lose(
+        self,
+        taken: Mapping[Trail, list[Era]],
+        why: str,
+        *,
+        said: bool = False,
+        known: bool = False,
+    ) -> None:
+        super()._lose(taken, why, said=said, known=known)
         if any(eras and (said or not trail.believed) for trail, eras in taken.items()):
             self._history.find()
 
