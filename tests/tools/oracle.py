@@ -571,8 +571,17 @@ class Oracle:
         """
         assert op.session is not None
         return op.in_steps and any(
-            (self.doubts or op.began < each.known) and each.began < op.ended
+            (self.doubts or op.began < each.known or self._is_acknowledged_late(each, op))
+            and each.began < op.ended
             for each in self.troubles
+        )
+
+    def _is_acknowledged_late(self, trouble: Trouble, op: Op) -> bool:
+        """Say whether something that was under way when a FLUSH failed was still so when another command began:
+        it is lost when it is acknowledged.
+        """
+        return any(
+            _done_before(write, trouble) and op.began < write.over for write in self._remembered()
         )
 
     def _may_be_gone(self, op: Op) -> bool:
