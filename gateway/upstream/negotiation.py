@@ -119,6 +119,10 @@ def next_rung(rung: Rung, terms: Terms) -> Rung | None:
     return Rung.EXPORT_NAME if rung < Rung.EXPORT_NAME else None
 
 
+class Rejected(Refusal):
+    """The server has said no to an option, in so many words."""
+
+
 class _LostTheWay(Exception):
     """The server closed, or broke the protocol, where an option was under way."""
 
@@ -638,7 +642,7 @@ def refusal_for_client(refused: Refused) -> Refusal:
     """Give what a client is told when the upstream refused (nbd-reference, appendix C)."""
     text = f"upstream: {refused}"
     if refused.reply in _PASSED_ON:
-        return Refusal(refused.reply, text)
+        return Rejected(refused.reply, text)
     if refused.reply == Rep.ERR_TOO_BIG:
         return Refusal(Rep.ERR_INVALID, text)
     if refused.reply == Rep.ERR_TLS_REQD:
