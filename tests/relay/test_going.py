@@ -491,6 +491,25 @@ async def test_a_server_that_never_says_anything_else_is_down(
             assert 39 < trio.current_time() - begun < 50
 
 
+@pytest.mark.parametrize("wanted", WANTED[1:], ids=map(str, WANTED[1:]))
+async def test_connections_that_were_never_used_have_not_been_away(
+    wanted: Connections, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Though the first thing that is said over them is ESHUTDOWN, long after the last loss."""
+    old = Old()
+    async with restarting(old.server, Mode(wanted, survival=TRUSTED)) as (gateway, made):
+        client = await opened(gateway)
+        async with client.stream:
+            await trio.sleep(1)  # all are there
+            made.kill()
+            await trio.sleep(200)
+            goes(made)
+            await client.send(Cmd.READ, 0, BLOCK)
+            await trio.sleep(30)
+            comes(made, old.next())
+            assert (await client.simple_reply())[1] == 0
+
+
 async def test_an_error_before_eshutdown_is_the_answer(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

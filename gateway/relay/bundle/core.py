@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
+from gateway.relay.bundle.again import SHORT_SECONDS
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.mending import Mending
@@ -105,6 +106,7 @@ class Bundle:
         self._adopted: Late | None = None  # the link that this bundle takes over from
         self._pushing = False
         self._deaths = 0  # of lines
+        self._has_served = False  # one of those that have gone since all had
         self.to_be_left: list[Line] = []
         """Lines whose server goes; whoever has their sockets leaves them when they are done, or `is_late`."""
 
@@ -296,18 +298,19 @@ class Bundle:
         late = self._late_from(line.peer)
         self._deaths += 1
         self._left_behind(self.work.pieces.end_on(line), line, late)
-        is_away = line.goes and not line.has_answered
+        stood = self._clock() - line.made_at >= SHORT_SECONDS
+        self._has_served = self._has_served or not line.goes or line.has_answered or stood
         in_use = line in lines.in_use
         if self.state is State.MENDING and in_use:
             self._break_off()
         if self.state is State.OVER:
             pass
         elif not lines:
-            self._lose_all(is_away=is_away)
+            self._lose_all()
             lines.state = State.DOWN
         elif in_use:
             if not lines.staying:  # those that are left were made later: they prove nothing
-                self._lose_all(is_away=is_away)
+                self._lose_all()
             lines.state = State.SETTLING
         self._changed()
 
@@ -327,11 +330,14 @@ class Bundle:
             elif piece.ask.command is Cmd.FLUSH:
                 self.work.flush_lost(line, self._deaths)
 
-    def _lose_all(self, *, is_away: bool = False) -> None:
-        """All lines are gone that there were. `is_away`: the server has been away since before them."""
+    def _lose_all(self) -> None:
+        """All lines are gone that there were. If they were refused everything as soon as they were made, the
+        server has been away since before them.
+        """
         self._total_loss = self._was_up = True
-        if not is_away or math.isinf(self.lost_at):
+        if self._has_served or math.isinf(self.lost_at):
             self.lost_at = self._clock()
+        self._has_served = False
         doubt = self.survival.unflushed is not Doubt.STICKY
         self._trail.losses.died(self._trail, RESTARTED, doubt=doubt)
 
