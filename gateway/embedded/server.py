@@ -60,6 +60,9 @@ class Server:
         self.personality = personality
         self.connections = 0
         """Connections so far, those that have ended included."""
+        self.goes = False
+        """It goes in good order, as nbdkit does after SIGTERM: what is under way is finished, what still comes
+        is answered ESHUTDOWN, and ERR_SHUTDOWN in the option phase."""
         self._faults = faults
         self._descriptions = descriptions or {}
         self._handshake_seconds = handshake_seconds
@@ -96,7 +99,7 @@ class Server:
         if self.personality.incoherent_connections:
             opened.disk = cache = IncoherentDisk(opened.disk)
         try:
-            await Session(peer, opened, self.personality, faults).run()
+            await Session(peer, opened, self.personality, faults, goes=lambda: self.goes).run()
         finally:
             if cache is not None and not cache.read_only:
                 with trio.CancelScope(shield=True):
@@ -189,6 +192,7 @@ class _Negotiation:
             return await self._oldstyle()
         buffer = memoryview(bytearray(NEGOTIATION_BYTES))
         while True:
+            self._core.shutting_down = self._server.goes
             try:
                 event = self._manners.next_event()
             finally:  # also what was said before a hang-up

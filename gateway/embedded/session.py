@@ -74,14 +74,22 @@ class Session:
     """One connection after its negotiation."""
 
     def __init__(
-        self, peer: Peer, opened: Opened, personality: Personality, faults: Faults
+        self,
+        peer: Peer,
+        opened: Opened,
+        personality: Personality,
+        faults: Faults,
+        *,
+        goes: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`goes` says whether the server goes: what comes is refused then."""
         self._inbox = _Inbox(peer, opened.received)
         self._peer = peer
         self._disk = opened.disk
         self._dirty = opened.dirty
         self._personality = personality
         self._faults = faults
+        self._goes = goes
         self._offer = opened.offer
         self._rules = legal_commands(opened.offer)
         self._framing = opened.offer.framing
@@ -147,6 +155,8 @@ class Session:
                 await self._room.park()
             self._in_flight += 1
             self._in_flight_bytes += cost
+            if self._goes():
+                refused = _GOES
             if refused is not None or rule is None:
                 await self._refuse(request, refused or _NOT_LEGAL)
                 continue
@@ -179,7 +189,9 @@ class Session:
 
     async def _refuse(self, request: Request, refused: Refused) -> None:
         """Answer a request that is not legal, and skip its data to stay in step."""
-        error = self._personality.only_error or refused.error
+        error = refused.error
+        if refused is not _GOES:
+            error = self._personality.only_error or error
         too_long = request.length > longest(self._offer, Cmd.WRITE)
         reply = self._error(request, error, refused.text)
         if not carries_payload(self._offer, request.word):
@@ -367,6 +379,7 @@ _COMMANDS: dict[Cmd, Callable[[Session, Request, int, Data], Awaitable[Reply]]] 
     Cmd.BLOCK_STATUS: Session._block_status,
 }
 
+_GOES = Refused(Errno.ESHUTDOWN, "the server is shutting down")
 _NOT_LEGAL = Refused(Errno.EINVAL, "the command is not legal")
 
 

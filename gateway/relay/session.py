@@ -21,7 +21,9 @@ be durable (`settled`), the death of its link (or of the bundle that it asks) ha
 another one then, and ends only if there is none when it goes on.
 
 A session that is to `survive` goes on without its link: all that is under way is asked of somebody else
-(`carry_over`), and the client notices a slow server.
+(`carry_over`), and the client notices a slow server. If its server goes in good order (`scan.going`), it begins
+no request any more, and gives its link up as soon as everything is answered that will be, or when it has to
+(`leave_link`); then that is a link like any other that has died.
 
 A session never waits by itself. It says when its end must not take long any more, because nobody waits for it
 or we are shutting down (`ending`), and when it has ended (`ended`); whoever owns it puts the limit on the time
@@ -45,6 +47,7 @@ from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.carrying import carry_over, rest_of
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.early import unsent_writes
+from gateway.relay.scan.going import WHY
 from gateway.relay.scan.jobs import Answer
 from gateway.relay.scan.locks import Held
 from gateway.relay.scan.plan import Plan
@@ -190,7 +193,7 @@ class Session:
 
     def _hold_it_no_more(self, _events: int) -> None:
         self._holding = self.settled = False
-        self._requests.stopped = self._stopping
+        self._requests.stopped = self._begins_nothing
         # If the client has gone meanwhile, that was passed over, and is not told a second time unless asked.
         self._watch(self.client, self._interest[self.client])
         if self.link_lost:
@@ -276,7 +279,46 @@ class Session:
         self.settled = False
         self._step(lambda _events: None, 0)
 
+    @property
+    def _begins_nothing(self) -> bool:
+        """No request is begun; only what has begun is taken to its end."""
+        return self._stopping or self._holding or self.traffic.going.begun
+
     # --- Living on without the link
+
+    def server_goes(self) -> None:
+        """The server has said that it goes: begin no request over this link any more. Called in the middle of a
+        step.
+        """
+        self._requests.stopped = True
+        self._flowing = False
+
+    def leave_link(self, traffic: Traffic) -> None:
+        """Give up the link that this traffic is about, if it still has that: the server has had its time to
+        answer. Never raises.
+        """
+        if self.traffic is traffic and traffic.going.begun:
+            self._step(lambda _events: self._leave_link(), 0)
+
+    def _leave_link(self) -> None:
+        assert self.link is not None
+        if not (self._link_mute or self._requests.payload_left or self._requests_lane.out):
+            with suppress(OSError):  # it has gone already
+                self.link.send(self.traffic.plan.link.disc())
+        self._lose_link(WHY)
+
+    @property
+    def _may_leave_link(self) -> bool:
+        """Nothing more will be answered over a link whose server goes, and nothing is half sent."""
+        traffic = self.traffic
+        return (
+            traffic.going.begun
+            and not self._link_closed
+            and not traffic.going.waits(traffic.in_flight)
+            and self._replies.between_messages
+            and not self._requests.payload_left
+            and not self._requests_lane.out
+        )
 
     def carry_over(
         self,
@@ -304,6 +346,7 @@ class Session:
             traffic.jobs.ask(rest, self._complete)
         carry_over(traffic, self._requests, plan, ask, adopt)
         self._requests_lane.lead_nowhere()
+        self._requests.stopped = self._begins_nothing
         self._link_closed = self._link_mute = False
         self._send_what_jobs_say()
 
@@ -633,6 +676,8 @@ class Session:
             and self.traffic.room > 0
         ):
             return  # the usual case: both sides are read already
+        if self._may_leave_link:
+            self._leave_link()
         self._resume_requests()
         if self._holding:
             self._requests_lane.put_aside(LONG_ASIDE_BYTES)
@@ -670,7 +715,7 @@ class Session:
             return False
         if self._requests_lane.ended:
             return False
-        if self._stopping or self._holding:  # only what is half sent
+        if self._begins_nothing:  # only what is half sent
             return not self._requests.between_messages
         if self.traffic.room <= 0:  # what has begun is taken to its end all the same
             return not self._requests.between_messages

@@ -3,6 +3,9 @@
 At the loss it is carried over, with all that is under way, into a bundle of one line, which makes the link
 again and recovers (`gateway.relay.bundle`). There every command is TRANSLATED. So when nothing is left of the
 loss, the session is held for a moment, and goes back to its fast ways over the new link.
+
+If the server goes in good order, that is such a loss too (`scan.going`): the session gives the link up when
+what was sent is answered; and it is seen to here that this takes no longer than it may.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from gateway.relay.hooks import Hooks
 from gateway.relay.losses import Flushed, Trail
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.asks import Ask, Outcome
+from gateway.relay.scan.going import GOES_SECONDS
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service
@@ -62,6 +66,7 @@ def survives(
     if not lives_on:
         return
     traffic.memory = Memory(trail)
+    traffic.going.heed(partial(_note_that_it_goes, running, session, traffic))
     session.survive = lambda why: _carry_over(service, running, why, pause or Pause())
 
 
@@ -72,6 +77,19 @@ def _flush(session: Session, traffic: Traffic, done: Flushed) -> None:
         done(outcome.error, outcome.text)
 
     session.act(lambda: traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), answered))
+
+
+def _note_that_it_goes(running: Running, session: Session, traffic: Traffic) -> None:
+    """A session's server goes in good order."""
+    assert running.nursery is not None
+    session.server_goes()
+    running.log.info("the server goes: no command is sent to it any more")
+    running.nursery.start_soon(_leave_at_last, session, traffic)
+
+
+async def _leave_at_last(session: Session, traffic: Traffic) -> None:
+    await trio.sleep(GOES_SECONDS)
+    session.leave_link(traffic)
 
 
 def _carry_over(service: Service, running: Running, why: str, pause: Pause) -> None:

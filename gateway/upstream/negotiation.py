@@ -119,6 +119,10 @@ class Terms:
     """What SET_META_CONTEXT asks; None: it is not sent."""
 
 
+class Rejected(Refusal):
+    """The server has said no to an option, in so many words."""
+
+
 class _LostTheWay(Exception):
     """The server closed, or broke the protocol, where an option was under way. `closed`: the former."""
 
@@ -751,7 +755,7 @@ def refusal_for_client(refused: Refused) -> Refusal:
     """Give what a client is told when the upstream refused (nbd-reference, appendix C)."""
     text = f"upstream: {refused}"
     if refused.reply in _PASSED_ON:
-        return Refusal(refused.reply, text)
+        return Rejected(refused.reply, text)
     if refused.reply == Rep.ERR_TOO_BIG:
         return Refusal(Rep.ERR_INVALID, text)
     if refused.reply == Rep.ERR_TLS_REQD:

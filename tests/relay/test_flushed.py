@@ -26,7 +26,7 @@ from gateway.wire.limits import MIB
 from gateway.wire.transmission import DISC, encode_request, encode_simple_reply
 from tests.embedded.peers import Client
 from tests.relay.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
-from tests.relay.test_surviving import BLOCK, CONTENT, flush, opened, read, went_back, write
+from tests.relay.restarts import BLOCK, CONTENT, flush, opened, read, went_back, write
 from tests.relay.wires import Wires
 from tests.tools.volatile import VolatileServer
 

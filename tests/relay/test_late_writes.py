@@ -21,7 +21,7 @@ from gateway.wire.limits import MIB
 from tests.embedded.peers import Client
 from tests.relay.bundle.model import Process
 from tests.relay.gateways import Gateway
-from tests.relay.test_surviving import Restarts, opened, restarting, went_back
+from tests.relay.restarts import Restarts, opened, restarting, went_back
 
 SIZE = 8 * MIB
 BLOCK = 4096

@@ -5,106 +5,32 @@ them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 import structlog
 import trio
 import trio.testing
 
-from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
+from gateway.embedded import Faults, MemoryDisk, Request, Server
 from gateway.relay.bundle.again import MOST_PAUSE_SECONDS, SHORT_SECONDS, Pause
 from gateway.upstream.mode import Mode, Survival
 from gateway.wire.constants import Cmd, Errno
-from gateway.wire.limits import MIB
 from gateway.wire.transmission import DISC, encode_simple_reply
-from tests.embedded.peers import Client, socket_pair
-from tests.relay.gateways import Gateway, gateway_before
-
-SIZE = 8 * MIB
-BLOCK = 4096
-PLAIN = PERSONALITIES["plain"]
-CONTENT = b"\x5a" * BLOCK
-
-
-class Restarts:
-    """A server that can be killed, and may come back as another."""
-
-    def __init__(self, nursery: trio.Nursery, server: Server) -> None:
-        self.server = server
-        self.down = False
-        self.connected = 0
-        self._nursery = nursery
-        self._serving: dict[int, trio.CancelScope] = {}
-
-    def connect(self) -> trio.SocketStream:
-        ours, theirs = socket_pair()
-        self._nursery.start_soon(self._serve, self.connected, theirs)
-        self.connected += 1
-        return ours
-
-    async def _serve(self, number: int, stream: trio.SocketStream) -> None:
-        with trio.CancelScope() as scope:
-            self._serving[number] = scope
-            async with stream:
-                await self.server.serve(stream)
-        del self._serving[number]
-
-    def cut(self, number: int) -> None:
-        """Cut one connection: the first is 0."""
-        self._serving[number].cancel()
-
-    def kill(self, server: Server | None = None, *, down: bool = False) -> None:
-        """Cut all connections."""
-        self.server, self.down = server or self.server, down
-        for scope in list(self._serving.values()):
-            scope.cancel()
-
-
-@asynccontextmanager
-async def restarting(
-    server: Server, mode: Mode | None = None
-) -> AsyncIterator[tuple[Gateway, Restarts]]:
-    async with trio.open_nursery() as nursery:
-        made = Restarts(nursery, server)
-        async with gateway_before(
-            made.connect, seconds=3000, refuse=lambda: made.down, mode=mode or Mode()
-        ) as gateway:
-            yield gateway, made
-        nursery.cancel_scope.cancel()
-
-
-def disk(content: bytes = b"", personality: Personality = PLAIN, size: int = SIZE) -> Server:
-    made = MemoryDisk(size)
-    return Server({"": made}, personality)
-
-
-async def write(client: Client, offset: int = 0) -> int:
-    await client.send(Cmd.WRITE, offset, data=CONTENT)
-    return (await client.simple_reply())[1]
-
-
-async def flush(client: Client) -> int:
-    await client.send(Cmd.FLUSH)
-    return (await client.simple_reply())[1]
-
-
-async def read(client: Client, offset: int = 0) -> tuple[int, bytes]:
-    _cookie, error, data = await client.simple_reply_to(Cmd.READ, offset, BLOCK)
-    return error, data
-
-
-async def opened(gateway: Gateway) -> Client:
-    client = gateway.client()
-    await client.go("", structured=False)
-    return client
-
-
-async def went_back(gateway: Gateway) -> None:
-    """Wait until all sessions have links of their own."""
-    while any(session.link is None or session.held for session in gateway.service.hub.sessions):
-        await trio.sleep(0.01)
+from tests.embedded.peers import Client
+from tests.relay.gateways import Gateway
+from tests.relay.restarts import (
+    BLOCK,
+    CONTENT,
+    SIZE,
+    disk,
+    flush,
+    opened,
+    read,
+    restarting,
+    went_back,
+    write,
+)
 
 
 async def test_what_was_not_flushed_is_told_once_to_everybody(

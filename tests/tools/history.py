@@ -29,6 +29,8 @@ class Trouble:
     """The gateway has found it."""
     connections: frozenset[int] | None = None
     """Those that it concerns; None: all."""
+    in_order: bool = False
+    """A server that is killed has said before that it goes, by ESHUTDOWN."""
 
 
 @dataclass(eq=False)

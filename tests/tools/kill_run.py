@@ -15,7 +15,8 @@ it is away. In the end a newcomer looks at everything. What they are told and wh
 
 `--by cut` cuts the connections instead, with RST or FIN, now or in the middle of whatever passes; the server
 lives, so nothing is lost, though the gateway cannot know. `--by stop` stops the server for a while, of which
-nobody may notice anything but the time.
+nobody may notice anything but the time. `--by term` ends it with SIGTERM, as `systemctl restart` does: so it
+goes in good order, which promises nothing of what is in its cache.
 
 `--defaults` leaves everything else as the product has it, `late-write-seconds` too, so that each kill holds up
 for half a minute what it has left unanswered. With `--readers` only the one writes that leaves in good order:
@@ -118,7 +119,7 @@ class Plan:
     mode: str
     server: str = "nbdkit"
     by: str = "kill"
-    """Or "cut", or "stop"."""
+    """Or "term", "cut", or "stop"."""
     stop_seconds: float = 1
     late_write_seconds: float = 0
     """0 is right only where the old server is dead, so not with "cut"."""
@@ -196,6 +197,9 @@ class Report:
         return "\n".join(lines + [f"  WRONG: {problem}" for problem in self.problems])
 
 
+TERM_SECONDS = 20
+"""How long a server may take to go in good order: nbdkit waits until its clients have left."""
+
 AIMS = ("anywhere", "anywhere", "flush", "flush", "again", "left", "left")
 """What a kill is to hit."""
 
@@ -249,6 +253,17 @@ class Victim:
             self._process.kill()
             Process.started.remove(self._process)
             self._process = None
+
+    async def terminate(self) -> None:
+        """SIGTERM; when this returns it is dead. Raises `Broken` if its clients have not let it go."""
+        assert self._process is not None
+        self._process.signal(signal.SIGTERM)
+        with trio.move_on_after(TERM_SECONDS) as limit:
+            while self._process.running:
+                await trio.sleep(0.002)
+        self.kill()
+        if limit.cancelled_caught:
+            raise Broken(f"the server has not gone in {TERM_SECONDS} s")
 
     async def stop(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after a while."""
@@ -344,7 +359,7 @@ class Load:
     def __init__(self, plan: Plan, report: Report, socket: Path) -> None:
         self.plan = plan
         self.report = report
-        self.oracle = Oracle(plan.blocks, lossless=plan.lossless)
+        self.oracle = Oracle(plan.blocks, lossless=plan.lossless, survives=plan.survival)
         self.flush_sent = trio.lowlevel.ParkingLot()
         self.left = trio.lowlevel.ParkingLot()
         """Where one waits for somebody to leave without a FLUSH."""
@@ -369,7 +384,7 @@ class Load:
         counts, kind = self.report.counts, op.kind
         counts[kind if not error else f"{kind} {name_of(Errno, error)}"] += 1
         counts["FUA"] += op.fua
-        if error and not self.plan.survival and kind != "flush":
+        if error and error != Errno.ESHUTDOWN and not self.plan.survival and kind != "flush":
             return  # its session ends
         try:
             op.end(error, data)
@@ -563,9 +578,16 @@ async def disturb_again_and_again(
 
 
 async def kill(plan: Plan, load: Load, victim: Victim, random: Random, report: Report) -> None:
-    """Kill the server and start it, and look at the disk in between."""
-    loss = None if plan.lossless else load.oracle.lose()
-    victim.kill()
+    """Kill the server, or have it go, and start it, and look at the disk in between."""
+    in_order = plan.by == "term"
+    loss = None if plan.lossless else load.oracle.lose(in_order=in_order)
+    try:
+        if in_order:
+            await victim.terminate()
+        else:
+            victim.kill()
+    except Broken as broken:
+        report.problem(str(broken))
     if loss is not None:
         load.oracle.dead(loss)
     try:
@@ -577,6 +599,7 @@ async def kill(plan: Plan, load: Load, victim: Victim, random: Random, report: R
     load.leave()
     await trio.sleep(random.choice((0, 0, 0.05, 0.3)))
     await victim.start()
+    load.oracle.noticed()
 
 
 async def cut(plan: Plan, load: Load, relay: Relay, random: Random) -> None:
@@ -649,7 +672,7 @@ async def disturbed(
 def check_disk(plan: Plan, load: Load, victim: Victim, report: Report) -> None:
     """Hold the disk against all that has happened, and the run against what it is to be worth."""
     try:
-        stays = plan.lossless or plan.server == "qemu-nbd" or plan.by != "kill"
+        stays = plan.lossless or plan.server == "qemu-nbd" or plan.by not in ("kill", "term")
         load.oracle.check_final(victim.stamps(), lossless=stays)
     except Broken as broken:
         report.problem(f"in the end: {broken}")
@@ -669,7 +692,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.tools.kill_run")
     parser.add_argument("--mode", choices=MODES, required=True)
     parser.add_argument("--server", choices=("nbdkit", "qemu-nbd"), default="nbdkit")
-    parser.add_argument("--by", choices=("kill", "cut", "stop"), default="kill")
+    parser.add_argument("--by", choices=("kill", "term", "cut", "stop"), default="kill")
     parser.add_argument("--stop-seconds", type=float, default=1)
     parser.add_argument("--late-write-seconds", type=float, default=0)
     parser.add_argument("--kills", type=int, default=50)

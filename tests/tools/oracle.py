@@ -39,9 +39,13 @@ nothing becomes safe or lost by it.
   then. A FLUSH that the gateway had read before it told tells as well.
 - It is told again only if the trouble may have lost a write that was answered after it was last told.
 - A session that came later has to be told if nobody was, and nobody is there any more who was open.
-- Nobody fails for a trouble that may have lost nothing of his scope, nor by FUA. A command that is done in
+- Nobody fails for a trouble that may have lost nothing of his scope, nor by FUA; but a command that was under
+  way when connections ended twice may (EIO): it may be what takes the server down. A command that is done in
   several steps (`Op.steps`), or that may wait in a policy (`Session.hooked`), may fail if the trouble came
   meanwhile.
+
+Where sessions end with their connections (`survives` false), a server that goes in good order (`in_order`) may
+have any command fail with ESHUTDOWN. Of a write nobody knows whether it was done then.
 
 Where errors are not allowed at all (`lossless`: the gateway writes again what is not safe, or the server loses
 nothing) no trouble loses anything.
@@ -72,10 +76,22 @@ from tests.tools.stamps import Broken, mixtures_of
 MANY = 32
 """So many writes of one block are remembered before those are looked for that nobody may read any more."""
 
-NOT_TRIED = frozenset((errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOMEM, errno.EOVERFLOW))
+NOT_TRIED = frozenset(
+    (
+        errno.EPERM,
+        errno.EINVAL,
+        errno.ENOTSUP,
+        errno.ENOMEM,
+        errno.EOVERFLOW,
+        errno.ESHUTDOWN,
+    )
+)
 """Errors of a FLUSH that mean that the server did not try: as NBD has them, which are Linux's."""
 
 EIO = errno.EIO
+
+MOST_ENDS = 2
+"""Connections may end so often while a command is under way until it may fail for that."""
 
 NOBODY: Mapping[int, int] = {}
 
@@ -95,6 +111,8 @@ class Oracle:
     doubts: bool = False
     """After a trouble it takes the server's answers to find out what is lost (`unflushed = "verify"`): as
     long as anything is under way, that may be so."""
+    survives: bool = True
+    """Sessions survive their connections."""
     stable: Callable[[int], int] | None = None
     """Gives the stamp that a block has on stable storage now."""
     now: int = 0
@@ -105,6 +123,8 @@ class Oracle:
     sessions: list[Session] = field(default_factory=list)
     tellings: list[Op] = field(default_factory=list)
     """FLUSHes that have told, or that may have: those that are not answered."""
+    _ends: list[Trouble] = field(default_factory=list)
+    """Of connections, that nobody has asked for."""
     _failures: list[tuple[int, int]] = field(default_factory=list)
     """When the server has failed a FLUSH, and with which error."""
     _writes: list[list[Op]] = field(default_factory=list)
@@ -130,9 +150,12 @@ class Oracle:
         self.sessions.append(session)
         return session
 
-    def lose(self) -> Trouble:
-        """Say that a server is about to be killed; tell the loss `dead` when it is."""
+    def lose(self, *, in_order: bool = False) -> Trouble:
+        """Say that a server is about to be killed, `in_order`: that it goes first, and says so; tell the loss
+        `dead` when it is dead.
+        """
         loss = self._begin_trouble("kill", None)
+        loss.in_order = in_order
         self.losses.append(loss)
         return loss
 
@@ -185,8 +208,15 @@ class Oracle:
             if op := self._by_stamp.get(stamp):
                 op.connections = (op.connections or set()) | {connection}
 
+    def noticed(self) -> None:
+        """Say that the gateway has found whichever connections have ended by now."""
+        now = self._tick()
+        for end in self._ends:
+            end.known = min(end.known, now)
+
     def settled(self) -> None:
         """Say that the gateway is at rest: see above. Sessions that have closed are over."""
+        self.noticed()
         now = self._tick()
         for op in self._under_way:
             op.read = min(op.read, now)
@@ -265,6 +295,8 @@ class Oracle:
     ) -> Trouble:
         over = None if connections is None else frozenset(connections)
         trouble = Trouble(what, self._tick(), connections=over)
+        if what in ("kill", "cut"):
+            self._ends.append(Trouble(what, trouble.began))
         if self.lossless:
             return trouble
         self.troubles.append(trouble)
@@ -347,6 +379,8 @@ class Oracle:
 
     def _end_read(self, op: Op, data: bytes | bytearray) -> None:
         if op.error:
+            if self._may_fail_anyhow(op):
+                return
             if op.error != EIO or not (self._interrupted(op) or self._may_be_gone(op)):
                 raise Broken(f"{op} failed with error {op.error}, and {NOTHING}")
             return
@@ -515,7 +549,7 @@ class Oracle:
 
     def _check_failed_flush(self, flush: Op) -> None:
         said = self._said_since(flush)
-        if self._was_said(flush):
+        if self._was_said(flush) or self._may_fail_anyhow(flush):
             return
         if flush.error in NOT_TRIED:
             raise Broken(f"{flush} failed with error {flush.error}, which the server has not said")
@@ -527,6 +561,18 @@ class Oracle:
         ):
             return
         raise Broken(f"{flush} failed with error {flush.error}, and {NOTHING}")
+
+    def _may_fail_anyhow(self, op: Op) -> bool:
+        """Say whether a command may fail as it does though it has lost nothing: over it connections have ended
+        twice, or its server goes.
+        """
+        if op.error == errno.ESHUTDOWN and not self.survives:
+            return any(
+                each.in_order and each.began < op.ended and op.began < each.ended
+                for each in self.losses
+            )
+        ends = [each for each in self._ends if op.began < each.known and each.began < op.ended]
+        return op.error == EIO and len(ends) >= MOST_ENDS
 
     def _was_said(self, op: Op) -> bool:
         """Say whether the server has failed a FLUSH with an error like this since a command began."""
@@ -561,6 +607,7 @@ class Oracle:
             if op.error == EIO
             else op.fua and self._was_said(op)
         )
+        fails = fails or self._may_fail_anyhow(op)
         op.ended, op.failed = NEVER, now
         if not fails:
             raise Broken(f"{op} failed with error {op.error}")

@@ -1,11 +1,17 @@
-"""When a link is made again that was lost, and whether what comes back is what was promised."""
+"""When a link is made again that was lost, and whether what comes back is what was promised, or ever will.
+
+A server that is down is waited for, and so is one that says ERR_SHUTDOWN, for it is as good as down. But one
+that is up and has the export no more (ERR_UNKNOWN), or does not let us have it (ERR_POLICY), says what waiting
+will not change. It gets some seconds, for a server that has just been started may add its exports one by one.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.protocol.export import Export, lacks
+from gateway.wire.constants import Rep
 
 SHORT_SECONDS = 1.0
 """A link that is lost sooner than this is not made again at once: a server that breaks the protocol, or dies,
@@ -16,6 +22,39 @@ LEAST_PAUSE_SECONDS = 0.25
 
 MOST_PAUSE_SECONDS = 5.0
 """And at most: long enough to cost nobody anything, and short beside what clients bear."""
+
+
+REJECTIONS = 3
+"""So often in a row an export is refused until it is taken to be gone."""
+
+REJECTIONS_SECONDS = 5.0
+"""And within so many seconds: then nothing else can have happened in between."""
+
+REJECTED_PAUSE_SECONDS = 1.5
+"""After a refusal of that kind the next attempt comes so much later, so that a server that is starting has
+about 3 s for it."""
+
+_FOR_GOOD = (Rep.ERR_UNKNOWN, Rep.ERR_POLICY)
+
+
+@dataclass(slots=True)
+class Rejections:
+    """What a server has said when it was asked for an export again. Times are in seconds of one clock."""
+
+    at: list[float] = field(default_factory=list)
+
+    def said(self, reply: int, now: float) -> bool:
+        """It has refused the export with this reply: say whether that is for good."""
+        if reply not in _FOR_GOOD:
+            self.forget()
+            return False
+        self.at = [at for at in self.at if now - at < REJECTIONS_SECONDS]
+        self.at.append(now)
+        return len(self.at) >= REJECTIONS
+
+    def forget(self) -> None:
+        """Something else has come of it."""
+        self.at.clear()
 
 
 @dataclass(slots=True)

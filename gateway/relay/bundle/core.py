@@ -7,6 +7,10 @@ waits meanwhile; how it goes out is in `work`.
 
 Pieces that a line left unanswered when it died are *orphans*. They are what recovery begins with, in the
 order in which they were sent, and what it has not settled goes out again first when the bundle is up.
+
+A line whose server goes in good order (`gateway.relay.scan.going`) is there until it is left: the bundle
+settles at once, so that nothing is sent any more, and mends when the line is gone. A server that is up and
+answers nothing but ESHUTDOWN is as good as down: such a line does not end the time that a server may be away.
 """
 
 from __future__ import annotations
@@ -17,10 +21,11 @@ from collections.abc import Callable, Mapping
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
+from gateway.relay.bundle.again import SHORT_SECONDS
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.mending import Mending
-from gateway.relay.bundle.pieces import Piece
+from gateway.relay.bundle.pieces import MOST_LOSSES, Piece
 from gateway.relay.bundle.ports import Port, Task
 from gateway.relay.bundle.recovery import RESTARTED, recovery
 from gateway.relay.bundle.stalls import Stalls
@@ -28,14 +33,11 @@ from gateway.relay.bundle.work import Work
 from gateway.relay.losses import Flushed, Gate, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.fences import Fences, Late, still_coming
+from gateway.relay.scan.going import GOES_SECONDS
 from gateway.relay.unflushed import Unflushed
 from gateway.upstream.mode import DEFAULTS, Doubt, Survival
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.ranges import Range
-
-MOST_LOSSES = 10
-"""How often a command is asked that each time takes the server down, or out of step. More than a server that is
-killed again and again will have under way by chance; and then it fails, so that the others may go on."""
 
 NEVER_BACK = (
     "the connection to the server was lost, and not made again; what it had not flushed may be gone"
@@ -96,6 +98,10 @@ class Bundle:
         self._late: list[Late] = []  # no recovery before what one wrote over these lines is done
         self._adopted: Late | None = None  # the link that this bundle takes over from
         self._pushing = False
+        self._deaths = 0  # of lines
+        self._has_served = False  # one of those that have gone since all had
+        self.to_be_left: list[Line] = []
+        """Lines whose server goes; whoever has their sockets leaves them when they are done, or `is_late`."""
 
     @property
     def state(self) -> State:
@@ -192,7 +198,9 @@ class Bundle:
             mends_at = -math.inf  # its time has come while nobody looked
         if self._has_news:
             mends_at = -math.inf
-        return min(self.work.pieces.due, mends_at, self._stalls.due(self.lines.in_use))
+        leave_by = min((line.leave_by for line in self.to_be_left), default=math.inf)
+        stalls_at = self._stalls.due(self.lines.in_use)
+        return min(self.work.pieces.due, mends_at, stalls_at, leave_by)
 
     @property
     def hopes(self) -> bool:
@@ -243,6 +251,8 @@ class Bundle:
 
     def linked(self, line: Line) -> None:
         """A link has been made for a slot that had none."""
+        self._heed(line)
+        line.deaths_before = self._deaths
         self.lines.by_slot[line.number] = line
         line.heard_at = line.made_at = self._clock()
         if self.state is State.DOWN and not self._waits:
@@ -250,6 +260,23 @@ class Bundle:
         elif self.state in (State.DOWN, State.UP):
             self.lines.state = State.SETTLING
             self._changed()
+
+    def _heed(self, line: Line) -> None:
+        """See to it that it is left if its server goes, unless sessions end with it."""
+        if self.survival.reconnect_seconds:
+            line.traffic.going.heed(lambda: self._goes(line))
+
+    def _goes(self, line: Line) -> None:
+        """A line's server has said that it goes."""
+        line.leave_by = self._clock() + GOES_SECONDS
+        self.to_be_left.append(line)
+        if self.state is State.UP and line is not self.lines.spare:
+            self.lines.state = State.SETTLING
+        self._changed()
+
+    def is_late(self, line: Line) -> bool:
+        """Say whether a line whose server goes is not waited for any longer."""
+        return self._clock() >= line.leave_by
 
     def lost(self, line: Line, why: str) -> None:
         """A line's link has died. Nothing comes from it any more."""
@@ -259,7 +286,13 @@ class Bundle:
         del lines.by_slot[line.number]
         line.traffic.asks.drop()
         self.why = why
-        self._left_behind(self.work.pieces.end_on(line), self._late_from(line.peer))
+        if line.goes:
+            self.to_be_left.remove(line)
+        late = self._late_from(line.peer)
+        self._deaths += 1
+        self._left_behind(self.work.pieces.end_on(line), line, late)
+        stood = self._clock() - line.made_at >= SHORT_SECONDS
+        self._has_served = self._has_served or not line.goes or line.has_answered or stood
         in_use = line in lines.in_use
         if self.state is State.MENDING and in_use:
             self._break_off()
@@ -274,11 +307,12 @@ class Bundle:
             lines.state = State.SETTLING
         self._changed()
 
-    def _left_behind(self, pieces: list[Piece], late: Late) -> None:
+    def _left_behind(self, pieces: list[Piece], line: Line, late: Late) -> None:
         """These were under way on a line that has died."""
         for piece in pieces:
             if piece.task is not None:
-                self.work.pieces.lose(piece)
+                if not line.goes:
+                    self.work.pieces.lose(piece, line, self._deaths)
                 if piece.losses < MOST_LOSSES:
                     self.work.orphan(piece, late)
                     continue
@@ -287,17 +321,22 @@ class Bundle:
             elif piece.writes:  # what was written again may come on top of what is newer
                 self._late.append(late)
             elif piece.ask.command is Cmd.FLUSH:
-                self.work.flushes.lost()
+                self.work.flush_lost(line, self._deaths)
 
     def _lose_all(self) -> None:
-        """All lines are gone that there were."""
+        """All lines are gone that there were. If they were refused everything as soon as they were made, the
+        server has been away since before them.
+        """
         self._total_loss = self._was_up = True
-        self.lost_at = self._clock()
+        if self._has_served or math.isinf(self.lost_at):
+            self.lost_at = self._clock()
+        self._has_served = False
         doubt = self.survival.unflushed is not Doubt.STICKY
         self._trail.losses.died(self._trail, RESTARTED, doubt=doubt)
 
     def spare_linked(self, line: Line) -> None:
         """A link has been made for READs that a stalled line does not answer."""
+        self._heed(line)
         self.lines.spare = line
         self.work.ask_spare_as_well(line)
 
@@ -305,6 +344,8 @@ class Bundle:
         """It has gone again, or is not wanted any more: what only it was asked goes out again."""
         spare, self.lines.spare = self.lines.spare, None
         if spare is not None:
+            if spare.goes:
+                self.to_be_left.remove(spare)
             spare.traffic.asks.drop()
             self.work.pieces.held[:0] = self.work.pieces.end_on(spare)
 
@@ -319,9 +360,14 @@ class Bundle:
         """What was written may be lost, and it is seen to that it is not."""
         return self._total_loss and bool(self.unflushed) and not self._trail.believed
 
+    @property
+    def is_to_be_flushed(self) -> bool:
+        """Something was written, and is not to be left as it is."""
+        return bool(self.unflushed) and bool(self.survival.reconnect_seconds)
+
     def say_farewell(self) -> bool:
         """Nobody asks any more: have FLUSHed what was written; say whether there is any."""
-        if not (self.unflushed and self.state is State.UP and self.survival.reconnect_seconds):
+        if not (self.is_to_be_flushed and self.state is State.UP):
             return False
         self.work.flushes.want(lambda _outcome: None)
         return True

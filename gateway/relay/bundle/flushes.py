@@ -3,10 +3,14 @@
 A FLUSH covers what was answered before it was sent (nbd-reference.md, 4.1). So whoever wants one may have it
 together with all others who want one, as long as it has not been sent; one that is under way already would be a
 lie to him. There is one under way at a time, so that those who come meanwhile share the next.
+
+One that a line has died over is `suspect`, as pieces are: it goes again with nothing beside it.
 """
 
 from __future__ import annotations
 
+from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.pieces import SUSPECT_LOSSES
 from gateway.relay.scan.asks import Done
 
 
@@ -17,6 +21,9 @@ class Flushes:
         self.under_way: list[Done] | None = None
         """Who waits for the one that has been sent; None: there is none."""
         self._wanted: list[Done] = []
+        self.losses = 0
+        """Over how many lines in a row one has been asked that have died, counted as those of pieces."""
+        self.lost_at = 0
 
     def __bool__(self) -> bool:
         """Somebody wants one that has not been sent."""
@@ -26,14 +33,26 @@ class Flushes:
         """Have `done` told what the next one that is sent comes to."""
         self._wanted.append(done)
 
+    @property
+    def suspect(self) -> bool:
+        """The next one may be what takes the server down."""
+        return self.losses >= SUSPECT_LOSSES
+
     def sent(self) -> None:
         """One is sent for all who want one."""
         self.under_way, self._wanted = self._wanted, []
 
     def answered(self) -> list[Done]:
         """It has its answer: give those who wait for it."""
+        self.losses = 0
         waiting, self.under_way = self.under_way or [], None
         return waiting
+
+    def lose(self, line: Line, deaths: int) -> None:
+        """The line has died over which one was under way, as so many lines of the bundle have by now."""
+        if line.deaths_before >= self.lost_at:
+            self.losses += 1
+            self.lost_at = deaths
 
     def lost(self) -> None:
         """It has no answer, and will have none: they want another."""

@@ -40,6 +40,10 @@ class Line:
         """When it was linked."""
         self.stalled = False
         """It has not answered for `stall-seconds`."""
+        self.deaths_before = 0
+        """How many lines of its bundle had died when it was linked."""
+        self.leave_by = 0.0
+        """When it is left at the latest, if it `goes`."""
 
     @property
     def to_send(self) -> list[memoryview | bytes]:
@@ -57,6 +61,21 @@ class Line:
             done(outcome)
 
         self.traffic.asks.send(ask, translated)
+
+    @property
+    def goes(self) -> bool:
+        """Its server has said that it goes (`gateway.relay.scan.going`): nothing is sent over it any more."""
+        return self.traffic.going.begun
+
+    @property
+    def is_done(self) -> bool:
+        """Whatever was sent over it is answered, if only by ESHUTDOWN."""
+        return not self.traffic.going.waits(self.traffic.in_flight)
+
+    @property
+    def has_answered(self) -> bool:
+        """Something that was asked over it has its answer."""
+        return self.traffic.last_cookie > len(self.traffic.in_flight)
 
     @property
     def under_way(self) -> int:

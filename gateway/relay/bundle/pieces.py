@@ -11,7 +11,13 @@ that care wait for the answer. Two kinds may not:
 - writes, where what is kept of them is looked for or written again after a loss (`in_order`): it is kept in the
   order in which it was acknowledged, and that has to be the disk's.
 
-And one that has seen line after line die while it was under way is *suspect*: nothing else goes with it.
+And one that was under way on a line that has died is *suspect*, for a request may be what takes a server down:
+nothing else goes with it the next time. So if the next line dies as well, that was over this piece alone. It is
+answered EIO and not asked a third time, and whoever has asked what else was under way at first notices
+nothing. An innocent one is taken for guilty only if its server is killed by chance at that very moment, which
+nobody can tell apart. Several lines that die with one server are one death: so a death counts only if its line
+was made after the last one that did. And a server that says that it goes (`gateway.relay.scan.going`) puts
+nobody under suspicion.
 """
 
 from __future__ import annotations
@@ -27,9 +33,13 @@ from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.fences import Late, still_coming
 from gateway.relay.unflushed import LONG_AGO
 
-SUSPECT_LOSSES = 3
-"""From so many on a piece goes with no other: of all that were under way each time, only the one that takes the
+SUSPECT_LOSSES = 1
+"""From so many on a piece goes with no other: of all that were under way at first, only the one that takes the
 server down is to fail, and not those that were there by chance."""
+
+MOST_LOSSES = 2
+"""So many lines may die over one piece. More would cost its neighbours their sessions: all of them wait each
+time for the server to come back."""
 
 AT_ONCE = -math.inf
 """`Piece.not_before` of what need not wait."""
@@ -51,7 +61,9 @@ class Piece:
     alone: bool = False
     """It overlaps nothing that is under way, and nothing begins that overlaps it, unless both only read."""
     losses: int = 0
-    """How many lines have died while it was under way."""
+    """How many lines have died while it was under way, each of them made after the last had died."""
+    lost_at: int = 0
+    """Which death of the bundle's lines was the last that counts."""
     unknown: int = 0
     """How often it may have been done, or may be done yet, on a line that died."""
     lates: list[Late] = field(default_factory=list)
@@ -95,6 +107,7 @@ class Pieces:
         self.alone: set[Piece] = set()
         """Those of that kind, wherever they are."""
         self._suspicious = False  # there may be suspects
+        self._suspects_under_way = 0
         self._suspect_waits = False  # one could go, if nothing were under way
 
     def __bool__(self) -> bool:
@@ -108,6 +121,11 @@ class Pieces:
     def writes(self) -> list[Piece]:
         """Those that change the disk, and may still be answered or sent without more ado."""
         return [piece for piece in (*self.under_way, *self.held) if piece.writes]
+
+    @property
+    def suspect_under_way(self) -> bool:
+        """One is under way that nothing else may go with."""
+        return bool(self._suspects_under_way)
 
     @property
     def put_off(self) -> list[Piece]:
@@ -148,7 +166,7 @@ class Pieces:
         """Say whether a piece has to wait though it passes nobody: a suspect goes with no other."""
         if not self._suspicious:
             return False
-        if self._suspect_waits or any(each.suspect for each in self.under_way):
+        if self._suspect_waits or self._suspects_under_way:
             return True
         self._suspect_waits = piece.suspect and bool(self.under_way)
         return self._suspect_waits
@@ -162,11 +180,13 @@ class Pieces:
         """A piece goes to a line."""
         piece.line = line
         self.under_way[piece] = None
+        self._suspects_under_way += piece.suspect
         self.bytes += piece.ask.data_bytes
 
     def end(self, piece: Piece) -> None:
         """It is not under way any more: it has been answered, or its line is gone."""
         del self.under_way[piece]
+        self._suspects_under_way -= piece.suspect
         self.bytes -= piece.ask.data_bytes
         piece.line = None
 
@@ -177,9 +197,15 @@ class Pieces:
             self.end(piece)
         return ended
 
-    def lose(self, piece: Piece) -> None:
-        """The line has died that a piece was under way on."""
-        piece.losses += 1
+    def lose(self, piece: Piece, line: Line, deaths: int) -> None:
+        """The line has died that a piece was under way on, as so many lines of the bundle have by now."""
+        if line.deaths_before >= piece.lost_at:
+            piece.losses += 1
+            piece.lost_at = deaths
+        self.look_at(piece)
+
+    def look_at(self, piece: Piece) -> None:
+        """A piece is there that may have seen lines die."""
         self._suspicious = self._suspicious or piece.suspect
 
     def put_off_for(self, piece: Piece, lates: Iterable[Late]) -> None:

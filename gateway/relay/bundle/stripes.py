@@ -46,5 +46,6 @@ def parts(ask: Ask, stripe: int) -> list[Ask]:
         if own is not None:
             start = min(max(own[0], offset), offset + length)
             own = start, max(start, min(own[1], offset + length))
-        found.append(Ask(ask.command, offset, length, ask.flags, data[at : at + length], own))
+        data_of_part = data[at : at + length]
+        found.append(Ask(ask.command, offset, length, ask.flags, data_of_part, own, ask.losses))
     return found

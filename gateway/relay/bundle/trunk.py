@@ -5,7 +5,8 @@ made beside it, and used only if all of them are there and say the same (`gatewa
 
 A link that is lost is made anew, in the same way and for the same export. If what comes back is less than
 what was promised (another size, a flag that is missing), nobody is served over it: the trunk is over, and so
-are its sessions. So they are if nothing comes back within `reconnect_seconds`.
+are its sessions. So they are if nothing comes back within `reconnect_seconds`, or if what comes back does not
+have the export any more (`again`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import trio
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
-from gateway.relay.bundle.again import Pause, shrunk
+from gateway.relay.bundle.again import REJECTED_PAUSE_SECONDS, Pause, Rejections, shrunk
 from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.lines import State
@@ -38,7 +39,7 @@ from gateway.relay.unflushed import KEPT
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation, Terms
+from gateway.upstream.negotiation import Link, Negotiation, Rejected, Terms
 from gateway.upstream.server import Place, Server
 from gateway.wire.constants import TransmissionFlag
 
@@ -305,6 +306,8 @@ class Trunk:
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
             link = await self._link_again(slot)
+            if link is None:
+                return
             problems = shrunk(self.first.export, link.export)
             if problems:
                 link.close()
@@ -334,15 +337,26 @@ class Trunk:
             self._wires.drop_spare()
             await trio.sleep(AGAIN_SECONDS)
 
-    async def _link_again(self, slot: int) -> Link:
+    async def _link_again(self, slot: int) -> Link | None:
+        """Give a slot's link, as soon as there is one again; None: the export is gone, and all is given up."""
+        rejections = Rejections()
         while True:
+            pause_seconds = AGAIN_SECONDS * (0.5 + random.random() / 2)
             try:
                 place = Place(None) if slot in self._places else None
                 return await self._new_link(place, beside=bool(self.bundle.lines))
+            except Rejected as rejected:
+                self.bundle.why = str(rejected)
+                gone = rejections.said(rejected.reply, trio.current_time())
+                if gone and not self.bundle.lines:
+                    self._give_up(f"the server is back, and has the export no more: {rejected}")
+                    return None
+                if rejections.at:
+                    pause_seconds = REJECTED_PAUSE_SECONDS
             except Refusal as refusal:
                 self.bundle.why = str(refusal)
-            with trio.move_on_after(AGAIN_SECONDS * (0.5 + random.random() / 2)):
-                await trio.sleep_forever()
+                rejections.forget()
+            await trio.sleep(pause_seconds)
 
     # --- Time
 
@@ -424,16 +438,26 @@ class Trunk:
         self.joined.discard(joined)
         if not (self.joined or self.closed.is_set()):
             self._hub.see_off(self.closed)
-        if self.bundle.is_in_doubt and not (self.joined or self.ended or self._lingers):
+        bundle = self.bundle
+        unsettled = bundle.is_in_doubt or bundle.is_to_be_flushed
+        if unsettled and not (self.joined or self.ended or self._lingers):
             self._lingers = True
             self._hub.start_soon(self._linger)
         elif not self._lingers:
             self._end_if_left()
 
     async def _linger(self) -> None:
-        """The last has left before it is known what is lost: find that out, or see to it, before it ends."""
+        """The last has left before it is known what is lost: find that out, or see to it, before it ends. And
+        FLUSH what it has written while all is there that may be needed for it: the server may go meanwhile.
+        """
         with trio.move_on_after(FAREWELL_SECONDS):
-            await self.restored()
+            for _ in range(MOST_TRIES):
+                await self.restored()
+                if self.joined or self.ended or not self.bundle.say_farewell():
+                    break
+                self.push()
+                while not (self.bundle.idle or self.joined or self.ended):
+                    await trio.sleep(LOOK_SECONDS)
         self._lingers = False
         self._end_if_left()
 

@@ -17,6 +17,7 @@ from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.crowd import GONE, READ, WRITE, crowd_of
 from gateway.relay.lane import BufferPool, Lane
 from gateway.relay.scan.early import unsent_writes
+from gateway.relay.scan.going import WHY
 from gateway.wire.errors import WireError
 
 if TYPE_CHECKING:
@@ -111,6 +112,16 @@ class Wire:
         self.end()
         self._wires.lost(self, why)
 
+    @property
+    def may_leave(self) -> bool:
+        """Its server goes, and everything is answered that will be; nothing is half sent."""
+        return self.line.is_done and not self._requests.out
+
+    def leave(self) -> None:
+        """Give the link up, whose server goes."""
+        self.say_disc()
+        self._lose(WHY)
+
     def end(self) -> None:
         """Take nothing more from the socket, and send nothing more to it."""
         self._lost = True
@@ -168,12 +179,15 @@ class Wires:
 
     def push(self) -> None:
         """Have the bundle do what it can, and send what it has to say."""
-        # A line that is lost in sending changes what the others may do, and so does an answer.
+        # A line that is lost in sending, or left, changes what the others may do, and so does an answer.
         again = True
         while again:
             lines = len(self._wires)
             self.bundle.push()
             answered = [wire.send() for wire in list(self._wires.values())]
+            for line in self.bundle.to_be_left:
+                if line.number == SPARE or self._wires[line].may_leave or self.bundle.is_late(line):
+                    self._wires[line].leave()
             again = any(answered) or lines != len(self._wires)
 
     def take_out(self, line: Line) -> None:

@@ -19,7 +19,7 @@ from gateway.relay.bundle import stripes
 from gateway.relay.bundle.flushes import Flushes
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
-from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
+from gateway.relay.bundle.pieces import MOST_LOSSES, WHEN_FLUSHED, Piece, Pieces
 from gateway.relay.bundle.ports import Port, Ports, Task
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.losses import DONE_BEFORE, Trail
@@ -95,16 +95,19 @@ class Work:
         task = Task(ask, done, port)
         if ask.command is Cmd.FLUSH:
             self._flush(task)
-        else:
-            task.expect(1)
-            self.orphan(Piece(ask, self._answered, task), late)
+            return
+        task.expect(1)
+        piece = Piece(ask, self._answered, task, losses=ask.losses)
+        self.pieces.look_at(piece)
+        self.orphan(piece, late)
 
     def go_on(self) -> None:
         """Send what may be sent."""
-        for piece in self.pieces.release():
-            self.send(piece)
-        for task in self.ports.take(self._has_room, self._must_flush_first):
-            self._begin(task)
+        if not self.flushes.suspect:  # else it goes before all others, and by itself
+            for piece in self.pieces.release():
+                self.send(piece)
+            for task in self.ports.take(self._has_room, self._must_flush_first):
+                self._begin(task)
         self._send_flush()
 
     def _has_room(self) -> bool:
@@ -146,6 +149,7 @@ class Work:
                 self._put(task, self._cut(task))
 
     def _flush(self, task: Task) -> None:
+        self.flushes.losses = max(self.flushes.losses, task.ask.losses)
         self.flushes.want(lambda outcome: self.ports.answer(task, outcome))
 
     def _ask_status(self, task: Task, flushed: Outcome) -> None:
@@ -153,21 +157,23 @@ class Work:
         if flushed.error and self.lines.state is not State.MENDING:
             self.ports.answer(task, flushed)
         else:
-            self._put(task, [Piece(task.ask, self._answered, task, slot=0)])
+            self._put(task, [Piece(task.ask, self._answered, task, slot=0, losses=task.ask.losses)])
 
     def _cut(self, task: Task) -> list[Piece]:
         """Give the pieces of a command that has a range: one for each stripe, or one for all."""
         ask, stripe_bytes = task.ask, self.lines.stripe_bytes
+        losses = ask.losses
         several = self.lines.count > 1
         count = stripes.stripes(ask.offset, ask.end, stripe_bytes) if several else 1
         if count == 1:
-            return [Piece(ask, self._answered, task)]
+            return [Piece(ask, self._answered, task, losses=losses)]
         if count <= stripes.MOST_STRIPES or ask.command in (Cmd.READ, Cmd.WRITE):
             parts = stripes.parts(ask, stripe_bytes)
-            return [Piece(part, self._answered, task) for part in parts]
+            return [Piece(part, self._answered, task, losses=losses) for part in parts]
         if ask.command in WRITE_CLASS:
-            return [Piece(ask, self._answered_whole, task, slot=0, alone=True)]
-        return [Piece(ask, self._answered, task, slot=0)]
+            whole = Piece(ask, self._answered_whole, task, slot=0, alone=True, losses=losses)
+            return [whole]
+        return [Piece(ask, self._answered, task, slot=0, losses=losses)]
 
     # --- Pieces
 
@@ -179,6 +185,8 @@ class Work:
                 self.pieces.leave_alone(piece)
             if self.fences and piece.writes:
                 self.pieces.put_off_for(piece, self.fences.over(piece.ask.offset, piece.ask.end))
+            if piece.losses:
+                self.pieces.look_at(piece)
             if self.lines.state is State.UP and self.pieces.may_go(piece):
                 self.send(piece)
             else:
@@ -267,6 +275,8 @@ class Work:
     def _send_flush(self) -> None:
         if not self.flushes or self.flushes.under_way is not None:
             return
+        if self.pieces.suspect_under_way or (self.flushes.suspect and self.pieces.under_way):
+            return
         sent = self.trail.losses.sent()
 
         def answered(_piece: Piece, outcome: Outcome) -> None:
@@ -295,8 +305,8 @@ class Work:
             piece.unknown += 1
             piece.lates.append(late)
             if (
-                self.survival.unknown_writes is not Unanswered.EIO
-            ):  # else that is left to its client
+                self.survival.unknown_writes is Unanswered.REISSUE
+            ):  # else that is its client's to do
                 self._fence(piece.ask, late)
         if piece.left:
             self.pieces.done_with(piece)
@@ -317,6 +327,20 @@ class Work:
         """
         self.ports.leave(port)
         self.pieces.forget_those_left(orphans=self.lines.state is not State.MENDING)
+
+    def flush_lost(self, line: Line, deaths: int) -> None:
+        """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now."""
+        flushes = self.flushes
+        if flushes.under_way is None:
+            return
+        if not line.goes:
+            flushes.lose(line, deaths)
+        if flushes.losses < MOST_LOSSES:
+            flushes.lost()
+            return
+        error = Outcome(Errno.EIO, f"{flushes.losses} connections in a row were lost over a FLUSH")
+        for done in flushes.answered():
+            done(error)
 
     def settle(self, piece: Piece, outcome: Outcome) -> None:
         """An orphan has its answer."""

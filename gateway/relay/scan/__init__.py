@@ -17,6 +17,7 @@ start of the upstream's (`offer.base`), offsets are the client's until they are 
     replies.py    a simple upstream's replies, and what all replies have in common
     chunks.py     a structured or extended upstream's replies
     early.py      replies to WRITEs whose data has not been sent yet
+    going.py      what ESHUTDOWN means, and the link over which it came
     traffic.py    what is under way
     memory.py     what is remembered of it, for the case that the link dies
     asks.py       commands of our own on one link

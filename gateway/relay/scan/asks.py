@@ -35,6 +35,9 @@ class Ask:
     own: Range | None = None
     """Of a read-modify-write, what its client writes; the rest of it is what was there. None: all is the
     client's."""
+    losses: int = 0
+    """Over how many links it was asked that have died since: more than none, and it is under suspicion
+    (`gateway.relay.bundle.pieces`)."""
 
     @property
     def written(self) -> Range:
@@ -80,6 +83,8 @@ class Asks:
         self._traffic = traffic
         self._link = traffic.plan.link
         self._under_way: dict[int, tuple[Ask, Outcome, Done]] = {}
+        self._kept: list[tuple[Ask, Done]] = []
+        """Those that were not sent, for the server goes: they are asked of the next."""
         self._sent: dict[int, int] = {}
         """Our cookie of a FLUSH -> what `Losses.sent` gave for it."""
 
@@ -89,6 +94,9 @@ class Asks:
     def send(self, ask: Ask, done: Done) -> None:
         """Ask; `done` is called when the reply is complete."""
         traffic = self._traffic
+        if traffic.going.begun:
+            self._kept.append((ask, done))
+            return
         if traffic.memory is not None:
             traffic.memory.look_for_news(traffic.last_cookie)
         ours = traffic.new_cookie()
@@ -136,10 +144,17 @@ class Asks:
     def drop(self) -> None:
         """Forget them: the link has died, and whoever asked knows."""
         self._under_way.clear()
+        self._kept.clear()
         self._sent.clear()
 
     def take(self) -> list[tuple[Ask, Done]]:
-        """Give those that have no answer, and forget them: they are asked elsewhere."""
+        """Give those that were sent and have no answer, and forget them: they are asked elsewhere."""
         taken = [(ask, done) for ask, _outcome, done in self._under_way.values()]
-        self.drop()
+        self._under_way.clear()
+        self._sent.clear()
         return taken
+
+    def take_kept(self) -> list[tuple[Ask, Done]]:
+        """The same of those that were not sent."""
+        kept, self._kept = self._kept, []
+        return kept

@@ -11,14 +11,18 @@ Nobody but us knows that another link serves the rest, so each reply has to be w
 - whatever else may change the disk is asked by `adopt`: it may have been done, or may be done yet.
 
 Writes stay in the in-flight table until they are answered, for claims of others wait for them there.
+
+Each of these may be what the link died of, and is asked with that suspicion (`Ask.losses`); unless the server
+was going (`going`), for which nobody is to blame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway.protocol.commands import WRITE_CLASS
-from gateway.relay.scan.asks import Ask, Done
+from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.jobs import Answer, Job, moved
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.plan import Plan
@@ -41,11 +45,13 @@ def carry_over(
     half_sent = traffic.early.half_sent
     entries = {ours: entry for ours, entry in traffic.in_flight.items() if not entry[1] & ASK}
     data = {} if traffic.memory is None else traffic.memory.take_data()
-    under_way = traffic.asks.take()
+    under_way, kept = traffic.asks.take(), traffic.asks.take_kept()
+    losses = 0 if traffic.going.begun else 1
     traffic.in_flight.clear()
     traffic.partial.clear()
     traffic.to_upstream.clear()
     traffic.early.forget()
+    traffic.going.forget()
     traffic.memory = traffic.trail = None  # whoever is asked remembers
 
     def first(asked: Ask, done: Done) -> None:
@@ -53,22 +59,48 @@ def carry_over(
 
     traffic.jobs.ask_elsewhere(first)
     for asked, done in under_way:
-        first(asked, done)
+        first(replace(asked, losses=asked.losses + losses), done)
+    for asked, done in kept:
+        ask(asked, done)
     traffic.plan = after
     requests.go_by(after, data.pop(half_sent, b""), entries.pop(half_sent, None))
     for ours, entry in entries.items():
-        _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""))
+        _begin_again(traffic, before, ours, entry, partial.get(ours), data.get(ours, b""), losses)
     traffic.jobs.ask_elsewhere(ask)
     traffic.begin_postponed()
 
 
 def rest_of(plan: Plan, end: int, length: int) -> Job:
-    """Give the job that reads the last `length` bytes before `end`, of the disk."""
+    """Give the job that reads the last `length` bytes before `end`, of the disk. It is under no suspicion, for
+    the reply had begun.
+    """
     return translate(plan.upstream, Cmd.READ, 0, end - length, length)
 
 
+def suspected(job: Job, losses: int) -> Job:
+    """Give a job whose asks were asked over so many links that have died."""
+    outcomes: list[Outcome] = []
+    try:
+        while True:
+            step = job.send(outcomes) if outcomes else next(job)
+            if isinstance(step, list):
+                step = [replace(ask, losses=losses) for ask in step]
+            outcomes = yield step
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
+    finally:
+        job.close()
+
+
 def _begin_again(
-    traffic: Traffic, before: Plan, ours: int, entry: Entry, partial: Partial | None, data: bytes
+    traffic: Traffic,
+    before: Plan,
+    ours: int,
+    entry: Entry,
+    partial: Partial | None,
+    data: bytes,
+    losses: int,
 ) -> None:
     cookie, word, offset, length = entry
     command = Cmd(word & 0xFFFF)
@@ -84,7 +116,7 @@ def _begin_again(
     sent = before.fast.get(word, (0, 0, None))[1] >> 16 & ~CmdFlag.PAYLOAD_LEN
     if command is Cmd.READ:
         # Replies of the link were sent on as they came; these are held, so they have to be begun one by one.
-        traffic.postponed.append(lambda: _read_again(traffic, entry, partial, sent))
+        traffic.postponed.append(lambda: _read_again(traffic, entry, partial, sent, losses))
         return
     job: Job
     if command is Cmd.BLOCK_STATUS:
@@ -99,7 +131,8 @@ def _begin_again(
         if command in WRITE_CLASS:
             traffic.in_flight[ours] = entry
             job = _in_table(job, traffic, ours)
-    traffic.jobs.start(cookie, word, asked, moved(job, base), cost=len(data), begun=True)
+    job = moved(suspected(job, losses), base)
+    traffic.jobs.start(cookie, word, asked, job, cost=len(data), begun=True)
 
 
 def _again(ask: Ask) -> Job:
@@ -115,15 +148,17 @@ def _in_table(job: Job, traffic: Traffic, ours: int) -> Job:
         traffic.locks.look_again()
 
 
-def _read_again(traffic: Traffic, entry: Entry, partial: Partial | None, flags: int) -> None:
+def _read_again(
+    traffic: Traffic, entry: Entry, partial: Partial | None, flags: int, losses: int
+) -> None:
     """Read what is missing of a READ, and send it in as many chunks as that takes."""
     cookie, word, offset, length = entry
     plan = traffic.plan
     base = plan.offer.base
     covered = [] if partial is None else partial.covered
     if not covered:
-        job = moved(translate(plan.upstream, Cmd.READ, flags, offset, length), base)
-        traffic.jobs.start(cookie, word, offset - base, job, cost=length)
+        job = suspected(translate(plan.upstream, Cmd.READ, flags, offset, length), losses)
+        traffic.jobs.start(cookie, word, offset - base, moved(job, base), cost=length)
         return
     client = shifted(plan.offer.framing, base)
     missing = _gaps(covered, offset, offset + length)
@@ -142,13 +177,14 @@ def _read_again(traffic: Traffic, entry: Entry, partial: Partial | None, flags: 
 
         return done
 
-    _one_by_one(traffic, missing, done_with)
+    _one_by_one(traffic, missing, done_with, losses)
 
 
 def _one_by_one(
     traffic: Traffic,
     missing: list[tuple[int, int]],
     done_with: Callable[..., Callable[[Answer], None]],
+    losses: int,
 ) -> None:
     """Read ranges in order, so that the last chunk is the last."""
     if not missing:
@@ -158,9 +194,9 @@ def _one_by_one(
 
     def done(answer: Answer) -> None:
         told(answer)
-        _one_by_one(traffic, others, done_with)
+        _one_by_one(traffic, others, done_with, losses)
 
-    job = translate(traffic.plan.upstream, Cmd.READ, 0, start, end - start)
+    job = suspected(translate(traffic.plan.upstream, Cmd.READ, 0, start, end - start), losses)
     traffic.jobs.ask(job, done)
 
 

@@ -388,6 +388,12 @@ class ChunkReplies(Replies):
         offset = told.offset
         if offset is not None and not start <= offset < start + max(wanted, 1):
             raise WireError(f"an error at {offset} in reply to {wanted} bytes at {start}")
+        going = self.traffic.going
+        if going.is_no_reply(told.error):
+            going.refuse(ours)  # the client keeps what has come of its data
+            if done:
+                self._done(ours, entry, out)
+            return
         early = self.traffic.early
         if early.may_be(ours):
 
@@ -431,6 +437,8 @@ class ChunkReplies(Replies):
         """End a reply, or say what is missing of it."""
         partial = self.traffic.partial.get(ours)
         failed = partial is not None and partial.failed
+        if ours in self.traffic.going.refused and not failed:
+            return  # with another error in it, it is an answer
         early = self.traffic.early
         if early.may_be(ours):
 

@@ -13,6 +13,7 @@ is said in the client's framing. Both go by the same rules:
 - DONE over a gap, or before every meta context had its chunk, is an error.
 - The reply to a job's ask is collected, and sends nothing by itself.
 - The reply to a WRITE that comes before its data has been sent is held (`early`): `settle_early` lets it go.
+- ESHUTDOWN is no reply where somebody asks again (`going`): its command stays in flight.
 
 "Structured reply message" and "Structured reply types" in proto.md.
 """
@@ -116,6 +117,7 @@ class Replies:
         traffic.in_flight.clear()
         traffic.partial.clear()
         traffic.early.forget()
+        traffic.going.forget()
         return out
 
     def settle_early(self) -> Out:
@@ -218,12 +220,20 @@ class Replies:
 
     def _settle_ask(self, ours: int) -> None:
         """The reply to a job's ask is complete."""
+        if ours in self.traffic.going.refused:
+            return
         del self.traffic.in_flight[ours]
         self.traffic.partial.pop(ours, None)
         self.traffic.asks.settle(ours)
 
     def _settle_simple(self, ours: int, entry: Entry, error: int, out: Out) -> None:
         """Take the whole simple reply to a command: an error, or one without data."""
+        going = self.traffic.going
+        if ours in going.refused:
+            raise WireError(f"a second reply to the command with cookie {ours:#x}")
+        if going.is_no_reply(error):
+            going.refuse(ours)
+            return
         early = self.traffic.early
         if early.may_be(ours):
             take = partial(self._settle_simple, ours, entry, error)

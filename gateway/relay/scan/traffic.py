@@ -18,6 +18,7 @@ from gateway.relay.losses import Debt, Losses, Trail
 from gateway.relay.scan.asks import Ask, Asks, Done
 from gateway.relay.scan.early import Early
 from gateway.relay.scan.fences import Fences
+from gateway.relay.scan.going import Going
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
@@ -80,6 +81,7 @@ class Traffic:
         "early",
         "fences",
         "gate",
+        "going",
         "held",
         "in_flight",
         "jobs",
@@ -117,6 +119,8 @@ class Traffic:
         """Our cookie -> what has come of its reply, where that is not the whole reply."""
         self.early = Early()
         """Replies that have come before their WRITE's data was sent."""
+        self.going = Going()
+        """Whether the server goes, and to what it has said so."""
         self.last_cookie = 0
         self.to_upstream: list[memoryview | bytes] = []
         """Requests of our own, in pieces that belong together; whoever feeds a scanner takes them."""

@@ -17,6 +17,8 @@ these additions:
 - A write whose connection died may fail with `unknown_writes = "eio"`; then it may happen at any time.
 - A command of a dead connection is carried out up to `late_write_seconds` later, if its server lives on. That
   may be a WRITE of bytes that were there before, so that nobody can tell by the disk whether it was done.
+- A command over which two connections have died may fail, if nothing else was under way at the second death. A
+  server that has said that it goes is no such death, and then its connections die as others do.
 - `late_write_seconds` is waited for, but not when the server is known to have ended (`World.known_ends`).
 
 One random number generator decides everything, so a seed is a schedule. The stripe and the disk are small, and
@@ -25,6 +27,7 @@ so are the bounds on what is under way, so that everything that can be in the wa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -89,6 +92,8 @@ COMMANDS: tuple[Cmd, ...] = (
 )
 REPEATED = (*(Cmd.READ,) * 3, *(Cmd.WRITE,) * 6, Cmd.FLUSH)
 """Those where the same is written again and again."""
+_FLUSHES = (Cmd.FLUSH, Cmd.BLOCK_STATUS, Cmd.TRIM, Cmd.WRITE_ZEROES)
+"""What is answered when a FLUSH is, or may be."""
 TELLING = (Doubt.STICKY, Doubt.VERIFY)
 """Modes in which a loss is told."""
 
@@ -231,6 +236,24 @@ class Command:
     write: Write | None = None
     unknown: bool = False
     """It was under way when a connection died."""
+    deaths: Counter[int] = field(default_factory=Counter)
+    """By where its parts begin: connections that died over them, for which nobody else is to
+    blame."""
+    may_be_deadly: bool = False
+    """It may be what takes the server down: nothing else was under way at the second of these deaths."""
+
+    last_death: dict[int, int] = field(default_factory=dict)
+    """When that was, of each part."""
+
+    def note_death(self, at: int, *, made: int, now: int, alone: bool) -> None:
+        """A connection has died over a part of it, and over nothing else if that was `alone`. One that was made
+        before the last of these died may have died with it.
+        """
+        if made <= self.last_death.get(at, -1):
+            return
+        self.last_death[at] = now
+        self.deaths[at] += 1
+        self.may_be_deadly = self.may_be_deadly or (self.deaths[at] >= 2 and alone)
 
 
 @cache
@@ -420,6 +443,12 @@ class Session:
             raise Broken(f"{ask} failed with {outcome}")
         if command.unknown and command.write and world.unknown is Unanswered.EIO:
             return
+        if command.may_be_deadly:
+            world.taken_for_deadly += 1
+            if ask.command is Cmd.FLUSH:
+                history.tell(self)
+                self.told_at = history.now
+            return
         owed = [
             loss
             for loss in history.losses
@@ -580,10 +609,15 @@ class World:
 
         ports_of_it.answer = answer  # type: ignore[method-assign] # to know when
         self.connections: dict[int, Connection] = {}
+        self._made: dict[Line, int] = {}
+        """When each line was linked."""
         self.gives_up = random.random() < 0.1
         self.given_up = False
         self._value = 0
         self.deaths = 0
+        self.departures = 0
+        """Connections that were left because their server was going."""
+        self.taken_for_deadly = 0
         self.restarts = 0
         self.late_done = 0
         self.fenced = 0
@@ -664,6 +698,7 @@ class World:
     def _steps(self) -> list[Callable[[], bool]]:
         steps: list[Callable[[], bool]] = [each.step for each in self.sessions if not each.over]
         steps += [self._push, self._receive, self._work, self._die, self._link, self._pass_time]
+        steps += [self._go, self._leave]
         steps.append(self._come_or_go)
         self.random.shuffle(steps)
         return steps
@@ -717,8 +752,53 @@ class World:
             self.process.ended, self.process = self.known_ends, Process()
         return True
 
+    def _go(self) -> bool:
+        """The server goes in good order."""
+        if not self.connections or self.random.random() > self.deadly / 2:
+            return False
+        for connection in self.connections.values():
+            connection.goes = True
+        return True
+
+    def _leave(self) -> bool:
+        """Leave connections, as who has their sockets does."""
+        left = [
+            line for line in self.bundle.to_be_left if line.is_done or self.bundle.is_late(line)
+        ]
+        if not left or self.random.random() < 0.5:
+            return False
+        self.departures += 1
+        self._lose(left[0].number)
+        if not self.connections and self.doubt is not Doubt.ASSUME_DURABLE and not self.sluggish:
+            self.server.restart()
+            self.process.ended, self.process = self.known_ends, Process()
+        return True
+
+    def _note_deaths(self, line: Line) -> None:
+        """Note what may have taken the server down."""
+        if line.goes:
+            return
+        under_way = self.bundle.work.pieces.under_way
+        commands = {done: each for s in self.sessions for done, each in s._command_of.items()}
+        for piece in [piece for piece in under_way if piece.line is line]:
+            if piece.task is not None and piece.task.done in commands:
+                died_over = [commands[piece.task.done]]
+            elif piece.task is None and piece.ask.command is Cmd.FLUSH:
+                open_ = [each for s in self.sessions for each in s.under_way.values()]
+                died_over = [each for each in open_ if each.ask.command in _FLUSHES]
+            else:
+                continue
+            for command in died_over:
+                command.note_death(
+                    piece.ask.offset,
+                    made=self._made[line],
+                    now=self.history.now,
+                    alone=len(under_way) == 1,
+                )
+
     def _lose(self, number: int) -> None:
         connection = self.connections.pop(number)
+        self._note_deaths(connection.line)
         connection.die(self._late_until())
         self.deaths += 1
         self.history.now += 1
@@ -733,6 +813,8 @@ class World:
         missing = [number for number in range(self.count) if number not in self.connections]
         if not missing or self.random.random() > 0.3 or self.given_up:
             return False
+        if any(each.goes for each in self.connections.values()):
+            return False
         if self.gives_up and self.deaths and self.random.random() < 0.2:
             self.given_up = True
             if self.doubt is Doubt.REPLAY:
@@ -742,6 +824,8 @@ class World:
         number = self.random.choice(missing)
         line = self._new_line(number)
         self.connections[number] = Connection(self.random, self.server, line, self.framing)
+        self.history.now += 1
+        self._made[line] = self.history.now
         self.bundle.linked(line)
         return True
 

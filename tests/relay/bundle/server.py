@@ -5,6 +5,8 @@ until it is on the *stable* disk; a restart carries over any part of the journal
 newest value of what was carried over wins. A FLUSH makes stable what was answered before it came, and by chance
 more. Commands are carried out and answered in any order.
 
+A connection that `goes` answers with ESHUTDOWN whatever it likes, done or not.
+
 A server that is `weak` has a cache for each connection, as CAN_MULTI_CONN may be read: what one connection has
 written, another sees when it was flushed, and by chance before.
 """
@@ -237,6 +239,7 @@ class Connection:
         self.own: dict[int, tuple[int, int]] = {}
         self.out = b""
         self.served = 0
+        self.goes = False
         self.most = self._random.choice((7, 100, 4000))
         server.connections.append(self)
 
@@ -260,7 +263,11 @@ class Connection:
         did = False
         waiting = [asked for asked in self.asked if asked.reply is None]
         if waiting and self._random.random() < self._server.pace:
-            self.carry_out(self._random.choice(waiting))
+            asked = self._random.choice(waiting)
+            if self.goes and self._random.random() < 0.8:
+                self._refuse(asked)
+            else:
+                self.carry_out(asked)
             did = True
         ready = [asked for asked in self.asked if asked.reply is not None]
         if ready and self._random.random() < 0.7:
@@ -274,6 +281,24 @@ class Connection:
                 raise Broken("a line's scanner has something for a client")
             did = True
         return did
+
+    def _refuse(self, asked: Asked) -> None:
+        """Answer ESHUTDOWN, perhaps behind a part of the data, or when it has been done for all that."""
+        request, framing = asked.request, self._framing
+        refusal = framing.failure(request.cookie, request.offset, Errno.ESHUTDOWN)
+        if request.command == Cmd.READ:
+            if framing.chunked and self._random.random() < 0.5:
+                blocks = asked.blocks[: self._random.randint(1, len(asked.blocks))]
+                data = b"".join(content(each) for each in self._server.read(self, blocks))
+                at = request.offset
+                refusal = (
+                    framing.data_head(request.cookie, at, at, len(data), done=False)
+                    + data
+                    + refusal
+                )
+        elif request.command != Cmd.FLUSH and self._random.random() < 0.5:
+            self.carry_out(asked)
+        asked.reply = refusal
 
     def _answer(self, asked: Asked) -> None:
         self.asked.remove(asked)

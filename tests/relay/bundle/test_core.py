@@ -9,9 +9,10 @@ import pytest
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
-from gateway.relay.bundle.core import MOST_LOSSES, Bundle
+from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import State
+from gateway.relay.bundle.pieces import MOST_LOSSES
 from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.work import LINE_COMMANDS
 from gateway.relay.losses import Losses
@@ -166,9 +167,17 @@ class Losing:
         self.bundle.push()
         return number
 
-    def lose(self, slot: int = 0) -> None:
+    def lose(self, slot: int = 0, *, goes: bool = False) -> None:
+        """`goes`: its server has said so before, which puts nobody under suspicion."""
+        if goes:
+            self.goes(slot)
         self.bundle.lost(self.lines.pop(slot), "it died")
         self.bundle.push()
+
+    def goes(self, slot: int = 0) -> None:
+        """The server of a line has said that it goes."""
+        going = self.lines[slot].traffic.going
+        going.refuse(min(self.lines[slot].traffic.in_flight, default=0))
 
     def asked(self, slot: int = 0) -> list[Cmd]:
         """What is under way on a line."""
@@ -308,7 +317,7 @@ def test_a_wait_is_for_each_link_that_has_died() -> None:
     first, second = Process(), Process()
     it.link(first)
     it.write()
-    it.lose()
+    it.lose(goes=True)
     it.link(second)
     it.answer(bytes(len(DATA)))
     it.tick(LATE_SECONDS)
@@ -317,6 +326,22 @@ def test_a_wait_is_for_each_link_that_has_died() -> None:
     second.ended = True
     it.link()
     assert it.asked() == [Cmd.WRITE]  # the first is over by its time
+
+
+def test_nothing_is_asked_over_a_line_whose_server_goes() -> None:
+    """So nobody takes it for done, or waits for it when the line has died."""
+    it = Losing()
+    it.link()
+    it.write()
+    it.goes()
+    kept = it.write(len(DATA))
+    assert it.asked() == [Cmd.WRITE]
+    it.lose()
+    it.link()
+    it.answer(DATA)
+    assert it.asked() == [Cmd.WRITE]
+    it.answer()
+    assert it.answers[kept] == 0
 
 
 def test_one_process_that_ends_says_nothing_of_another() -> None:

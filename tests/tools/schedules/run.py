@@ -230,8 +230,14 @@ class Schedule:
         await self._start(random)
 
     async def _halt(self, random: Random) -> None:
-        if not self.world.down:
+        if self.world.down:
+            return
+        if random.random() < 0.3:
             await self._end_server(random)
+            return
+        self._say("the server goes")
+        self.world.go(self._keep(random))
+        self._down_since = trio.current_time()
 
     def _keep(self, random: Random) -> str:
         return (

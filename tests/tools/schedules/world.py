@@ -211,6 +211,9 @@ class World(VolatileServer):
         """Says whether sessions are held, and connections with them."""
         self.cut_off: dict[int, float] = {}
         """Connections that we have cut, and when."""
+        self._loss: Trouble | None = None
+        """That it goes, which it has begun."""
+        self._keep = "none"
         self._nursery = nursery
         self._paths: list[Path] = []
         self._listening: list[trio.CancelScope] = []
@@ -248,6 +251,8 @@ class World(VolatileServer):
 
     def start(self) -> None:
         """Serve again, what is stable."""
+        if self.goes:
+            self.kill(self.random, self._keep, silent=False)
         if self.down:
             self.listen(*self._paths)
 
@@ -273,7 +278,14 @@ class World(VolatileServer):
 
     def connection_ended(self, number: int) -> None:
         """The gateway has closed a connection: what it has not waited for does not happen."""
-        if number not in self.cut_off:
+        if self.goes and number not in self.cut_off:
+            self.cut_off[number] = (
+                trio.current_time()
+            )  # it need not wait for all, so that may come late
+            self.store.adopt(number)
+            self.unflushed.discard(number)
+            self.forget_late(0)
+        elif number not in self.cut_off:
             self.oracle.closed(number)
             if number in self.unflushed:
                 self.unflushed.discard(number)
@@ -331,7 +343,8 @@ class World(VolatileServer):
         and nothing comes over them any more.
         """
         keeping = {"none": nothing, "all": everything, "some": some(random)}[keep]
-        loss = self.oracle.lose()
+        loss, self._loss = self._loss or self.oracle.lose(), None
+        self.goes = False
         self.close_doors()
         if silent:
             self._silence(set(self.there))
@@ -347,6 +360,14 @@ class World(VolatileServer):
         """Have it end in good order: it answers all, closes, and flushes its cache or not."""
         self.answer_all()
         return self.kill(random, keep, silent=False)
+
+    def go(self, keep: str) -> None:
+        """Have it begin to go in good order, as nbdkit does: until it is started anew it answers what it has,
+        refuses what comes, and takes no connections. `keep`: what of its cache there is then.
+        """
+        self._loss, self._keep = self.oracle.lose(in_order=True), keep
+        self.goes = True
+        self.close_doors()
 
     def cut(self, numbers: set[int]) -> None:
         """Cut connections; it lives."""
@@ -371,7 +392,7 @@ class World(VolatileServer):
 
     def _witnesses(self, but: set[int]) -> dict[int, int]:
         """Give connections over which the gateway can FLUSH, and since when."""
-        if self.held():
+        if self.held() or self.goes:
             return {}
         well = self.there.keys() - but - self.silent.keys() - self.cut_off.keys()
         return {number: self.used[number] for number in sorted(well & self.used.keys())}
