@@ -10,6 +10,7 @@ service.py  what all clients share
 disk.py     which disk an export is, and what there is once for each: locks, losses, shared links
 losses.py   what a disk may have lost, and which sessions are told; pure
 unflushed.py  what was acknowledged, and not flushed since; pure
+witnesses.py  whether the disk that is found after a reconnect is the one that was left; pure
 pausing.py  holding an export's sessions for a while, and taking them over to another server
 fencing.py  how long writes wait for older ones that may come late
 surviving.py  a session with a link of its own lives on when that dies

@@ -450,6 +450,8 @@ class Pauses:
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
+        # That it is the same content there is the operator's word: what was there before bears no witness.
+        disk.losses.witnesses.clear()
         settled, lost = session.settled, session.link_lost
         push = None if joined is None else joined.push
         service.hub.relink(session, new.socket, traffic, push)

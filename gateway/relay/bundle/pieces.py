@@ -60,6 +60,8 @@ class Piece:
     """When it may go at the latest, in seconds; sooner, if nothing of its `lates` can come any more."""
     asked: int = LONG_AGO
     """What `Losses.asked` gave when it was sent last."""
+    gone_over: int = 0
+    """What `Witnesses.gone_over` was then."""
     line: Line | None = None
     """The one that it is under way on."""
 

@@ -26,6 +26,7 @@ from gateway.relay.losses import Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.unflushed import Keep, Unflushed
+from gateway.relay.witnesses import Sample, sample_of
 from gateway.upstream.mode import Doubt, Survival
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -68,6 +69,7 @@ class Work:
         self.trail = trail
         self.fences = fences
         trail.lost = self._fail_unfinished
+        trail.under_way = self._writing
         self.survival = survival
         self.ports = Ports()
         self.pieces = Pieces(in_order=survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY))
@@ -193,6 +195,7 @@ class Work:
         if line.stalled and spare is not None and self._may_be_read_elsewhere(piece):
             line = spare
         piece.asked = self.trail.losses.asked()
+        piece.gone_over = self.trail.losses.witnesses.gone_over
         self.pieces.begin(piece, line)
         self._ask_line(line, piece)
 
@@ -216,8 +219,13 @@ class Work:
 
     def _answered(self, piece: Piece, outcome: Outcome) -> None:
         """A piece of a task has its answer."""
-        if piece.writes and not outcome.error:
-            self._note_written(piece)
+        if piece.writes:
+            if not outcome.error:
+                self._note_written(piece)
+            elif piece.unknown:
+                self.trail.losses.witnesses.unknown(piece.ask.offset, piece.ask.end)
+            else:  # it may have been done in part
+                self.trail.losses.witnesses.over([(piece.ask.offset, piece.ask.end)])
         self._part_done(piece, outcome)
 
     def _answered_whole(self, piece: Piece, outcome: Outcome) -> None:
@@ -240,16 +248,32 @@ class Work:
 
     def _note_written(self, piece: Piece) -> None:
         ask, losses = piece.ask, self.trail.losses
+        self.trail.wrote = True
         if losses.tainted:
             losses.written(self.trail, *ask.written)
-        if not self.export.can_flush:
-            return
         if ask.flags & CmdFlag.FUA:
-            self.unflushed.replaced(ask)
+            losses.durable(self.trail, [(ask.offset, ask.end)], self._sample(piece))
+            if self.export.can_flush:
+                self.unflushed.replaced(ask)
+        elif not self.export.can_flush:
+            losses.witnesses.over([(ask.offset, ask.end)])
         elif losses.is_done_before(self.trail, piece.asked):
             losses.done_before(self.trail, [(ask.offset, ask.end)])
         else:
-            self.unflushed.add(ask, piece.asked)
+            self.unflushed.add(ask, piece.asked, self._sample(piece))
+
+    def _sample(self, piece: Piece) -> Sample | None:
+        """Take a sample of what was written, unless it may be written once more."""
+        ask = piece.ask
+        if ask.command is not Cmd.WRITE or piece.unknown:
+            return None
+        return sample_of(ask.offset, ask.data, piece.gone_over)
+
+    def _writing(self) -> list[Range]:
+        """Give what may be written over these lines at this moment."""
+        pieces = self.pieces
+        sent = (*pieces.under_way, *pieces.orphans, *(p for p in pieces.held if p.unknown))
+        return [(piece.ask.offset, piece.ask.end) for piece in sent if piece.writes]
 
     def _part_done(self, piece: Piece, outcome: Outcome) -> None:
         task = piece.task
@@ -335,6 +359,7 @@ class Work:
     def fail_all(self, why: str) -> None:
         """Nothing goes out any more: everything fails but what is under way."""
         gone = Outcome(Errno.EIO, why)
+        self.trail.losses.witnesses.over(self._writing())
         for done in self.flushes.take_out():
             done(gone)
         for piece in self.pieces.drop_all():
