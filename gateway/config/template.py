@@ -89,6 +89,9 @@ uri = "nbd://127.0.0.1:10809"
 #reconnect-seconds = 60
 # What was answered and not flushed then: sticky fails the next FLUSH; verify, replay and assume-durable below.
 #unflushed = "sticky"
+# Whether it is the same disk afterwards: check reads back some of what was flushed; trust does not, for disks
+# that others write to as well.
+#identity = "check"
 # What was not answered then: reissue sends it again, eio fails it.
 #unknown-writes = "reissue"
 # How long it is held back before that, since the old server may still be at it; and newer writes over one that

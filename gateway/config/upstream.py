@@ -248,6 +248,12 @@ class Upstream(Table):
         description="Nobody but this gateway writes to the disks. Needed for replay, which would undo what"
         " others wrote.",
     )
+    # A server that lost what it had flushed cannot be told by anything else.
+    identity: Literal["check", "trust"] = Field(
+        default="check",
+        description="Whether it is the same disk that is there after a reconnect: check reads back some of what"
+        " was flushed and ends sessions if it is gone; trust does not, for disks that others write to as well.",
+    )
     # Some seconds of a fast disk, and little of a server's memory.
     replay_bytes: ReplayBytes = Field(
         default=256 << 20,

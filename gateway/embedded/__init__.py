@@ -7,6 +7,7 @@ without leaving the process, and the misbehaving peer of the tests. They speak t
     disk.py, file_disk.py   what is exported          server.py      negotiation, a connection's life
     personality.py          how it behaves: a table   session.py     the transmission phase
     faults.py               misbehaviour on request   manners.py, incoherent.py, dirty.py   for old servers
+    overlay.py   copy-on-write
 """
 
 from __future__ import annotations

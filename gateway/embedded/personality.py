@@ -145,6 +145,10 @@ class Personality:
     """Each connection has a cache of its own: written through at FLUSH, FUA and the end, refreshed at
     FLUSH. Whoever believes CAN_MULTI_CONN then reads old data (Q-S1)."""
 
+    own_disks: bool = False
+    """Each connection has a disk of its own, which begins as the export is, and is gone with it:
+    copy-on-write."""
+
     @property
     def dialect(self) -> ServerDialect:
         """Give what our negotiation has knobs for."""

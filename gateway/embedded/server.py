@@ -12,6 +12,7 @@ from gateway.embedded.disk import Disk
 from gateway.embedded.faults import Faults
 from gateway.embedded.incoherent import IncoherentDisk
 from gateway.embedded.manners import Manners, Options
+from gateway.embedded.overlay import OverlayDisk
 from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
 from gateway.embedded.personality import PLAIN, Personality
 from gateway.embedded.session import Opened, Session
@@ -96,6 +97,8 @@ class Server:
             return
         peer.begin_transmission()
         cache = None
+        if self.personality.own_disks:
+            opened.disk = OverlayDisk(opened.disk)
         if self.personality.incoherent_connections:
             opened.disk = cache = IncoherentDisk(opened.disk)
         try:

@@ -73,6 +73,8 @@ class Answered:
     block_sizes: BlockSizes | None = None
     exports: tuple[ListedExport, ...] = ()
     contexts: tuple[MetaContext, ...] = ()
+    named: bool = False
+    """A name came, be it an empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class _UnderWay:
             block_sizes if isinstance(block_sizes, BlockSizes) else None,
             tuple(self.exports),
             tuple(self.contexts),
+            name is not None,
         )
 
 

@@ -37,6 +37,10 @@ class Evidence:
     """The reply type that ended an INFO which did not ask for block sizes; None if none was to be had."""
     structured: bool = False
     """Structured replies were agreed."""
+    named: bool = False
+    """INFO or GO told a name (INFO_NAME), which was asked for; be it an empty one."""
+    sizeless_info: bool = False
+    """An INFO said that the export has no bytes, and GO that it has."""
     info_known: bool = True
     """INFO and GO are known there."""
 
@@ -60,6 +64,9 @@ class Dialect:
     """TRIM is narrowed to whole blocks of so many bytes."""
     status_req_one: bool = False
     """Every BLOCK_STATUS carries REQ_ONE."""
+    own_disks: bool = False
+    """Each connection may have a disk of its own: what was written over one that is lost is not looked for over
+    another."""
     longest_payload: int = limits.MAX_REQUEST_BYTES
     """READ and WRITE are split to so many bytes, where block sizes do not say less."""
 

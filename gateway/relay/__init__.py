@@ -10,6 +10,7 @@ service.py  what all clients share
 disk.py     which disk an export is, and what there is once for each: locks, losses, shared links
 losses.py   what a disk may have lost, and which sessions are told; pure
 unflushed.py  what was acknowledged, and not flushed since; pure
+witnesses.py  whether the disk that is found after a reconnect is the one that was left; pure
 untold.py   what disks have lost and not everybody was told of, in words for an operator
 meant.py    which exports an operator means: by a name, a pattern, or all of a server
 pausing.py  exports that are paused, resumed and switched: what is asked for, and when it ends by itself

@@ -6,7 +6,8 @@ other does not go by how they were led there, so it belongs to the disk, and who
 
 - `locks`: a read-modify-write keeps others out of its range, whatever name they have opened;
 - `fences`: where an old write may still come, nobody writes for a while;
-- `losses`: what the server has lost has to be told to all who rely on it;
+- `losses`: what the server has lost has to be told to all who rely on it; and its `witnesses`: what was flushed
+  tells the disk from another one when a connection is made again;
 - `trunk`: clients who share connections share one set of them. Two before one disk would not know of what the
   other has not flushed, and each would promise CAN_MULTI_CONN as if it were alone.
 

@@ -195,6 +195,8 @@ class GoingOver:
         debt = old.debt if disk is running.disk else disk.losses.open(old.debt)
         ask = None if joined is None else joined.ask
         traffic = Traffic(plan, disk.locks, ask, debt, disk.fences)
+        # That it is the same content there is the operator's word: what was there before bears no witness.
+        disk.losses.witnesses.clear()
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)

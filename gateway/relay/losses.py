@@ -67,6 +67,8 @@ from functools import partial
 
 from gateway.protocol.commands import is_loss, text_of_error, told_error
 from gateway.relay.unflushed import LONG_AGO, Era, Keep, Order, Unflushed
+from gateway.relay.witnesses import Flushed as Covered
+from gateway.relay.witnesses import Sample, Witness, Witnesses
 from gateway.wire.constants import Errno
 from gateway.wire.ranges import Range, fewer, merged, touched, without
 
@@ -227,9 +229,11 @@ class Trail:
         "proof",
         "state",
         "tried",
+        "under_way",
         "unflushed",
         "up",
         "why",
+        "wrote",
     )
 
     UP, DEAD, DOUBT, LEFT, OVER = "up", "dead", "in doubt", "left", "over"
@@ -243,8 +247,16 @@ class Trail:
         self.alone = alone
         """A FLUSH over it covers nothing of other links, nor theirs anything of it."""
         self.unflushed = Unflushed(
-            keep, losses.order, records=records, begun=partial(losses.has_begun, self)
+            keep,
+            losses.order,
+            records=records,
+            begun=partial(losses.has_begun, self),
+            gone=losses.witnesses.over,
         )
+        self.wrote = False
+        """Something has been written over it, be it durable."""
+        self.under_way: Callable[[], list[Range]] = _nothing_is_under_way
+        """Gives what is written over it at this moment, or may be."""
         self.believed = False
         """Its server is taken to have kept whatever it has answered, unless it says otherwise itself."""
         self.failed_at = LONG_AGO
@@ -302,6 +314,8 @@ class Losses:
         say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
     ) -> None:
         self.order = Order()
+        self.witnesses = Witnesses()
+        """What can tell the disk from another one."""
         self.tainted = False
         """Somebody has to be told that something may be lost. While nobody has, WRITEs need not be noted by
         `written`."""
@@ -351,6 +365,9 @@ class Losses:
         debt.deaf = True
         for trail in [each for each in self._gone if self.scope(each) is debt]:
             self._drop(trail)
+        self.witnesses.forget(debt)
+        if not self._open:
+            self.witnesses.clear()  # whoever comes next has seen nothing of the disk
         self.tainted = self.tainted and not self._quiet
         self._look()
 
@@ -465,6 +482,7 @@ class Losses:
         """The link of a trail is dead. `doubt`: what is uncovered is not lost yet if nobody can prove it, for
         who has the trail will find out, or will see to it. A link that was left may die as it likes.
         """
+        self.witnesses.over(trail.under_way())
         if trail.state is not Trail.LEFT:
             self._is_gone(trail, Trail.DOUBT if doubt else Trail.DEAD, why)
             trail.tried = False
@@ -474,6 +492,7 @@ class Losses:
         """The link of a trail was closed by the gateway. `trusted`: nobody is to be told of what was not
         flushed.
         """
+        self.witnesses.over(trail.under_way())
         if trusted:
             trail.unflushed.take()
         if trail.state is Trail.UP:
@@ -557,11 +576,14 @@ class Losses:
     def flushed(self, trail: Trail, sent: int) -> None:
         """A FLUSH over a link has answered 0 that was `sent` then."""
         self.order.tick()
-        trail.unflushed.cover(sent)
+        covered = trail.unflushed.cover(sent)
         if self._speaks(trail):
             for other in self._holders():
                 if other is not trail and self._speaks(other):
-                    other.unflushed.cover(sent, since=trail.up)
+                    covered += other.unflushed.cover(sent, since=trail.up)
+        if covered:
+            scope = self.scope(trail)
+            self.witnesses.flushed([Covered(era.as_noted, era.sample, scope) for era in covered])
         self._look()
 
     def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
@@ -586,6 +608,23 @@ class Losses:
                 self._count_loss(trail)
         self._look()
 
+    def durable(self, trail: Trail, written: list[Range], sample: Sample | None) -> None:
+        """Writes with FUA have been acknowledged; `sample` is of one of them."""
+        trail.wrote = True
+        self.witnesses.durable(written, sample, self.scope(trail))
+
+    def to_look_for(self, trail: Trail) -> list[Witness]:
+        """Give what a session that writes over a link may expect to find on the disk, the newest first: nothing
+        is known, at this moment, that was written over it, or is being.
+        """
+        witnesses = self.witnesses
+        for each in self._holders():
+            witnesses.drop_touched(each.unflushed.ranges)
+        writing = {each.trail: None for each in self._open if each.trail is not None}
+        for each in (*writing, trail):
+            witnesses.drop_touched(each.under_way())
+        return witnesses.of(self.scope(trail))
+
     def is_done_before(self, trail: Trail, asked: int) -> bool:
         """Say whether what was `asked` then, and is acknowledged now, was under way when a FLUSH failed."""
         return asked < (self._failed_at if self._speaks(trail) else trail.failed_at)
@@ -596,6 +635,7 @@ class Losses:
         """
         era = Era(self.order.now, self.order.now, LONG_AGO)
         era.add(ranges)
+        self.witnesses.over(era.ranges)
         self._lose({trail: [era]}, DONE_BEFORE, said=True, known=True)
         self._look()
 
@@ -1006,6 +1046,10 @@ def _ranges(eras: Iterable[Era]) -> Iterable[Range]:
 
 def _nothing() -> None:
     pass
+
+
+def _nothing_is_under_way() -> list[Range]:
+    return []
 
 
 def _nobody_hears(_why: str, _ranges: list[Range]) -> None:

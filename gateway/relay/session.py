@@ -785,6 +785,8 @@ class Session:
         self.traffic.asks.drop()
         self.traffic.debt.deaf = True
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
+        if self.traffic.trail is not None:  # nobody will hear whether that was done
+            self.traffic.trail.losses.witnesses.over(self.traffic.writing())
         self.traffic.locks.leave(self.traffic.in_flight)
         if self.traffic.memory is not None:
             self.traffic.memory.forget_all()

@@ -28,7 +28,7 @@ from gateway.relay.service import Running, Service
 from gateway.relay.session import Session
 from gateway.upstream.mode import Doubt
 from gateway.upstream.negotiation import Link
-from gateway.wire.constants import Cmd
+from gateway.wire.constants import Cmd, TransmissionFlag
 
 OVER_SECONDS = 5
 """How long a session may take to end whose links are gone for good: its client is answered, and no more."""
@@ -61,9 +61,12 @@ def survives(
         trail = debt.losses.trail(owner, records=lives_on and link.export.can_flush)
         trail.believed = server.mode.survival.unflushed is Doubt.ASSUME_DURABLE
         debt.losses.came_up(trail)
+    trail.under_way = traffic.writing
     trail.flush = partial(_flush, session, traffic)
     traffic.trail = traffic.debt.trail = trail
     if not lives_on:
+        if not opened.offer.flags & TransmissionFlag.READ_ONLY:
+            traffic.debt.losses.witnesses.look_away()  # of what it writes nothing is noted
         return
     traffic.memory = Memory(trail)
     traffic.going.heed(partial(_note_that_it_goes, running, session, traffic))

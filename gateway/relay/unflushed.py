@@ -15,12 +15,13 @@ its server be long gone: a write is in the memory of the process that it was ask
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import blake2b
 
 from gateway.relay.scan.asks import Ask
+from gateway.relay.witnesses import Sample
 from gateway.upstream.mode import Doubt
 from gateway.wire.constants import Cmd
 from gateway.wire.limits import KIB, MIB
@@ -43,6 +44,10 @@ MOST_ERAS = 64
 """Eras that are kept apart. Beyond that the oldest are taken for one: what was acknowledged in it is covered
 when its last is, which asks for more than it must, and never for less. What is new stays apart while a FLUSH is
 under way, unless dozens of others are: then it has to be proved."""
+
+SAMPLED_ERAS = 4
+"""Of so many eras samples are kept, the newest: of a session that writes and does not FLUSH, while others do,
+no more than four pages."""
 
 LONG_AGO = -1
 """Before any event: when something was asked of which only its own link knows."""
@@ -110,6 +115,8 @@ class Era:
     has it."""
     written: list[Written] = field(default_factory=list)
     bytes: int = 0
+    sample: Sample | None = None
+    """Of its last write that could be had (`gateway.relay.witnesses`)."""
     _ranges: list[Range] = field(default_factory=list)
     _blocks: set[int] = field(default_factory=set)
     """Numbers of blocks that were written, from the time on when there were too many ranges."""
@@ -125,6 +132,11 @@ class Era:
         size = self._block
         return merged([*self._ranges, *((n * size, n * size + size) for n in self._blocks)])
 
+    @property
+    def as_noted(self) -> Sequence[Range]:
+        """The same, at once: what was written twice may be there twice."""
+        return self.ranges if self._block else self._ranges
+
     def add(self, added: Iterable[Range]) -> None:
         """Take in ranges that were written."""
         self._ranges += added
@@ -133,6 +145,8 @@ class Era:
 
     def take_out(self, start: int, end: int) -> None:
         """These bytes do not count any more; what is only known by its block stays."""
+        if self.sample is not None and self.sample.start < end and start < self.sample.end:
+            self.sample = None
         self._ranges = without(self._ranges, start, end)
 
     def absorb(self, later: Era) -> None:
@@ -143,10 +157,12 @@ class Era:
         self.asked = min(self.asked, later.asked)
         self.written += later.written
         self.bytes += later.bytes
+        self.sample = None  # which of both has written it last is known no more
         self.add(later.ranges)
 
     def _make_fewer(self) -> None:
         """Merge what touches. If that does not help, go over to blocks, but for what is long without a gap."""
+        self.sample = None  # what was written twice is there once now
         if not self._block:
             self._ranges = merged(self._ranges)
             if len(self._ranges) <= MOST_RANGES // 2:
@@ -177,7 +193,8 @@ class Era:
 
 class Unflushed:
     """What was acknowledged over one link, or one bundle. Without `records` it keeps nothing. `begun` is called
-    when it has something, and had nothing.
+    when it has something, and had nothing; `gone` with what is not kept any more, or never was, unless a FLUSH
+    has covered it.
     """
 
     def __init__(
@@ -187,6 +204,7 @@ class Unflushed:
         *,
         records: bool = True,
         begun: Callable[[], None] = lambda: None,
+        gone: Callable[[Sequence[Range]], None] = lambda _ranges: None,
     ) -> None:
         self.keep = keep
         self.eras: list[Era] = []
@@ -196,6 +214,7 @@ class Unflushed:
         """Whatever is acknowledged now reaches nobody any more, and is not kept."""
         self._order = order or Order()
         self._begun = begun
+        self._gone = gone
         self._apart = -1
         """What was acknowledged before this event, and what after, is never taken for one."""
 
@@ -211,17 +230,19 @@ class Unflushed:
         """How much data is kept."""
         return sum(era.bytes for era in self.eras)
 
-    def add(self, ask: Ask, asked: int | None = None) -> None:
+    def add(self, ask: Ask, asked: int | None = None, sample: Sample | None = None) -> None:
         """A command that writes has been acknowledged; `asked`: what `Losses.asked` gave for it, if that was
         not just now.
         """
         if not self.records or self.closed:
+            self._gone([(ask.offset, ask.end)])
             return
         digest = None
         if self.keep is Keep.DIGESTS:
             digest = digest_of(ask.data) if ask.command is Cmd.WRITE else None
             self._overwritten(ask.offset, ask.end)
         era = self._era(asked)
+        self._sample(era, sample)
         era.add([(ask.offset, ask.end)])
         if self.keep is Keep.DATA:
             era.written.append(Written(ask))
@@ -238,15 +259,31 @@ class Unflushed:
         if self.keep is Keep.DATA:
             self.add(ask)  # in its place in the order
             return
+        self._gone(
+            [(ask.offset, ask.end)]
+        )  # and which of both is there nobody can tell, if both were under way
         for era in self.eras:
             era.take_out(ask.offset, ask.end)
         self._overwritten(ask.offset, ask.end)
         self.eras = [era for era in self.eras if era]
 
-    def note(self, ranges: Iterable[Range], asked: int | None = None) -> None:
-        """The same of many, where ranges are all that is kept."""
+    def note(
+        self, ranges: Sequence[Range], asked: int | None = None, sample: Sample | None = None
+    ) -> None:
+        """The same of many, where ranges are all that is kept; `sample` is of one of them."""
         if self.records and not self.closed:
-            self._era(asked).add(ranges)
+            era = self._era(asked)
+            self._sample(era, sample)
+            era.add(ranges)
+        else:
+            self._gone(ranges)
+
+    def _sample(self, era: Era, sample: Sample | None) -> None:
+        """Keep the newest sample of an era, which is the last."""
+        if sample is not None:
+            era.sample = sample
+            if len(self.eras) > SAMPLED_ERAS:
+                self.eras[-1 - SAMPLED_ERAS].sample = None
 
     def _era(self, asked: int | None) -> Era:
         """Give that of now, for something that was asked then."""
@@ -287,7 +324,7 @@ class Unflushed:
 
     def absorb(self, other: Unflushed) -> None:
         """Take in what another one has, and leave nothing there."""
-        taken = other.take()
+        taken = other.cover(math.inf)
         if taken and not self.eras:
             self._begun()
         self.eras = sorted([*self.eras, *taken], key=lambda era: era.first)
@@ -304,12 +341,15 @@ class Unflushed:
             if era.last >= event:
                 era.last = self._order.now
 
-    def cover(self, before: int, *, since: int = LONG_AGO) -> None:
-        """What was acknowledged before one event, and not asked before another, is durable."""
-        self.take(before, since=since)
-
     def take(self, before: float = math.inf, *, since: int = LONG_AGO) -> list[Era]:
         """Give what was acknowledged before one event, and not asked before another; it is not kept then."""
+        taken = self.cover(before, since=since)
+        for era in taken:
+            self._gone(era.as_noted)
+        return taken
+
+    def cover(self, before: float, *, since: int = LONG_AGO) -> list[Era]:
+        """The same of what is kept no more because it is durable, or kept elsewhere."""
         eras = self.eras
         taken = [era for era in eras if era.last < before and era.asked >= since]
         if taken:
@@ -327,6 +367,8 @@ class Unflushed:
 
     def drop(self, eras: Collection[Era]) -> None:
         """These are not kept any more."""
+        for era in eras:
+            self._gone(era.as_noted)
         self.eras = [era for era in self.eras if era not in eras]
 
     @property

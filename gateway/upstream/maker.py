@@ -141,6 +141,8 @@ def mode_of(settings: Upstream) -> Mode:
         Unanswered(settings.unknown_writes),
         settings.late_write_seconds,
         settings.stall_seconds,
+        settings.identity == "check",
+        settings.sole_writer,
     )
     return Mode(
         settings.connections,

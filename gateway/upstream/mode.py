@@ -37,6 +37,9 @@ class Survival:
     unknown_writes: Unanswered = Unanswered.REISSUE
     late_write_seconds: float = 30
     stall_seconds: float = 0
+    check_identity: bool = True
+    """`identity`: after a reconnect it is looked whether what was flushed is there."""
+    sole_writer: bool = False
 
 
 DEFAULTS = Survival()

@@ -361,6 +361,7 @@ class OptionLine:
         self._listed = False  # its contexts
         self._evidence: Evidence | None = None
         self.seen: Evidence | None = None
+        self._sizeless = False  # an INFO has said that the export has no bytes
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
         self._shaking_hands = (
@@ -582,7 +583,9 @@ class OptionLine:
             if isinstance(answer, Refused):
                 if answer.reply != Rep.ERR_UNSUP:
                     raise refusal_for_client(answer)
-            elif answer.export is not None and answer.export.size:
+            elif answer.export is not None and not answer.export.size:
+                self._sizeless = True
+            elif answer.export is not None:
                 await self._examine(answer, thoroughly=thoroughly)
                 export, dialect, quirks = self._judge(answer)
                 self._described = export, dialect, tuple(quirk.name for quirk in quirks)
@@ -605,6 +608,8 @@ class OptionLine:
             self._core.ask_info(self.terms.name, ())
             told = await self._ask()
             reply = told.reply if isinstance(told, Refused) else Rep.ACK
+            if isinstance(told, Answered) and told.export is not None and not told.export.size:
+                self._sizeless = True
             if reply in (Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD):
                 evidence = replace(evidence, unasked_info=reply)
             elif isinstance(told, Refused) and reply != Rep.ERR_UNSUP:
@@ -619,6 +624,11 @@ class OptionLine:
             answer.block_sizes if answer is not None else None,
             structured=self._core.structured,
             info_known=answer is None or answer.option in (Opt.INFO, Opt.GO),
+            named=answer is not None and answer.named,
+            sizeless_info=self._sizeless
+            and answer is not None
+            and answer.export is not None
+            and answer.export.size > 0,
         )
 
     async def open(self) -> Link:

@@ -159,13 +159,13 @@ ROWS = {
         + rep(7, 3, INFO_EXPORT)
         + rep(7, 1),
         ASKED_GO,
-        Answered(7, EXPORT, "name", "words", BlockSizes(1, 4096, 2**25)),
+        Answered(7, EXPORT, "name", "words", BlockSizes(1, 4096, 2**25), named=True),
     ),
     "an empty canonical name is none": asked(
         go,
         rep(7, 3, b"\0\1") + GO_ANSWER,
         ASKED_GO,
-        Answered(7, EXPORT),
+        Answered(7, EXPORT, named=True),
     ),
     "INFO": asked(ask_info, rep(6, 3, INFO_EXPORT) + rep(6, 1), ASKED_INFO, Answered(6, EXPORT)),
     "INFO refused, having told": asked(

@@ -27,8 +27,9 @@ from gateway.throttle import Doors
 from gateway.upstream.mode import Doubt, Survival
 from tests.relay.wires import Wires
 
-DURABLE = Survival(unflushed=Doubt.ASSUME_DURABLE, late_write_seconds=0)
-"""Before a server that loses nothing with its connections."""
+DURABLE = Survival(unflushed=Doubt.ASSUME_DURABLE, late_write_seconds=0, check_identity=False)
+"""Before a server that loses nothing with its connections, and whose disk others write to of whom the session's
+`Losses` know nothing."""
 
 
 class Survivor:
@@ -73,7 +74,8 @@ class Survivor:
     def _traffic(self, trail: Trail) -> Traffic:
         made = plan(self._promised, self._export, translated=self._translated)
         traffic = Traffic(made, self._locks, debt=self.debt)
-        traffic.trail = trail
+        traffic.trail = self.debt.trail = trail
+        trail.under_way = traffic.writing
         traffic.memory = Memory(trail)
         return traffic
 

@@ -1142,7 +1142,7 @@ def test_a_bound_on_eras_makes_nobody_lie(monkeypatch: pytest.MonkeyPatch) -> No
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
-_take = Unflushed.take
+_take = Unflushed.cover
 _lose = Losses._lose
 _tell = Losses._tell
 _open = Losses.open
@@ -1258,12 +1258,12 @@ MUTANTS: dict[str, Mutation] = {
         Losses, "scope", lambda self, trail: None
     ),
     "cover: nothing of other links": instead(Losses, "flushed", _flushed_own_link_only),
-    "cover: by links that were made later": instead(Unflushed, "take", _take_all_before),
+    "cover: by links that were made later": instead(Unflushed, "cover", _take_all_before),
     "cover: by links that were up before it was answered": instead(
-        Unflushed, "take", _take_since_answered
+        Unflushed, "cover", _take_since_answered
     ),
     "cover: what was answered after it was sent": instead(
-        Unflushed, "take", _take_what_came_later_too
+        Unflushed, "cover", _take_what_came_later_too
     ),
     "cover: by shared links without CAN_MULTI_CONN": instead(
         Losses, "_speaks", lambda self, trail: self.scope(trail) is None

@@ -61,6 +61,8 @@ class Op:
     """The gateway has surely read it by then."""
     safe: int = NEVER
     """Since when."""
+    alone: bool = False
+    """Nothing else was under way when it began, nor has begun since."""
     troubles: list[Trouble] = field(default_factory=list)
     """Those that came when it was not safe."""
     proven: list[tuple[Trouble, frozenset[int]]] = field(default_factory=list)
@@ -147,6 +149,14 @@ class Session:
     """The gateway knows that."""
     hooked: bool = False
     """A policy may do its commands in several steps, or have them wait."""
+    may_end: bool = False
+    """What was safe to it is gone: the gateway may end it."""
+    has_to_end: bool = False
+    """And it must: it has surely seen that."""
+    alone: Op | None = None
+    """Its last write, if that was alone from its beginning to the end of the FLUSH that made it safe, and
+    nobody
+    has written there since: the gateway can surely tell whether it is still there."""
 
     def write(
         self,

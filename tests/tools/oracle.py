@@ -113,6 +113,10 @@ class Oracle:
     long as anything is under way, that may be so."""
     survives: bool = True
     """Sessions survive their connections."""
+    shared: bool = False
+    """All sessions share their connections."""
+    strict: bool = False
+    """One write that was safe and is gone is enough for the gateway to know that it is another disk."""
     stable: Callable[[int], int] | None = None
     """Gives the stamp that a block has on stable storage now."""
     now: int = 0
@@ -125,6 +129,8 @@ class Oracle:
     """FLUSHes that have told, or that may have: those that are not answered."""
     _ends: list[Trouble] = field(default_factory=list)
     """Of connections, that nobody has asked for."""
+    _doubted_since: int = NEVER
+    """Since when nothing was asked that has succeeded, where what is safe to all has gone before."""
     _failures: list[tuple[int, int]] = field(default_factory=list)
     """When the server has failed a FLUSH, and with which error."""
     _writes: list[list[Op]] = field(default_factory=list)
@@ -147,6 +153,8 @@ class Oracle:
         """Say that a client has begun to connect; call its `open` when it may go on."""
         now = self._tick()
         session = Session(self, name, now, now, hooked=hooked)
+        if self.shared:  # with the connections of those who may end
+            session.may_end = self._doubted_since < NEVER
         self.sessions.append(session)
         return session
 
@@ -176,6 +184,52 @@ class Oracle:
         cut = self._begin_trouble("cut", connections, witnesses if self.scope_all else NOBODY)
         cut.ended = self._tick()
         return cut
+
+    def rewind(self, before: Sequence[int], after: Sequence[int]) -> int:
+        """Say that the server, which is killed, has come back as an older state of itself: with the stamps of
+        each block on stable storage. Give how many writes are gone, of which some is.
+
+        Sessions that relied on these may end, for a FLUSH of the gateway's own may have made them safe. One
+        that has surely noticed has to; no others may.
+        """
+        changed = [number for number, stamp in enumerate(after) if stamp != before[number]]
+        gone = {
+            write: None
+            for number in changed
+            for write in self._writes[number]
+            if write.ended < NEVER and write.session and write.stamp == before[number] != 0
+        }
+        for session in self.sessions:
+            relied_on = [write for write in gone if self._in_scope(write, session)]
+            if len(relied_on) > (not self.strict):
+                session.may_end = True
+                self._doubted_since = self.now
+            alone = session.alone
+            if (
+                alone
+                and self.strict
+                and session.closed == NEVER
+                and alone in gone
+                and alone.safe < NEVER
+            ):
+                session.has_to_end = True
+        for session in self.sessions:
+            session.alone = None
+        now = self._tick()
+        for number in changed:
+            # Whatever was there before is not.
+            ended = self._tick()
+            was = Op(None, "write", number, 1, after[number], began=now, ended=ended, safe=ended)
+            was.remembered = 1
+            self._writes[number].append(was)
+            for write in self._writes[number]:
+                write.gone.pop(number, None)
+        return len(gone)
+
+    def operated(self) -> None:
+        """Say that an operator has had connections made anew: that it is the same disk there is his word."""
+        for session in self.sessions:
+            session.alone, session.has_to_end = None, False
 
     def closed(self, connection: int) -> None:
         """Say that the gateway has ended a connection: it proves nothing any more."""
@@ -321,6 +375,9 @@ class Oracle:
 
     def _begin(self, op: Op) -> Op:
         op.began = self._tick()
+        op.alone = not self._under_way
+        for other in self._under_way:
+            other.alone = False
         self._under_way[op] = None
         if op.kind == "flush":
             self.tellings.append(op)
@@ -335,6 +392,10 @@ class Oracle:
         self._unsafe[op] = None
         if stamp:
             self._by_stamp[stamp] = op
+        for session in self.sessions:
+            alone = session.alone
+            if alone and (alone.safe == NEVER or not {*alone.blocks}.isdisjoint(op.blocks)):
+                session.alone = None
         for number in op.blocks:
             self._writes[number].append(op)
             if len(self._writes[number]) > MANY:
@@ -345,6 +406,16 @@ class Oracle:
         now = self._tick()
         self._under_way.pop(op, None)
         op.error = error
+        if error == EIO and op.session is not None and op.session.may_end:
+            # With the session; but if that goes on, a FLUSH may have told something.
+            op.ended = now
+            if op.kind == "write":
+                op.ended, op.failed = NEVER, now
+                self._unsafe.pop(op, None)
+            return
+        if not error and op.began > self._doubted_since:
+            self._doubted_since = NEVER  # it has been found out
+        self._note_alone(op)
         if op.kind == "write":
             self._end_write(op, now)
         elif op.kind == "flush":
@@ -353,6 +424,19 @@ class Oracle:
         else:
             op.ended = now
             self._end_read(op, data)
+
+    def _note_alone(self, op: Op) -> None:
+        session = op.session
+        assert session is not None
+        if op.error or not op.alone or op.in_steps or self.grain > 1:
+            return
+        if op.kind == "write" and op.stamp and not op.fua:
+            # What others have written there, and not flushed, takes away what it says.
+            beside = [each for each in self._unsafe if each is not op]
+            if all({*each.blocks}.isdisjoint(op.blocks) for each in beside):
+                session.alone = op
+        elif op.kind == "flush" and session.alone and session.alone.troubles:
+            session.alone = None
 
     def _end_write(self, op: Op, now: int) -> None:
         if op.error:

@@ -25,6 +25,7 @@ def flushed(session: Session, error: int = 0) -> None:
 def lost(oracle: Oracle) -> Trouble:
     loss = oracle.lose()
     oracle.dead(loss)
+    oracle.noticed()
     return loss
 
 

@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from gateway.relay.bundle import recovery
 from tests.tools.schedules import settings, steps
 from tests.tools.schedules.geometry import BLOCKS, BORDER_BLOCK, FIRST_BLOCKS, length_of, offset_of
 from tests.tools.schedules.run import Outcome, plan_of, run
@@ -50,6 +51,33 @@ def test_a_quiet_schedule_is_right() -> None:
     assert any("leaves" in event for event in outcome.events)
 
 
+ALONE = replace(Settings(held=0.0), older=True, multi_conn=False)
+WRITTEN = ("rewind 1", "ask 2", "flush 3")  # a snapshot; then a write alone, made safe
+
+
+@pytest.mark.parametrize("trusts", [False, True])
+def test_a_server_that_comes_back_older_ends_who_has_flushed_since(
+    trusts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the oracle misses the end of one that goes on."""
+    if trusts:
+        monkeypatch.setattr(recovery, "is_another", lambda *_, strict: False)
+    steps = [Step(*_parsed(step)) for step in ("open 1", *WRITTEN, "rewind 4", "open 5")]
+    outcome = run(0, ALONE, steps)
+    assert any("older by 1 writes" in event for event in outcome.events)
+    assert ("goes on, on a disk without" in outcome.problem) == trusts
+    assert bool(outcome.problem) == trusts
+
+
+def test_who_has_lost_nothing_does_not_end() -> None:
+    steps = [
+        Step(*_parsed(step)) for step in ("open 1", "ask 2", "flush 3", "rewind 1", "rewind 4")
+    ]
+    outcome = run(0, ALONE, steps)
+    assert any("older by 0 writes" in event for event in outcome.events)
+    assert not outcome.problem
+
+
 def test_a_seed_is_a_schedule() -> None:
     one, other = (run(5, *plan_of(5)) for _ in range(2))
     assert one.events == other.events
@@ -65,6 +93,9 @@ def test_all_that_may_be_drawn_is_drawn() -> None:
     assert {each.policies for each in drawn} == {"", *settings.POLICIES}
     words = {step.what for seed in range(100) for step in steps.draw(Random(seed))}
     assert words == steps.STEPS.keys() | steps.CALM.keys()
+    older = [plan for plan in map(plan_of, range(100)) if plan[0].older]
+    assert 10 < len(older) < 50
+    assert all(Step(steps.REWIND, 0).what in {step.what for step in plan} for _, plan in older)
 
 
 def test_blocks_lie_where_stripes_meet() -> None:

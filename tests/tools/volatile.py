@@ -165,6 +165,12 @@ class Store:
             for piece in self.unstable
         ]
 
+    def become(self, content: Data) -> None:
+        """Be another disk, or an older state of this one."""
+        self.unstable = []
+        self.stable[:] = content
+        self.seen[:] = content
+
     def crash(self, keep: Keep = nothing) -> int:
         """Lose what is not stable, but for what is kept; give how many bytes are seen no more."""
         for piece in keep([piece for piece in self.unstable if not piece.doomed]):

@@ -27,7 +27,7 @@ from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.mending import Mending
 from gateway.relay.bundle.pieces import MOST_LOSSES, Piece
 from gateway.relay.bundle.ports import Port, Task
-from gateway.relay.bundle.recovery import RESTARTED, recovery
+from gateway.relay.bundle.recovery import RESTARTED, AnotherDisk, recovery
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.bundle.work import Work
 from gateway.relay.losses import Flushed, Gate, Trail
@@ -407,11 +407,17 @@ class Bundle:
         self._go_on_mending()
 
     def _go_on_mending(self) -> None:
-        if self._mending is not None and self._mending.go_on() and self._may_be_read:
+        try:
+            done = self._mending is not None and self._mending.go_on()
+        except AnotherDisk as another:
+            self.give_up(str(another))
+            self._changed()
+            return
+        if done and self._may_be_read:
             self._mending = None
             self._total_loss = False
             self.lines.state = State.SETTLING if self.lines.new else State.UP
-            self.work.pieces.hold_orphans()
+            self.work.hold_orphans()
             self._changed()
 
     @property

@@ -36,6 +36,8 @@ class Line:
         self._ids = {each.id: ids[each.name] for each in export.contexts if each.name in ids}
         self.heard_at = 0.0
         """When it last said something, or was asked something while nothing was under way."""
+        self.recognised = False
+        """What was flushed before has been found over it, if there was any."""
         self.made_at = 0.0
         """When it was linked."""
         self.stalled = False

@@ -72,6 +72,8 @@ class Piece:
     """When it may go at the latest, in seconds; sooner, if nothing of its `lates` can come any more."""
     asked: int = LONG_AGO
     """What `Losses.asked` gave when it was sent last."""
+    gone_over: int = 0
+    """What `Witnesses.gone_over` was then."""
     line: Line | None = None
     """The one that it is under way on."""
 
@@ -223,25 +225,32 @@ class Pieces:
         """It is nothing to the others any more."""
         self.alone.discard(piece)
 
-    def hold_orphans(self) -> None:
-        """Have orphans go before whatever else is held. What overlaps one that may have been done waits."""
-        self.forget_those_left(orphans=True)
+    def hold_orphans(self) -> list[Piece]:
+        """Have orphans go before whatever else is held. What overlaps one that may have been done waits. Give
+        what is forgotten instead.
+        """
+        forgotten = self.forget_those_left(orphans=True)
         orphans, self.orphans = self.orphans, []
         for piece in orphans:
             if piece.unknown:
                 self.leave_alone(piece)
         self.held[:0] = orphans
+        return forgotten
 
-    def forget_those_left(self, *, orphans: bool) -> None:
+    def forget_those_left(self, *, orphans: bool) -> list[Piece]:
         """Do not ask (again) what nobody waits for: when its client has gone, others may have written there
-        what is not to be undone. What has been answered, and waits for a FLUSH, is none of that.
+        what is not to be undone. What has been answered, and waits for a FLUSH, is none of that. Give what is
+        forgotten.
         """
+        forgotten = []
         lists = (self.held, self.orphans) if orphans else (self.held,)
         for pieces in lists:
             for piece in [each for each in pieces if each.left]:
                 if piece.not_before < WHEN_FLUSHED:
                     pieces.remove(piece)
                     self.done_with(piece)
+                    forgotten.append(piece)
+        return forgotten
 
     def drop_all(self) -> list[Piece]:
         """Give what is not under way, and is not to go any more; what waits for a FLUSH is answered by that."""

@@ -4,6 +4,9 @@ A recovery is a generator, like a job: it yields asks and is sent their outcomes
 it is closed, and another begins from the start; so whatever it does may be done twice. What it had written then
 may come late as well: the next one begins when that can hardly be any more.
 
+0. Whether it is the same disk. Before anything else is done over a line that has come, what bears witness to
+   that is read back over it (`gateway.relay.witnesses`): nothing is to be read from another disk, and even less
+   written to it. If it is another, `AnotherDisk` is raised, and the bundle is over.
 1. What was acknowledged and is not flushed. If a line has been there all the time, a FLUSH over it makes all
    of it durable (there are several lines only before servers that flush for all connections). If all lines
    have died, the server may have started anew, and `Survival.unflushed` says what then.
@@ -33,8 +36,9 @@ from gateway.relay.losses import MOST_TRIES
 from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.relay.scan.fences import still_coming
 from gateway.relay.unflushed import Written, digest_of
+from gateway.relay.witnesses import ANOTHER_DISK, Witness, is_another
 from gateway.upstream.mode import Doubt, Unanswered
-from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag
 from gateway.wire.limits import MIB
 
 WINDOW = 16
@@ -48,15 +52,21 @@ MOST_READ_BACK_BYTES = 32 * MIB
 
 RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
 
+
+class AnotherDisk(Exception):
+    """What a line leads to is not the disk that was left; the text says why."""
+
+
 _Question = Generator[Asked, list[Outcome], bool]
 """Steps that find something out."""
 
 
 def recovery(work: Work, *, restarted: bool) -> Steps:
     """Give the steps that put a bundle in order whose lines have changed; `restarted`: none was there all the
-    time.
+    time. Raises `AnotherDisk`.
     """
     losses, trail = work.trail.losses, work.trail
+    yield from _recognised(work)
     if restarted:
         if work.unflushed:
             yield from _doubted(work)
@@ -68,6 +78,7 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
         if work.unflushed:
             yield from _flushed(work)
         work.lines.use_all()
+        yield from _recognised(work)
         losses.came_up(trail)
 
 
@@ -83,6 +94,56 @@ def _flushed(work: Work) -> Steps:
         if is_loss(outcome.error) or tries == MOST_TRIES:
             why = outcome.text or text_of_error(outcome.error)
             losses.lose(trail, f"a FLUSH of the server has failed: {why}")
+
+
+# --- Whether it is the same disk
+
+
+def _recognised(work: Work) -> Steps:
+    """See of all lines in use that have not been looked at whether they lead to the disk that was left."""
+    for slot, line in enumerate(work.lines.in_use):
+        if not line.recognised and work.survival.check_identity and work.trail.wrote:
+            yield from _look_over(work, slot)
+        line.recognised = True
+
+
+def _look_over(work: Work, slot: int) -> Steps:
+    losses, trail = work.trail.losses, work.trail
+    unread = losses.to_look_for(trail)
+    differ: set[Witness] = set()
+    while unread:
+        now, unread = unread[:WINDOW], unread[WINDOW:]
+        outcomes = yield [(_ask_around(work, witness), slot) for witness in now]
+        for witness, outcome in zip(now, outcomes, strict=True):
+            at = witness.start - _ask_around(work, witness).offset
+            found = outcome.data[at : at + witness.end - witness.start]
+            if not (outcome.error or witness.says(found)):  # what cannot be read says nothing
+                differ.add(witness)
+    still = losses.to_look_for(trail)  # others may have written meanwhile
+    differ.intersection_update(still)
+    multi_conn = work.export.flags & TransmissionFlag.CAN_MULTI_CONN
+    strict = work.survival.sole_writer or not multi_conn
+    if is_another(still, differ, strict=bool(strict)):
+        first = next(witness for witness in still if witness in differ)
+        where = f"{first.end - first.start} bytes at offset {first.start}"
+        raise AnotherDisk(
+            f"{ANOTHER_DISK}: {len(differ)} of {len(still)} probes differ, such as {where}"
+        )
+    for witness in differ:
+        work.say(
+            "what was flushed is not there any more: others write to this disk, or it is an older one",
+            offset=witness.start,
+            bytes=witness.end - witness.start,
+        )
+        losses.witnesses.drop(witness)
+
+
+def _ask_around(work: Work, witness: Witness) -> Ask:
+    """Give the READ of whole blocks that has what is looked for."""
+    sizes = work.export.block_sizes
+    block = 1 if sizes is None else sizes.minimum
+    start = witness.start // block * block
+    return Ask(Cmd.READ, start, -(-witness.end // block) * block - start)
 
 
 # --- What was acknowledged

@@ -53,6 +53,11 @@ AGAIN_SECONDS = 0.5
 """How long after a link could not be made the next one is tried, at most: beside what the upstream's own
 back-off says, which all who connect to it share."""
 
+OWN_DISK = (
+    "the connection to the server was lost, and with it all that was written over it: this server has a disk"
+    " for each connection (copy-on-write; quirk nbd-server-own-disks)"
+)
+
 FAREWELL_SECONDS = 30.0
 """How long what is under way may take when nobody wants it any more: a server need not bear that its replies
 are not taken (nbdkit 1.32 ends over it)."""
@@ -303,6 +308,9 @@ class Trunk:
             while slot in self.bundle.lines.by_slot:
                 await self._next_change()
             self._loosen()
+            if self._has_left_its_disk:
+                self._give_up(OWN_DISK)
+                return
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
             link = await self._link_again(slot)
@@ -316,6 +324,18 @@ class Trunk:
             lost_for = trio.current_time() - self.bundle.lost_at
             self._log.info("upstream connection made again", seconds=round(lost_for, 1))
             self._use(slot, link)
+
+    @property
+    def _has_left_its_disk(self) -> bool:
+        """The last connection is lost, and any other may have a disk of its own, without what was written over
+        this one.
+        """
+        return (
+            self.first.dialect.own_disks
+            and self.server.mode.survival.check_identity
+            and self.bundle.work.trail.wrote
+            and not self.bundle.lines
+        )
 
     async def _keep_spare(self) -> None:
         """Have a second link for READs while one says nothing. That is never given up for it: what it was asked
@@ -390,6 +410,9 @@ class Trunk:
     async def _look_at_the_clock(self) -> None:
         bundle = self.bundle
         while not self.over.is_set():
+            if bundle.state is State.OVER:  # by itself: what it has found is another disk
+                self._give_up(bundle.why)
+                return
             gives_up_at = math.inf
             if bundle.state is State.DOWN:
                 gives_up_at = bundle.lost_at + bundle.survival.reconnect_seconds

@@ -11,7 +11,7 @@ task of which a part is lost before it is done has to fail, for its session is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from gateway.protocol.commands import WRITE_CLASS, told_error
 from gateway.protocol.export import Export
@@ -26,6 +26,7 @@ from gateway.relay.losses import DONE_BEFORE, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.unflushed import Keep, Unflushed
+from gateway.relay.witnesses import Sample, sample_of
 from gateway.upstream.mode import Doubt, Survival, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -68,6 +69,7 @@ class Work:
         self.trail = trail
         self.fences = fences
         trail.lost = self._fail_unfinished
+        trail.under_way = self._writing
         self.survival = survival
         self.ports = Ports()
         self.pieces = Pieces(in_order=survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY))
@@ -203,6 +205,7 @@ class Work:
         if line.stalled and spare is not None and self._may_be_read_elsewhere(piece):
             line = spare
         piece.asked = self.trail.losses.asked()
+        piece.gone_over = self.trail.losses.witnesses.gone_over
         self.pieces.begin(piece, line)
         self._ask_line(line, piece)
 
@@ -226,8 +229,13 @@ class Work:
 
     def _answered(self, piece: Piece, outcome: Outcome) -> None:
         """A piece of a task has its answer."""
-        if piece.writes and not outcome.error:
-            self._note_written(piece)
+        if piece.writes:
+            if not outcome.error:
+                self._note_written(piece)
+            elif piece.unknown:
+                self.trail.losses.witnesses.unknown(piece.ask.offset, piece.ask.end)
+            else:  # it may have been done in part
+                self.trail.losses.witnesses.over([(piece.ask.offset, piece.ask.end)])
         self._part_done(piece, outcome)
 
     def _answered_whole(self, piece: Piece, outcome: Outcome) -> None:
@@ -250,18 +258,34 @@ class Work:
 
     def _note_written(self, piece: Piece) -> None:
         ask, losses = piece.ask, self.trail.losses
+        self.trail.wrote = True
         if losses.tainted:
             losses.written(self.trail, *ask.written)
-        if not self.export.can_flush:
-            return
         if ask.flags & CmdFlag.FUA:
-            self.unflushed.replaced(ask)
+            losses.durable(self.trail, [(ask.offset, ask.end)], self._sample(piece))
+            if self.export.can_flush:
+                self.unflushed.replaced(ask)
+        elif not self.export.can_flush:
+            losses.witnesses.over([(ask.offset, ask.end)])
         elif losses.is_done_before(self.trail, piece.asked):
             losses.done_before(self.trail, [(ask.offset, ask.end)])
             if piece.task is not None and piece.task.missing > 1:
                 piece.task.fail(Errno.EIO, DONE_BEFORE)  # its session may be told before it is done
         else:
-            self.unflushed.add(ask, piece.asked)
+            self.unflushed.add(ask, piece.asked, self._sample(piece))
+
+    def _sample(self, piece: Piece) -> Sample | None:
+        """Take a sample of what was written, unless it may be written once more."""
+        ask = piece.ask
+        if ask.command is not Cmd.WRITE or piece.unknown:
+            return None
+        return sample_of(ask.offset, ask.data, piece.gone_over)
+
+    def _writing(self) -> list[Range]:
+        """Give what may be written over these lines at this moment."""
+        pieces = self.pieces
+        sent = (*pieces.under_way, *pieces.orphans, *(p for p in pieces.held if p.unknown))
+        return [(piece.ask.offset, piece.ask.end) for piece in sent if piece.writes]
 
     def _part_done(self, piece: Piece, outcome: Outcome) -> None:
         task = piece.task
@@ -310,6 +334,7 @@ class Work:
                 self._fence(piece.ask, late)
         if piece.left:
             self.pieces.done_with(piece)
+            self._may_have_been_done([piece])
         else:
             self.pieces.orphans.append(piece)
 
@@ -326,7 +351,18 @@ class Work:
         again. Nobody is told of the rest.
         """
         self.ports.leave(port)
-        self.pieces.forget_those_left(orphans=self.lines.state is not State.MENDING)
+        forgotten = self.pieces.forget_those_left(orphans=self.lines.state is not State.MENDING)
+        self._may_have_been_done(forgotten)
+
+    def hold_orphans(self) -> None:
+        """All is in order again, and what lines have left unanswered goes out first."""
+        self._may_have_been_done(self.pieces.hold_orphans())
+
+    def _may_have_been_done(self, pieces: Iterable[Piece]) -> None:
+        """Nobody will hear whether that was done: what was there before bears no witness any more."""
+        ranges = [(each.ask.offset, each.ask.end) for each in pieces if each.writes]
+        if ranges:
+            self.trail.losses.witnesses.over(ranges)
 
     def flush_lost(self, line: Line, deaths: int) -> None:
         """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now."""
@@ -385,6 +421,7 @@ class Work:
     def fail_all(self, why: str) -> None:
         """Nothing goes out any more: everything fails but what is under way."""
         gone = Outcome(Errno.EIO, why)
+        self.trail.losses.witnesses.over(self._writing())
         for done in self.flushes.take_out():
             done(gone)
         for piece in self.pieces.drop_all():

@@ -130,15 +130,13 @@ class Asks:
                 trail.losses.answered(trail, self._sent.pop(ours), outcome.error, outcome.text)
             outcome.text = outcome.text or text_of_error(outcome.error)
             outcome.error = told_error(outcome.error)
-        elif memory is not None and not outcome.error:
-            memory.succeeded(
-                ours,
-                ask.flags << 16 | ask.command,
-                ask.offset,
-                ask.length,
-                self._traffic.last_cookie,
-                ask.own,
-            )
+        elif memory is not None:
+            word = ask.flags << 16 | ask.command
+            if outcome.error:
+                memory.failed(ours, word, ask.offset, ask.length)
+            else:
+                last = self._traffic.last_cookie
+                memory.succeeded(ours, word, ask.offset, ask.length, last, ask.own, ask.data)
         done(outcome)
 
     def drop(self) -> None:

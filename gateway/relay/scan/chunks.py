@@ -429,7 +429,7 @@ class ChunkReplies(Replies):
         if memory is None or word & 0xFFFF in _HAS_DATA:
             return
         if failed:
-            memory.forget(ours, length)
+            memory.failed(ours, word, offset, length)
         else:
             memory.succeeded(ours, word, offset, length, self.traffic.last_cookie)
 

@@ -17,6 +17,7 @@ from gateway.protocol.commands import WRITE_CLASS
 from gateway.relay.losses import Trail
 from gateway.relay.scan.locks import Entry
 from gateway.relay.unflushed import LONG_AGO
+from gateway.relay.witnesses import Data, Sample, sample_of
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.limits import MIB
 from gateway.wire.ranges import Range
@@ -51,11 +52,13 @@ class Memory:
     """Of one session, over one link; what is acknowledged goes to its `trail`."""
 
     __slots__ = (
+        "_gone_over",
         "_last_news",
         "_losses",
         "_news",
         "_old",
         "_older",
+        "_quiet",
         "_trail",
         "answered",
         "kept",
@@ -70,6 +73,10 @@ class Memory:
         """(our newest cookie when something came that changes `Losses.asked`, what that was before)."""
         self._old = self._older = 0
         """Our cookies up to these may have been asked before the last, and before the first of these."""
+        self._gone_over = trail.losses.witnesses.gone_over
+        """The same of that, as far as this memory has seen it."""
+        self._quiet = 0
+        """Our cookies up to this may have been asked before."""
         self.kept: dict[int, Kept] = {}
         """Our cookie -> data of a client's WRITE that is not answered."""
         self.kept_bytes = 0
@@ -111,6 +118,9 @@ class Memory:
             self._last_news, self._old = news, last_cookie
             if len(self._news) > MOST_NEWS:
                 self._older, _event = self._news.pop(0)
+        gone_over = self._losses.witnesses.gone_over
+        if gone_over != self._gone_over:
+            self._gone_over, self._quiet = gone_over, last_cookie
 
     def _asked(self, ours: int) -> int:
         """Give an event before which a command was surely not asked (`Losses.asked`)."""
@@ -118,13 +128,23 @@ class Memory:
             return LONG_AGO
         return next((event for newest, event in self._news if ours <= newest), self._last_news)
 
-    def _note(self, ours: int, offset: int, length: int) -> None:
+    def _note(self, ours: int, offset: int, length: int, sample: Sample | None) -> None:
         """Bytes have been written that are not durable."""
         ranges, asked = [(offset, offset + length)], self._asked(ours)
         if self._losses.is_done_before(self._trail, asked):
             self._losses.done_before(self._trail, ranges)
         else:
-            self._trail.unflushed.note(ranges, asked)
+            self._trail.unflushed.note(ranges, asked, sample)
+
+    def _sample(self, ours: int, offset: int, data: Kept | Data | None) -> Sample | None:
+        """Take a sample of a WRITE that has been acknowledged, if all is known that came while it was under
+        way.
+        """
+        if ours <= self._quiet:
+            return None
+        if type(data) is list:
+            data = data[0][1]  # where it was received; nothing is received there while we look
+        return sample_of(offset, data, self._gone_over) if data else None  # type: ignore[arg-type]
 
     def succeeded(
         self,
@@ -134,24 +154,42 @@ class Memory:
         length: int,
         last_cookie: int,
         own: Range | None = None,
+        data: Data | None = None,
     ) -> None:
         """A command without data in its reply has succeeded, which is no FLUSH. `last_cookie`: the newest of
-        ours.
+        ours; `data`: of a WRITE that is not the client's.
         """
         self.look_for_news(last_cookie)
         if word & 0xFFFF in WRITE_CLASS:
+            sample = self._sample(ours, offset, data or self.kept.get(ours))
+            self._trail.wrote = True
             self.forget(ours, length)
             if self._losses.tainted:
                 self._losses.written(self._trail, *(own or (offset, offset + length)))
             if not word & _FUA:
-                self._note(ours, offset, length)
+                self._note(ours, offset, length, sample)
+            else:
+                self._losses.durable(self._trail, [(offset, offset + length)], sample)
+
+    def failed(self, ours: int, word: int, offset: int, length: int) -> None:
+        """A command has failed: what it should have written may be there, or not."""
+        self.forget(ours, length)
+        if word & 0xFFFF in WRITE_CLASS:
+            self._losses.witnesses.over([(offset, offset + length)])
 
     def remember(self, last_cookie: int) -> None:
         """Do the same for all that are `answered`."""
         self.look_for_news(last_cookie)
         kept, old = self.kept, self._old
         noted: list[Range] = []
+        fua: list[Range] = []
         freed = 0
+        if not self.answered:
+            return
+        ours, (_cookie, word, offset, _length) = self.answered[-1]
+        sample = None
+        if word & 0xFFFF == _WRITE and ours > old:
+            sample = self._sample(ours, offset, kept[ours])
         for ours, (_cookie, word, offset, length) in self.answered:
             if word & 0xFFFF != _WRITE:
                 self.succeeded(ours, word, offset, length, last_cookie)
@@ -164,12 +202,16 @@ class Memory:
             if self._losses.tainted:
                 self._losses.written(self._trail, offset, offset + length)
             if word & _FUA:
+                fua.append((offset, offset + length))
                 continue
             if ours > old:
                 noted.append((offset, offset + length))
             else:
-                self._note(ours, offset, length)
+                self._note(ours, offset, length, None)
         self.kept_bytes -= freed
+        if fua:
+            self._losses.durable(self._trail, fua, sample if word & _FUA else None)
         if noted:
-            self._trail.unflushed.note(noted, self._last_news)
+            self._trail.wrote = True
+            self._trail.unflushed.note(noted, self._last_news, None if word & _FUA else sample)
         self.answered.clear()

@@ -250,7 +250,7 @@ class Replies:
         memory = self.traffic.memory
         if memory is not None:
             if error:
-                memory.forget(ours, length)
+                memory.failed(ours, word, asked, length)
             else:
                 memory.succeeded(ours, word, asked, length, self.traffic.last_cookie)
         if error:

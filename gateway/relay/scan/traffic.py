@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.protocol.commands import Refused
+from gateway.protocol.commands import WRITE_CLASS, Refused
 from gateway.protocol.table import ALL_COMMANDS
 from gateway.relay.losses import Debt, Losses, Trail
 from gateway.relay.scan.asks import Ask, Asks, Done
@@ -24,6 +24,7 @@ from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
 from gateway.relay.scan.plan import Plan
 from gateway.wire.constants import Cmd, Errno
+from gateway.wire.ranges import Range
 
 MAX_IN_FLIGHT = 128
 """Commands of one session that are under way at a time; while there are so many, the client's requests stay
@@ -206,6 +207,14 @@ class Traffic:
         if memory is not None and memory.kept_bytes >= MAX_KEPT_BYTES:
             return 0
         return self._most_in_flight - len(self.in_flight) - self.jobs.waiting
+
+    def writing(self) -> list[Range]:
+        """Give what is being written over this link."""
+        return [
+            (offset, offset + length)
+            for _cookie, word, offset, length in self.in_flight.values()
+            if word & 0xFFFF in WRITE_CLASS
+        ]
 
     def success(self, cookie: int, word: int, offset: int) -> bytes:
         """Give the reply that says a command without data in its reply has succeeded (or a READ of

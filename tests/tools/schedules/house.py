@@ -98,6 +98,8 @@ async def house(settings: Settings, workdir: Path, random: Random) -> AsyncItera
         lossless=settings.lossless,
         grain=8 if settings.minimum_block > 1 else 1,
         doubts=settings.unflushed == "verify",
+        shared=settings.connections.startswith("shared"),
+        strict=settings.strict,
     )
     main, other = workdir / "main", workdir / "other"
     lines = structlog.testing.LogCapture()

@@ -6,7 +6,7 @@ import errno
 import tempfile
 import traceback
 from collections.abc import Callable, Collection, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -87,6 +87,7 @@ class Schedule:
         self._switched = False
         self._down_since = 0.0
         self._operating = 0
+        self._snapshot: bytes | None = None
 
     # --- To be told
 
@@ -223,6 +224,22 @@ class Schedule:
                 await self._settle()
             await self._start(random)
 
+    async def _rewind(self, random: Random) -> None:
+        """The first takes a snapshot, the next goes back to it."""
+        if not self.house.settings.older or self.world.down:
+            return
+        if self._snapshot is None:
+            self._snapshot = bytes(self.world.store.stable)
+            self._say("a snapshot is taken")
+            return
+        if self.house.holds or self._operating:
+            return
+        snapshot, self._snapshot = self._snapshot, None
+        self._say(f"the server is killed: {self.world.rewind(random, snapshot)}")
+        self._down_since = trio.current_time()
+        await self._settle()
+        await self._start(random)
+
     async def _end_server(self, random: Random) -> None:
         said = self.world.stop(random, self._keep(random))
         self._down_since = trio.current_time()
@@ -281,6 +298,7 @@ class Schedule:
                 answer = await self.house.ask(verb, **arguments)
             finally:
                 self._operating -= 1
+                self.oracle.operated()
             self._say(f"{verb}: {'done' if answer.ok else answer.problems}")
 
         self._say(f"{verb} {arguments}")
@@ -309,6 +327,7 @@ class Schedule:
                 )
             finally:
                 self._operating -= 1
+                self.oracle.operated()
             self._switched = self._switched or (answer.ok and bool(arguments))
             self._say(f"switch: {'done' if answer.ok else answer.problems}")
 
@@ -365,14 +384,18 @@ class Schedule:
 
     async def _check(self, client: Visitor) -> None:
         """FLUSH until that succeeds, and read everything."""
+        if client.session.has_to_end:
+            raise Broken(f"{client.name} goes on, on a disk without what it has flushed")
         for _ in range(FINAL_FLUSHES):
             tellings = len(self.oracle.tellings)
             await self._send(client, [Asked("flush")])
             await self._until_answered()
-            if len(self.oracle.tellings) == tellings:
+            if len(self.oracle.tellings) == tellings or client.leaving:
                 break
         else:
             raise Broken(f"{client.name}: {FINAL_FLUSHES} FLUSHes have failed in the end")
+        if client.leaving:
+            return
         for start, count in ((0, FIRST_BLOCKS), (FIRST_BLOCKS, BLOCKS - FIRST_BLOCKS)):
             await self._send(client, [Asked("read", start, count)])
         await self._until_answered()
@@ -401,7 +424,12 @@ def _some(random: Random, there: Collection[int]) -> list[int]:
 def plan_of(seed: int) -> tuple[Settings, list[Step]]:
     """Give what a seed stands for."""
     random = Random(seed)
-    return all_settings.draw(random), all_steps.draw(random)
+    settings, steps = all_settings.draw(random), all_steps.draw(random)
+    more = Random(f"{seed}, older")
+    older = replace(settings, older=True)
+    if older.possible and more.random() < 0.3:
+        return older, all_steps.with_rewinds(more, steps)
+    return settings, steps
 
 
 def run(seed: int, settings: Settings, steps: Sequence[Step]) -> Outcome:

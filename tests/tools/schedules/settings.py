@@ -87,11 +87,18 @@ class Settings:
     """How many of the commands wait in the server until it is said what becomes of them."""
     fails: bool = False
     """FLUSHes fail now and then."""
+    older: bool = False
+    """The server may come back as an older snapshot of itself."""
 
     @property
     def scope_all(self) -> bool:
         """What one session has written concerns all."""
         return self.multi_conn or self.connections.startswith("shared")
+
+    @property
+    def strict(self) -> bool:
+        """Nobody else may have written what a session finds changed after a reconnect."""
+        return not self.multi_conn
 
     @property
     def lossless(self) -> bool:
@@ -107,8 +114,13 @@ class Settings:
     def possible(self) -> bool:
         """There is such a gateway, and it is one that this is about."""
         shared = self.connections.startswith("shared")
-        return (shared or self.unflushed not in ("verify", "replay")) and not (
-            self.lossless and self.fails
+        return (
+            (shared or self.unflushed not in ("verify", "replay"))
+            and not (self.lossless and (self.fails or self.older))
+            and not (
+                # What is written of less than a block may bring back what was read beside it before.
+                self.older and self.minimum_block > 1
+            )
         )
 
     def hooked(self, export: str) -> bool:

@@ -45,6 +45,10 @@ CALM = {
 
 SHORTEST, LONGEST = 12, 70
 
+REWIND = "rewind"
+"""Not drawn with the others, but put between them where the server may come back as an older one: a snapshot is
+taken at the first, and gone back to at the second, and so on."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -64,3 +68,11 @@ def draw(random: Random) -> list[Step]:
     opened = [Step("open", random.randrange(2**32)) for _ in range(random.randint(1, 3))]
     kinds = random.choices(list(weights), list(weights.values()), k=count)
     return [*opened, *(Step(kind, random.randrange(2**32)) for kind in kinds)]
+
+
+def with_rewinds(random: Random, steps: list[Step]) -> list[Step]:
+    """Give steps with some rewinds between them."""
+    mixed = list(steps)
+    for _ in range(random.choice((2, 2, 4))):
+        mixed.insert(random.randint(1, len(mixed)), Step(REWIND, random.randrange(2**32)))
+    return mixed

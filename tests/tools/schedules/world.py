@@ -356,6 +356,14 @@ class World(VolatileServer):
         lost = self.oracle.check_stable(stamps, gone=not self.settings.lossless)
         return f"kept {keep}{', connections stay open' if silent else ''}: {lost} blocks lost"
 
+    def rewind(self, random: Random, snapshot: bytes) -> str:
+        """Kill it, and have it come back as it was when a snapshot was taken."""
+        said = self.kill(random, "all", silent=False)
+        before = [self.store.stamp(block) for block in range(BLOCKS)]
+        self.store.become(snapshot)
+        after = [self.store.stamp(block) for block in range(BLOCKS)]
+        return f"{said}, and now it is older by {self.oracle.rewind(before, after)} writes"
+
     def stop(self, random: Random, keep: str) -> str:
         """Have it end in good order: it answers all, closes, and flushes its cache or not."""
         self.answer_all()
