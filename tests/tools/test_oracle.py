@@ -372,6 +372,7 @@ def test_what_was_written_before_a_telling_is_not_told_again() -> None:
     wrote(other, 1)
     oracle.cut()
     flushed(other, Errno.EIO)
+    oracle.noticed()
     oracle.cut()
     with pytest.raises(Broken, match="nothing was lost that was not told"):
         flushed(other, Errno.EIO)
