@@ -146,6 +146,7 @@ class Disk(VolatileDisk):
         failed: list[int] = []
         fails_too: list[int] = []
         world.flushing[id(fails_too)] = covers, fails_too
+        fails_too += [error for theirs, error in world.failing if theirs == covers]
 
         def run() -> bytes:
             world.flushing.pop(id(fails_too), None)
@@ -155,6 +156,8 @@ class Disk(VolatileDisk):
                 # Of two at once, both fail: that a server may say 0 to the other one is not mended here.
                 error = fails_too[0] if fails_too else world.errors.pop(0)
                 failed.append(error)
+                if error not in NOT_TRIED:
+                    world.failing.append((covers, error))
                 if error not in NOT_TRIED and not fails_too:
                     for other_covers, other in world.flushing.values():
                         if other_covers == covers:
@@ -167,7 +170,11 @@ class Disk(VolatileDisk):
                 world.unflushed.discard(number)
             return b""
 
-        await self._do("flush", 0, 0, run=run)
+        try:
+            await self._do("flush", 0, 0, run=run)
+        finally:
+            if failed and failed[0] not in NOT_TRIED:
+                world.failing.remove((covers, failed[0]))
         if failed:
             raise OSError(failed[0], "as the schedule wants it")
 
@@ -202,9 +209,12 @@ class World(VolatileServer):
         """Connections, by their numbers."""
         self.silent: dict[int, Trouble] = {}
         self.errors: list[int] = []
+        """What the next FLUSHes fail with."""
         self.flushing: dict[int, tuple[int, list[int]]] = {}
         """FLUSHes that the server has and has not done: for which connection, and whether they have failed."""
-        """What the next FLUSHes fail with."""
+        self.failing: list[tuple[int, int]] = []
+        """Those that have failed, and are not answered: for which connection, and the error. Those that come
+        meanwhile fail as well."""
         self.used: dict[int, int] = {}
         """Connections over which a command was answered, and since when, as the oracle counts."""
         self.held: Callable[[], bool] = lambda: False
