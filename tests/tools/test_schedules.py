@@ -18,7 +18,7 @@ from tests.tools.schedules.settings import Settings
 from tests.tools.schedules.shrink import shrink
 from tests.tools.schedules.steps import Step
 
-SCHEDULES = 3000
+SCHEDULES = 2000
 """Three minutes of a processor."""
 
 TOGETHER = 100
