@@ -219,6 +219,7 @@ class Trail:
     __slots__ = (
         "alone",
         "believed",
+        "born",
         "changed",
         "failed_at",
         "flush",
@@ -255,6 +256,8 @@ class Trail:
         )
         self.wrote = False
         """Something has been written over it, be it durable."""
+        self.born = losses.witnesses.begin()
+        """When it was made, as the disk's witnesses count."""
         self.under_way: Callable[[], list[Range]] = _nothing_is_under_way
         """Gives what is written over it at this moment, or may be."""
         self.believed = False
@@ -623,7 +626,7 @@ class Losses:
         writing = {each.trail: None for each in self._open if each.trail is not None}
         for each in (*writing, trail):
             witnesses.drop_touched(each.under_way())
-        return witnesses.of(self.scope(trail))
+        return witnesses.of(self.scope(trail), trail.born)
 
     def is_done_before(self, trail: Trail, asked: int) -> bool:
         """Say whether what was `asked` then, and is acknowledged now, was under way when a FLUSH failed."""

@@ -30,7 +30,8 @@ out on top of it all the same: so a sample counts from when its write was *asked
 (`Losses.scope`). With CAN_MULTI_CONN, or over shared links, all of the disk: what any session has flushed has
 to be seen over every connection. Without, only its own: what others have written over theirs it need not see,
 and its own it has to see over whatever follows the connection that it wrote over. Who has written nothing looks
-for nothing: what others make of the disk is theirs to notice.
+for nothing: what others make of the disk is theirs to notice. Nor does anybody look for what was written before
+his own first connection was made: he may have come when the disk was another one already.
 
 **What a difference means** (`is_another`). Without CAN_MULTI_CONN nobody but this gateway's session may be
 counted on to have changed what it wrote; with `sole-writer` that was even promised. So one difference is
@@ -107,6 +108,8 @@ class Witness:
     digest: bytes = field(repr=False)
     scope: object
     """The session that alone relies on it; None: all do."""
+    at: int = 0
+    """`Witnesses.gone_over` when it was asked to be written."""
 
     def says(self, data: Data) -> bool:
         """Say whether this is what was written there."""
@@ -205,7 +208,7 @@ class Witnesses:
         data = sample.data
         if data == _ZEROS[: len(data)]:
             return
-        witness = Witness(sample.start, sample.end, _digest(data), scope)
+        witness = Witness(sample.start, sample.end, _digest(data), scope, sample.at)
         at = bisect_left(self._starts, witness.start)
         self._starts.insert(at, witness.start)
         self._ends.insert(at + 1, witness.end)
@@ -226,9 +229,16 @@ class Witnesses:
             if touched(ranges, witness.start, witness.end):
                 self.drop(witness)
 
-    def of(self, scope: object) -> list[Witness]:
-        """Give those of a scope, the newest first."""
-        return [each for each in reversed(self._newest_last) if each.scope is scope]
+    def begin(self) -> int:
+        """A link has been made: give what `of` is to be told of what is written from now on."""
+        self.gone_over += 1
+        return self.gone_over
+
+    def of(self, scope: object, since: int = 0) -> list[Witness]:
+        """Give those of a scope, the newest first; `since`: only of what was asked since then (`begin`)."""
+        return [
+            each for each in reversed(self._newest_last) if each.scope is scope and each.at >= since
+        ]
 
     def forget(self, scope: object) -> None:
         """A session has ended that alone relied on what it wrote."""

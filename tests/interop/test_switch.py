@@ -451,6 +451,7 @@ def test_the_log_says_who_has_asked(servers: Servers, workdir: Path) -> None:
     assert gateway.do("pause", "z").status == 1
     odd = {"event": "another", "pid": 1, "verb": "resume", "export": [7]}
     assert not trio.run(ask, gateway.socket, "pause", odd).ok
+    wait_until(lambda: gateway.process.output.count('"event": "command') == 3, "it has said so")
     lines = [json.loads(each) for each in gateway.process.output.splitlines()]
     done, not_done, odd_one = [each for each in lines if each["event"].startswith("command")]
     assert (done["event"], done["verb"], done["export"]) == ("command done", "pause", "d")

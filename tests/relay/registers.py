@@ -49,6 +49,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from gateway.protocol.export import Export, offer, view_of
+from gateway.relay.bundle.pieces import MOST_LOSSES
 from gateway.relay.scan.locks import Kin, RangeLocks
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
@@ -349,6 +350,8 @@ class Command:
     """What it writes, if it does."""
     behind: int = 0
     """How much its client has sent when all of it is sent, in bytes."""
+    links_lost: int = 0
+    """How many links of its client had died when it began."""
 
 
 class Client:
@@ -374,6 +377,7 @@ class Client:
         self._received = b""
         self._cookie = 0
         self.may_fail = False
+        self.links_lost = 0
         """Errors are to be expected: something dies or fails."""
         self.may_be_cut = False
         """Something dies."""
@@ -400,7 +404,7 @@ class Client:
         self._left -= 1
         request = self._some_request()
         now, start, end = self._world.history.now, request.offset, request.offset + request.length
-        command = self.under_way[request.cookie] = Command(request, now)
+        command = self.under_way[request.cookie] = Command(request, now, links_lost=self.links_lost)
         self._reader.under_way[request.cookie] = request
         match request.command:
             case Cmd.WRITE:
@@ -482,7 +486,10 @@ class Client:
             history.writes.remove(write)
             return
         if reply.error:
-            if not self.may_fail:
+            # Over which two links have died, it may be what the server died of. The first may have died a
+            # moment before, and the session not have found it.
+            suspect = self.links_lost - command.links_lost >= MOST_LOSSES - 1
+            if not self.may_fail and not (suspect and reply.error == Errno.EIO):
                 raise Broken(f"{request} failed with {reply.error}")
             return
         if request.command == Cmd.READ:
@@ -645,6 +652,7 @@ class Line:
         if not self.upstream.over:
             if random.random() < 0.03:
                 self.upstream.die()
+                self.client.links_lost += 1
                 self._world.lost += 1
                 return True
             if random.random() < 0.2 and survivor.go_back():

@@ -604,14 +604,14 @@ async def kill(plan: Plan, load: Load, victim: Victim, random: Random, report: R
 
 async def cut(plan: Plan, load: Load, relay: Relay, random: Random) -> None:
     """Cut all links, at once or where some bytes have passed."""
-    loss = None if plan.lossless else load.oracle.lose()
+    load.oracle.noticed()  # whatever was cut before has been found
+    loss = load.oracle.lose()
     reset = random.random() < 0.5
     with trio.move_on_after(1):
         towards: Towards = random.choice(("server", "client"))
         await relay.cut_after(random.randrange(5000), towards, reset=reset).wait()
     relay.cut(reset=reset)
-    if loss is not None:
-        load.oracle.dead(loss)
+    load.oracle.dead(loss)
     load.leave()
 
 

@@ -328,10 +328,8 @@ class Work:
         if piece.writes:
             piece.unknown += 1
             piece.lates.append(late)
-            if (
-                self.survival.unknown_writes is Unanswered.REISSUE
-            ):  # else that is its client's to do
-                self._fence(piece.ask, late)
+            if self.survival.unknown_writes is Unanswered.REISSUE:
+                self._fence(piece.ask, late)  # else its client writes again, and need not wait
         if piece.left:
             self.pieces.done_with(piece)
             self._may_have_been_done([piece])

@@ -146,18 +146,17 @@ class Disk(VolatileDisk):
         failed: list[int] = []
         fails_too: list[int] = []
         world.flushing[id(fails_too)] = covers, fails_too
-        fails_too += [error for theirs, error in world.failing if theirs == covers]
+        fails_too += [error for theirs, error, _ in world.failing if theirs == covers]
 
         def run() -> bytes:
             world.flushing.pop(id(fails_too), None)
-            if fails_too or (
-                world.errors and number in world.there and number not in world.cut_off
-            ):
+            is_heard = number in world.there and number not in world.cut_off
+            if is_heard and (fails_too or world.errors):
                 # Of two at once, both fail: that a server may say 0 to the other one is not mended here.
                 error = fails_too[0] if fails_too else world.errors.pop(0)
                 failed.append(error)
                 if error not in NOT_TRIED:
-                    world.failing.append((covers, error))
+                    world.failing.append((covers, error, number))
                 if error not in NOT_TRIED and not fails_too:
                     for other_covers, other in world.flushing.values():
                         if other_covers == covers:
@@ -165,7 +164,7 @@ class Disk(VolatileDisk):
                 if error not in NOT_TRIED:
                     self.store.fail(covers)
                 world.oracle.flush_failed(error, None if covers == ANY else {number})
-            else:
+            elif not fails_too:  # else it would fail, and nobody hear of it
                 self.store.flush(covers)
                 world.unflushed.discard(number)
             return b""
@@ -174,7 +173,7 @@ class Disk(VolatileDisk):
             await self._do("flush", 0, 0, run=run)
         finally:
             if failed and failed[0] not in NOT_TRIED:
-                world.failing.remove((covers, failed[0]))
+                world.failing.remove((covers, failed[0], number))
         if failed:
             raise OSError(failed[0], "as the schedule wants it")
 
@@ -212,9 +211,9 @@ class World(VolatileServer):
         """What the next FLUSHes fail with."""
         self.flushing: dict[int, tuple[int, list[int]]] = {}
         """FLUSHes that the server has and has not done: for which connection, and whether they have failed."""
-        self.failing: list[tuple[int, int]] = []
-        """Those that have failed, and are not answered: for which connection, and the error. Those that come
-        meanwhile fail as well."""
+        self.failing: list[tuple[int, int, int]] = []
+        """Those that have failed, and are not answered: for which connection, the error, and over which
+        connection. Those that come meanwhile fail as well."""
         self.used: dict[int, int] = {}
         """Connections over which a command was answered, and since when, as the oracle counts."""
         self.held: Callable[[], bool] = lambda: False
@@ -389,7 +388,8 @@ class World(VolatileServer):
 
     def cut(self, numbers: set[int]) -> None:
         """Cut connections; it lives."""
-        numbers = numbers & self.there.keys()
+        # A FLUSH that fails has to be answered: else nobody could know of it.
+        numbers = (numbers & self.there.keys()) - {number for _, _, number in self.failing}
         if not numbers:
             return
         self.oracle.cut(numbers, self._witnesses(numbers))
