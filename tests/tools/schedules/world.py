@@ -146,7 +146,7 @@ class Disk(VolatileDisk):
         failed: list[int] = []
         fails_too: list[int] = []
         world.flushing[id(fails_too)] = covers, fails_too
-        fails_too += [error for theirs, error, _ in world.failing if theirs == covers]
+        fails_too += [error for theirs, error in world.failing if theirs == covers]
 
         def run() -> bytes:
             world.flushing.pop(id(fails_too), None)
@@ -156,7 +156,8 @@ class Disk(VolatileDisk):
                 error = fails_too[0] if fails_too else world.errors.pop(0)
                 failed.append(error)
                 if error not in NOT_TRIED:
-                    world.failing.append((covers, error, number))
+                    world.failing.append((covers, error))
+                    world.have_failed.add(number)
                 if error not in NOT_TRIED and not fails_too:
                     for other_covers, other in world.flushing.values():
                         if other_covers == covers:
@@ -173,7 +174,7 @@ class Disk(VolatileDisk):
             await self._do("flush", 0, 0, run=run)
         finally:
             if failed and failed[0] not in NOT_TRIED:
-                world.failing.remove((covers, failed[0], number))
+                world.failing.remove((covers, failed[0]))
         if failed:
             raise OSError(failed[0], "as the schedule wants it")
 
@@ -211,9 +212,11 @@ class World(VolatileServer):
         """What the next FLUSHes fail with."""
         self.flushing: dict[int, tuple[int, list[int]]] = {}
         """FLUSHes that the server has and has not done: for which connection, and whether they have failed."""
-        self.failing: list[tuple[int, int, int]] = []
-        """Those that have failed, and are not answered: for which connection, the error, and over which
-        connection. Those that come meanwhile fail as well."""
+        self.failing: list[tuple[int, int]] = []
+        """Those that have failed, and are not answered: for which connection, and the error. Those that come
+        meanwhile fail as well."""
+        self.have_failed: set[int] = set()
+        """Connections over which any has."""
         self.used: dict[int, int] = {}
         """Connections over which a command was answered, and since when, as the oracle counts."""
         self.held: Callable[[], bool] = lambda: False
@@ -388,8 +391,8 @@ class World(VolatileServer):
 
     def cut(self, numbers: set[int]) -> None:
         """Cut connections; it lives."""
-        # A FLUSH that fails has to be answered: else nobody could know of it.
-        numbers = (numbers & self.there.keys()) - {number for _, _, number in self.failing}
+        # A FLUSH that fails has to be answered, and the answer be read: else nobody could know of it.
+        numbers = (numbers & self.there.keys()) - self.have_failed
         if not numbers:
             return
         self.oracle.cut(numbers, self._witnesses(numbers))
