@@ -9,6 +9,7 @@ Everything that the oracle has to know it is told from here.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -179,6 +180,11 @@ class Disk(VolatileDisk):
             raise OSError(failed[0], "as the schedule wants it")
 
 
+def _drop(pending: Pending) -> None:
+    """It does not happen. If that is answered all the same, a FLUSH was not tried, and has lost nothing."""
+    pending.fail(errno.ENOMEM if pending.command == "flush" else errno.EIO)
+
+
 @dataclass(eq=False)
 class Connection:
     """One that is there."""
@@ -304,7 +310,7 @@ class World(VolatileServer):
                 self.oracle.left(number)
             for pending in list(self.disk.pending):
                 if pending.connection == number:
-                    pending.fail()
+                    _drop(pending)
 
     # --- What becomes of commands
 
@@ -327,7 +333,7 @@ class World(VolatileServer):
     def answer(self, pending: Pending) -> None:
         """Answer a command, after carrying it out."""
         if pending.connection in self.cut_off and not self._may_come(pending):
-            pending.fail()
+            _drop(pending)
             return
         pending.answer()
 
@@ -346,7 +352,7 @@ class World(VolatileServer):
         for pending in self.waiting:
             cut = self.cut_off.get(pending.connection)
             if cut is not None and cut + limit <= trio.current_time() + seconds:
-                pending.fail()
+                _drop(pending)
 
     # --- What befalls it
 
@@ -407,7 +413,7 @@ class World(VolatileServer):
         self._end(lost)
         for pending in list(self.disk.pending):
             if pending.connection in lost:
-                pending.fail()
+                _drop(pending)
         self.speak(numbers)
         self.forget_late(0)
 
