@@ -22,7 +22,7 @@ import trio
 
 from gateway.protocol.commands import is_loss, text_of_error
 from gateway.relay.disk import Disk
-from gateway.relay.losses import PROOF_SECONDS
+from gateway.relay.losses import PROOF_SECONDS, Gate
 from gateway.relay.scan.jobs import Answer
 from gateway.relay.scan.translate import translate
 from gateway.relay.service import Running, Service
@@ -191,8 +191,12 @@ class Holding:
         """
         for disk in {disk for export in exports for disk in self.disks(export)}:
             settled = trio.Event()
-            if not disk.losses.all_settled(settled.set):
-                await settled.wait()
+            gate = Gate(disk.losses, settled.set)
+            try:
+                if not gate.is_open:
+                    await settled.wait()
+            finally:
+                gate.forget()
 
 
 def _goes_on(exports: Collection[str]) -> str:

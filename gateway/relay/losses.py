@@ -181,12 +181,15 @@ class Flush:
 
 class Gate:
     """Is opened when all is settled that every session relies on at this moment, but for what was written over
-    one trail; `opened` is called then, if it was not open at once.
+    one trail (`but`); `opened` is called then, if it was not open at once. Who waits no longer has to `forget`
+    it: as long as it is there, what is not proved in time is lost.
     """
 
-    def __init__(self, trail: Trail, opened: Callable[[], None]) -> None:
-        self._losses = trail.losses
-        self._flush = Flush(None, self._losses.order.tick(), trail)
+    def __init__(
+        self, losses: Losses, opened: Callable[[], None], but: Trail | None = None
+    ) -> None:
+        self._losses = losses
+        self._flush = Flush(None, losses.order.tick(), but)
         self._opened = opened
         self.is_open = self._losses.settle(self._flush, self._open)
 
@@ -658,10 +661,6 @@ class Losses:
     def withdraw(self, flush: Flush) -> None:
         """Nobody waits for it any more."""
         self._waiting.pop(flush, None)
-
-    def all_settled(self, done: Callable[[], None]) -> bool:
-        """The same of all that every session relies on at this moment."""
-        return self.settle(Flush(None, self.order.tick()), done)
 
     def answer(self, flush: Flush, error: int, text: str) -> tuple[int, str]:
         """Give the error (0: none), and its text, that a client's FLUSH is answered with now, and note that

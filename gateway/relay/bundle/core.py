@@ -428,7 +428,7 @@ class Bundle:
         if not self._total_loss or not self._was_up or self._trail.owner is not None:
             return True
         if self._gate is None:
-            self._gate = Gate(self._trail, self._note_news)
+            self._gate = Gate(self._trail.losses, self._note_news, self._trail)
         return self._gate.is_open
 
     def _break_off(self) -> None:
