@@ -152,10 +152,13 @@ class Bundle:
         """Send what may be sent: it lies in the lines' `to_send` then. Never calls back but `Port.wake`."""
         if not self._pushing:
             self._pushing = True
+            due = self.work.pieces.due
             try:
                 self._push()
             finally:
                 self._pushing = False
+            if self.work.pieces.due < due:  # something has been put off that may go then
+                self._changed()
         self.work.ports.wake()
 
     def _push(self) -> None:

@@ -17,7 +17,7 @@ from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.work import LINE_COMMANDS
 from gateway.relay.losses import Losses
 from gateway.relay.scan.asks import Ask, Outcome
-from gateway.relay.scan.fences import Fences
+from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.unflushed import KEPT
 from gateway.upstream.mode import DEFAULTS, Doubt, Survival
 from gateway.wire.constants import Cmd, CmdFlag, Errno
@@ -145,11 +145,18 @@ class Losing:
 
     def __post_init__(self) -> None:
         trail = Losses().trail(None, KEPT[self.survival.unflushed])
+        self.changes = 0
         self.bundle = Bundle(
-            EXPORT, self.count, trail, clock=lambda: self.now, survival=self.survival
+            *(EXPORT, self.count, trail),
+            clock=lambda: self.now,
+            survival=self.survival,
+            changed=self._changed,
         )
         self.port = Port(None, lambda: None)
         self.lines: dict[int, Line] = {}
+
+    def _changed(self) -> None:
+        self.changes += 1
 
     def link(self, peer: Peer = UNKNOWN, slot: int = 0) -> None:
         self.lines[slot] = Line(slot, EXPORT, Dialect(), {}, peer)
@@ -257,6 +264,20 @@ def test_a_write_that_waits_in_the_queue_waits_for_the_fence_as_well(asked: str)
     assert not it.barred
     it.answer()
     assert it.answers[newer] == 0
+
+
+def test_whoever_looks_at_the_clock_hears_of_a_write_that_waits_for_others() -> None:
+    it = Losing()
+    it.link()
+    it.fences.add(0, 1, Late(LATE_SECONDS, UNKNOWN))
+    before = it.changes
+    write = it.write()
+    assert it.changes > before
+    assert it.bundle.due == LATE_SECONDS
+    it.now = LATE_SECONDS
+    it.tick()
+    it.answer()
+    assert it.answers[write] == 0
 
 
 def test_what_is_not_found_is_asked_again_after_a_while() -> None:

@@ -398,7 +398,7 @@ class World(VolatileServer):
     def cut(self, numbers: set[int]) -> None:
         """Cut connections; it lives."""
         # A FLUSH that fails has to be answered, and the answer be read: else nobody could know of it.
-        numbers = (numbers & self.there.keys()) - self.have_failed
+        numbers = (numbers & self.there.keys()) - (self.have_failed - self.silent.keys())
         if not numbers:
             return
         self.oracle.cut(numbers, self._witnesses(numbers))
