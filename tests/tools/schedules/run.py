@@ -14,6 +14,7 @@ from typing import Any
 import trio
 import trio.testing
 
+from gateway.upstream.places import MOST_BACK_OFF_SECONDS
 from gateway.wire.constants import Errno
 from tests.tools.schedules import settings as all_settings
 from tests.tools.schedules import steps as all_steps
@@ -346,6 +347,9 @@ class Schedule:
         await self._until_answered()
         for client in [each for each in self.clients if each.there]:
             await self._check(client)
+        await trio.sleep(
+            MOST_BACK_OFF_SECONDS + 1
+        )  # before that he may be told what the last one was
         newcomer = self._comes("x")
         await self._until(lambda: newcomer.ready or newcomer.leaving)
         if newcomer.leaving:
