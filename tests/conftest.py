@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,10 @@ import pytest
 
 # They need a Debian 13 beside this machine's own system: `make test-trixie` names them.
 collect_ignore = ["trixie"]
+
+# A shell's background job is started with SIGINT ignored, and so would be all that it starts. This run may be
+# one, and its tests press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -266,10 +266,7 @@ print(other.pread(512, 0) == bytes(512))
 
 async def test_the_module_serves_by_itself(workdir: Path) -> None:
     path = workdir / "own"
-    # A shell's background jobs, of which this run may be one, ignore SIGINT, and so would the server.
-    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program += "runpy.run_module('gateway.embedded', run_name='__main__')"
-    command = [sys.executable, "-c", program, "memory:1M", "--unix", str(path)]
+    command = [sys.executable, "-m", "gateway.embedded", "memory:1M", "--unix", str(path)]
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             lambda task_status: trio.run_process(
