@@ -148,6 +148,7 @@ def test_a_line_of_the_log_is_bounded() -> None:
         b"\xff" * 100,
         FULL[:12] + b"\1" + FULL[13:],  # version 2, which there is not
     ],
+    ids=["empty", "nothing in it", "cut by one", "cut at 100", "no DER", "version 2"],
 )
 def test_malformed(der: bytes) -> None:
     with pytest.raises(NotAdmitted, match="its certificate cannot be understood"):

@@ -388,7 +388,12 @@ class Oracle:
         stamp = op.stamp = 0 if zeros else self._last_stamp
         self._begin(op)
         op.remembered = op.count
-        op.troubles = [each for each in self.troubles if each.ended == NEVER]
+        # A FLUSH that has failed and is not heard of may have lost, for all that the gateway knows, also this.
+        op.troubles = [
+            each
+            for each in self.troubles
+            if each.ended == NEVER or (each.what == "flush" and each.known == NEVER)
+        ]
         self._unsafe[op] = None
         if stamp:
             self._by_stamp[stamp] = op

@@ -526,6 +526,22 @@ def test_a_flush_that_has_failed_is_a_loss_of_which_all_are_told(error: int) -> 
     assert oracle.may_be_read(0, other) == {0, first.stamp}
 
 
+def test_what_was_written_before_a_failure_was_heard_of_may_be_taken_for_lost() -> None:
+    oracle = Oracle(BLOCKS)
+    one, other = oracle.session("one"), oracle.session("other")
+    flush = one.flush()
+    oracle.flush_failed(Errno.EIO)
+    write = other.write(0, 1)
+    flush.end(Errno.EIO)
+    write.end()
+    oracle.settled()
+    other.read(0, 1).end(Errno.EIO)
+    flushed(other, Errno.EIO)
+    wrote(other, 1)
+    with pytest.raises(Broken, match="nothing was lost"):
+        other.read(1, 1).end(Errno.EIO)
+
+
 def test_a_flush_or_fua_that_succeeds_is_held_to_stable_storage() -> None:
     stable = [0] * BLOCKS
     oracle = Oracle(BLOCKS, stable=stable.__getitem__)
