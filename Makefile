@@ -16,14 +16,16 @@ $(VENV)/installed: pyproject.toml
 	tests/tools/make-venv "$(PYTHON)" $(VENV) -e . --group test --group lint
 	touch $@
 
+# Two for each processor, for they wait for the programs of the field as much as they work.
+PYTEST_ARGS ?= -n $(shell echo $$((2 * $$(nproc)))) --maxprocesses 16 --dist worksteal
 test: install
 	tests/tools/install-peers
-	tests/tools/run-tests $(BIN)/python $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-trixie: install
 	tests/tools/install-peers
 	tests/tools/trixie make
-	$(BIN)/python -m pytest tests/trixie $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/trixie
 
 lint: install
 	$(BIN)/ruff check .
