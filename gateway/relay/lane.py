@@ -172,8 +172,8 @@ class Lane:
             self.ended = True
             self.release()
             return
-        self._end = end + count
-        self.scan()
+        self._end = end = end + count
+        self._start = self._scan.feed(buffer, view, self._start, end, self.out)
 
     def scan(self) -> None:
         """Let the scanner look at what has been received."""
@@ -194,8 +194,9 @@ class Lane:
 
     def _take_buffer(self, data: bytes | memoryview) -> Segment:
         segment = self._segment = self._pool.take()
-        segment.data[: len(data)] = data
         self._start, self._end = 0, len(data)
+        if data:
+            segment.data[: len(data)] = data
         return segment
 
     def pin(self) -> Segment:
@@ -297,7 +298,8 @@ class Lane:
         if segment.pins and end + MIN_FREE_BYTES <= BUFFER_BYTES:
             return  # there is room behind what is pinned
         if end - start <= most:
-            self._left_over = bytes(segment.view[start:end])
+            if end > start:
+                self._left_over = bytes(segment.view[start:end])
             segment.part()
             self._segment = None
             self._end = 0

@@ -330,7 +330,8 @@ class Losses:
         self._soon = soon
         self._later = later
         self._say = say
-        self._last_news = 0
+        self.last_news = 0
+        """What `asked` gives, for the data plane."""
         self._last_told = -1
         self._open: dict[Debt, None] = {}
         self._up: dict[Trail, None] = {}
@@ -475,7 +476,7 @@ class Losses:
         """
         if trail.state is not Trail.UP:
             trail.proof = None  # nobody waits any more for what becomes of it
-        trail.up = self._last_news = self.order.tick()
+        trail.up = self.last_news = self.order.tick()
         trail.state, trail.tried, trail.hoped = Trail.UP, False, False
         trail.unflushed.closed = False
         trail.unflushed.renew()
@@ -566,7 +567,7 @@ class Losses:
         """Something is asked that writes: give what `Unflushed` and `is_done_before` are to be told when it
         has been acknowledged. Only a link that comes up changes it, and a FLUSH that has lost something.
         """
-        return self._last_news
+        return self.last_news
 
     def sent(self) -> int:
         """A FLUSH is sent: give what `flushed` is to be told when it has answered 0."""
@@ -598,12 +599,12 @@ class Losses:
         """
         self.order.tick()
         if is_loss(error):
-            self._last_news = self.order.tick()
+            self.last_news = self.order.tick()
             if self._speaks(trail):
-                self._failed_at = self._last_news
+                self._failed_at = self.last_news
                 spoken_for = [each for each in self._holders() if self._speaks(each)]
             else:
-                trail.failed_at = self._last_news
+                trail.failed_at = self.last_news
                 spoken_for = [trail]
             lost = {each: each.unflushed.take() for each in spoken_for}
             if not trail.unflushed.records:  # nobody knows what was written, or whether it was

@@ -84,6 +84,7 @@ class Session:
         "_link_closed",
         "_link_mute",
         "_more",
+        "_over",
         "_push",
         "_replies",
         "_replies_lane",
@@ -133,6 +134,7 @@ class Session:
         self._more = False  # requests are left in the buffer that nothing holds back
         self._stopping = False  # no request is begun any more
         self._holding = False  # no request is begun until it goes on
+        self._over = False  # it has `ended`
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
         self._link_closed = False  # nothing comes from the link
@@ -367,15 +369,15 @@ class Session:
     # --- What the hub calls
 
     def client_ready(self, events: int) -> int:
-        """Go on after the client's socket has become ready; give the `crowd`. Never raises."""
+        """Go on after the client's socket has become ready; give the `Crowd`. Never raises."""
         return self._step(self._client_ready, events)
 
     def link_ready(self, events: int) -> int:
-        """Go on after the link's socket has become ready; give the `crowd`. Never raises."""
+        """Go on after the link's socket has become ready; give the `Crowd`. Never raises."""
         return self._step(self._link_ready, events)
 
     def _step(self, step: Callable[[int], None], events: int) -> int:
-        if self.ended.is_set():  # in this very round of the hub, which has not been told yet
+        if self._over:  # in this very round of the hub, which has not been told yet
             return Crowd.NONE
         try:
             step(events)
@@ -387,7 +389,7 @@ class Session:
         self.traffic.locks.tell()  # no scanner is at work now
         if self._push is not None:
             self._push()
-        return self.crowd
+        return crowd_of(self.traffic.in_flight)
 
     def _client_ready(self, events: int) -> None:
         if events & GONE:
@@ -409,11 +411,6 @@ class Session:
             self._send_requests()
         if events & READ and not self._link_closed:
             self._receive_replies()
-
-    @property
-    def crowd(self) -> int:
-        """Say how many commands are under way, and of what kind, to judge by the newest."""
-        return crowd_of(self.traffic.in_flight)
 
     def finish(self, reason: str, seconds: float) -> None:
         """End in good order, within `seconds`: begin no more requests, answer those under way, then close.
@@ -496,11 +493,18 @@ class Session:
         if lane.ended:
             self._lose_link("the upstream closed the connection")
             return
+        self._send_replies()
+        self._note_answered()
         self._requests_lane.release_what_nobody_needs()
         if self.traffic.locks.busy:
             self.traffic.locks.look_again()
         self._send_what_jobs_say()
-        self._send_replies()
+
+    def _note_answered(self) -> None:
+        """Note what has been written that the client has been told of."""
+        memory = self.traffic.memory
+        if memory is not None and memory.answered:
+            memory.remember(self.traffic.last_cookie)
 
     def _note_unsent(self) -> None:
         """Note which WRITEs' data the link has not been given: a reply to one of them is early."""
@@ -596,6 +600,7 @@ class Session:
     def _lose_client(self, reason: str) -> None:
         if self._client_gone:
             return
+        self._note_answered()
         if not self._stopping or self.linger:
             self.reason = reason
         self._stop(reason)
@@ -773,6 +778,7 @@ class Session:
 
     def close(self) -> None:
         """Stop at once; what is under way is lost. The sockets stay open, for their owner to close."""
+        self._note_answered()
         self._stop("stopped")
         self.ending.set()
         self._requests_lane.close()
@@ -792,6 +798,7 @@ class Session:
             self.traffic.memory.forget_all()
         for sock in self._interest:
             self._want(sock, 0)
+        self._over = True
         self.ended.set()
 
 

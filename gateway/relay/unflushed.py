@@ -116,7 +116,9 @@ class Era:
     written: list[Written] = field(default_factory=list)
     bytes: int = 0
     sample: Sample | None = None
-    """Of its last write that could be had (`gateway.relay.witnesses`)."""
+    """Of one of its writes (`gateway.relay.witnesses`)."""
+    _sample_due: int = 0
+    """So many ranges are to be there when the next is taken."""
     _ranges: list[Range] = field(default_factory=list)
     _blocks: set[int] = field(default_factory=set)
     """Numbers of blocks that were written, from the time on when there were too many ranges."""
@@ -137,11 +139,19 @@ class Era:
         """The same, at once: what was written twice may be there twice."""
         return self.ranges if self._block else self._ranges
 
-    def add(self, added: Iterable[Range]) -> None:
-        """Take in ranges that were written."""
-        self._ranges += added
-        if len(self._ranges) > MOST_RANGES:
+    def keep_sample(self, sample: Sample) -> None:
+        """Keep one in place of what was there; it is of what was added last."""
+        self.sample, self._sample_due = sample, 2 * len(self._ranges)
+
+    def add(self, added: Iterable[Range]) -> bool:
+        """Take in ranges that were written. Say whether a sample of the last is wanted: there is none, or twice
+        as much was written as when it was taken.
+        """
+        ranges = self._ranges
+        ranges += added
+        if len(ranges) > MOST_RANGES:
             self._make_fewer()
+        return self.sample is None or len(ranges) >= self._sample_due
 
     def take_out(self, start: int, end: int) -> None:
         """These bytes do not count any more; what is only known by its block stays."""
@@ -230,25 +240,25 @@ class Unflushed:
         """How much data is kept."""
         return sum(era.bytes for era in self.eras)
 
-    def add(self, ask: Ask, asked: int | None = None, sample: Sample | None = None) -> None:
+    def add(self, ask: Ask, asked: int | None = None) -> bool:
         """A command that writes has been acknowledged; `asked`: what `Losses.asked` gave for it, if that was
-        not just now.
+        not just now. Say whether a sample of it is wanted (`keep_sample`).
         """
         if not self.records or self.closed:
             self._gone([(ask.offset, ask.end)])
-            return
+            return False
         digest = None
         if self.keep is Keep.DIGESTS:
             digest = digest_of(ask.data) if ask.command is Cmd.WRITE else None
             self._overwritten(ask.offset, ask.end)
         era = self._era(asked)
-        self._sample(era, sample)
-        era.add([(ask.offset, ask.end)])
+        is_wanted = era.add([(ask.offset, ask.end)])
         if self.keep is Keep.DATA:
             era.written.append(Written(ask))
             era.bytes += len(ask.data)
         elif self.keep is Keep.DIGESTS:
             era.written.append(Written(replace(ask, data=b""), digest))
+        return is_wanted
 
     def replaced(self, ask: Ask) -> None:
         """A command with FUA has been acknowledged: it is durable, and what it has written over is not to be
@@ -267,21 +277,17 @@ class Unflushed:
         self._overwritten(ask.offset, ask.end)
         self.eras = [era for era in self.eras if era]
 
-    def note(
-        self, ranges: Sequence[Range], asked: int | None = None, sample: Sample | None = None
-    ) -> None:
-        """The same of many, where ranges are all that is kept; `sample` is of one of them."""
-        if self.records and not self.closed:
-            era = self._era(asked)
-            self._sample(era, sample)
-            era.add(ranges)
-        else:
+    def note(self, ranges: Sequence[Range], asked: int | None = None) -> bool:
+        """The same of many, where ranges are all that is kept; the sample is of one of them."""
+        if not self.records or self.closed:
             self._gone(ranges)
+            return False
+        return self._era(asked).add(ranges)
 
-    def _sample(self, era: Era, sample: Sample | None) -> None:
-        """Keep the newest sample of an era, which is the last."""
+    def keep_sample(self, sample: Sample | None) -> None:
+        """Keep what was wanted of what was added last; None: it could not be had."""
         if sample is not None:
-            era.sample = sample
+            self.eras[-1].keep_sample(sample)
             if len(self.eras) > SAMPLED_ERAS:
                 self.eras[-1 - SAMPLED_ERAS].sample = None
 
@@ -290,11 +296,14 @@ class Unflushed:
         eras, now = self.eras, self._order.now
         if asked is None:
             asked = now
-        if not eras:
+        if eras:
+            era = eras[-1]
+            if era.first == now and era.asked == asked:
+                return era
+        else:
             self._begun()
-        if not eras or (eras[-1].first, eras[-1].asked) != (now, asked):
-            eras.append(Era(now, now, asked))
-            self._make_fewer()
+        eras.append(Era(now, now, asked))
+        self._make_fewer()
         return eras[-1]
 
     def keep_apart(self) -> None:

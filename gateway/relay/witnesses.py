@@ -9,7 +9,9 @@ is remembered by a digest, and read back over the new connection before anything
 **How something becomes a witness.** When a WRITE is acknowledged its data is at hand for the last time. Then a
 `Sample` is taken: the first bytes of the last WRITE of a batch, at most `PIECE_BYTES`, without a look at them.
 It lies with the era (`unflushed`) in which the write was acknowledged, one an era, and shares its fate: lost
-with it, or, when a FLUSH has covered it, made a `Witness` by its digest. A WRITE with FUA is one at once. Of
+with it, or, when a FLUSH has covered it, made a `Witness` by its digest. It gives way to another one whenever
+twice as much has been written in that era: so it is of the latter half, which an older snapshot lacks, and
+takes no work per request. A WRITE with FUA is one at once. Of
 zeros there is none: they are everywhere.
 
 **What it may say.** Only what surely is on the disk. A witness that overlaps anything that was, or may have
@@ -39,9 +41,10 @@ enough. With CAN_MULTI_CONN the disk may well have other writers, that go past t
 leases of a cluster are written over by others all the time. So it takes most of the `NEWEST`, and more than
 one. Those are what an older snapshot lacks, however little older it is; of another disk nothing is right.
 
-What it costs: nothing per request. A batch of replies with a WRITE costs a microsecond more, for a reference to
-bytes that were copied anyway, or a copy of `PIECE_BYTES`. A FLUSH costs some ten: a digest for each era that it
-has covered (most of the time one), and a tenth of a microsecond for each range. So does a batch with FUA.
+What it costs: nothing per request. A sample is a reference to bytes that were copied anyway, or a copy of
+`PIECE_BYTES`: ten of them for a thousand WRITEs between two FLUSHes. A FLUSH costs some ten microseconds: a
+digest for each era that it has covered (most of the time one), and a tenth of a microsecond for each range. So
+does a batch with FUA.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from random import Random
 
 import pytest
 
+from gateway.relay.crowd import READ
 from gateway.relay.losses import Losses
 from gateway.relay.scan.memory import Memory
 from gateway.relay.unflushed import SAMPLED_ERAS
@@ -15,6 +17,7 @@ from gateway.relay.witnesses import (
     MOST_WITNESSES,
     NEWEST,
     PIECE_BYTES,
+    Data,
     Flushed,
     Sample,
     Witness,
@@ -23,6 +26,8 @@ from gateway.relay.witnesses import (
     sample_of,
 )
 from gateway.wire.constants import Cmd, CmdFlag, Errno
+from tests.relay.scan.peers import Request, traffic
+from tests.relay.wires import Wires
 
 DATA = b"data" * 16
 SIZE = len(DATA)
@@ -250,6 +255,60 @@ def test_the_last_write_before_a_flush_bears_witness(losses: Losses) -> None:
     assert link.expects == [SIZE]
     link.write(5 * SIZE, flags=CmdFlag.FUA)
     assert link.expects == [SIZE, 5 * SIZE]
+
+
+def test_of_many_writes_one_of_the_latter_half_does(
+    losses: Losses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And few are looked at."""
+    taken: list[int] = []
+
+    def counted(start: int, data: Data, at: int) -> Sample:
+        taken.append(start)
+        return sample_of(start, data, at)
+
+    monkeypatch.setattr("gateway.relay.scan.memory.sample_of", counted)
+    link = Link(losses)
+    for number in range(200):
+        link.write(number * SIZE)
+    link.flush()
+    assert taken == [0, SIZE, 3 * SIZE, 7 * SIZE, 15 * SIZE, 31 * SIZE, 63 * SIZE, 127 * SIZE]
+    assert link.expects == [127 * SIZE]
+
+
+def test_a_write_whose_data_came_behind_its_header_does(losses: Losses) -> None:
+    link = Link(losses)
+    made = traffic(client_structured=True, link_structured=True)
+    made.memory, made.trail = link.memory, link.trail
+    wires = Wires(made)
+    wires.session.begin()
+    wires.client.send(Request(Cmd.WRITE, 0, 5, SIZE, len(DATA)).bytes)
+    wires.step()
+    wires.client.send(DATA)
+    wires.step()
+    cookie = wires.upstream.recv(1000)[8:16]
+    wires.upstream.send(struct.pack(">II", 0x67446698, 0) + cookie)
+    wires.step()
+    link.flush()
+    assert link.expects == [SIZE]
+    wires.close()
+
+
+def test_what_is_answered_is_noted_also_if_the_answer_reaches_nobody(losses: Losses) -> None:
+    """It is noted once the client has its replies; and where that cannot be, all the same."""
+    link = Link(losses)
+    made = traffic(client_structured=True, link_structured=True)
+    made.memory, made.trail = link.memory, link.trail
+    wires = Wires(made)
+    wires.session.begin()
+    wires.client.send(Request(Cmd.WRITE, 0, 5, SIZE, len(DATA), DATA).bytes)
+    wires.step()
+    cookie = wires.upstream.recv(1000)[8:16]
+    wires.client.close()
+    wires.upstream.send(struct.pack(">II", 0x67446698, 0) + cookie)
+    wires.session.link_ready(READ)
+    assert link.trail.unflushed.ranges == [(SIZE, SIZE + len(DATA))]
+    wires.close()
 
 
 def test_what_is_lost_bears_no_witness(losses: Losses) -> None:

@@ -272,7 +272,8 @@ class Work:
             if piece.task is not None and piece.task.missing > 1:
                 piece.task.fail(Errno.EIO, DONE_BEFORE)  # its session may be told before it is done
         else:
-            self.unflushed.add(ask, piece.asked, self._sample(piece))
+            if self.unflushed.add(ask, piece.asked):
+                self.unflushed.keep_sample(self._sample(piece))
 
     def _sample(self, piece: Piece) -> Sample | None:
         """Take a sample of what was written, unless it may be written once more."""

@@ -49,6 +49,8 @@ from gateway.wire.transmission import (
 )
 
 _DATA_DONE = DONE_BIT | Chunk.OFFSET_DATA
+_NONE_DONE = DONE_BIT | Chunk.NONE
+_NO_PAYLOAD = bytes(4)  # the length of a structured chunk that has none
 _HAS_DATA = frozenset({Cmd.READ, Cmd.BLOCK_STATUS})
 _NOT_A_READ = ASK | 0xFFFF
 
@@ -88,7 +90,9 @@ class ChunkReplies(Replies):
         least = head if extended else 16
         pack_cookie, unpack_simple = COOKIE.pack_into, SIMPLE_REPLY.unpack_from
         same = self._framing is traffic.plan.link
-        simple_stays = self._framing is not EXTENDED
+        simple_stays = self._framing is not EXTENDED and not extended
+        chunk_stays = same and not extended
+        refused = traffic.going.refused
         base = self._base
         memory = traffic.memory
         answered = memory.answered if memory is not None else None
@@ -140,7 +144,17 @@ class ChunkReplies(Replies):
                         continue
             else:
                 magic, word, ours = unpack_simple(buffer, pos)
-            if not word and magic == SIMPLE_REPLY_MAGIC and simple_stays and not extended:
+            short = 0  # the length of a reply that says success, and no more
+            if not word and magic == SIMPLE_REPLY_MAGIC and simple_stays:
+                short = 16
+            elif (
+                word == _NONE_DONE
+                and magic == chunk_magic
+                and chunk_stays
+                and buffer[pos + 16 : min(pos + head, end)] == _NO_PAYLOAD
+            ):
+                short = head
+            if short:
                 entry = in_flight.get(ours)
                 if (
                     entry is not None
@@ -148,12 +162,13 @@ class ChunkReplies(Replies):
                     and entry[1] & 0xFFFF not in _HAS_DATA
                     and not entry[1] & ASK
                     and ours not in partial
+                    and ours not in refused
                 ):
                     del in_flight[ours]
                     if answered is not None:
                         answered.append((ours, entry))
                     pack_cookie(buffer, pos + COOKIE_AT, entry[0])
-                    pos += 16
+                    pos += short
                     continue
             if pos > run:
                 out.append(view[run:pos])
@@ -176,8 +191,6 @@ class ChunkReplies(Replies):
             run = pos = behind
         if pos > run:
             out.append(view[run:pos])
-        if memory is not None and answered:
-            memory.remember(self.traffic.last_cookie)
         return pos
 
     def _begin(self, entry: Entry, payload_left: int, data_end: int, *, done: bool) -> None:

@@ -295,7 +295,7 @@ class RangeLocks:
     def tell(self) -> None:
         """Tell those whose claims have been granted. Not to be called while any scanner is at work."""
         kin = self._kin
-        if kin.telling:  # the loop below will come to it: no recursion from grant to grant
+        if not kin.to_tell or kin.telling:  # the loop comes to it: no recursion from grant to grant
             return
         kin.telling = True
         try:

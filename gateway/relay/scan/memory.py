@@ -60,6 +60,7 @@ class Memory:
         "_older",
         "_quiet",
         "_trail",
+        "_witnesses",
         "answered",
         "kept",
         "kept_bytes",
@@ -67,13 +68,14 @@ class Memory:
 
     def __init__(self, trail: Trail) -> None:
         self._losses = trail.losses
+        self._witnesses = trail.losses.witnesses
         self._trail = trail
         self._last_news = trail.losses.asked()
         self._news: list[tuple[int, int]] = []
         """(our newest cookie when something came that changes `Losses.asked`, what that was before)."""
         self._old = self._older = 0
         """Our cookies up to these may have been asked before the last, and before the first of these."""
-        self._gone_over = trail.losses.witnesses.gone_over
+        self._gone_over = self._witnesses.gone_over
         """The same of that, as far as this memory has seen it."""
         self._quiet = 0
         """Our cookies up to this may have been asked before."""
@@ -81,8 +83,9 @@ class Memory:
         """Our cookie -> data of a client's WRITE that is not answered."""
         self.kept_bytes = 0
         self.answered: list[tuple[int, Entry]] = []
-        """(our cookie, what it was) of commands without data in their reply that have succeeded: whoever adds
-        to it calls `remember`, once for many."""
+        """(our cookie, what it was) of commands without data in their reply that have succeeded, and of which
+        nothing is noted yet. Whoever feeds the scanner that adds to it calls `remember`, once for many, as soon
+        as the replies have been sent: who waits for them need not wait for that."""
 
     def take_data(self) -> dict[int, bytes]:
         """Give what has come of the client's WRITEs (by our cookie), which is not kept any more."""
@@ -112,13 +115,13 @@ class Memory:
         """See whether another link has come up: it knows nothing of what was asked before, whenever we hear
         the answer. Or whether a FLUSH has failed, after the server may have done it.
         """
-        news = self._losses.asked()
+        news = self._losses.last_news
         if news != self._last_news:
             self._news.append((last_cookie, self._last_news))
             self._last_news, self._old = news, last_cookie
             if len(self._news) > MOST_NEWS:
                 self._older, _event = self._news.pop(0)
-        gone_over = self._losses.witnesses.gone_over
+        gone_over = self._witnesses.gone_over
         if gone_over != self._gone_over:
             self._gone_over, self._quiet = gone_over, last_cookie
 
@@ -134,7 +137,9 @@ class Memory:
         if self._losses.is_done_before(self._trail, asked):
             self._losses.done_before(self._trail, ranges)
         else:
-            self._trail.unflushed.note(ranges, asked, sample)
+            unflushed = self._trail.unflushed
+            if unflushed.note(ranges, asked):
+                unflushed.keep_sample(sample)
 
     def _sample(self, ours: int, offset: int, data: Kept | Data | None) -> Sample | None:
         """Take a sample of a WRITE that has been acknowledged, if all is known that came while it was under
@@ -143,7 +148,8 @@ class Memory:
         if ours <= self._quiet:
             return None
         if type(data) is list:
-            data = data[0][1]  # where it was received; nothing is received there while we look
+            # Where it was received; nothing is received there while we look.
+            data = data[0][1] if data else None
         return sample_of(offset, data, self._gone_over) if data else None  # type: ignore[arg-type]
 
     def succeeded(
@@ -175,7 +181,7 @@ class Memory:
         """A command has failed: what it should have written may be there, or not."""
         self.forget(ours, length)
         if word & 0xFFFF in WRITE_CLASS:
-            self._losses.witnesses.over([(offset, offset + length)])
+            self._witnesses.over([(offset, offset + length)])
 
     def remember(self, last_cookie: int) -> None:
         """Do the same for all that are `answered`."""
@@ -186,10 +192,9 @@ class Memory:
         freed = 0
         if not self.answered:
             return
-        ours, (_cookie, word, offset, _length) = self.answered[-1]
-        sample = None
-        if word & 0xFFFF == _WRITE and ours > old:
-            sample = self._sample(ours, offset, kept[ours])
+        newest, (_cookie, word, offset, _length) = self.answered[-1]
+        plain = word & 0xFFFF == _WRITE and newest > old
+        sampled = newest, offset, kept[newest] if plain else None
         for ours, (_cookie, word, offset, length) in self.answered:
             if word & 0xFFFF != _WRITE:
                 self.succeeded(ours, word, offset, length, last_cookie)
@@ -210,8 +215,10 @@ class Memory:
                 self._note(ours, offset, length, None)
         self.kept_bytes -= freed
         if fua:
-            self._losses.durable(self._trail, fua, sample if word & _FUA else None)
+            self._losses.durable(self._trail, fua, self._sample(*sampled) if word & _FUA else None)
         if noted:
             self._trail.wrote = True
-            self._trail.unflushed.note(noted, self._last_news, None if word & _FUA else sample)
+            unflushed = self._trail.unflushed
+            if unflushed.note(noted, self._last_news) and not word & _FUA:
+                unflushed.keep_sample(self._sample(*sampled))
         self.answered.clear()

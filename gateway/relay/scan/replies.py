@@ -334,8 +334,6 @@ class SimpleReplies(Replies):
                 out.append(client.success(cookie, offset, read=False))
         if pos > run:
             out.append(view[run:pos])
-        if memory is not None and answered:
-            memory.remember(self.traffic.last_cookie)
         return pos
 
     def _look_at(

@@ -61,6 +61,7 @@ class RequestScan:
         "_base",
         "_drop_left",
         "_fast",
+        "_framing",
         "_gather_left",
         "_gathered",
         "_gathered_for",
@@ -99,6 +100,7 @@ class RequestScan:
 
     def _take(self, plan: Plan) -> None:
         self._fast = plan.fast
+        self._framing = plan.offer.framing
         self._size = plan.offer.size
         self._base = plan.offer.base
         self._mask = _mask(plan)
@@ -149,7 +151,7 @@ class RequestScan:
         # What may be lost must be looked at one by one.
         fast = _no_word_is if traffic.debt.lost else self._fast.get
         size, mask, base = self._size, self._mask, self._base
-        client, link = traffic.plan.offer.framing, traffic.plan.link
+        client, link = self._framing, traffic.plan.link
         unpack, header, client_magic = (
             client.request.unpack_from,
             client.request.size,
@@ -231,7 +233,7 @@ class RequestScan:
                         if length <= MAX_COPIED_BYTES and pos - data == length:
                             memory.kept[ours] = buffer[data:pos]
                         else:
-                            memory.kept[ours] = [(self.pin(), view[data:pos])]
+                            memory.kept[ours] = [(self.pin(), view[data:pos])] if pos > data else []
                 continue
             if pos > run:
                 out.append(view[run:pos])
