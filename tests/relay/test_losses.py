@@ -1089,8 +1089,9 @@ SLICES: dict[str, tuple[Bounds, dict[str, str | bool]]] = {
     "a session leaves, another comes": (bounds(sessions=3, lefts=1, ends=1), {}),
     "a link is left and the server restarts": (bounds(lefts=1, kills=1), {"soon": "drawn"}),
     "what is left is in doubt": (bounds(deaths=1, doubts=1, lates=1), {"soon": "drawn"}),
-    "two write": (bounds(writes=2, places=2), {}),
-    "each for itself": (bounds(writes=2, deaths=1), {"shared": False}),
+    "four commands, and a link dies": (bounds(writes=2, flushes=2, deaths=1), {}),
+    "four commands, each for itself": (bounds(writes=2, flushes=2, deaths=1), {"shared": False}),
+    "two places": (bounds(writes=2, places=2, flushes=2), {}),
 }
 """All that can happen in each, in every order, to the very end."""
 
