@@ -33,8 +33,8 @@ The rule, clause by clause; each has its own method, and its name here:
   that (`doubt`: it can be read back, or written again) the trail keeps it meanwhile.
 - *A link is left* (`left`). The gateway has closed it, after a FLUSH, so that its trail is empty; but not
   every link can be FLUSHed (half a WRITE stands in it). Where the scope is all, what is uncovered stays with
-  the disk: the next FLUSH that relies on it has to see it covered, or fails. Where only its session relied on
-  it, nobody does any more.
+  the disk: the next FLUSH that relies on it has to see it covered, or fails; and when another link of the disk
+  dies, so has this one: the server may have. Where only its session relied on it, nobody does any more.
 - *Telling* (`_tell`, `answer`). Every session that relies on what is lost, and was open, is told by EIO at
   its next FLUSH, and at each FLUSH that was read before that EIO was sent. Until any session has been told,
   whoever opens the disk has to be told too, for there may be nobody left who can be. Once told, a session
@@ -493,7 +493,15 @@ class Losses:
         if trail.state is not Trail.LEFT:
             self._is_gone(trail, Trail.DOUBT if doubt else Trail.DEAD, why)
             trail.tried = False
+            if self._speaks(trail):
+                self._suspect_those_left()
             self._look()
+
+    def _suspect_those_left(self) -> None:
+        """The server may have died: what led there and was left has died with it, then."""
+        for left in self._gone:
+            if left.state is Trail.LEFT and self._speaks(left):
+                left.state = Trail.DEAD
 
     def left(self, trail: Trail, *, trusted: bool = False) -> None:
         """The link of a trail was closed by the gateway. `trusted`: nobody is to be told of what was not
@@ -513,9 +521,12 @@ class Losses:
     def _is_gone(self, trail: Trail, state: str, why: str) -> None:
         self.order.tick()
         trail.proof = None
-        if trail.state is Trail.OVER:
+        if trail.state is Trail.OVER:  # then nothing should have been written over it
+            self._lose({trail: trail.unflushed.take()}, why)
             return
         trail.state, trail.why, trail.hoped = state, why, False
+        if state is not Trail.DOUBT:
+            trail.unflushed.forget_content()
         self._up.pop(trail, None)
         self._gone[trail] = None
         owner = self.scope(trail)
@@ -590,7 +601,10 @@ class Losses:
                     covered += other.unflushed.cover(sent, since=trail.up)
         if covered:
             scope = self.scope(trail)
-            self.witnesses.flushed([Covered(era.as_noted, era.sample, scope) for era in covered])
+            has_ended = scope is not None and scope not in self._open  # nobody will look for it
+            self.witnesses.flushed(
+                [Covered(era.as_noted, None if has_ended else era.sample, scope) for era in covered]
+            )
         self._look()
 
     def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:

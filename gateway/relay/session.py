@@ -791,8 +791,11 @@ class Session:
         self.traffic.asks.drop()
         self.traffic.debt.deaf = True
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
-        if self.traffic.trail is not None:  # nobody will hear whether that was done
-            self.traffic.trail.losses.witnesses.over(self.traffic.writing())
+        if (
+            self.traffic.trail is not None
+        ):  # nobody will hear whether that was done, and it may be yet
+            for start, end in self.traffic.writing():
+                self.traffic.trail.losses.witnesses.unknown(start, end)
         self.traffic.locks.leave(self.traffic.in_flight)
         if self.traffic.memory is not None:
             self.traffic.memory.forget_all()

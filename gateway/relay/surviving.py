@@ -158,7 +158,8 @@ async def _go_back(service: Service, running: Running, joined: Joined) -> None:
         if running.opened.link is not joined:  # it has been switched
             return
         if running.name not in service.paused and await _is_quiet(service, running, session):
-            if trunk.bundle.idle and trunk.bundle.lines and not trunk.ended:
+            # It may have lost its link once more while it was held.
+            if trunk.bundle.in_order and trunk.bundle.idle and not trunk.ended:
                 _relink(service, running, joined)
                 session.go_on()
                 return

@@ -145,13 +145,14 @@ class Era:
 
     def add(self, added: Iterable[Range]) -> bool:
         """Take in ranges that were written. Say whether a sample of the last is wanted: there is none, or twice
-        as much was written as when it was taken.
+        as much was written as when it was taken. Of blocks there are none, for what was written twice is
+        there once.
         """
         ranges = self._ranges
         ranges += added
         if len(ranges) > MOST_RANGES:
             self._make_fewer()
-        return self.sample is None or len(ranges) >= self._sample_due
+        return not self._block and (self.sample is None or len(ranges) >= self._sample_due)
 
     def take_out(self, start: int, end: int) -> None:
         """These bytes do not count any more; what is only known by its block stays."""
@@ -288,8 +289,8 @@ class Unflushed:
         """Keep what was wanted of what was added last; None: it could not be had."""
         if sample is not None:
             self.eras[-1].keep_sample(sample)
-            if len(self.eras) > SAMPLED_ERAS:
-                self.eras[-1 - SAMPLED_ERAS].sample = None
+            for era in self.eras[:-SAMPLED_ERAS]:
+                era.sample = None
 
     def _era(self, asked: int | None) -> Era:
         """Give that of now, for something that was asked then."""
@@ -318,6 +319,12 @@ class Unflushed:
         while len(self.eras) > MOST_ERAS:
             at = int(self.eras[0].last < self._apart <= self.eras[1].first)
             self.eras[at].absorb(self.eras.pop(at + 1))
+
+    def forget_content(self) -> None:
+        """Nobody will look for it any more, or write it again: where it is remains to be known."""
+        for era in self.eras:
+            era.written.clear()
+            era.bytes = 0
 
     def _overwritten(self, start: int, end: int) -> None:
         for era in self.eras:

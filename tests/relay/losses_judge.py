@@ -222,6 +222,10 @@ class Judge:
 
     def _dead(self, number: int, doubt: int) -> None:
         self.links[number].state = "doubt" if doubt else "dead"
+        if self.links[number].speaks:
+            for link in self.links.values():
+                if link.state == "left" and link.speaks:
+                    link.state = "dead"
         self._nobody_relies(number)
 
     def _left(self, number: int) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from gateway.net.options import RelaySocket
 from gateway.protocol.export import Export, Offer
 from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.line import Line
-from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
 from gateway.relay.bundle.wire import Wire
 from gateway.relay.bundle.wire import Wires as BundleWires
@@ -88,7 +88,8 @@ class Survivor:
         bundle = Bundle(self._export, 1, trail, clock=self._clock, survival=self._survival)
         port = Port(self.traffic, lambda: self.session.act(partial(bundle.answers, port)))
         wires.part_from_link()
-        self._bundle_wires = BundleWires(bundle, wires, self._gone)  # type: ignore[arg-type] # a hub
+        hub: Any = wires  # it has what of a hub is needed
+        self._bundle_wires = BundleWires(bundle, hub, self._gone, _raise)
         memory.remember(self.traffic.last_cookie)
         self.traffic.locks.loosen(self.traffic.in_flight)
         bundle.begin_without(why)
@@ -127,7 +128,7 @@ class Survivor:
     def go_back(self) -> bool:
         """Go back to a link of its own, if all is in order and quiet; say whether it did."""
         bundle, session = self.bundle, self.session
-        if bundle is None or not (bundle.state is State.UP and bundle.settled):
+        if bundle is None or not bundle.in_order:
             return False
         if not session.held:
             session.hold()
@@ -165,3 +166,7 @@ class Survivor:
 def _close(sock: RelaySocket) -> None:
     assert isinstance(sock, socket.socket)
     sock.close()
+
+
+def _raise(bug: Exception) -> None:
+    raise bug

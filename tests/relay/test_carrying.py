@@ -20,7 +20,7 @@ from gateway.relay.scan.carrying import carry_over
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.requests import RequestScan
-from gateway.relay.scan.traffic import Traffic
+from gateway.relay.scan.traffic import Partial, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
@@ -514,3 +514,21 @@ def test_no_flush_that_was_under_way_at_a_loss_succeeds_after_it() -> None:
         made.offer.framing.failure(2, 0, Errno.EIO, ""),
     ]
     assert not debt.why
+
+
+def test_however_many_pieces_of_a_reply_are_missing_and_lost() -> None:
+    """Each is answered at once; and then the next is asked."""
+    export = Export(SIZE, int(FLAGS), structured=True)
+    made = plan(offer(view_of(export), structured=True), export)
+    losses = Losses()
+    traffic = Traffic(made, debt=losses.open())
+    trail = losses.trail(None)
+    losses.came_up(trail)
+    trail.unflushed.note([(0, SIZE)])
+    losses.lose(trail, "gone")
+    traffic.in_flight[1] = 7, Cmd.READ, 0, 2**16
+    covered = [(at, at + 8) for at in range(0, 2**16, 16)]
+    traffic.partial[1] = Partial(covered=covered)
+    take = lambda _ask, _done: pytest.fail("it is lost")  # noqa: E731 # both ways are one here
+    carry_over(traffic, RequestScan(traffic), made, take, take)
+    assert len(traffic.to_client) == len(covered)

@@ -22,8 +22,9 @@ from gateway.relay.losses import (
     Losses,
     Trail,
 )
+from gateway.relay.scan.asks import Ask
 from gateway.relay.scan.memory import Memory
-from gateway.relay.unflushed import MOST_ERAS, Era, Unflushed
+from gateway.relay.unflushed import MOST_ERAS, Era, Keep, Unflushed
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.ranges import Range
 from tests.relay import losses_model as model
@@ -1292,6 +1293,7 @@ MUTANTS: dict[str, Mutation] = {
     "a link dies: doubt is for ever": instead(Losses, "_doubted_too_long", _nothing),
     "a link is left: it is forgotten": instead(Losses, "left", _left_and_trusted),
     "a link is left: it is dead": instead(Losses, "left", _left_like_dead),
+    "a link is left: it outlives the server": instead(Losses, "_suspect_those_left", _nothing),
     "a link is left: its session's writes stay": instead(Losses, "_drop", _nothing),
     "telling: not the FLUSHes beside": instead(Losses, "_is_beside", lambda *_: False),
     "telling: not who comes later": instead(Losses, "open", _open_untold),
@@ -1440,3 +1442,31 @@ def test_all_is_settled_when_all_that_anybody_relies_on_is_covered_or_lost() -> 
     untold = disk.losses.untold()
     assert untold is not None
     assert list(untold.ranges) == [HERE]
+
+
+def test_what_is_written_over_a_link_that_is_over_is_lost_with_it(disk: Disk) -> None:
+    """That should not be; but then somebody has to hear of it."""
+    session = disk.session()
+    trail = disk.losses.trail(None)
+    trail.unflushed.note([HERE])
+    disk.losses.died(trail, "it died")
+    assert session.debt.why
+
+
+def test_of_what_a_link_has_left_no_content_is_kept(disk: Disk) -> None:
+    trail = disk.losses.trail(None, Keep.DATA)
+    disk.losses.came_up(trail)
+    trail.unflushed.add(Ask(Cmd.WRITE, 0, 8, 0, b"anything"))
+    disk.losses.left(trail)
+    assert (trail.unflushed.ranges, trail.unflushed.bytes, len(trail.unflushed)) == ([(0, 8)], 0, 0)
+
+
+def test_what_was_left_dies_with_the_next_link_that_leads_there(disk: Disk) -> None:
+    """READs of it fail from then on, and not only when somebody FLUSHes."""
+    left = disk.session()
+    left.write(HERE)
+    young = disk.session()
+    disk.losses.left(left.trail)
+    assert not young.is_lost(HERE)
+    young.die()
+    assert young.is_lost(HERE)

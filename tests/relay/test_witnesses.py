@@ -465,3 +465,71 @@ def test_each_part_of_that_is_needed(
     monkeypatch.setattr(owner, name, made)
     with pytest.raises(AssertionError, match="Witness"):
         test_a_witness_is_always_right()
+
+
+def test_a_witness_is_right_also_of_more_writes_than_are_told_apart() -> None:
+    for seed in range(10):
+        random, losses = Random(seed), Losses()
+        link, disk = Link(losses), dict[int, bytes]()
+        for number in range(random.randrange(1500, 6000)):
+            hot = random.random() < 0.3
+            offset = random.randrange(8 if hot else 1 << 22) * 4096
+            disk[offset] = number.to_bytes(4) * 16
+            link.write(offset, disk[offset])
+        link.flush()
+        for witness in losses.to_look_for(link.trail):
+            assert witness.says(disk[witness.start])
+
+
+def test_old_samples_go_though_some_eras_have_none(losses: Losses) -> None:
+    link = Link(losses)
+    for number in range(4 * SAMPLED_ERAS):
+        losses.order.tick()
+        if number % 3:
+            link.write(number * SIZE)
+        else:
+            link.answered(link.ask(number * SIZE, command=Cmd.TRIM))
+    sampled = [era.sample is not None for era in link.trail.unflushed.eras]
+    assert sum(sampled) <= SAMPLED_ERAS
+
+
+def test_what_may_be_written_when_nobody_hears_bears_no_witness(losses: Losses) -> None:
+    """The client has gone, and with it the link, under a WRITE: that may be done at any time from now on."""
+    link = Link(losses)
+    made = traffic(client_structured=True, link_structured=True)
+    made.trail = link.trail
+    wires = Wires(made)
+    wires.session.begin()
+    wires.client.send(Request(Cmd.WRITE, 0, 5, SIZE, len(DATA), DATA).bytes)
+    wires.step()
+    wires.session.close()
+    wires.close()
+    link.write(SIZE)
+    link.flush()
+    assert not link.expects
+
+
+def test_of_who_has_ended_nothing_bears_witness_that_is_flushed_later(losses: Losses) -> None:
+    link, other = Link(losses, own=True), Link(losses)
+    link.write(0)
+    losses.end(link.debt)
+    link.flush()
+    assert not losses.witnesses.of(link.debt)
+    assert not other.expects
+
+
+def test_a_bug_in_what_is_noted_ends_that_session_alone(losses: Losses) -> None:
+    link = Link(losses)
+    made = traffic(client_structured=True, link_structured=True)
+    made.memory, made.trail = link.memory, link.trail
+    wires = Wires(made)
+    wires.session.begin()
+    wires.client.send(Request(Cmd.WRITE, 0, 5, SIZE, len(DATA), DATA).bytes)
+    wires.step()
+    cookie = wires.upstream.recv(1000)[8:16]
+    link.memory.kept.clear()
+    wires.upstream.send(struct.pack(">II", 0x67446698, 0) + cookie)
+    wires.session.link_ready(READ)
+    assert isinstance(wires.session.bug, KeyError)
+    assert wires.session.ended.is_set()
+    wires.close()

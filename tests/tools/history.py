@@ -31,6 +31,9 @@ class Trouble:
     """Those that it concerns; None: all."""
     in_order: bool = False
     """A server that is killed has said before that it goes, by ESHUTDOWN."""
+    beside: bool = False
+    """The gateway has several connections that act as one, and what went over those beside may count as lost
+    with it."""
 
 
 @dataclass(eq=False)
@@ -109,13 +112,17 @@ class Op:
             each
             for each in self.troubles
             if (each.what == "flush" or self.in_steps or self._answered_by(each.known))
-            and (
-                each.connections is None
-                or self.connections is None
-                or self.wandered
-                or not each.connections.isdisjoint(self.connections)
-            )
+            and (each.beside or self.met(each))
         ]
+
+    def met(self, trouble: Trouble) -> bool:
+        """Say whether it may have gone over a connection that has that trouble."""
+        return (
+            trouble.connections is None
+            or self.connections is None
+            or self.wandered
+            or not trouble.connections.isdisjoint(self.connections)
+        )
 
     def _answered_by(self, moment: int) -> bool:
         """Say whether it may have been answered by then; to a client that has gone, it may."""

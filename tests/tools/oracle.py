@@ -57,7 +57,8 @@ When the gateway finds a connection dead, reads a request or sends a reply. Whoe
 at rest (`settled`): it has read what was sent, has found out what there was to find, and its replies have come.
 Until then the oracle takes what is right for either order. So it is more exact the more often it is told.
 While a connection only says nothing, what others wrote over it may have been lost without anybody's knowledge:
-READs of others may give old data, but no FLUSH may say that it is safe.
+READs of others may give old data, but no FLUSH may say that it is safe. So it is where a connection was left
+unproved and the server died while nobody had any.
 
 Two things make it sharper: `stable`, which says what is on stable storage now, so that each FLUSH that claims
 something is held to it at once; and `check_stable`, for those who can look only when the server is dead.
@@ -115,6 +116,8 @@ class Oracle:
     """Sessions survive their connections."""
     shared: bool = False
     """All sessions share their connections."""
+    bundled: bool = False
+    """A session has several connections that act as one."""
     strict: bool = False
     """One write that was safe and is gone is enough for the gateway to know that it is another disk."""
     stable: Callable[[int], int] | None = None
@@ -247,7 +250,9 @@ class Oracle:
         """Say that from now on these connections stay open and nothing is answered; `dead` says that they have
         ended, or are answered again.
         """
-        return self._begin_trouble("silence", connections)
+        silence = self._begin_trouble("silence", connections)
+        silence.beside = self.bundled  # a FLUSH goes over one of them, for all
+        return silence
 
     def flush_failed(self, error: int, connections: Collection[int] | None = None) -> None:
         """Say that the server fails a FLUSH over one of these connections, now."""
@@ -554,13 +559,29 @@ class Oracle:
             return False
         if write.safe < NEVER or lossless:
             return True
-        if look.session is not None and self._is_in_silence(write, look):
+        if look.session is not None and (
+            self._is_in_silence(write, look) or self._is_gone_unseen(write, look.session)
+        ):
             return False
         return look.session is None or not self._may_know(write, look)
 
     def _is_in_silence(self, write: Op, look: Op) -> bool:
         return write.session is not look.session and any(
-            each.what == "silence" and look.began < each.known for each in write.suspects()
+            each.what == "silence" and look.began < each.known and write.met(each)
+            for each in write.suspects()
+        )
+
+    def _is_gone_unseen(self, write: Op, session: Session) -> bool:
+        """Say whether a session came when nobody had a connection who could have seen the server die: a FLUSH
+        has to tell, and until it is asked nobody knows.
+        """
+        suspects = write.suspects()
+        return any(
+            left.began < kill.began < session.opened
+            and not any(each.opened < kill.began < each.gone for each in self.sessions)
+            for left in suspects
+            for kill in suspects
+            if (left.what, kill.what) == ("left", "kill")
         )
 
     def _is_seen(self, write: Op, later: Op, look: Op) -> bool:

@@ -142,6 +142,11 @@ class Bundle:
         return not (self.work.pieces.orphans or self.work.pieces.held)
 
     @property
+    def in_order(self) -> bool:
+        """All is as it was before anything was lost."""
+        return self.state is State.UP and self.settled
+
+    @property
     def idle(self) -> bool:
         """Nothing is asked that is not answered."""
         return not (self.work.ports or self.work.pieces or self.work.flushes)
@@ -377,6 +382,7 @@ class Bundle:
 
     def left(self) -> None:
         """Its lines have been closed."""
+        self._forget_gate()
         self._trail.losses.left(self._trail, trusted=not self.survival.reconnect_seconds)
 
     def hand_on_trail(self) -> Trail:
@@ -388,6 +394,7 @@ class Bundle:
 
     def end(self) -> None:
         """Nobody asks any more. If what was written is in doubt, others have to be told."""
+        self._forget_gate()
         self._trail.losses.give_up(self._trail, NEVER_BACK)
 
     def give_up(self, why: str) -> None:
@@ -396,6 +403,13 @@ class Bundle:
         self.why = why
         self._break_off()
         self.lines.state = State.OVER
+
+    def break_down(self, why: str) -> None:
+        """There is a bug in here: nothing is asked any more, and whatever was written counts as lost."""
+        self.why = why
+        self._mending = None
+        self.lines.state = State.OVER
+        self._trail.losses.lose(self._trail, why)
 
     # --- Mending
 
@@ -406,7 +420,7 @@ class Bundle:
         self.lines.use_staying()
         self._forget_gate()
         steps = recovery(self.work, restarted=self._total_loss)
-        self._mending = Mending(steps, self.work.send)
+        self._mending = Mending(steps, self.work)
         self._go_on_mending()
 
     def _go_on_mending(self) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 
 from gateway.relay.bundle.pieces import Piece
+from gateway.relay.bundle.work import Work
 from gateway.relay.scan.asks import Ask, Outcome
+from gateway.wire.constants import Cmd
 
 Asked = list[tuple[Ask, int | None]]
 """Asks that go out together, each with the slot of its line (None: that of its stripe)."""
@@ -17,11 +19,11 @@ Steps = Generator[Asked, list[Outcome], None]
 
 
 class Mending:
-    """A recovery that is being carried out. `send` takes what it asks, and answers none of it at once."""
+    """A recovery that is being carried out. `work` sends what it asks, and answers none of it at once."""
 
-    def __init__(self, steps: Steps, send: Callable[[Piece], None]) -> None:
+    def __init__(self, steps: Steps, work: Work) -> None:
         self._steps = steps
-        self._send = send
+        self._work = work
         self._outcomes: list[Outcome] = []
         self._begun = False
         self._missing = 0
@@ -37,7 +39,10 @@ class Mending:
             self._outcomes = [Outcome() for _ in asked]
             self._missing = len(asked)
             for number, (ask, slot) in enumerate(asked):
-                self._send(Piece(ask, self._collected(number), slot=slot))
+                collect = self._collected(number)
+                if ask.command is Cmd.FLUSH:
+                    collect = self._noted(collect)
+                self._work.send(Piece(ask, collect, slot=slot))
         return False
 
     def _collected(self, number: int) -> Callable[[Piece, Outcome], None]:
@@ -47,6 +52,18 @@ class Mending:
 
         return done
 
+    def _noted(self, done: Callable[[Piece, Outcome], None]) -> Callable[[Piece, Outcome], None]:
+        """A FLUSH is sent: what it comes to is noted even if nobody goes on with this recovery. The server does
+        not say twice that it has lost something.
+        """
+        sent = self._work.trail.losses.sent()
+
+        def answered(piece: Piece, outcome: Outcome) -> None:
+            self._work.flush_answered(sent, outcome)
+            done(piece, outcome)
+
+        return answered
+
     def break_off(self) -> None:
-        """It cannot go on. What it has under way may still be answered, and nobody minds."""
+        """It cannot go on. Nobody minds what its READs and WRITEs come to that are under way."""
         self._steps.close()

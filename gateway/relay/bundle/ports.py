@@ -92,6 +92,7 @@ class Ports:
         self._turns: deque[Port] = deque()  # those with something to begin; the first has its turn
         self._to_wake: dict[Port, None] = {}  # those with answers, in the order in which they came
         self._to_wake_then: dict[Port, None] = {}  # those whose FLUSHes are answered
+        self._waking = False
 
     def __bool__(self) -> bool:
         """Something waits to be begun."""
@@ -156,7 +157,18 @@ class Ports:
                 self._to_wake[port] = None
 
     def wake(self) -> None:
-        """Wake those whose answers have come. They may ask, and leave, while they are told."""
+        """Wake those whose answers have come. They may ask, and leave, while they are told; and push, which
+        comes here again: the loop has the rest, or a FLUSH that a hundred share would go as deep.
+        """
+        if self._waking:
+            return
+        self._waking = True
+        try:
+            self._wake()
+        finally:
+            self._waking = False
+
+    def _wake(self) -> None:
         while self._to_wake or self._to_wake_then:
             if self._to_wake:
                 port = next(iter(self._to_wake))

@@ -71,7 +71,7 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
         if work.unflushed:
             yield from _doubted(work)
         losses.came_up(trail)
-    elif work.unflushed:
+    if work.unflushed and not (restarted and work.survival.unflushed is Doubt.REPLAY):
         yield from _flushed(work)
     yield from _unanswered(work)
     while work.lines.new:
@@ -83,17 +83,14 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
 
 
 def _flushed(work: Work) -> Steps:
-    """FLUSH over a line that was there all the time."""
-    losses, trail = work.trail.losses, work.trail
+    """FLUSH over a line that was there all the time, or that leads to where all of it was found."""
     tries = 0
     while work.unflushed:  # also what counts as written while the FLUSH was under way
-        sent = losses.sent()
         [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
-        work.flush_answered(sent, outcome)
         tries += bool(outcome.error)
         if is_loss(outcome.error) or tries == MOST_TRIES:
             why = outcome.text or text_of_error(outcome.error)
-            losses.lose(trail, f"a FLUSH of the server has failed: {why}")
+            work.trail.losses.lose(work.trail, f"a FLUSH of the server has failed: {why}")
 
 
 # --- Whether it is the same disk
@@ -150,20 +147,18 @@ def _ask_around(work: Work, witness: Witness) -> Ask:
 
 
 def _doubted(work: Work) -> Steps:
+    """See what can be done about what may be lost. What is not lost then is there, and can be flushed."""
     losses, trail = work.trail.losses, work.trail
     match work.survival.unflushed:
-        case Doubt.STICKY:  # lost when the last line was; unless others have proved that it is not
-            raise AssertionError(f"a loss that nobody was told of: {trail}")
-        case Doubt.ASSUME_DURABLE:
+        case (
+            Doubt.STICKY
+        ):  # it was lost when the last line was, unless others have proved that it is not
+            losses.lose(trail, RESTARTED)
+        case Doubt.ASSUME_DURABLE:  # a FLUSH all the same: the server itself may say that it is not
             work.say("what the server had not flushed is taken to be durable")
-            sent = losses.sent()
-            [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]  # so that it is seen over this line
-            work.flush_answered(sent, outcome)  # the server itself may say that it is not
-            losses.is_durable(trail)
         case Doubt.VERIFY:
             if (yield from _is_there(work)):
                 work.say("what the server had not flushed is all there")
-                losses.is_durable(trail)
             else:
                 losses.lose(trail, RESTARTED)
         case Doubt.REPLAY:
@@ -181,8 +176,7 @@ def _is_there(work: Work) -> _Question:
     for written in work.unflushed.written:
         if not (yield from _holds(work, written)):
             return False
-    [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
-    return not outcome.error
+    return True
 
 
 def _holds(work: Work, written: Written) -> _Question:

@@ -123,7 +123,7 @@ class Trunk:
             changed=self._note_change,
             fences=disk.fences,
         )
-        self._wires = Wires(self.bundle, hub, self._gone)
+        self._wires = Wires(self.bundle, hub, self._gone, self._break)
         self._links: dict[Line, Link] = {}
         self.pauses: defaultdict[int, Pause] = defaultdict(Pause)
         """By slot."""
@@ -164,7 +164,7 @@ class Trunk:
         until it has ended.
         """
         look_seconds = LOOK_SECONDS
-        while not (self.ended or (self.bundle.state is State.UP and self.bundle.settled)):
+        while not (self.ended or self.bundle.in_order):
             await trio.sleep(look_seconds)
             look_seconds = min(2 * look_seconds, AGAIN_SECONDS)  # many may wait, and for long
 
@@ -180,9 +180,11 @@ class Trunk:
         return self.server.mode.wanted.shared or speaks_for_all(self.first.export)
 
     def dissolve(self) -> tuple[Link, Trail]:
-        """End while nothing is asked: give the only link, whose owner goes on with it alone, and what was
-        written over it.
+        """End while all is in order and nothing is asked: give the only link, whose owner goes on with it
+        alone, and what was written over it.
         """
+        assert self.bundle.in_order
+        assert self.bundle.idle
         [line] = self.bundle.lines.by_slot.values()
         self._wires.take_out(line)
         self._scope.cancel()
@@ -431,6 +433,15 @@ class Trunk:
             if min(bundle.due, look_at) <= trio.current_time():
                 bundle.tick()
                 self.push()
+
+    def _break(self, error: Exception) -> None:
+        """There is a bug in here. What was written may be lost: nobody can say any more."""
+        self._hub.failed(error)
+        if not self.over.is_set():
+            self.retired = True
+            self.bundle.break_down("an internal error")
+            self.over.set()
+            self._scope.cancel()
 
     def _give_up(self, why: str) -> None:
         self.bundle.give_up(why)

@@ -45,11 +45,14 @@ class Wire:
         self._lost = False
 
     def ready(self, events: int) -> int:
-        """Go on after the socket has become ready; give the `Crowd`. Never raises for what a peer does."""
+        """Go on after the socket has become ready; give the `Crowd`. Never raises."""
         if events & GONE:
             events |= READ
         if events & READ and not self._lost:
-            self._receive()
+            try:
+                self._receive()
+            except Exception as error:
+                self._wires.broken(error)
         self._wires.push()
         return self._crowd
 
@@ -138,12 +141,21 @@ class Wire:
 
 
 class Wires:
-    """Those of one bundle. `gone` is called with what is to be closed, and why."""
+    """Those of one bundle. `gone` is called with what is to be closed, and why; `broken` with a bug of ours: it
+    must end no session but those of this bundle.
+    """
 
-    def __init__(self, bundle: Bundle, hub: Hub, gone: Callable[[Wire, str], None]) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        hub: Hub,
+        gone: Callable[[Wire, str], None],
+        broken: Callable[[Exception], None],
+    ) -> None:
         self.bundle = bundle
         self._hub = hub
         self._gone = gone
+        self.broken = broken
         self._wires: dict[Line, Wire] = {}
 
     def add(self, sock: RelaySocket, line: Line) -> None:
@@ -178,16 +190,23 @@ class Wires:
         self._gone(wire, why)
 
     def push(self) -> None:
-        """Have the bundle do what it can, and send what it has to say."""
+        """Have the bundle do what it can, and send what it has to say. Never raises."""
+        try:
+            self._push()
+        except Exception as error:
+            self.broken(error)
+
+    def _push(self) -> None:
         # A line that is lost in sending, or left, changes what the others may do, and so does an answer.
         again = True
         while again:
             lines = len(self._wires)
             self.bundle.push()
             answered = [wire.send() for wire in list(self._wires.values())]
-            for line in self.bundle.to_be_left:
-                if line.number == SPARE or self._wires[line].may_leave or self.bundle.is_late(line):
-                    self._wires[line].leave()
+            for line in list(self.bundle.to_be_left):
+                wire = self._wires.get(line)  # none: all were closed
+                if wire and (line.number == SPARE or wire.may_leave or self.bundle.is_late(line)):
+                    wire.leave()
             again = any(answered) or lines != len(self._wires)
 
     def take_out(self, line: Line) -> None:

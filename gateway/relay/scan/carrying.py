@@ -164,40 +164,23 @@ def _read_again(
     missing = _gaps(covered, offset, offset + length)
     if not missing:
         traffic.to_client.append(client.end(cookie, offset))
+        return
 
-    def done_with(start: int, size: int, *, last: bool) -> Callable[[Answer], None]:
-        def done(answer: Answer) -> None:
-            out = traffic.to_client
+    def read() -> Job:
+        """In order, so that the last chunk is the last."""
+        out = traffic.to_client
+        for start, end in missing:
+            answer = yield from translate(plan.upstream, Cmd.READ, 0, start, end - start)
+            last = end == missing[-1][1]
             if answer.error:
                 text = answer.text
                 out.append(client.failure(cookie, offset, Errno.EIO, text, done=last))
             else:
-                out.append(client.data_head(cookie, offset, start, size, done=last))
+                out.append(client.data_head(cookie, offset, start, end - start, done=last))
                 out.extend(memoryview(data) for _offset, data in answer.data)
+        return Answer()
 
-        return done
-
-    _one_by_one(traffic, missing, done_with, losses)
-
-
-def _one_by_one(
-    traffic: Traffic,
-    missing: list[tuple[int, int]],
-    done_with: Callable[..., Callable[[Answer], None]],
-    losses: int,
-) -> None:
-    """Read ranges in order, so that the last chunk is the last."""
-    if not missing:
-        return
-    (start, end), *others = missing
-    told = done_with(start, end - start, last=not others)
-
-    def done(answer: Answer) -> None:
-        told(answer)
-        _one_by_one(traffic, others, done_with, losses)
-
-    job = suspected(translate(traffic.plan.upstream, Cmd.READ, 0, start, end - start), losses)
-    traffic.jobs.ask(job, done)
+    traffic.jobs.ask(suspected(read(), losses), lambda _answer: None)
 
 
 def _gaps(covered: list[tuple[int, int]], start: int, end: int) -> list[tuple[int, int]]:

@@ -117,6 +117,7 @@ class ChunkReplies(Replies):
                         and size == entry[3] + 8
                         and not entry[1] & _NOT_A_READ
                         and ours not in partial
+                        and ours not in refused
                         and (not extended or echo == offset)
                     ):  # the whole reply in one chunk
                         del in_flight[ours]

@@ -231,12 +231,12 @@ class Jobs:
             return False
         if isinstance(step, Claim):
             return self._claim(running, step)
-        self._send(running, step)
-        return False
+        return self._send(running, step)
 
     def _fenced(self, running: Running, step: list[Ask] | Claim) -> bool:
-        """Have a step wait for fences, if it is going to write where there are any. It waits before it claims,
-        so that nobody waits for it in turn.
+        """Have a step wait for fences, if it is going to write where there are any: before it claims, so that
+        nobody waits for it in turn. (A fence that is raised between its claim and its write is waited for all
+        the same: its claim then lasts as long.)
         """
         ranges = (
             [step] if isinstance(step, Claim) else [a for a in step if a.command in WRITE_CLASS]
@@ -303,9 +303,10 @@ class Jobs:
         self.waiting -= running.waits
         running.waits = False
 
-    def _send(self, running: Running, asks: list[Ask]) -> None:
+    def _send(self, running: Running, asks: list[Ask]) -> bool:
+        """Say whether all of them were answered at once."""
         running.outcomes = [_NOT_YET] * len(asks)
-        running.missing = len(asks)
+        running.missing = len(asks) + 1  # no answer is the last before the last ask is sent
         if self._elsewhere:
             self._wait(running)
         debt = self._traffic.debt
@@ -317,6 +318,11 @@ class Jobs:
                 settle(Outcome(Errno.EIO, "the server may have lost what was written here"))
             else:
                 self._send_ask(ask, settle)
+        running.missing -= 1
+        if running.missing or running not in self._running:
+            return False
+        self._wait_no_more(running)
+        return True
 
     def _settle(self, running: Running, number: int, writes: bool, outcome: Outcome) -> None:
         """The reply to an ask is complete; the job goes on with the last of them, unless it has ended."""

@@ -190,12 +190,14 @@ class Memory:
         noted: list[Range] = []
         fua: list[Range] = []
         freed = 0
-        if not self.answered:
+        answered = self.answered.copy()
+        if not answered:
             return
-        newest, (_cookie, word, offset, _length) = self.answered[-1]
+        self.answered.clear()  # first: whatever goes wrong, it is done once
+        newest, (_cookie, word, offset, _length) = answered[-1]
         plain = word & 0xFFFF == _WRITE and newest > old
         sampled = newest, offset, kept[newest] if plain else None
-        for ours, (_cookie, word, offset, length) in self.answered:
+        for ours, (_cookie, word, offset, length) in answered:
             if word & 0xFFFF != _WRITE:
                 self.succeeded(ours, word, offset, length, last_cookie)
                 continue
@@ -221,4 +223,3 @@ class Memory:
             unflushed = self._trail.unflushed
             if unflushed.note(noted, self._last_news) and not word & _FUA:
                 unflushed.keep_sample(self._sample(*sampled))
-        self.answered.clear()

@@ -276,7 +276,7 @@ class SimpleReplies(Replies):
     def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
         in_flight, client = self.traffic.in_flight, self._client
-        early = self.traffic.early.least
+        early, refused = self.traffic.early.least, self.traffic.going.refused
         unpack, pack_cookie = SIMPLE_REPLY.unpack_from, COOKIE.pack_into
         # Replies without data stay simple with structured replies, as proto.md allows.
         chunked, stays = client.chunked, client.request is self.traffic.plan.link.request
@@ -293,6 +293,7 @@ class SimpleReplies(Replies):
                 or error
                 or entry[1] & ASK
                 or magic != SIMPLE_REPLY_MAGIC
+                or ours in refused
                 or (ours >= early and entry[1] & 0xFFFF)  # not a READ
             ):
                 if pos > run:

@@ -416,3 +416,115 @@ def test_what_is_adopted_waits_for_the_link_that_it_comes_from() -> None:
         it.link()
         it.answer(DATA)
         assert it.barred is not ends
+
+
+# --- FLUSHes
+
+
+def test_a_flush_that_hundreds_share_is_told_to_one_after_the_other() -> None:
+    """Whoever is woken pushes, as sessions do."""
+    bundle = Bundle(EXPORT, 1, Losses().trail(None), clock=lambda: 0.0)
+    bundle.linked(line := Line(0, EXPORT, Dialect(), {}))
+    told: list[int] = []
+
+    def come(number: int) -> None:
+        def wake() -> None:
+            bundle.answers(port)
+            bundle.push()
+
+        port = Port(None, wake)
+        bundle.ask(port, Ask(Cmd.FLUSH, 0, 0), lambda _outcome: told.append(number))
+
+    for number in range(1000):
+        come(number)
+    bundle.push()
+    [(_flush, done)] = line.traffic.asks.take()
+    done(Outcome())
+    bundle.push()
+    assert told == list(range(1000))
+
+
+def test_a_flush_of_a_recovery_that_fails_is_a_loss_though_nobody_goes_on_with_that() -> None:
+    it = Losing(count=3)
+    debt = it.bundle.work.trail.losses.open()
+    for slot in range(3):
+        it.link(slot=slot)
+    it.write()
+    it.answer()
+    it.lose(slot=1)
+    assert it.asked() == [Cmd.FLUSH]
+    it.lose(slot=2)
+    [(_flush, done)] = it.lines[0].traffic.asks.take()
+    done(Outcome(Errno.EIO))
+    it.bundle.push()
+    assert debt.why
+    assert debt.is_lost(0, 1)
+
+
+def test_a_flush_that_fails_when_all_was_found_is_a_loss_for_others_as_well() -> None:
+    """Also of what was under way then."""
+    it = Losing(survival=replace(DEFAULTS, unflushed=Doubt.VERIFY))
+    losses = it.bundle.work.trail.losses
+    it.link()
+    it.write()
+    it.answer()
+    it.lose()
+    other, trail = losses.open(), losses.trail(None)
+    losses.came_up(trail)
+    asked = losses.asked()
+    it.link()
+    while it.asked() == [Cmd.READ]:
+        it.answer(DATA)
+    [(flush, done)] = it.lines[0].traffic.asks.take()
+    assert flush.command is Cmd.FLUSH
+    done(Outcome(Errno.EIO))
+    it.bundle.push()
+    assert other.is_lost(0, 1)
+    assert losses.is_done_before(trail, asked)
+
+
+def test_nothing_is_in_order_while_others_prove_what_a_line_has_left() -> None:
+    """Who goes back to a link of his own then would take it for the one that he had."""
+    it = Losing()
+    losses = it.bundle.work.trail.losses
+    older = losses.trail(None)
+    losses.came_up(older)
+    older.flush = lambda _done: None
+    it.link()
+    it.write()
+    it.answer()
+    assert it.bundle.in_order
+    it.lose()
+    it.link()
+    assert it.bundle.idle
+    assert not it.bundle.in_order
+    losses.flushed(older, losses.sent())
+    it.tick()
+    while not it.bundle.in_order:  # what was written is looked for
+        it.answer(DATA)
+
+
+def test_a_bundle_that_breaks_down_has_lost_what_was_written() -> None:
+    it = Losing()
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    it.bundle.break_down("a bug")
+    assert debt.why == "a bug"
+    assert it.bundle.state is State.OVER
+
+
+def test_who_ends_in_the_middle_of_mending_waits_at_no_gate() -> None:
+    it = Losing()
+    losses = it.bundle.work.trail.losses
+    other = losses.trail(None)
+    losses.came_up(other)
+    other.flush = lambda _done: None
+    other.unflushed.note([(0, 1)], losses.asked())
+    it.link()
+    it.lose()
+    it.link()
+    assert losses._waiting  # `other` is asked to prove what it has
+    it.bundle.end()
+    assert not losses._waiting

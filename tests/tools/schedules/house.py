@@ -99,6 +99,7 @@ async def house(settings: Settings, workdir: Path, random: Random) -> AsyncItera
         grain=8 if settings.minimum_block > 1 else 1,
         doubts=settings.unflushed == "verify",
         shared=settings.connections.startswith("shared"),
+        bundled=settings.connections.endswith("4"),
         strict=settings.strict,
     )
     main, other = workdir / "main", workdir / "other"
