@@ -2,8 +2,9 @@
 `gateway.relay.pausing`.
 
     {"verb": "pause", "export": "disk", "within": 30, "for": 300, "accept-loss": false}
-    {"verb": "pause", "export": "disk", "while-connected": true}
+    {"verb": "pause", "export": "disk", "while-connected": true, "holder": "4f1c"}
     {"verb": "resume", "export": "disk"}
+    {"verb": "resume", "export": "disk", "holder": "4f1c"}
     {"verb": "switch", "export": "disk", "uri": "nbd://10.0.0.6", "within": 30, "close-first": true}
     {"verb": "losses", "export": "disk", "forget": false}
 
@@ -53,12 +54,12 @@ def verbs_of(
     exports = Exports(service)
 
     async def pause(arguments: Mapping[str, Any]) -> Answer:
-        meant = _meant(arguments, {"within", "for", "accept-loss", "while-connected"})
+        meant = _meant(arguments, {"within", "for", "accept-loss", "while-connected", "holder"})
         seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
         lasts = _seconds(arguments, "for", LASTS_SECONDS, MOST_FOR_SECONDS)
         accept_loss = _truth(arguments, "accept-loss")
         while_connected = _truth(arguments, "while-connected")
-        caller = object()
+        caller = _holder(arguments) or object()
 
         async def paused() -> Answer:
             within = Within(seconds)
@@ -82,10 +83,11 @@ def verbs_of(
         return await _done(paused)
 
     async def resume(arguments: Mapping[str, Any]) -> Answer:
-        meant = _meant(arguments, set())
+        meant = _meant(arguments, {"holder"})
+        holder = _holder(arguments)
 
         async def resumed() -> Answer:
-            return Answer(True, tuple(await pauses.resume(exports.paused(meant))))
+            return Answer(True, tuple(await pauses.resume(exports.paused(meant), holder)))
 
         return await _done(resumed)
 
@@ -184,6 +186,14 @@ def _meant(arguments: Mapping[str, Any], others: Collection[str]) -> Meant:
     if upstream is not None and (export is not None or not isinstance(upstream, str)):
         raise Misunderstood('"upstream" is the name of one, in place of "export"')
     return Meant(export, upstream, _truth(arguments, "all"))
+
+
+def _holder(arguments: Mapping[str, Any]) -> str | None:
+    """Give the word by which who has paused something is known again."""
+    holder = arguments.get("holder")
+    if holder is not None and (not isinstance(holder, str) or not holder):
+        raise Misunderstood('"holder" is a word by which who pauses is known again')
+    return holder
 
 
 def _truth(arguments: Mapping[str, Any], key: str) -> bool:

@@ -443,6 +443,27 @@ async def test_a_pause_that_others_have_asked_for_since_stays(workdir: Path) -> 
         assert made.paused == {"vm-1"}
 
 
+async def test_who_resumes_what_he_has_paused_takes_back_that_alone(workdir: Path) -> None:
+    me = {"export": "vm-1", "holder": "me"}
+    async with asking(workdir, PATTERNS) as made:
+        assert (await made.ask("pause", **me)).ok
+        assert (await made.ask("resume", export="vm-1")).ok
+        assert (await made.ask("pause", export="vm-1")).ok
+        answer = await made.ask("resume", **me)
+        assert answer.problems == ("'vm-1' has gone on meanwhile, and was paused by others since",)
+        assert made.paused == {"vm-1"}
+        assert (await made.ask("pause", **me)).ok
+        answer = await made.ask("resume", **me)
+        assert answer.done == ("'vm-1' stays paused: others have asked for that as well",)
+        assert made.paused == {"vm-1"}
+        assert (await made.ask("resume", export="vm-1")).ok
+        assert (await made.ask("pause", **me)).ok
+        assert (await made.ask("resume", **me)).ok
+        assert not made.paused
+        wrong = await made.ask("resume", export="vm-1", holder=7)
+        assert not wrong.ok
+
+
 async def test_a_pause_that_lasts_as_long_as_its_caller(workdir: Path) -> None:
     async with asking(workdir, PATTERNS) as made:
         client = await made.gateway.session("vm-1")

@@ -79,16 +79,20 @@ def _pause_for(
 
 async def _paused_for(socket: Path, arguments: Mapping[str, object], command: str) -> int:
     """The pause lasts as long as this connection, so it ends whatever becomes of us."""
+    import secrets
+
     from gateway.cli.running import SEEN_TO, asking_gateway, said
 
-    async with asking_gateway(socket, "pause", {**arguments, "while-connected": True}) as answer:
+    me = {"holder": secrets.token_hex(8)}
+    meanwhile = {**arguments, **me, "while-connected": True}
+    async with asking_gateway(socket, "pause", meanwhile) as answer:
         if not answer.ok:
             return said(answer)
         for done in answer.done:
             complain(done)  # standard output is the command's
         status = await _run(command)
         which = {key: arguments[key] for key in ("export", "upstream", "all") if key in arguments}
-        async with asking_gateway(socket, "resume", which) as resumed:
+        async with asking_gateway(socket, "resume", {**which, **me}) as resumed:
             for line in (*resumed.done, *resumed.problems):
                 complain(line)
         if resumed.ok:

@@ -35,6 +35,7 @@ _DOWN = frozenset(
     {
         # Nobody listens; a Unix socket is not there yet, or its queue is full (connect(2)).
         *(errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN, errno.ECONNRESET, errno.ECONNABORTED),
+        *(errno.EPIPE, errno.ENOTCONN),  # it has closed the connection, and was quicker than we are
         # The way there is cut.
         *(errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN),
         errno.ENODEV,  # vsock: the machine does not run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -89,6 +90,15 @@ class RelaySocket(Protocol):
 
     def close(self) -> None:
         """Close."""
+
+
+def has_gone(sock: RelaySocket) -> bool:
+    """Say whether the other side has said that it sends nothing more, or has gone; what it has sent before may
+    be there to receive.
+    """
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 class Awaited:

@@ -90,6 +90,8 @@ class GoingOver:
         """Open the exports for these sessions, as far as that was not done, and does not stand any more; what
         they share is not to be one of the trunks that are left. Raises `NotDone`.
         """
+        for place in self._places.values():
+            place.server.try_soon()
         with self._within.over(self._too_slow):
             for running in sessions:
                 place = self._places[running.name]
@@ -106,6 +108,7 @@ class GoingOver:
     async def look(self, export: str, leaving: Collection[Trunk]) -> Export:
         """Open an export as the next client would, who is not there, and give what it is. Raises `NotDone`."""
         place = self._places[export]
+        place.server.try_soon()
         with self._within.over(self._too_slow), refused_by(place):
             trunk = await self._trunk(place, leaving, ())
             if trunk is not None:

@@ -89,8 +89,8 @@ class Pauses:
         self._nursery = nursery
         self._turn = trio.Lock()
         self._waiting: dict[str, trio.CancelScope] = {}
-        self._by: dict[str, object] = {}
-        """Who alone has paused it, if that was said."""
+        self._holders: dict[str, list[object]] = {}
+        """Who have asked for it to be paused, since it is."""
         self.holding = Holding(service)
 
     # --- What is asked for
@@ -122,8 +122,7 @@ class Pauses:
                 self.holding.refuse_if_lost(new)
             flushed = await self.holding.hold(new, within, accept_loss=accept_loss) if new else {}
             for name in names:
-                # What two have asked for, neither takes back alone.
-                self._by[name] = by if name in new else None
+                self._holders.setdefault(name, []).append(by)
                 self._end_after(name, lasts)
         return [self._paused(name, flushed.get(name), lasts) for name in names]
 
@@ -134,19 +133,26 @@ class Pauses:
         self._service.log.info("export paused", export=export, sessions=count, seconds=lasts)
         return f"{shown(export)}: {count} sessions held, {flushed} flushed, for {lasts:g} s"
 
-    async def resume(self, exports: Exports) -> list[str]:
+    async def resume(self, exports: Exports, by: object = None) -> list[str]:
         """Have the sessions of exports go on; say what has been done. Raises `NotDone`: if one is not paused,
-        or, and then all still are, if a session's link is gone and cannot be had anew.
+        or, and then all still are, if a session's link is gone and cannot be had anew. `by`: who has paused
+        them, and only takes that back; those that others hold as well stay paused.
         """
         names = _names(exports)
         async with self._turn:
             for name in names:
                 if name not in self._service.paused:
                     raise NotDone(f"{shown(name)} is not paused")
+                if by is not None and by not in self._holders.get(name, ()):
+                    raise NotDone(
+                        f"{shown(name)} has gone on meanwhile, and was paused by others since"
+                    )
+            kept = [] if by is None else [each for each in names if self._is_kept(each, by)]
+            names = [name for name in names if name not in kept]
             relinked = await self._reconnect(names)
             counts = {name: len(self.holding.sessions(name)) for name in names}
             self._let_go_on(*names)
-        done = []
+        done = [f"{shown(name)} stays paused: others have asked for that as well" for name in kept]
         for name, count in counts.items():
             self._service.log.info("export resumed", export=name, sessions=count)
             anew = f", {relinked[name]} of them over new connections" if relinked[name] else ""
@@ -159,11 +165,19 @@ class Pauses:
         """
         async with self._turn:
             paused = self._service.paused
-            for export in [each for each in paused if self._by.get(each) is by]:
+            for export in [each for each in paused if by in self._holders.get(each, ())]:
+                if self._is_kept(export, by):
+                    continue
                 self._service.log.warning(
                     "export resumed: who had it paused has gone", export=export
                 )
                 await self._end_now(export)
+
+    def _is_kept(self, export: str, by: object) -> bool:
+        """Somebody wants it paused no more; say whether others do."""
+        holders = self._holders[export]
+        holders.remove(by)
+        return bool(holders)
 
     async def switch(
         self,
@@ -362,6 +376,7 @@ class Pauses:
 
     def _stay_paused(self, new: Collection[str]) -> None:
         for name in new:
+            self._holders.setdefault(name, []).append(None)
             self._end_after(name, LASTS_SECONDS)
 
     # --- Trunks
@@ -396,7 +411,7 @@ class Pauses:
 
     def _let_go_on(self, *exports: str) -> None:
         for export in exports:
-            self._by.pop(export, None)
+            self._holders.pop(export, None)
             waiting = self._waiting.pop(export, None)
             if waiting is not None:
                 waiting.cancel()

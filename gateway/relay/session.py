@@ -35,10 +35,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import trio
 
-from gateway.net.options import RelaySocket
+from gateway.net.options import RelaySocket, has_gone
 from gateway.protocol.errors import Hangup
 from gateway.relay.crowd import GONE, READ, WRITE, Crowd, crowd_of
 from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
@@ -120,6 +121,7 @@ class Session:
         self.link = link
         self.traffic = traffic
         traffic.jobs.woken = self.act
+        traffic.has_gone = partial(has_gone, client)
         self._requests = RequestScan(self.traffic)
         self._replies = reply_scan(self.traffic)
         self._requests_lane = Lane(client, link, self._requests, pool)
@@ -195,6 +197,7 @@ class Session:
 
     def _hold_it_no_more(self, _events: int) -> None:
         self._holding = self.settled = False
+        self.traffic.stale = self.traffic.has_gone()
         self._requests.stopped = self._begins_nothing
         # If the client has gone meanwhile, that was passed over, and is not told a second time unless asked.
         self._watch(self.client, self._interest[self.client])
@@ -262,6 +265,7 @@ class Session:
         old.locks.leave(old.in_flight)
         traffic.take_over(old)
         traffic.jobs.woken = self.act
+        traffic.has_gone = old.has_gone
         self.traffic = traffic
         self._requests = RequestScan(traffic)
         self._requests.stopped = True

@@ -163,6 +163,11 @@ class Places:
             times.append(deadline + LAST_SECONDS if late else deadline)
         return Wait(min(times)) if times else GiveUp(self.why)
 
+    def try_soon(self, now: float) -> None:
+        """Somebody knows better than what was found: wait for no back-off any more."""
+        for place in self._places:
+            place.next_at = min(place.next_at, now)
+
     def _try(self, which: int, now: float, seconds: float) -> Try:
         place = self._places[which]
         place.probing = bool(place.failures)

@@ -393,6 +393,10 @@ class Server:
                         self.tell(TurnedAway())
                     raise Unreachable(f"upstream {self.name!r} is unreachable: {step.why}")
 
+    def try_soon(self) -> None:
+        """An operator says that it is there: the next who connects tries."""
+        self._places.try_soon(trio.current_time())
+
     async def _try(self, step: Try, answering: Allowance, *, beside: bool) -> Reached | str | None:
         """Connect to one place, or (None) learn that it is down, or (why) that it has no room for one more.
         Raises `Unreachable` where none of this is said.

@@ -142,6 +142,20 @@ async def test_what_may_pass_is_told_apart(
     assert caught.value.down is down
 
 
+@pytest.mark.parametrize("error", [errno.EPIPE, errno.ENOTCONN, errno.ECONNRESET])
+async def test_who_closes_the_connection_before_we_know_that_it_is_there_is_down(
+    error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise OSError(error, "closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio, "open_unix_socket", closed)
+        with pytest.raises(DialError, match="closed") as caught:
+            await Dialler(parse_nbd_uri("nbd+unix:///?socket=/x")).connect()
+    assert caught.value.down
+
+
 async def test_our_own_want_is_not_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")

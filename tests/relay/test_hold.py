@@ -342,6 +342,39 @@ async def test_a_pause_flushes_and_holds_until_it_is_resumed(
             await made.pauses.resume("")
 
 
+@pytest.mark.parametrize("connections", ['"per-client"', '"shared"'])
+async def test_who_goes_while_it_is_paused_writes_nothing_any_more(
+    connections: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whoever comes then has seen him go, and what he writes is newer."""
+    disk = MemoryDisk(SIZE)
+    async with house(disk_of(disk), upstream=f"connections = {connections}") as made:
+        client, other = await made.client(), await made.client()
+        await made.pauses.pause("")
+        await client.send(Cmd.WRITE, 0, data=CONTENT)
+        await client.stream.aclose()
+        await trio.sleep(1)
+        await made.pauses.resume("")
+        while len(made.sessions()) > 1:
+            await trio.sleep(0.1)
+        assert await disk.read(0, BLOCK) == bytes(BLOCK)
+        assert await write(other) == 0
+
+
+async def test_who_says_goodbye_while_it_is_paused_ends_in_good_order(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        client = await made.client()
+        await made.pauses.pause("")
+        await client.send(Cmd.DISC)
+        await client.stream.aclose()
+        [session] = made.sessions()
+        await made.pauses.resume("")
+        await session.ended.wait()
+        assert session.reason == ""
+
+
 async def test_who_comes_while_it_is_paused_waits_and_its_clock_stands(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -274,3 +274,25 @@ async def test_who_waits_may_leave(autojump_clock: trio.testing.MockClock) -> No
         await trio.aclose_forcefully(house.other.stream)
         while len(house.gateway.service.running) > 1:
             await trio.sleep(1)
+
+
+@modes
+@pytest.mark.parametrize("when", ["at once", "while it is held"])
+async def test_what_waits_of_who_has_gone_is_not_written(
+    mode: Mode, when: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Others may have seen him go, and what they write then is newer."""
+    async with after_a_loss(mode) as house:
+        await house.other.send(Cmd.WRITE, 0, data=b"G" * BLOCK)
+        await trio.sleep_until(house.lost_at + (5 if when == "at once" else LATE_SECONDS - 1))
+        if when == "while it is held":
+            for session in house.gateway.service.hub.sessions:
+                session.hold()
+        await trio.aclose_forcefully(house.other.stream)
+        await trio.sleep_until(house.lost_at + LATE_SECONDS + 1)
+        assert await house.disk.read(0, BLOCK) == OLD
+        for session in list(house.gateway.service.hub.sessions):
+            session.go_on()
+        assert await command(house.writer, Cmd.WRITE, data=NEW) == 0
+        await trio.sleep(LATE_SECONDS)
+        assert await house.disk.read(0, BLOCK) == NEW

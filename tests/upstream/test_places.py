@@ -70,6 +70,15 @@ def test_back_offs_double_up_to_a_limit_and_are_jittered(chance: float, factor: 
     assert waits == pytest.approx([factor * seconds for seconds in expected])
 
 
+def test_who_knows_better_need_not_wait() -> None:
+    places = of()
+    due = fail_from(places, 0, 8)
+    now = due - 1
+    assert isinstance(places.next_step(now, now, patient=False), GiveUp)
+    places.try_soon(now)
+    assert isinstance(places.next_step(now, now + 1, patient=False), Try)
+
+
 def test_one_probes_for_all_that_wait() -> None:
     places = of()
     fail(places, 0)

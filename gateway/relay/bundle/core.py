@@ -184,6 +184,7 @@ class Bundle:
     def tick(self) -> None:
         """Time has passed: `due` has come."""
         now = self._clock()
+        self.work.fail_what_is_stale()
         self.work.pieces.time_has_come(now)
         stalled = self._stalls.found(self.lines.in_use, now)
         for line, seconds in stalled:
@@ -434,6 +435,7 @@ class Bundle:
             self._mending = None
             self._total_loss = False
             self.lines.state = State.SETTLING if self.lines.new else State.UP
+            self.work.fail_what_is_stale()
             self.work.hold_orphans()
             self._changed()
 

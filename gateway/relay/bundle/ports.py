@@ -43,6 +43,13 @@ class Port:
     """Answers to FLUSHes, which come after all others that are there. Whoever is told by one that something
     is lost takes what is answered later for safe: so nothing may be answered later that was written
     before."""
+
+    @property
+    def gone(self) -> bool:
+        """Its client has gone, or said goodbye."""
+        traffic = self.traffic
+        return traffic is not None and (traffic.debt.deaf or traffic.has_gone())
+
     credit_bytes: int = 0
     """What it may begin in this turn; less than none, and it has begun more than that."""
 
@@ -132,14 +139,14 @@ class Ports:
                 self._turns.rotate(-1)
 
     def take_out(
-        self, command: Cmd | None = None, of: Collection[Port | None] | None = None
+        self, commands: Collection[Cmd] | None = None, of: Collection[Port] | None = None
     ) -> list[Task]:
-        """Give what waits and is not to be begun any more: of one command, of some ports, or all."""
+        """Give what waits and is not to be begun any more: of some commands, of some ports, or all."""
         out = []
         for port in self._turns:
             if of is None or port in of:
                 for task in list(port.waiting):
-                    if command is None or task.ask.command is command:
+                    if commands is None or task.ask.command in commands:
                         port.waiting.remove(task)
                         out.append(task)
         self._turns = deque(port for port in self._turns if port.waiting)

@@ -243,6 +243,7 @@ def _surely(ask: Ask) -> Ask:
 def _unanswered(work: Work) -> Steps:
     again: list[Piece] = []
     found: list[Piece] = []
+    multi_conn = work.export.flags & TransmissionFlag.CAN_MULTI_CONN
     for piece in [piece for piece in work.pieces.orphans if piece.writes and piece.unknown]:
         if work.survival.unknown_writes is Unanswered.EIO:
             text = "the connection to the server was lost before it answered"
@@ -250,8 +251,10 @@ def _unanswered(work: Work) -> Steps:
         elif (yield from _was_done(work, piece)):
             if still_coming(piece.lates, work.clock()):
                 found.append(piece)
-            if piece.ask.flags & CmdFlag.FUA:
-                continue  # it is there, and must be durable: it is asked again at once, which changes nothing
+            if piece.ask.flags & CmdFlag.FUA or not multi_conn:
+                # It is there. But it must be durable, or be covered by a FLUSH, which without CAN_MULTI_CONN has to
+                # take the same connection. So it is asked again at once, which changes nothing.
+                continue
             work.settle(piece, Outcome())
         else:
             piece.ask = _surely(piece.ask)

@@ -25,6 +25,7 @@ from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.losses import DONE_BEFORE, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
 from gateway.relay.scan.fences import Fences, Late
+from gateway.relay.scan.jobs import GONE
 from gateway.relay.unflushed import Keep, Unflushed
 from gateway.relay.witnesses import Sample, sample_of
 from gateway.upstream.mode import Doubt, Survival, Unanswered
@@ -352,6 +353,22 @@ class Work:
         self.ports.leave(port)
         forgotten = self.pieces.forget_those_left(orphans=self.lines.state is not State.MENDING)
         self._may_have_been_done(forgotten)
+
+    def fail_what_is_stale(self) -> None:
+        """Something has waited, for a line or a fence. What clients wanted to write that have gone meanwhile is
+        not sent: others may have written there since, who saw them go.
+        """
+        pieces = self.pieces
+        stale = Outcome(Errno.EIO, GONE)
+        waiting = [*pieces.orphans, *(p for p in pieces.held if p.not_before < WHEN_FLUSHED)]
+        for piece in waiting:
+            if piece.writes and piece.task is not None and piece.task.port.gone:
+                (pieces.orphans if piece in pieces.orphans else pieces.held).remove(piece)
+                if piece.unknown:
+                    self._may_have_been_done([piece])
+                self._part_done(piece, stale)
+        for task in self.ports.take_out(WRITE_CLASS, [port for port in self.ports if port.gone]):
+            self.ports.answer(task, stale)
 
     def hold_orphans(self) -> None:
         """All is in order again, and what lines have left unanswered goes out first."""

@@ -127,6 +127,9 @@ class Running:
     """It was sent before, over a link that has died: no fence is for it."""
 
 
+GONE = "its client has gone while it waited, and others may have written there since"
+
+
 class Jobs:
     """One session's jobs. What they have to say gathers in `traffic.to_upstream` and `traffic.to_client`."""
 
@@ -227,6 +230,9 @@ class Jobs:
             self._wait(running)
             self.outside(running, step)
             return False
+        if not running.begun and self._traffic.stale and _writes(step):
+            self._end(running, Answer(Errno.EIO, GONE))
+            return False
         if not running.begun and self._traffic.fences and self._fenced(running, step):
             return False
         if isinstance(step, Claim):
@@ -251,7 +257,9 @@ class Jobs:
         def go_on() -> None:
             if running in self._running:
                 self._wait_no_more(running)
-                if self._take(running, step):
+                if self._traffic.debt.deaf or self._traffic.has_gone():
+                    self._end(running, Answer(Errno.EIO, GONE))
+                elif self._take(running, step):
                     self._go_on(running)
 
         self._wait(running)
@@ -375,6 +383,10 @@ class Jobs:
                 return [client.failure(cookie, asked, Errno.EIO, STATUS_TOO_LONG)]
             said.append(client.status(cookie, asked, context_id, told, done=done))
         return said or [client.success(cookie, asked, read=word & 0xFFFF == Cmd.READ)]
+
+
+def _writes(step: list[Ask] | Claim) -> bool:
+    return isinstance(step, Claim) or any(ask.command in WRITE_CLASS for ask in step)
 
 
 _TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)

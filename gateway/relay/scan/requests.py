@@ -189,7 +189,7 @@ class RequestScan:
             run = pos = self._gather(view, start, end, out)
         # From a claim on, every command that writes has to be a job, which claims its range; so this is looked
         # at again whenever a job may have begun. So it has to be while there are fences, to wait for them.
-        guarded = (mask and traffic.locks.busy) or traffic.fences.standing
+        guarded = (mask and traffic.locks.busy) or traffic.fences.standing or traffic.stale
         room = 0 if self.stopped else traffic.room
         while end - pos >= header and room > 0:
             magic, word, cookie, offset, length = unpack(buffer, pos)
@@ -244,7 +244,7 @@ class RequestScan:
                 )
             request = word, cookie, offset, length
             run = pos = self._judge(view, pos + header, end, request, out)
-            guarded = (mask and traffic.locks.busy) or traffic.fences.standing
+            guarded = (mask and traffic.locks.busy) or traffic.fences.standing or traffic.stale
             room = traffic.room
             answers = len(self.answers) + len(traffic.to_client)
             if self.disconnected or answers >= MAX_ANSWERS or not self.between_messages:

@@ -83,6 +83,7 @@ class Traffic:
         "fences",
         "gate",
         "going",
+        "has_gone",
         "held",
         "in_flight",
         "jobs",
@@ -95,6 +96,7 @@ class Traffic:
         "plan",
         "postponed",
         "refused",
+        "stale",
         "to_client",
         "to_upstream",
         "trail",
@@ -153,6 +155,11 @@ class Traffic:
         """What has been written over this link, and is not flushed; None: somebody else has it."""
         self.memory: Memory | None = None
         """None: what is under way when the link dies, fails."""
+        self.has_gone: Callable[[], bool] = _is_there
+        """Says whether the client has gone, or is about to, be it that nothing was read of that."""
+        self.stale = False
+        """The client has gone while it was held: what it wanted to write is not begun any more. Others may have
+        written there since, who saw it go."""
         self.postponed: deque[Callable[[], None]] = deque()
         """Begin commands of the client that were under way on a link that has died."""
         self.backlog = 0
@@ -165,6 +172,7 @@ class Traffic:
         self.refused = before.refused
         self.observed, self.observed_first = before.observed, before.observed_first
         self.gate, self.held = before.gate, before.held
+        self.stale = before.stale
         self.most_in_flight = before.most_in_flight
 
     @property
@@ -229,6 +237,10 @@ class Traffic:
         request's offset, `offset` that of the error.
         """
         return self.plan.offer.framing.failure(cookie, asked, error, text, offset=offset)
+
+
+def _is_there() -> bool:
+    return False
 
 
 def _named(word: int) -> str:

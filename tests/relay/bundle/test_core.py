@@ -20,7 +20,7 @@ from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.unflushed import KEPT
 from gateway.upstream.mode import DEFAULTS, Doubt, Survival
-from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag
 from tests.relay.bundle.model import FLAGS, Process
 
 EXPORT = Export(2**20, int(FLAGS))
@@ -138,6 +138,7 @@ class Losing:
     """A bundle that loses lines under WRITEs of `DATA`."""
 
     count: int = 1
+    export: Export = EXPORT
     survival: Survival = DEFAULTS
     now: float = 0.0
     answers: dict[int, int] = field(default_factory=dict)
@@ -147,7 +148,7 @@ class Losing:
         trail = Losses().trail(None, KEPT[self.survival.unflushed])
         self.changes = 0
         self.bundle = Bundle(
-            *(EXPORT, self.count, trail),
+            *(self.export, self.count, trail),
             clock=lambda: self.now,
             survival=self.survival,
             changed=self._changed,
@@ -159,7 +160,7 @@ class Losing:
         self.changes += 1
 
     def link(self, peer: Peer = UNKNOWN, slot: int = 0) -> None:
-        self.lines[slot] = Line(slot, EXPORT, Dialect(), {}, peer)
+        self.lines[slot] = Line(slot, self.export, Dialect(), {}, peer)
         self.bundle.linked(self.lines[slot])
         self.bundle.push()
 
@@ -276,6 +277,21 @@ def test_whoever_looks_at_the_clock_hears_of_a_write_that_waits_for_others() -> 
     assert it.bundle.due == LATE_SECONDS
     it.now = LATE_SECONDS
     it.tick()
+    it.answer()
+    assert it.answers[write] == 0
+
+
+def test_what_is_found_is_asked_again_where_no_other_flush_would_cover_it() -> None:
+    """Without CAN_MULTI_CONN one covers what went over its own connection."""
+    it = Losing(export=replace(EXPORT, flags=EXPORT.flags & ~TransmissionFlag.CAN_MULTI_CONN))
+    it.link()
+    write = it.write()
+    it.lose()
+    it.now = 1
+    it.link()
+    it.answer(DATA)
+    assert it.asked() == [Cmd.WRITE]
+    assert it.answers[write] == -1
     it.answer()
     assert it.answers[write] == 0
 
