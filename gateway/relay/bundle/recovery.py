@@ -252,7 +252,7 @@ def _unanswered(work: Work) -> Steps:
             if still_coming(piece.lates, work.clock()):
                 found.append(piece)
             if piece.ask.flags & CmdFlag.FUA or not multi_conn:
-                # It is there. But it must be durable, or be covered by a FLUSH, which without CAN_MULTI_CONN takes
+                # It is there. But it must be durable, or be covered by a FLUSH: without CAN_MULTI_CONN one over
                 # the same connection. So it is asked again at once, which changes nothing.
                 continue
             work.settle(piece, Outcome())
