@@ -360,7 +360,9 @@ class Work:
         """
         pieces = self.pieces
         stale = Outcome(Errno.EIO, GONE)
-        waiting = [*pieces.orphans, *(p for p in pieces.held if p.not_before < WHEN_FLUSHED)]
+        waiting = [piece for piece in pieces.held if piece.not_before < WHEN_FLUSHED]
+        if self.lines.state is not State.MENDING:  # else a recovery has them in hand
+            waiting += pieces.orphans
         for piece in waiting:
             if piece.writes and piece.task is not None and piece.task.port.gone:
                 (pieces.orphans if piece in pieces.orphans else pieces.held).remove(piece)

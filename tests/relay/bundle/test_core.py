@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from gateway.peer import UNKNOWN, Peer
-from gateway.protocol.export import Export
+from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.line import Line
@@ -18,6 +18,8 @@ from gateway.relay.bundle.work import LINE_COMMANDS
 from gateway.relay.losses import Losses
 from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.fences import Fences, Late
+from gateway.relay.scan.plan import plan
+from gateway.relay.scan.traffic import Traffic
 from gateway.relay.unflushed import KEPT
 from gateway.upstream.mode import DEFAULTS, Doubt, Survival
 from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag
@@ -544,3 +546,38 @@ def test_who_ends_in_the_middle_of_mending_waits_at_no_gate() -> None:
     assert losses._waiting  # `other` is asked to prove what it has
     it.bundle.end()
     assert not losses._waiting
+
+
+def test_what_a_recovery_has_in_hand_is_not_taken_from_it() -> None:
+    """A client goes while its WRITE is looked for, and the clock is looked at."""
+    it = Losing()
+    made = plan(offer(view_of(EXPORT), structured=False), EXPORT)
+    it.port.traffic = Traffic(made, debt=it.bundle.work.trail.losses.open())
+    it.link()
+    write = it.write()
+    it.lose()
+    it.now = 1
+    it.link()
+    assert it.bundle.state is State.MENDING
+    it.port.traffic.debt.deaf = True
+    it.tick()
+    it.answer(DATA)
+    assert it.answers[write] == 0
+
+
+def test_what_waits_for_a_line_is_not_written_when_its_client_has_gone() -> None:
+    it = Losing()
+    made = plan(offer(view_of(EXPORT), structured=False), EXPORT)
+    it.port.traffic = Traffic(made, debt=it.bundle.work.trail.losses.open())
+    it.link()
+    unanswered = it.write()
+    it.lose()
+    new = it.write(offset=100)
+    it.port.traffic.debt.deaf = True
+    it.now = LATE_SECONDS
+    it.link()
+    it.answer(bytes(len(DATA)))
+    assert it.asked() == []
+    it.bundle.answers(it.port)
+    assert (it.answers[unanswered], it.answers[new]) == (Errno.EIO, Errno.EIO)
+    assert it.bundle.idle
