@@ -87,7 +87,12 @@ def verbs_of(
         holder = _holder(arguments)
 
         async def resumed() -> Answer:
-            return Answer(True, tuple(await pauses.resume(exports.paused(meant), holder)))
+            name = exports.single(meant)
+            if holder is None or name is not None:
+                names = exports.paused(meant)
+            elif not (names := pauses.paused_by(holder)):
+                raise NotDone("nothing is paused any more that this holder has paused")
+            return Answer(True, tuple(await pauses.resume(names, holder)))
 
         return await _done(resumed)
 

@@ -460,8 +460,38 @@ async def test_who_resumes_what_he_has_paused_takes_back_that_alone(workdir: Pat
         assert (await made.ask("pause", **me)).ok
         assert (await made.ask("resume", **me)).ok
         assert not made.paused
+        for _ in range(2):  # once more is only longer
+            assert (await made.ask("pause", **me)).ok
+        assert (await made.ask("resume", **me)).ok
+        assert not made.paused
         wrong = await made.ask("resume", export="vm-1", holder=7)
         assert not wrong.ok
+
+
+async def test_who_has_paused_several_hears_that_one_of_them_has_gone_on(workdir: Path) -> None:
+    all_ = {"export": "vm-*", "all": True, "holder": "me"}
+    async with asking(workdir, PATTERNS) as made:
+        assert (await made.ask("pause", **all_)).ok
+        assert made.paused == {"vm-1", "vm-2"}
+        assert (await made.ask("resume", export="vm-2")).ok
+        answer = await made.ask("resume", **all_)
+        assert answer.problems == ("'vm-2' is not paused",)
+        assert made.paused == {"vm-1"}
+        assert (await made.ask("resume", export="vm-1", holder="me")).ok
+        assert (await made.ask("pause", export="vm-1")).ok
+        assert (await made.ask("pause", export="vm-2", holder="me")).ok
+        assert (await made.ask("resume", **all_)).ok  # those of others are no concern of it
+        assert made.paused == {"vm-1"}
+        assert not (await made.ask("resume", **all_)).ok
+
+
+async def test_who_asks_for_less_shortens_nobodys_pause(
+    workdir: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with asking(workdir, PATTERNS) as made:
+        assert (await made.ask("pause", export="vm-1", **{"for": 1000})).ok
+        answer = await made.ask("pause", export="vm-1", **{"for": 1})
+        assert answer.done == ("'vm-1' was paused already, and is for 1000 s from now on",)
 
 
 async def test_a_pause_that_lasts_as_long_as_its_caller(workdir: Path) -> None:

@@ -96,8 +96,11 @@ def has_gone(sock: RelaySocket) -> bool:
     """Say whether the other side has said that it sends nothing more, or has gone; what it has sent before may
     be there to receive.
     """
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return True
     poll = select.poll()
-    poll.register(sock.fileno(), select.POLLRDHUP)
+    poll.register(descriptor, select.POLLRDHUP)
     return bool(poll.poll(0))
 
 

@@ -26,6 +26,7 @@ Several exports can be taken together: all of them are done, or none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -89,8 +90,11 @@ class Pauses:
         self._nursery = nursery
         self._turn = trio.Lock()
         self._waiting: dict[str, trio.CancelScope] = {}
+        self._ends_at: dict[str, float] = {}
         self._holders: dict[str, list[object]] = {}
         """Who have asked for it to be paused, since it is."""
+        self._paused_by: dict[object, list[str]] = {}
+        """What each has asked for, as long as some of it is paused."""
         self.holding = Holding(service)
 
     # --- What is asked for
@@ -121,10 +125,12 @@ class Pauses:
             if not accept_loss:
                 self.holding.refuse_if_lost(new)
             flushed = await self.holding.hold(new, within, accept_loss=accept_loss) if new else {}
+            if by is not None:
+                self._paused_by[by] = list(dict.fromkeys([*self.paused_by(by), *names]))
             for name in names:
                 self._holders.setdefault(name, []).append(by)
-                self._end_after(name, lasts)
-        return [self._paused(name, flushed.get(name), lasts) for name in names]
+            last = {name: self._end_after(name, lasts) for name in names}
+        return [self._paused(name, flushed.get(name), last[name]) for name in names]
 
     def _paused(self, export: str, flushed: int | None, lasts: float) -> str:
         if flushed is None:
@@ -147,9 +153,12 @@ class Pauses:
                     raise NotDone(
                         f"{shown(name)} has gone on meanwhile, and was paused by others since"
                     )
-            kept = [] if by is None else [each for each in names if self._is_kept(each, by)]
+            kept = [] if by is None else [name for name in names if self._others_hold(name, by)]
             names = [name for name in names if name not in kept]
             relinked = await self._reconnect(names)
+            for name in kept:
+                self._holds_no_more(name, by)
+            self._paused_by.pop(by, None)
             counts = {name: len(self.holding.sessions(name)) for name in names}
             self._let_go_on(*names)
         done = [f"{shown(name)} stays paused: others have asked for that as well" for name in kept]
@@ -166,18 +175,23 @@ class Pauses:
         async with self._turn:
             paused = self._service.paused
             for export in [each for each in paused if by in self._holders.get(each, ())]:
-                if self._is_kept(export, by):
+                if self._others_hold(export, by):
+                    self._holds_no_more(export, by)
                     continue
                 self._service.log.warning(
                     "export resumed: who had it paused has gone", export=export
                 )
                 await self._end_now(export)
 
-    def _is_kept(self, export: str, by: object) -> bool:
-        """Somebody wants it paused no more; say whether others do."""
-        holders = self._holders[export]
-        holders.remove(by)
-        return bool(holders)
+    def paused_by(self, by: object) -> list[str]:
+        """Give the exports that somebody has paused, be it that some of them have gone on meanwhile."""
+        return list(self._paused_by.get(by, ()))
+
+    def _others_hold(self, export: str, by: object) -> bool:
+        return any(each != by for each in self._holders[export])
+
+    def _holds_no_more(self, export: str, by: object) -> None:
+        self._holders[export] = [each for each in self._holders[export] if each != by]
 
     async def switch(
         self,
@@ -412,17 +426,28 @@ class Pauses:
     def _let_go_on(self, *exports: str) -> None:
         for export in exports:
             self._holders.pop(export, None)
+            self._ends_at.pop(export, None)
             waiting = self._waiting.pop(export, None)
             if waiting is not None:
                 waiting.cancel()
         self.holding.let_go_on(*exports)
+        for by, names in list(self._paused_by.items()):
+            if self._service.paused.keys().isdisjoint(names):
+                del self._paused_by[by]
 
-    def _end_after(self, export: str, seconds: float) -> None:
+    def _end_after(self, export: str, seconds: float) -> float:
+        """Have a pause last so long, unless somebody has asked for longer: say how long it lasts."""
+        now = trio.current_time()
+        ends_at = self._ends_at.get(export, -math.inf)
+        if ends_at > now + seconds:
+            return round(ends_at - now)
+        self._ends_at[export] = now + seconds
         before = self._waiting.pop(export, None)
         if before is not None:
             before.cancel()
         waiting = self._waiting[export] = trio.CancelScope()
         self._nursery.start_soon(self._end, export, seconds, waiting)
+        return seconds
 
     async def _end(self, export: str, seconds: float, waiting: trio.CancelScope) -> None:
         with waiting:

@@ -350,6 +350,7 @@ class Unflushed:
         """All of it has been written again, over a link that is up now: only a FLUSH over that covers it."""
         for era in self.eras:
             era.last, era.asked = self._order.now, LONG_AGO
+            era.sample = None  # that it is there may be taken on trust
 
     def renew_since(self, event: int) -> None:
         """What was acknowledged after an event counts as acknowledged now."""

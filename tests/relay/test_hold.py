@@ -361,6 +361,26 @@ async def test_who_goes_while_it_is_paused_writes_nothing_any_more(
         assert await write(other) == 0
 
 
+async def test_who_cannot_resume_still_holds_what_he_has_paused(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it ends when he goes."""
+    async with house(disk_of(MemoryDisk(SIZE))) as made:
+        await made.client()
+        await made.pauses.pause("", by="me")
+
+        async def fails(_exports: object) -> dict[str, int]:
+            raise NotDone("the server is not back")
+
+        monkeypatch.setattr(made.pauses, "_reconnect", fails)
+        for _ in range(2):
+            with pytest.raises(NotDone, match="is not back"):
+                await made.pauses.resume("", by="me")
+        assert made.service.paused
+        await made.pauses.undo("me")
+        assert not made.service.paused
+
+
 async def test_who_says_goodbye_while_it_is_paused_ends_in_good_order(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -184,7 +184,6 @@ class Bundle:
     def tick(self) -> None:
         """Time has passed: `due` has come."""
         now = self._clock()
-        self.work.fail_what_is_stale()
         self.work.pieces.time_has_come(now)
         stalled = self._stalls.found(self.lines.in_use, now)
         for line, seconds in stalled:
@@ -433,9 +432,10 @@ class Bundle:
             return
         if done and self._may_be_read:
             self._mending = None
+            if self._total_loss and self._was_up:
+                self.work.fail_what_is_stale()
             self._total_loss = False
             self.lines.state = State.SETTLING if self.lines.new else State.UP
-            self.work.fail_what_is_stale()
             self.work.hold_orphans()
             self._changed()
 

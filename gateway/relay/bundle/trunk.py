@@ -209,8 +209,12 @@ class Trunk:
                         await trio.sleep(LOOK_SECONDS)
                 while self._wires.busy:
                     await trio.sleep(LOOK_SECONDS)
+        except Exception as error:
+            self._break(error)
         finally:
             self._wires.close()
+            for line in list(self._links):  # those that a bug has left
+                self._links.pop(line).close()
             self.bundle.left()
             self.disk.is_left()
             for link in self._others:
@@ -437,11 +441,15 @@ class Trunk:
     def _break(self, error: Exception) -> None:
         """There is a bug in here. What was written may be lost: nobody can say any more."""
         self._hub.failed(error)
-        if not self.over.is_set():
-            self.retired = True
+        if self.over.is_set():
+            return
+        self.retired = True
+        self.over.set()
+        self._scope.cancel()
+        try:
             self.bundle.break_down("an internal error")
-            self.over.set()
-            self._scope.cancel()
+        except Exception as another:  # it works on what is broken
+            self._hub.failed(another)
 
     def _give_up(self, why: str) -> None:
         self.bundle.give_up(why)

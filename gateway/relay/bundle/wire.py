@@ -52,6 +52,7 @@ class Wire:
             try:
                 self._receive()
             except Exception as error:
+                self.end()
                 self._wires.broken(error)
         self._wires.push()
         return self._crowd
@@ -114,6 +115,11 @@ class Wire:
     def _lose(self, why: str) -> None:
         self.end()
         self._wires.lost(self, why)
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more is taken from it."""
+        return self._lost
 
     @property
     def may_leave(self) -> bool:
@@ -218,7 +224,7 @@ class Wires:
     @property
     def busy(self) -> bool:
         """Replies are still to come."""
-        return any(line.under_way for line in self._wires)
+        return any(line.under_way for line, wire in self._wires.items() if not wire.ended)
 
     def close(self) -> None:
         """Leave all links, in good order where nothing is under way."""

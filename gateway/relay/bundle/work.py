@@ -108,7 +108,12 @@ class Work:
         """Send what may be sent."""
         if not self.flushes.suspect:  # else it goes before all others, and by itself
             for piece in self.pieces.release():
-                self.send(piece)
+                if piece.lates and self._is_stale(
+                    piece
+                ):  # it has waited for others, as they for it
+                    self._fail_stale(piece)
+                else:
+                    self.send(piece)
             for task in self.ports.take(self._has_room, self._must_flush_first):
                 self._begin(task)
         self._send_flush()
@@ -355,22 +360,25 @@ class Work:
         self._may_have_been_done(forgotten)
 
     def fail_what_is_stale(self) -> None:
-        """Something has waited, for a line or a fence. What clients wanted to write that have gone meanwhile is
-        not sent: others may have written there since, who saw them go.
+        """There was no line for a while. What clients wanted to write that have gone meanwhile is not sent:
+        others may have written there since, who saw them go. A recovery must not have any of it in hand.
         """
         pieces = self.pieces
-        stale = Outcome(Errno.EIO, GONE)
-        waiting = [piece for piece in pieces.held if piece.not_before < WHEN_FLUSHED]
-        if self.lines.state is not State.MENDING:  # else a recovery has them in hand
-            waiting += pieces.orphans
-        for piece in waiting:
-            if piece.writes and piece.task is not None and piece.task.port.gone:
-                (pieces.orphans if piece in pieces.orphans else pieces.held).remove(piece)
-                if piece.unknown:
-                    self._may_have_been_done([piece])
-                self._part_done(piece, stale)
+        for waiting in (pieces.held, pieces.orphans):
+            for piece in [each for each in waiting if each.not_before < WHEN_FLUSHED]:
+                if self._is_stale(piece):
+                    waiting.remove(piece)
+                    self._fail_stale(piece)
         for task in self.ports.take_out(WRITE_CLASS, [port for port in self.ports if port.gone]):
-            self.ports.answer(task, stale)
+            self.ports.answer(task, Outcome(Errno.EIO, GONE))
+
+    def _is_stale(self, piece: Piece) -> bool:
+        return piece.writes and piece.task is not None and piece.task.port.gone
+
+    def _fail_stale(self, piece: Piece) -> None:
+        if piece.unknown:
+            self._may_have_been_done([piece])
+        self._part_done(piece, Outcome(Errno.EIO, GONE))
 
     def hold_orphans(self) -> None:
         """All is in order again, and what lines have left unanswered goes out first."""
@@ -378,9 +386,12 @@ class Work:
 
     def _may_have_been_done(self, pieces: Iterable[Piece]) -> None:
         """Nobody will hear whether that was done: what was there before bears no witness any more."""
-        ranges = [(each.ask.offset, each.ask.end) for each in pieces if each.writes]
-        if ranges:
-            self.trail.losses.witnesses.over(ranges)
+        witnesses = self.trail.losses.witnesses
+        for piece in pieces:
+            if piece.writes and piece.unknown:
+                witnesses.unknown(piece.ask.offset, piece.ask.end)
+            elif piece.writes:
+                witnesses.over([(piece.ask.offset, piece.ask.end)])
 
     def flush_lost(self, line: Line, deaths: int) -> None:
         """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now."""

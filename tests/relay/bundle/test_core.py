@@ -565,6 +565,35 @@ def test_what_a_recovery_has_in_hand_is_not_taken_from_it() -> None:
     assert it.answers[write] == 0
 
 
+def test_what_waits_for_its_turn_alone_is_written_though_its_client_says_goodbye() -> None:
+    """A server handles what is outstanding then."""
+    it = Losing()
+    made = plan(offer(view_of(EXPORT), structured=False), EXPORT)
+    it.port.traffic = Traffic(made, debt=it.bundle.work.trail.losses.open())
+    it.link()
+    writes = [it.write(offset=100 * number) for number in range(LINE_COMMANDS + 5)]
+    it.port.traffic.debt.deaf = True
+    it.tick()
+    it.answer()
+    it.answer()
+    assert [it.answers[write] for write in writes] == [0] * len(writes)
+
+
+def test_what_has_waited_for_others_is_not_written_when_its_client_has_gone() -> None:
+    it = Losing()
+    made = plan(offer(view_of(EXPORT), structured=False), EXPORT)
+    it.port.traffic = Traffic(made, debt=it.bundle.work.trail.losses.open())
+    it.link()
+    it.fences.add(0, 1, Late(LATE_SECONDS, UNKNOWN))
+    write = it.write()
+    it.port.traffic.debt.deaf = True
+    it.now = LATE_SECONDS
+    it.tick()
+    assert it.asked() == []
+    it.bundle.answers(it.port)
+    assert it.answers[write] == Errno.EIO
+
+
 def test_what_waits_for_a_line_is_not_written_when_its_client_has_gone() -> None:
     it = Losing()
     made = plan(offer(view_of(EXPORT), structured=False), EXPORT)
