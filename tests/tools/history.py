@@ -158,8 +158,8 @@ class Session:
     """A policy may do its commands in several steps, or have them wait."""
     may_end: bool = False
     """What was safe to it is gone: the gateway may end it."""
-    has_to_end: bool = False
-    """And it must: it has surely seen that."""
+    missing: Op | None = None
+    """And it must: this was there, is gone, and has surely been looked for."""
     alone: Op | None = None
     """Its last write, if that was alone from its beginning to the end of the FLUSH that made it safe, and
     nobody
@@ -198,6 +198,11 @@ class Session:
         for op in list(self.oracle._under_way):
             if op.session is self:
                 del self.oracle._under_way[op]
+
+    @property
+    def has_to_end(self) -> bool:
+        """The gateway has surely seen that it is on another disk, or on an older one."""
+        return self.missing is not None
 
     def seen_off(self) -> None:
         """Say that the gateway knows that it has closed."""

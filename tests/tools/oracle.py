@@ -217,7 +217,7 @@ class Oracle:
                 and alone in gone
                 and alone.safe < NEVER
             ):
-                session.has_to_end = True
+                session.missing = alone
         for session in self.sessions:
             session.alone = None
         now = self._tick()
@@ -234,7 +234,7 @@ class Oracle:
     def operated(self) -> None:
         """Say that an operator has had connections made anew: that it is the same disk there is his word."""
         for session in self.sessions:
-            session.alone, session.has_to_end = None, False
+            session.alone = session.missing = None
 
     def closed(self, connection: int) -> None:
         """Say that the gateway has ended a connection: it proves nothing any more."""
@@ -408,6 +408,9 @@ class Oracle:
             alone = session.alone
             if alone and (alone.safe == NEVER or not {*alone.blocks}.isdisjoint(op.blocks)):
                 session.alone = None
+            missing = session.missing
+            if missing and not {*missing.blocks}.isdisjoint(op.blocks):
+                session.missing = None  # it may not have been looked for before
         for number in op.blocks:
             self._writes[number].append(op)
             if len(self._writes[number]) > MANY:

@@ -654,3 +654,16 @@ def test_a_part_may_be_lost_of_what_is_not_answered_yet() -> None:
     flushed(one, Errno.EIO)
     with pytest.raises(Broken, match="nothing was lost"):
         flushed(one, Errno.EIO)
+
+
+def test_what_was_written_over_before_it_was_looked_for_ends_nobody() -> None:
+    for beside in (0, 1):
+        oracle = Oracle(BLOCKS, scope_all=False, strict=True)
+        one, other = oracle.session("one"), oracle.session("other")
+        write = wrote(one)
+        flushed(one)
+        oracle.dead(oracle.lose())
+        oracle.rewind([write.stamp, 0, 0, 0], [0, 0, 0, 0])
+        assert one.has_to_end
+        other.write(beside, 1)
+        assert one.has_to_end is bool(beside)
