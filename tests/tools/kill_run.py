@@ -197,6 +197,9 @@ class Report:
         return "\n".join(lines + [f"  WRONG: {problem}" for problem in self.problems])
 
 
+TERM_AGAIN_SECONDS = 1.0
+"""qemu-nbd does not hear a SIGTERM that comes when it listens already and has not begun to run."""
+
 TERM_SECONDS = 20
 """How long a server may take to go in good order: nbdkit waits until its clients have left."""
 
@@ -257,10 +260,12 @@ class Victim:
     async def terminate(self) -> None:
         """SIGTERM; when this returns it is dead. Raises `Broken` if its clients have not let it go."""
         assert self._process is not None
-        self._process.signal(signal.SIGTERM)
         with trio.move_on_after(TERM_SECONDS) as limit:
             while self._process.running:
-                await trio.sleep(0.002)
+                self._process.signal(signal.SIGTERM)
+                with trio.move_on_after(TERM_AGAIN_SECONDS):
+                    while self._process.running:
+                        await trio.sleep(0.002)
         self.kill()
         if limit.cancelled_caught:
             raise Broken(f"the server has not gone in {TERM_SECONDS} s")
