@@ -55,7 +55,10 @@ HANDS_ON = (
 def running(script: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a script until it says that it is ready. What belongs to it ends with it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", script, str(path)],
+        stdin=subprocess.PIPE,  # ours may have ended, and some wait for that
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         assert process.stdout is not None
@@ -65,7 +68,9 @@ def running(script: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        assert process.stdin is not None
         assert process.stdout is not None
+        process.stdin.close()
         process.stdout.close()
 
 
