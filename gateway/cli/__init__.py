@@ -96,13 +96,17 @@ def main(arguments: list[str] | None = None) -> int:
         why = _first(error)
         if not isinstance(why, OSError) or why.errno not in _UNWRITABLE:
             raise
-        # Nothing is left to be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_no_more()
         # Whoever read us (head, less) has seen enough, and that is no mistake.
         if why.errno != errno.EPIPE:
             complain(f"standard output cannot be written: {why.strerror}")
         return 1
     return status if isinstance(status, int) else 0
+
+
+def write_no_more() -> None:
+    """Standard output cannot be written to: nothing is left to be flushed at exit, which would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def with_command(arguments: list[str]) -> list[str]:

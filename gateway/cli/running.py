@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.cli import INTERRUPTED, UsageError, complain
+from gateway.cli import INTERRUPTED, UsageError, complain, write_no_more
 
 if TYPE_CHECKING:
     from gateway.admin.control import Answer
@@ -61,8 +61,13 @@ def do(path: Path, socket: Path | None, verb: str, arguments: Mapping[str, objec
 
 def said(answer: "Answer") -> int:
     """Print what a gateway has answered; give the exit status."""
-    for done in answer.done:
-        print(done, flush=True)
+    try:
+        for done in answer.done:
+            print(done, flush=True)
+    except OSError as error:
+        write_no_more()
+        complain(f"standard output cannot be written: {error.strerror}; but it is done")
+        return SEEN_TO
     for problem in answer.problems:
         complain(problem)
     if not answer.ok:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -446,6 +447,16 @@ def held(gateway: Gateway) -> bool:
     """A second caller waits for the first, as long as that is not done."""
     done = gateway.do("pause", "d", "--within", "0.2")
     return "others' commands took longer" in done.err
+
+
+def test_what_is_done_and_cannot_be_said(servers: Servers, workdir: Path) -> None:
+    gateway = Gateway(workdir, raw(servers, empty(workdir / "disk")).uri)
+    pause = shlex.join(str(word) for word in gateway.command("pause", "d"))
+    done = attempt("/bin/sh", "-c", f"exec {pause} >/dev/full")
+    assert done.status == 3
+    assert "No space left on device; but it is done" in done.err
+    assert gateway.do("resume", "d").status == 0
+    gateway.end()
 
 
 def test_the_log_says_who_has_asked(servers: Servers, workdir: Path) -> None:
