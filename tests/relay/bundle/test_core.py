@@ -610,3 +610,19 @@ def test_what_waits_for_a_line_is_not_written_when_its_client_has_gone() -> None
     it.bundle.answers(it.port)
     assert (it.answers[unanswered], it.answers[new]) == (Errno.EIO, Errno.EIO)
     assert it.bundle.idle
+
+
+def test_what_is_only_assumed_to_be_there_bears_no_witness() -> None:
+    """A server of which that is not true would be taken for another disk, one restart later."""
+    it = Losing(survival=replace(DEFAULTS, unflushed=Doubt.ASSUME_DURABLE))
+    losses = it.bundle.work.trail.losses
+    losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    it.lose()
+    it.link()
+    assert it.asked() == [Cmd.FLUSH]
+    it.answer()
+    assert it.bundle.in_order
+    assert len(losses.witnesses) == 0
