@@ -92,6 +92,8 @@ class Personality:
     """The size is rounded down to a multiple of it (Q-S9)."""
     only_info_export: bool = False
     """INFO and GO tell INFO_EXPORT and nothing else, whatever was asked for (Q-N16)."""
+    tells_names: bool = True
+    """Who asks for the export's name (INFO_NAME) is told one."""
     info_size_zero: bool = False
     """INFO says size 0 (Q-N21)."""
     flags: Callable[[Disk, bool], int] = proper_flags

@@ -164,7 +164,7 @@ class Server:
             size,
             personality.flags(disk, structured) | extended_flags,
             offered_block_sizes(sizes),
-            name,
+            name if personality.tells_names else None,
             self._descriptions.get(name),
         )
 

@@ -4,8 +4,9 @@ Only a BLOCK_STATUS with REQ_ONE is answered right, so every one carries it: leg
 ask on from where an answer ends in any case.
 
 nbdkit is told by what it says and does not: structured replies and an INFO for nothing (which tells it from
-qemu), and no block sizes though they were asked for. CACHE came with 1.13.4, and FAST_ZERO after it; a newer
-nbdkit whose plugin has neither cannot be told from an old one. A wrong yes costs clients a few round trips.
+qemu), and no block sizes though they were asked for. CACHE came with 1.13.4, FAST_ZERO after it, and an answer
+to INFO_NAME with 1.23.6; one in between whose plugin has neither flag cannot be told from an old one. A wrong
+yes costs clients a few round trips.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _YOUNGER = Flag.SEND_CACHE | Flag.SEND_FAST_ZERO | Flag.BLOCK_STATUS_PAYLOAD
 
 
 def applies(evidence: Evidence) -> bool:
-    """Structured, no block sizes, none of the flags that came later; not nbd-server, which says bit 8 so."""
+    """Structured, no block sizes, none of what came later; not nbd-server, which says bit 8 so."""
     young = evidence.flags & (_YOUNGER | Flag.CAN_MULTI_CONN)
     silent = evidence.block_sizes is None and evidence.unasked_info == Rep.ACK
-    return evidence.structured and silent and not young
+    return evidence.structured and silent and not (young or evidence.named)
 
 
 def turn(dialect: Dialect) -> Dialect:
@@ -39,7 +40,7 @@ QUIRK = Quirk(
     name="nbdkit-status",
     summary="a BLOCK_STATUS without REQ_ONE is answered with nonsense",
     consequence="clients take data for holes, and copies lose it",
-    affected="nbdkit before 1.13.4 (later ones whose plugin has neither CACHE nor FAST_ZERO look the same)",
+    affected="nbdkit before 1.13.4 (to 1.23.5 those look the same whose plugin has no CACHE and no FAST_ZERO)",
     links=("https://gitlab.com/nbdkit/nbdkit/-/commit/80033669",),
     applies=applies,
     turn=turn,
@@ -59,6 +60,11 @@ QUIRK = Quirk(
                 Rep.ACK,
                 structured=True,
             ),
+            Dialect(),
+        ),
+        Transcript(
+            "nbdkit 1.32 with a plugin that has neither CACHE nor FAST_ZERO",
+            Evidence(Style.FIXED_NEWSTYLE, _FLAGS, None, Rep.ACK, structured=True, named=True),
             Dialect(),
         ),
         Transcript(

@@ -1,4 +1,4 @@
-"""qemu-nbd 2.11 to 3.0 with `--offset` or `--partition` answers structured READs from the wrong place.
+"""qemu-nbd 2.11 to 3.1 with `--offset` or `--partition` answers structured READs from the wrong place.
 
 Looking for holes it asks about the offset that the client gave, without adding its own: where the *wrong*
 place is a hole, the client is told zeros instead of its data. base:allocation is reported from the wrong
@@ -7,9 +7,10 @@ the right place, and a READ with DF is not looked at for holes.
 
 Whether an export has an offset cannot be seen on the wire. What can be seen is the range of versions: qemu
 2.10 to 3.1 answer an INFO that does not ask for block sizes with ERR_BLOCK_SIZE_REQD, and structured
-replies came with 2.11. All of them are sent DF with every READ, which costs them the holes; and
-base:allocation is told as status 0, "may be allocated", which is always true. `trust-allocation = true`
-says that the server has no offset.
+replies came with 2.11. Younger ones do the same if their blocks are larger than a byte; but from 4.2 on they
+offer FAST_ZERO, or, read-only, no TRIM, which older ones always do. All others are sent DF with every READ,
+which costs them the holes; and base:allocation is told as status 0, "may be allocated", which is always true.
+`trust-allocation = true` says that the server has no offset.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from gateway.wire.handshake import BlockSizes
 
 
 def applies(evidence: Evidence) -> bool:
-    """Qemu 2.11 to 3.1: structured replies, and an INFO without block sizes is refused."""
-    return evidence.structured and evidence.unasked_info == Rep.ERR_BLOCK_SIZE_REQD
+    """Qemu 2.11 to 4.1: structured replies, and an INFO without block sizes is refused."""
+    insists = evidence.structured and evidence.unasked_info == Rep.ERR_BLOCK_SIZE_REQD
+    trim, fast_zero = Flag.SEND_TRIM, Flag.SEND_FAST_ZERO
+    return insists and evidence.flags & (trim | fast_zero) == trim
 
 
 def turn(dialect: Dialect) -> Dialect:
@@ -47,7 +50,7 @@ QUIRK = Quirk(
     name="qemu-offset-reads",
     summary="structured READs and base:allocation of an export with --offset look at the wrong place for holes",
     consequence="clients read zeros where the disk has data",
-    affected="qemu 2.11 to 3.0 (3.1 cannot be told from them)",
+    affected="qemu 2.11 to 3.1 (4.0 and 4.1 look the same if their blocks are larger than a byte)",
     links=(
         "https://gitlab.com/qemu-project/qemu/-/blob/v3.0.0/nbd/server.c",
         "https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md",
@@ -67,6 +70,28 @@ QUIRK = Quirk(
             "qemu 2.10, which has no structured replies",
             Evidence(
                 Style.FIXED_NEWSTYLE, _FLAGS & ~Flag.SEND_DF, _BLOCK_SIZES, Rep.ERR_BLOCK_SIZE_REQD
+            ),
+            Dialect(),
+        ),
+        Transcript(
+            "qemu 7.2 with O_DIRECT, or with blocks of 4 KiB",
+            Evidence(
+                Style.FIXED_NEWSTYLE,
+                _FLAGS | Flag.SEND_CACHE | Flag.SEND_FAST_ZERO,
+                _BLOCK_SIZES,
+                Rep.ERR_BLOCK_SIZE_REQD,
+                structured=True,
+            ),
+            Dialect(),
+        ),
+        Transcript(
+            "the same, read-only",
+            Evidence(
+                Style.FIXED_NEWSTYLE,
+                Flag.HAS_FLAGS | Flag.READ_ONLY | Flag.SEND_FLUSH | Flag.SEND_DF | Flag.SEND_CACHE,
+                _BLOCK_SIZES,
+                Rep.ERR_BLOCK_SIZE_REQD,
+                structured=True,
             ),
             Dialect(),
         ),

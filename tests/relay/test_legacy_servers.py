@@ -171,6 +171,7 @@ def like_old_nbdkit(seen: list[Request], size: int = SIZE) -> Server:
         PERSONALITIES["plain"],
         unsupported=WITHOUT_EXTENDED_HEADERS,
         block_sizes=None,
+        tells_names=False,
         flags=lambda disk, structured: int(flags),
     )
 
