@@ -15,8 +15,16 @@ from .servers import Servers, Upstream
 MIB = 1 << 20
 
 
+CLUSTER_BYTES = 64 << 10
+"""Of qcow2. qemu-nbd 7.2 loses a write that is under way together with a TRIM of another part of its cluster:
+3 of 45 runs without the gateway."""
+
+
 def test_all_commands_at_depth_64(upstream: Upstream, via: Gateways) -> None:
-    report = script("depth", via(upstream), *(["--plain"] if upstream.plain_only else []))
+    words = ["--plain"] if upstream.plain_only else []
+    if upstream.kind == "qemu-qcow2":
+        words += ["--cluster", str(CLUSTER_BYTES)]
+    report = script("depth", via(upstream), *words)
     assert sum(report["done"].values()) == 2500
     if upstream.plain_only:
         return

@@ -36,6 +36,13 @@ class Flushes:
         """Have `done` told what the next one that is sent comes to."""
         self._wanted.append(done)
 
+    def want_again(self, done: Done, losses: int) -> None:
+        """The same for who has waited for one elsewhere, over which so many links have died: it is for those
+        alone who did.
+        """
+        self.losses = max(self.losses, losses)
+        self._again.append(done)
+
     @property
     def suspect(self) -> bool:
         """The next one may be what takes the server down."""

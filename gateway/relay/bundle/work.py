@@ -157,8 +157,13 @@ class Work:
                 self._put(task, self._cut(task))
 
     def _flush(self, task: Task) -> None:
-        self.flushes.losses = max(self.flushes.losses, task.ask.losses)
-        self.flushes.want(lambda outcome: self.ports.answer(task, outcome))
+        def done(outcome: Outcome) -> None:
+            self.ports.answer(task, outcome)
+
+        if task.ask.losses:
+            self.flushes.want_again(done, task.ask.losses)
+        else:
+            self.flushes.want(done)
 
     def _ask_status(self, task: Task, flushed: Outcome) -> None:
         # If it was a recovery that failed the FLUSH, that is as good: it puts the lines in order as well.

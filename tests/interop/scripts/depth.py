@@ -1,6 +1,7 @@
 """All commands, 64 in flight, against a model of what the disk must hold.
 
-depth.py URI [--simple] [--operations N] [--from OFFSET] [--length BYTES] [--longest BYTES] [--seed N]
+depth.py URI [--simple] [--operations N] [--from OFFSET] [--length BYTES] [--longest BYTES] [--cluster BYTES]
+         [--seed N]
 
 Ranges in flight never overlap, so the order in which the server does them does not matter.
 Prints how many of each command were answered. Needs libnbd's Python module.
@@ -23,6 +24,9 @@ parser.add_argument("--operations", type=int, default=2500)
 parser.add_argument("--from", type=int, default=0, dest="start")
 parser.add_argument("--length", type=int, default=16 << 20)
 parser.add_argument("--longest", type=int, default=256 << 10)
+parser.add_argument(
+    "--cluster", type=int, default=1, help="no two in flight in one of so many bytes"
+)
 parser.add_argument("--seed", type=int, default=1)
 options = parser.parse_args()
 
@@ -66,14 +70,16 @@ failures: list[str] = []
 
 
 def choose() -> tuple[int, int]:
-    """A range that nothing in flight touches."""
+    """A range that nothing in flight touches, nor a cluster that it is in."""
+    cluster = options.cluster
     while True:
         # Mostly pages, sometimes odd edges where the server takes them.
         unit = align if rng.random() < 0.2 else max(4096, align)
         length = min(rng.choice([unit, 4096, 65536, LONGEST]), LONGEST)
         length = max(length // unit * unit, unit)
         start = rng.randrange(0, (len(model) - length) // unit + 1) * unit
-        if all(start + length <= a or b <= start for a, b in busy.values()):
+        first, last = start // cluster * cluster, -(-(start + length) // cluster) * cluster
+        if all(last <= a or b <= first for a, b in busy.values()):
             return start, start + length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -626,3 +627,24 @@ def test_what_is_only_assumed_to_be_there_bears_no_witness() -> None:
     it.answer()
     assert it.bundle.in_order
     assert len(losses.witnesses) == 0
+
+
+def test_who_asks_beside_a_flush_that_has_lost_a_link_does_not_fail_with_it() -> None:
+    it = Losing()
+    answers: dict[str, int] = {}
+    before, beside = Port(None, lambda: None), Port(None, lambda: None)
+
+    def answered(who: str) -> Callable[[Outcome], None]:
+        return lambda outcome: answers.update({who: outcome.error})
+
+    it.bundle.begin_without("it died")
+    it.bundle.adopt(before, Ask(Cmd.FLUSH, 0, 0, losses=1), answered("before"))
+    it.bundle.ask(beside, Ask(Cmd.FLUSH, 0, 0), answered("beside"))
+    it.link()
+    assert it.asked() == [Cmd.FLUSH]
+    it.lose()
+    it.link()
+    it.answer()
+    for port in (before, beside):
+        it.bundle.answers(port)
+    assert answers == {"before": Errno.EIO, "beside": 0}
