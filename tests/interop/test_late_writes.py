@@ -198,7 +198,7 @@ class Scene:
     def expect_wait(self) -> None:
         self.newer_write()
         assert self.client.reply(BLOCK) == (3, 0, OLD)
-        assert WAITS in self.gateway.log
+        wait_until(lambda: WAITS in self.gateway.log, "the log says so")  # a thread writes it
 
     def end(self) -> None:
         assert "Traceback" not in self.gateway.log
