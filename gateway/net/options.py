@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from gateway.identity import Identity, UnixPeer
+from gateway.peer import Connection
 
 KEEPALIVE_PROBES = 3
 """Unanswered keepalive probes after which a peer is given up."""
@@ -92,7 +93,7 @@ class RelaySocket(Protocol):
         """Close."""
 
 
-def has_gone(sock: RelaySocket) -> bool:
+def has_gone(sock: Connection) -> bool:
     """Say whether the other side has said that it sends nothing more, or has gone; what it has sent before may
     be there to receive.
     """

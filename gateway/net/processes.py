@@ -35,7 +35,7 @@ from pathlib import Path
 
 import trio
 
-from gateway.net.options import peer_of
+from gateway.net.options import has_gone, peer_of
 from gateway.peer import UNKNOWN, Connection, Peer
 
 LOOK_SECONDS = 0.25
@@ -84,11 +84,7 @@ class Served:
 
 def _is_open(link: Connection) -> bool:
     """Say whether anybody has the other end of a link. What has come over it need not have been read."""
-    if link.fileno() < 0:
-        return False
-    poll = select.poll()
-    poll.register(link.fileno(), select.POLLRDHUP)
-    return not poll.poll(0)
+    return not has_gone(link)
 
 
 # --- A server that we have started

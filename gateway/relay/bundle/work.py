@@ -108,9 +108,7 @@ class Work:
         """Send what may be sent."""
         if not self.flushes.suspect:  # else it goes before all others, and by itself
             for piece in self.pieces.release():
-                if piece.lates and self._is_stale(
-                    piece
-                ):  # it has waited for others, as they for it
+                if piece.lates and self._is_stale(piece):  # it has waited for others
                     self._fail_stale(piece)
                 else:
                     self.send(piece)

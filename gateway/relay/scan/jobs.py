@@ -128,6 +128,7 @@ class Running:
 
 
 GONE = "its client has gone while it waited, and others may have written there since"
+"""Why a write is not begun that has waited."""
 
 
 class Jobs:

@@ -347,9 +347,8 @@ class Schedule:
         await self._until_answered()
         for client in [each for each in self.clients if each.there]:
             await self._check(client)
-        await trio.sleep(
-            MOST_BACK_OFF_SECONDS + 1
-        )  # before that he may be told what the last one was
+        # Who comes before a back-off is over may be told what the last one was. The clock jumps.
+        await trio.sleep(MOST_BACK_OFF_SECONDS + 1)
         newcomer = self._comes("x")
         await self._until(lambda: newcomer.ready or newcomer.leaving)
         if newcomer.leaving:
