@@ -189,7 +189,7 @@ async def _read(server: Server, export: Probed) -> Reading:
 
 def _places(export: Export) -> list[tuple[int, int]]:
     """Give offsets and lengths of blocks evenly spread over an export."""
-    minimum = export.block_sizes.minimum if export.block_sizes else 1
+    minimum = export.minimum
     length = min(max(minimum, READ_BYTES), export.size)
     last = export.size - length
     if length <= 0:

@@ -102,7 +102,10 @@ class Blocksize(Policy):
             raise Denied(f"with what is behind ({_told(behind)}): {wrong}")
         any_alignment = view.any_alignment and not self.enforce
         sizes = BlockSizes(minimum, preferred, maximum)
-        return replace(view, block_sizes=sizes, any_alignment=any_alignment)
+        reaches_tail = view.reaches_tail and minimum == behind.minimum
+        return replace(
+            view, block_sizes=sizes, any_alignment=any_alignment, reaches_tail=reaches_tail
+        )
 
     def commands(self, table: Table) -> None:
         """Limit what carries data; the alignment is held to by what is described."""

@@ -22,6 +22,29 @@ async def _read_gives_what_was_written(bench: Bench) -> None:
         await bench.holds(client, start, pattern.content(start, length), whole)
 
 
+async def _unaligned(bench: Bench) -> None:
+    client = await bench.main()
+    pattern = bench.pattern(dense=True, units=2)
+    await bench.lay(client, pattern)
+    offset, length = pattern.start + UNIT - 333, 1000
+    there = pattern.content(offset, length)
+    reply = await client.ask(Cmd.READ, offset, length)
+    if not reply.error:
+        compare(offset, there, reply.data, "what was written, by an unaligned READ,")
+    else:
+        bench.note(f"an unaligned READ is refused, which it may be: {reply}")
+    changed = bytes(byte ^ 0xFF for byte in there)
+    reply = await client.ask(Cmd.WRITE, offset, data=changed)
+    if reply.error:
+        bench.note(f"an unaligned WRITE is refused, which it may be: {reply}")
+        changed = there
+    # A server that takes an unaligned request for another one is asked by whole units what came of it.
+    before = pattern.content(pattern.start, offset - pattern.start)
+    behind = pattern.content(offset + length, pattern.end - offset - length)
+    what = "what an unaligned WRITE has to leave"
+    await bench.holds(client, pattern.start, before + changed + behind, what)
+
+
 async def _df_gives_one_chunk(bench: Bench) -> None:
     client = await bench.main()
     pattern = bench.pattern()
@@ -135,6 +158,12 @@ PROMISES: tuple[Promise, ...] = (
         "READ gives what was written",
         "Request types: WRITE",
         _read_gives_what_was_written,
+    ),
+    Promise(
+        "unaligned",
+        "an unaligned READ or WRITE is done as it was asked, or refused",
+        "Size constraints",
+        _unaligned,
     ),
     Promise(
         "df-one-chunk",

@@ -127,6 +127,9 @@ class Personality:
     """The longest READ and WRITE, in bytes, where it is not what the block sizes say (Q-S24)."""
     zeroes_at_most: int | None = None
     """WRITE_ZEROES says success and has zeroed so many bytes (Q-N1)."""
+    counts_in: int = 1
+    """Offset and length of a READ or WRITE are rounded down to multiples of it, and it says success (the quirk
+    `qemu-sectors`)."""
     trims_blocks_of: int = 1
     """A TRIM is rounded outwards to blocks of so many bytes, which read as zeros then (Q-S25)."""
     only_error: Errno | None = None
@@ -233,6 +236,7 @@ QEMU_2_5 = Personality(
     contexts=(),
     only_error=Errno.EINVAL,
     enforced_maximum=limits.MIB,
+    counts_in=512,
     trims_blocks_of=limits.KIB * 4,
     closes_after_long_write=True,
 )

@@ -284,13 +284,20 @@ class Session:
         return await self._disk.extents(min(shifted, self._offer.size - length), length)
 
     async def _content(self, request: Request, offset: int, length: int, *, done: bool) -> Message:
-        content = await self._disk.read(offset, length)
+        at, count = self._counted(offset, length)
+        content = await self._disk.read(at, count)
         head = self._framing.data_head(request.cookie, request.offset, offset, length, done=done)
-        return head, content
+        return (head, content) if count == length else (head, content, bytes(length - count))
 
     async def _write(self, request: Request, flags: int, data: Data) -> Reply:
-        await self._disk.write(request.offset, data, fua=bool(flags & CmdFlag.FUA))
+        at, count = self._counted(request.offset, request.length)
+        await self._disk.write(at, memoryview(data)[:count], fua=bool(flags & CmdFlag.FUA))
         return self._done(request)
+
+    def _counted(self, offset: int, length: int) -> tuple[int, int]:
+        """Give what the server makes of an offset and a length that it counts in units of its own."""
+        unit = self._personality.counts_in
+        return offset - offset % unit, length - length % unit
 
     async def _flush(self, request: Request, _flags: int, _data: Data) -> Reply:
         await self._disk.flush()

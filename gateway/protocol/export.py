@@ -61,6 +61,16 @@ class Export:
     """The contexts selected on the link, with the upstream's ids."""
     extended: bool = False
     """The link has extended headers, which include structured replies."""
+    unstated_minimum: int = 1
+    """The minimum block, in bytes, of an upstream that told none: see the quirk `qemu-sectors`. Unlike one that
+    was told it leaves the tail of the export within reach, if that is shorter."""
+
+    @property
+    def minimum(self) -> int:
+        """Give what offsets and lengths that go upstream are multiples of, in bytes, but for the end of the
+        export.
+        """
+        return self.block_sizes.minimum if self.block_sizes else self.unstated_minimum
 
     @property
     def framing(self) -> Framing:
@@ -124,6 +134,9 @@ class View:
     """What a client is told in words."""
     contexts: frozenset[str] = frozenset()
     """Names of the meta contexts that can be had."""
+    reaches_tail: bool = False
+    """The minimum block is one that nobody told (see `Export.unstated_minimum`): where the size is no multiple
+    of it, clients are told 1."""
 
     def allows(self, flag: Flag) -> bool:
         """Say whether a transmission flag is there."""
@@ -176,8 +189,9 @@ def view_of(
     return View(
         export.size,
         int(flags),
-        sizes,
+        replace(sizes, minimum=export.minimum),
         any_alignment,
+        reaches_tail=export.block_sizes is None,
         description=export.description,
         contexts=made_up.union(context.name for context in export.contexts),
     )
@@ -195,13 +209,16 @@ def offer(
     `structured`, `extended`: what it negotiated. `selected`: the contexts that it selected, with the ids
     that it was given; those that the view does not have are left out.
     """
+    sizes = view.block_sizes
+    if view.reaches_tail and view.size % sizes.minimum:
+        sizes = replace(sizes, minimum=1)
     return Offer(
-        usable_size(view.size, view.block_sizes),
+        usable_size(view.size, sizes),
         offered_flags(view.flags, structured=structured, extended=extended),
-        view.block_sizes,
+        sizes,
         structured,
         tuple(context for context in selected if context.name in view.contexts),
-        alignment=1 if view.any_alignment else view.block_sizes.minimum,
+        alignment=1 if view.any_alignment else sizes.minimum,
         extended=extended,
         base=view.base,
     )
@@ -287,6 +304,9 @@ def _is_power_of_two(number: int) -> bool:
     return number > 0 and number & (number - 1) == 0
 
 
-def repaired(export: Export, *, clear: int, add: int) -> Export:
-    """Give the export with the flags that quirks clear, and then those that they add."""
-    return replace(export, flags=export.flags & ~clear | add)
+def repaired(export: Export, *, clear: int, add: int, unstated_minimum: int) -> Export:
+    """Give the export with the flags that quirks clear, and then those that they add; and with the minimum
+    block that they say.
+    """
+    flags = export.flags & ~clear | add
+    return replace(export, flags=flags, unstated_minimum=unstated_minimum)

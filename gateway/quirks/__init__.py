@@ -60,6 +60,8 @@ class Dialect:
     """Every READ carries DF."""
     flat_allocation: bool = False
     """base:allocation is not believed, and told as status 0 of everything."""
+    unstated_minimum: int = 1
+    """The minimum block in bytes, where block sizes do not say it."""
     trim_alignment: int = 1
     """TRIM is narrowed to whole blocks of so many bytes."""
     status_req_one: bool = False
@@ -72,7 +74,12 @@ class Dialect:
 
     def repair(self, export: Export) -> Export:
         """Give the export as the upstream means it."""
-        return repaired(export, clear=self.clear_flags, add=self.add_flags)
+        return repaired(
+            export,
+            clear=self.clear_flags,
+            add=self.add_flags,
+            unstated_minimum=self.unstated_minimum,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ QUIRK = Quirk(
         Transcript(
             "qemu 3.0.0 without -x, oldstyle",
             Evidence(Style.OLDSTYLE, _QEMU_3_0 & ~Flag.SEND_DF, info_known=False),
-            replace(_MENDED, trim_alignment=4096),
+            replace(_MENDED, unstated_minimum=512, trim_alignment=4096),
         ),
         Transcript(
             "qemu 2.12 and 3.1",

@@ -50,12 +50,12 @@ QUIRK = Quirk(
         Transcript(
             "qemu 2.5, which has EXPORT_NAME alone",
             Evidence(Style.FIXED_NEWSTYLE, _FLAGS, info_known=False),
-            Dialect(trim_alignment=4096, longest_payload=LONGEST_PAYLOAD),
+            Dialect(unstated_minimum=512, trim_alignment=4096, longest_payload=LONGEST_PAYLOAD),
         ),
         Transcript(
             "qemu 2.8, which has WRITE_ZEROES",
             Evidence(Style.FIXED_NEWSTYLE, _FLAGS | Flag.SEND_WRITE_ZEROES, info_known=False),
-            Dialect(trim_alignment=4096),
+            Dialect(unstated_minimum=512, trim_alignment=4096),
         ),
         Transcript(
             "a server with INFO",

@@ -45,12 +45,12 @@ QUIRK = Quirk(
         Transcript(
             "qemu 2.5, which has EXPORT_NAME alone",
             Evidence(Style.FIXED_NEWSTYLE, _FLAGS, info_known=False),
-            Dialect(trim_alignment=ALIGNMENT, longest_payload=limits.MIB),
+            Dialect(unstated_minimum=512, trim_alignment=ALIGNMENT, longest_payload=limits.MIB),
         ),
         Transcript(
             "an oldstyle server with WRITE_ZEROES",
             Evidence(Style.OLDSTYLE, _FLAGS | Flag.SEND_WRITE_ZEROES, info_known=False),
-            Dialect(trim_alignment=ALIGNMENT),
+            Dialect(unstated_minimum=512, trim_alignment=ALIGNMENT),
         ),
         Transcript(
             "nbdkit 1.32",

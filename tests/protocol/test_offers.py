@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -110,8 +111,12 @@ def test_no_maximum_is_told_that_would_be_refused(maximum: int) -> None:
 
 def test_repaired() -> None:
     export = Export(MIB, MULTI_CONN | FLUSH)
-    assert repaired(export, clear=MULTI_CONN, add=CACHE).flags == FLUSH | CACHE
-    assert repaired(export, clear=CACHE, add=CACHE).flags == MULTI_CONN | FLUSH | CACHE
+    one, other = (
+        repaired(export, clear=bit, add=CACHE, unstated_minimum=512) for bit in (MULTI_CONN, CACHE)
+    )
+    assert (one.flags, other.flags) == (FLUSH | CACHE, MULTI_CONN | FLUSH | CACHE)
+    assert one.minimum == 512
+    assert replace(one, block_sizes=BlockSizes(1, 4096, MIB)).minimum == 1  # it was told
 
 
 @pytest.mark.parametrize(

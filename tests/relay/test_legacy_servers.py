@@ -7,15 +7,16 @@ would prove nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 import structlog
 import trio
 import trio.testing
 
-from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
+from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Request, Server
 from gateway.embedded.faults import Faults
-from gateway.embedded.personality import WITHOUT_EXTENDED_HEADERS
+from gateway.embedded.personality import PLAIN, WITHOUT_EXTENDED_HEADERS
 from gateway.upstream.ladder import Rung
 from gateway.wire.constants import BASE_ALLOCATION, SIMPLE_REPLY_MAGIC, Cmd, CmdFlag, Errno, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -97,6 +98,72 @@ async def test_q_s25_directly_a_trim_takes_more_than_it_is_told() -> None:
         _, error, _ = await client.simple_reply_to(Cmd.TRIM, 100, 200)
         assert not error
     assert bytes(await disk.read(0, 8192)) == bytes(4096) + b"\1" * 4096
+
+
+async def test_directly_what_is_counted_in_sectors_goes_to_the_wrong_place() -> None:
+    """The quirk `qemu-sectors`."""
+    disk = MemoryDisk(SIZE)
+    async with connected(Server({"": disk}, PERSONALITIES["qemu-2.5"])) as client:
+        await client.greeting()
+        client.negotiation.export_name("")
+        await client.answered()
+        assert not await told_error(client, Cmd.WRITE, 5000, data=b"\1" * 1000)
+        _, error, data = await client.simple_reply_to(Cmd.READ, 5000, 1000)
+        assert (error, data) == (0, b"\1" * 512 + bytes(488))
+    assert bytes(await disk.read(4608, 1024)) == b"\1" * 512 + bytes(512)
+
+
+@pytest.mark.parametrize(
+    ("legacy", "size", "minimum"),
+    [
+        (PERSONALITIES["qemu-2.5"], MIB, 512),
+        (replace(PLAIN, oldstyle=True), MIB, 512),
+        (PERSONALITIES["nbd-server-3.14"], MIB, 512),
+        (PERSONALITIES["nbd-server-3.14"], MIB + 777, 1),
+        (replace(PLAIN, oldstyle=True), 100, 1),
+        (PERSONALITIES["nbd-server-3.24"], MIB + 777, 1),  # it knows INFO
+    ],
+    ids=["qemu-2.5", "oldstyle", "nbd-server-3.14", "odd size", "less than a sector", "with INFO"],
+)
+async def test_a_server_that_cannot_tell_block_sizes_is_sent_sectors(
+    legacy: Personality, size: int, minimum: int
+) -> None:
+    """And the tail of the export, as far as it goes. Clients are told so, and served whatever they send."""
+    asked: list[Request] = []
+
+    def on_reply(request: Request, reply: list[bytes]) -> list[bytes]:
+        asked.append(request)
+        return reply
+
+    disk = MemoryDisk(size)
+    model = bytearray(size)
+    server = Server({"": disk}, legacy, faults=Faults(on_reply=on_reply))
+    random = Random(size)
+    async with gateway_before(server) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            told = await client.go()
+            assert told.export is not None
+            assert told.block_sizes is not None
+            assert (told.export.size, told.block_sizes.minimum) == (size, minimum)
+            for turn in range(60):
+                length = random.randint(1, min(size, 3000))
+                offset = random.choice([0, size - length, random.randint(0, size - length)])
+                fill = bytes([turn]) * length
+                match turn % 3:
+                    case 0:
+                        assert not await told_error(client, Cmd.WRITE_ZEROES, offset, length)
+                        model[offset : offset + length] = bytes(length)
+                    case _:
+                        assert not await told_error(client, Cmd.WRITE, offset, data=fill)
+                        model[offset : offset + length] = fill
+                around = max(0, offset - 100), min(size, offset + length + 100)
+                assert await read(client, around[0], around[1] - around[0]) == model[slice(*around)]
+    assert bytes(await disk.read(0, size)) == model
+    if legacy is not PERSONALITIES["nbd-server-3.24"]:
+        ends = [request.offset + request.length for request in asked]
+        assert all(not request.offset % 512 for request in asked)
+        assert all(not end % 512 or end == size for end in ends)
 
 
 async def test_q_s23_directly_an_option_ends_the_connection() -> None:

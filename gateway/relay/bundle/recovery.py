@@ -137,10 +137,10 @@ def _look_over(work: Work, slot: int) -> Steps:
 
 def _ask_around(work: Work, witness: Witness) -> Ask:
     """Give the READ of whole blocks that has what is looked for."""
-    sizes = work.export.block_sizes
-    block = 1 if sizes is None else sizes.minimum
+    block = work.export.minimum
     start = witness.start // block * block
-    return Ask(Cmd.READ, start, -(-witness.end // block) * block - start)
+    end = min(-(-witness.end // block) * block, work.export.size)
+    return Ask(Cmd.READ, start, end - start)
 
 
 # --- What was acknowledged

@@ -210,7 +210,7 @@ _ZEROES_KNOWN_GOOD = EXTENDED
 
 
 def _upstream(export: Export, dialect: Dialect) -> Upstream:
-    minimum = export.block_sizes.minimum if export.block_sizes else 1
+    minimum = export.minimum
     known_good = export.framing is _ZEROES_KNOWN_GOOD
     longest = min(longest_payload(export.block_sizes), dialect.longest_payload)
     return Upstream(

@@ -41,7 +41,7 @@ class Upstream:
 
     size: int
     minimum: int
-    """Offsets and lengths are multiples of it."""
+    """Offsets and lengths are multiples of it; but the end of the export may be an end."""
     longest_payload: int
     """Of a READ or WRITE; a multiple of `minimum`."""
     longest_zeroes: int
@@ -63,8 +63,8 @@ class Upstream:
         return offset - offset % self.minimum
 
     def up(self, offset: int) -> int:
-        """Give the end of the block that ends at or behind `offset`."""
-        return self.down(offset + self.minimum - 1)
+        """Give the end of the block that ends at or behind `offset`, or of the export."""
+        return min(self.down(offset + self.minimum - 1), self.size)
 
 
 def translate(
@@ -132,16 +132,17 @@ def _write_claimed(upstream: Upstream, offset: int, data: memoryview, flags: int
     start, behind = upstream.down(offset), upstream.up(end)
     if (start, behind) != (offset, end):
         edges = [start] if start < offset else []
-        last = behind - upstream.minimum
+        last = upstream.down(behind - 1)
         if end < behind and last not in edges:
             edges.append(last)
         reads = upstream.read_flags
-        outcomes = yield [Ask(Cmd.READ, edge, upstream.minimum, reads) for edge in edges]
+        asks = [Ask(Cmd.READ, edge, upstream.up(edge + 1) - edge, reads) for edge in edges]
+        outcomes = yield asks
         whole = bytearray(behind - start)
-        for edge, outcome in zip(edges, outcomes, strict=True):
+        for ask, outcome in zip(asks, outcomes, strict=True):
             if outcome.error:
                 return _failed(outcome, offset, len(data))
-            whole[edge - start : edge - start + upstream.minimum] = outcome.data
+            whole[ask.offset - start : ask.end - start] = outcome.data
         whole[offset - start : end - start] = data
         data = memoryview(whole)
     pieces = _cut(start, behind, upstream.longest_payload)
