@@ -311,7 +311,7 @@ class _Chunks:
                     "one chunk for each context that was selected", f"one for context id {context}"
                 )
             self._told.add(context)
-            self._reply.extents = extents
+            self._reply.extents = list(extents)
 
     def _content(self, kind: int, offset: int, length: int) -> int:
         """Judge where a content chunk lies; give where that is in the reply's data."""

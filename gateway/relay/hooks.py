@@ -23,6 +23,7 @@ from gateway.relay.scan.jobs import Answer, Job, Jobs, Outside, Running
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.translate import status, translate
 from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.extents import Extents
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -101,10 +102,10 @@ class Hooks:
 
     def _mended(
         self, request: Request, name: str, extents: Sequence[tuple[int, int]]
-    ) -> tuple[int, list[tuple[int, int]]]:
+    ) -> tuple[int, Extents]:
         reach = self._plan.offer.size - request.offset
         one = request.has(CmdFlag.REQ_ONE)
-        mended = mended_extents(list(extents), request.length, reach, one=one)
+        mended = mended_extents(Extents.of(extents), request.length, reach, one=one)
         if not mended:
             raise ValueError(f"a BLOCK_STATUS gave no extent that is not empty for {name}")
         return self._ids[name], mended

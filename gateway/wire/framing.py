@@ -27,6 +27,7 @@ from gateway.wire.constants import (
     Chunk,
     Cmd,
 )
+from gateway.wire.extents import NARROW, WIDE, Extents
 from gateway.wire.transmission import DONE_BIT
 
 
@@ -179,7 +180,7 @@ class _Structured(_Chunked):
         *,
         done: bool,
     ) -> bytes:
-        body = b"".join(transmission.EXTENT.pack(*extent) for extent in extents)
+        body = Extents.of(extents).encoded(NARROW)
         head = self._head(cookie, asked, Chunk.BLOCK_STATUS, 4 + len(body), done=done)
         return head + transmission.CONTEXT_ID.pack(context_id) + body
 
@@ -206,7 +207,7 @@ class _Extended(_Chunked):
         *,
         done: bool,
     ) -> bytes:
-        body = b"".join(transmission.EXTENDED_EXTENT.pack(*extent) for extent in extents)
+        body = Extents.of(extents).encoded(WIDE)
         head = self._head(cookie, asked, Chunk.BLOCK_STATUS_EXT, 8 + len(body), done=done)
         return head + transmission.EXTENDED_STATUS_HEAD.pack(context_id, len(extents)) + body
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from struct import Struct
 
 from gateway.wire import limits
@@ -23,6 +22,7 @@ from gateway.wire.constants import (
     ReplyFlag,
 )
 from gateway.wire.errors import WireError
+from gateway.wire.extents import NARROW, WIDE, Extents
 
 # C: 32 bits, request magic
 # C: 16 bits, command flags
@@ -160,15 +160,13 @@ def decode_error_chunk(kind: int, payload: bytes) -> ErrorChunk:
     return ErrorChunk(error, text, OFFSET.unpack_from(payload, end)[0] if tail else None)
 
 
-MAX_DECODED_EXTENTS = 16 * limits.KIB
-"""Extents of one chunk that are looked at: fewer are always legal, and 2**20 would keep everybody waiting for a
-second."""
+MAX_DECODED_EXTENTS = 128 * limits.KIB
+"""Extents of one chunk that are looked at: as many as qemu tells. Fewer are always legal."""
 
 
-def decode_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
-    """Take the payload of a BLOCK_STATUS chunk: the context's id, and extents as (length in bytes,
-    status flags), `MAX_DECODED_EXTENTS` at most. There is at least one; an empty one is for the caller to
-    judge.
+def decode_extents(payload: bytes) -> tuple[int, Extents]:
+    """Take the payload of a BLOCK_STATUS chunk: the context's id, and extents, `MAX_DECODED_EXTENTS` at most.
+    There is at least one; an empty one is for the caller to judge.
     """
     body = len(payload) - CONTEXT_ID.size
     if body < EXTENT.size or body % EXTENT.size:
@@ -176,11 +174,11 @@ def decode_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
             f"a block status chunk of {len(payload)} bytes; 4 and a multiple of 8 are allowed"
         )
     (context_id,) = CONTEXT_ID.unpack_from(payload)
-    extents = EXTENT.iter_unpack(memoryview(payload)[CONTEXT_ID.size :])
-    return context_id, list(islice(extents, MAX_DECODED_EXTENTS))
+    extents = memoryview(payload)[CONTEXT_ID.size :]
+    return context_id, Extents.decoded(extents, NARROW, MAX_DECODED_EXTENTS)
 
 
-def decode_extended_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]:
+def decode_extended_extents(payload: bytes) -> tuple[int, Extents]:
     """Take the payload of a BLOCK_STATUS_EXT chunk, as `decode_extents` does of the other."""
     body = len(payload) - EXTENDED_STATUS_HEAD.size
     if body < EXTENDED_EXTENT.size or body % EXTENDED_EXTENT.size:
@@ -194,8 +192,8 @@ def decode_extended_extents(payload: bytes) -> tuple[int, list[tuple[int, int]]]
             f"an extended block status chunk says {count} extents and has"
             f" {body // EXTENDED_EXTENT.size}"
         )
-    extents = EXTENDED_EXTENT.iter_unpack(memoryview(payload)[EXTENDED_STATUS_HEAD.size :])
-    return context_id, list(islice(extents, MAX_DECODED_EXTENTS))
+    extents = memoryview(payload)[EXTENDED_STATUS_HEAD.size :]
+    return context_id, Extents.decoded(extents, WIDE, MAX_DECODED_EXTENTS)
 
 
 def decode_status_payload(payload: bytes) -> tuple[int, tuple[int, ...]]:

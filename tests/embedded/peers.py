@@ -54,10 +54,13 @@ class OneChunk:
     @property
     def status(self) -> tuple[int, list[tuple[int, int]]]:
         """The context's id, and its extents."""
+        decode = transmission.decode_extents
         if self.kind == Chunk.BLOCK_STATUS_EXT:
-            return transmission.decode_extended_extents(self.payload)
-        assert self.kind == Chunk.BLOCK_STATUS
-        return transmission.decode_extents(self.payload)
+            decode = transmission.decode_extended_extents
+        else:
+            assert self.kind == Chunk.BLOCK_STATUS
+        context, extents = decode(self.payload)
+        return context, list(extents)
 
 
 class Client:

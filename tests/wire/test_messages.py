@@ -82,7 +82,8 @@ def test_status_chunk(
 ) -> None:
     chunk = STRUCTURED.status(cookie, 0, context, extents, done=done)
     assert struct.unpack_from(">IHHQ", chunk) == (0x668E33EF, done, 5, cookie)
-    assert transmission.decode_extents(chunk[20:]) == (context, extents)
+    decoded, told = transmission.decode_extents(chunk[20:])
+    assert (decoded, list(told)) == (context, extents)
 
 
 @pytest.mark.parametrize("framing", [STRUCTURED, EXTENDED], ids=str)
@@ -94,7 +95,8 @@ def test_no_more_extents_are_looked_at_than_are_useful(framing: Framing) -> None
     for count in (most - 1, most, most + 1, 2 * most):
         extents = [(number + 1, number % 4) for number in range(count)]
         chunk = framing.status(1, 0, 7, extents, done=True)
-        assert decode(chunk[head:]) == (7, extents[:most])
+        context, told = decode(chunk[head:])
+        assert (context, list(told)) == (7, extents[:most])
 
 
 @given(st.binary(max_size=64))

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.protocol.commands import text_of_error, told_error
-from gateway.relay.scan.extents import Extents
 from gateway.relay.scan.locks import ASK
 from gateway.wire.constants import Cmd, CmdFlag
+from gateway.wire.extents import Extents
 from gateway.wire.framing import EXTENDED
 from gateway.wire.ranges import Range
 

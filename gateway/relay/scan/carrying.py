@@ -120,11 +120,7 @@ def _begin_again(
         return
     job: Job
     if command is Cmd.BLOCK_STATUS:
-        told = set() if partial is None else partial.contexts
-        wanted = tuple(each for each in contexts_wanted(traffic.plan) if each[1] not in told)
-        if not wanted:
-            traffic.to_client.append(client.end(cookie, asked))
-            return
+        wanted = contexts_wanted(traffic.plan)  # of an answer that is not whole nothing was told
         job = status(before.upstream, sent, offset, length, wanted, before.offer.size - asked)
     else:
         job = _again(Ask(command, offset, length, sent, data))

@@ -11,7 +11,7 @@ it comes.
 from __future__ import annotations
 
 from gateway.protocol.commands import normal_error
-from gateway.relay.scan.extents import STATUS_TOO_LONG, Extents, mended_extents, narrowed
+from gateway.relay.scan.extents import mended_extents, status_reply
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.replies import Out, Replies, SimpleReplies
 from gateway.relay.scan.traffic import Partial, Traffic
@@ -53,6 +53,13 @@ _NONE_DONE = DONE_BIT | Chunk.NONE
 _NO_PAYLOAD = bytes(4)  # the length of a structured chunk that has none
 _HAS_DATA = frozenset({Cmd.READ, Cmd.BLOCK_STATUS})
 _NOT_A_READ = ASK | 0xFFFF
+
+MAX_HELD_EXTENTS = 2**20
+"""Extents of replies whose other contexts have not come yet, of all under way on a link: 8 or 16 MiB. No server
+that is well comes near it."""
+
+FEW_EXTENTS = 1024
+"""What is kept of a context beyond that. A shorter answer is always legal."""
 
 
 def reply_scan(traffic: Traffic) -> Replies:
@@ -374,7 +381,7 @@ class ChunkReplies(Replies):
         if context_id in partial.contexts:
             raise WireError(f"block status of context {context_id} came twice")
         partial.contexts.add(context_id)
-        cookie, word, asked, length = entry
+        _cookie, word, asked, length = entry
         if word & ASK:
             self.traffic.asks.outcome(ours).status[context_id] = extents
             return
@@ -383,16 +390,14 @@ class ChunkReplies(Replies):
             return  # a context that the client did not select here
         one = bool(word >> 16 & CmdFlag.REQ_ONE)
         reach = plan.offer.base + plan.offer.size - asked
-        told: Extents | None = mended_extents(extents, length, reach, one=one)
-        text = "the server gave no extent that is not empty"
-        if told and self._framing is not EXTENDED:
-            told = narrowed(told, plan.upstream.minimum)
-            text = STATUS_TOO_LONG
-        if told:
-            out.append(self._client.status(cookie, asked, client_id, told, done=False))
-        else:
-            partial.failed = True
-            out.append(self._client.failure(cookie, asked, Errno.EIO, text, done=False))
+        if self._held_extents() > MAX_HELD_EXTENTS:
+            extents = extents[:FEW_EXTENTS]
+        partial.status.append((client_id, mended_extents(extents, length, reach, one=one)))
+
+    def _held_extents(self) -> int:
+        """Give how many extents are kept of replies that are not whole yet."""
+        partials = self.traffic.partial.values()
+        return sum(len(extents) for partial in partials for _context, extents in partial.status)
 
     def _error(
         self, ours: int, entry: Entry, kind: int, payload: bytes, out: Out, *, done: bool
@@ -472,6 +477,9 @@ class ChunkReplies(Replies):
         self._forget(ours)
         if missing:
             out.append(client.failure(cookie, asked, Errno.EIO, missing))
+        elif partial is not None and partial.status and not failed:
+            block = self.traffic.plan.upstream.minimum
+            out += status_reply(client, cookie, asked, partial.status, block)
         elif client.chunked:
             out.append(client.end(cookie, asked))
         elif partial is not None and partial.error:

@@ -1,11 +1,15 @@
-"""Extents of block status, (length in bytes, status flags), as proto.md wants them told.
+"""Extents of block status as proto.md wants them told: "Structured reply types", BLOCK_STATUS.
 
-"Structured reply types", BLOCK_STATUS.
+Fewer extents than were asked for are always legal, so what cannot be told ends the list.
 """
 
 from __future__ import annotations
 
-Extents = list[tuple[int, int]]
+from collections.abc import Sequence
+
+from gateway.wire.constants import Errno
+from gateway.wire.extents import NARROW, Extents
+from gateway.wire.framing import EXTENDED, Framing
 
 STATUS_TOO_LONG = "the server gave a status of more than 32 bits"
 
@@ -18,42 +22,59 @@ def mended_extents(extents: Extents, length: int, reach: int, *, one: bool) -> E
     the request's offset to the end of the export, `one`: REQ_ONE was set.
 
     Empty ones are left out (Q-S4), what lies behind the export is cut (Q-S10), and so is what begins behind
-    the range that was asked for: fewer extents are always legal.
+    the range that was asked for.
     """
-    mended: Extents = []
-    at = 0
-    for size, flags in extents:
-        if not size:
-            continue
-        size = min(size, (length if one else reach) - at)
-        mended.append((size, flags))
-        at += size
-        if one or at >= length:
-            break
-    return mended
-
-
-def cut_front(extents: Extents, count: int) -> Extents:
-    """Leave out the first `count` bytes."""
-    left: Extents = []
-    for size, flags in extents:
-        gone = min(size, count)
-        count -= gone
-        if size > gone:
-            left.append((size - gone, flags))
-    return left
+    told = extents.without_empty()
+    return told[:1].first(length) if one else told.begun_before(length).first(reach)
 
 
 def narrowed(extents: Extents, alignment: int) -> Extents | None:
     """Give extents that 32 bits can say: the list ends with the first that is longer, cut to whole blocks of
     `alignment` bytes. None if a status has more than 32 bits: it cannot be told then.
     """
-    narrow: Extents = []
-    for size, flags in extents:
-        if flags >> 32:
-            return None
-        if size > LONGEST_EXTENT:
-            narrow.append((LONGEST_EXTENT - LONGEST_EXTENT % alignment, flags))
-            break
-        narrow.append((size, flags))
-    return narrow
+    if extents.lengths.typecode == NARROW or not extents:
+        return extents
+    if max(extents.flags) >> 32:
+        return None
+    if max(extents.lengths) <= LONGEST_EXTENT:
+        return extents
+    long = next(n for n, length in enumerate(extents.lengths) if length > LONGEST_EXTENT)
+    cut = extents[: long + 1]
+    cut.lengths[long] = LONGEST_EXTENT - LONGEST_EXTENT % alignment
+    return cut
+
+
+def evened(told: Sequence[tuple[int, Extents]]) -> Sequence[tuple[int, Extents]]:
+    """Give the extents of several contexts, by their ids, cut to what the shortest covers: who asks on from
+    where one of them ends would miss what the others did not tell.
+    """
+    totals = [extents.total for _context, extents in told] if len(told) > 1 else []
+    if len(set(totals)) < 2:
+        return told
+    shortest = min(totals)
+    return [(context, extents.first(shortest)) for context, extents in told]
+
+
+def status_reply(
+    client: Framing,
+    cookie: int,
+    asked: int,
+    told: Sequence[tuple[int, Extents]],
+    alignment: int,
+) -> list[memoryview | bytes]:
+    """Give the whole reply to a BLOCK_STATUS at `asked`, for which the extents of each context were mended, by
+    the ids that the client knows.
+    """
+    if client is not EXTENDED:
+        narrow = [(context, narrowed(extents, alignment)) for context, extents in told]
+        if any(extents is None for _context, extents in narrow):
+            return [client.failure(cookie, asked, Errno.EIO, STATUS_TOO_LONG)]
+        told = [(context, extents) for context, extents in narrow if extents is not None]
+    if not all(extents for _context, extents in told):
+        text = "the server gave no extent that is not empty"
+        return [client.failure(cookie, asked, Errno.EIO, text)]
+    last = len(told) - 1
+    return [
+        client.status(cookie, asked, context, extents, done=number == last)
+        for number, (context, extents) in enumerate(evened(told))
+    ]

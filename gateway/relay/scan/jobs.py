@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 from gateway.protocol.commands import WRITE_CLASS, normal_error
 from gateway.relay.losses import Flush
 from gateway.relay.scan.asks import Ask, Data, Done, Outcome
-from gateway.relay.scan.extents import STATUS_TOO_LONG, Extents, narrowed
+from gateway.relay.scan.extents import status_reply
 from gateway.relay.scan.fences import Waiting
 from gateway.relay.scan.locks import Held, RangeLocks
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno
-from gateway.wire.framing import EXTENDED, Framing
+from gateway.wire.extents import Extents
+from gateway.wire.framing import Framing
 
 if TYPE_CHECKING:
     from gateway.relay.scan.traffic import Traffic
@@ -368,22 +369,18 @@ class Jobs:
         if answer.error:
             error = normal_error(word, answer.error)
             return [client.failure(cookie, asked, error, answer.text, offset=answer.offset)]
-        said: list[memoryview | bytes] = []
         if answer.data:
             if client.chunked:
                 # One chunk, which is what DF asks for, and right for everybody.
                 length = sum(len(data) for _offset, data in answer.data)
-                said.append(client.data_head(cookie, asked, asked, length, done=True))
+                head = client.data_head(cookie, asked, asked, length, done=True)
             else:
-                said.append(client.success(cookie, asked, read=True))
-            return said + [memoryview(data) for _offset, data in answer.data]
-        for number, (context_id, extents) in enumerate(answer.status, start=1):
-            done = number == len(answer.status)
-            told = extents if client is EXTENDED else narrowed(extents, 1)
-            if told is None:
-                return [client.failure(cookie, asked, Errno.EIO, STATUS_TOO_LONG)]
-            said.append(client.status(cookie, asked, context_id, told, done=done))
-        return said or [client.success(cookie, asked, read=word & 0xFFFF == Cmd.READ)]
+                head = client.success(cookie, asked, read=True)
+            return [head, *(memoryview(data) for _offset, data in answer.data)]
+        if answer.status:
+            block = self._traffic.plan.upstream.minimum
+            return status_reply(client, cookie, asked, answer.status, block)
+        return [client.success(cookie, asked, read=word & 0xFFFF == Cmd.READ)]
 
 
 def _writes(step: list[Ask] | Claim) -> bool:

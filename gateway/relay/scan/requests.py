@@ -26,6 +26,8 @@ from gateway.wire.limits import KIB
 from gateway.wire.transmission import (
     COOKIE,
     COOKIE_AT,
+    EXTENT,
+    MAX_DECODED_EXTENTS,
     OFFSET,
     OFFSET_AT,
     WORD,
@@ -39,6 +41,9 @@ unread. A client that sends nonsense and never reads costs no more than this."""
 
 MAX_COPIED_BYTES = 16 * KIB
 """Up to here data that has to be kept is copied: that costs less than to have another buffer meanwhile."""
+
+STATUS_COST_BYTES = 2 * MAX_DECODED_EXTENTS * EXTENT.size
+"""What a job holds of each context at most: two answers that are being joined."""
 
 _NEVER = (0, 0, None)  # a word that is not FAST
 
@@ -323,6 +328,7 @@ class RequestScan:
         cost = length if command in PAYLOAD else 0
         if command is Cmd.BLOCK_STATUS:
             wanted = contexts_wanted(plan)
+            cost = STATUS_COST_BYTES * len(wanted)
             if flags & CmdFlag.PAYLOAD_LEN:
                 length, ids = decode_status_payload(bytes(payload))  # its size was judged before
                 refused = subset_refusal(plan.offer, offset, length, ids)

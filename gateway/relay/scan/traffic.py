@@ -24,6 +24,7 @@ from gateway.relay.scan.locks import Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
 from gateway.relay.scan.plan import Plan
 from gateway.wire.constants import Cmd, Errno
+from gateway.wire.extents import Extents
 from gateway.wire.ranges import Range
 
 MAX_IN_FLIGHT = 128
@@ -41,6 +42,8 @@ class Partial:
     """Of a READ: ranges (start, end) that have come, sorted, disjoint, neighbours merged."""
     contexts: set[int] = field(default_factory=set)
     """Of a BLOCK_STATUS: ids whose chunk has come."""
+    status: list[tuple[int, Extents]] = field(default_factory=list)
+    """The extents of those that the client selected, by its ids: it is told when all have come."""
     failed: bool = False
     """An error chunk has come."""
     error: Errno | None = None

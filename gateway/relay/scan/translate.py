@@ -18,10 +18,12 @@ from itertools import islice
 
 from gateway.protocol.commands import FUA_MATTERS
 from gateway.relay.scan.asks import Ask, Data, Outcome
-from gateway.relay.scan.extents import cut_front, mended_extents
+from gateway.relay.scan.extents import LONGEST_EXTENT, evened, mended_extents
 from gateway.relay.scan.jobs import Answer, Claim, Job, Lasting, Settled
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, CmdFlag, Errno
+from gateway.wire.extents import Extents
+from gateway.wire.transmission import MAX_DECODED_EXTENTS
 
 WINDOW = 8
 """Pieces of one READ or WRITE that are under way at a time: enough to keep a server busy."""
@@ -285,23 +287,45 @@ def status(
     """BLOCK_STATUS for the contexts `wanted`: the client's id, and the link's (None: answered here with
     status 0, which says nothing and is always true of `base:allocation`). `reach`: how far behind `offset`
     the client may see, in bytes.
+
+    Clients are known that take the end of one context's answer for the end of all, and that ask for the same
+    range again where a part of it was answered. So all contexts are told up to the same byte, and as much of
+    the range as one reply can tell: pieces that the upstream bears are asked for in turn.
     """
     start, end = upstream.down(offset), upstream.up(offset + length)
-    end = min(end, start + upstream.longest_status)
+    longest = LONGEST_EXTENT - LONGEST_EXTENT % upstream.minimum
+    end = min(end, start + max(longest, upstream.longest_status))
     one = bool(flags & CmdFlag.REQ_ONE)
-    outcome = Outcome()
-    if any(theirs is not None for _ours, theirs in wanted):
-        # The one extent of a range that begins earlier might end before the range that is asked for.
-        passed = flags & CmdFlag.REQ_ONE | upstream.status_flags if start == offset else 0
-        [outcome] = yield [Ask(Cmd.BLOCK_STATUS, start, end - start, passed)]
-        if outcome.error:
+    # The one extent of a range that begins earlier might end before the range that is asked for.
+    passed = flags & CmdFlag.REQ_ONE | upstream.status_flags if start == offset else 0
+    theirs = [context for _ours, context in wanted if context is not None]
+    found: dict[int, Extents] = {}
+    at = start
+    while theirs and at < end:
+        piece = min(end - at, upstream.longest_status)
+        [outcome] = yield [Ask(Cmd.BLOCK_STATUS, at, piece, passed)]
+        if outcome.error and not found:
             return _failed(outcome, offset, length)
+        if outcome.error:
+            break  # what was found before is an answer
+        # The last extent of all may reach behind the range, and what is told of it is judged below.
+        until = piece if at + piece < end else reach + offset - at
+        more = evened(
+            [(c, mended_extents(outcome.status[c], piece, until, one=False)) for c in theirs]
+        )
+        found = {c: found[c].and_then(each) if found else each for c, each in more}
+        enough = any(
+            len(each) >= MAX_DECODED_EXTENTS or (one and len(each) > 1) for each in found.values()
+        )
+        if enough or more[0][1].total < piece:
+            break
+        at += piece
     told = []
-    for ours, theirs in wanted:
-        if theirs is None:
-            extents = [(min(length, upstream.longest_status), 0)]
+    for ours, context in wanted:
+        if context is None:
+            extents = Extents.of([(length, 0)])
         else:
-            extents = cut_front(outcome.status[theirs], offset - start)
+            extents = found[context].behind(offset - start)[:MAX_DECODED_EXTENTS]
         mended = mended_extents(extents, length, reach, one=one)
         if not mended:
             return Answer(Errno.EIO, "the server gave no extent that is not empty")

@@ -20,6 +20,7 @@ from gateway.relay.scan.requests import RequestScan
 from gateway.relay.scan.traffic import Partial, Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.errors import WireError
+from gateway.wire.extents import Extents
 from gateway.wire.handshake import BlockSizes, MetaContext
 from tests.relay.scan import peers
 from tests.relay.scan.peers import SIZE, Client, Feeder, Reply, Request, content, pieces_of
@@ -166,7 +167,8 @@ def chunks_for(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[bytes
     if request.command == Cmd.READ:
         chunks, reply = read_chunks(draw, ours, request)
     elif request.command == Cmd.BLOCK_STATUS:
-        status = {5: [(request.length, 3)], 6: [(request.length + 9, 1)]}
+        # Cut to the shorter of the two.
+        status = {5: [(request.length, 3)], 6: [(request.length, 1)]}
         chunks = [
             peers.status_chunk(ours, 70, [(0, 1), (request.length, 3)]),
             peers.status_chunk(ours, 71, [(request.length + 9, 1), (512, 2)]),
@@ -181,6 +183,7 @@ def chunks_for(draw: st.DrawFn, ours: int, request: Request) -> tuple[list[bytes
         chunks.append(peers.error_chunk(ours, number, "at last", done=True))
         reply.error = reply.error or told(request, number)
         reply.data = b""
+        reply.status = {}
     elif draw(st.booleans()) and chunks:  # DONE in the last chunk, as nbdkit has it
         last = bytearray(chunks[-1])
         last[5] = 1
@@ -671,9 +674,11 @@ def test_extents_that_32_bits_cannot_say_end_the_list() -> None:
     session.feed(chunk, struct.pack(">IHHQQQ", 0x6E8A278C, 1, 6, 1, 0, len(other)) + other)
     [reply] = session.replies()
     assert reply.error == Errno.EIO  # a status of 33 bits cannot be told at all
-    assert reply.status == {5: [(100, 1), (SIZE - 100, 2)]}
-    assert narrowed([(512, 0), (2**32, 1), (512, 2)], 4096) == [(512, 0), (2**32 - 4096, 1)]
-    assert narrowed([(512, 2**32)], 1) is None
+    assert not reply.status
+    told = narrowed(Extents.of([(512, 0), (2**32, 1), (512, 2)]), 4096)
+    assert told is not None
+    assert list(told) == [(512, 0), (2**32 - 4096, 1)]
+    assert narrowed(Extents.of([(512, 2**32)]), 1) is None
 
 
 @pytest.mark.parametrize(("kind", "sent"), MALFORMED.values(), ids=MALFORMED.keys())
@@ -888,7 +893,7 @@ def test_extents_are_mended(
     one: bool,
     mended: list[tuple[int, int]],
 ) -> None:
-    assert mended_extents(said, length, reach, one=one) == mended
+    assert list(mended_extents(Extents.of(said), length, reach, one=one)) == mended
 
 
 @given(
@@ -900,7 +905,7 @@ def test_extents_are_mended(
 def test_mended_extents_are_legal(
     said: list[tuple[int, int]], length: int, beyond: int, one: bool
 ) -> None:
-    mended = mended_extents(said, length, length + beyond, one=one)
+    mended = mended_extents(Extents.of(said), length, length + beyond, one=one)
     sizes = [size for size, _ in mended]
     assert all(sizes)
     assert sum(sizes) <= (length if one else length + beyond)
@@ -923,7 +928,26 @@ def test_extents_end_with_the_export() -> None:
     session.feed(
         peers.status_chunk(1, 70, [(1024, 2)]) + peers.status_chunk(1, 71, [(1, 1)], done=True)
     )
-    assert session.replies() == [Reply(1, 0, b"", {5: [(512, 2)], 6: [(1, 1)]})]
+    assert session.replies() == [Reply(1, 0, b"", {5: [(1, 2)], 6: [(1, 1)]})]
+    session = Session(STRUCTURED, [Request(Cmd.BLOCK_STATUS, 0, 1, SIZE - 512, 256)])
+    session.feed(
+        peers.status_chunk(1, 70, [(1024, 2)]) + peers.status_chunk(1, 71, [(9999, 1)], done=True)
+    )
+    assert session.replies() == [Reply(1, 0, b"", {5: [(512, 2)], 6: [(512, 1)]})]
+
+
+def test_no_more_extents_are_held_than_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.relay.scan.chunks.MAX_HELD_EXTENTS", 3)
+    monkeypatch.setattr("gateway.relay.scan.chunks.FEW_EXTENTS", 2)
+    extents = [(1, number % 2) for number in range(4)]
+    asked = [Request(Cmd.BLOCK_STATUS, 0, cookie, 0, 512) for cookie in (1, 2)]
+    session = Session(STRUCTURED, asked)
+    session.feed(*(peers.status_chunk(ours, 70, extents) for ours in (1, 2)))
+    session.feed(*(peers.status_chunk(ours, 71, extents, done=True) for ours in (1, 2)))
+    assert [reply.status for reply in session.replies()] == [
+        {5: extents[:2], 6: extents[:2]},
+        {5: extents[:2], 6: extents[:2]},
+    ]
 
 
 # --- Coverage
