@@ -27,7 +27,7 @@ from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.mending import Mending
 from gateway.relay.bundle.pieces import MOST_LOSSES, Piece
 from gateway.relay.bundle.ports import Port, Task
-from gateway.relay.bundle.recovery import RESTARTED, AnotherDisk, recovery
+from gateway.relay.bundle.recovery import RESTARTED, AnotherDisk, flushed, recovery
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.bundle.work import Work
 from gateway.relay.losses import Flushed, Gate, Trail
@@ -430,7 +430,11 @@ class Bundle:
             self.give_up(str(another))
             self._changed()
             return
-        if done and self._may_be_read:
+        if done and not self._may_be_read:
+            if self.work.flushes and self.work.unflushed:  # or two would wait for each other
+                self._mending = Mending(flushed(self.work), self.work)
+                self._mending.go_on()
+        elif done:
             self._mending = None
             if self._total_loss and self._was_up:
                 self.work.fail_what_is_stale()

@@ -19,6 +19,9 @@ may come late as well: the next one begins when that can hardly be any more.
    again after the same time, in which whatever overlaps it waits. That an old write comes later still, on top
    of something newer, can be made unlikely and not impossible, so both are logged.
 3. Lines that are new are used from now on; what was written before over others is flushed first.
+
+Others that mend as well may wait for what was found to be written here, before they show anything to anybody, as
+this bundle waits for them (`Bundle._may_be_read`). So it is `flushed` while it waits, if they ask for that.
 """
 
 from __future__ import annotations
@@ -72,17 +75,17 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
             yield from _doubted(work)
         losses.came_up(trail)
     if work.unflushed and not (restarted and work.survival.unflushed is Doubt.REPLAY):
-        yield from _flushed(work)
+        yield from flushed(work)
     yield from _unanswered(work)
     while work.lines.new:
         if work.unflushed:
-            yield from _flushed(work)
+            yield from flushed(work)
         work.lines.use_all()
         yield from _recognised(work)
         losses.came_up(trail)
 
 
-def _flushed(work: Work) -> Steps:
+def flushed(work: Work) -> Steps:
     """FLUSH over a line that was there all the time, or that leads to where all of it was found."""
     tries = 0
     while work.unflushed:  # also what counts as written while the FLUSH was under way
