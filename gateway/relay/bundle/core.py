@@ -383,6 +383,9 @@ class Bundle:
     def left(self) -> None:
         """Its lines have been closed."""
         self._forget_gate()
+        for piece in self.work.pieces.under_way:
+            if piece.writes and piece.line is not None:
+                self.work.keep_away(piece.ask, self._late_from(piece.line.peer))
         self._trail.losses.left(self._trail, trusted=not self.survival.reconnect_seconds)
 
     def hand_on_trail(self) -> Trail:

@@ -20,8 +20,8 @@ may come late as well: the next one begins when that can hardly be any more.
    of something newer, can be made unlikely and not impossible, so both are logged.
 3. Lines that are new are used from now on; what was written before over others is flushed first.
 
-Others that mend as well may wait for what was found to be written here, before they show anything to anybody, as
-this bundle waits for them (`Bundle._may_be_read`). So it is `flushed` while it waits, if they ask for that.
+Others that mend as well may wait for what was found to be written here, before they show anything to anybody,
+as this bundle waits for them (`Bundle._may_be_read`). So it is `flushed` while it waits, if they ask for that.
 """
 
 from __future__ import annotations

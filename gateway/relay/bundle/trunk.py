@@ -573,6 +573,7 @@ class Joined:
     def serve(self, traffic: Traffic) -> None:
         """Have it as a session's way upstream."""
         self.port.traffic = traffic
+        self.trunk.bundle.work.ports.there[self.port] = None
         if self.trunk.loose:
             traffic.locks.loosen(traffic.in_flight)
 
