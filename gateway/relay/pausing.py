@@ -78,6 +78,28 @@ class Target:
     """The export's name there; None: as the configuration has it."""
 
 
+@dataclass(slots=True)
+class Reconnected:
+    """What came of the sessions of an export that had lost their links in a pause."""
+
+    count: int = 0
+    """How many have got others."""
+    ended: int = 0
+    """How many have ended, for their disk is not there any more."""
+    why: str = ""
+    """How that is known of one of them."""
+
+    def add(self, sessions: int, without_disk: Collection[str]) -> None:
+        """So many sessions were seen to, and these are the reasons why some of them have ended."""
+        self.count += sessions - len(without_disk)
+        self.ended += len(without_disk)
+        self.why = next(iter(without_disk), self.why)
+
+    def in_words(self, export: str) -> str:
+        """Say of an export that sessions have ended."""
+        return f"{shown(export)}: {self.ended} sessions have ended: {self.why}"
+
+
 Exports = str | Sequence[str]
 """One export (our name), or several that are taken together."""
 
@@ -141,8 +163,9 @@ class Pauses:
 
     async def resume(self, exports: Exports, by: object = None) -> list[str]:
         """Have the sessions of exports go on; say what has been done. Raises `NotDone`: if one is not paused,
-        or, and then all still are, if a session's link is gone and cannot be had anew. `by`: who has paused
-        them, and only takes that back; those that others hold as well stay paused.
+        or, and then all still are, if a session's link is gone and cannot be had anew. Also, and then all is
+        done, if sessions have ended, for their disk is not there any more. `by`: who has paused them, and only
+        takes that back; those that others hold as well stay paused.
         """
         names = _names(exports)
         async with self._turn:
@@ -155,7 +178,7 @@ class Pauses:
                     )
             kept = [] if by is None else [name for name in names if self._others_hold(name, by)]
             names = [name for name in names if name not in kept]
-            relinked = await self._reconnect(names)
+            reconnected = await self._reconnect(names)
             for name in kept:
                 self._holds_no_more(name, by)
             self._paused_by.pop(by, None)
@@ -164,8 +187,12 @@ class Pauses:
         done = [f"{shown(name)} stays paused: others have asked for that as well" for name in kept]
         for name, count in counts.items():
             self._service.log.info("export resumed", export=name, sessions=count)
-            anew = f", {relinked[name]} of them over new connections" if relinked[name] else ""
-            done.append(f"{shown(name)}: {count} sessions go on{anew}")
+            anew = reconnected[name].count
+            words = f", {anew} of them over new connections" if anew else ""
+            done.append(f"{shown(name)}: {count} sessions go on{words}")
+        if any(each.ended for each in reconnected.values()):
+            ended = [each.in_words(name) for name, each in reconnected.items() if each.ended]
+            raise NotDone("; ".join([*ended, *done]))
         return done
 
     async def undo(self, by: object) -> None:
@@ -221,7 +248,7 @@ class Pauses:
             if not accept_loss:
                 self.holding.refuse_if_lost(names)
             sessions = self.holding.sessions(*names)
-            async with GoingOver(service, self.holding, places, within) as over:
+            async with GoingOver(service, self.holding, places, within, vouched=True) as over:
                 close_first = close_first and bool(sessions or leaving)
                 if not close_first:
                     await self._compare(over, places, sessions, leaving, within, note)
@@ -464,7 +491,9 @@ class Pauses:
         try:
             await self._reconnect([export])
         except NotDone as error:
-            self._service.log.error("sessions end", export=export, why=str(error))
+            self._service.log.error(
+                "sessions have no connection at the end of a pause", export=export, why=str(error)
+            )
         self._let_go_on(export)
 
     # --- Other links
@@ -487,15 +516,15 @@ class Pauses:
             there.is_left()  # nobody is on it yet
         service.switch(export, place, to_configured=to_configured)
 
-    async def _reconnect(self, exports: Collection[str]) -> dict[str, int]:
-        """Have the sessions whose link is gone get others, to where they were; say how many they are, of each
-        export. Raises `NotDone`.
+    async def _reconnect(self, exports: Collection[str]) -> dict[str, Reconnected]:
+        """Have the sessions whose link is gone get others, to where they were, unless their disk is not there:
+        say of each export what came of it. Raises `NotDone`.
         """
         service = self._service
-        counts = dict.fromkeys(exports, 0)
+        done = {export: Reconnected() for export in exports}
         for export in exports:
+            await self._are_in_order(export)
             lost = [each for each in self.holding.sessions(export) if self._has_no_link(each)]
-            counts[export] = len(lost)
             if lost:
                 service.switches[export] += 1
                 if now := service.switched.get(export):
@@ -507,11 +536,36 @@ class Pauses:
                 trunks = {trunk_of(each.opened) for each in sessions}
                 leaving = {each for each in trunks if each is not None}
                 within = Within(OPEN_SECONDS)
-                async with GoingOver(service, self.holding, {export: place}, within) as over:
+                going_over = GoingOver(
+                    service, self.holding, {export: place}, within, vouched=False
+                )
+                async with going_over as over:
                     await over.open_for(sessions, leaving)
                     await over.are_quiet(sessions)
                     over.go(sessions, leaving)
-        return counts
+                done[export].add(len(sessions), over.without_disk.values())
+            if done[export].ended:
+                why = done[export].in_words(export)
+                service.log.error("sessions have ended", export=export, why=why)
+        return done
+
+    async def _are_in_order(self, export: str) -> None:
+        """Wait for the links that sessions of an export have got again by themselves: only then it is known
+        whether they lead to the same disk. What clients of other exports use as well they wait for as they go
+        on. Raises `NotDone`.
+        """
+        within = Within(OPEN_SECONDS)
+        trunks = {trunk_of(each.opened) for each in self.holding.sessions(export)}
+        coming = [
+            trunk
+            for trunk in trunks
+            if trunk is not None
+            and trunk.bundle.lines
+            and not others(self._service, [export], trunk)
+        ]
+        with within.over(lambda: f"the connections are not in order after {within.seconds:g} s"):
+            for trunk in coming:
+                await trunk.restored()
 
     def _has_no_link(self, running: Running) -> bool:
         """Say whether a held session has to be opened anew: nobody else cares for it."""
@@ -519,7 +573,8 @@ class Pauses:
         if relaying(running).link_lost or trunk is None:
             return bool(relaying(running).link_lost)
         # With others, who are not held, it goes on as they do.
-        return not trunk.bundle.lines and not others(self._service, [running.name], trunk)
+        is_down = trunk.ended or not trunk.bundle.lines
+        return is_down and not others(self._service, [running.name], trunk)
 
 
 def _names(exports: Exports) -> list[str]:
