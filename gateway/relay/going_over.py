@@ -338,8 +338,11 @@ def others(service: Service, exports: Collection[str], trunk: Trunk) -> set[str]
 def refuse_to_part_others(
     service: Service, exports: Collection[str], trunks: Collection[Trunk]
 ) -> None:
-    """Connections that clients of other exports use as well are not exchanged. Raises `NotDone`."""
-    shared = sorted({name for trunk in trunks for name in others(service, exports, trunk)})
+    """Connections that clients of other exports use as well are not exchanged; of those that have ended, each
+    goes by itself. Raises `NotDone`.
+    """
+    standing = [trunk for trunk in trunks if not trunk.ended]
+    shared = sorted({name for trunk in standing for name in others(service, exports, trunk)})
     if shared:
         raise NotDone(
             f"{', '.join(map(shown, exports))} shares its connections with clients of"

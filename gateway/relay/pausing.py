@@ -200,15 +200,13 @@ class Pauses:
         that.
         """
         async with self._turn:
-            paused = self._service.paused
+            paused, ends = self._service.paused, list[str]()
             for export in [each for each in paused if by in self._holders.get(each, ())]:
                 if self._others_hold(export, by):
                     self._holds_no_more(export, by)
                     continue
-                self._service.log.warning(
-                    "export resumed: who had it paused has gone", export=export
-                )
-                await self._end_now(export)
+                ends.append(export)
+            await self._end_now(*ends, why="who had it paused has gone")
 
     def paused_by(self, by: object) -> list[str]:
         """Give the exports that somebody has paused, be it that some of them have gone on meanwhile."""
@@ -480,14 +478,26 @@ class Pauses:
         with waiting:
             await trio.sleep(seconds)
         async with self._turn:
-            if self._waiting.get(export) is not waiting:
-                return
-            self._service.log.warning(
-                "export resumed: nobody has done it", export=export, seconds=seconds
-            )
-            await self._end_now(export)
+            if self._waiting.get(export) is waiting:
+                await self._end_now(*self._due(), why="nobody has done it")
 
-    async def _end_now(self, export: str) -> None:
+    def _due(self) -> list[str]:
+        """Give the exports whose pause has lasted as long as it may: also those whose end has waited for
+        another's.
+        """
+        now = trio.current_time()
+        return [export for export in self._waiting if self._ends_at[export] <= now]
+
+    async def _end_now(self, *exports: str, why: str) -> None:
+        """End pauses, all at the same time: a server that says nothing is waited for once, and nobody waits for
+        another's.
+        """
+        async with trio.open_nursery() as nursery:
+            for export in exports:
+                self._service.log.warning(f"export resumed: {why}", export=export)
+                nursery.start_soon(self._end_one, export)
+
+    async def _end_one(self, export: str) -> None:
         try:
             await self._reconnect([export])
         except NotDone as error:
@@ -518,43 +528,55 @@ class Pauses:
 
     async def _reconnect(self, exports: Collection[str]) -> dict[str, Reconnected]:
         """Have the sessions whose link is gone get others, to where they were, unless their disk is not there:
-        say of each export what came of it. Raises `NotDone`.
+        say of each export what came of it. All are seen to at the same time, and have one limit. Raises
+        `NotDone`.
         """
-        service = self._service
         done = {export: Reconnected() for export in exports}
-        for export in exports:
-            await self._are_in_order(export)
-            lost = [each for each in self.holding.sessions(export) if self._has_no_link(each)]
-            if lost:
-                service.switches[export] += 1
-                if now := service.switched.get(export):
-                    service.switched[export] = replace(now, switches=service.switches[export])
-            # A reload may have led some to one server, and those who came later to another.
-            for was in {each.opened.place for each in lost}:
-                place = replace(was, switches=service.switches[export])
-                sessions = [each for each in lost if each.opened.place == was]
-                trunks = {trunk_of(each.opened) for each in sessions}
-                leaving = {each for each in trunks if each is not None}
-                within = Within(OPEN_SECONDS)
-                going_over = GoingOver(
-                    service, self.holding, {export: place}, within, vouched=False
-                )
-                async with going_over as over:
-                    await over.open_for(sessions, leaving)
-                    await over.are_quiet(sessions)
-                    over.go(sessions, leaving)
-                done[export].add(len(sessions), over.without_disk.values())
+        problems: dict[str, None] = {}
+
+        async def reconnect(export: str) -> None:
+            try:
+                await self._reconnect_one(export, done[export], Within(OPEN_SECONDS))
+            except NotDone as error:
+                problems[str(error)] = None
             if done[export].ended:
                 why = done[export].in_words(export)
-                service.log.error("sessions have ended", export=export, why=why)
+                self._service.log.error("sessions have ended", export=export, why=why)
+
+        async with trio.open_nursery() as nursery:
+            for export in exports:
+                nursery.start_soon(reconnect, export)
+        if problems:
+            ended = [each.in_words(export) for export, each in done.items() if each.ended]
+            raise NotDone("; ".join([*problems, *ended]))
         return done
 
-    async def _are_in_order(self, export: str) -> None:
+    async def _reconnect_one(self, export: str, done: Reconnected, within: Within) -> None:
+        service = self._service
+        await self._are_in_order(export, within)
+        lost = [each for each in self.holding.sessions(export) if self._has_no_link(each)]
+        if lost:
+            service.switches[export] += 1
+            if now := service.switched.get(export):
+                service.switched[export] = replace(now, switches=service.switches[export])
+        # A reload may have led some to one server, and those who came later to another.
+        for was in {each.opened.place for each in lost}:
+            place = replace(was, switches=service.switches[export])
+            sessions = [each for each in lost if each.opened.place == was]
+            trunks = {trunk_of(each.opened) for each in sessions}
+            leaving = {each for each in trunks if each is not None}
+            places = {export: place}
+            async with GoingOver(service, self.holding, places, within, vouched=False) as over:
+                await over.open_for(sessions, leaving)
+                await over.are_quiet(sessions)
+                over.go(sessions, leaving)
+            done.add(len(sessions), over.without_disk.values())
+
+    async def _are_in_order(self, export: str, within: Within) -> None:
         """Wait for the links that sessions of an export have got again by themselves: only then it is known
         whether they lead to the same disk. What clients of other exports use as well they wait for as they go
         on. Raises `NotDone`.
         """
-        within = Within(OPEN_SECONDS)
         trunks = {trunk_of(each.opened) for each in self.holding.sessions(export)}
         coming = [
             trunk
