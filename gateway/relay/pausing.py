@@ -78,6 +78,16 @@ class Target:
     """The export's name there; None: as the configuration has it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has asked for a pause."""
+
+    by: object = None
+    """Who holds it; None: nobody who would come back for it."""
+    command: object = None
+    """By which of his commands."""
+
+
 @dataclass(slots=True)
 class Reconnected:
     """What came of the sessions of an export that had lost their links in a pause."""
@@ -113,10 +123,10 @@ class Pauses:
         self._turn = trio.Lock()
         self._waiting: dict[str, trio.CancelScope] = {}
         self._ends_at: dict[str, float] = {}
-        self._holders: dict[str, list[object]] = {}
+        self._holders: dict[str, list[Holder]] = {}
         """Who have asked for it to be paused, since it is."""
         self._paused_by: dict[object, list[str]] = {}
-        """What each has asked for, as long as some of it is paused."""
+        """What each has asked for and not taken back, as long as some of it is paused."""
         self.holding = Holding(service)
 
     # --- What is asked for
@@ -130,11 +140,12 @@ class Pauses:
         lasts: float = LASTS_SECONDS,
         accept_loss: bool = False,
         by: object = None,
+        command: object = None,
         anew: bool = False,
     ) -> list[str]:
         """Pause exports within some seconds, or what is left `within` those of a command; say what has been
-        done. Once more is only longer, unless it has to be done `anew`. `by` is who may `undo` it. Raises
-        `NotDone`.
+        done. Once more is only longer, unless it has to be done `anew`. `by` is who may take it back by
+        `resume`, be it of several commands; `undo` takes back this `command` alone. Raises `NotDone`.
         """
         names, service, within = _names(exports), self._service, within or Within(seconds)
         async with self._my_turn(within):
@@ -150,7 +161,7 @@ class Pauses:
             if by is not None:
                 self._paused_by[by] = list(dict.fromkeys([*self.paused_by(by), *names]))
             for name in names:
-                self._holders.setdefault(name, []).append(by)
+                self._holders.setdefault(name, []).append(Holder(by, command))
             last = {name: self._end_after(name, lasts) for name in names}
         return [self._paused(name, flushed.get(name), last[name]) for name in names]
 
@@ -172,7 +183,7 @@ class Pauses:
             for name in names:
                 if name not in self._service.paused:
                     raise NotDone(f"{shown(name)} is not paused")
-                if by is not None and by not in self._holders.get(name, ()):
+                if by is not None and not self._holds(name, by):
                     raise NotDone(
                         f"{shown(name)} has gone on meanwhile, and was paused by others since"
                     )
@@ -180,8 +191,8 @@ class Pauses:
             names = [name for name in names if name not in kept]
             reconnected = await self._reconnect(names)
             for name in kept:
-                self._holds_no_more(name, by)
-            self._paused_by.pop(by, None)
+                self._drop(name, [each for each in self._holders[name] if each.by == by])
+            self._forget(by, [*kept, *names])
             counts = {name: len(self.holding.sessions(name)) for name in names}
             self._let_go_on(*names)
         done = [f"{shown(name)} stays paused: others have asked for that as well" for name in kept]
@@ -195,28 +206,43 @@ class Pauses:
             raise NotDone("; ".join([*ended, *done]))
         return done
 
-    async def undo(self, by: object) -> None:
-        """End the pauses that somebody has begun who has gone since, unless others have asked for them after
-        that.
+    async def undo(self, command: object) -> None:
+        """Take back the pauses of a command whose caller has gone since: they end, unless others have asked for
+        them as well, or the same by another command.
         """
         async with self._turn:
-            paused, ends = self._service.paused, list[str]()
-            for export in [each for each in paused if by in self._holders.get(each, ())]:
-                if self._others_hold(export, by):
-                    self._holds_no_more(export, by)
+            ends = []
+            for export, holders in list(self._holders.items()):
+                his = [each for each in holders if each.command is command]
+                if not his:
                     continue
-                ends.append(export)
+                self._drop(export, his)
+                for each in his:
+                    if not self._holds(export, each.by):
+                        self._forget(each.by, [export])
+                if not self._holders[export]:
+                    ends.append(export)
             await self._end_now(*ends, why="who had it paused has gone")
 
     def paused_by(self, by: object) -> list[str]:
         """Give the exports that somebody has paused, be it that some of them have gone on meanwhile."""
         return list(self._paused_by.get(by, ()))
 
-    def _others_hold(self, export: str, by: object) -> bool:
-        return any(each != by for each in self._holders[export])
+    def _holds(self, export: str, by: object) -> bool:
+        return any(each.by == by for each in self._holders.get(export, ()))
 
-    def _holds_no_more(self, export: str, by: object) -> None:
-        self._holders[export] = [each for each in self._holders[export] if each != by]
+    def _others_hold(self, export: str, by: object) -> bool:
+        return any(each.by != by for each in self._holders[export])
+
+    def _drop(self, export: str, holders: Collection[Holder]) -> None:
+        self._holders[export] = [each for each in self._holders[export] if each not in holders]
+
+    def _forget(self, by: object, exports: Collection[str]) -> None:
+        """Somebody has taken back what he had asked for of these, and of no others."""
+        left = [export for export in self.paused_by(by) if export not in exports]
+        self._paused_by.pop(by, None)
+        if left:
+            self._paused_by[by] = left
 
     async def switch(
         self,
@@ -415,7 +441,7 @@ class Pauses:
 
     def _stay_paused(self, new: Collection[str]) -> None:
         for name in new:
-            self._holders.setdefault(name, []).append(None)
+            self._holders.setdefault(name, []).append(Holder())
             self._end_after(name, LASTS_SECONDS)
 
     # --- Trunks
