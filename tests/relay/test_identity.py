@@ -539,6 +539,32 @@ async def test_who_switches_gives_his_word_for_the_disk(
         assert await flush(client) == 0
 
 
+async def test_a_pause_that_ends_while_it_is_looked_what_is_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Connections that clients share are made again in the pause, and nobody knows yet where they lead."""
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    async with before(server, SHARED) as house:
+        pauses = Pauses(house.gateway.service, house.gateway.nursery)
+        client = await house.client()
+        await put(client)
+        await pauses.pause("")
+        server.disk.hold("read")
+        back_as(server, bytes(SIZE))
+        await server.disk.held()
+        async with trio.open_nursery() as nursery:
+
+            async def resume() -> None:
+                with pytest.raises(NotDone, match="another disk"):
+                    await pauses.resume("")
+
+            nursery.start_soon(resume)
+            await at_rest()
+            assert house.gateway.service.paused
+            server.disk.release()
+        assert await has_ended(client)
+
+
 async def test_who_shares_new_connections_with_a_paused_export_has_its_disk(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
