@@ -71,6 +71,8 @@ class Bundle:
         """When the last line of all was lost, in seconds."""
         self.why = ""
         """Why there is no line, or will be none."""
+        self.is_another = False
+        """It is over, for what its lines led to is another disk."""
         self.lines = Lines(count, stripe_bytes=stripe_bytes, strong=strong)
         self._stalls = Stalls(survival.stall_seconds, clock, changed)
         self.work = Work(
@@ -430,6 +432,7 @@ class Bundle:
         try:
             done = self._mending is not None and self._mending.go_on()
         except AnotherDisk as another:
+            self.is_another = True
             self.give_up(str(another))
             self._changed()
             return
@@ -445,6 +448,16 @@ class Bundle:
             self.lines.state = State.SETTLING if self.lines.new else State.UP
             self.work.hold_orphans()
             self._changed()
+
+    def look_again(self) -> None:
+        """Look once more whether the lines lead to the disk that was left, before anything else goes on."""
+        for line in self.lines.by_slot.values():
+            line.recognised = False
+        if self.state is State.MENDING:
+            self._break_off()
+        if self.state in (State.MENDING, State.UP):
+            self.lines.state = State.SETTLING
+        self._note_news()
 
     @property
     def _may_be_read(self) -> bool:

@@ -32,15 +32,16 @@ from hashlib import blake2b
 
 from gateway.protocol.commands import is_loss, text_of_error
 from gateway.protocol.export import longest_payload
+from gateway.quirks import Dialect
 from gateway.relay.bundle.mending import Asked, Steps
 from gateway.relay.bundle.pieces import Piece
 from gateway.relay.bundle.work import Work
-from gateway.relay.losses import MOST_TRIES
+from gateway.relay.losses import MOST_TRIES, Trail
 from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.relay.scan.fences import still_coming
 from gateway.relay.unflushed import Written, digest_of
 from gateway.relay.witnesses import ANOTHER_DISK, Witness, is_another
-from gateway.upstream.mode import Doubt, Unanswered
+from gateway.upstream.mode import Doubt, Survival, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag
 from gateway.wire.limits import MIB
 
@@ -54,6 +55,12 @@ MOST_READ_BACK_BYTES = 32 * MIB
 """Zeros over more than this are not looked for, but written again."""
 
 RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
+
+
+OWN_DISK = (
+    "the connection to the server was lost, and with it all that was written over it: this server has a disk"
+    " for each connection (copy-on-write; quirk nbd-server-own-disks)"
+)
 
 
 class AnotherDisk(Exception):
@@ -99,10 +106,22 @@ def flushed(work: Work) -> Steps:
 # --- Whether it is the same disk
 
 
+def looks(survival: Survival, trail: Trail) -> bool:
+    """Say whether a link that takes the place of one of this trail has to lead to the same disk."""
+    return survival.check_identity and trail.wrote
+
+
+def has_left_its_disk(dialect: Dialect, survival: Survival, trail: Trail) -> bool:
+    """Say whether a disk is gone for good with the last link to it: any other may have one of its own, without
+    what was written over this one.
+    """
+    return dialect.own_disks and looks(survival, trail)
+
+
 def _recognised(work: Work) -> Steps:
     """See of all lines in use that have not been looked at whether they lead to the disk that was left."""
     for slot, line in enumerate(work.lines.in_use):
-        if not line.recognised and work.survival.check_identity and work.trail.wrote:
+        if not line.recognised and looks(work.survival, work.trail):
             yield from _look_over(work, slot)
         line.recognised = True
 
