@@ -626,6 +626,7 @@ class Session:
         if self.traffic.memory is not None:  # who scanned may have given up before
             self.traffic.memory.remember(self.traffic.last_cookie)
         quiet = self.quiet
+        self._note_unsent()
         self._link_closed = self._link_mute = True
         lives_on = self.survive is not None and not self._stopping and not self._client_gone
         if self.traffic.trail is not None and (not lives_on or self.settled):
@@ -786,6 +787,7 @@ class Session:
         self._note_answered()
         self._stop("stopped")
         self.ending.set()
+        self._note_unsent()
         self._requests_lane.close()
         self._replies_lane.close()
         self.traffic.jobs.woken = _not_any_more

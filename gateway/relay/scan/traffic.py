@@ -229,9 +229,15 @@ class Traffic:
 
     def give_up_writes(self) -> None:
         """Nobody will hear what becomes of what is being written over this link: it may be done, or yet be
-        done, on top of what others write.
+        done, on top of what others write. But what was not sent to its end never is.
         """
-        for start, end in self.writing():
+        early = self.early
+        sent = (
+            (offset, offset + length)
+            for ours, (_cookie, word, offset, length) in self.in_flight.items()
+            if word & 0xFFFF in WRITE_CLASS and ours != early.half_sent and ours not in early.unsent
+        )
+        for start, end in sent:
             if self.trail is not None:
                 self.trail.losses.witnesses.unknown(start, end)
             self.leave_late((start, end))
