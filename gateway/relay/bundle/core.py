@@ -326,10 +326,13 @@ class Bundle:
                     continue
                 times = f"{piece.losses} connections in a row were lost over this"
                 piece.done(piece, Outcome(Errno.EIO, f"{times}, the last: {self.why}"))
-            elif piece.writes:  # what was written again may come on top of what is newer
+                continue
+            if piece.writes:  # what was written again may come on top of what is newer
                 self._late.append(late)
-            elif piece.ask.command is Cmd.FLUSH:
+            if piece.ask.command is Cmd.FLUSH:
                 self.work.flush_lost(line, self._deaths)
+            if self.state is State.MENDING and not line.goes:
+                self.work.deadly.lose(piece.ask, line, self._deaths)
 
     def _lose_all(self) -> None:
         """All lines are gone that there were. If they were refused everything as soon as they were made, the

@@ -2,7 +2,8 @@
 
 A recovery is a generator, like a job: it yields asks and is sent their outcomes. If a line that it uses dies,
 it is closed, and another begins from the start; so whatever it does may be done twice. What it had written then
-may come late as well: the next one begins when that can hardly be any more.
+may come late as well: the next one begins when that can hardly be any more. What takes the server down
+fails after the second time (`deadly`), and each step has its way to go on without it.
 
 0. Whether it is the same disk. Before anything else is done over a line that has come, what bears witness to
    that is read back over it (`gateway.relay.witnesses`): nothing is to be read from another disk, and even less
@@ -50,6 +51,8 @@ READ_BYTES = MIB
 MOST_READ_BACK_BYTES = 32 * MIB
 """Zeros over more than this are not looked for, but written again."""
 
+FLUSH = Ask(Cmd.FLUSH, 0, 0)
+
 RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
 
 
@@ -86,11 +89,12 @@ def _flushed(work: Work) -> Steps:
     """FLUSH over a line that was there all the time, or that leads to where all of it was found."""
     tries = 0
     while work.unflushed:  # also what counts as written while the FLUSH was under way
-        [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
+        [outcome] = yield [(FLUSH, 0)]
         tries += bool(outcome.error)
         if is_loss(outcome.error) or tries == MOST_TRIES:
             why = outcome.text or text_of_error(outcome.error)
-            work.trail.losses.lose(work.trail, f"a FLUSH of the server has failed: {why}")
+            text = f"a FLUSH of the server has failed: {why}"
+            work.trail.losses.lose(work.trail, text, said=is_loss(outcome.error))
 
 
 # --- Whether it is the same disk
@@ -116,6 +120,8 @@ def _look_over(work: Work, slot: int) -> Steps:
             found = outcome.data[at : at + witness.end - witness.start]
             if not (outcome.error or witness.says(found)):  # what cannot be read says nothing
                 differ.add(witness)
+            if work.deadly.is_deadly(_ask_around(work, witness)):
+                _let_it_be(work, witness)
     still = losses.to_look_for(trail)  # others may have written meanwhile
     differ.intersection_update(still)
     multi_conn = work.export.flags & TransmissionFlag.CAN_MULTI_CONN
@@ -133,6 +139,16 @@ def _look_over(work: Work, slot: int) -> Steps:
             bytes=witness.end - witness.start,
         )
         losses.witnesses.drop(witness)
+
+
+def _let_it_be(work: Work, witness: Witness) -> None:
+    """Nobody looks for this any more: the next time it would cost as many lines."""
+    work.say(
+        "the connection is lost each time that a place is read which was flushed: it is not looked at any more",
+        offset=witness.start,
+        bytes=witness.end - witness.start,
+    )
+    work.trail.losses.witnesses.drop(witness)
 
 
 def _ask_around(work: Work, witness: Witness) -> Ask:
@@ -217,10 +233,14 @@ def _pieces(ask: Ask, most: int) -> Iterator[tuple[int, int]]:
 
 
 def _replayed(work: Work) -> _Question:
-    """Write everything again, in order: what does not overlap, together."""
+    """Write everything again, in order: what does not overlap, together. Or nothing, if not all of it can be,
+    or not be flushed: what was written over this line would not be where newer writes go.
+    """
+    again = [_surely(written.ask) for written in work.unflushed.written]
+    if any(work.deadly.why_not(ask) for ask in (*again, FLUSH)):
+        return False
     window: list[Ask] = []
-    for written in (*work.unflushed.written, None):
-        ask = None if written is None else _surely(written.ask)
+    for ask in (*again, None):
         if ask is None or len(window) == WINDOW or any(ask.overlaps(each) for each in window):
             if window:
                 outcomes = yield [(each, None) for each in window]

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from gateway.protocol.commands import WRITE_CLASS, told_error
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
+from gateway.relay.bundle.deadly import Deadly
 from gateway.relay.bundle.flushes import Flushes
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
-from gateway.relay.bundle.pieces import MOST_LOSSES, WHEN_FLUSHED, Piece, Pieces
+from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
 from gateway.relay.bundle.ports import Port, Ports, Task
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.losses import DONE_BEFORE, Trail
@@ -75,6 +76,7 @@ class Work:
         self.ports = Ports()
         self.pieces = Pieces(in_order=survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY))
         self.flushes = Flushes()
+        self.deadly = Deadly(self.flushes)
         self.clock = clock
         self._stalls = stalls
         self._say = say
@@ -397,18 +399,17 @@ class Work:
                 witnesses.over([(piece.ask.offset, piece.ask.end)])
 
     def flush_lost(self, line: Line, deaths: int) -> None:
-        """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now."""
+        """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now. It
+        may have been a recovery's: whoever waits to have his sent again has none that is any better.
+        """
         flushes = self.flushes
-        if flushes.under_way is None:
-            return
         if not line.goes:
             flushes.lose(line, deaths)
-        if flushes.losses < MOST_LOSSES:
-            flushes.lost()
-            return
-        error = Outcome(Errno.EIO, f"{flushes.losses} connections in a row were lost over a FLUSH")
-        for done in flushes.answered():
-            done(error)
+        flushes.lost()
+        if flushes.deadly:
+            text = f"{flushes.losses} connections in a row were lost over a FLUSH"
+            for done in flushes.take_again():
+                done(Outcome(Errno.EIO, text))
 
     def settle(self, piece: Piece, outcome: Outcome) -> None:
         """An orphan has its answer."""

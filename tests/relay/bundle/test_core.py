@@ -11,6 +11,7 @@ from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.bundle.core import Bundle
+from gateway.relay.bundle.deadly import MOST_DEATHS
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.pieces import MOST_LOSSES
@@ -648,3 +649,199 @@ def test_who_asks_beside_a_flush_that_has_lost_a_link_does_not_fail_with_it() ->
     for port in (before, beside):
         it.bundle.answers(port)
     assert answers == {"before": Errno.EIO, "beside": 0}
+
+
+# --- What a recovery asks and takes the server down
+
+
+def _verifying() -> Losing:
+    return Losing(survival=replace(DEFAULTS, unflushed=Doubt.VERIFY, late_write_seconds=0))
+
+
+def _replaying() -> Losing:
+    return Losing(survival=replace(DEFAULTS, unflushed=Doubt.REPLAY, late_write_seconds=0))
+
+
+def _with_witnesses(count: int) -> Losing:
+    """A bundle that looks for so many places."""
+    it = Losing()
+    it.bundle.work.trail.losses.open()
+    it.link()
+    for number in range(count):
+        it.write(number * len(DATA), flags=CmdFlag.FUA)
+        it.answer()
+    it.lose()
+    return it
+
+
+def test_a_place_that_cannot_be_looked_at_bears_no_witness() -> None:
+    it = _with_witnesses(1)
+    for _ in range(MOST_LOSSES):
+        it.link()
+        assert it.asked() == [Cmd.READ]
+        it.lose()
+    it.link()
+    assert it.bundle.in_order
+    assert not it.bundle.work.trail.losses.witnesses
+
+
+def test_of_several_places_one_is_looked_at_alone_when_a_line_has_died() -> None:
+    """The others go on to bear witness."""
+    it = _with_witnesses(4)
+    it.link()
+    assert it.asked() == [Cmd.READ] * 4
+    it.lose()
+    it.link()
+    assert it.asked() == [Cmd.READ]
+    it.answer(DATA)
+    assert it.asked() == [Cmd.READ]
+    it.lose()
+    it.link()
+    for _ in range(3):
+        assert it.asked() == [Cmd.READ]
+        it.answer(DATA)
+    assert it.bundle.in_order
+    assert len(it.bundle.work.trail.losses.witnesses) == 3
+
+
+def test_a_server_that_says_that_it_goes_is_asked_as_often_as_it_takes() -> None:
+    it = _with_witnesses(1)
+    for _ in range(2 * MOST_DEATHS):
+        it.link()
+        assert it.asked() == [Cmd.READ]
+        it.lose(goes=True)
+    assert it.bundle.work.trail.losses.witnesses
+
+
+def test_a_server_that_dies_over_something_else_each_time_is_not_asked_for_ever() -> None:
+    it = _with_witnesses(4 * MOST_DEATHS)
+    deaths = 0
+    it.link()
+    while not it.bundle.in_order:
+        for _ in range(deaths):  # each time a little later
+            it.answer(DATA)
+        it.lose()
+        it.link()
+        deaths += 1
+        assert deaths <= MOST_DEATHS
+    assert it.bundle.work.trail.losses.witnesses
+
+
+def test_a_recovery_forgets_what_befell_one_that_is_long_past() -> None:
+    it = _with_witnesses(1)
+    for _ in range(2 * MOST_DEATHS):
+        it.link()
+        it.lose()
+        it.link()
+        it.answer(DATA)
+        assert it.bundle.in_order
+        it.lose()
+    assert it.bundle.work.trail.losses.witnesses
+
+
+def test_what_a_deadly_flush_of_a_recovery_should_have_covered_is_lost() -> None:
+    it = _verifying()
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    it.lose()
+    for _ in range(MOST_LOSSES):
+        it.link()
+        it.answer(DATA)
+        assert it.asked() == [Cmd.FLUSH]
+        assert not debt.why
+        it.lose()
+    it.link()
+    it.answer(DATA)
+    assert it.bundle.in_order
+    assert "connections in a row were lost" in debt.why
+    assert debt.is_lost(0, 1)
+
+
+def test_a_flush_of_a_client_and_one_of_a_recovery_are_the_same_to_the_server() -> None:
+    """So the third is not sent, and who waited has EIO; the next is innocent again."""
+    it = _verifying()
+    debt = it.bundle.work.trail.losses.open()
+    errors: list[int] = []
+
+    def flush() -> None:
+        it.bundle.ask(it.port, Ask(Cmd.FLUSH, 0, 0), lambda outcome: errors.append(outcome.error))
+        it.bundle.push()
+
+    it.link()
+    it.write()
+    it.answer()
+    flush()
+    it.lose()
+    it.link()
+    it.answer(DATA)
+    assert it.asked() == [Cmd.FLUSH]
+    it.lose()
+    it.bundle.answers(it.port)
+    assert errors == [Errno.EIO]
+    it.link()
+    it.answer(DATA)
+    assert it.bundle.in_order
+    assert debt.is_lost(0, 1)
+    flush()
+    it.write(len(DATA))
+    assert it.asked() == [Cmd.FLUSH, Cmd.WRITE]
+    it.answer()
+    assert errors == [Errno.EIO, 0]
+
+
+def test_what_was_only_assumed_to_be_there_is_lost_with_a_deadly_flush_too() -> None:
+    it = Losing(survival=replace(DEFAULTS, unflushed=Doubt.ASSUME_DURABLE))
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    it.lose()
+    for _ in range(MOST_LOSSES):
+        it.link()
+        assert it.asked() == [Cmd.FLUSH]
+        it.lose()
+    it.link()
+    assert it.bundle.in_order
+    assert debt.is_lost(0, 1)
+
+
+def test_a_write_that_cannot_be_written_again_is_lost_with_the_rest() -> None:
+    it = _replaying()
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    for number in range(3):
+        it.write(number * len(DATA))
+        it.answer()
+    it.lose()
+    it.link()
+    assert it.asked() == [Cmd.WRITE] * 3
+    it.lose()
+    it.link()
+    assert it.asked() == [Cmd.WRITE]  # one after the other now
+    it.answer()
+    assert it.asked() == [Cmd.WRITE]
+    it.lose()
+    assert not debt.why
+    it.link()
+    assert it.bundle.in_order  # and nothing of it was written over this line
+    assert debt.is_lost(0, 3 * len(DATA))
+
+
+def test_a_write_that_cannot_be_looked_for_is_written_again() -> None:
+    it = Losing()
+    it.link()
+    write = it.write()
+    it.lose()
+    for _ in range(MOST_LOSSES):
+        it.link()
+        assert it.asked() == [Cmd.READ]
+        it.lose()
+    it.link()
+    assert it.bundle.state is State.UP
+    it.now = LATE_SECONDS
+    it.tick()
+    assert it.asked() == [Cmd.WRITE]
+    it.answer()
+    assert it.answers[write] == 0
