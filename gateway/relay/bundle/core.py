@@ -82,6 +82,7 @@ class Bundle:
             clock,
             say,
             Fences() if fences is None else fences,  # they are falsy while there are none
+            changed,
         )
         self._clock = clock
         self._changed = changed
@@ -185,6 +186,7 @@ class Bundle:
         """Time has passed: `due` has come."""
         now = self._clock()
         self.work.pieces.time_has_come(now)
+        self.work.room.time_has_come(now)
         stalled = self._stalls.found(self.lines.in_use, now)
         for line, seconds in stalled:
             waited, commands = round(seconds, 1), line.under_way
@@ -208,7 +210,7 @@ class Bundle:
             mends_at = -math.inf
         leave_by = min((line.leave_by for line in self.to_be_left), default=math.inf)
         stalls_at = self._stalls.due(self.lines.in_use)
-        return min(self.work.pieces.due, mends_at, stalls_at, leave_by)
+        return min(self.work.pieces.due, self.work.room.due, mends_at, stalls_at, leave_by)
 
     @property
     def hopes(self) -> bool:

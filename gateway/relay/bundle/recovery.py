@@ -189,6 +189,8 @@ def _doubted(work: Work) -> Steps:
 
 
 def _is_there(work: Work) -> _Question:
+    if not work.unflushed.is_whole:
+        return False
     for written in work.unflushed.written:
         if not (yield from _holds(work, written)):
             return False
@@ -237,7 +239,7 @@ def _replayed(work: Work) -> _Question:
     or not be flushed: what was written over this line would not be where newer writes go.
     """
     again = [_surely(written.ask) for written in work.unflushed.written]
-    if any(work.deadly.why_not(ask) for ask in (*again, FLUSH)):
+    if not work.unflushed.is_whole or any(work.deadly.why_not(ask) for ask in (*again, FLUSH)):
         return False
     window: list[Ask] = []
     for ask in (*again, None):

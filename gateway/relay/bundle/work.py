@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from gateway.protocol.commands import WRITE_CLASS, told_error
+from gateway.protocol.commands import WRITE_CLASS, text_of_error, told_error
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
 from gateway.relay.bundle.deadly import Deadly
@@ -22,6 +22,7 @@ from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
 from gateway.relay.bundle.ports import Port, Ports, Task
+from gateway.relay.bundle.room import Room
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.losses import DONE_BEFORE, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
@@ -65,6 +66,7 @@ class Work:
         clock: Callable[[], float],
         say: Callable[[str, Mapping[str, object]], None],
         fences: Fences,
+        changed: Callable[[], None],
     ) -> None:
         self.export = export
         self.lines = lines
@@ -77,6 +79,7 @@ class Work:
         self.pieces = Pieces(in_order=survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY))
         self.flushes = Flushes()
         self.deadly = Deadly(self.flushes)
+        self.room = Room(clock, changed)
         self.clock = clock
         self._stalls = stalls
         self._say = say
@@ -127,7 +130,8 @@ class Work:
 
     def _must_flush_first(self, ask: Ask) -> bool:
         """Say whether a write has to wait because as much is kept as may be; a FLUSH is on its way then. It is
-        sent when there is half as much, so that hardly any write has to.
+        sent when there is half as much, so that hardly any write has to. If the server tries none, less is
+        kept.
         """
         unflushed = self.unflushed
         if unflushed.keep is Keep.RANGES or ask.command not in WRITE_CLASS:
@@ -138,9 +142,20 @@ class Work:
         if unflushed.keep is Keep.DATA:
             kept = unflushed.bytes + sum(len(piece.ask.data) for piece in coming)
         much = kept + len(ask.data) > most // 2 or writes >= MOST_WRITES // 2
-        if much and unflushed and self.flushes.under_way is None:
-            self.flushes.want(_nobody_waits)
+        if much and unflushed and self.flushes.under_way is None and self.room.may_flush:
+            self.room.flushes()
+            self.flushes.want(self._make_room)
         return bool(kept and kept + len(ask.data) > most) or writes >= MOST_WRITES
+
+    def _make_room(self, outcome: Outcome) -> None:
+        """A FLUSH has its answer that was only sent for that."""
+        if self.room.flushed(outcome.error):
+            self.unflushed.keep_less()
+            self.say(
+                "the server tries no FLUSH: until one succeeds, nobody can find or write again what is lost",
+                unflushed=self.survival.unflushed.value,
+                why=outcome.text or text_of_error(outcome.error),
+            )
 
     def _begin(self, task: Task) -> None:
         match task.ask.command:
@@ -329,6 +344,7 @@ class Work:
         losses = self.trail.losses
         if not outcome.error:
             losses.flushed(self.trail, sent)
+            self.unflushed.keep_as_before()
             return
         losses.flush_failed(self.trail, outcome.error, outcome.text)
         outcome.error = told_error(outcome.error)
@@ -461,7 +477,3 @@ class Work:
             self._part_done(piece, gone)
         for task in self.ports.take_out():
             self.ports.answer(task, gone)
-
-
-def _nobody_waits(_outcome: Outcome) -> None:
-    pass

@@ -16,8 +16,9 @@ from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.pieces import MOST_LOSSES
 from gateway.relay.bundle.ports import Port
+from gateway.relay.bundle.room import FIRST_PAUSE_SECONDS
 from gateway.relay.bundle.work import LINE_COMMANDS
-from gateway.relay.losses import Losses
+from gateway.relay.losses import MOST_TRIES, Losses
 from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.scan.plan import plan
@@ -845,3 +846,128 @@ def test_a_write_that_cannot_be_looked_for_is_written_again() -> None:
     assert it.asked() == [Cmd.WRITE]
     it.answer()
     assert it.answers[write] == 0
+
+
+# --- A server that tries no FLUSH
+
+
+@dataclass
+class NotTrying(Losing):
+    """A bundle that may keep two WRITEs; its server tries no FLUSH."""
+
+    count: int = 1
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.survival = replace(
+            self.survival, replay_bytes=2 * len(DATA), late_write_seconds=0, unflushed=Doubt.REPLAY
+        )
+        super().__post_init__()
+        self.bundle.work._say = lambda what, _details: self.said.append(what)
+        self.debt = self.bundle.work.trail.losses.open()
+        self.link()
+
+    def refuse(self) -> None:
+        """Answer a FLUSH, and nothing else."""
+        [(flush, done)] = self.lines[0].traffic.asks.take()
+        assert flush.command is Cmd.FLUSH
+        done(Outcome(Errno.ENOMEM))
+        self.bundle.push()
+
+
+def _full() -> tuple[NotTrying, int]:
+    """Give one in which a WRITE waits until there is room, and no FLUSH is worth while any more."""
+    it = NotTrying()
+    it.write()
+    it.answer()
+    it.write(len(DATA))
+    assert it.asked() == [Cmd.WRITE, Cmd.FLUSH]  # that much is half of what may be kept
+    [(_write, done), flush] = it.lines[0].traffic.asks.take()
+    done(Outcome())
+    it.bundle.push()
+    waits = it.write(2 * len(DATA))
+    assert it.asked() == [Cmd.FLUSH]
+    flush[1](Outcome(Errno.ENOMEM))
+    it.bundle.push()
+    return it, waits
+
+
+def test_a_flush_that_was_not_tried_is_tried_again_a_little_later_each_time() -> None:
+    it, waits = _full()
+    pauses: list[float] = []
+    while it.answers[waits] == -1 and not it.asked():
+        pauses.append(it.bundle.due - it.now)
+        it.now = it.bundle.due - 0.01
+        it.tick()
+        assert it.asked() == []
+        it.now += 0.01
+        it.tick()
+        it.refuse()
+    assert pauses == [FIRST_PAUSE_SECONDS * 2**number for number in range(MOST_TRIES - 1)]
+    assert it.bundle.due > it.now + 1000
+
+
+def test_writes_go_on_though_no_flush_is_tried_and_a_loss_is_told() -> None:
+    it, waits = _full()
+    while not it.said:
+        it.tick(it.bundle.due - it.now)
+        it.refuse()
+    assert it.asked() == [Cmd.WRITE]
+    it.answer()
+    assert it.answers[waits] == 0
+    for number in range(20):
+        it.write(number * len(DATA))
+        assert it.asked() == [Cmd.WRITE]
+        it.answer()
+    assert len(it.said) == 1
+    assert "the server tries no FLUSH" in it.said[0]
+    it.lose()
+    it.link()
+    assert it.bundle.in_order  # nothing can be written again
+    assert it.debt.is_lost(0, 20 * len(DATA))
+    assert "cannot be written again" in it.debt.why
+
+
+def test_as_much_is_kept_as_before_when_a_flush_has_succeeded() -> None:
+    it, _waits = _full()
+    while not it.said:
+        it.tick(it.bundle.due - it.now)
+        it.refuse()
+    it.answer()
+    it.bundle.ask(it.port, Ask(Cmd.FLUSH, 0, 0), lambda _outcome: None)
+    it.bundle.push()
+    it.write(5 * len(DATA))
+    [(_flush, flushed), (_write, written)] = it.lines[0].traffic.asks.take()
+    written(Outcome())  # of which no more is kept than where it is
+    flushed(Outcome())
+    it.bundle.push()
+    it.write()
+    it.answer()
+    assert it.bundle.unflushed
+    assert not it.bundle.unflushed.is_whole
+    it.bundle.ask(it.port, Ask(Cmd.FLUSH, 0, 0), lambda _outcome: None)
+    it.bundle.push()
+    it.answer()
+    it.write()
+    it.answer()
+    it.lose()
+    it.link()
+    it.answer(DATA)  # what was flushed bears witness
+    assert it.asked() == [Cmd.WRITE]
+    assert not it.debt.why
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_is_only_known_by_its_place_is_not_said_to_be_there(lost: bool) -> None:
+    it = _verifying()
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    if lost:
+        it.bundle.unflushed.keep_less()
+    it.lose()
+    it.link()
+    while not it.bundle.in_order:
+        it.answer(DATA)
+    assert bool(debt.why) is lost
