@@ -59,7 +59,8 @@ def verbs_of(
         lasts = _seconds(arguments, "for", LASTS_SECONDS, MOST_FOR_SECONDS)
         accept_loss = _truth(arguments, "accept-loss")
         while_connected = _truth(arguments, "while-connected")
-        caller = _holder(arguments) or object()
+        command = object()
+        holder = _holder(arguments) or command
 
         async def paused() -> Answer:
             within = Within(seconds)
@@ -74,10 +75,11 @@ def verbs_of(
                 within=within,
                 lasts=lasts,
                 accept_loss=accept_loss,
-                by=caller,
+                by=holder,
+                command=command,
                 anew=while_connected,
             )
-            undo = partial(pauses.undo, caller)
+            undo = partial(pauses.undo, command)
             return Answer(True, tuple(done), undo=undo, while_connected=while_connected)
 
         return await _done(paused)

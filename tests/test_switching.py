@@ -485,6 +485,36 @@ async def test_who_has_paused_several_hears_that_one_of_them_has_gone_on(workdir
         assert not (await made.ask("resume", **all_)).ok
 
 
+async def test_who_resumes_a_part_still_holds_the_rest(workdir: Path) -> None:
+    all_ = {"export": "vm-*", "all": True, "holder": "me"}
+    async with asking(workdir, PATTERNS) as made:
+        assert (await made.ask("pause", **all_)).ok
+        assert (await made.ask("resume", export="vm-1", holder="me")).ok
+        assert made.paused == {"vm-2"}
+        assert (await made.ask("pause", export="vm-1")).ok
+        assert (await made.ask("resume", **all_)).ok
+        assert made.paused == {"vm-1"}
+        assert not (await made.ask("resume", **all_)).ok
+
+
+async def test_a_command_that_is_undone_leaves_what_its_holder_had_paused_before(
+    workdir: Path,
+) -> None:
+    async with asking(workdir, PATTERNS) as made:
+        assert (await made.ask("pause", export="vm-1", holder="me")).ok
+        asks = await trio.open_unix_socket(str(made.path))
+        await asks.send_all(b'{"verb": "pause", "export": "vm-*", "all": true, "holder": "me"}\n')
+        await until(lambda: made.paused == {"vm-1", "vm-2"})
+        await until(lambda: len(made.heard) == 2)
+        await asks.aclose()
+        await until(lambda: "vm-2" not in made.paused)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert made.paused == {"vm-1"}
+        # And what was undone is not missed when he comes back for the rest.
+        assert (await made.ask("resume", export="vm-*", all=True, holder="me")).ok
+        assert not made.paused
+
+
 async def test_who_asks_for_less_shortens_nobodys_pause(
     workdir: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

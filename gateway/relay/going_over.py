@@ -6,6 +6,12 @@ the sessions still run over the links that they have. Only when all of it is the
 are held and flushed (`gateway.relay.holding`), they go over, in one step without an await. Until then nothing
 has changed for anybody, and whatever fails leaves them on the links that they have.
 
+Whether it is the same disk over there is the word of whoever switches, and what was flushed before bears no
+witness any more (`gateway.relay.witnesses`). Who only has the connections made again that were lost in a pause
+gives no such word: what was flushed is looked for as at any reconnect, by the same
+`gateway.relay.bundle.recovery`, and a session ends whose disk is not there. Not before that: until a pause is
+over, whoever exchanges the server may still `switch` to it.
+
 Connections that are shared go over as a whole. What clients of other exports use as well is not exchanged: they
 would be taken along unasked, or be left where one disk has two bundles that know nothing of each other.
 """
@@ -25,6 +31,7 @@ from gateway.access.chain import prepares, terms
 from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
+from gateway.relay.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk, looks
 from gateway.relay.bundle.shared import shared_terms
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.disk import Disk
@@ -38,11 +45,12 @@ from gateway.relay.holding import (
     relaying,
 )
 from gateway.relay.hooks import Hooks
+from gateway.relay.losses import Trail
 from gateway.relay.promise import first_view
 from gateway.relay.reading import chain_over
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Place, Running, Service
-from gateway.relay.surviving import survives, tie
+from gateway.relay.surviving import OVER_SECONDS, survives, tie
 from gateway.relay.transmit import Opened
 from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link, Negotiation
@@ -51,16 +59,25 @@ from gateway.wire.handshake import shown
 
 class GoingOver:
     """The sessions of exports, on their way: each export (ours) to its place. To be used as a context: what was
-    opened and not used by its end is closed.
+    opened and not used by its end is closed. `vouched`: somebody has said that the disk there is the same.
     """
 
     def __init__(
-        self, service: Service, holding: Holding, places: Mapping[str, Place], within: Within
+        self,
+        service: Service,
+        holding: Holding,
+        places: Mapping[str, Place],
+        within: Within,
+        *,
+        vouched: bool,
     ) -> None:
         self._service = service
         self._holding = holding
         self._places = places
         self._within = within
+        self._vouched = vouched
+        self.without_disk: dict[Running, str] = {}
+        """Sessions whose disk is not there any more, and how that is known. They end."""
         self._ready: dict[Running, Opened] = {}
         self._trunks: dict[Disk, Trunk] = {}
         self._stack = AsyncExitStack()
@@ -101,9 +118,10 @@ class GoingOver:
                 if opened is not None:
                     del self._ready[running]
                     _leave(opened.link)
-                with refused_by(place):
+                with refused_by(place), self._ends_without_disk(running):
+                    self._refuse_if_disk_has_gone(running)
                     trunk = await self._trunk(place, leaving, sessions)
-                    self._ready[running] = await self._opened_anew(running.opened, place, trunk)
+                    self._ready[running] = await self._opened_anew(running, place, trunk)
 
     async def look(self, export: str, leaving: Collection[Trunk]) -> Export:
         """Open an export as the next client would, who is not there, and give what it is. Raises `NotDone`."""
@@ -123,7 +141,7 @@ class GoingOver:
         self, place: Place, leaving: Collection[Trunk], sessions: Collection[Running]
     ) -> Trunk | None:
         """Give what these sessions share if they go to a place; None if each has links of its own. Raises
-        `Refusal`, `NotDone`.
+        `Refusal`, `NotDone`, `AnotherDisk`.
         """
         if not place.server.mode.wanted.shared:
             return None
@@ -132,20 +150,25 @@ class GoingOver:
             debts = {each.traffic.debt for each in sessions}
             exchange = self._service.trunks.exchange(disk, place.server, place.name, leaving, debts)
             self._trunks[disk] = await self._stack.enter_async_context(exchange)
-        if not self._trunks[disk].stands:
-            raise NotDone(
-                f"the connections to {place.server.name} were lost: {self._trunks[disk].bundle.why}"
-            )
-        return self._trunks[disk]
+            if not self._vouched:
+                await self._trunks[disk].recognised(_trails(sessions))
+        trunk = self._trunks[disk]
+        if trunk.bundle.is_another:
+            raise AnotherDisk(trunk.bundle.why)
+        _refuse_if_lost(trunk)
+        return trunk
 
-    async def _opened_anew(self, before: Opened, place: Place, trunk: Trunk | None) -> Opened:
+    async def _opened_anew(self, running: Running, place: Place, trunk: Trunk | None) -> Opened:
         """Open an export at another place, as it was opened for its client; `trunk` is for all of them, if
-        there is one. Raises `NotDone`, `Refusal`, `Denied`.
+        there is one. Raises `NotDone`, `Refusal`, `Denied`, `AnotherDisk`.
         """
+        before = running.opened
         asked = replace(before.asked, name=place.name)
         same = self._service.disk_at(place) is self._service.disk_at(before.place)
         lowest = before.link.rung if same else Rung.EXPORT_NAME
         link = await self._service.opened_anew(place, asked, trunk, lowest)
+        if trunk is None and not self._vouched:
+            link = await self._recognised(running, place, link)
         try:
             chain, route = before.membership.chain, before.grant.route
             if prepares(chain):
@@ -156,6 +179,58 @@ class GoingOver:
         except BaseException:
             _leave(link)
             raise
+
+    # --- Whether it is the same disk
+
+    @contextmanager
+    def _ends_without_disk(self, running: Running) -> Iterator[None]:
+        """A session does not go over to another disk."""
+        try:
+            yield
+        except AnotherDisk as another:
+            self.without_disk[running] = str(another)
+
+    def _refuse_if_disk_has_gone(self, running: Running) -> None:
+        """Do not even connect where a disk is gone with its last link. Raises `AnotherDisk`."""
+        survival = running.opened.place.server.mode.survival
+        dialect = running.opened.link.dialect
+        for trail in () if self._vouched else _trails([running]):
+            if has_left_its_disk(dialect, survival, trail):
+                raise AnotherDisk(OWN_DISK)
+
+    async def _recognised(
+        self, running: Running, place: Place, link: Link | Joined
+    ) -> Link | Joined:
+        """Give a link, or links, of a session's own when it is known that they lead to the disk that it had.
+        Raises `NotDone`, `AnotherDisk`, and then they are closed.
+        """
+        trails = _trails([running])
+        if isinstance(link, Joined):
+            joined = link
+        elif any(looks(place.server.mode.survival, trail) for trail in trails):
+            joined = self._lent(running, place, link)
+        else:
+            return link
+        try:
+            await joined.trunk.recognised(trails)
+            _refuse_if_lost(joined.trunk)
+        except BaseException:
+            joined.close()
+            raise
+        if joined is link:
+            return link
+        found, trail = joined.trunk.dissolve()
+        joined.close()
+        trail.losses.left(trail)
+        return found
+
+    def _lent(self, running: Running, place: Place, link: Link) -> Joined:
+        """Have a link in a trunk of its own, which can look at what is there."""
+        service = self._service
+        asked = replace(running.opened.asked, name=place.name)
+        trunk = Trunk(place.server, asked, link, service.hub, running.disk, running.log)
+        trunk.start()
+        return trunk.join()
 
     def _too_slow(self) -> str:
         servers = {place.server: None for place in self._places.values()}
@@ -175,7 +250,11 @@ class GoingOver:
         given up. Raises `NotDone`: none has.
         """
         # A session that has ended meanwhile needs nothing any more.
-        left = [running for running in sessions if relaying(running).held]
+        left = [
+            running
+            for running in sessions
+            if relaying(running).held and running not in self.without_disk
+        ]
         self._holding.refuse_if_draining()
         refuse_to_part_others(self._service, self._places, leaving)
         if not all(relaying(running).quiet for running in left):
@@ -183,6 +262,9 @@ class GoingOver:
         # From here on nothing may fail.
         for running in left:
             self._relink(running, self._ready.pop(running))
+        for running, why in self.without_disk.items():
+            server = self._places[running.name].server
+            relaying(running).finish(f"upstream {server.name!r} is gone: {why}", OVER_SECONDS)
         for disk, trunk in self._trunks.items():
             disk.trunk = trunk
         for each in leaving:
@@ -198,8 +280,9 @@ class GoingOver:
         debt = old.debt if disk is running.disk else disk.losses.open(old.debt)
         ask = None if joined is None else joined.ask
         traffic = Traffic(plan, disk.locks, ask, debt, disk.fences)
-        # That it is the same content there is the operator's word: what was there before bears no witness.
-        disk.losses.witnesses.clear()
+        left_trail = old.debt.trail
+        if self._vouched:
+            disk.losses.witnesses.clear()
         if plan.hooked:
             assert running.nursery is not None
             Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
@@ -213,6 +296,8 @@ class GoingOver:
             tie(running, joined)
         else:
             survives(service, running)
+        if left_trail is not None and debt.trail is not None and not self._vouched:
+            debt.trail.follows(left_trail)
         if old.trail is not None:
             old.trail.losses.left(old.trail)
         left, running.disk = running.disk, disk
@@ -231,6 +316,18 @@ def trunk_of(opened: Opened) -> Trunk | None:
     return opened.link.trunk if isinstance(opened.link, Joined) else None
 
 
+def _trails(sessions: Collection[Running]) -> list[Trail]:
+    """Give what was written over the links that these sessions have had, or share."""
+    trails = (running.traffic.debt.trail for running in sessions)
+    return list({trail: None for trail in trails if trail is not None})
+
+
+def _refuse_if_lost(trunk: Trunk) -> None:
+    """Raise `NotDone` if new links are gone already."""
+    if not trunk.stands:
+        raise NotDone(f"the connections to {trunk.server.name} were lost: {trunk.bundle.why}")
+
+
 def others(service: Service, exports: Collection[str], trunk: Trunk) -> set[str]:
     """Give the other exports (our names) that have clients in a trunk."""
     running = {each.name for each in service.running if trunk_of(each.opened) is trunk}
@@ -241,8 +338,11 @@ def others(service: Service, exports: Collection[str], trunk: Trunk) -> set[str]
 def refuse_to_part_others(
     service: Service, exports: Collection[str], trunks: Collection[Trunk]
 ) -> None:
-    """Connections that clients of other exports use as well are not exchanged. Raises `NotDone`."""
-    shared = sorted({name for trunk in trunks for name in others(service, exports, trunk)})
+    """Connections that clients of other exports use as well are not exchanged; of those that have ended, each
+    goes by itself. Raises `NotDone`.
+    """
+    standing = [trunk for trunk in trunks if not trunk.ended]
+    shared = sorted({name for trunk in standing for name in others(service, exports, trunk)})
     if shared:
         raise NotDone(
             f"{', '.join(map(shown, exports))} shares its connections with clients of"

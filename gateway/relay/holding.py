@@ -23,6 +23,7 @@ import trio
 from gateway.protocol.commands import is_loss, text_of_error
 from gateway.relay.disk import Disk
 from gateway.relay.losses import PROOF_SECONDS, Gate
+from gateway.relay.scan.fences import still_coming
 from gateway.relay.scan.jobs import Answer
 from gateway.relay.scan.translate import translate
 from gateway.relay.service import Running, Service
@@ -131,6 +132,9 @@ class Holding:
                 what = f"{len(traffic.in_flight) + traffic.jobs.waiting} commands under way"
                 client = running.membership.session.client.identity.peer
                 busy.append(f"{client} ({what if session.between_requests else 'half a request'})")
+        for disk in {disk for export in exports for disk in self.disks(export)}:
+            if still_coming((fence.late for fence in disk.fences.standing), trio.current_time()):
+                busy.append("what was being written when a connection was lost, and may yet be")
         return busy
 
     # --- What may not be passed over

@@ -65,6 +65,10 @@ def visible_exports(
     come over it (`secure`).
     """
     visible: dict[str, ListedExport] = {}
+    by_name = {
+        upstream: {each.name: each for each in reversed(theirs or ())}
+        for upstream, theirs in told.items()
+    }
     for rule in config.exports:
         theirs = told[rule.upstream]
         names = [rule.exact_name] if rule.exact_name is not None else _names(theirs)
@@ -76,7 +80,7 @@ def visible_exports(
                 continue
             if not name and not config.export and route.upstream_name:
                 continue  # the URI's export, which is there under its own name: one disk, listed once
-            listed = _find(theirs, route.upstream_name)
+            listed = by_name[rule.upstream].get(route.upstream_name)
             told_there = listed.description if listed else ""
             description = told_there if route.description is None else route.description
             visible[name] = ListedExport(name, description)
@@ -85,7 +89,3 @@ def visible_exports(
 
 def _names(theirs: list[ListedExport] | None) -> list[str]:
     return [export.name for export in theirs or ()]
-
-
-def _find(theirs: list[ListedExport] | None, name: str) -> ListedExport | None:
-    return next((export for export in theirs or () if export.name == name), None)

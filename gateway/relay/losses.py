@@ -283,6 +283,13 @@ class Trail:
         self.changed: Callable[[], None] = _nothing
         self.lost: Callable[[str, list[Range]], None] = _nobody_hears
 
+    def follows(self, before: Trail) -> None:
+        """Its link is in the place of another's, by nobody's word but the address: what was flushed over that
+        one has to be there.
+        """
+        self.wrote = self.wrote or before.wrote
+        self.born = min(self.born, before.born)
+
     @property
     def proving(self) -> bool:
         """Its link is dead, and a FLUSH over another one may still prove that nothing is lost."""

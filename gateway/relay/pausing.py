@@ -78,6 +78,38 @@ class Target:
     """The export's name there; None: as the configuration has it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has asked for a pause."""
+
+    by: object = None
+    """Who holds it; None: nobody who would come back for it."""
+    command: object = None
+    """By which of his commands."""
+
+
+@dataclass(slots=True)
+class Reconnected:
+    """What came of the sessions of an export that had lost their links in a pause."""
+
+    count: int = 0
+    """How many have got others."""
+    ended: int = 0
+    """How many have ended, for their disk is not there any more."""
+    why: str = ""
+    """How that is known of one of them."""
+
+    def add(self, sessions: int, without_disk: Collection[str]) -> None:
+        """So many sessions were seen to, and these are the reasons why some of them have ended."""
+        self.count += sessions - len(without_disk)
+        self.ended += len(without_disk)
+        self.why = next(iter(without_disk), self.why)
+
+    def in_words(self, export: str) -> str:
+        """Say of an export that sessions have ended."""
+        return f"{shown(export)}: {self.ended} sessions have ended: {self.why}"
+
+
 Exports = str | Sequence[str]
 """One export (our name), or several that are taken together."""
 
@@ -91,10 +123,10 @@ class Pauses:
         self._turn = trio.Lock()
         self._waiting: dict[str, trio.CancelScope] = {}
         self._ends_at: dict[str, float] = {}
-        self._holders: dict[str, list[object]] = {}
+        self._holders: dict[str, list[Holder]] = {}
         """Who have asked for it to be paused, since it is."""
         self._paused_by: dict[object, list[str]] = {}
-        """What each has asked for, as long as some of it is paused."""
+        """What each has asked for and not taken back, as long as some of it is paused."""
         self.holding = Holding(service)
 
     # --- What is asked for
@@ -108,11 +140,12 @@ class Pauses:
         lasts: float = LASTS_SECONDS,
         accept_loss: bool = False,
         by: object = None,
+        command: object = None,
         anew: bool = False,
     ) -> list[str]:
         """Pause exports within some seconds, or what is left `within` those of a command; say what has been
-        done. Once more is only longer, unless it has to be done `anew`. `by` is who may `undo` it. Raises
-        `NotDone`.
+        done. Once more is only longer, unless it has to be done `anew`. `by` is who may take it back by
+        `resume`, be it of several commands; `undo` takes back this `command` alone. Raises `NotDone`.
         """
         names, service, within = _names(exports), self._service, within or Within(seconds)
         async with self._my_turn(within):
@@ -128,7 +161,7 @@ class Pauses:
             if by is not None:
                 self._paused_by[by] = list(dict.fromkeys([*self.paused_by(by), *names]))
             for name in names:
-                self._holders.setdefault(name, []).append(by)
+                self._holders.setdefault(name, []).append(Holder(by, command))
             last = {name: self._end_after(name, lasts) for name in names}
         return [self._paused(name, flushed.get(name), last[name]) for name in names]
 
@@ -141,57 +174,75 @@ class Pauses:
 
     async def resume(self, exports: Exports, by: object = None) -> list[str]:
         """Have the sessions of exports go on; say what has been done. Raises `NotDone`: if one is not paused,
-        or, and then all still are, if a session's link is gone and cannot be had anew. `by`: who has paused
-        them, and only takes that back; those that others hold as well stay paused.
+        or, and then all still are, if a session's link is gone and cannot be had anew. Also, and then all is
+        done, if sessions have ended, for their disk is not there any more. `by`: who has paused them, and only
+        takes that back; those that others hold as well stay paused.
         """
         names = _names(exports)
         async with self._turn:
             for name in names:
                 if name not in self._service.paused:
                     raise NotDone(f"{shown(name)} is not paused")
-                if by is not None and by not in self._holders.get(name, ()):
+                if by is not None and not self._holds(name, by):
                     raise NotDone(
                         f"{shown(name)} has gone on meanwhile, and was paused by others since"
                     )
             kept = [] if by is None else [name for name in names if self._others_hold(name, by)]
             names = [name for name in names if name not in kept]
-            relinked = await self._reconnect(names)
+            reconnected = await self._reconnect(names)
             for name in kept:
-                self._holds_no_more(name, by)
-            self._paused_by.pop(by, None)
+                self._drop(name, [each for each in self._holders[name] if each.by == by])
+            self._forget(by, [*kept, *names])
             counts = {name: len(self.holding.sessions(name)) for name in names}
             self._let_go_on(*names)
         done = [f"{shown(name)} stays paused: others have asked for that as well" for name in kept]
         for name, count in counts.items():
             self._service.log.info("export resumed", export=name, sessions=count)
-            anew = f", {relinked[name]} of them over new connections" if relinked[name] else ""
-            done.append(f"{shown(name)}: {count} sessions go on{anew}")
+            anew = reconnected[name].count
+            words = f", {anew} of them over new connections" if anew else ""
+            done.append(f"{shown(name)}: {count} sessions go on{words}")
+        if any(each.ended for each in reconnected.values()):
+            ended = [each.in_words(name) for name, each in reconnected.items() if each.ended]
+            raise NotDone("; ".join([*ended, *done]))
         return done
 
-    async def undo(self, by: object) -> None:
-        """End the pauses that somebody has begun who has gone since, unless others have asked for them after
-        that.
+    async def undo(self, command: object) -> None:
+        """Take back the pauses of a command whose caller has gone since: they end, unless others have asked for
+        them as well, or the same by another command.
         """
         async with self._turn:
-            paused = self._service.paused
-            for export in [each for each in paused if by in self._holders.get(each, ())]:
-                if self._others_hold(export, by):
-                    self._holds_no_more(export, by)
+            ends = []
+            for export, holders in list(self._holders.items()):
+                his = [each for each in holders if each.command is command]
+                if not his:
                     continue
-                self._service.log.warning(
-                    "export resumed: who had it paused has gone", export=export
-                )
-                await self._end_now(export)
+                self._drop(export, his)
+                for each in his:
+                    if not self._holds(export, each.by):
+                        self._forget(each.by, [export])
+                if not self._holders[export]:
+                    ends.append(export)
+            await self._end_now(*ends, why="who had it paused has gone")
 
     def paused_by(self, by: object) -> list[str]:
         """Give the exports that somebody has paused, be it that some of them have gone on meanwhile."""
         return list(self._paused_by.get(by, ()))
 
-    def _others_hold(self, export: str, by: object) -> bool:
-        return any(each != by for each in self._holders[export])
+    def _holds(self, export: str, by: object) -> bool:
+        return any(each.by == by for each in self._holders.get(export, ()))
 
-    def _holds_no_more(self, export: str, by: object) -> None:
-        self._holders[export] = [each for each in self._holders[export] if each != by]
+    def _others_hold(self, export: str, by: object) -> bool:
+        return any(each.by != by for each in self._holders[export])
+
+    def _drop(self, export: str, holders: Collection[Holder]) -> None:
+        self._holders[export] = [each for each in self._holders[export] if each not in holders]
+
+    def _forget(self, by: object, exports: Collection[str]) -> None:
+        """Somebody has taken back what he had asked for of these, and of no others."""
+        left = [export for export in self.paused_by(by) if export not in exports]
+        self._paused_by.pop(by, None)
+        if left:
+            self._paused_by[by] = left
 
     async def switch(
         self,
@@ -221,7 +272,7 @@ class Pauses:
             if not accept_loss:
                 self.holding.refuse_if_lost(names)
             sessions = self.holding.sessions(*names)
-            async with GoingOver(service, self.holding, places, within) as over:
+            async with GoingOver(service, self.holding, places, within, vouched=True) as over:
                 close_first = close_first and bool(sessions or leaving)
                 if not close_first:
                     await self._compare(over, places, sessions, leaving, within, note)
@@ -390,7 +441,7 @@ class Pauses:
 
     def _stay_paused(self, new: Collection[str]) -> None:
         for name in new:
-            self._holders.setdefault(name, []).append(None)
+            self._holders.setdefault(name, []).append(Holder())
             self._end_after(name, LASTS_SECONDS)
 
     # --- Trunks
@@ -453,18 +504,32 @@ class Pauses:
         with waiting:
             await trio.sleep(seconds)
         async with self._turn:
-            if self._waiting.get(export) is not waiting:
-                return
-            self._service.log.warning(
-                "export resumed: nobody has done it", export=export, seconds=seconds
-            )
-            await self._end_now(export)
+            if self._waiting.get(export) is waiting:
+                await self._end_now(*self._due(), why="nobody has done it")
 
-    async def _end_now(self, export: str) -> None:
+    def _due(self) -> list[str]:
+        """Give the exports whose pause has lasted as long as it may: also those whose end has waited for
+        another's.
+        """
+        now = trio.current_time()
+        return [export for export in self._waiting if self._ends_at[export] <= now]
+
+    async def _end_now(self, *exports: str, why: str) -> None:
+        """End pauses, all at the same time: a server that says nothing is waited for once, and nobody waits for
+        another's.
+        """
+        async with trio.open_nursery() as nursery:
+            for export in exports:
+                self._service.log.warning(f"export resumed: {why}", export=export)
+                nursery.start_soon(self._end_one, export)
+
+    async def _end_one(self, export: str) -> None:
         try:
             await self._reconnect([export])
         except NotDone as error:
-            self._service.log.error("sessions end", export=export, why=str(error))
+            self._service.log.error(
+                "sessions have no connection at the end of a pause", export=export, why=str(error)
+            )
         self._let_go_on(export)
 
     # --- Other links
@@ -487,31 +552,68 @@ class Pauses:
             there.is_left()  # nobody is on it yet
         service.switch(export, place, to_configured=to_configured)
 
-    async def _reconnect(self, exports: Collection[str]) -> dict[str, int]:
-        """Have the sessions whose link is gone get others, to where they were; say how many they are, of each
-        export. Raises `NotDone`.
+    async def _reconnect(self, exports: Collection[str]) -> dict[str, Reconnected]:
+        """Have the sessions whose link is gone get others, to where they were, unless their disk is not there:
+        say of each export what came of it. All are seen to at the same time, and have one limit. Raises
+        `NotDone`.
         """
+        done = {export: Reconnected() for export in exports}
+        problems: dict[str, None] = {}
+
+        async def reconnect(export: str) -> None:
+            try:
+                await self._reconnect_one(export, done[export], Within(OPEN_SECONDS))
+            except NotDone as error:
+                problems[str(error)] = None
+            if done[export].ended:
+                why = done[export].in_words(export)
+                self._service.log.error("sessions have ended", export=export, why=why)
+
+        async with trio.open_nursery() as nursery:
+            for export in exports:
+                nursery.start_soon(reconnect, export)
+        if problems:
+            ended = [each.in_words(export) for export, each in done.items() if each.ended]
+            raise NotDone("; ".join([*problems, *ended]))
+        return done
+
+    async def _reconnect_one(self, export: str, done: Reconnected, within: Within) -> None:
         service = self._service
-        counts = dict.fromkeys(exports, 0)
-        for export in exports:
-            lost = [each for each in self.holding.sessions(export) if self._has_no_link(each)]
-            counts[export] = len(lost)
-            if lost:
-                service.switches[export] += 1
-                if now := service.switched.get(export):
-                    service.switched[export] = replace(now, switches=service.switches[export])
-            # A reload may have led some to one server, and those who came later to another.
-            for was in {each.opened.place for each in lost}:
-                place = replace(was, switches=service.switches[export])
-                sessions = [each for each in lost if each.opened.place == was]
-                trunks = {trunk_of(each.opened) for each in sessions}
-                leaving = {each for each in trunks if each is not None}
-                within = Within(OPEN_SECONDS)
-                async with GoingOver(service, self.holding, {export: place}, within) as over:
-                    await over.open_for(sessions, leaving)
-                    await over.are_quiet(sessions)
-                    over.go(sessions, leaving)
-        return counts
+        await self._are_in_order(export, within)
+        lost = [each for each in self.holding.sessions(export) if self._has_no_link(each)]
+        if lost:
+            service.switches[export] += 1
+            if now := service.switched.get(export):
+                service.switched[export] = replace(now, switches=service.switches[export])
+        # A reload may have led some to one server, and those who came later to another.
+        for was in {each.opened.place for each in lost}:
+            place = replace(was, switches=service.switches[export])
+            sessions = [each for each in lost if each.opened.place == was]
+            trunks = {trunk_of(each.opened) for each in sessions}
+            leaving = {each for each in trunks if each is not None}
+            places = {export: place}
+            async with GoingOver(service, self.holding, places, within, vouched=False) as over:
+                await over.open_for(sessions, leaving)
+                await over.are_quiet(sessions)
+                over.go(sessions, leaving)
+            done.add(len(sessions), over.without_disk.values())
+
+    async def _are_in_order(self, export: str, within: Within) -> None:
+        """Wait for the links that sessions of an export have got again by themselves: only then it is known
+        whether they lead to the same disk. What clients of other exports use as well they wait for as they go
+        on. Raises `NotDone`.
+        """
+        trunks = {trunk_of(each.opened) for each in self.holding.sessions(export)}
+        coming = [
+            trunk
+            for trunk in trunks
+            if trunk is not None
+            and trunk.bundle.lines
+            and not others(self._service, [export], trunk)
+        ]
+        with within.over(lambda: f"the connections are not in order after {within.seconds:g} s"):
+            for trunk in coming:
+                await trunk.restored()
 
     def _has_no_link(self, running: Running) -> bool:
         """Say whether a held session has to be opened anew: nobody else cares for it."""
@@ -519,7 +621,8 @@ class Pauses:
         if relaying(running).link_lost or trunk is None:
             return bool(relaying(running).link_lost)
         # With others, who are not held, it goes on as they do.
-        return not trunk.bundle.lines and not others(self._service, [running.name], trunk)
+        is_down = trunk.ended or not trunk.bundle.lines
+        return is_down and not others(self._service, [running.name], trunk)
 
 
 def _names(exports: Exports) -> list[str]:

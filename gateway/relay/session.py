@@ -197,7 +197,7 @@ class Session:
 
     def _hold_it_no_more(self, _events: int) -> None:
         self._holding = self.settled = False
-        self.traffic.stale = self.traffic.has_gone()
+        self.traffic.has_waited()
         self._requests.stopped = self._begins_nothing
         # If the client has gone meanwhile, that was passed over, and is not told a second time unless asked.
         self._watch(self.client, self._interest[self.client])
@@ -648,6 +648,7 @@ class Session:
             self.reason = reason
         self._stop(reason)
         self.ending.set()
+        traffic.give_up_writes()
         answers = self._replies.fail(reason)
         traffic.locks.look_again()  # whoever waited for what was under way here waits no more
         if answers is None:
@@ -795,11 +796,7 @@ class Session:
         self.traffic.asks.drop()
         self.traffic.debt.deaf = True
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
-        if (
-            self.traffic.trail is not None
-        ):  # nobody will hear whether that was done, and it may be yet
-            for start, end in self.traffic.writing():
-                self.traffic.trail.losses.witnesses.unknown(start, end)
+        self.traffic.give_up_writes()
         self.traffic.locks.leave(self.traffic.in_flight)
         if self.traffic.memory is not None:
             self.traffic.memory.forget_all()

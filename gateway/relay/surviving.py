@@ -21,14 +21,16 @@ from gateway.relay.hooks import Hooks
 from gateway.relay.losses import Flushed, Trail
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.asks import Ask, Outcome
+from gateway.relay.scan.fences import Late
 from gateway.relay.scan.going import GOES_SECONDS
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service
 from gateway.relay.session import Session
-from gateway.upstream.mode import Doubt
+from gateway.upstream.mode import Doubt, Unanswered
 from gateway.upstream.negotiation import Link
 from gateway.wire.constants import Cmd, TransmissionFlag
+from gateway.wire.ranges import Range
 
 OVER_SECONDS = 5
 """How long a session may take to end whose links are gone for good: its client is answered, and no more."""
@@ -69,6 +71,8 @@ def survives(
             traffic.debt.losses.witnesses.look_away()  # of what it writes nothing is noted
         return
     traffic.memory = Memory(trail)
+    assert isinstance(opened.link, Link)
+    traffic.leave_late = partial(_keep_away, running, opened.link)
     traffic.going.heed(partial(_note_that_it_goes, running, session, traffic))
     session.survive = lambda why: _carry_over(service, running, why, pause or Pause())
 
@@ -80,6 +84,14 @@ def _flush(session: Session, traffic: Traffic, done: Flushed) -> None:
         done(outcome.error, outcome.text)
 
     session.act(lambda: traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), answered))
+
+
+def _keep_away(running: Running, link: Link, written: Range) -> None:
+    """Nobody writes for a while where what was under way over a link may be done yet (`scan.fences`)."""
+    survival = running.opened.place.server.mode.survival
+    late = Late(trio.current_time() + survival.late_write_seconds, link.peer)
+    if survival.unknown_writes is Unanswered.REISSUE and not late.over(trio.current_time()):
+        running.disk.fences.add(*written, late)
 
 
 def _note_that_it_goes(running: Running, session: Session, traffic: Traffic) -> None:

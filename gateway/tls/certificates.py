@@ -24,6 +24,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from gateway.tls.errors import CredentialsError
 from gateway.tls.reading import read
+from gateway.tls.revoked import is_of
 from gateway.wire.handshake import printable
 
 CA_CERT = "ca-cert.pem"
@@ -67,7 +68,8 @@ class Certificates:
     """A directory's files that are there and fit each other. `own` is our certificate with its key."""
 
     ca: Path | None
-    crl: Path | None
+    lists: tuple[x509.CertificateRevocationList, ...]
+    """What CAs have revoked."""
     verify_flags: ssl.VerifyFlags
     own: tuple[Path, Path] | None
     terms: tuple[Term, ...]
@@ -96,12 +98,12 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
         terms += _check_own(certificate, key, role)
         own = (certificate, key)
     if not (need_ca or ca.exists()):
-        return Certificates(None, None, ssl.VerifyFlags(0), own, tuple(terms))
+        return Certificates(None, (), ssl.VerifyFlags(0), own, tuple(terms))
     cas = _certificates(ca, f"the certificates of the CAs to trust ({_PEM})")
     terms += [_term(ca, one) for one in cas]
-    lists = _crls(crl) if crl.exists() else []
+    lists = _crls(crl, cas) if crl.exists() else []
     terms += [_crl_term(crl, one) for one in lists]
-    return Certificates(ca, crl if lists else None, _verify_flags(cas, lists), own, tuple(terms))
+    return Certificates(ca, tuple(lists), _verify_flags(cas), own, tuple(terms))
 
 
 def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
@@ -115,16 +117,16 @@ def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
         with _as_credentials_error(key, f"cannot be used as the key of {certificate.name}"):
             # A password would be asked for on the terminal; there is none (see _check_own).
             context.load_cert_chain(certificate, key, password="")
-    for path in filter(None, (certificates.ca, certificates.crl)):
-        with _as_credentials_error(path, "cannot be used"):
-            context.load_verify_locations(path)
+    if certificates.ca is not None:
+        with _as_credentials_error(certificates.ca, "cannot be used"):
+            context.load_verify_locations(certificates.ca)
     context.verify_flags |= certificates.verify_flags
 
 
 def warnings(terms: Iterable[Term], now: datetime) -> list[str]:
     """Say what is not valid at `now` (with a time zone), or ends within 30 days. The earliest end comes first.
 
-    A list of revoked certificates that has ended counts, too: OpenSSL then refuses everybody.
+    A list of revoked certificates that has ended counts, too: whom its CA has issued a certificate is refused.
     """
     said: list[tuple[datetime, str]] = []
     for term in terms:
@@ -182,7 +184,7 @@ def _certificates(path: Path, expected: str) -> list[x509.Certificate]:
     return found
 
 
-def _crls(path: Path) -> list[x509.CertificateRevocationList]:
+def _crls(path: Path, cas: list[x509.Certificate]) -> list[x509.CertificateRevocationList]:
     expected = "a list of revoked certificates, PEM, -----BEGIN X509 CRL-----"
     content = read(path, expected)
     blocks = [
@@ -191,7 +193,13 @@ def _crls(path: Path) -> list[x509.CertificateRevocationList]:
     ]
     if not blocks:
         raise CredentialsError(path, f"has none in it; expected {expected}")
-    return _parsed(path, expected, lambda: [x509.load_pem_x509_crl(block) for block in blocks])
+    found = _parsed(path, expected, lambda: [x509.load_pem_x509_crl(block) for block in blocks])
+    for one in found:
+        named = [ca for ca in cas if ca.subject == one.issuer]
+        if named and not any(is_of(one, ca) for ca in named):
+            problem = f"has a list that {shown(one.issuer)} of {CA_CERT} has not signed"
+            raise CredentialsError(path, problem)
+    return found
 
 
 def _parsed(path: Path, expected: str, parse: Callable[[], _T]) -> _T:
@@ -202,25 +210,13 @@ def _parsed(path: Path, expected: str, parse: Callable[[], _T]) -> _T:
         raise CredentialsError(path, f"cannot be understood ({why}); expected {expected}") from None
 
 
-def _verify_flags(
-    cas: list[x509.Certificate], lists: list[x509.CertificateRevocationList]
-) -> ssl.VerifyFlags:
-    """How chains are looked at, by which CAs we trust and which of them have lists of revoked certificates.
-
-    What is in ca-cert.pem is trusted, as GnuTLS has it, also an intermediate CA without the one above it;
-    OpenSSL has to be told (PARTIAL_CHAIN). OpenSSL refuses whatever it shall look up and has no list for. So
-    CHECK_CHAIN with the list of an intermediate CA alone would refuse everybody, and CHECK_LEAF with all of
-    them would let a revoked intermediate CA through. Both together fail in OpenSSL 3.0 where a chain ends in
-    an intermediate CA: it checks the list of the CA above with the key of the one below.
+def _verify_flags(cas: list[x509.Certificate]) -> ssl.VerifyFlags:
+    """How chains are looked at. What is in ca-cert.pem is trusted, as GnuTLS has it, also an intermediate CA
+    without the one above it; OpenSSL has to be told (PARTIAL_CHAIN).
     """
     subjects = {ca.subject.public_bytes() for ca in cas}
     partial = any(ca.issuer.public_bytes() not in subjects for ca in cas)
-    flags = ssl.VERIFY_X509_PARTIAL_CHAIN if partial else ssl.VerifyFlags(0)
-    if not lists:
-        return flags
-    every_ca = subjects <= {one.issuer.public_bytes() for one in lists}
-    whole = every_ca and not partial
-    return flags | (ssl.VERIFY_CRL_CHECK_CHAIN if whole else ssl.VERIFY_CRL_CHECK_LEAF)
+    return ssl.VERIFY_X509_PARTIAL_CHAIN if partial else ssl.VerifyFlags(0)
 
 
 def _term(path: Path, certificate: x509.Certificate) -> Term:

@@ -41,6 +41,7 @@ from gateway.tls.certificates import (
 from gateway.tls.errors import CredentialsError, NotAdmitted
 from gateway.tls.hello import offers_key
 from gateway.tls.psk import Claim, Keys, check_supported, claim_of, load_keys, offer_key
+from gateway.tls.revoked import Lists, check_not_revoked, utc_now, verified_chain
 
 # By OpenSSL's names (openssl-ciphers(1)). For TLS 1.3 all suites are good, and CPython before 3.15 cannot
 # choose.
@@ -80,8 +81,11 @@ class Session:
         hostname: str | None = None,
         certificate_needed: bool = False,
         claim: Claim | None = None,
+        lists: Lists = (),
     ) -> None:
+        """`lists`: what certificates are looked up in that are verified."""
         self.context = context
+        self._lists = lists
         self._server_side = server_side
         self._certificates = certificates
         self._hostname = hostname
@@ -113,6 +117,8 @@ class Session:
         certificate = tls.getpeercert(binary_form=True)
         if certificate is None and self._certificate_needed:
             raise NotAdmitted("no certificate was shown")
+        if certificate is not None and self._lists:
+            check_not_revoked(verified_chain(tls), self._lists, utc_now())
         return Admitted(certificate, None)
 
 
@@ -164,6 +170,7 @@ class ServerCredentials:
         self, certificates: Certificates | None, keys: Keys | None, *, verify_client: bool
     ) -> None:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
+        self._lists = certificates.lists if certificates is not None and verify_client else ()
         self._verify_client = verify_client
         self._context = (
             None
@@ -205,6 +212,7 @@ class ServerCredentials:
             server_side=True,
             certificates=self._context,
             certificate_needed=self._verify_client,
+            lists=self._lists,
         )
 
     def warnings(self, now: datetime) -> list[str]:
@@ -270,7 +278,8 @@ def client_credentials(
             raise CredentialsError(psk, f'has no user "{user}", which psk-user names')
         context = _key_context(ssl.PROTOCOL_TLS_CLIENT)
         # A name would be sent in the clear (SNI) to no use: nothing is compared with it.
-        return ClientCredentials(context, None, claim=offer_key(context, user, keys.key_of(user)))
+        claim = offer_key(context, user, keys.key_of(user))
+        return ClientCredentials(context, None, None, claim=claim)
     if verify_peer and not hostname:
         raise CredentialsError(
             None, "expected tls-hostname to say which name the server's certificate has"
@@ -279,8 +288,7 @@ def client_credentials(
     if certificates is not None:
         loaded = load_certificates(certificates, "client", need_ca=verify_peer)
     context = client_context(loaded, verify_peer=verify_peer)
-    terms = () if loaded is None else loaded.terms
-    return ClientCredentials(context, hostname or None, terms, verify_peer=verify_peer)
+    return ClientCredentials(context, hostname or None, loaded, verify_peer=verify_peer)
 
 
 class ClientCredentials:
@@ -290,12 +298,13 @@ class ClientCredentials:
         self,
         context: ssl.SSLContext,
         hostname: str | None,
-        terms: tuple[Term, ...] = (),
+        certificates: Certificates | None,
         *,
         verify_peer: bool = False,
         claim: Claim | None = None,
     ) -> None:
-        self.terms = terms
+        self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
+        self._lists = certificates.lists if certificates is not None and verify_peer else ()
         self._claim = claim
         self._context = context
         self._hostname = hostname
@@ -309,6 +318,7 @@ class ClientCredentials:
             hostname=self._hostname,
             certificate_needed=self._verify_peer,
             claim=self._claim,
+            lists=self._lists,
         )
 
     def warnings(self, now: datetime) -> list[str]:

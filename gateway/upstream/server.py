@@ -499,16 +499,19 @@ class Server:
         self, ask: Callable[[Server], Awaitable[list[ListedExport]]]
     ) -> list[ListedExport]:
         """Give the upstream's exports, as `ask` finds them out: once for all who want to know at the same
-        time. Raises `Refusal` if the upstream will not say.
+        time, and within `LISTING_SECONDS` of that. A refusal is for those alone who have waited for it. Raises
+        `Refusal` if the upstream will not say.
         """
+        came = trio.current_time()
         async with self._listing_lock:
-            if self._listing is None or trio.current_time() > self._listing[0]:
+            if self._listing is None or came > self._listing[0]:
                 told: list[ListedExport] | Refusal
                 try:
                     told = await ask(self)
                 except Refusal as refusal:
                     told = refusal
-                self._listing = (trio.current_time() + LISTING_SECONDS, told)
+                good_for = 0 if isinstance(told, Refusal) else LISTING_SECONDS
+                self._listing = (trio.current_time() + good_for, told)
             answer = self._listing[1]
         if isinstance(answer, Refusal):
             raise answer.with_traceback(None)  # which would grow with each who is told

@@ -92,9 +92,9 @@ async def read(client: Client, offset: int = 0) -> tuple[int, bytes]:
     return error, data
 
 
-async def opened(gateway: Gateway) -> Client:
+async def opened(gateway: Gateway, name: str = "") -> Client:
     client = gateway.client()
-    await client.go("", structured=False)
+    await client.go(name, structured=False)
     return client
 
 

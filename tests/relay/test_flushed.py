@@ -42,9 +42,9 @@ class House:
     gateway: Gateway
     clients: list[Client] = field(default_factory=list)
 
-    async def client(self) -> Client:
+    async def client(self, name: str = "") -> Client:
         """A client that has just opened the disk."""
-        self.clients.append(await opened(self.gateway))
+        self.clients.append(await opened(self.gateway, name))
         await at_rest()
         return self.clients[-1]
 

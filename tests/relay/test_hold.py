@@ -367,7 +367,7 @@ async def test_who_cannot_resume_still_holds_what_he_has_paused(
     """So it ends when he goes."""
     async with house(disk_of(MemoryDisk(SIZE))) as made:
         await made.client()
-        await made.pauses.pause("", by="me")
+        await made.pauses.pause("", by="me", command="this")
 
         async def fails(_exports: object) -> dict[str, int]:
             raise NotDone("the server is not back")
@@ -377,7 +377,7 @@ async def test_who_cannot_resume_still_holds_what_he_has_paused(
             with pytest.raises(NotDone, match="is not back"):
                 await made.pauses.resume("", by="me")
         assert made.service.paused
-        await made.pauses.undo("me")
+        await made.pauses.undo("this")
         assert not made.service.paused
 
 

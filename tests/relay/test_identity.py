@@ -12,6 +12,8 @@ import trio.testing
 
 from gateway.config import Connections
 from gateway.embedded.personality import NBD_SERVER_3_24, Personality
+from gateway.relay.holding import NotDone
+from gateway.relay.pausing import Pauses
 from gateway.upstream.mode import Doubt, Mode, Survival
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -55,9 +57,9 @@ async def put(client: Client, offset: int = 0, content: bytes = CONTENT, flags: 
 
 async def has_ended(client: Client) -> bool:
     """Say whether a client's session ends; what it asks meanwhile fails."""
-    await client.send(Cmd.READ, 0, BLOCK)
     with trio.move_on_after(30):
         try:
+            await client.send(Cmd.READ, 0, BLOCK)
             while True:
                 assert (await client.simple_reply())[1], "old data"
         except (EOFError, trio.BrokenResourceError):
@@ -395,3 +397,198 @@ async def test_blocks_of_the_server(autojump_clock: trio.testing.MockClock) -> N
         assert (await goes_on(house, client))[512:1536] == b"\x11" * 1024
         back_as(server, bytes(SIZE))
         assert await has_ended(client)
+
+
+# --- In a pause
+
+
+RESTARTED = {
+    "own": SOON,
+    "shared": SHARED,
+    "watched": Mode(survival=replace(SOON.survival, stall_seconds=5)),
+}
+
+
+@pytest.mark.parametrize("waits", [1, 200], ids=["at once", "when connections are given up"])
+@pytest.mark.parametrize("by_itself", [False, True], ids=["resumed", "by itself"])
+@pytest.mark.parametrize("mode", RESTARTED)
+async def test_a_pause_that_ends_before_another_disk(
+    mode: str, by_itself: bool, waits: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    with structlog.testing.capture_logs() as lines:
+        async with before(server, RESTARTED[mode]) as house:
+            pauses = Pauses(house.gateway.service, house.gateway.nursery)
+            client = await house.client()
+            await put(client)
+            await pauses.pause("", lasts=1000)
+            server.crash()
+            await trio.sleep(waits)
+            server.disk.store.become(bytes(SIZE))
+            server.start()
+            await trio.sleep(50)  # longer than any back-off
+            if by_itself:
+                await trio.sleep(1000)
+            else:
+                with pytest.raises(NotDone, match=r"1 sessions have ended: .*another disk"):
+                    await pauses.resume("")
+            assert not house.gateway.service.paused
+            assert await has_ended(client)
+    assert f"{BLOCK} bytes at offset 0" in why(lines)
+
+
+@pytest.mark.parametrize("mode", RESTARTED)
+async def test_a_pause_that_ends_before_the_same_disk(
+    mode: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And what was flushed before it is looked for after it as well, whenever a connection is lost."""
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    async with before(server, RESTARTED[mode]) as house:
+        pauses = Pauses(house.gateway.service, house.gateway.nursery)
+        client = await house.client()
+        await put(client)
+        for _ in range(2):
+            await pauses.pause("", lasts=1000)
+            server.crash()
+            await trio.sleep(200)
+            server.start()
+            await trio.sleep(50)
+            [done] = await pauses.resume("")
+            assert "1 sessions go on, 1 of them over new connections" in done
+            assert await read(client) == (0, CONTENT)
+        await put(client, BLOCK)
+        back_as(server, bytes(BLOCK) + now(server)[BLOCK:])
+        assert await has_ended(client)
+
+
+async def test_only_those_end_whose_disk_is_not_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    async with before(server) as house:
+        pauses = Pauses(house.gateway.service, house.gateway.nursery)
+        client, reader = await house.client(), await house.client()
+        await put(client)
+        await pauses.pause("")
+        back_as(server, bytes(SIZE))
+        await at_rest()
+        with pytest.raises(NotDone, match=r"1 sessions have ended: .*: 1 sessions go on"):
+            await pauses.resume("")
+        assert await has_ended(client)
+        assert await goes_on(house, reader) == bytes(BLOCK)
+
+
+async def test_most_of_the_newest_are_looked_for_in_a_pause_as_well(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Another has written over what was flushed, which with CAN_MULTI_CONN it may."""
+    server = VolatileServer(SIZE, FOR_ALL)
+    theirs = b"\x77" * BLOCK
+    async with before(server) as house:
+        pauses = Pauses(house.gateway.service, house.gateway.nursery)
+        client = await house.client()
+        await put(client)
+        await put(client, BLOCK)
+        await pauses.pause("")
+        server.disk.store.write(BLOCK, theirs, fua=True)
+        back_as(server, now(server))
+        await at_rest()
+        await pauses.resume("")
+        assert await goes_on(house, client, BLOCK) == theirs
+
+
+@pytest.mark.parametrize("flushes", [True, False])
+async def test_nbd_server_with_copy_on_write_is_known_for_it_in_a_pause(
+    flushes: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    server = VolatileServer(SIZE, NBD_SERVER)
+    async with before(server) as house:
+        pauses = Pauses(house.gateway.service, house.gateway.nursery)
+        client, reader = await house.client(), await house.client()
+        assert await write(client) == 0
+        if flushes:
+            assert await flush(client) == 0
+        await pauses.pause("")
+        connections = server.connections
+        server.cut_one(0)
+        server.cut_one(1)
+        await at_rest()
+        with pytest.raises(NotDone, match=r"1 sessions have ended: .*nbd-server-own-disks"):
+            await pauses.resume("")
+        assert await has_ended(client)
+        assert await goes_on(house, reader) == bytes(BLOCK)
+        assert server.connections == connections + 1
+
+
+@pytest.mark.parametrize("mode", RESTARTED)
+async def test_who_switches_gives_his_word_for_the_disk(
+    mode: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also when the connections were found to lead to another one before that."""
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    async with before(server, RESTARTED[mode]) as house:
+        pauses = Pauses(house.gateway.service, house.gateway.nursery)
+        client = await house.client()
+        await put(client)
+        await pauses.pause("")
+        back_as(server, b"\x33" * SIZE)
+        await trio.sleep(50)
+        await pauses.switch("", None)
+        await pauses.resume("")
+        assert await read(client) == (0, b"\x33" * BLOCK)
+        assert await flush(client) == 0
+
+
+async def test_a_pause_that_ends_while_it_is_looked_what_is_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Connections that clients share are made again in the pause, and nobody knows yet where they lead."""
+    server = VolatileServer(SIZE, FOR_ITSELF)
+    async with before(server, SHARED) as house:
+        pauses = Pauses(house.gateway.service, house.gateway.nursery)
+        client = await house.client()
+        await put(client)
+        await pauses.pause("")
+        server.disk.hold("read")
+        back_as(server, bytes(SIZE))
+        await server.disk.held()
+        async with trio.open_nursery() as nursery:
+
+            async def resume() -> None:
+                with pytest.raises(NotDone, match="another disk"):
+                    await pauses.resume("")
+
+            nursery.start_soon(resume)
+            await at_rest()
+            assert house.gateway.service.paused
+            server.disk.release()
+        assert await has_ended(client)
+
+
+async def test_who_shares_new_connections_with_a_paused_export_has_its_disk(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Clients of another name have begun them, when those that they had together were given up."""
+    names = "".join(
+        f'\n[[export]]\nname = "{name}"\nupstream = "main"\nupstream-name = ""' for name in "ab"
+    )
+    for content in (b"", bytes(SIZE)):
+        server = VolatileServer(SIZE, FOR_ITSELF)
+        async with before(server, SHARED, upstream=names) as house:
+            pauses = Pauses(house.gateway.service, house.gateway.nursery)
+            client = await house.client("a")
+            await put(client)
+            await pauses.pause("a", lasts=1000)
+            server.crash()
+            await trio.sleep(200)
+            server.disk.store.become(content or now(server))
+            server.start()
+            await trio.sleep(50)
+            other = await house.client("b")
+            if content:
+                with pytest.raises(NotDone, match="another disk"):
+                    await pauses.resume("a")
+                assert await has_ended(client)
+            else:
+                await pauses.resume("a")
+                assert await read(client) == await read(other) == (0, CONTENT)

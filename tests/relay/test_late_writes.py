@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ import trio.testing
 from gateway.config import Connections
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
 from gateway.peer import UNKNOWN, Peer
+from gateway.relay.holding import Holding
+from gateway.relay.scan.traffic import MAX_IN_FLIGHT
 from gateway.upstream.mode import DEFAULTS, Doubt, Mode
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.handshake import BlockSizes
@@ -296,3 +299,56 @@ async def test_what_waits_of_who_has_gone_is_not_written(
         assert await command(house.writer, Cmd.WRITE, data=NEW) == 0
         await trio.sleep(LATE_SECONDS)
         assert await house.disk.read(0, BLOCK) == NEW
+
+
+async def test_a_fence_stands_whoever_has_gone_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Its client goes, and then the connection is lost over which it had something written."""
+
+    def delay(request: Request) -> trio.Event | None:
+        return trio.Event() if request.command == Cmd.WRITE and request.length == BLOCK else None
+
+    def faults(number: int) -> Faults:
+        return Faults(delay=delay) if not number else Faults()
+
+    disk = MemoryDisk(SIZE)
+    mode = replace(OWN, survival=TRUSTED)
+    async with restarting(Server({"": disk}, faults=faults), mode) as (gateway, server):
+        writer, other = await opened(gateway), await opened(gateway)
+        await writer.send(Cmd.WRITE, 0, data=OLD)
+        await trio.sleep(1)
+        await trio.aclose_forcefully(writer.stream)
+        await trio.sleep(1)
+        server.cut(0)
+        lost_at = trio.current_time()
+        await trio.sleep(1)
+        assert len(gateway.service.running) == 1
+        busy = Holding(gateway.service).busy("")
+        assert busy == ["what was being written when a connection was lost, and may yet be"]
+        async with other.stream:
+            assert await command(other, Cmd.WRITE, data=NEW) == 0
+            assert trio.current_time() >= lost_at + LATE_SECONDS
+            assert Holding(gateway.service).busy("") == []
+
+
+@modes
+async def test_what_lies_behind_of_who_has_gone_is_not_written(
+    mode: Mode, autojump_clock: trio.testing.MockClock
+) -> None:
+    """More than may be under way: the rest is read when that is over."""
+    disk = MemoryDisk(SIZE)
+    async with restarting(Server({"": disk}), replace(mode, survival=TRUSTED)) as (gateway, server):
+        writer, other = await opened(gateway), await opened(gateway)
+        server.kill(down=True)
+        async with writer.stream:
+            for number in range(MAX_IN_FLIGHT + 64):
+                await writer.send(Cmd.WRITE, number * 512, data=OLD[:512])
+            await trio.sleep(1)
+            writer.stream.socket.shutdown(socket.SHUT_WR)
+            server.down = False
+            while len(gateway.service.running) > 1:
+                await trio.sleep(1)
+        async with other.stream:
+            assert await command(other, Cmd.FLUSH) == 0
+    assert bytes(await disk.read(0, SIZE)) == bytes(SIZE)

@@ -49,6 +49,14 @@ TWO_NAMES = SHARED + "".join(
 )
 
 
+class Mute(Server):
+    """It accepts, and says nothing."""
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        while await stream.receive_some():
+            pass
+
+
 class There:
     """A server that one may be led to, with a count of its connections."""
 
@@ -570,3 +578,72 @@ async def test_a_session_that_has_lost_its_own_link_is_switched(
         there.up = True
         assert await read_back(client) == CONTENT
         assert (here.now, there.now) == (0, 1)
+
+
+# --- Several pauses that end
+
+
+SILENT_SECONDS = 5
+"""How long `gateway_before` negotiates with a server that says nothing."""
+EACH_NAME = "".join(
+    f'\n[[export]]\nname = "{name}"\nupstream = "main"\nupstream-name = ""' for name in "abcd"
+)
+
+
+@pytest.mark.parametrize("later", [0, 1], ids=["together", "one after the other"])
+async def test_pauses_that_end_by_themselves_wait_for_a_silent_server_once(
+    autojump_clock: trio.testing.MockClock, later: float
+) -> None:
+    async with two_servers(EACH_NAME) as (made, here, _there):
+        for name in "abcd":
+            await made.client(name)
+        for name in "abcd":
+            await made.pauses.pause(name, lasts=100)
+            await trio.sleep(later)
+        here.die()
+        here.up, here.server = True, Mute({}, PERSONALITIES["plain"])
+        paused_until = trio.current_time() + 100 - 4 * later
+        while made.service.paused:
+            await trio.sleep(0.1)
+        rounds = 2 if later else 1  # those that end while the first is seen to are the second
+        assert trio.current_time() - paused_until < rounds * SILENT_SECONDS + 1
+
+
+async def test_a_pause_that_ends_does_not_wait_for_the_server_of_another(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two_servers(EACH_NAME) as (made, here, there):
+        first, *_more, other = [await made.client(name) for name in "abcd"]
+        await made.pauses.switch("d", there.target(made))
+        await made.pauses.pause(["a", "b", "c", "d"], lasts=100)
+        here.die()
+        here.up, here.server = True, Mute({}, PERSONALITIES["plain"])
+        begun = trio.current_time()
+        assert await read_back(other) == bytes(BLOCK)
+        assert trio.current_time() - begun < 101
+        assert list(made.service.paused) == ["a", "b", "c"]
+        here.server = disk_of(MemoryDisk(SIZE))
+        here.die()
+        here.up = True
+        assert await read_back(first) == bytes(BLOCK)
+
+
+async def test_names_that_have_lost_what_they_shared_go_on_one_by_one_and_together(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    for exports in (["a", "b"], ["a"], ["b"]):
+        async with two_servers(SHARED + EACH_NAME) as (made, here, _there):
+            clients = {name: await made.client(name) for name in "ab"}
+            await made.pauses.pause(["a", "b"], lasts=1000)
+            here.die()
+            await trio.sleep(200)
+            here.up = True
+            await trio.sleep(50)
+            await made.pauses.resume(exports)
+            for name in exports:
+                assert await read_back(clients[name]) == bytes(BLOCK)
+            if made.service.paused:
+                await made.pauses.resume(list(made.service.paused))
+            for client in clients.values():
+                assert await read_back(client) == bytes(BLOCK)
+            assert len(trunks(made)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -72,6 +73,13 @@ def test_bad_files(
     assert caught.value.path == path
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_that_its_ca_has_not_signed(server_dir: Path, ca: trustme.CA) -> None:
+    forger = SimpleNamespace(cert_pem=ca.cert_pem, private_key_pem=trustme.CA().private_key_pem)
+    write(server_dir / "ca-crl.pem", crl_of(forger))  # type: ignore[arg-type] # what it looks at
+    with pytest.raises(CredentialsError, match=r"has a list that .* has not signed"):
+        server_credentials(server_dir)
 
 
 def test_a_key_that_does_not_fit(server_dir: Path, ca: trustme.CA) -> None:

@@ -36,16 +36,17 @@ FIRST_SEEDS = 10**12
 """Where those begin that nobody has named."""
 
 
-def _failing(seeds: range, only: str) -> tuple[int, list[int]]:
-    """Give how many were run, and which fail."""
-    failing, done = [], 0
+def _failing(seeds: range, only: str) -> tuple[int, list[tuple[int, str]]]:
+    """Give how many were run, and which fail, with what was wrong."""
+    failing: list[tuple[int, str]] = []
+    done = 0
     for seed in seeds:
         settings, steps = plan_of(seed)
         if only and only not in str(settings):
             continue
         done += 1
-        if run(seed, settings, steps).problem:
-            failing.append(seed)
+        if problem := run(seed, settings, steps).problem:
+            failing.append((seed, problem))
     return done, failing
 
 
@@ -64,7 +65,7 @@ def _processes() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _results(first: int, only: str, seconds: float) -> Iterator[tuple[int, list[int]]]:
+def _results(first: int, only: str, seconds: float) -> Iterator[tuple[int, list[tuple[int, str]]]]:
     found: multiprocessing.Queue[object] = multiprocessing.Queue()
     behind = time.monotonic() + seconds
     workers = [
@@ -108,11 +109,13 @@ def main() -> int:
     done = 0
     for ran, seeds in _results(first, said.only, said.seconds):
         done += ran
-        for seed in seeds:
+        for seed, problem in seeds:
             failed.append(seed)
-            print(f"seed {seed} fails", flush=True)
+            print(f"seed {seed} fails: {problem}", flush=True)
             if len(failed) <= MOST_SHOWN:
-                print(shrink(run(seed, *plan_of(seed))), flush=True)
+                again = run(seed, *plan_of(seed))
+                # The kernel has a say in the order of things: it may take several runs to see it again.
+                print(shrink(again) if again.problem else "not again", flush=True)
     print(f"{done} schedules, {len(failed)} fail{': ' * bool(failed)}{', '.join(map(str, failed))}")
     return 1 if failed else 0
 

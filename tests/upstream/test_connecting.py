@@ -29,6 +29,7 @@ from gateway.upstream.server import (
 from gateway.upstreams import Servers, servers_of
 from gateway.wire import limits
 from gateway.wire.constants import Rep, TransmissionFlag
+from gateway.wire.handshake import ListedExport
 from tests.embedded.peers import Client, socket_pair
 from tests.relay.gateways import gateway_before
 
@@ -218,6 +219,35 @@ async def test_a_list_waits_for_nobody(autojump_clock: trio.testing.MockClock) -
         await server_of(place).listing(list_exports)
     assert trio.current_time() == began
     assert place.attempts == [0]
+
+
+async def test_a_failure_to_list_is_not_remembered(autojump_clock: trio.testing.MockClock) -> None:
+    """It is for those alone who have waited for it; a list is for all who come in the next two seconds."""
+    asked: list[float] = []
+
+    async def ask(_server: upstream.Server) -> list[ListedExport]:
+        asked.append(trio.current_time() - began)
+        await trio.sleep(0.5)
+        if len(asked) == 1:
+            raise Unreachable("it is away")
+        return [ListedExport("disk")]
+
+    server = upstream.Server("main", Place().connect)
+    began = trio.current_time()
+    outcomes: list[object] = []
+
+    async def want(after: float) -> None:
+        await trio.sleep(after)
+        try:
+            outcomes.append([each.name for each in await server.listing(ask)])
+        except Unreachable:
+            outcomes.append("refused")
+
+    async with trio.open_nursery() as nursery:
+        for after in (0, 0.1, 0.6, 0.7, 3.0, 3.2):
+            nursery.start_soon(want, after)
+    assert outcomes == ["refused"] * 2 + [["disk"]] * 4
+    assert asked == [0, 0.6, 3.2]
 
 
 async def test_a_server_that_leaves_a_client_in_its_queue_is_recognised(

@@ -27,7 +27,7 @@ from gateway.relay.bundle.lines import Lines, State
 from gateway.relay.bundle.mending import Mending
 from gateway.relay.bundle.pieces import MOST_LOSSES, Piece
 from gateway.relay.bundle.ports import Port, Task
-from gateway.relay.bundle.recovery import RESTARTED, AnotherDisk, recovery
+from gateway.relay.bundle.recovery import RESTARTED, AnotherDisk, flushed, recovery
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.bundle.work import Work
 from gateway.relay.losses import Flushed, Gate, Trail
@@ -71,6 +71,8 @@ class Bundle:
         """When the last line of all was lost, in seconds."""
         self.why = ""
         """Why there is no line, or will be none."""
+        self.is_another = False
+        """It is over, for what its lines led to is another disk."""
         self.lines = Lines(count, stripe_bytes=stripe_bytes, strong=strong)
         self._stalls = Stalls(survival.stall_seconds, clock, changed)
         self.work = Work(
@@ -388,6 +390,9 @@ class Bundle:
     def left(self) -> None:
         """Its lines have been closed."""
         self._forget_gate()
+        for piece in self.work.pieces.under_way:
+            if piece.writes and piece.line is not None:
+                self.work.keep_away(piece.ask, self._late_from(piece.line.peer))
         self._trail.losses.left(self._trail, trusted=not self.survival.reconnect_seconds)
 
     def hand_on_trail(self) -> Trail:
@@ -432,10 +437,15 @@ class Bundle:
         try:
             done = self._mending is not None and self._mending.go_on()
         except AnotherDisk as another:
+            self.is_another = True
             self.give_up(str(another))
             self._changed()
             return
-        if done and self._may_be_read:
+        if done and not self._may_be_read:
+            if self.work.flushes and self.work.unflushed:  # or two would wait for each other
+                self._mending = Mending(flushed(self.work), self.work)
+                self._mending.go_on()
+        elif done:
             self._mending = None
             if self._total_loss and self._was_up:
                 self.work.fail_what_is_stale()
@@ -443,6 +453,16 @@ class Bundle:
             self.lines.state = State.SETTLING if self.lines.new else State.UP
             self.work.hold_orphans()
             self._changed()
+
+    def look_again(self) -> None:
+        """Look once more whether the lines lead to the disk that was left, before anything else goes on."""
+        for line in self.lines.by_slot.values():
+            line.recognised = False
+        if self.state is State.MENDING:
+            self._break_off()
+        if self.state in (State.MENDING, State.UP):
+            self.lines.state = State.SETTLING
+        self._note_news()
 
     @property
     def _may_be_read(self) -> bool:

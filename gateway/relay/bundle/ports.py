@@ -50,6 +50,13 @@ class Port:
         traffic = self.traffic
         return traffic is not None and (traffic.debt.deaf or traffic.has_gone())
 
+    def has_waited(self) -> None:
+        """Its client's requests had to wait for others, or for the server: a client that has gone meanwhile
+        writes nothing any more.
+        """
+        if self.traffic is not None:
+            self.traffic.has_waited()
+
     credit_bytes: int = 0
     """What it may begin in this turn; less than none, and it has begun more than that."""
 
@@ -96,6 +103,8 @@ class Ports:
     """The ports of one bundle."""
 
     def __init__(self) -> None:
+        self.there: dict[Port, None] = {}
+        """Those of sessions that there are."""
         self._turns: deque[Port] = deque()  # those with something to begin; the first has its turn
         self._to_wake: dict[Port, None] = {}  # those with answers, in the order in which they came
         self._to_wake_then: dict[Port, None] = {}  # those whose FLUSHes are answered
@@ -191,6 +200,7 @@ class Ports:
         """Forget what a port has not begun, and all that it would be told."""
         port.left = True
         port.traffic = None
+        self.there.pop(port, None)
         port.waiting.clear()
         port.answered.clear()
         port.flushed.clear()

@@ -20,6 +20,9 @@ fails after the second time (`deadly`), and each step has its way to go on witho
    again after the same time, in which whatever overlaps it waits. That an old write comes later still, on top
    of something newer, can be made unlikely and not impossible, so both are logged.
 3. Lines that are new are used from now on; what was written before over others is flushed first.
+
+Others that mend as well may wait for what was found to be written here, before they show anything to anybody,
+as this bundle waits for them (`Bundle._may_be_read`). So it is `flushed` while it waits, if they ask for that.
 """
 
 from __future__ import annotations
@@ -30,15 +33,16 @@ from hashlib import blake2b
 
 from gateway.protocol.commands import is_loss, text_of_error
 from gateway.protocol.export import longest_payload
+from gateway.quirks import Dialect
 from gateway.relay.bundle.mending import Asked, Steps
 from gateway.relay.bundle.pieces import Piece
 from gateway.relay.bundle.work import Work
-from gateway.relay.losses import MOST_TRIES
+from gateway.relay.losses import MOST_TRIES, Trail
 from gateway.relay.scan.asks import Ask, Data, Outcome
 from gateway.relay.scan.fences import still_coming
 from gateway.relay.unflushed import Written, digest_of
 from gateway.relay.witnesses import ANOTHER_DISK, Witness, is_another
-from gateway.upstream.mode import Doubt, Unanswered
+from gateway.upstream.mode import Doubt, Survival, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag
 from gateway.wire.limits import MIB
 
@@ -54,6 +58,12 @@ MOST_READ_BACK_BYTES = 32 * MIB
 FLUSH = Ask(Cmd.FLUSH, 0, 0)
 
 RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
+
+
+OWN_DISK = (
+    "the connection to the server was lost, and with it all that was written over it: this server has a disk"
+    " for each connection (copy-on-write; quirk nbd-server-own-disks)"
+)
 
 
 class AnotherDisk(Exception):
@@ -75,17 +85,17 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
             yield from _doubted(work)
         losses.came_up(trail)
     if work.unflushed and not (restarted and work.survival.unflushed is Doubt.REPLAY):
-        yield from _flushed(work)
+        yield from flushed(work)
     yield from _unanswered(work)
     while work.lines.new:
         if work.unflushed:
-            yield from _flushed(work)
+            yield from flushed(work)
         work.lines.use_all()
         yield from _recognised(work)
         losses.came_up(trail)
 
 
-def _flushed(work: Work) -> Steps:
+def flushed(work: Work) -> Steps:
     """FLUSH over a line that was there all the time, or that leads to where all of it was found."""
     tries = 0
     while work.unflushed:  # also what counts as written while the FLUSH was under way
@@ -100,10 +110,22 @@ def _flushed(work: Work) -> Steps:
 # --- Whether it is the same disk
 
 
+def looks(survival: Survival, trail: Trail) -> bool:
+    """Say whether a link that takes the place of one of this trail has to lead to the same disk."""
+    return survival.check_identity and trail.wrote
+
+
+def has_left_its_disk(dialect: Dialect, survival: Survival, trail: Trail) -> bool:
+    """Say whether a disk is gone for good with the last link to it: any other may have one of its own, without
+    what was written over this one.
+    """
+    return dialect.own_disks and looks(survival, trail)
+
+
 def _recognised(work: Work) -> Steps:
     """See of all lines in use that have not been looked at whether they lead to the disk that was left."""
     for slot, line in enumerate(work.lines.in_use):
-        if not line.recognised and work.survival.check_identity and work.trail.wrote:
+        if not line.recognised and looks(work.survival, work.trail):
             yield from _look_over(work, slot)
         line.recognised = True
 

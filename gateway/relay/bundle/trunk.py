@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,6 +30,7 @@ from gateway.relay.bundle.core import Bundle
 from gateway.relay.bundle.line import SPARE, Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
+from gateway.relay.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
 from gateway.relay.bundle.wire import Wire, Wires
 from gateway.relay.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
 from gateway.relay.losses import MOST_TRIES, Debt, Trail
@@ -52,11 +53,6 @@ if TYPE_CHECKING:
 AGAIN_SECONDS = 0.5
 """How long after a link could not be made the next one is tried, at most: beside what the upstream's own
 back-off says, which all who connect to it share."""
-
-OWN_DISK = (
-    "the connection to the server was lost, and with it all that was written over it: this server has a disk"
-    " for each connection (copy-on-write; quirk nbd-server-own-disks)"
-)
 
 FAREWELL_SECONDS = 30.0
 """How long what is under way may take when nobody wants it any more: a server need not bear that its replies
@@ -169,11 +165,26 @@ class Trunk:
             await trio.sleep(look_seconds)
             look_seconds = min(2 * look_seconds, AGAIN_SECONDS)  # many may wait, and for long
 
+    async def recognised(self, left: Collection[Trail]) -> None:
+        """Wait until it is known of its links, which take the place of others, whether they lead to the disk
+        that was left with those; or until it has ended. Raises `AnotherDisk`.
+        """
+        trail = self.bundle.work.trail
+        for before in left:
+            trail.follows(before)
+            if not self.server.mode.wanted.shared:
+                trail.owner = (
+                    before.owner
+                )  # whose disk it was; whose it is from now on, `belongs_to` says
+        self.bundle.look_again()
+        await self.restored()
+        if self.bundle.is_another:
+            raise AnotherDisk(self.bundle.why)
+
     def belongs_to(self, debt: Debt) -> None:
         """A session has begun: unless others rely on what is written over these links, it alone does."""
         debt.trail = self.bundle.work.trail
-        if not self.speaks_for_all:
-            debt.trail.owner = debt
+        debt.trail.owner = None if self.speaks_for_all else debt
 
     @property
     def speaks_for_all(self) -> bool:
@@ -347,15 +358,9 @@ class Trunk:
 
     @property
     def _has_left_its_disk(self) -> bool:
-        """The last connection is lost, and any other may have a disk of its own, without what was written over
-        this one.
-        """
-        return (
-            self.first.dialect.own_disks
-            and self.server.mode.survival.check_identity
-            and self.bundle.work.trail.wrote
-            and not self.bundle.lines
-        )
+        """The last connection is lost, and its disk with it."""
+        trail, survival = self.bundle.work.trail, self.server.mode.survival
+        return not self.bundle.lines and has_left_its_disk(self.first.dialect, survival, trail)
 
     async def _keep_spare(self) -> None:
         """Have a second link for READs while one says nothing. That is never given up for it: what it was asked
@@ -592,6 +597,7 @@ class Joined:
     def serve(self, traffic: Traffic) -> None:
         """Have it as a session's way upstream."""
         self.port.traffic = traffic
+        self.trunk.bundle.work.ports.there[self.port] = None
         if self.trunk.loose:
             traffic.locks.loosen(traffic.in_flight)
 

@@ -356,17 +356,18 @@ class Work:
         if piece.writes:
             piece.unknown += 1
             piece.lates.append(late)
-            if self.survival.unknown_writes is Unanswered.REISSUE:
-                self._fence(piece.ask, late)  # else its client writes again, and need not wait
+            self.keep_away(piece.ask, late)
         if piece.left:
             self.pieces.done_with(piece)
             self._may_have_been_done([piece])
         else:
             self.pieces.orphans.append(piece)
 
-    def _fence(self, ask: Ask, late: Late) -> None:
-        """Keep newer writes away from where an old one may still come: those of all sessions of the disk."""
-        if not late.over(self.clock()):
+    def keep_away(self, ask: Ask, late: Late) -> None:
+        """Keep newer writes away from where an old one may still come: those of all sessions of the disk. Where
+        clients are told that nobody knows, they write again, and need not wait.
+        """
+        if self.survival.unknown_writes is Unanswered.REISSUE and not late.over(self.clock()):
             self.fences.add(ask.offset, ask.end, late)
             for held in self.pieces.held:
                 if held.writes and held.ask.overlaps(ask):
@@ -382,9 +383,12 @@ class Work:
 
     def fail_what_is_stale(self) -> None:
         """There was no line for a while. What clients wanted to write that have gone meanwhile is not sent:
-        others may have written there since, who saw them go. A recovery must not have any of it in hand.
+        others may have written there since, who saw them go. A recovery must not have any of it in hand. Nor is
+        what they have sent beside it, and nobody has read yet.
         """
         pieces = self.pieces
+        for port in self.ports.there:
+            port.has_waited()
         for waiting in (pieces.held, pieces.orphans):
             for piece in [each for each in waiting if each.not_before < WHEN_FLUSHED]:
                 if self._is_stale(piece):
@@ -397,6 +401,8 @@ class Work:
         return piece.writes and piece.task is not None and piece.task.port.gone
 
     def _fail_stale(self, piece: Piece) -> None:
+        if piece.task is not None:
+            piece.task.port.has_waited()
         if piece.unknown:
             self._may_have_been_done([piece])
         self._part_done(piece, Outcome(Errno.EIO, GONE))

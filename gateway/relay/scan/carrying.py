@@ -27,7 +27,7 @@ from gateway.relay.scan.jobs import Answer, Job, moved
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import RequestScan, contexts_wanted
-from gateway.relay.scan.traffic import Partial, Traffic
+from gateway.relay.scan.traffic import Partial, Traffic, nobody_minds
 from gateway.relay.scan.translate import status, translate
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.framing import shifted
@@ -53,6 +53,7 @@ def carry_over(
     traffic.early.forget()
     traffic.going.forget()
     traffic.memory = traffic.trail = None  # whoever is asked remembers
+    traffic.leave_late = nobody_minds  # and sees to it himself
 
     def first(asked: Ask, done: Done) -> None:
         (adopt if asked.command in WRITE_CLASS else ask)(asked, done)

@@ -259,7 +259,8 @@ class Jobs:
         def go_on() -> None:
             if running in self._running:
                 self._wait_no_more(running)
-                if self._traffic.debt.deaf or self._traffic.has_gone():
+                self._traffic.has_waited()
+                if self._traffic.stale:
                     self._end(running, Answer(Errno.EIO, GONE))
                 elif self._take(running, step):
                     self._go_on(running)

@@ -91,6 +91,7 @@ class Traffic:
         "in_flight",
         "jobs",
         "last_cookie",
+        "leave_late",
         "locks",
         "memory",
         "observed",
@@ -161,8 +162,11 @@ class Traffic:
         self.has_gone: Callable[[], bool] = _is_there
         """Says whether the client has gone, or is about to, be it that nothing was read of that."""
         self.stale = False
-        """The client has gone while it was held: what it wanted to write is not begun any more. Others may have
-        written there since, who saw it go."""
+        """The client has gone while what it sent had to wait: what it wanted to write is not begun any more.
+        Others may have written there since, who saw it go."""
+        self.leave_late: Callable[[Range], None] = nobody_minds
+        """Called with each range that is being written when the link is given up, and nobody asks again: it may
+        be written yet."""
         self.postponed: deque[Callable[[], None]] = deque()
         """Begin commands of the client that were under way on a link that has died."""
         self.backlog = 0
@@ -177,6 +181,10 @@ class Traffic:
         self.gate, self.held = before.gate, before.held
         self.stale = before.stale
         self.most_in_flight = before.most_in_flight
+
+    def has_waited(self) -> None:
+        """What the client sent has had to wait: for a server that was away, a pause, others' writes."""
+        self.stale = self.stale or self.debt.deaf or self.has_gone()
 
     @property
     def most_in_flight(self) -> int:
@@ -219,6 +227,15 @@ class Traffic:
             return 0
         return self._most_in_flight - len(self.in_flight) - self.jobs.waiting
 
+    def give_up_writes(self) -> None:
+        """Nobody will hear what becomes of what is being written over this link: it may be done, or yet be
+        done, on top of what others write.
+        """
+        for start, end in self.writing():
+            if self.trail is not None:
+                self.trail.losses.witnesses.unknown(start, end)
+            self.leave_late((start, end))
+
     def writing(self) -> list[Range]:
         """Give what is being written over this link."""
         return [
@@ -244,6 +261,10 @@ class Traffic:
 
 def _is_there() -> bool:
     return False
+
+
+def nobody_minds(_written: Range) -> None:
+    """Stand in for `Traffic.leave_late`."""
 
 
 def _named(word: int) -> str:

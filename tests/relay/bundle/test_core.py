@@ -148,9 +148,10 @@ class Losing:
     now: float = 0.0
     answers: dict[int, int] = field(default_factory=dict)
     """By the WRITE's number, the error."""
+    losses: Losses = field(default_factory=Losses)
 
     def __post_init__(self) -> None:
-        trail = Losses().trail(None, KEPT[self.survival.unflushed])
+        trail = self.losses.trail(None, KEPT[self.survival.unflushed])
         self.changes = 0
         self.bundle = Bundle(
             *(self.export, self.count, trail),
@@ -368,6 +369,29 @@ def test_a_wait_is_for_each_link_that_has_died() -> None:
     second.ended = True
     it.link()
     assert it.asked() == [Cmd.WRITE]  # the first is over by its time
+
+
+def test_two_that_mend_do_not_wait_for_each_other() -> None:
+    """What each has found to be written is flushed before either shows anything to anybody."""
+    losses = Losses()
+    one, other = (Losing(losses=losses) for _ in range(2))
+    for it, offsets in ((one, (0,)), (other, (100, 200))):
+        it.link()
+        for offset in offsets:
+            it.write(offset)
+    for it in (one, other):
+        it.lose()
+    for it in (one, other):
+        it.link()
+    other.answer(DATA)  # the first of two
+    one.answer(DATA)
+    other.answer(DATA)
+    for _ in range(4):
+        for it in (one, other):
+            it.tick()
+            it.answer(DATA)
+    assert [it.bundle.state for it in (one, other)] == [State.UP, State.UP]
+    assert [set(it.answers.values()) for it in (one, other)] == [{0}, {0}]
 
 
 def test_nothing_is_asked_over_a_line_whose_server_goes() -> None:
