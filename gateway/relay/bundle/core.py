@@ -451,6 +451,8 @@ class Bundle:
                 self.work.fail_what_is_stale()
             self._total_loss = False
             self.lines.state = State.SETTLING if self.lines.new else State.UP
+            if self.state is State.UP:
+                self.work.deadly.mended()
             self.work.hold_orphans()
             self._changed()
 

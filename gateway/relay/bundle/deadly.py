@@ -7,7 +7,7 @@ one alone; and what `MOST_LOSSES` lines have died over is asked no more. It fail
 recovery knows what to do about: what cannot be read bears no witness and was not found, and what cannot be
 written or flushed is lost.
 
-A series of recoveries ends when one comes to its end. Nothing is forgotten before, though it was answered
+A series of recoveries ends when the bundle is up. Nothing is forgotten before, though it was answered
 meanwhile: a server that dies over something else each time would have us begin for ever as well. `MOST_DEATHS`
 is for that.
 """
@@ -71,7 +71,7 @@ class Deadly:
         return ""
 
     def mended(self) -> None:
-        """A recovery has come to its end."""
+        """The bundle is up: what recoveries have asked is past."""
         self._losses.clear()
         self._deaths = 0
         self._flushes.mended()

@@ -41,7 +41,6 @@ class Mending:
             try:
                 asked = self._steps.send(self._outcomes) if self._begun else next(self._steps)
             except StopIteration:
-                self._work.deadly.mended()
                 return True
             self._begun = True
             self._ask(asked)

@@ -258,10 +258,12 @@ def _pieces(ask: Ask, most: int) -> Iterator[tuple[int, int]]:
 
 def _replayed(work: Work) -> _Question:
     """Write everything again, in order: what does not overlap, together. Or nothing, if not all of it can be,
-    or not be flushed: what was written over this line would not be where newer writes go.
+    or not be flushed before other lines are used: newer writes would go over those, and pass what was written
+    over this one.
     """
     again = [_surely(written.ask) for written in work.unflushed.written]
-    if not work.unflushed.is_whole or any(work.deadly.why_not(ask) for ask in (*again, FLUSH)):
+    needed = [*again, FLUSH] if work.lines.count > 1 else again
+    if not work.unflushed.is_whole or any(work.deadly.why_not(ask) for ask in needed):
         return False
     window: list[Ask] = []
     for ask in (*again, None):

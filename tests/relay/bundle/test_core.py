@@ -854,6 +854,57 @@ def test_a_write_that_cannot_be_written_again_is_lost_with_the_rest() -> None:
     assert debt.is_lost(0, 3 * len(DATA))
 
 
+def test_what_cannot_be_flushed_is_written_again_all_the_same() -> None:
+    """Over one line newer writes go behind it; it is only who asked for the FLUSH that is told."""
+    it = _replaying()
+    debt = it.bundle.work.trail.losses.open()
+    errors: list[int] = []
+    it.link()
+    it.write()
+    it.answer()
+    it.bundle.ask(it.port, Ask(Cmd.FLUSH, 0, 0), lambda outcome: errors.append(outcome.error))
+    it.bundle.push()
+    for _ in range(MOST_LOSSES):
+        assert it.asked() == [Cmd.FLUSH]
+        it.lose()
+        it.link()
+        assert it.asked() == [Cmd.WRITE]
+        it.answer()
+    assert it.bundle.in_order
+    assert errors == [Errno.EIO]
+    assert not debt.why
+
+
+def test_a_flush_that_others_ask_for_while_a_bundle_mends_is_not_sent_a_third_time() -> None:
+    """It waits for them before it shows anything, and they for it."""
+    it = _replaying()
+    losses = it.losses
+    debt = losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    other = losses.trail(None)
+    losses.came_up(other)  # too late to prove what was written
+    other.flush = lambda _done: None
+    other.unflushed.note([(2**19, 2**19 + 1)], losses.asked())
+    it.lose()
+    for _ in range(MOST_LOSSES):
+        it.link()
+        assert it.asked() == [Cmd.WRITE]
+        it.answer()
+        it.bundle.work.trail.flush(lambda _error, _text: None)
+        it.bundle.push()
+        assert it.asked() == [Cmd.FLUSH]
+        assert not debt.why
+        it.lose()
+    it.link()
+    it.answer()
+    it.bundle.work.trail.flush(lambda _error, _text: None)
+    it.bundle.push()
+    assert it.asked() == []
+    assert debt.is_lost(0, 1)
+
+
 def test_a_write_that_cannot_be_looked_for_is_written_again() -> None:
     it = Losing()
     it.link()
