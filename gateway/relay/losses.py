@@ -556,9 +556,9 @@ class Losses:
             self._is_gone(trail, Trail.DEAD, why)
             self._look()
 
-    def lose(self, trail: Trail, why: str) -> None:
-        """What a trail holds may be gone."""
-        self._lose({trail: trail.unflushed.take()}, why)
+    def lose(self, trail: Trail, why: str, *, said: bool = False) -> None:
+        """What a trail holds may be gone. `said`: by the server itself, if only by dying over each FLUSH."""
+        self._lose({trail: trail.unflushed.take()}, why, said=said)
         self._look()
 
     def is_durable(self, trail: Trail) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -77,9 +78,7 @@ class Opened:
 
     def close(self) -> None:
         """Close the link, and have the policies told."""
-        self.begins()
-        self.link.close()
-        self.membership.leave()
+        do_all(self.begins, self.link.close, self.membership.leave)
 
 
 async def transmit(
@@ -163,14 +162,28 @@ async def transmit(
         if session.linger:
             await _see_off(client)
     finally:
-        if running is not None:
-            _leave_link(running)
-            running.opened.close()
-            running.traffic.debt.losses.end(running.traffic.debt)
-            running.disk.is_left()
-        opened.close()
-        client.close()
         service.relayed -= 1
+        left = [] if running is None else _left(running)
+        do_all(*left, opened.close, client.close)
+
+
+def _left(running: Running) -> list[Callable[[], object]]:
+    """Give what is to be done when a session has ended."""
+    return [
+        lambda: _leave_link(running),
+        lambda: running.opened.close(),
+        lambda: running.traffic.debt.losses.end(running.traffic.debt),
+        running.disk.is_left,
+    ]
+
+
+def do_all(*steps: Callable[[], object]) -> None:
+    """Do all of these, in their order. What one raises is raised in the end: a bug in one leaves nothing of the
+    others undone.
+    """
+    with ExitStack() as stack:
+        for step in reversed(steps):
+            stack.callback(step)
 
 
 def _leave_link(running: Running) -> None:
@@ -178,9 +191,8 @@ def _leave_link(running: Running) -> None:
     once.
     """
     trail, running.traffic.trail = running.traffic.trail, None
-    if trail is not None:
-        trail.losses.left(trail)
-    running.opened.link.close()
+    left = [] if trail is None else [lambda: trail.losses.left(trail)]
+    do_all(*left, running.opened.link.close)
 
 
 def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:

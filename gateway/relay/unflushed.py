@@ -114,6 +114,8 @@ class Era:
     """The event behind which the first of it was asked: a link that was up by then leads to the process that
     has it."""
     written: list[Written] = field(default_factory=list)
+    whole: bool = True
+    """Of all of it is kept what it is, where that is wanted."""
     bytes: int = 0
     sample: Sample | None = None
     """Of one of its writes (`gateway.relay.witnesses`)."""
@@ -167,6 +169,7 @@ class Era:
         self.last = max(self.last, later.last)
         self.asked = min(self.asked, later.asked)
         self.written += later.written
+        self.whole = self.whole and later.whole
         self.bytes += later.bytes
         self.sample = None  # which of both has written it last is known no more
         self.add(later.ranges)
@@ -218,6 +221,7 @@ class Unflushed:
         gone: Callable[[Sequence[Range]], None] = lambda _ranges: None,
     ) -> None:
         self.keep = keep
+        self._wanted = keep
         self.eras: list[Era] = []
         """In order, none of them empty."""
         self.records = records
@@ -259,6 +263,8 @@ class Unflushed:
             era.bytes += len(ask.data)
         elif self.keep is Keep.DIGESTS:
             era.written.append(Written(replace(ask, data=b""), digest))
+        else:
+            era.whole = False
         return is_wanted
 
     def replaced(self, ask: Ask) -> None:
@@ -325,6 +331,21 @@ class Unflushed:
         for era in self.eras:
             era.written.clear()
             era.bytes = 0
+            era.whole = False
+
+    def keep_less(self) -> None:
+        """There is no room for more than where it is."""
+        self.keep = Keep.RANGES
+        self.forget_content()
+
+    def keep_as_before(self) -> None:
+        """There is room again."""
+        self.keep = self._wanted
+
+    @property
+    def is_whole(self) -> bool:
+        """It is known of all of it what it is, so that it can be looked for, or written again."""
+        return all(era.whole for era in self.eras)
 
     def _overwritten(self, start: int, end: int) -> None:
         for era in self.eras:

@@ -580,6 +580,48 @@ async def test_what_takes_the_server_down_is_not_asked_a_third_time(
             assert await read(neighbour) == (0, CONTENT)
 
 
+@pytest.mark.parametrize("command", [Cmd.READ, Cmd.FLUSH])
+async def test_what_the_gateway_asks_by_itself_after_a_loss_is_not_asked_a_third_time(
+    command: Cmd, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A place that was flushed is looked at, which no client reads; or what is found is flushed."""
+    asked = 0
+
+    def edit(request: Request, reply: list[bytes]) -> Iterable[bytes]:
+        nonlocal asked
+        if deadly and request.command == command and request.offset != 3 * BLOCK:
+            asked += 1
+            made.kill()
+            return []
+        return reply
+
+    deadly = False
+    old = Old(edit=edit)
+    shared = Connections(shared=True)
+    verify = Mode(shared, survival=Survival(unflushed=Doubt.VERIFY, late_write_seconds=0))
+    mode = Mode() if command is Cmd.READ else verify
+    with structlog.testing.capture_logs() as lines:
+        async with restarting(old.server, mode) as (gateway, made):
+            client = await opened(gateway)
+            async with client.stream:
+                assert await write(client) == 0
+                if command is Cmd.READ:
+                    assert await flush(client) == 0
+                deadly = True
+                made.kill()
+                begun = trio.current_time()
+                assert (await read(client, 3 * BLOCK))[0] == 0
+                assert trio.current_time() - begun < 5
+                assert asked == 2
+                deadly = False
+                assert await flush(client) == (Errno.EIO if command is Cmd.FLUSH else 0)
+                assert await flush(client) == 0
+                assert await read(client) == (0, CONTENT)
+    if command is Cmd.READ:
+        [line] = [line for line in lines if "it is not looked at any more" in line["event"]]
+        assert (line["offset"], line["bytes"]) == (0, BLOCK)
+
+
 # --- An export that is gone
 
 

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+import trio.testing
 
 from gateway.embedded import PERSONALITIES, MemoryDisk, Server
-from gateway.relay.bundle.trunk import Joined
+from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.hub import Hub
+from gateway.relay.transmit import do_all
 from gateway.wire.constants import Cmd
-from tests.relay.gateways import gateway_before
+from tests.embedded.peers import Client
+from tests.relay.gateways import Gateway, gateway_before
 
 
 async def test_our_bugs_beside_the_sessions_are_said_and_end_nothing(
@@ -89,6 +92,71 @@ async def test_a_bug_in_what_sessions_share_ends_those_alone(
         assert (await sound.simple_reply_to(Cmd.READ, 0, 512))[1] == 0
         for client in (broken, sound):
             await trio.aclose_forcefully(client.stream)
+
+
+async def _shared_trunk(gateway: Gateway, name: str) -> tuple[Client, Trunk]:
+    client = gateway.client()
+    await client.go(name, structured=False)
+    await trio.testing.wait_all_tasks_blocked()
+    [trunk] = [
+        each.opened.link.trunk
+        for each in gateway.service.running
+        if each.name == name and isinstance(each.opened.link, Joined)
+    ]
+    return client, trunk
+
+
+@pytest.mark.parametrize("where", ["say_farewell", "left", "leave", "end", "wires", "restored"])
+async def test_a_bug_at_the_end_of_what_sessions_share_ends_no_more(
+    where: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And leaves nothing: no task, no debt, no socket; whoever waits for its end goes on."""
+    disks = {name: MemoryDisk(1 << 20) for name in ("broken", "sound")}
+    server = Server(disks, PERSONALITIES["plain"])
+    async with gateway_before(server, upstream='connections = "shared"', seconds=300) as gateway:
+        said: list[Exception] = []
+        gateway.service.hub.failed = said.append
+        broken, trunk = await _shared_trunk(gateway, "broken")
+        sound, _trunk = await _shared_trunk(gateway, "sound")
+        await broken.send(Cmd.WRITE, 0, data=bytes(512))
+        assert (await broken.simple_reply())[1] == 0
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError("a bug")
+
+        if where == "wires":
+            trunk._wires.close = fail  # type: ignore[method-assign]
+        elif where == "restored":
+            trunk.restored = fail  # type: ignore[method-assign,assignment]
+        else:
+            setattr(trunk.bundle, where, fail)
+        losses = trunk.disk.losses
+        await trio.aclose_forcefully(broken.stream)
+        with trio.fail_after(100):
+            await trunk.closed.wait()
+            while len(gateway.service.running) > 1:
+                await trio.sleep(1)
+        assert trunk.over.is_set()
+        assert losses.sessions == 0
+        assert gateway.service.relayed == 1
+        assert any(isinstance(each, ZeroDivisionError) for each in leaves(said))
+        assert (await sound.simple_reply_to(Cmd.READ, 0, 512))[1] == 0
+        again = gateway.client()
+        await again.go("broken", structured=False)
+        assert (await again.simple_reply_to(Cmd.READ, 512, 512))[1] == 0
+        for client in (sound, again):
+            await trio.aclose_forcefully(client.stream)
+
+
+async def test_a_bug_in_one_thing_to_be_done_at_the_end_leaves_none_of_the_others_undone() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        do_all(lambda: done.append("first"), fail, lambda: done.append("last"))
+    assert done == ["first", "last"]
 
 
 def leaves(errors: list[Exception]) -> Iterator[Exception]:

@@ -28,6 +28,8 @@ In the order in which one builds on the other:
     ports.py       how sessions come in, and whose turn it is
     pieces.py      what is asked of lines, and what must wait for what
     flushes.py     who waits for which FLUSH
+    room.py        FLUSHes that make room for what is kept
+    deadly.py      what recoveries ask that may be what takes the server down
     stalls.py      lines that say nothing
     work.py        what sessions ask, from their ports to the lines and back
     recovery.py    what is done when lines have changed, step by step

@@ -84,6 +84,7 @@ class Bundle:
             clock,
             say,
             Fences() if fences is None else fences,  # they are falsy while there are none
+            changed,
         )
         self._clock = clock
         self._changed = changed
@@ -187,6 +188,7 @@ class Bundle:
         """Time has passed: `due` has come."""
         now = self._clock()
         self.work.pieces.time_has_come(now)
+        self.work.room.time_has_come(now)
         stalled = self._stalls.found(self.lines.in_use, now)
         for line, seconds in stalled:
             waited, commands = round(seconds, 1), line.under_way
@@ -210,7 +212,7 @@ class Bundle:
             mends_at = -math.inf
         leave_by = min((line.leave_by for line in self.to_be_left), default=math.inf)
         stalls_at = self._stalls.due(self.lines.in_use)
-        return min(self.work.pieces.due, mends_at, stalls_at, leave_by)
+        return min(self.work.pieces.due, self.work.room.due, mends_at, stalls_at, leave_by)
 
     @property
     def hopes(self) -> bool:
@@ -328,10 +330,13 @@ class Bundle:
                     continue
                 times = f"{piece.losses} connections in a row were lost over this"
                 piece.done(piece, Outcome(Errno.EIO, f"{times}, the last: {self.why}"))
-            elif piece.writes:  # what was written again may come on top of what is newer
+                continue
+            if piece.writes:  # what was written again may come on top of what is newer
                 self._late.append(late)
-            elif piece.ask.command is Cmd.FLUSH:
+            if piece.ask.command is Cmd.FLUSH:
                 self.work.flush_lost(line, self._deaths)
+            if self.state is State.MENDING and not line.goes:
+                self.work.deadly.lose(piece.ask, line, self._deaths)
 
     def _lose_all(self) -> None:
         """All lines are gone that there were. If they were refused everything as soon as they were made, the
@@ -446,6 +451,8 @@ class Bundle:
                 self.work.fail_what_is_stale()
             self._total_loss = False
             self.lines.state = State.SETTLING if self.lines.new else State.UP
+            if self.state is State.UP:
+                self.work.deadly.mended()
             self.work.hold_orphans()
             self._changed()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from gateway.relay.bundle.pieces import Piece
 from gateway.relay.bundle.work import Work
 from gateway.relay.scan.asks import Ask, Outcome
-from gateway.wire.constants import Cmd
+from gateway.wire.constants import Cmd, Errno
 
 Asked = list[tuple[Ask, int | None]]
 """Asks that go out together, each with the slot of its line (None: that of its stripe)."""
@@ -19,31 +19,51 @@ Steps = Generator[Asked, list[Outcome], None]
 
 
 class Mending:
-    """A recovery that is being carried out. `work` sends what it asks, and answers none of it at once."""
+    """A recovery that is being carried out. `work` sends what it asks, and answers none of it at once. What
+    takes the server down is not asked for ever (`deadly`): it fails.
+    """
 
     def __init__(self, steps: Steps, work: Work) -> None:
         self._steps = steps
         self._work = work
         self._outcomes: list[Outcome] = []
         self._begun = False
+        self._held: list[Piece] = []
+        """What goes when nothing else is under way."""
         self._missing = 0
 
     def go_on(self) -> bool:
         """Go on as far as the answers go; say whether that is to the end."""
         while not self._missing:
+            if self._held:
+                self._send(self._held.pop(0))
+                continue
             try:
                 asked = self._steps.send(self._outcomes) if self._begun else next(self._steps)
             except StopIteration:
                 return True
             self._begun = True
-            self._outcomes = [Outcome() for _ in asked]
-            self._missing = len(asked)
-            for number, (ask, slot) in enumerate(asked):
-                collect = self._collected(number)
-                if ask.command is Cmd.FLUSH:
-                    collect = self._noted(collect)
-                self._work.send(Piece(ask, collect, slot=slot))
+            self._ask(asked)
         return False
+
+    def _ask(self, asked: Asked) -> None:
+        deadly = self._work.deadly
+        self._outcomes = []
+        for number, (ask, slot) in enumerate(asked):
+            why_not = deadly.why_not(ask)
+            self._outcomes.append(Outcome(Errno.EIO, why_not) if why_not else Outcome())
+            if not why_not:
+                self._held.append(Piece(ask, self._collected(number), slot=slot))
+        if not deadly.suspected:
+            together, self._held = self._held, []
+            for piece in together:
+                self._send(piece)
+
+    def _send(self, piece: Piece) -> None:
+        self._missing += 1
+        if piece.ask.command is Cmd.FLUSH:
+            piece.done = self._noted(piece.done)
+        self._work.send(piece)
 
     def _collected(self, number: int) -> Callable[[Piece, Outcome], None]:
         def done(_piece: Piece, outcome: Outcome) -> None:

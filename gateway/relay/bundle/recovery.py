@@ -2,7 +2,8 @@
 
 A recovery is a generator, like a job: it yields asks and is sent their outcomes. If a line that it uses dies,
 it is closed, and another begins from the start; so whatever it does may be done twice. What it had written then
-may come late as well: the next one begins when that can hardly be any more.
+may come late as well: the next one begins when that can hardly be any more. What takes the server down
+fails after the second time (`deadly`), and each step has its way to go on without it.
 
 0. Whether it is the same disk. Before anything else is done over a line that has come, what bears witness to
    that is read back over it (`gateway.relay.witnesses`): nothing is to be read from another disk, and even less
@@ -54,6 +55,8 @@ READ_BYTES = MIB
 MOST_READ_BACK_BYTES = 32 * MIB
 """Zeros over more than this are not looked for, but written again."""
 
+FLUSH = Ask(Cmd.FLUSH, 0, 0)
+
 RESTARTED = "the connection to the server was lost, and what it had not flushed may be gone"
 
 
@@ -96,11 +99,12 @@ def flushed(work: Work) -> Steps:
     """FLUSH over a line that was there all the time, or that leads to where all of it was found."""
     tries = 0
     while work.unflushed:  # also what counts as written while the FLUSH was under way
-        [outcome] = yield [(Ask(Cmd.FLUSH, 0, 0), 0)]
+        [outcome] = yield [(FLUSH, 0)]
         tries += bool(outcome.error)
         if is_loss(outcome.error) or tries == MOST_TRIES:
             why = outcome.text or text_of_error(outcome.error)
-            work.trail.losses.lose(work.trail, f"a FLUSH of the server has failed: {why}")
+            text = f"a FLUSH of the server has failed: {why}"
+            work.trail.losses.lose(work.trail, text, said=is_loss(outcome.error))
 
 
 # --- Whether it is the same disk
@@ -138,6 +142,8 @@ def _look_over(work: Work, slot: int) -> Steps:
             found = outcome.data[at : at + witness.end - witness.start]
             if not (outcome.error or witness.says(found)):  # what cannot be read says nothing
                 differ.add(witness)
+            if work.deadly.is_deadly(_ask_around(work, witness)):
+                _let_it_be(work, witness)
     still = losses.to_look_for(trail)  # others may have written meanwhile
     differ.intersection_update(still)
     multi_conn = work.export.flags & TransmissionFlag.CAN_MULTI_CONN
@@ -155,6 +161,16 @@ def _look_over(work: Work, slot: int) -> Steps:
             bytes=witness.end - witness.start,
         )
         losses.witnesses.drop(witness)
+
+
+def _let_it_be(work: Work, witness: Witness) -> None:
+    """Nobody looks for this any more: the next time it would cost as many lines."""
+    work.say(
+        "the connection is lost each time that a place is read which was flushed: it is not looked at any more",
+        offset=witness.start,
+        bytes=witness.end - witness.start,
+    )
+    work.trail.losses.witnesses.drop(witness)
 
 
 def _ask_around(work: Work, witness: Witness) -> Ask:
@@ -195,6 +211,8 @@ def _doubted(work: Work) -> Steps:
 
 
 def _is_there(work: Work) -> _Question:
+    if not work.unflushed.is_whole:
+        return False
     for written in work.unflushed.written:
         if not (yield from _holds(work, written)):
             return False
@@ -239,10 +257,16 @@ def _pieces(ask: Ask, most: int) -> Iterator[tuple[int, int]]:
 
 
 def _replayed(work: Work) -> _Question:
-    """Write everything again, in order: what does not overlap, together."""
+    """Write everything again, in order: what does not overlap, together. Or nothing, if not all of it can be,
+    or not be flushed before other lines are used: newer writes would go over those, and pass what was written
+    over this one.
+    """
+    again = [_surely(written.ask) for written in work.unflushed.written]
+    needed = [*again, FLUSH] if work.lines.count > 1 else again
+    if not work.unflushed.is_whole or any(work.deadly.why_not(ask) for ask in needed):
+        return False
     window: list[Ask] = []
-    for written in (*work.unflushed.written, None):
-        ask = None if written is None else _surely(written.ask)
+    for ask in (*again, None):
         if ask is None or len(window) == WINDOW or any(ask.overlaps(each) for each in window):
             if window:
                 outcomes = yield [(each, None) for each in window]

@@ -94,6 +94,7 @@ class Trunk:
         self.closed = trio.Event()
         """And all of them have been closed."""
         self.retired = False
+        self._broken = False  # by a bug
         self._lingers = False  # it is waited for the server, though nobody takes part
         self.loose = False
         """A link is lost: no other disk waits for what is asked here (`gateway.relay.scan.locks`)."""
@@ -223,16 +224,29 @@ class Trunk:
         except Exception as error:
             self._break(error)
         finally:
-            self._wires.close()
-            for line in list(self._links):  # those that a bug has left
-                self._links.pop(line).close()
-            self.bundle.left()
-            self.disk.is_left()
+            self._close()
+
+    def _close(self) -> None:
+        """Leave everything. A bug in one step leaves nothing of the others undone."""
+        try:
+            self.contain(self._wires.close)
+            while self._links:  # those that a bug has left
+                self.contain(self._links.popitem()[1].close)
+            self.contain(self.bundle.left)
+            self.contain(self.disk.is_left)
             for link in self._others:
-                link.close()
+                self.contain(link.close)
             for place in self._places.values():
-                place.leave()
+                self.contain(place.leave)
+        finally:
             self.closed.set()
+
+    def contain(self, step: Callable[[], object]) -> None:
+        """Do something in which a bug is to end no more than this trunk."""
+        try:
+            step()
+        except Exception as error:
+            self._break(error)
 
     async def _use_others(self) -> None:
         if self.decision.count > 1 and not self._others:
@@ -444,11 +458,13 @@ class Trunk:
                 self.push()
 
     def _break(self, error: Exception) -> None:
-        """There is a bug in here. What was written may be lost: nobody can say any more."""
+        """There is a bug in here. What was written may be lost: nobody can say any more. So it may be at the
+        end as well, for there would be nobody else to say it.
+        """
         self._hub.failed(error)
-        if self.over.is_set():
+        if self._broken:
             return
-        self.retired = True
+        self._broken = self.retired = True
         self.over.set()
         self._scope.cancel()
         try:
@@ -497,16 +513,19 @@ class Trunk:
         """The last has left before it is known what is lost: find that out, or see to it, before it ends. And
         FLUSH what it has written while all is there that may be needed for it: the server may go meanwhile.
         """
-        with trio.move_on_after(FAREWELL_SECONDS):
-            for _ in range(MOST_TRIES):
-                await self.restored()
-                if self.joined or self.ended or not self.bundle.say_farewell():
-                    break
-                self.push()
-                while not (self.bundle.idle or self.joined or self.ended):
-                    await trio.sleep(LOOK_SECONDS)
+        try:
+            with trio.move_on_after(FAREWELL_SECONDS):
+                for _ in range(MOST_TRIES):
+                    await self.restored()
+                    if self.joined or self.ended or not self.bundle.say_farewell():
+                        break
+                    self.push()
+                    while not (self.bundle.idle or self.joined or self.ended):
+                        await trio.sleep(LOOK_SECONDS)
+        except Exception as error:
+            self._break(error)
         self._lingers = False
-        self._end_if_left()
+        self.contain(self._end_if_left)
 
     def _end_if_left(self) -> None:
         if not self.joined:
@@ -600,8 +619,9 @@ class Joined:
 
     def close(self) -> None:
         """Leave the trunk. Closing twice is once."""
-        self.trunk.bundle.leave(self.port)
-        self.trunk.leave(self)
+        trunk = self.trunk
+        trunk.contain(partial(trunk.bundle.leave, self.port))
+        trunk.contain(partial(trunk.leave, self))
 
 
 def _not_yet() -> None:

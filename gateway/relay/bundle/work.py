@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from gateway.protocol.commands import WRITE_CLASS, told_error
+from gateway.protocol.commands import WRITE_CLASS, text_of_error, told_error
 from gateway.protocol.export import Export
 from gateway.relay.bundle import stripes
+from gateway.relay.bundle.deadly import Deadly
 from gateway.relay.bundle.flushes import Flushes
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
-from gateway.relay.bundle.pieces import MOST_LOSSES, WHEN_FLUSHED, Piece, Pieces
+from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
 from gateway.relay.bundle.ports import Port, Ports, Task
+from gateway.relay.bundle.room import Room
 from gateway.relay.bundle.stalls import Stalls
 from gateway.relay.losses import DONE_BEFORE, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
@@ -64,6 +66,7 @@ class Work:
         clock: Callable[[], float],
         say: Callable[[str, Mapping[str, object]], None],
         fences: Fences,
+        changed: Callable[[], None],
     ) -> None:
         self.export = export
         self.lines = lines
@@ -75,6 +78,8 @@ class Work:
         self.ports = Ports()
         self.pieces = Pieces(in_order=survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY))
         self.flushes = Flushes()
+        self.deadly = Deadly(self.flushes)
+        self.room = Room(clock, changed)
         self.clock = clock
         self._stalls = stalls
         self._say = say
@@ -125,7 +130,8 @@ class Work:
 
     def _must_flush_first(self, ask: Ask) -> bool:
         """Say whether a write has to wait because as much is kept as may be; a FLUSH is on its way then. It is
-        sent when there is half as much, so that hardly any write has to.
+        sent when there is half as much, so that hardly any write has to. If the server tries none, less is
+        kept.
         """
         unflushed = self.unflushed
         if unflushed.keep is Keep.RANGES or ask.command not in WRITE_CLASS:
@@ -136,9 +142,20 @@ class Work:
         if unflushed.keep is Keep.DATA:
             kept = unflushed.bytes + sum(len(piece.ask.data) for piece in coming)
         much = kept + len(ask.data) > most // 2 or writes >= MOST_WRITES // 2
-        if much and unflushed and self.flushes.under_way is None:
-            self.flushes.want(_nobody_waits)
+        if much and unflushed and self.flushes.under_way is None and self.room.may_flush:
+            self.room.flushes()
+            self.flushes.want(self._make_room)
         return bool(kept and kept + len(ask.data) > most) or writes >= MOST_WRITES
+
+    def _make_room(self, outcome: Outcome) -> None:
+        """A FLUSH has its answer that was only sent for that."""
+        if self.room.flushed(outcome.error):
+            self.unflushed.keep_less()
+            self.say(
+                "the server tries no FLUSH: until one succeeds, nobody can find or write again what is lost",
+                unflushed=self.survival.unflushed.value,
+                why=outcome.text or text_of_error(outcome.error),
+            )
 
     def _begin(self, task: Task) -> None:
         match task.ask.command:
@@ -327,6 +344,7 @@ class Work:
         losses = self.trail.losses
         if not outcome.error:
             losses.flushed(self.trail, sent)
+            self.unflushed.keep_as_before()
             return
         losses.flush_failed(self.trail, outcome.error, outcome.text)
         outcome.error = told_error(outcome.error)
@@ -403,18 +421,17 @@ class Work:
                 witnesses.over([(piece.ask.offset, piece.ask.end)])
 
     def flush_lost(self, line: Line, deaths: int) -> None:
-        """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now."""
+        """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now. It
+        may have been a recovery's: whoever waits to have his sent again has none that is any better.
+        """
         flushes = self.flushes
-        if flushes.under_way is None:
-            return
         if not line.goes:
             flushes.lose(line, deaths)
-        if flushes.losses < MOST_LOSSES:
-            flushes.lost()
-            return
-        error = Outcome(Errno.EIO, f"{flushes.losses} connections in a row were lost over a FLUSH")
-        for done in flushes.answered():
-            done(error)
+        flushes.lost()
+        if flushes.deadly:
+            text = f"{flushes.losses} connections in a row were lost over a FLUSH"
+            for done in flushes.take_again():
+                done(Outcome(Errno.EIO, text))
 
     def settle(self, piece: Piece, outcome: Outcome) -> None:
         """An orphan has its answer."""
@@ -466,7 +483,3 @@ class Work:
             self._part_done(piece, gone)
         for task in self.ports.take_out():
             self.ports.answer(task, gone)
-
-
-def _nobody_waits(_outcome: Outcome) -> None:
-    pass

@@ -19,6 +19,8 @@ these additions:
   may be a WRITE of bytes that were there before, so that nobody can tell by the disk whether it was done.
 - A command over which two connections have died may fail, if nothing else was under way at the second death. A
   server that has said that it goes is no such death, and then its connections die as others do.
+- If two have died over a FLUSH or WRITE of a recovery's own, with nothing beside it the second time, that is a
+  loss in any mode (`Mends`); so it is when a row of recoveries has cost `MOST_DEATHS`.
 - `late_write_seconds` is waited for, but not when the server is known to have ended (`World.known_ends`).
 
 One random number generator decides everything, so a seed is a schedule. The stripe and the disk are small, and
@@ -37,7 +39,9 @@ from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.bundle import ports, work
 from gateway.relay.bundle.core import Bundle
+from gateway.relay.bundle.deadly import MOST_DEATHS
 from gateway.relay.bundle.line import Line
+from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
 from gateway.relay.losses import Losses, Trail
 from gateway.relay.scan.asks import Ask, Done, Outcome
@@ -165,6 +169,10 @@ class History:
         self.writes = [first]
         self._of = [[first] for _ in range(BLOCKS)]
         self.losses: list[Loss] = []
+        self.may_give_up = False
+        """A recovery may take for lost what nothing else has lost."""
+        self.given_up = 0
+        """How often one has."""
 
     def add(self, write: Write) -> None:
         self.writes.append(write)
@@ -212,7 +220,9 @@ class History:
     def find(self) -> None:
         """The bundle has found what is lost."""
         if all(loss.known for loss in self.losses):
-            raise Broken("what is taken to be lost is not")
+            if not self.may_give_up:
+                raise Broken("what is taken to be lost is not")
+            self.given_up += 1
         self.now += 1
         self.lose()  # with what was answered in between
         for loss in self.losses:
@@ -254,6 +264,29 @@ class Command:
         self.last_death[at] = now
         self.deaths[at] += 1
         self.may_be_deadly = self.may_be_deadly or (self.deaths[at] >= 2 and alone)
+
+
+@dataclass
+class Mends:
+    """What recoveries have asked over which connections have died: that may be deadly as well."""
+
+    deaths: Counter[tuple[Cmd, int, int]] = field(default_factory=Counter)
+    last_death: dict[tuple[Cmd, int, int], int] = field(default_factory=dict)
+    in_a_row: int = 0
+    """Over anything, since the bundle was up."""
+    last: int = -1
+
+    def note_death(self, ask: Ask, *, made: int, now: int, alone: bool) -> bool:
+        """A connection has died over this: say whether what it is for may be given up now."""
+        key = ask.command, ask.offset, ask.length
+        if made > self.last:
+            self.in_a_row += 1
+            self.last = now
+        if made > self.last_death.get(key, -1):
+            self.deaths[key] += 1
+            self.last_death[key] = now
+        deadly = ask.command is not Cmd.READ and self.deaths[key] >= 2 and alone
+        return deadly or self.in_a_row >= MOST_DEATHS
 
 
 @cache
@@ -618,6 +651,7 @@ class World:
         self.departures = 0
         """Connections that were left because their server was going."""
         self.taken_for_deadly = 0
+        self.mends = Mends()
         self.restarts = 0
         self.late_done = 0
         self.fenced = 0
@@ -706,6 +740,8 @@ class World:
     def _push(self) -> bool:
         if self.random.random() < 0.8:
             self.bundle.push()
+            if self.bundle.state is State.UP:
+                self.mends.in_a_row, self.history.may_give_up = 0, False
             unflushed = self.bundle.unflushed
             if not self.adopted and unflushed.bytes > max(
                 self.bundle.survival.replay_bytes, LONGEST * BLOCK
@@ -781,6 +817,11 @@ class World:
         under_way = self.bundle.work.pieces.under_way
         commands = {done: each for s in self.sessions for done, each in s._command_of.items()}
         for piece in [piece for piece in under_way if piece.line is line]:
+            alone = len(under_way) == 1
+            if piece.task is None and self.mends.note_death(
+                piece.ask, made=self._made[line], now=self.history.now, alone=alone
+            ):
+                self.history.may_give_up = True
             if piece.task is not None and piece.task.done in commands:
                 died_over = [commands[piece.task.done]]
             elif piece.task is None and piece.ask.command is Cmd.FLUSH:
@@ -793,7 +834,7 @@ class World:
                     piece.ask.offset,
                     made=self._made[line],
                     now=self.history.now,
-                    alone=len(under_way) == 1,
+                    alone=alone,
                 )
 
     def _lose(self, number: int) -> None:

@@ -11,12 +11,14 @@ from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.bundle.core import Bundle
+from gateway.relay.bundle.deadly import MOST_DEATHS
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.pieces import MOST_LOSSES
 from gateway.relay.bundle.ports import Port
+from gateway.relay.bundle.room import FIRST_PAUSE_SECONDS
 from gateway.relay.bundle.work import LINE_COMMANDS
-from gateway.relay.losses import Losses
+from gateway.relay.losses import MOST_TRIES, Losses
 from gateway.relay.scan.asks import Ask, Outcome
 from gateway.relay.scan.fences import Fences, Late
 from gateway.relay.scan.plan import plan
@@ -672,3 +674,375 @@ def test_who_asks_beside_a_flush_that_has_lost_a_link_does_not_fail_with_it() ->
     for port in (before, beside):
         it.bundle.answers(port)
     assert answers == {"before": Errno.EIO, "beside": 0}
+
+
+# --- What a recovery asks and takes the server down
+
+
+def _verifying() -> Losing:
+    return Losing(survival=replace(DEFAULTS, unflushed=Doubt.VERIFY, late_write_seconds=0))
+
+
+def _replaying() -> Losing:
+    return Losing(survival=replace(DEFAULTS, unflushed=Doubt.REPLAY, late_write_seconds=0))
+
+
+def _with_witnesses(count: int) -> Losing:
+    """A bundle that looks for so many places."""
+    it = Losing()
+    it.bundle.work.trail.losses.open()
+    it.link()
+    for number in range(count):
+        it.write(number * len(DATA), flags=CmdFlag.FUA)
+        it.answer()
+    it.lose()
+    return it
+
+
+def test_a_place_that_cannot_be_looked_at_bears_no_witness() -> None:
+    it = _with_witnesses(1)
+    for _ in range(MOST_LOSSES):
+        it.link()
+        assert it.asked() == [Cmd.READ]
+        it.lose()
+    it.link()
+    assert it.bundle.in_order
+    assert not it.bundle.work.trail.losses.witnesses
+
+
+def test_of_several_places_one_is_looked_at_alone_when_a_line_has_died() -> None:
+    """The others go on to bear witness."""
+    it = _with_witnesses(4)
+    it.link()
+    assert it.asked() == [Cmd.READ] * 4
+    it.lose()
+    it.link()
+    assert it.asked() == [Cmd.READ]
+    it.answer(DATA)
+    assert it.asked() == [Cmd.READ]
+    it.lose()
+    it.link()
+    for _ in range(3):
+        assert it.asked() == [Cmd.READ]
+        it.answer(DATA)
+    assert it.bundle.in_order
+    assert len(it.bundle.work.trail.losses.witnesses) == 3
+
+
+def test_a_server_that_says_that_it_goes_is_asked_as_often_as_it_takes() -> None:
+    it = _with_witnesses(1)
+    for _ in range(2 * MOST_DEATHS):
+        it.link()
+        assert it.asked() == [Cmd.READ]
+        it.lose(goes=True)
+    assert it.bundle.work.trail.losses.witnesses
+
+
+def test_a_server_that_dies_over_something_else_each_time_is_not_asked_for_ever() -> None:
+    it = _with_witnesses(4 * MOST_DEATHS)
+    deaths = 0
+    it.link()
+    while not it.bundle.in_order:
+        for _ in range(deaths):  # each time a little later
+            it.answer(DATA)
+        it.lose()
+        it.link()
+        deaths += 1
+        assert deaths <= MOST_DEATHS
+    assert it.bundle.work.trail.losses.witnesses
+
+
+def test_a_recovery_forgets_what_befell_one_that_is_long_past() -> None:
+    it = _with_witnesses(1)
+    for _ in range(2 * MOST_DEATHS):
+        it.link()
+        it.lose()
+        it.link()
+        it.answer(DATA)
+        assert it.bundle.in_order
+        it.lose()
+    assert it.bundle.work.trail.losses.witnesses
+
+
+def test_what_a_deadly_flush_of_a_recovery_should_have_covered_is_lost() -> None:
+    it = _verifying()
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    it.lose()
+    for _ in range(MOST_LOSSES):
+        it.link()
+        it.answer(DATA)
+        assert it.asked() == [Cmd.FLUSH]
+        assert not debt.why
+        it.lose()
+    it.link()
+    it.answer(DATA)
+    assert it.bundle.in_order
+    assert "connections in a row were lost" in debt.why
+    assert debt.is_lost(0, 1)
+
+
+def test_a_flush_of_a_client_and_one_of_a_recovery_are_the_same_to_the_server() -> None:
+    """So the third is not sent, and who waited has EIO; the next is innocent again."""
+    it = _verifying()
+    debt = it.bundle.work.trail.losses.open()
+    errors: list[int] = []
+
+    def flush() -> None:
+        it.bundle.ask(it.port, Ask(Cmd.FLUSH, 0, 0), lambda outcome: errors.append(outcome.error))
+        it.bundle.push()
+
+    it.link()
+    it.write()
+    it.answer()
+    flush()
+    it.lose()
+    it.link()
+    it.answer(DATA)
+    assert it.asked() == [Cmd.FLUSH]
+    it.lose()
+    it.bundle.answers(it.port)
+    assert errors == [Errno.EIO]
+    it.link()
+    it.answer(DATA)
+    assert it.bundle.in_order
+    assert debt.is_lost(0, 1)
+    flush()
+    it.write(len(DATA))
+    assert it.asked() == [Cmd.FLUSH, Cmd.WRITE]
+    it.answer()
+    assert errors == [Errno.EIO, 0]
+
+
+def test_what_was_only_assumed_to_be_there_is_lost_with_a_deadly_flush_too() -> None:
+    it = Losing(survival=replace(DEFAULTS, unflushed=Doubt.ASSUME_DURABLE))
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    it.lose()
+    for _ in range(MOST_LOSSES):
+        it.link()
+        assert it.asked() == [Cmd.FLUSH]
+        it.lose()
+    it.link()
+    assert it.bundle.in_order
+    assert debt.is_lost(0, 1)
+
+
+def test_a_write_that_cannot_be_written_again_is_lost_with_the_rest() -> None:
+    it = _replaying()
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    for number in range(3):
+        it.write(number * len(DATA))
+        it.answer()
+    it.lose()
+    it.link()
+    assert it.asked() == [Cmd.WRITE] * 3
+    it.lose()
+    it.link()
+    assert it.asked() == [Cmd.WRITE]  # one after the other now
+    it.answer()
+    assert it.asked() == [Cmd.WRITE]
+    it.lose()
+    assert not debt.why
+    it.link()
+    assert it.bundle.in_order  # and nothing of it was written over this line
+    assert debt.is_lost(0, 3 * len(DATA))
+
+
+def test_what_cannot_be_flushed_is_written_again_all_the_same() -> None:
+    """Over one line newer writes go behind it; it is only who asked for the FLUSH that is told."""
+    it = _replaying()
+    debt = it.bundle.work.trail.losses.open()
+    errors: list[int] = []
+    it.link()
+    it.write()
+    it.answer()
+    it.bundle.ask(it.port, Ask(Cmd.FLUSH, 0, 0), lambda outcome: errors.append(outcome.error))
+    it.bundle.push()
+    for _ in range(MOST_LOSSES):
+        assert it.asked() == [Cmd.FLUSH]
+        it.lose()
+        it.link()
+        assert it.asked() == [Cmd.WRITE]
+        it.answer()
+    assert it.bundle.in_order
+    assert errors == [Errno.EIO]
+    assert not debt.why
+
+
+def test_a_flush_that_others_ask_for_while_a_bundle_mends_is_not_sent_a_third_time() -> None:
+    """It waits for them before it shows anything, and they for it."""
+    it = _replaying()
+    losses = it.losses
+    debt = losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    other = losses.trail(None)
+    losses.came_up(other)  # too late to prove what was written
+    other.flush = lambda _done: None
+    other.unflushed.note([(2**19, 2**19 + 1)], losses.asked())
+    it.lose()
+    for _ in range(MOST_LOSSES):
+        it.link()
+        assert it.asked() == [Cmd.WRITE]
+        it.answer()
+        it.bundle.work.trail.flush(lambda _error, _text: None)
+        it.bundle.push()
+        assert it.asked() == [Cmd.FLUSH]
+        assert not debt.why
+        it.lose()
+    it.link()
+    it.answer()
+    it.bundle.work.trail.flush(lambda _error, _text: None)
+    it.bundle.push()
+    assert it.asked() == []
+    assert debt.is_lost(0, 1)
+
+
+def test_a_write_that_cannot_be_looked_for_is_written_again() -> None:
+    it = Losing()
+    it.link()
+    write = it.write()
+    it.lose()
+    for _ in range(MOST_LOSSES):
+        it.link()
+        assert it.asked() == [Cmd.READ]
+        it.lose()
+    it.link()
+    assert it.bundle.state is State.UP
+    it.now = LATE_SECONDS
+    it.tick()
+    assert it.asked() == [Cmd.WRITE]
+    it.answer()
+    assert it.answers[write] == 0
+
+
+# --- A server that tries no FLUSH
+
+
+@dataclass
+class NotTrying(Losing):
+    """A bundle that may keep two WRITEs; its server tries no FLUSH."""
+
+    count: int = 1
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.survival = replace(
+            self.survival, replay_bytes=2 * len(DATA), late_write_seconds=0, unflushed=Doubt.REPLAY
+        )
+        super().__post_init__()
+        self.bundle.work._say = lambda what, _details: self.said.append(what)
+        self.debt = self.bundle.work.trail.losses.open()
+        self.link()
+
+    def refuse(self) -> None:
+        """Answer a FLUSH, and nothing else."""
+        [(flush, done)] = self.lines[0].traffic.asks.take()
+        assert flush.command is Cmd.FLUSH
+        done(Outcome(Errno.ENOMEM))
+        self.bundle.push()
+
+
+def _full() -> tuple[NotTrying, int]:
+    """Give one in which a WRITE waits until there is room, and no FLUSH is worth while any more."""
+    it = NotTrying()
+    it.write()
+    it.answer()
+    it.write(len(DATA))
+    assert it.asked() == [Cmd.WRITE, Cmd.FLUSH]  # that much is half of what may be kept
+    [(_write, done), flush] = it.lines[0].traffic.asks.take()
+    done(Outcome())
+    it.bundle.push()
+    waits = it.write(2 * len(DATA))
+    assert it.asked() == [Cmd.FLUSH]
+    flush[1](Outcome(Errno.ENOMEM))
+    it.bundle.push()
+    return it, waits
+
+
+def test_a_flush_that_was_not_tried_is_tried_again_a_little_later_each_time() -> None:
+    it, waits = _full()
+    pauses: list[float] = []
+    while it.answers[waits] == -1 and not it.asked():
+        pauses.append(it.bundle.due - it.now)
+        it.now = it.bundle.due - 0.01
+        it.tick()
+        assert it.asked() == []
+        it.now += 0.01
+        it.tick()
+        it.refuse()
+    assert pauses == [FIRST_PAUSE_SECONDS * 2**number for number in range(MOST_TRIES - 1)]
+    assert it.bundle.due > it.now + 1000
+
+
+def test_writes_go_on_though_no_flush_is_tried_and_a_loss_is_told() -> None:
+    it, waits = _full()
+    while not it.said:
+        it.tick(it.bundle.due - it.now)
+        it.refuse()
+    assert it.asked() == [Cmd.WRITE]
+    it.answer()
+    assert it.answers[waits] == 0
+    for number in range(20):
+        it.write(number * len(DATA))
+        assert it.asked() == [Cmd.WRITE]
+        it.answer()
+    assert len(it.said) == 1
+    assert "the server tries no FLUSH" in it.said[0]
+    it.lose()
+    it.link()
+    assert it.bundle.in_order  # nothing can be written again
+    assert it.debt.is_lost(0, 20 * len(DATA))
+    assert "cannot be written again" in it.debt.why
+
+
+def test_as_much_is_kept_as_before_when_a_flush_has_succeeded() -> None:
+    it, _waits = _full()
+    while not it.said:
+        it.tick(it.bundle.due - it.now)
+        it.refuse()
+    it.answer()
+    it.bundle.ask(it.port, Ask(Cmd.FLUSH, 0, 0), lambda _outcome: None)
+    it.bundle.push()
+    it.write(5 * len(DATA))
+    [(_flush, flushed), (_write, written)] = it.lines[0].traffic.asks.take()
+    written(Outcome())  # of which no more is kept than where it is
+    flushed(Outcome())
+    it.bundle.push()
+    it.write()
+    it.answer()
+    assert it.bundle.unflushed
+    assert not it.bundle.unflushed.is_whole
+    it.bundle.ask(it.port, Ask(Cmd.FLUSH, 0, 0), lambda _outcome: None)
+    it.bundle.push()
+    it.answer()
+    it.write()
+    it.answer()
+    it.lose()
+    it.link()
+    it.answer(DATA)  # what was flushed bears witness
+    assert it.asked() == [Cmd.WRITE]
+    assert not it.debt.why
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_is_only_known_by_its_place_is_not_said_to_be_there(lost: bool) -> None:
+    it = _verifying()
+    debt = it.bundle.work.trail.losses.open()
+    it.link()
+    it.write()
+    it.answer()
+    if lost:
+        it.bundle.unflushed.keep_less()
+    it.lose()
+    it.link()
+    while not it.bundle.in_order:
+        it.answer(DATA)
+    assert bool(debt.why) is lost

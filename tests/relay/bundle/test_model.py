@@ -34,6 +34,7 @@ def test_the_schedules_have_everything() -> None:
     assert sum(world.restarts for world in worlds) > 30
     assert sum(world.departures for world in worlds) > 100
     assert sum(world.taken_for_deadly for world in worlds) > 20
+    assert sum(world.history.given_up for world in worlds) > 1
     assert sum(world.late_done for world in worlds) > 30
     assert sum(bool(world.history.losses) for world in worlds) > 20
     assert sum(world.given_up for world in worlds) > 1
