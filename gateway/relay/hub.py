@@ -25,6 +25,7 @@ from gateway.relay.lane import BufferPool
 from gateway.relay.scan.locks import Held, Wait
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import LOST_SECONDS, Session
+from gateway.relay.turns import SLICE_SECONDS, Turns
 from gateway.throttle import Charges, Clock, Doors
 
 QUIET_SECONDS = 0.0002
@@ -49,7 +50,8 @@ sessions that hold up those of other disks: with one command that is under way a
 longer. A server that is well has answered it by then."""
 
 MAX_EVENTS = 64
-"""Sockets served between two looks at the clock. Each costs one receive and one send of a buffer."""
+"""Sockets that are asked for at a time; each costs one receive and one send of a buffer. Whose turn it is where
+there is not time for all, is for `turns`."""
 
 
 class Hub:
@@ -60,7 +62,8 @@ class Hub:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._epoll = select.epoll()
-        self._ready: dict[int, Callable[[int], int]] = {}
+        self._watched: dict[int, Callable[[int], int]] = {}
+        self._turns = Turns()
         self.pool = BufferPool()
         self.sessions: set[Session] = set()
         self._nursery: trio.Nursery | None = None
@@ -164,24 +167,40 @@ class Hub:
             self._doors.open_due(self._clock())
 
     async def _serve(self) -> None:
-        poll, ready, clock = self._epoll.poll, self._ready, time.monotonic
+        poll, watched, clock = self._epoll.poll, self._watched, time.monotonic
+        turns, ready = self._turns, self._turns.ready
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             now, patience = clock(), 0.0
             turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
             while now < quiet_ends:
-                events = poll(patience, MAX_EVENTS)
+                ready.update(poll(0 if ready else patience, MAX_EVENTS))
                 crowd = Crowd.NONE
-                for descriptor, event in events:
-                    # A session that ended a moment ago may not be there any more.
-                    if act := ready.get(descriptor):
-                        crowd = max(crowd, act(event))
-                patience = PATIENCE_SECONDS if crowd else 0
-                if crowd == Crowd.SMALL:
-                    time.sleep(GATHER_SECONDS)
-                now = clock()
-                if events:
+                if ready:
+                    before = clock()
+                    slice_ends = before + SLICE_SECONDS
+                    took: list[tuple[int, float]] = []
+                    for descriptor in turns.order():
+                        event = ready.pop(descriptor, 0)
+                        # A session that ended a moment ago may not be there any more.
+                        if act := watched.get(descriptor):
+                            crowd = max(crowd, act(event))
+                        now = clock()
+                        took.append((descriptor, now - before))
+                        before = now
+                        if now > slice_ends and ready:
+                            turns.overran(took)
+                            break
+                    else:
+                        turns.all_served()
+                    patience = PATIENCE_SECONDS if crowd else 0
+                    if crowd == Crowd.SMALL and not ready:
+                        time.sleep(GATHER_SECONDS)
+                    now = clock()
                     quiet_ends = now + QUIET_SECONDS
+                else:
+                    patience = 0
+                    now = clock()
                 if now > turn_ends:
                     await trio.lowlevel.checkpoint()
                     now = clock()
@@ -253,13 +272,14 @@ class Hub:
 
     def enter(self, sock: RelaySocket, ready: Callable[[int], int]) -> None:
         """Have `ready` called with the events of a socket that are watched for; it gives the `Crowd`."""
-        self._ready[sock.fileno()] = ready
+        self._watched[sock.fileno()] = ready
         self._epoll.register(sock.fileno(), select.EPOLLET)
 
     def leave(self, sock: RelaySocket) -> None:
         """Forget a socket, before it is closed."""
         self._epoll.unregister(sock.fileno())
-        del self._ready[sock.fileno()]
+        del self._watched[sock.fileno()]
+        self._turns.forget(sock.fileno())
 
     def finish(self, reason: str, seconds: float) -> None:
         """End all sessions in good order within `seconds`, and those that should begin later."""

@@ -1,0 +1,64 @@
+"""Whose turn it is among sockets that are ready: fair by the time that each takes, not by turns alone.
+
+One client's turn may be a thousand times as long as another's: a map of 131,072 extents, a buffer full of
+requests that are answered here. Served one after the other as they come, a few such clients would keep one
+that asks for a single block waiting for all of them, every time. So where there is not time for all, whoever
+has taken least goes first, as processes do before a kernel.
+
+As long as there is time for all, nobody waits for long, and nothing of it is remembered: who had much then owes
+nothing. And who comes while there is not time for all begins with no less than those who are there have had:
+nobody saves up for a long turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.relay.crowd import GONE
+
+SLICE_SECONDS = 0.001
+"""How long is served before it is looked who else has become ready, where there is not time for all. Whoever
+asks for little waits no longer than this and one turn; a look costs a thousandth of it."""
+
+
+class Turns:
+    """Descriptors that are `ready`, with their events, and how long each has been served."""
+
+    def __init__(self) -> None:
+        self.ready: dict[int, int] = {}
+        self._taken: dict[int, float] = {}
+        """In seconds, since there was time for all."""
+
+    def order(self) -> list[int]:
+        """Give those that are ready in the order of their turns."""
+        taken = self._taken
+        if not taken:
+            return list(self.ready)
+        least = min(taken.values())
+        return sorted(self.ready, key=lambda each: taken.get(each, least))
+
+    def overran(self, took: Iterable[tuple[int, float]]) -> None:
+        """There was not time for all: these have had their turns, of so many seconds. The others are ready
+        still when it is looked again, if they want to be then; but that somebody has gone is not told twice.
+        """
+        taken = self._taken
+        least = min(taken.values(), default=0.0)
+        for descriptor in self.ready:
+            taken.setdefault(descriptor, least)
+        for descriptor, seconds in took:
+            taken[descriptor] = taken.get(descriptor, least) + seconds
+        self._keep_those_that_have_gone()
+
+    def _keep_those_that_have_gone(self) -> None:
+        ready = self.ready
+        for descriptor in [each for each, events in ready.items() if not events & GONE]:
+            del ready[descriptor]
+
+    def all_served(self) -> None:
+        """There was time for all."""
+        self._taken.clear()
+
+    def forget(self, descriptor: int) -> None:
+        """It is there no more; another may come by its number."""
+        self.ready.pop(descriptor, None)
+        self._taken.pop(descriptor, None)
