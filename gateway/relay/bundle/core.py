@@ -102,6 +102,7 @@ class Bundle:
         self._adopted: Late | None = None  # the link that this bundle takes over from
         self._pushing = False
         self._deaths = 0  # of lines
+        self._mends_since = 0  # so many lines had died when the recovery began
         self._has_served = False  # one of those that have gone since all had
         self.to_be_left: list[Line] = []
         """Lines whose server goes; whoever has their sockets leaves them when they are done, or `is_late`."""
@@ -333,10 +334,17 @@ class Bundle:
                 continue
             if piece.writes:  # what was written again may come on top of what is newer
                 self._late.append(late)
-            if piece.ask.command is Cmd.FLUSH:
-                self.work.flush_lost(line, self._deaths)
-            if self.state is State.MENDING and not line.goes:
-                self.work.deadly.lose(piece.ask, line, self._deaths)
+            self._lose_own(piece.ask, line)
+
+    def _lose_own(self, ask: Ask, line: Line) -> None:
+        """Something that was asked by the bundle itself was under way on a line that has died."""
+        mends = self.state is State.MENDING
+        # One that was there all the time may have died with the others, before this was sent.
+        blamed = not (line.goes or (mends and line.deaths_before < self._mends_since))
+        if mends and not line.goes:
+            self.work.deadly.lose(ask, line, self._deaths, blamed=blamed)
+        if ask.command is Cmd.FLUSH:
+            self.work.flush_lost(line, self._deaths, blamed=blamed)
 
     def _lose_all(self) -> None:
         """All lines are gone that there were. If they were refused everything as soon as they were made, the
@@ -426,6 +434,7 @@ class Bundle:
     def _mend(self) -> None:
         """Nothing is under way any more: put the lines in order."""
         self.lines.state = State.MENDING
+        self._mends_since = self._deaths
         self._late = []
         self.lines.use_staying()
         self._forget_gate()

@@ -40,13 +40,15 @@ class Deadly:
         """Lines of this series that have died over anything."""
         self._lost_at = 0
 
-    def lose(self, ask: Ask, line: Line, deaths: int) -> None:
-        """The line has died over which this was under way, as so many lines of the bundle have by now."""
+    def lose(self, ask: Ask, line: Line, deaths: int, *, blamed: bool) -> None:
+        """The line has died over which this was under way, as so many lines of the bundle have by now. `blamed`:
+        it may be what that has died over.
+        """
         if line.deaths_before >= self._lost_at:
             self._deaths += 1
             self._lost_at = deaths
-        if ask.command is Cmd.FLUSH:
-            return  # `Work.flush_lost` has counted it
+        if not blamed or ask.command is Cmd.FLUSH:
+            return  # `Work.flush_lost` counts that
         losses, lost_at = self._losses.get(_key(ask), (0, 0))
         if line.deaths_before >= lost_at:
             self._losses[_key(ask)] = losses + 1, deaths

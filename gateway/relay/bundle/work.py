@@ -420,12 +420,13 @@ class Work:
             elif piece.writes:
                 witnesses.over([(piece.ask.offset, piece.ask.end)])
 
-    def flush_lost(self, line: Line, deaths: int) -> None:
+    def flush_lost(self, line: Line, deaths: int, *, blamed: bool) -> None:
         """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now. It
-        may have been a recovery's: whoever waits to have his sent again has none that is any better.
+        may have been a recovery's: whoever waits to have his sent again has none that is any better. `blamed`:
+        it may be what the line has died over.
         """
         flushes = self.flushes
-        if not line.goes:
+        if blamed:
             flushes.lose(line, deaths)
         flushes.lost()
         if flushes.deadly:

@@ -905,6 +905,30 @@ def test_a_flush_that_others_ask_for_while_a_bundle_mends_is_not_sent_a_third_ti
     assert debt.is_lost(0, 1)
 
 
+def test_a_flush_over_a_line_that_has_died_with_the_others_is_not_blamed() -> None:
+    """A server is killed: one line is found to be dead before the rest."""
+    survival = replace(DEFAULTS, unflushed=Doubt.REPLAY, late_write_seconds=0)
+    it = Losing(count=3, survival=survival)
+    debt = it.losses.open()
+    for slot in range(3):
+        it.link(slot=slot)
+    it.write()
+    it.answer()
+    for slot in range(3):
+        it.lose(slot)
+    assert not it.bundle.work.flushes.losses
+    for _ in range(MOST_LOSSES - 1):
+        it.link()
+        it.link(slot=1)
+        it.answer()
+        assert it.asked() == [Cmd.FLUSH]
+        it.lose()
+        it.lose(slot=1)
+    it.link()
+    assert it.asked() == [Cmd.WRITE]
+    assert not debt.why
+
+
 def test_a_write_that_cannot_be_looked_for_is_written_again() -> None:
     it = Losing()
     it.link()
