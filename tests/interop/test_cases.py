@@ -39,6 +39,28 @@ def test_a_dirty_bitmap_has_the_direct_map(servers: Servers, via: Gateways, work
     assert run("nbdinfo", "--map", uri) == run("nbdinfo", "--map", upstream.uri)
 
 
+@pytest.mark.parametrize(
+    ("size", "clusters"), [("3G", 3), ("8G", 11_000)], ids=["below 4 GiB", "many clusters"]
+)
+def test_a_backup_saves_the_same_blocks(
+    servers: Servers, via: Gateways, workdir: Path, size: str, clusters: int
+) -> None:
+    """However long the answers: two contexts, in full lengths, of which one ends long before the other."""
+    disk = workdir / "backup.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4096", disk, size)
+    run("qemu-img", "bitmap", "--add", "-g", "65536", disk, "today")
+    writes = [f"write -q {number * 8192} 4096" for number in range(clusters)]
+    writes += ["write -q 2500M 1M"] + (["write -q 5G 1M"] if size == "8G" else [])
+    commands = workdir / "commands"
+    commands.write_text("\n".join(writes) + "\n")
+    run("sh", "-c", 'qemu-io -f qcow2 "$1" < "$2"', "sh", disk, commands)
+    upstream = servers.qemu_nbd("-r", "-f", "qcow2", "-B", "today", disk)
+    for bitmap in ((), ("qemu:dirty-bitmap:today",)):
+        through = script("backup", via(upstream), *bitmap)
+        assert through == script("backup", upstream.uri, *bitmap)
+        assert through["saved"] >= clusters * 4096 + MIB
+
+
 def test_allocation_depth_has_the_direct_map(
     servers: Servers, via: Gateways, workdir: Path
 ) -> None:
