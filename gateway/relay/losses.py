@@ -557,7 +557,7 @@ class Losses:
             self._look()
 
     def lose(self, trail: Trail, why: str, *, said: bool = False) -> None:
-        """What a trail holds may be gone. `said`: by the server itself, if only by dying over each FLUSH."""
+        """What a trail holds may be gone. `said`: even if the server is believed to keep it."""
         self._lose({trail: trail.unflushed.take()}, why, said=said)
         self._look()
 

@@ -41,8 +41,8 @@ class Deadly:
         self._lost_at = 0
 
     def lose(self, ask: Ask, line: Line, deaths: int, *, blamed: bool) -> None:
-        """The line has died over which this was under way, as so many lines of the bundle have by now. `blamed`:
-        it may be what that has died over.
+        """The line has died over which this was under way, as so many lines of the bundle have by now.
+        `blamed`: it may be what that has died over.
         """
         if line.deaths_before >= self._lost_at:
             self._deaths += 1

@@ -104,7 +104,9 @@ def flushed(work: Work) -> Steps:
         if is_loss(outcome.error) or tries == MOST_TRIES:
             why = outcome.text or text_of_error(outcome.error)
             text = f"a FLUSH of the server has failed: {why}"
-            work.trail.losses.lose(work.trail, text, said=is_loss(outcome.error))
+            # A server that is trusted has kept it; but what went over one line others need not show.
+            said = is_loss(outcome.error) and work.lines.count > 1
+            work.trail.losses.lose(work.trail, text, said=said)
 
 
 # --- Whether it is the same disk
