@@ -26,7 +26,8 @@ The rule, clause by clause; each has its own method, and its name here:
 - *Answering 0* (`_look`). A session's FLUSH succeeds only if all that it relies on, and that was answered
   before it was read, is covered; or lost, and the session was told. What its own FLUSH could not cover is
   proved: the link over which it went is FLUSHed too, and waited for at most `PROOF_SECONDS`. Then it counts
-  as lost: that link may be a black hole. Where the FLUSH of that link was not tried, the session's fails with
+  as lost: that link may be a black hole. (What is in doubt is waited for as long as whoever has it `waits`
+  for what comes by itself.) Where the FLUSH of that link was not tried, the session's fails with
   the same error, and nothing is lost.
 - *A link dies* (`died`). What it leaves uncovered is FLUSHed over a link that was up before, if that covers
   it. If there is no such link, or its FLUSH does not answer 0, it is lost. Where something can be done about
@@ -236,6 +237,7 @@ class Trail:
         "under_way",
         "unflushed",
         "up",
+        "waits",
         "why",
         "wrote",
     )
@@ -279,6 +281,9 @@ class Trail:
         """Another link could not prove what it holds."""
         self.hoped = False
         """It is in doubt, and at the last look another link could still prove what it holds."""
+        self.waits: Callable[[], bool] = _never
+        """Says whether whoever has it waits on purpose, and not for a server that answers nothing: for a
+        link, or until nothing comes late any more. Both have an end of their own."""
         self.flush: Callable[[Flushed], None] = _nobody_flushes
         self.changed: Callable[[], None] = _nothing
         self.lost: Callable[[str, list[Range]], None] = _nobody_hears
@@ -1039,7 +1044,9 @@ class Losses:
             self._lose({other: eras}, why)
 
     def _doubted_too_long(self, trail: Trail, proof: _Proof) -> None:
-        if trail.proof is proof:
+        if trail.proof is proof and trail.waits():
+            self._later(partial(self._doubted_too_long, trail, proof))
+        elif trail.proof is proof:
             trail.proof = None
             self.lose(trail, BEHIND_A_BLACK_HOLE)
 
@@ -1070,6 +1077,10 @@ def _ranges(eras: Iterable[Era]) -> Iterable[Range]:
 
 def _nothing() -> None:
     pass
+
+
+def _never() -> bool:
+    return False
 
 
 def _nothing_is_under_way() -> list[Range]:

@@ -535,6 +535,25 @@ def test_nobody_waits_for_what_is_in_doubt_for_ever(disk: Disk) -> None:
     assert over == [1]
 
 
+def test_what_is_in_doubt_is_waited_for_as_long_as_whoever_has_it_waits_on_purpose(
+    disk: Disk,
+) -> None:
+    """For a server that is away, or until nothing comes late any more: both end by themselves."""
+    writer = disk.session()
+    writer.write(HERE)
+    writer.die(doubt=True)
+    waits = True
+    writer.trail.waits = lambda: waits
+    young = disk.session()
+    assert young.flush() is None
+    for _ in range(3):
+        disk.time_passes()
+    assert not young.heard
+    waits = False
+    disk.time_passes()
+    assert young.heard[0][0] == Errno.EIO
+
+
 @pytest.mark.parametrize("how", ["dies", "is left", "fails", "says nothing", "proves"])
 def test_who_has_what_is_in_doubt_hears_when_nobody_else_proves_it(disk: Disk, how: str) -> None:
     old, writer = disk.session(), disk.session()

@@ -92,6 +92,7 @@ class Bundle:
         trail.believed = survival.unflushed is Doubt.ASSUME_DURABLE
         trail.flush = self._prove
         trail.changed = self._proved
+        trail.waits = self._waits_on_purpose
         self._has_news = False  # what is not to do with lines has changed
         self._gate: Gate | None = None
         """Stands before what is asked after all lines were lost."""
@@ -236,6 +237,10 @@ class Bundle:
         lost.
         """
         return self._too_early or self._trail.proving
+
+    def _waits_on_purpose(self) -> bool:
+        """It has no line yet, or is not to be mended before what was written can hardly come late."""
+        return self.state is State.DOWN or (self.state is State.SETTLING and self._too_early)
 
     # --- What is written, and not flushed
 
@@ -406,7 +411,7 @@ class Bundle:
     def hand_on_trail(self) -> Trail:
         """Give what was written, to who goes on with its only line alone."""
         trail = self._trail
-        trail.lost, trail.changed = _nobody_minds, _nothing
+        trail.lost, trail.changed, trail.waits = _nobody_minds, _nothing, _never
         self._trail = self.work.trail = trail.losses.trail(None)
         return trail
 
@@ -505,3 +510,7 @@ def _nobody_minds(_why: str, _ranges: list[Range]) -> None:
 
 def _nothing() -> None:
     pass
+
+
+def _never() -> bool:
+    return False
