@@ -343,13 +343,13 @@ class Bundle:
 
     def _lose_own(self, ask: Ask, line: Line) -> None:
         """Something that was asked by the bundle itself was under way on a line that has died."""
-        mends = self.state is State.MENDING
-        # One that was there all the time may have died with the others, before this was sent.
-        blamed = not (line.goes or (mends and line.deaths_before < self._mends_since))
-        if mends and not line.goes:
+        if self.state is not State.MENDING:
+            if ask.command is Cmd.FLUSH:
+                self.work.flush_lost(line, self._deaths)
+        elif not line.goes:
+            # One that was there all the time may have died with the others, before this was sent.
+            blamed = line.deaths_before >= self._mends_since
             self.work.deadly.lose(ask, line, self._deaths, blamed=blamed)
-        if ask.command is Cmd.FLUSH:
-            self.work.flush_lost(line, self._deaths, blamed=blamed)
 
     def _lose_all(self) -> None:
         """All lines are gone that there were. If they were refused everything as soon as they were made, the

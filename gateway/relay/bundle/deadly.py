@@ -3,7 +3,7 @@
 A recovery begins anew with the next line if its line dies. So whatever takes the server down each time would do
 so for ever, and all clients would wait for as long. It is therefore counted as it is of what clients ask
 (`pieces`): from the first death on a recovery asks one thing after the other, so that the next death is over
-one alone; and what `MOST_LOSSES` lines have died over is asked no more. It fails instead, which every step of a
+one alone; and what so many lines have died over is asked no more. It fails instead, which every step of a
 recovery knows what to do about: what cannot be read bears no witness and was not found, and what cannot be
 written or flushed is lost.
 
@@ -14,7 +14,6 @@ is for that.
 
 from __future__ import annotations
 
-from gateway.relay.bundle.flushes import Flushes
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.pieces import MOST_LOSSES
 from gateway.relay.scan.asks import Ask
@@ -24,16 +23,18 @@ MOST_DEATHS = 8
 """So many lines may die over what a series of recoveries asks, whatever that was. With the pauses in between
 that takes half a minute; and a server that is killed so often before it has answered some READs is no use."""
 
+MOST_WRITE_DEATHS = 3
+"""So many lines in a row may die over one FLUSH or WRITE of recoveries: to give that up loses something, and a
+server that is being restarted may well be killed twice in the middle of one, by chance. Of a READ as many as
+of a client's: nothing is lost with it."""
+
 _Key = tuple[Cmd, int, int]
 
 
 class Deadly:
-    """What the recoveries of one bundle have asked over which lines have died. FLUSHes are counted with those
-    of clients, for they are the same to the server.
-    """
+    """What the recoveries of one bundle have asked over which lines have died."""
 
-    def __init__(self, flushes: Flushes) -> None:
-        self._flushes = flushes
+    def __init__(self) -> None:
         self._losses: dict[_Key, tuple[int, int]] = {}
         """How many lines have died over it, and which death of the bundle's lines was the last that counts."""
         self._deaths = 0
@@ -47,10 +48,8 @@ class Deadly:
         if line.deaths_before >= self._lost_at:
             self._deaths += 1
             self._lost_at = deaths
-        if not blamed or ask.command is Cmd.FLUSH:
-            return  # `Work.flush_lost` counts that
         losses, lost_at = self._losses.get(_key(ask), (0, 0))
-        if line.deaths_before >= lost_at:
+        if blamed and line.deaths_before >= lost_at:
             self._losses[_key(ask)] = losses + 1, deaths
 
     @property
@@ -60,14 +59,14 @@ class Deadly:
 
     def is_deadly(self, ask: Ask) -> bool:
         """Say whether so many lines have died over this that no other is to."""
-        if ask.command is Cmd.FLUSH:
-            return self._flushes.deadly
-        return self._losses.get(_key(ask), (0, 0))[0] >= MOST_LOSSES
+        most = MOST_LOSSES if ask.command is Cmd.READ else MOST_WRITE_DEATHS
+        return self._losses.get(_key(ask), (0, 0))[0] >= most
 
     def why_not(self, ask: Ask) -> str:
         """Say why this is not asked any more; empty if it may be."""
         if self.is_deadly(ask):
-            return f"{MOST_LOSSES} connections in a row were lost over it"
+            losses, _lost_at = self._losses[_key(ask)]
+            return f"{losses} connections in a row were lost over it"
         if self._deaths >= MOST_DEATHS:
             return f"{self._deaths} connections were lost over what was looked for or written again"
         return ""
@@ -76,7 +75,6 @@ class Deadly:
         """The bundle is up: what recoveries have asked is past."""
         self._losses.clear()
         self._deaths = 0
-        self._flushes.mended()
 
 
 def _key(ask: Ask) -> _Key:

@@ -11,7 +11,7 @@ alone who waited for it then.
 from __future__ import annotations
 
 from gateway.relay.bundle.line import Line
-from gateway.relay.bundle.pieces import MOST_LOSSES, SUSPECT_LOSSES
+from gateway.relay.bundle.pieces import SUSPECT_LOSSES
 from gateway.relay.scan.asks import Done
 
 
@@ -25,8 +25,7 @@ class Flushes:
         self._again: list[Done] = []
         """Who waited for one that a line has died over."""
         self.losses = 0
-        """Over how many lines in a row one has been asked that have died, counted as those of pieces; also by a
-        recovery."""
+        """Over how many lines in a row one has been asked that have died, counted as those of pieces."""
         self.lost_at = 0
 
     def __bool__(self) -> bool:
@@ -48,11 +47,6 @@ class Flushes:
     def suspect(self) -> bool:
         """The next one may be what takes the server down."""
         return self.losses >= SUSPECT_LOSSES
-
-    @property
-    def deadly(self) -> bool:
-        """No other line is to die over one."""
-        return self.losses >= MOST_LOSSES
 
     def sent(self) -> None:
         """One is sent for all who want one, or have it sent again."""
@@ -77,16 +71,6 @@ class Flushes:
         """It has no answer, and will have none: they want another."""
         waiting, self.under_way = self.under_way or [], None
         self._again += waiting
-
-    def take_again(self) -> list[Done]:
-        """Give those who waited for one that lines have died over, and are to have no other."""
-        again, self._again = self._again, []
-        return again
-
-    def mended(self) -> None:
-        """The lines are in order: what has befallen those of a recovery is past."""
-        if not self._again:
-            self.losses = 0
 
     def take_out(self) -> list[Done]:
         """Give those who want one and are not to have one."""

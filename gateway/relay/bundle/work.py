@@ -20,7 +20,7 @@ from gateway.relay.bundle.deadly import Deadly
 from gateway.relay.bundle.flushes import Flushes
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import Lines, State
-from gateway.relay.bundle.pieces import WHEN_FLUSHED, Piece, Pieces
+from gateway.relay.bundle.pieces import MOST_LOSSES, WHEN_FLUSHED, Piece, Pieces
 from gateway.relay.bundle.ports import Port, Ports, Task
 from gateway.relay.bundle.room import Room
 from gateway.relay.bundle.stalls import Stalls
@@ -78,7 +78,7 @@ class Work:
         self.ports = Ports()
         self.pieces = Pieces(in_order=survival.unflushed in (Doubt.REPLAY, Doubt.VERIFY))
         self.flushes = Flushes()
-        self.deadly = Deadly(self.flushes)
+        self.deadly = Deadly()
         self.room = Room(clock, changed)
         self.clock = clock
         self._stalls = stalls
@@ -420,19 +420,21 @@ class Work:
             elif piece.writes:
                 witnesses.over([(piece.ask.offset, piece.ask.end)])
 
-    def flush_lost(self, line: Line, deaths: int, *, blamed: bool) -> None:
-        """The line has died over which a FLUSH was under way, as so many lines of the bundle have by now. It
-        may have been a recovery's: whoever waits to have his sent again has none that is any better. `blamed`:
-        it may be what the line has died over.
+    def flush_lost(self, line: Line, deaths: int) -> None:
+        """The line has died over which a FLUSH was under way that somebody waits for, as so many lines of the
+        bundle have by now.
         """
         flushes = self.flushes
-        if blamed:
+        if flushes.under_way is None:
+            return  # it was one of a recovery that was broken off
+        if not line.goes:
             flushes.lose(line, deaths)
-        flushes.lost()
-        if flushes.deadly:
-            text = f"{flushes.losses} connections in a row were lost over a FLUSH"
-            for done in flushes.take_again():
-                done(Outcome(Errno.EIO, text))
+        if flushes.losses < MOST_LOSSES:
+            flushes.lost()
+            return
+        error = Outcome(Errno.EIO, f"{flushes.losses} connections in a row were lost over a FLUSH")
+        for done in flushes.answered():
+            done(error)
 
     def settle(self, piece: Piece, outcome: Outcome) -> None:
         """An orphan has its answer."""

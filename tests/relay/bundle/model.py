@@ -39,7 +39,7 @@ from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.relay.bundle import ports, work
 from gateway.relay.bundle.core import Bundle
-from gateway.relay.bundle.deadly import MOST_DEATHS
+from gateway.relay.bundle.deadly import MOST_DEATHS, MOST_WRITE_DEATHS
 from gateway.relay.bundle.line import Line
 from gateway.relay.bundle.lines import State
 from gateway.relay.bundle.ports import Port
@@ -134,6 +134,8 @@ class Loss:
     """It has been found."""
     told: dict[Session, int] = field(default_factory=dict)
     """Sessions that have been told, or need not be; since when."""
+    left: set[Session] = field(default_factory=set)
+    """Sessions that have come since, while others were there who are to be told."""
 
 
 @dataclass(eq=False)
@@ -155,7 +157,8 @@ class Write:
         """It is there, or something newer, for all that the session knows."""
         if self.loss is not None and self.laid < session.told_at:
             return False  # whatever was answered before EIO is in doubt
-        return self.ended != NEVER and (self.loss is None or session not in self.loss.told)
+        loss = self.loss
+        return self.ended != NEVER and (loss is None or session not in {*loss.told, *loss.left})
 
 
 class History:
@@ -285,7 +288,7 @@ class Mends:
         if made > self.last_death.get(key, -1):
             self.deaths[key] += 1
             self.last_death[key] = now
-        deadly = ask.command is not Cmd.READ and self.deaths[key] >= 2 and alone
+        deadly = ask.command is not Cmd.READ and self.deaths[key] >= MOST_WRITE_DEATHS and alone
         return deadly or self.in_a_row >= MOST_DEATHS
 
 
@@ -316,6 +319,8 @@ class Session:
         for loss in world.history.losses:
             if loss.told:  # others have been told
                 loss.told[self] = self.joined
+            elif loss.known and any(not each.over for each in world.sessions):
+                loss.left.add(self)
 
     def _wake(self) -> None:
         self.woken = True
