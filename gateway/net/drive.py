@@ -24,13 +24,13 @@ Stream: TypeAlias = "trio.SocketStream | TlsStream"
 """What a conversation is on."""
 
 
-def take_socket(stream: Stream) -> tuple[RelaySocket, bytes]:
+def take_socket(stream: Stream, *, one_slice_a_record: bool = False) -> tuple[RelaySocket, bytes]:
     """Take the socket out of a stream, for the hub, with what was received and not read yet. The stream is of
-    no use afterwards.
+    no use afterwards. `one_slice_a_record`: over TLS slices are not joined.
     """
     if isinstance(stream, trio.SocketStream):
         return plain_socket(stream), b""
-    return stream.into_socket()
+    return stream.into_socket(joins=not one_slice_a_record)
 
 
 async def hang_up(stream: Stream) -> None:

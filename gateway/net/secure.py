@@ -172,9 +172,10 @@ class TlsStream:
         self._unsent += self._outgoing.read()
         await send_from(self._transport, self._unsent)
 
-    def into_socket(self) -> tuple[TlsSocket, bytes]:
+    def into_socket(self, *, joins: bool = True) -> tuple[TlsSocket, bytes]:
         """Give the connection to the hub, with what was received and not read yet: the kernel has it no more
-        and so would not speak of it. The stream is of no use afterwards.
+        and so would not speak of it. The stream is of no use afterwards. Unless it `joins` them, no two slices
+        are in one record.
         """
         data = bytearray()
         ended = True
@@ -185,7 +186,8 @@ class TlsStream:
             ended = False
         except ssl.SSLError:
             pass  # close_notify, or worse
-        secure = TlsSocket(plain_socket(self._transport), self._tls, self._incoming, self._outgoing)
+        sock = plain_socket(self._transport)
+        secure = TlsSocket(sock, self._tls, self._incoming, self._outgoing, joins=joins)
         if ended:
             secure.end()
         return secure, bytes(data)
@@ -195,7 +197,7 @@ class TlsSocket:
     """A non-blocking socket over TLS, as the hub needs one. Its errors are OSErrors, as `ssl.SSLError` is."""
 
     __slots__ = (
-        *("__weakref__", "_empty", "_ended", "_incoming", "_outgoing"),
+        *("__weakref__", "_empty", "_ended", "_incoming", "_join_bytes", "_outgoing"),
         *("_owed", "_sock", "_tls", "_unsent"),
     )
 
@@ -205,8 +207,11 @@ class TlsSocket:
         tls: ssl.SSLObject,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
+        *,
+        joins: bool = True,
     ) -> None:
         self._sock = sock
+        self._join_bytes = JOIN_BYTES if joins else 0
         self._tls = tls
         self._incoming = incoming
         self._outgoing = outgoing
@@ -283,7 +288,7 @@ class TlsSocket:
         if not self._send_unsent():
             raise BlockingIOError
         sent, self._owed = self._owed, 0
-        for pieces in _batches(slices, sent):
+        for pieces in _batches(slices, sent, self._join_bytes):
             size = sum(map(self._tls.write, pieces))
             if not self._send_unsent():
                 self._owed = size
@@ -330,9 +335,9 @@ _SCRATCH = memoryview(bytearray(PIECE_BYTES))
 """Where ciphertext is received: only for as long as it takes to hand it on, in one thread."""
 
 
-def _batches(slices: Sequence[Buffer], skip: int) -> Iterator[list[Buffer]]:
+def _batches(slices: Sequence[Buffer], skip: int, join_bytes: int) -> Iterator[list[Buffer]]:
     """Give the slices, without the first `skip` bytes, in batches of up to `PIECE_BYTES`: each is encrypted
-    piece by piece, and sent at once. Neighbours of less than `JOIN_BYTES` are one piece.
+    piece by piece, and sent at once. Neighbours of less than `join_bytes` are one piece.
     """
     batch: list[Buffer] = []
     small: list[Buffer] = []
@@ -344,7 +349,7 @@ def _batches(slices: Sequence[Buffer], skip: int) -> Iterator[list[Buffer]]:
             piece = memoryview(part)[start : start + room]
             start += len(piece)
             room -= len(piece)
-            if len(piece) < JOIN_BYTES:
+            if len(piece) < join_bytes:
                 small.append(piece)
             else:
                 batch += [*_joined(small), piece]

@@ -43,6 +43,8 @@ class Evidence:
     """An INFO said that the export has no bytes, and GO that it has."""
     info_known: bool = True
     """INFO and GO are known there."""
+    secure: bool = False
+    """It is spoken to over TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Dialect:
     own_disks: bool = False
     """Each connection may have a disk of its own: what was written over one that is lost is not looked for over
     another."""
+    one_request_a_record: bool = False
+    """Over TLS no two requests are in one record."""
     longest_payload: int = limits.MAX_REQUEST_BYTES
     """READ and WRITE are split to so many bytes, where block sizes do not say less."""
 

@@ -368,6 +368,7 @@ class OptionLine:
             False  # for TLS: nothing else may be said, and never can be if that fails
         )
         self._silent = False  # the server
+        self._secure = False
 
     @property
     def is_broken(self) -> bool:
@@ -478,7 +479,7 @@ class OptionLine:
             text = f"the handshake takes longer than {self.allowance.seconds:g} s"
             raise Unreachable(f"upstream {name!r}, TLS: {text}") from None
         self._core, self._talk = secured, Conversation(stream, secured)
-        self._shaking_hands = False
+        self._shaking_hands, self._secure = False, True
 
     async def _agree_on_framing(self) -> None:
         """Ask for what the terms want and the rung has; a refusal is an answer as well."""
@@ -629,6 +630,7 @@ class OptionLine:
             and answer is not None
             and answer.export is not None
             and answer.export.size > 0,
+            secure=self._secure,
         )
 
     async def open(self) -> Link:
@@ -691,7 +693,9 @@ class OptionLine:
             self._core.next_event()  # raises if anything came that nobody asked for
         except WireError as error:
             raise _LostTheWay(str(error)) from None
-        sock, early = take_socket(self._talk.stream)
+        sock, early = take_socket(
+            self._talk.stream, one_slice_a_record=dialect.one_request_a_record
+        )
         names = tuple(quirk.name for quirk in quirks)
         # One that has ended, and yet has just answered, is not the one that did.
         peer = UNKNOWN if self._peer.gone() else self._peer

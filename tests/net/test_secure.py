@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 import trustme
 
-from gateway.net.secure import MAX_EMPTY_BYTES, MOST_ANSWERS_BYTES, PIECE_BYTES, TlsSocket, _batches
+from gateway.net.secure import (
+    JOIN_BYTES,
+    MAX_EMPTY_BYTES,
+    MOST_ANSWERS_BYTES,
+    PIECE_BYTES,
+    TlsSocket,
+    _batches,
+)
 from tests.net.forger import ALERT, CLOSE_NOTIFY, DATA, Forger
 
 
@@ -292,7 +299,7 @@ def test_half_a_record_is_not_followed_by_a_goodbye(pair: Pair) -> None:
 @pytest.mark.parametrize("skip", [0, 1, 19, 20, 21, 5000, PIECE_BYTES, PIECE_BYTES + 21])
 def test_batches(skip: int) -> None:
     slices = [b"h" * 20, b"p" * (PIECE_BYTES + 3000), b"", b"q" * 7, b"r" * 3 * PIECE_BYTES, b"s"]
-    batches = list(_batches(slices, skip))
+    batches = list(_batches(slices, skip, JOIN_BYTES))
     assert b"".join(piece for batch in batches for piece in batch) == b"".join(slices)[skip:]
     assert {sum(map(len, batch)) for batch in batches[:-1]} == {PIECE_BYTES}
     assert all(len(piece) for batch in batches for piece in batch)
@@ -300,4 +307,4 @@ def test_batches(skip: int) -> None:
 
 
 def test_small_slices_are_one_piece() -> None:
-    assert [len(batch) for batch in _batches([b"h" * 20, b"p" * 4096] * 30, 5)] == [1]
+    assert [len(batch) for batch in _batches([b"h" * 20, b"p" * 4096] * 30, 5, JOIN_BYTES)] == [1]

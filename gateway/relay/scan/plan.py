@@ -128,6 +128,8 @@ def plan(
     for this reason, which must make no difference to what it means.
     """
     table = table or Table(offer.size)
+    if dialect.one_request_a_record:
+        translated = translated or "the server answers one request in a TLS record"
     rules = _restricted(legal_commands(offer), table, hooked)
     theirs = {context.name for context in export.contexts}
     if dialect.flat_allocation:
