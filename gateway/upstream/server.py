@@ -499,8 +499,8 @@ class Server:
         self, ask: Callable[[Server], Awaitable[list[ListedExport]]]
     ) -> list[ListedExport]:
         """Give the upstream's exports, as `ask` finds them out: once for all who want to know at the same
-        time, and within `LISTING_SECONDS` of that. A refusal is for those alone who have waited for it. Raises
-        `Refusal` if the upstream will not say.
+        time, and within `LISTING_SECONDS` of that. That there was no server is for those alone who have waited
+        for it. Raises `Refusal` if the upstream will not say.
         """
         came = trio.current_time()
         async with self._listing_lock:
@@ -510,7 +510,7 @@ class Server:
                     told = await ask(self)
                 except Refusal as refusal:
                     told = refusal
-                good_for = 0 if isinstance(told, Refusal) else LISTING_SECONDS
+                good_for = 0 if isinstance(told, Unreachable) else LISTING_SECONDS
                 self._listing = (trio.current_time() + good_for, told)
             answer = self._listing[1]
         if isinstance(answer, Refusal):
