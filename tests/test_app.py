@@ -35,4 +35,4 @@ async def test_an_upstream_without_descriptors_is_unreachable(
             with pytest.raises(Unreachable) as caught:
                 await servers["main"].connect()
     assert f"{says}{os.strerror(errno.EMFILE)}" in caught.value.text
-    assert caught.value.reply == Rep.ERR_PLATFORM
+    assert caught.value.reply == Rep.ERR_SHUTDOWN

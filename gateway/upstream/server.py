@@ -71,10 +71,13 @@ LISTING_SECONDS = 2
 
 
 class Unreachable(Refusal):
-    """The upstream cannot be reached, or says nothing that can be understood."""
+    """The upstream cannot be reached, or says nothing that can be understood. Of all that a client may be told
+    that keeps the export from seeming not to exist, qemu and libnbd make the best sentence of ERR_SHUTDOWN: of
+    ERR_PLATFORM they say that the option is not supported (docs/troubleshooting.md).
+    """
 
     def __init__(self, text: str) -> None:
-        super().__init__(Rep.ERR_PLATFORM, text)
+        super().__init__(Rep.ERR_SHUTDOWN, text)
 
 
 class Silent(Unreachable):

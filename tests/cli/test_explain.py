@@ -147,7 +147,7 @@ def test_a_real_server(config: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("export", "why", "told"),
     [
-        ("dead", "upstream 'dead' is unreachable", "ERR_PLATFORM: upstream 'dead' is unreachable"),
+        ("dead", "upstream 'dead' is unreachable", "ERR_SHUTDOWN: upstream 'dead' is unreachable"),
         ("none", "there is no export 'none'", "ERR_UNKNOWN: there is no export 'none'"),
     ],
 )

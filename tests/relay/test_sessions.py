@@ -430,7 +430,8 @@ async def test_a_silent_client_is_hung_up_on_after_its_time() -> None:
         client = gateway.client()
         async with client.stream:
             await client.greeting()
-            with pytest.raises(EOFError):
+            # Reset, if what it has said came when its time was over.
+            with pytest.raises((EOFError, trio.BrokenResourceError)):
                 await client.event()
 
 
@@ -535,7 +536,7 @@ async def test_a_silent_upstream_is_reported_in_time() -> None:
             await client.greeting()
             client.negotiation.go("", [])
             refused = await client.refused()
-            assert refused.reply == Rep.ERR_PLATFORM
+            assert refused.reply == Rep.ERR_SHUTDOWN
             assert "has connected and not greeted for 0.2 s" in refused.text
     for end in ends:
         await end.aclose()

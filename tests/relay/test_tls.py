@@ -532,7 +532,7 @@ async def test_a_server_that_has_no_tls_hears_nothing_else(
             for ask in (client.negotiation.ask_info, client.negotiation.go):
                 ask("", ())
                 refused = await client.refused()
-                assert refused.reply == Rep.ERR_PLATFORM
+                assert refused.reply == Rep.ERR_SHUTDOWN
                 assert "has no TLS" in refused.text
             client.negotiation.export_name("")
             await client.stream.send_all(client.negotiation.data_to_send())
@@ -585,7 +585,7 @@ async def test_servers_that_do_not_go_over_to_tls(
                 await client.greeting()
                 client.negotiation.go("disk", ())
                 refused = await client.refused()
-                assert refused.reply == Rep.ERR_PLATFORM
+                assert refused.reply == Rep.ERR_SHUTDOWN
                 assert why in refused.text
     [said] = heard  # it is not tried again in another way
     assert said.startswith(b"\0\0\0\3" + encode_option(Opt.STARTTLS))

@@ -420,7 +420,7 @@ async def told_who_is_too_many(client: Client) -> str:
     await client.structured()
     client.negotiation.go("", [])
     refused = await client.refused()
-    assert refused.reply == Rep.ERR_PLATFORM
+    assert refused.reply == Rep.ERR_SHUTDOWN
     return refused.text
 
 
@@ -732,7 +732,7 @@ async def refused_of(client: Client, ask: Callable[[], None]) -> float:
     """How long it takes until a client is refused what it asks for."""
     began = trio.current_time()
     ask()
-    assert (await client.refused()).reply == Rep.ERR_PLATFORM
+    assert (await client.refused()).reply == Rep.ERR_SHUTDOWN
     return trio.current_time() - began
 
 
