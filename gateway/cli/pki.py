@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 from urllib.parse import quote as percent_encoded
 
 from cyclopts import App
 
 from gateway.cli import UsageError, complain
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 pki = App(name="pki", help="Make certificates and keys for trying TLS out.")
 
@@ -44,8 +49,7 @@ def init(
     from gateway.tls.errors import CredentialsError
     from gateway.tls.pki import make_pki, write_pki
 
-    if not 1 <= days <= MAX_DAYS:
-        raise UsageError(f"--days: expected 1 to {MAX_DAYS}, got {days}")
+    _check_days(days)
     try:
         files = make_pki(host, client, psk, days=days, now=datetime.now(UTC))
     except CredentialsError as error:
@@ -61,13 +65,89 @@ def init(
     in_shell, in_uri = quote(str(where)), percent_encoded(bytes(where), safe="/")
     print(
         "\nThis is for trying things out: whoever reads ca-key.pem can be anybody."
-        "\n\nA server, and what a client is told:\n"
-        f"\n  nbdkit --tls=require --tls-certificates={in_shell} --tls-verify-peer memory 1G"
+        "\n\nA gateway before your server, and what a client is told:\n"
+        "\n  nbd-gateway serve nbd://127.0.0.1:10808 --listen nbds://0.0.0.0:10809"
+        f" --tls-certificates {in_shell}"
         f"\n  nbdinfo 'nbds://localhost?tls-certificates={in_uri}'"
     )
     if psk:
         print(
-            f"\n  nbdkit --tls=require --tls-psk={in_shell}/keys.psk memory 1G"
+            "\n  nbd-gateway serve nbd://127.0.0.1:10808 --listen nbds://0.0.0.0:10809"
+            f" --tls-psk {in_shell}/keys.psk"
             f"\n  nbdinfo 'nbds://{percent_encoded(psk[0], safe='')}@localhost?tls-psk-file={in_uri}/keys.psk'"
         )
+    print(
+        f"\nOne more client: nbd-gateway pki add {in_shell} NAME. One less: pki revoke. In time: pki renew."
+    )
+    return 0
+
+
+@pki.command
+def add(directory: Path, client: str, /, *, days: int = 365) -> int:
+    """Add a client to what `pki init` has made: its files are in a directory of its name.
+
+    :param directory: The directory.
+    :param client: The client's name.
+    :param days: How long its certificate is valid. Default: 365.
+    """
+    from gateway.tls.pki import add_client, write_pki
+
+    _check_days(days)
+    return _done(
+        directory, lambda now: add_client(directory, client, days=days, now=now), write_pki
+    )
+
+
+@pki.command
+def renew(directory: Path, /, *, days: int = 365) -> int:
+    """Make all certificates in a directory anew: the same keys and names, and a new time.
+
+    A gateway that uses the directory takes them up by itself. Clients that have a copy
+    want the new one before the old has ended.
+
+    :param directory: The directory.
+    :param days: How long they are valid. Default: 365.
+    """
+    from gateway.tls.pki import renewed, replace_pki
+
+    _check_days(days)
+    return _done(directory, lambda now: renewed(directory, days=days, now=now), replace_pki)
+
+
+@pki.command
+def revoke(directory: Path, client: str, /) -> int:
+    """Revoke a client's certificate: it goes on the list in ca-crl.pem.
+
+    A gateway that uses the directory takes that up by itself, for who connects from then on.
+
+    :param directory: The directory.
+    :param client: The client's name.
+    """
+    from gateway.tls.pki import replace_pki, revoked
+
+    return _done(directory, lambda now: revoked(directory, client, now=now), replace_pki)
+
+
+def _check_days(days: int) -> None:
+    if not 1 <= days <= MAX_DAYS:
+        raise UsageError(f"--days: expected 1 to {MAX_DAYS}, got {days}")
+
+
+def _done(
+    directory: Path,
+    make: Callable[[datetime], dict[str, bytes]],
+    put: Callable[[Path, dict[str, bytes]], None],
+) -> int:
+    from datetime import UTC, datetime
+
+    from gateway.tls.errors import CredentialsError
+
+    try:
+        files = make(datetime.now(UTC))
+        put(directory, files)
+    except CredentialsError as error:
+        complain(str(error))
+        return 1
+    for name in files:
+        print(directory / name)
     return 0

@@ -1,5 +1,4 @@
-"""A certificate authority for trying things out: its key lies beside the certificates, and nothing is ever
-revoked.
+"""A certificate authority for trying things out: its key lies beside the certificates.
 
 Files as `gateway.tls.certificates` reads them; one directory serves a server and a client. Keys are of NIST
 P-256, which every TLS library of the field takes.
@@ -11,19 +10,29 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from gateway.tls.certificates import UNREADABLE
 from gateway.tls.errors import CredentialsError
 from gateway.tls.psk import MAX_USER_BYTES
+from gateway.tls.reading import read
+
+_T = TypeVar("_T")
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -80,6 +89,110 @@ def make_pki(
         lines = [f"{_psk_user(user)}:{secrets.token_hex(PSK_BYTES)}\n" for user in users]
         files["keys.psk"] = "".join(lines).encode()
     return files
+
+
+def add_client(directory: Path, client: str, *, days: int, now: datetime) -> dict[str, bytes]:
+    """Give the files of one more client of an authority that is there, by their paths below its directory.
+    Raises `CredentialsError`.
+    """
+    ca = _there(directory)
+    own = {"ca-cert.pem": _pem(ca.certificate)} | _client(ca, client, days, now)
+    return {f"{client}/{name}": content for name, content in own.items()}
+
+
+def renewed(directory: Path, *, days: int, now: datetime) -> dict[str, bytes]:
+    """Give the certificates of an authority anew, its own as well, valid for `days` from `now`: of the same
+    keys, for the same names. Whoever has an old one can go on with it until that ends. Raises
+    `CredentialsError`.
+    """
+    ca = _there(directory)
+    again = _Issued(_again(ca.certificate, ca, days, now), ca.key)
+    files = {}
+    for path in sorted(directory.rglob("*-cert.pem")):
+        is_ca = path.name == "ca-cert.pem"
+        certificate = again.certificate if is_ca else _again(_certificate(path), again, days, now)
+        files[str(path.relative_to(directory))] = _pem(certificate)
+    return files
+
+
+def revoked(directory: Path, client: str, *, now: datetime) -> dict[str, bytes]:
+    """Give the list of what an authority has revoked, with a client's certificate added. It is good for as
+    long as the authority is. Raises `CredentialsError`.
+    """
+    ca = _there(directory)
+    path = directory / client / "client-cert.pem"
+    if not path.exists():
+        path = directory / "client-cert.pem"
+    certificate = _certificate(path)
+    if certificate.subject != _name(client):
+        raise CredentialsError(directory, f"has no certificate of a client called {client}")
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.certificate.subject)
+        .last_update(now)
+        .next_update(ca.certificate.not_valid_after_utc)
+    )
+    before = directory / "ca-crl.pem"
+    if before.exists():
+        for one in _readable(before, x509.load_pem_x509_crl):
+            if one.serial_number != certificate.serial_number:
+                builder = builder.add_revoked_certificate(one)
+    entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+    builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+    return {"ca-crl.pem": builder.sign(ca.key, SHA256()).public_bytes(Encoding.PEM)}
+
+
+def replace_pki(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Put the files of `renewed` or `revoked` in the place of those that are there, each at once: a server that
+    reads them meanwhile finds the old one or the new. Raises `CredentialsError`.
+    """
+    for name, content in files.items():
+        path = directory / name
+        new = path.with_name(f".{path.name}.new")
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
+                file.write(content)
+            new.replace(path)
+        except OSError as error:
+            raise CredentialsError(path, f"cannot be written: {_reason(error)}") from None
+
+
+def _there(directory: Path) -> _Issued:
+    """Give the authority that `make_pki` has made."""
+    key = _readable(directory / "ca-key.pem", lambda pem: load_pem_private_key(pem, None))
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise CredentialsError(directory / "ca-key.pem", "is no key that `pki init` has made")
+    return _Issued(_certificate(directory / "ca-cert.pem"), key)
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    return _readable(path, x509.load_pem_x509_certificate)
+
+
+def _readable(path: Path, load: Callable[[bytes], _T]) -> _T:
+    content = read(path, "a file that `nbd-gateway pki init` has made")
+    try:
+        return load(content)
+    except UNREADABLE as error:
+        why = str(error).partition("\n")[0]
+        raise CredentialsError(path, f"cannot be understood: {why}") from None
+
+
+def _again(old: x509.Certificate, ca: _Issued, days: int, now: datetime) -> x509.Certificate:
+    """Issue a certificate once more, as it was but for its time and number."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(ca.certificate.subject)
+        .public_key(old.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + timedelta(days=days))
+    )
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    return builder.sign(ca.key, SHA256())
 
 
 def write_pki(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -160,7 +273,7 @@ def _issue(
     usage = x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
-        key_encipherment=False,
+        key_encipherment=True,  # no such key does that; but qemu before 3.1 insists on it
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=False,

@@ -34,7 +34,7 @@ def test_init(tmp_path: Path, capsys: Capture) -> None:
     ]  # fmt: skip
     assert all((tmp_path / name).is_file() for name in made)
     assert "for trying things out" in out
-    assert f"--tls-certificates='{tmp_path}/my pki'" in out
+    assert f"--tls-certificates '{tmp_path}/my pki'" in out
     assert f"nbds://joe@localhost?tls-psk-file={tmp_path}/my%20pki/keys.psk" in out
 
     assert main(["pki", "init", "my pki"]) == 1
@@ -63,3 +63,19 @@ def test_mistakes(arguments: list[str], expected: str, capsys: Capture, tmp_path
 def test_help(capsys: Capture) -> None:
     assert main(["pki", "init", "--help"]) == 0
     assert "Usage: nbd-gateway pki init" in capsys.readouterr().out
+
+
+def test_add_renew_and_revoke(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["pki", "init", "pki"]) == 0
+    capsys.readouterr()
+    assert main(["pki", "add", "pki", "ann"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "pki/ann/client-key.pem"
+    assert main(["pki", "revoke", "pki", "ann"]) == 0
+    assert capsys.readouterr().out == "pki/ca-crl.pem\n"
+    assert main(["pki", "renew", "pki", "--days", "30"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert main(["pki", "revoke", "pki", "eve"]) == 1
+    assert capsys.readouterr().err == (
+        "nbd-gateway: pki: has no certificate of a client called eve\n"
+    )
+    assert main(["pki", "renew", "pki", "--days", "0"]) == 2

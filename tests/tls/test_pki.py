@@ -12,7 +12,7 @@ from cryptography import x509
 from gateway.tls.credentials import client_credentials, server_credentials
 from gateway.tls.errors import CredentialsError
 from gateway.tls.identity import identity_of
-from gateway.tls.pki import make_pki, write_pki
+from gateway.tls.pki import add_client, make_pki, renewed, replace_pki, revoked, write_pki
 from gateway.tls.psk import load_keys
 from tests.tls.handshakes import DAY, NOW, shake_hands
 
@@ -98,3 +98,67 @@ def test_where_nothing_can_be_made(tmp_path: Path) -> None:
 def test_names_that_cannot_be(host: str, client: str, user: str, expected: str) -> None:
     with pytest.raises(CredentialsError, match=expected):
         make_pki([host], ["first", client], [user], days=9, now=NOW)
+
+
+def admitted(server: Path, client: Path) -> bool:
+    result = shake_hands(
+        server_credentials(server), client_credentials(client, hostname="localhost")
+    )
+    return not isinstance(result.server, str)
+
+
+def test_one_more_client_and_one_less(tmp_path: Path) -> None:
+    where = tmp_path / "pki"
+    write_pki(where, make_pki([], ["joe"], [], days=9, now=_today()))
+    write_pki(where, add_client(where, "ann", days=9, now=_today()))
+    write_pki(where, add_client(where, "bob", days=9, now=_today()))
+    assert admitted(where, where)
+    assert admitted(where, where / "ann")
+    for gone in ("ann", "joe", "ann"):  # once more is the same
+        replace_pki(where, revoked(where, gone, now=_today()))
+    assert not admitted(where, where / "ann")
+    assert not admitted(where, where)
+    assert admitted(where, where / "bob")
+    with pytest.raises(CredentialsError, match="has no certificate of a client called eve"):
+        revoked(where, "eve", now=_today())
+    with pytest.raises(CredentialsError, match="is there already"):
+        write_pki(where, add_client(where, "bob", days=9, now=_today()))
+
+
+def test_all_of_it_in_time(tmp_path: Path) -> None:
+    where = tmp_path / "pki"
+    write_pki(where, make_pki(["disk.example"], ["joe", "ann"], [], days=9, now=_today()))
+    before = {path: path.read_bytes() for path in where.rglob("*.pem")}
+    replace_pki(where, revoked(where, "ann", now=_today()))
+    replace_pki(where, renewed(where, days=90, now=_today()))
+    assert not server_credentials(where).warnings(_today() + 20 * DAY)[1:]  # but of the list
+    for path, old in before.items():
+        assert (path.read_bytes() == old) == path.name.endswith("-key.pem"), path
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    client = client_credentials(where, hostname="disk.example")
+    assert shake_hands(server_credentials(where), client).admitted
+    # A new certificate is another one, which was not revoked.
+    assert admitted(where, where / "ann")
+    # Who has the old ones goes on with them.
+    kept = tmp_path / "old"
+    write_pki(kept, {str(path.relative_to(where)): content for path, content in before.items()})
+    assert admitted(where, kept)
+    assert admitted(kept, where)
+
+
+def test_where_there_is_no_authority(tmp_path: Path) -> None:
+    with pytest.raises(CredentialsError, match=r"ca-key\.pem: cannot be read: No such file"):
+        renewed(tmp_path, days=9, now=_today())
+    write_pki(tmp_path, make_pki([], [], [], days=9, now=_today()))
+    (tmp_path / "ca-key.pem").write_bytes(b"nonsense")
+    with pytest.raises(CredentialsError, match=r"ca-key\.pem: cannot be understood"):
+        add_client(tmp_path, "joe", days=9, now=_today())
+
+
+def test_what_old_qemu_insists_on() -> None:
+    files = make_pki([], [], [], days=9, now=NOW)
+    for name in ("server", "client"):
+        certificate = x509.load_pem_x509_certificate(files[f"{name}-cert.pem"])
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+        assert usage.digital_signature
+        assert usage.key_encipherment
