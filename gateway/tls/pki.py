@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from gateway.tls.certificates import UNREADABLE
+from gateway.tls.certificates import CA_CRL, UNREADABLE
 from gateway.tls.errors import CredentialsError
 from gateway.tls.psk import MAX_USER_BYTES
 from gateway.tls.reading import read
@@ -37,6 +37,9 @@ _T = TypeVar("_T")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 DEFAULT_CLIENT = "client"
+
+ISSUED = "ca-issued.txt"
+"""Certificates that were renewed, and are good until they end: their numbers and names, for `revoked`."""
 
 MAX_NAME_CHARACTERS = 64
 """ub-common-name of RFC 5280, appendix A.1."""
@@ -102,22 +105,32 @@ def add_client(directory: Path, client: str, *, days: int, now: datetime) -> dic
 
 def renewed(directory: Path, *, days: int, now: datetime) -> dict[str, bytes]:
     """Give the certificates of an authority anew, its own as well, valid for `days` from `now`: of the same
-    keys, for the same names. Whoever has an old one can go on with it until that ends. Raises
-    `CredentialsError`.
+    keys, for the same names. Whoever has an old one can go on with it until that ends. What was revoked stays
+    as it is. Raises `CredentialsError`.
     """
     ca = _there(directory)
     again = _Issued(_again(ca.certificate, ca, days, now), ca.key)
-    files = {}
+    gone = _revoked_there(directory)
+    files, issued = {}, _issued_before(directory)
     for path in sorted(directory.rglob("*-cert.pem")):
-        is_ca = path.name == "ca-cert.pem"
-        certificate = again.certificate if is_ca else _again(_certificate(path), again, days, now)
+        certificate = _certificate(path)
+        if path.name == "ca-cert.pem":
+            certificate = again.certificate
+        elif certificate.serial_number not in gone:
+            issued.append((certificate.serial_number, certificate.subject))
+            certificate = _again(certificate, again, days, now)
         files[str(path.relative_to(directory))] = _pem(certificate)
+    lines = [f"{serial:x} {subject.rfc4514_string()}\n" for serial, subject in issued]
+    files[ISSUED] = "".join(lines).encode()
+    if gone:
+        files[CA_CRL] = _list_of(again, gone, now)
     return files
 
 
 def revoked(directory: Path, client: str, *, now: datetime) -> dict[str, bytes]:
-    """Give the list of what an authority has revoked, with a client's certificate added. It is good for as
-    long as the authority is. Raises `CredentialsError`.
+    """Give the list of what an authority has revoked, with a client's certificates added: the one that it has
+    and those that it had before they were renewed. It is good for as long as the authority is. Raises
+    `CredentialsError`.
     """
     ca = _there(directory)
     path = directory / client / "client-cert.pem"
@@ -126,20 +139,48 @@ def revoked(directory: Path, client: str, *, now: datetime) -> dict[str, bytes]:
     certificate = _certificate(path)
     if certificate.subject != _name(client):
         raise CredentialsError(directory, f"has no certificate of a client called {client}")
+    gone = _revoked_there(directory)
+    before = [serial for serial, subject in _issued_before(directory) if subject == _name(client)]
+    for serial in (*before, certificate.serial_number):
+        gone.setdefault(serial, now)
+    return {CA_CRL: _list_of(ca, gone, now)}
+
+
+def _revoked_there(directory: Path) -> dict[int, datetime]:
+    """Give the numbers of certificates that are on the list, and since when."""
+    path = directory / CA_CRL
+    if not path.exists():
+        return {}
+    return {
+        one.serial_number: one.revocation_date_utc
+        for one in _readable(path, x509.load_pem_x509_crl)
+    }
+
+
+def _list_of(ca: _Issued, gone: Mapping[int, datetime], now: datetime) -> bytes:
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(ca.certificate.subject)
         .last_update(now)
         .next_update(ca.certificate.not_valid_after_utc)
     )
-    before = directory / "ca-crl.pem"
-    if before.exists():
-        for one in _readable(before, x509.load_pem_x509_crl):
-            if one.serial_number != certificate.serial_number:
-                builder = builder.add_revoked_certificate(one)
-    entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
-    builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
-    return {"ca-crl.pem": builder.sign(ca.key, SHA256()).public_bytes(Encoding.PEM)}
+    for serial, since in gone.items():
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(since)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(ca.key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def _issued_before(directory: Path) -> list[tuple[int, x509.Name]]:
+    """Give the numbers and names of certificates that were renewed."""
+    path = directory / ISSUED
+    if not path.exists():
+        return []
+    lines = read(path, "a file that `nbd-gateway pki renew` has made").decode().splitlines()
+    try:
+        words = [line.split(" ", 1) for line in lines]
+        return [(int(serial, 16), x509.Name.from_rfc4514_string(name)) for serial, name in words]
+    except ValueError:
+        raise CredentialsError(path, "is not what `nbd-gateway pki renew` writes") from None
 
 
 def replace_pki(directory: Path, files: Mapping[str, bytes]) -> None:

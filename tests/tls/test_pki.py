@@ -131,19 +131,23 @@ def test_all_of_it_in_time(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in where.rglob("*.pem")}
     replace_pki(where, revoked(where, "ann", now=_today()))
     replace_pki(where, renewed(where, days=90, now=_today()))
-    assert not server_credentials(where).warnings(_today() + 20 * DAY)[1:]  # but of the list
+    assert not server_credentials(where).warnings(_today() + 20 * DAY)
+    assert not admitted(where, where / "ann")  # who was revoked stays so
     for path, old in before.items():
-        assert (path.read_bytes() == old) == path.name.endswith("-key.pem"), path
+        stays = path.name.endswith("-key.pem") or path == where / "ann" / "client-cert.pem"
+        assert (path.read_bytes() == old) == stays, path
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     client = client_credentials(where, hostname="disk.example")
     assert shake_hands(server_credentials(where), client).admitted
-    # A new certificate is another one, which was not revoked.
-    assert admitted(where, where / "ann")
     # Who has the old ones goes on with them.
     kept = tmp_path / "old"
     write_pki(kept, {str(path.relative_to(where)): content for path, content in before.items()})
     assert admitted(where, kept)
     assert admitted(kept, where)
+    # Until they are revoked, with the new ones.
+    replace_pki(where, revoked(where, "joe", now=_today()))
+    assert not admitted(where, where)
+    assert not admitted(where, kept)
 
 
 def test_where_there_is_no_authority(tmp_path: Path) -> None:
