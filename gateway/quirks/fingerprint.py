@@ -35,7 +35,11 @@ class Program:
 
 def identify(evidence: Evidence, *, extended: bool, contexts: tuple[str, ...]) -> Program:
     """Say which program the evidence fits; `contexts` are those that it listed."""
-    if evidence.unasked_info == Rep.ERR_BLOCK_SIZE_REQD:
+    # Those from 4.0 on insist as well, if their blocks are larger than a byte. From 4.2 on they offer
+    # FAST_ZERO, or, read-only, no TRIM.
+    trim, fast_zero = Flag.SEND_TRIM, Flag.SEND_FAST_ZERO
+    insists = evidence.unasked_info == Rep.ERR_BLOCK_SIZE_REQD
+    if insists and evidence.flags & (trim | fast_zero) == trim:
         return _old_qemu(evidence, contexts)
     sizes = evidence.block_sizes
     like_qemu = sizes is not None and (sizes.preferred, sizes.maximum) == (
@@ -74,7 +78,11 @@ def _old_qemu(evidence: Evidence, contexts: tuple[str, ...]) -> Program:
 
 
 def _new_qemu(evidence: Evidence, *, extended: bool, contexts: tuple[str, ...]) -> Program:
-    reasons = ["block sizes as qemu's, and an INFO that does not ask for them is answered (4.0)"]
+    reasons = ["block sizes as qemu's"]
+    if evidence.unasked_info != Rep.ERR_BLOCK_SIZE_REQD:
+        reasons = [
+            "block sizes as qemu's, and an INFO that does not ask for them is answered (4.0)"
+        ]
     flags = evidence.flags
     writable = not flags & Flag.READ_ONLY
     lowest, below = "4.0", ""

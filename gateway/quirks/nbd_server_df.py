@@ -4,8 +4,9 @@ A simple reply to a READ is illegal where structured replies were agreed: qemu's
 over it. Its DF path, if it were reached, would give wrong lengths. So DF is never sent to it; where a
 client sends DF, the reply is put together here.
 
-nbd-server is told by what it leaves out: no INFO_BLOCK_SIZE though it was asked for, CAN_MULTI_CONN without
-CACHE or FAST_ZERO. A wrong yes costs a client that sends DF a copy of its data, and nothing else.
+nbd-server is told by what it leaves out: no INFO_BLOCK_SIZE and no INFO_NAME though both were asked for,
+CAN_MULTI_CONN without CACHE or FAST_ZERO. A wrong yes costs a client that sends DF a copy of its data, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def applies(evidence: Evidence) -> bool:
         evidence.structured
         and evidence.unasked_info == Rep.ACK
         and evidence.block_sizes is None
+        and not evidence.named
         and evidence.flags & Flag.SEND_DF
         and evidence.flags & Flag.CAN_MULTI_CONN
         and not others
@@ -58,6 +60,18 @@ QUIRK = Quirk(
             "nbd-server 3.27",
             Evidence(Style.FIXED_NEWSTYLE, _FLAGS | Flag.SEND_DF, None, Rep.ACK, structured=True),
             Dialect(clear_flags=Flag.SEND_DF),
+        ),
+        Transcript(
+            "nbdkit 1.32 with --filter=nocache, which tells a name",
+            Evidence(
+                Style.FIXED_NEWSTYLE,
+                _FLAGS | Flag.SEND_DF,
+                None,
+                Rep.ACK,
+                structured=True,
+                named=True,
+            ),
+            Dialect(),
         ),
         Transcript(
             "nbd-server 3.24, without structured replies",

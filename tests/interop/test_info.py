@@ -25,6 +25,8 @@ def expected(direct: dict[str, Any], size: int, upstream: Upstream) -> dict[str,
     export["can_df"] = True
     if not upstream.block_sizes:
         export |= BLOCK_SIZES
+    if not upstream.newstyle:
+        export["block_size_minimum"] = 512  # the quirk qemu-sectors
     if export["is_read_only"]:
         export |= dict.fromkeys(WRITES, False)
     if not export["can_zero"]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from gateway.wire.handshake import printable
 from .clients import nbdinfo
 from .conftest import Image
 from .processes import Process, listening, run, wait_until
-from .servers import Servers, unix_uri
+from .servers import Servers, Upstream, unix_uri
 
 SHIFTED = Path(__file__).parent / "scripts" / "shifted.py"
 """An embedded qemu 3.0 that has an `--offset`."""
@@ -98,6 +100,56 @@ def test_qemu_3_0_is_named_and_the_status_says_that_data_is_at_risk(workdir: Pat
     )
     assert "qemu 3.0's CACHE" in export["notes"][-1]
     process.stop()
+
+
+def _filtered(name: str, servers: Servers, disk: Path) -> Upstream:
+    return servers.nbdkit(f"--filter={name}", "file", disk)
+
+
+BLOCKS_OF_4K = "driver=blkdebug,align=4096,image.driver=file,image.filename="
+MATRIX: dict[str, tuple[str, Callable[[Servers, Path], Upstream]]] = {
+    "qemu": ("qemu", lambda s, disk: s.qemu_nbd("-f", "raw", disk)),
+    "qemu, read-only": ("qemu", lambda s, disk: s.qemu_nbd("-r", "-f", "raw", disk)),
+    "qemu, format guessed": ("qemu", lambda s, disk: s.qemu_nbd(disk)),
+    "qemu, snapshot": ("qemu", lambda s, disk: s.qemu_nbd("--snapshot", "-f", "raw", disk)),
+    "qemu, part": ("qemu", lambda s, disk: s.qemu_nbd("-o", "4096", "-f", "raw", disk)),
+    "qemu, no cache": ("qemu", lambda s, disk: s.qemu_nbd("--cache=none", "-f", "raw", disk)),
+    "qemu, 4K": (
+        "qemu",
+        lambda s, disk: s.qemu_nbd("--image-opts", f"{BLOCKS_OF_4K}{disk}"),
+    ),
+    "qemu, 4K, read-only": (
+        "qemu",
+        lambda s, disk: s.qemu_nbd("-r", "--image-opts", f"{BLOCKS_OF_4K}{disk}"),
+    ),
+    "nbdkit": ("nbdkit", lambda s, disk: s.nbdkit("file", disk)),
+    "nbdkit, read-only": ("nbdkit", lambda s, disk: s.nbdkit("-r", "file", disk)),
+    "nbdkit, data": ("nbdkit", lambda s, _disk: s.nbdkit("data", "1 2 3")),
+    "nbdkit, pattern": ("nbdkit", lambda s, _disk: s.nbdkit("pattern", "1M")),
+    "nbdkit, null": ("nbdkit", lambda s, _disk: s.nbdkit("null", "1M")),
+    "nbdkit, memory": ("nbdkit", lambda s, _disk: s.nbdkit("memory", "1M")),
+    "nbdkit, split": ("nbdkit", lambda s, disk: s.nbdkit("split", disk, disk)),
+    **{
+        f"nbdkit, {name}": (
+            "nbdkit",
+            partial(_filtered, name),
+        )
+        for name in ("cow", "cache", "nocache", "noextents", "nozero")
+    },
+    "nbd-server": ("nbd-server", lambda s, disk: s.nbd_server(disk)),
+}
+"""What servers are, and how each is started; none has a quirk that is known."""
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_no_quirk_is_seen_where_there_is_none(servers: Servers, image: Image, name: str) -> None:
+    program, start = MATRIX[name]
+    _status, found = probe(start(servers, image.path).uri)
+    [export] = found["exports"]
+    assert export["quirks"] == []
+    assert found["program"]["name"] == program
+    if program == "qemu":  # Debian 12's, or a younger one
+        assert found["program"]["versions"].startswith((">=4.2", ">=5.2", ">=7.1", ">=8.2"))
 
 
 @pytest.mark.parametrize("kind", ["qemu-raw", "nbdkit", "nbd-server", "nbdkit-oldstyle"])

@@ -58,7 +58,7 @@ while in_flight:
             written.discard(slot)
         else:
             written.add(slot)
-        if time.monotonic() < deadline:
+        if time.monotonic() < deadline or issued < 2 * IN_FLIGHT:
             issue(slot)
             issued += 1
 h.shutdown()
