@@ -24,6 +24,7 @@ listing.py  what LIST shows
 scan/       what goes through a session, message by message; pure
 bundle/     links that act as one: several for a client, one for many, the next one when one dies
 hub.py      the reactor: every session's two sockets in one epoll, in one task
+turns.py    whose turn it is in the hub, where there is not time for all
 crowd.py    what the hub waits for, and how
 lane.py     one direction of a session: receive once, scan, send once
 session.py  two lanes, and how they end

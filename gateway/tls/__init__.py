@@ -4,6 +4,7 @@ errors.py       what goes wrong: with a file of ours, or with a peer
 reading.py      files, bounded and refused in plain words
 psk.py          pre-shared keys: psktool's file, and which user a session is of
 certificates.py the directory of PEM files that nbdkit, qemu and libnbd use
+revoked.py      lists of what CAs have revoked, and who is on one
 hello.py        whether a ClientHello offers a pre-shared key
 credentials.py  the above -> SSL contexts, for both sides, and who is admitted by them
 identity.py     what a certificate or a key says of who has it
