@@ -199,8 +199,8 @@ class Oracle:
         gone = {
             write: None
             for number in changed
-            for write in self._writes[number]
-            if write.ended < NEVER and write.session and write.stamp == before[number] != 0
+            for write in self._writes[number]  # whoever has heard of it: the gateway has
+            if write.session and write.stamp == before[number] != 0
         }
         for session in self.sessions:
             relied_on = [write for write in gone if self._in_scope(write, session)]
