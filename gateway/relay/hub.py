@@ -168,43 +168,51 @@ class Hub:
 
     async def _serve(self) -> None:
         poll, watched, clock = self._epoll.poll, self._watched, time.monotonic
-        turns, ready = self._turns, self._turns.ready
+        ready = self._turns.ready
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             now, patience = clock(), 0.0
             turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
             while now < quiet_ends:
-                ready.update(poll(0 if ready else patience, MAX_EVENTS))
+                events = poll(0 if ready else patience, MAX_EVENTS)
                 crowd = Crowd.NONE
-                if ready:
-                    before = clock()
-                    slice_ends = before + SLICE_SECONDS
-                    took: list[tuple[int, float]] = []
-                    for descriptor in turns.order():
-                        event = ready.pop(descriptor, 0)
-                        # A session that ended a moment ago may not be there any more.
-                        if act := watched.get(descriptor):
-                            crowd = max(crowd, act(event))
-                        now = clock()
-                        took.append((descriptor, now - before))
-                        before = now
-                        if now > slice_ends and ready:
-                            turns.overran(took)
-                            break
-                    else:
-                        turns.all_served()
-                    patience = PATIENCE_SECONDS if crowd else 0
-                    if crowd == Crowd.SMALL and not ready:
-                        time.sleep(GATHER_SECONDS)
-                    now = clock()
+                if len(events) == 1 and not ready:  # the usual case, where nobody waits for anybody
+                    [(descriptor, event)] = events
+                    if act := watched.get(descriptor):
+                        crowd = act(event)
+                elif events or ready:
+                    ready.update(events)
+                    crowd = self._serve_all(now)
+                patience = PATIENCE_SECONDS if crowd else 0
+                if crowd == Crowd.SMALL:
+                    time.sleep(GATHER_SECONDS)
+                now = clock()
+                if events:
                     quiet_ends = now + QUIET_SECONDS
-                else:
-                    patience = 0
-                    now = clock()
                 if now > turn_ends:
                     await trio.lowlevel.checkpoint()
                     now = clock()
                     turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
+
+    def _serve_all(self, now: float) -> int:
+        """Serve those that are ready, until all are served or their time is over; give the `Crowd`."""
+        turns, watched, clock = self._turns, self._watched, time.monotonic
+        ready = turns.ready
+        slice_ends = now + SLICE_SECONDS
+        crowd = Crowd.NONE
+        took: list[tuple[int, float]] = []
+        for descriptor in turns.order():
+            event = ready.pop(descriptor, 0)
+            # A session that ended a moment ago may not be there any more.
+            if act := watched.get(descriptor):
+                crowd = max(crowd, act(event))
+            before, now = now, clock()
+            took.append((descriptor, now - before))
+            if now > slice_ends and ready:
+                turns.overran(took)
+                return crowd
+        turns.all_served()
+        return crowd
 
     async def relay(
         self,

@@ -626,7 +626,6 @@ class Session:
         if self.traffic.memory is not None:  # who scanned may have given up before
             self.traffic.memory.remember(self.traffic.last_cookie)
         quiet = self.quiet
-        self._note_unsent()
         self._link_closed = self._link_mute = True
         lives_on = self.survive is not None and not self._stopping and not self._client_gone
         if self.traffic.trail is not None and (not lives_on or self.settled):
@@ -787,18 +786,17 @@ class Session:
         self._note_answered()
         self._stop("stopped")
         self.ending.set()
-        self._note_unsent()
         self._requests_lane.close()
         self._replies_lane.close()
         self.traffic.jobs.woken = _not_any_more
         self.survive = None
         self._requests.forget_pin()
+        self.traffic.give_up_writes()
         # Others may wait for what it has under way, and for its ranges.
         self.traffic.postponed.clear()
         self.traffic.asks.drop()
         self.traffic.debt.deaf = True
         self.traffic.jobs.fail(Errno.EIO, "the session has ended")
-        self.traffic.give_up_writes()
         self.traffic.locks.leave(self.traffic.in_flight)
         if self.traffic.memory is not None:
             self.traffic.memory.forget_all()

@@ -66,13 +66,13 @@ def survives(
     trail.under_way = traffic.writing
     trail.flush = partial(_flush, session, traffic)
     traffic.trail = traffic.debt.trail = trail
+    assert isinstance(opened.link, Link)
+    traffic.leave_late = partial(_keep_away, running, opened.link)
     if not lives_on:
         if not opened.offer.flags & TransmissionFlag.READ_ONLY:
             traffic.debt.losses.witnesses.look_away()  # of what it writes nothing is noted
         return
     traffic.memory = Memory(trail)
-    assert isinstance(opened.link, Link)
-    traffic.leave_late = partial(_keep_away, running, opened.link)
     traffic.going.heed(partial(_note_that_it_goes, running, session, traffic))
     session.survive = lambda why: _carry_over(service, running, why, pause or Pause())
 
@@ -86,11 +86,15 @@ def _flush(session: Session, traffic: Traffic, done: Flushed) -> None:
     session.act(lambda: traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), answered))
 
 
-def _keep_away(running: Running, link: Link, written: Range) -> None:
-    """Nobody writes for a while where what was under way over a link may be done yet (`scan.fences`)."""
+def _keep_away(running: Running, link: Link, written: Range, widened: bool) -> None:
+    """Nobody writes for a while where what was under way over a link may be done yet (`scan.fences`). Where it
+    is their own affair, clients need not wait: they are told that nobody knows, or end with their links. But
+    what was widened to whole blocks may have others' bytes in it.
+    """
     survival = running.opened.place.server.mode.survival
     late = Late(trio.current_time() + survival.late_write_seconds, link.peer)
-    if survival.unknown_writes is Unanswered.REISSUE and not late.over(trio.current_time()):
+    own = not survival.reconnect_seconds or survival.unknown_writes is not Unanswered.REISSUE
+    if (widened or not own) and not late.over(trio.current_time()):
         running.disk.fences.add(*written, late)
 
 

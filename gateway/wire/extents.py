@@ -137,7 +137,11 @@ class Extents(Sequence[tuple[int, int]]):
         # One look at the bytes is mostly enough, and ten times as quick.
         if bytes(lengths.itemsize) not in lengths.tobytes() or all(lengths):
             return self
-        return Extents.of(pair for pair in self if pair[0])
+        left = [number for number, length in enumerate(lengths) if length]
+        return Extents(
+            array(lengths.typecode, [lengths[number] for number in left]),
+            array(lengths.typecode, [self.flags[number] for number in left]),
+        )
 
 
 def _whole_within(lengths: array[int], count: int) -> tuple[int, int]:

@@ -44,6 +44,7 @@ def test_ranges(known: Pairs, count: int, narrow: bool) -> None:
     assert states(extents.behind(count)) == whole[count:]
     assert list(extents.without_empty()) == [pair for pair in known if pair[0]]
     full = extents.without_empty()
+    assert full.lengths.typecode == extents.lengths.typecode
     begun = full.begun_before(max(1, count))
     assert list(begun) == list(full)[: len(begun)]
     assert sum(length for length, _ in list(begun)[:-1]) < max(1, count)

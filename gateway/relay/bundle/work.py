@@ -365,9 +365,11 @@ class Work:
 
     def keep_away(self, ask: Ask, late: Late) -> None:
         """Keep newer writes away from where an old one may still come: those of all sessions of the disk. Where
-        clients are told that nobody knows, they write again, and need not wait.
+        clients are told that nobody knows, they write again, and need not wait; but for what was widened to
+        whole blocks, which may have others' bytes in it.
         """
-        if self.survival.unknown_writes is Unanswered.REISSUE and not late.over(self.clock()):
+        reissued = self.survival.unknown_writes is Unanswered.REISSUE
+        if (reissued or ask.own is not None) and not late.over(self.clock()):
             self.fences.add(ask.offset, ask.end, late)
             for held in self.pieces.held:
                 if held.writes and held.ask.overlaps(ask):

@@ -119,6 +119,10 @@ class Asks:
         """Give where the reply to an ask is collected."""
         return self._under_way[ours][1]
 
+    def widened(self, ours: int) -> bool:
+        """Say whether an ask writes bytes that are not its client's."""
+        return self._under_way[ours][0].own is not None
+
     def settle(self, ours: int) -> None:
         """The reply to an ask is complete."""
         ask, outcome, done = self._under_way.pop(ours)

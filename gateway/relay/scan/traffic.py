@@ -20,7 +20,7 @@ from gateway.relay.scan.early import Early
 from gateway.relay.scan.fences import Fences
 from gateway.relay.scan.going import Going
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
-from gateway.relay.scan.locks import Entry, RangeLocks
+from gateway.relay.scan.locks import ASK, Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
 from gateway.relay.scan.plan import Plan
 from gateway.wire.constants import Cmd, Errno
@@ -164,9 +164,9 @@ class Traffic:
         self.stale = False
         """The client has gone while what it sent had to wait: what it wanted to write is not begun any more.
         Others may have written there since, who saw it go."""
-        self.leave_late: Callable[[Range], None] = nobody_minds
+        self.leave_late: Callable[[Range, bool], None] = nobody_minds
         """Called with each range that is being written when the link is given up, and nobody asks again: it may
-        be written yet."""
+        be written yet. And with whether it has others' bytes in it, for it was widened."""
         self.postponed: deque[Callable[[], None]] = deque()
         """Begin commands of the client that were under way on a link that has died."""
         self.backlog = 0
@@ -229,18 +229,16 @@ class Traffic:
 
     def give_up_writes(self) -> None:
         """Nobody will hear what becomes of what is being written over this link: it may be done, or yet be
-        done, on top of what others write. But what was not sent to its end never is.
+        done, on top of what others write. But one whose data its client has not sent to the end never is. (What
+        we have not sent to the end may be done all the same: over TLS the kernel may have more than it said.)
         """
-        early = self.early
-        sent = (
-            (offset, offset + length)
-            for ours, (_cookie, word, offset, length) in self.in_flight.items()
-            if word & 0xFFFF in WRITE_CLASS and ours != early.half_sent and ours not in early.unsent
-        )
-        for start, end in sent:
-            if self.trail is not None:
-                self.trail.losses.witnesses.unknown(start, end)
-            self.leave_late((start, end))
+        for ours, (_cookie, word, offset, length) in self.in_flight.items():
+            if word & 0xFFFF in WRITE_CLASS and ours != self.early.half_sent:
+                if self.trail is not None:
+                    self.trail.losses.witnesses.unknown(offset, offset + length)
+                self.leave_late(
+                    (offset, offset + length), bool(word & ASK) and self.asks.widened(ours)
+                )
 
     def writing(self) -> list[Range]:
         """Give what is being written over this link."""
@@ -269,7 +267,7 @@ def _is_there() -> bool:
     return False
 
 
-def nobody_minds(_written: Range) -> None:
+def nobody_minds(_written: Range, _widened: bool) -> None:
     """Stand in for `Traffic.leave_late`."""
 
 
