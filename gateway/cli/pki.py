@@ -90,11 +90,11 @@ def add(directory: Path, client: str, /, *, days: int = 365) -> int:
     :param client: The client's name.
     :param days: How long its certificate is valid. Default: 365.
     """
-    from gateway.tls.pki import add_client, write_pki
+    from gateway.tls.pki import add_client, write_client
 
     _check_days(days)
     return _done(
-        directory, lambda now: add_client(directory, client, days=days, now=now), write_pki
+        directory, lambda now: add_client(directory, client, days=days, now=now), write_client
     )
 
 

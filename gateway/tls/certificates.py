@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from gateway.tls.errors import CredentialsError
-from gateway.tls.reading import read
-from gateway.tls.revoked import is_of
+from gateway.tls.reading import UNREADABLE, read
+from gateway.tls.revoked import RevokedList, comparable, revoked_list
 from gateway.wire.handshake import printable
 
 CA_CERT = "ca-cert.pem"
@@ -36,21 +35,12 @@ WARNING_DAYS = 30
 """How long before its end a certificate is warned of: what ACME clients take for the time to renew."""
 
 _PEM = "PEM, -----BEGIN CERTIFICATE-----"
+_CRL_PEM = "a list of revoked certificates, PEM, -----BEGIN X509 CRL-----"
 _CRL_BEGIN = b"-----BEGIN X509 CRL-----"
 _CRL_END = b"-----END X509 CRL-----"
 _KEY_BEGIN = re.compile(rb"^-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
 _KEY_ENCRYPTED = re.compile(rb"^(-----BEGIN ENCRYPTED|Proc-Type: 4,ENCRYPTED)", re.MULTILINE)
 _T = TypeVar("_T")
-
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
-"""What `cryptography` raises for certificates that are malformed, or of a kind that it does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +58,7 @@ class Certificates:
     """A directory's files that are there and fit each other. `own` is our certificate with its key."""
 
     ca: Path | None
-    lists: tuple[x509.CertificateRevocationList, ...]
+    lists: tuple[RevokedList, ...]
     """What CAs have revoked."""
     verify_flags: ssl.VerifyFlags
     own: tuple[Path, Path] | None
@@ -101,8 +91,9 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
         return Certificates(None, (), ssl.VerifyFlags(0), own, tuple(terms))
     cas = _certificates(ca, f"the certificates of the CAs to trust ({_PEM})")
     terms += [_term(ca, one) for one in cas]
-    lists = _crls(crl, cas) if crl.exists() else []
-    terms += [_crl_term(crl, one) for one in lists]
+    crls = _crls(crl) if crl.exists() else []
+    terms += [_crl_term(crl, one) for one in crls]
+    lists = [_list(crl, one, cas) for one in crls]
     return Certificates(ca, tuple(lists), _verify_flags(cas), own, tuple(terms))
 
 
@@ -184,22 +175,25 @@ def _certificates(path: Path, expected: str) -> list[x509.Certificate]:
     return found
 
 
-def _crls(path: Path, cas: list[x509.Certificate]) -> list[x509.CertificateRevocationList]:
-    expected = "a list of revoked certificates, PEM, -----BEGIN X509 CRL-----"
-    content = read(path, expected)
+def _crls(path: Path) -> list[x509.CertificateRevocationList]:
+    content = read(path, _CRL_PEM)
     blocks = [
         _CRL_BEGIN + block.partition(_CRL_END)[0] + _CRL_END + b"\n"
         for block in content.split(_CRL_BEGIN)[1:]
     ]
     if not blocks:
-        raise CredentialsError(path, f"has none in it; expected {expected}")
-    found = _parsed(path, expected, lambda: [x509.load_pem_x509_crl(block) for block in blocks])
-    for one in found:
-        named = [ca for ca in cas if ca.subject == one.issuer]
-        if named and not any(is_of(one, ca) for ca in named):
-            problem = f"has a list that {shown(one.issuer)} of {CA_CERT} has not signed"
-            raise CredentialsError(path, problem)
-    return found
+        raise CredentialsError(path, f"has none in it; expected {_CRL_PEM}")
+    return _parsed(path, _CRL_PEM, lambda: [x509.load_pem_x509_crl(block) for block in blocks])
+
+
+def _list(
+    path: Path, crl: x509.CertificateRevocationList, cas: list[x509.Certificate]
+) -> RevokedList:
+    made = _parsed(path, _CRL_PEM, lambda: revoked_list(crl, cas))
+    if made.signer is None and any(comparable(ca.subject) == made.issuer for ca in cas):
+        problem = f"has a list that {shown(crl.issuer)} of {CA_CERT} has not signed"
+        raise CredentialsError(path, problem)
+    return made
 
 
 def _parsed(path: Path, expected: str, parse: Callable[[], _T]) -> _T:

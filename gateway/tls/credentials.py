@@ -25,6 +25,7 @@ offer none else. So:
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -41,7 +42,7 @@ from gateway.tls.certificates import (
 from gateway.tls.errors import CredentialsError, NotAdmitted
 from gateway.tls.hello import offers_key
 from gateway.tls.psk import Claim, Keys, check_supported, claim_of, load_keys, offer_key
-from gateway.tls.revoked import Lists, check_not_revoked, utc_now, verified_chain
+from gateway.tls.revoked import RevokedList, check_not_revoked, utc_now, verified_chain
 
 # By OpenSSL's names (openssl-ciphers(1)). For TLS 1.3 all suites are good, and CPython before 3.15 cannot
 # choose.
@@ -81,7 +82,7 @@ class Session:
         hostname: str | None = None,
         certificate_needed: bool = False,
         claim: Claim | None = None,
-        lists: Lists = (),
+        lists: Sequence[RevokedList] = (),
     ) -> None:
         """`lists`: what certificates are looked up in that are verified."""
         self.context = context

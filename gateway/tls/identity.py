@@ -12,8 +12,8 @@ from dataclasses import replace
 from cryptography import x509
 
 from gateway.identity import NOBODY, Identity
-from gateway.tls.certificates import UNREADABLE
 from gateway.tls.errors import NotAdmitted
+from gateway.tls.reading import UNREADABLE
 from gateway.wire.handshake import printable
 
 

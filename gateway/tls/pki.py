@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -27,10 +28,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from gateway.tls.certificates import CA_CRL, UNREADABLE
+from gateway.tls.certificates import CA_CRL
 from gateway.tls.errors import CredentialsError
 from gateway.tls.psk import MAX_USER_BYTES
-from gateway.tls.reading import read
+from gateway.tls.reading import UNREADABLE, read
 
 _T = TypeVar("_T")
 
@@ -38,8 +39,12 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 DEFAULT_CLIENT = "client"
 
+CLIENT_CERT = "client-cert.pem"
+
 ISSUED = "ca-issued.txt"
-"""Certificates that were renewed, and are good until they end: their numbers and names, for `revoked`."""
+"""Every certificate that the authority has issued to a client: its number and name, for `revoked`. A client's
+files may have been moved to where it runs, and what was renewed is good until it ends.
+"""
 
 MAX_NAME_CHARACTERS = 64
 """ub-common-name of RFC 5280, appendix A.1."""
@@ -88,6 +93,7 @@ def make_pki(
             raise CredentialsError(None, f"a client cannot be called {client}, as a file would be")
         own = {"ca-cert.pem": files["ca-cert.pem"]} | _client(ca, client, days, now)
         files |= {f"{client}/{name}": content for name, content in own.items()}
+    files[ISSUED] = _record(_clients(files))
     if users := list(dict.fromkeys(psk_users)):
         lines = [f"{_psk_user(user)}:{secrets.token_hex(PSK_BYTES)}\n" for user in users]
         files["keys.psk"] = "".join(lines).encode()
@@ -100,50 +106,76 @@ def add_client(directory: Path, client: str, *, days: int, now: datetime) -> dic
     """
     ca = _there(directory)
     own = {"ca-cert.pem": _pem(ca.certificate)} | _client(ca, client, days, now)
-    return {f"{client}/{name}": content for name, content in own.items()}
+    files = {f"{client}/{name}": content for name, content in own.items()}
+    return {ISSUED: _record(_issued_before(directory) | _clients(files))} | files
 
 
 def renewed(directory: Path, *, days: int, now: datetime) -> dict[str, bytes]:
     """Give the certificates of an authority anew, its own as well, valid for `days` from `now`: of the same
     keys, for the same names. Whoever has an old one can go on with it until that ends. What was revoked stays
-    as it is. Raises `CredentialsError`.
+    as it is, and so does what another authority has issued. The record comes first: it is to be there before
+    what it tells of. Raises `CredentialsError`.
     """
     ca = _there(directory)
     again = _Issued(_again(ca.certificate, ca, days, now), ca.key)
     gone = _revoked_there(directory)
-    files, issued = {}, _issued_before(directory)
+    files: dict[str, bytes] = {}
+    issued = _issued_before(directory)
     for path in sorted(directory.rglob("*-cert.pem")):
         certificate = _certificate(path)
+        if not _is_issued(certificate, ca.certificate):
+            continue
+        name = str(path.relative_to(directory))
         if path.name == "ca-cert.pem":
             certificate = again.certificate
         elif certificate.serial_number not in gone:
-            issued.append((certificate.serial_number, certificate.subject))
+            issued |= _clients({name: _pem(certificate)})
             certificate = _again(certificate, again, days, now)
-        files[str(path.relative_to(directory))] = _pem(certificate)
-    lines = [f"{serial:x} {subject.rfc4514_string()}\n" for serial, subject in issued]
-    files[ISSUED] = "".join(lines).encode()
+        files[name] = _pem(certificate)
+    files = {ISSUED: _record(issued | _clients(files))} | files
     if gone:
         files[CA_CRL] = _list_of(again, gone, now)
     return files
 
 
 def revoked(directory: Path, client: str, *, now: datetime) -> dict[str, bytes]:
-    """Give the list of what an authority has revoked, with a client's certificates added: the one that it has
-    and those that it had before they were renewed. It is good for as long as the authority is. Raises
+    """Give the list of what an authority has revoked, with every certificate of a client added that it has
+    issued, also those that are no longer there. It is good for as long as the authority is. Raises
     `CredentialsError`.
     """
     ca = _there(directory)
-    path = directory / client / "client-cert.pem"
-    if not path.exists():
-        path = directory / "client-cert.pem"
-    certificate = _certificate(path)
-    if certificate.subject != _name(client):
+    issued = _issued_before(directory)
+    for path in (directory / client / CLIENT_CERT, directory / CLIENT_CERT):
+        if path.exists() and _is_issued(certificate := _certificate(path), ca.certificate):
+            issued[certificate.serial_number] = certificate.subject
+    serials = [serial for serial, subject in issued.items() if subject == _name(client)]
+    if not serials:
         raise CredentialsError(directory, f"has no certificate of a client called {client}")
     gone = _revoked_there(directory)
-    before = [serial for serial, subject in _issued_before(directory) if subject == _name(client)]
-    for serial in (*before, certificate.serial_number):
+    for serial in serials:
         gone.setdefault(serial, now)
     return {CA_CRL: _list_of(ca, gone, now)}
+
+
+def _is_issued(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Say whether a CA has issued a certificate; it has its own."""
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (InvalidSignature, *UNREADABLE):
+        return False
+    return True
+
+
+def _clients(files: Mapping[str, bytes]) -> dict[int, x509.Name]:
+    """Give the numbers and names of the clients' certificates in files."""
+    pems = [pem for name, pem in files.items() if Path(name).name == CLIENT_CERT]
+    certificates = [x509.load_pem_x509_certificate(pem) for pem in pems]
+    return {one.serial_number: one.subject for one in certificates}
+
+
+def _record(issued: Mapping[int, x509.Name]) -> bytes:
+    lines = [f"{serial:x} {name.rfc4514_string()}\n" for serial, name in issued.items()]
+    return "".join(lines).encode()
 
 
 def _revoked_there(directory: Path) -> dict[int, datetime]:
@@ -170,17 +202,17 @@ def _list_of(ca: _Issued, gone: Mapping[int, datetime], now: datetime) -> bytes:
     return builder.sign(ca.key, SHA256()).public_bytes(Encoding.PEM)
 
 
-def _issued_before(directory: Path) -> list[tuple[int, x509.Name]]:
-    """Give the numbers and names of certificates that were renewed."""
+def _issued_before(directory: Path) -> dict[int, x509.Name]:
+    """Read what `_record` has made; there is none in a directory of before it was kept."""
     path = directory / ISSUED
     if not path.exists():
-        return []
-    lines = read(path, "a file that `nbd-gateway pki renew` has made").decode().splitlines()
+        return {}
+    lines = read(path, "a file that `nbd-gateway pki` has made").decode().splitlines()
     try:
         words = [line.split(" ", 1) for line in lines]
-        return [(int(serial, 16), x509.Name.from_rfc4514_string(name)) for serial, name in words]
+        return {int(serial, 16): x509.Name.from_rfc4514_string(name) for serial, name in words}
     except ValueError:
-        raise CredentialsError(path, "is not what `nbd-gateway pki renew` writes") from None
+        raise CredentialsError(path, "is not what `nbd-gateway pki` writes") from None
 
 
 def replace_pki(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -236,14 +268,28 @@ def _again(old: x509.Certificate, ca: _Issued, days: int, now: datetime) -> x509
     return builder.sign(ca.key, SHA256())
 
 
+def write_client(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of `add_client` as `write_pki` does, and the record in the place of the one before.
+    Raises `CredentialsError`.
+    """
+    new = {name: content for name, content in files.items() if name != ISSUED}
+    _check_new(directory, new)
+    replace_pki(directory, {ISSUED: files[ISSUED]})
+    write_pki(directory, new)
+
+
+def _check_new(directory: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if (directory / name).exists():
+            raise CredentialsError(directory / name, "is there already, and is not overwritten")
+
+
 def write_pki(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of `make_pki` into a directory: 0700, and 0600 for the files.
 
     What is there already is never overwritten; nothing is written if anything is. Raises `CredentialsError`.
     """
-    for name in files:
-        if (directory / name).exists():
-            raise CredentialsError(directory / name, "is there already, and is not overwritten")
+    _check_new(directory, files)
     made = [directory, *sorted({(directory / name).parent for name in files} - {directory})]
     for path in made:
         try:

@@ -6,10 +6,23 @@ import os
 import stat
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
 from gateway.tls.errors import CredentialsError
 
 MAX_FILE_BYTES = 1 << 20
 """A system's whole bundle of CAs has a quarter of this; /dev/zero given by mistake has no end."""
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What `cryptography` raises for certificates that are malformed, or of a kind that it does not know."""
 
 
 def read(path: Path, expected: str, *, secret: bool = False) -> bytes:

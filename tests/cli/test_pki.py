@@ -29,7 +29,7 @@ def test_init(tmp_path: Path, capsys: Capture) -> None:
             "ca-cert.pem", "ca-key.pem", "server-cert.pem", "server-key.pem",
             "client-cert.pem", "client-key.pem",
             "ann/ca-cert.pem", "ann/client-cert.pem", "ann/client-key.pem",
-            "keys.psk",
+            "ca-issued.txt", "keys.psk",
         )
     ]  # fmt: skip
     assert all((tmp_path / name).is_file() for name in made)
@@ -76,8 +76,8 @@ def test_add_renew_and_revoke(tmp_path: Path, capsys: Capture) -> None:
     assert capsys.readouterr().out.splitlines() == [
         f"pki/{name}"
         for name in (
-            "ann/ca-cert.pem", "ann/client-cert.pem", "ca-cert.pem", "client-cert.pem",
-            "server-cert.pem", "ca-issued.txt", "ca-crl.pem",
+            "ca-issued.txt", "ann/ca-cert.pem", "ann/client-cert.pem", "ca-cert.pem",
+            "client-cert.pem", "server-cert.pem", "ca-crl.pem",
         )
     ]  # fmt: skip
     assert main(["pki", "revoke", "pki", "eve"]) == 1

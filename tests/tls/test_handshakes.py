@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from gateway.tls.credentials import client_credentials, server_credentials
+from gateway.tls.errors import NotAdmitted
+from gateway.tls.revoked import check_not_revoked, comparable
 from tests.tls.handshakes import DAY, VERSIONS, Result, crl_of, directory, shake_hands
 
 TLS12, TLS13 = VERSIONS
@@ -202,6 +206,36 @@ def test_revoked_intermediate_ca(tmp_path: Path, ca: trustme.CA) -> None:
     assert " has revoked " in str(revoked.server)
     # Of the root alone: it has not revoked the intermediate CA, which has no list.
     assert _by_intermediate(tmp_path, ca, of_ca, root, leaf).admitted
+
+
+def test_a_list_holds_for_what_is_trusted_without_its_ca(tmp_path: Path, ca: trustme.CA) -> None:
+    """A client's own certificate in ca-cert.pem, or an intermediate CA's alone: their issuer may still revoke
+    them, though it is not in the chain.
+    """
+    leaf, child = ca.issue_cert("joe@example.org"), ca.create_child_ca()
+    trusted = leaf.cert_chain_pems[0].bytes()
+    assert _by_intermediate(tmp_path, ca, crl_of(ca), trusted, leaf).admitted
+    result = _by_intermediate(tmp_path, ca, crl_of(ca, [leaf]), trusted, leaf)
+    assert " has revoked " in str(result.server)
+    below, trusted = child.issue_cert("ann@example.org"), child.cert_pem.bytes()
+    assert _by_intermediate(tmp_path, ca, crl_of(ca), trusted, below).admitted
+    result = _by_intermediate(tmp_path, ca, crl_of(ca, [_as_leaf(child)]), trusted, below)
+    assert " has revoked " in str(result.server)
+
+
+def test_names_are_compared_without_regard_to_case_and_spaces() -> None:
+    def named(common_name: str, organisation: str = "o") -> object:
+        attributes = ((NameOID.COMMON_NAME, common_name), (NameOID.ORGANIZATION_NAME, organisation))
+        return comparable(x509.Name([x509.NameAttribute(oid, text) for oid, text in attributes]))
+
+    assert named("Our  CA") == named(" our ca ")
+    assert named("Our CA") != named("OurCA")
+    assert named("a", "b") != named("b", "a")
+
+
+def test_what_cannot_be_read_is_not_admitted_where_there_are_lists() -> None:
+    with pytest.raises(NotAdmitted, match="cannot be looked up"):
+        check_not_revoked([b"\x30\x00"], [], dt.datetime.now(dt.UTC))
 
 
 def _as_leaf(ca: trustme.CA) -> trustme.LeafCert:

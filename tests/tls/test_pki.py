@@ -12,7 +12,15 @@ from cryptography import x509
 from gateway.tls.credentials import client_credentials, server_credentials
 from gateway.tls.errors import CredentialsError
 from gateway.tls.identity import identity_of
-from gateway.tls.pki import add_client, make_pki, renewed, replace_pki, revoked, write_pki
+from gateway.tls.pki import (
+    add_client,
+    make_pki,
+    renewed,
+    replace_pki,
+    revoked,
+    write_client,
+    write_pki,
+)
 from gateway.tls.psk import load_keys
 from tests.tls.handshakes import DAY, NOW, shake_hands
 
@@ -50,7 +58,7 @@ def test_terms() -> None:
     assert set(files) == {
         "ca-cert.pem", "ca-key.pem",
         "server-cert.pem", "server-key.pem",
-        "client-cert.pem", "client-key.pem",
+        "client-cert.pem", "client-key.pem", "ca-issued.txt",
     }  # fmt: skip
     for name in ("ca", "server", "client"):
         certificate = x509.load_pem_x509_certificate(files[f"{name}-cert.pem"])
@@ -110,8 +118,8 @@ def admitted(server: Path, client: Path) -> bool:
 def test_one_more_client_and_one_less(tmp_path: Path) -> None:
     where = tmp_path / "pki"
     write_pki(where, make_pki([], ["joe"], [], days=9, now=_today()))
-    write_pki(where, add_client(where, "ann", days=9, now=_today()))
-    write_pki(where, add_client(where, "bob", days=9, now=_today()))
+    write_client(where, add_client(where, "ann", days=9, now=_today()))
+    write_client(where, add_client(where, "bob", days=9, now=_today()))
     assert admitted(where, where)
     assert admitted(where, where / "ann")
     for gone in ("ann", "joe", "ann"):  # once more is the same
@@ -122,7 +130,7 @@ def test_one_more_client_and_one_less(tmp_path: Path) -> None:
     with pytest.raises(CredentialsError, match="has no certificate of a client called eve"):
         revoked(where, "eve", now=_today())
     with pytest.raises(CredentialsError, match="is there already"):
-        write_pki(where, add_client(where, "bob", days=9, now=_today()))
+        write_client(where, add_client(where, "bob", days=9, now=_today()))
 
 
 def test_all_of_it_in_time(tmp_path: Path) -> None:
@@ -166,3 +174,37 @@ def test_what_old_qemu_insists_on() -> None:
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         assert usage.digital_signature
         assert usage.key_encipherment
+
+
+def test_a_client_is_revoked_whose_files_are_gone(tmp_path: Path) -> None:
+    """They belong where the client runs. All that were ever issued to it go on the list."""
+    where, kept = tmp_path / "pki", tmp_path / "kept"
+    kept.mkdir()
+    write_pki(where, make_pki([], ["joe", "ann"], [], days=9, now=_today()))
+    (where / "ann").rename(kept / "first")
+    write_client(where, add_client(where, "ann", days=9, now=_today()))
+    write_client(where, add_client(where, "bob", days=9, now=_today()))
+    for name in ("ann", "bob"):
+        (where / name).rename(kept / name)
+    replace_pki(where, renewed(where, days=9, now=_today()))
+    replace_pki(where, revoked(where, "ann", now=_today()))
+    assert not admitted(where, kept / "first")
+    assert not admitted(where, kept / "ann")
+    assert admitted(where, kept / "bob")
+    replace_pki(where, revoked(where, "bob", now=_today()))
+    assert not admitted(where, kept / "bob")
+    assert admitted(where, where)
+
+
+def test_what_another_authority_has_issued_stays_as_it_is(tmp_path: Path) -> None:
+    where, other = tmp_path / "pki", tmp_path / "pki" / "other"
+    write_pki(where, make_pki([], [], [], days=9, now=_today()))
+    write_pki(other, make_pki([], ["joe"], [], days=9, now=_today()))
+    files = renewed(where, days=90, now=_today())
+    assert not [name for name in files if name.startswith("other/")]
+    assert "client-cert.pem" in files
+    with pytest.raises(CredentialsError, match="no certificate of a client called joe"):
+        revoked(where, "joe", now=_today())
+    (where / "client-cert.pem").write_bytes((other / "client-cert.pem").read_bytes())
+    with pytest.raises(CredentialsError, match="no certificate of a client called joe"):
+        revoked(where, "joe", now=_today())
