@@ -184,10 +184,10 @@ class Hub:
                     ready.update(events)
                     crowd = self._serve_all(now)
                 patience = PATIENCE_SECONDS if crowd else 0
-                if crowd == Crowd.SMALL:
+                if crowd == Crowd.SMALL and not ready:
                     time.sleep(GATHER_SECONDS)
                 now = clock()
-                if events:
+                if events or ready:  # that somebody has gone is not told twice
                     quiet_ends = now + QUIET_SECONDS
                 if now > turn_ends:
                     await trio.lowlevel.checkpoint()

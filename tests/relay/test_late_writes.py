@@ -17,7 +17,7 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Req
 from gateway.peer import UNKNOWN, Peer
 from gateway.relay.holding import Holding
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
-from gateway.upstream.mode import DEFAULTS, Doubt, Mode
+from gateway.upstream.mode import DEFAULTS, Doubt, Mode, Unanswered
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import MIB
@@ -330,6 +330,41 @@ async def test_a_fence_stands_whoever_has_gone_first(
             assert await command(other, Cmd.WRITE, data=NEW) == 0
             assert trio.current_time() >= lost_at + LATE_SECONDS
             assert Holding(gateway.service).busy("") == []
+
+
+@pytest.mark.parametrize("unknown", [Unanswered.REISSUE, Unanswered.EIO])
+async def test_what_was_widened_has_others_bytes_in_it(
+    unknown: Unanswered, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The server counts in whole blocks, and the connection is lost of a WRITE of a part of one. Who writes
+    another part waits, also where the first client is told that nobody knows: it is not told of the other's.
+    """
+    late: list[Request] = []
+
+    def delay(request: Request) -> trio.Event | None:
+        if late or request.command != Cmd.WRITE:
+            return None
+        late.append(request)
+        return trio.Event()
+
+    def faults(number: int) -> Faults:
+        return Faults(delay=delay) if not number else Faults()
+
+    disk = MemoryDisk(SIZE)
+    mode = replace(OWN, survival=replace(TRUSTED, unknown_writes=unknown))
+    server = Server({"": disk}, WHOLE_BLOCKS, faults=faults)
+    async with restarting(server, mode) as (gateway, process):
+        writer, other = await opened(gateway), await opened(gateway)
+        async with writer.stream, other.stream:
+            await writer.send(Cmd.WRITE, 0, data=OLD[:100])
+            await trio.sleep(1)
+            [old] = late
+            assert old.length == BLOCK
+            process.cut(0)
+            lost_at = trio.current_time()
+            await trio.sleep(1)
+            assert await command(other, Cmd.WRITE, 200, data=NEW[:100]) == 0
+            assert trio.current_time() >= lost_at + LATE_SECONDS
 
 
 @modes
