@@ -44,23 +44,18 @@ def init(
     :param psk: Also write keys.psk, with a key for this user. May be repeated.
     :param days: How long the certificates are valid. Default: 365.
     """
-    from datetime import UTC, datetime
-
     from gateway.tls.errors import CredentialsError
     from gateway.tls.pki import make_pki, write_pki
 
+    def make(now: datetime) -> dict[str, bytes]:
+        try:
+            return make_pki(host, client, psk, days=days, now=now)
+        except CredentialsError as error:
+            raise UsageError(str(error)) from None
+
     _check_days(days)
-    try:
-        files = make_pki(host, client, psk, days=days, now=datetime.now(UTC))
-    except CredentialsError as error:
-        raise UsageError(str(error)) from None
-    try:
-        write_pki(directory, files)
-    except CredentialsError as error:
-        complain(str(error))
-        return 1
-    for name in files:
-        print(directory / name)
+    if status := _done(directory, make, write_pki):
+        return status
     where = directory.absolute()
     in_shell, in_uri = quote(str(where)), percent_encoded(bytes(where), safe="/")
     print(

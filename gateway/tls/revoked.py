@@ -46,6 +46,7 @@ def revoked_list(
 ) -> RevokedList:
     """Make a list ready. Raises one of `UNREADABLE`."""
     issuer = comparable(crl.issuer)
+    # The stubs leave out key types that sign nothing; for those it raises TypeError, which is of `UNREADABLE`.
     signers = [
         _public_key(ca)
         for ca in cas
@@ -102,6 +103,7 @@ def verified_chain(tls: ssl.SSLObject) -> list[bytes]:
     """Give the certificates (DER) that a handshake has found to lead from the peer to one that is trusted."""
     if hasattr(tls, "get_verified_chain"):  # CPython 3.13
         return list(tls.get_verified_chain())
+    # Before 3.13 the method is there, but only on what SSLObject wraps.
     chain = tls._sslobj.get_verified_chain() or ()  # type: ignore[attr-defined]
     return [ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in chain]
 

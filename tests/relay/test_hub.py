@@ -55,6 +55,18 @@ async def test_a_bug_that_nobody_is_told_of_ends_the_hub() -> None:
     hub.close()
 
 
+async def _shared_trunk(gateway: Gateway, name: str) -> tuple[Client, Trunk]:
+    client = gateway.client()
+    await client.go(name, structured=False)
+    await trio.testing.wait_all_tasks_blocked()
+    [trunk] = [
+        each.opened.link.trunk
+        for each in gateway.service.running
+        if each.name == name and isinstance(each.opened.link, Joined)
+    ]
+    return client, trunk
+
+
 @pytest.mark.parametrize("where", ["push", "tick", "heard"])
 async def test_a_bug_in_what_sessions_share_ends_those_alone(
     where: str, autojump_clock: trio.testing.MockClock
@@ -65,15 +77,8 @@ async def test_a_bug_in_what_sessions_share_ends_those_alone(
     async with gateway_before(server, upstream='connections = "shared"', seconds=300) as gateway:
         said: list[Exception] = []
         gateway.service.hub.failed = said.append
-        broken, sound = gateway.client(), gateway.client()
-        await broken.go("broken", structured=False)
-        await sound.go("sound", structured=False)
-        await trio.testing.wait_all_tasks_blocked()
-        [trunk] = [
-            each.opened.link.trunk
-            for each in gateway.service.running
-            if each.name == "broken" and isinstance(each.opened.link, Joined)
-        ]
+        broken, trunk = await _shared_trunk(gateway, "broken")
+        sound, _trunk = await _shared_trunk(gateway, "sound")
 
         def fail(*_: object) -> None:
             raise ZeroDivisionError("a bug")
@@ -92,18 +97,6 @@ async def test_a_bug_in_what_sessions_share_ends_those_alone(
         assert (await sound.simple_reply_to(Cmd.READ, 0, 512))[1] == 0
         for client in (broken, sound):
             await trio.aclose_forcefully(client.stream)
-
-
-async def _shared_trunk(gateway: Gateway, name: str) -> tuple[Client, Trunk]:
-    client = gateway.client()
-    await client.go(name, structured=False)
-    await trio.testing.wait_all_tasks_blocked()
-    [trunk] = [
-        each.opened.link.trunk
-        for each in gateway.service.running
-        if each.name == name and isinstance(each.opened.link, Joined)
-    ]
-    return client, trunk
 
 
 @pytest.mark.parametrize("where", ["say_farewell", "left", "leave", "end", "wires", "restored"])
