@@ -90,7 +90,12 @@ def like_nbd_server() -> Personality:
         | Flag.SEND_DF
         | Flag.CAN_MULTI_CONN
     )
-    return replace(PERSONALITIES["plain"], block_sizes=None, flags=lambda disk, structured: flags)
+    return replace(
+        PERSONALITIES["plain"],
+        block_sizes=None,
+        tells_names=False,
+        flags=lambda disk, structured: flags,
+    )
 
 
 async def test_q_n2_df_is_not_sent_to_nbd_server_and_holds_all_the_same() -> None:
