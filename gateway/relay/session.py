@@ -201,8 +201,9 @@ class Session:
         self._requests.stopped = self._begins_nothing
         # If the client has gone meanwhile, that was passed over, and is not told a second time unless asked.
         self._watch(self.client, self._interest[self.client])
-        if self.link_lost:
-            self._lose_link(self.link_lost)
+        lost, self.link_lost = self.link_lost, ""
+        if lost:
+            self._lose_link(lost)
 
     @property
     def held(self) -> bool:

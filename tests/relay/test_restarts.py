@@ -14,9 +14,10 @@ import trio.testing
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Server
 from gateway.embedded.faults import CLOSES_BEFORE_GREETING
-from gateway.relay.pausing import Pauses
+from gateway.relay.pausing import OPEN_SECONDS, Pauses
+from gateway.relay.surviving import QUIET_SECONDS
 from gateway.upstream.ladder import Rung
-from gateway.wire.constants import BASE_ALLOCATION
+from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.limits import MIB
 from tests.embedded.peers import Client, socket_pair
 from tests.relay.gateways import Gateway, gateway_before
@@ -152,6 +153,29 @@ async def test_a_paused_export_is_resumed_over_links_like_those_that_it_had(
             mortal.faults, mortal.refuses = [Faults(cut_at_option=1)] * 7, refuses
             await pauses.resume("")
             await goes_on(client)
+            gateway.nursery.cancel_scope.cancel()
+
+
+async def test_a_link_lost_in_a_pause_is_lost_once(autojump_clock: trio.testing.MockClock) -> None:
+    """Who has lived on without it is held again when there is another one, and let go on if half a WRITE
+    keeps it from being quiet.
+    """
+    async with before('"per-client"') as (gateway, mortal):
+        pauses = Pauses(gateway.service, gateway.nursery)
+        client = gateway.client()
+        async with client.stream:
+            await has_all(client)
+            await pauses.pause("", lasts=10)
+            mortal.die([], refuses=10**6)
+            await trio.sleep(10 + OPEN_SECONDS + 5)
+            assert not gateway.service.paused
+            whole = client.framing.encode_request(Cmd.WRITE, 0, 77, 0, 512) + bytes(512)
+            await client.stream.send_all(whole[:100])
+            mortal.refuses = 0
+            await trio.sleep(4 * QUIET_SECONDS)
+            await client.stream.send_all(whole[100:])
+            assert await client.simple_reply() == (77, 0, b"")
+            assert await client.read(0, 512) == bytes(512)
             gateway.nursery.cancel_scope.cancel()
 
 
