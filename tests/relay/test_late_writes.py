@@ -14,6 +14,7 @@ import trio.testing
 
 from gateway.config import Connections
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
+from gateway.embedded.disk import Data
 from gateway.peer import UNKNOWN, Peer
 from gateway.relay.holding import Holding
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT
@@ -330,6 +331,47 @@ async def test_a_fence_stands_whoever_has_gone_first(
             assert await command(other, Cmd.WRITE, data=NEW) == 0
             assert trio.current_time() >= lost_at + LATE_SECONDS
             assert Holding(gateway.service).busy("") == []
+
+
+class Stalled(MemoryDisk):
+    """Nothing that is begun comes to an end."""
+
+    async def write(self, offset: int, data: Data, *, fua: bool = False) -> None:
+        await trio.sleep_forever()
+
+
+async def test_a_fence_stands_of_all_that_its_client_has_sent_whole(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The server has stopped to read. Of what is unsent the kernel may have more than it says, over TLS."""
+    mode = replace(OWN, survival=TRUSTED)
+    async with restarting(Server({"": Stalled(SIZE)}), mode) as (gateway, server):
+        writer, other = await opened(gateway), await opened(gateway)
+        async with other.stream, trio.open_nursery() as nursery:
+            nursery.start_soon(_writes_all_over, writer)
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        [running] = [each for each in gateway.service.running if each.traffic.in_flight]
+        session, traffic = running.relaying, running.traffic
+        assert session is not None
+        written = {
+            (offset, offset + length)
+            for ours, (_cookie, _word, offset, length) in traffic.in_flight.items()
+            if ours != traffic.early.half_sent
+        }
+        sent_bytes, _to_client = session.bytes_relayed
+        assert sent_bytes < sum(end - start for start, end in written)
+        await trio.aclose_forcefully(writer.stream)
+        server.cut(0)
+        await trio.sleep(1)
+        fences = running.disk.fences.standing
+        assert {(each.start, each.end) for each in fences} == written
+
+
+async def _writes_all_over(client: Client) -> None:
+    """More than the server reads, and than fits into sockets."""
+    for offset in range(0, SIZE, 2 * BLOCK):
+        await client.send(Cmd.WRITE, offset, data=OLD)
 
 
 @pytest.mark.parametrize("unknown", [Unanswered.REISSUE, Unanswered.EIO])
