@@ -5,6 +5,7 @@ maker.py        makes them, for the configuration, reload and switch; and whose 
 places.py       which of its addresses is connected to next, and when; pure
 negotiation.py  one negotiation, which mirrors what a client asks
 ladder.py       how much of the protocol it is asked for, and when for less; pure
+examined.py     what an INFO has shown of it, and need not be asked again; pure
 allowance.py    how long all of that may take
 warm.py         connections that nobody has asked for: ready for the next clients, or to see how it is
 mode.py         over how many connections it serves, and what becomes of clients when they are lost

@@ -15,9 +15,9 @@ All that is asked for one client about one export, over however many connections
 have to be done within `negotiate_seconds`: a client has a disk that stands still meanwhile, or a monitor.
 Connecting has `connect_seconds` of its own, for each of the client's questions.
 
-Before GO, an INFO without a request for block sizes is asked. Its answer tells a qemu 2.10 to 3.1, and is what
-decides whether bit 8 is to be believed (see quirks/qemu_multi_conn_bit.py); it is asked on every link, for the
-server behind an address changes.
+An INFO without a request for block sizes is asked before GO, unless what it would show is known
+(`gateway.upstream.examined`). Its answer tells a qemu 2.10 to 3.1, and is what decides whether bit 8 is to be
+believed (see quirks/qemu_multi_conn_bit.py).
 
 Who says so gets a connection that was made ahead (`gateway.upstream.warm`), if there is one. Nothing was asked
 on it yet, so it is good for any client; and whatever a client asks before it has its link may be asked again,
@@ -131,6 +131,10 @@ class _LostTheWay(Exception):
         self.closed = closed
 
 
+class _InDoubt(Exception):
+    """GO went alone, and a quirk depends on what an INFO would have shown."""
+
+
 class _Died(Unreachable):
     """The connection has ended in the middle of the greeting, or behind it, before anything depended on what is
     asked.
@@ -166,6 +170,7 @@ class Negotiation:
         self._beside = beside
         self._lowest = lowest
         self._line: OptionLine | None = None
+        self._info_first = False
         self._name: str | None = None
         self.allowance = allowance or Allowance(server.negotiate_seconds)
         """Of the export that is asked about: what it may take yet until it is opened."""
@@ -233,10 +238,14 @@ class Negotiation:
                     fresh = True
                     self._line = await self._connected(connecting, lost)
                     await self._line.agree(terms, climb.rung(trio.current_time()))
+                self._line.info_first |= self._info_first
                 result = await step(self._line)
                 rung, now = self._line.rung, trio.current_time()
                 if not self._line.has_answered or climb.answered(rung, now, **wanted):
                     return result
+                await self.aclose()
+            except _InDoubt:
+                self._info_first = True
                 await self.aclose()
             except _LostTheWay as error:
                 await self.aclose()
@@ -350,6 +359,8 @@ class OptionLine:
         """How long the server may take yet, for all that it is asked."""
         self.rung = Rung.FULL
         """How much of the protocol is spoken on it."""
+        self.info_first = False
+        """INFO goes before GO whatever is known of the server."""
         self._place = place
         self._peer = reached.peer
         self._server = server
@@ -361,6 +372,7 @@ class OptionLine:
         self._listed = False  # its contexts
         self._evidence: Evidence | None = None
         self.seen: Evidence | None = None
+        self._in_doubt = False
         self._sizeless = False  # an INFO has said that the export has no bytes
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
@@ -599,13 +611,17 @@ class OptionLine:
 
     async def _examine(self, answer: Answered | None, *, thoroughly: bool = False) -> None:
         """Find out how the server answers an INFO that does not ask for block sizes, unless what it said before
-        (None: nothing yet) makes that no matter.
+        (None: nothing yet) makes that no matter, or it is known.
         """
         if self._evidence is not None or not self._has_options:
             return
         evidence = self._evidence_of(answer)
-        suspect = replace(evidence, unasked_info=Rep.ERR_BLOCK_SIZE_REQD)
-        if answer is None or thoroughly or self._server.quirks(suspect):
+        settled = None
+        if answer is not None and not thoroughly:
+            settled = self._settled(evidence)
+        if settled is not None:
+            evidence, self._sizeless = settled, settled.sizeless_info
+        else:
             self._core.ask_info(self.terms.name, ())
             told = await self._ask()
             reply = told.reply if isinstance(told, Refused) else Rep.ACK
@@ -616,6 +632,10 @@ class OptionLine:
             elif isinstance(told, Refused) and reply != Rep.ERR_UNSUP:
                 raise refusal_for_client(told)
         self._evidence = evidence
+
+    def _settled(self, evidence: Evidence) -> Evidence | None:
+        server = self._server
+        return server.examined.settle(evidence, server.quirks, trio.current_time())
 
     def _evidence_of(self, answer: Answered | None) -> Evidence:
         assert self._core.style is not None
@@ -639,12 +659,16 @@ class OptionLine:
         if self._opened is not None:
             return self._opened
         if self._has_options:
-            if self._described is None:
+            known = self._server.examined.known(trio.current_time()) and not self.info_first
+            if self._described is None and not known:
                 await self._examine(None)
             self._core.go(self.terms.name, WANTED)
             answer = await self._ask()
             if isinstance(answer, Answered):
-                return self._open(answer)
+                link = self._open(answer)
+                if self._in_doubt:
+                    raise _InDoubt
+                return link
             if answer.reply != Rep.ERR_UNSUP:
                 raise refusal_for_client(answer)
         self._core.export_name(self.terms.name)
@@ -665,6 +689,12 @@ class OptionLine:
         evidence = self._evidence_of(answer)
         if self._evidence is not None:
             evidence = replace(evidence, unasked_info=self._evidence.unasked_info)
+            if evidence.unasked_info is not None:
+                self._server.examined.note(evidence, trio.current_time())
+        elif answer.option == Opt.GO:
+            settled = self._settled(evidence)
+            self._in_doubt = settled is None
+            evidence = settled or evidence
         self.seen = evidence
         quirks = self._server.quirks(evidence)
         dialect = dialect_of(quirks)

@@ -23,6 +23,7 @@ from gateway.protocol.export import Export
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, decide
+from gateway.upstream.examined import Examined
 from gateway.upstream.ladder import Ladder
 from gateway.upstream.mode import ONE_FOR_EACH, Mode
 from gateway.upstream.places import (
@@ -284,6 +285,8 @@ class Server:
         self._quirks = quirks
         self.ladder = Ladder()
         """How much of the protocol it bears."""
+        self.examined = Examined()
+        """What an INFO has shown of it."""
         self._place_known = 0
         """The place that this is known of."""
         self._greeted = 0
@@ -443,7 +446,7 @@ class Server:
         if self._greeted == 1:
             why = f"{why} ({ONE_ALONE})"
         if step.place == self._place_known:
-            self.ladder.seen_down()
+            self._seen_down()
         if places.failed(step, trio.current_time(), why):
             self.tell(WentDown(why, entirely=places.down))
         return None
@@ -465,6 +468,10 @@ class Server:
             raise DialError(why, down=not self._started_by_us)
         return said
 
+    def _seen_down(self) -> None:
+        self.ladder.seen_down()
+        self.examined.forget()
+
     def _has_greeted(self, step: Try) -> None:
         """A connection has come about."""
         places = self._places
@@ -473,7 +480,7 @@ class Server:
         self._greeted += 1
         if step.place != self._place_known:
             self._place_known = step.place
-            self.ladder.seen_down()  # as far as it is concerned: this is another one
+            self._seen_down()  # as far as it is concerned: this is another one
         if outage is not None:
             self.tell(CameBack(outage, entirely=was_down))
 

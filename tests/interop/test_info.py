@@ -171,3 +171,22 @@ def test_an_unknown_export_is_refused_and_the_next_client_served(
     assert refused.status != 0
     assert "Traceback" not in refused.err
     assert nbdinfo(gateway.uri("known"))["exports"][0]["export-size"] == 1 << 20
+
+
+def test_a_plugin_is_opened_once_for_a_client(
+    servers: Servers, via: Gateways, workdir: Path
+) -> None:
+    """Some log in somewhere for that. Of a server of which nothing is known an INFO is asked first, once."""
+    opened = workdir / "opened"
+    upstream = servers.nbdkit(
+        "eval",
+        f"open=echo opened >> {opened}; echo handle",
+        "get_size=echo 1M",
+        "pread=head -c $3 /dev/zero",
+    )
+    uri, counts = via(upstream), []
+    for _ in range(3):
+        opened.write_text("")
+        run("qemu-io", "-r", "-f", "raw", "-c", "read 0 512", uri)
+        counts.append(len(opened.read_text().splitlines()))
+    assert counts == [2, 1, 1]

@@ -126,7 +126,8 @@ health-check-seconds = 11"""
 
 ITS_OWN = {
     *("name", "recipe", "disks", "connections", "tell", "repaired"),
-    *("_connects", "_places", "_changed", "_listing_lock", "_said", "ladder", "links"),
+    *("_connects", "_places", "_changed", "_listing_lock", "_said", "ladder", "examined"),
+    "links",
 }
 """What has to do with where a server is, and what has been learnt of it."""
 

@@ -1,0 +1,67 @@
+"""What an INFO has shown of a server, so that it need not be asked each time: without a clock or a socket.
+
+Some quirks are told by how a server answers an INFO (`gateway.quirks.Evidence`), and an export that is open
+cannot be asked. But a server may open a disk for INFO as well (nbdkit does, and its plugins may have to log in
+somewhere), and so pays twice for each client. So INFO goes first only as long as nothing is known of the
+server. Afterwards GO goes alone; and only if what it says leaves a quirk in doubt, which no INFO has settled of
+a server that says just this, is the link given up for another one, on which INFO goes first again.
+
+Nothing of it is believed of a server that was seen down since, or longer than what it has spoken: the server
+behind an address changes. If it does so unseen, what it says has to be the same in every flag and size for it
+to be taken for the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from gateway.quirks import Evidence, Quirk
+from gateway.upstream.ladder import RUNG_SECONDS
+from gateway.wire.constants import Rep
+
+MOST_EXAMINED = 256
+"""So many different answers are remembered: each export may have its own flags and sizes."""
+
+_ANSWERS = (None, Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD)
+
+
+class Examined:
+    """Of one server. Times are in seconds, of any clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._until = float("-inf")
+        self._shown: dict[Evidence, Evidence] = {}
+
+    def known(self, now: float) -> bool:
+        """Say whether GO may go alone."""
+        return now < self._until
+
+    def note(self, evidence: Evidence, now: float) -> None:
+        """An INFO was asked, and all that it has shown is in the evidence."""
+        if not self.known(now) or len(self._shown) >= MOST_EXAMINED:
+            self._shown.clear()
+            self._until = now + RUNG_SECONDS
+        self._shown[_without_info(evidence)] = evidence
+
+    def settle(
+        self, evidence: Evidence, quirks: Callable[[Evidence], Collection[Quirk]], now: float
+    ) -> Evidence | None:
+        """Complete evidence that no INFO has a part in; None: a quirk depends on it, and it has to be asked."""
+        if (shown := self._shown.get(evidence)) is not None and self.known(now):
+            return shown
+        possible = [
+            quirks(replace(evidence, unasked_info=reply, sizeless_info=sizeless))
+            for reply in _ANSWERS
+            for sizeless in (False, True)
+        ]
+        return evidence if all(each == possible[0] for each in possible) else None
+
+    def forget(self) -> None:
+        """The server was seen down."""
+        self._until = float("-inf")
+        self._shown.clear()
+
+
+def _without_info(evidence: Evidence) -> Evidence:
+    return replace(evidence, unasked_info=None, sizeless_info=False)
