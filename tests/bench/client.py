@@ -9,6 +9,7 @@ import random
 import socket
 import struct
 import time
+from collections.abc import Iterable, Iterator
 
 from tests.bench.processes import Broken
 
@@ -20,8 +21,9 @@ _OPTION_REPLY_MAGIC = 0x3E889045565A9
 _REQUEST_MAGIC = 0x25609513
 _SIMPLE_REPLY_MAGIC = 0x67446698
 _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
-_GO, _ACK, _ERROR = 7, 1, 1 << 31
+_GO, _SET_META_CONTEXT, _ACK, _ERROR = 7, 10, 1, 1 << 31
 _READ = 0
+_COMMANDS = {"READ": _READ, "BLOCK_STATUS": 7, "unknown": 99}
 
 _GREETING = struct.Struct(">QQH")  # NBDMAGIC, IHAVEOPT, handshake flags
 _OPTION = struct.Struct(">QII")  # IHAVEOPT, option, length
@@ -35,13 +37,21 @@ _STRUCTURED_REPLY, _EXTENDED_HEADERS = 8, 11
 _ERROR_CHUNK = 1 << 15
 _SIMPLE_REPLY = struct.Struct(">IIQ")  # magic, error, cookie
 
+_ONE_REPLY_SECONDS = 0.2
+"""Within this all of one reply has come, of a server that has nothing else to do yet."""
+
+_MOST_RECEIVED = 256 * 1024
+
 
 class Session:
     """One connection to the default export, in transmission, with simple replies unless others are asked
     for."""
 
-    def __init__(self, port: int, *, structured: bool = False, extended: bool = False) -> None:
+    def __init__(
+        self, port: int, *, structured: bool = False, extended: bool = False, context: str = ""
+    ) -> None:
         self._extended = extended
+        self._context = context.encode()
         self._framing = _EXTENDED_HEADERS if extended else _STRUCTURED_REPLY if structured else None
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -78,6 +88,9 @@ class Session:
         self._socket.sendall(struct.pack(">I", _FIXED_NEWSTYLE | _NO_ZEROES))
         if self._framing is not None:
             self._ask(self._framing, b"")
+        if self._context:
+            name, queries = struct.pack(">I", 0), struct.pack(">II", 1, len(self._context))
+            self._ask(_SET_META_CONTEXT, name + queries + self._context)
         self._ask(_GO, payload)
 
     def _ask(self, option: int, payload: bytes) -> None:
@@ -127,6 +140,33 @@ class Session:
             view[: end - at] = view[at:end]
             end -= at
         return answered / (time.perf_counter() - began)
+
+    @staticmethod
+    def requests(command: str, ranges: Iterable[tuple[int, int]]) -> bytes:
+        """Requests for these offsets and lengths, as they are sent."""
+        return b"".join(
+            _REQUEST.pack(_REQUEST_MAGIC, 0, _COMMANDS[command], number, offset, length)
+            for number, (offset, length) in enumerate(ranges)
+        )
+
+    def flood(self, requests: bytes, count: int) -> Iterator[None]:
+        """Sends these `count` requests again and again, two times of them under way; yields each time that they
+        have been answered, however they were. All replies have to be as long as the first one.
+        """
+        self._socket.sendall(requests[: _REQUEST.size])
+        time.sleep(_ONE_REPLY_SECONDS)
+        awaited = count * len(self._socket.recv(_MOST_RECEIVED))
+        self._socket.sendall(requests)
+        came = 0
+        while True:
+            self._socket.sendall(requests)
+            while came < awaited:
+                data = self._socket.recv(_MOST_RECEIVED)
+                if not data:
+                    raise Broken("the connection ended in a flood")
+                came += len(data)
+            came -= awaited
+            yield
 
     @staticmethod
     def _extended_request(cookie: int, offset: int, length: int) -> bytes:

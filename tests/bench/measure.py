@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from tests.bench.client import Session
+from tests.bench.floods import times_alone
 from tests.bench.peers import Stage
 from tests.bench.processes import Broken, resident_mib, run_tool
 from tests.bench.rows import (
@@ -15,6 +16,7 @@ from tests.bench.rows import (
     GIB,
     KIB,
     MIB,
+    BesideFlood,
     Copy,
     Fio,
     Idle,
@@ -50,6 +52,8 @@ def measure(row: Row, name: str, stage: Stage, seconds: float) -> float:
                 return _idle(load, name, stage)
             case NeverReads():
                 return _never_reads(load, name, stage)
+            case BesideFlood():
+                return times_alone(load.kind, int(stage.uri(name).rpartition(":")[2]), seconds)
     except OSError as error:
         raise Broken(str(error)) from error
 

@@ -115,7 +115,15 @@ class NeverReads:
     request_bytes: int
 
 
-Load = Fio | Pump | Copy | Start | Idle | NeverReads
+@dataclass(frozen=True)
+class BesideFlood:
+    """How many times as long a READ of 4 KiB takes at depth 1, beside four who ask as fast as they can."""
+
+    kind: str
+    """A key of `FLOODS`."""
+
+
+Load = Fio | Pump | Copy | Start | Idle | NeverReads | BesideFlood
 
 
 @dataclass(frozen=True)
@@ -296,5 +304,15 @@ ROWS = (
         floors=(AtMost(NEVER_READS_MIB, "MiB"),),
         goals=(AtMost(NEVER_READS_MIB, "MiB"),),
         peers=_ALONE,
+    ),
+    *(
+        Row(
+            f"READ beside a flood: {kind}",
+            "x alone",
+            BesideFlood(kind),
+            floors=(AtMost(10, "x alone"),),
+            goals=(AtMost(3, "x alone"),),
+        )
+        for kind in ("1-byte READs", "unknown commands", "BLOCK_STATUS", "opening and leaving")
     ),
 )
