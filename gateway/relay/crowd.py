@@ -15,9 +15,16 @@ FEW_COMMANDS = 4
 """Up to here a client waits for each single reply, and so must not be kept waiting."""
 
 
+CALM_STEPS = 64
+"""Who has had no more under way for so many steps waits for each single reply, and will again. (A session that
+has many has few for a moment, when all are answered and the next have not come.)"""
+
+
 class Crowd:
     """What the commands under way mean for how the hub waits."""
 
+    CALM = -1
+    """Few, as for a while now: a client asks for little at a time."""
     NONE = 0
     """So few that each reply is waited for."""
     LARGE = 1

@@ -25,7 +25,7 @@ from gateway.relay.lane import BufferPool
 from gateway.relay.scan.locks import Held, Wait
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import LOST_SECONDS, Session
-from gateway.relay.turns import SLICE_SECONDS, Turns
+from gateway.relay.turns import LONG_SECONDS, SLICE_SECONDS, Turns
 from gateway.throttle import Charges, Clock, Doors
 
 QUIET_SECONDS = 0.0002
@@ -42,7 +42,13 @@ processor is worth more to the peers then. The shortest that epoll_wait knows.""
 GATHER_SECONDS = 0.00005
 """How long the hub sleeps in any case after a round in which a session had many small commands under way: its
 peers are busy, and better off with the processor than with us. The next receive then finds a batch: at depth 32
-that makes three messages a receive into ten, and half as many system calls and wake-ups for everybody."""
+that makes three messages a receive into ten, and half as many system calls and wake-ups for everybody. Not
+where somebody is served as well who asks for little at a time: each sleep would be one more wait for him, and a
+longer one than this where others want the processor."""
+
+CALM_SECONDS = 0.001
+"""So long after a step of a client who asks for little at a time another is expected: more than a disk takes
+that has it in memory."""
 
 LOOK_SECONDS = 5
 """How often it is looked for clients that hold up others, which they may do for `LOST_SECONDS`; and for
@@ -72,6 +78,7 @@ class Hub:
         self._sooner = trio.Event()
         self._doors = Doors(lambda: self._sooner.set())
         self._parting: list[trio.Event] = []
+        self._calm_until = -math.inf
         self._over = False
         self.failed: Callable[[Exception], None] = _reraise
         """Is told of our bugs beside the sessions: they must not end all of these."""
@@ -180,11 +187,13 @@ class Hub:
                     [(descriptor, event)] = events
                     if act := watched.get(descriptor):
                         crowd = act(event)
+                        if crowd == Crowd.CALM:
+                            self._calm_until = now + CALM_SECONDS
                 elif events or ready:
                     ready.update(events)
                     crowd = self._serve_all(now)
-                patience = PATIENCE_SECONDS if crowd else 0
-                if crowd == Crowd.SMALL and not ready:
+                patience = PATIENCE_SECONDS if crowd > 0 else 0
+                if crowd == Crowd.SMALL and not ready and now > self._calm_until:
                     time.sleep(GATHER_SECONDS)
                 now = clock()
                 if events or ready:  # that somebody has gone is not told twice
@@ -205,10 +214,13 @@ class Hub:
             event = ready.pop(descriptor, 0)
             # A session that ended a moment ago may not be there any more.
             if act := watched.get(descriptor):
-                crowd = max(crowd, act(event))
+                its = act(event)
+                if its == Crowd.CALM:
+                    self._calm_until = now + CALM_SECONDS
+                crowd = max(crowd, its)
             before, now = now, clock()
             took.append((descriptor, now - before))
-            if now > slice_ends and ready:
+            if ready and (now > slice_ends or now - before > LONG_SECONDS):
                 turns.overran(took)
                 return crowd
         turns.all_served()

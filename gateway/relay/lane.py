@@ -177,7 +177,7 @@ class Lane:
 
     def scan(self) -> None:
         """Let the scanner look at what has been received."""
-        if len(self._left_over) >= MIN_MESSAGE_BYTES:
+        if self._left_over:
             self._take_buffer(self._left_over)
             self._left_over = b""
         segment = self._segment

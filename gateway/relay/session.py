@@ -41,7 +41,7 @@ import trio
 
 from gateway.net.options import RelaySocket, has_gone
 from gateway.protocol.errors import Hangup
-from gateway.relay.crowd import GONE, READ, WRITE, Crowd, crowd_of
+from gateway.relay.crowd import CALM_STEPS, GONE, READ, WRITE, Crowd, crowd_of
 from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
 from gateway.relay.losses import MOST_TRIES
 from gateway.relay.scan.asks import Ask, Done, Outcome
@@ -63,9 +63,6 @@ LOST_SECONDS = 30
 """How long what is under way may take when the client or the upstream has gone: as long as a server may
 reasonably take for one command, and no longer than a link may be kept from other uses."""
 
-TURNS = 4
-"""How often requests left in the buffer are taken up, `MAX_ANSWERS` at a time, before it is others' turn."""
-
 
 class Session:
     """Relays between `client` and `link` (non-blocking sockets) as the plan of `traffic` says. Without a link
@@ -75,6 +72,7 @@ class Session:
     """
 
     __slots__ = (
+        "_calm",
         "_client_gone",
         "_doors",
         "_farewells",
@@ -84,7 +82,8 @@ class Session:
         "_interest",
         "_link_closed",
         "_link_mute",
-        "_more",
+        "_more_replies",
+        "_more_requests",
         "_over",
         "_push",
         "_replies",
@@ -133,13 +132,16 @@ class Session:
         self._push = push
         self._interest = {client: 0} if link is None else {client: 0, link: 0}
         self._flowing = False  # both sockets are waited for to be read, and for nothing else
-        self._more = False  # requests are left in the buffer that nothing holds back
+        # Left in the buffer, and held back by nothing but others' turns:
+        self._more_requests = False
+        self._more_replies = False
         self._stopping = False  # no request is begun any more
         self._holding = False  # no request is begun until it goes on
         self._over = False  # it has `ended`
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
         self._link_closed = False  # nothing comes from the link
+        self._calm = 0  # steps since many commands were under way
         self._farewells = 0  # FLUSHes of what its client has left
         self.reason = ""
         """Why the session ends, for the log; empty if the client ended it in good order."""
@@ -281,7 +283,7 @@ class Session:
         self.link = link
         self._push = push
         self._flowing = False
-        self._link_closed = self._link_mute = False
+        self._link_closed = self._link_mute = self._more_replies = False
         self.link_lost = ""
         self.settled = False
         self._step(lambda _events: None, 0)
@@ -354,7 +356,7 @@ class Session:
         carry_over(traffic, self._requests, plan, ask, adopt)
         self._requests_lane.lead_nowhere()
         self._requests.stopped = self._begins_nothing
-        self._link_closed = self._link_mute = False
+        self._link_closed = self._link_mute = self._more_replies = False
         self._send_what_jobs_say()
 
     def _complete(self, answer: Answer) -> None:
@@ -384,6 +386,7 @@ class Session:
     def _step(self, step: Callable[[int], None], events: int) -> int:
         if self._over:  # in this very round of the hub, which has not been told yet
             return Crowd.NONE
+        self.traffic.turn.begin()
         try:
             step(events)
             self._go_on()
@@ -394,7 +397,12 @@ class Session:
         self.traffic.locks.tell()  # no scanner is at work now
         if self._push is not None:
             self._push()
-        return crowd_of(self.traffic.in_flight)
+        crowd = crowd_of(self.traffic.in_flight)
+        if crowd:
+            self._calm = 0
+            return crowd
+        self._calm += 1
+        return Crowd.CALM if self._calm > CALM_STEPS else Crowd.NONE
 
     def _client_ready(self, events: int) -> None:
         if events & GONE:
@@ -414,7 +422,9 @@ class Session:
             events |= self._interest[self.link]
         if events & WRITE:
             self._send_requests()
-        if events & READ and not self._link_closed:
+        if self._link_closed or self._replies_lane.out:
+            return
+        if events & READ or self._more_replies:
             self._receive_replies()
 
     def finish(self, reason: str, seconds: float) -> None:
@@ -488,7 +498,10 @@ class Session:
         if self._requests_lane.out or self._requests.waiting or self.traffic.early.unsent:
             self._note_unsent()  # what has not come yet from the client, who scans knows
         try:
-            lane.receive()
+            if self._more_replies:
+                lane.scan()
+            else:
+                lane.receive()
         except WireError as error:
             self._lose_link(f"the upstream broke the protocol: {error}")
             return
@@ -498,6 +511,7 @@ class Session:
         if lane.ended:
             self._lose_link("the upstream closed the connection")
             return
+        self._more_replies = self.traffic.turn.over and lane.unscanned > 0
         self._send_replies()
         self._note_answered()
         self._requests_lane.release_what_nobody_needs()
@@ -683,6 +697,7 @@ class Session:
             and self._requests_lane.unscanned < REQUEST.size
             and not self._requests_lane.out
             and not self._replies_lane.out
+            and not self._more_replies
             and not self._stopping
             and self.traffic.room > 0
         ):
@@ -710,16 +725,15 @@ class Session:
         """
         lane = self._requests_lane
         left = lane.unscanned
-        self._more = False
-        for _turn in range(TURNS):
-            if left < REQUEST.size or not self._may_read_requests():
+        self._more_requests = False
+        while left >= REQUEST.size and self._may_read_requests():
+            if self.traffic.turn.over:
+                self._more_requests = True
                 return
             self._guard_requests(lane.scan)
             if lane.unscanned == left:
                 return
             left = lane.unscanned
-        # A client that sends nothing but what is answered here must not keep the hub for a whole buffer of it.
-        self._more = True
 
     def _may_read_requests(self) -> bool:
         if self._client_gone or self._link_closed or self._link_mute or self._requests_lane.out:
@@ -737,14 +751,16 @@ class Session:
         if self._client_gone:
             return 0
         # What can be written to calls us again at once.
-        events = WRITE if self._replies_lane.out or self._more else 0
+        events = WRITE if self._replies_lane.out or self._more_requests else 0
         return events | READ if self._may_read_requests() else events
 
     def _link_interest(self) -> int:
         if self._link_closed:
             return 0
         events = WRITE if self._requests_lane.out else 0
-        return events if self._replies_lane.out else events | READ
+        if self._replies_lane.out:
+            return events
+        return events | (WRITE if self._more_replies else READ)
 
     def _want(self, sock: RelaySocket, events: int) -> None:
         if self._interest[sock] != events:

@@ -17,8 +17,12 @@ from collections.abc import Iterable
 from gateway.relay.crowd import GONE
 
 SLICE_SECONDS = 0.001
-"""How long is served before it is looked who else has become ready, where there is not time for all. Whoever
-asks for little waits no longer than this and one turn; a look costs a thousandth of it."""
+"""How long is served before it is looked who else has become ready, where there is not time for all; a look
+costs a thousandth of it."""
+
+LONG_SECONDS = 0.0001
+"""A turn that takes longer is followed by such a look at once: whoever asks for little waits for one such turn,
+and not for several. A look costs a hundredth of it."""
 
 
 class Turns:

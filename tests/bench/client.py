@@ -22,7 +22,7 @@ _REQUEST_MAGIC = 0x25609513
 _SIMPLE_REPLY_MAGIC = 0x67446698
 _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
 _GO, _SET_META_CONTEXT, _ACK, _ERROR = 7, 10, 1, 1 << 31
-_READ = 0
+_READ, _DISC = 0, 2
 _COMMANDS = {"READ": _READ, "BLOCK_STATUS": 7, "unknown": 99}
 
 _GREETING = struct.Struct(">QQH")  # NBDMAGIC, IHAVEOPT, handshake flags
@@ -149,17 +149,21 @@ class Session:
             for number, (offset, length) in enumerate(ranges)
         )
 
-    def flood(self, requests: bytes, count: int) -> Iterator[None]:
+    def flood(self, requests: bytes, count: int, seconds: float) -> Iterator[None]:
         """Sends these `count` requests again and again, two times of them under way; yields each time that they
-        have been answered, however they were. All replies have to be as long as the first one.
+        have been answered, however they were. After `seconds` what is under way is taken, and left in good
+        order. All replies have to be as long as the first one.
         """
         self._socket.sendall(requests[: _REQUEST.size])
         time.sleep(_ONE_REPLY_SECONDS)
         awaited = count * len(self._socket.recv(_MOST_RECEIVED))
         self._socket.sendall(requests)
-        came = 0
-        while True:
-            self._socket.sendall(requests)
+        until, came = time.monotonic() + seconds, 0
+        goes_on = True
+        while goes_on:
+            goes_on = time.monotonic() < until
+            if goes_on:
+                self._socket.sendall(requests)
             while came < awaited:
                 data = self._socket.recv(_MOST_RECEIVED)
                 if not data:
@@ -167,6 +171,12 @@ class Session:
                 came += len(data)
             came -= awaited
             yield
+        self.leave()
+
+    def leave(self) -> None:
+        """Says goodbye, where nothing is under way, and hangs up."""
+        self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _DISC, 0, 0, 0))
+        self.close()
 
     @staticmethod
     def _extended_request(cookie: int, offset: int, length: int) -> bytes:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 import trio
 import trio.testing
 
-from gateway.embedded import PERSONALITIES, MemoryDisk, Server
+from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
+from gateway.relay import hub as hub_module
 from gateway.relay.bundle.trunk import Joined, Trunk
+from gateway.relay.crowd import CALM_STEPS
 from gateway.relay.hub import Hub
 from gateway.relay.transmit import do_all
 from gateway.wire.constants import Cmd
@@ -53,6 +56,38 @@ async def test_a_bug_that_nobody_is_told_of_ends_the_hub() -> None:
             await trio.testing.wait_all_tasks_blocked()
             hub.soon(fail)
     hub.close()
+
+
+async def test_nobody_who_asks_for_little_waits_while_others_are_to_gather(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hub sleeps for the peers of one who has many commands under way, unless there is such a one."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(hub_module, "CALM_SECONDS", 3600.0)
+    hang = trio.Event()
+
+    def delay(request: Request) -> trio.Event | None:
+        return hang if request.offset else None
+
+    server = Server({"": MemoryDisk(1 << 20)}, faults=Faults(delay=delay))
+    async with gateway_before(server) as gateway:
+        crowd, calm = gateway.client(), gateway.client()
+        async with crowd.stream, calm.stream:
+            await crowd.go(structured=False)
+            await calm.go(structured=False)
+            for _ in range(32):
+                await crowd.send(Cmd.READ, 512, 512)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert slept
+            for _ in range(CALM_STEPS):
+                await calm.simple_reply_to(Cmd.READ, 0, 512)
+            slept.clear()
+            await crowd.send(Cmd.READ, 512, 512)
+            await calm.simple_reply_to(Cmd.READ, 0, 512)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not slept
+            hang.set()
 
 
 async def _shared_trunk(gateway: Gateway, name: str) -> tuple[Client, Trunk]:

@@ -21,10 +21,11 @@ from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.fencing import LOOK_SECONDS as FENCE_LOOK_SECONDS
 from gateway.relay.hub import LOOK_SECONDS
 from gateway.relay.lane import BUFFER_BYTES, Scan
+from gateway.relay.scan import chunks, replies, requests, turn
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.requests import MAX_ANSWERS
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
-from gateway.relay.session import LOST_SECONDS, TURNS
+from gateway.relay.session import LOST_SECONDS
 from gateway.upstream.mode import DEFAULTS
 from gateway.wire import limits
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, Errno, Info, Opt, Rep
@@ -380,25 +381,61 @@ ANSWERED_HERE = {
     ("minimum", "command", "offset", "length", "error"), ANSWERED_HERE.values(), ids=ANSWERED_HERE
 )
 def test_a_buffer_of_what_is_answered_here_does_not_keep_the_hub(
-    minimum: int, command: Cmd, offset: int, length: int, error: int
+    minimum: int,
+    command: Cmd,
+    offset: int,
+    length: int,
+    error: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever sends it is called again at once, and others in between: counted in calls, not in time."""
-    count = 100 * MAX_ANSWERS
+    """Whoever sends it is called again at once, and others in between: a turn ends with its second message."""
+    monkeypatch.setattr(turn, "TURN_SECONDS", 0.0)
+    count = 10 * MAX_ANSWERS
     wires = Wires(answered_here(minimum))
     lane = wires.session._requests_lane
     lane._scan = scan = CountingScan(lane._scan)
     requests = (encode_request(command, 0, cookie, offset, length) for cookie in range(count))
     wires.session.begin(b"".join(requests))
-    told, most, calls = b"", (TURNS + 1) * MAX_ANSWERS * SIMPLE_REPLY.size, 0
+    told, most, calls = b"", 2 * SIMPLE_REPLY.size, 0
     while len(told) < count * SIMPLE_REPLY.size:
-        assert scan.calls - calls <= TURNS + 1
+        assert scan.calls - calls == 1
         calls = scan.calls
         said = wires.client.recv(2 * most)
-        assert len(said) <= most
+        assert len(said) == most
         told += said
         wires.step()
     assert told == b"".join(encode_simple_reply(cookie, error) for cookie in range(count))
-    assert scan.calls >= count // MAX_ANSWERS
+    wires.close()
+
+
+@pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.parametrize("error", [0, Errno.EIO])
+def test_a_buffer_of_replies_does_not_keep_the_hub(
+    error: int, structured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn ends with its second message, also in the middle of what has come. The last is not forgotten."""
+    monkeypatch.setattr(turn, "TURN_SECONDS", 0.0)
+    for module in (replies, chunks, requests):
+        monkeypatch.setattr(module, "FEW", 0)
+    export = Export(SIZE, int(Flag.HAS_FLAGS | Flag.SEND_TRIM), None, structured=structured)
+    count = MAX_IN_FLIGHT - 1
+    wires = Wires(Traffic(plan(offer(view_of(export), structured=False), export)))
+    asked = [encode_request(Cmd.TRIM, 0, cookie, 0, 4096) for cookie in range(count)]
+    wires.session.begin(b"".join(asked))
+    heard = b""
+    while len(heard) < len(b"".join(asked)):
+        with suppress(BlockingIOError):
+            heard += wires.upstream.recv(1 << 20)
+        wires.step()
+    cookies = [heard[at + 8 : at + 16] for at in range(0, len(heard), len(asked[0]))]
+    told = [encode_simple_reply(int.from_bytes(cookie), error) for cookie in cookies]
+    wires.upstream.send(b"".join(told))
+    said: list[bytes] = []
+    while wires.step():
+        with suppress(BlockingIOError):
+            said.append(wires.client.recv(1 << 20))
+    assert b"".join(said) == b"".join(encode_simple_reply(cookie, error) for cookie in range(count))
+    assert {len(each) for each in said[:-1]} == {2 * SIMPLE_REPLY.size}
     wires.close()
 
 

@@ -19,6 +19,7 @@ start of the upstream's (`offer.base`), offsets are the client's until they are 
     early.py      replies to WRITEs whose data has not been sent yet
     going.py      what ESHUTDOWN means, and the link over which it came
     traffic.py    what is under way
+    turn.py       how long one session may take before it is others' turn
     memory.py     what is remembered of it, for the case that the link dies
     asks.py       commands of our own on one link
     jobs.py       commands that take several of the upstream's: what drives them
@@ -32,8 +33,8 @@ The contract of a scanner, which the hub and the tests rely on:
 
 - `feed(buffer, view, start, end, out)` looks at `buffer[start:end]`, appends to `out` what has to be sent, and
   returns the position up to which it needs nothing again. What is behind that position must be presented
-  again with more bytes behind it. Slices in `out` point into the buffer, which must stay untouched until
-  they are sent.
+  again with more bytes behind it; or without, if its `turn` is over. Slices in `out` point into the buffer,
+  which must stay untouched until they are sent.
 - How the bytes are cut into pieces makes no difference to what comes out: tested as a property.
 - It raises `WireError` or `Hangup` if its source cannot be followed any more; what is in `out` then is whole
   and may be sent.

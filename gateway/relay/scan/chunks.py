@@ -15,6 +15,7 @@ from gateway.relay.scan.extents import mended_extents, status_reply
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.replies import Out, Replies, SimpleReplies
 from gateway.relay.scan.traffic import Partial, Traffic
+from gateway.relay.scan.turn import FEW
 from gateway.wire import limits
 from gateway.wire.constants import (
     EXTENDED_REPLY_MAGIC,
@@ -149,6 +150,8 @@ class ChunkReplies(Replies):
                             self._begin(entry, behind - end, offset + entry[3], done=True)
                             behind = end
                         pos = behind
+                        if not ours & FEW and traffic.turn.takes():
+                            break
                         continue
             else:
                 magic, word, ours = unpack_simple(buffer, pos)
@@ -177,6 +180,8 @@ class ChunkReplies(Replies):
                         answered.append((ours, entry))
                     pack_cookie(buffer, pos + COOKIE_AT, entry[0])
                     pos += short
+                    if not ours & FEW and traffic.turn.takes():
+                        break
                     continue
             if pos > run:
                 out.append(view[run:pos])
@@ -187,6 +192,8 @@ class ChunkReplies(Replies):
                 self._simple(ours, word, out)
                 self._let_jobs_speak(out)
                 run = pos = pos + 16
+                if traffic.turn.takes():
+                    break
                 continue
             if magic != chunk_magic:
                 raise WireError(
@@ -197,6 +204,8 @@ class ChunkReplies(Replies):
             if behind == pos:  # more bytes are needed
                 break
             run = pos = behind
+            if traffic.turn.takes():
+                break
         if pos > run:
             out.append(view[run:pos])
         return pos

@@ -28,6 +28,7 @@ from gateway.protocol.commands import normal_error
 from gateway.relay.scan.early import Take
 from gateway.relay.scan.locks import ASK, Entry
 from gateway.relay.scan.traffic import Traffic
+from gateway.relay.scan.turn import FEW
 from gateway.wire import limits
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Cmd, Errno
 from gateway.wire.errors import WireError
@@ -302,6 +303,8 @@ class SimpleReplies(Replies):
                     memory.remember(self.traffic.last_cookie)
                 run = pos = self._look_at(view, pos, end, magic, error, ours, out)
                 self._let_jobs_speak(out)
+                if self.traffic.turn.takes():
+                    break
                 continue
             del in_flight[ours]
             cookie, word, offset, length = entry
@@ -322,6 +325,8 @@ class SimpleReplies(Replies):
                     self._open = entry
                     self._open_end = offset + length
                     pos = end
+                if not ours & FEW and self.traffic.turn.takes():
+                    break
                 continue
             if answered is not None:
                 answered.append((ours, entry))
@@ -333,6 +338,8 @@ class SimpleReplies(Replies):
                     out.append(view[run:pos])
                 run = pos = pos + 16
                 out.append(client.success(cookie, offset, read=False))
+            if not ours & FEW and self.traffic.turn.takes():
+                break
         if pos > run:
             out.append(view[run:pos])
         return pos

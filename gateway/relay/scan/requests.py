@@ -20,6 +20,7 @@ from gateway.relay.scan.memory import Memory, Pinned
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
 from gateway.relay.scan.translate import status, translate
+from gateway.relay.scan.turn import FEW
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
@@ -239,6 +240,8 @@ class RequestScan:
                             memory.kept[ours] = buffer[data:pos]
                         else:
                             memory.kept[ours] = [(self.pin(), view[data:pos])] if pos > data else []
+                if not ours & FEW and traffic.turn.takes():
+                    break
                 continue
             if pos > run:
                 out.append(view[run:pos])
@@ -253,6 +256,8 @@ class RequestScan:
             room = traffic.room
             answers = len(self.answers) + len(traffic.to_client)
             if self.disconnected or answers >= MAX_ANSWERS or not self.between_messages:
+                break
+            if traffic.turn.takes():
                 break
         if pos > run:
             out.append(view[run:pos])

@@ -23,6 +23,7 @@ from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import ASK, Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
 from gateway.relay.scan.plan import Plan
+from gateway.relay.scan.turn import Turn
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.extents import Extents
 from gateway.wire.ranges import Range
@@ -104,6 +105,7 @@ class Traffic:
         "to_client",
         "to_upstream",
         "trail",
+        "turn",
     )
 
     def __init__(
@@ -171,6 +173,8 @@ class Traffic:
         """Begin commands of the client that were under way on a link that has died."""
         self.backlog = 0
         """Bytes of replies that the client has not taken, where the link is read all the same."""
+        self.turn = Turn()
+        """How long it may take before it is others' turn."""
         self._most_in_flight = MAX_IN_FLIGHT
 
     def take_over(self, before: Traffic) -> None:

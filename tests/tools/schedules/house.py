@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 import structlog
 import trio
 
@@ -23,6 +24,7 @@ from gateway.relay import hub as hub_module
 from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.pausing import Pauses
+from gateway.relay.scan import turn
 from gateway.relay.service import Service
 from gateway.relay.upkeep import see_to_upstreams
 from gateway.switching import verbs_of
@@ -48,14 +50,11 @@ HUB = {
 @contextmanager
 def in_no_time() -> Iterator[None]:
     """Have the hub wait for nobody in real time."""
-    before = {name: getattr(hub_module, name) for name in HUB}
-    for name, value in HUB.items():
-        setattr(hub_module, name, value)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in HUB.items():
+            patch.setattr(hub_module, name, value)
+        patch.setattr(turn, "TURN_SECONDS", 1e9)
         yield
-    finally:
-        for name, value in before.items():
-            setattr(hub_module, name, value)
 
 
 @dataclass
