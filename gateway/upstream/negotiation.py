@@ -2,8 +2,9 @@
 
 The client's questions about an export (LIST_META_CONTEXT, SET_META_CONTEXT, INFO, GO) are asked of the upstream
 on the same terms, so that both sides agree on framing and contexts. Nothing is dialled before the first of
-them. The connection is used for one export and one selection of contexts; a client that changes its mind gets
-another one, because servers have been wrong about the second (Q-K7).
+them. A connection is used to open one export, with one selection of contexts; a client that changes its mind
+gets another one, because servers have been wrong about the second (Q-K7). But who only looks at one after
+another, as a list does, needs no connection for each.
 
 Old servers: an answer that is garbage, or a closed connection, where an option was sent means that the server
 has lost its way, or has died. Then the same is tried on a new connection, and perhaps with less
@@ -75,6 +76,10 @@ WARM_ANSWER_SECONDS = 2.0
 """How long the first answer may take on a connection that was made ahead. Every server has that one (on
 framing) at hand, without a look at its disk. A server that vanished without a word, by a loss of power, never
 answers; what is left of the client's `negotiate-seconds` is for the connection that is dialled then."""
+
+MOST_LOOKED_AT = 12
+"""Exports that are looked at over one connection: nbdkit has borne no more than 32 options (Q-K9), and each
+takes two."""
 
 FIRST_PAUSE_SECONDS = 0.1
 """Before a server is asked again that has lost its way where it may not be asked for less: one that is being
@@ -177,7 +182,7 @@ class Negotiation:
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
         """Select contexts: give those that the upstream has, with its ids. Raises `Refusal`."""
-        return _there_are(await self._climb(terms, OptionLine.contexts))
+        return _there_are(await self._climb(terms, OptionLine.contexts, looks=False))
 
     async def list_contexts(
         self, terms: Terms, queries: tuple[str, ...]
@@ -201,7 +206,7 @@ class Negotiation:
 
     async def go(self, terms: Terms) -> Link:
         """Open the export; the link is the caller's. Raises `Refusal`."""
-        link = await self._climb(terms, OptionLine.open)
+        link = await self._climb(terms, OptionLine.open, looks=False)
         self._line = None
         self.allowance = Allowance(self._server.negotiate_seconds)
         if self._server.warm is not None:
@@ -215,14 +220,23 @@ class Negotiation:
             await line.aclose()
 
     async def _climb(
-        self, terms: Terms, step: Callable[[OptionLine], Awaitable[_Result]]
+        self,
+        terms: Terms,
+        step: Callable[[OptionLine], Awaitable[_Result]],
+        *,
+        looks: bool = True,
     ) -> _Result:
-        """Do a step on a connection of these terms; where the server loses its way, do as the ladder says."""
+        """Do a step on a connection of these terms; where the server loses its way, do as the ladder says. It
+        `looks` at the export, and neither opens it nor selects contexts.
+        """
         if self._name not in (None, terms.name):
             self.allowance = Allowance(self._server.negotiate_seconds)
         self._name = terms.name
-        if self._line is not None and not self._line.suits(terms):
-            await self.aclose()
+        if self._line is not None:
+            if self._line.suits(terms, looks=looks):
+                self._line.allowance = self.allowance
+            else:
+                await self.aclose()
         climb = self._server.ladder.climb(self._lowest)
         wanted = {"structured": terms.structured, "extended": terms.extended}
         connecting = Allowance(self._server.connect_seconds)
@@ -376,6 +390,7 @@ class OptionLine:
         self._sizeless = False  # an INFO has said that the export has no bytes
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
+        self._looked_at = 0  # exports, before the one that it is for now
         self._shaking_hands = (
             False  # for TLS: nothing else may be said, and never can be if that fails
         )
@@ -387,15 +402,32 @@ class OptionLine:
         """An option has no answer, and nothing can be asked any more."""
         return self._core.busy
 
-    def suits(self, terms: Terms) -> bool:
+    def suits(self, terms: Terms, *, looks: bool) -> bool:
         """Say whether it can keep these terms, and have it keep them: they are those that it has, or differ in
-        contexts alone, before any were selected or the export was asked for.
+        contexts alone, before any were selected or the export was asked for. Who `looks` may look at another
+        export, where none was opened.
         """
-        if terms != self.terms:
-            begun = self._selected is not None or self._described is not None or self._opened
-            if begun or replace(terms, queries=self.terms.queries) != self.terms:
-                return False
-            self.terms = terms
+        if self._looked_at and not looks:
+            return False
+        if terms == self.terms:
+            return True
+        chosen = self._selected is not None or self._opened is not None
+        if looks and terms.name != self.terms.name and not chosen:
+            return self._look_at_another(terms)
+        begun = chosen or self._described is not None
+        if begun or replace(terms, queries=self.terms.queries) != self.terms:
+            return False
+        self.terms = terms
+        return True
+
+    def _look_at_another(self, terms: Terms) -> bool:
+        same = replace(terms, name=self.terms.name) == self.terms and terms.queries is None
+        if not same or self._looked_at + 1 >= MOST_LOOKED_AT or self._core.busy:
+            return False
+        self._looked_at += 1
+        self.terms = terms
+        self._described = self._evidence = self.seen = None
+        self._listed = self._sizeless = False
         return True
 
     @classmethod

@@ -1,0 +1,90 @@
+"""Who looks at one export after the other needs no connection for each."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Server
+from gateway.upstream import server as upstream
+from gateway.upstream.negotiation import MOST_LOOKED_AT, Negotiation, Terms
+from gateway.wire.constants import BASE_ALLOCATION, Opt
+from tests.upstream.taps import Tap
+from tests.upstream.test_leaving import understood
+
+NAMES = [f"disk {number}" for number in range(2 * MOST_LOOKED_AT + 1)]
+SIZES = {name: 512 * number + 512 for number, name in enumerate(NAMES)}
+
+
+class House:
+    def __init__(self, nursery: trio.Nursery, *faults: Faults) -> None:
+        disks = {name: MemoryDisk(size) for name, size in SIZES.items()}
+        left = list(faults)
+        self.server = Server(
+            disks, PERSONALITIES["plain"], faults=lambda _: left.pop(0) if left else Faults()
+        )
+        self.taps: list[Tap] = []
+        self.negotiation = Negotiation(upstream.Server("main", self._connect))
+        self._nursery = nursery
+
+    async def _connect(self) -> trio.SocketStream:
+        self.taps.append(Tap())
+        return self.taps[-1].connect(self._nursery, self.server.serve)
+
+    async def look(self, name: str) -> None:
+        """As `qemu-nbd -L` does."""
+        terms = Terms(name, structured=True)
+        export, _dialect, _quirks = await self.negotiation.describe(terms)
+        assert export.size == SIZES[name]
+        [context] = await self.negotiation.list_contexts(terms, ())
+        assert context.name == BASE_ALLOCATION
+
+
+async def test_so_many_are_looked_at_over_one_connection() -> None:
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        for name in NAMES:
+            await house.look(name)
+        assert len(house.taps) == 3
+        await house.negotiation.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_has_had_enough_is_asked_over_another() -> None:
+    async with trio.open_nursery() as nursery:
+        house = House(nursery, Faults(cut_at_option=6), Faults(cut_at_option=5))
+        for name in NAMES[:5]:
+            await house.look(name)
+        assert len(house.taps) == 3
+        await house.negotiation.aclose()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("what", ["opens", "selects"])
+async def test_what_is_opened_or_selected_has_a_connection_of_its_own(what: str) -> None:
+    """Also the last that was looked at: servers have been wrong about a second export."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        await house.look(NAMES[0])
+        await house.look(NAMES[1])
+        queries = (BASE_ALLOCATION,) if what == "selects" else None
+        terms = Terms(NAMES[1], structured=True, queries=queries)
+        if what == "selects":
+            await house.negotiation.contexts(terms)
+        link = await house.negotiation.go(terms)
+        assert link.export.size == SIZES[NAMES[1]]
+        link.close()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        asked = understood(house.taps[1].sent)
+        assert (len(house.taps), asked[-1]) == (2, Opt.GO)
+        assert (Opt.SET_META_CONTEXT in asked) == (what == "selects")
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_opens_what_it_has_looked_at_alone_uses_that_connection() -> None:
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        await house.look(NAMES[0])
+        (await house.negotiation.go(Terms(NAMES[0], structured=True))).close()
+        assert len(house.taps) == 1
+        nursery.cancel_scope.cancel()
