@@ -33,6 +33,7 @@ between the two. A client that said DISC and is still there may take the time it
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -54,6 +55,7 @@ from gateway.relay.scan.locks import Held
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
+from gateway.relay.scan.turn import Turn
 from gateway.throttle import Charges, Doors, Gate
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.errors import WireError
@@ -121,6 +123,7 @@ class Session:
         self.traffic = traffic
         traffic.jobs.woken = self.act
         traffic.has_gone = partial(has_gone, client)
+        traffic.turn = Turn(time.monotonic)
         self._requests = RequestScan(self.traffic)
         self._replies = reply_scan(self.traffic)
         self._requests_lane = Lane(client, link, self._requests, pool)
@@ -269,6 +272,7 @@ class Session:
         traffic.take_over(old)
         traffic.jobs.woken = self.act
         traffic.has_gone = old.has_gone
+        traffic.turn = old.turn
         self.traffic = traffic
         self._requests = RequestScan(traffic)
         self._requests.stopped = True

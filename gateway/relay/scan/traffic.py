@@ -173,8 +173,8 @@ class Traffic:
         """Begin commands of the client that were under way on a link that has died."""
         self.backlog = 0
         """Bytes of replies that the client has not taken, where the link is read all the same."""
-        self.turn = Turn()
-        """How long it may take before it is others' turn."""
+        self.turn = Turn(_no_time)
+        """How long it may take before it is others' turn; set by whoever serves several."""
         self._most_in_flight = MAX_IN_FLIGHT
 
     def take_over(self, before: Traffic) -> None:
@@ -269,6 +269,10 @@ class Traffic:
 
 def _is_there() -> bool:
     return False
+
+
+def _no_time() -> float:
+    return 0.0
 
 
 def nobody_minds(_written: Range, _widened: bool) -> None:

@@ -7,7 +7,7 @@ a turn is over: it is asked after each message that costs time, and after some o
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 TURN_SECONDS = 0.0001
 """A few times what a READ takes through the gateway: who asks for a block at a time waits no longer for another
@@ -22,11 +22,14 @@ _NOT_BEGUN, _OVER, _NEVER_OVER = 0.0, -1.0, -2.0
 
 
 class Turn:
-    """Of one session. It begins when it is first asked, and is never over for who does not `begin`."""
+    """Of one session. It begins when it is first asked, and is never over for who does not `begin`. `clock`
+    gives seconds.
+    """
 
-    __slots__ = ("_ends",)
+    __slots__ = ("_clock", "_ends")
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._ends = _NEVER_OVER
 
     def begin(self) -> None:
@@ -36,11 +39,11 @@ class Turn:
     def takes(self) -> bool:
         """A message is taken: say whether no other is to be."""
         if self._ends > 0:
-            if time.monotonic() < self._ends:
+            if self._clock() < self._ends:
                 return False
             self._ends = _OVER
         elif self._ends == _NOT_BEGUN:
-            self._ends = time.monotonic() + TURN_SECONDS
+            self._ends = self._clock() + TURN_SECONDS
         return self.over
 
     @property
