@@ -14,8 +14,10 @@ from gateway.relay import hub as hub_module
 from gateway.relay.bundle.trunk import Joined, Trunk
 from gateway.relay.crowd import CALM_STEPS
 from gateway.relay.hub import Hub
+from gateway.relay.scan import chunks, replies, requests, turn
 from gateway.relay.transmit import do_all
-from gateway.wire.constants import Cmd
+from gateway.wire.constants import BASE_ALLOCATION, Cmd
+from gateway.wire.transmission import is_error
 from tests.embedded.peers import Client
 from tests.relay.gateways import Gateway, gateway_before
 
@@ -88,6 +90,41 @@ async def test_nobody_who_asks_for_little_waits_while_others_are_to_gather(
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert not slept
             hang.set()
+
+
+@pytest.mark.parametrize("mode", ['"per-client"', '"shared"', "4", '"shared:4"'])
+async def test_all_is_answered_however_short_a_turn_is(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clients send all at once, to a server that answers all at once."""
+    monkeypatch.setattr(turn, "TURN_SECONDS", 0.0)
+    for module in (replies, chunks, requests):
+        monkeypatch.setattr(module, "FEW", 0)
+    hang = trio.Event()
+    server = Server({"": MemoryDisk(1 << 20)}, faults=Faults(delay=lambda _request: hang))
+
+    async def asks(client: Client) -> None:
+        asked = [
+            await client.send(command, 4096 * number, 4096)
+            for number in range(16)
+            for command in (Cmd.READ, Cmd.BLOCK_STATUS, Cmd.TRIM)
+        ]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        hang.set()
+        left = set(asked)
+        while left:
+            cookie, chunk = await client.chunk()
+            assert not is_error(chunk.kind)
+            if chunk.done:
+                left.remove(cookie)
+
+    async with gateway_before(server, upstream=f"connections = {mode}") as gateway:
+        one, other = gateway.client(), gateway.client()
+        async with one.stream, other.stream, trio.open_nursery() as nursery:
+            for client in (one, other):
+                await client.go(extended=True, contexts=[BASE_ALLOCATION])
+            nursery.start_soon(asks, one)
+            nursery.start_soon(asks, other)
 
 
 async def _shared_trunk(gateway: Gateway, name: str) -> tuple[Client, Trunk]:

@@ -2,11 +2,12 @@
 
 What a wire receives goes to the scanner of its line; what that answers is handed to the sessions; what they
 ask in turn is sent with the rest. So a round of the hub costs a line one receive and one send, whatever its
-sessions do.
+sessions do. If its turn is over before all of what came is scanned, the rest is taken up in the next round.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from gateway.relay.crowd import GONE, READ, WRITE, crowd_of
 from gateway.relay.lane import BufferPool, Lane
 from gateway.relay.scan.early import unsent_writes
 from gateway.relay.scan.going import WHY
+from gateway.relay.scan.turn import Turn
 from gateway.wire.errors import WireError
 
 if TYPE_CHECKING:
@@ -42,13 +44,16 @@ class Wire:
         self._watch = watch
         self._wires = wires
         self._interest = 0
+        self._more = False  # replies are left in the buffer, held back by nothing but others' turns
         self._lost = False
+        line.traffic.turn = Turn(time.monotonic)
 
     def ready(self, events: int) -> int:
         """Go on after the socket has become ready; give the `Crowd`. Never raises."""
+        self.line.traffic.turn.begin()
         if events & GONE:
             events |= READ
-        if events & READ and not self._lost:
+        if (events & READ or self._more) and not self._lost:
             try:
                 self._receive()
             except Exception as error:
@@ -61,7 +66,11 @@ class Wire:
         lane = self._replies
         self._note_unsent()
         try:
-            lane.receive()
+            if self._more:
+                lane.scan()
+            else:
+                lane.receive()
+            self._more = self.line.traffic.turn.over and lane.unscanned > 0
             lane.release()
             self._wires.bundle.heard(self.line)
         except WireError as error:
@@ -96,7 +105,8 @@ class Wire:
         except OSError as error:
             self._lose(f"the upstream takes no more requests: {error.strerror or error}")
             return False
-        self._want(READ | WRITE if lane.out else READ)
+        # What can be written to calls us again at once.
+        self._want((WRITE if self._more else READ) | (WRITE if lane.out else 0))
         held = len(line.traffic.early.held)
         if held:
             self._note_unsent()
