@@ -13,6 +13,7 @@ in the kernel instead: with two cores, polling would take the time from the peer
 from __future__ import annotations
 
 import math
+import os
 import select
 import time
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from gateway.net.options import RelaySocket
-from gateway.relay.crowd import Crowd
+from gateway.relay.crowd import AGAIN, Crowd
 from gateway.relay.lane import BufferPool
 from gateway.relay.scan.locks import Held, Wait
 from gateway.relay.scan.traffic import Traffic
@@ -79,6 +80,11 @@ class Hub:
         self._doors = Doors(lambda: self._sooner.set())
         self._parting: list[trio.Event] = []
         self._calm_until = -math.inf
+        self._again: set[int] = set()
+        self._parked = False
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._waker, select.EPOLLIN)
+        self._watched[self._waker] = self._woken
         self._over = False
         self.failed: Callable[[Exception], None] = _reraise
         """Is told of our bugs beside the sessions: they must not end all of these."""
@@ -86,6 +92,7 @@ class Hub:
     def close(self) -> None:
         """Close, after `run` and every `relay` have ended."""
         self._epoll.close()
+        os.close(self._waker)
 
     async def run(self) -> None:
         """Serve the sessions until cancelled. Those that `relay` still has to close need the hub open."""
@@ -177,10 +184,18 @@ class Hub:
         poll, watched, clock = self._epoll.poll, self._watched, time.monotonic
         ready = self._turns.ready
         while True:
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            if self._again:
+                await trio.lowlevel.checkpoint()
+            else:
+                self._parked = True
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._parked = False
             now, patience = clock(), 0.0
             turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
             while now < quiet_ends:
+                if self._again:
+                    self._turns.add([(descriptor, AGAIN) for descriptor in self._again])
+                    self._again.clear()
                 events = poll(0 if ready else patience, MAX_EVENTS)
                 crowd = Crowd.NONE
                 if len(events) == 1 and not ready:  # the usual case, where nobody waits for anybody
@@ -190,13 +205,13 @@ class Hub:
                         if crowd == Crowd.CALM:
                             self._calm_until = now + CALM_SECONDS
                 elif events or ready:
-                    ready.update(events)
+                    self._turns.add(events)
                     crowd = self._serve_all(now)
                 patience = PATIENCE_SECONDS if crowd > 0 else 0
                 if crowd == Crowd.SMALL and not ready and now > self._calm_until:
                     time.sleep(GATHER_SECONDS)
                 now = clock()
-                if events or ready:  # that somebody has gone is not told twice
+                if events or ready or self._again:  # that somebody has gone is not told twice
                     quiet_ends = now + QUIET_SECONDS
                 if now > turn_ends:
                     await trio.lowlevel.checkpoint()
@@ -244,7 +259,9 @@ class Hub:
         `begins` is called before anything is relayed, with a nursery that ends with the session. The sockets
         stay open. Raises what went wrong in the session, if it was our fault.
         """
-        session = Session(client, link, traffic, self.pool, self.watch, self._doors, push)
+        session = Session(
+            client, link, traffic, self.pool, self.watch, self.again, self._doors, push
+        )
         session.throttle(charges)
         self.enter(client, session.client_ready)
         if link is not None:
@@ -300,6 +317,19 @@ class Hub:
         self._epoll.unregister(sock.fileno())
         del self._watched[sock.fileno()]
         self._turns.forget(sock.fileno())
+        self._again.discard(sock.fileno())
+
+    def again(self, sock: RelaySocket) -> None:
+        """Have whoever has entered a socket called once more when it is his turn, whatever the socket is ready
+        for: something is left to do that no event of it will speak of.
+        """
+        if self._parked and not self._again:
+            os.eventfd_write(self._waker, 1)
+        self._again.add(sock.fileno())
+
+    def _woken(self, _events: int) -> int:
+        os.eventfd_read(self._waker)
+        return Crowd.NONE
 
     def finish(self, reason: str, seconds: float) -> None:
         """End all sessions in good order within `seconds`, and those that should begin later."""

@@ -74,12 +74,14 @@ class Session:
     """
 
     __slots__ = (
+        "_again",
         "_calm",
         "_client_gone",
         "_doors",
         "_farewells",
         "_flowing",
         "_gate",
+        "_goes",
         "_holding",
         "_interest",
         "_link_closed",
@@ -115,6 +117,7 @@ class Session:
         traffic: Traffic,
         pool: BufferPool,
         watch: Callable[[RelaySocket, int], None],
+        again: Callable[[RelaySocket], None],
         doors: Doors,
         push: Callable[[], None] | None = None,
     ) -> None:
@@ -130,6 +133,7 @@ class Session:
         self._requests.pin = self._requests_lane.pin
         self._replies_lane = Lane(link, client, self._replies, pool)
         self._watch = watch
+        self._again = again
         self._doors = doors
         self._gate: Gate | None = None
         self._push = push
@@ -138,6 +142,7 @@ class Session:
         # Left in the buffer, and held back by nothing but others' turns:
         self._more_requests = False
         self._more_replies = False
+        self._goes = False  # the client has gone, which is looked at when its requests are
         self._stopping = False  # no request is begun any more
         self._holding = False  # no request is begun until it goes on
         self._over = False  # it has `ended`
@@ -409,6 +414,9 @@ class Session:
         return Crowd.CALM if self._calm > CALM_STEPS else Crowd.NONE
 
     def _client_ready(self, events: int) -> None:
+        if events & GONE and self._more_requests:
+            self._goes = True
+            events &= ~GONE
         if events & GONE:
             if self._holding and self._requests.between_messages and not self._replies_lane.out:
                 return  # what it said before it went is read when the session goes on, as its end is
@@ -719,8 +727,15 @@ class Session:
             self._end()
             return
         self._want(self.client, self._client_interest())
+        if self._more_requests:
+            self._again(self.client)
+        elif self._goes:
+            self._goes = False
+            self._watch(self.client, self._interest[self.client])  # is told of it once more
         if self.link is not None:
             self._want(self.link, self._link_interest())
+            if self._more_replies and not self._replies_lane.out:
+                self._again(self.link)
         self._flowing = all(interest == READ for interest in self._interest.values())
 
     def _resume_requests(self) -> None:
@@ -754,17 +769,16 @@ class Session:
     def _client_interest(self) -> int:
         if self._client_gone:
             return 0
-        # What can be written to calls us again at once.
-        events = WRITE if self._replies_lane.out or self._more_requests else 0
+        events = WRITE if self._replies_lane.out else 0
+        if self._more_requests:  # first, and then the end, if that is next
+            return events
         return events | READ if self._may_read_requests() else events
 
     def _link_interest(self) -> int:
         if self._link_closed:
             return 0
         events = WRITE if self._requests_lane.out else 0
-        if self._replies_lane.out:
-            return events
-        return events | (WRITE if self._more_replies else READ)
+        return events if self._replies_lane.out or self._more_replies else events | READ
 
     def _want(self, sock: RelaySocket, events: int) -> None:
         if self._interest[sock] != events:

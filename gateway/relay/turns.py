@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.relay.crowd import GONE
+from gateway.relay.crowd import AGAIN, GONE
 
 SLICE_SECONDS = 0.001
 """How long is served before it is looked who else has become ready, where there is not time for all; a look
@@ -33,6 +33,15 @@ class Turns:
         self._taken: dict[int, float] = {}
         """In seconds, since there was time for all."""
 
+    def add(self, events: Iterable[tuple[int, int]]) -> None:
+        """These are ready, for these events."""
+        ready = self.ready
+        if not ready:
+            ready.update(events)
+            return
+        for descriptor, event in events:
+            ready[descriptor] = ready.get(descriptor, 0) | event
+
     def order(self) -> list[int]:
         """Give those that are ready in the order of their turns."""
         taken = self._taken
@@ -43,7 +52,8 @@ class Turns:
 
     def overran(self, took: Iterable[tuple[int, float]]) -> None:
         """There was not time for all: these have had their turns, of so many seconds. The others are ready
-        still when it is looked again, if they want to be then; but that somebody has gone is not told twice.
+        still when it is looked again, if they want to be then; but that somebody has gone, or wants to be
+        called again, is not told twice.
         """
         taken = self._taken
         least = min(taken.values(), default=0.0)
@@ -51,11 +61,11 @@ class Turns:
             taken.setdefault(descriptor, least)
         for descriptor, seconds in took:
             taken[descriptor] = taken.get(descriptor, least) + seconds
-        self._keep_those_that_have_gone()
+        self._keep_what_is_told_once()
 
-    def _keep_those_that_have_gone(self) -> None:
-        ready = self.ready
-        for descriptor in [each for each, events in ready.items() if not events & GONE]:
+    def _keep_what_is_told_once(self) -> None:
+        ready, once = self.ready, GONE | AGAIN
+        for descriptor in [each for each, events in ready.items() if not events & once]:
             del ready[descriptor]
 
     def all_served(self) -> None:

@@ -47,8 +47,9 @@ class Examined:
     def settle(
         self, evidence: Evidence, quirks: Callable[[Evidence], Collection[Quirk]], now: float
     ) -> Evidence | None:
-        """Complete evidence that no INFO has a part in; None: a quirk depends on it, and it has to be asked."""
-        if (shown := self._shown.get(evidence)) is not None and self.known(now):
+        """Complete evidence of GO alone; None: a quirk depends on what INFO would show."""
+        shown = self._shown.get(_without_info(evidence))
+        if shown is not None and self.known(now):
             return shown
         possible = [
             quirks(replace(evidence, unasked_info=reply, sizeless_info=sizeless))

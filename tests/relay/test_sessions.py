@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -408,15 +409,77 @@ def test_a_buffer_of_what_is_answered_here_does_not_keep_the_hub(
     wires.close()
 
 
-@pytest.mark.parametrize("structured", [False, True])
-@pytest.mark.parametrize("error", [0, Errno.EIO])
-def test_a_buffer_of_replies_does_not_keep_the_hub(
-    error: int, structured: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A turn ends with its second message, also in the middle of what has come. The last is not forgotten."""
+@pytest.fixture
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn ends with its second message, whatever that is."""
     monkeypatch.setattr(turn, "TURN_SECONDS", 0.0)
     for module in (replies, chunks, requests):
         monkeypatch.setattr(module, "FEW", 0)
+
+
+def trims(count: int) -> bytes:
+    return b"".join(encode_request(Cmd.TRIM, 0, cookie, 0, 4096) for cookie in range(count))
+
+
+def received(sock: socket.socket, count: int, step: Callable[[], object]) -> bytes:
+    """So many bytes, after as many steps as it takes; less if there is nothing more to be done."""
+    data, went = b"", True
+    while len(data) < count and went:
+        went = bool(step())
+        with suppress(BlockingIOError):
+            data += sock.recv(count - len(data))
+            went = True
+    return data
+
+
+def test_replies_are_taken_up_though_nothing_can_be_sent_to_the_link(short_turns: None) -> None:
+    """The server reads nothing while nobody takes its replies, and answers all at once."""
+    count = 64
+    wires = Wires(answered_there())
+    asked = trims(count)
+    wires.session.begin(asked)
+    heard = received(wires.upstream, len(asked), wires.step)
+    head, left = encode_request(Cmd.WRITE, 0, 1000, 0, SIZE), bytes(SIZE)
+    wires.client.send(head)
+    while left:
+        with suppress(BlockingIOError):
+            left = left[wires.client.send(left) :]
+        if not wires.step():
+            break
+    assert left  # nobody takes it
+    cookies = [heard[at + 8 : at + 16] for at in range(0, len(heard), len(head))]
+    wires.upstream.send(b"".join(encode_simple_reply(int.from_bytes(each), 0) for each in cookies))
+    told = received(wires.client, count * SIMPLE_REPLY.size, wires.step)
+    assert told == b"".join(encode_simple_reply(cookie, 0) for cookie in range(count))
+    wires.close()
+
+
+@pytest.mark.parametrize("how", ["DISC", "DISC and gone", "the end"])
+def test_what_was_sent_before_the_end_is_done(how: str, short_turns: None) -> None:
+    count = 64
+    wires = Wires(answered_there())
+    asked = trims(count)
+    wires.client.send(asked + DISC * how.startswith("DISC"))
+    if how == "DISC and gone":
+        wires.client.close()
+    else:
+        wires.client.shutdown(socket.SHUT_WR)
+    wires.session.begin()
+    assert len(received(wires.upstream, len(asked), wires.step)) == len(asked)
+    wires.close()
+
+
+def answered_there() -> Traffic:
+    export = Export(SIZE, int(Flag.HAS_FLAGS | Flag.SEND_TRIM), None)
+    return Traffic(plan(offer(view_of(export), structured=False), export))
+
+
+@pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.parametrize("error", [0, Errno.EIO])
+def test_a_buffer_of_replies_does_not_keep_the_hub(
+    error: int, structured: bool, short_turns: None
+) -> None:
+    """Also in the middle of what has come; and the last is not forgotten."""
     export = Export(SIZE, int(Flag.HAS_FLAGS | Flag.SEND_TRIM), None, structured=structured)
     count = MAX_IN_FLIGHT - 1
     wires = Wires(Traffic(plan(offer(view_of(export), structured=False), export)))

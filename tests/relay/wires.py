@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 from gateway.net.options import RelaySocket
+from gateway.relay.crowd import AGAIN
 from gateway.relay.lane import BufferPool, Segment
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.session import Session
@@ -47,12 +48,14 @@ class Wires:
         for each in self._near:
             self._epoll.register(each.fileno(), select.EPOLLET)
         self.pool = pool or BufferPool()
+        self._again: set[int] = set()
         self.session = Session(
             near_client,
             near_link,
             traffic,
             self.pool,
             self.watch,
+            self.again,
             doors or Doors(lambda: None),
         )
         self._ready: dict[int, Callable[[int], int]] = {
@@ -65,6 +68,9 @@ class Wires:
     def watch(self, sock: RelaySocket, events: int) -> None:
         self._epoll.modify(sock.fileno(), events or select.EPOLLET)
 
+    def again(self, sock: RelaySocket) -> None:
+        self._again.add(sock.fileno())
+
     def enter(self, sock: RelaySocket, ready: Callable[[int], int]) -> None:
         self._epoll.register(sock.fileno(), select.EPOLLET)
         self._ready[sock.fileno()] = ready
@@ -72,6 +78,7 @@ class Wires:
     def leave(self, sock: RelaySocket) -> None:
         self._epoll.unregister(sock.fileno())
         del self._ready[sock.fileno()]
+        self._again.discard(sock.fileno())
 
     def part_from_link(self) -> None:
         """Close the near end of the link: the session goes on without one."""
@@ -100,7 +107,9 @@ class Wires:
 
     def step(self, random: Random | None = None) -> bool:
         """Call the session for what its sockets are ready for, in any order; say whether that was anything."""
-        events = self._epoll.poll(0)
+        again = dict.fromkeys(self._again, AGAIN)
+        self._again.clear()
+        events = list({**again, **dict(self._epoll.poll(0))}.items())
         if random:
             random.shuffle(events)
         for descriptor, event in events:

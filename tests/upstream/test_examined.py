@@ -104,6 +104,20 @@ async def test_who_was_asked_by_a_client_has_the_same_quirks() -> None:
         assert quirks == link.quirks == ("nbd-server-df",)
 
 
+@pytest.mark.parametrize("personality", [OWN_DISKS, like_nbd_server(), QEMU_3_0])
+async def test_who_asks_info_costs_a_known_server_no_connection_more(
+    personality: Personality,
+) -> None:
+    async with house(personality) as server:
+        known, _options = await server.opened()
+        negotiation = Negotiation(server.upstream)
+        await negotiation.describe(TERMS)
+        link = await negotiation.go(TERMS)
+        link.close()
+        assert link.quirks == known.quirks
+        assert len(server.taps) == 2
+
+
 async def test_another_server_at_the_address_is_examined_anew() -> None:
     """It has come unseen, and says what leaves a quirk in doubt."""
     async with house(PLAIN) as server:

@@ -35,6 +35,7 @@ class Wire:
         line: Line,
         pool: BufferPool,
         watch: Callable[[RelaySocket, int], None],
+        again: Callable[[RelaySocket], None],
         wires: Wires,
     ) -> None:
         self.socket = sock
@@ -42,6 +43,7 @@ class Wire:
         self._requests = Lane(sock, sock, line.scan, pool)
         self._replies = Lane(sock, sock, line.scan, pool)
         self._watch = watch
+        self._again = again
         self._wires = wires
         self._interest = 0
         self._more = False  # replies are left in the buffer, held back by nothing but others' turns
@@ -105,8 +107,9 @@ class Wire:
         except OSError as error:
             self._lose(f"the upstream takes no more requests: {error.strerror or error}")
             return False
-        # What can be written to calls us again at once.
-        self._want((WRITE if self._more else READ) | (WRITE if lane.out else 0))
+        self._want((0 if self._more else READ) | (WRITE if lane.out else 0))
+        if self._more:
+            self._again(self.socket)
         held = len(line.traffic.early.held)
         if held:
             self._note_unsent()
@@ -176,7 +179,8 @@ class Wires:
 
     def add(self, sock: RelaySocket, line: Line) -> None:
         """A link has been made: use it."""
-        wire = Wire(sock, line, self._hub.pool, self._hub.watch, self)
+        hub = self._hub
+        wire = Wire(sock, line, hub.pool, hub.watch, hub.again, self)
         self._wires[line] = wire
         self._hub.enter(sock, wire.ready)
         if line.number == SPARE:
