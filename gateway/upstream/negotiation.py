@@ -294,7 +294,7 @@ class Negotiation:
             text = f"upstream {server.name!r} {text}{_after(lost)}"
             raise Silent(self.allowance.why or text)
         try:
-            if place is None:
+            if place is None or place.left:
                 place = await server.place(seconds=connecting.left)
             left = connecting.left - (trio.current_time() - began)
             return await OptionLine.greeted(

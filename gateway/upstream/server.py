@@ -168,12 +168,14 @@ class Place:
 
     def __init__(self, places: trio.CapacityLimiter | None) -> None:
         self._limiter = places
+        self.left = False
+        """Another may have it by now."""
 
     def leave(self) -> None:
         """Let another have it, once."""
         if self._limiter is not None:
             self._limiter.release_on_behalf_of(self)
-            self._limiter = None
+            self._limiter, self.left = None, True
 
 
 class Connections:

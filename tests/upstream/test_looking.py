@@ -24,7 +24,8 @@ class House:
             disks, PERSONALITIES["plain"], faults=lambda _: left.pop(0) if left else Faults()
         )
         self.taps: list[Tap] = []
-        self.negotiation = Negotiation(upstream.Server("main", self._connect))
+        self.upstream = upstream.Server("main", self._connect, max_connections=2)
+        self.negotiation = Negotiation(self.upstream)
         self._nursery = nursery
 
     async def _connect(self) -> trio.SocketStream:
@@ -87,4 +88,18 @@ async def test_who_opens_what_it_has_looked_at_alone_uses_that_connection() -> N
         await house.look(NAMES[0])
         (await house.negotiation.go(Terms(NAMES[0], structured=True))).close()
         assert len(house.taps) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_in_place_of_one_that_was_left_has_a_place_again() -> None:
+    """Who was given one may need another connection for it."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery, Faults(cut_at_option=1))
+        server = house.upstream
+        negotiation = Negotiation(server, place=await server.place())
+        link = await negotiation.go(Terms(NAMES[0], structured=True))
+        assert len(house.taps) == 2
+        assert server.connections.limiter.borrowed_tokens == 1
+        link.close()
+        assert server.connections.limiter.borrowed_tokens == 0
         nursery.cancel_scope.cancel()
