@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import socket
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .clients import nbdcopy, nbdinfo, qemu_io, start_script
+from .clients import nbdcopy, nbdinfo, qemu_io, script, start_script
 from .conftest import Image, sha256
 from .gateways import MODE, Gateways
 from .processes import Process, attempt, wait_until
@@ -63,6 +64,34 @@ def test_a_client_that_asks_for_2000_mib_and_never_reads(
         if isinstance(gateway.process, Process) and MODE == "gateway":
             assert gateway.process.resident_bytes() < RESIDENT_LIMIT
     wait_until(lambda: gateway.process.descriptors() <= before, "the client's link is gone")
+
+
+def test_reads_and_writes_do_not_wait_for_each_other(
+    servers: Servers, via: Gateways, workdir: Path
+) -> None:
+    disk = workdir / "sparse"
+    with disk.open("wb") as file:
+        file.truncate(256 * MIB)
+        for at in range(0, 32 * MIB, 16 * 1024):
+            file.seek(at)
+            file.write(b"x" * 4096)
+    told = script("both_ways", via(servers.qemu_nbd("-f", "raw", "-t", disk)))
+    assert told["answered"] == told["asked"]
+
+
+def test_what_was_asked_before_a_goodbye_is_done(
+    servers: Servers, via: Gateways, workdir: Path
+) -> None:
+    """libnbd shuts its sending side down behind DISC, and takes the answers."""
+    disk, count = workdir / "disk", 100
+    disk.touch()
+    os.truncate(disk, MIB)
+    whole_blocks = ("blocksize-minimum=4096", "blocksize-preferred=4096", "blocksize-maximum=32M")
+    upstream = servers.nbdkit("--filter=blocksize-policy", "file", disk, *whole_blocks)
+    assert script("farewell", via(upstream), count) == {"well": count}
+    content = disk.read_bytes()
+    for number in range(count):
+        assert content[number * 8192 + 100 :].startswith(b"%07d," % number * 75)
 
 
 def test_a_killed_client_leaves_the_gateway_serving(
