@@ -101,6 +101,8 @@ class Offer:
     """The client has extended headers, which include structured replies."""
     base: int = 0
     """Where it begins in the upstream's export, in bytes."""
+    one_reply_a_record: bool = False
+    """Over TLS no two replies are in one record."""
 
     @property
     def framing(self) -> Framing:

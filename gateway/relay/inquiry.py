@@ -165,7 +165,7 @@ class Inquiry:
         if kept is not None:
             kept.opened.close()
         while True:
-            opened = await self._open(grant, name)
+            opened = await self._open(grant, name, by_name=asked is None)
             # What has come between: a pause, with or without a switch; a switch of another export that shared
             # its connections; or a reload, of which what it leaves as it was is not asked for anew.
             try:
@@ -308,8 +308,10 @@ class Inquiry:
 
     # --- Opening
 
-    async def _open(self, grant: Grant, asked: str) -> Opened:
-        """Have the policies take part, then the upstream; leave nothing behind if it fails."""
+    async def _open(self, grant: Grant, asked: str, *, by_name: bool = False) -> Opened:
+        """Have the policies take part, then the upstream; leave nothing behind if it fails. `by_name`: the
+        client has said EXPORT_NAME.
+        """
         access, place = self._service.access, self._place(grant)
         membership = self._policies(grant, asked, join)
         link: Link | Joined | None = None
@@ -322,6 +324,9 @@ class Inquiry:
                 chain = await self._prepared(membership.chain, grant.route, link)
             agreed = self._agreed(chain, grant, asked, link.export)
             promised = self._offer(asked, agreed)
+            # qemu's client of 2.6 to 2.8 takes one reply each time its socket is readable, and knows no GO.
+            alone = by_name and self._core.secure and not promised.structured
+            promised = replace(promised, one_reply_a_record=alone)
             check_places(place.server, promised)
             limited = limits_of(membership.chain, membership.session)
             return Opened(grant, access, place, terms, membership, link, agreed, promised, limited)

@@ -95,7 +95,7 @@ async def transmit(
     """
     link, promised, membership = opened.link, opened.offer, opened.membership
     running: Running | None = None
-    client, early = take_socket(stream)
+    client, early = take_socket(stream, one_slice_a_record=promised.one_reply_a_record)
     service.relayed += 1
     try:
         _log_repairs(service, opened)

@@ -415,7 +415,9 @@ class OptionLine:
         if looks and terms.name != self.terms.name and not chosen:
             return self._look_at_another(terms)
         begun = chosen or self._described is not None
-        if begun or replace(terms, queries=self.terms.queries) != self.terms:
+        if replace(terms, queries=self.terms.queries) != self.terms:
+            return False
+        if begun and self._core.structured:  # else there are no contexts here, whoever asks
             return False
         self.terms = terms
         return True

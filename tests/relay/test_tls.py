@@ -29,6 +29,7 @@ from gateway.upstream.negotiation import Negotiation, Terms
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Opt, Rep
 from gateway.wire.handshake import encode_greeting, encode_option, encode_option_reply
+from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client, socket_pair
 from tests.relay.gateways import Gateway, gateway_before
 from tests.tls.handshakes import directory
@@ -213,6 +214,36 @@ async def test_export_name_of_an_export_for_tls_alone(credentials: ServerCredent
             client.negotiation.export_name("")
             await client.stream.send_all(client.negotiation.data_to_send())
             assert not await client.rest()
+
+
+@pytest.mark.parametrize("mode", ['"per-client"', '"shared"'])
+async def test_who_knows_no_go_gets_one_reply_in_a_record(
+    mode: str, pki: Path, credentials: ServerCredentials
+) -> None:
+    """qemu's client of 2.6 to 2.8 takes one each time its socket is readable: the next is not in there."""
+    count, length = 20, 512
+    requests = [encode_request(Cmd.READ, 0, number, 0, length) for number in range(count)]
+    requests += [encode_request(Cmd.FLUSH, 0, count, 0, 0), encode_request(99, 0, 99, 0, 0)]
+    replies = [16, length] * count + [16, 16]
+    server = Server({"": MemoryDisk(SIZE)})
+    for by_name in (True, False):
+        async with (
+            gateway_before(server, listen=REQUIRE, upstream=f"connections = {mode}") as gateway,
+            over_tls(gateway, credentials, client_context(pki)) as client,
+        ):
+            if by_name:
+                client.negotiation.export_name("")
+            else:
+                client.negotiation.go("", ())
+            await client.answered()
+            await client.stream.send_all(b"".join(requests))
+            records: list[int] = []
+            while sum(records) < sum(replies):
+                records.append(len(await client.stream.receive_some(1 << 14)))  # of one record
+            if by_name:
+                assert sorted(records) == sorted(replies)
+            else:
+                assert len(records) < count
 
 
 async def test_who_shows_no_certificate_is_not_let_in(

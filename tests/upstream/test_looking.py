@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Server
+from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
 from gateway.upstream.negotiation import MOST_LOOKED_AT, Negotiation, Terms
 from gateway.wire.constants import BASE_ALLOCATION, Opt
@@ -79,6 +82,25 @@ async def test_what_is_opened_or_selected_has_a_connection_of_its_own(what: str)
         asked = understood(house.taps[1].sent)
         assert (len(house.taps), asked[-1]) == (2, Opt.GO)
         assert (Opt.SET_META_CONTEXT in asked) == (what == "selects")
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("oldstyle", [False, True])
+async def test_a_server_without_contexts_is_connected_to_once(oldstyle: bool) -> None:
+    """Who asks for contexts first is told that there are none; and there may be no other connection."""
+    personality = replace(PERSONALITIES["qemu-2.5"], oldstyle=oldstyle)
+    async with trio.open_nursery() as nursery:
+        house = House(nursery)
+        house.server = Server({"": MemoryDisk(512)}, personality)
+        asked = Terms("", structured=True, queries=(BASE_ALLOCATION,))
+        with pytest.raises(Refusal, match="no meta contexts"):
+            await house.negotiation.contexts(asked)
+        made = len(house.taps)
+        link = await house.negotiation.go(Terms("", structured=True))
+        assert link.export.size == 512
+        assert len(house.taps) == made
+        assert made == 1 or not oldstyle
+        link.close()
         nursery.cancel_scope.cancel()
 
 

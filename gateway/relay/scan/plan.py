@@ -130,6 +130,8 @@ def plan(
     table = table or Table(offer.size)
     if dialect.one_request_a_record:
         translated = translated or "the server answers one request in a TLS record"
+    if offer.one_reply_a_record:
+        translated = translated or "the client may take one reply from a TLS record"
     rules = _restricted(legal_commands(offer), table, hooked)
     theirs = {context.name for context in export.contexts}
     if dialect.flat_allocation:
