@@ -116,8 +116,8 @@ def test_no_connection_is_for_two_clients(workdir: Path) -> None:
     gateway.stop()
     assert server.stop() == 0
     made = re.findall(r" Preconnect id=(\d+) ", said.read_text())
-    opened = said.read_text().count(" Connect ")  # at INFO, and at GO
-    assert opened == 2 * 25
+    opened = said.read_text().count(" Connect ")  # at GO, and at the INFO before the first
+    assert opened == 25 + 1
     assert len(made) >= 25
 
 
