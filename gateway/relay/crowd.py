@@ -10,8 +10,8 @@ from gateway.wire.limits import KIB
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 GONE = select.EPOLLHUP | select.EPOLLERR
-AGAIN = 1 << 30
-"""None of epoll's: whoever is called has asked to be called once more (`Hub.again`)."""
+AGAIN = 1 << 32
+"""None of epoll's, which have 32 bits: whoever is called has asked to be called once more (`Hub.again`)."""
 
 FEW_COMMANDS = 4
 """Up to here a client waits for each single reply, and so must not be kept waiting."""

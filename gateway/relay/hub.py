@@ -208,7 +208,8 @@ class Hub:
                     self._turns.add(events)
                     crowd = self._serve_all(now)
                 patience = PATIENCE_SECONDS if crowd > 0 else 0
-                if crowd == Crowd.SMALL and not ready and now > self._calm_until:
+                has_more = ready or self._again
+                if crowd == Crowd.SMALL and not has_more and now > self._calm_until:
                     time.sleep(GATHER_SECONDS)
                 now = clock()
                 if events or ready or self._again:  # that somebody has gone is not told twice

@@ -42,7 +42,7 @@ import trio
 
 from gateway.net.options import RelaySocket, has_gone
 from gateway.protocol.errors import Hangup
-from gateway.relay.crowd import CALM_STEPS, GONE, READ, WRITE, Crowd, crowd_of
+from gateway.relay.crowd import CALM_STEPS, FEW_COMMANDS, GONE, READ, WRITE, Crowd, crowd_of
 from gateway.relay.lane import LONG_ASIDE_BYTES, BufferPool, Lane
 from gateway.relay.losses import MOST_TRIES
 from gateway.relay.scan.asks import Ask, Done, Outcome
@@ -70,7 +70,8 @@ class Session:
     """Relays between `client` and `link` (non-blocking sockets) as the plan of `traffic` says. Without a link
     its jobs ask somebody else (a bundle), whose `push` has sent what they ask.
 
-    `watch(socket, events)` is called when the events that the session waits for have changed.
+    `watch(socket, events)` is called when the events that the session waits for have changed, `again(socket)`
+    to be called once more when it is its turn.
     """
 
     __slots__ = (
@@ -171,6 +172,7 @@ class Session:
 
     def begin(self, client_data: bytes = b"") -> None:
         """Begin; `client_data` are bytes that the client sent behind its last option."""
+        self.traffic.turn.begin()
         self._step(
             lambda _: self._guard_requests(lambda: self._requests_lane.take_over(client_data)), 0
         )
@@ -386,16 +388,17 @@ class Session:
 
     def client_ready(self, events: int) -> int:
         """Go on after the client's socket has become ready; give the `Crowd`. Never raises."""
+        self.traffic.turn.begin()
         return self._step(self._client_ready, events)
 
     def link_ready(self, events: int) -> int:
         """Go on after the link's socket has become ready; give the `Crowd`. Never raises."""
+        self.traffic.turn.begin()
         return self._step(self._link_ready, events)
 
     def _step(self, step: Callable[[int], None], events: int) -> int:
         if self._over:  # in this very round of the hub, which has not been told yet
             return Crowd.NONE
-        self.traffic.turn.begin()
         try:
             step(events)
             self._go_on()
@@ -407,7 +410,8 @@ class Session:
         if self._push is not None:
             self._push()
         crowd = crowd_of(self.traffic.in_flight)
-        if crowd:
+        # What others are asked for it, or is answered here, is not in flight.
+        if crowd or self._more_requests or self.traffic.jobs.waiting > FEW_COMMANDS:
             self._calm = 0
             return crowd
         self._calm += 1
@@ -695,6 +699,7 @@ class Session:
             and not self._replies_lane.out
             and not self._requests_lane.out
             and self._replies.between_messages
+            and not self._more_replies
             and (self._client_gone or self._requests.between_messages)
         )
 
@@ -739,8 +744,8 @@ class Session:
         self._flowing = all(interest == READ for interest in self._interest.values())
 
     def _resume_requests(self) -> None:
-        """Take up requests that were left in the buffer because too many were under way, or too many of our
-        answers waited: no event of a socket will speak of them again.
+        """Take up requests that were left in the buffer because too many were under way, too many of our
+        answers waited, or its turn was over: no event of a socket will speak of them again.
         """
         lane = self._requests_lane
         left = lane.unscanned

@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.relay.crowd import AGAIN, GONE
+from gateway.relay.scan.turn import TURN_SECONDS
 
 SLICE_SECONDS = 0.001
 """How long is served before it is looked who else has become ready, where there is not time for all; a look
 costs a thousandth of it."""
 
-LONG_SECONDS = 0.0001
-"""A turn that takes longer is followed by such a look at once: whoever asks for little waits for one such turn,
-and not for several. A look costs a hundredth of it."""
+LONG_SECONDS = TURN_SECONDS
+"""A turn that takes longer, as each does that was ended, is followed by such a look at once: whoever asks for
+little waits for one such turn, and not for several. A look costs a hundredth of it."""
 
 
 class Turns:

@@ -77,9 +77,9 @@ WARM_ANSWER_SECONDS = 2.0
 framing) at hand, without a look at its disk. A server that vanished without a word, by a loss of power, never
 answers; what is left of the client's `negotiate-seconds` is for the connection that is dialled then."""
 
-MOST_LOOKED_AT = 12
-"""Exports that are looked at over one connection: nbdkit has borne no more than 32 options (Q-K9), and each
-takes two."""
+MOST_LOOKED_AT = 7
+"""Exports that are looked at over one connection: nbdkit has borne no more than 32 options, and each takes up
+to four."""
 
 FIRST_PAUSE_SECONDS = 0.1
 """Before a server is asked again that has lost its way where it may not be asked for less: one that is being
@@ -387,6 +387,8 @@ class OptionLine:
         self._evidence: Evidence | None = None
         self.seen: Evidence | None = None
         self._in_doubt = False
+        self._era = server.ladder.era
+        self._has_asked_info = False  # one that shows what quirks depend on
         self._sizeless = False  # an INFO has said that the export has no bytes
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
@@ -429,7 +431,7 @@ class OptionLine:
         self._looked_at += 1
         self.terms = terms
         self._described = self._evidence = self.seen = None
-        self._listed = self._sizeless = False
+        self._listed = self._sizeless = self._has_asked_info = False
         return True
 
     @classmethod
@@ -658,6 +660,7 @@ class OptionLine:
         else:
             self._core.ask_info(self.terms.name, ())
             told = await self._ask()
+            self._has_asked_info = True
             reply = told.reply if isinstance(told, Refused) else Rep.ACK
             if isinstance(told, Answered) and told.export is not None and not told.export.size:
                 self._sizeless = True
@@ -723,7 +726,8 @@ class OptionLine:
         evidence = self._evidence_of(answer)
         if self._evidence is not None:
             evidence = replace(evidence, unasked_info=self._evidence.unasked_info)
-            if evidence.unasked_info is not None:
+            same = self._server.ladder.era == self._era  # else it may be another one by now
+            if self._has_asked_info and same and evidence.unasked_info is not None:
                 self._server.examined.note(evidence, trio.current_time())
         elif answer.option == Opt.GO:
             settled = self._settled(evidence)

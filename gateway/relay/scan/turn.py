@@ -22,8 +22,8 @@ _NOT_BEGUN, _OVER, _NEVER_OVER = 0.0, -1.0, -2.0
 
 
 class Turn:
-    """Of one session. It begins when it is first asked, and is never over for who does not `begin`. `clock`
-    gives seconds.
+    """Of one session, or of a link that several share. It begins when it is first asked, and is never over for
+    who does not `begin`. `clock` gives seconds.
     """
 
     __slots__ = ("_clock", "_ends")
