@@ -87,6 +87,12 @@ class House:
         """Sessions are held: what they were sent is not read."""
         return bool(self.service.paused) or any(each.held for each in self.service.hub.sessions)
 
+    @property
+    def leaves_unread(self) -> bool:
+        """What some sessions were sent is not read: they are held, or their server goes."""
+        sessions = self.service.hub.sessions
+        return self.holds or any(each.traffic.going.begun for each in sessions)
+
 
 @asynccontextmanager
 async def house(settings: Settings, workdir: Path, random: Random) -> AsyncIterator[House]:

@@ -103,7 +103,7 @@ class Schedule:
 
     async def _settle(self) -> None:
         await trio.testing.wait_all_tasks_blocked()
-        if not self.house.holds:
+        if not self.house.leaves_unread:
             self.oracle.settled()
 
     # --- The steps
