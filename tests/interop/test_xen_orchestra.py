@@ -19,6 +19,11 @@ MIB = 1024 * 1024
 ODD_BYTES = 9 * MIB + 777
 
 
+tcp_alone = pytest.mark.skipif(
+    MODE == "direct", reason="its client speaks TCP alone, and these servers listen elsewhere"
+)
+
+
 def read(port: int, export: str, connections: int, *more: str | Path) -> dict[str, Any]:
     """What xo/read.mjs says."""
     program = XO / "read.mjs"
@@ -31,6 +36,7 @@ def port_of(uri: str) -> int:
     return int(uri.rpartition(":")[2].partition("/")[0])
 
 
+@tcp_alone
 @pytest.mark.parametrize("connections", [1, 8])
 @pytest.mark.parametrize("server", ["qemu-raw", "nbdkit", "nbd-server"])
 def test_a_backup_reads_all_of_a_disk(
@@ -39,8 +45,6 @@ def test_a_backup_reads_all_of_a_disk(
     started = servers.nbdkit if server == "nbdkit" else servers.start
     upstream = started("file" if server == "nbdkit" else server, image.path)
     gateway = via.before(upstream, tcp=True)
-    if MODE == "direct":
-        pytest.skip("its client speaks TCP alone, and these servers listen elsewhere")
     export = upstream.uri.partition("?")[0].rpartition("/")[2]
     told = read(port_of(gateway.base), export, connections)
     assert (told["size"], told["sha256"]) == (image.size, image.sha256)
@@ -50,11 +54,10 @@ def test_a_backup_reads_all_of_a_disk(
         assert told["map"] == json.loads(run("nbdinfo", "--map", "--json", upstream.uri))
 
 
+@tcp_alone
 def test_the_last_block_is_not_whole(servers: Servers, via: Gateways, workdir: Path) -> None:
     disk = make_image(workdir / "odd", ODD_BYTES)
     gateway = via.before(servers.nbdkit("file", disk.path), tcp=True)
-    if MODE == "direct":
-        pytest.skip("its client speaks TCP alone, and these servers listen elsewhere")
     told = read(port_of(gateway.base), "", 2)
     assert (told["size"], told["sha256"]) == (ODD_BYTES, sha256(disk.path))
 
