@@ -50,7 +50,7 @@ from gateway.relay.promise import first_view
 from gateway.relay.reading import chain_over
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Place, Running, Service
-from gateway.relay.surviving import OVER_SECONDS, survives, tie
+from gateway.relay.surviving import OVER_SECONDS, put_on_its_links
 from gateway.relay.transmit import Opened
 from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link, Negotiation
@@ -292,10 +292,7 @@ class GoingOver:
         session.settled = settled
         running.opened, running.traffic = opened, traffic
         session.survive = None
-        if joined is not None:
-            tie(running, joined)
-        else:
-            survives(service, running)
+        put_on_its_links(service, running)
         if left_trail is not None and debt.trail is not None and not self._vouched:
             debt.trail.follows(left_trail)
         if old.trail is not None:

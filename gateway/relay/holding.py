@@ -22,12 +22,13 @@ import trio
 
 from gateway.protocol.commands import is_loss, text_of_error
 from gateway.relay.disk import Disk
-from gateway.relay.losses import PROOF_SECONDS, Gate
+from gateway.relay.losses import PROOF_SECONDS
 from gateway.relay.scan.fences import still_coming
 from gateway.relay.scan.jobs import Answer
 from gateway.relay.scan.translate import translate
 from gateway.relay.service import Running, Service
 from gateway.relay.session import Session
+from gateway.relay.settling import settled
 from gateway.relay.untold import in_words
 from gateway.wire.constants import Cmd
 from gateway.wire.handshake import shown
@@ -120,7 +121,8 @@ class Holding:
                 over.set()
                 self._service.note_change()
         for running in self.sessions(*exports):
-            relaying(running).go_on()
+            if not running.comes_late:
+                relaying(running).go_on()
 
     def busy(self, *exports: str) -> list[str]:
         """Say who is not quiet, and why."""
@@ -194,13 +196,7 @@ class Holding:
         over.
         """
         for disk in {disk for export in exports for disk in self.disks(export)}:
-            settled = trio.Event()
-            gate = Gate(disk.losses, settled.set)
-            try:
-                if not gate.is_open:
-                    await settled.wait()
-            finally:
-                gate.forget()
+            await settled(disk.losses)
 
 
 def _goes_on(exports: Collection[str]) -> str:

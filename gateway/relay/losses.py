@@ -29,9 +29,14 @@ The rule, clause by clause; each has its own method, and its name here:
   as lost: that link may be a black hole. (What is in doubt is waited for as long as whoever has it `waits`
   for what comes by itself.) Where the FLUSH of that link was not tried, the session's fails with
   the same error, and nothing is lost.
+- *Coming late* (`is_in_question`). A link that was made after another died may lead to a server that was
+  started meanwhile, without what that one has left. Before anything is read over it, that is covered, or known
+  to be lost.
 - *A link dies* (`died`). What it leaves uncovered is FLUSHed over a link that was up before, if that covers
   it. If there is no such link, or its FLUSH does not answer 0, it is lost. Where something can be done about
   that (`doubt`: it can be read back, or written again) the trail keeps it meanwhile.
+- *One of several dies* (`shaken`). The others of its bundle may still lead to the same server, or hang. What
+  was acknowledged before is in question until a FLUSH over them has covered it.
 - *A link is left* (`left`). The gateway has closed it, after a FLUSH, so that its trail is empty; but not
   every link can be FLUSHed (half a WRITE stands in it). Where the scope is all, what is uncovered stays with
   the disk: the next FLUSH that relies on it has to see it covered, or fails; and when another link of the disk
@@ -232,6 +237,7 @@ class Trail:
         "lost",
         "owner",
         "proof",
+        "shaken_at",
         "state",
         "tried",
         "under_way",
@@ -271,6 +277,8 @@ class Trail:
         """When a FLUSH over it has lost something last, where that speaks for no other link."""
         self.up = -1
         """When its link came up; of several, the last."""
+        self.shaken_at = LONG_AGO
+        """When a link of its bundle has died last, while others were there."""
         self.state = Trail.OVER
         self.why = LEFT_UNPROVED
         """What is said if that is lost which its link has left."""
@@ -299,6 +307,17 @@ class Trail:
     def proving(self) -> bool:
         """Its link is dead, and a FLUSH over another one may still prove that nothing is lost."""
         return self.losses.is_proving(self)
+
+    @property
+    def is_shaken(self) -> bool:
+        """It holds something that was acknowledged before a link of its bundle died."""
+        return self.unflushed.first < self.shaken_at
+
+    @property
+    def is_in_question(self) -> bool:
+        """A link has died, and what became of what it holds is not known yet."""
+        is_dead = self.state in (Trail.DEAD, Trail.DOUBT) and _is_waited_for(self)
+        return is_dead or (self.state is Trail.UP and self.is_shaken)
 
     def __repr__(self) -> str:
         return f"Trail({self.state}, up at {self.up}, {self.unflushed.ranges})"
@@ -490,6 +509,7 @@ class Losses:
             trail.proof = None  # nobody waits any more for what becomes of it
         trail.up = self.last_news = self.order.tick()
         trail.state, trail.tried, trail.hoped = Trail.UP, False, False
+        trail.shaken_at = LONG_AGO
         trail.unflushed.closed = False
         trail.unflushed.renew()
         self._gone.pop(trail, None)
@@ -509,6 +529,22 @@ class Losses:
                 self._suspect_those_left()
             self._look()
 
+    def shaken(self, trail: Trail) -> None:
+        """A link of a bundle has died, and others of it are there."""
+        trail.shaken_at = self.order.tick()
+        if self._speaks(trail):
+            self._suspect_those_left()
+        self._look()
+
+    def is_in_question(self, but: Trail | None) -> bool:
+        """Say whether a link has died, and it is not known yet what became of what was written over it, and on
+        which all rely. What was written over one trail (`but`) is no concern of who asks.
+        """
+        return any(
+            trail is not but and self.scope(trail) is None and trail.is_in_question
+            for trail in self._holders()
+        )
+
     def _suspect_those_left(self) -> None:
         """The server may have died: what led there and was left has died with it, then."""
         for left in self._gone:
@@ -523,7 +559,7 @@ class Losses:
         if trusted:
             trail.unflushed.take()
         if trail.state is Trail.UP:
-            self._is_gone(trail, Trail.LEFT, LEFT_UNPROVED)
+            self._is_gone(trail, Trail.DEAD if trail.is_shaken else Trail.LEFT, LEFT_UNPROVED)
             trail.unflushed.closed = True
             self._merge_those_left()
         elif trail.state is Trail.DOUBT:

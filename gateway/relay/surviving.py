@@ -27,6 +27,7 @@ from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service
 from gateway.relay.session import Session
+from gateway.relay.settling import begins_when_settled
 from gateway.upstream.mode import Doubt, Unanswered
 from gateway.upstream.negotiation import Link
 from gateway.wire.constants import Cmd, TransmissionFlag
@@ -42,7 +43,17 @@ QUIET_SECONDS = 5.0
 """How long a session is held to become quiet. Who has sent half a request and no more stays as it is."""
 
 
-def survives(
+def put_on_its_links(service: Service, running: Running) -> None:
+    """A session has new links (`Running.opened`), and is to begin on them as soon as it may."""
+    link = running.opened.link
+    if isinstance(link, Joined):
+        _tie(running, link)
+    else:
+        _survives(service, running)
+    begins_when_settled(service, running)
+
+
+def _survives(
     service: Service,
     running: Running,
     trail: Trail | None = None,
@@ -145,7 +156,7 @@ async def _live_on(service: Service, running: Running, joined: Joined) -> None:
         nursery.cancel_scope.cancel()
 
 
-def tie(running: Running, joined: Joined) -> None:
+def _tie(running: Running, joined: Joined) -> None:
     """Have a session take its answers from a trunk, and not outlive it."""
     assert running.relaying is not None  # guaranteed by who calls
     assert running.nursery is not None
@@ -211,6 +222,6 @@ def _relink(service: Service, running: Running, joined: Joined) -> None:
         Hooks(opened.agreed, agreed, traffic.jobs, session.act, running.nursery, running.log)
     service.hub.relink(session, link.socket, traffic)
     running.opened, running.traffic = replace(opened, link=link), traffic
-    survives(service, running, trail, trunk.pauses[0])
+    _survives(service, running, trail, trunk.pauses[0])
     joined.close()
     running.log.info("session goes on over its new connection")

@@ -23,7 +23,7 @@ from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Limits, Place, Running, Service
 from gateway.relay.session import Session as RelaySession
-from gateway.relay.surviving import survives, tie
+from gateway.relay.surviving import put_on_its_links
 from gateway.upstream.negotiation import Link
 from gateway.upstream.negotiation import Terms as Asked
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -128,10 +128,7 @@ async def transmit(
             def begins(session: RelaySession, nursery: trio.Nursery) -> None:
                 running.relaying, running.nursery = session, nursery
                 opened.begins()
-                if joined is not None:
-                    tie(running, joined)
-                else:
-                    survives(service, running)
+                put_on_its_links(service, running)
                 if running.name in service.paused:
                     session.hold()
                 if service.access is not opened.access:

@@ -21,6 +21,8 @@ a) A FLUSH is answered 0 only if every write that its session relies on, and tha
 b) Each FLUSH gets the very error that the judge gives, and a READ fails exactly where it says.
 c) When all links answer, die, or time passes, every FLUSH is settled, after a bounded number of proofs.
 d) When all has been told and everybody is gone, nothing is kept.
+e) Unless something is in question, a READ over a link that lives fails, or shows what was answered over a link
+   that has died since; but for who knows, as in a).
 
 The events:
 
@@ -537,6 +539,7 @@ class World:
             if link.state == "doubt" and link.hopes and not proving:
                 raise Wrong(f"nobody is told that link {link.number} is not proved any more")
             link.hopes = proving
+        self._check_reads()
         if not self.judged:
             return
         for session, debt in self.debts.items():
@@ -548,6 +551,23 @@ class World:
                 fails = debt.is_lost(place * PLACE, place * PLACE + PLACE)
                 if fails != (place in judged.fail_at):
                     raise Wrong(f"a READ of session {session} at {place} fails: {fails}")
+
+    def _check_reads(self) -> None:
+        if not self.shared or self.losses.is_in_question(None):
+            return
+        places = [place for _link, place in self.written.values()]
+        for write, (over, place) in self.written.items():
+            if write not in self.answered or self.links[over].state != "dead":
+                continue
+            if write in self.disk or places.count(place) > 1:
+                continue
+            for session, debt in self.debts.items():
+                link = self._link_of(session)
+                if link is None or not link.lives or write in link.process.memory:
+                    continue
+                knows = self._is_excused(write, session)
+                if not knows and not debt.is_lost(place * PLACE, place * PLACE + PLACE):
+                    raise Wrong(f"session {session} reads what was there before write {write}")
 
     # --- The end
 

@@ -15,7 +15,9 @@ import trio.testing
 from gateway.embedded.personality import PLAIN, lacking
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
+from gateway.relay.holding import NotDone
 from gateway.relay.losses import PROOF_SECONDS
+from gateway.relay.pausing import Pauses
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
@@ -306,6 +308,63 @@ async def test_what_went_into_a_black_hole_is_lost_in_time(
         server.disk.release()
         assert await flush(one) == Errno.EIO
         assert await flush(one) == 0
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_who_comes_when_a_connection_has_died_reads_nothing_that_is_in_question(
+    lost: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The server may have been started anew, and the connections that are still there lead nowhere."""
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        await house.client()
+        writer = await house.client()
+        assert await write(writer) == 0
+        server.disk.holds = lambda pending: pending.connection == 0
+        if lost:
+            server.disk.crash()
+        server.cut_one(1)
+        late = await house.client()
+        answers: list[tuple[int, bytes]] = []
+
+        async def ask() -> None:
+            answers.append(await read(late))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.sleep(PROOF_SECONDS - 1)
+            assert not answers
+            if not lost:
+                server.disk.release()
+                await at_rest()
+                assert answers == [(0, CONTENT)]
+        if lost:
+            assert answers[0][0] == Errno.EIO
+            assert await flush(late) == Errno.EIO
+        assert await flush(late) == 0
+
+
+async def test_who_comes_late_begins_in_time_whatever_is_paused_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        await house.client()
+        writer = await house.client()
+        assert await write(writer) == 0
+        server.disk.holds = lambda pending: pending.connection == 0
+        server.disk.crash()
+        server.cut_one(1)
+        late = await house.client()
+        await late.send(Cmd.READ, 0, BLOCK)
+        pauses = Pauses(house.gateway.service, house.gateway.nursery)
+        with pytest.raises(NotDone):
+            await pauses.pause("", seconds=1)
+        await at_rest()
+        [running] = [each for each in house.gateway.service.running if each.comes_late]
+        assert running.relaying is not None
+        assert running.relaying.held  # also when the pause has come to nothing
+        assert (await late.simple_reply())[1] == Errno.EIO
 
 
 async def test_a_proof_that_was_not_tried_is_no_loss(

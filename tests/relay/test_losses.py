@@ -1301,6 +1301,9 @@ MUTANTS: dict[str, Mutation] = {
         Losses, "_who_needs", lambda self, trail: []
     ),
     "answering 0: ended sessions wait": instead(Losses, "_is_awaited", lambda self, flush: True),
+    "coming late: nothing is in question": instead(
+        Losses, "is_in_question", lambda self, but: False
+    ),
     "a link dies: nothing is lost": instead(Losses, "died", _died_and_trusted),
     "a link dies: nothing is proved": instead(Losses, "prover", lambda self, trail, era: None),
     "a link dies: any link proves": instead(Losses, "prover", _any_that_is_up),
@@ -1489,3 +1492,72 @@ def test_what_was_left_dies_with_the_next_link_that_leads_there(disk: Disk) -> N
     assert not young.is_lost(HERE)
     young.die()
     assert young.is_lost(HERE)
+
+
+# --- Coming late, and one of several that dies
+
+
+def test_what_a_dead_link_has_left_is_in_question_until_it_is_proved(disk: Disk) -> None:
+    old, writer = disk.session(), disk.session()
+    writer.write(HERE)
+    assert not disk.losses.is_in_question(None)
+    writer.die()
+    assert disk.losses.is_in_question(None)
+    assert not disk.losses.is_in_question(writer.trail)
+    old.reply()
+    assert not disk.losses.is_in_question(None)
+
+
+def test_what_only_its_session_relies_on_is_in_question_for_nobody_else(disk: Disk) -> None:
+    writer = disk.session(own=True)
+    writer.write(HERE)
+    writer.die(doubt=True)
+    assert not disk.losses.is_in_question(None)
+
+
+def test_what_is_believed_is_not_in_question(disk: Disk) -> None:
+    writer = disk.session()
+    writer.trail.believed = True
+    writer.write(HERE)
+    writer.die(doubt=True)
+    assert not disk.losses.is_in_question(None)
+
+
+def test_what_a_bundle_holds_is_in_question_when_one_of_its_links_has_died(disk: Disk) -> None:
+    bundle = disk.session()
+    bundle.write(HERE)
+    disk.losses.shaken(bundle.trail)
+    assert disk.losses.is_in_question(None)
+    bundle.flush()
+    bundle.write(HERE)  # since
+    assert not disk.losses.is_in_question(None)
+
+
+def test_a_bundle_that_was_made_whole_again_is_not_in_question(disk: Disk) -> None:
+    bundle = disk.session()
+    bundle.write(HERE)
+    disk.losses.shaken(bundle.trail)
+    disk.losses.came_up(bundle.trail)
+    assert not disk.losses.is_in_question(None)
+
+
+def test_what_is_left_of_a_bundle_of_which_a_link_has_died_is_lost(disk: Disk) -> None:
+    """The rest of it may lead nowhere, and could not be FLUSHed before it was left."""
+    bundle = disk.session()
+    bundle.write(HERE)
+    disk.losses.shaken(bundle.trail)
+    young = disk.session()
+    bundle.end()
+    assert young.is_lost(HERE)
+    assert not disk.losses.is_in_question(None)
+
+
+def test_one_of_several_that_dies_says_what_one_alone_does_of_those_that_were_left(
+    disk: Disk,
+) -> None:
+    left = disk.session()
+    left.write(HERE)
+    bundle = disk.session()
+    left.end()
+    disk.losses.shaken(bundle.trail)
+    assert bundle.is_lost(HERE)

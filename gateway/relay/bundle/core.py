@@ -322,6 +322,8 @@ class Bundle:
         elif in_use:
             if not lines.staying:  # those that are left were made later: they prove nothing
                 self._lose_all()
+            else:
+                self._trail.losses.shaken(self._trail)
             lines.state = State.SETTLING
         self._changed()
 
