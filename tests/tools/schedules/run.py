@@ -387,6 +387,9 @@ class Schedule:
 
     async def _check(self, client: Visitor) -> None:
         """FLUSH until that succeeds, and read everything."""
+        if client.session.has_to_end:  # its connection may not have been made again yet
+            await trio.sleep(MOST_BACK_OFF_SECONDS + 1)
+            await self._settle()
         if not client.there or client.leaving:  # meanwhile
             return
         if client.session.has_to_end:
