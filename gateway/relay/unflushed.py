@@ -117,6 +117,7 @@ class Era:
     whole: bool = True
     """Of all of it is kept what it is, where that is wanted."""
     bytes: int = 0
+    """How much data takes memory: of a write that is kept in part, all of it, or more than it does."""
     sample: Sample | None = None
     """Of one of its writes (`gateway.relay.witnesses`)."""
     _sample_due: int = 0
@@ -268,17 +269,13 @@ class Unflushed:
         return is_wanted
 
     def replaced(self, ask: Ask) -> None:
-        """A command with FUA has been acknowledged: it is durable, and what it has written over is not to be
-        looked for, nor written again on top of it.
+        """A command with FUA has been acknowledged: it is durable. What it has written over is not looked for,
+        nor written again: also not to be followed by it, for the server may die between the two.
         """
         if not self.touches(ask.offset, ask.end):
             return
-        if self.keep is Keep.DATA:
-            self.add(ask)  # in its place in the order
-            return
-        self._gone(
-            [(ask.offset, ask.end)]
-        )  # and which of both is there nobody can tell, if both were under way
+        # Which of both is there nobody can tell, if both were under way.
+        self._gone([(ask.offset, ask.end)])
         for era in self.eras:
             era.take_out(ask.offset, ask.end)
         self._overwritten(ask.offset, ask.end)
@@ -349,14 +346,19 @@ class Unflushed:
 
     def _overwritten(self, start: int, end: int) -> None:
         for era in self.eras:
-            kept = []
+            kept: list[Written] = []
             for written in era.written:
                 ask = written.ask
-                if ask.offset < end and start < ask.end:
-                    if start <= ask.offset and ask.end <= end:
-                        continue
+                if end <= ask.offset or ask.end <= start:
+                    kept.append(written)
+                elif start <= ask.offset and ask.end <= end:
+                    era.bytes -= len(ask.data)
+                elif self.keep is Keep.DATA:
+                    parts = ((ask.offset, start), (end, ask.end))
+                    kept += [Written(ask.part(*each)) for each in parts if each[0] < each[1]]
+                else:
                     written.digest = None
-                kept.append(written)
+                    kept.append(written)
             era.written = kept
 
     def absorb(self, other: Unflushed) -> None:

@@ -102,9 +102,29 @@ def test_what_fua_has_written_over_is_not_written_again_on_top_of_it() -> None:
     unflushed = Unflushed(Keep.DATA)
     unflushed.add(write(0, b"old"))
     unflushed.replaced(write(9, b"elsewhere", CmdFlag.FUA))
-    fua = write(0, b"new", CmdFlag.FUA)
-    unflushed.replaced(fua)
-    assert [each.ask for each in unflushed.written] == [write(0, b"old"), fua]
+    assert [each.ask for each in unflushed.written] == [write(0, b"old")]
+    unflushed.replaced(write(0, b"new", CmdFlag.FUA))
+    assert not unflushed
+    assert not unflushed.written
+    assert not unflushed.bytes
+
+
+def test_of_what_fua_has_written_over_in_part_the_rest_is_written_again() -> None:
+    """The part not, also not to be followed by what is durable: the server may die between the two."""
+    unflushed = Unflushed(Keep.DATA)
+    unflushed.add(write(0, b"0123456789"))
+    unflushed.add(Ask(Cmd.WRITE_ZEROES, 20, 10))
+    unflushed.replaced(write(2, b"new", CmdFlag.FUA))
+    unflushed.replaced(write(15, b"longer", CmdFlag.FUA))
+    assert [(each.ask.offset, bytes(each.ask.data)) for each in unflushed.written] == [
+        (0, b"01"),
+        (5, b"56789"),
+        (21, b""),
+    ]
+    assert unflushed.written[2].ask.length == 9
+    assert unflushed.ranges == [(0, 2), (5, 10), (21, 30)]
+    assert unflushed.is_whole
+    assert unflushed.bytes >= 7
 
 
 def test_what_fua_has_written_over_is_not_looked_for() -> None:

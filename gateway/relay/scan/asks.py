@@ -7,7 +7,7 @@ no client; what it says is gathered in an `Outcome`, which is given to whoever a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from gateway.protocol.commands import text_of_error, told_error
@@ -53,6 +53,11 @@ class Ask:
     def data_bytes(self) -> int:
         """How much data goes one way or the other."""
         return self.length if self.command in (Cmd.READ, Cmd.WRITE) else 0
+
+    def part(self, start: int, end: int) -> Ask:
+        """Give the same for a part of its range; the data is not copied."""
+        data = memoryview(self.data)[start - self.offset : end - self.offset]
+        return replace(self, offset=start, length=end - start, data=data, own=None)
 
     def overlaps(self, other: Ask) -> bool:
         """Say whether both have a byte in their ranges."""
