@@ -103,6 +103,7 @@ class Schedule:
 
     async def _settle(self) -> None:
         await trio.testing.wait_all_tasks_blocked()
+        self.world.at_rest()
         if not self.house.leaves_unread:
             self.oracle.settled()
 

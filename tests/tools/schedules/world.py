@@ -138,7 +138,7 @@ class Disk(VolatileDisk):
 
     async def _do(self, command: str, offset: int, length: int, **more: Any) -> bytes:
         data = await super()._do(command, offset, length, **more)
-        self._world.used.setdefault(CONNECTION.get(), self._world.oracle.now)
+        self._world.answered.add(CONNECTION.get())
         return data
 
     async def flush(self) -> None:
@@ -223,8 +223,11 @@ class World(VolatileServer):
         meanwhile fail as well."""
         self.have_failed: set[int] = set()
         """Connections over which any has."""
+        self.answered: set[int] = set()
+        """Connections over which a command was."""
         self.used: dict[int, int] = {}
-        """Connections over which a command was answered, and since when, as the oracle counts."""
+        """Those that clients use, and since when, as the oracle counts: what was asked first, perhaps to see
+        which disk it is, is answered."""
         self.held: Callable[[], bool] = lambda: False
         """Says whether sessions are held, and connections with them."""
         self.cut_off: dict[int, float] = {}
@@ -416,6 +419,12 @@ class World(VolatileServer):
                 _drop(pending)
         self.speak(numbers)
         self.forget_late(0)
+
+    def at_rest(self) -> None:
+        """The gateway has done what there was to do."""
+        waiting = {pending.connection for pending in self.disk.pending}
+        for number in self.answered - self.used.keys() - waiting:
+            self.used[number] = self.oracle.now
 
     def _witnesses(self, but: set[int]) -> dict[int, int]:
         """Give connections over which the gateway can FLUSH, and since when."""
