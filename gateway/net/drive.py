@@ -53,6 +53,11 @@ async def close_stream(stream: Stream) -> None:
         await stream.aclose()
 
 
+SENDS_A_TURN = 8
+"""So often one conversation sends until it is others' turn: what it has received may be hundreds of options, of
+which each is answered at once."""
+
+
 class PeerClosed(Exception):
     """The peer closed the connection, or it broke."""
 
@@ -77,6 +82,7 @@ class Conversation(Generic[Event]):
         self.stream = stream
         self._core = core
         self._unsent = bytearray()
+        self._sends = 0
 
     async def next_event(self) -> Event:
         """Send what the core has to say, and receive until it has an event.
@@ -103,6 +109,9 @@ class Conversation(Generic[Event]):
         self._unsent += self._core.data_to_send()
         if not self._unsent:
             return
+        self._sends += 1
+        if self._sends % SENDS_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
         try:
             if isinstance(self.stream, trio.SocketStream):
                 await send_from(self.stream, self._unsent)

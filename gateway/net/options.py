@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -58,14 +59,19 @@ def plain_socket(stream: trio.SocketStream) -> socket.socket:
 
 async def send_from(stream: trio.SocketStream, unsent: bytearray) -> None:
     """Send what is in a buffer, and take it out as it goes: after a cancellation the buffer has what has not
-    gone, which `SocketStream.send_all` leaves unknown. Raises `trio.BrokenResourceError`.
+    gone, which `SocketStream.send_all` leaves unknown. No checkpoint where there is room for all of it. Raises
+    `trio.BrokenResourceError`.
     """
     while unsent:
         try:
-            count = await stream.socket.send(unsent)
+            # Trio's own way lets others run each time, which takes longer than to send.
+            count = os.write(stream.socket.fileno(), unsent)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(stream.socket)
         except OSError as error:
             raise trio.BrokenResourceError from error
-        del unsent[:count]
+        else:
+            del unsent[:count]
 
 
 class RelaySocket(Protocol):
@@ -103,6 +109,17 @@ def has_gone(sock: Connection) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def has_left(sock: socket.socket | trio.socket.SocketType) -> bool:
+    """Say whether the other side sends nothing more, and nothing is left to receive either."""
+    with socket.fromfd(sock.fileno(), sock.family, sock.type) as same:
+        try:
+            return not same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
 class Awaited:

@@ -23,7 +23,6 @@ nothing before its first command. So it is given no time to say it in, either.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -327,31 +326,13 @@ class _Client:
         """
         left = self._clock.deadline - trio.current_time()
         self._clock.deadline = float("inf")
-        result: list[_Result] = []
-        failed: Exception | None = None
+        waiting = trio.CancelScope()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
-                try:
-                    result.append(await wait())
-                except Exception as error:  # as itself, not in the nursery's group
-                    failed = error
-                nursery.cancel_scope.cancel()
+            with waiting, self._service.hub.told_when_left(self._stream.socket, waiting.cancel):
+                return await wait()
         finally:
             self._clock.deadline = trio.current_time() + left
-        if failed is not None:
-            raise failed
-        if not result:
-            raise PeerClosed("the client left while the upstream was asked")
-        return result[0]
-
-    async def _cancel_when_gone(self, waiting: trio.CancelScope) -> None:
-        client = self._stream.socket
-        await trio.lowlevel.wait_readable(client)
-        with suppress(OSError):
-            if await client.recv(1, socket.MSG_PEEK):
-                return  # it talks on; that has to wait
-        waiting.cancel()
+        raise PeerClosed("the client left while the upstream was asked")
 
     # --- The end
 

@@ -27,7 +27,7 @@ so one that turns out to be dead costs nothing but the dial that it was to save.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -72,14 +72,19 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
+OF_QEMU = ("qemu:",)
+"""The query for all of qemu's contexts."""
+
 WARM_ANSWER_SECONDS = 2.0
 """How long the first answer may take on a connection that was made ahead. Every server has that one (on
 framing) at hand, without a look at its disk. A server that vanished without a word, by a loss of power, never
 answers; what is left of the client's `negotiate-seconds` is for the connection that is dialled then."""
 
-MOST_LOOKED_AT = 7
-"""Exports that are looked at over one connection: nbdkit has borne no more than 32 options, and each takes up
-to four."""
+MOST_OPTIONS = 32
+"""Of one connection over which exports are looked at: nbdkit has borne no more."""
+
+MOST_FOR_ONE = 4
+"""Options that it takes to look at one export, at most; and ABORT comes at the end."""
 
 FIRST_PAUSE_SECONDS = 0.1
 """Before a server is asked again that has lost its way where it may not be asked for less: one that is being
@@ -360,6 +365,10 @@ def _after(lost: _LostTheWay | None) -> str:
     return "" if lost is None else f"; before that, at an option: {lost}"
 
 
+def _of_qemu(contexts: Iterable[MetaContext]) -> tuple[MetaContext, ...]:
+    return tuple(context for context in contexts if context.name.startswith("qemu:"))
+
+
 class OptionLine:
     """One connection in its option phase: as far as any client may have it, then on one rung, for one set of
     terms.
@@ -384,6 +393,7 @@ class OptionLine:
         self._talk: Conversation[Event] = Conversation(reached.stream, self._core)
         self._selected: tuple[MetaContext, ...] | None = None
         self._listed = False  # its contexts
+        self._of_qemu: tuple[MetaContext, ...] | None = None  # those that qemu: alone gives
         self._evidence: Evidence | None = None
         self.seen: Evidence | None = None
         self._in_doubt = False
@@ -392,7 +402,8 @@ class OptionLine:
         self._sizeless = False  # an INFO has said that the export has no bytes
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
-        self._looked_at = 0  # exports, before the one that it is for now
+        self._looked_at_others = False  # exports, before the one that it is for now
+        self._asked = 0  # options, and the greeting
         self._shaking_hands = (
             False  # for TLS: nothing else may be said, and never can be if that fails
         )
@@ -409,7 +420,7 @@ class OptionLine:
         contexts alone, before any were selected or the export was asked for. Who `looks` may look at another
         export, where none was opened.
         """
-        if self._looked_at and not looks:
+        if self._looked_at_others and not looks:
             return False
         if terms == self.terms:
             return True
@@ -426,12 +437,13 @@ class OptionLine:
 
     def _look_at_another(self, terms: Terms) -> bool:
         same = replace(terms, name=self.terms.name) == self.terms and terms.queries is None
-        if not same or self._looked_at + 1 >= MOST_LOOKED_AT or self._core.busy:
+        if not same or self._asked + MOST_FOR_ONE >= MOST_OPTIONS or self._core.busy:
             return False
-        self._looked_at += 1
+        self._looked_at_others = True
         self.terms = terms
         self._described = self._evidence = self.seen = None
         self._listed = self._sizeless = self._has_asked_info = False
+        self._of_qemu = None
         return True
 
     @classmethod
@@ -546,6 +558,7 @@ class OptionLine:
     async def _next(self) -> Event:
         """Give the server's next event. Raises `_LostTheWay`, or `Unreachable` if nothing comes."""
         began = trio.current_time()
+        self._asked += 1
         try:
             with self.allowance.spend():
                 return await self._talk.next_event()
@@ -605,19 +618,29 @@ class OptionLine:
         if not self._core.structured or self._opened is not None:
             await self._hear_of_it()
             return None
+        if queries == OF_QEMU and self._of_qemu is not None:
+            return self._of_qemu  # qemu's client asks that itself, after a list without any
         self._core.ask_contexts(self.terms.name, queries, select=False)
         answer = await self._ask()
         if isinstance(answer, Refused):
             raise refusal_for_client(answer)
         listed = answer.contexts
         self._listed = True
-        if not queries and not any(context.name.startswith("qemu:") for context in listed):
-            # qemu 3.0 forgets its bitmaps in the answer to no query (Q-S3); nobody else minds being asked.
-            self._core.ask_contexts(self.terms.name, ("qemu:",), select=False)
+        if not queries and not _of_qemu(listed) and self._may_forget_bitmaps:
+            # Nobody else minds being asked.
+            self._core.ask_contexts(self.terms.name, OF_QEMU, select=False)
             more = await self._ask()
             if isinstance(more, Answered):
-                listed += tuple(c for c in more.contexts if c.name.startswith("qemu:"))
+                self._of_qemu = _of_qemu(more.contexts)
+                listed += self._of_qemu
         return listed
+
+    @property
+    def _may_forget_bitmaps(self) -> bool:
+        """It may be qemu 3.0, whose bitmaps are not in the answer to no query (Q-S3), and which has no
+        FAST_ZERO.
+        """
+        return self.seen is None or not self.seen.flags & TransmissionFlag.SEND_FAST_ZERO
 
     # --- The export
 

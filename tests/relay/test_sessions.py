@@ -763,6 +763,23 @@ async def test_a_client_that_leaves_while_the_upstream_is_asked_is_let_go() -> N
         # The gateway waits for its clients' tasks, and the upstream never says anything.
 
 
+async def test_a_client_that_has_said_all_it_has_to_say_is_not_gone() -> None:
+    """Behind its last option it may end its side, and wait for what it is told."""
+    greets = trio.Event()
+    async with gateway_before_a_late_upstream(greets) as (gateway, connected):
+        client = gateway.client()
+        async with client.stream:
+            await client.greeting()
+            client.negotiation.ask_info("", [])
+            await client.stream.send_all(client.negotiation.data_to_send())
+            await connected.wait()
+            await client.stream.send_all(encode_option(Opt.ABORT))
+            await client.stream.send_eof()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            greets.set()
+            assert (await client.answered()).export is not None
+
+
 async def test_an_export_that_opens_while_draining_is_refused() -> None:
     greets = trio.Event()
     async with gateway_before_a_late_upstream(greets) as (gateway, connected):

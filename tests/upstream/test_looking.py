@@ -7,25 +7,29 @@ from dataclasses import replace
 import pytest
 import trio
 
-from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Server
+from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Server
+from gateway.embedded.personality import PLAIN, lacking
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
-from gateway.upstream.negotiation import MOST_LOOKED_AT, Negotiation, Terms
-from gateway.wire.constants import BASE_ALLOCATION, Opt
+from gateway.upstream.negotiation import MOST_OPTIONS, OF_QEMU, Negotiation, Terms
+from gateway.wire.constants import BASE_ALLOCATION, Opt, TransmissionFlag
 from tests.upstream.taps import Tap
 from tests.upstream.test_leaving import understood
 
-NAMES = [f"disk {number}" for number in range(2 * MOST_LOOKED_AT + 1)]
+NAMES = [f"disk {number}" for number in range(MOST_OPTIONS)]
+OLDER = replace(PLAIN, flags=lacking(TransmissionFlag.SEND_FAST_ZERO))
+"""It may be qemu 3.0, for all that is seen."""
+
 SIZES = {name: 512 * number + 512 for number, name in enumerate(NAMES)}
 
 
 class House:
-    def __init__(self, nursery: trio.Nursery, *faults: Faults) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, *faults: Faults, personality: Personality = PLAIN
+    ) -> None:
         disks = {name: MemoryDisk(size) for name, size in SIZES.items()}
         left = list(faults)
-        self.server = Server(
-            disks, PERSONALITIES["plain"], faults=lambda _: left.pop(0) if left else Faults()
-        )
+        self.server = Server(disks, personality, faults=lambda _: left.pop(0) if left else Faults())
         self.taps: list[Tap] = []
         self.upstream = upstream.Server("main", self._connect, max_connections=2)
         self.negotiation = Negotiation(self.upstream)
@@ -44,12 +48,37 @@ class House:
         assert context.name == BASE_ALLOCATION
 
 
-async def test_so_many_are_looked_at_over_one_connection() -> None:
+@pytest.mark.parametrize(("personality", "connections"), [(PLAIN, 3), (OLDER, 4)])
+async def test_so_many_are_looked_at_over_one_connection(
+    personality: Personality, connections: int
+) -> None:
     async with trio.open_nursery() as nursery:
-        house = House(nursery)
+        house = House(nursery, personality=personality)
         for name in NAMES:
             await house.look(name)
-        assert len(house.taps) == 3
+        assert len(house.taps) == connections
+        await house.negotiation.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        for tap in house.taps:
+            assert (
+                MOST_OPTIONS // 2 < len(understood(tap.sent)) <= MOST_OPTIONS
+                or tap is house.taps[-1]
+            )
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("personality", "asked"), [(PLAIN, 1), (OLDER, 2)])
+async def test_a_list_of_contexts_is_asked_for_once_again_only_of_who_may_forget_some(
+    personality: Personality, asked: int
+) -> None:
+    """Q-S3; qemu's client, who has seen none of qemu's, asks for those by itself."""
+    async with trio.open_nursery() as nursery:
+        house = House(nursery, personality=personality)
+        await house.look(NAMES[0])
+        assert understood(house.taps[0].sent).count(Opt.LIST_META_CONTEXT) == asked
+        terms = Terms(NAMES[0], structured=True)
+        assert await house.negotiation.list_contexts(terms, OF_QEMU) == ()
+        assert understood(house.taps[0].sent).count(Opt.LIST_META_CONTEXT) == 2
         await house.negotiation.aclose()
         nursery.cancel_scope.cancel()
 
