@@ -43,7 +43,7 @@ def identify(evidence: Evidence, *, extended: bool, contexts: tuple[str, ...]) -
         return _old_qemu(evidence, contexts)
     sizes = evidence.block_sizes
     like_qemu = sizes is not None and (sizes.preferred, sizes.maximum) == (
-        QEMU_PREFERRED,
+        max(QEMU_PREFERRED, sizes.minimum),
         QEMU_MAXIMUM,
     )
     if like_qemu and evidence.structured:

@@ -106,6 +106,14 @@ def _filtered(name: str, servers: Servers, disk: Path) -> Upstream:
     return servers.nbdkit(f"--filter={name}", "file", disk)
 
 
+def _compressed(servers: Servers, disk: Path) -> Upstream:
+    """A qcow2 image whose new clusters are compressed."""
+    image = servers.workdir / "compressed.qcow2"
+    run(*servers.prefix, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, image)
+    below = f"file.driver=qcow2,file.file.driver=file,file.file.filename={image}"
+    return servers.qemu_nbd("--image-opts", f"driver=compress,{below}")
+
+
 BLOCKS_OF_4K = "driver=blkdebug,align=4096,image.driver=file,image.filename="
 MATRIX: dict[str, tuple[str, Callable[[Servers, Path], Upstream]]] = {
     "qemu": ("qemu", lambda s, disk: s.qemu_nbd("-f", "raw", disk)),
@@ -122,7 +130,11 @@ MATRIX: dict[str, tuple[str, Callable[[Servers, Path], Upstream]]] = {
         "qemu",
         lambda s, disk: s.qemu_nbd("-r", "--image-opts", f"{BLOCKS_OF_4K}{disk}"),
     ),
+    "qemu, qcow2": ("qemu", lambda s, disk: s.start("qemu-qcow2", disk)),
+    "qemu, qcow2, compressed": ("qemu", lambda s, disk: _compressed(s, disk)),
+    "qemu, storage daemon": ("qemu", lambda s, disk: s.start("storage-daemon", disk)),
     "nbdkit": ("nbdkit", lambda s, disk: s.nbdkit("file", disk)),
+    "nbdkit, no cache": ("nbdkit", lambda s, disk: s.nbdkit("file", disk, "cache=none")),
     "nbdkit, read-only": ("nbdkit", lambda s, disk: s.nbdkit("-r", "file", disk)),
     "nbdkit, data": ("nbdkit", lambda s, _disk: s.nbdkit("data", "1 2 3")),
     "nbdkit, pattern": ("nbdkit", lambda s, _disk: s.nbdkit("pattern", "1M")),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.interop.clients import nbdinfo
 from tests.interop.conftest import Image
-from tests.interop.servers import Upstream
-from tests.interop.test_probe import probe
+from tests.interop.servers import Servers, Upstream
+from tests.interop.test_probe import MATRIX, probe
 
 PROGRAMS = {
     "qemu-10": ("qemu", ">=8.2"),
@@ -27,3 +29,16 @@ def test_program_and_quirks(upstream: Upstream, image: Image, kind: str) -> None
     assert export["quirks"] == QUIRKS.get(kind, [])
     assert export["size"] == image.size
     assert nbdinfo(upstream.uri)["exports"]  # it serves on
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_no_quirk_is_seen_where_there_is_none(
+    new_servers: Servers, image: Image, name: str
+) -> None:
+    program, start = MATRIX[name]
+    disk = new_servers.workdir / "disk"  # where its programs see it
+    disk.write_bytes(image.path.read_bytes())
+    _status, found = probe(start(new_servers, disk).uri)
+    [export] = found["exports"]
+    assert export["quirks"] == (["nbd-server-df"] if program == "nbd-server" else [])
+    assert found["program"]["name"] == program
