@@ -13,6 +13,7 @@ import pytest
 
 from gateway.cli.serve import build_config
 from gateway.config import parse
+from tests.tools.patience import HANG_SECONDS
 
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
@@ -48,7 +49,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
             check=False,
         )
         assert done.returncode == 0, (arguments, done.stderr)

@@ -109,16 +109,27 @@ async def _run(command: str) -> int:
 
     import trio
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async with trio.open_nursery() as nursery:
-            process = await trio.lowlevel.open_process(["/bin/sh", "-c", command])
+    came: list[int] = []
+    process: trio.Process | None = None
 
-            async def hand_on() -> None:
-                async for number in signals:
-                    if number != signal.SIGINT:
-                        process.send_signal(number)
+    def heed(number: int, _frame: object) -> None:
+        came.append(number)
+        hand_on()
 
-            nursery.start_soon(hand_on)
-            status = await process.wait()
-            nursery.cancel_scope.cancel()
+    def hand_on() -> None:
+        while process is not None and came:
+            number = came.pop()
+            if number != signal.SIGINT:
+                process.send_signal(number)
+
+    # Not Trio's receiver: what came just as the command ended, that would deliver to us once more.
+    heeded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, heed) for number in heeded}
+    try:
+        process = await trio.lowlevel.open_process(["/bin/sh", "-c", command])
+        hand_on()
+        status = await process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return status if status >= 0 else 128 - status

@@ -23,6 +23,7 @@ from gateway.access.loading import (
     options,
 )
 from gateway.policy import Cmd, Errno, Error, Policy, Size, View
+from tests.tools.patience import HANG_SECONDS
 
 GOOD = """
 from gateway.policy import Policy
@@ -88,7 +89,11 @@ def test_nothing_is_imported_but_what_is_asked_for() -> None:
         "c.find('readonly'); print(*(m for m in sys.modules if m.startswith('policies.')))"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=True,
     )
     assert ran.stdout.split() == ["False", "False", "policies.readonly"]
 

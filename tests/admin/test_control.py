@@ -29,6 +29,7 @@ from gateway.admin.control import (
     no_arguments,
 )
 from gateway.identity import Identity, UnixPeer
+from tests.tools.patience import HANG_SECONDS
 
 
 @asynccontextmanager
@@ -220,7 +221,7 @@ class Verbs:
 @asynccontextmanager
 async def waiting(path: Path) -> AsyncIterator[Verbs]:
     verbs, opened = Verbs(), Control(path)
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             run = partial(opened.run, short=lambda _number: None, heard=verbs.heard.append)
             nursery.start_soon(run, {"wait": verbs.wait}, nursery)

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.patience import HANG_SECONDS
+
 from ..interop.processes import listening, wait_until
 from ..interop.rawclient import RawClient
-from .test_serving import GATEWAY, SECONDS, nbdinfo
+from .test_serving import GATEWAY, nbdinfo
 
 GO = 7
 REFUSALS = 100
@@ -49,7 +51,7 @@ def serving(cwd: Path, stderr: FileIO, export: str = "") -> Iterator[subprocess.
         yield process
     finally:
         process.kill()
-        process.wait(SECONDS)
+        process.wait(HANG_SECONDS)
 
 
 def uri(cwd: Path) -> str:
@@ -62,7 +64,7 @@ def be_refused(cwd: Path) -> None:
     data = struct.pack("!I", len(name)) + name + bytes(2)
     option = b"IHAVEOPT" + struct.pack("!II", GO, len(data)) + data
     with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as replies:
-        client.settimeout(SECONDS)
+        client.settimeout(HANG_SECONDS)
         client.connect(str(cwd / "g.sock"))
         replies.read(18)
         client.sendall(struct.pack("!I", 3))
@@ -87,7 +89,7 @@ def test_a_reader_that_sleeps(workdir: Path, pipe: tuple[FileIO, FileIO]) -> Non
             reads(client)
             assert nbdinfo(uri(workdir)) == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
     assert len(reader.read(1 << 20)) > 2048, "it was full"
 
 
@@ -100,7 +102,7 @@ def test_a_reader_that_goes(workdir: Path, pipe: tuple[FileIO, FileIO]) -> None:
             reads(client)
             assert nbdinfo(uri(workdir)) == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
 
 
 def test_a_disk_that_is_full(workdir: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_disk_that_is_full(workdir: Path) -> None:
             reads(client)
             assert nbdinfo(uri(workdir)) == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
 
 
 def test_what_one_client_causes_is_counted(workdir: Path) -> None:
@@ -119,7 +121,7 @@ def test_what_one_client_causes_is_counted(workdir: Path) -> None:
         be_refused(workdir)
         be_refused(workdir)  # all Unix clients of one user are one
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     refused = [line for line in lines if line["event"] == "client refused"]
     left_out = [line for line in lines if line["event"] == "log lines left out"]
@@ -138,7 +140,7 @@ def test_an_audit_is_written_to_its_end(workdir: Path) -> None:
         with RawClient(uri(workdir)) as client:
             reads(client)
             gateway.send_signal(signal.SIGTERM)
-            assert gateway.wait(SECONDS) == 0
+            assert gateway.wait(HANG_SECONDS) == 0
     lines = [json.loads(line) for line in (workdir / "audit.log").read_text().splitlines()]
     sessions = [line["session"] for line in lines if line["event"] == "opened"]
     assert len(sessions) == 11
@@ -153,7 +155,7 @@ def test_nobody_is_served_without_an_audit_that_is_required(workdir: Path) -> No
         )
         assert "server policy prevents NBD_OPT_GO" in done.stderr
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
     lines = [json.loads(line) for line in (workdir / "log").read_text().splitlines()]
     said = {line["event"]: line for line in lines}
     assert said["access denied"]["why"] == "the audit log cannot be written"
@@ -178,7 +180,7 @@ def test_nothing_that_is_said_keeps_it_from_its_work(
         cwd=workdir,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert (done.returncode, done.stdout) == (status, out)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.patience import HANG_SECONDS
+
 GATEWAY = (sys.executable, "-m", "gateway")
-SECONDS = 30
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -25,13 +26,13 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=HANG_SECONDS,
         check=False,
     )
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while not true():
         assert time.monotonic() < deadline, f"{what} has not come"
         os.sched_yield()
@@ -52,12 +53,12 @@ def running(
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate(timeout=SECONDS)
+        process.communicate(timeout=HANG_SECONDS)
 
 
 def nbdinfo(uri: str) -> str:
     return subprocess.run(
-        ["nbdinfo", "--size", uri], capture_output=True, text=True, timeout=SECONDS, check=True
+        ["nbdinfo", "--size", uri], capture_output=True, text=True, timeout=HANG_SECONDS, check=True
     ).stdout.strip()
 
 
@@ -163,7 +164,7 @@ def test_sigterm_ends_it_in_good_order(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "g.sock").stat().st_mode) == 0o640
         assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
     assert not (tmp_path / "g.sock").exists()
     assert not (tmp_path / "pid").exists()
 
@@ -174,7 +175,7 @@ def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
     with running(*arguments, cwd=tmp_path) as gateway:
         wait_until((tmp_path / "g.sock").exists, "the socket")
         assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
 
 
 @contextmanager
@@ -210,7 +211,7 @@ def test_a_shortage_of_descriptors_is_said_once_and_gets_over(tmp_path: Path) ->
             time.sleep(0.5)  # for the gateway to try again some times
         assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
         assert gateway.stderr is not None
         said += gateway.stderr.read()
     assert "Too many open files" in said
@@ -231,7 +232,7 @@ def test_clients_that_are_turned_away_are_counted(tmp_path: Path) -> None:
             with connected(tmp_path / "g.sock", 50) as others:
                 assert {client.recv(1) for client in others} == {b""}
         gateway.send_signal(signal.SIGTERM)
-        assert gateway.wait(SECONDS) == 0
+        assert gateway.wait(HANG_SECONDS) == 0
         assert gateway.stderr is not None
         lines = [line for line in gateway.stderr if "turned away" in line]
     counts = [int(line.partition("count=")[2].split()[0]) for line in lines]
@@ -295,4 +296,4 @@ def test_demo_shows_both_sides_and_serves(tmp_path: Path) -> None:
         [through] = [w for w in said.split("nbdinfo")[1].split() if w.startswith("nbd://")]
         assert nbdinfo(through) == str(64 << 20)
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(SECONDS) == 0
+        assert demo.wait(HANG_SECONDS) == 0

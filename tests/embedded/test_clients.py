@@ -16,6 +16,7 @@ import trio
 from gateway.embedded import PERSONALITIES, Disk, FileDisk, MemoryDisk, Server
 from gateway.wire.limits import MIB
 from tests.embedded.peers import listening
+from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.interop
 
@@ -25,7 +26,7 @@ PERSONAL = ["plain", "qemu-3.0"]
 
 async def run(*command: str | Path, status: int = 0) -> str:
     words = [str(word) for word in command]
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_SECONDS):
         done = await trio.run_process(words, capture_stdout=True, stderr=STDOUT, check=False)
     said: str = done.stdout.decode()
     assert done.returncode == status, f"{words}: {done.returncode}\n{said}"

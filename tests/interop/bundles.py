@@ -10,8 +10,6 @@ from urllib.parse import parse_qs, urlsplit
 from .processes import Process, listening, wait_until
 from .servers import Upstream, unix_uri, with_export
 
-SETTLED_SECONDS = 20.0
-
 
 class Gateway:
     """One gateway in front of one upstream, whose keys are `upstream`; `more` is the rest of its file."""

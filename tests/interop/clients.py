@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .processes import RUN_SECONDS, Process, run
+from tests.tools.patience import HANG_SECONDS
+
+from .processes import Process, run
 
 SCRIPTS = Path(__file__).parent / "scripts"
 # The one that python3-libnbd is installed for.
@@ -31,7 +33,7 @@ def qemu_io(uri: str, *commands: str) -> str:
     return out
 
 
-def script(name: str, uri: str, *arguments: str | int, seconds: float = RUN_SECONDS) -> Any:
+def script(name: str, uri: str, *arguments: str | int, seconds: float = HANG_SECONDS) -> Any:
     """Run one of the libnbd programs in scripts/ and return the JSON that it printed."""
     words = [str(word) for word in arguments]
     return json.loads(

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-# Long enough for a loaded machine, short enough that a hang is told apart from slowness.
-START_SECONDS = 20.0
-END_SECONDS = 20.0
-RUN_SECONDS = 60.0
+from tests.tools.patience import HANG_SECONDS
+
 # Between two looks at something that offers no event to wait for (a file, /proc).
 LOOK_AGAIN_SECONDS = 0.005
 
@@ -28,7 +26,7 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 
 
-def wait_until(predicate: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
+def wait_until(predicate: Callable[[], object], what: str, seconds: float = HANG_SECONDS) -> None:
     """Return as soon as `predicate` holds; fail in the words of `what` when it does not in time."""
     deadline = time.monotonic() + seconds
     never = threading.Event()
@@ -59,7 +57,7 @@ class Finished:
         )
 
 
-def attempt(*command: str | Path, seconds: float = RUN_SECONDS) -> Finished:
+def attempt(*command: str | Path, seconds: float = HANG_SECONDS) -> Finished:
     """Run a program to its end, whichever that is; only taking too long is a failure here."""
     words = [str(word) for word in command]
     try:
@@ -79,7 +77,7 @@ def attempt(*command: str | Path, seconds: float = RUN_SECONDS) -> Finished:
     return Finished(words, done.returncode, done.stdout, done.stderr)
 
 
-def run(*command: str | Path, seconds: float = RUN_SECONDS) -> str:
+def run(*command: str | Path, seconds: float = HANG_SECONDS) -> str:
     """Run a program that has to succeed, and return what it printed."""
     done = attempt(*command, seconds=seconds)
     assert done.status == 0, str(done)
@@ -125,7 +123,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._child.send_signal(number)
 
-    def wait(self, seconds: float = END_SECONDS) -> int:
+    def wait(self, seconds: float = HANG_SECONDS) -> int:
         """The exit status, once the program has ended by itself."""
         try:
             return self._child.wait(seconds)
@@ -134,7 +132,7 @@ class Process:
                 f"still running after {seconds:g} s: {' '.join(self.command)}\n{self.output}"
             ) from None
 
-    def stop(self, seconds: float = END_SECONDS) -> int:
+    def stop(self, seconds: float = HANG_SECONDS) -> int:
         """Ask the program to end; the status is that with which it did, also if long ago."""
         if self.running:
             self.signal(signal.SIGTERM)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from .processes import END_SECONDS, Process, listening, run, wait_until
+from .processes import Process, listening, run, wait_until
 
 KINDS = (
     "qemu-raw",
@@ -67,12 +67,12 @@ class Daemon:
     def stop(self) -> None:
         if self.running:
             self.signal(signal.SIGTERM)
-        wait_until(lambda: not self.running, f"{self.command[0]} has ended", END_SECONDS)
+        wait_until(lambda: not self.running, f"{self.command[0]} has ended")
 
     def kill(self) -> None:
         if self.running:
             self.signal(signal.SIGKILL)
-        wait_until(lambda: not self.running, f"{self.command[0]} was killed", END_SECONDS)
+        wait_until(lambda: not self.running, f"{self.command[0]} was killed")
 
 
 def with_export(uri: str, export: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.tools.patience import HANG_SECONDS
+
 from .processes import Process, listening, wait_until
 from .processes import run as make_certificates
 from .servers import Servers, Upstream, unix_uri
@@ -23,7 +25,7 @@ def run(uri: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "gateway", "conform", uri, *arguments],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert "Traceback" not in done.stderr

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from .clients import nbdinfo, start_script
+from .clients import nbdinfo
 from .conftest import Image
 from .gateways import MODE
+from .loads import ended, reading
 from .processes import Finished, Process, attempt, listening, run, wait_until
 from .servers import Servers, unix_uri
 
@@ -79,11 +80,11 @@ def test_the_second_server_is_taken_when_the_first_is_killed(workdir: Path, imag
 
     first, second = map(start, paths)
     gateway = Gateway(workdir, f"uris = {[unix_uri(path) for path in paths]}")
-    stays = start_script("load", gateway.uri, 3)
+    stays = reading(gateway.uri)
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
     second.kill()  # nobody is there
     assert nbdinfo(gateway.uri)["exports"][0]["export-size"] == image.size
-    assert stays.wait() == 0, stays.output
+    ended(stays)
     second = start(paths[1])
     explained = run(sys.executable, "-m", "gateway", "explain", workdir / "g.toml")
     uris = " or ".join(unix_uri(path) for path in paths)
@@ -119,7 +120,7 @@ def test_who_waits_in_the_queue_of_a_full_server_is_told_so(
     server = Process(*command)
     server.ready_when(lambda: listening(unix_uri(path)), "qemu-nbd listens")
     gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\nnegotiate-seconds = 1')
-    first = start_script("load", gateway.uri, 60)
+    first = reading(gateway.uri)
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
     said = "has connected and not greeted for 1 s: probably it serves as many clients as it may"
     done = gateway.ask()
@@ -140,11 +141,11 @@ def test_who_is_too_many_waits_until_another_has_left(workdir: Path, image: Imag
     server.ready_when(lambda: listening(unix_uri(path)), "qemu-nbd listens")
     uri = unix_uri(path)
     gateway = Gateway(workdir, f'uri = "{uri}"\nmax-connections = 1\nconnect-seconds = 20')
-    first = start_script("load", gateway.uri, 2)
+    first = reading(gateway.uri)
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
     clients = [Process("nbdinfo", "--size", gateway.uri) for _ in range(4)]
+    ended(first)
     assert [(each.wait(), each.output) for each in clients] == [(0, f"{image.size}\n")] * 4
-    assert first.wait() == 0, first.output
     output = gateway.stop()
     assert "client refused" not in output
     assert output.index("session ended") < output.index(

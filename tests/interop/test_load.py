@@ -69,13 +69,13 @@ def test_fio_verifies_what_it_wrote(
         *("fio", "--name=verify", "--ioengine=nbd", f"--uri={uri}", "--rw=randwrite", "--bs=4k"),
         *("--verify=crc32c", "--verify_backlog=256", "--verify_fatal=1"),
         # Or it leaves a file of its own for each job where it was started.
-        *("--verify_state_save=0", "--size=64m"),
-        *("--offset_increment=64m", "--iodepth=32", "--numjobs=4", "--time_based", "--runtime=3"),
+        *("--verify_state_save=0", "--size=16m"),
+        *("--offset_increment=64m", "--iodepth=32", "--numjobs=4"),
     )
 
 
 def test_reads_and_writes_of_4_mib_in_flight_together(servers: Servers, via: Gateways) -> None:
     """The load that deadlocks a relay which does not read while it writes (libnbd aio-parallel)."""
     upstream = servers.nbdkit("-t", "1", "memory", "256M")
-    report = script("parallel", via(upstream), 2)
+    report = script("parallel", via(upstream))
     assert report["answered"] == report["issued"] > 64

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.wire.handshake import printable
+from tests.tools.patience import HANG_SECONDS
 
 from .clients import nbdinfo
 from .conftest import Image
@@ -36,7 +37,7 @@ def probe(uri: str, *arguments: str) -> tuple[int, dict[str, Any]]:
         [sys.executable, "-m", "gateway", "probe", uri, "--json", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert "Traceback" not in done.stderr
@@ -227,7 +228,7 @@ def test_what_is_no_server(workdir: Path) -> None:
         [sys.executable, "-m", "gateway", "probe", unix_uri(workdir / "nobody")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert done.returncode == 1

@@ -15,8 +15,9 @@ import trio
 
 from gateway.admin.control import ask
 
-from .clients import nbdinfo, qemu_io, start_script
+from .clients import nbdinfo, qemu_io
 from .gateways import MODE
+from .loads import ended, reading, verified, writing
 from .processes import Finished, Process, attempt, listening, wait_until
 from .servers import Servers, Upstream, free_port, unix_uri
 
@@ -67,21 +68,9 @@ def empty(path: Path, size: int = SIZE) -> Path:
     return path
 
 
-def fio(gateway: Gateway, seconds: int) -> Process:
+def fio(gateway: Gateway) -> Process:
     """Three clients that write, flush, and read again; they are there when this returns."""
-    load = Process(
-        *(
-            "fio",
-            "--name=verify",
-            "--ioengine=nbd",
-            f"--uri={gateway.uri}",
-            "--rw=randwrite",
-            "--bs=4k",
-        ),
-        *("--verify=crc32c", "--verify_backlog=256", "--verify_fatal=1", "--fsync=64"),
-        *("--verify_state_save=0", "--size=16m", "--offset_increment=16m", "--iodepth=16"),
-        *("--numjobs=3", "--time_based", f"--runtime={seconds}"),
-    )
+    load = writing(gateway.uri, jobs=3, mib=16, depth=16)
     # Before that it connects once for each, to ask for the size.
     load.ready_when(lambda: "Starting" in load.output and gateway.sessions() == 3, "there is load")
     return load
@@ -91,13 +80,13 @@ def test_back_and_forth_under_fio(servers: Servers, workdir: Path) -> None:
     disk = empty(workdir / "disk")
     one, other = raw(servers, disk), raw(servers, disk)
     gateway = Gateway(workdir, one.uri)
-    load = fio(gateway, 10)
+    load = fio(gateway)
     for _ in range(10):
         for arguments in ({"uri": other.uri}, {}):
             answer = trio.run(ask, gateway.socket, "switch", {"export": "d", **arguments})
             assert answer.ok, f"{answer}\n{gateway.process.output}"
             assert answer.done[0].startswith("'d': 3 sessions went over to")
-    assert load.wait() == 0, load.output
+    verified(load, jobs=3)
     assert "session switched" in gateway.process.output  # of so many lines some are left out
     assert "session ended" in gateway.process.output
     assert "why=" not in gateway.process.output
@@ -119,13 +108,13 @@ def test_back_and_forth_of_bundles(servers: Servers, workdir: Path, mode: str) -
     disk = empty(workdir / "disk")
     one, other = raw(servers, disk, "--shared=0"), raw(servers, disk, "--shared=0")
     gateway = Gateway(workdir, one.uri, how=MODES[mode])
-    load = fio(gateway, 5)
+    load = fio(gateway)
     for _ in range(5):
         for arguments in ({"uri": other.uri}, {}):
             answer = trio.run(ask, gateway.socket, "switch", {"export": "d", **arguments})
             assert answer.ok, f"{answer}\n{gateway.process.output}"
             assert answer.done[0].startswith("'d': 3 sessions went over to")
-    assert load.wait() == 0, load.output
+    verified(load, jobs=3)
     assert "session switched" in gateway.process.output  # of so many lines some are left out
     assert "why=" not in gateway.process.output
     assert "connection lost" not in gateway.process.output
@@ -136,7 +125,7 @@ def test_many_clients_of_servers_that_take_one_connection(servers: Servers, work
     disk = empty(workdir / "disk")
     one, other = raw(servers, disk, "--shared=1"), raw(servers, disk, "--shared=1")
     gateway = Gateway(workdir, one.uri, how=MODES["shared"] + "\nconnect-seconds = 2")
-    load = fio(gateway, 12)
+    load = fio(gateway)
     for more in (("--close-first",), (other.uri,), ("--close-first",)):
         done = gateway.do("switch", "d", *more)
         assert done.status == 0, f"{done}\n{gateway.process.output}"
@@ -145,7 +134,7 @@ def test_many_clients_of_servers_that_take_one_connection(servers: Servers, work
     assert failed.status == 1
     assert "stays paused" in failed.err
     assert gateway.do("resume", "d").status == 0
-    assert load.wait() == 0, load.output
+    verified(load, jobs=3)
     gateway.end()
 
 
@@ -163,7 +152,7 @@ def test_a_shared_server_is_restarted_while_paused(servers: Servers, workdir: Pa
     server = start()
     how = MODES["shared"] + "\nreconnect-seconds = 0\nconnect-seconds = 2"
     gateway = Gateway(workdir, unix_uri(path), how=how)
-    load = fio(gateway, 5)
+    load = fio(gateway)
     assert gateway.do("pause", "d").status == 0
     server.stop()
     wait_until(lambda: "given up" in gateway.process.output, "it is not waited for")
@@ -174,7 +163,7 @@ def test_a_shared_server_is_restarted_while_paused(servers: Servers, workdir: Pa
     path.unlink(missing_ok=True)
     server = start()
     assert "3 sessions go on, 3 of them over new connections" in resumed(gateway).out
-    assert load.wait() == 0, load.output
+    verified(load, jobs=3)
     gateway.end()
     server.stop()
 
@@ -185,7 +174,7 @@ def test_a_server_of_another_size_is_refused(servers: Servers, workdir: Path) ->
     larger = raw(servers, empty(workdir / "larger", 2 * SIZE))
     readonly = raw(servers, disk, "--read-only")
     gateway = Gateway(workdir, one.uri)
-    load = fio(gateway, 4)
+    load = fio(gateway)
     done = gateway.do("switch", "d", larger.uri)
     assert done.status == 1
     assert f"does not fit: size {2 * SIZE} instead of {SIZE}" in done.err
@@ -195,7 +184,7 @@ def test_a_server_of_another_size_is_refused(servers: Servers, workdir: Path) ->
     done = gateway.do("switch", "d", unix_uri(workdir / "nobody"))
     assert done.status == 1
     assert "unreachable" in done.err
-    assert load.wait() == 0, load.output
+    verified(load, jobs=3)
     assert "session switched" not in gateway.process.output
     gateway.end()
 
@@ -274,7 +263,7 @@ def test_a_server_is_restarted_while_paused(servers: Servers, workdir: Path) -> 
 
     server = start()
     gateway = Gateway(workdir, unix_uri(path), how="connect-seconds = 2")
-    load = fio(gateway, 5)
+    load = fio(gateway)
     assert gateway.do("pause", "d").status == 0
     server.stop()
     failed = gateway.do("resume", "d")
@@ -283,7 +272,7 @@ def test_a_server_is_restarted_while_paused(servers: Servers, workdir: Path) -> 
     late = Process("qemu-io", "-f", "raw", "-c", "read 0 4k", gateway.uri)
     server = start()
     assert "over new connections" in resumed(gateway).out
-    assert load.wait() == 0, load.output
+    verified(load, jobs=3)
     assert late.wait() == 0, late.output
     gateway.end()
     server.stop()
@@ -293,14 +282,12 @@ def test_servers_that_take_one_connection(servers: Servers, workdir: Path) -> No
     disk = empty(workdir / "disk")
     one = raw(servers, disk, "--shared=1")
     gateway = Gateway(workdir, one.uri, "[upstream.x]\nuri = 'memory:1M'\n")
-    load = start_script("load", gateway.uri, 6)
+    load = reading(gateway.uri)
     wait_until(lambda: gateway.sessions() == 1, "there is load")
     for _ in range(3):
         done = gateway.do("switch", "d", "--close-first")
         assert done.status == 0, str(done)
-    assert load.wait() == 0, load.output
-    report = json.loads(load.output)
-    assert (report["bad"], report["unanswered"], report["died"]) == ({}, 0, False)
+    ended(load)
     client = counting(gateway)  # which does not end by itself, however long the next takes
     failed = gateway.do("switch", "d", unix_uri(workdir / "nobody"), "--close-first")
     assert failed.status == 1

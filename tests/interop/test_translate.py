@@ -63,7 +63,7 @@ def test_eight_connections_write_parts_of_the_same_blocks(servers: Servers, via:
             "h.flush(); h.shutdown()\n"
         )
         writers.append(subprocess.Popen(["/usr/bin/python3", "-c", program]))
-    assert [writer.wait(60) for writer in writers] == [0] * 8
+    assert [writer.wait() for writer in writers] == [0] * 8
     checks = [
         f"read -P {s + 1} {b * 4096 + s * 512} 512" for b in (0, 1, 200, 399) for s in range(8)
     ]
@@ -109,7 +109,7 @@ def test_so_do_those_that_know_the_disk_by_other_names(
                 "h.shutdown()\n"
             )
             writers.append(subprocess.Popen(["/usr/bin/python3", "-c", program]))
-        assert [writer.wait(60) for writer in writers] == [0] * 4
+        assert [writer.wait() for writer in writers] == [0] * 4
         checks = [f"read -P {s + 1} {b * 4096 + s * 512} 512" for b in range(100) for s in range(4)]
         qemu_io(upstream.uri, *checks)
     finally:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .clients import start_script
 from .conftest import Image
 from .gateways import MODE
+from .loads import ended, reading
 from .processes import Finished, Process, attempt, listening, run, wait_until
 from .rawclient import RawClient
 from .servers import Servers, unix_uri
@@ -145,11 +145,11 @@ def test_a_server_for_one_client_serves_one_after_the_other(workdir: Path, image
     server.ready_when(lambda: listening(unix_uri(path)), "qemu-nbd listens")
     keys = "warm = 1\nmax-connections = 1\nconnect-seconds = 20"
     gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\n{keys}')
-    first = start_script("load", gateway.uri, 1)
+    first = reading(gateway.uri)
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
     clients = [gateway.client() for _ in range(4)]
+    ended(first)
     assert [(each.wait(), each.output) for each in clients] == [(0, f"{image.size}\n")] * 4
-    assert first.wait() == 0, first.output
     has(path, 1)
     assert run("nbdinfo", "--list", "--json", gateway.uri)  # which is asked on another connection
     assert "client refused" not in gateway.stop()

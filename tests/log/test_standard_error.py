@@ -24,9 +24,7 @@ from gateway.log.standard_error import (
     taken_over,
 )
 from gateway.log.writer import MAX_BYTES, Writer
-
-SECONDS = 30
-"""More than anything here takes: only a fault waits for it."""
+from tests.tools.patience import HANG_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +69,7 @@ class Reader(threading.Thread):
             self.data += data
 
     def all(self) -> bytes:
-        self.join(SECONDS)
+        self.join(HANG_SECONDS)
         assert not self.is_alive(), self.data[-1000:]
         return self.data
 
@@ -81,13 +79,13 @@ def test_text_is_written_by_whole_lines(pipe: tuple[FileIO, int]) -> None:
     ours = StandardError(fd)
     assert ours.write("one\ntwo ") == 8
     ours.flush()
-    assert ours._writer.flush(SECONDS)
+    assert ours._writer.flush(HANG_SECONDS)
     assert reader.read(100) == b"one\n"
     print("three", file=ours)
-    assert ours._writer.flush(SECONDS)
+    assert ours._writer.flush(HANG_SECONDS)
     assert reader.read(100) == b"two three\n"
     ours.write("four")
-    assert ours.leave(SECONDS)
+    assert ours.leave(HANG_SECONDS)
     assert reader.read(100) == b"four"
     assert ours.fileno() == fd
     assert ours.writable()
@@ -106,7 +104,7 @@ def test_a_line_without_an_end_is_not_kept_for_ever(pipe: tuple[FileIO, int]) ->
 def test_any_text_can_be_written(pipe: tuple[FileIO, int]) -> None:
     ours = StandardError(pipe[1], "ascii")
     ours.write("\udcff\u20ac\n")
-    assert ours.leave(SECONDS)
+    assert ours.leave(HANG_SECONDS)
     assert pipe[0].read(100) == b"\\udcff\\u20ac\n"
 
 
@@ -130,7 +128,7 @@ def test_a_reader_that_sleeps_hangs_nobody(pipe: tuple[FileIO, int], blocking: b
     assert lost > 0
     assert numbered(data) == list(range(count - lost))
     ours.write(f"{count}\n")
-    assert ours.leave(SECONDS)
+    assert ours.leave(HANG_SECONDS)
     assert reader.read(1000) == b"%d\n" % count
     assert os.get_blocking(fd) is blocking
 
@@ -143,7 +141,7 @@ def test_a_fifo_that_gets_another_reader(tmp_path: Path) -> None:
     ours = StandardError(fd)
     try:
         ours.write("first\n")
-        assert ours._writer.flush(SECONDS)
+        assert ours._writer.flush(HANG_SECONDS)
         assert os.read(first, 100) == b"first\n"
         os.close(first)
         for number in range(1000):
@@ -184,9 +182,9 @@ def test_a_disk_that_was_full_lost_nothing(tmp_path: Path) -> None:
         with no_file_longer_than(1000):
             for number in range(1000):
                 ours.write(f"{number}\n")
-            assert tried.wait(SECONDS)
+            assert tried.wait(HANG_SECONDS)
             assert path.stat().st_size == 1000
-        assert ours._writer.flush(SECONDS)
+        assert ours._writer.flush(HANG_SECONDS)
         assert numbered(path.read_bytes()) == list(range(1000))
     finally:
         os.close(fd)
@@ -197,9 +195,9 @@ def test_leaving_gives_up_what_cannot_be_written() -> None:
     try:
         ours = StandardError(fd)
         ours.write("one\n")
-        assert ours.leave(SECONDS)  # it waits for the thread, which would try again for ever
+        assert ours.leave(HANG_SECONDS)  # it waits for the thread, which would try again for ever
         ours.write("two\n")
-        assert ours.leave(SECONDS)
+        assert ours.leave(HANG_SECONDS)
     finally:
         os.close(fd)
 
@@ -219,7 +217,7 @@ def test_leaving_waits_for_other_files(pipe: tuple[FileIO, int]) -> None:
             self.there: list[bytes] = []
 
         def put(self, lines: Sequence[bytes]) -> int:
-            assert self.gate.wait(SECONDS)
+            assert self.gate.wait(HANG_SECONDS)
             self.there += lines
             return len(lines)
 
@@ -235,7 +233,7 @@ def test_leaving_waits_for_other_files(pipe: tuple[FileIO, int]) -> None:
     ours.write("log\n")
     assert not ours.leave(0)
     threading.Timer(0.01, sink.gate.set).start()
-    assert ours.leave(SECONDS)
+    assert ours.leave(HANG_SECONDS)
     assert sink.there == [b"line\n"]
     other.retire()
 
@@ -297,5 +295,5 @@ def test_a_process_ends_whoever_does_not_read(
         f"with taken_over():\n  sys.stderr.write('x' * 200_000 + '\\n'){block}\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=fd) as process:
-        status = process.wait(SECONDS)
+        status = process.wait(HANG_SECONDS)
     assert status == (says in ("a traceback", "an exit"))

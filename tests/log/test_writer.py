@@ -10,9 +10,7 @@ import pytest
 import trio
 
 from gateway.log.writer import BATCH_BYTES, MAX_BYTES, MAX_LINES, Outcome, Writer
-
-SECONDS = 30
-"""More than anything here takes: only a fault waits for it."""
+from tests.tools.patience import HANG_SECONDS
 
 
 class Sink:
@@ -31,7 +29,7 @@ class Sink:
 
     def put(self, lines: Sequence[bytes]) -> int:
         self.reached.release()
-        assert self.gate.wait(SECONDS)
+        assert self.gate.wait(HANG_SECONDS)
         if self.fails:
             raise OSError(errno.ENOSPC, "full")
         self.open = True
@@ -60,7 +58,7 @@ def writer(sink: Sink) -> Iterator[Writer]:
     yield made
     sink.gate.set()
     made.retire()
-    assert made.flush(SECONDS)
+    assert made.flush(HANG_SECONDS)
 
 
 def numbers(start: int, end: int) -> list[bytes]:
@@ -71,13 +69,13 @@ def hang(sink: Sink, writer: Writer) -> None:
     """Have the writer's thread wait in its sink, with one line."""
     sink.gate.clear()
     assert writer.write(b"hangs\n")
-    assert sink.reached.acquire(timeout=SECONDS)
+    assert sink.reached.acquire(timeout=HANG_SECONDS)
 
 
 def test_lines_are_written_in_their_order(sink: Sink, writer: Writer) -> None:
     for line in numbers(0, 1000):
         assert writer.write(line)
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sink.lines == numbers(0, 1000)
     assert sink.drains[-1] == 1000
 
@@ -86,7 +84,7 @@ def test_a_sink_may_take_less_than_it_is_given(sink: Sink, writer: Writer) -> No
     sink.at_most = 3
     for line in numbers(0, 100):
         assert writer.write(line)
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sink.lines == numbers(0, 100)
 
 
@@ -96,7 +94,7 @@ def test_what_is_handed_over_at_once_is_bounded(sink: Sink, writer: Writer) -> N
     while writer.write(line):
         pass
     sink.gate.set()
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert max(sink.batches) < BATCH_BYTES + len(line)
 
 
@@ -111,10 +109,10 @@ def test_a_sink_that_hangs_holds_up_nobody_and_the_queue_is_bounded(
     assert taken == [True] * room + [False] * 10
     assert not writer.flush(0)
     sink.gate.set()
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert len(sink.lines) == 1 + room
     assert writer.write(b"after\n")
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sink.lines[-1] == b"after\n"
 
 
@@ -125,18 +123,18 @@ def test_once_full_it_takes_nothing_until_it_is_empty(sink: Sink, writer: Writer
     assert not writer.write(b"")
     before = len(sink.drains)
     sink.gate.set()
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert writer.write(b"after\n")
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     # What was lost was missing before this line, and there was an occasion to say so there.
     assert len(sink.lines) - 1 in sink.drains[before:]
 
 
 def test_a_line_that_never_fits_leaves_room_for_others(sink: Sink, writer: Writer) -> None:
     assert not writer.write(b"x" * (MAX_BYTES + 1))
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert writer.write(b"after\n")
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sink.lines == [b"after\n"]
 
 
@@ -149,7 +147,7 @@ def test_who_writes_in_the_middle_of_writing(sink: Sink, writer: Writer) -> None
             return super().__len__()
 
     assert writer.write(Nested(b"outer\n"))
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sink.lines.count(b"outer\n") == 1
     assert writer._given == writer._written
 
@@ -164,7 +162,7 @@ def test_many_threads_write(sink: Sink, writer: Writer) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sorted(sink.lines) == sorted(numbers(0, 4000))
 
 
@@ -177,22 +175,22 @@ def test_without_a_thread_nothing_is_taken(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_more)
         assert not writer.write(b"lost\n")
-        assert writer.flush(SECONDS)
+        assert writer.flush(HANG_SECONDS)
     assert writer.write(b"there\n")
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sink.lines == [b"there\n"]
 
 
 def test_who_retires_keeps_nothing_open(sink: Sink, writer: Writer) -> None:
     assert writer.write(b"before\n")
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sink.open
     writer.retire()
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     ended(writer)
     assert not sink.open
     assert writer.write(b"after\n")
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     ended(writer)
     assert (sink.open, sink.lines) == (False, [b"before\n", b"after\n"])
 
@@ -212,7 +210,7 @@ def ended(writer: Writer) -> None:
     """Wait for the writer's thread."""
     thread = writer._thread
     if thread is not None:
-        thread.join(SECONDS)
+        thread.join(HANG_SECONDS)
         assert not thread.is_alive()
 
 
@@ -256,5 +254,5 @@ def test_who_has_ended_is_told_nothing(sink: Sink, writer: Writer) -> None:
 
     trio.run(wait)
     sink.gate.set()
-    assert writer.flush(SECONDS)
+    assert writer.flush(HANG_SECONDS)
     assert sink.lines[-1] == b"there\n"

@@ -13,6 +13,7 @@ import trio
 
 from gateway.net.dial import Command, DialError
 from gateway.peer import Peer
+from tests.tools.patience import HANG_SECONDS
 
 SERVE_ONE = "import os, socket; open(os.environ['SEEN'], 'a').write(f'{os.getpid()}\\n'); " + (
     "s = socket.socket(fileno=3); c = s.accept()[0]; c.send(b'x'); c.recv(1)"
@@ -86,7 +87,7 @@ async def test_a_server_that_ends_at_once_keeps_nobody_waiting() -> None:
     command = Command((sys.executable, "-c", "raise SystemExit(3)"))
     try:
         # Whoever connected before it ended sees the end of the connection; whoever comes later is refused.
-        with trio.fail_after(30):
+        with trio.fail_after(HANG_SECONDS):
             async with await command.connect() as stream:
                 with suppress(trio.BrokenResourceError):
                     assert await stream.receive_some(1) == b""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.access.loading import HOOKS
+from tests.tools.patience import HANG_SECONDS
 
 TOP = Path(__file__).parents[2]
 TEXT = (TOP / "docs" / "writing-a-policy.md").read_text()
@@ -49,7 +50,7 @@ def run(site: Path, *arguments: str) -> str:
         env={**os.environ, "PYTHONPATH": f"{site}{os.pathsep}{TOP}", "COLUMNS": "100"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr

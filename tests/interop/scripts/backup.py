@@ -18,7 +18,7 @@ uri, bitmap = sys.argv[1], (sys.argv[2:] or [""])[0]
 contexts = [ALLOCATION, bitmap] if bitmap else [ALLOCATION]
 Extents = list[tuple[int, int]]
 
-signal.alarm(100)
+signal.alarm(500)
 h = nbd.NBD()
 for context in contexts:
     h.add_meta_context(context)

@@ -14,7 +14,7 @@ KIB = 1024
 READS, WRITES, ROUNDS = 96, 32, 3
 READ_BYTES, WRITE_BYTES = 256 * KIB, 1024 * KIB
 
-signal.alarm(50)
+signal.alarm(500)
 h = nbd.NBD()
 h.connect_uri(sys.argv[1])
 half = h.get_size() // 2

@@ -18,7 +18,7 @@ def chunk(piece: bytes, at: int, status: int, error: Any) -> int:
     return 0
 
 
-signal.alarm(50)
+signal.alarm(500)
 h = nbd.NBD()
 h.connect_uri(uri)
 data = h.pread_structured(length, offset, chunk)

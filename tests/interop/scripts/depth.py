@@ -36,7 +36,7 @@ LONGEST = options.longest
 UNKNOWN, KNOWN = 0, 1
 
 # Whatever goes wrong, this ends: the default action of SIGALRM is to die.
-signal.alarm(50)
+signal.alarm(500)
 rng = random.Random(options.seed)
 h = nbd.NBD()
 h.set_request_structured_replies(not options.simple)

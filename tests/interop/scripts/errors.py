@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import nbd
 
-signal.alarm(50)
+signal.alarm(500)
 h = nbd.NBD()
 # libnbd would refuse most of these by itself.
 h.set_strict_mode(0)

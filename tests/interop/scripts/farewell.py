@@ -12,7 +12,7 @@ import nbd
 
 STEP_BYTES = 8192
 
-signal.alarm(50)
+signal.alarm(500)
 h = nbd.NBD()
 h.set_strict_mode(0)
 h.connect_uri(sys.argv[1])

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import nbd
 
-signal.alarm(50)
+signal.alarm(500)
 socket = parse_qs(urlsplit(sys.argv[1]).query)["socket"][0]
 contents = []
 for name in sys.argv[2:]:

@@ -22,7 +22,7 @@ DATA = bytes(range(1, 256)) * 257 + b"\xff"
 Map = dict[str, list[list[int]]]
 
 uri, options = sys.argv[1], json.loads(sys.argv[2])
-signal.alarm(50)
+signal.alarm(500)
 h = nbd.NBD()
 h.set_request_extended_headers(True)
 for name in options["contexts"]:

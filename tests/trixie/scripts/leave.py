@@ -6,7 +6,7 @@ import sys
 
 import nbd
 
-signal.alarm(50)
+signal.alarm(500)
 h = nbd.NBD()
 h.set_request_extended_headers(json.loads(sys.argv[2]))
 h.connect_uri(sys.argv[1])

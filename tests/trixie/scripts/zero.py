@@ -6,7 +6,7 @@ import sys
 
 import nbd
 
-signal.alarm(50)
+signal.alarm(500)
 size = int(sys.argv[2])
 piece = b"\xff" * (1 << 20)
 h = nbd.NBD()
