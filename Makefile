@@ -2,6 +2,7 @@
 # make bench  speed against peers                         make lint   types, style, import rules
 # make fuzz   garbage at both negotiations, for minutes   make install  .venv with nbd-gateway in it
 # make soak   schedules of dying servers, with new seeds, for SECONDS
+# make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times
 # make test-trixie   the tests that need peers of Debian 13; as root
 
 PYTHON ?= $(shell tests/tools/newest-python)
@@ -20,12 +21,21 @@ $(VENV)/installed: pyproject.toml
 PYTEST_ARGS ?= -n $(shell echo $$((2 * $$(nproc)))) --maxprocesses 16 --dist worksteal
 test: install
 	tests/tools/install-peers
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not exhaustive" $(PYTEST_ARGS)
+
+exhaustive: install
+	tests/tools/install-peers
+	$(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
+
+# Twice as many busy loops as processors, and all tests beside them, three times.
+stress: install
+	tests/tools/install-peers
+	tests/tools/beside-a-load $(BIN)/python -m pytest -m "not exhaustive" $(PYTEST_ARGS)
 
 test-trixie: install
 	tests/tools/install-peers
 	tests/tools/trixie make
-	$(BIN)/python -m pytest tests/trixie
+	$(BIN)/python -m pytest -m real tests/trixie
 
 lint: install
 	$(BIN)/ruff check .
@@ -44,4 +54,4 @@ bench:
 	tests/tools/install-peers
 	tests/bench/run
 
-.PHONY: demo install test test-trixie lint fuzz soak bench
+.PHONY: demo install test exhaustive stress test-trixie lint fuzz soak bench

@@ -228,6 +228,7 @@ def keeps_its_word(agreed: Terms, plan: Plan) -> list[str]:
     return wrong
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("export", EXPORTS)
 @pytest.mark.parametrize("first", NAMES)
 def test_every_pair(first: str, export: str) -> None:

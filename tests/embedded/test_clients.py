@@ -18,7 +18,7 @@ from gateway.wire.limits import MIB
 from tests.embedded.peers import listening
 from tests.tools.patience import HANG_SECONDS
 
-pytestmark = pytest.mark.interop
+pytestmark = pytest.mark.real
 
 SIZE = 48 * MIB
 PERSONAL = ["plain", "qemu-3.0"]

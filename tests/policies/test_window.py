@@ -503,7 +503,7 @@ def test_a_hostile_disk_is_refused_or_gives_what_is_inside(
     assert shown.base >= sector_size
 
 
-@pytest.mark.interop
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("kind", "numbers"), [("gpt", range(1, 8)), ("mbr", [1, 2, 3, 5, 6, 7, 8])]
 )

@@ -29,6 +29,7 @@ from gateway.wire.constants import Cmd, Errno
 from gateway.wire.ranges import Range
 from tests.relay import losses_model as model
 from tests.relay.losses_model import Bounds
+from tests.tools.shares import batches
 
 HERE, THERE = (0, 10), (10, 20)
 """Two places on a disk."""
@@ -1116,6 +1117,7 @@ SLICES: dict[str, tuple[Bounds, dict[str, str | bool]]] = {
 """All that can happen in each, in every order, to the very end."""
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", SLICES)
 def test_every_order(name: str) -> None:
     within, how = SLICES[name]
@@ -1134,13 +1136,14 @@ SCHEDULES = 3000
 BATCH = 500
 
 
-@pytest.mark.parametrize("first", range(0, SCHEDULES, BATCH))
+@pytest.mark.parametrize("first", batches(SCHEDULES, BATCH, ordinary=BATCH))
 def test_schedules(first: int) -> None:
     """`python -m tests.relay.losses_model --seeds N` goes further."""
     for seed in range(first, first + BATCH):
         model.random_schedule(seed)
 
 
+@pytest.mark.real
 def test_the_schedules_have_everything() -> None:
     """Else they would say less than they seem to."""
     worlds = [model.random_schedule(seed) for seed in range(500)]
@@ -1152,6 +1155,7 @@ def test_the_schedules_have_everything() -> None:
     assert sum(world.proofs > 0 for world in worlds) > 50
 
 
+@pytest.mark.real
 def test_a_bound_on_eras_makes_nobody_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is taken for one is covered later than it might be, but no FLUSH succeeds too early."""
     monkeypatch.setattr("gateway.relay.unflushed.MOST_ERAS", 2)
@@ -1336,6 +1340,7 @@ MUTANTS: dict[str, Mutation] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_clause_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it some schedule is red; the first are enough for most."""
@@ -1360,6 +1365,7 @@ LIES = (
 """Without these a FLUSH succeeds whose data is gone."""
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", LIES)
 def test_the_truth_misses_it_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the judge would say."""

@@ -6,12 +6,13 @@ import pytest
 
 from tests.relay import registers
 from tests.relay.registers import NEVER, SIZE, Broken, History, Write
+from tests.tools.shares import batches
 
 SCHEDULES = 300
 BATCH = 50
 
 
-@pytest.mark.parametrize("first", range(0, SCHEDULES, BATCH))
+@pytest.mark.parametrize("first", batches(SCHEDULES, BATCH, ordinary=BATCH))
 def test_schedules(first: int) -> None:
     """`python -m tests.fuzz --seed N` runs one of them again."""
     for seed in range(first, first + BATCH):

@@ -27,7 +27,7 @@ from gateway.tls.identity import identity_of
 from gateway.tls.pki import make_pki, write_pki
 from tests.tls.handshakes import needs_psk, write
 
-pytestmark = pytest.mark.interop
+pytestmark = pytest.mark.real
 
 SECONDS = 20
 GNUTLS_12 = "NORMAL:-VERS-ALL:+VERS-TLS1.2"

@@ -288,6 +288,11 @@ class Oracle:
             if session.closed < now:
                 session.gone = min(session.gone, now)
 
+    @property
+    def is_written_to(self) -> bool:
+        """Some client has a write under way."""
+        return any(op.kind == "write" for op in self._under_way)
+
     def may_be_read(self, number: int, by: Session | None = None) -> set[int]:
         """Give the stamps that a READ of a block may give that is sent and answered now."""
         look = Op(by, "read", number, 1, began=self._tick())

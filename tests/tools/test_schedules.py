@@ -17,6 +17,7 @@ from tests.tools.schedules.run import Outcome, plan_of, run
 from tests.tools.schedules.settings import Settings
 from tests.tools.schedules.shrink import shrink
 from tests.tools.schedules.steps import Step
+from tests.tools.shares import batches
 
 SCHEDULES = 2000
 """Three minutes of a processor."""
@@ -25,7 +26,7 @@ TOGETHER = 100
 """In one test: a machine that has much else to do needs a minute for them."""
 
 
-@pytest.mark.parametrize("first", range(0, SCHEDULES, TOGETHER))
+@pytest.mark.parametrize("first", batches(SCHEDULES, TOGETHER, ordinary=5 * TOGETHER))
 def test_whole_gateways_keep_their_promises(first: int) -> None:
     outcomes = (run(seed, *plan_of(seed)) for seed in range(first, first + TOGETHER))
     found = [outcome for outcome in outcomes if outcome.problem]

@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.interop)
+            item.add_marker(pytest.mark.real)
 
 
 @pytest.fixture(scope="session", autouse=True)

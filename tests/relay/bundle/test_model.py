@@ -8,12 +8,13 @@ from gateway.relay.scan.fences import Fences
 from gateway.upstream.mode import Doubt, Unanswered
 from tests.relay.bundle import model
 from tests.relay.bundle.server import Broken
+from tests.tools.shares import batches
 
 SCHEDULES = 1000
 BATCH = 50
 
 
-@pytest.mark.parametrize("first", range(0, SCHEDULES, BATCH))
+@pytest.mark.parametrize("first", batches(SCHEDULES, BATCH, ordinary=4 * BATCH))
 def test_schedules(first: int) -> None:
     """`model.run(seed)` runs one of them again."""
     for seed in range(first, first + BATCH):

@@ -148,6 +148,8 @@ class Disk(VolatileDisk):
         fails_too: list[int] = []
         world.flushing[id(fails_too)] = covers, fails_too
         fails_too += [error for theirs, error in world.failing if theirs == covers]
+        # What was not answered when the gateway sent it, it does not take for covered.
+        covers_all = not world.oracle.is_written_to
 
         def run() -> bytes:
             world.flushing.pop(id(fails_too), None)
@@ -168,7 +170,8 @@ class Disk(VolatileDisk):
                 world.oracle.flush_failed(error, None if covers == ANY else {number})
             elif not fails_too:  # else it would fail, and nobody hear of it
                 self.store.flush(covers)
-                world.unflushed.discard(number)
+                if covers_all:
+                    world.unflushed.discard(number)
             return b""
 
         try:
