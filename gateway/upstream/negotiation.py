@@ -393,7 +393,7 @@ class OptionLine:
         self._talk: Conversation[Event] = Conversation(reached.stream, self._core)
         self._selected: tuple[MetaContext, ...] | None = None
         self._listed = False  # its contexts
-        self._of_qemu: tuple[MetaContext, ...] | None = None  # those that qemu: alone gives
+        self._of_qemu: tuple[MetaContext, ...] | None = None  # of those that it has
         self._evidence: Evidence | None = None
         self.seen: Evidence | None = None
         self._in_doubt = False
@@ -619,7 +619,7 @@ class OptionLine:
             await self._hear_of_it()
             return None
         if queries == OF_QEMU and self._of_qemu is not None:
-            return self._of_qemu  # qemu's client asks that itself, after a list without any
+            return self._of_qemu  # qemu's client asks for them after a list without any
         self._core.ask_contexts(self.terms.name, queries, select=False)
         answer = await self._ask()
         if isinstance(answer, Refused):
@@ -631,8 +631,9 @@ class OptionLine:
             self._core.ask_contexts(self.terms.name, OF_QEMU, select=False)
             more = await self._ask()
             if isinstance(more, Answered):
-                self._of_qemu = _of_qemu(more.contexts)
-                listed += self._of_qemu
+                listed += _of_qemu(more.contexts)
+        if not queries:
+            self._of_qemu = _of_qemu(listed)
         return listed
 
     @property

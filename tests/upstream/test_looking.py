@@ -68,7 +68,7 @@ async def test_so_many_are_looked_at_over_one_connection(
 
 
 @pytest.mark.parametrize(("personality", "asked"), [(PLAIN, 1), (OLDER, 2)])
-async def test_a_list_of_contexts_is_asked_for_once_again_only_of_who_may_forget_some(
+async def test_contexts_are_listed_once_and_once_more_by_who_may_forget_some(
     personality: Personality, asked: int
 ) -> None:
     """Q-S3; qemu's client, who has seen none of qemu's, asks for those by itself."""
@@ -78,7 +78,10 @@ async def test_a_list_of_contexts_is_asked_for_once_again_only_of_who_may_forget
         assert understood(house.taps[0].sent).count(Opt.LIST_META_CONTEXT) == asked
         terms = Terms(NAMES[0], structured=True)
         assert await house.negotiation.list_contexts(terms, OF_QEMU) == ()
-        assert understood(house.taps[0].sent).count(Opt.LIST_META_CONTEXT) == 2
+        assert understood(house.taps[0].sent).count(Opt.LIST_META_CONTEXT) == asked
+        other = await house.negotiation.list_contexts(terms, (BASE_ALLOCATION,))
+        assert [context.name for context in other] == [BASE_ALLOCATION]
+        assert understood(house.taps[0].sent).count(Opt.LIST_META_CONTEXT) == asked + 1
         await house.negotiation.aclose()
         nursery.cancel_scope.cancel()
 
