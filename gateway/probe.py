@@ -202,6 +202,6 @@ def _places(export: Export) -> list[tuple[int, int]]:
 def _notes(evidence: Evidence, program: Program) -> Iterator[str]:
     if program.name == "qemu":
         # Q-S9; a size that is no multiple cannot be told from one that was.
-        yield "qemu rounds sizes down to a multiple of 512: the tail of other images cannot be reached"
+        yield "qemu rounds sizes up to a multiple of 512: up to 511 zeros may stand behind the end of an image"
     if not evidence.info_known:
         yield "it knows no INFO, so the export was opened: a server that serves one client is gone now"

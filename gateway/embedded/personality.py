@@ -7,8 +7,9 @@ nbd-reference.md lists it as a quirk, its number stands beside it. Adding a serv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 
@@ -70,6 +71,9 @@ class Personality:
     name: str
 
     # --- Handshake
+    clients_at_once: float = math.inf
+    """So many connections are spoken to; whoever comes then is connected and hears nothing, until one of them
+    ends. qemu-nbd stands so with `--shared`, which is 1 where nobody says it."""
     oldstyle: bool = False
     """Greet oldstyle: the default export (or the only one), and no options."""
     handshake_flags: int = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
@@ -89,7 +93,10 @@ class Personality:
 
     # --- What is told of an export
     size_multiple: int = 1
-    """The size is rounded down to a multiple of it (Q-S9)."""
+    """The disk of `legacy:` is rounded up to a multiple of it, as qemu-nbd does with an image (Q-S9)."""
+    offset_bytes: int = 0
+    """The export is what lies behind so many bytes of the disk (`--offset`); holes of structured READs, and
+    `base:allocation`, are looked up without adding them (Q-S6)."""
     only_info_export: bool = False
     """INFO and GO tell INFO_EXPORT and nothing else, whatever was asked for (Q-N16)."""
     tells_names: bool = True
@@ -140,15 +147,14 @@ class Personality:
     """With structured replies, every reply is one; False: only where there is data or an error's text."""
     sparse_read_bytes: int = 64 * limits.KIB
     """Shortest READ whose holes are told as holes: asking for them costs, sending a few zeros does not."""
-    hole_shift_bytes: int = 0
-    """Holes of structured READs, and `base:allocation`, are looked up so far behind the right place (Q-S6)."""
     cache_answers_data: bool = False
     """With structured replies, CACHE is answered like READ (Q-S2)."""
     closes_after_long_write: bool = False
     """A WRITE over the maximum is refused and the connection closed, instead of its data skipped (Q-S13)."""
     incoherent_connections: bool = False
     """Each connection has a cache of its own: written through at FLUSH, FUA and the end, refreshed at
-    FLUSH. Whoever believes CAN_MULTI_CONN then reads old data (Q-S1)."""
+    FLUSH. Whoever believes CAN_MULTI_CONN then reads old data. No real server was seen that does this and sets
+    the flag: it is the worst that bit 8 of qemu 3.0.0 may mean (Q-S1)."""
 
     own_disks: bool = False
     """Each connection has a disk of its own, which begins as the export is, and is gone with it:
@@ -166,7 +172,11 @@ class Personality:
 
     def told_size(self, disk: Disk) -> int:
         """Give the size that is told."""
-        return disk.size - disk.size % self.size_multiple
+        return disk.size - self.offset_bytes
+
+    def image_size(self, size_bytes: int) -> int:
+        """Give the size that an image of `size_bytes` has here."""
+        return -(-size_bytes // self.size_multiple) * self.size_multiple
 
     def told_block_sizes(self, *, go: bool, asked: bool) -> BlockSizes | None:
         """Give the block sizes that an INFO or GO is told."""
@@ -212,8 +222,17 @@ QEMU_3_0 = Personality(
     sparse_read_bytes=1,
     cache_answers_data=True,
     closes_after_long_write=True,
-    incoherent_connections=True,
 )
+"""`qemu-nbd -t -e 0 -x ""`: for any number of clients, who all see one disk."""
+
+QEMU_3_0_ALONE = replace(QEMU_3_0, name="qemu-3.0-alone", clients_at_once=1)
+"""The same without `-e`, which is 1 then."""
+
+QEMU_3_0_OFFSET = replace(QEMU_3_0, name="qemu-3.0-offset", offset_bytes=limits.MIB)
+"""With `--offset`, to where the first partition of most disks begins."""
+
+QEMU_3_0_INCOHERENT = replace(QEMU_3_0, name="qemu-3.0-incoherent", incoherent_connections=True)
+"""The worst case, which was not seen: connections of which one does not see what another has written."""
 
 
 def _constantly(*flags: Flag) -> Callable[[Disk, bool], int]:
@@ -265,6 +284,16 @@ NBD_SERVER_3_24 = Personality(
 )
 
 PERSONALITIES: dict[str, Personality] = {
-    p.name: p for p in (PLAIN, QEMU_3_0, QEMU_2_5, NBD_SERVER_3_14, NBD_SERVER_3_24)
+    p.name: p
+    for p in (
+        PLAIN,
+        QEMU_3_0,
+        QEMU_3_0_ALONE,
+        QEMU_3_0_OFFSET,
+        QEMU_3_0_INCOHERENT,
+        QEMU_2_5,
+        NBD_SERVER_3_14,
+        NBD_SERVER_3_24,
+    )
 }
 """What `legacy:NAME` may name."""

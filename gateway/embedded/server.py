@@ -12,6 +12,7 @@ from gateway.embedded.disk import Disk
 from gateway.embedded.faults import Faults
 from gateway.embedded.incoherent import IncoherentDisk
 from gateway.embedded.manners import Manners, Options
+from gateway.embedded.offset import OffsetDisk
 from gateway.embedded.overlay import OverlayDisk
 from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
 from gateway.embedded.personality import PLAIN, Personality
@@ -68,6 +69,7 @@ class Server:
         self._descriptions = descriptions or {}
         self._handshake_seconds = handshake_seconds
         self._log = log or _say_nothing
+        self._places = trio.CapacityLimiter(personality.clients_at_once)
         self._tracked: dict[str, tuple[Disk, TrackedDisk]] = {}
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -78,10 +80,11 @@ class Server:
         peer = Peer(stream, faults)
         async with stream:
             try:
-                try:
-                    await self._converse(peer, faults)
-                except Stalled:
-                    await peer.swallow()
+                async with self._places:
+                    try:
+                        await self._converse(peer, faults)
+                    except Stalled:
+                        await peer.swallow()
             except (PeerGone, WireError, Hangup) as end:
                 self._log(f"connection {number}: {end}")
             except Cut:
@@ -124,12 +127,15 @@ class Server:
     ) -> Opened:
         """Give what a session of an export works on; KeyError if there is no such export."""
         personality = self.personality
-        disk = self.exports[name]
+        image = self.exports[name]
+        disk: Disk = image
+        if personality.offset_bytes:
+            disk = OffsetDisk(image, personality.offset_bytes)
         told = offered_block_sizes(personality.block_sizes)
         minimum = personality.enforced_minimum or told.minimum
         flags = personality.flags(disk, structured) | personality.takes_unoffered
         offer = Offer(
-            personality.told_size(disk),
+            personality.told_size(image),
             flags | (personality.extended_flags if extended else 0),
             told,
             structured,
@@ -140,8 +146,8 @@ class Server:
         )
         if all(context == BASE_ALLOCATION for context in personality.contexts):
             return Opened(disk, offer)
-        if name not in self._tracked or self._tracked[name][0] is not disk:
-            self._tracked[name] = (disk, TrackedDisk(disk))
+        if name not in self._tracked or self._tracked[name][0] is not image:
+            self._tracked[name] = (image, TrackedDisk(disk))
         tracked = self._tracked[name][1]
         return Opened(tracked, offer, tracked.dirty)
 

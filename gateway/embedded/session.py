@@ -263,7 +263,7 @@ class Session:
         dense = flags & CmdFlag.DF or length < self._personality.sparse_read_bytes
         if dense or not self._framing.chunked:
             return [await self._content(request, offset, length, done=True)]
-        extents = await self._allocation(offset, length)
+        extents = await self._disk.extents(offset, length)
         told = sum(extent_length for extent_length, _ in extents)
         if told < length:
             extents.append((length - told, 0))
@@ -278,10 +278,6 @@ class Session:
                 reply.append(await self._content(request, offset, piece, done=done))
             offset += piece
         return reply
-
-    async def _allocation(self, offset: int, length: int) -> list[Extent]:
-        shifted = offset + self._personality.hole_shift_bytes
-        return await self._disk.extents(min(shifted, self._offer.size - length), length)
 
     async def _content(self, request: Request, offset: int, length: int, *, done: bool) -> Message:
         at, count = self._counted(offset, length)
@@ -346,7 +342,7 @@ class Session:
         reply: Reply = []
         for number, context in enumerate(contexts, start=1):
             if context.name == BASE_ALLOCATION:
-                extents = await self._allocation(request.offset, length)
+                extents = await self._disk.extents(request.offset, length)
                 only_one = self._personality.single_extent
             else:
                 assert self._dirty is not None

@@ -1,8 +1,9 @@
 """Oddities of peers, one file each, and how the gateway mends them.
 
-A quirk module has a `QUIRK`: what it is in one line, who was seen doing it (with links), how to recognise it
-from the `Evidence` of a negotiation, which knobs of the core's `Dialect` it turns, and a transcript of what
-such a peer says, with what must come of it; `tests/quirks/test_transcripts.py` replays them all.
+A quirk module has a `QUIRK`: what it is in one line, who does it and how that is known (with links), how to
+recognise it from the `Evidence` of a negotiation, which knobs of the core's `Dialect` it turns, and a
+transcript of what such a peer says, with what must come of it; `tests/quirks/test_transcripts.py` replays them
+all.
 
 The core has knobs and never asks "is this qemu?". Evidence that is missing means "does not apply", except
 where a wrong yes only costs speed and a wrong no puts data at risk.
@@ -16,6 +17,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import cache
 
 from gateway.protocol.client import Style
@@ -95,6 +97,41 @@ class Transcript:
     dialect: Dialect
 
 
+class How(Enum):
+    """What stands behind a line of the catalogue, the strongest first."""
+
+    SEEN = "seen in the real program"
+    READ = "read in its source"
+    TOLD = "told by others"
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How it is known that a program does what is said of it; in the real one, wherever that was to be had."""
+
+    how: How
+    where: str
+    """Which versions, and how; or where it is written."""
+
+    def __str__(self) -> str:
+        return f"{self.how.value}: {self.where}"
+
+
+def seen(where: str) -> Proof:
+    """It was seen in the real program."""
+    return Proof(How.SEEN, where)
+
+
+def read(where: str) -> Proof:
+    """It was read in the program's source, and not tried."""
+    return Proof(How.READ, where)
+
+
+def told(where: str) -> Proof:
+    """Others tell of it."""
+    return Proof(How.TOLD, where)
+
+
 @dataclass(frozen=True, slots=True)
 class Quirk:
     """One oddity. `name` is what operators write; `links` are the places that prove it."""
@@ -103,6 +140,7 @@ class Quirk:
     summary: str
     consequence: str
     affected: str
+    proof: Proof
     links: tuple[str, ...]
     applies: Callable[[Evidence], bool]
     turn: Callable[[Dialect], Dialect]

@@ -4,9 +4,9 @@ A guess for people, with its reasons. Nothing is repaired because of it: repairs
 (each quirk's `applies`).
 
 The features of qemu by version, which most of this goes by: 2.6 TLS; 2.8 WRITE_ZEROES; 2.10 GO and block sizes;
-2.11 structured replies; 2.12 base:allocation; 3.0 dirty bitmaps and CACHE; 4.0 an INFO that does not ask for
-block sizes is answered; 4.2 FAST_ZERO, and CAN_MULTI_CONN for read-only exports; 7.1 CAN_MULTI_CONN for
-writable ones; 8.2 extended headers (nbd-reference 3.1, F1; 3.3, F2).
+2.11 structured replies; 2.12 base:allocation; 3.0 dirty bitmaps and CACHE, whose flag is another one in 3.0.0;
+4.0 an INFO that does not ask for block sizes is answered; 4.2 FAST_ZERO, and CAN_MULTI_CONN for read-only
+exports; 7.1 CAN_MULTI_CONN for writable ones; 8.2 extended headers (nbd-reference 3.1, F1; 3.3, F2).
 """
 
 from __future__ import annotations
@@ -68,12 +68,14 @@ def _old_qemu(evidence: Evidence, contexts: tuple[str, ...]) -> Program:
     if evidence.flags & Flag.CAN_MULTI_CONN and not evidence.flags & Flag.SEND_CACHE:
         reasons.append("CAN_MULTI_CONN without CACHE (3.0.0 alone)")
         return Program("qemu", ">=3.0.0,<3.0.1", tuple(reasons))
+    if evidence.flags & Flag.SEND_CACHE:
+        reasons.append("SEND_CACHE (3.0; 3.0.0 itself sets CAN_MULTI_CONN in its place)")
+        return Program("qemu", ">=3.0.1,<4.0", tuple(reasons))
     if not evidence.structured:
         return Program("qemu", ">=2.10,<2.11", (*reasons, "no structured replies"))
-    if any(name.startswith("qemu:") for name in contexts):
-        return Program("qemu", ">=3.0.1,<4.0", (*reasons, "dirty bitmaps (3.0)"))
     if BASE_ALLOCATION in contexts:
-        return Program("qemu", ">=2.12,<4.0", (*reasons, "base:allocation (2.12)"))
+        reasons.append("base:allocation (2.12), and no CACHE (3.0)")
+        return Program("qemu", ">=2.12,<3.0", tuple(reasons))
     return Program("qemu", ">=2.11,<2.12", (*reasons, "structured replies (2.11), no contexts"))
 
 

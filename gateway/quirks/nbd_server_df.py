@@ -12,7 +12,7 @@ nothing else.
 from __future__ import annotations
 
 from gateway.protocol.client import Style
-from gateway.quirks import Dialect, Evidence, Quirk, Transcript, with_flags
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, seen, with_flags
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
@@ -51,6 +51,7 @@ QUIRK = Quirk(
     summary="DF is offered, and a READ that has it is refused with an illegal reply",
     consequence="clients that send DF lose their connection",
     affected="nbd-server 3.25 and later",
+    proof=seen("nbd-server 3.26"),
     links=("https://github.com/NetworkBlockDevice/nbd/blob/master/nbd-server.c",),
     applies=applies,
     turn=turn,

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.protocol.client import Style
-from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, seen
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
@@ -55,6 +55,7 @@ QUIRK = Quirk(
     summary="each connection has a disk of its own (copyonwrite), which is gone with it",
     consequence="whoever connects anew goes on without what was written and flushed",
     affected="nbd-server 3.15 and later, with copyonwrite = true",
+    proof=seen("nbd-server 3.24 with copyonwrite"),
     links=("https://github.com/NetworkBlockDevice/nbd/blob/master/nbd-server.c",),
     applies=applies,
     turn=turn,

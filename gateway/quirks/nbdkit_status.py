@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.protocol.client import Style
-from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, told
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
@@ -41,6 +41,7 @@ QUIRK = Quirk(
     summary="a BLOCK_STATUS without REQ_ONE is answered with nonsense",
     consequence="clients take data for holes, and copies lose it",
     affected="nbdkit before 1.13.4 (to 1.23.5 those look the same whose plugin has no CACHE and no FAST_ZERO)",
+    proof=told("nbdkit's commit 80033669"),
     links=("https://gitlab.com/nbdkit/nbdkit/-/commit/80033669",),
     applies=applies,
     turn=turn,

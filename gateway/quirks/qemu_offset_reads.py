@@ -2,8 +2,8 @@
 
 Looking for holes it asks about the offset that the client gave, without adding its own: where the *wrong*
 place is a hole, the client is told zeros instead of its data. base:allocation is reported from the wrong
-place in the same way, so `nbdcopy` from such an export gets not one byte right. Data itself is read from
-the right place, and a READ with DF is not looked at for holes.
+place in the same way, so `nbdcopy` from such an export gets not one byte right, and no error. Data itself is
+read from the right place, and a READ with DF is not looked at for holes.
 
 Whether an export has an offset cannot be seen on the wire. What can be seen is the range of versions: qemu
 2.10 to 3.1 answer an INFO that does not ask for block sizes with ERR_BLOCK_SIZE_REQD, and structured
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.protocol.client import Style
-from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, seen
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
@@ -51,6 +51,9 @@ QUIRK = Quirk(
     summary="structured READs and base:allocation of an export with --offset look at the wrong place for holes",
     consequence="clients read zeros where the disk has data",
     affected="qemu 2.11 to 3.1 (4.0 and 4.1 look the same if their blocks are larger than a byte)",
+    proof=seen(
+        "qemu-nbd 3.0.0 and 3.1.0: nbdcopy and qemu-img 7.2 got every byte wrong, and no error"
+    ),
     links=(
         "https://gitlab.com/qemu-project/qemu/-/blob/v3.0.0/nbd/server.c",
         "https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md",

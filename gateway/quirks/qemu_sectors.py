@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.protocol.client import Style
-from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, seen
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 
@@ -41,6 +41,7 @@ QUIRK = Quirk(
     summary="offset and length of a request are rounded down to multiples of 512, and it says success",
     consequence="requests of any alignment write to the wrong place, and read from it",
     affected="qemu up to 2.5 (servers without INFO and GO cannot be told from it)",
+    proof=seen("qemu-nbd 2.5.0"),
     links=(
         "https://gitlab.com/qemu-project/qemu/-/blob/v2.5.0/nbd.c",
         "https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.protocol.client import Style
-from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, told
 from gateway.wire import limits
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -39,6 +39,7 @@ QUIRK = Quirk(
     summary="READs and WRITEs of more than 1 MiB are refused, or end the connection, though nothing says so",
     consequence="clients that send the 32 MiB of proto.md get EINVAL",
     affected="qemu up to 2.6 (servers without INFO that offer the same cannot be told from it)",
+    proof=told("qemu's commit 476b923c32"),
     links=(
         "https://gitlab.com/qemu-project/qemu/-/commit/476b923c32",
         "https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md",

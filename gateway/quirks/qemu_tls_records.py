@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.protocol.client import Style
-from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, seen
 from gateway.wire.constants import TransmissionFlag as Flag
 
 
@@ -34,6 +34,7 @@ QUIRK = Quirk(
     summary="of several requests in one TLS record only the first is answered, until more comes",
     consequence="clients that have several requests under way wait for ever",
     affected="qemu 2.6 to 2.8 (other servers with TLS and without INFO cannot be told from it)",
+    proof=seen("qemu-nbd 2.6.0 and 2.8.0; 2.12.0 and later are right"),
     links=("https://gitlab.com/qemu-project/qemu/-/blob/v2.8.0/nbd/server.c",),
     applies=applies,
     turn=turn,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.protocol.client import Style
-from gateway.quirks import Dialect, Evidence, Quirk, Transcript
+from gateway.quirks import Dialect, Evidence, Quirk, Transcript, told
 from gateway.wire import limits
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -37,6 +37,7 @@ QUIRK = Quirk(
     summary="a TRIM that is not aligned trims what lies around it as well",
     consequence="data next to a trimmed range is lost",
     affected="qemu before 2.7 (servers without INFO and GO cannot be told from it)",
+    proof=told("qemu's commit 353ab9697302"),
     links=("https://gitlab.com/qemu-project/qemu/-/commit/353ab9697302",),
     applies=applies,
     turn=turn,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
-from gateway.embedded import PERSONALITIES, MemoryDisk, Server
+from gateway.embedded import PERSONALITIES, MemoryDisk, Server, make_server
 from gateway.embedded.dirty import GRAIN_BYTES
 from gateway.embedded.disk import BLOCK_BYTES
 from gateway.protocol.client import Answered, Style
 from gateway.quirks import Evidence, recognised
+from gateway.uri import Legacy
 from gateway.wire.constants import Chunk, Cmd, CmdFlag, Errno, HandshakeFlag, Info, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
@@ -18,12 +21,13 @@ from gateway.wire.limits import MIB
 from tests.embedded.peers import Client, connected
 
 QEMU = PERSONALITIES["qemu-3.0"]
+WORST = PERSONALITIES["qemu-3.0-incoherent"]
 BITMAP = "qemu:dirty-bitmap:bitmap0"
 SIZE = 64 * MIB
 
 
-def qemu(*, read_only: bool = False, size: int = SIZE) -> Server:
-    return Server({"": MemoryDisk(size, read_only=read_only)}, QEMU)
+def qemu(*, read_only: bool = False) -> Server:
+    return Server({"": MemoryDisk(SIZE, read_only=read_only)}, QEMU)
 
 
 def told_flags(told: Answered) -> Flag:
@@ -56,8 +60,8 @@ async def test_q_s1_bit_8_is_set_and_bits_10_and_11_are_not(read_only: bool) -> 
         assert not flags & (Flag.SEND_CACHE | Flag.SEND_FAST_ZERO)
 
 
-async def test_q_s1_a_client_that_believes_bit_8_reads_old_data() -> None:
-    server = qemu()
+async def test_at_worst_a_client_that_believes_bit_8_reads_old_data() -> None:
+    server = Server({"": MemoryDisk(SIZE)}, WORST)
     async with connected(server) as writer, connected(server) as reader:
         await writer.go()
         await reader.go()
@@ -73,9 +77,9 @@ async def test_q_s1_a_client_that_believes_bit_8_reads_old_data() -> None:
         assert await reader.read(0, 4096) == b"n" * 4096
 
 
-async def test_q_s1_a_write_is_written_through_by_fua_and_at_the_end() -> None:
+async def test_at_worst_a_write_is_written_through_by_fua_and_at_the_end() -> None:
     disk = MemoryDisk(SIZE)
-    server = Server({"": disk}, QEMU)
+    server = Server({"": disk}, WORST)
     async with connected(server) as client:
         await client.go()
         await client.ask(Cmd.WRITE, 0, data=b"a")
@@ -88,9 +92,9 @@ async def test_q_s1_a_write_is_written_through_by_fua_and_at_the_end() -> None:
     assert bytes(await disk.read(0, 1)) == b"a"
 
 
-async def test_q_s1_a_write_destroys_what_another_connection_wrote_beside_it() -> None:
+async def test_at_worst_a_write_destroys_what_another_connection_wrote_beside_it() -> None:
     disk = MemoryDisk(SIZE)
-    server = Server({"": disk}, QEMU)
+    server = Server({"": disk}, WORST)
     async with connected(server) as one, connected(server) as other:
         await one.go()
         await other.go()
@@ -102,8 +106,8 @@ async def test_q_s1_a_write_destroys_what_another_connection_wrote_beside_it() -
     assert bytes(await disk.read(0, 1024)) == bytes(512) + b"2" * 512
 
 
-async def test_coherent_connections_on_request() -> None:
-    server = Server({"": MemoryDisk(SIZE)}, replace(QEMU, incoherent_connections=False))
+async def test_q_s1_connections_are_coherent_as_the_real_ones_were() -> None:
+    server = qemu()
     async with connected(server) as writer, connected(server) as reader:
         await writer.go()
         await reader.go()
@@ -115,10 +119,10 @@ async def test_coherent_connections_on_request() -> None:
 async def test_q_s2_cache_is_answered_with_content() -> None:
     async with connected(qemu()) as client:
         await client.go()
-        await client.ask(Cmd.WRITE, 4096, data=b"x" * 4096)
-        hole, data = await client.ask(Cmd.CACHE, 0, 8192)
+        await client.ask(Cmd.WRITE, BLOCK_BYTES, data=b"x" * BLOCK_BYTES)
+        hole, data = await client.ask(Cmd.CACHE, 0, 2 * BLOCK_BYTES)
         assert (hole.kind, data.kind) == (Chunk.OFFSET_HOLE, Chunk.OFFSET_DATA)
-        assert data.data == b"x" * 4096
+        assert data.data == b"x" * BLOCK_BYTES
         assert await client.error(Cmd.CACHE, 0, 32 * MIB + 1) == Errno.EINVAL
 
 
@@ -164,9 +168,9 @@ async def test_q_s3_the_bitmap_tells_what_was_written() -> None:
 async def test_q_s5_base_allocation_is_one_extent() -> None:
     async with connected(qemu()) as client:
         await client.go(contexts=["base:allocation"])
-        await client.ask(Cmd.WRITE, 4096, data=b"x")
+        await client.ask(Cmd.WRITE, BLOCK_BYTES, data=b"x")
         (chunk,) = await client.ask(Cmd.BLOCK_STATUS, 0, 3 * BLOCK_BYTES)
-        assert chunk.extents == [(4096, 3)]
+        assert chunk.extents == [(BLOCK_BYTES, 3)]
 
 
 async def test_q_s7_info_without_block_size_is_refused_after_all_was_told() -> None:
@@ -193,12 +197,53 @@ async def test_q_s8_the_minimum_is_512_to_those_who_ask_and_1_works(
         assert await client.read(2, 5) == b"\0abc\0"
 
 
-async def test_q_s9_the_size_is_rounded_down_to_512() -> None:
-    async with connected(qemu(size=5 * 512 + 511)) as client:
-        told = await client.go()
+@pytest.mark.parametrize("name", ["qemu-3.0", "qemu-3.0-offset", "qemu-2.5"])
+async def test_q_s9_the_size_is_rounded_up_to_512(name: str) -> None:
+    server = make_server(Legacy(name, 5 * 512 + 511))
+    described = server.describe("", None, structured=False)
+    assert described.size == 6 * 512
+    async with connected(server) as client:
+        await client.greeting()
+        client.negotiation.export_name("")
+        await client.answered()
+        await client.send(Cmd.WRITE, 5 * 512, data=b"t" * 512)
+        assert await client.simple_reply() == (1, 0, b"")
+        assert await client.simple_reply_to(Cmd.READ, 5 * 512, 512) == (2, 0, b"t" * 512)
+
+
+async def test_q_s6_with_an_offset_data_reads_as_the_holes_of_another_place() -> None:
+    async with connected(make_server(Legacy("qemu-3.0-offset", SIZE))) as client:
+        told = await client.go(contexts=["base:allocation"])
         assert told.export is not None
-        assert told.export.size == 5 * 512
-        assert await client.error(Cmd.READ, 5 * 512 - 1, 2) == Errno.EINVAL
+        assert told.export.size == SIZE
+        await client.ask(Cmd.WRITE, 0, data=b"d" * BLOCK_BYTES)
+        [hole] = await client.ask(Cmd.READ, 0, BLOCK_BYTES)
+        assert hole.kind == Chunk.OFFSET_HOLE
+        [status] = await client.ask(Cmd.BLOCK_STATUS, 0, BLOCK_BYTES)
+        assert status.extents == [(BLOCK_BYTES, 3)]
+        [data] = await client.ask(Cmd.READ, 0, BLOCK_BYTES, flags=CmdFlag.DF)
+        assert data.data == b"d" * BLOCK_BYTES
+
+
+async def test_one_client_at_a_time_is_spoken_to() -> None:
+    """As with `-e 1`, the default: who believes bit 8 waits for an answer to its second connection."""
+    server = Server({"": MemoryDisk(SIZE)}, PERSONALITIES["qemu-3.0-alone"])
+    greeted = trio.Event()
+
+    async with connected(server) as first:
+        assert told_flags(await first.go()) & Flag.CAN_MULTI_CONN
+        async with connected(server) as second, trio.open_nursery() as nursery:
+
+            async def wait_for_a_greeting() -> None:
+                await second.greeting()
+                greeted.set()
+
+            nursery.start_soon(wait_for_a_greeting)
+            await wait_all_tasks_blocked()
+            assert await first.read(0, 512) == bytes(512)
+            assert not greeted.is_set()
+            await first.send(Cmd.DISC)
+            await greeted.wait()
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,10 @@ import pytest
 from gateway.wire.handshake import printable
 from tests.tools.patience import HANG_SECONDS
 
-from .clients import nbdinfo
+from .clients import nbdinfo, nbdsh
 from .conftest import Image
 from .processes import Process, listening, run, wait_until
 from .servers import Servers, Upstream, unix_uri
-
-SHIFTED = Path(__file__).parent / "scripts" / "shifted.py"
-"""An embedded qemu 3.0 that has an `--offset`."""
 
 PROGRAMS = {
     "qemu-raw": ("qemu", ">=7.1,<8.2"),
@@ -175,20 +172,21 @@ def test_reading_is_done_on_request(servers: Servers, image: Image, kind: str) -
 
 def test_reading_finds_an_offset_that_no_flag_shows(workdir: Path) -> None:
     """Holes looked up in the wrong place (Q-S6)."""
-    path = workdir / "shifted"
-    listening_there = unix_uri(path)
-    process = Process(sys.executable, SHIFTED, path)
-    wait_until(lambda: listening(listening_there), "it listens")
-    status, found = probe(listening_there, "--transmit")
+    uri = unix_uri(workdir / "offset")
+    server = ("legacy:qemu-3.0-offset,size=1M", "--unix", workdir / "offset")
+    process = Process(sys.executable, "-m", "gateway.embedded", *server)
+    wait_until(lambda: listening(uri), "it listens")
+    nbdsh(f"h.connect_uri({uri!r})\nh.pwrite(b'data' * 16384, 0)")
+    status, found = probe(uri, "--transmit")
     assert status == 3
     assert "with DF than without" in found["exports"][0]["reading"]["wrong"][0]
     process.stop()
 
 
-def test_what_cannot_be_mended_is_said(servers: Servers, image: Image) -> None:
+def test_what_its_owner_should_know_is_said(servers: Servers, image: Image) -> None:
     status, found = probe(servers.start("qemu-raw", image.path).uri)
     assert status == 0
-    assert "multiple of 512" in found["exports"][0]["notes"][0]
+    assert "up to a multiple of 512" in found["exports"][0]["notes"][0]
     status, found = probe(servers.start("nbdkit-oldstyle", image.path).uri)
     assert "was opened" in found["exports"][0]["notes"][0]
 

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.cli.quirks import page
 from gateway.quirks.everywhere import EVERYWHERE, Known
+from tests.quirks.proofs import check_proof
 
 TESTS = Path(__file__).parents[1]
 
@@ -31,7 +32,7 @@ PROVED_BY = {
     "Q-S4": (REPLIES, "test_extents_are_mended"),
     "Q-S7": (LEGACY, "test_q_s7_an_info_that_asks_for_nothing_is_answered"),
     "Q-S8": (LEGACY, EVERY),
-    "Q-S9": ("interop/test_probe.py", "test_what_cannot_be_mended_is_said"),
+    "Q-S9": ("interop/test_seen.py", "test_q_s9_the_tail_of_an_odd_image_is_there"),
     "Q-S10": (REPLIES, "test_extents_end_with_the_export"),
     "Q-S11": (LADDER, "test_every_server_is_served_on_the_highest_rung_that_it_bears"),
     "Q-S12": (LEGACY, EVERY),
@@ -95,4 +96,10 @@ def test_nothing_is_proved_that_is_not_claimed() -> None:
 
 @pytest.mark.parametrize("known", EVERYWHERE, ids=lambda known: known.number)
 def test_it_is_on_the_page(known: Known) -> None:
-    assert f"| {known.number} | {known.peer} | {known.does} | {known.here} |" in page()
+    line = f"| {known.number} | {known.peer} | {known.does} | {known.here} | {known.proof} |"
+    assert line in page()
+
+
+@pytest.mark.parametrize("known", EVERYWHERE, ids=lambda known: known.number)
+def test_it_says_how_it_is_known(known: Known) -> None:
+    check_proof(known.proof)

@@ -34,9 +34,10 @@ CACHE, MULTI, FAST = Flag.SEND_CACHE, Flag.CAN_MULTI_CONN, Flag.SEND_FAST_ZERO
 KNOWN = [
     ("qemu", ">=2.10,<2.11", seen(BASIC, unasked=REQUIRED, structured=False), ()),
     ("qemu", ">=2.11,<2.12", seen(BASIC, unasked=REQUIRED), ()),
-    ("qemu", ">=2.12,<4.0", seen(BASIC, unasked=REQUIRED), (ALLOCATION,)),
+    ("qemu", ">=2.12,<3.0", seen(BASIC, unasked=REQUIRED), (ALLOCATION,)),
     ("qemu", ">=3.0.0,<3.0.1", seen(BASIC | MULTI, unasked=REQUIRED), (ALLOCATION, BITMAP)),
     ("qemu", ">=3.0.1,<4.0", seen(BASIC | CACHE, unasked=REQUIRED), (ALLOCATION, BITMAP)),
+    ("qemu", ">=3.0.1,<4.0", seen(BASIC | CACHE, unasked=REQUIRED), (ALLOCATION,)),  # 3.1.0
     ("qemu", ">=4.0,<8.2", seen(BASIC | CACHE), (ALLOCATION,)),
     ("qemu", ">=4.2,<8.2", seen(BASIC | CACHE | FAST), (ALLOCATION,)),
     ("qemu", ">=4.2,<8.2", seen(Flag.HAS_FLAGS | Flag.READ_ONLY | CACHE | MULTI), (ALLOCATION,)),

@@ -19,6 +19,7 @@ from gateway.quirks import (
     recognised,
     with_flags,
 )
+from tests.quirks.proofs import check_proof
 
 TRANSCRIPTS = [(quirk, t) for quirk in catalogue().values() for t in quirk.transcripts]
 
@@ -43,6 +44,7 @@ def test_a_quirk_says_what_it_is(quirk: Quirk) -> None:
     assert quirk.summary
     assert quirk.consequence
     assert quirk.affected
+    check_proof(quirk.proof)
     assert quirk.links
     assert all(link.startswith("https://") for link in quirk.links)
     applies = [quirk.applies(t.evidence) for t in quirk.transcripts]

@@ -54,8 +54,9 @@ async def read(client: Client, offset: int, length: int) -> bytes:
 @pytest.mark.parametrize("legacy", LEGACY)
 async def test_every_client_before_every_old_server(legacy: str, framing: str) -> None:
     """Splitting (Q-N1, Q-S24), emulated commands, the ladder (Q-N8, Q-S23), GO in place of INFO (Q-N21)."""
-    disk = MemoryDisk(SIZE)
-    async with gateway_before(Server({"": disk}, PERSONALITIES[legacy])) as gateway:
+    personality = PERSONALITIES[legacy]
+    disk = MemoryDisk(SIZE + personality.offset_bytes)
+    async with gateway_before(Server({"": disk}, personality)) as gateway:
         client = gateway.client()
         async with client.stream:
             told = await client.go(
@@ -76,7 +77,7 @@ async def test_every_client_before_every_old_server(legacy: str, framing: str) -
             assert not await told_error(client, Cmd.FLUSH, 0)
             assert await told_error(client, Cmd.WRITE, SIZE, data=b"\1") == Errno.ENOSPC
             assert await told_error(client, Cmd.READ, SIZE, 1) == Errno.EINVAL
-    assert bytes(await disk.read(0, 100)) == b"\0" + DATA[:99]
+    assert bytes(await disk.read(personality.offset_bytes, 100)) == b"\0" + DATA[:99]
 
 
 async def test_q_s24_directly_a_long_request_is_refused() -> None:

@@ -15,21 +15,22 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from tests.relay.gateways import gateway_before
 
 SIZE = 8 * limits.MIB
-SHIFT = limits.MIB
+OFFSET = PERSONALITIES["qemu-3.0-offset"].offset_bytes
 BITMAP = DIRTY_BITMAP + "bitmap0"
-OLD_QEMU = replace(PERSONALITIES["qemu-3.0"], hole_shift_bytes=SHIFT)
+OLD_QEMU = PERSONALITIES["qemu-3.0-offset"]
 DATA = bytes(range(1, 129)) * 1024
 
 
-async def sparse_disk() -> MemoryDisk:
-    """Data in the first half of each MiB of the first two, and holes where the shifted look-up looks."""
-    disk = MemoryDisk(SIZE)
-    await disk.write(0, DATA, fua=False)
+async def sparse_disk(offset: int = 0) -> MemoryDisk:
+    """An image of whose part from `offset` on the first 128 KiB are data; before it is a hole."""
+    disk = MemoryDisk(offset + SIZE)
+    await disk.write(offset, DATA, fua=False)
     return disk
 
 
 async def test_q_s6_reads_of_an_export_with_an_offset_are_right() -> None:
-    async with gateway_before(Server({"": await sparse_disk()}, OLD_QEMU)) as gateway:
+    server = Server({"": await sparse_disk(OFFSET)}, OLD_QEMU)
+    async with gateway_before(server) as gateway:
         for extended in (False, True):
             client = gateway.client()
             async with client.stream:
@@ -44,7 +45,7 @@ async def test_q_s6_reads_of_an_export_with_an_offset_are_right() -> None:
 
 async def test_q_s6_without_the_repair_would_be_wrong() -> None:
     """The embedded server really does it: else the test above proves nothing."""
-    server = Server({"": await sparse_disk()}, OLD_QEMU)
+    server = Server({"": await sparse_disk(OFFSET)}, OLD_QEMU)
     async with gateway_before(server, upstream='quirks = ["qemu-multi-conn-bit"]') as gateway:
         client = gateway.client()
         async with client.stream:

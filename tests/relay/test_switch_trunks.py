@@ -483,7 +483,9 @@ async def test_why_there_are_fewer_connections_is_said_once(
 ) -> None:
     reason = "one connection instead of 2: the server does not offer CAN_MULTI_CONN"
     with structlog.testing.capture_logs() as said:
-        server = Server({"": MemoryDisk(SIZE), "x": MemoryDisk(SIZE)}, PERSONALITIES["qemu-3.0"])
+        server = Server(
+            {"": MemoryDisk(SIZE), "x": MemoryDisk(SIZE)}, PERSONALITIES["qemu-3.0-incoherent"]
+        )
         async with house(server, upstream=f"connections = {mode}") as made:
             for _ in range(3):
                 client = await made.client()
