@@ -298,6 +298,6 @@ def test_demo_shows_both_sides_and_serves(tmp_path: Path) -> None:
         assert nbdinfo(through) == str(64 << 20)
         # What is said of nbdcopy is true of the real one, of the way that does not hang.
         assert re.findall(r"nbdcopy (nbd://\S+)", said)[0] == through
-        subprocess.run(["nbdcopy", through, "null:"], timeout=SECONDS, check=True)
+        subprocess.run(["nbdcopy", through, "null:"], timeout=HANG_SECONDS, check=True)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(HANG_SECONDS) == 0
