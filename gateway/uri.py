@@ -143,6 +143,11 @@ Target = NbdUri | Memory | File | Legacy
 """Whatever `parse_upstream` can give."""
 
 
+def export_of(target: Target) -> str:
+    """Give the export that is meant; an embedded server has the default export alone."""
+    return target.export if isinstance(target, NbdUri) else ""
+
+
 # ---- the short forms ----
 
 

@@ -16,14 +16,10 @@ import shlex
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from gateway import __version__
-
-if TYPE_CHECKING:
-    from gateway.uri import NbdUri
 
 app = App(
     name="nbd-gateway",
@@ -136,27 +132,12 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-def nbd_target(uri: str) -> "NbdUri":
-    """Give the server that a verb is asked about. Raises `UsageError`."""
-    from gateway.uri import UriError, parse_nbd_uri
-
-    try:
-        return parse_nbd_uri(uri)
-    except UriError as error:
-        raise UsageError(str(error)) from None
-
-
-def failed(target: "NbdUri", error: Exception, *, as_json: bool) -> int:
-    """Say why a server could not be asked, to programs as well; give the exit status."""
-    complain(str(error))
-    if as_json:
-        import json
-
-        print(json.dumps({"uri": str(target), "error": str(error)}, indent=2))
-    return 1
-
-
 def complain(message: str) -> None:
-    """Say a line on standard error, with our name before it. Nobody can be told if that fails."""
+    """Say a line on standard error, with our name before it. Nobody can be told if that fails.
+
+    What a peer has said may be in it, and must not command the terminal.
+    """
+    from gateway.wire.handshake import printable
+
     with suppress(OSError):
-        print(f"nbd-gateway: {message}", file=sys.stderr)
+        print(f"nbd-gateway: {printable(message)}", file=sys.stderr)

@@ -91,7 +91,8 @@ def socket_of(path: Path, verb: str) -> Path:
     try:
         socket = load(path, vocabulary()).control.socket
     except ConfigError as error:
-        raise NoAnswer(f"no gateway was asked to {verb}, for this is wrong:\n{error}") from None
+        wrong = "; ".join(map(str, error.problems))
+        raise NoAnswer(f"no gateway was asked to {verb}, for this is wrong: {wrong}") from None
     if socket is None:
         instead = "; without one, SIGHUP reloads a gateway" if verb == "reload" else ""
         raise NoAnswer(f'{path} has no [control] with socket = "PATH"{instead}')
