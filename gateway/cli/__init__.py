@@ -24,8 +24,8 @@ from gateway import __version__
 app = App(
     name="nbd-gateway",
     help="Stands between NBD clients and NBD servers, and speaks to each in its own dialect.",
-    help_epilogue="Begin with: nbd-gateway demo",
     version=__version__,
+    version_flags=("--version", "-V"),
     # Our texts have examples in them, whose lines have to stay as they are.
     help_format="plaintext",
     # No --no-x beside each --x, and --listen may be given several times rather than several values.
@@ -54,6 +54,8 @@ for _order, _verb in enumerate(VERBS):
     app.command(f"gateway.cli.{_verb}:{_verb}", name=_verb, sort_key=_order)
 
 
+BEGIN_WITH = "Begin with: nbd-gateway demo. All of a verb: nbd-gateway help VERB"
+
 RUNS_A_COMMAND = ("pause",)
 """Verbs that run a command of the user's, which is all that comes after "--"."""
 
@@ -74,12 +76,17 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
     arguments = with_command(arguments)
-    if arguments[:1] in ([], ["--help"], ["-h"]):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    of_all = arguments in ([], ["--help"], ["-h"])
+    if of_all:
         # What all verbs do is in their modules, which cyclopts does not import to list them.
         for verb in VERBS:
             app[verb]
     try:
         status = app(arguments)
+        if of_all:
+            print(BEGIN_WITH)  # as an epilogue of the app's, every verb's help would end with it
         if sys.stdout is not None:  # as it is where the shell has closed it: >&-
             sys.stdout.flush()
     except UnusedCliTokensError as error:

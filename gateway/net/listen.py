@@ -67,6 +67,29 @@ def is_abstract(path: str) -> bool:
     return path.startswith("\0")
 
 
+def homeless(path: Path) -> str | None:
+    """Say why no socket can be made at a path; None if nothing is known against it. Nothing is tried."""
+    directory = path.parent
+    try:
+        mode = directory.stat().st_mode
+    except FileNotFoundError:
+        return f"there is no directory {directory}"
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    if not stat.S_ISDIR(mode):
+        return f"{directory} is no directory"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"nothing can be made in the directory {directory}"
+    return None
+
+
+def _why(error: OSError, path: str | Path | None) -> str:
+    """Say why an address cannot be listened on. The kernel does not say which part of a path is missing."""
+    if path is not None and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+        return homeless(Path(path)) or os.strerror(error.errno)
+    return error.strerror or str(error)
+
+
 async def open_listener(settings: Listen) -> Listener:
     """Listen where a `[[listen]]` says. Raises `ListenError`."""
     uri = settings.uri
@@ -84,7 +107,7 @@ async def open_listener(settings: Listen) -> Listener:
             sock.close()
             raise
     except OSError as error:
-        raise ListenError(f"cannot listen on {uri}: {error.strerror or error}") from None
+        raise ListenError(f"cannot listen on {uri}: {_why(error, uri.socket_path)}") from None
     return Listener(settings, uri, [trio.SocketListener(sock)])
 
 
@@ -98,7 +121,7 @@ def open_unix(path: Path, mode: int) -> trio.SocketListener:
             sock.close()
             raise
     except OSError as error:
-        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from None
+        raise ListenError(f"cannot listen on {path}: {_why(error, path)}") from None
     return trio.SocketListener(sock)
 
 
