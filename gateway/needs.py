@@ -8,6 +8,7 @@ be reached, and an address listened on, is seen when that is done.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gateway.access.loading import made
@@ -32,6 +33,14 @@ def lacking(config: Config) -> Iterator[Finding]:
         yield from _of_policies(("export", number), export.policies)
     if config.control.socket is not None and (why := homeless(config.control.socket)):
         yield ("control", "socket"), why
+
+
+def ending(config: Config) -> Iterator[str]:
+    """Say of which certificates the time is over, or soon will be. Raises `StartError`."""
+    keyring = load_keyring(config)
+    if keyring is not None:
+        for whose, what in keyring.warnings(datetime.now(UTC)):
+            yield f"{whose}: {what}"
 
 
 def _of_listener(config: Config, at: KeyPath, listen: Listen) -> Iterator[Finding]:

@@ -155,6 +155,20 @@ def test_what_is_there_is_not_missed(tmp_path: Path, capsys: Capture) -> None:
     assert (tmp_path / "disk.img").read_bytes() == b"content"
 
 
+def test_certificates_that_end_soon_are_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["pki", "init", "pki", "--days", "7"]) == 0
+    (tmp_path / "g.toml").write_text(
+        f'[[listen]]\nuri = "nbds://h"\ncertificates = "pki"\n{UPSTREAM}'
+    )
+    capsys.readouterr()
+    assert main(["check", "g.toml"]) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert found
+    assert all(line.startswith("  warning: nbds://h:10809: pki/") for line in found), found
+    assert main(["check", "--offline", "g.toml"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_what_may_not_be_written(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,8 @@ def check(
     lines: list[str] = []
     problems: Sequence[Problem] = ()
     try:
-        lines = [*summary(_checked(path, offline=offline))]
+        config = _checked(path, offline=offline)
+        lines = [*summary(config), *(() if offline else _warnings(config))]
     except ConfigError as error:
         problems = error.problems
         # Bare, without our name before it: editors jump to file:line.
@@ -76,6 +77,14 @@ def _checked(path: Path, *, offline: bool) -> Config:
     if found:
         raise ConfigError(sorted(found, key=lambda problem: problem.line or 0))
     return config
+
+
+def _warnings(config: Config) -> Iterator[str]:
+    """What serves now, and may not for long."""
+    from gateway.needs import ending
+
+    for text in ending(config):
+        yield f"warning: {text}"
 
 
 def summary(config: Config) -> Iterator[str]:

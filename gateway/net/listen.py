@@ -83,9 +83,13 @@ def homeless(path: Path) -> str | None:
     return None
 
 
-def _why(error: OSError, path: str | Path | None) -> str:
-    """Say why an address cannot be listened on. The kernel does not say which part of a path is missing."""
-    if path is not None and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+_NO_WAY_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
+"""What bind(2) says of a path whose directory is not there, or is not ours. It does not say of which part."""
+
+
+def _why(error: OSError, path: str | None) -> str:
+    """Say why an address cannot be listened on."""
+    if path is not None and not is_abstract(path) and error.errno in _NO_WAY_THERE:
         return homeless(Path(path)) or os.strerror(error.errno)
     return error.strerror or str(error)
 
@@ -121,7 +125,7 @@ def open_unix(path: Path, mode: int) -> trio.SocketListener:
             sock.close()
             raise
     except OSError as error:
-        raise ListenError(f"cannot listen on {path}: {_why(error, path)}") from None
+        raise ListenError(f"cannot listen on {path}: {_why(error, str(path))}") from None
     return trio.SocketListener(sock)
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from gateway.admin.control import Answer, Control
 from gateway.cli import main
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
 from gateway.protocol.errors import Refusal
@@ -98,6 +99,22 @@ async def test_what_a_server_says_does_not_command_the_terminal(what: str, workd
     assert not [each for each in said if not each.isprintable() and each != "\n"]
     assert "Traceback" not in said
     assert r"\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n" in said
+
+
+@pytest.mark.parametrize("verb", ["reload", "losses"])
+async def test_nor_does_what_a_gateway_says_of_its_servers(verb: str, workdir: Path) -> None:
+    async def answer(_arguments: Mapping[str, object]) -> Answer:
+        return Answer(ok=True, done=(COMMANDS,), problems=(COMMANDS,))
+
+    control = Control(workdir / "control")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(control.run, {verb: answer}, nursery, lambda _errno: None)
+        done = await run(verb, "--socket", str(workdir / "control"))
+        nursery.cancel_scope.cancel()
+    await control.aclose()
+    for said in (done.stdout.decode(), done.stderr.decode()):
+        assert not [each for each in said if not each.isprintable() and each != "\n"]
+        assert r"\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n" in said
 
 
 # --- How long
