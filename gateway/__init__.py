@@ -3,7 +3,7 @@
 Where everything is; imports go down this list, never up:
 
     cli/         one file per verb: serve, demo, check, explain, probe, policies, ...
-    demo.py, explain.py, probe.py, conform/   what those verbs do
+    demo.py, explain.py, probe.py, conform/   what those verbs do; needs.py, what check looks for
     app.py       composition root: builds everything from a configuration
     reload.py    another configuration while the gateway runs: all of it or nothing
     switching.py the verbs that pause, resume and switch exports

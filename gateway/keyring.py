@@ -133,9 +133,15 @@ class Keyring:
             if other not in known:
                 yield str(said[0]), other
 
-    def _warn(self, log: FilteringBoundLogger) -> None:
+    def warnings(self, now: datetime) -> Iterator[tuple[str, str]]:
+        """Say whose certificates are not valid at `now`, or end soon."""
         for whose, ring in self._rings():
-            _warn(log, whose, ring)
+            for text in ring.current.warnings(now):
+                yield whose, text
+
+    def _warn(self, log: FilteringBoundLogger) -> None:
+        for whose, text in self.warnings(datetime.now(UTC)):
+            log.warning("certificate", of=whose, what=text)
 
 
 def _said(listen: Listen) -> tuple[object, ...]:

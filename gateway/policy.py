@@ -12,6 +12,7 @@ behind it hands it on (`View`), and its offsets are those that the one before it
 Hooks, in the order of a connection's life:
 
     mistakes     what is wrong with the options, given the names of the exports
+    lacks        what it will need of the machine, and is not there (only for `check`)
     holds        does the rule hold for this client, now? (only in a [[rule]])
     admit        may this client have the export?
     asked        the export's name, for the name that the client says
@@ -266,6 +267,12 @@ class Policy(BaseModel):
     def mistakes(self, exports: Collection[str]) -> Iterable[str]:
         """Say what is wrong with the options where the configuration has [[export]]s of these names: what would
         do nothing, and nobody would notice.
+        """
+        return ()
+
+    def lacks(self) -> Iterable[str]:
+        """Say what this will need of the machine that is not there, for `nbd-gateway check`. Nothing is opened
+        or made for that.
         """
         return ()
 

@@ -14,12 +14,14 @@ from gateway.config import Connections
 from gateway.conform.client import Broken, Client
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, offer, view_of
+from gateway.protocol.introduction import QUERY, version_in
 from gateway.quirks import Evidence, Quirk, catalogue
-from gateway.quirks.fingerprint import Program, identify
+from gateway.quirks.fingerprint import GATEWAY, Program, identify
 from gateway.upstream.coherence import decide
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import Server, TlsRequired, Unreachable, server_at
-from gateway.uri import NbdUri
+from gateway.upstream.server import Server, TlsRequired
+from gateway.upstreams import server_of
+from gateway.uri import Target, export_of
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import ListedExport
@@ -86,7 +88,7 @@ class Probed:
 class Probe:
     """What was found out about a server."""
 
-    uri: NbdUri
+    uri: Target
     listed: Sequence[ListedExport] | None
     """None: it will not say."""
     exports: Sequence[Probed]
@@ -99,21 +101,25 @@ class Probe:
         return any(export.risks_data for export in self.exports)
 
 
-async def probe(uri: NbdUri, *, every_export: bool = False, transmit: bool = False) -> Probe:
+async def probe(target: Target, *, every_export: bool = False, transmit: bool = False) -> Probe:
     """Ask a server about the export that the URI names, or about every one that it lists; `transmit`: open
     them as well, and read.
 
     Raises `CannotProbe`.
     """
     try:
-        server = server_at(uri)
-    except Unreachable as error:
-        raise CannotProbe(error.text) from None
+        async with server_of(target) as server:
+            return await _probe(target, server, every_export=every_export, transmit=transmit)
+    except Refusal as refusal:
+        raise CannotProbe(refusal.text) from None
+
+
+async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:
     try:
         listed: Sequence[ListedExport] | None = await server.listing(list_exports)
     except Refusal:
         listed = None
-    names = [uri.export or ""]
+    names = [export_of(target)]
     if every_export and listed:
         names = [export.name for export in listed][:MAX_PROBED]
     try:
@@ -121,10 +127,8 @@ async def probe(uri: NbdUri, *, every_export: bool = False, transmit: bool = Fal
         if transmit:
             exports = [replace(e, reading=await _read(server, e)) for e in exports]
     except TlsRequired:
-        return Probe(uri, listed, (), tls_required=True)
-    except Refusal as refusal:
-        raise CannotProbe(refusal.text) from None
-    return Probe(uri, listed, exports)
+        return Probe(target, listed, (), tls_required=True)
+    return Probe(target, listed, exports)
 
 
 async def _probed(server: Server, name: str) -> Probed:
@@ -134,16 +138,13 @@ async def _probed(server: Server, name: str) -> Probed:
         export, _dialect, quirks = await negotiation.describe(terms, thoroughly=True)
         evidence = negotiation.evidence
         assert evidence is not None
-        try:
-            found = await negotiation.list_contexts(terms, ())
-            contexts = tuple(context.name for context in found)
-        except Refusal:
-            contexts = ()
+        contexts = await _contexts(negotiation, terms)
+        gateway = version_in(await _contexts(negotiation, terms, QUERY))
     finally:
         await negotiation.aclose()
     wanted = decide(SEVERAL, [export], same_storage=False, may_differ=False, repaired=quirks)
     extended = export.extended
-    program = identify(evidence, extended=extended, contexts=contexts)
+    program = identify(evidence, extended=extended, contexts=contexts, gateway=gateway)
     return Probed(
         name,
         evidence,
@@ -155,6 +156,14 @@ async def _probed(server: Server, name: str) -> Probed:
         tuple(catalogue()[quirk] for quirk in quirks),
         (*_notes(evidence, program), f"connections = {SEVERAL}: {wanted.reason or ALL_OF_THEM}"),
     )
+
+
+async def _contexts(negotiation: Negotiation, terms: Terms, *queries: str) -> tuple[str, ...]:
+    """Give the names of the contexts that answer the queries; of all, if there are none."""
+    try:
+        return tuple(each.name for each in await negotiation.list_contexts(terms, queries))
+    except Refusal:
+        return ()
 
 
 async def _read(server: Server, export: Probed) -> Reading:
@@ -203,5 +212,7 @@ def _notes(evidence: Evidence, program: Program) -> Iterator[str]:
     if program.name == "qemu":
         # Q-S9; a size that is no multiple cannot be told from one that was.
         yield "qemu rounds sizes up to a multiple of 512: up to 511 zeros may stand behind the end of an image"
+    if program.name == GATEWAY:
+        yield "this is what its clients see: the server behind it is known by a probe of that server"
     if not evidence.info_known:
         yield "it knows no INFO, so the export was opened: a server that serves one client is gone now"

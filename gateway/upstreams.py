@@ -18,7 +18,6 @@ configuration is that it comes from, in all that its settings say.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -35,7 +34,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.config import Config, Upstream
-from gateway.net.dial import Command, DialError
+from gateway.net.dial import Command
 from gateway.quirks import catalogue
 from gateway.upstream.maker import (
     Address,
@@ -47,19 +46,14 @@ from gateway.upstream.maker import (
     disks_by_address,
     make,
 )
-from gateway.upstream.server import Server
-from gateway.uri import File, NbdUri
+from gateway.upstream.server import Server, Unreachable, server_at
+from gateway.uri import File, NbdUri, Target
 
 if TYPE_CHECKING:
     from gateway.keyring import Keyring  # these cost nothing where there is no TLS
     from gateway.tls.credentials import ClientCredentials
     from gateway.tls.rotation import Rotating
     from gateway.upstream.maker import Tls
-
-
-QUIET_SECONDS = 5
-"""How long a server in here may take to see that its last client has gone, before its file is closed. One that
-takes longer keeps the file open, which is better than to take it from a write."""
 
 
 class StartError(Exception):
@@ -216,6 +210,37 @@ async def upstreams(
             await made.end()
 
 
+@asynccontextmanager
+async def server_of(
+    target: Target, *, seconds: float | None = None, quirks: str | tuple[str, ...] = "auto"
+) -> AsyncIterator[Server]:
+    """Give what a command line names as a server; an embedded one serves as long as this lasts. Raises
+    `Unreachable`, as `server_at` does and where an embedded one cannot be.
+    """
+    if isinstance(target, NbdUri):
+        yield server_at(target, seconds=seconds, quirks=quirks)
+        return
+    from gateway.embedded import DiskError, Within, make_server
+
+    failed: Exception | None = None
+    async with trio.open_nursery() as embedded:
+        try:
+            within = Within(make_server(target), embedded)
+        except DiskError as error:
+            failed = Unreachable(str(error))
+        else:
+            server = Server(str(target), within.connect, quirks=quirks)
+            try:
+                yield server
+            except Exception as error:  # as itself, not in the nursery's group
+                failed = error
+            with trio.CancelScope(shield=True):
+                await within.close_files()
+        embedded.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+
+
 def _kept_backends(
     config: Config, before: Servers, leaving: Iterable[Backend]
 ) -> dict[str, Backend]:
@@ -283,49 +308,13 @@ def _backend(
         return dialled(target, uris, known, disks, before)
     assert settings.uri is not None  # guaranteed by the checks of the configuration
     assert not isinstance(settings.uri, NbdUri)
-    from gateway.embedded import (
-        DiskError,
-        FileDisk,
-        make_server,
-    )  # costs nothing where no embedded one is used
+    from gateway.embedded import DiskError, Within, make_server  # where one is used, not before
 
     try:
-        server = make_server(settings.uri)
+        within = Within(make_server(settings.uri), embedded)
     except DiskError as error:
         raise StartError(f"upstream {name}: {error}") from None
-
-    served = 0
-    quiet = trio.Event()
-
-    async def serve(stream: trio.SocketStream) -> None:
-        nonlocal served, quiet
-        served += 1
-        try:
-            await server.serve(stream)
-        finally:
-            served -= 1
-            quiet.set()
-            quiet = trio.Event()
-
-    async def connect() -> trio.SocketStream:
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError as error:
-            raise DialError(f"cannot connect to the server in here: {error.strerror}") from None
-        for end in (ours, theirs):
-            end.setblocking(False)
-        embedded.start_soon(serve, trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
-        return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-
-    async def close_files() -> None:
-        with trio.move_on_after(QUIET_SECONDS):
-            while served:
-                await quiet.wait()
-            for disk in server.exports.values():
-                assert isinstance(disk, FileDisk)
-                disk.close()
-
     if isinstance(target, File):
         where: Address = "file", os.path.realpath(target.path)
-        return Backend(target, (connect,), disks=where, end=close_files)
-    return Backend(target, (connect,))
+        return Backend(target, (within.connect,), disks=where, end=within.close_files)
+    return Backend(target, (within.connect,))

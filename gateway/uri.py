@@ -143,6 +143,11 @@ Target = NbdUri | Memory | File | Legacy
 """Whatever `parse_upstream` can give."""
 
 
+def export_of(target: Target) -> str:
+    """Give the export that is meant; an embedded server has the default export alone."""
+    return target.export if isinstance(target, NbdUri) else ""
+
+
 # ---- the short forms ----
 
 
@@ -337,6 +342,18 @@ def check_name(text: str, name: str, what: str = "an export name") -> str:
     return name
 
 
+def check_socket_path(text: str, path: str) -> str:
+    """Give back `path` if a Unix socket can have it; else blame `text`, where it stands."""
+    length = len(path.encode(errors="surrogateescape"))
+    # An abstract name (unix(7)) begins with NUL and needs none at its end.
+    if length > MAX_SOCKET_PATH_BYTES + path.startswith("\0"):
+        raise UriError(
+            text,
+            f"the path of a Unix socket has at most {MAX_SOCKET_PATH_BYTES} bytes, this one {length}",
+        )
+    return path
+
+
 def _parse_query(text: str, query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     # libnbd takes ";" for "&" as well.
@@ -383,14 +400,7 @@ def _parse_number(text: str, number: str, what: str, default: int, maximum: int)
 def _parse_socket(text: str, path: str | None, scheme: str) -> str:
     if not path:
         raise UriError(text, f'expected the socket\'s path, as in "{scheme}:///?socket=PATH"')
-    length = len(path.encode("utf-8"))
-    # An abstract name (unix(7)) begins with NUL and needs none at its end.
-    abstract = path.startswith("\0")
-    if length > MAX_SOCKET_PATH_BYTES + abstract:
-        raise UriError(
-            text,
-            f"the path of a Unix socket has at most {MAX_SOCKET_PATH_BYTES} bytes, this one {length}",
-        )
+    check_socket_path(text, path)
     if "\0" in path[1:] or path == "\0":
         raise UriError(text, "the path of a Unix socket cannot contain NUL")
     return path

@@ -232,6 +232,19 @@ class Audit(Policy):
         """Know the file; it is opened by the first line, for `check` opens nothing."""
         self._log = _Log(self.file)
 
+    def lacks(self) -> Iterator[str]:
+        """Say why the first line could not be written."""
+        try:
+            place = self.file if self.file.exists() else self.file.parent
+            if place != self.file and not place.is_dir():
+                yield f"there is no directory {place}"
+            elif self.file.is_dir():
+                yield f"{self.file} is a directory"
+            elif not os.access(place, os.W_OK):
+                yield f"{place} cannot be written"
+        except OSError as error:
+            yield f"{self.file}: {error.strerror}"
+
     def join(self, session: Session) -> Policy:
         """Say who has come. A session's writes come to a copy that knows whose they are."""
         identity, opened = session.client.identity, Outcome() if self.required else None

@@ -28,6 +28,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from gateway.config import Use
 from gateway.config.base import did_you_mean, shown
 from gateway.policy import SIZE_IN_WORDS, Policy
 from gateway.uri import format_size
@@ -44,6 +45,14 @@ HOOKS: Mapping[str, FunctionType] = {
 
 class PolicyError(Exception):
     """A policy cannot be had; the text is for the person who installed, wrote or configured it."""
+
+
+def made(use: Use) -> Policy:
+    """Give a policy as it is written at one place. Raises `PolicyError`, and pydantic's ValidationError for
+    options that were not checked before.
+    """
+    options = dict(use.options)
+    return catalogue().find(use.name).model_validate(options, by_alias=True, by_name=False)
 
 
 # --- Finding

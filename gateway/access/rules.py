@@ -330,13 +330,9 @@ class Access:
         )
 
     def _made(self, where: Place, use: Use) -> Policy:
-        from gateway.access.loading import catalogue  # costs nothing where there are no policies
+        from gateway.access.loading import made  # costs nothing where there are no policies
 
-        policy = (
-            catalogue()
-            .find(use.name)
-            .model_validate(dict(use.options), by_alias=True, by_name=False)
-        )
+        policy = made(use)
         place = next(place for place in _places(where) if place not in self._policies)
         self._policies[place] = policy
         return policy

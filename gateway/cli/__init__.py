@@ -16,20 +16,16 @@ import shlex
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from gateway import __version__
 
-if TYPE_CHECKING:
-    from gateway.uri import NbdUri
-
 app = App(
     name="nbd-gateway",
     help="Stands between NBD clients and NBD servers, and speaks to each in its own dialect.",
-    help_epilogue="Begin with: nbd-gateway demo",
     version=__version__,
+    version_flags=("--version", "-V"),
     # Our texts have examples in them, whose lines have to stay as they are.
     help_format="plaintext",
     # No --no-x beside each --x, and --listen may be given several times rather than several values.
@@ -58,6 +54,8 @@ for _order, _verb in enumerate(VERBS):
     app.command(f"gateway.cli.{_verb}:{_verb}", name=_verb, sort_key=_order)
 
 
+BEGIN_WITH = "Begin with: nbd-gateway demo. All of a verb: nbd-gateway help VERB"
+
 RUNS_A_COMMAND = ("pause",)
 """Verbs that run a command of the user's, which is all that comes after "--"."""
 
@@ -78,12 +76,17 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         arguments = sys.argv[1:]
     arguments = with_command(arguments)
-    if arguments[:1] in ([], ["--help"], ["-h"]):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    of_all = arguments in ([], ["--help"], ["-h"])
+    if of_all:
         # What all verbs do is in their modules, which cyclopts does not import to list them.
         for verb in VERBS:
             app[verb]
     try:
         status = app(arguments)
+        if of_all:
+            print(BEGIN_WITH)  # as an epilogue of the app's, every verb's help would end with it
         if sys.stdout is not None:  # as it is where the shell has closed it: >&-
             sys.stdout.flush()
     except UnusedCliTokensError as error:
@@ -136,27 +139,12 @@ def _first(error: Exception) -> Exception:
     return error
 
 
-def nbd_target(uri: str) -> "NbdUri":
-    """Give the server that a verb is asked about. Raises `UsageError`."""
-    from gateway.uri import UriError, parse_nbd_uri
-
-    try:
-        return parse_nbd_uri(uri)
-    except UriError as error:
-        raise UsageError(str(error)) from None
-
-
-def failed(target: "NbdUri", error: Exception, *, as_json: bool) -> int:
-    """Say why a server could not be asked, to programs as well; give the exit status."""
-    complain(str(error))
-    if as_json:
-        import json
-
-        print(json.dumps({"uri": str(target), "error": str(error)}, indent=2))
-    return 1
-
-
 def complain(message: str) -> None:
-    """Say a line on standard error, with our name before it. Nobody can be told if that fails."""
+    """Say a line on standard error, with our name before it. Nobody can be told if that fails.
+
+    What a peer has said may be in it, and must not command the terminal.
+    """
+    from gateway.wire.handshake import printable
+
     with suppress(OSError):
-        print(f"nbd-gateway: {message}", file=sys.stderr)
+        print(f"nbd-gateway: {printable(message)}", file=sys.stderr)

@@ -1,52 +1,93 @@
 """nbd-gateway check: what is wrong with a configuration, or what it would serve."""
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from gateway.config import Config, Export, Listen, Rule, Upstream, Use
+    from gateway.config import Config, Export, Listen, Problem, Rule, Upstream, Use
 
 
-def check(path: Path = Path("gateway.toml"), /) -> int:
-    """Say what is wrong with a configuration file, as file:line: key: message.
+def check(
+    path: Path = Path("gateway.toml"),
+    /,
+    *,
+    offline: bool = False,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Say what is wrong with a configuration file, and what "serve" will need and is not there, as
+    file:line: key: message. If that is nothing, say what it would serve.
 
-    If nothing is, say what it would serve. Nothing is connected to and nothing is opened.
+    Nothing is connected to. What is needed is looked for on this machine and as this user, so be the one that
+    will serve: images, programs, certificates and keys, the directories of sockets and of audit files.
 
     :param path: The file to check. Default: gateway.toml.
+    :param offline: Look at the file alone, and open nothing else: for another machine, and for CI.
+    :param as_json: Print one JSON object, for programs.
     """
-    from gateway.cli.vocabulary import vocabulary
-    from gateway.config import ConfigError, load
+    from gateway.config import ConfigError
 
+    lines: list[str] = []
+    problems: Sequence[Problem] = ()
     try:
-        config = load(path, vocabulary())
+        config = _checked(path, offline=offline)
+        lines = [*summary(config), *(() if offline else _warnings(config))]
     except ConfigError as error:
+        problems = error.problems
         # Bare, without our name before it: editors jump to file:line.
         print(error, file=sys.stderr)
-        return 1
-    if problem := _credentials_problem(config):
-        print(f"{path}: {problem}", file=sys.stderr)
-        return 1
-    print(f"{path}: ok")
-    for line in summary(config):
-        print(f"  {line}")
-    return 0
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        said = {
+            "file": str(path),
+            "ok": not problems,
+            "offline": offline,
+            "problems": [asdict(problem) for problem in problems],
+            "serves": lines,
+        }
+        print(json.dumps(said, indent=2))
+    elif not problems:
+        print(f"{path}: ok")
+        for line in lines:
+            print(f"  {line}")
+    return 1 if problems else 0
 
 
-def _credentials_problem(config: "Config") -> str | None:
-    """What is wrong with the files of certificates and keys, if anything is."""
-    from gateway.upstreams import StartError, load_keyring
+def _checked(path: Path, *, offline: bool) -> Config:
+    """Give the configuration of a file. Raises `ConfigError`."""
+    from gateway.cli.vocabulary import vocabulary
+    from gateway.config import ConfigError, Problem, parse, places_in, text_of
 
-    try:
-        load_keyring(config)
-    except StartError as error:
-        return str(error)
-    return None
+    text = text_of(path)
+    config = parse(text, str(path), vocabulary())
+    if offline:
+        return config
+    from gateway.needs import lacking
+
+    place = places_in(text)
+    found = [Problem(str(path), *place(at), message) for at, message in lacking(config)]
+    if found:
+        raise ConfigError(sorted(found, key=lambda problem: problem.line or 0))
+    return config
 
 
-def summary(config: "Config") -> Iterator[str]:
+def _warnings(config: Config) -> Iterator[str]:
+    """What serves now, and may not for long."""
+    from gateway.needs import ending
+
+    for text in ending(config):
+        yield f"warning: {text}"
+
+
+def summary(config: Config) -> Iterator[str]:
     """What a configuration would serve, in lines for people."""
     for listen in config.listen:
         yield _listens(listen)
@@ -67,11 +108,11 @@ def summary(config: "Config") -> Iterator[str]:
         yield "takes this file up whenever it has changed"
 
 
-def _means(rule: "Rule", name: str) -> bool:
+def _means(rule: Rule, name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in rule.exports)
 
 
-def _lets(number: int, rule: "Rule") -> str:
+def _lets(number: int, rule: Rule) -> str:
     label = f"rule {number}" if rule.name is None else f'rule {number} "{rule.name}"'
     said = ", ".join(sorted(rule.who.model_fields_set)).replace("_", "-")
     who = f"by {said}" if said else "everybody"
@@ -82,25 +123,25 @@ def _lets(number: int, rule: "Rule") -> str:
     return f"{label}: {who}: {exports}: {what}{observed}"
 
 
-def _policies(uses: "Iterable[Use]") -> str:
+def _policies(uses: Iterable[Use]) -> str:
     return ", ".join(f"{use.name}{' (observed)' * use.observed}" for use in uses)
 
 
-def _listens(listen: "Listen") -> str:
+def _listens(listen: Listen) -> str:
     mode = "" if listen.socket_mode is None else f", mode {listen.socket_mode:04o}"
     tls = {"off": "", "allow": ", TLS for those who want it", "require": ", TLS"}[listen.tls_mode]
     clients = f"at most {listen.max_connections} clients"
     return f"listens on {listen.uri}, {clients}{mode}{tls}{_greets(listen)}{_trusts(listen)}"
 
 
-def _trusts(listen: "Listen") -> str:
+def _trusts(listen: Listen) -> str:
     """Whom it believes who a client is."""
     if listen.proxy_protocol is None:
         return ""
     return f", PROXY headers from {' and '.join(map(str, listen.proxy_protocol))}"
 
 
-def _greets(listen: "Listen") -> str:
+def _greets(listen: Listen) -> str:
     """What is unusual about a listener's greeting."""
     if listen.style == "oldstyle":
         return f", oldstyle: {_export(listen.export)}"
@@ -113,7 +154,7 @@ def _export(name: str) -> str:
     return f'"{name}"' if name else "the default export"
 
 
-def _serves(rule: "Export", upstream: "Upstream") -> str:
+def _serves(rule: Export, upstream: Upstream) -> str:
     name = {None: f'names like "{rule.name}"', "": "the default export"}.get(
         rule.exact_name, f'"{rule.exact_name}"'
     )

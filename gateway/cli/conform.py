@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from gateway.cli.asking import Timeout
+
 if TYPE_CHECKING:
     from gateway.conform import Conformity, Finding
 
@@ -18,6 +20,7 @@ def conform(
     /,
     *,
     destroy: bool = False,
+    timeout: Timeout = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Try whether a server keeps its promises, on a scratch export whose content is OVERWRITTEN.
@@ -28,30 +31,27 @@ def conform(
     if it sets CAN_MULTI_CONN.
     Exit status 3 if a promise is broken.
 
-    :param uri: The export, as an NBD URI.
+    :param uri: The export: an NBD URI, or an embedded server (memory:1G, file:disk.img, legacy:qemu-3.0).
     :param destroy: Yes, what is on the export may be overwritten.
+    :param timeout: Seconds that all of it may take. Default: 30 for each request, 300 for each promise.
     :param as_json: Print one JSON object, for programs.
     """
     import json
+    from functools import partial
 
-    import trio
-
-    from gateway.cli import UsageError, failed, nbd_target
+    from gateway.cli import UsageError
+    from gateway.cli.asking import TookTooLong, failed, found_within, target_of
     from gateway.conform import CannotConform
     from gateway.conform import conform as try_out
 
-    target = nbd_target(uri)
+    target = target_of(uri)
     if not destroy:
         raise UsageError(
             f"{target}: the content of this export will be overwritten; say --destroy if nobody needs it"
         )
-
-    async def tried() -> Conformity:
-        return await try_out(target)
-
     try:
-        found = trio.run(tried)
-    except CannotConform as error:
+        found = found_within(timeout, partial(try_out, target))
+    except (CannotConform, TookTooLong) as error:
         return failed(target, error, as_json=as_json)
     if as_json:
         print(json.dumps(_document(found), indent=2))

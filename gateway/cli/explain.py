@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from gateway.cli.asking import Timeout
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from gateway.wire.handshake import BlockSizes
 
 Say = Callable[[str], None]
+
+NO_TEXT = "none"
+"""What is said of a description that is not there."""
 
 FILE_COLUMNS = 1000
 """In a file or a pipe, tables are as wide as they like: more policies than that change no flag."""
@@ -33,6 +38,7 @@ def explain(
     claims: Annotated[tuple[str, ...], Parameter(name="--as")] = (),
     address: Annotated[str | None, Parameter(name="--from")] = None,
     at: str | None = None,
+    timeout: Timeout = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Show what a client gets that asks for an export: by which rule, with which policies, what it is offered
@@ -48,15 +54,16 @@ def explain(
         fingerprint=, psk-user=, unix-user= (name or number), tls.
     :param address: The IP address that it comes from.
     :param at: When, in local time: 2026-11-21T12:00. Default: now.
+    :param timeout: Seconds that all of it may take. Default: as the configuration says of the upstream.
     :param as_json: Print one JSON object, for programs.
     """
     import json
     import sys
-
-    import trio
+    from functools import partial
 
     from gateway.access.loading import PolicyError
     from gateway.cli import complain
+    from gateway.cli.asking import TookTooLong, found_within
     from gateway.cli.claims import identity_of, time_of
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
@@ -72,8 +79,8 @@ def explain(
         print(error, file=sys.stderr)
         return 1
     try:
-        found = trio.run(ask, config, export, client)
-    except (StartError, PolicyError) as error:
+        found = found_within(timeout, partial(ask, config, export, client))
+    except (StartError, PolicyError, TookTooLong) as error:
         complain(str(error))
         return 1
     except PolicyBug as error:
@@ -83,8 +90,6 @@ def explain(
         print(json.dumps(document(found), indent=2))
     else:
         show(found)
-    if found.refusal is not None:
-        complain(found.why)
     return 0 if found.refusal is None else 1
 
 
@@ -95,14 +100,15 @@ def show(found: Report) -> None:
     """Print what was found, for people."""
     from rich.console import Console
 
-    from gateway.wire.handshake import shown
+    from gateway.wire.constants import Rep, name_of
+    from gateway.wire.handshake import printable, shown
 
     console = Console()
     if not console.is_terminal:
         console.width = FILE_COLUMNS
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     client = found.client
     over = "over TLS" if client.identity.tls else "without TLS"
@@ -110,7 +116,9 @@ def show(found: Report) -> None:
     _show_rules(found, say)
     if found.refusal is not None:
         say(f"denied: {found.why}")
-        say(f"the client is told {found.refusal}")
+        same = found.refusal.text == found.why
+        reply = name_of(Rep, found.refusal.reply)
+        say(f"the client is told {f'{reply}, in these words' if same else found.refusal}")
         if found.disconnect:
             say("sessions that are open are ended")
         return
@@ -163,6 +171,11 @@ def _connection_words(wanted: Connections, had: Decision) -> str:
     return f"{'one' if had.count == 1 else had.count} {whose}"
 
 
+def _quoted(text: str | None) -> str:
+    """Give a server's text as it is: `say` escapes it."""
+    return NO_TEXT if text is None else f'"{text}"'
+
+
 def _plain(value: object) -> str:
     import json
 
@@ -176,20 +189,20 @@ def _sizes(view: Explanation) -> Iterable[str]:
         "size": lambda step: f"{step.size} bytes",
         "begins at": lambda step: f"{step.base} bytes",
         "block sizes": lambda step: _block_sizes(step.block_sizes),
-        "description": lambda step: _plain(step.description),
+        "description": lambda step: _quoted(step.description),
     }
     ends = {
         "size": f"{told.size} bytes",
         "begins at": f"{view.promised.base} bytes",
         "block sizes": _block_sizes(told.block_sizes),
-        "description": _plain(told.description),
+        "description": _quoted(told.description),
     }
     for name, fact in facts.items():
         values = [(step.name, fact(step)) for step in view.steps] + [("whole blocks", ends[name])]
         changes = [f"{now} by {who}" for (_, was), (who, now) in pairwise(values) if now != was]
         if changes:
             yield f"{name} {ends[name]} ({values[0][1]} upstream, {', '.join(changes)})"
-        elif ends[name] not in ("0 bytes", "null"):
+        elif ends[name] not in ("0 bytes", NO_TEXT):
             yield f"{name} {ends[name]}"
 
 
@@ -235,7 +248,7 @@ def _results(views: list[Explanation]) -> Iterable[tuple[str, int]]:
 
 def _show_contexts(found: Report, say: Say) -> None:
     for context in found.contexts:
-        say(f"context {_plain(context.name)}: {_fate(context)}")
+        say(f"context {_quoted(context.name)}: {_fate(context)}")
     if not found.contexts:
         say(f"contexts: none{f': {found.no_contexts}' if found.no_contexts else ''}")
 

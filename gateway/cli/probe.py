@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+from gateway.cli.asking import Timeout
 
 if TYPE_CHECKING:
     from gateway.probe import Probe, Probed
@@ -19,6 +22,7 @@ def probe(
     *,
     every_export: Annotated[bool, Parameter(name="--list")] = False,
     transmit: bool = False,
+    timeout: Timeout = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
     """Say what a server is, what is wrong with it, and what a client would see of it through the gateway.
@@ -27,27 +31,25 @@ def probe(
     knows no INFO (oldstyle, or very old) has its export opened: if it serves one client only, it is gone then.
     Exit status 3 if something was found that puts data at risk.
 
-    :param uri: The server, as an NBD URI.
+    :param uri: The server: an NBD URI, or an embedded one (memory:1G, file:disk.img, legacy:qemu-3.0).
     :param every_export: Ask about every export that the server lists.
     :param transmit: Open the exports, too, and read a few places of each.
+    :param timeout: Seconds that all of it may take. Default: as long as the server answers.
     :param as_json: Print one JSON object, for programs.
     """
     import json
+    from functools import partial
 
-    import trio
-
-    from gateway.cli import failed, nbd_target
+    from gateway.cli.asking import TookTooLong, failed, found_within, target_of
     from gateway.probe import CannotProbe
     from gateway.probe import probe as ask
 
-    target = nbd_target(uri)
-
-    async def asked() -> Probe:
-        return await ask(target, every_export=every_export, transmit=transmit)
-
+    target = target_of(uri)
     try:
-        found = trio.run(asked)
-    except CannotProbe as error:
+        found = found_within(
+            timeout, partial(ask, target, every_export=every_export, transmit=transmit)
+        )
+    except (CannotProbe, TookTooLong) as error:
         return failed(target, error, as_json=as_json)
     if as_json:
         print(json.dumps(_document(found), indent=2))
@@ -117,40 +119,41 @@ def _show(found: Probe) -> None:
 
     from gateway.wire.handshake import printable
 
-    console = Console()
+    console = Console(markup=False, highlight=False)
     names = "it will not say" if found.listed is None else f"{len(found.listed)}"
-    console.print(f"{found.uri}: exports: {names}", highlight=False, soft_wrap=True)
+    console.print(f"{found.uri}: exports: {names}", soft_wrap=True)
     if found.tls_required:
-        console.print("it says nothing more without TLS", highlight=False)
+        console.print("it says nothing more without TLS")
     for export in found.exports:
-        program, evidence = export.program, export.evidence
         title = f'"{printable(export.name)}"' if export.name else "the default export"
         table = Table(title=Text(title), title_justify="left", show_header=False)
-        table.add_row("program", f"{program.name} {program.versions}".strip())
-        for reason in program.reasons:
-            table.add_row("", reason)
-        framing = (
-            "extended" if export.extended else "structured" if evidence.structured else "simple"
-        )
-        table.add_row("speaks", f"{_style(export)}, {framing} replies")
-        table.add_row("size", str(export.export.size))
-        sizes = evidence.block_sizes
-        told = (
-            "none told" if sizes is None else f"{sizes.minimum}, {sizes.preferred}, {sizes.maximum}"
-        )
-        table.add_row("block sizes", told)
-        table.add_row("contexts", printable(" ".join(export.contexts)) or "none")
-        table.add_row("flags, direct", flag_names(evidence.flags))
-        table.add_row("flags, through", flag_names(export.through))
-        for quirk in export.quirks:
-            risk = "DATA AT RISK: " if quirk.risks_data else ""
-            table.add_row(f"quirk {quirk.name}", f"{risk}{quirk.consequence}")
-        if not export.quirks:
-            table.add_row("quirks", "none")
-        if export.reading is not None:
-            wrong = [f"DATA AT RISK: {text}" for text in export.reading.wrong]
-            for text in wrong or [f"{export.reading.places} places, nothing wrong"]:
-                table.add_row("reading", printable(text))
-        for note in export.notes:
-            table.add_row("note", note)
+        for what, said in _rows(export):
+            table.add_row(what, Text(printable(said)))  # neither the terminal nor rich obeys it
         console.print(table)
+
+
+def _rows(export: Probed) -> Iterator[tuple[str, str]]:
+    """Say what is known of an export, in pairs of what it is and how it is."""
+    program, evidence, sizes = export.program, export.evidence, export.evidence.block_sizes
+    yield "program", f"{program.name} {program.versions}".strip()
+    for reason in program.reasons:
+        yield "", reason
+    framing = "extended" if export.extended else "structured" if evidence.structured else "simple"
+    yield "speaks", f"{_style(export)}, {framing} replies"
+    yield "size", str(export.export.size)
+    told = "none told" if sizes is None else f"{sizes.minimum}, {sizes.preferred}, {sizes.maximum}"
+    yield "block sizes", told
+    yield "contexts", " ".join(export.contexts) or "none"
+    yield "flags, direct", flag_names(evidence.flags)
+    yield "flags, through", flag_names(export.through)
+    for quirk in export.quirks:
+        risk = "DATA AT RISK: " if quirk.risks_data else ""
+        yield f"quirk {quirk.name}", f"{risk}{quirk.consequence}"
+    if not export.quirks:
+        yield "quirks", "none"
+    if export.reading is not None:
+        wrong = [f"DATA AT RISK: {text}" for text in export.reading.wrong]
+        for text in wrong or [f"{export.reading.places} places, nothing wrong"]:
+            yield "reading", text
+    for note in export.notes:
+        yield "note", note

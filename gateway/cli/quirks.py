@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 INTRODUCTION = """\
 # Quirks: what servers get wrong, and what the gateway does about it
 
@@ -15,14 +19,25 @@ tried; or told by others, mostly by the commit that mends it. Most of what was s
 """
 
 
-def quirks(*, markdown: bool = False) -> int:
+def quirks(
+    *, as_json: Annotated[bool, Parameter(name="--json")] = False, markdown: bool = False
+) -> int:
     """List the quirks of servers that the gateway recognises and mends.
 
+    :param as_json: Print one JSON object, for programs.
     :param markdown: Print the page docs/quirks.md.
     """
+    from gateway.cli import UsageError
     from gateway.quirks import catalogue
     from gateway.quirks.everywhere import EVERYWHERE
 
+    if as_json and markdown:
+        raise UsageError("expected --json or --markdown, got both")
+    if as_json:
+        import json
+
+        print(json.dumps(document(), indent=2))
+        return 0
     if markdown:
         print(page(), end="")
         return 0
@@ -45,6 +60,23 @@ def quirks(*, markdown: bool = False) -> int:
         table.add_row(known.number, known.peer, known.does, known.here)
     console.print(table)
     return 0
+
+
+def document() -> dict[str, object]:
+    """Give the catalogue as JSON has it."""
+    from dataclasses import asdict
+
+    from gateway.quirks import catalogue
+    from gateway.quirks.everywhere import EVERYWHERE
+
+    facts = ("name", "affected", "summary", "consequence", "risks_data")
+    return {
+        "quirks": [
+            {fact: getattr(quirk, fact) for fact in facts} | {"links": [*quirk.links]}
+            for quirk in catalogue().values()
+        ],
+        "everywhere": [asdict(known) for known in EVERYWHERE],
+    }
 
 
 def page() -> str:

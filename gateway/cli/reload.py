@@ -15,6 +15,7 @@ def reload(path: Path = Path("gateway.toml"), /, *, socket: Path | None = None) 
         it up.
     """
     from gateway.cli.running import NoAnswer, ask_gateway
+    from gateway.wire.handshake import printable
 
     try:
         answer = ask_gateway(path, socket, "reload", {})
@@ -26,5 +27,5 @@ def reload(path: Path = Path("gateway.toml"), /, *, socket: Path | None = None) 
     if not answer.ok:
         complain("nothing has changed")
         return 1
-    print(f"reloaded: {'; '.join(answer.done)}")
+    print(printable(f"reloaded: {'; '.join(answer.done)}"))
     return 1 if answer.problems else 0

@@ -60,10 +60,12 @@ def do(path: Path, socket: Path | None, verb: str, arguments: Mapping[str, objec
 
 
 def said(answer: "Answer") -> int:
-    """Print what a gateway has answered; give the exit status."""
+    """Print what a gateway has answered, in which may be what its servers say; give the exit status."""
+    from gateway.wire.handshake import printable
+
     try:
         for done in answer.done:
-            print(done, flush=True)
+            print(printable(done), flush=True)
     except OSError as error:
         write_no_more()
         complain(f"standard output cannot be written: {error.strerror}; but it is done")
@@ -91,7 +93,8 @@ def socket_of(path: Path, verb: str) -> Path:
     try:
         socket = load(path, vocabulary()).control.socket
     except ConfigError as error:
-        raise NoAnswer(f"no gateway was asked to {verb}, for this is wrong:\n{error}") from None
+        wrong = "; ".join(map(str, error.problems))
+        raise NoAnswer(f"no gateway was asked to {verb}, for this is wrong: {wrong}") from None
     if socket is None:
         instead = "; without one, SIGHUP reloads a gateway" if verb == "reload" else ""
         raise NoAnswer(f'{path} has no [control] with socket = "PATH"{instead}')

@@ -28,7 +28,15 @@ from gateway.config.models import (
     Route,
     SocketOwner,
 )
-from gateway.config.reading import ConfigError, Problem, load, parse, schema
+from gateway.config.reading import (
+    ConfigError,
+    Problem,
+    load,
+    parse,
+    places_in,
+    schema,
+    text_of,
+)
 from gateway.config.rules import Certificate, Network, Rule, Use, Who
 from gateway.config.upstream import Upstream
 
@@ -53,5 +61,7 @@ __all__ = [
     "Who",
     "load",
     "parse",
+    "places_in",
     "schema",
+    "text_of",
 ]

@@ -24,6 +24,7 @@ from gateway.config.values import (
     KeepaliveSeconds,
     Name,
     Seconds,
+    Socket,
     UserTimeoutSeconds,
     WaitSeconds,
     without_user,
@@ -305,7 +306,7 @@ class Log(Table):
 class Control(Table):
     """`[control]`: how a gateway is spoken to while it runs."""
 
-    socket: File | None = Field(
+    socket: Socket | None = Field(
         default=None,
         description="Path of a Unix socket for `nbd-gateway reload`. Its user and root alone may connect.",
     )

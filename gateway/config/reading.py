@@ -63,6 +63,11 @@ Place = Callable[[KeyPath], tuple[int | None, str]]
 
 def load(path: Path, vocabulary: Vocabulary | None = None) -> Config:
     """Read a file; `ConfigError` also if it cannot be read."""
+    return parse(text_of(path), str(path), vocabulary)
+
+
+def text_of(path: Path) -> str:
+    """Give what a file says. Raises `ConfigError`."""
     source = str(path)
     try:
         with path.open("rb") as file:
@@ -73,11 +78,10 @@ def load(path: Path, vocabulary: Vocabulary | None = None) -> Config:
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError([Problem(source, None, "", "is no configuration: larger than 1 MiB")])
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem(source, line, "", "not UTF-8, as TOML has to be")]) from None
-    return parse(text, source, vocabulary)
 
 
 def parse(text: str, source: str, vocabulary: Vocabulary | None = None) -> Config:
@@ -89,10 +93,15 @@ def parse(text: str, source: str, vocabulary: Vocabulary | None = None) -> Confi
     except ValueError as error:  # TOMLDecodeError is one, and int() raises others
         raise ConfigError([_syntax_problem(text, source, str(error))]) from None
     try:
-        lines = Lines(text)
-        return build(data, source, lambda path: (lines[path], _dotted(path)), vocabulary)
+        return build(data, source, places_in(text), vocabulary)
     except RecursionError:  # tomllib bears a dotted key of 20,000 parts
         raise ConfigError([Problem(source, None, "", "nested too deeply")]) from None
+
+
+def places_in(text: str) -> Place:
+    """Give what says where the keys of a text stand, which is TOML."""
+    lines = Lines(text)
+    return lambda path: (lines[path], _dotted(path))
 
 
 def build(

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from gateway.config.base import shown, text, written_as
-from gateway.uri import NbdUri, UriError, check_name, size_of
+from gateway.uri import NbdUri, UriError, check_name, check_socket_path, size_of
 
 
 def without_user(uri: NbdUri, why: str) -> NbdUri:
@@ -24,11 +24,17 @@ def _file(value: object) -> Path:
     return Path(path)
 
 
+def _socket(value: object) -> Path:
+    return Path(check_socket_path(text(value), str(_file(value))))
+
+
 def _name(value: object) -> str:
     return check_name(text(value), text(value))
 
 
 File = Annotated[Path, *written_as(_file)]
+Socket = Annotated[Path, *written_as(_socket)]
+"""Where a Unix socket is."""
 Name = Annotated[str, *written_as(_name)]
 Size = Annotated[
     int,

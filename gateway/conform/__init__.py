@@ -20,8 +20,8 @@ from gateway.conform.client import Broken
 from gateway.conform.promise import Promise
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
-from gateway.upstream.server import Unreachable, server_at
-from gateway.uri import NbdUri
+from gateway.upstreams import server_of
+from gateway.uri import Target, export_of
 from gateway.wire.limits import MIB
 
 PROMISES: tuple[Promise, ...] = (
@@ -77,7 +77,7 @@ class Finding:
 class Conformity:
     """What was found out about an export."""
 
-    uri: NbdUri
+    uri: Target
     export: Export
     """With the flags as the server sent them."""
     findings: Sequence[Finding]
@@ -90,7 +90,7 @@ class Conformity:
 
 
 async def conform(
-    uri: NbdUri,
+    target: Target,
     *,
     promises: Sequence[Promise] = PROMISES,
     reply_seconds: float = REPLY_SECONDS,
@@ -102,25 +102,24 @@ async def conform(
     `reply_seconds` bounds every request, `check_seconds` every check. Raises `CannotConform`.
     """
     try:
-        server = server_at(uri, seconds=NEGOTIATE_SECONDS, quirks=())  # nothing is to be repaired
-    except Unreachable as error:
-        raise CannotConform(error.text) from None
-    bench = Bench(server, uri.export, seed=secrets.randbits(64), reply_seconds=reply_seconds)
-    try:
-        await bench.main()
+        # Nothing is to be repaired.
+        async with server_of(target, seconds=NEGOTIATE_SECONDS, quirks=()) as server:
+            name, seed = export_of(target), secrets.randbits(64)
+            bench = Bench(server, name, seed=seed, reply_seconds=reply_seconds)
+            await bench.main()
+            try:
+                if bench.export.size < MIN_EXPORT_BYTES:
+                    raise CannotConform(
+                        f"{target}: the export has {bench.export.size} bytes;"
+                        f" it takes {MIN_EXPORT_BYTES} to try it"
+                    )
+                findings = await _try_all(bench, promises, check_seconds)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await bench.leave()
     except Refusal as refusal:
         raise CannotConform(refusal.text) from None
-    try:
-        if bench.export.size < MIN_EXPORT_BYTES:
-            raise CannotConform(
-                f"{uri}: the export has {bench.export.size} bytes;"
-                f" it takes {MIN_EXPORT_BYTES} to try it"
-            )
-        findings = await _try_all(bench, promises, check_seconds)
-    finally:
-        with trio.CancelScope(shield=True):
-            await bench.leave()
-    return Conformity(uri, bench.export, findings)
+    return Conformity(target, bench.export, findings)
 
 
 async def _try_all(

@@ -8,6 +8,7 @@ without leaving the process, and the misbehaving peer of the tests. They speak t
     personality.py          how it behaves: a table   session.py     the transmission phase
     faults.py               misbehaviour on request   manners.py, incoherent.py, dirty.py   for old servers
     overlay.py   copy-on-write             offset.py      a part of an image
+    within.py    how one is reached from this process
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gateway.embedded.faults import Faults, Request
 from gateway.embedded.file_disk import FileDisk
 from gateway.embedded.personality import PERSONALITIES, Personality
 from gateway.embedded.server import Server
+from gateway.embedded.within import Within
 from gateway.uri import File, Legacy, Memory
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Personality",
     "Request",
     "Server",
+    "Within",
     "make_server",
 ]
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,13 @@ async def dial(uri: NbdUri) -> trio.SocketStream:
     return await Dialler(uri).connect()
 
 
+def unstartable(command: Sequence[str]) -> str | None:
+    """Say why a server cannot be started by a command; None if nothing is known against it."""
+    if shutil.which(command[0]) is None:
+        return f"there is no program {command[0]!r}"
+    return None
+
+
 class Command:
     """A server that is started by socket activation when it is first needed, and again if it ended.
 
@@ -188,8 +196,8 @@ class Command:
         """Start the server. Our own copy of its socket is closed, so that it is refused, not left waiting,
         whoever connects to a server that has ended.
         """
-        if shutil.which(self._command[0]) is None:
-            raise DialError(f"cannot start the server {self}: there is no program of that name")
+        if why := unstartable(self._command):
+            raise DialError(f"cannot start the server {self}: {why}")
         directory = tempfile.TemporaryDirectory(prefix="nbd-gateway-")
         # LISTEN_PID is the server's own number, which is known only inside it: the shell that sets it
         # becomes the server.

@@ -67,6 +67,33 @@ def is_abstract(path: str) -> bool:
     return path.startswith("\0")
 
 
+def homeless(path: Path) -> str | None:
+    """Say why no socket can be made at a path; None if nothing is known against it. Nothing is tried."""
+    directory = path.parent
+    try:
+        mode = directory.stat().st_mode
+    except FileNotFoundError:
+        return f"there is no directory {directory}"
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    if not stat.S_ISDIR(mode):
+        return f"{directory} is no directory"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"nothing can be made in the directory {directory}"
+    return None
+
+
+_NO_WAY_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
+"""What bind(2) says of a path whose directory is not there, or is not ours. It does not say of which part."""
+
+
+def _why(error: OSError, path: str | None) -> str:
+    """Say why an address cannot be listened on."""
+    if path is not None and not is_abstract(path) and error.errno in _NO_WAY_THERE:
+        return homeless(Path(path)) or os.strerror(error.errno)
+    return error.strerror or str(error)
+
+
 async def open_listener(settings: Listen) -> Listener:
     """Listen where a `[[listen]]` says. Raises `ListenError`."""
     uri = settings.uri
@@ -84,7 +111,7 @@ async def open_listener(settings: Listen) -> Listener:
             sock.close()
             raise
     except OSError as error:
-        raise ListenError(f"cannot listen on {uri}: {error.strerror or error}") from None
+        raise ListenError(f"cannot listen on {uri}: {_why(error, uri.socket_path)}") from None
     return Listener(settings, uri, [trio.SocketListener(sock)])
 
 
@@ -98,7 +125,7 @@ def open_unix(path: Path, mode: int) -> trio.SocketListener:
             sock.close()
             raise
     except OSError as error:
-        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from None
+        raise ListenError(f"cannot listen on {path}: {_why(error, str(path))}") from None
     return trio.SocketListener(sock)
 
 

@@ -1,4 +1,5 @@
-"""Which program a server is, by what its negotiation shows: no version stands on the wire.
+"""Which program a server is, by what its negotiation shows: no version stands on the wire, but for that of a
+gateway, which says it to who asks.
 
 A guess for people, with its reasons. Nothing is repaired because of it: repairs go by what they need to know
 (each quirk's `applies`).
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gateway.protocol import introduction
 from gateway.protocol.client import Style
 from gateway.quirks import Evidence
 from gateway.wire.constants import BASE_ALLOCATION, Rep
@@ -21,20 +23,29 @@ from gateway.wire.constants import TransmissionFlag as Flag
 QEMU_MAXIMUM = 32 * 1024 * 1024
 QEMU_PREFERRED = 4096
 
+GATEWAY = "nbd-gateway"
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """What a server seems to be."""
 
     name: str
-    """`qemu`, `nbdkit`, `nbd-server`, or `unknown`."""
+    """`qemu`, `nbdkit`, `nbd-server`, `nbd-gateway`, or `unknown`."""
     versions: str = ""
-    """As `>=3.0.0,<3.0.1`; empty if nothing can be said."""
+    """As `>=3.0.0,<3.0.1`; empty if nothing can be said. A gateway says its own."""
     reasons: tuple[str, ...] = field(default=())
 
 
-def identify(evidence: Evidence, *, extended: bool, contexts: tuple[str, ...]) -> Program:
-    """Say which program the evidence fits; `contexts` are those that it listed."""
+def identify(
+    evidence: Evidence, *, extended: bool, contexts: tuple[str, ...], gateway: str | None = None
+) -> Program:
+    """Say which program the evidence fits; `contexts` are those that it listed. `gateway` is the version that
+    it says it has, if it says that it is one: what else it shows is of the server behind it.
+    """
+    if gateway is not None:
+        reason = f"it says so when it is asked (LIST_META_CONTEXT {introduction.QUERY})"
+        return Program(GATEWAY, gateway, (reason,))
     # Those from 4.0 on insist as well, if their blocks are larger than a byte. From 4.2 on they offer
     # FAST_ZERO, or, read-only, no TRIM.
     trim, fast_zero = Flag.SEND_TRIM, Flag.SEND_FAST_ZERO

@@ -23,6 +23,7 @@ from gateway.access.rules import Grant, NotGranted
 from gateway.config import Route
 from gateway.identity import Identity
 from gateway.policy import Client, Denied, Session
+from gateway.protocol import introduction
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server import ContextsAsked, ExportAsked, ServerNegotiation
@@ -119,9 +120,28 @@ class Inquiry:
         grant = self._grant(asked.name)
         if asked.select:
             return await self._selected(asked, grant)
+        queries = introduction.without(asked.queries)
+        if queries == asked.queries:
+            return await self._listed_contexts(asked, grant, queries)
+        us = await self._introduced(asked, grant)
+        # No queries at all would ask for every context.
+        return us + (await self._listed_contexts(asked, grant, queries) if queries else ())
+
+    async def _introduced(self, asked: ContextsAsked, grant: Grant) -> tuple[MetaContext, ...]:
+        """Say who we are to a client that asks: one that an INFO tells of the export, so that it learns of none
+        by this, and whose policies let it have the name that it asks for.
+        """
+        await self.described(ExportAsked(asked.name, frozenset(), go=False))
+        if not allowed_contexts(grant.chain, [introduction.QUERY], asked=False):
+            return ()
+        return (MetaContext(0, introduction.answer()),)
+
+    async def _listed_contexts(
+        self, asked: ContextsAsked, grant: Grant, queries: tuple[str, ...]
+    ) -> tuple[MetaContext, ...]:
         route = grant.route
         terms = self._terms(asked.name, grant)
-        found = await self._ask(grant, lambda up: up.list_contexts(terms, asked.queries))
+        found = await self._ask(grant, lambda up: up.list_contexts(terms, queries))
         allowed = allowed_contexts(grant.chain, [each.name for each in found], asked=False)
         if route.stable_contexts_only and await self._bitmaps_may_move(grant, asked.name, terms):
             allowed = [name for name in allowed if not is_bitmap(name)]

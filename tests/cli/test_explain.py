@@ -128,9 +128,10 @@ def test_connections_required(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["explain", str(config), "--export", "demanding"]) == 1
     said = capsys.readouterr()
     reason = "connections-required = true: one connection instead of 4: the server does not offer"
-    assert reason in said.err
+    assert said.err == ""
+    assert said.out.count(reason) == 1
     assert re.search(f"denied: .*{reason}", said.out)
-    assert re.search(f"the client is told ERR_POLICY: .*{reason}", said.out)
+    assert "the client is told ERR_POLICY, in these words" in said.out
     assert main(["explain", str(config), "--export", "demanding", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["denied"]["told"] == "ERR_POLICY"
@@ -147,8 +148,8 @@ def test_a_real_server(config: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("export", "why", "told"),
     [
-        ("dead", "upstream 'dead' is unreachable", "ERR_SHUTDOWN: upstream 'dead' is unreachable"),
-        ("none", "there is no export 'none'", "ERR_UNKNOWN: there is no export 'none'"),
+        ("dead", "upstream 'dead' is unreachable", "ERR_SHUTDOWN"),
+        ("none", "there is no export 'none'", "ERR_UNKNOWN"),
     ],
 )
 def test_what_is_not_there(
@@ -156,12 +157,16 @@ def test_what_is_not_there(
 ) -> None:
     assert main(["explain", str(config), "--export", export]) == 1
     said = capsys.readouterr()
-    assert why in said.err
+    assert said.err == ""
+    assert said.out.count(why) == 1
+    assert re.search(f"denied: .*{why}", said.out)
     assert f"the client is told {told}" in said.out
-    assert "Traceback" not in said.err
     assert main(["explain", str(config), "--export", export, "--json"]) == 1
-    denied = json.loads(capsys.readouterr().out)["denied"]
-    assert f"{denied['told']}: {denied['text']}".startswith(told)
+    said = capsys.readouterr()
+    assert said.err == ""
+    denied = json.loads(said.out)["denied"]
+    assert denied["told"] == told
+    assert why in denied["text"]
 
 
 # --- docs/explain.md

@@ -53,25 +53,30 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_version(capsys: Capture) -> None:
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_version(flag: str, capsys: Capture) -> None:
+    assert main([flag]) == 0
     assert capsys.readouterr().out == f"{gateway.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_help_lists_every_verb(arguments: list[str], capsys: Capture) -> None:
     assert main(arguments) == 0
     out = capsys.readouterr().out
     for verb in VERBS:
         [line] = [line for line in out.splitlines() if line.startswith(f"│ {verb} ")]
         assert len(line.split()) > 6, "without a description"
+    assert out.splitlines()[-1].startswith("Begin with: nbd-gateway demo")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, "pki init"])
 def test_help_of_a_verb(verb: str, capsys: Capture) -> None:
-    assert main([verb, "--help"]) == 0
+    assert main([*verb.split(), "--help"]) == 0
     out = capsys.readouterr().out
     assert f"Usage: nbd-gateway {verb}" in out
+    assert "Begin with" not in out
+    assert main(["help", *verb.split()]) == 0
+    assert capsys.readouterr().out == out
     # Every argument and option is explained beside its name, not on a line of nothing else.
     assert not [
         line for line in out.splitlines() if line.startswith("│ --") and len(line.split()) < 4
@@ -89,6 +94,8 @@ def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
     ("arguments", "expected"),
     [
         (["sreve"], 'Did you mean "serve"?'),
+        (["help", "sreve"], 'Did you mean "serve"?'),
+        (["quirks", "--json", "--markdown"], "expected --json or --markdown, got both"),
         (["serve", "--lisen", "x"], "Did you mean --listen?"),
         (["serve", "a", "b"], 'unexpected argument "b"; see nbd-gateway serve --help'),
         (["init", "a", "b", "c"], 'unexpected arguments "b", "c"; see nbd-gateway init --help'),
@@ -120,7 +127,7 @@ def test_mistakes_on_the_command_line(arguments: list[str], expected: str, capsy
 
 def test_check(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "g.toml").write_text(GOOD)
-    assert main(["check", "g.toml"]) == 0
+    assert main(["check", "g.toml", "--offline"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "g.toml: ok",
         "  listens on nbd+unix:///?socket=/s, at most 1000 clients, mode 0660",
@@ -470,7 +477,9 @@ def test_check_looks_at_certificates(tmp_path: Path, capsys: Capture) -> None:
     config = '[[listen]]\nuri = "nbds://h"\ncertificates = "pki"\n[upstream.a]\nuri = "memory:1M"\n'
     (tmp_path / "g.toml").write_text(config)
     assert main(["check", "g.toml"]) == 1
-    assert "g.toml: listener nbds://h:10809: pki: is no directory" in capsys.readouterr().err
+    assert "g.toml:3: listen.certificates: listener nbds://h:10809: pki: is no directory" in (
+        capsys.readouterr().err
+    )
     assert main(["pki", "init", "pki"]) == 0
     capsys.readouterr()
     assert main(["check", "g.toml"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from gateway.cli import main
 from gateway.cli.quirks import page
 from gateway.quirks import catalogue
+from gateway.quirks.everywhere import EVERYWHERE
 
 PAGE = Path(__file__).parents[2] / "docs" / "quirks.md"
 
@@ -22,3 +24,14 @@ def test_every_quirk_is_there(arguments: list[str], capsys: pytest.CaptureFixtur
     assert main(["quirks", *arguments]) == 0
     said = capsys.readouterr().out.replace("\n", " ")
     assert all(name[:14] in said for name in catalogue())
+
+
+def test_programs_have_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quirks", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [quirk["name"] for quirk in said["quirks"]] == [*catalogue()]
+    for quirk in said["quirks"]:
+        assert {*quirk} == {"name", "affected", "summary", "consequence", "risks_data", "links"}
+        known = catalogue()[quirk["name"]]
+        assert (quirk["risks_data"], quirk["links"]) == (known.risks_data, [*known.links])
+    assert [known["number"] for known in said["everywhere"]] == [k.number for k in EVERYWHERE]

@@ -106,7 +106,7 @@ def test_what_may_be_written_is_not_served_of_two_servers(servers: Servers, work
     assert "has several uris, which may lead to different disks" in done.err
     asked = attempt(sys.executable, "-m", "gateway", "explain", workdir / "g.toml")
     assert asked.status == 1
-    assert "has several uris, which may lead to different disks" in asked.err
+    assert "has several uris, which may lead to different disks" in asked.out
     checked = attempt(sys.executable, "-m", "gateway", "check", workdir / "g.toml")
     assert " or ".join(uris) in checked.out
     gateway.stop()

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+import gateway
 from gateway.wire.handshake import printable
 from tests.tools.patience import HANG_SECONDS
 
 from .clients import nbdinfo, nbdsh
 from .conftest import Image
+from .gateways import Gateways
 from .processes import Process, listening, run, wait_until
 from .servers import Servers, Upstream, unix_uri
 
@@ -98,6 +100,17 @@ def test_qemu_3_0_is_named_and_the_status_says_that_data_is_at_risk(workdir: Pat
     )
     assert "qemu 3.0's CACHE" in export["notes"][-1]
     process.stop()
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_a_gateway_says_that_it_is_one(
+    servers: Servers, via: Gateways, image: Image, kind: str
+) -> None:
+    status, found = probe(via(servers.start(kind, image.path)))
+    assert status == 0
+    program = found["program"]
+    assert (program["name"], program["versions"]) == ("nbd-gateway", gateway.__version__)
+    assert "behind it" in found["exports"][0]["notes"][0]
 
 
 def _filtered(name: str, servers: Servers, disk: Path) -> Upstream:

@@ -79,7 +79,9 @@ async def test_a_server_for_one_connection_is_started_again_for_the_next(seen: P
 
 
 async def test_a_program_that_does_not_exist_is_named() -> None:
-    with pytest.raises(DialError, match="no-such-program --flag: there is no program of that name"):
+    with pytest.raises(
+        DialError, match="no-such-program --flag: there is no program 'no-such-program'"
+    ):
         await Command(("no-such-program", "--flag")).connect()
 
 

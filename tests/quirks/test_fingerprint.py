@@ -68,6 +68,13 @@ def test_known_servers(
     assert bool(program.reasons) or name == "unknown"
 
 
+def test_a_gateway_is_none_of_the_servers_behind_it() -> None:
+    for _name, _versions, evidence, contexts in KNOWN:
+        program = identify(evidence, extended=False, contexts=contexts, gateway="1.2.3")
+        assert (program.name, program.versions) == ("nbd-gateway", "1.2.3")
+        assert program.reasons
+
+
 def test_extended_headers_are_young() -> None:
     program = identify(seen(BASIC | CACHE), extended=True, contexts=(ALLOCATION,))
     assert (program.name, program.versions) == ("qemu", ">=8.2")

@@ -1,0 +1,196 @@
+"""probe, conform, explain: what they ask, for how long, and what of an answer reaches the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from gateway.admin.control import Answer, Control
+from gateway.cli import main
+from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
+from gateway.protocol.errors import Refusal
+from gateway.wire import transmission
+from gateway.wire.constants import Cmd, Errno, Rep
+from gateway.wire.limits import MIB
+from tests.embedded.peers import listening
+
+VERBS = ("probe", "conform", "explain")
+
+Capture = pytest.CaptureFixture[str]
+
+COMMANDS = "\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n"
+"""What a terminal obeys (ECMA-48, in both of its spellings), what rich does, and what forges a line."""
+
+
+def command(verb: str, uri: str, workdir: Path, *arguments: str) -> list[str]:
+    """The command line that asks the server at a URI."""
+    if verb == "explain":
+        config = workdir / "explain.toml"
+        config.write_text(
+            f'[[listen]]\nuri = "nbd://127.0.0.1:0"\n[upstream.disks]\nuri = "{uri}"\n'
+        )
+        return [verb, str(config), *arguments]
+    return [verb, uri, *arguments, *(["--destroy"] if verb == "conform" else [])]
+
+
+async def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the program beside the servers of this process, on a terminal in which every table fits."""
+    return await trio.run_process(
+        [sys.executable, "-m", "gateway", *arguments],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "1000"},
+    )
+
+
+# --- What a server says does not command the terminal
+
+
+class Refusing(dict[str, MemoryDisk]):
+    """No export of any name, in a server's own words."""
+
+    def __contains__(self, name: object) -> bool:
+        raise Refusal(Rep.ERR_UNKNOWN, COMMANDS)
+
+
+def failing(request: Request, reply: list[bytes]) -> Iterable[bytes]:
+    """READs fail, in the server's own words."""
+    if request.command != Cmd.READ:
+        return reply
+    return [transmission.encode_error_chunk(request.cookie, Errno.EIO, COMMANDS)]
+
+
+def talkative() -> Server:
+    contexts = ("base:allocation", f"qemu:dirty-bitmap:{COMMANDS}")
+    return Server(
+        {"": MemoryDisk(2 * MIB), COMMANDS: MemoryDisk(2 * MIB)},
+        replace(PERSONALITIES["plain"], contexts=contexts),
+        descriptions={"": COMMANDS},
+        faults=Faults(on_reply=failing),
+    )
+
+
+SAYS = {
+    "probe": (talkative, ("--list", "--transmit")),
+    "conform": (talkative, ()),
+    "explain": (talkative, ()),
+    "probe, refused": (lambda: Server(Refusing()), ()),
+    "conform, refused": (lambda: Server(Refusing()), ()),
+    "explain, refused": (lambda: Server(Refusing()), ()),
+}
+
+
+@pytest.mark.parametrize("what", SAYS)
+async def test_what_a_server_says_does_not_command_the_terminal(what: str, workdir: Path) -> None:
+    verb = what.partition(",")[0]
+    server, arguments = SAYS[what]
+    async with listening(server(), workdir) as uri:
+        done = await run(*command(verb, uri, workdir, *arguments))
+    said = (done.stdout + done.stderr).decode()
+    assert not [each for each in said if not each.isprintable() and each != "\n"]
+    assert "Traceback" not in said
+    assert r"\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n" in said
+
+
+@pytest.mark.parametrize("verb", ["reload", "losses"])
+async def test_nor_does_what_a_gateway_says_of_its_servers(verb: str, workdir: Path) -> None:
+    async def answer(_arguments: Mapping[str, object]) -> Answer:
+        return Answer(ok=True, done=(COMMANDS,), problems=(COMMANDS,))
+
+    control = Control(workdir / "control")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(control.run, {verb: answer}, nursery, lambda _errno: None)
+        done = await run(verb, "--socket", str(workdir / "control"))
+        nursery.cancel_scope.cancel()
+    await control.aclose()
+    for said in (done.stdout.decode(), done.stderr.decode()):
+        assert not [each for each in said if not each.isprintable() and each != "\n"]
+        assert r"\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n" in said
+
+
+# --- How long
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_a_timeout_bounds_all_of_it(verb: str, as_json: bool, workdir: Path) -> None:
+    silent = Server({"": MemoryDisk(2 * MIB)}, faults=Faults(stall_after_bytes=0))
+    more = ("--json",) if as_json else ()
+    async with listening(silent, workdir) as uri:
+        done = await run(*command(verb, uri, workdir, "--timeout", "0.2", *more))
+    assert done.returncode == 1
+    text = "it was not done within 0.2 s, which --timeout allows"
+    error = done.stderr.decode()
+    assert error.startswith("nbd-gateway: ")
+    assert error.endswith(f"{text}\n")
+    assert error.count("\n") == 1
+    if as_json and verb != "explain":
+        assert json.loads(done.stdout)["error"] == f"{uri}: {text}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "soon"])
+def test_a_timeout_is_a_time(verb: str, timeout: str, tmp_path: Path, capsys: Capture) -> None:
+    arguments = command(verb, "memory:2M", tmp_path, f"--timeout={timeout}")
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert "--timeout" in error
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_timeout_that_is_kept_changes_nothing(verb: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(command(verb, "memory:2M", tmp_path, "--timeout", "600")) == 0
+    assert capsys.readouterr().err == ""
+
+
+# --- Whom
+
+
+@pytest.mark.parametrize("uri", [f"legacy:{name},size=2M" for name in PERSONALITIES])
+def test_embedded_servers_can_be_probed(uri: str, capsys: Capture) -> None:
+    status = main(["probe", uri, "--list", "--transmit", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert status == 3 * found["risks_data"]
+    assert found["uri"] == uri
+    [export] = found["exports"]
+    assert (export["size"], export["reading"]["wrong"]) == (2 * MIB, [])
+
+
+def test_a_file_can_be_probed_and_tried(tmp_path: Path, capsys: Capture) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"x" * 2 * MIB)
+    assert main(["probe", f"file:{disk}", "--transmit"]) == 0
+    assert disk.read_bytes() == b"x" * 2 * MIB
+    assert "16 places, nothing wrong" in capsys.readouterr().out
+    assert main(["conform", f"file:{disk}"]) == 2
+    assert disk.read_bytes() == b"x" * 2 * MIB
+    assert main(["conform", f"file:{disk}", "--destroy"]) == 0
+    assert disk.read_bytes() != b"x" * 2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("uri", "status", "why"),
+    [
+        ("file:missing", 1, "cannot open missing: No such file or directory"),
+        ("legacy:foo", 1, "there is no server 'foo' to imitate"),
+        ("foo", 2, "expected an NBD URI such as nbd://host:10809"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["probe", "conform"])
+def test_what_is_no_server(
+    verb: str, uri: str, status: int, why: str, tmp_path: Path, capsys: Capture
+) -> None:
+    assert main(command(verb, uri, tmp_path)) == status
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert why in error

@@ -1,0 +1,219 @@
+"""nbd-gateway check says what serve will need and lacks, at its line, as a serve says it that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+
+Capture = pytest.CaptureFixture[str]
+
+LISTEN = '[[listen]]\nuri = "nbd://127.0.0.1:0"\n'
+UPSTREAM = '[upstream.a]\nuri = "memory:1M"\n'
+RULE = "[[rule]]\n"
+EXPORT = '[[export]]\nname = ""\nupstream = "a"\n'
+AUDIT = 'policies = [ {{ use = "readonly" }}, {{ use = "audit", file = "{}" }} ]\n'
+LONG = "s" * 108
+
+LACKS: dict[str, tuple[str, list[str]]] = {
+    "a file": (
+        f'{LISTEN}[upstream.a]\nuri = "file:missing.img"\n',
+        ["g.toml:4: upstream.a.uri: cannot open missing.img: No such file or directory"],
+    ),
+    "a file that is a directory": (
+        f'{LISTEN}[upstream.a]\nuri = "file:."\n',
+        ["g.toml:4: upstream.a.uri: . is a directory, not a file or a block device"],
+    ),
+    "a program": (
+        f'{LISTEN}[upstream.a]\ncommand = ["no-such-program", "disk"]\n',
+        ["g.toml:4: upstream.a.command: there is no program 'no-such-program'"],
+    ),
+    "a program by its path": (
+        f'{LISTEN}[upstream.a]\ncommand = ["./g.toml"]\n',
+        ["g.toml:4: upstream.a.command: there is no program './g.toml'"],
+    ),
+    "an audit directory": (
+        LISTEN + UPSTREAM + EXPORT + AUDIT.format("logs/audit.log"),
+        ["g.toml:8: export.policies: audit: there is no directory logs"],
+    ),
+    "an audit directory of a rule": (
+        LISTEN + UPSTREAM + EXPORT + RULE + AUDIT.format("g.toml/audit.log"),
+        ["g.toml:9: rule.policies: audit: there is no directory g.toml"],
+    ),
+    "an audit file": (
+        LISTEN + UPSTREAM + EXPORT + RULE + AUDIT.format("."),
+        ["g.toml:9: rule.policies: audit: . is a directory"],
+    ),
+    "certificates": (
+        f'[[listen]]\nuri = "nbds://h"\ncertificates = "pki"\n{UPSTREAM}',
+        ["g.toml:3: listen.certificates: listener nbds://h:10809: pki: is no directory"],
+    ),
+    "keys": (
+        f'[[listen]]\nuri = "nbds://h"\npsk = "keys.psk"\n{UPSTREAM}',
+        [
+            "g.toml:3: listen.psk: listener nbds://h:10809: keys.psk: cannot be read: No such file or directory"
+        ],
+    ),
+    "certificates for a server": (
+        f'{LISTEN}[upstream.a]\nuri = "nbds://h"\ncertificates = "pki"\n',
+        ["g.toml:5: upstream.a.certificates: upstream a: pki: is no directory"],
+    ),
+    "the directory of a socket": (
+        f'[[listen]]\nuri = "nbd+unix:///?socket=run/s"\n{UPSTREAM}',
+        ["g.toml:2: listen.uri: there is no directory run"],
+    ),
+    "the directory of a socket is a file": (
+        f'[[listen]]\nuri = "nbd+unix:///?socket=g.toml/s"\n{UPSTREAM}',
+        ["g.toml:2: listen.uri: g.toml is no directory"],
+    ),
+    "the directory of the control socket": (
+        f'{LISTEN}{UPSTREAM}[control]\nsocket = "run/control"\n',
+        ["g.toml:6: control.socket: there is no directory run"],
+    ),
+    "several": (
+        '[control]\nsocket = "run/control"\n[upstream.a]\nuri = "file:missing.img"\n'
+        '[[listen]]\nuri = "nbd+unix:///?socket=run/s"\n',
+        [
+            "g.toml:2: control.socket: there is no directory run",
+            "g.toml:4: upstream.a.uri: cannot open missing.img: No such file or directory",
+            "g.toml:6: listen.uri: there is no directory run",
+        ],
+    ),
+}
+"""What is lacking, and what is said of it."""
+
+AT_THE_FIRST_CLIENT = {
+    *("a program", "a program by its path"),
+    *("an audit directory", "an audit directory of a rule", "an audit file"),
+}
+"""What a gateway starts without."""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("what", LACKS)
+def test_check_says_what_is_lacking(what: str, tmp_path: Path, capsys: Capture) -> None:
+    text, said = LACKS[what]
+    (tmp_path / "g.toml").write_text(text)
+    assert main(["check", "g.toml"]) == 1
+    out, error = capsys.readouterr()
+    lines = error.splitlines()
+    assert out == ""
+    assert all(map(str.startswith, lines, said)), lines
+    assert len(lines) == len(said)
+
+
+@pytest.mark.parametrize("what", sorted(LACKS.keys() - AT_THE_FIRST_CLIENT))
+def test_serve_fails_for_it_and_says_the_same(what: str, tmp_path: Path, capsys: Capture) -> None:
+    text, said = LACKS[what]
+    (tmp_path / "g.toml").write_text(text)
+    assert main(["serve", "--config", "g.toml"]) == 1
+    error = capsys.readouterr().err
+    assert any(line.split(": ", 2)[2].rpartition(": ")[2] in error for line in said)
+
+
+@pytest.mark.parametrize("what", LACKS)
+def test_offline_nothing_is_looked_for(what: str, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "g.toml").write_text(LACKS[what][0])
+    assert main(["check", "--offline", "g.toml"]) == 0
+    out, error = capsys.readouterr()
+    assert error == ""
+    assert out.startswith("g.toml: ok\n")
+
+
+def test_offline_nothing_is_opened(tmp_path: Path, capsys: Capture) -> None:
+    """Not even what is there: whoever opens the pipe would wait for its writer."""
+    os.mkfifo(tmp_path / "keys.psk")
+    (tmp_path / "g.toml").write_text(
+        f'[[listen]]\nuri = "nbds://h"\npsk = "keys.psk"\n{UPSTREAM}{EXPORT}'
+        + AUDIT.format("keys.psk")
+    )
+    assert main(["check", "--offline", "g.toml"]) == 0
+
+
+def test_what_is_there_is_not_missed(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "disk.img").write_bytes(b"content")
+    assert main(["pki", "init", "pki", "--psk", "joe"]) == 0
+    (tmp_path / "g.toml").write_text(
+        '[[listen]]\nuri = "nbds+unix:///?socket=s"\ncertificates = "pki"\npsk = "pki/keys.psk"\n'
+        '[[listen]]\nuri = "nbd+unix:///?socket=%00abstract/s"\n'
+        '[upstream.a]\nuri = "file:disk.img"\n'
+        '[upstream.b]\ncommand = ["sh"]\n'
+        f'[[export]]\nname = "b"\nupstream = "b"\n{EXPORT}{AUDIT.format("audit.log")}'
+        '[control]\nsocket = "control"\n'
+    )
+    assert main(["check", "g.toml"]) == 0
+    assert capsys.readouterr().err == ""
+    assert {each.name for each in tmp_path.iterdir()} == {"disk.img", "pki", "g.toml"}
+    assert (tmp_path / "disk.img").read_bytes() == b"content"
+
+
+def test_certificates_that_end_soon_are_a_warning(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["pki", "init", "pki", "--days", "7"]) == 0
+    (tmp_path / "g.toml").write_text(
+        f'[[listen]]\nuri = "nbds://h"\ncertificates = "pki"\n{UPSTREAM}'
+    )
+    capsys.readouterr()
+    assert main(["check", "g.toml"]) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert found
+    assert all(line.startswith("  warning: nbds://h:10809: pki/") for line in found), found
+    assert main(["check", "--offline", "g.toml"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_what_may_not_be_written(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere, so the kernel's answer is given here."""
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    (tmp_path / "g.toml").write_text(
+        f'[[listen]]\nuri = "nbd+unix:///?socket=s"\n{UPSTREAM}{EXPORT}{RULE}{AUDIT.format("a.log")}'
+    )
+    assert main(["check", "g.toml"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "g.toml:2: listen.uri: nothing can be made in the directory .",
+        "g.toml:9: rule.policies: audit: . cannot be written",
+    ]
+
+
+@pytest.mark.parametrize("verb", [["check"], ["check", "--offline"], ["serve", "--config"]])
+def test_the_control_path_has_to_fit(verb: list[str], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "g.toml").write_text(f'{LISTEN}{UPSTREAM}[control]\nsocket = "{LONG}"\n')
+    assert main([*verb, "g.toml"]) == 1
+    assert capsys.readouterr().err.removeprefix("nbd-gateway: ") == (
+        f'g.toml:6: control.socket: "{LONG}": the path of a Unix socket has at most 107 bytes,'
+        " this one 108\n"
+    )
+
+
+def test_programs_have_it_in_one_object(tmp_path: Path, capsys: Capture) -> None:
+    text, [said] = LACKS["a file"]
+    (tmp_path / "g.toml").write_text(text)
+    assert main(["check", "--json", "g.toml"]) == 1
+    message = said.removeprefix("g.toml:4: upstream.a.uri: ")
+    found = json.loads(capsys.readouterr().out)
+    assert found == {
+        "file": "g.toml",
+        "ok": False,
+        "offline": False,
+        "problems": [{"file": "g.toml", "line": 4, "key": "upstream.a.uri", "message": message}],
+        "serves": [],
+    }
+    assert main(["check", "--json", "--offline", "g.toml"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["offline"], found["problems"]) == (True, True, [])
+    assert found["serves"] == [
+        "listens on nbd://127.0.0.1:0, at most 1000 clients",
+        "every name: the same name of a (file:missing.img)",
+    ]
+    (tmp_path / "g.toml").write_text("x")
+    assert main(["check", "--json", "g.toml"]) == 1
+    assert json.loads(capsys.readouterr().out)["problems"][0]["line"] == 1
