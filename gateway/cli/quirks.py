@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from gateway.quirks import Proof
 
 INTRODUCTION = """\
 # Quirks: what servers get wrong, and what the gateway does about it
@@ -64,19 +67,26 @@ def quirks(
 
 def document() -> dict[str, object]:
     """Give the catalogue as JSON has it."""
-    from dataclasses import asdict
-
     from gateway.quirks import catalogue
     from gateway.quirks.everywhere import EVERYWHERE
 
     facts = ("name", "affected", "summary", "consequence", "risks_data")
     return {
         "quirks": [
-            {fact: getattr(quirk, fact) for fact in facts} | {"links": [*quirk.links]}
+            {fact: getattr(quirk, fact) for fact in facts}
+            | {"links": [*quirk.links], "proof": _proof(quirk.proof)}
             for quirk in catalogue().values()
         ],
-        "everywhere": [asdict(known) for known in EVERYWHERE],
+        "everywhere": [
+            {fact: getattr(known, fact) for fact in ("number", "peer", "does", "here")}
+            | {"proof": _proof(known.proof)}
+            for known in EVERYWHERE
+        ],
     }
+
+
+def _proof(proof: Proof) -> dict[str, str]:
+    return {"how": proof.how.name.lower(), "where": proof.where}
 
 
 def page() -> str:

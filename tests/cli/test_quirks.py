@@ -31,7 +31,9 @@ def test_programs_have_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     said = json.loads(capsys.readouterr().out)
     assert [quirk["name"] for quirk in said["quirks"]] == [*catalogue()]
     for quirk in said["quirks"]:
-        assert {*quirk} == {"name", "affected", "summary", "consequence", "risks_data", "links"}
+        facts = {"name", "affected", "summary", "consequence", "risks_data", "links", "proof"}
+        assert {*quirk} == facts
+        assert quirk["proof"]["how"] in ("seen", "read", "told")
         known = catalogue()[quirk["name"]]
         assert (quirk["risks_data"], quirk["links"]) == (known.risks_data, [*known.links])
     assert [known["number"] for known in said["everywhere"]] == [k.number for k in EVERYWHERE]
