@@ -206,7 +206,7 @@ def test_the_keys_are_those_of_the_manual(
         *("readonly", "contexts", "limit", "protect"),
     ]
     assert "READ_ONLY" in view["flags"]
-    assert said["limits"] == [{"policy": "limit", "in_flight": 16, "rates": []}]
+    assert said["limits"] == [{"policy": "limit", "mode": "enforce", "in_flight": 16, "rates": []}]
 
 
 def test_a_mistake_on_the_command_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
