@@ -91,7 +91,7 @@ def found(rules: Access, name: str, who: Client | None = None) -> tuple[str, str
 def listed(rules: Access, who: Client | None = None) -> list[str]:
     """Names that LIST shows."""
     exports = [ListedExport(each.name) for each in rules.config.exports]
-    return [each.name for each in rules.listed(who or client(), exports)]
+    return [each.name for each in rules.listed(who or client(), exports).exports]
 
 
 # --- Which rule

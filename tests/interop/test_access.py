@@ -341,3 +341,14 @@ def test_who_is_denied_learns_nothing(scene: Scene) -> None:
     for data in absent[:-1]:
         assert Rep.ERR_UNKNOWN.to_bytes(4) in data
     assert denied[-1] == absent[-1]  # EXPORT_NAME has no words for it
+
+
+def test_an_empty_list_is_found_in_the_log(scene: Scene) -> None:
+    """Of who is shown something, nothing is said: most clients are denied most of the exports."""
+    assert names(scene.nobody) == []
+    assert names(scene.writer) == ["vm"]
+    assert scene.gateway.stop() == 0
+    [line] = [line for line in scene.gateway.output.splitlines() if "access denied" in line]
+    assert "asked=LIST" in line
+    assert "exports=2" in line
+    assert "why=\"rule 'nobody, and it is told' denies it\"" in line
