@@ -14,6 +14,7 @@ from gateway.config.data import (
     Finding,
     Vocabulary,
     Where,
+    address,
     array_of,
     nbd_uri,
     nbd_uris,
@@ -199,12 +200,12 @@ def _addresses(data: Data, where: Where) -> Iterator[Finding]:
         uri = nbd_uri(listen)
         if uri is None or uri.port == 0:  # port 0 is another port each time
             continue
-        first = taken.setdefault(_address(uri), path)
+        first = taken.setdefault(address(uri), path)
         if first is not path:
             yield (*path, "uri"), f"{uri} is listened on already ({where((*first, 'uri'))})"
     for path, upstream in tables_of(data, "upstream"):
         for uri in nbd_uris(upstream):
-            if listen_path := taken.get(_address(uri)):
+            if listen_path := taken.get(address(uri)):
                 there = where((*listen_path, "uri"))
                 yield (
                     (*path, _uri_key(upstream)),
@@ -342,9 +343,3 @@ def _hides(pattern: str, exact: str | None) -> bool:
 
 def _uri_key(table: Data) -> str:
     return "uri" if "uri" in table else "uris"
-
-
-def _address(uri: NbdUri) -> tuple[object, ...]:
-    # [::] is listened on for IPv4 as well.
-    host = {"localhost": "127.0.0.1", "0.0.0.0": "::"}.get(uri.host or "", uri.host)
-    return (uri.transport, host, uri.port, uri.socket_path, uri.cid)

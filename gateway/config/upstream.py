@@ -205,7 +205,7 @@ class Upstream(Table):
     canonical_names: bool = Field(
         default=False,
         description="Every export name of the server is a disk of its own. Otherwise two names may be one disk:"
-        " parts of blocks are not written under both at a time.",
+        " parts of blocks are not written under both at a time, and rules want exact names.",
     )
     # Safe with any server: it sees what it would see without us.
     connections: ConnectionsWritten = Field(
