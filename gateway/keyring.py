@@ -178,6 +178,8 @@ def _first(whose: str, load: Callable[[], _Ring]) -> _Ring:
 def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
     for text in ring.current.warnings(datetime.now(UTC)):
         log.warning("certificate", of=whose, what=text)
+    if ring.current.exposed is not None:
+        log.warning("key", of=whose, what=ring.current.exposed)
 
 
 def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> str | None:

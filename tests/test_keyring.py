@@ -63,6 +63,23 @@ def test_what_is_exchanged_for_something_that_has_ended_is_warned_of(
     assert reloaded(ring) == [("info", "credentials exchanged"), ("warning", "certificate")]
 
 
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_a_key_that_anybody_can_read_is_warned_of(
+    tmp_path: Path, ca: trustme.CA, role: str
+) -> None:
+    leaf = ca.issue_cert("localhost")
+    folder = directory(tmp_path / "pki", ca, server=leaf, client=leaf)
+    key = folder / f"{role}-key.pem"
+    ring = keyring(folder) if role == "server" else secure(folder)[0]
+    for mode, warned in ((0o644, True), (0o640, False), (0o602, True), (0o600, False)):
+        key.chmod(mode)
+        with structlog.testing.capture_logs() as lines:
+            ring.reload(structlog.get_logger())
+        said = [line["what"] for line in lines if line["event"] == "key"]
+        assert len(said) == warned
+        assert all(f"{key}: anybody" in text and f"(mode {mode:04o})" in text for text in said)
+
+
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyringError, match=r"^listener nbds://127\.0\.0\.1:10809: .*nothing"):
         keyring(tmp_path / "nothing")

@@ -121,7 +121,7 @@ def _show(found: Probe) -> None:
     names = "it will not say" if found.listed is None else f"{len(found.listed)}"
     console.print(f"{found.uri}: exports: {names}", highlight=False, soft_wrap=True)
     if found.tls_required:
-        console.print("it says nothing more without TLS", highlight=False)
+        console.print("it says nothing more without TLS: use nbds: in its URI", highlight=False)
     for export in found.exports:
         program, evidence = export.program, export.evidence
         title = f'"{printable(export.name)}"' if export.name else "the default export"

@@ -864,5 +864,5 @@ def refusal_for_client(refused: Refused) -> Refusal:
     if refused.reply == Rep.ERR_TOO_BIG:
         return Refusal(Rep.ERR_INVALID, text)
     if refused.reply == Rep.ERR_TLS_REQD:
-        return TlsRequired(text)
+        return TlsRequired(f"{text}: use nbds: in the URI of this server")
     return Refusal(Rep.ERR_PLATFORM, text)
