@@ -11,6 +11,8 @@ Imported only where a configuration has TLS.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
@@ -46,6 +48,16 @@ class KeyringError(Exception):
     """Credentials cannot be loaded at the start; the text says where, and what was expected."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What has come of loading credentials anew."""
+
+    done: list[str]
+    """Whose have been exchanged, and which files have changed."""
+    problems: list[str]
+    """What stays as it was because it cannot be loaded."""
+
+
 class Keyring:
     """The credentials of each listener and upstream that has TLS; those of the configuration `before` are kept
     where it said the same of them. Raises `KeyringError`.
@@ -77,14 +89,22 @@ class Keyring:
         same = before is not None and _said_of_upstream(before) == _said_of_upstream(upstream)
         return self._upstreams[name] if same else None
 
-    def become(self, other: Keyring, log: FilteringBoundLogger) -> None:
-        """Go over to the credentials of another configuration; those that are new may be warned of."""
+    def become(self, other: Keyring, log: FilteringBoundLogger) -> list[str]:
+        """Go over to the credentials of another configuration; those that are new may be warned of. Say whose
+        they are.
+        """
         here = [ring for _whose, ring in self._rings()]
         self._listeners, self._upstreams = other._listeners, other._upstreams
         self._settings = other._settings
-        for whose, ring in self._rings():
-            if ring not in here:
-                _warn(log, whose, ring)
+        new = [(whose, ring) for whose, ring in self._rings() if ring not in here]
+        for whose, ring in new:
+            _warn(log, whose, ring)
+        return [whose for whose, _ring in new]
+
+    @property
+    def whose(self) -> list[str]:
+        """Say of all credentials whose they are."""
+        return [whose for whose, _ring in self._rings()]
 
     def listener(self, listen: Listen) -> Rotating[ServerCredentials] | None:
         """Give a listener's credentials; None if it has no TLS."""
@@ -118,11 +138,22 @@ class Keyring:
             await trio.sleep(LOOK_SECONDS)
             for whose, ring in self._rings():
                 if ring.changed():
-                    _reload(log, whose, ring)
+                    with suppress(CredentialsError):  # it is logged
+                        _reload(log, whose, ring)
 
-    def reload(self, log: FilteringBoundLogger) -> list[str]:
-        """Load everything anew, now; say what stays as it was because that failed."""
-        return [problem for whose, ring in self._rings() if (problem := _reload(log, whose, ring))]
+    def reload(self, log: FilteringBoundLogger) -> Exchanged:
+        """Load everything anew, now."""
+        done: list[str] = []
+        problems: list[str] = []
+        for whose, ring in self._rings():
+            try:
+                changes = _reload(log, whose, ring)
+            except CredentialsError as error:
+                problems.append(f"the credentials of {whose} stay as they were: {error}")
+            else:
+                if changes:
+                    done.append(f"{whose} ({', '.join(changes)})")
+        return Exchanged(done, problems)
 
     def _rings(self) -> Iterator[tuple[str, Ring]]:
         for listen, ring in self._listeners:
@@ -182,13 +213,14 @@ def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
         log.warning("key", of=whose, what=ring.current.exposed)
 
 
-def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> str | None:
+def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> tuple[str, ...]:
+    """Load credentials anew, and say which files have changed. Raises `CredentialsError`; the log has it."""
     try:
         changes = ring.reload()
     except CredentialsError as error:
         log.error("credentials stay as they were", of=whose, why=str(error))
-        return f"the credentials of {whose} stay as they were: {error}"
+        raise
     if changes:
         log.info("credentials exchanged", of=whose, files=list(changes))
         _warn(log, whose, ring)
-    return None
+    return changes

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
+
+from tests.tls.handshakes import directory
 
 from .clients import nbdinfo, start_script
 from .gateways import MODE
@@ -122,6 +125,29 @@ def test_a_rule_ends_the_sessions_that_it_denies(servers: Servers, workdir: Path
     for other in others:
         report = said(other)
         assert (report["bad"], report["unanswered"], report["died"]) == ({}, 0, False)
+    assert gateway.process.stop() == 0
+
+
+def test_it_is_not_called_reloaded_where_a_part_is_not(workdir: Path) -> None:
+    ca = trustme.CA()
+    pki = directory(workdir / "pki", ca, server=ca.issue_cert("localhost"))
+    secure = (
+        '[upstream.m]\nuri = "memory:1M"\n'
+        f'[[listen]]\nuri = "nbds+unix:///?socket={workdir}/s"\ncertificates = "{pki}"\n'
+    )
+    gateway = Gateway(workdir, secure)
+    key = pki / "server-key.pem"
+    content = key.read_bytes()
+    key.write_bytes(b"nonsense")
+    done = gateway.reload()
+    assert done.status == 1
+    assert "reloaded" not in done.out + done.err
+    assert f"stay as they were: {key}: is no key" in done.err
+    assert "all but that is taken up: listeners: 2 kept" in done.err
+    key.write_bytes(content)
+    done = gateway.reload()
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("reloaded: ")
     assert gateway.process.stop() == 0
 
 
