@@ -70,12 +70,14 @@ class Keyring:
                 ring = None if before is None else before._as_for(listen)
                 self._listeners.append((listen, ring or _loaded(f"listener {listen.uri}", listen)))
         self._settings = {name: each for name, each in config.upstream.items() if each.secure}
-        self._upstreams: dict[str, Rotating[ClientCredentials]] = {}
+        self._upstreams: dict[str, tuple[Rotating[ClientCredentials], ...]] = {}
         for name, upstream in self._settings.items():
-            found = None if before is None else before._as_for_upstream(name, upstream)
-            uri = upstream.uri
-            assert isinstance(uri, NbdUri)
-            self._upstreams[name] = found or _loaded_for(f"upstream {name}", uri, upstream)
+            known = {} if before is None else before._known_of(name)
+            self._upstreams[name] = tuple(
+                known.get(_said_of_upstream(upstream, uri))
+                or _loaded_for(f"upstream {_named(name, uri, upstream)}", uri, upstream)
+                for uri in upstream.nbd_uris
+            )
         self._elsewhere: WeakValueDictionary[tuple[object, ...], Rotating[ClientCredentials]]
         self._elsewhere = WeakValueDictionary() if before is None else before._elsewhere
 
@@ -84,10 +86,13 @@ class Keyring:
         wanted = _said(listen)
         return next((ring for other, ring in self._listeners if _said(other) == wanted), None)
 
-    def _as_for_upstream(self, name: str, upstream: Upstream) -> Rotating[ClientCredentials] | None:
-        before = self._settings.get(name)
-        same = before is not None and _said_of_upstream(before) == _said_of_upstream(upstream)
-        return self._upstreams[name] if same else None
+    def _known_of(self, name: str) -> dict[tuple[object, ...], Rotating[ClientCredentials]]:
+        """Give the credentials of an upstream, by what is said of them."""
+        upstream = self._settings.get(name)
+        if upstream is None:
+            return {}
+        said = [_said_of_upstream(upstream, uri) for uri in upstream.nbd_uris]
+        return dict(zip(said, self._upstreams[name], strict=True))
 
     def become(self, other: Keyring, log: FilteringBoundLogger) -> list[str]:
         """Go over to the credentials of another configuration; those that are new may be warned of. Say whose
@@ -111,8 +116,8 @@ class Keyring:
         return next((ring for which, ring in self._listeners if which is listen), None)
 
     @property
-    def upstreams(self) -> Mapping[str, Rotating[ClientCredentials]]:
-        """Those of the upstreams that have TLS, by name."""
+    def upstreams(self) -> Mapping[str, tuple[Rotating[ClientCredentials], ...]]:
+        """Those of the upstreams that have TLS, by name: for each of its URIs."""
         return self._upstreams
 
     def elsewhere(self, uri: NbdUri, upstream: Upstream) -> Rotating[ClientCredentials]:
@@ -121,9 +126,8 @@ class Keyring:
         """
         said = _said_of_upstream(upstream, uri)
         ring = self._elsewhere.get(said)
-        for name, settings in self._settings.items():
-            if ring is None and _said_of_upstream(settings) == said:
-                ring = self._upstreams[name]
+        for name in self._settings:
+            ring = ring or self._known_of(name).get(said)
         ring = ring or _loaded_for(str(uri), uri, upstream)
         self._elsewhere[said] = ring
         return ring
@@ -158,8 +162,11 @@ class Keyring:
     def _rings(self) -> Iterator[tuple[str, Ring]]:
         for listen, ring in self._listeners:
             yield str(listen.uri), ring
-        yield from self._upstreams.items()
-        known = list(self._upstreams.values())
+        known: list[Ring] = []
+        for name, upstream in self._settings.items():
+            for uri, client in zip(upstream.nbd_uris, self._upstreams[name], strict=True):
+                yield _named(name, uri, upstream), client
+                known.append(client)
         for said, other in list(self._elsewhere.items()):
             if other not in known:
                 yield str(said[0]), other
@@ -173,8 +180,13 @@ def _said(listen: Listen) -> tuple[object, ...]:
     return (listen.certificates, listen.psk, listen.verify_client)
 
 
-def _said_of_upstream(upstream: Upstream, uri: NbdUri | None = None) -> tuple[object, ...]:
-    return (uri or upstream.uri, upstream.certificates, upstream.psk, upstream.psk_user)
+def _said_of_upstream(upstream: Upstream, uri: NbdUri) -> tuple[object, ...]:
+    return (uri, upstream.certificates, upstream.psk, upstream.psk_user)
+
+
+def _named(name: str, uri: NbdUri, upstream: Upstream) -> str:
+    """Say which server of an upstream it is, if there are several."""
+    return f"{name} ({uri})" if upstream.uris else name
 
 
 def _loaded(whose: str, listen: Listen) -> Rotating[ServerCredentials]:

@@ -157,7 +157,13 @@ def _listener_over_tls(path: KeyPath, listen: Data, blamed: KeyPath) -> Iterator
 
 
 def _upstream_over_tls(path: KeyPath, upstream: Data) -> Iterator[Finding]:
-    uri = nbd_uri(upstream)
+    uris: list[NbdUri] | list[None] = nbd_uris(upstream) or [None]
+    yield from dict.fromkeys(
+        finding for uri in uris for finding in _server_over_tls(path, upstream, uri)
+    )
+
+
+def _server_over_tls(path: KeyPath, upstream: Data, uri: NbdUri | None) -> Iterator[Finding]:
     said = {} if uri is None else uri.parameters
     for key, parameter in _SAID_TWICE.items():
         if key in upstream and (uri is None or not uri.tls):
@@ -169,7 +175,7 @@ def _upstream_over_tls(path: KeyPath, upstream: Data) -> Iterator[Finding]:
     if {"certificates", "psk"} <= has:
         yield path, "a server is reached with certificates or with a pre-shared key, not with both"
     elif uri is not None and uri.tls and named and "psk" not in has:
-        blamed = "psk-user" if "psk-user" in upstream else "uri"
+        blamed = "psk-user" if "psk-user" in upstream else _uri_key(upstream)
         yield (*path, blamed), "a user is that of a pre-shared key: psk says in which file it is"
 
 

@@ -484,8 +484,8 @@ class OptionLine:
                 raise (_Died if error.closed else Unreachable)(text) from None
             assert isinstance(greeted, Greeted)
             line._greeting = greeted
-            if server.tls is not None:
-                await line._start_tls(server.tls())
+            if server.tls:
+                await line._start_tls(server.tls[reached.place]())
         except BaseException:
             await line.aclose()
             raise

@@ -680,6 +680,17 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "what one of several URIs says already",
+        LISTEN
+        + '[upstream.a]\nuris = ["nbds://h", "nbds://g?tls-certificates=d"]\ncertificates = "d"\n'
+        + '[upstream.b]\nuris = ["nbds://u@h", "nbds://u@g"]\n'
+        + "".join(f'[[export]]\nname = "{name}"\nupstream = "{name}"\n' for name in "ab"),
+        [
+            "5: upstream.a.certificates: the URI says tls-certificates already; leave one of the two out",
+            "7: upstream.b.uris: a user is that of a pre-shared key: psk says in which file it is",
+        ],
+    ),
+    (
         "users of no key",
         LISTEN
         + '[upstream.a]\nuri = "nbds://h"\npsk-user = "u"\n'
@@ -883,7 +894,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         + EXPORT.replace("disks", "a"),
         [
             '4: upstream.a.uris: "memory:1G": an embedded server has no place among others',
-            '6: upstream.b.uris: "nbds://g:10809": a server with TLS has to be the only one: uri',
+            '6: upstream.b.uris: "nbds://g:10809": all of them have to be nbds:, or none',
             '8: upstream.c.uris: "nbd://h:10809": it is there already',
             '10: upstream.d.uris: "nbd://g:10809/y": all of them have to name the same export, or none any',
             '12: upstream.e.uris: "nbd://g:10809": all of them have to name the same export, or none any',

@@ -24,7 +24,7 @@ from .clients import nbdcopy, nbdinfo, nbdsh
 from .conftest import Image
 from .gateways import MODE
 from .processes import Process, attempt, listening, run, wait_until
-from .servers import Servers, Upstream, free_port
+from .servers import Servers, Upstream, free_port, unix_uri
 
 pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a blind relay has no TLS to offer")
 
@@ -262,6 +262,35 @@ def test_servers_over_tls(
     assert run("cmp", image.path, copy) == ""
     nbdsh(f"h.connect_uri({gateway.plain_uri!r})\nh.pwrite(b'x' * 100000, 5)\nh.flush()")
     assert disk.read_bytes()[5:100005] == b"x" * 100000
+
+
+def test_several_servers_over_tls(
+    servers: Servers, image: Image, pki: Path, workdir: Path, ca: trustme.CA
+) -> None:
+    """Each shows a certificate of its own name; when one is gone, the next is held against that."""
+    first, second = (
+        servers.nbdkit("--tls=require", f"--tls-certificates={theirs}", "file", "-r", image.path)
+        for name in ("a.example", "b.example")
+        for theirs in (directory(workdir / name, ca, server=ca.issue_cert(name)),)
+    )
+    uris = [
+        f"nbds+unix:///?socket={quote(upstream.uri.partition('socket=')[2])}&tls-hostname={name}"
+        for upstream, name in ((first, "a.example"), (second, "b.example"))
+    ]
+    listen, config = workdir / "listen", workdir / "gateway.toml"
+    config.write_text(
+        f'[[listen]]\nuri = "{unix_uri(listen)}"\n'
+        f'[upstream.two]\nuris = {uris}\ncertificates = "{pki}"\nconnect-seconds = 5\n'
+    )
+    gateway = Process(sys.executable, "-m", "gateway", "serve", "--config", config)
+    gateway.ready_when(lambda: listening(unix_uri(listen)), "the gateway listens")
+    for server in (first, second):
+        assert nbdinfo(unix_uri(listen))["exports"][0]["export-size"] == image.size
+        assert "Hostname mismatch" not in gateway.output
+        server.process.stop()
+    assert attempt("nbdinfo", unix_uri(listen)).status
+    assert gateway.stop() == 0
+    assert "Traceback" not in gateway.output
 
 
 def test_nbd_server_over_tls(servers: Servers, image: Image, pki: Path, workdir: Path) -> None:
