@@ -115,6 +115,8 @@ class LimitSaid:
     policy: str
     in_flight: int | None
     charges: tuple[Charge, ...]
+    observed: bool = False
+    """It is only told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,8 +395,9 @@ def _limits(chain: Sequence[Placed], session: Session) -> Iterator[LimitSaid]:
     for placed in chain:
         said = limits_of([placed], session)
         in_flight = said.most_in_flight if said.most_in_flight < MAX_IN_FLIGHT else None
-        if in_flight is not None or said.charges:
-            yield LimitSaid(placed.name, in_flight, tuple(said.charges))
+        charges = [*said.charges, *(charge for _policy, charge in said.watched)]
+        if in_flight is not None or charges:
+            yield LimitSaid(placed.name, in_flight, tuple(charges), placed.observed)
 
 
 # --- What policies change

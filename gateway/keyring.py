@@ -11,6 +11,8 @@ Imported only where a configuration has TLS.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakValueDictionary
@@ -46,6 +48,16 @@ class KeyringError(Exception):
     """Credentials cannot be loaded at the start; the text says where, and what was expected."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """What has come of loading credentials anew."""
+
+    done: list[str]
+    """Whose have been exchanged, and which files have changed."""
+    problems: list[str]
+    """What stays as it was because it cannot be loaded."""
+
+
 class Keyring:
     """The credentials of each listener and upstream that has TLS; those of the configuration `before` are kept
     where it said the same of them. Raises `KeyringError`.
@@ -58,12 +70,14 @@ class Keyring:
                 ring = None if before is None else before._as_for(listen)
                 self._listeners.append((listen, ring or _loaded(f"listener {listen.uri}", listen)))
         self._settings = {name: each for name, each in config.upstream.items() if each.secure}
-        self._upstreams: dict[str, Rotating[ClientCredentials]] = {}
+        self._upstreams: dict[str, tuple[Rotating[ClientCredentials], ...]] = {}
         for name, upstream in self._settings.items():
-            found = None if before is None else before._as_for_upstream(name, upstream)
-            uri = upstream.uri
-            assert isinstance(uri, NbdUri)
-            self._upstreams[name] = found or _loaded_for(f"upstream {name}", uri, upstream)
+            known = {} if before is None else before._known_of(name)
+            self._upstreams[name] = tuple(
+                known.get(_said_of_upstream(upstream, uri))
+                or _loaded_for(f"upstream {_named(name, uri, upstream)}", uri, upstream)
+                for uri in upstream.nbd_uris
+            )
         self._elsewhere: WeakValueDictionary[tuple[object, ...], Rotating[ClientCredentials]]
         self._elsewhere = WeakValueDictionary() if before is None else before._elsewhere
 
@@ -72,27 +86,38 @@ class Keyring:
         wanted = _said(listen)
         return next((ring for other, ring in self._listeners if _said(other) == wanted), None)
 
-    def _as_for_upstream(self, name: str, upstream: Upstream) -> Rotating[ClientCredentials] | None:
-        before = self._settings.get(name)
-        same = before is not None and _said_of_upstream(before) == _said_of_upstream(upstream)
-        return self._upstreams[name] if same else None
+    def _known_of(self, name: str) -> dict[tuple[object, ...], Rotating[ClientCredentials]]:
+        """Give the credentials of an upstream, by what is said of them."""
+        upstream = self._settings.get(name)
+        if upstream is None:
+            return {}
+        said = [_said_of_upstream(upstream, uri) for uri in upstream.nbd_uris]
+        return dict(zip(said, self._upstreams[name], strict=True))
 
-    def become(self, other: Keyring, log: FilteringBoundLogger) -> None:
-        """Go over to the credentials of another configuration; those that are new may be warned of."""
+    def become(self, other: Keyring, log: FilteringBoundLogger) -> list[str]:
+        """Go over to the credentials of another configuration; those that are new may be warned of. Say whose
+        they are.
+        """
         here = [ring for _whose, ring in self._rings()]
         self._listeners, self._upstreams = other._listeners, other._upstreams
         self._settings = other._settings
-        for whose, ring in self._rings():
-            if ring not in here:
-                _warn(log, whose, ring)
+        new = [(whose, ring) for whose, ring in self._rings() if ring not in here]
+        for whose, ring in new:
+            _warn(log, whose, ring)
+        return [whose for whose, _ring in new]
+
+    @property
+    def whose(self) -> list[str]:
+        """Say of all credentials whose they are."""
+        return [whose for whose, _ring in self._rings()]
 
     def listener(self, listen: Listen) -> Rotating[ServerCredentials] | None:
         """Give a listener's credentials; None if it has no TLS."""
         return next((ring for which, ring in self._listeners if which is listen), None)
 
     @property
-    def upstreams(self) -> Mapping[str, Rotating[ClientCredentials]]:
-        """Those of the upstreams that have TLS, by name."""
+    def upstreams(self) -> Mapping[str, tuple[Rotating[ClientCredentials], ...]]:
+        """Those of the upstreams that have TLS, by name: for each of its URIs."""
         return self._upstreams
 
     def elsewhere(self, uri: NbdUri, upstream: Upstream) -> Rotating[ClientCredentials]:
@@ -101,9 +126,8 @@ class Keyring:
         """
         said = _said_of_upstream(upstream, uri)
         ring = self._elsewhere.get(said)
-        for name, settings in self._settings.items():
-            if ring is None and _said_of_upstream(settings) == said:
-                ring = self._upstreams[name]
+        for name in self._settings:
+            ring = ring or self._known_of(name).get(said)
         ring = ring or _loaded_for(str(uri), uri, upstream)
         self._elsewhere[said] = ring
         return ring
@@ -118,17 +142,31 @@ class Keyring:
             await trio.sleep(LOOK_SECONDS)
             for whose, ring in self._rings():
                 if ring.changed():
-                    _reload(log, whose, ring)
+                    with suppress(CredentialsError):  # it is logged
+                        _reload(log, whose, ring)
 
-    def reload(self, log: FilteringBoundLogger) -> list[str]:
-        """Load everything anew, now; say what stays as it was because that failed."""
-        return [problem for whose, ring in self._rings() if (problem := _reload(log, whose, ring))]
+    def reload(self, log: FilteringBoundLogger) -> Exchanged:
+        """Load everything anew, now."""
+        done: list[str] = []
+        problems: list[str] = []
+        for whose, ring in self._rings():
+            try:
+                changes = _reload(log, whose, ring)
+            except CredentialsError as error:
+                problems.append(f"the credentials of {whose} stay as they were: {error}")
+            else:
+                if changes:
+                    done.append(f"{whose} ({', '.join(changes)})")
+        return Exchanged(done, problems)
 
     def _rings(self) -> Iterator[tuple[str, Ring]]:
         for listen, ring in self._listeners:
             yield str(listen.uri), ring
-        yield from self._upstreams.items()
-        known = list(self._upstreams.values())
+        known: list[Ring] = []
+        for name, upstream in self._settings.items():
+            for uri, client in zip(upstream.nbd_uris, self._upstreams[name], strict=True):
+                yield _named(name, uri, upstream), client
+                known.append(client)
         for said, other in list(self._elsewhere.items()):
             if other not in known:
                 yield str(said[0]), other
@@ -148,8 +186,13 @@ def _said(listen: Listen) -> tuple[object, ...]:
     return (listen.certificates, listen.psk, listen.verify_client)
 
 
-def _said_of_upstream(upstream: Upstream, uri: NbdUri | None = None) -> tuple[object, ...]:
-    return (uri or upstream.uri, upstream.certificates, upstream.psk, upstream.psk_user)
+def _said_of_upstream(upstream: Upstream, uri: NbdUri) -> tuple[object, ...]:
+    return (uri, upstream.certificates, upstream.psk, upstream.psk_user)
+
+
+def _named(name: str, uri: NbdUri, upstream: Upstream) -> str:
+    """Say which server of an upstream it is, if there are several."""
+    return f"{name} ({uri})" if upstream.uris else name
 
 
 def _loaded(whose: str, listen: Listen) -> Rotating[ServerCredentials]:
@@ -184,15 +227,18 @@ def _first(whose: str, load: Callable[[], _Ring]) -> _Ring:
 def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
     for text in ring.current.warnings(datetime.now(UTC)):
         log.warning("certificate", of=whose, what=text)
+    if ring.current.exposed is not None:
+        log.warning("key", of=whose, what=ring.current.exposed)
 
 
-def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> str | None:
+def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> tuple[str, ...]:
+    """Load credentials anew, and say which files have changed. Raises `CredentialsError`; the log has it."""
     try:
         changes = ring.reload()
     except CredentialsError as error:
         log.error("credentials stay as they were", of=whose, why=str(error))
-        return f"the credentials of {whose} stay as they were: {error}"
+        raise
     if changes:
         log.info("credentials exchanged", of=whose, files=list(changes))
         _warn(log, whose, ring)
-    return None
+    return changes

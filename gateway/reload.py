@@ -247,15 +247,19 @@ class Reloader:
             else:
                 failed = None
                 log.info("configuration reloaded", what="; ".join(done))
+            if failed is not None:
+                done = []
             problems = [] if failed is None else list(failed.problems)
             say = log.warning if self._source is None else log.error
             for problem in problems:
                 say("configuration stays as it was", why=problem)
+            # Whatever became of the configuration: who has renewed a certificate waits for this alone.
             if self._now.keyring is not None and not self._host.ends:
-                problems += self._now.keyring.reload(log)
-        if failed is not None:
-            return Answer(False, problems=tuple(problems))
-        return Answer(True, tuple(done), tuple(problems))
+                exchanged = self._now.keyring.reload(log)
+                problems += exchanged.problems
+                if exchanged.done:
+                    done.append(f"credentials exchanged: {', '.join(exchanged.done)}")
+        return Answer(failed is None, tuple(done), tuple(problems))
 
     async def _reload(self) -> list[str]:
         if self._source is None:
@@ -348,7 +352,7 @@ class Reloader:
             following.config, following.access, servers.servers, servers.switched
         )
         set_up(following.config.log)
-        self._take_credentials(following.keyring)
+        credentials = self._take_credentials(following.keyring)
         listeners = [listener for _settings, listener in following.listeners]
         new = [each for each in listeners if each not in doors.listeners]
         gone = Doors([each for each in doors.listeners if each not in listeners])
@@ -372,15 +376,18 @@ class Reloader:
             f"exports: {len(following.config.exports)}",
             f"rules: {len(following.config.rule)}",
             f"sessions: {len(service.running) - ended} kept, {ended} ended",
+            *([f"credentials loaded: {', '.join(credentials)}"] if credentials else []),
         ]
 
-    def _take_credentials(self, keyring: Keyring | None) -> None:
-        if self._now.keyring is None:
-            self._now.keyring = keyring
-            if keyring is not None:
-                self._host.watch(keyring)
-        elif keyring is not None:
-            self._now.keyring.become(keyring, self._service.log)
+    def _take_credentials(self, keyring: Keyring | None) -> list[str]:
+        """Go over to these credentials; say whose were not there before."""
+        if keyring is None:
+            return []
+        if self._now.keyring is not None:
+            return self._now.keyring.become(keyring, self._service.log)
+        self._now.keyring = keyring
+        self._host.watch(keyring)
+        return keyring.whose
 
     # --- What has gone
 

@@ -19,6 +19,9 @@ request begins, even if others have emptied the bucket meanwhile. Asking again w
 before two busy buckets: both are open for an instant at a time, and hardly ever for the same. The price is
 that a bucket may be overdrawn by one request for each gate that waits elsewhere; the average stays exact.
 
+What is only *watched* holds nobody back. The bucket says what it would have done (`Bucket.would_hold`), and
+keeps that apart from its level: a rate that was tried out does not begin with what it would have been owed.
+
 `Doors` knows which buckets are waited for, and when the earliest of them opens. Whoever owns it sleeps until
 then and calls `open_due`. Nothing here sleeps, and who has no gate pays nothing.
 """
@@ -60,6 +63,8 @@ class Bucket:
         "_level",
         "_now",
         "_queue",
+        "_would_at",
+        "_would_level",
         "burst",
         "per_second",
     )
@@ -75,6 +80,8 @@ class Bucket:
         self._queue: list[_Turn] = []  # who waits, in order
         self._doors: Doors | None = None  # of those who wait
         self._due: _Due | None = None  # its entry there
+        # The same as the level, for requests that pass whatever there is:
+        self._would_level, self._would_at = self._level, self._at
 
     def __repr__(self) -> str:
         return f"<Bucket {self.per_second:g}/s, burst {self.burst:g}, level {self._level:g}>"
@@ -86,6 +93,12 @@ class Bucket:
         return self._level
 
     @property
+    def full(self) -> bool:
+        """Nobody owes anything, nor would."""
+        self._refill_watched(self._clock())
+        return self.level >= self.burst and self._would_level >= self.burst
+
+    @property
     def waiting(self) -> int:
         """How many gates wait here."""
         return len(self._queue)
@@ -93,10 +106,13 @@ class Bucket:
     def change(self, per_second: float, burst: float) -> None:
         """Go on with another rate, and for those who wait too. What it holds, or owes, stays."""
         _check(per_second, burst)
-        self._refill(self._clock())
+        now = self._clock()
+        self._refill(now)
+        self._refill_watched(now)
         self.per_second = per_second
         self.burst = burst
         self._level = min(self._level, burst)
+        self._would_level = min(self._would_level, burst)
         if self._doors is not None:
             self._doors.expect(self)
 
@@ -112,6 +128,23 @@ class Bucket:
             self._level += gained
         elif self._level < self.burst:
             self._level = min(self._level + gained, self.burst)
+
+    def would_hold(self, cost: int) -> float:
+        """Charge a request that passes, whatever there is, to a level beside the real one. Give for how many
+        seconds it would have been held back.
+
+        It is taken to have waited for them, and all that its client sends later to have come so much later: so
+        the next one is not held for the same bytes again, and the seconds of all requests add up.
+        """
+        self._refill_watched(self._clock())
+        seconds = max(0.0, -self._would_level / self.per_second)
+        self._would_level = max(0.0, self._would_level) - cost
+        return seconds
+
+    def _refill_watched(self, now: float) -> None:
+        gained = max(0.0, now - self._would_at) * self.per_second
+        self._would_level = min(self._would_level + gained, self.burst)
+        self._would_at = max(self._would_at, now)
 
     def _lets(self, place: _Place, cost: int) -> bool:
         self._refill(self._clock())
@@ -186,21 +219,39 @@ class Charge(NamedTuple):
     bucket: Bucket
     unit: Unit
 
+    def __str__(self) -> str:
+        return f"{self.bucket.per_second:.15g} {self.unit.value} per second"
+
 
 Charges = Sequence[tuple[Bucket, Unit]]
 """What a session's requests are counted against."""
 
 
+class Watch(NamedTuple):
+    """A bucket that holds nothing back; `held` is told for how many seconds it would have."""
+
+    bucket: Bucket
+    unit: Unit
+    held: Callable[[float], None]
+
+
 class Gate:
     """One session's door. `wake` is called when a request that was held back may be tried again."""
 
-    __slots__ = ("_doors", "_places", "_waits_at", "_wake")
+    __slots__ = ("_doors", "_places", "_waits_at", "_wake", "_watched")
 
-    def __init__(self, charges: Charges, wake: Callable[[], None], doors: Doors) -> None:
+    def __init__(
+        self,
+        charges: Charges,
+        wake: Callable[[], None],
+        doors: Doors,
+        watched: Sequence[Watch] = (),
+    ) -> None:
         self._wake = wake
         self._doors = doors
         self._waits_at: _Place | None = None
         self._places = [_Place(self, bucket, unit) for bucket, unit in charges]
+        self._watched = watched
 
     @property
     def waits(self) -> bool:
@@ -227,9 +278,14 @@ class Gate:
                 place.bucket._charge(place, 1)
             elif length:
                 place.bucket._charge(place, length)
+        for bucket, unit, held in self._watched:
+            cost = length if unit is Unit.BYTES else 1
+            seconds = bucket.would_hold(cost) if cost else 0
+            if seconds:
+                held(seconds)
         return True
 
-    def replace(self, charges: Charges) -> None:
+    def replace(self, charges: Charges, watched: Sequence[Watch] = ()) -> None:
         """Count requests against other buckets from now on. In those that stay, its turn stays."""
         turns = {(place.bucket, place.unit): place.turn for place in self._places}
         waited = self.waits
@@ -237,6 +293,7 @@ class Gate:
         self._places = [_Place(self, bucket, unit) for bucket, unit in charges]
         for place in self._places:
             place.turn = turns.get((place.bucket, place.unit), 0)
+        self._watched = watched
         if waited:
             self._wake()
 
@@ -244,6 +301,7 @@ class Gate:
         """Wait for nothing any more; `wake` is not called again."""
         self._leave()
         self._places = []
+        self._watched = ()
 
     def _wait_at(self, place: _Place, cost: int) -> None:
         if self._waits_at is place:

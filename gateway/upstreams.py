@@ -120,7 +120,7 @@ def servers_of(
     left = list(leaving)
     backends = _kept_backends(config, before, left)
     here = [*before.backends.values(), *left, *_backends_of(switched)]
-    disks = disks_by_address(here, map(_uris, config.upstream.values()))
+    disks = disks_by_address(here, (each.nbd_uris for each in config.upstream.values()))
     for name, settings in config.upstream.items():
         if name not in backends:
             known_now = [*here, *backends.values()]
@@ -133,8 +133,8 @@ def servers_of(
         if before.settings.get(name) == settings:  # and so the backend is the same
             servers[name] = before.servers[name]
         else:
-            tls = None if keyring is None else _tls(keyring.upstreams.get(name))
-            servers[name] = make(Recipe(name, settings, backends[name]), tls)
+            rings = () if keyring is None else keyring.upstreams.get(name, ())
+            servers[name] = make(Recipe(name, settings, backends[name]), *map(_tls, rings))
     now = {each: _made_anew(each, config, backends, keyring) for each in switched}
     return Servers(config.upstream, backends, servers, now)
 
@@ -154,7 +154,7 @@ def switched_to(
     for server in led_to:
         if server.recipe == recipe:
             return server
-    return make(recipe, _tls_elsewhere(uri, settings, keyring))
+    return make(recipe, *_tls_elsewhere(uri, settings, keyring))
 
 
 def _made_anew(
@@ -172,7 +172,7 @@ def _made_anew(
     recipe = Recipe(was.upstream, settings, backend_at(was.uri, led_to), was.uri)
     if recipe == was or settings.secure != was.uri.tls:
         return server
-    return make(recipe, _tls_elsewhere(was.uri, settings, keyring))
+    return make(recipe, *_tls_elsewhere(was.uri, settings, keyring))
 
 
 def _backends_of(servers: Iterable[Server]) -> list[Backend]:
@@ -266,24 +266,18 @@ def _target(settings: Upstream) -> Where:
     return target
 
 
-def _uris(settings: Upstream) -> tuple[NbdUri, ...]:
-    if isinstance(settings.uri, NbdUri):
-        return (settings.uri,)
-    return settings.uris
+def _tls(ring: Rotating[ClientCredentials]) -> Tls:
+    return lambda: ring.current.session()
 
 
-def _tls(ring: Rotating[ClientCredentials] | None) -> Tls | None:
-    return None if ring is None else lambda: ring.current.session()
-
-
-def _tls_elsewhere(uri: NbdUri, settings: Upstream, keyring: Keyring | None) -> Tls | None:
+def _tls_elsewhere(uri: NbdUri, settings: Upstream, keyring: Keyring | None) -> list[Tls]:
     if not uri.tls:
-        return None
+        return []
     assert keyring is not None  # an upstream that is spoken to over TLS has credentials there
     from gateway.keyring import KeyringError
 
     try:
-        return _tls(keyring.elsewhere(uri, settings))
+        return [_tls(keyring.elsewhere(uri, settings))]
     except KeyringError as error:
         raise StartError(str(error)) from None
 
@@ -304,7 +298,7 @@ def _backend(
     if settings.command is not None:
         command = Command(settings.command)
         return Backend(target, (command.connect,), peer_of=command.at, end=command.stop)
-    if uris := _uris(settings):
+    if uris := settings.nbd_uris:
         return dialled(target, uris, known, disks, before)
     assert settings.uri is not None  # guaranteed by the checks of the configuration
     assert not isinstance(settings.uri, NbdUri)

@@ -20,6 +20,10 @@ brings, and one at least. To connect again neither pays debts nor fills anything
 
 On reload, a changed rate holds at once, for running sessions as well; what they saved or owe stays.
 
+With `mode = "observe"` nobody waits, and the log tells what each session would have waited for
+(`would be held`: commands, and seconds in all); those who share a rate have the seconds between them. A rate
+that is enforced afterwards begins without debts.
+
 nbdkit's rate filter counts bits (its `rate=8M` is `bytes-per-second = "1M"`), reads and writes each by
 themselves, and saves up 2 seconds (`burstiness`). Its `connection-rate` is `per = "session"`, its `rate` is
 `per = "export"`; for both, the policy may stand there twice.
@@ -70,7 +74,7 @@ class _Buckets:
     def forget_the_paid(self) -> None:
         """Drop what is full again, and beyond `MAX_OWING` what has been there for longest."""
         for key, bucket in list(self.owing.items()):
-            if bucket.level >= bucket.burst:
+            if bucket.full:
                 del self.owing[key]
         while len(self.owing) > MAX_OWING:
             del self.owing[next(iter(self.owing))]

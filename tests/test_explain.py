@@ -390,6 +390,13 @@ async def test_limits() -> None:
     assert (in_flight.policy, in_flight.in_flight, in_flight.charges) == ("limit", 4, ())
     [(bucket, unit)] = rate.charges
     assert (rate.policy, bucket.per_second, unit.value) == ("rate", MIB, "bytes")
+    assert not rate.observed
+
+
+async def test_a_rate_that_is_observed_is_told() -> None:
+    config = config_of(rule('{ use = "rate", bytes-per-second = "1M", mode = "observe" }'))
+    [rate] = (await asked(config)).limits
+    assert (str(*rate.charges), rate.observed) == ("1048576 bytes per second", True)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,23 @@ def test_what_is_exchanged_for_something_that_has_ended_is_warned_of(
     assert reloaded(ring) == [("info", "credentials exchanged"), ("warning", "certificate")]
 
 
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_a_key_that_anybody_can_read_is_warned_of(
+    tmp_path: Path, ca: trustme.CA, role: str
+) -> None:
+    leaf = ca.issue_cert("localhost")
+    folder = directory(tmp_path / "pki", ca, server=leaf, client=leaf)
+    key = folder / f"{role}-key.pem"
+    ring = keyring(folder) if role == "server" else secure(folder)[0]
+    for mode, warned in ((0o644, True), (0o640, False), (0o602, True), (0o600, False)):
+        key.chmod(mode)
+        with structlog.testing.capture_logs() as lines:
+            ring.reload(structlog.get_logger())
+        said = [line["what"] for line in lines if line["event"] == "key"]
+        assert len(said) == warned
+        assert all(f"{key}: anybody" in text and f"(mode {mode:04o})" in text for text in said)
+
+
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(KeyringError, match=r"^listener nbds://127\.0\.0\.1:10809: .*nothing"):
         keyring(tmp_path / "nothing")
@@ -104,7 +121,8 @@ def test_what_an_export_is_switched_to_has_new_credentials_when_the_files_change
 
 def test_one_server_has_one_ring_until_nobody_needs_it(pki: Path) -> None:
     ring, upstream = secure(pki)
-    assert ring.elsewhere(parse_nbd_uri("nbds://localhost:1"), upstream) is ring.upstreams["m"]
+    [own] = ring.upstreams["m"]
+    assert ring.elsewhere(parse_nbd_uri("nbds://localhost:1"), upstream) is own
     uri = parse_nbd_uri("nbds://localhost:2")
     there = ring.elsewhere(uri, upstream)
     assert ring.elsewhere(uri, upstream) is there
@@ -118,3 +136,32 @@ def test_credentials_of_elsewhere_that_cannot_be_loaded(pki: Path, tmp_path: Pat
     elsewhere = upstream.model_copy(update={"certificates": tmp_path / "nothing"})
     with pytest.raises(KeyringError, match=r"^nbds://localhost:2: .*nothing"):
         ring.elsewhere(parse_nbd_uri("nbds://localhost:2"), elsewhere)
+
+
+SEVERAL = """
+[[listen]]
+uri = "nbd://127.0.0.1"
+[upstream.m]
+uris = [{uris}]
+certificates = "{pki}"
+"""
+
+
+def test_each_of_several_servers_has_credentials_for_its_own_name(pki: Path) -> None:
+    a, b, c = "nbds://localhost:1", "nbds://localhost:2?tls-hostname=b.example", "nbds://[::1]"
+
+    def several(*uris: str, before: Keyring | None = None) -> Keyring:
+        text = SEVERAL.format(uris=", ".join(f'"{uri}"' for uri in uris), pki=pki)
+        return Keyring(parse(text, "test"), before)
+
+    ring = several(a, b)
+    first, second = ring.upstreams["m"]
+    assert [each.current._hostname for each in (first, second)] == ["localhost", "b.example"]
+    assert [whose for whose, _ring in ring._rings()] == [
+        f"m ({parse_nbd_uri(uri)})" for uri in (a, b)
+    ]
+    after = several(c, b, before=ring)  # what is said of them as before is not loaded again
+    assert after.upstreams["m"][0] not in (first, second)
+    assert after.upstreams["m"][1] is second
+    with pytest.raises(KeyringError, match=r"upstream m \(nbds\+unix:.*\): .* has no host"):
+        several(a, "nbds+unix:///?socket=s")

@@ -299,6 +299,39 @@ async def test_credentials_come_go_and_stay(workdir: Path) -> None:
         assert gateway.watched == [keyring]
 
 
+async def test_which_credentials_are_exchanged_is_told(workdir: Path) -> None:
+    """Also where the configuration is of no use, and stays as it was."""
+    import trustme
+
+    from tests.tls.handshakes import crl_of, directory
+
+    ca = trustme.CA()
+    pki = directory(workdir / "pki", ca, server=ca.issue_cert("localhost"))
+    crl = pki / "ca-crl.pem"
+    secure = LISTEN + 'tls = "require"\ncertificates = "DIR/pki"\n'
+    async with house(workdir, LISTEN + MEMORY) as gateway:
+
+        async def told(text: str) -> tuple[bool, list[str], tuple[str, ...]]:
+            answer = await gateway.reload(text)
+            credentials = [each for each in answer.done if each.startswith("credentials")]
+            return answer.ok, credentials, answer.problems
+
+        [listener] = gateway.now.doors.listeners
+        who = str(listener.settings.uri)
+        assert await told(secure + MEMORY) == (True, [f"credentials loaded: {who}"], ())
+        assert await told(secure + MEMORY) == (True, [], ())
+        crl.write_bytes(crl_of(ca))
+        exchanged = [f"credentials exchanged: {who} ({crl} is new)"]
+        assert await told(secure + MEMORY) == (True, exchanged, ())
+        crl.unlink()
+        gone = f"the credentials of {who} stay as they were: {crl}: is gone; to go without it, start anew"
+        assert await told(secure + MEMORY) == (True, [], (gone,))
+        crl.write_bytes(crl_of(ca))
+        ok, credentials, problems = await told("nonsense")
+        assert (ok, credentials) == (False, [f"credentials exchanged: {who} ({crl} has changed)"])
+        assert len(problems) == 1
+
+
 async def test_mode_of_a_socket_that_stays(workdir: Path) -> None:
     path = workdir / "g.sock"
     async with house(workdir, LISTEN + MEMORY) as gateway:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.throttle import MAX_WAKES, Bucket, Charges, Doors, Gate, Unit
+from gateway.throttle import MAX_WAKES, Bucket, Charges, Doors, Gate, Unit, Watch
 
 KIB, MIB = 2**10, 2**20
 BYTES, OPERATIONS = Unit.BYTES, Unit.OPERATIONS
@@ -657,3 +657,72 @@ def test_small_requests_wait_for_one_large_one_at_most(others: int, large: int) 
     assert len(small.begun) >= 9 * (others + 1)
     sizes = [client.bytes for client in crowd]
     assert max(sizes) - min(sizes) <= 2 * large + shared.burst
+
+
+# --- What is only watched
+
+
+def watched(world: World, bucket: Bucket, unit: Unit = BYTES) -> tuple[Gate, list[float]]:
+    """A gate that only watches a bucket, and the seconds that each request would have been held."""
+    held: list[float] = []
+    return Gate([], lambda: None, world.doors, [Watch(bucket, unit, held.append)]), held
+
+
+def test_a_watched_bucket_holds_nothing_and_tells_what_it_would_have() -> None:
+    """As many seconds as the same bytes take at the rate, without the burst and the last request."""
+    world = World()
+    gate, held = watched(world, world.bucket(8 * MIB, MIB))
+    for _ in range(64):
+        assert gate.take(MIB)
+    assert sum(held) == pytest.approx((64 - 2) / 8)
+    world.run(1)  # what it would have waited for is no debt: now there is room again
+    assert gate.take(MIB)
+    assert sum(held) == pytest.approx((64 - 2) / 8)
+
+
+def test_what_is_slow_enough_would_not_be_held() -> None:
+    world = World()
+    gate, held = watched(world, world.bucket(2, 1), OPERATIONS)
+    for _ in range(10):
+        assert gate.take(0)
+        world.run(0.5)
+    assert not held
+
+
+def test_a_rate_that_was_watched_begins_without_debts() -> None:
+    world = World()
+    bucket = world.bucket(1, 1)
+    gate, held = watched(world, bucket)
+    assert bucket.full
+    for _ in range(3):
+        gate.take(KIB)
+    assert len(held) == 2
+    assert not bucket.full  # who comes again is not to be watched with a full one
+    assert bucket.level == 1
+    assert Gate([(bucket, BYTES)], lambda: None, world.doors).take(KIB)
+    assert bucket.level == 1 - KIB
+
+
+def test_what_is_held_back_is_watched_once_it_goes_on() -> None:
+    world = World()
+    slow, slower = world.bucket(2, 1), world.bucket(1, 1)
+    held: list[float] = []
+    gate = Gate(
+        [(slow, OPERATIONS)], lambda: None, world.doors, [Watch(slower, OPERATIONS, held.append)]
+    )
+    taken = 0
+    for _ in range(100):
+        taken += gate.take(0)
+        world.run(0.1)
+    assert taken == pytest.approx(20, abs=1)
+    # It comes every half second, and could come every second.
+    assert sum(held) == pytest.approx(10, abs=1)
+
+
+def test_what_is_watched_may_be_exchanged() -> None:
+    world = World()
+    gate, held = watched(world, world.bucket(1, 1))
+    gate.replace([], ())
+    for _ in range(3):
+        assert gate.take(KIB)
+    assert not held

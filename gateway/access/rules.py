@@ -67,6 +67,15 @@ class NotGranted(Exception):
         self.tried = tuple(tried)
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What LIST shows a client."""
+
+    exports: list[ListedExport]
+    denied: list[str]
+    """Why it is not shown others, once for each."""
+
+
 Place = tuple[str, ...]
 """Where in the configuration a policy stands, in words that outlive a reload."""
 
@@ -143,20 +152,22 @@ class Access:
             raise self._denied("no rule lets it through", name, route)
         return self._decided(client, number, name, route)
 
-    def listed(self, client: Client, exports: Sequence[ListedExport]) -> list[ListedExport]:
+    def listed(self, client: Client, exports: Sequence[ListedExport]) -> Listed:
         """Give what LIST shows a client, for all that there is under our names."""
         seen: list[ListedExport] = []
+        denied: list[str] = []
         for export in exports:
             try:
                 grant = self.again(client, export.name)
-            except NotGranted:
+            except NotGranted as why:
+                denied.append(str(why))
                 continue
             shows: Sequence[ListedExport] = (export,)
             for placed in reversed(grant.chain):
                 if not placed.observed:
                     shows = placed.policy.exports(shows)
             seen += [each for each in shows if self._leads_to(client, each.name, export.name)]
-        return seen
+        return Listed(seen, denied)
 
     def why_nobody(self, name: str) -> str | None:
         """Say why no client whatever gets an export of ours; None if one may, as far as the rules alone can

@@ -96,8 +96,11 @@ def summary(config: Config) -> Iterator[str]:
     for number, access in enumerate(config.rule, start=1):
         yield _lets(number, access)
     for export in config.export if config.rule else ():
-        if not any(_means(access, export.name) for access in config.rule if not access.deny):
-            yield f"{_export(export.name)} is for nobody: no rule lets anybody have it"
+        name = export.exact_name
+        if name is None:
+            continue  # a pattern, of which a rule may mean a part
+        if not any(_means(access, name) for access in config.rule if not access.deny):
+            yield f"{_export(name)} is for nobody: no rule lets anybody have it"
     used = {rule.upstream for rule in config.exports}
     for name in config.upstream:
         if name not in used:

@@ -137,7 +137,8 @@ def show(found: Report) -> None:
     console.print(_way_table(found.views))
     _show_reasons(found.views, say)
     for limit in found.limits:
-        say(f"limit: {'; '.join(_limit_words(limit))} ({limit.policy})")
+        observed = "observed: " if limit.observed else ""
+        say(f"{observed}limit: {'; '.join(_limit_words(limit))} ({limit.policy})")
 
 
 def _show_rules(found: Report, say: Say) -> None:
@@ -303,8 +304,8 @@ def _grouped(restrictions: Mapping[Cmd, tuple[Restriction, ...]]) -> Iterable[st
 def _limit_words(limit: LimitSaid) -> Iterable[str]:
     if limit.in_flight is not None:
         yield f"{limit.in_flight} commands in flight"
-    for bucket, unit in limit.charges:
-        yield f"{bucket.per_second:g} {unit.value} per second, burst {bucket.burst:g}"
+    for charge in limit.charges:
+        yield f"{charge}, burst {charge.bucket.burst:.15g}"
 
 
 # --- For programs
@@ -354,6 +355,7 @@ def document(found: Report) -> dict[str, object]:
         "limits": [
             {
                 "policy": each.policy,
+                "mode": "observe" if each.observed else "enforce",
                 "in_flight": each.in_flight,
                 "rates": [
                     {"unit": unit.value, "per_second": bucket.per_second, "burst": bucket.burst}

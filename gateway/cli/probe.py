@@ -123,7 +123,7 @@ def _show(found: Probe) -> None:
     names = "it will not say" if found.listed is None else f"{len(found.listed)}"
     console.print(f"{found.uri}: exports: {names}", soft_wrap=True)
     if found.tls_required:
-        console.print("it says nothing more without TLS")
+        console.print("it says nothing more without TLS: use nbds: in its URI")
     for export in found.exports:
         title = f'"{printable(export.name)}"' if export.name else "the default export"
         table = Table(title=Text(title), title_justify="left", show_header=False)

@@ -14,6 +14,7 @@ from gateway.config.data import (
     Finding,
     Vocabulary,
     Where,
+    address,
     array_of,
     nbd_uri,
     nbd_uris,
@@ -156,7 +157,13 @@ def _listener_over_tls(path: KeyPath, listen: Data, blamed: KeyPath) -> Iterator
 
 
 def _upstream_over_tls(path: KeyPath, upstream: Data) -> Iterator[Finding]:
-    uri = nbd_uri(upstream)
+    uris: list[NbdUri] | list[None] = nbd_uris(upstream) or [None]
+    yield from dict.fromkeys(
+        finding for uri in uris for finding in _server_over_tls(path, upstream, uri)
+    )
+
+
+def _server_over_tls(path: KeyPath, upstream: Data, uri: NbdUri | None) -> Iterator[Finding]:
     said = {} if uri is None else uri.parameters
     for key, parameter in _SAID_TWICE.items():
         if key in upstream and (uri is None or not uri.tls):
@@ -168,7 +175,7 @@ def _upstream_over_tls(path: KeyPath, upstream: Data) -> Iterator[Finding]:
     if {"certificates", "psk"} <= has:
         yield path, "a server is reached with certificates or with a pre-shared key, not with both"
     elif uri is not None and uri.tls and named and "psk" not in has:
-        blamed = "psk-user" if "psk-user" in upstream else "uri"
+        blamed = "psk-user" if "psk-user" in upstream else _uri_key(upstream)
         yield (*path, blamed), "a user is that of a pre-shared key: psk says in which file it is"
 
 
@@ -199,12 +206,12 @@ def _addresses(data: Data, where: Where) -> Iterator[Finding]:
         uri = nbd_uri(listen)
         if uri is None or uri.port == 0:  # port 0 is another port each time
             continue
-        first = taken.setdefault(_address(uri), path)
+        first = taken.setdefault(address(uri), path)
         if first is not path:
             yield (*path, "uri"), f"{uri} is listened on already ({where((*first, 'uri'))})"
     for path, upstream in tables_of(data, "upstream"):
         for uri in nbd_uris(upstream):
-            if listen_path := taken.get(_address(uri)):
+            if listen_path := taken.get(address(uri)):
                 there = where((*listen_path, "uri"))
                 yield (
                     (*path, _uri_key(upstream)),
@@ -342,9 +349,3 @@ def _hides(pattern: str, exact: str | None) -> bool:
 
 def _uri_key(table: Data) -> str:
     return "uri" if "uri" in table else "uris"
-
-
-def _address(uri: NbdUri) -> tuple[object, ...]:
-    # [::] is listened on for IPv4 as well.
-    host = {"localhost": "127.0.0.1", "0.0.0.0": "::"}.get(uri.host or "", uri.host)
-    return (uri.transport, host, uri.port, uri.socket_path, uri.cid)

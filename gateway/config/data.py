@@ -61,6 +61,13 @@ def nbd_uris(table: Data) -> list[NbdUri]:
     return [target for target in targets if isinstance(target, NbdUri)]
 
 
+def address(uri: NbdUri) -> tuple[object, ...]:
+    """Give where a URI leads, so that two can be compared."""
+    # [::] is listened on for IPv4 as well.
+    host = {"localhost": "127.0.0.1", "0.0.0.0": "::"}.get(uri.host or "", uri.host)
+    return (uri.transport, host, uri.port, uri.socket_path, uri.cid)
+
+
 def target_of(table: Data) -> Target | None:
     """Give what the `uri` of a table means; None if there is none, or it means nothing."""
     return _parsed(table.get("uri"))

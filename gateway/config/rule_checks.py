@@ -5,13 +5,23 @@ notices. So what can never be reached, and what asks for a proof that no listene
 something is so misspelt that one cannot tell, nothing is said.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from pydantic import ValidationError
 
 from gateway.config.base import did_you_mean
-from gateway.config.data import Data, Finding, Vocabulary, Where, array_of, nbd_uri
+from gateway.config.data import (
+    Data,
+    Finding,
+    Vocabulary,
+    Where,
+    address,
+    array_of,
+    nbd_uri,
+    nbd_uris,
+    tables_of,
+)
 from gateway.config.lines import KeyPath
 from gateway.config.models import exact_name
 from gateway.config.words import in_plain_words
@@ -21,7 +31,9 @@ from gateway.uri import Transport
 def policies(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
     """What policies say of the options that they are given."""
     said = [export.get("name") for _, export in array_of(data, "export")]
-    names = [name for name in said if isinstance(name, str)]
+    written = [name for name in said if isinstance(name, str)]
+    # With patterns, which names there are is known to the servers alone.
+    names = None if any(exact_name(name) is None for name in written) else written
     for header in ("rule", "export"):
         for path, table in array_of(data, header):
             uses, denied = table.get("policies"), table.get("deny") is True
@@ -32,7 +44,7 @@ def policies(data: Data, vocabulary: Vocabulary) -> Iterator[Finding]:
 
 
 def _options(
-    path: KeyPath, use: Data, vocabulary: Vocabulary, names: Sequence[str], *, denied: bool
+    path: KeyPath, use: Data, vocabulary: Vocabulary, names: Sequence[str] | None, *, denied: bool
 ) -> Iterator[Finding]:
     name = use["use"]
     try:
@@ -60,7 +72,7 @@ def _options(
             inside, text = in_plain_words(details, unknown=unknown)
             yield (*path, *inside), text if inside else f"{name}: {text}"
     else:
-        for text in vocabulary.mistakes(made, names):
+        for text in () if names is None else vocabulary.mistakes(made, names):
             yield path, f"{name}: {text}"
 
 
@@ -140,24 +152,89 @@ def rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
         return
     if not data.get("export"):
         yield several[0][0], "with rules, [[export]] has to say which exports there are"
-    known: list[str] = []
+    yield from _patterns_that_hide_disks(data)
+    yield from _disks_of_two_names(data, where)
+    exports = [each.get("name") for _, each in array_of(data, "export")]
+    names = [name for name in exports if isinstance(name, str)]
+    known = [exact for name in names if (exact := exact_name(name)) is not None]
+    unlisted = [name for name in names if exact_name(name) is None]
+    for path, rule in several:
+        for pattern in _patterns(rule) if "exports" in rule and names else ():
+            if isinstance(pattern, str) and not _may_mean_any(pattern, known, unlisted):
+                hint = did_you_mean(pattern, names)
+                yield (*path, "exports"), f'no [[export]] has a name like "{pattern}"{hint}'
+
+
+def _may_mean_any(pattern: str, known: Sequence[str], unlisted: Sequence[str]) -> bool:
+    """Say whether a rule's pattern means any of the names that are `known`, or may mean one that those let
+    through that are patterns themselves; yes, if unsure.
+    """
+    if any(fnmatchcase(name, pattern) for name in known):
+        return True
+    exact = exact_name(pattern)
+    return any(exact is None or fnmatchcase(exact, each) for each in unlisted)
+
+
+def _patterns_that_hide_disks(data: Data) -> Iterator[Finding]:
+    """Patterns by which a disk might be had under a name that a rule for it does not mean."""
+    upstreams = _upstreams(data)
     for path, export in array_of(data, "export"):
-        name = export.get("name")
-        if not isinstance(name, str):
+        name, upstream = export.get("name"), upstreams.get(export.get("upstream"), {})
+        if not isinstance(name, str) or exact_name(name) is not None:
             continue
-        exact = exact_name(name)
-        known.append(name if exact is None else exact)
-        if exact is None:
+        if _name_there(export, upstream) is not None:
+            yield (
+                (*path, "name"),
+                f'all names like "{name}" lead to one disk, and a rule for one of them says nothing of the'
+                " others: with [[rule]], list the names that it is to have",
+            )
+        elif upstream.get("canonical-names") is not True:
             yield (
                 (*path, "name"),
                 f'"{name}" lets names through that no rule has seen (a server may know an export by several):'
-                " with [[rule]], every export is listed by its name",
+                " with [[rule]], list every export by its name, or add canonical-names = true to"
+                f" [upstream.{export.get('upstream')}] if each name there is a disk of its own",
             )
-    for path, rule in several:
-        for pattern in _patterns(rule) if "exports" in rule and known else ():
-            if isinstance(pattern, str) and not any(fnmatchcase(n, pattern) for n in known):
-                hint = did_you_mean(pattern, known)
-                yield (*path, "exports"), f'no [[export]] has a name like "{pattern}"{hint}'
+
+
+def _disks_of_two_names(data: Data, where: Where) -> Iterator[Finding]:
+    """Exports that have another name than on the server, by which a pattern lets clients ask for them."""
+    upstreams = _upstreams(data)
+    exports = [each for each in array_of(data, "export") if isinstance(each[1].get("name"), str)]
+    if all(exact_name(export["name"]) is not None for _, export in exports):
+        return
+    for path, export in exports:
+        upstream = upstreams.get(export.get("upstream"), {})
+        there = _name_there(export, upstream)
+        if there is None or exact_name(export["name"]) in (None, there):
+            continue
+        asked = ((at, each) for at, each in exports if fnmatchcase(there, each["name"]))
+        at, first = next(asked, (path, export))
+        leads_to = upstreams.get(first.get("upstream"), {})
+        if exact_name(first["name"]) is None and (
+            first.get("upstream") == export.get("upstream")
+            or {*map(address, nbd_uris(leads_to))} & {*map(address, nbd_uris(upstream))}
+        ):
+            yield (
+                (*path, "name"),
+                f'clients may ask for this disk as "{there}", too, which "{first["name"]}" lets through'
+                f" ({where((*at, 'name'))}), and a rule for one of the two says nothing of the other: give it"
+                " the name that it has there",
+            )
+
+
+def _upstreams(data: Data) -> Mapping[object, Data]:
+    """Give the tables of upstreams, by name."""
+    return {path[1]: table for path, table in tables_of(data, "upstream")}
+
+
+def _name_there(export: Data, upstream: Data) -> str | None:
+    """Give the name that a server is asked for, whatever the client has asked for; None: that."""
+    name = export.get("upstream-name")
+    if isinstance(name, str):
+        return name
+    uri = nbd_uri(upstream)
+    return uri.export if uri is not None and uri.export_named else None
 
 
 def rules_and_listeners(data: Data, where: Where) -> Iterator[Finding]:

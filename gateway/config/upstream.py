@@ -44,10 +44,10 @@ def _upstream_uris(value: object) -> tuple[NbdUri, ...]:
         target = _upstream_uri(each)
         if not isinstance(target, NbdUri):
             raise UriError(text(each), "an embedded server has no place among others")
-        if target.tls:
-            raise UriError(str(target), "a server with TLS has to be the only one: uri")
         if target in uris:
             raise UriError(str(target), "it is there already")
+        if uris and target.tls != uris[0].tls:
+            raise UriError(str(target), "all of them have to be nbds:, or none")
         if uris and (target.export_named, target.export) != (uris[0].export_named, uris[0].export):
             raise UriError(str(target), "all of them have to name the same export, or none any")
         uris.append(target)
@@ -205,7 +205,7 @@ class Upstream(Table):
     canonical_names: bool = Field(
         default=False,
         description="Every export name of the server is a disk of its own. Otherwise two names may be one disk:"
-        " parts of blocks are not written under both at a time.",
+        " parts of blocks are not written under both at a time, and rules want exact names.",
     )
     # Safe with any server: it sees what it would see without us.
     connections: ConnectionsWritten = Field(
@@ -298,15 +298,20 @@ class Upstream(Table):
     )
 
     @property
+    def nbd_uris(self) -> tuple[NbdUri, ...]:
+        """Where it is connected to; none, if it is started by command, or in here."""
+        return (self.uri,) if isinstance(self.uri, NbdUri) else self.uris
+
+    @property
     def secure(self) -> bool:
         """It is spoken to over TLS alone."""
-        return isinstance(self.uri, NbdUri) and self.uri.tls
+        return any(uri.tls for uri in self.nbd_uris)  # of several, all or none
 
     @property
     def export(self) -> str | None:
         """The one export that the URI names; None where the server's names are all to be had."""
-        uri = self.uris[0] if self.uris else self.uri  # guaranteed by the checks: all name the same
-        return uri.export if isinstance(uri, NbdUri) and uri.export_named else None
+        uri = next(iter(self.nbd_uris), None)  # of several, all name the same
+        return uri.export if uri is not None and uri.export_named else None
 
     def __str__(self) -> str:
         if self.command is not None:

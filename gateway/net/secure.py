@@ -104,12 +104,15 @@ class TlsStream:
         except ssl.SSLError as error:
             with suppress(trio.BrokenResourceError):
                 await self._flush()  # the alert that says why
-            raise TlsError(reason_of(error)) from None
+            why = self._session.failure(reason_of(error), openssl=error.reason or "")
+            raise TlsError(why) from None
         except NotAdmitted as error:
             raise TlsError(str(error)) from None
+        except TlsError as error:
+            raise TlsError(self._session.failure(str(error))) from None
         except trio.BrokenResourceError as error:
-            why = error.__cause__ or error
-            raise TlsError(f"the connection broke in the TLS handshake: {why}") from None
+            broken = f"the connection broke in the TLS handshake: {error.__cause__ or error}"
+            raise TlsError(self._session.failure(broken)) from None
 
     @property
     def socket(self) -> trio.socket.SocketType:

@@ -339,6 +339,8 @@ class ServerNegotiation:
         # "the server MUST close the connection if it does not recognise a flag"; and a client MUST NOT
         # set what was not offered. Both fields use the same two bits. (As int: `~` of an IntFlag has
         # no bits but those with a name.)
+        if handshake.begins_tls(flags):
+            raise Hangup(handshake.TLS_WITHOUT_NBD)
         if flags & ~int(known & self._dialect.handshake_flags):
             raise Hangup(
                 f"client flags {flags:#x} where at most {self._dialect.handshake_flags:#x} was offered"
@@ -384,7 +386,10 @@ class ServerNegotiation:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the server is shutting down")
             if self._needs_tls and number not in (Opt.STARTTLS, Opt.ABORT):
                 # "including unknown ones": what we know is nobody's business before TLS.
-                raise Refusal(Rep.ERR_TLS_REQD, "this server wants TLS first: send STARTTLS")
+                raise Refusal(
+                    Rep.ERR_TLS_REQD,
+                    "this server wants TLS first: send STARTTLS, or use nbds: in a URI",
+                )
             take = None if number in self._dialect.unsupported else _OPTIONS.get(number)
             if take is None:
                 raise Refusal(Rep.ERR_UNSUP, f"{name_of(Opt, number)} is not supported")

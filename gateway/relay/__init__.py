@@ -6,6 +6,7 @@ reading.py  policies that look at the disk before it is described, and the READs
 promise.py  what it is promised of an export, and told; asked of nobody, so that `explain` can ask the same
 transmit.py its transmission phase, from the task that waits for it
 hooks.py    commands that go through hooks of policies: a task for each
+observing.py  what policies that are only observed would have done, told to the log
 service.py  what all clients share
 disk.py     which disk an export is, and what there is once for each: locks, losses, shared links
 losses.py   what a disk may have lost, and which sessions are told; pure

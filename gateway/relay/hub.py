@@ -26,7 +26,7 @@ from gateway.relay.crowd import AGAIN, Crowd
 from gateway.relay.lane import BufferPool
 from gateway.relay.scan.locks import Held, Wait
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.session import LOST_SECONDS, Session
+from gateway.relay.session import LOST_SECONDS, Session, Watched
 from gateway.relay.turns import LONG_SECONDS, SLICE_SECONDS, Turns
 from gateway.throttle import Charges, Clock, Doors
 
@@ -250,13 +250,14 @@ class Hub:
         traffic: Traffic,
         client_data: bytes = b"",
         charges: Charges = (),
+        watched: Watched = (),
         *,
         push: Callable[[], None] | None = None,
         begins: Callable[[Session, trio.Nursery], None] | None = None,
     ) -> Session:
         """Relay between two non-blocking sockets (or, without a link, with whom `push` pushes: see `Session`)
         until the session has ended; give it back, for it knows why it did. Its requests are charged to
-        buckets (`Session.throttle` changes that later).
+        buckets, as `Session.throttle` has it, which changes that later.
 
         `begins` is called before anything is relayed, with a nursery that ends with the session. The sockets
         stay open. Raises what went wrong in the session, if it was our fault.
@@ -264,7 +265,7 @@ class Hub:
         session = Session(
             client, link, traffic, self.pool, self.watch, self.again, self._doors, push
         )
-        session.throttle(charges)
+        session.throttle(charges, watched)
         self.enter(client, session.client_ready)
         if link is not None:
             self.enter(link, session.link_ready)

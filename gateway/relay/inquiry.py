@@ -111,7 +111,13 @@ class Inquiry:
         exports = await self._wait(
             lambda: listed_exports(config, servers, secure=secure, in_use=in_use)
         )
-        return access.listed(self._client(), exports)
+        listed = access.listed(self._client(), exports)
+        if listed.denied and not listed.exports:
+            # Else whoever finds an empty list, and asks why, is not to be found in the log.
+            who, count = self._identity.describe(), len(listed.denied)
+            why = listed.denied[0]
+            self._log.info("access denied", asked="LIST", exports=count, who=who, why=why)
+        return listed.exports
 
     async def contexts(self, asked: ContextsAsked) -> tuple[MetaContext, ...]:
         """Give what LIST_META_CONTEXT or SET_META_CONTEXT tells."""

@@ -32,6 +32,7 @@ from gateway.relay.hub import Hub
 from gateway.relay.losses import PROOF_SECONDS, Losses
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.relay.session import Session as RelaySession
+from gateway.relay.session import Watched
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import check_required
 from gateway.upstream.ladder import Rung
@@ -70,6 +71,7 @@ class Limits:
     """What policies change of a session that runs already."""
 
     charges: Sequence[Charge]
+    watched: Watched
     most_in_flight: int
 
 
@@ -82,8 +84,14 @@ def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
     for policy in enforced:
         policy.commands(table)
     charges = [charge for policy in enforced for charge in policy.charges(session)]
+    watched = [
+        (placed.name, charge)
+        for placed in chain
+        if placed.observed
+        for charge in placed.policy.charges(session)
+    ]
     most = table.most_in_flight
-    return Limits(charges, MAX_IN_FLIGHT if most is None else most)
+    return Limits(charges, watched, MAX_IN_FLIGHT if most is None else most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +323,7 @@ class Service:
             return denied.disconnect
         limits = limits_of(grant.chain, session)
         running.traffic.most_in_flight = limits.most_in_flight
-        relaying.throttle(limits.charges)
+        relaying.throttle(limits.charges, limits.watched)
         return False
 
     def _listen_to_servers(self) -> None:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -56,10 +56,13 @@ from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.scan.turn import Turn
-from gateway.throttle import Charges, Doors, Gate
+from gateway.throttle import Charge, Charges, Doors, Gate, Watch
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.errors import WireError
 from gateway.wire.transmission import REQUEST
+
+Watched = Sequence[tuple[str, Charge]]
+"""Names of policies that are only observed, and what they would charge requests to."""
 
 LOST_SECONDS = 30
 """How long what is under way may take when the client or the upstream has gone: as long as a server may
@@ -177,15 +180,22 @@ class Session:
             lambda _: self._guard_requests(lambda: self._requests_lane.take_over(client_data)), 0
         )
 
-    def throttle(self, charges: Charges) -> None:
-        """Charge requests to these buckets from now on, or to none; also while it runs. Never raises."""
-        if self._gate is None and not charges:
+    def throttle(self, charges: Charges, watched: Watched = ()) -> None:
+        """Charge requests to these buckets from now on, or to none; also while it runs. Those that are only
+        `watched` hold nothing back. Never raises.
+        """
+        if self._gate is None and not (charges or watched):
             return
+        observed, watches = self.traffic.observed, []
+        for policy, charge in watched:
+            observed.watch(policy, str(charge))
+            held = partial(observed.hold, policy, str(charge))
+            watches.append(Watch(charge.bucket, charge.unit, held))
         if self._gate is None:
-            self._gate = Gate(charges, self._let_through, self._doors)
+            self._gate = Gate(charges, self._let_through, self._doors, watches)
         else:
-            self._gate.replace(charges)
-        self.traffic.gate = self._gate if charges else None
+            self._gate.replace(charges, watches)
+        self.traffic.gate = self._gate if charges or watches else None
 
     def _let_through(self) -> None:
         """The request that was held may be tried again; so `_go_on` takes it up, where it lies."""

@@ -18,6 +18,7 @@ from gateway.net.options import RelaySocket
 from gateway.protocol.export import Offer
 from gateway.relay.bundle.trunk import Joined
 from gateway.relay.hooks import Hooks
+from gateway.relay.observing import Teller
 from gateway.relay.promise import plan_of
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.traffic import Traffic
@@ -119,6 +120,7 @@ async def transmit(
         ask = None if joined is None else joined.ask
         traffic = Traffic(agreed, disk.locks, ask, debt, disk.fences)
         traffic.most_in_flight = opened.limits.most_in_flight
+        teller = Teller(traffic.observed, service.hub.later, log)
         running = Running(opened.grant.name, membership, opened, disk, traffic, log)
         with service.session(running):
 
@@ -142,12 +144,13 @@ async def transmit(
                 traffic,
                 received + early,
                 opened.limits.charges,
+                opened.limits.watched,
                 push=None if joined is None else joined.push,
                 begins=begins,
             )
         _leave_link(running)
         traffic = running.traffic
-        _log_observed(traffic, log)
+        teller.tell_the_end()
         if session.reason:
             log.warning("session ended", why=session.reason)
         else:
@@ -211,12 +214,6 @@ def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:
     if changes:
         observed = [each.name for each in opened.membership.chain if each.observed]
         log.warning("would be shown otherwise", policies=observed, **changes)
-
-
-def _log_observed(traffic: Traffic, log: FilteringBoundLogger) -> None:
-    for (command, error), count in traffic.observed.items():
-        why = traffic.observed_first[command, error]
-        log.warning("would be refused", command=command, error=error, count=count, first=why)
 
 
 def _names(flags: int) -> list[str | None]:

@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 from cryptography import x509
 
 from gateway.tls.errors import CredentialsError
-from gateway.tls.reading import UNREADABLE, read
+from gateway.tls.reading import UNREADABLE, exposed, read
 from gateway.tls.revoked import RevokedList, comparable, revoked_list
 from gateway.wire.handshake import printable
 
@@ -63,6 +63,11 @@ class Certificates:
     verify_flags: ssl.VerifyFlags
     own: tuple[Path, Path] | None
     terms: tuple[Term, ...]
+
+    @property
+    def exposed(self) -> str | None:
+        """Say that others can read our key, if so."""
+        return None if self.own is None else exposed(self.own[1])
 
 
 def paths_of(directory: Path, role: Role) -> tuple[Path, ...]:

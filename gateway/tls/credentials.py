@@ -43,6 +43,7 @@ from gateway.tls.errors import CredentialsError, NotAdmitted
 from gateway.tls.hello import offers_key
 from gateway.tls.psk import Claim, Keys, check_supported, claim_of, load_keys, offer_key
 from gateway.tls.revoked import RevokedList, check_not_revoked, utc_now, verified_chain
+from gateway.wire.handshake import shown
 
 # By OpenSSL's names (openssl-ciphers(1)). For TLS 1.3 all suites are good, and CPython before 3.15 cannot
 # choose.
@@ -122,6 +123,25 @@ class Session:
             check_not_revoked(verified_chain(tls), self._lists, utc_now())
         return Admitted(certificate, None)
 
+    def failure(self, reason: str, *, openssl: str = "") -> str:
+        """Say why the handshake has failed, with the user of a key that somebody said he is; `openssl` is
+        OpenSSL's name for it. For the log alone: to a client an unknown user and a wrong key are the same.
+        """
+        user = None if self._claim is None else self._claim.user
+        if user is None:
+            return reason
+        if not self._server_side:
+            perhaps = "perhaps the server does not know this user, or another key"
+            return f"as user {shown(user)}: {reason}; {perhaps}"
+        if openssl in WRONG_KEY:
+            return f"user {shown(user)}: unknown user or wrong key ({reason})"
+        return f"user {shown(user)}: {reason}"
+
+
+WRONG_KEY = frozenset({"BINDER_DOES_NOT_VERIFY", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"})
+"""What a server finds where a client has another key: over TLS 1.3, and over TLS 1.2. (Tried with OpenSSL 3.0
+and GnuTLS 3.7.)"""
+
 
 def used_key(tls: ssl.SSLObject) -> bool:
     """Say whether a handshake that has ended was of a pre-shared key, and so has proved that both know it.
@@ -171,6 +191,8 @@ class ServerCredentials:
         self, certificates: Certificates | None, keys: Keys | None, *, verify_client: bool
     ) -> None:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
+        self.exposed = None if certificates is None else certificates.exposed
+        """That others can read our certificate's key, if so. Who is to use a PSK file refuses it."""
         self._lists = certificates.lists if certificates is not None and verify_client else ()
         self._verify_client = verify_client
         self._context = (
@@ -305,6 +327,8 @@ class ClientCredentials:
         claim: Claim | None = None,
     ) -> None:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
+        self.exposed = None if certificates is None else certificates.exposed
+        """As for a server's."""
         self._lists = certificates.lists if certificates is not None and verify_peer else ()
         self._claim = claim
         self._context = context

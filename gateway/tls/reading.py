@@ -56,6 +56,20 @@ def read(path: Path, expected: str, *, secret: bool = False) -> bytes:
     return content
 
 
+def exposed(path: Path) -> str | None:
+    """Say that anybody on this machine can get at a key, if so. A group may: who gives it to one means to."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None  # it was there a moment ago, and whoever loads it will say
+    if not mode & (stat.S_IROTH | stat.S_IWOTH):
+        return None
+    return (
+        f"{path}: anybody on this machine can get at this key (mode {mode:04o}); chmod 600 it, and make a"
+        " new one if somebody may have read it"
+    )
+
+
 def _check_private(path: Path, status: os.stat_result) -> None:
     groups_too = status.st_uid == 0 and os.geteuid() != 0
     mode = stat.S_IMODE(status.st_mode)

@@ -93,15 +93,15 @@ class Recipe:
     def credentials(self) -> tuple[object, ...]:
         """What is said of who we are there, and whether it goes over TLS."""
         settings = self.settings
-        uri = self.uri or settings.uri
-        if not isinstance(uri, NbdUri) or not uri.tls:
+        uris = settings.nbd_uris if self.uri is None else (self.uri,)
+        if not any(uri.tls for uri in uris):
             return ()
         said = settings.certificates, settings.psk, settings.psk_user
-        return *said, uri.username, dict(uri.parameters)
+        return *said, {(uri.username, *sorted(uri.parameters.items())) for uri in uris}
 
 
-def make(recipe: Recipe, tls: Tls | None = None) -> Server:
-    """Give the server that a recipe describes."""
+def make(recipe: Recipe, *tls: Tls) -> Server:
+    """Give the server that a recipe describes. `tls` is for each of the backend's places, or there is none."""
     settings, backend, uri = recipe.settings, recipe.backend, recipe.uri
     same = settings.same_storage
     connects: list[Connect]

@@ -484,8 +484,8 @@ class OptionLine:
                 raise (_Died if error.closed else Unreachable)(text) from None
             assert isinstance(greeted, Greeted)
             line._greeting = greeted
-            if server.tls is not None:
-                await line._start_tls(server.tls())
+            if server.tls:
+                await line._start_tls(server.tls[reached.place]())
         except BaseException:
             await line.aclose()
             raise
@@ -865,5 +865,5 @@ def refusal_for_client(refused: Refused) -> Refusal:
     if refused.reply == Rep.ERR_TOO_BIG:
         return Refusal(Rep.ERR_INVALID, text)
     if refused.reply == Rep.ERR_TLS_REQD:
-        return TlsRequired(text)
+        return TlsRequired(f"{text}: use nbds: in the URI of this server")
     return Refusal(Rep.ERR_PLATFORM, text)

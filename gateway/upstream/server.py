@@ -144,6 +144,8 @@ class Reached:
     peer: Peer
     said: bytes
     """The beginning of the greeting."""
+    place: int = 0
+    """To which of the server's places."""
 
 
 async def leave(
@@ -224,7 +226,7 @@ class Server:
         quirks: str | tuple[str, ...] = "auto",
         trust_allocation: bool = False,
         canonical_names: bool = False,
-        tls: Callable[[], Session] | None = None,
+        tls: Sequence[Callable[[], Session]] = (),
         disks: Hashable = None,
         same_storage: bool = False,
         max_connections: float = math.inf,
@@ -268,7 +270,7 @@ class Server:
         self.canonical_names = canonical_names
         """What it has under two names is surely two disks."""
         self.tls = tls
-        """Gives the TLS session of a new connection; None: it is spoken to in the clear."""
+        """Give the TLS session of a new connection, one for each place; none: it is spoken to in the clear."""
         self.negotiate_seconds = negotiate_seconds
         self._max_connections = max_connections
         self.connections = connections or Connections(max_connections)
@@ -438,7 +440,7 @@ class Server:
             raise
         else:
             self._has_greeted(step)
-            return Reached(stream, peer, said)
+            return Reached(stream, peer, said, step.place)
         finally:
             self._changed.set()
             self._changed = trio.Event()
@@ -538,13 +540,13 @@ def server_at(
     `seconds` is how long connecting, and each answer, may take. Raises `Unreachable` if the certificates or
     keys that the URI names cannot be used.
     """
-    tls = None
+    tls = []
     if uri.tls:
         from gateway.tls.errors import CredentialsError
         from gateway.tls.server_uri import wanted_of
 
         try:
-            tls = wanted_of(uri).load().session
+            tls = [wanted_of(uri).load().session]
         except CredentialsError as error:
             raise Unreachable(f"{uri}: {error}") from None
     server = Server(str(uri), Dialler(uri).connect, quirks=quirks, tls=tls)

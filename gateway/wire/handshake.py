@@ -85,6 +85,21 @@ def encode_export_name_reply(size: int, transmission_flags: int, *, zeroes: bool
     return reply + EXPORT_NAME_PADDING if zeroes else reply
 
 
+TLS_WITHOUT_NBD = (
+    "this is TLS without NBD: NBD begins in the clear, and goes over to TLS by STARTTLS (libnbd and qemu do so"
+    " for nbds: and tls-creds)"
+)
+"""What is said of a client that begins with TLS, as one of HTTPS would, or a tunnel."""
+
+_TLS_HANDSHAKE = 0x1603
+"""A record of type 22, handshake, and the major version, which is 3 since SSL 3.0 (RFC 8446, 5.1)."""
+
+
+def begins_tls(first: int) -> bool:
+    """Say whether the first 32 bits of a client are those of a ClientHello. They are nothing in NBD."""
+    return first >> 16 == _TLS_HANDSHAKE
+
+
 def shown(text: str) -> str:
     """Give a peer's string in a form that is safe and short enough to repeat in a message."""
     cut = limits.NAME_IN_TEXT_CHARS

@@ -91,7 +91,7 @@ def found(rules: Access, name: str, who: Client | None = None) -> tuple[str, str
 def listed(rules: Access, who: Client | None = None) -> list[str]:
     """Names that LIST shows."""
     exports = [ListedExport(each.name) for each in rules.config.exports]
-    return [each.name for each in rules.listed(who or client(), exports)]
+    return [each.name for each in rules.listed(who or client(), exports).exports]
 
 
 # --- Which rule
@@ -240,6 +240,27 @@ def test_a_rule_holds_at_its_time() -> None:
     [(label, why)] = rules.find(late, "vm-1").tried
     assert (label, why) == ("rule 'day'", "schedule says that it does not hold at Sat 18:00")
     assert rules.again(late, "vm-1").rule == "rule 'night'"
+
+
+def test_rules_go_by_the_names_that_a_pattern_lets_through() -> None:
+    several = parse(
+        BASE + "canonical-names = true\n[[export]]\nname = '?*'\nupstream = 'disks'\n"
+        "[[rule]]\nexports = 'secret*'\ndeny = true\n"
+        "[[rule]]\nexports = 'vm-*'\npolicies = [ { use = 'readonly' } ]\n[[rule]]\n",
+        "f",
+        vocabulary(),
+    )
+    rules = Access(several)
+    assert found(rules, "secret-1") == "rule 1 denies it"
+    assert found(rules, "vm-1") == ("vm-1", "rule 2", ["readonly"])
+    assert found(rules, "any") == ("any", "rule 3", [])
+    assert found(rules, "") == "there is no export '' (hidden)"
+    there = [ListedExport(name) for name in ("secret-1", "vm-1", "any")]
+    assert [each.name for each in rules.listed(client(), there).exports] == ["vm-1", "any"]
+    assert [rules.why_nobody(name) for name in ("secret-1", "any")] == [
+        "rule 1 denies it to everybody",
+        None,
+    ]
 
 
 # --- Names that a rule's policies change

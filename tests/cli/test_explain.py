@@ -211,9 +211,24 @@ def test_the_keys_are_those_of_the_manual(
         *("readonly", "contexts", "limit", "protect"),
     ]
     assert "READ_ONLY" in view["flags"]
-    assert said["limits"] == [{"policy": "limit", "in_flight": 16, "rates": []}]
+    assert said["limits"] == [{"policy": "limit", "mode": "enforce", "in_flight": 16, "rates": []}]
 
 
 def test_a_mistake_on_the_command_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(config), "--as", "blub=1"]) == 2
     assert "expected one of cn, issuer-cn" in capsys.readouterr().err
+
+
+def test_a_rate_that_is_observed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(
+        '[[listen]]\nuri = "nbd://127.0.0.1:0"\n[upstream.m]\nuri = "memory:1M"\n'
+        '[[export]]\nname = "m"\nupstream = "m"\nupstream-name = ""\n'
+        'policies = [ { use = "rate", bytes-per-second = "8M", mode = "observe" } ]\n'
+    )
+    assert main(["explain", str(path), "--export", "m"]) == 0
+    expected = "observed: limit: 8388608 bytes per second, burst 838860.8 (rate)"
+    assert expected in capsys.readouterr().out.splitlines()
+    assert main(["explain", str(path), "--export", "m", "--json"]) == 0
+    [limit] = json.loads(capsys.readouterr().out)["limits"]
+    assert limit["mode"] == "observe"

@@ -437,6 +437,29 @@ def test_rules_that_make_sense(rules: str) -> None:
     assert parse(f"{RULED}[[rule]]\n{rules}", "f", vocabulary()).rule
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '[[export]]\nname = "vm-*"\nupstream = "named"\n[[rule]]\nexports = ["vm-7", "*-8", "a"]\n',
+        # which names are denied here is not known to be a mistake
+        '[[export]]\nname = "?*"\nupstream = "named"\n[[rule]]\n'
+        'policies = [ { use = "exports", deny = ["secret"] } ]\n',
+        # it has its own name there, or one that the pattern does not let through
+        '[[export]]\nname = "b"\nupstream = "named"\n[[export]]\nname = "c"\nupstream = "named"\n'
+        'upstream-name = "d"\n[[export]]\nname = "[e-z]*"\nupstream = "named"\n[[rule]]\n',
+        # both names are listed, so rules can mean both
+        '[[export]]\nname = "b"\nupstream = "named"\n[[export]]\nname = "c"\nupstream = "named"\n'
+        'upstream-name = "b"\n[[export]]\nname = "*"\nupstream = "named"\n[[rule]]\n',
+        # another server's disk
+        '[[export]]\nname = "b"\nupstream = "disks"\nupstream-name = "c"\n[[export]]\nname = "*"\n'
+        'upstream = "named"\n[[rule]]\n',
+    ],
+)
+def test_patterns_beside_rules(rest: str) -> None:
+    named = '[upstream.named]\nuri = "nbd://10.0.0.6"\ncanonical-names = true\n'
+    assert parse(f"{RULED}{named}{rest}", "f", vocabulary()).rule
+
+
 # ---- problems ----
 
 UNIX = '[[listen]]\nuri = "nbd+unix:///?socket=s"\n'
@@ -657,6 +680,17 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         ],
     ),
     (
+        "what one of several URIs says already",
+        LISTEN
+        + '[upstream.a]\nuris = ["nbds://h", "nbds://g?tls-certificates=d"]\ncertificates = "d"\n'
+        + '[upstream.b]\nuris = ["nbds://u@h", "nbds://u@g"]\n'
+        + "".join(f'[[export]]\nname = "{name}"\nupstream = "{name}"\n' for name in "ab"),
+        [
+            "5: upstream.a.certificates: the URI says tls-certificates already; leave one of the two out",
+            "7: upstream.b.uris: a user is that of a pre-shared key: psk says in which file it is",
+        ],
+    ),
+    (
         "users of no key",
         LISTEN
         + '[upstream.a]\nuri = "nbds://h"\npsk-user = "u"\n'
@@ -860,7 +894,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         + EXPORT.replace("disks", "a"),
         [
             '4: upstream.a.uris: "memory:1G": an embedded server has no place among others',
-            '6: upstream.b.uris: "nbds://g:10809": a server with TLS has to be the only one: uri',
+            '6: upstream.b.uris: "nbds://g:10809": all of them have to be nbds:, or none',
             '8: upstream.c.uris: "nbd://h:10809": it is there already',
             '10: upstream.d.uris: "nbd://g:10809/y": all of them have to name the same export, or none any',
             '12: upstream.e.uris: "nbd://g:10809": all of them have to name the same export, or none any',
@@ -1221,9 +1255,44 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         SMALLEST + EXPORT.replace('"a"', '"v*"') + EXPORT.replace('"a"', '"v[*]"') + "[[rule]]\n",
         [
             '6: export.name: "v*" lets names through that no rule has seen (a server may know an export by '
-            "several): with [[rule]], every export is listed by its name",
+            "several): with [[rule]], list every export by its name, or add canonical-names = true to"
+            " [upstream.disks] if each name there is a disk of its own",
             '9: export.name: "v[*]" is never reached: "v*" matches it too (line 6), and stands first',
         ],
+    ),
+    (
+        "patterns whose names are one disk, beside rules",
+        SMALLEST.replace("10.0.0.5", "10.0.0.5/disk")
+        + "canonical-names = true\n"
+        + EXPORT.replace('"a"', '"v*"')
+        + "[upstream.b]\nuri = 'nbd://b'\ncanonical-names = true\n"
+        + EXPORT.replace('"a"', '"w*"').replace("disks", "b")
+        + "upstream-name = 'c'\n[[rule]]\n",
+        [
+            f'{line}: export.name: all names like "{name}" lead to one disk, and a rule for one of them says'
+            " nothing of the others: with [[rule]], list the names that it is to have"
+            for line, name in ((7, "v*"), (13, "w*"))
+        ],
+    ),
+    (
+        "disks that a pattern has under another name, beside rules",
+        SMALLEST
+        + "canonical-names = true\n"
+        + EXPORT.replace('"a"', '"secret"')
+        + "upstream-name = 'vm-1'\n"
+        + EXPORT.replace('"a"', '"vm-2"')
+        + "upstream-name = 'other'\n"  # which no pattern lets through
+        + "[upstream.b]\nuri = 'nbd://10.0.0.5:10809/vm-3'\n"
+        + EXPORT.replace('"a"', '"hidden"').replace("disks", "b")
+        + EXPORT.replace('"a"', '"vm-*"')
+        + '[[rule]]\nexports = ["vm-7", "secret"]\n[[rule]]\nexports = "x"\n',
+        [
+            f'{line}: export.name: clients may ask for this disk as "{there}", too, which "vm-*" lets through'
+            " (line 20), and a rule for one of the two says nothing of the other: give it the name that it has"
+            " there"
+            for line, there in ((7, "vm-1"), (17, "vm-3"))
+        ]
+        + ['25: rule.exports: no [[export]] has a name like "x"'],
     ),
     (
         "exports of rules that are not there",

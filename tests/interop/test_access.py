@@ -341,3 +341,40 @@ def test_who_is_denied_learns_nothing(scene: Scene) -> None:
     for data in absent[:-1]:
         assert Rep.ERR_UNKNOWN.to_bytes(4) in data
     assert denied[-1] == absent[-1]  # EXPORT_NAME has no words for it
+
+
+def test_an_empty_list_is_found_in_the_log(scene: Scene) -> None:
+    """Of who is shown something, nothing is said: most clients are denied most of the exports."""
+    assert names(scene.nobody) == []
+    assert names(scene.writer) == ["vm"]
+    assert scene.gateway.stop() == 0
+    [line] = [line for line in scene.gateway.output.splitlines() if "access denied" in line]
+    assert "asked=LIST" in line
+    assert "exports=2" in line
+    assert "why=\"rule 'nobody, and it is told' denies it\"" in line
+
+
+def test_a_rule_means_a_disk_that_a_pattern_lets_through(servers: Servers, workdir: Path) -> None:
+    """A server that has a disk for each file: what is not allowed is had under no name at all."""
+    disks = workdir / "disks"
+    disks.mkdir()
+    for name in ("secret", "vm-1", "vm-2"):
+        (disks / name).write_bytes(name.ljust(MIB).encode())
+    upstream = servers.nbdkit("file", f"dir={disks}")
+    listen, config = workdir / "listen", workdir / "gateway.toml"
+    config.write_text(
+        f'[[listen]]\nuri = "{unix_uri(listen)}"\n'
+        f'[upstream.files]\nuri = "{upstream.uri}"\ncanonical-names = true\n'
+        '[[export]]\nname = "*"\nupstream = "files"\n'
+        '[[rule]]\nexports = "secret"\ndeny = true\n'
+        '[[rule]]\nexports = "vm-2"\npolicies = [ { use = "readonly" } ]\n'
+        '[[rule]]\nexports = "*"\n'
+    )
+    gateway = Process(sys.executable, "-m", "gateway", "serve", "--config", config)
+    gateway.ready_when(lambda: listening(unix_uri(listen)), "the gateway listens")
+    assert sorted(names(unix_uri(listen))) == ["vm-1", "vm-2"]
+    assert not nbdinfo(unix_uri(listen, "vm-1"))["exports"][0]["is_read_only"]
+    assert nbdinfo(unix_uri(listen, "vm-2"))["exports"][0]["is_read_only"]
+    for name in ("secret", "./secret", "//secret", "SECRET", ""):
+        assert attempt("nbdinfo", unix_uri(listen, name)).status, name
+    assert gateway.stop() == 0

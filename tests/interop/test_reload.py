@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
+from tests.tls.handshakes import directory
 from tests.tools.patience import HANG_SECONDS
 
 from .clients import nbdinfo
@@ -122,6 +124,29 @@ def test_a_rule_ends_the_sessions_that_it_denies(servers: Servers, workdir: Path
     assert report["died"]
     for other in others:
         ended(other)
+    assert gateway.process.stop() == 0
+
+
+def test_it_is_not_called_reloaded_where_a_part_is_not(workdir: Path) -> None:
+    ca = trustme.CA()
+    pki = directory(workdir / "pki", ca, server=ca.issue_cert("localhost"))
+    secure = (
+        '[upstream.m]\nuri = "memory:1M"\n'
+        f'[[listen]]\nuri = "nbds+unix:///?socket={workdir}/s"\ncertificates = "{pki}"\n'
+    )
+    gateway = Gateway(workdir, secure)
+    key = pki / "server-key.pem"
+    content = key.read_bytes()
+    key.write_bytes(b"nonsense")
+    done = gateway.reload()
+    assert done.status == 1
+    assert "reloaded" not in done.out + done.err
+    assert f"stay as they were: {key}: is no key" in done.err
+    assert "all but that is taken up: listeners: 2 kept" in done.err
+    key.write_bytes(content)
+    done = gateway.reload()
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("reloaded: ")
     assert gateway.process.stop() == 0
 
 

@@ -24,7 +24,7 @@ from .clients import nbdcopy, nbdinfo, nbdsh
 from .conftest import Image
 from .gateways import MODE
 from .processes import Process, attempt, listening, run, wait_until
-from .servers import Servers, Upstream, free_port
+from .servers import Servers, Upstream, free_port, unix_uri
 
 pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a blind relay has no TLS to offer")
 
@@ -109,9 +109,13 @@ def test_libnbd_with_a_key(qemu: Upstream, pki: Path, image: Image) -> None:
     assert nbdinfo(gateway.uri(pki))["exports"][0]["export-size"] == image.size
     (pki / "keys.psk").write_text(KEY.replace("alice", "mallory"))
     assert attempt("nbdinfo", gateway.psk_uri(pki).replace("alice", "mallory")).status
+    (pki / "keys.psk").write_text(KEY.replace("0", "1"))
+    assert attempt("nbdinfo", gateway.psk_uri(pki)).status
     said = gateway.said()
     assert "who='psk:alice" in said
-    assert "mallory" not in said
+    assert "who='psk:mallory" not in said
+    for user in ("mallory", "alice"):
+        assert f"TLS: user '{user}': unknown user or wrong key" in said
 
 
 def test_qemu(qemu: Upstream, pki: Path) -> None:
@@ -260,6 +264,35 @@ def test_servers_over_tls(
     assert disk.read_bytes()[5:100005] == b"x" * 100000
 
 
+def test_several_servers_over_tls(
+    servers: Servers, image: Image, pki: Path, workdir: Path, ca: trustme.CA
+) -> None:
+    """Each shows a certificate of its own name; when one is gone, the next is held against that."""
+    first, second = (
+        servers.nbdkit("--tls=require", f"--tls-certificates={theirs}", "file", "-r", image.path)
+        for name in ("a.example", "b.example")
+        for theirs in (directory(workdir / name, ca, server=ca.issue_cert(name)),)
+    )
+    uris = [
+        f"nbds+unix:///?socket={quote(upstream.uri.partition('socket=')[2])}&tls-hostname={name}"
+        for upstream, name in ((first, "a.example"), (second, "b.example"))
+    ]
+    listen, config = workdir / "listen", workdir / "gateway.toml"
+    config.write_text(
+        f'[[listen]]\nuri = "{unix_uri(listen)}"\n'
+        f'[upstream.two]\nuris = {uris}\ncertificates = "{pki}"\nconnect-seconds = 5\n'
+    )
+    gateway = Process(sys.executable, "-m", "gateway", "serve", "--config", config)
+    gateway.ready_when(lambda: listening(unix_uri(listen)), "the gateway listens")
+    for server in (first, second):
+        assert nbdinfo(unix_uri(listen))["exports"][0]["export-size"] == image.size
+        assert "Hostname mismatch" not in gateway.output
+        server.process.stop()
+    assert attempt("nbdinfo", unix_uri(listen)).status
+    assert gateway.stop() == 0
+    assert "Traceback" not in gateway.output
+
+
 def test_nbd_server_over_tls(servers: Servers, image: Image, pki: Path, workdir: Path) -> None:
     disk = workdir / "disk.img"
     shutil.copy(image.path, disk)
@@ -272,6 +305,55 @@ def test_nbd_server_over_tls(servers: Servers, image: Image, pki: Path, workdir:
     copy = workdir / "copy.img"
     nbdcopy(f"{gateway.plain_uri}/disk", copy)
     assert run("cmp", image.path, copy) == ""
+
+
+@needs_psk
+@pytest.mark.parametrize("kind", ["nbdkit with keys", "qemu-nbd with keys"])
+def test_servers_that_do_not_know_our_key(
+    servers: Servers, image: Image, pki: Path, kind: str
+) -> None:
+    secure = secure_servers(pki)[kind]
+    upstream = (
+        servers.nbdkit(*secure, "file", image.path)
+        if kind.startswith("nbdkit")
+        else servers.qemu_nbd(*secure, "-f", "raw", "-r", image.path)
+    )
+    ours = pki / "ours.psk"
+    ours.write_text(KEY.replace("0", "1"))
+    ours.chmod(0o600)
+    path = quote(upstream.uri.partition("socket=")[2])
+    gateway = Gateway(f"nbds+unix://alice@/?socket={path}&tls-psk-file={ours}", scheme="nbd")
+    assert attempt("nbdinfo", gateway.plain_uri).status
+    said = gateway.said()
+    assert "as user 'alice': " in said
+    assert "perhaps the server does not know this user, or another key" in said
+
+
+@pytest.mark.parametrize("kind", ["nbdkit", "qemu-nbd"])
+def test_servers_that_want_tls(servers: Servers, image: Image, pki: Path, kind: str) -> None:
+    """Their URI has been given as one of servers in the clear."""
+    secure = secure_servers(pki)[kind]
+    upstream = (
+        servers.nbdkit(*secure, "file", image.path)
+        if kind == "nbdkit"
+        else servers.qemu_nbd(*secure, "-f", "raw", "-r", image.path)
+    )
+    gateway = Gateway(upstream.uri, scheme="nbd")
+    assert attempt("nbdinfo", gateway.plain_uri).status
+    assert ": use nbds: in the URI of this server" in gateway.said()
+    probed = run(sys.executable, "-m", "gateway", "probe", upstream.uri)
+    assert "it says nothing more without TLS: use nbds: in its URI" in probed
+
+
+@pytest.mark.parametrize("scheme", ["nbds", "nbd"])
+def test_a_client_that_begins_with_tls(qemu: Upstream, pki: Path, scheme: str) -> None:
+    """As one of HTTPS does, or the other end of a tunnel."""
+    certificates = ("--tls-certificates", pki) if scheme == "nbds" else ()
+    gateway = Gateway(qemu.uri, *certificates, scheme=scheme)
+    context = ssl.create_default_context(cafile=str(pki / "ca-cert.pem"))
+    with socket.create_connection(("127.0.0.1", gateway.port)) as plain, pytest.raises(OSError):  # noqa: PT011
+        context.wrap_socket(plain, server_hostname="localhost")
+    assert "this is TLS without NBD" in gateway.said()
 
 
 @pytest.mark.parametrize("kind", ["nbdkit", "nbdkit-oldstyle"])

@@ -241,3 +241,24 @@ def test_mistakes(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError) as mistake:
         configured(Rate, options)
     assert message in str(mistake.value)
+
+
+def test_who_is_only_watched_comes_back_to_the_same_bucket() -> None:
+    """Else whoever connects again for each request would never be told of."""
+    clock = Clock()
+    policy = rate(clock, bytes_per_second=KIB, per="identity")
+    session = of(ANN)
+    policy.join(session)
+    [bucket] = buckets(policy, session)
+    assert not bucket.would_hold(2 * KIB)
+    policy.leave(session)
+    del bucket
+    gc.collect()
+    again = of(ANN_AGAIN)
+    policy.join(again)
+    [bucket] = buckets(policy, again)
+    assert bucket.would_hold(KIB) == pytest.approx(2, rel=0.1)
+    policy.leave(again)
+    clock.now = 10
+    policy.join(of(BOB))
+    assert not policy._buckets.owing

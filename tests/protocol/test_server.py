@@ -257,6 +257,9 @@ ROWS = {
     # --- closed
     "unknown client flag": Row(b"\0\0\0\7", b"", fails=Hangup, says="client flags"),
     "client flag in the high half": Row(b"\x80\0\0\3", b"", fails=Hangup, says="client flags"),
+    "a ClientHello": Row(
+        b"\x16\3\1\2\0\1\0\1\xfc\3\3", b"", fails=Hangup, says="this is TLS without NBD"
+    ),
     "client flag that was not offered": Row(
         FIXED, b"", fails=Hangup, says="0x3", dialect=ServerDialect(handshake_flags=1)
     ),

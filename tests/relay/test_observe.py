@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import structlog
+import trio
+import trio.testing
 
 from gateway.embedded import PERSONALITIES, MemoryDisk, Server
+from gateway.relay.observing import OBSERVED_LOG_SECONDS
 from gateway.wire.constants import Cmd
 from gateway.wire.limits import MIB
 from tests.relay.gateways import gateway_before
@@ -39,7 +43,76 @@ async def test_what_would_be_refused_passes_and_is_logged() -> None:
     [denied] = [line for line in told if line["event"] == "would be denied"]
     assert denied["why"] == "limit: 1 connection is open, and 1 may be"
     refused = [line for line in told if line["event"] == "would be refused"]
-    assert [(line["command"], line["error"], line["count"]) for line in refused] == 2 * [
-        ("WRITE", "EPERM", 2)
-    ]
+    assert {(line["command"], line["error"]) for line in refused} == {("WRITE", "EPERM")}
+    assert sum(line["count"] for line in refused) == 4
     assert refused[0]["first"] == "protect: WRITE: bytes 0 to 511 are protected"
+
+
+async def test_it_is_told_when_it_happens_and_then_seldom(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server({"": MemoryDisk(MIB)}, PERSONALITIES["plain"])
+    readonly = 'policies = [ { use = "readonly", mode = "observe" } ]\n'
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(server, export=readonly, seconds=1000) as gateway:
+            gateway.service.log = structlog.get_logger()
+            client = gateway.client()
+            await client.go("", structured=False)
+
+            def told() -> list[int]:
+                return [line["count"] for line in lines if line["event"] == "would be refused"]
+
+            async with client.stream:
+                await client.error(Cmd.WRITE, 0, 4, data=b"here")
+                await trio.testing.wait_all_tasks_blocked()
+                assert told() == [1]
+                for _ in range(100):
+                    await client.error(Cmd.WRITE, 0, 4, data=b"here")
+                assert told() == [1]
+                await trio.sleep(OBSERVED_LOG_SECONDS)
+                await trio.testing.wait_all_tasks_blocked()
+                assert told() == [1, 100]
+                await trio.sleep(2 * OBSERVED_LOG_SECONDS)  # nothing has happened, nothing is said
+                await client.error(Cmd.WRITE, 0, 4, data=b"here")
+                await trio.testing.wait_all_tasks_blocked()
+                assert told() == [1, 100, 1]
+                await client.error(Cmd.WRITE, 0, 4, data=b"here")
+    assert told() == [1, 100, 1, 1]  # the rest, at the end
+
+
+RATES = """
+policies = [
+    { use = "rate", bytes-per-second = 1, mode = "observe" },
+    { use = "rate", operations-per-second = 1_000_000_000, mode = "observe" },
+]
+"""
+
+
+async def test_a_rate_tells_what_it_would_have_held() -> None:
+    server = Server({"": MemoryDisk(MIB)}, PERSONALITIES["plain"])
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(server, export=RATES) as gateway:
+            gateway.service.log = structlog.get_logger()
+            client = gateway.client()
+            await client.go("", extended=True)
+            async with client.stream:
+                for _ in range(3):
+                    await client.read(0, 100_000)  # by that rate, a day each
+    held = [line for line in lines if line["event"] == "would be held"]
+    assert {(line["policy"], line["rate"]) for line in held} == {("rate", "1 bytes per second")}
+    assert sum(line["count"] for line in held) == 2
+    assert sum(line["seconds"] for line in held) == pytest.approx(200_000, rel=0.01)
+    [never] = [line for line in lines if line["event"] == "would not be held"]
+    assert never["rate"] == "1000000000 operations per second"
+
+
+async def test_who_is_not_observed_has_no_gate() -> None:
+    """Nothing is added to the way of a request where nothing is observed."""
+    server = Server({"": MemoryDisk(MIB)}, PERSONALITIES["plain"])
+    async with gateway_before(server, export="description = 'plain'\n") as gateway:
+        client = gateway.client()
+        await client.go("", extended=True)
+        await client.read(0, 4)
+        [session] = gateway.service.hub.sessions
+        assert session.traffic.gate is None
+        await client.stream.aclose()

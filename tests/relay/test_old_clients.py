@@ -255,3 +255,16 @@ async def test_nbd_client_of_2014_sees_a_writable_device() -> None:
             )
             flags |= int.from_bytes((await client.receive(10 + 124))[8:10])
             assert not flags & TransmissionFlag.READ_ONLY
+
+
+async def test_an_oldstyle_client_that_begins_with_tls() -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(server(), listen=OLDSTYLE) as gateway:
+            gateway.service.log = structlog.get_logger()
+            client = gateway.client()
+            async with client.stream:
+                await oldstyle_greeting(client)
+                await client.stream.send_all(b"\x16\3\1\2\0\1\0\1\xfc\3\3" + bytes(100))
+                assert not await client.rest()
+    [ended] = [line for line in lines if line["event"] == "session ended"]
+    assert "this is TLS without NBD" in ended["why"]

@@ -17,7 +17,7 @@ from gateway.protocol.export import Export, offer, view_of
 from gateway.relay.hub import Hub
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.session import Session
+from gateway.relay.session import Session, Watched
 from gateway.throttle import Bucket, Charges, Doors, Unit
 from gateway.wire.constants import Cmd
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -276,6 +276,7 @@ async def test_what_a_client_sent_behind_its_last_option_is_charged_as_well(
             traffic: Traffic,
             client_data: bytes = b"",
             charges: Charges = (),
+            watched: Watched = (),
             *,
             push: Callable[[], None] | None = None,
             begins: Callable[[Session, trio.Nursery], None] | None = None,

@@ -482,7 +482,7 @@ async def secure_server(
                 return ours
 
             async with gateway_before(connect, listen=listen) as outer:
-                outer.service.servers["main"].tls = partial(session_of, pki)
+                outer.service.servers["main"].tls = [partial(session_of, pki)]
                 yield outer, server
         nursery.cancel_scope.cancel()
 
@@ -528,7 +528,7 @@ async def test_a_server_over_tls_that_is_left_anywhere_hears_nothing_in_the_clea
 
         async def opens() -> None:
             server = upstream.Server("main", connect, negotiate_seconds=5)
-            server.tls = partial(session_of, pki)
+            server.tls = [partial(session_of, pki)]
             negotiation = Negotiation(server)
             try:
                 await negotiation.describe(Terms("", structured=True))
@@ -610,7 +610,7 @@ async def test_servers_that_do_not_go_over_to_tls(
             return ours
 
         async with gateway_before(connect) as gateway:
-            gateway.service.servers["main"].tls = partial(session_of, pki)
+            gateway.service.servers["main"].tls = [partial(session_of, pki)]
             client = gateway.client()
             async with client.stream:
                 await client.greeting()

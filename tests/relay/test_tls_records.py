@@ -172,7 +172,7 @@ async def before(pki: Path, disk: MemoryDisk, quirks: str = "") -> AsyncIterator
 
         async with gateway_before(connect, upstream=quirks, seconds=300) as gateway:
             session = partial(client_credentials, pki, hostname="localhost")
-            gateway.service.servers["main"].tls = lambda: session().session()
+            gateway.service.servers["main"].tls = [lambda: session().session()]
             yield gateway
         nursery.cancel_scope.cancel()
 

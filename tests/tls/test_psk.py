@@ -11,9 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tls.credentials import Admitted, client_credentials, server_credentials
+from gateway.tls.credentials import (
+    WRONG_KEY,
+    Admitted,
+    Session,
+    client_credentials,
+    server_credentials,
+)
 from gateway.tls.errors import CredentialsError
-from gateway.tls.psk import Keys, load_keys, parse_keys
+from gateway.tls.psk import Claim, Keys, load_keys, parse_keys
 from tests.tls.handshakes import VERSIONS, needs_psk, shake_hands, write
 
 KEY = "00112233445566778899aabbccddeeff"
@@ -174,8 +180,31 @@ def test_wrong_key_and_unknown_user_look_alike(
         result = shake_hands(server, client, version=version)
         assert isinstance(result.server, str)
         assert isinstance(result.client, str)
+        assert result.server in WRONG_KEY
         seen.append((result.server, result.client, len(result.wire), result.wire[-7:]))
     assert seen[0] == seen[1]
+
+
+@needs_psk
+def test_a_failure_names_the_user(keys: Path) -> None:
+    """Where somebody has said that it is one, and as what it is shown to be."""
+    [wrong, *_] = WRONG_KEY
+    session = Session(_context_of_nobody(), server_side=True, claim=(claim := Claim()))
+    assert session.failure("the reason", openssl=wrong) == "the reason"
+    claim.user = "joe\x1b[2J"
+    assert session.failure("the reason", openssl=wrong) == (
+        "user 'joe\\x1b[2J': unknown user or wrong key (the reason)"
+    )
+    assert session.failure("it broke") == "user 'joe\\x1b[2J': it broke"
+    ours = client_credentials(psk=keys, psk_user="joe").session()
+    assert ours.failure("it broke") == (
+        "as user 'joe': it broke; perhaps the server does not know this user, or another key"
+    )
+    assert Session(_context_of_nobody(), server_side=True).failure("it broke") == "it broke"
+
+
+def _context_of_nobody() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 @needs_psk

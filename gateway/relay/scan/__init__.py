@@ -19,6 +19,7 @@ start of the upstream's (`offer.base`), offsets are the client's until they are 
     early.py      replies to WRITEs whose data has not been sent yet
     going.py      what ESHUTDOWN means, and the link over which it came
     traffic.py    what is under way
+    observed.py   what would have been refused, or held back, by policies that are only observed
     turn.py       how long one session may take before it is others' turn
     memory.py     what is remembered of it, for the case that the link dies
     asks.py       commands of our own on one link

@@ -23,6 +23,7 @@ from gateway.relay.scan.translate import status, translate
 from gateway.relay.scan.turn import FEW
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
+from gateway.wire.handshake import TLS_WITHOUT_NBD, begins_tls
 from gateway.wire.limits import KIB
 from gateway.wire.transmission import (
     COOKIE,
@@ -247,6 +248,8 @@ class RequestScan:
                 out.append(view[run:pos])
             run = pos  # so that what is out stays out if this raises
             if magic != client_magic:
+                if begins_tls(magic):  # to an oldstyle listener
+                    raise WireError(TLS_WITHOUT_NBD)
                 raise WireError(
                     f"a request begins with {magic:#010x} instead of {client_magic:#010x}"
                 )

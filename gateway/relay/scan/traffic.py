@@ -22,6 +22,7 @@ from gateway.relay.scan.going import Going
 from gateway.relay.scan.jobs import MAX_JOB_BYTES, Jobs
 from gateway.relay.scan.locks import ASK, Entry, RangeLocks
 from gateway.relay.scan.memory import MAX_KEPT_BYTES, Memory
+from gateway.relay.scan.observed import Observed
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.turn import Turn
 from gateway.wire.constants import Cmd, Errno
@@ -96,7 +97,6 @@ class Traffic:
         "locks",
         "memory",
         "observed",
-        "observed_first",
         "partial",
         "plan",
         "postponed",
@@ -137,10 +137,8 @@ class Traffic:
         """Replies of our own; the same."""
         self.refused: Counter[tuple[str, str]] = Counter()
         """(command, error) -> how many requests were answered here with it."""
-        self.observed: Counter[tuple[str, str]] = Counter()
-        """The same, of those that would have been if nothing were only observed."""
-        self.observed_first: dict[tuple[str, str], str] = {}
-        """Why the first of each would have been."""
+        self.observed = Observed()
+        """What would have been done if nothing were only observed."""
         self.locks = locks or RangeLocks()
         self.locks.join(self.in_flight)
         self.fences = Fences() if fences is None else fences
@@ -181,7 +179,7 @@ class Traffic:
         """Go on for the same client after another link, on which nothing is under way any more."""
         self.last_cookie = before.last_cookie
         self.refused = before.refused
-        self.observed, self.observed_first = before.observed, before.observed_first
+        self.observed = before.observed
         self.gate, self.held = before.gate, before.held
         self.stale = before.stale
         self.most_in_flight = before.most_in_flight
@@ -208,8 +206,7 @@ class Traffic:
 
     def observe(self, word: int, would: Refused) -> None:
         """A request would be refused if what is only observed were in force."""
-        self.observed[_named(word), would.error.name] += 1
-        self.observed_first.setdefault((_named(word), would.error.name), would.text)
+        self.observed.refuse(_named(word), would.error.name, would.text)
 
     def new_cookie(self) -> int:
         """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""

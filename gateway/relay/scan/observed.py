@@ -1,0 +1,93 @@
+"""What policies that are only observed would have done to one session's requests.
+
+Who scans notes it here, and says that there is something to tell (`news`); who tells it takes it (`take`), when
+no request is in the way. So a client whose every request would be refused costs two additions for each, and as
+many lines of the log as its owner likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class WouldRefuse:
+    """Requests of one command that would have been answered with one error."""
+
+    first: str
+    """Why the first of them would have been."""
+    count: int = 0
+
+
+@dataclass(slots=True)
+class WouldHold:
+    """Requests that would have been held back."""
+
+    count: int = 0
+    seconds: float = 0
+    """How much later the last of them would have come."""
+
+
+@dataclass(slots=True)
+class Untold:
+    """What has been noted, and not been taken yet."""
+
+    refused: dict[tuple[str, str], WouldRefuse]
+    """(command, error) -> what would have been refused."""
+    held: dict[tuple[str, str], WouldHold]
+    """(policy, its rate in words) -> what it would have held back."""
+
+    def __bool__(self) -> bool:
+        return bool(self.refused or self.held)
+
+
+class Observed:
+    """What would have been done to one session, however many links it has had."""
+
+    __slots__ = ("_untold", "ever_held", "news")
+
+    def __init__(self) -> None:
+        self._untold = Untold({}, {})
+        self.ever_held: dict[tuple[str, str], bool] = {}
+        """(policy, its rate in words), of each that is watched."""
+        self.news: Callable[[], None] = _nobody_listens
+        """Called whenever something has been noted."""
+
+    @property
+    def untold(self) -> bool:
+        """Something has been noted, and not been taken yet."""
+        return bool(self._untold)
+
+    def refuse(self, command: str, error: str, why: str) -> None:
+        """A request would have been refused."""
+        refused = self._untold.refused
+        noted = refused.get((command, error))
+        if noted is None:
+            noted = refused[command, error] = WouldRefuse(why)
+        noted.count += 1
+        self.news()
+
+    def watch(self, policy: str, rate: str) -> None:
+        """A rate is watched from now on: that it held nothing back is an answer, too."""
+        self.ever_held.setdefault((policy, rate), False)
+
+    def hold(self, policy: str, rate: str, seconds: float) -> None:
+        """A request would have been held back."""
+        held = self._untold.held
+        noted = held.get((policy, rate))
+        if noted is None:
+            noted = held[policy, rate] = WouldHold()
+            self.ever_held[policy, rate] = True
+        noted.count += 1
+        noted.seconds += seconds
+        self.news()
+
+    def take(self) -> Untold:
+        """Give what was noted since the last time."""
+        untold, self._untold = self._untold, Untold({}, {})
+        return untold
+
+
+def _nobody_listens() -> None:
+    pass
