@@ -32,6 +32,8 @@ from gateway.wire.limits import MIB
 from tests.embedded.peers import Client as Peer
 from tests.embedded.peers import socket_pair
 
+pytestmark = pytest.mark.real
+
 NOON = datetime(2026, 11, 21, 12).astimezone()  # a Saturday
 BITMAP = "qemu:dirty-bitmap:bitmap0"
 

@@ -22,6 +22,8 @@ from ..interop.processes import listening, wait_until
 from ..interop.rawclient import RawClient
 from .test_serving import GATEWAY, nbdinfo
 
+pytestmark = pytest.mark.real
+
 GO = 7
 REFUSALS = 100
 """Of one client: more lines than are said of one in a second, and fewer than it may have."""

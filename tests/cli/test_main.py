@@ -18,6 +18,8 @@ from gateway.reload import Source
 from gateway.upstreams import StartError
 from gateway.uri import Transport
 
+pytestmark = pytest.mark.real
+
 Capture = pytest.CaptureFixture[str]
 
 GOOD = """

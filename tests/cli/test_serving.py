@@ -18,6 +18,8 @@ import pytest
 
 from tests.tools.patience import HANG_SECONDS
 
+pytestmark = pytest.mark.real
+
 GATEWAY = (sys.executable, "-m", "gateway")
 
 

@@ -14,6 +14,8 @@ import pytest
 from gateway.access.loading import HOOKS
 from tests.tools.patience import HANG_SECONDS
 
+pytestmark = pytest.mark.real
+
 TOP = Path(__file__).parents[2]
 TEXT = (TOP / "docs" / "writing-a-policy.md").read_text()
 

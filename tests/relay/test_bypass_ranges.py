@@ -22,6 +22,8 @@ from gateway.wire.transmission import is_error
 from tests.embedded.peers import Client
 from tests.relay.gateways import Gateway, gateway_before
 
+pytestmark = pytest.mark.real
+
 SIZE = 4 * MIB
 BLOCK = 4096
 LARGE = range(MIB + 1000, MIB + 80_000)

@@ -29,6 +29,8 @@ from tests.relay.scan import peers
 from tests.relay.survivors import Survivor
 from tests.relay.wires import CountingPool
 
+pytestmark = pytest.mark.real
+
 SIZE = 64 * 1024
 FLAGS = (
     Flag.HAS_FLAGS

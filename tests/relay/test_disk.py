@@ -35,6 +35,8 @@ from tests.embedded.peers import Client
 from tests.relay.test_hold import BLOCK, CONTENT, PLAIN, SIZE, House, house, read_back, write
 from tests.relay.test_switch_trunks import There, settled
 
+pytestmark = pytest.mark.real
+
 SECTOR = 512
 SHARED = 'connections = "shared"'
 PER_CLIENT = 'connections = "per-client"'

@@ -23,6 +23,8 @@ from tests.relay.restarts import BLOCK, CONTENT, flush, read, write
 from tests.relay.test_flushed import FOR_ALL, FOR_ITSELF, SIZE, SOON, House, at_rest, before
 from tests.tools.volatile import VolatileServer
 
+pytestmark = pytest.mark.real
+
 TRUST = Mode(survival=replace(SOON.survival, check_identity=False))
 SHARED = replace(SOON, wanted=Connections(shared=True))
 SOLE = Mode(survival=replace(SOON.survival, sole_writer=True))

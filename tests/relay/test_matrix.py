@@ -27,6 +27,8 @@ from tests.embedded.peers import Client
 from tests.relay.gateways import Gateway, gateway_before
 from tests.relay.matrix import DIALECTS, structured, table
 
+pytestmark = pytest.mark.real
+
 SIZE = 80 * limits.MIB
 ALLOCATION = "base:allocation"
 HOLE_AND_ZERO = 3

@@ -15,6 +15,8 @@ from tests.tools.oracle import Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, stamps_of
 from tests.tools.volatile import Store, some
 
+pytestmark = pytest.mark.real
+
 BLOCKS = 8
 EVENTS = 400
 MOST_UNDER_WAY = 6

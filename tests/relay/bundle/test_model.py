@@ -10,6 +10,8 @@ from tests.relay.bundle import model
 from tests.relay.bundle.server import Broken
 from tests.tools.shares import batches
 
+pytestmark = pytest.mark.real
+
 SCHEDULES = 1000
 BATCH = 50
 
