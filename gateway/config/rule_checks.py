@@ -179,7 +179,7 @@ def _patterns_that_hide_disks(data: Data) -> Iterator[Finding]:
     """Patterns by which a disk might be had under a name that a rule for it does not mean."""
     upstreams = _upstreams(data)
     for path, export in array_of(data, "export"):
-        name, upstream = export.get("name"), upstreams.get(export.get("upstream"), {})
+        name, upstream = export.get("name"), _table(upstreams, export.get("upstream"))
         if not isinstance(name, str) or exact_name(name) is not None:
             continue
         if _name_there(export, upstream) is not None:
@@ -192,8 +192,8 @@ def _patterns_that_hide_disks(data: Data) -> Iterator[Finding]:
             yield (
                 (*path, "name"),
                 f'"{name}" lets names through that no rule has seen (a server may know an export by several):'
-                " with [[rule]], list every export by its name, or add canonical-names = true to"
-                f" [upstream.{export.get('upstream')}] if each name there is a disk of its own",
+                " with [[rule]], list every export by its name, or add canonical-names = true to its upstream"
+                " if each name there is a disk of its own",
             )
 
 
@@ -204,13 +204,13 @@ def _disks_of_two_names(data: Data, where: Where) -> Iterator[Finding]:
     if all(exact_name(export["name"]) is not None for _, export in exports):
         return
     for path, export in exports:
-        upstream = upstreams.get(export.get("upstream"), {})
+        upstream = _table(upstreams, export.get("upstream"))
         there = _name_there(export, upstream)
         if there is None or exact_name(export["name"]) in (None, there):
             continue
         asked = ((at, each) for at, each in exports if fnmatchcase(there, each["name"]))
         at, first = next(asked, (path, export))
-        leads_to = upstreams.get(first.get("upstream"), {})
+        leads_to = _table(upstreams, first.get("upstream"))
         if exact_name(first["name"]) is None and (
             first.get("upstream") == export.get("upstream")
             or {*map(address, nbd_uris(leads_to))} & {*map(address, nbd_uris(upstream))}
@@ -226,6 +226,11 @@ def _disks_of_two_names(data: Data, where: Where) -> Iterator[Finding]:
 def _upstreams(data: Data) -> Mapping[object, Data]:
     """Give the tables of upstreams, by name."""
     return {path[1]: table for path, table in tables_of(data, "upstream")}
+
+
+def _table(upstreams: Mapping[object, Data], name: object) -> Data:
+    """Give the table of an upstream; an empty one, if there is none of what is written for its name."""
+    return upstreams.get(name, {}) if isinstance(name, str) else {}
 
 
 def _name_there(export: Data, upstream: Data) -> str | None:

@@ -1256,8 +1256,22 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         [
             '6: export.name: "v*" lets names through that no rule has seen (a server may know an export by '
             "several): with [[rule]], list every export by its name, or add canonical-names = true to"
-            " [upstream.disks] if each name there is a disk of its own",
+            " its upstream if each name there is a disk of its own",
             '9: export.name: "v[*]" is never reached: "v*" matches it too (line 6), and stands first',
+        ],
+    ),
+    (
+        "upstreams of exports that are none, beside rules",
+        SMALLEST
+        + EXPORT.replace('"a"', '"v*"').replace('"disks"', "[[]]")
+        + EXPORT.replace('"a"', '"b"').replace('"disks"', "{}")
+        + "upstream-name = 'v1'\n[[rule]]\n",
+        [
+            '6: export.name: "v*" lets names through that no rule has seen (a server may know an export by '
+            "several): with [[rule]], list every export by its name, or add canonical-names = true to"
+            " its upstream if each name there is a disk of its own",
+            "7: export.upstream: expected text in quotes, got a list",
+            "10: export.upstream: expected text in quotes, got a table",
         ],
     ),
     (

@@ -26,7 +26,7 @@ class WouldHold:
 
     count: int = 0
     seconds: float = 0
-    """How much later the last of them would have come."""
+    """All of them together: so much later the last of them would have come."""
 
 
 @dataclass(slots=True)
