@@ -120,6 +120,9 @@ class _Run:
         if listening is not None:
             listening(tuple(listener.uri for listener in listeners))
         log = logger(config.log)
+        self._keeper = standing.servers.keeper
+        if self._keeper is not None:
+            self._keeper.log = log
         for listener in listeners:
             log.info("listening", uri=str(listener.uri))
         hub = Hub()

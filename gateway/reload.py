@@ -142,10 +142,11 @@ class Standing:
 
     async def aclose(self) -> None:
         """Close and end everything: the gateway ends."""
-        with trio.CancelScope(shield=True):  # Command.stop has a limit of its own
+        with trio.CancelScope(shield=True):  # these have limits of their own
             await self.doors.aclose()
-            for backend in (*self.servers.backends.values(), *self.leaving):
+            for backend in self.leaving:
                 await backend.end()
+            await self.servers.end()
 
 
 class Host(Protocol):
