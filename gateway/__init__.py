@@ -5,6 +5,7 @@ Where everything is; imports go down this list, never up:
     cli/         one file per verb: serve, demo, check, explain, probe, policies, ...
     demo.py, explain.py, probe.py, conform/   what those verbs do
     app.py       composition root: builds everything from a configuration
+    pidfile.py   our number in a file, as long as we serve
     reload.py    another configuration while the gateway runs: all of it or nothing
     switching.py the verbs that pause, resume and switch exports
     admin/       how a running gateway is spoken to

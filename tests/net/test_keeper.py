@@ -73,6 +73,11 @@ async def family(number: int, count: int) -> list[int]:
     return [number, *children(number)]
 
 
+def ignored(number: int) -> int:
+    """Give the mask of what a process ignores (proc(5), SigIgn)."""
+    return int(Path(f"/proc/{number}/status").read_text().partition("SigIgn:")[2].split()[0], 16)
+
+
 @pytest.mark.parametrize("kind", ["session", "tree"])
 async def test_whatever_was_started_ends_when_the_gateway_is_killed(kind: str) -> None:
     with host(TWO, kind, kind) as (process, [first, second], guard):
@@ -150,8 +155,10 @@ async def test_another_keeper_knows_of_all_that_there_is() -> None:
 async def test_the_keeper_outlives_what_a_service_or_a_terminal_is_ended_by() -> None:
     with host(TWO, "session") as (process, [number], guard):
         numbers = await family(number, 2)
-        for name in keeper.SPARED:
-            os.kill(guard, signal.Signals[name])
+        spared = [signal.Signals[name] for name in keeper.SPARED]
+        await until(lambda: all(ignored(guard) >> each - 1 & 1 for each in spared))
+        for each in spared:
+            os.kill(guard, each)
         assert os.getsid(guard) == guard
         process.kill()
         await until(lambda: not any(map(lives, [*numbers, guard])))
@@ -250,7 +257,7 @@ async def test_how_long_what_does_not_end_is_waited_for() -> None:
 
 
 async def test_who_cannot_be_ended_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with started("sleep 600") as root:
+    with started("exec sleep 600") as root:
         with monkeypatch.context() as patch:
             patch.setattr(keeper, "send", lambda _process, _number: None)
             pauses = end([of_session(root.pid)])
