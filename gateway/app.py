@@ -14,7 +14,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ import trio
 from gateway.admin.control import Answer, Asked, Control, Verb, no_arguments
 from gateway.config import Config, Listen
 from gateway.log import logger, say_left_out
-from gateway.net.listen import Listener, ListenError, open_listener, take_clients
+from gateway.net.listen import Listener, ListenError, is_abstract, open_listener, take_clients
 from gateway.net.options import peer_of
 from gateway.net.tally import Tally
 from gateway.pidfile import pidfile
@@ -37,7 +37,7 @@ from gateway.reload import Doors, Reloader, Source, Standing
 from gateway.switching import verbs_of
 from gateway.upstream.maker import Backend
 from gateway.upstreams import StartError, load_keyring, servers_of
-from gateway.uri import NbdUri
+from gateway.uri import MAX_SOCKET_PATH_BYTES, NbdUri
 
 if TYPE_CHECKING:
     from gateway.keyring import Keyring  # costs nothing where there is no TLS
@@ -337,14 +337,18 @@ class _Run:
 
 
 def _for_clients(listener: Listener) -> NbdUri:
-    """Give the URI by which a client here gets in."""
-    listen = listener.settings
+    """Give the URI by which a client here gets in, wherever it goes."""
+    listen, uri = listener.settings, listener.uri
+    if uri.socket_path is not None and not is_abstract(uri.socket_path):
+        path = str(Path(uri.socket_path).absolute())
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+            uri = replace(uri, socket_path=path)
     if listen.tls_mode != "require":
-        return listener.uri
+        return uri
     from gateway.tls.client_uri import client_uri
 
     verify = listen.verify_client is not False
-    return client_uri(listener.uri, listen.certificates, listen.psk, verify_client=verify)
+    return client_uri(uri, listen.certificates, listen.psk, verify_client=verify)
 
 
 # --- Building

@@ -150,8 +150,7 @@ class _Client:
         self.seconds = listen.handshake_seconds
         """What the whole negotiation may take."""
         self.asked = False
-        """It has asked something about an export; an oldstyle one, which is asked for nothing, has said
-        anything."""
+        """It has asked something of an export; who only looks whether the port is open has not."""
         self._oldstyle = listen.style == "oldstyle"
         self._stream: Stream = stream
         self._tls = tls
@@ -351,9 +350,8 @@ class _Client:
             raise
         received = b"" if self._oldstyle else self._core.trailing_data
         log = self._log.bind(export=printable(opened.grant.name))
-        await transmit(self._service, opened, self._stream, received, log, self.identity)
-        told = opened.membership.session
-        self.asked = self.asked or told.commands > 0 or told.bytes_from_client > 0
+        asked = await transmit(self._service, opened, self._stream, received, log, self.identity)
+        self.asked = self.asked or asked
 
     async def aclose(self) -> None:
         """Close what is open still."""
