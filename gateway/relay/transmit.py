@@ -89,8 +89,8 @@ async def transmit(
     log: FilteringBoundLogger,
     who: Identity,
 ) -> bool:
-    """Relay until the session has ended; then close the link, and see the client off. Say whether that has asked
-    for anything, or said at least that it goes.
+    """Relay until the session has ended; then close the link, and see the client off. Say whether that has
+    asked for anything, or said at least that it goes.
 
     `received` came behind the client's last option. The stream is of no use afterwards.
     """
