@@ -84,6 +84,9 @@ async def serve(
     listeners' URIs once clients can connect. Raises `StartError`.
     """
     _raise_descriptor_limit()
+    # Whoever started us may have had it ignored; then the kernel would reap what we have started, and give its
+    # number away (waitpid(2)).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Signals first: whoever sees the socket may send one.
     heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WITHOUT_MEANING)
     with trio.open_signal_receiver(*heard) as signals:

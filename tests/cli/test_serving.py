@@ -41,12 +41,11 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 @contextmanager
-def running(
-    *arguments: str, cwd: Path, descriptors: int | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: str, cwd: Path, first: str = "") -> Iterator[subprocess.Popen[str]]:
+    """`first` is what a shell does before it becomes the gateway."""
     command = [*GATEWAY, *arguments]
-    if descriptors is not None:
-        command = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
+    if first:
+        command = ["/bin/sh", "-c", f'{first}; exec "$@"', "sh", *command]
     process = subprocess.Popen(
         command,
         cwd=cwd,
@@ -178,11 +177,13 @@ command = ["sh", "-c", "sleep 600 & echo $! > other; exec qemu-nbd -t -f raw dis
 
 
 @contextmanager
-def with_server(cwd: Path) -> Iterator[tuple[subprocess.Popen[str], list[int], str]]:
+def with_server(
+    cwd: Path, first: str = ""
+) -> Iterator[tuple[subprocess.Popen[str], list[int], str]]:
     """Give a gateway that has started a server, the numbers of that, and what the gateway has said."""
     (cwd / "disk.img").write_bytes(bytes(1 << 20))
     (cwd / "g.toml").write_text(COMMAND)
-    with running("serve", "--config", "g.toml", cwd=cwd) as gateway:
+    with running("serve", "--config", "g.toml", cwd=cwd, first=first) as gateway:
         log_until(gateway, "listening")
         assert nbdinfo(f"nbd+unix:///?socket={cwd}/g.sock") == str(1 << 20)
         said = log_until(gateway, "server started")
@@ -221,8 +222,11 @@ def test_what_comes_from_the_terminal_is_for_the_gateway_which_ends_its_servers(
     assert "has gone" not in said  # which a keeper says whose gateway has left something
 
 
-def test_a_server_that_ends_by_itself_is_told_of(tmp_path: Path) -> None:
-    with with_server(tmp_path) as (gateway, numbers, _said):
+@pytest.mark.parametrize(
+    "first", ["", 'set -- env --ignore-signal=CHLD "$@"'], ids=["as usual", "SIGCHLD is ignored"]
+)
+def test_a_server_that_ends_by_itself_is_told_of(tmp_path: Path, first: str) -> None:
+    with with_server(tmp_path, first) as (gateway, numbers, _said):
         os.kill(numbers[0], signal.SIGKILL)
         said = log_until(gateway, "server ended")
         assert f"pid={numbers[0]} signal=SIGKILL upstream=disk" in said
@@ -436,7 +440,7 @@ FIXED_NEWSTYLE_GO = b"\0\0\0\1IHAVEOPT\0\0\0\7\0\0\0\6\0\0\0\0\0\0"
 
 def test_a_shortage_of_descriptors_is_said_once_and_gets_over(tmp_path: Path) -> None:
     arguments = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
-    with running(*arguments, cwd=tmp_path, descriptors=40) as gateway:
+    with running(*arguments, cwd=tmp_path, first="ulimit -n 40") as gateway:
         log_until(gateway, "listening")
         with connected(tmp_path / "g.sock", 60, FIXED_NEWSTYLE_GO):
             said = log_until(gateway, "could not accept a client")
