@@ -14,7 +14,7 @@ Where everything is; imports go down this list, never up:
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
     relay/       one client's life, and the data plane: scan (pure), lanes, hub; bundle, of links
     upstream/    targets, the negotiation ladder, links, listings
-    net/         sockets: listen, dial, drive a pure core from a socket
+    net/         sockets: listen, dial, drive a pure core from a socket; and processes that end with us
     tls/         credentials, contexts, who a peer is; no sockets
     access/      who may reach what: rules, chains of policies, and where policies are found
     policy.py    the policy API: the one module that a policy imports (`policies`, and others' packages)

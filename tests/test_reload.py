@@ -583,6 +583,9 @@ async def test_a_storm_without_an_end_is_not_waited_for(
             await passes(mock_clock, SETTLE_SECONDS / 2)
         gateway.reloader.ask()
         await until(lambda: gateway.events("configuration reloaded"))
+    docs = Path(__file__).parents[1] / "docs" / "configuration.md"
+    said = f"until none has come for {SETTLE_SECONDS} s, but for {STORM_SECONDS} s at most"
+    assert said in " ".join(docs.read_text().split())
 
 
 # --- Sessions

@@ -264,3 +264,13 @@ async def test_who_cannot_be_ended_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         assert sum(pauses) >= keeper.STOP_SECONDS + keeper.KILL_SECONDS
         assert lives(root.pid)
         root.kill()
+
+
+def test_the_docs_say_what_is_done_and_what_the_log_says() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "configuration.md"
+    section = docs.read_text().partition("### Servers that the gateway starts\n")[2]
+    section = section.partition("\n### ")[0]
+    assert f"still there {keeper.STOP_SECONDS} s later, by SIGKILL" in section
+    for said in ("`server ended`", "`keeper ended, another is begun`", "`keeper.py` in `ps`"):
+        assert said in section
+    assert Path(keeper.__file__).name == "keeper.py"
