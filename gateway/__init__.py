@@ -5,6 +5,7 @@ Where everything is; imports go down this list, never up:
     cli/         one file per verb: serve, demo, check, explain, probe, policies, ...
     demo.py, explain.py, probe.py, conform/   what those verbs do; needs.py, what check looks for
     app.py       composition root: builds everything from a configuration
+    pidfile.py   our number in a file, as long as we serve
     reload.py    another configuration while the gateway runs: all of it or nothing
     switching.py the verbs that pause, resume and switch exports
     admin/       how a running gateway is spoken to
@@ -13,7 +14,7 @@ Where everything is; imports go down this list, never up:
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
     relay/       one client's life, and the data plane: scan (pure), lanes, hub; bundle, of links
     upstream/    targets, the negotiation ladder, links, listings
-    net/         sockets: listen, dial, drive a pure core from a socket
+    net/         sockets: listen, dial, drive a pure core from a socket; and processes that end with us
     tls/         credentials, contexts, who a peer is; no sockets
     access/      who may reach what: rules, chains of policies, and where policies are found
     policy.py    the policy API: the one module that a policy imports (`policies`, and others' packages)

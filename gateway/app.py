@@ -2,7 +2,7 @@
 
 The only module that knows all others. Signals: SIGTERM, or SIGINT once, drains (no new connections, nothing
 new begun, what is under way finished within `drain-seconds`); a second one ends at once. SIGHUP loads the
-configuration and TLS credentials anew (see `gateway.reload`).
+configuration and TLS credentials anew (see `gateway.reload`). SIGUSR1 and SIGUSR2 mean nothing, and do nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import os
 import resource
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,10 @@ import trio
 from gateway.admin.control import Answer, Asked, Control, Verb, no_arguments
 from gateway.config import Config, Listen
 from gateway.log import logger, say_left_out
-from gateway.net.listen import Listener, ListenError, open_listener, take_clients
+from gateway.net.listen import Listener, ListenError, is_abstract, open_listener, take_clients
 from gateway.net.options import peer_of
 from gateway.net.tally import Tally
+from gateway.pidfile import pidfile
 from gateway.relay.client import ChooseSession, naming, serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.pausing import Pauses
@@ -36,10 +37,14 @@ from gateway.reload import Doors, Reloader, Source, Standing
 from gateway.switching import verbs_of
 from gateway.upstream.maker import Backend
 from gateway.upstreams import StartError, load_keyring, servers_of
-from gateway.uri import NbdUri
+from gateway.uri import MAX_SOCKET_PATH_BYTES, NbdUri
 
 if TYPE_CHECKING:
     from gateway.keyring import Keyring  # costs nothing where there is no TLS
+
+WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
+"""They would kill us: a lot for somebody's guess at what rotates logs. We do not have the kernel ignore them,
+for what we start would ignore them as well (execve(2))."""
 
 INTERRUPTED = 130
 """Exit status after a second signal, SIGTERM as well: what a shell gives for SIGINT."""
@@ -79,8 +84,12 @@ async def serve(
     listeners' URIs once clients can connect. Raises `StartError`.
     """
     _raise_descriptor_limit()
+    # Whoever started us may have had it ignored; then the kernel would reap what we have started, and give its
+    # number away (waitpid(2)).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Signals first: whoever sees the socket may send one.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WITHOUT_MEANING)
+    with trio.open_signal_receiver(*heard) as signals:
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
             try:
@@ -89,7 +98,7 @@ async def serve(
                 standing = Standing(servers, keyring, Doors([]))
                 try:
                     await _open(standing.doors, config)
-                    with _pidfile(options.pidfile):
+                    with pidfile(options.pidfile):
                         run = _Run(config, options, source, standing, embedded, signals, listening)
                         status = await run.until_the_end()
                 finally:
@@ -116,10 +125,12 @@ class _Run:
         listening: Callable[[tuple[NbdUri, ...]], None] | None,
     ) -> None:
         listeners = standing.doors.listeners
-        self._uri = listeners[0].uri
         if listening is not None:
             listening(tuple(listener.uri for listener in listeners))
         log = logger(config.log)
+        assert standing.servers.keeper is not None  # the first servers have made one
+        self._keeper = standing.servers.keeper
+        self._keeper.log = log
         for listener in listeners:
             log.info("listening", uri=str(listener.uri))
         hub = Hub()
@@ -131,6 +142,8 @@ class _Run:
         self._reloader = Reloader(source, self._service, standing, embedded, self)
         self._verbs: dict[str, Verb] = {"reload": self._reload}
         self._clients: Counter[Listener] = Counter()
+        self._had_client = False
+        """One that has asked for something: who only looks whether the port is open is none."""
         self._somebody_left = trio.Event()
         self._status = 0
         self._drain = trio.Event()
@@ -211,6 +224,11 @@ class _Run:
             if number == signal.SIGHUP:
                 self._reloader.ask()
                 continue
+            if number in WITHOUT_MEANING:
+                self._service.log.info(
+                    "signal means nothing here: SIGHUP reloads", signal=signal.Signals(number).name
+                )
+                continue
             if self._drain.is_set():
                 self._status = INTERRUPTED
                 everything.cancel()
@@ -283,7 +301,9 @@ class _Run:
                     if self._clients[listener] > listen.max_connections:
                         self._turned_away.add(f"{listen.max_connections} are connected")
                     else:
-                        await serve_client(self._service, listen, stream, self._session_of(listen))
+                        tls = self._session_of(listen)
+                        if await serve_client(self._service, listen, stream, tls):
+                            self._had_client = True
         except (Exception, SystemExit):
             # A bug, ours or a policy's; it must not take the other clients with it.
             log.exception("client lost to an internal error")
@@ -292,7 +312,7 @@ class _Run:
             if not self._clients[listener]:
                 del self._clients[listener]
             self._somebody_left.set()
-            if self._client_count == 0 and self._options.exit_after_last_client:
+            if self._had_client and not self._clients and self._options.exit_after_last_client:
                 self._drain.set()
 
     def _session_of(self, listen: Listen) -> ChooseSession | None:
@@ -301,18 +321,37 @@ class _Run:
         return None if ring is None else ring.current.session
 
     async def _run_command(self, command: str) -> None:
-        uri = self._uri
+        """Run what we are there for: we end with it, and it with us."""
+        uri = _for_clients(self._standing.doors.listeners[0])
         environment = os.environ | {
             "uri": str(uri),
             "port": str(uri.port or ""),
             "unixsocket": uri.socket_path or "",
         }
-        process = await trio.run_process(
-            ["/bin/sh", "-c", command], check=False, env=environment, stdin=None
-        )
-        status = process.returncode
+        keeper = self._keeper
+        kept = keeper.start("tree", ["/bin/sh", "-c", command], environment=environment)
+        try:
+            status = await kept.wait()
+        finally:
+            with trio.CancelScope(shield=True):  # it has limits of its own
+                await keeper.end(kept)
         self._status = status if status >= 0 else 128 - status
         self._drain.set()
+
+
+def _for_clients(listener: Listener) -> NbdUri:
+    """Give the URI by which a client here gets in, wherever it goes."""
+    listen, uri = listener.settings, listener.uri
+    if uri.socket_path is not None and not is_abstract(uri.socket_path):
+        path = str(Path(uri.socket_path).absolute())
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+            uri = replace(uri, socket_path=path)
+    if listen.tls_mode != "require":
+        return uri
+    from gateway.tls.client_uri import client_uri
+
+    verify = listen.verify_client is not False
+    return client_uri(uri, listen.certificates, listen.psk, verify_client=verify)
 
 
 # --- Building
@@ -344,20 +383,3 @@ def _raise_descriptor_limit() -> None:
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-@contextmanager
-def _pidfile(path: Path | None) -> Iterator[None]:
-    """Have our number in a file as long as we serve."""
-    if path is None:
-        yield
-        return
-    try:
-        path.write_text(f"{os.getpid()}\n")
-    except OSError as error:
-        raise StartError(f"cannot write {path}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            path.unlink()

@@ -15,7 +15,7 @@ from gateway.access.loading import made
 from gateway.config import Config, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
-from gateway.net.dial import unstartable
+from gateway.net.command import unstartable
 from gateway.net.listen import homeless, is_abstract
 from gateway.upstreams import StartError, load_keyring
 from gateway.uri import File

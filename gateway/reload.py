@@ -46,6 +46,11 @@ RELOAD_SECONDS = 30
 """How long everything that comes before the change may take: files of a network that hangs, names that do not
 resolve. Others wait for their reload meanwhile."""
 
+SETTLE_SECONDS = 0.1
+STORM_SECONDS = 2
+"""Signals that come in less than that after another are one, up to so long after the first: whoever sends
+them from a hook for each of many files means one reload, of all of them."""
+
 LOOK_SECONDS = 5
 """How often it is looked whether the file has changed, as for credentials (`gateway.keyring`)."""
 
@@ -142,10 +147,11 @@ class Standing:
 
     async def aclose(self) -> None:
         """Close and end everything: the gateway ends."""
-        with trio.CancelScope(shield=True):  # Command.stop has a limit of its own
+        with trio.CancelScope(shield=True):  # these have limits of their own
             await self.doors.aclose()
-            for backend in (*self.servers.backends.values(), *self.leaving):
+            for backend in self.leaving:
                 await backend.end()
+            await self.servers.end()
 
 
 class Host(Protocol):
@@ -187,20 +193,31 @@ class Reloader:
         self._host = host
         self._turn = trio.Lock()
         self._wanted = trio.Event()
+        self._asked = 0
         self._tried = None if source is None else source.seen
 
     # --- Who asks for it
 
     def ask(self) -> None:
         """Reload soon. Asking often before that is the same as once."""
+        self._asked += 1
         self._wanted.set()
 
     async def do_what_is_asked(self) -> None:
         """Reload whenever `ask` was called, until cancelled."""
         while True:
             await self._wanted.wait()
+            with trio.move_on_after(STORM_SECONDS):
+                await self._settled()
             self._wanted = trio.Event()
             await self.reload()
+
+    async def _settled(self) -> None:
+        """Wait until nobody asks for it any more."""
+        before = 0
+        while before != self._asked:
+            before = self._asked
+            await trio.sleep(SETTLE_SECONDS)
 
     async def watch_file(self) -> None:
         """Reload when the file has changed, where the configuration says so, until cancelled.

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.config import Config, Upstream
-from gateway.net.dial import Command
+from gateway.net.command import Command
+from gateway.net.keeping import Keeper
 from gateway.quirks import catalogue
 from gateway.upstream.maker import (
     Address,
@@ -69,6 +70,8 @@ class Servers:
     servers: Mapping[str, Server] = field(default_factory=dict)
     switched: Mapping[Server, Server] = field(default_factory=dict)
     """Where exports had been switched to, and what leads there now."""
+    keeper: Keeper | None = None
+    """What starts processes for them; None: there have been no servers yet."""
 
     @property
     def led_to(self) -> list[Backend]:
@@ -90,6 +93,8 @@ class Servers:
         """End everything that we run."""
         for backend in self.backends.values():
             await backend.end()
+        if self.keeper is not None:
+            await self.keeper.aclose()
 
 
 def counted(kept: int, changed: int, new: int, gone: int) -> str:
@@ -109,14 +114,15 @@ def servers_of(
 ) -> Servers:
     """Make the servers of a configuration, with what can be kept of those before, or of those that have been
     left, and run for the last sessions over them; and anew those that exports are `switched` to, where that is
-    to be. Embedded ones live in the nursery. Raises `StartError`; what was `made` until then is for the caller
-    to end.
+    to be. Embedded ones live in the nursery, and so does what sees to those that we start. Raises `StartError`;
+    what was `made` until then is for the caller to end.
     """
     for name, settings in config.upstream.items():
         unknown = [quirk for quirk in _named_quirks(settings) if quirk not in catalogue()]
         if unknown:
             known = ", ".join(sorted(catalogue()))
             raise StartError(f"upstream {name}: there is no quirk {unknown[0]!r}, only {known}")
+    keeper = before.keeper or Keeper(embedded)
     left = list(leaving)
     backends = _kept_backends(config, before, left)
     here = [*before.backends.values(), *left, *_backends_of(switched)]
@@ -125,7 +131,7 @@ def servers_of(
         if name not in backends:
             known_now = [*here, *backends.values()]
             backends[name] = _backend(
-                name, settings, embedded, known_now, disks, before.backends.get(name)
+                name, settings, embedded, keeper, known_now, disks, before.backends.get(name)
             )
             made(backends[name])
     servers = {}
@@ -136,7 +142,7 @@ def servers_of(
             rings = () if keyring is None else keyring.upstreams.get(name, ())
             servers[name] = make(Recipe(name, settings, backends[name]), *map(_tls, rings))
     now = {each: _made_anew(each, config, backends, keyring) for each in switched}
-    return Servers(config.upstream, backends, servers, now)
+    return Servers(config.upstream, backends, servers, now, keeper)
 
 
 def switched_to(
@@ -206,7 +212,7 @@ async def upstreams(
     try:
         yield made.servers
     finally:
-        with trio.CancelScope(shield=True):  # Command.stop has a limit of its own
+        with trio.CancelScope(shield=True):  # it has limits of its own
             await made.end()
 
 
@@ -290,13 +296,14 @@ def _backend(
     name: str,
     settings: Upstream,
     embedded: trio.Nursery,
+    keeper: Keeper,
     known: Sequence[Backend],
     disks: dict[Address, Hashable],
     before: Backend | None,
 ) -> Backend:
     target = _target(settings)
     if settings.command is not None:
-        command = Command(settings.command)
+        command = Command(name, settings.command, keeper)
         return Backend(target, (command.connect,), peer_of=command.at, end=command.stop)
     if uris := settings.nbd_uris:
         return dialled(target, uris, known, disks, before)

@@ -28,7 +28,16 @@ from gateway.relay import service as service_module
 from gateway.relay.client import serve_client
 from gateway.relay.hub import Hub
 from gateway.relay.service import Service
-from gateway.reload import LOOK_SECONDS, TIMED_SECONDS, Doors, Reloader, Source, Standing
+from gateway.reload import (
+    LOOK_SECONDS,
+    SETTLE_SECONDS,
+    STORM_SECONDS,
+    TIMED_SECONDS,
+    Doors,
+    Reloader,
+    Source,
+    Standing,
+)
 from gateway.tls.rotation import stamp_of
 from gateway.upstream.maker import Backend
 from gateway.upstreams import load_keyring, servers_of
@@ -570,6 +579,46 @@ async def test_a_storm_of_asking_is_asked_once_more(workdir: Path) -> None:
         await until(lambda: len(gateway.events("configuration reloaded")) == 2)
         await trio.testing.wait_all_tasks_blocked()
         assert times == 2
+
+
+async def passes(clock: trio.testing.MockClock, seconds: float) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("seconds_between", [0, SETTLE_SECONDS * 0.9])
+async def test_a_storm_of_signals_is_one_reload(
+    workdir: Path, mock_clock: trio.testing.MockClock, seconds_between: float
+) -> None:
+    async with house(workdir, LISTEN + MEMORY) as gateway:
+        gateway.nursery.start_soon(gateway.reloader.do_what_is_asked)
+        for _ in range(10):
+            gateway.reloader.ask()
+            await passes(mock_clock, seconds_between)
+        assert not gateway.events("configuration reloaded")
+        for _ in range(3):
+            await passes(mock_clock, SETTLE_SECONDS)
+        await until(lambda: gateway.events("configuration reloaded"))
+        for _ in range(3):
+            await passes(mock_clock, SETTLE_SECONDS)
+        assert (await gateway.reload()).ok  # behind whatever is about to be reloaded
+        assert len(gateway.events("configuration reloaded")) == 2
+
+
+async def test_a_storm_without_an_end_is_not_waited_for(
+    workdir: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with house(workdir, LISTEN + MEMORY) as gateway:
+        gateway.nursery.start_soon(gateway.reloader.do_what_is_asked)
+        while trio.current_time() < STORM_SECONDS:
+            gateway.reloader.ask()
+            await passes(mock_clock, SETTLE_SECONDS / 2)
+        gateway.reloader.ask()
+        await until(lambda: gateway.events("configuration reloaded"))
+    docs = Path(__file__).parents[1] / "docs" / "configuration.md"
+    said = f"until none has come for {SETTLE_SECONDS} s, but for {STORM_SECONDS} s at most"
+    assert said in " ".join(docs.read_text().split())
 
 
 # --- Sessions

@@ -62,8 +62,9 @@ def serve(
     :param listen: Where clients connect, an NBD URI; may be repeated. Default: nbd://127.0.0.1:10810, or with
         --run a private Unix socket.
     :param run: Run this shell command, with $uri set, and end with it and its status.
-    :param pidfile: Write the process's number there once clients can connect.
-    :param exit_after_last_client: End when the last client has disconnected (not before the first).
+    :param pidfile: Write the process's number there once clients can connect. Another gateway's is left alone.
+    :param exit_after_last_client: End when the last client has disconnected (not before the first). Who only
+        looks whether the port is open is none.
     :param max_connections: Clients at a time for each listener. Default: 1000.
     :param socket_mode: Permissions of Unix sockets, octal, such as 0660.
     :param tls: TLS for clients: off, allow (for those that want it) or require. Default: off; require with an
@@ -81,11 +82,16 @@ def serve(
 
     with taken_over(), ExitStack() as stack:
         if run is not None and config is None and not listen:
-            from tempfile import TemporaryDirectory
+            from gateway.net.private import PrivateSocket
 
             # As nbdkit does: nobody but the command and its user can reach the socket.
-            directory = stack.enter_context(TemporaryDirectory(prefix="nbd-gateway-"))
-            socket = NbdUri(tls=False, transport=Transport.UNIX, socket_path=f"{directory}/socket")
+            try:
+                private = PrivateSocket()
+            except OSError as error:
+                complain(f"--run cannot have a socket for its command: {error.strerror}")
+                return 1
+            stack.callback(private.remove)
+            socket = NbdUri(tls=False, transport=Transport.UNIX, socket_path=private.path)
             listen = (str(socket),)
         load = partial(  # again for each reload: what the command line says beside a file, it goes on saying
             build_config,

@@ -1,7 +1,10 @@
 """Sockets: where clients come from, how servers are reached, and how a pure core is driven.
 
 listen.py   addresses that we listen on
-dial.py     servers that we connect to, by address or by command
+dial.py     servers that we connect to by address
+command.py  servers that we start
+keeping.py  starting what ends with us; keeper.py is the process that sees to it
+private.py  sockets that nobody else is to reach
 processes.py  which process is at the other end, and whether it has ended
 options.py  socket options, the same for both
 proxy.py    whom a load balancer speaks for

@@ -6,7 +6,7 @@ is open when it has ended, it is not the one that serves: others have the connec
 proves nothing.
 
 **A server that we have started** leads a session of its own (setsid(2)), which whatever it starts belongs to,
-unless that makes one itself. It is gone when we have reaped it and nobody of its session lives.
+unless that makes one itself. It is gone when we have seen its end and nobody of its session lives.
 
 **The listener at a Unix socket** is what SO_PEERCRED names (unix(7)): who has called listen(2). It need not be
 who has accepted the connection: nbdkit without -f listens, forks and ends; nbd-server forks for each
@@ -30,17 +30,14 @@ import os
 import select
 import socket
 import struct
-import subprocess
 from pathlib import Path
 
 import trio
 
+from gateway.net.keeper import LOOK_SECONDS, of_session, seen
+from gateway.net.keeping import Kept
 from gateway.net.options import has_gone, peer_of
 from gateway.peer import UNKNOWN, Connection, Peer
-
-LOOK_SECONDS = 0.25
-"""How often all processes are looked through at most, for those of one session: it may take some
-milliseconds."""
 
 MOST_PROCESSES = 8
 """Listeners of one upstream that live at the same time and are kept track of, a descriptor for each. One is
@@ -93,40 +90,25 @@ def _is_open(link: Connection) -> bool:
 class Child(Served):
     """It, and whatever it has started; made with a session of its own."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, kept: Kept) -> None:
         super().__init__()
-        self._process = process
+        self._kept = kept
         self._look_at = 0.0
 
     def _ended(self) -> bool:
-        if self._process.poll() is None or trio.current_time() < self._look_at:
+        if self._kept.status is None or trio.current_time() < self._look_at:
             return False
         self._look_at = trio.current_time() + LOOK_SECONDS
-        return not session_lives(self._process.pid)
+        return not session_lives(self._kept.number)
 
 
 def session_lives(session: int) -> bool:
     """Say whether any process of a session lives. Where not all can be seen, one may."""
     try:
-        numbers = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
-        if 1 not in numbers:  # others' processes are hidden (proc(5), hidepid)
-            return True
-        return any(_lives(number, session) for number in numbers)
+        now = seen()
     except OSError:
         return True
-
-
-def _lives(number: int, session: int) -> bool:
-    try:
-        stat = Path(f"/proc/{number}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-        return False
-    # Behind its name, which may have any character in it: state, ppid, pgrp, session, ... num_threads.
-    fields = stat.rpartition(b")")[2].split()
-    if int(fields[3]) != session:
-        return False
-    # Of a process whose first thread has ended, others may be at work.
-    return fields[0] not in b"ZX" or int(fields[17]) > 1
+    return 1 not in now or bool(of_session(session)(now))  # others' are hidden (proc(5), hidepid)
 
 
 # --- The listener of a Unix socket

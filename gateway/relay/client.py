@@ -74,8 +74,9 @@ async def serve_client(
     listen: Listen,
     stream: trio.SocketStream,
     tls: ChooseSession | None = None,
-) -> None:
-    """Serve one client until it has gone. Never raises for anything that a peer does.
+) -> bool:
+    """Serve one client until it has gone; say whether it was one, and has asked for something. Never raises for
+    anything that a peer does.
 
     `tls` is there if the listener has TLS.
     """
@@ -90,7 +91,7 @@ async def serve_client(
     log = naming(peer, service.log)
     who = await _introduced(stream, peer, listen, log)
     if who is None:
-        return
+        return False
     if who is not peer:
         log = naming(who, log).bind(via=peer.peer)
     client = _Client(service, listen, stream, tls, who, log)
@@ -111,6 +112,7 @@ async def serve_client(
             await client.transmit(opened)
     finally:
         await client.aclose()
+    return client.asked
 
 
 def naming(who: Identity, log: FilteringBoundLogger) -> FilteringBoundLogger:
@@ -147,6 +149,8 @@ class _Client:
         self._service = service
         self.seconds = listen.handshake_seconds
         """What the whole negotiation may take."""
+        self.asked = False
+        """It has asked something of an export; who only looks whether the port is open has not."""
         self._oldstyle = listen.style == "oldstyle"
         self._stream: Stream = stream
         self._tls = tls
@@ -213,6 +217,7 @@ class _Client:
     async def _answer_options(self) -> Opened | None:
         while True:
             event = await self._talk.next_event()
+            self.asked = self.asked or not isinstance(event, (Aborted, TlsAsked))
             opened = None
             if not isinstance(event, ExportAsked):
                 self._inquiry.forget()
@@ -345,7 +350,8 @@ class _Client:
             raise
         received = b"" if self._oldstyle else self._core.trailing_data
         log = self._log.bind(export=printable(opened.grant.name))
-        await transmit(self._service, opened, self._stream, received, log, self.identity)
+        asked = await transmit(self._service, opened, self._stream, received, log, self.identity)
+        self.asked = self.asked or asked
 
     async def aclose(self) -> None:
         """Close what is open still."""

@@ -578,6 +578,11 @@ class Session:
         """How many have been sent to the link, and to the client."""
         return self._requests_lane.sent_bytes, self._replies_lane.sent_bytes
 
+    @property
+    def said_disc(self) -> bool:
+        """The client has."""
+        return self._requests.disconnected
+
     def act(self, go_on: Callable[[], None]) -> None:
         """Let a job go on, or begin, between two steps of the session's own: it was granted a range which
         another session had, or a hook has come to an end. Never raises; what goes wrong ends the session.

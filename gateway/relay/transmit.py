@@ -89,8 +89,9 @@ async def transmit(
     received: bytes,
     log: FilteringBoundLogger,
     who: Identity,
-) -> None:
-    """Relay until the session has ended; then close the link, and see the client off.
+) -> bool:
+    """Relay until the session has ended; then close the link, and see the client off. Say whether that has
+    asked for anything, or said at least that it goes.
 
     `received` came behind the client's last option. The stream is of no use afterwards.
     """
@@ -161,6 +162,7 @@ async def transmit(
         membership.leave()
         if session.linger:
             await _see_off(client)
+        return traffic.last_cookie > 0 or session.said_disc
     finally:
         service.relayed -= 1
         left = [] if running is None else _left(running)

@@ -149,6 +149,19 @@ def first_to_end(terms: Iterable[Term]) -> Term | None:
     return min(ending, key=lambda pair: pair[0])[1] if ending else None
 
 
+def names_of(directory: Path) -> list[str]:
+    """Give the hosts that a directory's server certificate is for. Raises `CredentialsError`."""
+    path = directory / "server-cert.pem"
+    [own, *_] = _certificates(path, f"the server's certificate ({_PEM})")
+    try:
+        names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        common = own.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        return [str(each.value) for each in common]
+    hosts = names.get_values_for_type(x509.DNSName)
+    return [*hosts, *map(str, names.get_values_for_type(x509.IPAddress))]
+
+
 def shown(name: x509.Name) -> str:
     """Give a subject or issuer as RFC 4514 writes it, on one line of printable characters."""
     return printable(name.rfc4514_string()) or "(no name)"

@@ -66,7 +66,7 @@ class Keys:
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._secret = secrets.token_bytes(32)
         self._keys = {self._digest(user): key for user, key in keys.items()}
-        self._users = tuple(keys)
+        self.users = tuple(keys)
 
     def key_of(self, user: str | None) -> bytes:
         """Give a user's key; for one that there is not, a key that nobody has. Takes the same time for both."""
@@ -76,7 +76,7 @@ class Keys:
 
     def only_user(self) -> str | None:
         """Give the user of a file that has just one."""
-        return self._users[0] if len(self._users) == 1 else None
+        return self.users[0] if len(self.users) == 1 else None
 
     def knows(self, user: str) -> bool:
         """Say whether there is such a user. For configurations; to peers the answer is a failed handshake."""

@@ -23,10 +23,13 @@ pytestmark = pytest.mark.real
 GATEWAY = (sys.executable, "-m", "gateway")
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*GATEWAY, *arguments],
         cwd=cwd,
+        env=os.environ | (environment or {}),
         capture_output=True,
         text=True,
         timeout=HANG_SECONDS,
@@ -42,14 +45,18 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 
 @contextmanager
-def running(
-    *arguments: str, cwd: Path, descriptors: int | None = None
-) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: str, cwd: Path, first: str = "") -> Iterator[subprocess.Popen[str]]:
+    """`first` is what a shell does before it becomes the gateway."""
     command = [*GATEWAY, *arguments]
-    if descriptors is not None:
-        command = ["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
+    if first:
+        command = ["/bin/sh", "-c", f'{first}; exec "$@"', "sh", *command]
     process = subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
     )
     try:
         yield process
@@ -156,6 +163,178 @@ def test_a_command_is_started_by_socket_activation_and_ended(tmp_path: Path, com
         assert not Path(f"/proc/{number}").exists()
 
 
+def lives(number: int) -> bool:
+    try:
+        return b") Z" not in Path(f"/proc/{number}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+COMMAND = """
+[[listen]]
+uri = "nbd+unix:///?socket=g.sock"
+
+[upstream.disk]
+command = ["sh", "-c", "sleep 600 & echo $! > other; exec qemu-nbd -t -f raw disk.img"]
+"""
+"""A server that has another process besides."""
+
+
+@contextmanager
+def with_server(
+    cwd: Path, first: str = ""
+) -> Iterator[tuple[subprocess.Popen[str], list[int], str]]:
+    """Give a gateway that has started a server, the numbers of that, and what the gateway has said."""
+    (cwd / "disk.img").write_bytes(bytes(1 << 20))
+    (cwd / "g.toml").write_text(COMMAND)
+    with running("serve", "--config", "g.toml", cwd=cwd, first=first) as gateway:
+        log_until(gateway, "listening")
+        assert nbdinfo(f"nbd+unix:///?socket={cwd}/g.sock") == str(1 << 20)
+        said = log_until(gateway, "server started")
+        server = int(said.partition("pid=")[2].split()[0])
+        numbers = [server, int((cwd / "other").read_text())]
+        assert all(map(lives, numbers))
+        yield gateway, numbers, said
+
+
+def test_a_server_is_logged_with_its_number_and_ends_with_a_gateway_that_is_killed(
+    tmp_path: Path,
+) -> None:
+    with with_server(tmp_path) as (gateway, numbers, said):
+        assert "upstream=disk" in said
+        assert b"qemu-nbd" in Path(f"/proc/{numbers[0]}/cmdline").read_bytes()
+        gateway.kill()
+        wait_until(lambda: not any(map(lives, numbers)), "the end of the server")
+    # Nobody holds the disk any more.
+    with with_server(tmp_path) as (gateway, numbers, said):
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(HANG_SECONDS) == 0
+        assert not any(map(lives, numbers))
+
+
+def test_what_comes_from_the_terminal_is_for_the_gateway_which_ends_its_servers(
+    tmp_path: Path,
+) -> None:
+    with with_server(tmp_path) as (gateway, numbers, _said):
+        os.killpg(gateway.pid, signal.SIGINT)
+        assert gateway.wait(HANG_SECONDS) == 0
+        assert not any(map(lives, numbers))
+        assert gateway.stderr is not None
+        said = gateway.stderr.read()
+    assert "shutting down" in said
+    assert f"server ended                   pid={numbers[0]} status=0" in said
+    assert "has gone" not in said  # which a keeper says whose gateway has left something
+
+
+@pytest.mark.parametrize(
+    "first", ["", 'set -- env --ignore-signal=CHLD "$@"'], ids=["as usual", "SIGCHLD is ignored"]
+)
+def test_a_server_that_ends_by_itself_is_told_of(tmp_path: Path, first: str) -> None:
+    with with_server(tmp_path, first) as (gateway, numbers, _said):
+        os.kill(numbers[0], signal.SIGKILL)
+        said = log_until(gateway, "server ended")
+        assert f"pid={numbers[0]} signal=SIGKILL upstream=disk" in said
+        assert "[warning" in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_run_ends_its_command_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    script = "(sleep 600 & echo $! > other; wait) & echo $$ $! > numbers; wait"
+    with running("serve", "memory:1M", "--run", script, cwd=tmp_path) as gateway:
+        for name in ("numbers", "other"):
+            path = tmp_path / name
+            wait_until(lambda path=path: path.exists() and path.read_text().endswith("\n"), name)  # type: ignore[misc]
+        files = ((tmp_path / name).read_text() for name in ("numbers", "other"))
+        numbers = [int(each) for text in files for each in text.split()]
+        assert all(map(lives, numbers))
+        gateway.send_signal(number)
+        assert gateway.wait(HANG_SECONDS) == (0 if number == signal.SIGTERM else -number)
+        wait_until(lambda: not any(map(lives, numbers)), "the end of the command")
+
+
+def test_run_can_read_from_our_standard_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*GATEWAY, "serve", "memory:1M", "--run", 'read line; echo "got $line"'],
+        cwd=tmp_path,
+        input="something\n",
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "got something\n"), done.stderr
+
+
+TLS = [
+    pytest.param("nbds://127.0.0.1:0", ("--tls-certificates", "pki"), id="certificates"),
+    pytest.param(
+        "nbd+unix:///?socket=g.sock",
+        ("--tls", "require", "--tls-certificates", "pki"),
+        id="certificates, Unix socket",
+    ),
+    pytest.param("nbds://0.0.0.0:0", ("--tls-certificates", "pki"), id="any address"),
+    pytest.param(
+        "nbds://127.0.0.1:0",
+        ("--tls-certificates", "server", "--no-tls-verify-client"),
+        id="no certificate of a client is needed",
+    ),
+    pytest.param("nbds://127.0.0.1:0", ("--tls-psk", "pki/keys.psk"), id="key"),
+    pytest.param(
+        "nbds+unix:///?socket=g.sock",
+        ("--tls-psk", "pki/keys.psk", "--tls-certificates", "server"),
+        id="key, for there is no client's certificate",
+    ),
+]
+
+
+@pytest.mark.parametrize(("listen", "arguments"), TLS)
+def test_the_uri_of_run_has_what_a_client_is_let_in_by(
+    tmp_path: Path, listen: str, arguments: tuple[str, ...]
+) -> None:
+    assert run("pki", "init", "pki", "--psk", "alice", cwd=tmp_path).returncode == 0
+    (tmp_path / "server").mkdir()
+    for name in ("ca-cert.pem", "server-cert.pem", "server-key.pem"):
+        (tmp_path / "server" / name).write_bytes((tmp_path / "pki" / name).read_bytes())
+    command = 'cd / && nbdinfo --size "$uri"'
+    done = run(
+        *("serve", "memory:1M", "-l", listen, *arguments, "--run", command),
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{1 << 20}\n"), done.stderr
+
+
+def test_who_needs_no_tls_is_given_a_plain_uri(tmp_path: Path) -> None:
+    assert run("pki", "init", "pki", cwd=tmp_path).returncode == 0
+    arguments = ("--tls", "allow", "--tls-certificates", "pki")
+    done = run("serve", "memory:1M", "--run", 'echo "$uri"', *arguments, cwd=tmp_path)
+    assert done.stdout.startswith("nbd+unix:///?socket="), done.stderr
+    assert "tls" not in done.stdout
+
+
+def test_a_directory_for_temporary_files_that_is_too_long_is_blamed(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    arguments = ("serve", "memory:1M", "--run", "true")
+    done = run(*arguments, cwd=tmp_path, environment={"TMPDIR": str(long)})
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"set TMPDIR to a shorter directory than {long}" in done.stderr
+    assert "--listen" not in done.stderr
+    assert not list(long.iterdir())
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2"])
+def test_signals_that_mean_nothing_do_nothing(tmp_path: Path, name: str) -> None:
+    arguments = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
+    with running(*arguments, cwd=tmp_path) as gateway:
+        log_until(gateway, "listening")
+        gateway.send_signal(signal.Signals[name])
+        assert "SIGHUP reloads" in log_until(gateway, f"signal={name}")
+        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(HANG_SECONDS) == 0
+
+
 def test_sigterm_ends_it_in_good_order(tmp_path: Path) -> None:
     listen = "nbd+unix:///?socket=g.sock"
     with running(
@@ -170,15 +349,6 @@ def test_sigterm_ends_it_in_good_order(tmp_path: Path) -> None:
         assert gateway.wait(HANG_SECONDS) == 0
     assert not (tmp_path / "g.sock").exists()
     assert not (tmp_path / "pid").exists()
-
-
-def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
-    listen = "nbd+unix:///?socket=g.sock"
-    arguments = ("serve", "memory:1M", "--listen", listen, "--exit-after-last-client")
-    with running(*arguments, cwd=tmp_path) as gateway:
-        wait_until((tmp_path / "g.sock").exists, "the socket")
-        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
-        assert gateway.wait(HANG_SECONDS) == 0
 
 
 @contextmanager
@@ -202,12 +372,79 @@ def log_until(process: subprocess.Popen[str], words: str) -> str:
     return said
 
 
+def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
+    listen = "nbd+unix:///?socket=g.sock"
+    arguments = ("serve", "memory:1M", "--listen", listen, "--exit-after-last-client")
+    with running(*arguments, cwd=tmp_path) as gateway:
+        wait_until((tmp_path / "g.sock").exists, "the socket")
+        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        assert gateway.wait(HANG_SECONDS) == 0
+
+
+FLAGS_AND_ABORT = b"\0\0\0\3IHAVEOPT\0\0\0\2\0\0\0\0"
+
+
+@pytest.mark.parametrize("says", [b"", b"\0\0\0\3", FLAGS_AND_ABORT, b"GET / HTTP/1.0\r\n\r\n"])
+def test_who_looks_whether_the_port_is_open_is_no_client(tmp_path: Path, says: bytes) -> None:
+    """Not for --exit-after-last-client."""
+    listen = ("--listen", "nbd+unix:///?socket=g.sock", "--log-level", "debug")
+    arguments = ("serve", "memory:1M", *listen, "--exit-after-last-client")
+    with running(*arguments, cwd=tmp_path) as gateway:
+        log_until(gateway, "listening")
+        with connected(tmp_path / "g.sock", 1, says) as [probe]:
+            assert probe.recv(8) == b"NBDMAGIC"
+        if says != FLAGS_AND_ABORT:  # which is in good order, and not told of
+            log_until(gateway, "client ")
+        with connected(tmp_path / "g.sock", 1) as [probe]:
+            assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+            assert gateway.poll() is None  # who is there still may become one
+        assert gateway.wait(HANG_SECONDS) == 0
+
+
+def test_who_looks_whether_an_oldstyle_port_is_open_is_no_client(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(
+        '[[listen]]\nuri = "nbd+unix:///?socket=g.sock"\nstyle = "oldstyle"\n'
+        '[upstream.a]\nuri = "memory:1M"\n'
+    )
+    with running(
+        "serve", "--config", "g.toml", "--exit-after-last-client", cwd=tmp_path
+    ) as gateway:
+        log_until(gateway, "listening")
+        with connected(tmp_path / "g.sock", 1) as [probe]:
+            assert probe.recv(8) == b"NBDMAGIC"
+        log_until(gateway, "session ended")
+        assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
+        assert gateway.wait(HANG_SECONDS) == 0
+
+
+def test_a_pidfile_of_another_gateway_is_left_alone(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    pid.write_text("1\n")  # as a gateway has left it that was killed
+    arguments = ("serve", "memory:1M", "--pidfile", "pid", "--listen", "nbd+unix:///?socket=")
+    with running(*arguments[:-1], f"{arguments[-1]}g.sock", cwd=tmp_path) as gateway:
+        wait_until(lambda: pid.read_text() == f"{gateway.pid}\n", "the number")
+        other = run(*arguments[:-1], f"{arguments[-1]}h.sock", "--run", "true", cwd=tmp_path)
+        assert other.returncode == 1
+        assert other.stderr.count("\n") == 1
+        assert f"pid is held by another gateway (pid {gateway.pid})" in other.stderr
+        assert pid.read_text() == f"{gateway.pid}\n"
+        gateway.kill()
+        gateway.wait(HANG_SECONDS)
+    with running(*arguments[:-1], f"{arguments[-1]}g.sock", cwd=tmp_path) as gateway:
+        wait_until(lambda: pid.read_text() == f"{gateway.pid}\n", "the number")
+        pid.unlink()
+        pid.write_text("another's\n")
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(HANG_SECONDS) == 0
+    assert pid.read_text() == "another's\n"
+
+
 FIXED_NEWSTYLE_GO = b"\0\0\0\1IHAVEOPT\0\0\0\7\0\0\0\6\0\0\0\0\0\0"
 
 
 def test_a_shortage_of_descriptors_is_said_once_and_gets_over(tmp_path: Path) -> None:
     arguments = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
-    with running(*arguments, cwd=tmp_path, descriptors=40) as gateway:
+    with running(*arguments, cwd=tmp_path, first="ulimit -n 40") as gateway:
         log_until(gateway, "listening")
         with connected(tmp_path / "g.sock", 60, FIXED_NEWSTYLE_GO):
             said = log_until(gateway, "could not accept a client")

@@ -1,17 +1,21 @@
-"""Servers that are started by command: `gateway.net.dial.Command`."""
+"""Servers that are started by command: `gateway.net.command.Command`."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from contextlib import suppress
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from gateway.net.dial import Command, DialError
+from gateway.net.command import Command
+from gateway.net.dial import DialError
+from gateway.net.keeping import Keeper
 from gateway.peer import Peer
 from tests.tools.patience import HANG_SECONDS
 
@@ -23,6 +27,37 @@ SERVE_ONE = "import os, socket; open(os.environ['SEEN'], 'a').write(f'{os.getpid
 SERVE_MANY = "import os, socket; open(os.environ['SEEN'], 'a').write(f'{os.getpid()}\\n'); " + (
     "s = socket.socket(fileno=3)\nwhile True: s.accept()[0].send(b'x')"
 )
+
+
+WITH_ANOTHER = "import os, subprocess; subprocess.Popen(['sleep', '600'])\n" + SERVE_MANY
+"""It has a process of its own besides."""
+
+
+@asynccontextmanager
+async def started(*command: str) -> AsyncIterator[Command]:
+    """Give what starts a server; it ends with the block."""
+    async with trio.open_nursery() as nursery:
+        keeper = Keeper(nursery)
+        made = Command("it", command, keeper)
+        try:
+            yield made
+        finally:
+            with trio.CancelScope(shield=True):
+                await made.stop()
+                await keeper.aclose()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(60):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+def lives(number: int) -> bool:
+    try:
+        return b") Z" not in Path(f"/proc/{number}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def numbers(seen: Path) -> list[int]:
@@ -37,14 +72,12 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def test_one_server_for_all_who_come_at_once_after_the_last_one_ended(seen: Path) -> None:
-    command = Command((sys.executable, "-c", SERVE_MANY))
-    try:
+    async with started(sys.executable, "-c", SERVE_MANY) as command:
         async with await command.connect() as stream:
             assert await stream.receive_some(1) == b"x"
         [first] = numbers(seen)
         os.kill(first, signal.SIGKILL)
-        assert command.process is not None
-        await trio.to_thread.run_sync(command.process.wait)
+        await until(lambda: not lives(first))
 
         async def one() -> None:
             async with await command.connect() as stream:
@@ -54,44 +87,104 @@ async def test_one_server_for_all_who_come_at_once_after_the_last_one_ended(seen
             for _ in range(4):
                 nursery.start_soon(one)
         assert len(numbers(seen)) == 2
-    finally:
-        await command.stop()
     for number in numbers(seen):
         with pytest.raises(ProcessLookupError):
             os.kill(number, 0)
 
 
 async def test_a_server_for_one_connection_is_started_again_for_the_next(seen: Path) -> None:
-    command = Command((sys.executable, "-c", SERVE_ONE))
     peers: list[Peer] = []
-    try:
-        for _ in range(2):
+    async with started(sys.executable, "-c", SERVE_ONE) as command:
+        for count in (1, 2):
             async with await command.connect() as stream:
                 assert await stream.receive_some(1) == b"x"
                 peers.append(command.at(stream))
                 assert not peers[-1].gone()
-            assert command.process is not None
-            await trio.to_thread.run_sync(command.process.wait)
-            assert [peer.gone() for peer in peers] == [True] * len(peers)
+            assert len(numbers(seen)) == count
+            await until(lambda: not lives(numbers(seen)[-1]))
+            await until(lambda: all(peer.gone() for peer in peers))
+
+
+async def test_what_a_server_has_started_ends_before_another_is_started(seen: Path) -> None:
+    """It may be at the disk still."""
+    async with started(sys.executable, "-c", WITH_ANOTHER) as command:
+        async with await command.connect() as stream:
+            assert await stream.receive_some(1) == b"x"
+        [first] = numbers(seen)
+        [other] = children(first)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: not lives(first))
+        assert lives(other)
+        async with await command.connect() as stream:
+            assert await stream.receive_some(1) == b"x"
         assert len(numbers(seen)) == 2
-    finally:
-        await command.stop()
+        assert not lives(other)
+        [other] = children(numbers(seen)[1])
+    assert not lives(other)
+
+
+def children(number: int) -> list[int]:
+    return [
+        int(each) for each in Path(f"/proc/{number}/task/{number}/children").read_text().split()
+    ]
+
+
+async def test_a_server_that_has_ended_is_reaped_though_nobody_asks_for_it(seen: Path) -> None:
+    async with started(sys.executable, "-c", SERVE_ONE) as command:
+        async with await command.connect() as stream:
+            assert await stream.receive_some(1) == b"x"
+        [number] = numbers(seen)
+        await until(lambda: not Path(f"/proc/{number}").exists())
+
+
+async def test_a_server_has_the_socket_and_nothing_else_of_ours(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    script = (
+        f"ls -l /proc/$$/fd > {said}; echo $LISTEN_FDS $(($LISTEN_PID - $$)) >> {said};"
+        f"cat /proc/$$/status >> {said}"
+    )
+    async with started("sh", "-c", script) as command:
+        async with await command.connect() as stream:
+            with suppress(trio.BrokenResourceError):
+                await stream.receive_some(1)
+        await until(lambda: "SigIgn" in said.read_text() and said.read_text().endswith("\n"))
+    links = [line.split(" -> ") for line in said.read_text().splitlines() if " -> " in line]
+    shown = {int(link.split()[-1]): where for link, where in links}
+    assert shown[0] == "/dev/null"
+    assert shown[3].startswith("socket:")
+    assert {number for number, where in shown.items() if "pipe" in where} <= {1, 2}, shown
+    assert set(shown) - {10, 255} == {0, 1, 2, 3}, shown  # a shell has a copy of its own meanwhile
+    assert "\n1 0\n" in said.read_text()
+    ignored = int(said.read_text().partition("SigIgn:")[2].split()[0], 16)
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)  # Python ignores them
 
 
 async def test_a_program_that_does_not_exist_is_named() -> None:
-    with pytest.raises(
-        DialError, match="no-such-program --flag: there is no program 'no-such-program'"
-    ):
-        await Command(("no-such-program", "--flag")).connect()
+    async with started("no-such-program", "--flag") as command:
+        with pytest.raises(
+            DialError, match="no-such-program --flag: there is no program 'no-such-program'"
+        ):
+            await command.connect()
+
+
+async def test_a_directory_for_temporary_files_that_is_too_long_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    async with started("sleep", "600") as command:
+        with pytest.raises(DialError) as caught:
+            await command.connect()
+    assert "cannot start the server sleep 600: " in str(caught.value)
+    assert f"set TMPDIR to a shorter directory than {long}" in str(caught.value)
+    assert not list(long.iterdir())
 
 
 async def test_a_server_that_ends_at_once_keeps_nobody_waiting() -> None:
-    command = Command((sys.executable, "-c", "raise SystemExit(3)"))
-    try:
+    async with started(sys.executable, "-c", "raise SystemExit(3)") as command:
         # Whoever connected before it ended sees the end of the connection; whoever comes later is refused.
         with trio.fail_after(HANG_SECONDS):
             async with await command.connect() as stream:
                 with suppress(trio.BrokenResourceError):
                     assert await stream.receive_some(1) == b""
-    finally:
-        await command.stop()

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from gateway.net import processes
+from gateway.net.keeping import Kept
 from gateway.net.processes import Child, Processes, session_lives
 from gateway.peer import UNKNOWN
 
@@ -239,7 +240,7 @@ async def test_a_bound_on_descriptors(path: Path, monkeypatch: pytest.MonkeyPatc
 async def test_a_child_is_gone_with_its_whole_session(tmp_path: Path) -> None:
     script = "import os, time\nif not os.fork(): time.sleep(600)\n" + READY + "time.sleep(600)\n"
     with running(script, tmp_path / "s") as process:
-        child = Child(process)
+        child = Child(Kept(process))
         assert not child.gone()
         process.kill()
         process.wait()
@@ -249,14 +250,18 @@ async def test_a_child_is_gone_with_its_whole_session(tmp_path: Path) -> None:
         await until(child.gone)
 
 
-async def test_a_child_that_has_ended_is_reaped_by_whoever_looks(tmp_path: Path) -> None:
+async def test_a_child_that_has_ended_is_gone_before_it_is_reaped(tmp_path: Path) -> None:
     with running("import os, time\n" + READY + "time.sleep(600)\n", tmp_path / "s") as process:
-        child = Child(process)
+        kept = Kept(process)
+        child = Child(kept)
+        assert kept.status is None
         os.kill(process.pid, signal.SIGKILL)
-        await until(lambda: b") Z" in Path(f"/proc/{process.pid}/stat").read_bytes())
-        assert not session_lives(process.pid)
-        assert child.gone()
-        assert process.returncode == -signal.SIGKILL
+        await until(child.gone)
+        assert kept.status == -signal.SIGKILL
+        # Nobody else has its number.
+        assert b") Z" in Path(f"/proc/{process.pid}/stat").read_bytes()
+        process.wait()
+        assert kept.status == -signal.SIGKILL
 
 
 async def test_who_has_ended_and_is_not_reaped_does_nothing_any_more(tmp_path: Path) -> None:
@@ -302,7 +307,7 @@ async def test_a_child_that_ends_before_its_links_proves_nothing(tmp_path: Path)
         "if not os.fork(): os.setsid(); c.send(b'%d\\n' % os.getpid()); c.recv(1); os._exit(0)\n"
     )
     with running(script, tmp_path / "s") as process:
-        child = Child(process)
+        child = Child(Kept(process))
         async with await connected(tmp_path / "s") as stream:
             child.serves(stream.socket)
             await stream.send_all(b"h")

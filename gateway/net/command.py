@@ -1,0 +1,122 @@
+"""Servers that are started by command."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+
+from gateway.net.dial import DialError
+from gateway.net.keeping import Keeper, Kept
+from gateway.net.private import PrivateSocket
+from gateway.net.processes import Child, session_lives
+from gateway.peer import UNKNOWN, Peer
+
+
+def unstartable(command: Sequence[str]) -> str | None:
+    """Say why a server cannot be started by a command; None if nothing is known against it."""
+    if shutil.which(command[0]) is None:
+        return f"there is no program {command[0]!r}"
+    return None
+
+
+class Command:
+    """A server that is started by socket activation when it is first needed, and again if it ended. It ends
+    with the gateway, however that ends.
+
+    It inherits a listening Unix socket as descriptor 3 (sd_listen_fds(3): LISTEN_PID, LISTEN_FDS), as
+    qemu-nbd, nbdkit and nbd-server take it; nobody else can connect there.
+    """
+
+    def __init__(self, name: str, command: tuple[str, ...], keeper: Keeper) -> None:
+        self._name = name
+        self._command = command
+        self._keeper = keeper
+        self._socket: PrivateSocket | None = None
+        self._kept: Kept | None = None
+        self._child: Child | None = None
+        self._stopped: Kept | None = None
+        self._lock = trio.Lock()  # one start at a time: two servers on one disk would spoil it
+
+    def __str__(self) -> str:
+        return " ".join(self._command)
+
+    async def connect(self) -> trio.SocketStream:
+        """Connect to the server, which is started if it does not run. Raises `DialError`."""
+        async with self._lock:
+            if self._kept is not None and self._kept.status is not None:
+                await self._stop()
+                if self._kept is not None:
+                    text = f"something of session {self._kept.number} is there still, and cannot be ended"
+                    raise DialError(f"cannot start the server {self} again: {text}")
+            if self._kept is None:
+                self._start()
+            kept, place = self._kept, self._socket
+            assert kept is not None
+            assert place is not None
+        try:
+            return await trio.open_unix_socket(place.path)
+        except OSError as error:
+            status = kept.status
+            why = f"{error.strerror}" if status is None else f"it has ended with status {status}"
+            raise DialError(f"cannot connect to the server {self}: {why}") from None
+
+    def at(self, _stream: trio.SocketStream) -> Peer:
+        """Say who is at the other end of a connection that has just been made."""
+        return UNKNOWN if self._child is None else self._child
+
+    def _start(self) -> None:
+        """Start the server. Our own copy of its socket is closed, so that it is refused, not left waiting,
+        whoever connects to a server that has ended.
+        """
+        if why := unstartable(self._command):
+            raise DialError(f"cannot start the server {self}: {why}")
+        place: PrivateSocket | None = None
+        try:
+            place = PrivateSocket()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                listener.bind(place.path)
+                listener.listen()
+                kept = self._keeper.start("session", self._command, listener=listener)
+        except OSError as error:
+            if place is not None:
+                place.remove()
+            raise DialError(f"cannot start the server {self}: {error.strerror}") from None
+        self._socket, self._kept, self._child = place, kept, Child(kept)
+        self._say("info", "server started", pid=kept.number, command=str(self))
+        self._keeper.nursery.start_soon(self._see_off, kept)
+
+    async def _see_off(self, kept: Kept) -> None:
+        """Say when it has ended, and clear up if nothing of it lives; else who starts it next does."""
+        status = await kept.wait()
+        said: dict[str, Any] = {"status": status}
+        if status < 0:
+            said = {"signal": signal.Signals(-status).name}
+        asked = self._stopped is kept
+        level = "info" if asked or not status else "warning"
+        self._say(level, "server ended", pid=kept.number, **said)
+        async with self._lock:
+            if self._kept is kept and not session_lives(kept.number):
+                await self._stop()
+
+    def _say(self, level: str, event: str, **said: object) -> None:
+        if self._keeper.log is not None:
+            getattr(self._keeper.log, level)(event, upstream=self._name, **said)
+
+    async def stop(self) -> None:
+        """End the server, and whatever it has started, and wait until it has ended."""
+        async with self._lock:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        if self._kept is None:
+            return
+        self._stopped = self._kept
+        if await self._keeper.end(self._kept):
+            self._kept = None
+            assert self._socket is not None
+            self._socket.remove()

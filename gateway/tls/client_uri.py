@@ -1,0 +1,68 @@
+"""The URI by which a client on this machine reaches a listener of ours over TLS, with what it is let in by.
+
+Certificates come first: the directory of a server's may have a client's as well, as `nbd-gateway pki init`
+makes it. Else there may be a key. The server's certificate has to be for the host that the URI names; libnbd
+before 1.22 knows no other (`tls-hostname`). So where the address that is listened on is not in it, but
+`localhost` is, and leads there, the URI says that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from gateway.tls.certificates import CA_CERT, names_of
+from gateway.tls.errors import CredentialsError
+from gateway.tls.pki import CLIENT_CERT
+from gateway.tls.psk import load_keys
+from gateway.uri import NbdUri, Transport
+
+LOCALHOST = "localhost"
+
+
+def client_uri(
+    uri: NbdUri, certificates: Path | None, psk: Path | None, *, verify_client: bool
+) -> NbdUri:
+    """Give the URI for clients of a listener at `uri` that demands TLS. Files that cannot be read any more are
+    left out.
+    """
+    secure = replace(uri, tls=True)
+    if certificates is not None and (psk is None or _suffice(certificates, verify_client)):
+        known = {"tls-certificates": str(certificates.absolute())}
+        parameters = known if (certificates / CA_CERT).exists() else {}
+        return _found_valid(replace(secure, parameters=parameters), certificates)
+    assert psk is not None  # a listener over TLS has the one or the other
+    try:
+        user = load_keys(psk).users[0]
+    except CredentialsError:
+        return secure
+    return replace(secure, username=user, parameters={"tls-psk-file": str(psk.absolute())})
+
+
+def _suffice(certificates: Path, verify_client: bool) -> bool:
+    """Say whether a client can be made of what is in a directory."""
+    return not verify_client or (certificates / CLIENT_CERT).exists()
+
+
+def _found_valid(uri: NbdUri, certificates: Path) -> NbdUri:
+    """Have the server's certificate be for the host that the URI names."""
+    try:
+        names = names_of(certificates)
+    except CredentialsError:
+        return uri
+    if not names or uri.host in names:
+        return uri
+    if LOCALHOST in names and uri.transport is Transport.TCP and _local(uri.host):
+        return replace(uri, host=LOCALHOST)
+    name = LOCALHOST if LOCALHOST in names else names[0]
+    return replace(uri, parameters={**uri.parameters, "tls-hostname": name})
+
+
+def _local(host: str | None) -> bool:
+    """Say whether `localhost` leads to who listens there."""
+    try:
+        address = ip_address(host or "")
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
