@@ -70,14 +70,18 @@ def load(path: Path, vocabulary: Vocabulary | None = None) -> Config:
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError([Problem(source, None, "", f"cannot be read: {reason}")]) from None
+    return parse(text_of(content, source), source, vocabulary)
+
+
+def text_of(content: bytes, source: str) -> str:
+    """Give the text of a file's content; `ConfigError` if it is none."""
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError([Problem(source, None, "", "is no configuration: larger than 1 MiB")])
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError([Problem(source, line, "", "not UTF-8, as TOML has to be")]) from None
-    return parse(text, source, vocabulary)
 
 
 def parse(text: str, source: str, vocabulary: Vocabulary | None = None) -> Config:
