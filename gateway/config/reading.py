@@ -43,7 +43,9 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return ": ".join(filter(None, (place, self.key, self.message)))
+        said = ": ".join(filter(None, (place, self.key, self.message)))
+        # Messages repeat what was written, and that may be a stranger's file: no terminal obeys it.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
 
 
 class ConfigError(Exception):
