@@ -868,7 +868,7 @@ JOBS = {
 def test_a_jobs_answer_comes_before_what_is_behind_its_reply(
     case: tuple[str, Request, bytes],
 ) -> None:
-    """Wherever the bytes are cut: by the order of answers a client knows which writes a failing FLUSH is about."""
+    """Wherever bytes are cut: by the order of answers a client knows which writes a failing FLUSH is about."""
     kind, job, reply = case
     client, link = FRAMINGS[kind]
     write = Request(Cmd.WRITE, 0, 105, 4096, 512, bytes(512))
