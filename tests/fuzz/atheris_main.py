@@ -27,7 +27,9 @@ def main(name: str, options: list[str]) -> None:
         made = with_messages(target, data, max_bytes, seed)
         return atheris.Mutate(data, max_bytes) if made is None else made
 
-    atheris.Setup([sys.argv[0], *options], one_input, custom_mutator=changed)
+    # A merge runs this command again, in a shell, with options behind it.
+    command = f"{sys.executable} -m tests.fuzz.atheris_main {name}"
+    atheris.Setup([command, *options], one_input, custom_mutator=changed)
     atheris.Fuzz()
 
 
