@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from gateway.protocol.client import Answered, ClientNegotiation, Greeted, Refused, Style
 from gateway.protocol.errors import Hangup, Refusal
+from gateway.protocol.export import Export, Offer, offer, sane_block_sizes, usable_size, view_of
 from gateway.protocol.server import (
     Aborted,
     ContextsAsked,
@@ -18,6 +19,7 @@ from gateway.protocol.server import (
     Tls,
     TlsAsked,
 )
+from gateway.quirks import Evidence, dialect_of, recognised
 from gateway.tls.hello import MAX_HELLO_BYTES, offers_key
 from gateway.wire import handshake, limits
 from gateway.wire.constants import HandshakeFlag, Info, Opt, Rep
@@ -27,6 +29,7 @@ from gateway.wire.proxy import HEAD, MAX_BLOCK_BYTES, SIGNATURE, Header, decode_
 from tests.fuzz.target import Pieces, Target, kind_of
 
 _SIZES = BlockSizes(1, 4096, 2**25)
+_LARGE_BLOCKS = BlockSizes(512, 2**27, 2**32 - 1)
 _EXPORT = Description(2**30, 1, _SIZES, "disk", "words")
 _CONTEXT = MetaContext(1, "base:allocation")
 
@@ -141,6 +144,8 @@ class _Client:
         self.negotiation.receive(piece)
         while (event := self.negotiation.next_event()) is not None:
             self.read.append(event)
+            if isinstance(event, Greeted | Answered) and event.export is not None:
+                self.read.append(_promised(self.negotiation, event.export, event))
             if not self._ask(event):
                 return False
             self.sent += self.negotiation.data_to_send()
@@ -167,6 +172,27 @@ class _Client:
                 assert len(event.text) <= limits.ERROR_TEXT_BYTES
         self.questions.pop(0)(self.negotiation)
         return True
+
+
+def _promised(negotiation: ClientNegotiation, told: ExportInfo, event: Greeted | Answered) -> Offer:
+    """Whatever an upstream tells of its export, what a client is told of it makes sense."""
+    assert negotiation.style is not None
+    sizes = event.block_sizes if isinstance(event, Answered) else None
+    evidence = Evidence(negotiation.style, told.flags, sizes, structured=negotiation.structured)
+    sane = sane_block_sizes(sizes)
+    export = Export(
+        usable_size(told.size, sane),
+        told.flags,
+        sane,
+        structured=negotiation.structured,
+        extended=negotiation.extended,
+    )
+    repaired = dialect_of(recognised(evidence)).repair(export)
+    promised = offer(view_of(repaired), structured=True, extended=True)
+    assert sane_block_sizes(promised.block_sizes) == promised.block_sizes, promised
+    assert promised.size <= told.size
+    assert promised.size % promised.block_sizes.minimum == 0
+    return promised
 
 
 def client_negotiation(pieces: Pieces) -> object:
@@ -261,7 +287,7 @@ _ANSWERS = tuple(
         *(
             (option, Rep.INFO, handshake.encode_info(info))
             for option in (Opt.INFO, Opt.GO)
-            for info in (ExportInfo(2**30, 1), _SIZES, NameInfo("disk"))
+            for info in (ExportInfo(2**30, 1), _SIZES, _LARGE_BLOCKS, NameInfo("disk"))
         ),
         (Opt.INFO, Rep.ACK, b""),
         (Opt.GO, Rep.ERR_UNKNOWN, b"who?"),
