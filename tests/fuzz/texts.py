@@ -138,6 +138,10 @@ def names(pieces: Pieces) -> object:
     return _who_it_is(_named(b"".join(subject), b"".join(alternative)))
 
 
+_MAX_WHY_CHARACTERS = 3000
+"""Eight names of 80 characters, of which each may be escaped."""
+
+
 def _who_it_is(der: bytes) -> object:
     """Names are a peer's own words: rules, limits and the log get along with them."""
     try:
@@ -151,7 +155,7 @@ def _who_it_is(der: bytes) -> object:
     assert all(isinstance(each, str) for each in identity.key)
     for who in _WHO:
         why = why_not(who, identity)
-        assert why is None or (why.isprintable() and len(why) <= MAX_TEXT_CHARACTERS), why
+        assert why is None or (why.isprintable() and len(why) <= _MAX_WHY_CHARACTERS), why
     return identity
 
 
