@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from gateway.protocol.errors import Hangup
+from gateway.relay.losses import Losses
 from gateway.relay.scan.chunks import reply_scan
 from gateway.relay.scan.jobs import MAX_JOB_BYTES
+from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, STATUS_COST_BYTES, RequestScan
 from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
@@ -36,8 +38,16 @@ class Session:
     block_sizes: BlockSizes | None = None
     """Where a block is larger than a byte, what does not obey it is a job."""
 
+    keeps: bool = False
+    """Data of WRITEs is kept until they are answered, to be written over another link if this one dies."""
+
     def traffic(self) -> Traffic:
-        return Traffic(_plan(self))
+        traffic = Traffic(_plan(self))
+        if self.keeps:
+            trail = Losses().trail(None)
+            trail.losses.came_up(trail)
+            traffic.memory = Memory(trail)
+        return traffic
 
 
 @cache  # it takes longer than all else that is done with one input
@@ -83,6 +93,13 @@ def _told(replies: bytes, *, extended: bool) -> list[int]:
     return found
 
 
+class _Pin:
+    pins = 1
+
+    def unpin(self) -> None:
+        self.pins -= 1
+
+
 def requests(session: Session) -> Callable[[Pieces], object]:
     """Garbage from a client: each of its requests goes upstream or is answered, and is answered once."""
     extended = session.client == "extended"
@@ -90,6 +107,7 @@ def requests(session: Session) -> Callable[[Pieces], object]:
     def run(pieces: Pieces) -> object:
         traffic = session.traffic()
         scan = RequestScan(traffic)
+        scan.pin = _Pin
         feeder = Feeder(scan)
         answers: list[bytes] = []
         error = None
@@ -109,6 +127,9 @@ def requests(session: Session) -> Callable[[Pieces], object]:
         if scan.between_messages:
             sent = peers.read_requests(bytes(feeder.sent), extended=session.link == "extended")
             assert {request.cookie for request in sent} == set(traffic.in_flight)
+            if traffic.memory is not None:
+                writes = {r.cookie: r.data for r in sent if r.command == Cmd.WRITE}
+                assert traffic.memory.take_data() == writes
             if error is None:
                 data = b"".join(pieces)
                 taken = data[: len(data) - len(feeder.held)]
@@ -248,6 +269,9 @@ _WIDE = tuple(request.extended_bytes for request in (*_REQUESTS, _SUBSET))
 TARGETS = {
     "requests": Target(requests(Session("structured", "structured")), (b"",), _ONES),
     "requests-extended": Target(requests(Session("extended", "extended")), (b"",), _WIDE),
+    "requests-kept": Target(
+        requests(Session("structured", "structured", keeps=True)), (b"",), _ONES
+    ),
     "requests-blocks": Target(requests(Session("structured", "simple", _BLOCKS)), (b"",), _ONES),
     "replies-simple": Target(replies(Session("simple", "simple")), (b"",), _SIMPLE),
     "replies-wrapped": Target(replies(Session("structured", "simple")), (b"",), _SIMPLE),
