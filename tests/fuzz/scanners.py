@@ -14,7 +14,7 @@ from gateway.relay.scan.jobs import MAX_JOB_BYTES
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.plan import Plan
 from gateway.relay.scan.requests import MAX_ANSWERS, STATUS_COST_BYTES, RequestScan
-from gateway.relay.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.relay.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import BlockSizes
@@ -25,6 +25,9 @@ from tests.relay.scan.peers import Client, Feeder, Request
 
 MAX_ANSWER_BYTES = 1000
 """Of what one request is answered with here: a header, and 900 bytes of text."""
+
+MOST_IN_FLIGHT = 12
+"""So few that inputs reach it."""
 
 _BLOCKS = BlockSizes(512, 4096, 2**25)
 
@@ -106,6 +109,7 @@ def requests(session: Session) -> Callable[[Pieces], object]:
 
     def run(pieces: Pieces) -> object:
         traffic = session.traffic()
+        traffic.most_in_flight = MOST_IN_FLIGHT
         scan = RequestScan(traffic)
         scan.pin = _Pin
         feeder = Feeder(scan)
@@ -117,7 +121,7 @@ def requests(session: Session) -> Callable[[Pieces], object]:
             except (WireError, Hangup) as raised:
                 error = kind_of(raised)
                 break
-            assert len(traffic.in_flight) <= MAX_IN_FLIGHT
+            assert len(traffic.in_flight) <= MOST_IN_FLIGHT
             if scan.disconnected:
                 break
             if traffic.room > 0:

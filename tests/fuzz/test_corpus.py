@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,6 +16,8 @@ from tests.fuzz.targets import CORPUS, TARGETS
 
 # `cryptography` takes some certificates that it warns of: with a serial number that is 0, with an empty name.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
 MAX_CORPUS_BYTES = 300 << 10
 """Of all targets together: everybody who has the repository has it."""
@@ -40,6 +44,11 @@ def test_the_corpus_is_small_and_nothing_in_it_is_left_over() -> None:
 def test_beginnings_are_read(name: str) -> None:
     for data in beginnings(TARGETS[name]):
         check(TARGETS[name], data)
+
+
+def test_contributing_names_targets_that_there_are() -> None:
+    [named] = re.findall('TARGETS="(.*?)"', CONTRIBUTING.read_text())
+    assert set(named.split()) <= set(TARGETS)
 
 
 def test_what_depends_on_the_pieces_is_a_finding() -> None:
