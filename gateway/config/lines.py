@@ -90,10 +90,10 @@ def _statements(text: str) -> Iterator[tuple[int, dict[str, Any], bool]]:
         yield line, {}, False
 
 
-# Texts (a long one may lack its end) and comments may have in them what means nothing there: brackets, ends of
-# lines. Those are the rest.
+# Texts and comments may have in them what means nothing there: brackets, ends of lines. Those are the rest. A
+# text may lack its end: what is in it is not looked at a second time, or long ones would take a square of it.
 _TOKEN = re.compile(
-    r'''"""(?:\\.|[^\\])*?(?:"{3,5}|\Z)|\'\'\'.*?(?:'{3,5}|\Z)|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*|[][{}\n]''',
+    r'''"""(?:\\.|[^\\])*?(?:"{3,5}|\Z)|\'\'\'.*?(?:'{3,5}|\Z)|"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|\#[^\n]*|[][{}\n]''',
     re.DOTALL,
 )
 _OPENS = {"[": 1, "{": 1, "]": -1, "}": -1}
