@@ -61,6 +61,7 @@ def keeping(name: str) -> list[str]:
     """Give the options that make the smallest corpus which reaches the same code as all that was learnt."""
     return [
         "-set_cover_merge=1",
+        "-use_counters=0",  # how often code was reached does not count here
         f"-max_len={MAX_KEPT_BYTES}",
         str(CORPUS / name),
         str(LEARNT / name),
