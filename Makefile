@@ -1,6 +1,7 @@
 # make demo   the main job on an embedded upstream        make test   all tests
 # make bench  speed against peers                         make lint   types, style, import rules
-# make fuzz   garbage at both negotiations, for minutes   make install  .venv with nbd-gateway in it
+# make fuzz   garbage at all that reads a peer, minutes   make install  .venv with nbd-gateway in it
+# make fuzz-coverage   the same by coverage (atheris), SECONDS for each of TARGETS (all)
 # make soak   schedules of dying servers, with new seeds, for SECONDS
 # make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times
 # make test-trixie   the tests that need peers of Debian 13; as root
@@ -47,6 +48,10 @@ fuzz: install
 	$(BIN)/python -m tests.fuzz
 
 SECONDS ?= 60
+fuzz-coverage: install
+	tests/tools/make-venv "$(PYTHON)" $(VENV) --group fuzz
+	$(BIN)/python -m tests.fuzz.by_coverage --seconds $(SECONDS) $(TARGETS)
+
 soak: install
 	$(BIN)/python -m tests.tools.soak --seconds $(SECONDS)
 
@@ -54,4 +59,4 @@ bench:
 	tests/tools/install-peers
 	tests/bench/run
 
-.PHONY: demo install test exhaustive stress test-trixie lint fuzz soak bench
+.PHONY: demo install test exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench

@@ -154,6 +154,7 @@ def parse_address(text: str) -> Address:
 
 
 def _clipped(text: str) -> str:
+    text = printable(text)  # which makes it longer, up to ten times
     if len(text) <= _MAX_DESCRIBED_CHARACTERS:
         return text
     return f"{text[: _MAX_DESCRIBED_CHARACTERS - 3]}..."

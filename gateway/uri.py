@@ -171,7 +171,7 @@ def _parse_file(text: str, rest: str) -> File:
         # file:///path is a URL of RFC 8089; two slashes alone would make "path" a host.
         if not rest.startswith("///"):
             raise UriError(text, f'expected "file:PATH", write "file:{rest.lstrip("/")}"')
-        rest = rest[2:]
+        rest = "/" + rest.lstrip("/")  # two slashes would be kept, and read as a host the next time
     if not rest or "\0" in rest:
         raise UriError(text, 'expected the path of an image, as in "file:disk.img"')
     return File(Path(rest))

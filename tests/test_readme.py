@@ -75,7 +75,16 @@ def test_its_servers_can_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_its_two_commands_are_targets() -> None:
     makefile = (TOP / "Makefile").read_text()
-    for target in ("demo", "test", "test-trixie", "install", "lint", "bench", "fuzz"):
+    for target in (
+        "demo",
+        "test",
+        "test-trixie",
+        "install",
+        "lint",
+        "bench",
+        "fuzz",
+        "fuzz-coverage",
+    ):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 

@@ -209,6 +209,7 @@ EMBEDDED: list[tuple[str, Target]] = [
     ("file:disk.img", File(Path("disk.img"))),
     ("file:/a b/#", File(Path("/a b/#"))),
     ("file:///dev/sdb", File(Path("/dev/sdb"))),
+    ("file:////dev/sdb", File(Path("/dev/sdb"))),
     ("legacy:qemu-3.0", Legacy("qemu-3.0", 64 << 20)),
     ("legacy:qemu-3.0,size=1M", Legacy("qemu-3.0", 1 << 20)),
 ]

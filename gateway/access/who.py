@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from gateway.config import Certificate, Network, Who
-from gateway.identity import Identity
+from gateway.identity import MAX_DESCRIBED_NAMES, Identity
 from gateway.wire.handshake import shown
 
 
@@ -88,4 +88,9 @@ def _any_matches(patterns: tuple[str, ...], names: tuple[str, ...]) -> bool:
 
 
 def _none_of(key: str, names: tuple[str, ...]) -> str:
-    return f"{key} is {', '.join(map(shown, names))}" if names else f"it has no {key}"
+    if not names:
+        return f"it has no {key}"
+    said = [shown(name) for name in names[:MAX_DESCRIBED_NAMES]]
+    if len(names) > MAX_DESCRIBED_NAMES:
+        said.append(f"and {len(names) - MAX_DESCRIBED_NAMES} more")
+    return f"{key} is {', '.join(said)}"

@@ -43,7 +43,9 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return ": ".join(filter(None, (place, self.key, self.message)))
+        said = ": ".join(filter(None, (place, self.key, self.message)))
+        # Messages repeat what was written, and that may be a stranger's file: no terminal obeys it.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in said)
 
 
 class ConfigError(Exception):
@@ -75,6 +77,11 @@ def text_of(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError([Problem(source, None, "", f"cannot be read: {reason}")]) from None
+    return parse(text_of(content, source), source, vocabulary)
+
+
+def text_of(content: bytes, source: str) -> str:
+    """Give the text of a file's content; `ConfigError` if it is none."""
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError([Problem(source, None, "", "is no configuration: larger than 1 MiB")])
     try:

@@ -241,11 +241,12 @@ def offered_flags(flags: int, *, structured: bool, extended: bool = False) -> in
 
 
 def offered_block_sizes(upstream: BlockSizes | None) -> BlockSizes:
-    """Give the block sizes of an offer: the upstream's, or proto.md's defaults where it has none; no maximum is
+    """Give the block sizes of an offer: the upstream's, or proto.md's defaults where it has none; nothing is
     told that would be refused.
     """
     if upstream is not None:
-        return replace(upstream, maximum=min(upstream.maximum, limits.MAX_REQUEST_BYTES))
+        most = min(upstream.maximum, limits.MAX_REQUEST_BYTES)
+        return replace(upstream, preferred=min(upstream.preferred, most), maximum=most)
     return BlockSizes(
         limits.DEFAULT_MINIMUM_BLOCK,
         limits.DEFAULT_PREFERRED_BLOCK,

@@ -128,6 +128,11 @@ NOT_MEANT: list[tuple[str, Identity, str]] = [
         with_certificate(dns_names=("b", "c")),
         'san-dns is "b", "c"',
     ),
+    (  # a certificate may have thousands
+        'certificate = { san-dns = "a" }',
+        with_certificate(dns_names=("b",) * 1000),
+        'san-dns is "b", "b", "b", "b", "b", "b", "b", "b", and 992 more',
+    ),
     (
         'certificate = { san-uri = "urn:A" }',
         with_certificate(uris=("urn:a",)),

@@ -111,8 +111,40 @@ def test_unfinished_statement(text: str, line: int) -> None:
     assert statement_at_end(text) == line
 
 
+def test_a_list_of_many_lines_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read it anew with each of its lines took a minute for 8,000 of them."""
+    read: list[str] = []
+    loads = tomllib.loads
+
+    def counted(text: str) -> dict[str, Any]:
+        read.append(text)
+        return loads(text)
+
+    monkeypatch.setattr(tomllib, "loads", counted)
+    text = "a = 1\nlist = [\n" + "  1,\n" * 1000 + "]\nb = 2\n"
+    assert Lines(text)[("b",)] == 1004
+    assert sum(map(len, read)) <= 2 * len(text)
+    read.clear()
+    assert statement_at_end(text + "[\n" + "1,\n" * 1000) == 1005
+    assert sum(map(len, read)) <= 2 * len(text)
+
+
 bare = st.from_regex("[a-z]{1,3}", fullmatch=True)
-values = st.sampled_from(["1", '"x"', '"""\ny\n"""', "[\n1,\n[2]\n]", "{ p = 1 }", "'''\n[q]\n'''"])
+values = st.sampled_from(
+    [
+        *("1", '"x"', '"""\ny\n"""', "[\n1,\n[2]\n]", "{ p = 1 }", "'''\n[q]\n'''"),
+        # Brackets, quotes and ends of lines that mean nothing where they stand.
+        *(
+            '"[#"',
+            "'{\"'",
+            '"\\"["',
+            "[ # ]\n]",
+            '1 # [ """',
+            '"""\n]"\\"""[\n"""""',
+            "'''\n''[\n'''''",
+        ),
+    ]
+)
 sections = st.lists(st.tuples(bare, st.dictionaries(bare, values, max_size=4)), max_size=5)
 
 

@@ -1018,7 +1018,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         SMALLEST + EXPORT.replace('"a"', '"a\\u0000"') + f'upstream-name = "{"x" * 4097}"\n'
         f'description = "{"ü" * 2049}"\n',
         [
-            '6: export.name: "a\0": an export name cannot contain NUL',
+            '6: export.name: "a\\x00": an export name cannot contain NUL',
             f'8: export.upstream-name: "{"x" * 77}...": an export name has at most 4096 bytes, this one 4097',
             f'9: export.description: "{"ü" * 77}...": a description has at most 4096 bytes, this one 4098',
         ],
@@ -1242,7 +1242,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             "24: rule.who.certificate.fingerprint: expected text in quotes or a list of it, got 7",
             '26: rule.who.unix-user: there is no user "no such user" on this machine',
             "28: rule.who.unix-user: expected a user's name in quotes, or number, got -1",
-            '30: rule.who.unix-user: there is no user "a\0b" on this machine',
+            '30: rule.who.unix-user: there is no user "a\\x00b" on this machine',
         ],
     ),
     (
@@ -1581,6 +1581,13 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
     ("key twice", "a = 1\na = 2\n", ["2: column 6: this key was already given above"]),
     ("table twice", "[a]\n[a]\n", ["2: column 3: this table was already given above"]),
     ("deep", "a = " + "[" * 5000, ["nested too deeply"]),
+    (
+        "words for a terminal",
+        SMALLEST + '[log]\nlevel = "\\u001b[2J\\n\\u202e"\n',
+        [
+            '6: log.level: expected "debug", "info", "warning" or "error", got "\\x1b[2J\\n\\u202e"',
+        ],
+    ),
     ("long number", "a = " + "1" * 5000, ["a number in it has too many digits"]),
 ]
 

@@ -1,6 +1,12 @@
-"""Random and mutated bytes at everything that reads a peer: `python -m tests.fuzz [--seconds N]`.
+"""Garbage for everything that reads bytes of others.
 
-`targets` has one function for each reader, with the messages that its input is mutated from. What a reader
-may raise at bytes from a peer is documented; the `except` clauses of the targets are that list, and anything
-else is a finding. Beside them, schedules of whole sessions before one disk: `tests.relay.registers`.
+target.py        what a target is, and what is asked of each
+targets.py       the table of them: negotiations.py, scanners.py, texts.py
+__main__.py      inputs by chance: `python -m tests.fuzz [--seconds N]`, with schedules of whole sessions before
+                 one disk (`tests.relay.registers`)
+by_coverage.py   inputs by coverage: `make fuzz-coverage`; atheris_main.py is the process that does it
+corpus/          one directory a target: what reaches each piece of code, and what was found and mended
+
+What a reader may raise at bytes of others is documented; the `except` clauses of the targets are that list, and
+anything else is a finding.
 """

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz.__main__ import finds, main
-from tests.fuzz.targets import TARGETS, Pieces, Target
+from tests.fuzz.target import Pieces, Target
+from tests.fuzz.targets import TARGETS
+
+# `cryptography` takes some certificates that it warns of.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def test_seeds() -> None:

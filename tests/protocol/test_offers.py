@@ -109,6 +109,13 @@ def test_no_maximum_is_told_that_would_be_refused(maximum: int) -> None:
     assert promised.longest_payload == 64 * MIB
 
 
+def test_what_is_told_of_block_sizes_makes_sense_where_they_are_larger_than_a_request() -> None:
+    said = BlockSizes(512, 128 * MIB, 2**32 - 1)
+    assert sane_block_sizes(said) == said
+    told = offer(view_of(Export(MIB, 0, said)), structured=False).block_sizes
+    assert told == sane_block_sizes(told) == BlockSizes(512, 64 * MIB, 64 * MIB)
+
+
 def test_repaired() -> None:
     export = Export(MIB, MULTI_CONN | FLUSH)
     one, other = (

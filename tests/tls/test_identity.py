@@ -136,6 +136,9 @@ def test_a_line_of_the_log_is_bounded() -> None:
     text = identity_of(_certificate([(NameOID.COMMON_NAME, "a")], list(names)), None).describe()
     assert "and 993 names more" in text
     assert len(text) < 1000
+    # However much longer they become where they are escaped.
+    tags = [(NameOID.COMMON_NAME, "\U000e0041" * 16)] * 8
+    assert len(identity_of(_certificate(tags, []), None).describe()) < 1000
 
 
 @pytest.mark.parametrize(

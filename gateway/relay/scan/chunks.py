@@ -110,6 +110,7 @@ class ChunkReplies(Replies):
             run, pos = self._resume(view, start, end, out)
         elif self._gathering:
             run = pos = self._gather(view, start, end, out)
+            self._let_jobs_speak(out)
         while end - pos >= least:
             # A chunk and a simple reply begin alike: magic; flags and type, or error; cookie.
             if end - pos >= head + 8:

@@ -168,6 +168,7 @@ class Replies:
         """
         if self._asked_data is not None:
             at = self._take_asked(view, start, end)
+            self._let_jobs_speak(out)
             return at, at
         pos = start + self.payload_left
         if pos > end:

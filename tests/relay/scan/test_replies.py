@@ -845,6 +845,45 @@ def test_the_link_dies_between_pieces(kind: str, answers: int) -> None:
     assert not session.traffic.jobs
 
 
+# --- The order of answers
+
+BLOCKS = BlockSizes(512, 4096, 32 * MIB)  # what does not obey them is a job
+JOBS = {
+    # The command, and the reply to what its job asks first.
+    "an error chunk": (STRUCTURED, ZEROES, peers.error_chunk(1, 28, "full", done=True)),
+    "a READ in a chunk": (
+        STRUCTURED,
+        Request(Cmd.READ, 0, 104, 100, 40),
+        peers.data_chunk(1, 0, content(0, 512), done=True),
+    ),
+    "a READ in a simple reply": (
+        SIMPLE,
+        Request(Cmd.READ, 0, 104, 100, 40),
+        peers.simple(1, 0, content(0, 512)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JOBS.values(), ids=JOBS)
+def test_a_jobs_answer_comes_before_what_is_behind_its_reply(
+    case: tuple[str, Request, bytes],
+) -> None:
+    """Wherever bytes are cut: by the order of answers a client knows which writes a failing FLUSH is about."""
+    kind, job, reply = case
+    client, link = FRAMINGS[kind]
+    write = Request(Cmd.WRITE, 0, 105, 4096, 512, bytes(512))
+    sent = reply + peers.simple(2)
+    blocks = BLOCKS if job.command == Cmd.READ else None
+    for cut in range(len(sent)):
+        traffic = peers.traffic(client_structured=client, link_structured=link, block_sizes=blocks)
+        Feeder(RequestScan(traffic)).feed(job.bytes + write.bytes)
+        assert sorted(traffic.in_flight) == [1, 2]
+        feeder = Feeder(reply_scan(traffic)).feed_all(pieces_of(sent, [cut]))
+        said = bytes(feeder.sent) + b"".join(traffic.to_client)
+        told = Client([job, write], structured=client).read(said)
+        assert [reply.cookie for reply in told] == [104, 105], cut
+
+
 # --- Client cookies that are not unique
 
 
