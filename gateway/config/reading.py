@@ -77,10 +77,10 @@ def text_of(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError([Problem(source, None, "", f"cannot be read: {reason}")]) from None
-    return parse(text_of(content, source), source, vocabulary)
+    return decoded(content, source)
 
 
-def text_of(content: bytes, source: str) -> str:
+def decoded(content: bytes, source: str) -> str:
     """Give the text of a file's content; `ConfigError` if it is none."""
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError([Problem(source, None, "", "is no configuration: larger than 1 MiB")])

@@ -18,7 +18,7 @@ from gateway.access.rules import Access
 from gateway.access.who import why_not
 from gateway.cli.vocabulary import vocabulary
 from gateway.config import Config, ConfigError, Problem, Who, parse
-from gateway.config.reading import text_of
+from gateway.config.reading import decoded
 from gateway.config.template import TEMPLATE
 from gateway.tls.errors import CredentialsError, NotAdmitted
 from gateway.tls.identity import identity_of
@@ -42,7 +42,7 @@ def _read(text: str) -> Config | list[Problem]:
 def configuration(pieces: Pieces) -> object:
     """What was meant to be a configuration: read, or every problem of it is told at its line."""
     try:
-        text = text_of(b"".join(pieces), "f")
+        text = decoded(b"".join(pieces), "f")
     except ConfigError as error:
         return str(error)
     read = _read(text)
