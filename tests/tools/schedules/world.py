@@ -165,7 +165,7 @@ class Disk(VolatileDisk):
                     for other_covers, other in world.flushing.values():
                         if other_covers == covers:
                             other.append(error)
-                if error not in NOT_TRIED:
+                if error not in NOT_TRIED and not fails_too:  # else it is the loss of the other one
                     self.store.fail(covers)
                 world.oracle.flush_failed(error, None if covers == ANY else {number})
             elif not fails_too:  # else it would fail, and nobody hear of it
