@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -22,6 +23,14 @@ def unstartable(command: Sequence[str]) -> str | None:
     if shutil.which(command[0]) is None:
         return f"there is no program {command[0]!r}"
     return None
+
+
+def _name_of(number: int) -> str:
+    """Give a signal's name; those for real time have none of their own."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
 
 
 class Command:
@@ -49,7 +58,11 @@ class Command:
         """Connect to the server, which is started if it does not run. Raises `DialError`."""
         async with self._lock:
             if self._kept is not None and self._kept.status is not None:
-                await self._stop()
+                try:
+                    await self._stop()
+                except OSError as error:  # no descriptors, perhaps
+                    why = f"cannot see what is left of it: {error.strerror}"
+                    raise DialError(f"cannot start the server {self} again: {why}") from None
                 if self._kept is not None:
                     text = f"something of session {self._kept.number} is there still, and cannot be ended"
                     raise DialError(f"cannot start the server {self} again: {text}")
@@ -95,13 +108,14 @@ class Command:
         status = await kept.wait()
         said: dict[str, Any] = {"status": status}
         if status < 0:
-            said = {"signal": signal.Signals(-status).name}
+            said = {"signal": _name_of(-status)}
         asked = self._stopped is kept
         level = "info" if asked or not status else "warning"
         self._say(level, "server ended", pid=kept.number, **said)
         async with self._lock:
             if self._kept is kept and not session_lives(kept.number):
-                await self._stop()
+                with suppress(OSError):  # whoever starts it next tries again
+                    await self._stop()
 
     def _say(self, level: str, event: str, **said: object) -> None:
         if self._keeper.log is not None:

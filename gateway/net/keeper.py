@@ -98,6 +98,8 @@ def seen() -> Seen:
                     found[int(name)] = Process(int(name), file.read())
             except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 pass
+            except PermissionError:  # another user's, and not shown (proc(5), hidepid)
+                pass
     return found
 
 
@@ -141,7 +143,10 @@ def ending(finds: Iterable[Find]) -> Iterator[float]:
     waited, pause = 0.0, FIRST_LOOK_SECONDS
     while waited < STOP_SECONDS + KILL_SECONDS:
         now = seen()
-        left = [each for find in finds for each in find(now)]
+        found = [find(now) for find in finds]
+        # What has ended is not looked for again: its number may be somebody else's soon.
+        finds = [find for find, its in zip(finds, found, strict=True) if its]
+        left = [each for its in found for each in its]
         if not left:
             return
         for each in left:

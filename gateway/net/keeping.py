@@ -113,7 +113,9 @@ class Keeper:
         left = await trio.to_thread.run_sync(lambda: find(seen()))
         if left or kept.status is None:
             return False
-        _tell(self._pipe, "ended", kept.number)  # before its number may be another's
+        told = _tell(self._pipe, "ended", kept.number)  # before its number may be another's
+        if not told and self._process is not None:
+            self._process.kill()  # it takes nothing: the next one is told of what there is
         self._kept.pop(kept.number, None)
         kept.process.wait()
         return True
@@ -123,7 +125,8 @@ class Keeper:
         self._closed = True
         if self._process is None:
             return
-        os.close(self._pipe)
+        pipe, self._pipe = self._pipe, -1
+        os.close(pipe)
         if self._kept:
             return
         with trio.CancelScope(shield=True), trio.move_on_after(STOP_SECONDS) as limit:
@@ -184,9 +187,17 @@ def _started(arguments: Sequence[str], **how: Any) -> tuple[subprocess.Popen[byt
         raise
 
 
-def _tell(pipe: int, word: str, number: int) -> None:
-    with suppress(OSError):  # the keeper has ended: the next one is told of all that there is
+def _tell(pipe: int, word: str, number: int) -> bool:
+    """Tell the keeper; False: it lives, perhaps, and takes nothing. One that has ended need not be told: the
+    next is told of all that there is.
+    """
+    try:
         os.write(pipe, f"{word} {number}\n".encode())
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 async def _end_at(pidfd: int) -> None:

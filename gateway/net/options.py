@@ -113,13 +113,15 @@ def has_gone(sock: Connection) -> bool:
 
 def has_left(sock: socket.socket | trio.socket.SocketType) -> bool:
     """Say whether the other side sends nothing more, and nothing is left to receive either."""
-    with socket.fromfd(sock.fileno(), sock.family, sock.type) as same:
-        try:
-            return not same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+    same = socket.socket(sock.family, sock.type, fileno=sock.fileno())  # no descriptor more
+    try:
+        return not same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        same.detach()
 
 
 class Awaited:

@@ -10,6 +10,7 @@ from gateway.wire.limits import KIB
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 GONE = select.EPOLLHUP | select.EPOLLERR
+LEFT = select.EPOLLRDHUP
 AGAIN = 1 << 32
 """None of epoll's, which have 32 bits: whoever is called has asked to be called once more (`Hub.again`)."""
 

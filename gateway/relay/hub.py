@@ -22,7 +22,7 @@ from contextlib import contextmanager
 import trio
 
 from gateway.net.options import RelaySocket, has_left
-from gateway.relay.crowd import AGAIN, Crowd
+from gateway.relay.crowd import AGAIN, LEFT, Crowd
 from gateway.relay.lane import BufferPool
 from gateway.relay.scan.locks import Held, Wait
 from gateway.relay.scan.traffic import Traffic
@@ -334,13 +334,16 @@ class Hub:
         """
 
         def look(_events: int) -> int:
-            if has_left(client):
-                left()
+            try:
+                if has_left(client):
+                    left()
+            except Exception as error:
+                self.failed(error)
             return Crowd.NONE
 
         descriptor = client.fileno()
+        self._epoll.register(descriptor, LEFT | select.EPOLLET)
         self._watched[descriptor] = look
-        self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLET)
         try:
             yield
         finally:

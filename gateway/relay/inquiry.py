@@ -138,6 +138,7 @@ class Inquiry:
         by this, and whose policies let it have the name that it asks for.
         """
         await self.described(ExportAsked(asked.name, frozenset(), go=False))
+        self.forget()  # what was opened for that is not what is asked next
         if not allowed_contexts(grant.chain, [introduction.QUERY], asked=False):
             return ()
         return (MetaContext(0, introduction.answer()),)

@@ -230,6 +230,7 @@ class Trail:
         "believed",
         "born",
         "changed",
+        "cut",
         "failed_at",
         "flush",
         "hoped",
@@ -292,6 +293,9 @@ class Trail:
         self.waits: Callable[[], bool] = _never
         """Says whether whoever has it waits on purpose, and not for a server that answers nothing: for a
         link, or until nothing comes late any more. Both have an end of their own."""
+        self.cut: Callable[[], bool] = _never
+        """Says whether the other side has closed its link, though nobody has read as far: a client that takes
+        no replies keeps that from being seen."""
         self.flush: Callable[[Flushed], None] = _nobody_flushes
         self.changed: Callable[[], None] = _nothing
         self.lost: Callable[[str, list[Range]], None] = _nobody_hears
@@ -317,7 +321,7 @@ class Trail:
     def is_in_question(self) -> bool:
         """A link has died, and what became of what it holds is not known yet."""
         is_dead = self.state in (Trail.DEAD, Trail.DOUBT) and _is_waited_for(self)
-        return is_dead or (self.state is Trail.UP and self.is_shaken)
+        return is_dead or (self.state is Trail.UP and (self.is_shaken or self.cut()))
 
     def __repr__(self) -> str:
         return f"Trail({self.state}, up at {self.up}, {self.unflushed.ranges})"

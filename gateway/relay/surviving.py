@@ -15,6 +15,7 @@ from functools import partial
 
 import trio
 
+from gateway.net.options import has_gone
 from gateway.relay.bundle.again import Pause
 from gateway.relay.bundle.trunk import Joined, Trunk, speaks_for_all
 from gateway.relay.hooks import Hooks
@@ -75,9 +76,10 @@ def _survives(
         trail.believed = server.mode.survival.unflushed is Doubt.ASSUME_DURABLE
         debt.losses.came_up(trail)
     trail.under_way = traffic.writing
+    assert isinstance(opened.link, Link)
+    trail.cut = partial(has_gone, opened.link.socket)
     trail.flush = partial(_flush, session, traffic)
     traffic.trail = traffic.debt.trail = trail
-    assert isinstance(opened.link, Link)
     traffic.leave_late = partial(_keep_away, running, opened.link)
     if not lives_on:
         if not opened.offer.flags & TransmissionFlag.READ_ONLY:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.relay.crowd import AGAIN, GONE
+from gateway.relay.crowd import AGAIN, GONE, LEFT
 from gateway.relay.scan.turn import TURN_SECONDS
 
 SLICE_SECONDS = 0.001
@@ -65,7 +65,7 @@ class Turns:
         self._keep_what_is_told_once()
 
     def _keep_what_is_told_once(self) -> None:
-        ready, once = self.ready, GONE | AGAIN
+        ready, once = self.ready, GONE | LEFT | AGAIN
         for descriptor in [each for each, events in ready.items() if not events & once]:
             del ready[descriptor]
 

@@ -626,14 +626,15 @@ class OptionLine:
             raise refusal_for_client(answer)
         listed = answer.contexts
         self._listed = True
-        if not queries and not _of_qemu(listed) and self._may_forget_bitmaps:
+        if queries:
+            return listed
+        self._of_qemu = _of_qemu(listed)
+        if not self._of_qemu and self._may_forget_bitmaps:
             # Nobody else minds being asked.
             self._core.ask_contexts(self.terms.name, OF_QEMU, select=False)
             more = await self._ask()
-            if isinstance(more, Answered):
-                listed += _of_qemu(more.contexts)
-        if not queries:
-            self._of_qemu = _of_qemu(listed)
+            self._of_qemu = _of_qemu(more.contexts) if isinstance(more, Answered) else None
+            listed += self._of_qemu or ()
         return listed
 
     @property

@@ -344,6 +344,24 @@ async def test_who_comes_when_a_connection_has_died_reads_nothing_that_is_in_que
         assert await flush(late) == 0
 
 
+async def test_who_comes_reads_nothing_old_while_a_slow_client_hides_a_death(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A session whose client takes no replies reads nothing of its link, so that it does not see its end."""
+    server = VolatileServer(SIZE)
+    async with before(server) as house:
+        slow = await house.client()
+        assert await write(slow) == 0
+        for number in range(40):
+            await slow.send(Cmd.READ, number % 8 * MIB, MIB)
+        await at_rest()
+        server.disk.crash()
+        server.cut_one(0)
+        late = await house.client()
+        assert (await read(late))[0] == Errno.EIO
+        assert await flush(late) == Errno.EIO
+
+
 async def test_who_comes_late_begins_in_time_whatever_is_paused_meanwhile(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -93,6 +93,7 @@ class Bundle:
         trail.flush = self._prove
         trail.changed = self._proved
         trail.waits = self._waits_on_purpose
+        trail.cut = _never  # lines are read, whatever clients take
         self._has_news = False  # what is not to do with lines has changed
         self._gate: Gate | None = None
         """Stands before what is asked after all lines were lost."""
