@@ -121,8 +121,7 @@ class Holding:
                 over.set()
                 self._service.note_change()
         for running in self.sessions(*exports):
-            if not running.comes_late:
-                relaying(running).go_on()
+            relaying(running).go_on()
 
     def busy(self, *exports: str) -> list[str]:
         """Say who is not quiet, and why."""

@@ -128,9 +128,6 @@ class Running:
     """None: the hub has not begun it yet. It is held against the rules then, if they are others than at GO."""
     nursery: trio.Nursery | None = None
     """Ends with the session."""
-    comes_late: bool = False
-    """It is held until it is known what was lost with links that died before it came
-    (`gateway.relay.settling`)."""
 
 
 @dataclass

@@ -36,6 +36,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import Enum
 from functools import partial
 
 import trio
@@ -69,6 +70,14 @@ LOST_SECONDS = 30
 reasonably take for one command, and no longer than a link may be kept from other uses."""
 
 
+class Hold(Enum):
+    """Why a session begins no request."""
+
+    PAUSED = "its export is paused"
+    COMES_LATE = "it is not known yet what was lost before it came (`gateway.relay.settling`)"
+    GOES_BACK = "it goes back to a link of its own (`gateway.relay.surviving`)"
+
+
 class Session:
     """Relays between `client` and `link` (non-blocking sockets) as the plan of `traffic` says. Without a link
     its jobs ask somebody else (a bundle), whose `push` has sent what they ask.
@@ -86,7 +95,7 @@ class Session:
         "_flowing",
         "_gate",
         "_goes",
-        "_holding",
+        "_holds",
         "_interest",
         "_link_closed",
         "_link_mute",
@@ -148,7 +157,7 @@ class Session:
         self._more_replies = False
         self._goes = False  # the client has gone, which is looked at when its requests are
         self._stopping = False  # no request is begun any more
-        self._holding = False  # no request is begun until it goes on
+        self._holds: set[Hold] = set()  # no request is begun as long as there is one
         self._over = False  # it has `ended`
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
@@ -206,31 +215,38 @@ class Session:
 
     # --- Holding
 
-    def hold(self) -> None:
-        """Begin no request any more, until `go_on`. Never raises."""
-        self._step(self._hold, 0)
+    def hold(self, why: Hold = Hold.PAUSED) -> None:
+        """Begin no request any more, until `go_on` is said for all that hold it. Never raises."""
+        self._step(lambda _events: self._hold(why), 0)
 
-    def _hold(self, _events: int) -> None:
-        self._holding = self._requests.stopped = True
+    def _hold(self, why: Hold) -> None:
+        self._holds.add(why)
+        self._requests.stopped = True
 
-    def go_on(self) -> None:
-        """Take requests up again, where the client's bytes lie. Never raises."""
-        self._step(self._hold_it_no_more, 0)
+    def go_on(self, why: Hold = Hold.PAUSED) -> None:
+        """Take requests up again, where the client's bytes lie, unless it is held for more. Never raises."""
+        self._step(lambda _events: self._hold_it_no_more(why), 0)
 
-    def _hold_it_no_more(self, _events: int) -> None:
-        self._holding = self.settled = False
+    def _hold_it_no_more(self, why: Hold) -> None:
+        self._holds.discard(why)
+        if why is Hold.PAUSED:
+            self.settled = False
         self.traffic.has_waited()
         self._requests.stopped = self._begins_nothing
         # If the client has gone meanwhile, that was passed over, and is not told a second time unless asked.
         self._watch(self.client, self._interest[self.client])
-        lost, self.link_lost = self.link_lost, ""
-        if lost:
+        if not self.settled and self.link_lost:
+            lost, self.link_lost = self.link_lost, ""
             self._lose_link(lost)
 
     @property
     def held(self) -> bool:
         """It begins no request, and has not ended."""
-        return self._holding and not self.ended.is_set()
+        return bool(self._holds) and not self.ended.is_set()
+
+    def is_held(self, why: Hold) -> bool:
+        """Say whether it is held for this."""
+        return why in self._holds
 
     @property
     def quiet(self) -> bool:
@@ -281,7 +297,7 @@ class Session:
         made for it, on the same terms with the client. The socket of the old link is the caller's, and has been
         taken out of the hub, as the new one is to be put in (`Hub.relink` does both).
         """
-        assert self._holding
+        assert self._holds
         assert self.quiet
         old = self.traffic
         old.jobs.woken = _not_any_more
@@ -312,7 +328,7 @@ class Session:
     @property
     def _begins_nothing(self) -> bool:
         """No request is begun; only what has begun is taken to its end."""
-        return self._stopping or self._holding or self.traffic.going.begun
+        return self._stopping or bool(self._holds) or self.traffic.going.begun
 
     # --- Living on without the link
 
@@ -432,7 +448,7 @@ class Session:
             self._goes = True
             events &= ~GONE
         if events & GONE:
-            if self._holding and self._requests.between_messages and not self._replies_lane.out:
+            if self._holds and self._requests.between_messages and not self._replies_lane.out:
                 return  # what it said before it went is read when the session goes on, as its end is
             events |= self._interest[self.client]  # reading or writing tells what is wrong
             if not self._interest[self.client]:
@@ -725,7 +741,7 @@ class Session:
             self._send_what_jobs_say()
         if (
             self._flowing
-            and not self._holding
+            and not self._holds
             and self._requests_lane.unscanned < REQUEST.size
             and not self._requests_lane.out
             and not self._replies_lane.out
@@ -737,7 +753,7 @@ class Session:
         if self._may_leave_link:
             self._leave_link()
         self._resume_requests()
-        if self._holding:
+        if self._holds:
             self._requests_lane.put_aside(LONG_ASIDE_BYTES)
         elif self.traffic.held:
             self._requests_lane.put_aside()

@@ -11,8 +11,8 @@ from __future__ import annotations
 import trio
 
 from gateway.relay.losses import Gate, Losses, Trail
-from gateway.relay.service import Running, Service
-from gateway.relay.session import Session
+from gateway.relay.service import Running
+from gateway.relay.session import Hold, Session
 
 
 async def settled(losses: Losses, but: Trail | None = None) -> None:
@@ -28,24 +28,23 @@ async def settled(losses: Losses, but: Trail | None = None) -> None:
         gate.forget()
 
 
-def begins_when_settled(service: Service, running: Running) -> None:
+def begin_when_settled(running: Running) -> None:
     """Hold a session, which has its links, as long as anything is in question of what others have written."""
     traffic, session = running.traffic, running.relaying
     assert session is not None
     assert running.nursery is not None
-    if traffic.debt.losses.is_in_question(traffic.debt.trail) and not running.comes_late:
-        running.comes_late = True
-        session.hold()
+    if session.is_held(Hold.COMES_LATE):
+        return
+    if traffic.debt.losses.is_in_question(traffic.debt.trail):
+        session.hold(Hold.COMES_LATE)
         running.log.info("waits until it is known what was lost with a connection of others")
-        running.nursery.start_soon(_begin_when_settled, service, running, session)
+        running.nursery.start_soon(_go_on_when_settled, running, session)
 
 
-async def _begin_when_settled(service: Service, running: Running, session: Session) -> None:
+async def _go_on_when_settled(running: Running, session: Session) -> None:
     while True:
         traffic = running.traffic
         await settled(traffic.debt.losses, traffic.debt.trail)
         if running.traffic is traffic:  # else it was switched to another disk meanwhile
             break
-    running.comes_late = False
-    if running.name not in service.paused:
-        session.go_on()
+    session.go_on(Hold.COMES_LATE)

@@ -27,8 +27,8 @@ from gateway.relay.scan.going import GOES_SECONDS
 from gateway.relay.scan.memory import Memory
 from gateway.relay.scan.traffic import Traffic
 from gateway.relay.service import Running, Service
-from gateway.relay.session import Session
-from gateway.relay.settling import begins_when_settled
+from gateway.relay.session import Hold, Session
+from gateway.relay.settling import begin_when_settled
 from gateway.upstream.mode import Doubt, Unanswered
 from gateway.upstream.negotiation import Link
 from gateway.wire.constants import Cmd, TransmissionFlag
@@ -51,7 +51,7 @@ def put_on_its_links(service: Service, running: Running) -> None:
         _tie(running, link)
     else:
         _survives(service, running)
-    begins_when_settled(service, running)
+    begin_when_settled(running)
 
 
 def _survives(
@@ -190,9 +190,9 @@ async def _go_back(service: Service, running: Running, joined: Joined) -> None:
             # It may have lost its link once more while it was held.
             if trunk.bundle.in_order and trunk.bundle.idle and not trunk.ended:
                 _relink(service, running, joined)
-                session.go_on()
+                session.go_on(Hold.GOES_BACK)
                 return
-            session.go_on()
+            session.go_on(Hold.GOES_BACK)
         await trio.sleep(QUIET_SECONDS)
 
 
@@ -200,15 +200,13 @@ async def _is_quiet(service: Service, running: Running, session: Session) -> boo
     """Hold a session until it is quiet, or let it go on and say no. A pause that comes meanwhile has it
     then.
     """
-    session.hold()
+    session.hold(Hold.GOES_BACK)
     with trio.move_on_after(QUIET_SECONDS):
         while not session.quiet and running.name not in service.paused:
             await trio.sleep(LOOK_SECONDS)
-    if running.name in service.paused:
-        return False
-    if session.quiet and session.held:
+    if session.quiet and session.held and running.name not in service.paused:
         return True
-    session.go_on()
+    session.go_on(Hold.GOES_BACK)
     return False
 
 
