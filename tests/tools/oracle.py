@@ -275,14 +275,16 @@ class Oracle:
         for end in self._ends:
             end.known = min(end.known, now)
 
-    def settled(self) -> None:
-        """Say that the gateway is at rest: see above. Sessions that have closed are over."""
+    def settled(self, *, proves: bool = False) -> None:
+        """Say that the gateway is at rest: see above. Sessions that have closed are over. `proves`: it may wait for
+        a FLUSH to find out what is lost.
+        """
         self.noticed()
         now = self._tick()
         for op in self._under_way:
             op.read = min(op.read, now)
         for trouble in self.troubles:
-            if trouble.ended < now and not (self.doubts and self._under_way):
+            if trouble.ended < now and not proves and not (self.doubts and self._under_way):
                 trouble.known = min(trouble.known, now)
         for session in self.sessions:
             if session.closed < now:
