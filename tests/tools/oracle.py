@@ -276,8 +276,8 @@ class Oracle:
             end.known = min(end.known, now)
 
     def settled(self, *, proves: bool = False) -> None:
-        """Say that the gateway is at rest: see above. Sessions that have closed are over. `proves`: it may wait for
-        a FLUSH to find out what is lost.
+        """Say that the gateway is at rest: see above. Sessions that have closed are over. `proves`: it may wait
+        for a FLUSH to find out what is lost.
         """
         self.noticed()
         now = self._tick()

@@ -346,7 +346,8 @@ class Bundle:
 
     def _lose_own(self, ask: Ask, line: Line) -> None:
         """Something that was asked by the bundle itself was under way on a line that has died."""
-        if self.state is not State.MENDING:
+        is_wanted = ask.command is Cmd.FLUSH and self.work.flushes.under_way is not None
+        if is_wanted or self.state is not State.MENDING:
             if ask.command is Cmd.FLUSH:
                 self.work.flush_lost(line, self._deaths)
         elif not line.goes:
@@ -462,6 +463,8 @@ class Bundle:
             if self.work.flushes and self.work.unflushed:  # or two would wait for each other
                 self._mending = Mending(flushed(self.work), self.work)
                 self._mending.go_on()
+            else:  # others wait for one that is to prove what they have written
+                self.work.send_flush()
         elif done:
             self._mending = None
             if self._total_loss and self._was_up:

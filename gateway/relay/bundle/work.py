@@ -119,7 +119,7 @@ class Work:
                     self.send(piece)
             for task in self.ports.take(self._has_room, self._must_flush_first):
                 self._begin(task)
-        self._send_flush()
+        self.send_flush()
 
     def _has_room(self) -> bool:
         lines, pieces = len(self.lines.in_use), self.pieces
@@ -323,7 +323,8 @@ class Work:
         if not task.missing:
             self.ports.answer(task, task.outcome)
 
-    def _send_flush(self) -> None:
+    def send_flush(self) -> None:
+        """Send the FLUSH that is wanted, if it may go."""
         if not self.flushes or self.flushes.under_way is not None:
             return
         if self.pieces.suspect_under_way or (self.flushes.suspect and self.pieces.under_way):

@@ -870,10 +870,19 @@ def test_a_flush_that_others_ask_for_while_a_bundle_mends_is_not_sent_for_ever()
         it.lose()
     it.link()
     it.answer()
-    it.bundle.work.trail.flush(lambda _error, _text: None)
-    it.bundle.push()
-    assert it.asked() == []
     assert debt.is_lost(0, 1)
+    heard: list[int] = []
+    it.bundle.work.trail.flush(lambda error, _text: heard.append(error))
+    it.bundle.push()
+    for _ in range(
+        MOST_LOSSES
+    ):  # what nobody has to find again is asked as any FLUSH of a client is
+        assert it.asked() == [Cmd.FLUSH]
+        it.lose()
+        it.link()
+        it.bundle.push()
+    assert it.asked() == []
+    assert heard == [Errno.EIO]
 
 
 def test_a_flush_over_a_line_that_has_died_with_the_others_is_not_blamed() -> None:
