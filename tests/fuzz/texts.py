@@ -110,7 +110,9 @@ def _revoked() -> x509.CertificateRevocationList:
     return builder.sign(_KEY, None)
 
 
-_LISTS = (revoked_list(_revoked(), []),)
+_CRL = _revoked()
+REVOKED = _CRL.public_bytes(Encoding.DER)
+_LISTS = (revoked_list(_CRL, []),)
 _WHO = [
     Who.model_validate({"certificate": {key: "nobody"}})
     for key in ("cn", "issuer-cn", "san-dns", "san-uri")
@@ -271,7 +273,7 @@ _NAMES = x509.SubjectAlternativeName(
         x509.OtherName(NameOID.COMMON_NAME, b"\x0c\x01x"),
     ]
 )
-_CERTIFICATES = (
+CERTIFICATES = (
     _certificate(_JOE, _NAMES),
     _certificate([], _NAMES),
     _certificate([*_JOE, x509.NameAttribute(NameOID.COMMON_NAME, "x,O=admins")]),
@@ -299,6 +301,6 @@ TARGETS = {
     "configuration": _whole(configuration, _HEADERS, _LINES),
     "upstream-uri": _whole(upstream_uri, _URIS, _PARTS),
     "psk-file": _whole(psk_file, (b"", *_KEYS), _KEYS),
-    "certificate": _whole(certificate, _CERTIFICATES, ()),
+    "certificate": _whole(certificate, CERTIFICATES, ()),
     "certificate-names": _whole(names, (b"",), _ATTRIBUTES + _GENERAL_NAMES),
 }
