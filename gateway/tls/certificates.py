@@ -188,7 +188,9 @@ def _certificates(path: Path, expected: str) -> list[x509.Certificate]:
     found = _parsed(path, expected, lambda: x509.load_pem_x509_certificates(content))
     # A field that cannot be read is found when it is asked for.
     _parsed(
-        path, expected, lambda: [(one.subject.rfc4514_string(), one.extensions) for one in found]
+        path,
+        expected,
+        lambda: [(_term(path, one), one.issuer.public_bytes(), one.extensions) for one in found],
     )
     return found
 
@@ -201,7 +203,9 @@ def _crls(path: Path) -> list[x509.CertificateRevocationList]:
     ]
     if not blocks:
         raise CredentialsError(path, f"has none in it; expected {_CRL_PEM}")
-    return _parsed(path, _CRL_PEM, lambda: [x509.load_pem_x509_crl(block) for block in blocks])
+    found = _parsed(path, _CRL_PEM, lambda: [x509.load_pem_x509_crl(block) for block in blocks])
+    _parsed(path, _CRL_PEM, lambda: [_crl_term(path, one) for one in found])
+    return found
 
 
 def _list(

@@ -26,6 +26,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.tls.errors import NotAdmitted
 from gateway.tls.reading import UNREADABLE
+from gateway.wire.handshake import printable
+
+MAX_TOLD_CHARACTERS = 200
+"""Of a subject, which is the peer's own words and may be as long as a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +73,23 @@ def check_not_revoked(chain: Sequence[bytes], lists: Sequence[RevokedList], now:
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
         keys = [_public_key(one) for one in certificates[1:]]
         names = [comparable(one.issuer) for one in certificates]
+        subjects = [_clipped(one.subject) for one in certificates]
     except UNREADABLE as error:
         raise NotAdmitted(f"the certificate cannot be looked up in a list: {error}") from None
-    for certificate, name, key in zip(certificates, names, [*keys, None], strict=True):
+    looked_up = zip(certificates, names, subjects, [*keys, None], strict=True)
+    for certificate, name, subject, key in looked_up:
         for one in lists:
             if one.issuer != name or (key and one.signer and one.signer != key):
                 continue
             if one.end is not None and one.end <= now:
                 raise NotAdmitted(f"the list of what {one.name} has revoked has expired")
             if certificate.serial_number in one.serials:
-                raise NotAdmitted(f"{one.name} has revoked {certificate.subject.rfc4514_string()}")
+                raise NotAdmitted(f"{one.name} has revoked {subject}")
+
+
+def _clipped(name: x509.Name) -> str:
+    """Give a peer's subject for one line of the log."""
+    return printable(name.rfc4514_string())[:MAX_TOLD_CHARACTERS]
 
 
 def comparable(name: x509.Name) -> tuple[frozenset[tuple[str, str | bytes]], ...]:

@@ -23,7 +23,7 @@ from gateway.config.template import TEMPLATE
 from gateway.tls.errors import CredentialsError, NotAdmitted
 from gateway.tls.identity import identity_of
 from gateway.tls.psk import MAX_KEY_BYTES, MAX_USER_BYTES, MIN_KEY_BYTES, parse_keys
-from gateway.tls.revoked import check_not_revoked, revoked_list
+from gateway.tls.revoked import RevokedList, check_not_revoked, comparable, revoked_list
 from gateway.uri import UriError, parse_upstream
 from tests.fuzz.target import MAX_TEXT_CHARACTERS, Pieces, Target, kind_of
 
@@ -110,7 +110,9 @@ def _revoked() -> x509.CertificateRevocationList:
     return builder.sign(_KEY, None)
 
 
-_LISTS = (revoked_list(_revoked(), []),)
+_CRL = _revoked()
+REVOKED = _CRL.public_bytes(Encoding.DER)
+_LISTS = (revoked_list(_CRL, []),)
 _WHO = [
     Who.model_validate({"certificate": {key: "nobody"}})
     for key in ("cn", "issuer-cn", "san-dns", "san-uri")
@@ -138,6 +140,19 @@ def names(pieces: Pieces) -> object:
     return _who_it_is(_named(b"".join(subject), b"".join(alternative)))
 
 
+def _would_be_refused(der: bytes) -> None:
+    """What can be admitted is not, once it is revoked, and that can be told."""
+    one = x509.load_der_x509_certificate(der)
+    serials = frozenset({one.serial_number})
+    revoked = RevokedList(comparable(one.issuer), "The CA", serials, None, None)
+    try:
+        check_not_revoked([der], [revoked], _NOW)
+    except NotAdmitted as error:
+        kind_of(error)
+        return
+    raise AssertionError("a revoked certificate would be let in")
+
+
 _MAX_WHY_CHARACTERS = 3000
 """Eight names of 80 characters, of which each may be escaped."""
 
@@ -149,6 +164,7 @@ def _who_it_is(der: bytes) -> object:
         identity = identity_of(der, None)
     except NotAdmitted as error:
         return kind_of(error)
+    _would_be_refused(der)
     said = identity.describe()
     assert said.isprintable()
     assert len(said) <= MAX_TEXT_CHARACTERS
@@ -257,7 +273,7 @@ _NAMES = x509.SubjectAlternativeName(
         x509.OtherName(NameOID.COMMON_NAME, b"\x0c\x01x"),
     ]
 )
-_CERTIFICATES = (
+CERTIFICATES = (
     _certificate(_JOE, _NAMES),
     _certificate([], _NAMES),
     _certificate([*_JOE, x509.NameAttribute(NameOID.COMMON_NAME, "x,O=admins")]),
@@ -285,6 +301,6 @@ TARGETS = {
     "configuration": _whole(configuration, _HEADERS, _LINES),
     "upstream-uri": _whole(upstream_uri, _URIS, _PARTS),
     "psk-file": _whole(psk_file, (b"", *_KEYS), _KEYS),
-    "certificate": _whole(certificate, _CERTIFICATES, ()),
+    "certificate": _whole(certificate, CERTIFICATES, ()),
     "certificate-names": _whole(names, (b"",), _ATTRIBUTES + _GENERAL_NAMES),
 }

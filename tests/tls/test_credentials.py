@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from gateway.tls.certificates import Term, first_to_end, warnings
+from gateway.tls.certificates import Term, first_to_end, load_certificates, warnings
 from gateway.tls.credentials import (
     client_credentials,
     client_paths,
@@ -24,6 +26,8 @@ from gateway.tls.credentials import (
     server_paths,
 )
 from gateway.tls.errors import CredentialsError
+from tests.fuzz.__main__ import mutated
+from tests.fuzz.texts import CERTIFICATES, REVOKED
 from tests.tls.handshakes import DAY, NOW, crl_of, directory, shake_hands, write
 
 GARBAGE = b"-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n"
@@ -173,3 +177,23 @@ def test_whose_terms(server_dir: Path, ca: trustme.CA, server_leaf: trustme.Leaf
     [warning] = server.warnings(dt.datetime.now(dt.UTC))
     assert "the list of what " in warning
     assert "has revoked expires in 2 days" in warning
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of `cryptography`, at some of them
+def test_garbage_in_files_is_refused_politely(tmp_path: Path) -> None:
+    """Some fields are read only when they are asked for, and then it is late for a good error."""
+    for seed in range(1000):
+        random = Random(seed)
+        files = {"ca-cert.pem": random.choice(CERTIFICATES), "ca-crl.pem": REVOKED}
+        changed = random.choice(list(files))
+        files[changed] = mutated(random, files[changed])
+        for (name, der), kind in zip(files.items(), ("CERTIFICATE", "X509 CRL"), strict=True):
+            body = base64.encodebytes(der).decode()
+            text = f"-----BEGIN {kind}-----\n{body}-----END {kind}-----\n"
+            (tmp_path / name).write_text(text)
+        try:
+            loaded = load_certificates(tmp_path, "client", need_ca=True)
+            said = warnings(loaded.terms, NOW)
+        except CredentialsError as error:
+            said = [str(error)]
+        assert all(line.isprintable() for line in said), seed

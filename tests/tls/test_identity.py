@@ -20,6 +20,7 @@ from gateway.identity import Identity, UnixPeer
 from gateway.tls.credentials import client_credentials, server_credentials
 from gateway.tls.errors import NotAdmitted
 from gateway.tls.identity import identity_of
+from gateway.tls.revoked import RevokedList, check_not_revoked, comparable
 from tests.tls.handshakes import DAY, NOW, shake_hands
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -129,6 +130,16 @@ def test_control_characters_are_escaped(name: str, shown: str) -> None:
     assert identity.common_names == (name,)
     assert identity.describe().startswith(f"cn:{shown} sha256:")
     assert Identity(psk_user=name).describe() == f"psk:{shown}"
+
+
+def test_a_revoked_name_is_told_in_one_line() -> None:
+    der = _certificate([(NameOID.COMMON_NAME, "\x1b[2J" + "x" * 50)] * 8, [])
+    issuer = comparable(x509.load_der_x509_certificate(der).issuer)
+    revoked = RevokedList(issuer, "The CA", frozenset({1}), None, None)
+    with pytest.raises(NotAdmitted) as refused:
+        check_not_revoked([der], [revoked], NOW)
+    assert str(refused.value).startswith(r"The CA has revoked CN=\x1b[2Jxxx")
+    assert len(str(refused.value)) < 300
 
 
 def test_a_line_of_the_log_is_bounded() -> None:
