@@ -2,8 +2,11 @@
 that other packages define.
 """
 
+import os.path
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from gateway.config.lines import KeyPath
@@ -66,6 +69,18 @@ def address(uri: NbdUri) -> tuple[object, ...]:
     # [::] is listened on for IPv4 as well.
     host = {"localhost": "127.0.0.1", "0.0.0.0": "::"}.get(uri.host or "", uri.host)
     return (uri.transport, host, uri.port, uri.socket_path, uri.cid)
+
+
+def whereabouts(uri: NbdUri) -> tuple[object, ...]:
+    """Give the same however the place is written: this machine's own addresses, those of IPv4 in IPv6, paths.
+    Names of hosts are not looked up.
+    """
+    transport, host, port, path, cid = address(uri)
+    with suppress(ValueError):  # a name
+        found = ip_address(str(host))
+        found = getattr(found, "ipv4_mapped", None) or found
+        host = "127.0.0.1" if found.is_loopback else str(found)
+    return (transport, host, port, path and os.path.normpath(str(path)), cid)
 
 
 def target_of(table: Data) -> Target | None:

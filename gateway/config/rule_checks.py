@@ -16,11 +16,11 @@ from gateway.config.data import (
     Finding,
     Vocabulary,
     Where,
-    address,
     array_of,
     nbd_uri,
     nbd_uris,
     tables_of,
+    whereabouts,
 )
 from gateway.config.lines import KeyPath
 from gateway.config.models import exact_name
@@ -213,7 +213,7 @@ def _disks_of_two_names(data: Data, where: Where) -> Iterator[Finding]:
         leads_to = _table(upstreams, first.get("upstream"))
         if exact_name(first["name"]) is None and (
             first.get("upstream") == export.get("upstream")
-            or {*map(address, nbd_uris(leads_to))} & {*map(address, nbd_uris(upstream))}
+            or {*map(whereabouts, nbd_uris(leads_to))} & {*map(whereabouts, nbd_uris(upstream))}
         ):
             yield (
                 (*path, "name"),

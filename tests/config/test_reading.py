@@ -1777,3 +1777,23 @@ def test_schema() -> None:
         "string",
         "array",
     ]
+
+
+SAME_PLACE = [
+    ("nbd://localhost:10809", "nbd://[::1]:10809"),
+    ("nbd://10.0.0.5:10809", "nbd://[::ffff:10.0.0.5]:10809"),
+    ("nbd+unix:///?socket=/run/x", "nbd+unix:///?socket=/run/../run/x"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME_PLACE)
+def test_one_server_is_one_however_its_address_is_written(one: str, other: str) -> None:
+    """Or a pattern would let clients ask for a disk that a rule denies under its other name."""
+    text = (
+        f'[[listen]]\nuri = "nbd://127.0.0.1:1"\n[upstream.a]\nuri = "{one}"\ncanonical-names = true\n'
+        f'[upstream.b]\nuri = "{other}"\n'
+        '[[export]]\nname = "secret"\nupstream = "b"\nupstream-name = "disk0"\n'
+        '[[export]]\nname = "?*"\nupstream = "a"\n[[rule]]\nexports = "?*"\n'
+    )
+    with pytest.raises(ConfigError, match='clients may ask for this disk as "disk0", too'):
+        parse(text, "f")
