@@ -326,7 +326,7 @@ class _Run:
         environment = os.environ | {
             "uri": str(uri),
             "port": str(uri.port or ""),
-            "unixsocket": uri.socket_path or "",
+            "unixsocket": "" if _is_abstract(uri) else uri.socket_path or "",
         }
         keeper = self._keeper
         kept = keeper.start("tree", ["/bin/sh", "-c", command], environment=environment)
@@ -339,10 +339,14 @@ class _Run:
         self._drain.set()
 
 
+def _is_abstract(uri: NbdUri) -> bool:
+    return uri.socket_path is not None and is_abstract(uri.socket_path)
+
+
 def _for_clients(listener: Listener) -> NbdUri:
     """Give the URI by which a client here gets in, wherever it goes."""
     listen, uri = listener.settings, listener.uri
-    if uri.socket_path is not None and not is_abstract(uri.socket_path):
+    if uri.socket_path is not None and not _is_abstract(uri):
         path = str(Path(uri.socket_path).absolute())
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
             uri = replace(uri, socket_path=path)

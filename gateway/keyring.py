@@ -172,14 +172,14 @@ class Keyring:
                 yield str(said[0]), other
 
     def warnings(self, now: datetime) -> Iterator[tuple[str, str]]:
-        """Say whose certificates are not valid at `now`, or end soon."""
+        """Say whose certificates are not valid at `now`, or end soon, and whose keys others can read."""
         for whose, ring in self._rings():
-            for text in ring.current.warnings(now):
+            for _about, text in _warnings(ring, now):
                 yield whose, text
 
     def _warn(self, log: FilteringBoundLogger) -> None:
-        for whose, text in self.warnings(datetime.now(UTC)):
-            log.warning("certificate", of=whose, what=text)
+        for whose, ring in self._rings():
+            _warn(log, whose, ring)
 
 
 def _said(listen: Listen) -> tuple[object, ...]:
@@ -225,10 +225,16 @@ def _first(whose: str, load: Callable[[], _Ring]) -> _Ring:
 
 
 def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
-    for text in ring.current.warnings(datetime.now(UTC)):
-        log.warning("certificate", of=whose, what=text)
+    for about, text in _warnings(ring, datetime.now(UTC)):
+        log.warning(about, of=whose, what=text)
+
+
+def _warnings(ring: Ring, now: datetime) -> Iterator[tuple[str, str]]:
+    """Give what each is about, and its text."""
+    for text in ring.current.warnings(now):
+        yield "certificate", text
     if ring.current.exposed is not None:
-        log.warning("key", of=whose, what=ring.current.exposed)
+        yield "key", ring.current.exposed
 
 
 def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import structlog
+import trio
+import trio.testing
 import trustme
 
 from gateway.config import Upstream, parse
@@ -78,6 +80,15 @@ def test_a_key_that_anybody_can_read_is_warned_of(
         said = [line["what"] for line in lines if line["event"] == "key"]
         assert len(said) == warned
         assert all(f"{key}: anybody" in text and f"(mode {mode:04o})" in text for text in said)
+
+
+async def test_it_is_warned_of_from_the_start(
+    pki: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    (pki / "server-key.pem").chmod(0o644)
+    with structlog.testing.capture_logs() as lines, trio.move_on_after(0.1):
+        await keyring(pki).watch(structlog.get_logger())
+    assert "key" in [line["event"] for line in lines]
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:

@@ -53,10 +53,12 @@ class Teller:
             if not held:
                 self._log.info("would not be held", policy=policy, rate=rate)
 
-    def _hear(self) -> None:
+    def _hear(self, is_first: bool = False) -> None:
         if not self._waits:
             self._waits = True
             self._later(0, self._tell_and_wait)
+        elif is_first:  # of its kind: it does not wait for what others have told
+            self._later(0, self.tell)
 
     def _tell_and_wait(self) -> None:
         self.tell()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.processes import listening
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
@@ -76,6 +77,13 @@ def test_run_ends_with_its_command_and_its_status(tmp_path: Path) -> None:
     done = run("serve", "memory:64M", "--run", 'nbdinfo --size "$uri"; exit 7', cwd=tmp_path)
     assert done.returncode == 7, done.stderr
     assert done.stdout == f"{64 << 20}\n"
+
+
+def test_run_with_a_socket_that_has_no_file(tmp_path: Path) -> None:
+    listen = f"nbd+unix:///?socket=%00nbd-gateway-run-{os.getpid()}"
+    command = 'echo "$uri $unixsocket."'
+    done = run("serve", "memory:1M", "--listen", listen, "--run", command, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{listen} .\n"), done.stderr
 
 
 def test_a_file_is_served_and_written(tmp_path: Path) -> None:
@@ -376,7 +384,7 @@ def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
     listen = "nbd+unix:///?socket=g.sock"
     arguments = ("serve", "memory:1M", "--listen", listen, "--exit-after-last-client")
     with running(*arguments, cwd=tmp_path) as gateway:
-        wait_until((tmp_path / "g.sock").exists, "the socket")
+        wait_until(lambda: listening(f"nbd+unix:///?socket={tmp_path}/g.sock"), "the socket")
         assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         assert gateway.wait(HANG_SECONDS) == 0
 

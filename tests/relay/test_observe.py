@@ -80,6 +80,24 @@ async def test_it_is_told_when_it_happens_and_then_seldom(
     assert told() == [1, 100, 1, 1]  # the rest, at the end
 
 
+async def test_the_first_of_each_kind_is_told_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server({"": MemoryDisk(MIB)}, PERSONALITIES["plain"])
+    readonly = 'policies = [ { use = "readonly", mode = "observe" } ]\n'
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(server, export=readonly, seconds=1000) as gateway:
+            gateway.service.log = structlog.get_logger()
+            client = gateway.client()
+            await client.go("", structured=False)
+            async with client.stream:
+                for command in (Cmd.WRITE, Cmd.TRIM):
+                    await client.error(command, 0, 4, data=b"here" if command is Cmd.WRITE else b"")
+                    await trio.testing.wait_all_tasks_blocked()
+                    assert lines[-1]["event"] == "would be refused"
+                    assert lines[-1]["command"] == command.name
+
+
 RATES = """
 policies = [
     { use = "rate", bytes-per-second = 1, mode = "observe" },

@@ -45,14 +45,15 @@ class Untold:
 class Observed:
     """What would have been done to one session, however many links it has had."""
 
-    __slots__ = ("_untold", "ever_held", "news")
+    __slots__ = ("_ever", "_untold", "ever_held", "news")
 
     def __init__(self) -> None:
         self._untold = Untold({}, {})
+        self._ever: set[tuple[str, str]] = set()  # what has been noted, now or before
         self.ever_held: dict[tuple[str, str], bool] = {}
         """(policy, its rate in words), of each that is watched."""
-        self.news: Callable[[], None] = _nobody_listens
-        """Called whenever something has been noted."""
+        self.news: Callable[[bool], None] = _nobody_listens
+        """Called whenever something has been noted: whether it is the first of its kind."""
 
     @property
     def untold(self) -> bool:
@@ -66,7 +67,7 @@ class Observed:
         if noted is None:
             noted = refused[command, error] = WouldRefuse(why)
         noted.count += 1
-        self.news()
+        self.news(self._is_first((command, error)))
 
     def watch(self, policy: str, rate: str) -> None:
         """A rate is watched from now on: that it held nothing back is an answer, too."""
@@ -81,7 +82,13 @@ class Observed:
             self.ever_held[policy, rate] = True
         noted.count += 1
         noted.seconds += seconds
-        self.news()
+        self.news(self._is_first((policy, rate)))
+
+    def _is_first(self, kind: tuple[str, str]) -> bool:
+        if kind in self._ever:
+            return False
+        self._ever.add(kind)
+        return True
 
     def take(self) -> Untold:
         """Give what was noted since the last time."""
@@ -89,5 +96,5 @@ class Observed:
         return untold
 
 
-def _nobody_listens() -> None:
+def _nobody_listens(_is_first: bool) -> None:
     pass
