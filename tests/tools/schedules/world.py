@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -131,6 +132,7 @@ class Disk(VolatileDisk):
             }
             self._world.oracle.carried(stamps, number)
             if not fua:
+                self._world.written[number] += 1
                 self._world.unflushed.add(number)
             return b""
 
@@ -149,7 +151,7 @@ class Disk(VolatileDisk):
         world.flushing[id(fails_too)] = covers, fails_too
         fails_too += [error for theirs, error in world.failing if theirs == covers]
         # What was not answered when the gateway sent it, it does not take for covered.
-        covers_all = not world.oracle.is_written_to
+        covers_all, written = not world.oracle.is_written_to, world.written[number]
 
         def run() -> bytes:
             world.flushing.pop(id(fails_too), None)
@@ -170,7 +172,7 @@ class Disk(VolatileDisk):
                 world.oracle.flush_failed(error, None if covers == ANY else {number})
             elif not fails_too:  # else it would fail, and nobody hear of it
                 self.store.flush(covers)
-                if covers_all:
+                if covers_all and written == world.written[number]:
                     world.unflushed.discard(number)
             return b""
 
@@ -201,6 +203,8 @@ class World(VolatileServer):
 
     def __init__(self, settings: Settings, oracle: Oracle, nursery: trio.Nursery) -> None:
         super().__init__(SIZE, settings.personality())
+        self.written: Counter[int] = Counter()
+        """How often something was written over each connection that is not durable by that."""
         self.unflushed: set[int] = set()
         """Connections over which something was written after the last FLUSH that went over them."""
         self.disk = disk = Disk(self)
