@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.processes import listening
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
@@ -384,7 +383,7 @@ def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
     listen = "nbd+unix:///?socket=g.sock"
     arguments = ("serve", "memory:1M", "--listen", listen, "--exit-after-last-client")
     with running(*arguments, cwd=tmp_path) as gateway:
-        wait_until(lambda: listening(f"nbd+unix:///?socket={tmp_path}/g.sock"), "the socket")
+        log_until(gateway, "listening")
         assert nbdinfo(f"nbd+unix:///?socket={tmp_path}/g.sock") == str(1 << 20)
         assert gateway.wait(HANG_SECONDS) == 0
 
