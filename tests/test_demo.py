@@ -18,6 +18,8 @@ from gateway.wire.constants import TransmissionFlag as Flag
 
 from .embedded.peers import listening
 
+pytestmark = pytest.mark.real
+
 MEETS = {
     "nbdcopy (-e 1, the default)": ("hangs for ever", "copied over one connection"),
     "write, read (--offset)": ("zeros for data, success", "what was written"),

@@ -17,6 +17,8 @@ from gateway.cli.vocabulary import vocabulary
 from gateway.config import Config, load
 from gateway.uri import NbdUri
 
+pytestmark = pytest.mark.real
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.toml"))
 SECONDS = 60
 ALWAYS_THERE = ("0.0.0.0", "[::]", "::", "127.0.0.1")

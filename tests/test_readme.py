@@ -16,6 +16,8 @@ from gateway.cli.serve import build_config
 from gateway.config import parse
 from tests.tools.patience import HANG_SECONDS
 
+pytestmark = pytest.mark.real
+
 TOP = Path(__file__).parent.parent
 README = (TOP / "README.md").read_text()
 

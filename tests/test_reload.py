@@ -44,6 +44,8 @@ from gateway.upstreams import load_keyring, servers_of
 from gateway.wire.constants import Cmd, Rep
 from tests.embedded.peers import Client
 
+pytestmark = pytest.mark.real
+
 MIB = 1 << 20
 BLOCK = b"\7" * 512
 

@@ -23,6 +23,8 @@ from gateway.wire.constants import Cmd, Errno
 from gateway.wire.transmission import encode_request
 from tests.test_reload import BLOCK, EXPORT, LISTEN, MEMORY, House, house, until
 
+pytestmark = pytest.mark.real
+
 ODD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no export": ("pause", {}, '"export"'),
     "an export that is none": ("pause", {"export": 1}, '"export"'),

@@ -35,6 +35,8 @@ from gateway.wire.handshake import BlockSizes, MetaContext
 from policies.readonly import Readonly
 from tests.policies.harness import ALLOCATION, EVERYTHING, KIB, session, view
 
+pytestmark = pytest.mark.real
+
 # --- Policies as simple as they can be
 
 

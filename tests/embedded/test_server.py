@@ -40,6 +40,8 @@ from gateway.wire.handshake import ListedExport
 from gateway.wire.limits import MAX_DRAIN_BYTES, MAX_REQUEST_BYTES, MIB
 from tests.embedded.peers import connected, socket_pair
 
+pytestmark = pytest.mark.real
+
 PLAIN = PERSONALITIES["plain"]
 SIZE = 8 * MIB
 

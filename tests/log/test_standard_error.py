@@ -26,6 +26,8 @@ from gateway.log.standard_error import (
 from gateway.log.writer import MAX_BYTES, Writer
 from tests.tools.patience import HANG_SECONDS
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(autouse=True)
 def nobody_writes_later(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -19,6 +19,8 @@ from gateway.net.keeping import Keeper
 from gateway.peer import Peer
 from tests.tools.patience import HANG_SECONDS
 
+pytestmark = pytest.mark.real
+
 SERVE_ONE = "import os, socket; open(os.environ['SEEN'], 'a').write(f'{os.getpid()}\\n'); " + (
     "s = socket.socket(fileno=3); c = s.accept()[0]; c.send(b'x'); c.recv(1)"
 )

@@ -19,6 +19,8 @@ from gateway.net.keeper import Process, ending, of_session, of_tree, seen
 from gateway.net.keeping import PROGRAM, Keeper
 from tests.net.test_command import children, lives, until
 
+pytestmark = pytest.mark.real
+
 HOST = """
 import os, sys, trio
 from gateway.net.keeping import Keeper

@@ -21,6 +21,8 @@ from gateway.net.keeping import Kept
 from gateway.net.processes import Child, Processes, session_lives
 from gateway.peer import UNKNOWN
 
+pytestmark = pytest.mark.real
+
 PR_SET_CHILD_SUBREAPER = 36
 
 LISTEN = """

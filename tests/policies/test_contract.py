@@ -43,6 +43,8 @@ from gateway.policy import (
 )
 from tests.policies.harness import ALLOCATION, KIB, MIB, Disk, configured, session, view
 
+pytestmark = pytest.mark.real
+
 NAMES = [*catalogue().names()]
 SIZE = 64 * MIB
 """Large enough for what examples say of a disk's ranges, and small enough to be made for each case."""

@@ -33,6 +33,8 @@ from gateway.wire.handshake import ListedExport
 from tests.embedded.peers import Client, socket_pair
 from tests.relay.gateways import gateway_before
 
+pytestmark = pytest.mark.real
+
 TERMS = Terms("", structured=True)
 
 

@@ -49,6 +49,8 @@ from gateway.wire.handshake import encode_oldstyle_greeting
 from tests.embedded.peers import socket_pair
 from tests.relay.gateways import gateway_before
 
+pytestmark = pytest.mark.real
+
 GREETING_BYTES = 18
 PLAIN = PERSONALITIES["plain"]
 OLDSTYLE = replace(PLAIN, oldstyle=True)

@@ -26,6 +26,8 @@ from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.handshake import BlockSizes, MetaContext
 from tests.relay.scan.peers import Feeder, pieces_of
 
+pytestmark = pytest.mark.real
+
 SIZE = 8192
 FRAMINGS = (SIMPLE, STRUCTURED, EXTENDED)
 ALLOCATION = "base:allocation"
