@@ -94,7 +94,7 @@ def seen() -> Seen:
     for name in os.listdir("/proc"):  # noqa: PTH208 # pathlib costs more than all the rest
         if name.isdigit():
             try:
-                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 # as above
                     found[int(name)] = Process(int(name), file.read())
             except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 pass

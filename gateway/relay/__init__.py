@@ -15,6 +15,7 @@ witnesses.py  whether the disk that is found after a reconnect is the one that w
 untold.py   what disks have lost and not everybody was told of, in words for an operator
 meant.py    which exports an operator means: by a name, a pattern, or all of a server
 pausing.py  exports that are paused, resumed and switched: what is asked for, and when it ends by itself
+settling.py waiting until it is known what others have lost, before a session begins
 holding.py  sessions that begin nothing, and what they have written made durable
 going_over.py  sessions that go on over other links, opened and compared before
 fitting.py  whether an export that is opened elsewhere keeps what was promised; pure

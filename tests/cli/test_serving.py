@@ -250,7 +250,7 @@ def test_run_ends_its_command_with_it(tmp_path: Path, number: signal.Signals) ->
     with running("serve", "memory:1M", "--run", script, cwd=tmp_path) as gateway:
         for name in ("numbers", "other"):
             path = tmp_path / name
-            wait_until(lambda path=path: path.exists() and path.read_text().endswith("\n"), name)  # type: ignore[misc]
+            wait_until(lambda path=path: path.exists() and path.read_text().endswith("\n"), name)  # type: ignore[misc] # bound now
         files = ((tmp_path / name).read_text() for name in ("numbers", "other"))
         numbers = [int(each) for text in files for each in text.split()]
         assert all(map(lives, numbers))

@@ -25,7 +25,7 @@ from gateway.relay.holding import NotDone
 from gateway.relay.pausing import Pauses, Target
 from gateway.relay.scan.plan import plan
 from gateway.relay.scan.traffic import Traffic
-from gateway.relay.session import Session
+from gateway.relay.session import Hold, Session
 from gateway.relay.transmit import Opened
 from gateway.throttle import Bucket, Unit
 from gateway.upstream.server import Server as Upstream
@@ -101,6 +101,20 @@ def test_nothing_is_begun_and_nobody_is_called() -> None:
     held.session.go_on()
     held.settle()
     assert lengths(held.come()) == [1, 2]
+    held.wires.close()
+
+
+def test_who_is_held_for_two_reasons_goes_on_when_both_have_ended() -> None:
+    held = Held()
+    held.session.hold(Hold.COMES_LATE)
+    held.wires.client.send(read(1))
+    held.session.go_on()
+    held.settle()
+    assert held.come() == b""
+    assert held.session.held
+    held.session.go_on(Hold.COMES_LATE)
+    held.settle()
+    assert lengths(held.come()) == [1]
     held.wires.close()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import structlog
 import trio
@@ -11,6 +14,7 @@ from gateway.embedded import PERSONALITIES, MemoryDisk, Server
 from gateway.relay.observing import OBSERVED_LOG_SECONDS
 from gateway.wire.constants import Cmd
 from gateway.wire.limits import MIB
+from tests.embedded.peers import Client
 from tests.relay.gateways import gateway_before
 
 OBSERVED = """
@@ -48,54 +52,55 @@ async def test_what_would_be_refused_passes_and_is_logged() -> None:
     assert refused[0]["first"] == "protect: WRITE: bytes 0 to 511 are protected"
 
 
+@asynccontextmanager
+async def before_a_disk_that_is_read_only_to_see() -> AsyncIterator[Client]:
+    """A client of a view whose policy refuses to write, and is only observed."""
+    server = Server({"": MemoryDisk(MIB)}, PERSONALITIES["plain"])
+    readonly = 'policies = [ { use = "readonly", mode = "observe" } ]\n'
+    async with gateway_before(server, export=readonly, seconds=1000) as gateway:
+        gateway.service.log = structlog.get_logger()
+        client = gateway.client()
+        await client.go("", structured=False)
+        async with client.stream:
+            yield client
+
+
 async def test_it_is_told_when_it_happens_and_then_seldom(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    server = Server({"": MemoryDisk(MIB)}, PERSONALITIES["plain"])
-    readonly = 'policies = [ { use = "readonly", mode = "observe" } ]\n'
     with structlog.testing.capture_logs() as lines:
-        async with gateway_before(server, export=readonly, seconds=1000) as gateway:
-            gateway.service.log = structlog.get_logger()
-            client = gateway.client()
-            await client.go("", structured=False)
 
-            def told() -> list[int]:
-                return [line["count"] for line in lines if line["event"] == "would be refused"]
+        def told() -> list[int]:
+            return [line["count"] for line in lines if line["event"] == "would be refused"]
 
-            async with client.stream:
+        async with before_a_disk_that_is_read_only_to_see() as client:
+            await client.error(Cmd.WRITE, 0, 4, data=b"here")
+            await trio.testing.wait_all_tasks_blocked()
+            assert told() == [1]
+            for _ in range(100):
                 await client.error(Cmd.WRITE, 0, 4, data=b"here")
-                await trio.testing.wait_all_tasks_blocked()
-                assert told() == [1]
-                for _ in range(100):
-                    await client.error(Cmd.WRITE, 0, 4, data=b"here")
-                assert told() == [1]
-                await trio.sleep(OBSERVED_LOG_SECONDS)
-                await trio.testing.wait_all_tasks_blocked()
-                assert told() == [1, 100]
-                await trio.sleep(2 * OBSERVED_LOG_SECONDS)  # nothing has happened, nothing is said
-                await client.error(Cmd.WRITE, 0, 4, data=b"here")
-                await trio.testing.wait_all_tasks_blocked()
-                assert told() == [1, 100, 1]
-                await client.error(Cmd.WRITE, 0, 4, data=b"here")
+            assert told() == [1]
+            await trio.sleep(OBSERVED_LOG_SECONDS)
+            await trio.testing.wait_all_tasks_blocked()
+            assert told() == [1, 100]
+            await trio.sleep(2 * OBSERVED_LOG_SECONDS)  # nothing has happened, nothing is said
+            await client.error(Cmd.WRITE, 0, 4, data=b"here")
+            await trio.testing.wait_all_tasks_blocked()
+            assert told() == [1, 100, 1]
+            await client.error(Cmd.WRITE, 0, 4, data=b"here")
     assert told() == [1, 100, 1, 1]  # the rest, at the end
 
 
 async def test_the_first_of_each_kind_is_told_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    server = Server({"": MemoryDisk(MIB)}, PERSONALITIES["plain"])
-    readonly = 'policies = [ { use = "readonly", mode = "observe" } ]\n'
     with structlog.testing.capture_logs() as lines:
-        async with gateway_before(server, export=readonly, seconds=1000) as gateway:
-            gateway.service.log = structlog.get_logger()
-            client = gateway.client()
-            await client.go("", structured=False)
-            async with client.stream:
-                for command in (Cmd.WRITE, Cmd.TRIM):
-                    await client.error(command, 0, 4, data=b"here" if command is Cmd.WRITE else b"")
-                    await trio.testing.wait_all_tasks_blocked()
-                    assert lines[-1]["event"] == "would be refused"
-                    assert lines[-1]["command"] == command.name
+        async with before_a_disk_that_is_read_only_to_see() as client:
+            for command in (Cmd.WRITE, Cmd.TRIM):
+                await client.error(command, 0, 4, data=b"here" if command is Cmd.WRITE else b"")
+                await trio.testing.wait_all_tasks_blocked()
+                assert lines[-1]["event"] == "would be refused"
+                assert lines[-1]["command"] == command.name
 
 
 RATES = """

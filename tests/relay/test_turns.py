@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gateway.relay.crowd import GONE, READ
+from gateway.relay.crowd import GONE, LEFT, READ
 from gateway.relay.turns import Turns
 
 SLICE = 1.0
@@ -61,9 +61,10 @@ def test_who_comes_late_has_saved_nothing_up() -> None:
 
 def test_what_was_not_served_is_asked_for_again_but_for_who_has_gone() -> None:
     turns = Turns()
-    turns.ready.update({1: READ, 2: READ, 3: READ | GONE})
+    turns.ready.update({1: READ, 2: READ, 3: READ | GONE, 4: LEFT})
     del turns.ready[1]
     turns.overran([(1, 2.0)])
-    assert turns.ready == {3: READ | GONE}
+    assert turns.ready == {3: READ | GONE, 4: LEFT}
     turns.forget(3)
+    turns.forget(4)
     assert not turns.ready
