@@ -76,7 +76,7 @@ def test_its_tests_pass(site: Path) -> None:
 
 def test_it_keeps_the_contract(site: Path) -> None:
     said = run(
-        site, "pytest", "-q", "-p", "no:cacheprovider", "tests/policies/test_contract.py",
+        site, "pytest", "-q", "-p", "no:cacheprovider", "-m", "", "tests/policies/test_contract.py",
         "-k", "office",
     )  # fmt: skip
     assert re.search(r"\d\d passed", said)
