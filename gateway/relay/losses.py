@@ -674,7 +674,7 @@ class Losses:
                 spoken_for = [trail]
             lost = {each: each.unflushed.take() for each in spoken_for}
             if not trail.unflushed.records:  # nobody knows what was written, or whether it was
-                lost[trail] = [Era(self.order.now, self.order.now, self.order.now)]
+                lost[trail] = [self._era_of_now(asked=self.order.now)]
             why = f"a FLUSH of the server has failed: {text or text_of_error(error)}"
             self._lose(lost, why, said=True)
             if not any(lost.values()):
@@ -706,11 +706,15 @@ class Losses:
         """Something of that kind is acknowledged. The server may have done it before the FLUSH, and lost it
         with the rest; and whoever was told of that would take it for safe.
         """
-        era = Era(self.order.now, self.order.now, LONG_AGO)
+        era = self._era_of_now(asked=LONG_AGO)
         era.add(ranges)
         self.witnesses.over(era.ranges)
         self._lose({trail: [era]}, DONE_BEFORE, said=True, known=True)
         self._look()
+
+    def _era_of_now(self, asked: int) -> Era:
+        now = self.order.now
+        return Era(now, now, asked, now)
 
     # --- FLUSHes of sessions
 
@@ -1070,7 +1074,7 @@ class Losses:
             eras = [
                 era
                 for era in other.unflushed.eras
-                if era.last < sent and self.prover(other, era) is trail
+                if era.reached < sent and self.prover(other, era) is trail
             ]
             if not eras:
                 continue

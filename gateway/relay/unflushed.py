@@ -109,10 +109,15 @@ class Era:
 
     first: int
     last: int
-    """The events behind which the first and the last of it were acknowledged."""
+    """The events behind which the first and the last of it were acknowledged: whoever is told of a loss after
+    that has all of it in doubt."""
     asked: int
     """The event behind which the first of it was asked: a link that was up by then leads to the process that
     has it."""
+    reached: int
+    """The event behind which the last of it reached its link's server, for the last time: only a FLUSH that was
+    sent after that covers it. Clients have heard of it then, or before (it was written again), or after (it is
+    one step of a command)."""
     written: list[Written] = field(default_factory=list)
     whole: bool = True
     """Of all of it is kept what it is, where that is wanted."""
@@ -169,6 +174,7 @@ class Era:
         """
         self.last = max(self.last, later.last)
         self.asked = min(self.asked, later.asked)
+        self.reached = max(self.reached, later.reached)
         self.written += later.written
         self.whole = self.whole and later.whole
         self.bytes += later.bytes
@@ -306,7 +312,7 @@ class Unflushed:
                 return era
         else:
             self._begun()
-        eras.append(Era(now, now, asked))
+        eras.append(Era(now, now, asked, now))
         self._make_fewer()
         return eras[-1]
 
@@ -320,7 +326,7 @@ class Unflushed:
     def _make_fewer(self) -> None:
         """The oldest eras become one, so that what is new stays apart, and can be covered."""
         while len(self.eras) > MOST_ERAS:
-            at = int(self.eras[0].last < self._apart <= self.eras[1].first)
+            at = int(self.eras[0].reached < self._apart <= self.eras[1].first)
             self.eras[at].absorb(self.eras.pop(at + 1))
 
     def forget_content(self) -> None:
@@ -370,9 +376,11 @@ class Unflushed:
         self._make_fewer()
 
     def renew(self) -> None:
-        """All of it has been written again, over a link that is up now: only a FLUSH over that covers it."""
+        """All of it was found, or written again, over a link that is up now: only a FLUSH over that covers it.
+        When it was acknowledged is what it was: who was told of a loss since has it in doubt.
+        """
         for era in self.eras:
-            era.last, era.asked = self._order.now, LONG_AGO
+            era.reached, era.asked = self._order.now, LONG_AGO
             era.sample = None  # that it is there may be taken on trust
 
     def renew_since(self, event: int) -> None:
@@ -381,19 +389,21 @@ class Unflushed:
             if era.last >= event:
                 era.last = self._order.now
 
-    def take(self, before: float = math.inf, *, since: int = LONG_AGO) -> list[Era]:
-        """Give what was acknowledged before one event, and not asked before another; it is not kept then."""
-        taken = self.cover(before, since=since)
+    def take(self) -> list[Era]:
+        """Give all there is; it is not kept then."""
+        taken, self.eras = self.eras, []
         for era in taken:
             self._gone(era.as_noted)
         return taken
 
     def cover(self, before: float, *, since: int = LONG_AGO) -> list[Era]:
-        """The same of what is kept no more because it is durable, or kept elsewhere."""
+        """Give what reached the server before one event, and was not asked before another: it is kept no more,
+        because it is durable, or kept elsewhere.
+        """
         eras = self.eras
-        taken = [era for era in eras if era.last < before and era.asked >= since]
+        taken = [era for era in eras if era.reached < before and era.asked >= since]
         if taken:
-            self.eras = [era for era in eras if not (era.last < before and era.asked >= since)]
+            self.eras = [era for era in eras if not (era.reached < before and era.asked >= since)]
         return taken
 
     @property

@@ -289,7 +289,7 @@ def test_what_was_taken_is_not_kept(log: Log) -> None:
     log.note([ONE])
     log.tick()
     log.note([TWO])
-    assert [era.ranges for era in log.take(1)] == [[ONE]]
+    assert [era.ranges for era in log.cover(1)] == [[ONE]]
     assert [era.ranges for era in log.take()] == [[TWO]]
     assert log.take() == []
 
