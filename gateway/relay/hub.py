@@ -237,7 +237,8 @@ class Hub:
                 crowd = max(crowd, its)
             before, now = now, clock()
             took.append((descriptor, now - before))
-            if ready and (now > slice_ends or now - before > LONG_SECONDS):
+            is_long = now - before > LONG_SECONDS and turns.others_wait(descriptor)
+            if ready and (is_long or now > slice_ends):
                 turns.overran(took)
                 return crowd
         turns.all_served()
@@ -266,9 +267,9 @@ class Hub:
             client, link, traffic, self.pool, self.watch, self.again, self._doors, push
         )
         session.throttle(charges, watched)
-        self.enter(client, session.client_ready)
+        self.enter(client, session.client_ready, session)
         if link is not None:
-            self.enter(link, session.link_ready)
+            self.enter(link, session.link_ready, session)
         self.sessions.add(session)
         try:
             async with trio.open_nursery() as nursery:
@@ -307,12 +308,15 @@ class Hub:
         if session.link is not None:
             self.leave(session.link)
         if link is not None:
-            self.enter(link, session.link_ready)
+            self.enter(link, session.link_ready, session)
         session.relink(link, traffic, push)
 
-    def enter(self, sock: RelaySocket, ready: Callable[[int], int]) -> None:
-        """Have `ready` called with the events of a socket that are watched for; it gives the `Crowd`."""
+    def enter(self, sock: RelaySocket, ready: Callable[[int], int], whose: object) -> None:
+        """Have `ready` called with the events of a socket that are watched for; it gives the `Crowd`. `whose`
+        it is: a session's, say, that has two.
+        """
         self._watched[sock.fileno()] = ready
+        self._turns.belongs(sock.fileno(), whose)
         self._epoll.register(sock.fileno(), select.EPOLLET)
 
     def leave(self, sock: RelaySocket) -> None:

@@ -22,8 +22,9 @@ SLICE_SECONDS = 0.001
 costs a thousandth of it."""
 
 LONG_SECONDS = TURN_SECONDS
-"""A turn that takes longer, as each does that was ended, is followed by such a look at once: whoever asks for
-little waits for one such turn, and not for several. A look costs a hundredth of it."""
+"""A turn that takes longer, as each does that was ended, is followed by such a look at once if others are
+ready: whoever asks for little waits for one such turn, and not for several. A look costs a hundredth of it, and
+smaller batches, so nobody has it done for himself alone."""
 
 
 class Turns:
@@ -31,8 +32,19 @@ class Turns:
 
     def __init__(self) -> None:
         self.ready: dict[int, int] = {}
+        self._whose: dict[int, object] = {}
         self._taken: dict[int, float] = {}
         """In seconds, since there was time for all."""
+
+    def belongs(self, descriptor: int, whose: object) -> None:
+        """A descriptor is there, and has its turns together with others of the same one."""
+        self._whose[descriptor] = whose
+
+    def others_wait(self, descriptor: int) -> bool:
+        """Say whether anybody is ready but whose descriptor this is: nobody waits for himself."""
+        whose = self._whose
+        its = whose.get(descriptor)
+        return any(each not in whose or whose[each] is not its for each in self.ready)
 
     def add(self, events: Iterable[tuple[int, int]]) -> None:
         """These are ready, for these events."""
@@ -77,3 +89,4 @@ class Turns:
         """It is there no more; another may come by its number."""
         self.ready.pop(descriptor, None)
         self._taken.pop(descriptor, None)
+        self._whose.pop(descriptor, None)

@@ -59,6 +59,22 @@ def test_who_comes_late_has_saved_nothing_up() -> None:
     assert max(counts.values()) - min(counts.values()) <= 3
 
 
+def test_nobody_waits_for_himself() -> None:
+    turns = Turns()
+    for descriptor, whose in {1: "one", 2: "one", 3: "other"}.items():
+        turns.belongs(descriptor, whose)
+    turns.ready.update({2: READ})
+    assert not turns.others_wait(1)
+    assert turns.others_wait(3)
+    turns.ready.update({7: LEFT})  # nobody's, as who waits for its own end is
+    assert turns.others_wait(1)
+    assert turns.others_wait(8)
+    turns.ready.clear()
+    turns.forget(2)
+    turns.ready.update({2: READ})  # another, by its number
+    assert turns.others_wait(1)
+
+
 def test_what_was_not_served_is_asked_for_again_but_for_who_has_gone() -> None:
     turns = Turns()
     turns.ready.update({1: READ, 2: READ, 3: READ | GONE, 4: LEFT})

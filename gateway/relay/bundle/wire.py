@@ -182,7 +182,7 @@ class Wires:
         hub = self._hub
         wire = Wire(sock, line, hub.pool, hub.watch, hub.again, self)
         self._wires[line] = wire
-        self._hub.enter(sock, wire.ready)
+        hub.enter(sock, wire.ready, self)
         if line.number == SPARE:
             self.bundle.spare_linked(line)
         else:
