@@ -36,6 +36,26 @@ def wait_until(predicate: Callable[[], object], what: str, seconds: float = HANG
         never.wait(LOOK_AGAIN_SECONDS)
 
 
+def at_rest(*pids: int) -> None:
+    """Wait until programs that speak to each other wait for somebody else: all their threads sleep, and none
+    has run while that was looked at. Bytes that are on their way would have woken one.
+    """
+
+    def look() -> dict[str, str]:
+        tasks = [each for pid in pids for each in Path(f"/proc/{pid}/task").iterdir()]
+        return {
+            str(task): (task / "stat").read_text().rpartition(")")[2].split()[0]
+            + (task / "schedstat").read_text()
+            for task in tasks
+        }
+
+    def rests() -> bool:
+        before = look()
+        return all(each.startswith("S") for each in before.values()) and look() == before
+
+    wait_until(rests, "all wait for somebody else")
+
+
 def shown(command: Sequence[str]) -> str:
     """A command for people: some of ours have arguments of kilobytes."""
     return " ".join(word if len(word) < 200 else f"{word[:80]}..." for word in command)

@@ -11,7 +11,7 @@ import pytest
 from .conftest import Image
 from .gateways import MODE
 from .loads import ended, reading
-from .processes import Finished, Process, attempt, listening, run, wait_until
+from .processes import Finished, Process, at_rest, attempt, listening, run, wait_until
 from .rawclient import RawClient
 from .servers import Servers, unix_uri
 
@@ -78,6 +78,7 @@ def test_the_next_client_has_the_connection_that_is_there(
     ):  # whose own is counted while it is here, and while the server leaves it
         has(path, 3)
     has(path, 2)
+    at_rest(gateway.process.pid, upstream.process.pid)  # both have been greeted
     path.rename(workdir / "elsewhere")
     for left in (1, 0):
         assert gateway.asked().out == f"{image.size}\n"
@@ -97,6 +98,7 @@ def test_the_next_client_has_the_tls_connection_that_is_there(workdir: Path) -> 
     with RawClient(gateway.uri):
         has(path, 2)
     has(path, 1)
+    at_rest(gateway.process.pid, server.pid)
     path.rename(workdir / "elsewhere")
     assert gateway.asked().out == SIZE
     assert gateway.asked().status != 0
