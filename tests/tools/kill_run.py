@@ -585,7 +585,7 @@ async def disturb_again_and_again(
 async def kill(plan: Plan, load: Load, victim: Victim, random: Random, report: Report) -> None:
     """Kill the server, or have it go, and start it, and look at the disk in between."""
     in_order = plan.by == "term"
-    loss = None if plan.lossless else load.oracle.lose(in_order=in_order)
+    loss = load.oracle.lose(in_order=in_order)
     try:
         if in_order:
             await victim.terminate()
@@ -593,10 +593,9 @@ async def kill(plan: Plan, load: Load, victim: Victim, random: Random, report: R
             victim.kill()
     except Broken as broken:
         report.problem(str(broken))
-    if loss is not None:
-        load.oracle.dead(loss)
+    load.oracle.dead(loss)
     try:
-        gone = loss is not None and plan.server == "nbdkit"
+        gone = not plan.lossless and plan.server == "nbdkit"
         report.lost.append(load.oracle.check_stable(victim.stamps(), gone=gone))
     except Broken as broken:
         report.lost.append(0)
