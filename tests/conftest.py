@@ -19,6 +19,17 @@ hypothesis.settings.load_profile("patient")
 # They need a Debian 13 beside this machine's own system: `make test-trixie` names them.
 collect_ignore = ["trixie"]
 
+WHOLE_GATEWAYS = {"hub", "links", "losses", "sessions"}
+"""Rooms whose tests run whole gateways, over real sockets, or very many schedules."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        if room in WHOLE_GATEWAYS and not item.get_closest_marker("exhaustive"):
+            item.add_marker(pytest.mark.real)
+
+
 # A shell's background job is started with SIGINT ignored, and so would be all that it starts. This run may be
 # one, and its tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

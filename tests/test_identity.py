@@ -128,5 +128,5 @@ def test_the_words_of_the_log(identity: Identity, text: str) -> None:
 
 def test_a_plain_client_costs_no_parser_of_certificates() -> None:
     """It takes a tenth of a second, and some MiB, to import one."""
-    program = "import sys, gateway.relay.client; sys.exit('cryptography' in sys.modules)"
+    program = "import sys, gateway.clients.client; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

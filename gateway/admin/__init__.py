@@ -1,1 +1,4 @@
-"""How a running gateway is spoken to by those who run it."""
+"""How a running gateway is spoken to by those who run it.
+
+control.py  the control socket: which verbs there are, and who may say them
+"""

@@ -22,7 +22,7 @@ its caller closes the connection.
 
 The log says of every request who has asked and what came of it (`Asked`).
 
-Verbs are a table that `gateway.app` fills: a new one is a row.
+Verbs are a table that `gateway.app.run` fills: a new one is a row.
 """
 
 from __future__ import annotations

@@ -4,6 +4,28 @@ A verb's module is imported when the verb is asked for, and imports what it need
 `serve` listens within a fraction of a second because nothing is loaded that only help texts or another
 verb use.
 
+    serve.py     the gateway itself
+    demo.py      what it is for, on a server that needs it
+    init.py      a configuration to begin with
+    check.py     what is wrong with one, or what it would serve
+    explain.py   what a client gets that asks for an export, and why
+    schema.py    the configuration's JSON schema, for editors
+    policies.py  what can be written in `policies = [ ... ]`
+    quirks.py    the catalogue of what servers get wrong
+    probe.py     what a server is, and what is wrong with it
+    conform.py   whether it keeps its promises
+    pki.py       certificates for trying TLS out
+    reload.py    a running gateway takes its configuration up anew
+    pause.py, resume.py, switch.py  its exports are held, go on, go over to another server
+    losses.py    what its disks may have lost
+
+And what several of them need:
+
+    asking.py    which server is asked, how long it may take, how failures are told
+    claims.py    what `--as` and `--from` say of a client that is not there
+    running.py   speaking to a gateway that runs
+    vocabulary.py  names that a configuration may use, from the packages that define them
+
 Exit status: 0 done, 1 it cannot be done (the configuration or the machine is to blame), 2 the command
 line is to blame, 3 done, and something has to be seen to. Every error is one line on standard error for each
 thing wrong, and never a traceback.

@@ -70,7 +70,7 @@ def _checked(path: Path, *, offline: bool) -> Config:
     config = parse(text, str(path), vocabulary())
     if offline:
         return config
-    from gateway.needs import lacking
+    from gateway.inspect.needs import lacking
 
     place = places_in(text)
     found = [Problem(str(path), *place(at), message) for at, message in lacking(config)]
@@ -81,7 +81,7 @@ def _checked(path: Path, *, offline: bool) -> Config:
 
 def _warnings(config: Config) -> Iterator[str]:
     """What serves now, and may not for long."""
-    from gateway.needs import ending
+    from gateway.inspect.needs import ending
 
     for text in ending(config):
         yield f"warning: {text}"

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from gateway.cli.asking import Timeout
 
 if TYPE_CHECKING:
-    from gateway.conform import Conformity, Finding
+    from gateway.inspect.conform import Conformity, Finding
 
 BROKEN = 3
 """Exit status if a promise is broken: a client that believes it may lose data."""
@@ -41,8 +41,8 @@ def conform(
 
     from gateway.cli import UsageError
     from gateway.cli.asking import TookTooLong, failed, found_within, target_of
-    from gateway.conform import CannotConform
-    from gateway.conform import conform as try_out
+    from gateway.inspect.conform import CannotConform
+    from gateway.inspect.conform import conform as try_out
 
     target = target_of(uri)
     if not destroy:
@@ -76,7 +76,7 @@ def _document(found: Conformity) -> dict[str, object]:
 
 
 def _finding_document(finding: Finding) -> dict[str, object]:
-    from gateway.conform import Verdict
+    from gateway.inspect.conform import Verdict
 
     broken = finding.verdict is Verdict.BROKEN
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.demo import Outcome, Seen
+    from gateway.app.demo import Outcome, Seen
 
 
 def demo() -> int:
@@ -15,10 +15,10 @@ def demo() -> int:
     """
     import trio
 
+    from gateway.app.demo import demo as run
     from gateway.cli import complain
-    from gateway.demo import demo as run
     from gateway.log.standard_error import taken_over
-    from gateway.upstreams import StartError
+    from gateway.upstream.configured import StartError
 
     with taken_over():
         try:

@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gateway.config import Connections
-    from gateway.explain import ContextSaid, Explanation, LimitSaid, Report, Restriction, Step
     from gateway.identity import Identity
+    from gateway.inspect.explain import (
+        ContextSaid,
+        Explanation,
+        LimitSaid,
+        Report,
+        Restriction,
+        Step,
+    )
     from gateway.upstream.coherence import Decision
     from gateway.wire.constants import Cmd
     from gateway.wire.handshake import BlockSizes
@@ -67,10 +74,10 @@ def explain(
     from gateway.cli.claims import identity_of, time_of
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
-    from gateway.explain import PolicyBug
-    from gateway.explain import explain as ask
+    from gateway.inspect.explain import PolicyBug
+    from gateway.inspect.explain import explain as ask
     from gateway.policy import Client
-    from gateway.upstreams import StartError
+    from gateway.upstream.configured import StartError
 
     client = Client(identity_of(claims, address), time_of(at), hypothetical=True)
     try:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from gateway.cli.asking import Timeout
 
 if TYPE_CHECKING:
-    from gateway.probe import Probe, Probed
+    from gateway.inspect.probe import Probe, Probed
 
 AT_RISK = 3
 """Exit status if a client that goes to the server directly may lose data."""
@@ -41,8 +41,8 @@ def probe(
     from functools import partial
 
     from gateway.cli.asking import TookTooLong, failed, found_within, target_of
-    from gateway.probe import CannotProbe
-    from gateway.probe import probe as ask
+    from gateway.inspect.probe import CannotProbe
+    from gateway.inspect.probe import probe as ask
 
     target = target_of(uri)
     try:

@@ -129,9 +129,9 @@ def _run(
     """Serve; what `Source` and `Options` are made of is given, for only now are their modules loaded."""
     import trio
 
-    from gateway import app
-    from gateway.reload import Source
-    from gateway.upstreams import StartError
+    from gateway.app import run as app
+    from gateway.app.reload import Source
+    from gateway.upstream.configured import StartError
 
     read = None if source is None else Source(*source)
     try:

@@ -1,7 +1,8 @@
 """What users write: gateway.toml, read into values that the rest of the gateway can trust.
 
     models.py    every key, with its default and its reason: the file's specification
-    upstream.py  the keys of [upstream.NAME]; connections.py is one of them
+    upstream.py  the keys of [upstream.NAME]
+    connections.py  one of these: how many, and for whom
     rules.py     the keys of [[rule]], and what stands in `policies`
     base.py, values.py  what all of them are made of
     checks.py    what one key alone cannot know: names that must exist, keys that exclude each other

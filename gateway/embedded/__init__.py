@@ -4,11 +4,18 @@ They are the upstream of `memory:1G`, `file:disk.img` and `legacy:qemu-3.0`, rea
 without leaving the process, and the misbehaving peer of the tests. They speak through `gateway.wire` and
 `gateway.protocol` like everything else here.
 
-    disk.py, file_disk.py   what is exported          server.py      negotiation, a connection's life
-    personality.py          how it behaves: a table   session.py     the transmission phase
-    faults.py               misbehaviour on request   manners.py, incoherent.py, dirty.py   for old servers
-    overlay.py   copy-on-write             offset.py      a part of an image
-    within.py    how one is reached from this process
+    server.py       a connection's life, from the greeting to the end
+    session.py      its transmission phase
+    peer.py         the other end of it: bytes in, bytes out
+    disk.py, file_disk.py  what is exported
+    overlay.py      what one connection has written, over a disk that stays as it is
+    offset.py       a part of an image
+    dirty.py        which parts were written
+    personality.py  how a server behaves: a table
+    manners.py      negotiation as old servers do it
+    incoherent.py   a cache of a connection's own, which knows nothing of the others
+    faults.py       misbehaviour on request
+    within.py       how one is reached from this process
 """
 
 from __future__ import annotations

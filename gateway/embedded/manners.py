@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.embedded.personality import Personality
 from gateway.protocol.errors import Hangup
-from gateway.protocol.server import (
+from gateway.protocol.server_role import (
     Description,
     Event,
     ExportAsked,

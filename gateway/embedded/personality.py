@@ -15,7 +15,7 @@ from operator import or_
 
 from gateway.embedded.disk import Disk
 from gateway.protocol.export import Export, offered_flags, view_of
-from gateway.protocol.server import ServerDialect
+from gateway.protocol.server_role import ServerDialect
 from gateway.wire import limits
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Errno, HandshakeFlag, Opt
 from gateway.wire.constants import TransmissionFlag as Flag

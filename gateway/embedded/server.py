@@ -19,7 +19,7 @@ from gateway.embedded.personality import PLAIN, Personality
 from gateway.embedded.session import Opened, Session
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Offer, longest_payload, offered_block_sizes
-from gateway.protocol.server import (
+from gateway.protocol.server_role import (
     Aborted,
     ContextsAsked,
     Description,

@@ -3,10 +3,13 @@
 listen.py   addresses that we listen on
 dial.py     servers that we connect to by address
 command.py  servers that we start
-keeping.py  starting what ends with us; keeper.py is the process that sees to it
+keeping.py  starting what ends with us
+keeper.py   the process that sees to it
 private.py  sockets that nobody else is to reach
 processes.py  which process is at the other end, and whether it has ended
 options.py  socket options, the same for both
 proxy.py    whom a load balancer speaks for
 drive.py    a negotiation (gateway.protocol) on a stream
+secure.py   TLS over a connection
+tally.py    says seldom what happens often
 """

@@ -3,9 +3,12 @@
 Sans-IO: these modules take bytes and values and give bytes and values. They have no socket, clock or log,
 so a conversation in a test is a list of bytes.
 
-    server.py    our face to clients      client.py    our face to upstreams
-    export.py    what an upstream has, what we offer of it, and offer(), which decides
-    commands.py  which commands a session may send, and what is answered when it may not
-    table.py     what each may do beyond that: what restricting policies compile into
-    errors.py    refusals and hang-ups, named by what the catcher does next
+    server_role.py   we are the server of a client
+    client_role.py   we are the client of an upstream
+    introduction.py  what one of us says to another
+    export.py        what an upstream has, what we offer of it, and offer(), which decides
+    commands.py      which commands a session may send, and what is answered when it may not
+    table.py         what each may do beyond that: what restricting policies compile into
+    asks.py          what we ask of a server ourselves, as a value, and what it says to that
+    errors.py        refusals and hang-ups, named by what the catcher does next
 """

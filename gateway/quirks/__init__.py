@@ -8,7 +8,10 @@ all.
 The core has knobs and never asks "is this qemu?". Evidence that is missing means "does not apply", except
 where a wrong yes only costs speed and a wrong no puts data at risk.
 
-A new file in this package is a new quirk; nothing else has to be edited.
+A new file in this package is a new quirk; nothing else has to be edited. Two files are none:
+
+everywhere.py   what peers get wrong and the core copes with for everyone
+fingerprint.py  which program a server is, by what its negotiation shows
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 
-from gateway.protocol.client import Style
+from gateway.protocol.client_role import Style
 from gateway.protocol.export import Export, repaired
 from gateway.wire import limits
 from gateway.wire.handshake import BlockSizes

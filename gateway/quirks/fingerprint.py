@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.protocol import introduction
-from gateway.protocol.client import Style
+from gateway.protocol.client_role import Style
 from gateway.quirks import Evidence
 from gateway.wire.constants import BASE_ALLOCATION, Rep
 from gateway.wire.constants import TransmissionFlag as Flag

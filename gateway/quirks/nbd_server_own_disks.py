@@ -9,7 +9,7 @@ Nothing on the wire speaks of copyonwrite. But from 3.15 on nbd-server sets CAN_
 those. And it is told from others by what it gets wrong and leaves out: an INFO says that the export has no
 bytes (Q-N21), neither block sizes nor a name come though both were asked for, WRITE_ZEROES is always there
 (Q-N15), CACHE and FAST_ZERO never. Servers before 3.15 have no INFO, and are not recognised; what they have
-lost is found out as of any server (`gateway.relay.witnesses`), and so is what others have lost that have such
+lost is found out as of any server (`gateway.losses.witnesses`), and so is what others have lost that have such
 disks: `nbdkit tmpdisk`, `qemu-nbd --snapshot`.
 
 A wrong yes ends sessions that could have gone on when their connection is lost.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.protocol.client import Style
+from gateway.protocol.client_role import Style
 from gateway.quirks import Dialect, Evidence, Quirk, Transcript, seen
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gateway.protocol.client import Style
+from gateway.protocol.client_role import Style
 from gateway.quirks import Dialect, Evidence, Quirk, Transcript, seen, with_flags
 from gateway.wire.constants import Rep
 from gateway.wire.constants import TransmissionFlag as Flag

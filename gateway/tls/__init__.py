@@ -9,6 +9,8 @@ hello.py        whether a ClientHello offers a pre-shared key
 credentials.py  the above -> SSL contexts, for both sides, and who is admitted by them
 identity.py     what a certificate or a key says of who has it
 server_uri.py   what an nbds: URI says of how a server is reached
+client_uri.py   what one says that a client can use
+keyring.py      all credentials of a configuration, and their exchange
 rotation.py     credentials that are exchanged while the gateway runs
 pki.py          a certificate authority for trying things out
 """

@@ -7,7 +7,9 @@ negotiation.py  one negotiation, which mirrors what a client asks
 ladder.py       how much of the protocol it is asked for, and when for less; pure
 examined.py     what an INFO has shown of it, and need not be asked again; pure
 allowance.py    how long all of that may take
+listing.py      what LIST shows of it
 warm.py         connections that nobody has asked for: ready for the next clients, or to see how it is
-mode.py         over how many connections it serves, and what becomes of clients when they are lost
+mode.py         over how many connections it serves
 coherence.py    whether several may be used
+configured.py   what the upstreams of a configuration lead to, made once and kept through reloads
 """

@@ -5,7 +5,7 @@ one in here. How it is spoken to is its *settings*. A `Server` is one over the o
 all that the settings say, wherever it leads.
 
 Whether two backends lead to the same disks decides what keeps out of whose way, and who is told of what is
-lost (`gateway.relay.disk`). That goes by addresses, as they are written: the host and port, the path of the
+lost (`gateway.links.disk`). That goes by addresses, as they are written: the host and port, the path of the
 socket, the CID and port, the path of the file. Names of one host are not resolved: what they resolve to may
 change. Several `uris` lead to one server's disks by the operator's own word, so backends that have any
 address in common are one here, through however many others. A server that we start, or have in memory, is
@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.config import Upstream
+from gateway.losses.survival import Doubt, Survival, Unanswered
 from gateway.net.dial import Dialler
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
-from gateway.upstream.mode import Doubt, Mode, Survival, Unanswered
+from gateway.upstream.mode import Mode
 from gateway.upstream.server import Connect, Connections, Server
 from gateway.uri import NbdUri, Target, Transport
 

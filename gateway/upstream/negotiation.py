@@ -37,7 +37,7 @@ import trio
 from gateway.net.drive import Conversation, PeerClosed, take_socket
 from gateway.net.options import RelaySocket
 from gateway.peer import UNKNOWN, Peer
-from gateway.protocol.client import (
+from gateway.protocol.client_role import (
     Answered,
     ClientNegotiation,
     Event,

@@ -21,7 +21,7 @@ They are not in anybody's way:
 
 One that is old is replaced too, for what a client gets should be what it would get by dialling: the credentials
 that are in force, and the server that is at the address. While an export is paused, there are none to its
-server, which may be about to be exchanged (`gateway.relay.upkeep`).
+server, which may be about to be exchanged (`gateway.sessions.upkeep`).
 
 A **health check** connects, takes the greeting and leaves with ABORT, where nobody else has tried to connect
 for so long, and all places are not taken. Whether connecting works is what `Places` learns from it; so the log

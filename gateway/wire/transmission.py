@@ -1,6 +1,6 @@
 """The messages of the transmission phase: requests, simple replies, structured reply chunks.
 
-The data plane (`gateway.relay`) unpacks with these `Struct`s at an offset into its buffer; everybody else
+The data plane (`gateway.scan`) unpacks with these `Struct`s at an offset into its buffer; everybody else
 uses the functions. The 16-bit flags and 16-bit type of a request, and of a chunk, stand side by side, so
 they are read as one 32-bit *word* (`flags << 16 | type`) and looked up in one step.
 """

@@ -30,7 +30,7 @@ from gateway.policy import (
 )
 from gateway.protocol.export import Export, view_of
 from gateway.quirks import Dialect
-from gateway.relay.promise import plan_of, promise
+from gateway.sessions.promise import plan_of, promise
 from gateway.wire.handshake import BlockSizes, MetaContext
 from policies.readonly import Readonly
 from tests.policies.harness import ALLOCATION, EVERYTHING, KIB, session, view

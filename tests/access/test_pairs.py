@@ -18,16 +18,16 @@ import trio
 from gateway.access.chain import Placed, Terms, peek, terms
 from gateway.access.loading import catalogue
 from gateway.config import Route
+from gateway.jobs.locks import ASK
 from gateway.policy import RANGED, WRITE_CLASS, Cmd, CmdFlag, Denied, Failed, Request, Result
 from gateway.protocol.commands import NEEDS_FLAG
 from gateway.protocol.errors import Hangup
 from gateway.protocol.export import Export, Offer
-from gateway.relay.promise import first_view, plan_of, promise
-from gateway.relay.scan.locks import ASK
-from gateway.relay.scan.plan import PROPER, Plan
-from gateway.relay.scan.plan import Route as Way
-from gateway.relay.scan.requests import RequestScan
-from gateway.relay.scan.traffic import Traffic
+from gateway.scan.plan import PROPER, Plan
+from gateway.scan.plan import Route as Way
+from gateway.scan.requests import RequestScan
+from gateway.scan.traffic import Traffic
+from gateway.sessions.promise import first_view, plan_of, promise
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes, MetaContext

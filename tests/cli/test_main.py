@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import gateway
+from gateway.app.reload import Source
 from gateway.cli import VERBS, main
 from gateway.config import Config, load
 from gateway.config.template import TEMPLATE
 from gateway.embedded import PERSONALITIES
 from gateway.quirks import catalogue
-from gateway.reload import Source
-from gateway.upstreams import StartError
+from gateway.upstream.configured import StartError
 from gateway.uri import Transport
 
 pytestmark = pytest.mark.real
@@ -322,10 +322,10 @@ class FakeApp:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
     fake = FakeApp()
-    module: Any = ModuleType("gateway.app")
+    module: Any = ModuleType("gateway.app.run")
     module.serve = fake.serve
     module.Options = Options
-    monkeypatch.setitem(sys.modules, "gateway.app", module)
+    monkeypatch.setitem(sys.modules, "gateway.app.run", module)
     monkeypatch.setattr(gateway, "app", module, raising=False)
     return fake
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from gateway.embedded import Server
-from gateway.protocol.client import Answered, ClientNegotiation, Event, Greeted, Refused
+from gateway.protocol.client_role import Answered, ClientNegotiation, Event, Greeted, Refused
 from gateway.wire import transmission
 from gateway.wire.constants import (
     EXTENDED_REPLY_MAGIC,

@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from gateway.embedded import PERSONALITIES, MemoryDisk, Server, make_server
 from gateway.embedded.dirty import GRAIN_BYTES
 from gateway.embedded.disk import BLOCK_BYTES
-from gateway.protocol.client import Answered, Style
+from gateway.protocol.client_role import Answered, Style
 from gateway.quirks import Evidence, recognised
 from gateway.uri import Legacy
 from gateway.wire.constants import Chunk, Cmd, CmdFlag, Errno, HandshakeFlag, Info, Rep

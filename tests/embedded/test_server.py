@@ -22,7 +22,7 @@ from gateway.embedded import (
 from gateway.embedded.disk import BLOCK_BYTES, Data
 from gateway.embedded.personality import EXPORT_NAME_ONLY, WITHOUT_STRUCTURED_REPLIES
 from gateway.embedded.session import MAX_IN_FLIGHT
-from gateway.protocol.client import Style
+from gateway.protocol.client_role import Style
 from gateway.uri import File, Legacy, Memory
 from gateway.wire import handshake, transmission
 from gateway.wire.constants import (

@@ -3,7 +3,7 @@
 target.py        what a target is, and what is asked of each
 targets.py       the table of them: negotiations.py, scanners.py, texts.py
 __main__.py      inputs by chance: `python -m tests.fuzz [--seconds N]`, with schedules of whole sessions before
-                 one disk (`tests.relay.registers`)
+                 one disk (`tests.sessions.registers`)
 by_coverage.py   inputs by coverage: `make fuzz-coverage`; atheris_main.py is the process that does it
 corpus/          one directory a target: what reaches each piece of code, and what was found and mended
 

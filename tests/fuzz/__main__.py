@@ -10,7 +10,7 @@ from random import Random
 
 from tests.fuzz.target import Target, check
 from tests.fuzz.targets import TARGETS
-from tests.relay import registers
+from tests.sessions import registers
 
 SPECIAL = (b"\0", b"\xff", b"\x7f", b"\x80", b"\0\0\0\0", b"\xff\xff\xff\xff", bytes(8))
 

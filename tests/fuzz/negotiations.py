@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.protocol.client import Answered, ClientNegotiation, Greeted, Refused, Style
+from gateway.protocol.client_role import Answered, ClientNegotiation, Greeted, Refused, Style
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Export, Offer, offer, sane_block_sizes, usable_size, view_of
-from gateway.protocol.server import (
+from gateway.protocol.server_role import (
     Aborted,
     ContextsAsked,
     Description,

@@ -7,21 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from gateway.jobs.jobs import MAX_JOB_BYTES
+from gateway.losses.rule import Losses
 from gateway.protocol.errors import Hangup
-from gateway.relay.losses import Losses
-from gateway.relay.scan.chunks import reply_scan
-from gateway.relay.scan.jobs import MAX_JOB_BYTES
-from gateway.relay.scan.memory import Memory
-from gateway.relay.scan.plan import Plan
-from gateway.relay.scan.requests import MAX_ANSWERS, STATUS_COST_BYTES, RequestScan
-from gateway.relay.scan.traffic import Traffic
+from gateway.scan.chunks import reply_scan
+from gateway.scan.memory import Memory
+from gateway.scan.plan import Plan
+from gateway.scan.requests import MAX_ANSWERS, STATUS_COST_BYTES, RequestScan
+from gateway.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import MAX_REQUEST_BYTES
 from tests.fuzz.target import Pieces, Target, kind_of
-from tests.relay.scan import peers
-from tests.relay.scan.peers import Client, Feeder, Request
+from tests.scan import peers
+from tests.scan.peers import Client, Feeder, Request
 
 MAX_ANSWER_BYTES = 1000
 """Of what one request is answered with here: a header, and 900 bytes of text."""

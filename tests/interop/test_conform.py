@@ -144,7 +144,7 @@ def test_qemu_3_0_at_worst(workdir: Path) -> None:
     "name", ["qemu-3.0-incoherent", "qemu-3.0-offset", "qemu-2.5", "nbd-server-3.24"]
 )
 def test_through_the_gateway_every_promise_is_kept(workdir: Path, name: str) -> None:
-    """What the same servers break when they are asked directly: here, and in tests/test_conform.py."""
+    """What the same servers break when they are asked directly: here, and in tests/inspect/test_conform.py."""
     uri = unix_uri(workdir / "gateway")
     command = (sys.executable, "-m", "gateway", "serve", f"legacy:{name},size={SIZE}")
     gateway = Process(*command, "--listen", uri)

@@ -16,7 +16,7 @@ import trio
 from gateway.embedded import Faults, MemoryDisk, Request
 from gateway.embedded import Server as Embedded
 from gateway.net.dial import dial
-from gateway.protocol.client import Answered, Refused
+from gateway.protocol.client_role import Answered, Refused
 from gateway.uri import parse_nbd_uri
 from gateway.wire import transmission
 from gateway.wire.constants import Chunk, Cmd, Errno, Rep

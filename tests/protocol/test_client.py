@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.protocol.client import (
+from gateway.protocol.client_role import (
     Answered,
     ClientNegotiation,
     Event,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.protocol.errors import Hangup, Misuse, Refusal
-from gateway.protocol.server import (
+from gateway.protocol.server_role import (
     Aborted,
     ContextsAsked,
     Description,

@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from gateway.protocol.client import Answered, ClientNegotiation, Greeted, Refused
+from gateway.protocol.client_role import Answered, ClientNegotiation, Greeted, Refused
 from gateway.protocol.errors import Hangup
-from gateway.protocol.server import (
+from gateway.protocol.server_role import (
     Aborted,
     Event,
     ExportAsked,

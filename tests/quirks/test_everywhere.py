@@ -14,19 +14,19 @@ from tests.quirks.proofs import check_proof
 
 TESTS = Path(__file__).parents[1]
 
-LEGACY = "relay/test_legacy_servers.py"
-SESSIONS = "relay/test_sessions.py"
-REPLIES = "relay/scan/test_replies.py"
-REQUESTS = "relay/scan/test_requests.py"
-MATRIX = "relay/test_matrix.py"
-OLD = "relay/test_old_clients.py"
+LEGACY = "sessions/test_legacy_servers.py"
+SESSIONS = "hub/test_sessions.py"
+REPLIES = "scan/test_replies.py"
+REQUESTS = "scan/test_requests.py"
+MATRIX = "sessions/test_matrix.py"
+OLD = "sessions/test_old_clients.py"
 LADDER = "upstream/test_ladder.py"
 OFFERS = "protocol/test_offers.py"
 EVERY = "test_every_client_before_every_old_server"
 
 PROVED_BY = {
     "Q-S3": (
-        "relay/test_repairs.py",
+        "sessions/test_repairs.py",
         "test_q_s3_bitmaps_are_listed_though_the_server_forgets_them",
     ),
     "Q-S4": (REPLIES, "test_extents_are_mended"),
@@ -52,7 +52,7 @@ PROVED_BY = {
     "Q-C3": ("wire/test_messages.py", "test_error_text_is_cut_between_characters"),
     "Q-C5": (REPLIES, "test_req_one_through_the_scanner"),
     "Q-C6": (REQUESTS, "test_block_status_without_contexts"),
-    "Q-C8": ("relay/test_read_only.py", "test_a_bitmap_that_may_move_is_hidden_on_request"),
+    "Q-C8": ("sessions/test_read_only.py", "test_a_bitmap_that_may_move_is_hidden_on_request"),
     "Q-C10": (OFFERS, "test_usable_size"),
     "Q-C13": (OLD, "test_an_oldstyle_client_is_greeted_with_its_export_and_served"),
     "Q-C17": ("interop/test_info.py", "test_nbdinfo_list"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.protocol.client import Style
+from gateway.protocol.client_role import Style
 from gateway.quirks import Evidence
 from gateway.quirks.fingerprint import identify
 from gateway.wire.constants import Rep

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway import quirks
-from gateway.protocol.client import Style
+from gateway.protocol.client_role import Style
 from gateway.protocol.export import Export
 from gateway.quirks import (
     Dialect,

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from gateway.relay.bundle import recovery
+from gateway.bundle import recovery
 from tests.tools.schedules import settings, steps
 from tests.tools.schedules.geometry import BLOCKS, BORDER_BLOCK, FIRST_BLOCKS, length_of, offset_of
 from tests.tools.schedules.run import Outcome, plan_of, run

@@ -12,7 +12,7 @@ import trio.testing
 
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from tests.embedded.peers import Client, connected, socket_pair
-from tests.relay.gateways import ENDS_WITH_ITS_LINK, gateway_before
+from tests.sessions.gateways import ENDS_WITH_ITS_LINK, gateway_before
 from tests.tools.oracle import Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, content, stamps_of
 from tests.tools.volatile import Piece, Store, VolatileServer, everything, some, torn

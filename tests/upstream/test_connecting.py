@@ -15,6 +15,7 @@ from gateway.embedded import PERSONALITIES, MemoryDisk, Server
 from gateway.embedded.faults import SILENT_AFTER_GREETING, Faults
 from gateway.net.dial import DialError
 from gateway.upstream import server as upstream
+from gateway.upstream.configured import Servers, servers_of
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
 from gateway.upstream.server import (
     CameBack,
@@ -26,12 +27,11 @@ from gateway.upstream.server import (
     Unreachable,
     WentDown,
 )
-from gateway.upstreams import Servers, servers_of
 from gateway.wire import limits
 from gateway.wire.constants import Rep, TransmissionFlag
 from gateway.wire.handshake import ListedExport
 from tests.embedded.peers import Client, socket_pair
-from tests.relay.gateways import gateway_before
+from tests.sessions.gateways import gateway_before
 
 pytestmark = pytest.mark.real
 

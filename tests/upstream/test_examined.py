@@ -12,7 +12,7 @@ import trio.testing
 
 from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.net.dial import DialError
-from gateway.protocol.client import Style
+from gateway.protocol.client_role import Style
 from gateway.quirks import Evidence, recognised
 from gateway.upstream import server as upstream
 from gateway.upstream.examined import MOST_EXAMINED, Examined
@@ -22,7 +22,7 @@ from gateway.upstream.places import MOST_BACK_OFF_SECONDS
 from gateway.wire.constants import Opt, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
-from tests.relay.test_repairs import like_nbd_server
+from tests.sessions.test_repairs import like_nbd_server
 from tests.upstream.taps import Tap
 from tests.upstream.test_leaving import understood
 

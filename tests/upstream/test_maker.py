@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from gateway.config import Config, parse
+from gateway.upstream.configured import Servers, servers_of, switched_to
 from gateway.upstream.server import Server
-from gateway.upstreams import Servers, servers_of, switched_to
 from gateway.uri import NbdUri, parse_nbd_uri
 
 

@@ -47,7 +47,7 @@ from gateway.wire.constants import Cmd
 from gateway.wire.framing import SIMPLE
 from gateway.wire.handshake import encode_oldstyle_greeting
 from tests.embedded.peers import socket_pair
-from tests.relay.gateways import gateway_before
+from tests.sessions.gateways import gateway_before
 
 pytestmark = pytest.mark.real
 

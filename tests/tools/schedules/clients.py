@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from gateway.protocol.client import Refused
+from gateway.protocol.client_role import Refused
 from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, CmdFlag
 from gateway.wire.transmission import DISC
 from tests.embedded.peers import BLOCK_SIZE, Client

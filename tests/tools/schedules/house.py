@@ -1,5 +1,5 @@
-"""A whole gateway in this process, before a `World`: built from a configuration, as `gateway.app` does it, and
-with the verbs of its control socket.
+"""A whole gateway in this process, before a `World`: built from a configuration, as `gateway.app.run` does it,
+and with the verbs of its control socket.
 
 The clock jumps, and what the hub waits in real time, to save the processor of others, it does not wait here.
 """
@@ -19,16 +19,16 @@ import structlog
 import trio
 
 from gateway.admin.control import Answer, Verb
+from gateway.app.switching import verbs_of
+from gateway.clients.client import serve_client
 from gateway.config import parse
-from gateway.relay import hub as hub_module
-from gateway.relay.client import serve_client
-from gateway.relay.hub import Hub
-from gateway.relay.pausing import Pauses
-from gateway.relay.scan import turn
-from gateway.relay.service import Service
-from gateway.relay.upkeep import see_to_upstreams
-from gateway.switching import verbs_of
-from gateway.upstreams import servers_of
+from gateway.hub import hub as hub_module
+from gateway.hub.hub import Hub
+from gateway.scan import turn
+from gateway.sessions.pausing import Pauses
+from gateway.sessions.service import Service
+from gateway.sessions.upkeep import see_to_upstreams
+from gateway.upstream.configured import servers_of
 from tests.embedded.peers import Client, socket_pair
 from tests.tools.oracle import Oracle
 from tests.tools.schedules.geometry import BLOCKS

@@ -1,0 +1,287 @@
+"""The demo: a gateway before embedded servers with qemu 3.0.0's faults, looked at from both sides.
+
+What a person meets who uses that version is tried out with a small client of our own, once directly and once
+through the gateway. The client does what any does: it believes what it is told.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from gateway.app import run as app
+from gateway.config import Config, parse
+from gateway.embedded import Server, make_server
+from gateway.inspect.conform.client import Broken, Client
+from gateway.net.dial import dial
+from gateway.net.drive import Conversation
+from gateway.net.options import RelaySocket, plain_socket
+from gateway.protocol.client_role import Answered, ClientNegotiation, Event
+from gateway.protocol.export import Export
+from gateway.upstream.configured import StartError
+from gateway.uri import Legacy, NbdUri, parse_nbd_uri
+from gateway.wire.constants import DIRTY_BITMAP, Cmd, TransmissionFlag
+from gateway.wire.limits import KIB, MIB
+
+UPSTREAM_PORT = 10809
+GATEWAY_PORT = 10810
+
+SIZE_BYTES = 64 * MIB
+
+SERVERS = {
+    "": "qemu-3.0-alone",
+    "offset": "qemu-3.0-offset",
+    "worst-case": "qemu-3.0-incoherent",
+}
+"""What is served: the gateway's name of the export, and the embedded server that has it."""
+
+HANG_SECONDS = 1.0
+"""How long a second connection is waited for. The real program lets it wait for ever; any that answers does so
+in a hundredth of that."""
+
+REPLY_SECONDS = 60
+"""How long any other answer may take, on however busy a machine."""
+
+DATA = b"data" * (16 * KIB)
+"""64 KiB: what a block of the embedded disks holds, so that there are holes beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a trial; `good`: what a client has to expect."""
+
+    good: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Something that clients do every day."""
+
+    what: str
+    export: str
+    """Which of `SERVERS` it is done to."""
+    do: Callable[[NbdUri], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the demo has to show."""
+
+    direct: NbdUri
+    through: NbdUri
+    flags_direct: TransmissionFlag
+    flags_through: TransmissionFlag
+    outcomes: tuple[tuple[Trial, Outcome, Outcome], ...]
+    """Each trial with what came of it direct, and through the gateway."""
+
+
+async def demo(show: Callable[[Seen], None]) -> int:
+    """Call `show` with what both sides are like; then serve until a signal.
+
+    Raises `gateway.upstream.configured.StartError`.
+    """
+    async with trio.open_nursery() as nursery:
+        upstreams: dict[str, NbdUri] = {}
+        for name, personality in SERVERS.items():
+            server = make_server(Legacy(personality, SIZE_BYTES))
+            port = 0 if upstreams else _free(UPSTREAM_PORT)
+            upstreams[name] = await _serve(server, port, nursery)
+        gateway = f"nbd://127.0.0.1:{_free(GATEWAY_PORT)}"
+        listening = trio.Event()
+
+        async def look() -> None:
+            await listening.wait()
+            show(await _look(upstreams, gateway))
+
+        nursery.start_soon(look)
+        failed: StartError | None = None
+        try:
+            status = await app.serve(
+                _config(gateway, upstreams), listening=lambda _uris: listening.set()
+            )
+        except StartError as error:  # as itself, not in the nursery's group
+            failed = error
+        nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    return status
+
+
+def _config(gateway: str, upstreams: dict[str, NbdUri]) -> Config:
+    lines = [f'listen = [{{ uri = "{gateway}" }}]', 'log.level = "error"']
+    for number, (name, uri) in enumerate(upstreams.items()):
+        lines += [f'[upstream.u{number}]\nuri = "{uri}"']
+        lines += [f'[[export]]\nname = "{name}"\nupstream = "u{number}"\nupstream-name = ""']
+    return parse("\n".join(lines), "demo")
+
+
+def _free(port: int) -> int:
+    """Give the port, or another one if it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+async def _serve(server: Server, port: int, nursery: trio.Nursery) -> NbdUri:
+    listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, server.serve, listeners)
+    return parse_nbd_uri(f"nbd://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+
+
+async def _look(upstreams: dict[str, NbdUri], gateway: str) -> Seen:
+    """Try all of it, on both sides."""
+    through = {name: parse_nbd_uri(f"{gateway}/{name}") for name in upstreams}
+    return Seen(
+        upstreams[""],
+        through[""],
+        await _flags(upstreams[""]),
+        await _flags(through[""]),
+        tuple(
+            [
+                (
+                    trial,
+                    await trial.do(upstreams[trial.export]),
+                    await trial.do(through[trial.export]),
+                )
+                for trial in TRIALS
+            ]
+        ),
+    )
+
+
+# --- The client
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    socket: RelaySocket
+    export: Export
+
+
+async def _open(uri: NbdUri) -> Client:
+    """Open an export with structured replies, and believe what is said of it."""
+    stream = await dial(uri)
+    core = ClientNegotiation()
+    talk: Conversation[Event] = Conversation(stream, core)
+    try:
+        await talk.next_event()
+        core.ask_structured_replies()
+        await talk.next_event()
+        core.go(uri.export, ())
+        answer = await talk.next_event()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    assert isinstance(answer, Answered)
+    assert answer.export is not None
+    told = answer.export
+    export = Export(told.size, told.flags, structured=core.structured)
+    return Client(_Link(plain_socket(stream), export), reply_seconds=REPLY_SECONDS)
+
+
+async def _flags(uri: NbdUri) -> TransmissionFlag:
+    client = await _open(uri)
+    await client.close()
+    return TransmissionFlag(client.export.flags)
+
+
+def _several(client: Client) -> bool:
+    """Say whether it was told that it may use several connections."""
+    return bool(client.export.flags & TransmissionFlag.CAN_MULTI_CONN)
+
+
+# --- What it tries
+
+
+async def _copy(uri: NbdUri) -> Outcome:
+    """Copy the disk, over two connections if that is offered, as nbdcopy does."""
+    clients = [await _open(uri)]
+    try:
+        if _several(clients[0]):
+            with trio.move_on_after(HANG_SECONDS):
+                clients.append(await _open(uri))
+            if len(clients) == 1:
+                return Outcome(False, "hangs for ever")
+        for number, offset in enumerate(range(0, SIZE_BYTES, MIB)):
+            await clients[number % len(clients)].read(offset, MIB)
+    finally:
+        for client in clients:
+            client.abandon()
+    how = "several connections" if len(clients) > 1 else "one connection"
+    return Outcome(True, f"copied over {how}")
+
+
+async def _offset(uri: NbdUri) -> Outcome:
+    """Write, and read back."""
+    client = await _open(uri)
+    await client.write(0, DATA)
+    read = await client.ask(Cmd.READ, 0, len(DATA))
+    await client.close()
+    if not read.error and not any(read.data):
+        return Outcome(False, "zeros for data, success")
+    return Outcome(read.data == DATA, "what was written" if read.data == DATA else str(read))
+
+
+async def _cache(uri: NbdUri) -> Outcome:
+    """Ask to read ahead, as clients may where CACHE is not offered as well."""
+    client = await _open(uri)
+    try:
+        reply = await client.ask(Cmd.CACHE, 0, len(DATA))
+    except Broken:
+        client.abandon()
+        return Outcome(False, "its session ends")
+    await client.close()
+    return Outcome(not reply.error, str(reply))
+
+
+async def _contexts(uri: NbdUri) -> Outcome:
+    """Ask which meta contexts there are: a backup program looks for its bitmap there."""
+    stream = await dial(uri)
+    core = ClientNegotiation()
+    talk: Conversation[Event] = Conversation(stream, core)
+    async with stream:
+        await talk.next_event()
+        core.ask_structured_replies()
+        await talk.next_event()
+        core.ask_contexts(uri.export, (), select=False)
+        answer = await talk.next_event()
+        core.abort()
+        await talk.flush()
+    assert isinstance(answer, Answered)
+    names = [context.name for context in answer.contexts]
+    bitmap = any(name.startswith(DIRTY_BITMAP) for name in names)
+    return Outcome(bitmap, "with its bitmap" if bitmap else "without its bitmap")
+
+
+async def _incoherent(uri: NbdUri) -> Outcome:
+    """Write, and read what was written over a second connection, if that is offered."""
+    writer = await _open(uri)
+    await writer.write(0, bytes(len(DATA)))
+    await writer.do(Cmd.FLUSH)
+    reader = await _open(uri) if _several(writer) else writer
+    await reader.read(0, len(DATA))  # as any client reads a partition table
+    await writer.write(0, DATA)
+    read = await reader.read(0, len(DATA))
+    for client in {writer, reader}:
+        await client.close()
+    return Outcome(read == DATA, "what was written" if read == DATA else "old data")
+
+
+TRIALS = (
+    Trial("nbdcopy (-e 1, the default)", "", _copy),
+    Trial("write, read (--offset)", "offset", _offset),
+    Trial("CACHE", "", _cache),
+    Trial("list of meta contexts", "", _contexts),
+    Trial("write, read (worst case)", "worst-case", _incoherent),
+)
+"""What is tried, in this order, with the option of qemu-nbd that it goes with. All but the last was seen of the
+real program."""

@@ -1,0 +1,435 @@
+"""Goes over to another configuration while the gateway runs: all of it, or nothing.
+
+What is asked for (SIGHUP, `nbd-gateway reload`, a file that has changed) is done in two steps. First everything
+that may fail: the file is read and checked, credentials are loaded, policies and servers made, new addresses
+listened on. Nobody notices; if anything fails, what was opened is closed, and all goes on as it was. Then the
+change itself, in one step of plain code without an await: nobody ever sees half of it. Last, what nobody needs
+any more is closed.
+
+Reloads come one after the other, however many are asked for at once.
+
+Running sessions keep what they were promised. The rules, rates and limits of the new configuration hold for
+them as `Service.reconfigure` says. What becomes of servers stands in `gateway.upstream.configured`.
+
+An address is kept if it is the same one, and so are those who wait there to be accepted; whatever else is said
+of it holds for who comes from then on. New addresses are opened while the old ones are there still: so one
+that overlaps with an old one (0.0.0.0 with 127.0.0.1, at one port) is refused by the kernel, and nothing
+changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from gateway.access.loading import look_anew
+from gateway.access.rules import Access
+from gateway.admin.control import Answer, Control
+from gateway.config import Config, ConfigError, Listen
+from gateway.log import set_up
+from gateway.net.listen import Listener, ListenError, address, file_as_in, open_listener
+from gateway.sessions.service import Service
+from gateway.tls.rotation import Stamp, stamp_of
+from gateway.upstream.configured import Servers, StartError, counted, load_keyring, servers_of
+from gateway.upstream.maker import Backend
+
+if TYPE_CHECKING:
+    from gateway.tls.keyring import Keyring
+
+RELOAD_SECONDS = 30
+"""How long everything that comes before the change may take: files of a network that hangs, names that do not
+resolve. Others wait for their reload meanwhile."""
+
+SETTLE_SECONDS = 0.1
+STORM_SECONDS = 2
+"""Signals that come in less than that after another are one, up to so long after the first: whoever sends
+them from a hook for each of many files means one reload, of all of them."""
+
+LOOK_SECONDS = 5
+"""How often it is looked whether the file has changed, as for credentials (`gateway.tls.keyring`)."""
+
+TIMED_SECONDS = 60
+"""How often sessions are held against rules that depend on the time: a schedule has minutes."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the configuration came from, and comes from again."""
+
+    path: Path
+    load: Callable[[], Config]
+    """Raises `ConfigError`. Called in a thread."""
+    seen: Stamp = None
+    """What the file was just before it was first loaded."""
+
+
+class Failed(Exception):
+    """The configuration stays as it is; each of `problems` says why."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+
+class Present:
+    """Who is connected, by how many configurations there had been when they came."""
+
+    def __init__(self) -> None:
+        self.age = 0
+        self._counts: Counter[int] = Counter()
+        self._left = trio.Event()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Have somebody be there."""
+        age = self.age
+        self._counts[age] += 1
+        try:
+            yield
+        finally:
+            self._counts[age] -= 1
+            if not self._counts[age]:
+                del self._counts[age]
+                self._left.set()
+                self._left = trio.Event()
+
+    def any_of(self, age: int) -> bool:
+        """Say whether anybody is here who came at this age or before."""
+        return any(each <= age for each in self._counts)
+
+    async def next_to_leave(self) -> None:
+        """Wait until the last of some age has left."""
+        await self._left.wait()
+
+
+@dataclass
+class Doors:
+    """What is listened on."""
+
+    listeners: list[Listener]
+    control: Control | None = None
+
+    async def aclose(self) -> None:
+        """Close all of it."""
+        for listener in self.listeners:
+            await listener.aclose()
+        if self.control is not None:
+            await self.control.aclose()
+
+
+@dataclass
+class _Next:
+    """A configuration that everything is there for."""
+
+    config: Config
+    access: Access
+    keyring: Keyring | None
+    servers: Servers
+    listeners: list[tuple[Listen, Listener]]
+    control: Control | None
+
+
+@dataclass
+class Standing:
+    """What is in force."""
+
+    servers: Servers
+    keyring: Keyring | None
+    doors: Doors
+    leaving: dict[Backend, int] = field(default_factory=dict)
+    """What nobody is led to any more, and up to which age clients may be connected to it."""
+
+    async def aclose(self) -> None:
+        """Close and end everything: the gateway ends."""
+        with trio.CancelScope(shield=True):  # these have limits of their own
+            await self.doors.aclose()
+            for backend in self.leaving:
+                await backend.end()
+            await self.servers.end()
+
+
+class Host(Protocol):
+    """Who runs what a reload brings."""
+
+    def accept(self, listener: Listener) -> None:
+        """Take a new listener's clients."""
+
+    def obey(self, control: Control) -> None:
+        """Serve a new control socket."""
+
+    def watch(self, keyring: Keyring) -> None:
+        """Watch the first credentials that there are."""
+
+    def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
+        """Wait for the last users of what nobody is led to any more."""
+
+    @property
+    def ends(self) -> bool:
+        """The gateway shuts down."""
+
+
+class Reloader:
+    """Reloads, one after the other. `embedded` is where servers in here live."""
+
+    def __init__(
+        self,
+        source: Source | None,
+        service: Service,
+        standing: Standing,
+        embedded: trio.Nursery,
+        host: Host,
+    ) -> None:
+        self.present = Present()
+        self._source = source
+        self._service = service
+        self._now = standing
+        self._embedded = embedded
+        self._host = host
+        self._turn = trio.Lock()
+        self._wanted = trio.Event()
+        self._asked = 0
+        self._tried = None if source is None else source.seen
+
+    # --- Who asks for it
+
+    def ask(self) -> None:
+        """Reload soon. Asking often before that is the same as once."""
+        self._asked += 1
+        self._wanted.set()
+
+    async def do_what_is_asked(self) -> None:
+        """Reload whenever `ask` was called, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            with trio.move_on_after(STORM_SECONDS):
+                await self._settled()
+            self._wanted = trio.Event()
+            await self.reload()
+
+    async def _settled(self) -> None:
+        """Wait until nobody asks for it any more."""
+        before = 0
+        while before != self._asked:
+            before = self._asked
+            await trio.sleep(SETTLE_SECONDS)
+
+    async def watch_file(self) -> None:
+        """Reload when the file has changed, where the configuration says so, until cancelled.
+
+        A change is taken up when two looks have seen the same; one that fails is told of once, and the next
+        change tried again.
+        """
+        if self._source is None:
+            return
+        before = self._tried
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            now = stamp_of(self._source.path)
+            settled, before = now == before, now
+            if self._service.config.control.reload_on_change and settled and now != self._tried:
+                await self.reload()
+
+    async def look_again_as_time_passes(self) -> None:
+        """Hold sessions against rules that depend on the time, until cancelled."""
+        while True:
+            await trio.sleep(TIMED_SECONDS)
+            if self._service.access.timed:
+                self._service.look_again()
+
+    # --- The reload
+
+    async def reload(self) -> Answer:
+        """Reload now, and say in the log and in the answer what came of it."""
+        log = self._service.log
+        async with self._turn:
+            try:
+                with trio.fail_after(RELOAD_SECONDS):
+                    done = await self._reload()
+            except trio.TooSlowError:
+                failed: Failed | None = Failed(f"it took longer than {RELOAD_SECONDS} s to prepare")
+            except Failed as error:
+                failed = error
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # a bug, ours or a policy's; everybody is served on
+                log.exception("reload failed")
+                failed = Failed(f"an internal error: {error!r}")
+            else:
+                failed = None
+                log.info("configuration reloaded", what="; ".join(done))
+            if failed is not None:
+                done = []
+            problems = [] if failed is None else list(failed.problems)
+            say = log.warning if self._source is None else log.error
+            for problem in problems:
+                say("configuration stays as it was", why=problem)
+            # Whatever became of the configuration: who has renewed a certificate waits for this alone.
+            if self._now.keyring is not None and not self._host.ends:
+                exchanged = self._now.keyring.reload(log)
+                problems += exchanged.problems
+                if exchanged.done:
+                    done.append(f"credentials exchanged: {', '.join(exchanged.done)}")
+        return Answer(failed is None, tuple(done), tuple(problems))
+
+    async def _reload(self) -> list[str]:
+        if self._source is None:
+            raise Failed("it came from the command line: only serve --config FILE can be reloaded")
+        self._refuse_if_ending()
+        self._tried = stamp_of(self._source.path)
+        look_anew()
+        try:
+            config = await trio.to_thread.run_sync(self._source.load, abandon_on_cancel=True)
+        except ConfigError as error:
+            raise Failed(*map(str, error.problems)) from None
+        async with AsyncExitStack() as opened:
+            with ExitStack() as changed:
+                try:
+                    following = await self._prepare(config, opened, changed)
+                except (StartError, ListenError) as error:
+                    raise Failed(f"{self._source.path}: {error}") from None
+                self._refuse_if_ending()
+                gone, done = self._commit(following)
+            opened.pop_all()
+        with trio.CancelScope(shield=True):  # it is done, and a closing socket takes no time
+            await gone.aclose()
+        return done
+
+    def _refuse_if_ending(self) -> None:
+        if self._host.ends:
+            raise Failed("the gateway is shutting down")
+
+    async def _prepare(self, config: Config, opened: AsyncExitStack, changed: ExitStack) -> _Next:
+        """Do everything that may fail. What is opened, and changed, is put down to be undone. Raises
+        `StartError`, `ListenError`.
+        """
+        access = self._access(config)
+        keyring = await trio.to_thread.run_sync(
+            load_keyring, config, self._now.keyring, abandon_on_cancel=True
+        )
+        servers = servers_of(
+            config,
+            self._embedded,
+            keyring,
+            self._now.servers,
+            self._now.leaving,
+            lambda backend: opened.push_async_callback(_shielded(backend.end)),
+            self._service.elsewhere,
+        )
+        listeners = await self._listeners(config, opened, changed)
+        return _Next(config, access, keyring, servers, listeners, self._control(config, opened))
+
+    def _access(self, config: Config) -> Access:
+        try:
+            return Access(config)
+        except (Exception, SystemExit) as error:  # a policy's, of whoever wrote it
+            raise StartError(f"policies: {error}") from error
+
+    async def _listeners(
+        self, config: Config, opened: AsyncExitStack, changed: ExitStack
+    ) -> list[tuple[Listen, Listener]]:
+        left = list(self._now.doors.listeners)
+        found: list[tuple[Listen, Listener]] = []
+        for settings in config.listen:
+            wanted = address(settings.uri)
+            here = next((each for each in left if address(each.settings.uri) == wanted), None)
+            if here is None:
+                here = await open_listener(settings)
+                opened.push_async_callback(_shielded(here.aclose))
+            else:
+                left.remove(here)
+                before = here.settings
+                if (before.socket_mode, before.socket_owner) != (
+                    settings.socket_mode,
+                    settings.socket_owner,
+                ):
+                    changed.enter_context(file_as_in(settings))
+            found.append((settings, here))
+        return found
+
+    def _control(self, config: Config, opened: AsyncExitStack) -> Control | None:
+        path, here = config.control.socket, self._now.doors.control
+        if path is None or (here is not None and here.path == path):
+            return None if path is None else here
+        control = Control(path)
+        opened.push_async_callback(_shielded(control.aclose))
+        return control
+
+    def _commit(self, following: _Next) -> tuple[Doors, list[str]]:
+        """Go over to it: give what is listened on no more, and what has been done. Never raises."""
+        service, before, doors = self._service, self._now.servers, self._now.doors
+        servers = following.servers
+        ended = service.reconfigure(
+            following.config, following.access, servers.servers, servers.switched
+        )
+        set_up(following.config.log)
+        credentials = self._take_credentials(following.keyring)
+        listeners = [listener for _settings, listener in following.listeners]
+        new = [each for each in listeners if each not in doors.listeners]
+        gone = Doors([each for each in doors.listeners if each not in listeners])
+        changed = 0
+        for settings, listener in following.listeners:
+            changed += listener.settings != settings
+            listener.take_over(settings)
+        doors.listeners[:] = listeners
+        for listener in new:
+            self._host.accept(listener)
+        if following.control is not doors.control:
+            gone.control, doors.control = doors.control, following.control
+            if following.control is not None:
+                self._host.obey(following.control)
+        self._now.servers = following.servers
+        self._see_off(before.gone(following.servers))
+        kept = len(listeners) - len(new) - changed
+        return gone, [
+            f"listeners: {counted(kept, changed, len(new), len(gone.listeners))}",
+            f"upstreams: {following.servers.words(before)}",
+            f"exports: {len(following.config.exports)}",
+            f"rules: {len(following.config.rule)}",
+            f"sessions: {len(service.running) - ended} kept, {ended} ended",
+            *([f"credentials loaded: {', '.join(credentials)}"] if credentials else []),
+        ]
+
+    def _take_credentials(self, keyring: Keyring | None) -> list[str]:
+        """Go over to these credentials; say whose were not there before."""
+        if keyring is None:
+            return []
+        if self._now.keyring is not None:
+            return self._now.keyring.become(keyring, self._service.log)
+        self._now.keyring = keyring
+        self._host.watch(keyring)
+        return keyring.whose
+
+    # --- What has gone
+
+    def _see_off(self, backends: Iterable[Backend]) -> None:
+        for backend in self._now.servers.led_to:
+            self._now.leaving.pop(backend, None)
+        for backend in backends:
+            self._now.leaving[backend] = self.present.age
+            self._host.see_off(self._end, backend)
+        self.present.age += 1
+
+    async def _end(self, backend: Backend) -> None:
+        """End a server that nobody is led to any more, once nobody is here who was. Another reload may have
+        taken it up again meanwhile.
+        """
+        while self.present.any_of(self._now.leaving.get(backend, -1)):
+            await self.present.next_to_leave()
+        if backend in self._now.leaving:
+            await backend.end()
+            self._now.leaving.pop(backend, None)
+
+
+def _shielded(close: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    async def closed() -> None:
+        with trio.CancelScope(shield=True):
+            await close()
+
+    return closed

@@ -1,0 +1,389 @@
+"""The composition root: builds everything from a configuration, runs it, and ends it in good order.
+
+The only module that knows all others. Signals: SIGTERM, or SIGINT once, drains (no new connections, nothing
+new begun, what is under way finished within `drain-seconds`); a second one ends at once. SIGHUP loads the
+configuration and TLS credentials anew (see `gateway.app.reload`). SIGUSR1 and SIGUSR2 do nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from gateway.admin.control import Answer, Asked, Control, Verb, no_arguments
+from gateway.app.pidfile import pidfile
+from gateway.app.reload import Doors, Reloader, Source, Standing
+from gateway.app.switching import verbs_of
+from gateway.clients.client import ChooseSession, naming, serve_client
+from gateway.config import Config, Listen
+from gateway.hub.hub import Hub
+from gateway.log import logger, say_left_out
+from gateway.net.listen import Listener, ListenError, is_abstract, open_listener, take_clients
+from gateway.net.options import peer_of
+from gateway.net.tally import Tally
+from gateway.sessions.pausing import Pauses
+from gateway.sessions.service import Service
+from gateway.sessions.transmit import LINGER_SECONDS
+from gateway.sessions.upkeep import see_to_upstreams
+from gateway.upstream.configured import StartError, load_keyring, servers_of
+from gateway.upstream.maker import Backend
+from gateway.uri import MAX_SOCKET_PATH_BYTES, NbdUri
+
+if TYPE_CHECKING:
+    from gateway.tls.keyring import Keyring  # costs nothing where there is no TLS
+
+WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
+"""They would kill us: a lot for somebody's guess at what rotates logs. We do not have the kernel ignore them,
+for what we start would ignore them as well (execve(2))."""
+
+INTERRUPTED = 130
+"""Exit status after a second signal, SIGTERM as well: what a shell gives for SIGINT."""
+
+NEGOTIATION_DRAIN_SECONDS = 2
+"""How long clients that have not opened an export yet may take, while shutting down, to ask for one and be
+told ERR_SHUTDOWN."""
+
+MAX_DESCRIPTORS = 1_048_576
+"""Up to where the limit of open files is raised: two sockets for each client, and the kernel's own cap."""
+
+SHORTAGE_LOG_SECONDS = 60
+TURNED_AWAY_LOG_SECONDS = 1
+"""How often the log speaks of these at most: both come by the thousand, and from whoever likes to connect."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What concerns one run rather than the service."""
+
+    run: str | None = None
+    """A shell command: the gateway ends with it, and with its status."""
+    pidfile: Path | None = None
+    exit_after_last_client: bool = False
+
+
+async def serve(
+    config: Config,
+    options: Options = Options(),
+    *,
+    source: Source | None = None,
+    listening: Callable[[tuple[NbdUri, ...]], None] | None = None,
+) -> int:
+    """Serve until a signal, the end of `--run` or the last client; give the exit status.
+
+    `source` is where the configuration came from, if that can be reloaded. `listening` is called with the
+    listeners' URIs once clients can connect. Raises `StartError`.
+    """
+    _raise_descriptor_limit()
+    # Whoever started us may have had it ignored; then the kernel would reap what we have started, and give its
+    # number away (waitpid(2)).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Signals first: whoever sees the socket may send one.
+    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WITHOUT_MEANING)
+    with trio.open_signal_receiver(*heard) as signals:
+        failed: StartError | None = None
+        async with trio.open_nursery() as embedded:
+            try:
+                keyring = load_keyring(config)
+                servers = servers_of(config, embedded, keyring)
+                standing = Standing(servers, keyring, Doors([]))
+                try:
+                    await _open(standing.doors, config)
+                    with pidfile(options.pidfile):
+                        run = _Run(config, options, source, standing, embedded, signals, listening)
+                        status = await run.until_the_end()
+                finally:
+                    await standing.aclose()
+            except StartError as error:  # as itself, not in the nursery's group
+                failed = error
+            embedded.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    return status
+
+
+class _Run:
+    """One run of the gateway: what it serves, and when it ends."""
+
+    def __init__(
+        self,
+        config: Config,
+        options: Options,
+        source: Source | None,
+        standing: Standing,
+        embedded: trio.Nursery,
+        signals: AsyncIterator[int],
+        listening: Callable[[tuple[NbdUri, ...]], None] | None,
+    ) -> None:
+        listeners = standing.doors.listeners
+        if listening is not None:
+            listening(tuple(listener.uri for listener in listeners))
+        log = logger(config.log)
+        assert standing.servers.keeper is not None  # the first servers have made one
+        self._keeper = standing.servers.keeper
+        self._keeper.log = log
+        for listener in listeners:
+            log.info("listening", uri=str(listener.uri))
+        hub = Hub()
+        hub.failed = lambda error: log.error("internal error beside the sessions", exc_info=error)
+        self._service = Service(config, standing.servers.servers, hub, log)
+        self._standing = standing
+        self._options = options
+        self._signals = signals
+        self._reloader = Reloader(source, self._service, standing, embedded, self)
+        self._verbs: dict[str, Verb] = {"reload": self._reload}
+        self._clients: Counter[Listener] = Counter()
+        self._had_client = False
+        """One that has asked for something: who only looks whether the port is open is none."""
+        self._somebody_left = trio.Event()
+        self._status = 0
+        self._drain = trio.Event()
+        self._shortages = Tally(SHORTAGE_LOG_SECONDS, self._say_shortage)
+        self._turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
+
+    @property
+    def _client_count(self) -> int:
+        return sum(self._clients.values())
+
+    async def until_the_end(self) -> int:
+        """Serve; give the exit status."""
+        try:
+            async with trio.open_nursery() as hub:
+                hub.start_soon(self._service.hub.run)
+                hub.start_soon(say_left_out)
+                async with trio.open_nursery() as clients:
+                    async with trio.open_nursery() as doors:
+                        self._client_tasks, self._tasks = clients, doors
+                        self._begin(hub.cancel_scope)
+                        await self._drain.wait()
+                        self._service.log.info("shutting down", clients=self._client_count)
+                        for listener in self._standing.doors.listeners:
+                            await listener.aclose()
+                        self._service.drain()
+                        await self._wait_for_clients()
+                        doors.cancel_scope.cancel()
+                    clients.cancel_scope.cancel()
+                hub.cancel_scope.cancel()
+        finally:
+            self._service.hub.close()
+        for server in self._service.led_to:
+            if server.repaired:
+                repaired = dict(sorted(server.repaired.items()))
+                self._service.log.info("repaired", upstream=server.name, sessions=repaired)
+        return self._status
+
+    def _begin(self, everything: trio.CancelScope) -> None:
+        begin, reloader = self._tasks.start_soon, self._reloader
+        self._verbs |= verbs_of(
+            self._service, Pauses(self._service, self._tasks), lambda: self._standing.keyring
+        )
+        begin(self._obey_signals, everything)
+        begin(self._shortages.run)
+        begin(self._turned_away.run)
+        begin(self._service.turned_away.run)
+        begin(see_to_upstreams, self._service)
+        begin(reloader.do_what_is_asked)
+        begin(reloader.watch_file)
+        begin(reloader.look_again_as_time_passes)
+        if self._standing.keyring is not None:
+            self.watch(self._standing.keyring)
+        for listener in self._standing.doors.listeners:
+            self.accept(listener)
+        if self._standing.doors.control is not None:
+            self.obey(self._standing.doors.control)
+        if self._options.run is not None:
+            begin(self._run_command, self._options.run)
+
+    async def _wait_for_clients(self) -> None:
+        """Wait until all clients have gone, but no longer than the configuration says (then the sessions have
+        been cut, and what is left is to see them off).
+        """
+        with trio.move_on_after(self._service.config.drain_seconds + LINGER_SECONDS):
+            with trio.move_on_after(NEGOTIATION_DRAIN_SECONDS):
+                while self._client_count:
+                    await self._next_to_leave()
+            while self._service.relayed:
+                await self._next_to_leave()
+            await self._service.hub.all_seen_off()
+
+    async def _next_to_leave(self) -> None:
+        self._somebody_left = trio.Event()
+        await self._somebody_left.wait()
+
+    async def _obey_signals(self, everything: trio.CancelScope) -> None:
+        async for number in self._signals:
+            if number == signal.SIGHUP:
+                self._reloader.ask()
+                continue
+            if number in WITHOUT_MEANING:
+                self._service.log.info(
+                    "signal means nothing here: SIGHUP reloads", signal=signal.Signals(number).name
+                )
+                continue
+            if self._drain.is_set():
+                self._status = INTERRUPTED
+                everything.cancel()
+            self._drain.set()
+
+    # --- What a reload brings
+
+    def accept(self, listener: Listener) -> None:
+        """Take clients; until draining, or a reload, closes the listener."""
+
+        def take(stream: trio.SocketStream) -> None:
+            self._client_tasks.start_soon(self._client, listener, stream)
+
+        for listening in listener.sockets:
+            self._tasks.start_soon(take_clients, listening, take, self._short)
+
+    def obey(self, control: Control) -> None:
+        """Do what is asked for over a control socket."""
+        self._tasks.start_soon(control.run, self._verbs, self._tasks, self._short, self._heard)
+
+    def watch(self, keyring: Keyring) -> None:
+        """Exchange credentials whose files change."""
+        self._tasks.start_soon(keyring.watch, self._service.log)
+
+    def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
+        """Wait for the last users of an upstream."""
+        self._tasks.start_soon(wait, backend)
+
+    @property
+    def ends(self) -> bool:
+        """Nothing new is begun."""
+        return self._drain.is_set()
+
+    async def _reload(self, arguments: Mapping[str, object]) -> Answer:
+        no_arguments(arguments)
+        return await self._reloader.reload()
+
+    def _heard(self, asked: Asked) -> None:
+        log, answer = self._service.log, asked.answer
+        export = asked.arguments.get("export")
+        ours = {"verb": asked.verb, "pid": asked.by.pid, "uid": asked.by.uid}
+        ours |= {"export": export} if isinstance(export, str) else {}
+        ours |= {"arguments": dict(asked.arguments)} if asked.arguments.keys() - {"export"} else {}
+        if answer is None:
+            log.warning("command undone: who asked has gone", **ours)
+        elif answer.ok:
+            log.info("command done", **ours, done=[*answer.done], problems=[*answer.problems])
+        else:
+            log.warning("command not done", **ours, why=[*answer.problems])
+
+    # --- Clients
+
+    def _short(self, number: int) -> None:
+        self._shortages.add(_shortage(number))
+
+    def _say_shortage(self, why: str, count: int) -> None:
+        self._service.log.error("could not accept a client", why=why, attempts=count)
+
+    def _say_turned_away(self, why: str, count: int) -> None:
+        self._service.log.warning("client turned away", why=why, count=count)
+
+    async def _client(self, listener: Listener, stream: trio.SocketStream) -> None:
+        log = self._service.log
+        listen = listener.settings
+        self._clients[listener] += 1
+        try:
+            log = naming(peer_of(stream.socket), log)
+            with self._reloader.present.one():
+                async with stream:
+                    if self._clients[listener] > listen.max_connections:
+                        self._turned_away.add(f"{listen.max_connections} are connected")
+                    else:
+                        tls = self._session_of(listen)
+                        if await serve_client(self._service, listen, stream, tls):
+                            self._had_client = True
+        except (Exception, SystemExit):
+            # A bug, ours or a policy's; it must not take the other clients with it.
+            log.exception("client lost to an internal error")
+        finally:
+            self._clients[listener] -= 1
+            if not self._clients[listener]:
+                del self._clients[listener]
+            self._somebody_left.set()
+            if self._had_client and not self._clients and self._options.exit_after_last_client:
+                self._drain.set()
+
+    def _session_of(self, listen: Listen) -> ChooseSession | None:
+        keyring = self._standing.keyring
+        ring = None if keyring is None else keyring.listener(listen)
+        return None if ring is None else ring.current.session
+
+    async def _run_command(self, command: str) -> None:
+        """Run what we are there for: we end with it, and it with us."""
+        uri = _for_clients(self._standing.doors.listeners[0])
+        environment = os.environ | {
+            "uri": str(uri),
+            "port": str(uri.port or ""),
+            "unixsocket": "" if _is_abstract(uri) else uri.socket_path or "",
+        }
+        keeper = self._keeper
+        kept = keeper.start("tree", ["/bin/sh", "-c", command], environment=environment)
+        try:
+            status = await kept.wait()
+        finally:
+            with trio.CancelScope(shield=True):  # it has limits of its own
+                await keeper.end(kept)
+        self._status = status if status >= 0 else 128 - status
+        self._drain.set()
+
+
+def _is_abstract(uri: NbdUri) -> bool:
+    return uri.socket_path is not None and is_abstract(uri.socket_path)
+
+
+def _for_clients(listener: Listener) -> NbdUri:
+    """Give the URI by which a client here gets in, wherever it goes."""
+    listen, uri = listener.settings, listener.uri
+    if uri.socket_path is not None and not _is_abstract(uri):
+        path = str(Path(uri.socket_path).absolute())
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+            uri = replace(uri, socket_path=path)
+    if listen.tls_mode != "require":
+        return uri
+    from gateway.tls.client_uri import client_uri
+
+    verify = listen.verify_client is not False
+    return client_uri(uri, listen.certificates, listen.psk, verify_client=verify)
+
+
+# --- Building
+
+
+async def _open(doors: Doors, config: Config) -> None:
+    """Listen on everything. Raises `StartError`; then what was opened is for the caller to close."""
+    try:
+        for settings in config.listen:
+            doors.listeners.append(await open_listener(settings))
+        if config.control.socket is not None:
+            doors.control = Control(config.control.socket)
+    except ListenError as error:
+        raise StartError(str(error)) from None
+
+
+def _shortage(number: int) -> str:
+    """Say what there is too little of, to somebody who can have more of it."""
+    text = os.strerror(number)
+    if number != errno.EMFILE:
+        return text
+    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return f"{text}: the limit is {limit}, raise it with ulimit -n or systemd's LimitNOFILE"
+
+
+def _raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may have: the usual limit of 1,024 is met by 500 clients."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

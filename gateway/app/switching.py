@@ -1,0 +1,265 @@
+"""The verbs `pause`, `resume`, `switch` and `losses` of the control socket; they are done in
+`gateway.sessions.pausing`.
+
+    {"verb": "pause", "export": "disk", "within": 30, "for": 300, "accept-loss": false}
+    {"verb": "pause", "export": "disk", "while-connected": true, "holder": "4f1c"}
+    {"verb": "resume", "export": "disk"}
+    {"verb": "resume", "export": "disk", "holder": "4f1c"}
+    {"verb": "switch", "export": "disk", "uri": "nbd://10.0.0.6", "within": 30, "close-first": true}
+    {"verb": "losses", "export": "disk", "forget": false}
+
+Which exports are meant is said by `export`, a name, or a pattern with `"all": true`; or by `upstream`, for all
+of one server (`gateway.sessions.meant`). Everything else may be left out; without an export, `losses` is about
+all disks.
+
+The server of a URI is spoken to as the export's upstream is, in all that its settings say; so it has TLS if
+that has: nobody should be able to lead a disk into the clear by a slip of the keyboard. If exports are led to
+that address already, by the configuration or by another switch, it is the same server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from gateway.admin.control import Answer, Misunderstood, Verb
+from gateway.sessions.holding import NotDone, Within
+from gateway.sessions.meant import Exports, Meant
+from gateway.sessions.pausing import LASTS_SECONDS, QUIET_SECONDS, Pauses, Target
+from gateway.sessions.service import Service
+from gateway.sessions.untold import in_words, lost_disks
+from gateway.upstream.configured import StartError, switched_to
+from gateway.uri import NbdUri, UriError, parse_nbd_uri
+from gateway.wire.handshake import shown
+
+if TYPE_CHECKING:
+    from gateway.tls.keyring import Keyring  # costs nothing where there is no TLS
+
+MOST_WITHIN_SECONDS = 60.0
+"""The longest that can be waited for quiet: clients wait as long, and so does who has asked."""
+
+MOST_FOR_SECONDS = 3600.0
+"""The longest pause. Nobody means one of a day."""
+
+NOTHING_LOST = "nothing is lost that somebody has still to be told of"
+
+
+def verbs_of(
+    service: Service, pauses: Pauses, keyring: Callable[[], Keyring | None]
+) -> dict[str, Verb]:
+    """Give the verbs, by their names. `keyring` gives the one that is in force."""
+    exports = Exports(service)
+
+    async def pause(arguments: Mapping[str, Any]) -> Answer:
+        meant = _meant(arguments, {"within", "for", "accept-loss", "while-connected", "holder"})
+        seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
+        lasts = _seconds(arguments, "for", LASTS_SECONDS, MOST_FOR_SECONDS)
+        accept_loss = _truth(arguments, "accept-loss")
+        while_connected = _truth(arguments, "while-connected")
+        command = object()
+        holder = _holder(arguments) or command
+
+        async def paused() -> Answer:
+            within = Within(seconds)
+            name = exports.single(meant)
+            if name is None:
+                names = await exports.there(meant, within)
+            else:
+                names = [name]
+                await exports.refuse_if_not_there(name, within)
+            done = await pauses.pause(
+                names,
+                within=within,
+                lasts=lasts,
+                accept_loss=accept_loss,
+                by=holder,
+                command=command,
+                anew=while_connected,
+            )
+            undo = partial(pauses.undo, command)
+            return Answer(True, tuple(done), undo=undo, while_connected=while_connected)
+
+        return await _done(paused)
+
+    async def resume(arguments: Mapping[str, Any]) -> Answer:
+        meant = _meant(arguments, {"holder"})
+        holder = _holder(arguments)
+
+        async def resumed() -> Answer:
+            name = exports.single(meant)
+            if holder is None or name is not None:
+                names = exports.paused(meant)
+            elif not (names := pauses.paused_by(holder)):
+                raise NotDone("nothing is paused any more that this holder has paused")
+            return Answer(True, tuple(await pauses.resume(names, holder)))
+
+        return await _done(resumed)
+
+    async def switch(arguments: Mapping[str, Any]) -> Answer:
+        meant = _meant(arguments, {"uri", "within", "close-first", "accept-loss"})
+        seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
+        close_first = _truth(arguments, "close-first")
+        accept_loss = _truth(arguments, "accept-loss")
+        uri = _uri(arguments)
+
+        async def switched() -> Answer:
+            within = Within(seconds)
+            name = exports.single(meant)
+            if name is None:
+                names = await exports.there(meant, within, at_home=uri is None)
+            else:
+                names = [name]
+                exports.refuse_if_nobody_has_it(name)
+            target = None if uri is None else await _target(service, names, uri, keyring())
+            notes: list[str] = []
+            done = await pauses.switch(
+                names,
+                target,
+                within=within,
+                close_first=close_first,
+                accept_loss=accept_loss,
+                note=notes.append,
+            )
+            return Answer(True, tuple(done), tuple(notes))
+
+        return await _done(switched)
+
+    async def losses(arguments: Mapping[str, Any]) -> Answer:
+        _know(arguments, {"export", "forget"})
+        export = arguments.get("export")
+        if export is not None and not isinstance(export, str):
+            raise Misunderstood('"export" is an export\'s name')
+        forget = _truth(arguments, "forget")
+
+        async def lost() -> Answer:
+            name = None if export is None else exports.single(Meant(export))
+            if export is not None and name is None:
+                raise NotDone(f"{shown(export)} is a pattern: without a name, all disks are shown")
+            found = _losses(service, name, forget=forget)
+            if name is not None and not found:
+                await exports.refuse_if_not_there(name, Within(QUIET_SECONDS))
+            return Answer(True, tuple(found or [NOTHING_LOST]))
+
+        return await _done(lost)
+
+    return {"pause": pause, "resume": resume, "switch": switch, "losses": losses}
+
+
+async def _done(do: Callable[[], Awaitable[Answer]]) -> Answer:
+    try:
+        return await do()
+    except NotDone as error:
+        return Answer(False, problems=(str(error),))
+
+
+def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:
+    """Say what was lost and not everybody was told of; `forget` what nobody was told of."""
+    found: list[str] = []
+    for called, disk in lost_disks(service, export):
+        forgotten = forget and disk.losses.forget()
+        left = disk.losses.untold()
+        if forgotten:
+            disk.is_left()
+            owed = "" if left is None else f"; still: {in_words(left)}"
+            found.append(f"{called}: what nobody was told of is forgotten{owed}")
+        elif left is not None:
+            found.append(f"{called}: {in_words(left)}")
+    unnamed = 0 if export is not None else service.disks.unnamed
+    if unnamed and forget:
+        service.disks.forget_unnamed()
+        found.append(f"{unnamed} disks more of which only that was known: forgotten")
+    elif unnamed:
+        found.append(f"{unnamed} disks more, of which it is known only that something was lost")
+    return found
+
+
+# --- Arguments
+
+
+def _know(arguments: Mapping[str, Any], known: Collection[str]) -> None:
+    unknown = arguments.keys() - known
+    if unknown:
+        raise Misunderstood(f"unknown keys {', '.join(sorted(unknown))}")
+
+
+def _meant(arguments: Mapping[str, Any], others: Collection[str]) -> Meant:
+    _know(arguments, {"export", "all", "upstream", *others})
+    export, upstream = arguments.get("export"), arguments.get("upstream")
+    if upstream is None and not isinstance(export, str):
+        raise Misunderstood('"export" is an export\'s name')
+    if upstream is not None and (export is not None or not isinstance(upstream, str)):
+        raise Misunderstood('"upstream" is the name of one, in place of "export"')
+    return Meant(export, upstream, _truth(arguments, "all"))
+
+
+def _holder(arguments: Mapping[str, Any]) -> str | None:
+    """Give the word by which who has paused something is known again."""
+    holder = arguments.get("holder")
+    if holder is not None and (not isinstance(holder, str) or not holder):
+        raise Misunderstood('"holder" is a word by which who pauses is known again')
+    return holder
+
+
+def _truth(arguments: Mapping[str, Any], key: str) -> bool:
+    said = arguments.get(key, False)
+    if not isinstance(said, bool):
+        raise Misunderstood(f'"{key}" is true or false')
+    return said
+
+
+def _seconds(arguments: Mapping[str, Any], key: str, default: float, most: float) -> float:
+    seconds = arguments.get(key, default)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= most:
+        raise Misunderstood(f'"{key}" is a number of seconds, more than 0 and up to {most:g}')
+    return float(seconds)
+
+
+def _uri(arguments: Mapping[str, Any]) -> NbdUri | None:
+    text = arguments.get("uri")
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise Misunderstood('"uri" is an NBD URI')
+    try:
+        return parse_nbd_uri(text)
+    except UriError as error:
+        raise Misunderstood(str(error)) from None
+
+
+# --- The server
+
+
+async def _target(
+    service: Service, exports: Collection[str], uri: NbdUri, keyring: Keyring | None = None
+) -> Target:
+    """Give the server of a URI, which is spoken to as the exports' upstream is. Raises `NotDone`."""
+    upstreams: set[str] = set()
+    for export in exports:
+        route = service.config.route(export)
+        if route is None or service.place(export, route) is None:
+            raise NotDone(f"there is no export {shown(export)}")
+        upstreams.add(route.upstream)
+    if len(upstreams) > 1:
+        raise NotDone(
+            f"they have several upstreams in the configuration ({', '.join(sorted(upstreams))}), and a server"
+            " is spoken to as one of them says: switch those of one after the other"
+        )
+    if len(exports) > 1 and uri.export_named:
+        raise NotDone(f"{uri} is one export, and {len(exports)} are to go there")
+    [upstream] = upstreams
+    settings = service.config.upstream[upstream]
+    if uri.tls != settings.secure:
+        wanted = "nbds" if settings.secure else "nbd"
+        raise NotDone(f"upstream {upstream} is spoken to by {wanted}:, and {uri} is not")
+
+    def made() -> Target:
+        server = switched_to(uri, upstream, settings, list(service.led_to), keyring)
+        return Target(server, uri.export if uri.export_named else None)
+
+    try:
+        return await trio.to_thread.run_sync(made) if uri.tls else made()
+    except StartError as error:
+        raise NotDone(str(error)) from None

@@ -1,0 +1,522 @@
+"""The core of a bundle: lines come and go, and what is asked goes on. See the package's docstring for what must
+hold.
+
+A bundle is always in one of the states of `State`. It goes down when it has no line, or settles when there are
+others than before; at the standstill that follows it is mended (`recovery`) and is up again. What sessions ask
+waits meanwhile; how it goes out is in `work`.
+
+Pieces that a line left unanswered when it died are *orphans*. They are what recovery begins with, in the
+order in which they were sent, and what it has not settled goes out again first when the bundle is up.
+
+A line whose server goes in good order (`gateway.scan.going`) is there until it is left: the bundle
+settles at once, so that nothing is sent any more, and mends when the line is gone. A server that is up and
+answers nothing but ESHUTDOWN is as good as down: such a line does not end the time that a server may be away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from gateway.bundle import stripes
+from gateway.bundle.again import SHORT_SECONDS
+from gateway.bundle.line import Line
+from gateway.bundle.lines import Lines, State
+from gateway.bundle.mending import Mending
+from gateway.bundle.pieces import MOST_LOSSES, Piece
+from gateway.bundle.ports import Port, Task
+from gateway.bundle.recovery import RESTARTED, AnotherDisk, flushed, recovery
+from gateway.bundle.stalls import Stalls
+from gateway.bundle.work import Work
+from gateway.jobs.fences import Fences, Late, still_coming
+from gateway.losses.rule import Flushed, Gate, Trail
+from gateway.losses.survival import DEFAULTS, Doubt, Survival
+from gateway.losses.unflushed import Unflushed
+from gateway.peer import UNKNOWN, Peer
+from gateway.protocol.asks import Ask, Done, Outcome
+from gateway.protocol.export import Export
+from gateway.scan.going import GOES_SECONDS
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.ranges import Range
+
+NEVER_BACK = (
+    "the connection to the server was lost, and not made again; what it had not flushed may be gone"
+)
+
+
+class Bundle:
+    """The lines of one export that act as one. `export` is what was promised of it, `count` how many lines are
+    wanted, `trail` what is written over them. `fences` are the disk's.
+
+    `clock` gives seconds. `say` is told what the operator should know. `changed` is called when a line has gone
+    or `due` has changed.
+    """
+
+    def __init__(
+        self,
+        export: Export,
+        count: int,
+        trail: Trail,
+        *,
+        clock: Callable[[], float],
+        stripe_bytes: int = stripes.LEAST_STRIPE_BYTES,
+        strong: bool = False,
+        survival: Survival = DEFAULTS,
+        say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
+        changed: Callable[[], None] = lambda: None,
+        fences: Fences | None = None,
+    ) -> None:
+        self.survival = survival
+        self.lost_at = -math.inf
+        """When the last line of all was lost, in seconds."""
+        self.why = ""
+        """Why there is no line, or will be none."""
+        self.is_another = False
+        """It is over, for what its lines led to is another disk."""
+        self.lines = Lines(count, stripe_bytes=stripe_bytes, strong=strong)
+        self._stalls = Stalls(survival.stall_seconds, clock, changed)
+        self.work = Work(
+            export,
+            self.lines,
+            trail,
+            survival,
+            self._stalls,
+            clock,
+            say,
+            Fences() if fences is None else fences,  # they are falsy while there are none
+            changed,
+        )
+        self._clock = clock
+        self._changed = changed
+        self._trail = trail
+        trail.believed = survival.unflushed is Doubt.ASSUME_DURABLE
+        trail.flush = self._prove
+        trail.changed = self._proved
+        trail.waits = self._waits_on_purpose
+        trail.cut = _never  # lines are read, whatever clients take
+        self._has_news = False  # what is not to do with lines has changed
+        self._gate: Gate | None = None
+        """Stands before what is asked after all lines were lost."""
+        self._was_up = False
+        self._total_loss = True  # since lines were in order last, there was a time without any
+        self._mending: Mending | None = None
+        self._late: list[Late] = []  # no recovery before what one wrote over these lines is done
+        self._adopted: Late | None = None  # the link that this bundle takes over from
+        self._pushing = False
+        self._deaths = 0  # of lines
+        self._mends_since = 0  # so many lines had died when the recovery began
+        self._has_served = False  # one of those that have gone since all had
+        self.to_be_left: list[Line] = []
+        """Lines whose server goes; whoever has their sockets leaves them when they are done, or `is_late`."""
+
+    @property
+    def state(self) -> State:
+        """What it does."""
+        return self.lines.state
+
+    @property
+    def unflushed(self) -> Unflushed:
+        """What has been written over it and is not known to be durable."""
+        return self.work.unflushed
+
+    # --- What sessions call
+
+    def ask(self, port: Port, ask: Ask, done: Done) -> None:
+        """Ask; `done` is called by `answers`, once."""
+        self.work.ports.put(Task(ask, done, port))
+
+    def adopt(self, port: Port, ask: Ask, done: Done) -> None:
+        """Take over what was asked over a link that is gone, before there is a line."""
+        assert self.state is State.DOWN
+        self._adopted = self._adopted or self._late_from(UNKNOWN)
+        self.work.adopt(port, ask, done, self._adopted)
+
+    def answers(self, port: Port) -> None:
+        """Hand out what has been answered to a port."""
+        while port.answered:
+            answered, port.answered = port.answered, []
+            for done, outcome in answered:
+                done(outcome)
+
+    def leave(self, port: Port) -> None:
+        """A session has ended: `Work.leave`."""
+        self.work.leave(port)
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left that a line has not answered, or that waits for something of that kind."""
+        return not (self.work.pieces.orphans or self.work.pieces.held)
+
+    @property
+    def in_order(self) -> bool:
+        """All is as it was before anything was lost."""
+        return self.state is State.UP and self.settled
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is asked that is not answered."""
+        return not (self.work.ports or self.work.pieces or self.work.flushes)
+
+    # --- What the driver calls
+
+    def push(self) -> None:
+        """Send what may be sent: it lies in the lines' `to_send` then. Never calls back but `Port.wake`."""
+        if not self._pushing:
+            self._pushing = True
+            due = self.work.pieces.due
+            try:
+                self._push()
+            finally:
+                self._pushing = False
+            if self.work.pieces.due < due:  # something has been put off that may go then
+                self._changed()
+        self.work.ports.wake()
+
+    def _push(self) -> None:
+        self._has_news = False
+        self._go_on_mending()
+        still = not self.work.pieces.under_way
+        if self.state is State.SETTLING and still and not self._waits:
+            self._mend()
+        if self.state is State.OVER:
+            self.work.fail_all(self.why)
+        if self.state is State.UP:
+            self.work.go_on()
+
+    def heard(self, line: Line) -> None:
+        """Bytes have come from a line."""
+        self._stalls.heard(line)
+
+    def tick(self) -> None:
+        """Time has passed: `due` has come."""
+        now = self._clock()
+        self.work.pieces.time_has_come(now)
+        self.work.room.time_has_come(now)
+        stalled = self._stalls.found(self.lines.in_use, now)
+        for line, seconds in stalled:
+            waited, commands = round(seconds, 1), line.under_way
+            self.work.say("the server answers nothing", seconds=waited, commands=commands)
+            if not self.work.one_view:
+                self.work.say(
+                    "reads wait as well: without CAN_MULTI_CONN no other connection is good"
+                )
+        if stalled:
+            self._changed()
+
+    @property
+    def due(self) -> float:
+        """When `tick` and `push` are to be called next, if nothing else happens before; in seconds."""
+        mends_at = math.inf
+        if self.state is State.SETTLING and self._too_early:
+            mends_at = max((late.until for late in self._late), default=0.0)
+        elif self.state is State.SETTLING and not (self._waits or self.work.pieces.under_way):
+            mends_at = -math.inf  # its time has come while nobody looked
+        if self._has_news:
+            mends_at = -math.inf
+        leave_by = min((line.leave_by for line in self.to_be_left), default=math.inf)
+        stalls_at = self._stalls.due(self.lines.in_use)
+        return min(self.work.pieces.due, self.work.room.due, mends_at, stalls_at, leave_by)
+
+    @property
+    def hopes(self) -> bool:
+        """Something waits that may go on as soon as a process has ended: `tick` and `push` find that out."""
+        waits = self.state is State.SETTLING and self._too_early
+        lates = [*self.work.pieces.lates, *(self._late if waits else ())]
+        return any(late.peer.provable for late in lates)
+
+    @property
+    def _too_early(self) -> bool:
+        return bool(still_coming(self._late, self._clock()))
+
+    def _late_from(self, peer: Peer) -> Late:
+        """A link to this peer has died now."""
+        return Late(self._clock() + self.survival.late_write_seconds, peer)
+
+    @property
+    def _waits(self) -> bool:
+        """It is not to be mended yet: what is asked again may come late, or others prove that nothing is
+        lost.
+        """
+        return self._too_early or self._trail.proving
+
+    def _waits_on_purpose(self) -> bool:
+        """It has no line yet, or is not to be mended before what was written can hardly come late."""
+        return self.state is State.DOWN or (self.state is State.SETTLING and self._too_early)
+
+    # --- What is written, and not flushed
+
+    def _prove(self, done: Flushed) -> None:
+        """A FLUSH is wanted, for what others have to know."""
+        self.work.flushes.want(lambda outcome: done(outcome.error, outcome.text))
+        self._note_news()
+
+    def _proved(self) -> None:
+        """Nobody else will prove any more what is left of lines that have died."""
+        self._note_news()
+
+    def _note_news(self) -> None:
+        self._has_news = True
+        self._changed()
+
+    # --- Lines come and go
+
+    def begin_without(self, why: str, peer: Peer = UNKNOWN) -> None:
+        """Take over from a link to `peer` that has died, over which what is in the trail was written."""
+        assert self.state is State.DOWN
+        self._adopted = self._late_from(peer)
+        self.why = why
+        self._was_up = True
+        self._lose_all()
+
+    def linked(self, line: Line) -> None:
+        """A link has been made for a slot that had none."""
+        self._heed(line)
+        line.deaths_before = self._deaths
+        self.lines.by_slot[line.number] = line
+        line.heard_at = line.made_at = self._clock()
+        if self.state is State.DOWN and not self._waits:
+            self._mend()
+        elif self.state in (State.DOWN, State.UP):
+            self.lines.state = State.SETTLING
+            self._changed()
+
+    def _heed(self, line: Line) -> None:
+        """See to it that it is left if its server goes, unless sessions end with it."""
+        if self.survival.reconnect_seconds:
+            line.traffic.going.heed(lambda: self._goes(line))
+
+    def _goes(self, line: Line) -> None:
+        """A line's server has said that it goes."""
+        line.leave_by = self._clock() + GOES_SECONDS
+        self.to_be_left.append(line)
+        if self.state is State.UP and line is not self.lines.spare:
+            self.lines.state = State.SETTLING
+        self._changed()
+
+    def is_late(self, line: Line) -> bool:
+        """Say whether a line whose server goes is not waited for any longer."""
+        return self._clock() >= line.leave_by
+
+    def lost(self, line: Line, why: str) -> None:
+        """A line's link has died. Nothing comes from it any more."""
+        lines = self.lines
+        if lines.by_slot.get(line.number) is not line:
+            return
+        del lines.by_slot[line.number]
+        line.traffic.asks.drop()
+        self.why = why
+        if line.goes:
+            self.to_be_left.remove(line)
+        late = self._late_from(line.peer)
+        self._deaths += 1
+        self._left_behind(self.work.pieces.end_on(line), line, late)
+        stood = self._clock() - line.made_at >= SHORT_SECONDS
+        self._has_served = self._has_served or not line.goes or line.has_answered or stood
+        in_use = line in lines.in_use
+        if self.state is State.MENDING and in_use:
+            self._break_off()
+        if self.state is State.OVER:
+            pass
+        elif not lines:
+            self._lose_all()
+            lines.state = State.DOWN
+        elif in_use:
+            if not lines.staying:  # those that are left were made later: they prove nothing
+                self._lose_all()
+            else:
+                self._trail.losses.shaken(self._trail)
+            lines.state = State.SETTLING
+        self._changed()
+
+    def _left_behind(self, pieces: list[Piece], line: Line, late: Late) -> None:
+        """These were under way on a line that has died."""
+        for piece in pieces:
+            if piece.task is not None:
+                if not line.goes:
+                    self.work.pieces.lose(piece, line, self._deaths)
+                if piece.losses < MOST_LOSSES:
+                    self.work.orphan(piece, late)
+                    continue
+                times = f"{piece.losses} connections in a row were lost over this"
+                piece.done(piece, Outcome(Errno.EIO, f"{times}, the last: {self.why}"))
+                continue
+            if piece.writes:  # what was written again may come on top of what is newer
+                self._late.append(late)
+            self._lose_own(piece.ask, line)
+
+    def _lose_own(self, ask: Ask, line: Line) -> None:
+        """Something that was asked by the bundle itself was under way on a line that has died."""
+        is_wanted = ask.command is Cmd.FLUSH and self.work.flushes.under_way is not None
+        if is_wanted or self.state is not State.MENDING:
+            if ask.command is Cmd.FLUSH:
+                self.work.flush_lost(line, self._deaths)
+        elif not line.goes:
+            # One that was there all the time may have died with the others, before this was sent.
+            blamed = line.deaths_before >= self._mends_since
+            self.work.deadly.lose(ask, line, self._deaths, blamed=blamed)
+
+    def _lose_all(self) -> None:
+        """All lines are gone that there were. If they were refused everything as soon as they were made, the
+        server has been away since before them.
+        """
+        self._total_loss = self._was_up = True
+        if self._has_served or math.isinf(self.lost_at):
+            self.lost_at = self._clock()
+        self._has_served = False
+        doubt = self.survival.unflushed is not Doubt.STICKY
+        self._trail.losses.died(self._trail, RESTARTED, doubt=doubt)
+
+    def spare_linked(self, line: Line) -> None:
+        """A link has been made for READs that a stalled line does not answer."""
+        self._heed(line)
+        self.lines.spare = line
+        self.work.ask_spare_as_well(line)
+
+    def spare_lost(self) -> None:
+        """It has gone again, or is not wanted any more: what only it was asked goes out again."""
+        spare, self.lines.spare = self.lines.spare, None
+        if spare is not None:
+            if spare.goes:
+                self.to_be_left.remove(spare)
+            spare.traffic.asks.drop()
+            self.work.pieces.held[:0] = self.work.pieces.end_on(spare)
+
+    @property
+    def wants_spare(self) -> bool:
+        """A line has not said anything for `stall_seconds`, and READs might be answered by another."""
+        stalled = any(line.stalled for line in self.lines.in_use)
+        return stalled and self.work.one_view and self.state is State.UP
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """What was written may be lost, and it is seen to that it is not."""
+        return self._total_loss and bool(self.unflushed) and not self._trail.believed
+
+    @property
+    def is_to_be_flushed(self) -> bool:
+        """Something was written, and is not to be left as it is."""
+        return bool(self.unflushed) and bool(self.survival.reconnect_seconds)
+
+    def say_farewell(self) -> bool:
+        """Nobody asks any more: have FLUSHed what was written; say whether there is any."""
+        if not (self.is_to_be_flushed and self.state is State.UP):
+            return False
+        self.work.flushes.want(lambda _outcome: None)
+        return True
+
+    def left(self) -> None:
+        """Its lines have been closed."""
+        self._forget_gate()
+        for piece in self.work.pieces.under_way:
+            if piece.writes and piece.line is not None:
+                self.work.keep_away(piece.ask, self._late_from(piece.line.peer))
+        self._trail.losses.left(self._trail, trusted=not self.survival.reconnect_seconds)
+
+    def hand_on_trail(self) -> Trail:
+        """Give what was written, to who goes on with its only line alone."""
+        trail = self._trail
+        trail.lost, trail.changed, trail.waits = _nobody_minds, _nothing, _never
+        self._trail = self.work.trail = trail.losses.trail(None)
+        return trail
+
+    def end(self) -> None:
+        """Nobody asks any more. If what was written is in doubt, others have to be told."""
+        self._forget_gate()
+        self._trail.losses.give_up(self._trail, NEVER_BACK)
+
+    def give_up(self, why: str) -> None:
+        """There will be no line any more: everything fails."""
+        self.end()
+        self.why = why
+        self._break_off()
+        self.lines.state = State.OVER
+
+    def break_down(self, why: str) -> None:
+        """There is a bug in here: nothing is asked any more, and whatever was written counts as lost."""
+        self.why = why
+        self._mending = None
+        self.lines.state = State.OVER
+        self._trail.losses.lose(self._trail, why)
+
+    # --- Mending
+
+    def _mend(self) -> None:
+        """Nothing is under way any more: put the lines in order."""
+        self.lines.state = State.MENDING
+        self._mends_since = self._deaths
+        self._late = []
+        self.lines.use_staying()
+        self._forget_gate()
+        steps = recovery(self.work, restarted=self._total_loss)
+        self._mending = Mending(steps, self.work)
+        self._go_on_mending()
+
+    def _go_on_mending(self) -> None:
+        try:
+            done = self._mending is not None and self._mending.go_on()
+        except AnotherDisk as another:
+            self.is_another = True
+            self.give_up(str(another))
+            self._changed()
+            return
+        if done and not self._may_be_read:
+            if self.work.flushes and self.work.unflushed:  # or two would wait for each other
+                self._mending = Mending(flushed(self.work), self.work)
+                self._mending.go_on()
+            else:  # others wait for one that is to prove what they have written
+                self.work.send_flush()
+        elif done:
+            self._mending = None
+            if self._total_loss and self._was_up:
+                self.work.fail_what_is_stale()
+            self._total_loss = False
+            self.lines.state = State.SETTLING if self.lines.new else State.UP
+            if self.state is State.UP:
+                self.work.deadly.mended()
+            self.work.hold_orphans()
+            self._changed()
+
+    def look_again(self) -> None:
+        """Look once more whether the lines lead to the disk that was left, before anything else goes on."""
+        for line in self.lines.by_slot.values():
+            line.recognised = False
+        if self.state is State.MENDING:
+            self._break_off()
+        if self.state in (State.MENDING, State.UP):
+            self.lines.state = State.SETTLING
+        self._note_news()
+
+    @property
+    def _may_be_read(self) -> bool:
+        """After a loss, what others have written over links of their own is to be flushed, or known to be
+        lost, before anybody reads it over a new one: the server there may have started without it.
+        """
+        if not self._total_loss or not self._was_up or self._trail.owner is not None:
+            return True
+        if self._gate is None:
+            self._gate = Gate(self._trail.losses, self._note_news, self._trail)
+        return self._gate.is_open
+
+    def _break_off(self) -> None:
+        """A recovery cannot go on as it is: it begins anew, with the lines that there are then."""
+        self._forget_gate()
+        if self._mending is not None:
+            self._mending.break_off()
+            self._mending = None
+
+    def _forget_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.forget()
+            self._gate = None
+
+
+def _nobody_minds(_why: str, _ranges: list[Range]) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,85 @@
+"""One link of a bundle: what is under way on it, and the scanner of its replies. No socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.peer import UNKNOWN, Peer
+from gateway.protocol.asks import Ask, Done, Outcome
+from gateway.protocol.export import Export, offer, view_of
+from gateway.quirks import Dialect
+from gateway.scan.chunks import reply_scan
+from gateway.scan.plan import plan
+from gateway.scan.traffic import Traffic
+
+SPARE = -1
+"""The number of a line that has no place."""
+
+
+class Line:
+    """A link that is asked. `number` is its place in the bundle; `ids` are the bundle's ids of the meta
+    contexts, by name, into which those of the link are turned; `peer` is who is at its other end.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        export: Export,
+        dialect: Dialect,
+        ids: Mapping[str, int],
+        peer: Peer = UNKNOWN,
+    ) -> None:
+        self.number = number
+        self.peer = peer
+        self.traffic = Traffic(plan(offer(view_of(export), structured=False), export, dialect))
+        self.scan = reply_scan(self.traffic)
+        self._ids = {each.id: ids[each.name] for each in export.contexts if each.name in ids}
+        self.heard_at = 0.0
+        """When it last said something, or was asked something while nothing was under way."""
+        self.recognised = False
+        """What was flushed before has been found over it, if there was any."""
+        self.made_at = 0.0
+        """When it was linked."""
+        self.stalled = False
+        """It has not answered for `stall-seconds`."""
+        self.deaths_before = 0
+        """How many lines of its bundle had died when it was linked."""
+        self.leave_by = 0.0
+        """When it is left at the latest, if it `goes`."""
+
+    @property
+    def to_send(self) -> list[memoryview | bytes]:
+        """Requests that have not been taken to the link yet; whoever takes them clears it."""
+        return self.traffic.to_upstream
+
+    def ask(self, ask: Ask, done: Done) -> None:
+        """Ask; `done` is called when the reply is complete, and not if the link dies before."""
+        if ask.command.name != "BLOCK_STATUS":
+            self.traffic.asks.send(ask, done)
+            return
+
+        def translated(outcome: Outcome) -> None:
+            outcome.status = {self._ids[n]: e for n, e in outcome.status.items() if n in self._ids}
+            done(outcome)
+
+        self.traffic.asks.send(ask, translated)
+
+    @property
+    def goes(self) -> bool:
+        """Its server has said that it goes (`gateway.scan.going`): nothing is sent over it any more."""
+        return self.traffic.going.begun
+
+    @property
+    def is_done(self) -> bool:
+        """Whatever was sent over it is answered, if only by ESHUTDOWN."""
+        return not self.traffic.going.waits(self.traffic.in_flight)
+
+    @property
+    def has_answered(self) -> bool:
+        """Something that was asked over it has its answer."""
+        return self.traffic.last_cookie > len(self.traffic.in_flight)
+
+    @property
+    def under_way(self) -> int:
+        """How many asks have no answer yet."""
+        return len(self.traffic.asks)

@@ -1,0 +1,83 @@
+"""The lines of a bundle: which there are, which are in use, and which of them has which byte.
+
+A line that has come is used from the next standstill on, and one that is gone has its place kept until then:
+as long as pieces go out, every byte has the line that it had before. What one line has done the others need not
+know. So when they are put in order again, one is asked that was there all the time, if there is any.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from gateway.bundle import stripes
+from gateway.bundle.line import Line
+
+
+class State(Enum):
+    """What a bundle does at this moment."""
+
+    UP = "up"
+    """Pieces go out."""
+    SETTLING = "settling"
+    """Lines have come or gone; no piece goes out, and those under way are waited for."""
+    MENDING = "mending"
+    """Nothing is under way but what a recovery asks, which goes on step by step."""
+    DOWN = "down"
+    """There is no line."""
+    OVER = "over"
+    """There will be none any more; every ask fails."""
+
+
+class Lines:
+    """Those of one bundle."""
+
+    def __init__(self, count: int, *, stripe_bytes: int, strong: bool) -> None:
+        """`strong`: any line shows at once what another has done, so each has all bytes."""
+        self.count = count
+        """How many are wanted."""
+        self.stripe_bytes = stripe_bytes
+        self._strong = strong
+        self.state = State.DOWN
+        self.by_slot: dict[int, Line] = {}
+        """All that there are, but the spare one."""
+        self.in_use: list[Line] = []
+        """Those that pieces go to, and one that is gone until the next standstill."""
+        self.spare: Line | None = None
+        """One for READs alone, while another is stalled."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.by_slot)
+
+    @property
+    def new(self) -> bool:
+        """There are some that are not in use."""
+        return len(self.in_use) < len(self)
+
+    @property
+    def staying(self) -> list[Line]:
+        """Those in use that are still there."""
+        return [line for line in self.in_use if line in self.by_slot.values()]
+
+    def use_all(self) -> None:
+        """Use all that there are."""
+        self.in_use = sorted(self.by_slot.values(), key=lambda line: line.number)
+
+    def use_staying(self) -> None:
+        """Use those that were there all the time, or else any one: what it knows is as good as can be had."""
+        if staying := self.staying:
+            self.in_use = staying
+        else:
+            self.use_all()
+            del self.in_use[1:]
+
+    def usual(self, offset: int, slot: int | None) -> Line:
+        """Give the line of a slot; None: the one that has a byte."""
+        lines = self.in_use
+        if len(lines) == 1:
+            return lines[0]
+        if slot is not None:
+            return lines[slot % len(lines)]
+        if self._strong:
+            return min(lines, key=lambda line: line.under_way)
+        return lines[stripes.slot(offset, self.stripe_bytes, len(lines))]

@@ -1,0 +1,210 @@
+"""How sessions come into a bundle, and whose turn it is.
+
+A session has a *port*. What it asks is a *task*, which waits there until it is begun, and its answer is laid
+there until the session takes it: a bundle never calls into a session that is in the middle of something else.
+
+Ports take turns, by bytes (deficit round robin): in its turn a port may begin `TURN_BYTES`, and what it begins
+beyond that it has less in the next. So a session with much to do holds up nobody, whatever the size of its
+commands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+
+from gateway.protocol.asks import Ask, Done, Outcome
+from gateway.scan.traffic import Traffic
+from gateway.wire.constants import Cmd
+from gateway.wire.limits import KIB
+
+TURN_BYTES = 256 * KIB
+"""What a port may begin when it is its turn: less would cost more turns than it is worth."""
+
+COMMAND_BYTES = 4 * KIB
+"""What a command counts as in that, at least: one without data costs the server something, too."""
+
+
+@dataclass(slots=True, eq=False)
+class Port:
+    """A session's way into a bundle."""
+
+    traffic: Traffic | None
+    """None: nobody's; nobody has to be told of a loss through it."""
+    wake: Callable[[], None]
+    """Called when `answered` has become more than nothing; whoever is woken calls `Bundle.answers`."""
+    left: bool = False
+    """Its session has ended: no answer is wanted any more."""
+    waiting: deque[Task] = field(default_factory=deque)
+    """What has not been begun, in the order in which it was asked."""
+    answered: list[tuple[Done, Outcome]] = field(default_factory=list)
+    flushed: list[tuple[Done, Outcome]] = field(default_factory=list)
+    """Answers to FLUSHes, which come after all others that are there. Whoever is told by one that something
+    is lost takes what is answered later for safe: so nothing may be answered later that was written
+    before."""
+
+    @property
+    def gone(self) -> bool:
+        """Its client has gone, or said goodbye."""
+        traffic = self.traffic
+        return traffic is not None and (traffic.debt.deaf or traffic.has_gone())
+
+    def has_waited(self) -> None:
+        """Its client's requests had to wait for others, or for the server: a client that has gone meanwhile
+        writes nothing any more.
+        """
+        if self.traffic is not None:
+            self.traffic.has_waited()
+
+    credit_bytes: int = 0
+    """What it may begin in this turn; less than none, and it has begun more than that."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """What a session asks. It has its answer when all of its parts have theirs."""
+
+    ask: Ask
+    done: Done
+    port: Port
+    missing: int = 0
+    """Parts that have no answer yet."""
+    outcome: Outcome = field(default_factory=Outcome)
+    """What the answers have come to; its first error is the task's."""
+    written: bool = False
+    """Parts of it have been acknowledged to us, and not yet to whoever asked."""
+
+    def expect(self, parts: int) -> None:
+        """It is asked in so many parts."""
+        self.missing = parts
+        if parts > 1 and self.ask.command is Cmd.READ:
+            self.outcome.data = bytearray(self.ask.length)
+
+    def gather(self, part: Ask, outcome: Outcome) -> None:
+        """One more part has its answer."""
+        self.missing -= 1
+        if self.outcome.error:
+            return
+        if part is self.ask:
+            self.outcome = outcome
+        elif outcome.error:
+            self.fail(outcome.error, outcome.text, outcome.offset)
+        elif part.command is Cmd.READ:
+            at = part.offset - self.ask.offset
+            self.outcome.data[at : at + part.length] = outcome.data
+
+    def fail(self, error: int, text: str, offset: int | None = None) -> None:
+        """Whatever its parts come to, it fails."""
+        self.outcome.error, self.outcome.text, self.outcome.offset = error, text, offset
+
+
+class Ports:
+    """The ports of one bundle."""
+
+    def __init__(self) -> None:
+        self.there: dict[Port, None] = {}
+        """Those of sessions that there are."""
+        self._turns: deque[Port] = deque()  # those with something to begin; the first has its turn
+        self._to_wake: dict[Port, None] = {}  # those with answers, in the order in which they came
+        self._to_wake_then: dict[Port, None] = {}  # those whose FLUSHes are answered
+        self._waking = False
+
+    def __bool__(self) -> bool:
+        """Something waits to be begun."""
+        return bool(self._turns)
+
+    def __iter__(self) -> Iterator[Port]:
+        """Give the ports with something that waits to be begun."""
+        return iter(self._turns)
+
+    def put(self, task: Task) -> None:
+        """Have a task wait for its port's turn."""
+        port = task.port
+        if not port.waiting:
+            self._turns.append(port)
+        port.waiting.append(task)
+
+    def take(
+        self, has_room: Callable[[], bool], must_wait: Callable[[Ask], bool]
+    ) -> Iterator[Task]:
+        """Give the tasks to begin, port by port, while there is room (without it nobody has a turn), until one
+        has to wait: it stays the next.
+        """
+        while self._turns and has_room():
+            port = self._turns[0]
+            if port.credit_bytes <= 0:
+                port.credit_bytes += TURN_BYTES
+            if port.credit_bytes > 0:
+                if must_wait(port.waiting[0].ask):
+                    return
+                task = port.waiting.popleft()
+                port.credit_bytes -= max(task.ask.data_bytes, COMMAND_BYTES)
+                yield task
+            if not port.waiting:
+                port.credit_bytes = 0
+                self._turns.popleft()
+            elif port.credit_bytes <= 0:
+                self._turns.rotate(-1)
+
+    def take_out(
+        self, commands: Collection[Cmd] | None = None, of: Collection[Port] | None = None
+    ) -> list[Task]:
+        """Give what waits and is not to be begun any more: of some commands, of some ports, or all."""
+        out = []
+        for port in self._turns:
+            if of is None or port in of:
+                for task in list(port.waiting):
+                    if commands is None or task.ask.command in commands:
+                        port.waiting.remove(task)
+                        out.append(task)
+        self._turns = deque(port for port in self._turns if port.waiting)
+        return out
+
+    def answer(self, task: Task, outcome: Outcome) -> None:
+        """Lay a task's answer into its port."""
+        port = task.port
+        if not port.left:
+            if task.ask.command is Cmd.FLUSH:
+                port.flushed.append((task.done, outcome))
+                self._to_wake_then[port] = None
+            else:
+                port.answered.append((task.done, outcome))
+                self._to_wake[port] = None
+
+    def wake(self) -> None:
+        """Wake those whose answers have come. They may ask, and leave, while they are told; and push, which
+        comes here again: the loop has the rest, or a FLUSH that a hundred share would go as deep.
+        """
+        if self._waking:
+            return
+        self._waking = True
+        try:
+            self._wake()
+        finally:
+            self._waking = False
+
+    def _wake(self) -> None:
+        while self._to_wake or self._to_wake_then:
+            if self._to_wake:
+                port = next(iter(self._to_wake))
+                del self._to_wake[port]
+            else:
+                port = next(iter(self._to_wake_then))
+                del self._to_wake_then[port]
+                port.answered += port.flushed
+                port.flushed.clear()
+            port.wake()
+
+    def leave(self, port: Port) -> None:
+        """Forget what a port has not begun, and all that it would be told."""
+        port.left = True
+        port.traffic = None
+        self.there.pop(port, None)
+        port.waiting.clear()
+        port.answered.clear()
+        port.flushed.clear()
+        if port in self._turns:
+            self._turns.remove(port)
+        self._to_wake.pop(port, None)
+        self._to_wake_then.pop(port, None)

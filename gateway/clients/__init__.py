@@ -1,0 +1,5 @@
+"""A client until it has opened an export.
+
+client.py   one client, from its first byte until its session begins, or until it has left
+inquiry.py  what it asks of exports, of the rules, the upstream and the policies
+"""

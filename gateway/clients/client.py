@@ -1,0 +1,375 @@
+"""One client's life, from its first byte to its last.
+
+The client negotiates with us; what it asks about an export is asked of that export's upstream (see
+`gateway.upstream.negotiation`); what it is told is the offer. When it has opened an export, its socket and the
+link's go to the hub, and this task sleeps until the session has ended.
+
+STRUCTURED_REPLY and EXTENDED_HEADERS have to be answered before we know which export the client means. They are
+always granted; for an upstream that lacks them its replies are framed anew (see `gateway.scan`).
+
+Time: the whole negotiation has `handshake_seconds`, and a second more for each name that LIST told, without
+what is spent waiting for an upstream, which has limits of its own. Else a client that says nothing would keep a
+place, and an upstream connection, for ever.
+
+TLS: after STARTTLS everything begins anew, over the same connection: another stream, another negotiation, and
+nothing of what the client had asked before. What an export that requires TLS is called, and what it has, is not
+told in the clear ("TLS support", SELECTIVETLS).
+
+A load balancer that we trust speaks first, and says for whom (see `gateway.net.proxy`).
+
+An oldstyle listener does not negotiate: its client gets the export that the configuration names, and says
+nothing before its first command. So it is given no time to say it in, either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from gateway.clients.inquiry import Inquiry
+from gateway.config import Listen
+from gateway.identity import Identity
+from gateway.log import ORIGIN
+from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream
+from gateway.net.options import peer_of, tune
+from gateway.net.proxy import introduced
+from gateway.protocol.errors import Hangup, Refusal
+from gateway.protocol.server_role import (
+    Aborted,
+    ContextsAsked,
+    Event,
+    ExportAsked,
+    ExportNameChosen,
+    ListAsked,
+    ServerDialect,
+    ServerNegotiation,
+    Tls,
+    TlsAsked,
+    option_of,
+)
+from gateway.sessions.promise import Told, without_payload_flag
+from gateway.sessions.service import Service
+from gateway.sessions.transmit import Opened, transmit
+from gateway.wire.constants import HandshakeFlag, Info, Rep
+from gateway.wire.errors import WireError
+from gateway.wire.handshake import encode_oldstyle_greeting, printable, shown
+from gateway.wire.limits import SECONDS_PER_LISTED_NAME
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from gateway.tls.credentials import Session as TlsSession  # costs nothing where there is no TLS
+
+ChooseSession = Callable[[bytes], "TlsSession | None"]
+"""Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""
+
+_Result = TypeVar("_Result")
+
+
+async def serve_client(
+    service: Service,
+    listen: Listen,
+    stream: trio.SocketStream,
+    tls: ChooseSession | None = None,
+) -> bool:
+    """Serve one client until it has gone; say whether it was one, and has asked for something. Never raises for
+    anything that a peer does.
+
+    `tls` is there if the listener has TLS.
+    """
+    with suppress(OSError):  # it may have gone already
+        tune(
+            stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one
+            keepalive_seconds=listen.keepalive_seconds,
+            user_timeout_seconds=listen.user_timeout_seconds,
+        )
+    began = trio.current_time()
+    peer = peer_of(stream.socket)
+    log = naming(peer, service.log)
+    who = await _introduced(stream, peer, listen, log)
+    if who is None:
+        return False
+    if who is not peer:
+        log = naming(who, log).bind(via=peer.peer)
+    client = _Client(service, listen, stream, tls, who, log)
+    try:
+        if listen.style == "oldstyle":
+            opened: Opened | None = await client.greet_oldstyle(listen.export)
+        else:
+            opened = await client.negotiate(began)
+    except PeerClosed as closed:
+        log.debug("client left during negotiation", why=str(closed))
+    except (Hangup, WireError) as error:
+        log.info("client hung up on", why=str(error))
+    except trio.TooSlowError:
+        text = f"the negotiation took longer than {client.seconds:g} s"
+        log.info("client hung up on", why=text)
+    else:
+        if opened is not None:
+            await client.transmit(opened)
+    finally:
+        await client.aclose()
+    return client.asked
+
+
+def naming(who: Identity, log: FilteringBoundLogger) -> FilteringBoundLogger:
+    """Give a log whose lines are of a client."""
+    return log.bind(client=who.peer, **{ORIGIN: who.origin})
+
+
+async def _introduced(
+    stream: trio.SocketStream, peer: Identity, listen: Listen, log: FilteringBoundLogger
+) -> Identity | None:
+    """Give who the client is, or None: it has been hung up on."""
+    try:
+        return await introduced(stream, peer, listen)
+    except PeerClosed as closed:
+        log.debug("client left during negotiation", why=str(closed))
+    except (Hangup, WireError) as error:
+        log.info("client hung up on", why=str(error))
+    await close_stream(stream)
+    return None
+
+
+class _Client:
+    """One client; the order of its methods is the order of its life."""
+
+    def __init__(
+        self,
+        service: Service,
+        listen: Listen,
+        stream: trio.SocketStream,
+        tls: ChooseSession | None,
+        who: Identity,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._service = service
+        self.seconds = listen.handshake_seconds
+        """What the whole negotiation may take."""
+        self.asked = False
+        """It has asked something of an export; who only looks whether the port is open has not."""
+        self._oldstyle = listen.style == "oldstyle"
+        self._stream: Stream = stream
+        self._tls = tls
+        self.identity = who
+        """Who the client is; more of it is known after TLS."""
+        self._log = log
+        self._core = ServerNegotiation(_dialect(listen))
+        self._core.shutting_down = service.draining
+        self._talk: Conversation[Event] = Conversation(stream, self._core)
+        self._told: ExportAsked | None = None  # the INFO that was answered just before
+        self._clock = trio.CancelScope()
+        self._listener = str(listen.uri)
+        self._inquiry = self._new_inquiry()
+
+    def _new_inquiry(self) -> Inquiry:
+        return Inquiry(
+            self._service,
+            self._core,
+            self.identity,
+            self._listener,
+            self._patiently,
+            self._log,
+            has_tls=self._tls is not None,
+        )
+
+    # --- Negotiation
+
+    async def greet_oldstyle(self, name: str) -> Opened:
+        """Open an export and greet the client with it ("Oldstyle negotiation").
+
+        Raises `PeerClosed`, and `Hangup` if there is nothing to greet with: the style has no word for it.
+        """
+        try:
+            if self._service.draining:
+                raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
+            opened = await self._inquiry.opened(name)
+        except Refusal as refusal:
+            raise Hangup(f"export {shown(name)} cannot be opened: {refusal}") from None
+        try:
+            greeting = encode_oldstyle_greeting(opened.offer.size, opened.offer.flags)
+            await self._stream.send_all(greeting)
+        except BaseException as error:
+            opened.close()
+            if isinstance(error, trio.BrokenResourceError):
+                raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None
+            raise
+        return opened
+
+    async def negotiate(self, began: float) -> Opened | None:
+        """Answer the client's options until it has opened an export (or, None, has left). It connected at
+        `began`.
+
+        Raises `PeerClosed`, `Hangup`, `WireError`, and `trio.TooSlowError` after the client's time.
+        """
+        self._service.negotiations.add(self._core)
+        try:
+            with self._clock:
+                self._clock.deadline = began + self.seconds
+                return await self._answer_options()
+        finally:
+            self._service.negotiations.discard(self._core)
+        raise trio.TooSlowError
+
+    async def _answer_options(self) -> Opened | None:
+        while True:
+            event = await self._talk.next_event()
+            self.asked = self.asked or not isinstance(event, (Aborted, TlsAsked))
+            opened = None
+            if not isinstance(event, ExportAsked):
+                self._inquiry.forget()
+            try:
+                match event:
+                    case Aborted():
+                        return None
+                    case ListAsked():
+                        await self._answer_list()
+                    case ContextsAsked():
+                        self._core.answer_contexts(await self._inquiry.contexts(event))
+                    case ExportAsked():
+                        opened = await self._answer_export(event)
+                    case ExportNameChosen():
+                        opened = await self._answer_export_name(event)
+                    case TlsAsked():
+                        await self._start_tls()
+                self._told = event if isinstance(event, ExportAsked) else None
+            except Refusal as refusal:
+                self._told = None
+                self._log.info("client refused", asked=_asked(event), why=str(refusal))
+                self._core.refuse(refusal)  # EXPORT_NAME: Hangup
+            try:
+                await self._talk.flush()
+            except BaseException:
+                if opened is not None:
+                    opened.close()
+                raise
+            if opened is not None:
+                return opened
+
+    async def _start_tls(self) -> None:
+        """Go over to TLS. Raises `Hangup`: there is no way back to the clear."""
+        from gateway.net.secure import TlsError, TlsStream
+        from gateway.tls.errors import NotAdmitted
+        from gateway.tls.identity import identity_of
+
+        assert self._tls is not None
+        assert isinstance(self._stream, trio.SocketStream)
+        secured = self._core.answer_starttls()
+        await self._talk.flush()
+        await self._inquiry.aclose()
+        try:
+            stream, admitted = await TlsStream.accept(self._stream, self._tls)
+            self._stream = stream
+            self.identity = identity_of(
+                admitted.certificate,
+                admitted.psk_user,
+                base=self.identity,
+                tls_version=stream.version,
+                cipher=stream.cipher,
+            )
+        except (TlsError, NotAdmitted) as error:
+            raise Hangup(f"TLS: {error}") from None
+        negotiations = self._service.negotiations
+        negotiations.discard(self._core)
+        negotiations.add(secured)
+        secured.shutting_down = self._service.draining
+        self._core = secured
+        self._talk = Conversation(stream, secured)
+        self._inquiry = self._new_inquiry()
+
+    async def _answer_list(self) -> None:
+        exports = await self._inquiry.listed()
+        names_told = self._core.names_told
+        self._core.answer_list(exports)
+        more = SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told)
+        self.seconds += more
+        self._clock.deadline += more
+
+    async def _answer_export(self, asked: ExportAsked) -> Opened | None:
+        if not asked.go:
+            told = await self._inquiry.described(asked)
+            self._answer(asked, told)
+            return None
+        opened = await self._inquiry.opened(asked.name, asked, without_tls=Rep.ERR_TLS_REQD)
+        told = self._inquiry.told(asked.name, opened)
+        if not opened.offer.contexts and not self._repeats(asked):
+            told = without_payload_flag(told)
+        if self._answer(asked, told):
+            return opened
+        opened.close()
+        return None
+
+    def _answer(self, asked: ExportAsked, told: Told) -> bool:
+        """Answer INFO or GO; say whether that was what it asked for."""
+        if told.asks_for_sizes and told.alignment > 1 and Info.BLOCK_SIZE not in asked.wanted:
+            text = f"the server has blocks of {told.alignment} bytes"
+            self._core.refuse(Refusal(Rep.ERR_BLOCK_SIZE_REQD, text), told.description)
+            return False
+        self._core.answer_export(told.description)
+        return True
+
+    def _repeats(self, go: ExportAsked) -> bool:
+        """Say whether a GO comes right behind an INFO with the same parameters: it MUST be told the same."""
+        told = self._told
+        return told is not None and (told.name, told.wanted) == (go.name, go.wanted)
+
+    async def _answer_export_name(self, chosen: ExportNameChosen) -> Opened:
+        opened = await self._inquiry.opened(chosen.name)
+        told = self._inquiry.told(chosen.name, opened)
+        if told.asks_for_sizes and told.alignment > 1:
+            opened.close()
+            raise Hangup("EXPORT_NAME, which cannot tell block sizes, where they have to be known")
+        self._core.answer_export_name(told.description)
+        return opened
+
+    async def _patiently(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Wait for an upstream: meanwhile the client's clock stands still, and a client that leaves ends the
+        wait (`PeerClosed`), so that it keeps neither its place nor an upstream connection.
+        """
+        left = self._clock.deadline - trio.current_time()
+        self._clock.deadline = float("inf")
+        waiting = trio.CancelScope()
+        try:
+            with waiting, self._service.hub.told_when_left(self._stream.socket, waiting.cancel):
+                return await wait()
+        finally:
+            self._clock.deadline = trio.current_time() + left
+        raise PeerClosed("the client left while the upstream was asked")
+
+    # --- The end
+
+    async def transmit(self, opened: Opened) -> None:
+        """Hand the client over to the transmission phase, until that has ended."""
+        try:
+            await self._inquiry.aclose()
+        except BaseException:
+            opened.close()
+            raise
+        received = b"" if self._oldstyle else self._core.trailing_data
+        log = self._log.bind(export=printable(opened.grant.name))
+        asked = await transmit(self._service, opened, self._stream, received, log, self.identity)
+        self.asked = self.asked or asked
+
+    async def aclose(self) -> None:
+        """Close what is open still."""
+        with trio.CancelScope(shield=True):  # it takes a second at most
+            await self._inquiry.aclose()
+        await close_stream(self._stream)
+
+
+def _dialect(listen: Listen) -> ServerDialect:
+    """Give what a listener's greeting offers; all else is the same for every client."""
+    flags = HandshakeFlag(0)
+    for name in listen.handshake_flags:
+        flags |= HandshakeFlag[name]
+    return ServerDialect(handshake_flags=int(flags), tls=Tls(listen.tls_mode))
+
+
+def _asked(event: Event) -> str:
+    """Say what a client asked, and of which export."""
+    words = option_of(event).name
+    name: str | None = getattr(event, "name", None)
+    return words if name is None else f"{words} {shown(name)}"

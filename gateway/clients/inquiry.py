@@ -1,0 +1,437 @@
+"""What one client asks of exports: which of them it may have, what they are like, and in the end to open one.
+
+Three have a say: the rules (`gateway.access`), which decide before anybody is asked anything; the upstream of
+the export, which is dialled when the first question needs it; and the policies of the rule and the export,
+which change what it said. The client is told the offer that comes of it.
+
+An upstream that is being asked stays connected for the next question about it. Where a policy has to look at
+the disk, INFO needs a link that is open already; it is kept for the GO that usually follows.
+
+After STARTTLS there is another `Inquiry`: nothing of what was asked before counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from gateway.access.chain import Placed, Terms, join, peek, prepares, terms
+from gateway.access.rules import Grant, NotGranted
+from gateway.config import Route
+from gateway.identity import Identity
+from gateway.links.shared import SharedNegotiation
+from gateway.links.trunk import Joined
+from gateway.policy import Client, Denied, Session
+from gateway.protocol import introduction
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export, Offer
+from gateway.protocol.server_role import ContextsAsked, ExportAsked, ServerNegotiation
+from gateway.sessions.promise import (
+    Told,
+    allowed_contexts,
+    bitmaps_may_move,
+    check_places,
+    first_view,
+    is_bitmap,
+    promise,
+    refusal_of,
+    refusal_to_join,
+    selected_contexts,
+    told_of,
+)
+from gateway.sessions.reading import chain_over
+from gateway.sessions.service import Place, Service, limits_of
+from gateway.sessions.transmit import Opened
+from gateway.upstream import negotiation as upstream_side
+from gateway.upstream.listing import listed_exports
+from gateway.upstream.negotiation import Link, Negotiation
+from gateway.wire.constants import Rep
+from gateway.wire.handshake import ListedExport, MetaContext, shown
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class _Kept:
+    """An export that was opened to answer INFO, and the question that it answers."""
+
+    asked: ExportAsked
+    opened: Opened
+
+
+class Patiently(Protocol):
+    """Waits for an upstream as long as the client is there, and gives what came of it."""
+
+    async def __call__(self, wait: Callable[[], Awaitable[_Result]], /) -> _Result:
+        """Wait."""
+        ...
+
+
+class Inquiry:
+    """One client's questions. `patiently` waits for an upstream, as long as the client is there.
+
+    All methods raise `Refusal` with what the client is answered.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        core: ServerNegotiation,
+        identity: Identity,
+        listener: str,
+        patiently: Patiently,
+        log: FilteringBoundLogger,
+        *,
+        has_tls: bool,
+    ) -> None:
+        self._service = service
+        self._core = core
+        self._identity = identity
+        self._listener = listener
+        self._patiently = patiently
+        self._log = log
+        self._has_tls = has_tls
+        self._upstream: tuple[Place, Negotiation | SharedNegotiation] | None = None
+        self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
+        self._kept: _Kept | None = None
+
+    # --- The questions
+
+    async def listed(self) -> list[ListedExport]:
+        """Give what LIST tells."""
+        service, secure = self._service, self._core.secure
+        config, access, servers = service.config, service.access, service.servers  # of one reload
+        in_use = service.disks.shared
+        exports = await self._wait(
+            lambda: listed_exports(config, servers, secure=secure, in_use=in_use)
+        )
+        listed = access.listed(self._client(), exports)
+        if listed.denied and not listed.exports:
+            # Else whoever finds an empty list, and asks why, is not to be found in the log.
+            who, count = self._identity.describe(), len(listed.denied)
+            why = listed.denied[0]
+            self._log.info("access denied", asked="LIST", exports=count, who=who, why=why)
+        return listed.exports
+
+    async def contexts(self, asked: ContextsAsked) -> tuple[MetaContext, ...]:
+        """Give what LIST_META_CONTEXT or SET_META_CONTEXT tells."""
+        if asked.select:
+            self._queries = None
+        grant = self._grant(asked.name)
+        if asked.select:
+            return await self._selected(asked, grant)
+        queries = introduction.without(asked.queries)
+        if queries == asked.queries:
+            return await self._listed_contexts(asked, grant, queries)
+        us = await self._introduced(asked, grant)
+        # No queries at all would ask for every context.
+        return us + (await self._listed_contexts(asked, grant, queries) if queries else ())
+
+    async def _introduced(self, asked: ContextsAsked, grant: Grant) -> tuple[MetaContext, ...]:
+        """Say who we are to a client that asks: one that an INFO tells of the export, so that it learns of none
+        by this, and whose policies let it have the name that it asks for.
+        """
+        await self.described(ExportAsked(asked.name, frozenset(), go=False))
+        self.forget()  # what was opened for that is not what is asked next
+        if not allowed_contexts(grant.chain, [introduction.QUERY], asked=False):
+            return ()
+        return (MetaContext(0, introduction.answer()),)
+
+    async def _listed_contexts(
+        self, asked: ContextsAsked, grant: Grant, queries: tuple[str, ...]
+    ) -> tuple[MetaContext, ...]:
+        route = grant.route
+        terms = self._terms(asked.name, grant)
+        found = await self._ask(grant, lambda up: up.list_contexts(terms, queries))
+        allowed = allowed_contexts(grant.chain, [each.name for each in found], asked=False)
+        if route.stable_contexts_only and await self._bitmaps_may_move(grant, asked.name, terms):
+            allowed = [name for name in allowed if not is_bitmap(name)]
+        return tuple(context for context in found if context.name in allowed)
+
+    async def described(self, asked: ExportAsked) -> Told:
+        """Give what INFO tells."""
+        grant = self._grant(asked.name, without_tls=Rep.ERR_TLS_REQD)
+        if prepares(grant.chain):
+            self.forget()  # before another link is asked for: there may be no place for two
+            opened = await self._open(grant, asked.name)
+            self._kept = _Kept(asked, opened)
+            return self.told(asked.name, opened)
+        chain = self._policies(grant, asked.name, peek)
+        terms = self._terms(asked.name, grant)
+        export, _dialect, _quirks = await self._ask(grant, lambda up: up.describe(terms))
+        agreed = self._agreed(chain, grant, asked.name, export)
+        promised = self._offer(asked.name, agreed)
+        check_places(self._place(grant).server, promised)
+        return told_of(asked.name, grant.route, export, agreed, promised)
+
+    async def opened(
+        self, name: str, asked: ExportAsked | None = None, *, without_tls: Rep = Rep.ERR_UNKNOWN
+    ) -> Opened:
+        """Open an export. `asked` is the GO, if it is one."""
+        service = self._service
+        kept, self._kept = self._kept, None
+        try:
+            grant = await self._granted(name, without_tls)
+            if kept is not None:
+                there = kept.opened
+                same = asked is not None and replace(kept.asked, go=True) == asked
+                known = there.access is service.access and _same(there.grant, grant)
+                known = known and there.place == self._place(grant) and there.stands
+                if same and known and there.asked == self._terms(name, grant):
+                    return there.counted(service.opening)
+        except BaseException:
+            if kept is not None:
+                kept.opened.close()
+            raise
+        if kept is not None:
+            kept.opened.close()
+        while True:
+            opened = await self._open(grant, name, by_name=asked is None)
+            # What has come between: a pause, with or without a switch; a switch of another export that shared
+            # its connections; or a reload, of which what it leaves as it was is not asked for anew.
+            try:
+                now = grant
+                if opened.access is not service.access:
+                    now = self._grant(name, without_tls=without_tls)
+                if (
+                    _same(now, grant)
+                    and self._place(now) == opened.place
+                    and opened.stands
+                    and now.name not in service.paused
+                ):
+                    return opened.counted(service.opening)
+            except BaseException:
+                opened.close()
+                raise
+            opened.close()
+            grant = await self._granted(name, without_tls)
+
+    async def _granted(self, name: str, without_tls: Rep) -> Grant:
+        """Give what the rules say of an export once it is not paused, or is no more (a pause has a bound
+        of its own).
+        """
+        while True:
+            grant = self._grant(name, without_tls=without_tls)
+            paused = self._service.paused.get(grant.name)
+            if paused is None:
+                return grant
+            await self._wait(paused.wait)
+            if self._service.draining:
+                raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
+
+    def told(self, name: str, opened: Opened) -> Told:
+        """Give what a client is told of the export that it has opened."""
+        return told_of(name, opened.grant.route, opened.link.export, opened.agreed, opened.offer)
+
+    async def aclose(self) -> None:
+        """Close what nobody has been given."""
+        self.forget()
+        if self._upstream is not None:
+            _place, negotiation = self._upstream
+            self._upstream = None
+            await negotiation.aclose()
+
+    def forget(self) -> None:
+        """Another option has come than the GO that an open link is kept for."""
+        if self._kept is not None:
+            self._kept.opened.close()
+            self._kept = None
+
+    # --- Who may have what
+
+    def _client(self) -> Client:
+        return Client(self._identity, datetime.now().astimezone(), self._listener)
+
+    def _grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
+        """Give what the rules say. `without_tls`: what a client hears that would have to come over TLS."""
+        config, secure = self._service.config, self._core.secure
+        found: Grant | NotGranted
+        try:
+            found = self._service.access.find(self._client(), name)
+        except NotGranted as refused:
+            self._log_denial(refused)
+            found = refused
+        hint = without_tls if self._has_tls else Rep.ERR_UNKNOWN
+        refusal = refusal_of(config, name, found, secure=secure, without_tls=hint)
+        if refusal is not None:
+            raise refusal
+        assert isinstance(found, Grant)
+        return found
+
+    def _log_denial(self, refused: NotGranted) -> None:
+        route = None if refused.name is None else self._service.config.route(refused.name)
+        if refused.name is None or route is None:
+            return
+        # Who has to come back over TLS is not denied yet.
+        if refused.hidden or self._core.secure or not route.tls_required:
+            who = self._identity.describe()
+            self._log.info("access denied", export=shown(refused.name), who=who, why=str(refused))
+
+    def _policies(
+        self,
+        grant: Grant,
+        asked: str,
+        taken: Callable[[Sequence[Placed], Session], _Result],
+    ) -> _Result:
+        """Have the policies looked at (`peek`) or taken part in (`join`)."""
+        with self._denials(grant, asked):
+            return taken(grant.chain, Session(self._client(), grant.name))
+
+    def _agreed(self, chain: Sequence[Placed], grant: Grant, asked: str, export: Export) -> Terms:
+        with self._denials(grant, asked):
+            return terms(chain, first_view(grant.route, export))
+
+    @contextmanager
+    def _denials(self, grant: Grant, asked: str) -> Iterator[None]:
+        """Tell the client what policies deny: as much as the export lets it know."""
+        try:
+            yield
+        except Denied as denied:
+            self._log.info("access denied", export=shown(grant.name), why=str(denied))
+            raise refusal_to_join(grant.route, asked, denied) from None
+
+    # --- Contexts
+
+    async def _selected(self, asked: ContextsAsked, grant: Grant) -> tuple[MetaContext, ...]:
+        route = grant.route
+        queries = tuple(allowed_contexts(grant.chain, asked.queries, asked=True))
+        terms = self._terms(asked.name, grant, queries)
+        theirs = [context.name for context in await self._selected_there(grant, terms)]
+        selected = selected_contexts(grant.chain, route, queries, theirs)
+        if any(is_bitmap(context.name) for context in selected):
+            await self._check_bitmaps(grant, asked.name, terms)
+        self._queries = asked.name, queries
+        return selected
+
+    async def _check_bitmaps(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> None:
+        if await self._bitmaps_may_move(grant, asked, terms):
+            why = "this view is read-only, and the disk may be written meanwhile"
+            if grant.route.stable_contexts_only:
+                raise Refusal(Rep.ERR_POLICY, f"a dirty bitmap may change while it is read: {why}")
+            self._log.warning("a dirty bitmap may change while it is read", why=why)
+
+    async def _bitmaps_may_move(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> bool:
+        if not grant.route.read_only and not grant.chain:
+            return False
+        export, _, _ = await self._ask(grant, lambda up: up.describe(terms))
+        with self._denials(grant, asked):
+            return bitmaps_may_move(grant.chain, grant.route, export)
+
+    async def _selected_there(
+        self, grant: Grant, terms: upstream_side.Terms
+    ) -> tuple[MetaContext, ...]:
+        try:
+            return await self._ask(grant, lambda up: up.contexts(terms))
+        except Refusal as refusal:
+            if grant.route.synthesise_allocation and refusal.reply == Rep.ERR_UNSUP:
+                return ()
+            raise
+
+    # --- Opening
+
+    async def _open(self, grant: Grant, asked: str, *, by_name: bool = False) -> Opened:
+        """Have the policies take part, then the upstream; leave nothing behind if it fails. `by_name`: the
+        client has said EXPORT_NAME.
+        """
+        access, place = self._service.access, self._place(grant)
+        membership = self._policies(grant, asked, join)
+        link: Link | Joined | None = None
+        try:
+            terms = self._terms(asked, grant)
+            link = await self._linked(grant, place, terms)
+            if self._service.draining:
+                raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
+            with self._denials(grant, asked):
+                chain = await self._prepared(membership.chain, grant.route, link)
+            agreed = self._agreed(chain, grant, asked, link.export)
+            promised = self._offer(asked, agreed)
+            # qemu's client of 2.6 to 2.8 takes one reply each time its socket is readable, and knows no GO.
+            alone = by_name and self._core.secure and not promised.structured
+            promised = replace(promised, one_reply_a_record=alone)
+            check_places(place.server, promised)
+            limited = limits_of(membership.chain, membership.session)
+            return Opened(grant, access, place, terms, membership, link, agreed, promised, limited)
+        except BaseException:
+            if link is not None:
+                link.close()
+            membership.leave()
+            raise
+
+    async def _linked(
+        self, grant: Grant, place: Place, terms: upstream_side.Terms
+    ) -> Link | Joined:
+        async def go(upstream: Negotiation | SharedNegotiation) -> Link | Joined:
+            allowance = upstream.allowance  # with a link it begins anew
+            link = await upstream.go(terms)
+            if isinstance(link, Joined):
+                return link
+            return await self._service.bundled(place, terms, link, allowance)
+
+        return await self._ask(grant, go)
+
+    async def _prepared(
+        self, chain: list[Placed], route: Route, link: Link | Joined
+    ) -> list[Placed]:
+        if not prepares(chain):
+            return chain
+        return await self._wait(lambda: chain_over(chain, route, link))
+
+    def _offer(self, name: str, agreed: Terms) -> Offer:
+        return promise(
+            agreed,
+            structured=self._core.structured,
+            extended=self._core.extended,
+            selected=self._core.selected_contexts(name),
+        )
+
+    # --- The upstream
+
+    def _terms(
+        self, name: str, grant: Grant, queries: tuple[str, ...] | None = None
+    ) -> upstream_side.Terms:
+        """Give the terms on which the upstream is asked: those of the client, under its name there."""
+        if queries is None and self._queries is not None and self._queries[0] == name:
+            queries = self._queries[1]
+        there = self._place(grant).name
+        return upstream_side.Terms(there, self._core.structured, self._core.extended, queries)
+
+    async def _ask(
+        self,
+        grant: Grant,
+        question: Callable[[Negotiation | SharedNegotiation], Awaitable[_Result]],
+    ) -> _Result:
+        """Ask an export's upstream; a negotiation with another one ends."""
+        place = self._place(grant)
+        if self._upstream is not None and not self._upstream[0].leads_where(place):
+            _place, negotiation = self._upstream
+            self._upstream = None
+            await negotiation.aclose()
+        if self._upstream is None:
+            self._upstream = place, self._service.negotiation(place)
+        negotiation = self._upstream[1]
+        return await self._wait(lambda: question(negotiation))
+
+    def _place(self, grant: Grant) -> Place:
+        """Give where an export is. Raises `Refusal`: a reload took it away since the rules were asked."""
+        place = self._service.place(grant.name, grant.route)
+        if place is None:
+            upstream = shown(grant.route.upstream)
+            text = f"upstream {upstream} is not in the configuration any more"
+            raise Refusal(Rep.ERR_SHUTDOWN, text)
+        return place
+
+    async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
+        return await self._patiently(wait)
+
+
+def _same(one: Grant, other: Grant) -> bool:
+    """Say whether two configurations give the same, as far as what has been counted does not matter."""
+    return (one.name, one.route, one.rule) == (other.name, other.route, other.rule) and [
+        (placed.name, placed.observed, placed.policy.model_dump()) for placed in one.chain
+    ] == [(placed.name, placed.observed, placed.policy.model_dump()) for placed in other.chain]

@@ -1,0 +1,8 @@
+"""The data plane with its sockets: all sessions in one epoll, in one task.
+
+hub.py      the reactor: whose socket is ready, and how it waits for more
+crowd.py    what it waits for, and what those that it serves tell it of how to wait
+turns.py    whose turn it is where there is not time for all
+lane.py     one direction of a session: receive once, scan, send once
+session.py  two lanes, and how they end
+"""

@@ -1,0 +1,384 @@
+"""The reactor: the sockets of all sessions in one epoll, in one Trio task.
+
+Why not two Trio tasks a session? Waking a task costs more than relaying a request does; measured, the hub
+carries twice the requests at depth 1 and keeps sessions from starving each other (docs/performance.md).
+
+The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll
+itself, which at depth 1 answers twice as fast as being woken, and goes back to Trio when nothing has come
+for `QUIET_SECONDS`, or for a moment after `TURN_SECONDS`, so that everything else (accepting,
+negotiating, timers, signals) is held up no longer than that. Where many commands are under way it waits
+in the kernel instead: with two cores, polling would take the time from the peers that it waits for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from gateway.hub.crowd import AGAIN, LEFT, Crowd
+from gateway.hub.lane import BufferPool
+from gateway.hub.session import LOST_SECONDS, Session, Watched
+from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
+from gateway.jobs.locks import Held, Wait
+from gateway.net.options import RelaySocket, has_left
+from gateway.scan.traffic import Traffic
+from gateway.throttle import Charges, Clock, Doors
+
+QUIET_SECONDS = 0.0002
+"""How long the hub polls for more traffic before it parks: a few times what a peer on the same machine takes to
+answer."""
+
+TURN_SECONDS = 0.004
+"""How long the hub goes on before it lets Trio's other tasks run."""
+
+PATIENCE_SECONDS = 0.001
+"""How long the hub sleeps at most for the next event while many commands are under way, instead of polling: the
+processor is worth more to the peers then. The shortest that epoll_wait knows."""
+
+GATHER_SECONDS = 0.00005
+"""How long the hub sleeps in any case after a round in which a session had many small commands under way: its
+peers are busy, and better off with the processor than with us. The next receive then finds a batch: at depth 32
+that makes three messages a receive into ten, and half as many system calls and wake-ups for everybody. Not
+where somebody is served as well who asks for little at a time: each sleep would be one more wait for him, and a
+longer one than this where others want the processor."""
+
+CALM_SECONDS = 0.001
+"""So long after a step of a client who asks for little at a time another is expected: more than a disk takes
+that has it in memory."""
+
+LOOK_SECONDS = 5
+"""How often it is looked for clients that hold up others, which they may do for `LOST_SECONDS`; and for
+sessions that hold up those of other disks: with one command that is under way at two such looks, and no
+longer. A server that is well has answered it by then."""
+
+MAX_EVENTS = 64
+"""Sockets that are asked for at a time; each costs one receive and one send of a buffer. Whose turn it is where
+there is not time for all, is for `turns`."""
+
+
+class Hub:
+    """Runs sessions. One task calls `run`; others call `relay`, one for each session.
+
+    `clock` is that of the buckets that sessions are charged to.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callable[[int], int]] = {}
+        self._turns = Turns()
+        self.pool = BufferPool()
+        self.sessions: set[Session] = set()
+        self._nursery: trio.Nursery | None = None
+        self._finish: tuple[str, float] | None = None
+        self._clock = clock
+        self._sooner = trio.Event()
+        self._doors = Doors(lambda: self._sooner.set())
+        self._parting: list[trio.Event] = []
+        self._calm_until = -math.inf
+        self._again: set[int] = set()
+        self._parked = False
+        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._waker, select.EPOLLIN)
+        self._watched[self._waker] = self._woken
+        self._over = False
+        self.failed: Callable[[Exception], None] = _reraise
+        """Is told of our bugs beside the sessions: they must not end all of these."""
+
+    def close(self) -> None:
+        """Close, after `run` and every `relay` have ended."""
+        self._epoll.close()
+        os.close(self._waker)
+
+    async def run(self) -> None:
+        """Serve the sessions until cancelled. Those that `relay` still has to close need the hub open."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._cut_off_who_holds_up_others)
+                nursery.start_soon(self._loosen_who_holds_up_kin)
+                nursery.start_soon(self._open_doors)
+                await self._serve()
+        finally:
+            self._over = True
+
+    def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Run a task beside the sessions, no longer than the hub runs."""
+        assert self._nursery is not None
+        self._nursery.start_soon(task)
+
+    def see_off(self, closed: trio.Event) -> None:
+        """Links are about to be left, and are `closed` then."""
+        self._parting = [each for each in self._parting if not (each is closed or each.is_set())]
+        self._parting.append(closed)
+
+    async def all_seen_off(self) -> None:
+        """Wait for that. There is none more once all sessions have ended."""
+        for closed in self._parting:
+            await closed.wait()
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Do something as soon as no session is in the middle of a step."""
+        self.later(0, act)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something after so many seconds, beside the sessions; never, if the hub has ended by then."""
+
+        async def wait() -> None:
+            await trio.sleep(seconds)
+            try:
+                act()
+            except Exception as error:
+                self.failed(error)
+
+        if not self._over:
+            self.start_soon(wait)
+
+    async def _cut_off_who_holds_up_others(self) -> None:
+        """Writes to parts of one block wait for each other. A client that sends half of one and stops, or
+        never takes its reply, would keep the others waiting for ever.
+
+        What counts is how long one and the same claim has waited: a busy client may well be in the middle of
+        one WRITE or another whenever it is looked at.
+        """
+        since: dict[tuple[Session, Held], float] = {}
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            now = trio.current_time()
+            waits = [(session, held) for session in self.sessions for held in session.held_up]
+            since = {wait: since.get(wait, now) for wait in waits}
+            for session in {wait[0] for wait in waits if now - since[wait] >= LOST_SECONDS}:
+                session.cut_off()
+
+    async def _loosen_who_holds_up_kin(self) -> None:
+        """A write to a part of a block waits for other disks that may be the same, but not for one whose server
+        or client takes its time: that may as well be nothing to it.
+        """
+        before: set[Wait] = set()
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            now: set[Wait] = set()
+            for locks in {s.traffic.locks.kin: s.traffic.locks for s in self.sessions}.values():
+                for wait, whose in list(locks.waits_for_kin()):
+                    now.add(wait)
+                    if wait in before:
+                        locks.loosen_kin(whose)
+                locks.tell()
+            before = now
+
+    async def _open_doors(self) -> None:
+        """Let those go on whose requests were held back. Sleeps while there are none."""
+        while True:
+            self._sooner = trio.Event()
+            opening = self._doors.next_opening()
+            seconds = math.inf if opening is None else max(0, opening - self._clock())
+            with trio.move_on_after(seconds):
+                await self._sooner.wait()
+            self._doors.open_due(self._clock())
+
+    async def _serve(self) -> None:
+        poll, watched, clock = self._epoll.poll, self._watched, time.monotonic
+        ready = self._turns.ready
+        while True:
+            if self._again:
+                await trio.lowlevel.checkpoint()
+            else:
+                self._parked = True
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._parked = False
+            now, patience = clock(), 0.0
+            turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
+            while now < quiet_ends:
+                if self._again:
+                    self._turns.add([(descriptor, AGAIN) for descriptor in self._again])
+                    self._again.clear()
+                events = poll(0 if ready else patience, MAX_EVENTS)
+                crowd = Crowd.NONE
+                if len(events) == 1 and not ready:  # the usual case, where nobody waits for anybody
+                    [(descriptor, event)] = events
+                    if act := watched.get(descriptor):
+                        crowd = act(event)
+                        if crowd == Crowd.CALM:
+                            self._calm_until = now + CALM_SECONDS
+                elif events or ready:
+                    self._turns.add(events)
+                    crowd = self._serve_all(now)
+                patience = PATIENCE_SECONDS if crowd > 0 else 0
+                has_more = ready or self._again
+                if crowd == Crowd.SMALL and not has_more and now > self._calm_until:
+                    time.sleep(GATHER_SECONDS)
+                now = clock()
+                if events or ready or self._again:  # that somebody has gone is not told twice
+                    quiet_ends = now + QUIET_SECONDS
+                if now > turn_ends:
+                    await trio.lowlevel.checkpoint()
+                    now = clock()
+                    turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
+
+    def _serve_all(self, now: float) -> int:
+        """Serve those that are ready, until all are served or their time is over; give the `Crowd`."""
+        turns, watched, clock = self._turns, self._watched, time.monotonic
+        ready = turns.ready
+        slice_ends = now + SLICE_SECONDS
+        crowd = Crowd.NONE
+        took: list[tuple[int, float]] = []
+        for descriptor in turns.order():
+            event = ready.pop(descriptor, 0)
+            # A session that ended a moment ago may not be there any more.
+            if act := watched.get(descriptor):
+                its = act(event)
+                if its == Crowd.CALM:
+                    self._calm_until = now + CALM_SECONDS
+                crowd = max(crowd, its)
+            before, now = now, clock()
+            took.append((descriptor, now - before))
+            is_long = now - before > LONG_SECONDS and turns.others_wait(descriptor)
+            if ready and (is_long or now > slice_ends):
+                turns.overran(took)
+                return crowd
+        turns.all_served()
+        return crowd
+
+    async def relay(
+        self,
+        client: RelaySocket,
+        link: RelaySocket | None,
+        traffic: Traffic,
+        client_data: bytes = b"",
+        charges: Charges = (),
+        watched: Watched = (),
+        *,
+        push: Callable[[], None] | None = None,
+        begins: Callable[[Session, trio.Nursery], None] | None = None,
+    ) -> Session:
+        """Relay between two non-blocking sockets (or, without a link, with whom `push` pushes: see `Session`)
+        until the session has ended; give it back, for it knows why it did. Its requests are charged to
+        buckets, as `Session.throttle` has it, which changes that later.
+
+        `begins` is called before anything is relayed, with a nursery that ends with the session. The sockets
+        stay open. Raises what went wrong in the session, if it was our fault.
+        """
+        session = Session(
+            client, link, traffic, self.pool, self.watch, self.again, self._doors, push
+        )
+        session.throttle(charges, watched)
+        self.enter(client, session.client_ready, session)
+        if link is not None:
+            self.enter(link, session.link_ready, session)
+        self.sessions.add(session)
+        try:
+            async with trio.open_nursery() as nursery:
+                if begins is not None:
+                    begins(session, nursery)
+                session.begin(client_data)
+                if self._finish is not None:
+                    session.finish(*self._finish)
+                await session.ending.wait()
+                with trio.move_on_after(session.seconds_to_end) as limit:
+                    await session.ended.wait()
+                if limit.cancelled_caught:
+                    session.cut()
+                nursery.cancel_scope.cancel()
+        finally:
+            session.close()
+            session.traffic.locks.tell()
+            self.sessions.discard(session)
+            self.leave(client)
+            if session.link is not None:
+                self.leave(session.link)
+        if session.bug is not None:
+            raise session.bug
+        return session
+
+    def relink(
+        self,
+        session: Session,
+        link: RelaySocket | None,
+        traffic: Traffic,
+        push: Callable[[], None] | None = None,
+    ) -> None:
+        """Have a session that is held and quiet go on over another link, or without one (`Session.relink`).
+        The old one's socket is the caller's to close.
+        """
+        if session.link is not None:
+            self.leave(session.link)
+        if link is not None:
+            self.enter(link, session.link_ready, session)
+        session.relink(link, traffic, push)
+
+    def enter(self, sock: RelaySocket, ready: Callable[[int], int], whose: object) -> None:
+        """Have `ready` called with the events of a socket that are watched for; it gives the `Crowd`. `whose`
+        it is: a session's, say, that has two.
+        """
+        self._watched[sock.fileno()] = ready
+        self._turns.belongs(sock.fileno(), whose)
+        self._epoll.register(sock.fileno(), select.EPOLLET)
+
+    def leave(self, sock: RelaySocket) -> None:
+        """Forget a socket, before it is closed."""
+        self._forget(sock.fileno())
+
+    def _forget(self, descriptor: int) -> None:
+        self._epoll.unregister(descriptor)
+        del self._watched[descriptor]
+        self._turns.forget(descriptor)
+        self._again.discard(descriptor)
+
+    @contextmanager
+    def told_when_left(
+        self, client: trio.socket.SocketType, left: Callable[[], None]
+    ) -> Iterator[None]:
+        """Have `left` called if a client leaves meanwhile, of whom nothing is received: who has said something
+        before is not gone as long as that was not read. It costs no task, and no checkpoint.
+        """
+
+        def look(_events: int) -> int:
+            try:
+                if has_left(client):
+                    left()
+            except Exception as error:
+                self.failed(error)
+            return Crowd.NONE
+
+        descriptor = client.fileno()
+        self._epoll.register(descriptor, LEFT | select.EPOLLET)
+        self._watched[descriptor] = look
+        try:
+            yield
+        finally:
+            self._forget(descriptor)
+
+    def again(self, sock: RelaySocket) -> None:
+        """Have whoever has entered a socket called once more when it is his turn, whatever the socket is ready
+        for: something is left to do that no event of it will speak of.
+        """
+        if self._parked and not self._again:
+            os.eventfd_write(self._waker, 1)
+        self._again.add(sock.fileno())
+
+    def _woken(self, _events: int) -> int:
+        os.eventfd_read(self._waker)
+        return Crowd.NONE
+
+    def finish(self, reason: str, seconds: float) -> None:
+        """End all sessions in good order within `seconds`, and those that should begin later."""
+        self._finish = reason, seconds
+        for session in list(self.sessions):
+            session.finish(reason, seconds)
+
+    def watch(self, sock: RelaySocket, events: int) -> None:
+        """Have whoever has entered a socket called for these events.
+
+        With no events it is still told, once, when the socket has failed or was closed on the other side
+        (edge-triggered: else the epoll would report that for ever to a session that cannot act on it).
+        """
+        self._epoll.modify(sock, events or select.EPOLLET)
+
+
+def _reraise(error: Exception) -> None:
+    raise error

@@ -1,0 +1,7 @@
+"""What looks at servers, configurations and this machine, and serves nobody.
+
+probe.py    what a server is, and what is wrong with it
+explain.py  what the gateway would do for one client that asks for one export
+needs.py    what `serve` will need of this machine and lacks
+conform/    whether a server does what it says, tried out
+"""

@@ -1,0 +1,218 @@
+"""What a server is, and what is wrong with it: asked in its option phase, with INFO and LIST, left with ABORT.
+
+A server that takes one client and then ends (qemu-nbd without -t) survives that. One that knows no INFO has to
+have its export opened for anything to be known of it; after that such a server is gone. So is one whose exports
+are to be read (`transmit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from gateway.config import Connections
+from gateway.inspect.conform.client import Broken, Client
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export, offer, view_of
+from gateway.protocol.introduction import QUERY, version_in
+from gateway.quirks import Evidence, Quirk, catalogue
+from gateway.quirks.fingerprint import GATEWAY, Program, identify
+from gateway.upstream.coherence import decide
+from gateway.upstream.configured import server_of
+from gateway.upstream.negotiation import Negotiation, Terms, list_exports
+from gateway.upstream.server import Server, TlsRequired
+from gateway.uri import Target, export_of
+from gateway.wire.constants import Cmd, CmdFlag
+from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.handshake import ListedExport
+
+READ_PLACES = 16
+READ_BYTES = 4096
+"""Where and how much is read: enough to meet data and holes of most disks, and done in a moment."""
+
+READ_SECONDS = 10
+"""How long a READ may take: a disk may have to wake up."""
+
+MAX_PROBED = 64
+"""Exports that are asked about; a server may list thousands."""
+
+
+SEVERAL = Connections(count=4)
+"""How many connections are taken for "several": as many as nbdcopy takes."""
+
+ALL_OF_THEM = f"{SEVERAL} for each client, if all of them say the same"
+
+
+class CannotProbe(Exception):
+    """The server cannot be asked; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What READs of a few places have shown."""
+
+    places: int
+    """How many were read."""
+    wrong: tuple[str, ...]
+    """What was wrong there, in sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """One export, as the server tells it and as a client would see it through the gateway."""
+
+    name: str
+    evidence: Evidence
+    """What the server said, as it said it."""
+    export: Export
+    """As it is meant: repaired."""
+    extended: bool
+    contexts: tuple[str, ...]
+    through: int
+    """Transmission flags that a client with extended headers is told through the gateway."""
+    program: Program
+    quirks: tuple[Quirk, ...]
+    notes: tuple[str, ...] = ()
+    """What cannot be mended, and what else its owner should know."""
+    reading: Reading | None = None
+    """What reading has shown; None: it was not read."""
+
+    @property
+    def risks_data(self) -> bool:
+        """A client that goes there directly may lose data."""
+        wrong = self.reading is not None and bool(self.reading.wrong)
+        return wrong or any(quirk.risks_data for quirk in self.quirks)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was found out about a server."""
+
+    uri: Target
+    listed: Sequence[ListedExport] | None
+    """None: it will not say."""
+    exports: Sequence[Probed]
+    tls_required: bool = False
+    """It says nothing without TLS; then `exports` is empty."""
+
+    @property
+    def risks_data(self) -> bool:
+        """A client that goes there directly may lose data."""
+        return any(export.risks_data for export in self.exports)
+
+
+async def probe(target: Target, *, every_export: bool = False, transmit: bool = False) -> Probe:
+    """Ask a server about the export that the URI names, or about every one that it lists; `transmit`: open
+    them as well, and read.
+
+    Raises `CannotProbe`.
+    """
+    try:
+        async with server_of(target) as server:
+            return await _probe(target, server, every_export=every_export, transmit=transmit)
+    except Refusal as refusal:
+        raise CannotProbe(refusal.text) from None
+
+
+async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:
+    try:
+        listed: Sequence[ListedExport] | None = await server.listing(list_exports)
+    except Refusal:
+        listed = None
+    names = [export_of(target)]
+    if every_export and listed:
+        names = [export.name for export in listed][:MAX_PROBED]
+    try:
+        exports = [await _probed(server, name) for name in names]
+        if transmit:
+            exports = [replace(e, reading=await _read(server, e)) for e in exports]
+    except TlsRequired:
+        return Probe(target, listed, (), tls_required=True)
+    return Probe(target, listed, exports)
+
+
+async def _probed(server: Server, name: str) -> Probed:
+    terms = Terms(name, structured=True, extended=True)
+    negotiation = Negotiation(server)
+    try:
+        export, _dialect, quirks = await negotiation.describe(terms, thoroughly=True)
+        evidence = negotiation.evidence
+        assert evidence is not None
+        contexts = await _contexts(negotiation, terms)
+        gateway = version_in(await _contexts(negotiation, terms, QUERY))
+    finally:
+        await negotiation.aclose()
+    wanted = decide(SEVERAL, [export], same_storage=False, may_differ=False, repaired=quirks)
+    extended = export.extended
+    program = identify(evidence, extended=extended, contexts=contexts, gateway=gateway)
+    return Probed(
+        name,
+        evidence,
+        export,
+        extended,
+        contexts,
+        offer(view_of(export), structured=True, extended=True).flags,
+        program,
+        tuple(catalogue()[quirk] for quirk in quirks),
+        (*_notes(evidence, program), f"connections = {SEVERAL}: {wanted.reason or ALL_OF_THEM}"),
+    )
+
+
+async def _contexts(negotiation: Negotiation, terms: Terms, *queries: str) -> tuple[str, ...]:
+    """Give the names of the contexts that answer the queries; of all, if there are none."""
+    try:
+        return tuple(each.name for each in await negotiation.list_contexts(terms, queries))
+    except Refusal:
+        return ()
+
+
+async def _read(server: Server, export: Probed) -> Reading:
+    """Read places all over an export, with DF as well, which must make no difference (Q-S6 does)."""
+    structured = export.evidence.structured
+    negotiation = Negotiation(server)
+    try:
+        link = await negotiation.go(Terms(export.name, structured=structured))
+    finally:
+        await negotiation.aclose()
+    client = Client(link, reply_seconds=READ_SECONDS)
+    wrong: list[str] = []
+    places = _places(export.export)
+    try:
+        for offset, length in places:
+            plain = await client.ask(Cmd.READ, offset, length)
+            if plain.error:
+                wrong.append(f"a READ of {length} bytes at {offset} fails: {plain}")
+            if not structured or not export.evidence.flags & Flag.SEND_DF:
+                continue
+            whole = await client.ask(Cmd.READ, offset, length, flags=CmdFlag.DF)
+            if whole.error:
+                wrong.append(f"a READ with DF of {length} bytes at {offset} fails: {whole}")
+            elif not plain.error and whole.data != plain.data:
+                wrong.append(f"READs at {offset} give other data with DF than without")
+    except Broken as broken:
+        wrong.append(str(broken))
+    finally:
+        await client.close()
+    return Reading(len(places), tuple(wrong))
+
+
+def _places(export: Export) -> list[tuple[int, int]]:
+    """Give offsets and lengths of blocks evenly spread over an export."""
+    minimum = export.minimum
+    length = min(max(minimum, READ_BYTES), export.size)
+    last = export.size - length
+    if length <= 0:
+        return []
+    step = max(1, last // (READ_PLACES - 1))
+    offsets = {at - at % minimum for at in range(0, last + 1, step)}
+    return [(offset, length) for offset in sorted(offsets)]
+
+
+def _notes(evidence: Evidence, program: Program) -> Iterator[str]:
+    if program.name == "qemu":
+        # Q-S9; a size that is no multiple cannot be told from one that was.
+        yield "qemu rounds sizes up to a multiple of 512: up to 511 zeros may stand behind the end of an image"
+    if program.name == GATEWAY:
+        yield "this is what its clients see: the server behind it is known by a probe of that server"
+    if not evidence.info_known:
+        yield "it knows no INFO, so the export was opened: a server that serves one client is gone now"

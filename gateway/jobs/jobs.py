@@ -1,0 +1,420 @@
+"""TRANSLATED commands: one command of the client, as many of the upstream as it takes.
+
+A job is a generator (`translate` has them). It yields a list of `Ask`s, which go upstream together, and is
+sent their `Outcome`s when all of them have come; or it yields a `Claim`, and goes on when it has the range
+to itself. What it returns is the `Answer` to the client. So what a translation does is written down as it
+is done, and what drives it (cookies, framings, links that die) is here, once.
+
+What jobs hold in memory is bounded by `MAX_JOB_BYTES` for each session: while there is more, no request is
+begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Protocol
+
+from gateway.jobs.extents import status_reply
+from gateway.jobs.fences import Fences, Waiting
+from gateway.jobs.locks import Entry, Held, RangeLocks
+from gateway.losses.rule import Debt, Flush
+from gateway.protocol.asks import Ask, Data, Done, Outcome
+from gateway.protocol.commands import WRITE_CLASS, normal_error
+from gateway.wire import limits
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.extents import Extents
+from gateway.wire.framing import Framing
+
+MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
+"""Payloads that one session's jobs hold, in either direction, before no further request is begun. One of
+any size is always taken, so a session holds less than twice as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Go on when nobody else writes from `start` up to `end`, until the job has ended."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Go on when all is settled that a FLUSH of the client has to cover (see `gateway.losses.rule`): it
+    comes behind the ask for that FLUSH.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """Go on at once, and fail if from now on something is lost: a server that fails a FLUSH may have done
+    before what it answers after, and is asked to FLUSH that in vain.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client is told."""
+
+    error: int = 0
+    text: str = ""
+    offset: int | None = None
+    data: Sequence[tuple[int, Data]] = field(default=(), repr=False)
+    """Of a READ: content by its offset, without a gap, in order."""
+    status: Sequence[tuple[int, Extents]] = ()
+    """Of a BLOCK_STATUS: the client's context id, and its extents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Go on when a policy's hooks have done the command, which is not done here. Offsets are the client's."""
+
+    command: Cmd
+    offset: int
+    length: int
+    flags: int
+    data: Data = field(default=b"", repr=False)
+    contexts: tuple[tuple[int, int | None], ...] = ()
+    """Of a BLOCK_STATUS: the client's context id, and the link's (None: answered here)."""
+
+
+Step = list[Ask] | Claim | Settled | Lasting | Outside
+
+Job = Generator[Step, list[Outcome], Answer]
+
+
+def hooked(outside: Outside) -> Job:
+    """Give the job of a command that hooks do: its answer is given to `Jobs.answer`."""
+    yield outside
+    raise AssertionError("what is done outside is answered, not gone on with")
+
+
+def moved(job: Job, base: int) -> Job:
+    """Give a job's answer in the offsets of a client whose export begins at `base`."""
+    answer = yield from job
+    if answer.offset is None:
+        return answer
+    return replace(answer, offset=answer.offset - base)
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A job under way, and who waits for its answer."""
+
+    job: Job
+    cost: int
+    done: Callable[[Answer], None]
+    outcomes: list[Outcome] = field(default_factory=list)
+    missing: int = 0
+    claims: list[Held] = field(default_factory=list)
+    losses_seen: int | None = None
+    """`Debt.losses_seen` when the first of its writes was answered, or when hooks began with it. If there
+    were more since, what was done of it may be lost; the client may know of the loss, and would take this to
+    be durable after its next FLUSH."""
+    watched_since: int = 0
+    """When that was, in the order of the disk."""
+    flush: Flush | None = None
+    """The FLUSH that it stands for: the client's, or that of a hook."""
+    waits: bool = False
+    """It has nothing in flight here: it waits for a range, for hooks, or for what it asks elsewhere."""
+    fenced: Waiting | None = None
+    """How it waits for fences, with what it is going to write."""
+    begun: bool = False
+    """It was sent before, over a link that has died: no fence is for it."""
+
+
+class Client(Protocol):
+    """What jobs need of what is under way for their client (`gateway.scan.traffic`)."""
+
+    debt: Debt
+    fences: Fences
+    in_flight: dict[int, Entry]
+    stale: bool
+    to_client: list[memoryview | bytes]
+
+    def has_waited(self) -> None:
+        """What the client sent has had to wait."""
+        ...
+
+
+GONE = "its client has gone while it waited, and others may have written there since"
+"""Why a write is not begun that has waited."""
+
+
+class Jobs:
+    """One session's jobs. What they have to say gathers in `traffic.to_upstream` and `traffic.to_client`."""
+
+    def __init__(
+        self,
+        traffic: Client,
+        send: Callable[[Ask, Done], None],
+        client: Framing,
+        locks: RangeLocks,
+        *,
+        block: int,
+        elsewhere: bool,
+    ) -> None:
+        """`send` takes asks: `elsewhere`, or over the link of this traffic, which counts them in flight.
+        `block` is the smallest that the upstream knows, in bytes.
+        """
+        self._block = block
+        self._traffic = traffic
+        self._elsewhere = elsewhere
+        self._send_ask = send
+        self._client = client
+        self._locks = locks
+        self._running: dict[Running, None] = {}
+        self.bytes = 0
+        """What jobs hold in memory."""
+        self.waiting = 0
+        """Jobs that have nothing in flight here: they wait for a claim, for hooks or for asks elsewhere, and
+        count as commands under way all the same."""
+        self.outside: Callable[[Running, Outside], None] = _nobody_is
+        """Called with a job whose command hooks do; `answer` ends it."""
+        self.woken: Callable[[Callable[[], None]], None] = _at_once
+        """Called with what a job has to do outside of the session's own calls: its claim was granted."""
+
+    def __bool__(self) -> bool:
+        return bool(self._running)
+
+    def start(
+        self, cookie: int, word: int, offset: int, job: Job, *, cost: int, begun: bool = False
+    ) -> None:
+        """Begin a job for a command of the client; `cost` in bytes. `begun`: it was sent before."""
+        flush = self._traffic.debt.read() if word & 0xFFFF == Cmd.FLUSH else None
+
+        def done(answer: Answer) -> None:
+            if flush is not None:
+                debt = self._traffic.debt
+                answer = Answer(*debt.losses.answer(flush, answer.error, answer.text))
+            self._traffic.to_client += self._encoded(cookie, word, offset, answer)
+
+        self._start(Running(job, cost, done, flush=flush, begun=begun))
+
+    def ask(self, job: Job, done: Callable[[Answer], None]) -> None:
+        """Begin a job for a hook, which holds the data; `done` is called with its answer, and never raises."""
+        self._start(Running(job, 0, done))
+
+    def _start(self, running: Running) -> None:
+        self._running[running] = None
+        self.bytes += running.cost
+        self._go_on(running)
+
+    def ask_elsewhere(self, send: Callable[[Ask, Done], None]) -> None:
+        """Have asks taken by somebody else from now on, who takes those that are under way as well."""
+        self._send_ask = send
+        if not self._elsewhere:
+            self._elsewhere = True
+            for running in self._running:
+                if running.missing and not running.waits:
+                    running.waits = True
+                    self.waiting += 1
+
+    def answer(self, running: Running, answer: Answer) -> None:
+        """End a job whose command was done by hooks, unless it has ended with its link."""
+        if running in self._running:
+            self._end(running, answer)
+
+    def fail(self, error: Errno, text: str) -> None:
+        """The link has died: answer every command that a job is for."""
+        while self._running:  # ending one may wake another, which may end
+            self._end(next(iter(self._running)), Answer(error, text))
+
+    # --- Steps
+
+    def _go_on(self, running: Running) -> None:
+        try:
+            while True:
+                step = running.job.send(running.outcomes) if running.outcomes else next(running.job)
+                running.outcomes = []
+                if not self._take(running, step):
+                    return
+        except StopIteration as end:
+            self._end(running, end.value)
+
+    def _take(self, running: Running, step: Step) -> bool:
+        """Take a step; say whether the job goes on at once."""
+        if isinstance(step, Lasting):
+            self._watch(running)
+            return True
+        if isinstance(step, Settled):
+            return self._settled(running)
+        if isinstance(step, Outside):
+            if step.command in _LASTS:
+                self._watch(running)
+            self._wait(running)
+            self.outside(running, step)
+            return False
+        if not running.begun and self._traffic.stale and _writes(step):
+            self._end(running, Answer(Errno.EIO, GONE))
+            return False
+        if not running.begun and self._traffic.fences and self._fenced(running, step):
+            return False
+        if isinstance(step, Claim):
+            return self._claim(running, step)
+        return self._send(running, step)
+
+    def _fenced(self, running: Running, step: list[Ask] | Claim) -> bool:
+        """Have a step wait for fences, if it is going to write where there are any: before it claims, so that
+        nobody waits for it in turn. (A fence that is raised between its claim and its write is waited for all
+        the same: its claim then lasts as long.)
+        """
+        ranges = (
+            [step] if isinstance(step, Claim) else [a for a in step if a.command in WRITE_CLASS]
+        )
+        if not ranges:
+            return False
+        start = min(each.start if isinstance(each, Claim) else each.offset for each in ranges)
+        end = max(each.end for each in ranges)
+        if not self._traffic.fences.bar(start, end):
+            return False
+
+        def go_on() -> None:
+            if running in self._running:
+                self._wait_no_more(running)
+                self._traffic.has_waited()
+                if self._traffic.stale:
+                    self._end(running, Answer(Errno.EIO, GONE))
+                elif self._take(running, step):
+                    self._go_on(running)
+
+        self._wait(running)
+        running.fenced = self._traffic.fences.wait(start, end, lambda: self.woken(go_on))
+        return True
+
+    def _claim(self, running: Running, claim: Claim) -> bool:
+        def go_on() -> None:
+            self._wait_no_more(running)
+            self._go_on(running)
+
+        held = Held(
+            claim.start, claim.end, lambda: self.woken(go_on), owner=self._traffic.in_flight
+        )
+        running.claims.append(held)
+        granted = self._locks.claim(held)
+        if not granted:
+            self._wait(running)
+        return granted
+
+    def _watch(self, running: Running) -> None:
+        """From now on it fails if something is lost."""
+        debt = self._traffic.debt
+        if running.losses_seen is None:
+            running.losses_seen, running.watched_since = debt.losses_seen, debt.losses.order.now
+
+    def _settled(self, running: Running) -> bool:
+        """Say whether all is settled that a FLUSH has to cover; else the job goes on when it is."""
+        flush, debt = running.flush, self._traffic.debt
+        assert flush is not None  # it was set when the FLUSH was asked
+
+        def take_up() -> None:
+            if running in self._running:
+                self._wait_no_more(running)
+                running.outcomes = [Outcome(flush.error, flush.text)]
+                self._go_on(running)
+
+        if debt.losses.settle(flush, lambda: self.woken(take_up)):
+            running.outcomes = [Outcome(flush.error, flush.text)]
+            return True
+        self._wait(running)
+        return False
+
+    def _wait(self, running: Running) -> None:
+        running.waits = True
+        self.waiting += 1
+
+    def _wait_no_more(self, running: Running) -> None:
+        self.waiting -= running.waits
+        running.waits = False
+
+    def _send(self, running: Running, asks: list[Ask]) -> bool:
+        """Say whether all of them were answered at once."""
+        running.outcomes = [_NOT_YET] * len(asks)
+        running.missing = len(asks) + 1  # no answer is the last before the last ask is sent
+        if self._elsewhere:
+            self._wait(running)
+        debt = self._traffic.debt
+        for number, ask in enumerate(asks):
+            settle = partial(self._settle, running, number, ask.command in WRITE_CLASS)
+            if ask.command is Cmd.FLUSH and running.flush is None:
+                running.flush = debt.read()
+            if ask.command in _TELLS and debt.is_lost(ask.offset, ask.end):
+                settle(Outcome(Errno.EIO, "the server may have lost what was written here"))
+            else:
+                self._send_ask(ask, settle)
+        running.missing -= 1
+        if running.missing or running not in self._running:
+            return False
+        self._wait_no_more(running)
+        return True
+
+    def _settle(self, running: Running, number: int, writes: bool, outcome: Outcome) -> None:
+        """The reply to an ask is complete; the job goes on with the last of them, unless it has ended."""
+        running.outcomes[number] = outcome
+        if writes and running.losses_seen is None:
+            self._watch(running)
+        running.missing -= 1
+        if not running.missing and running in self._running:
+            self._wait_no_more(running)
+            self._go_on(running)
+
+    def _end(self, running: Running, answer: Answer) -> None:
+        del self._running[running]
+        debt = self._traffic.debt
+        if running.losses_seen is not None and not answer.error:
+            if running.losses_seen != debt.losses_seen:
+                text = "the server lost something between its beginning and its end"
+                answer = Answer(Errno.EIO, text)
+            else:
+                debt.losses.answered_late(debt, running.watched_since)
+        self._wait_no_more(running)
+        if running.fenced is not None:
+            self._traffic.fences.forget(running.fenced)
+        self.bytes -= running.cost
+        running.job.close()
+        running.done(answer)
+        for held in running.claims:
+            self._locks.release(held)
+
+    def _encoded(
+        self, cookie: int, word: int, asked: int, answer: Answer
+    ) -> list[memoryview | bytes]:
+        client = self._client
+        if answer.error:
+            error = normal_error(word, answer.error)
+            return [client.failure(cookie, asked, error, answer.text, offset=answer.offset)]
+        if answer.data:
+            if client.chunked:
+                # One chunk, which is what DF asks for, and right for everybody.
+                length = sum(len(data) for _offset, data in answer.data)
+                head = client.data_head(cookie, asked, asked, length, done=True)
+            else:
+                head = client.success(cookie, asked, read=True)
+            return [head, *(memoryview(data) for _offset, data in answer.data)]
+        if answer.status:
+            return status_reply(client, cookie, asked, answer.status, self._block)
+        return [client.success(cookie, asked, read=word & 0xFFFF == Cmd.READ)]
+
+
+def _writes(step: list[Ask] | Claim) -> bool:
+    return isinstance(step, Claim) or any(ask.command in WRITE_CLASS for ask in step)
+
+
+_TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
+"""Commands whose answer would show what is there in place of what is lost."""
+
+_LASTS = WRITE_CLASS | {Cmd.FLUSH}
+"""Commands whose success says that something will last."""
+
+_NOT_YET = Outcome()
+"""In place of an outcome that has not come."""
+
+
+def _nobody_is(_running: Running, outside: Outside) -> None:
+    raise AssertionError(f"nobody does hooks here, and {outside.command.name} has one")
+
+
+def _at_once(go_on: Callable[[], None]) -> None:
+    go_on()

@@ -1,0 +1,8 @@
+"""Disks, and the links to them that act as one, with their sockets and tasks.
+
+disk.py     which disk an export is, and what there is once for each: locks, fences, losses, shared links
+fencing.py  how long writes wait for older ones that may come late
+wire.py     the socket of one link of several, in the hub
+trunk.py    a bundle with its sockets, and the tasks that make its links, and make them again
+shared.py   the trunks of exports whose clients share their links
+"""

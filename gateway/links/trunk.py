@@ -1,0 +1,628 @@
+"""A bundle with its sockets, and the tasks that make its links, and make them again.
+
+The first link is there when a trunk begins; its export is what clients are promised. Others that are wanted are
+made beside it, and used only if all of them are there and say the same (`gateway.upstream.coherence`).
+
+A link that is lost is made anew, in the same way and for the same export. If what comes back is less than
+what was promised (another size, a flag that is missing), nobody is served over it: the trunk is over, and so
+are its sessions. So they are if nothing comes back within `reconnect_seconds`, or if what comes back does not
+have the export any more (`again`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from gateway.bundle.again import REJECTED_PAUSE_SECONDS, Pause, Rejections, shrunk
+from gateway.bundle.core import Bundle
+from gateway.bundle.line import SPARE, Line
+from gateway.bundle.lines import State
+from gateway.bundle.ports import Port
+from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
+from gateway.links.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
+from gateway.links.wire import Wire, Wires
+from gateway.losses.rule import MOST_TRIES, Debt, Trail
+from gateway.losses.unflushed import KEPT
+from gateway.protocol.asks import Ask, Done
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export
+from gateway.quirks import Dialect
+from gateway.scan.traffic import Traffic
+from gateway.upstream.allowance import Allowance
+from gateway.upstream.coherence import Decision, check_required, offered, sentence
+from gateway.upstream.ladder import Rung
+from gateway.upstream.negotiation import Link, Negotiation, Rejected, Terms
+from gateway.upstream.server import Place, Server
+from gateway.wire.constants import TransmissionFlag
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from gateway.hub.hub import Hub
+    from gateway.links.disk import Disk
+
+AGAIN_SECONDS = 0.5
+"""How long after a link could not be made the next one is tried, at most: beside what the upstream's own
+back-off says, which all who connect to it share."""
+
+FAREWELL_SECONDS = 30.0
+"""How long what is under way may take when nobody wants it any more: a server need not bear that its replies
+are not taken (nbdkit 1.32 ends over it)."""
+
+LOOK_SECONDS = 0.01
+"""How often it is looked whether that has come to its end."""
+
+
+class Trunk:
+    """The links of one export. Whoever uses it has a `Joined`; it begins with `start`, and ends with the last
+    of them.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        terms: Terms,
+        first: Link,
+        hub: Hub,
+        disk: Disk,
+        log: FilteringBoundLogger,
+        trail: Trail | None = None,
+    ) -> None:
+        """`trail`: what was written over `first`, if that has been used, and is lost."""
+        self.server = server
+        self.terms = terms
+        self.first = first
+        self.disk = disk
+        self._hub = hub
+        self._log = log.bind(upstream=server.name)
+        mode = server.mode
+        self.decision = server.decide([first.export], first.quirks)
+        self.export = offered(first.export, self.decision)
+        """What clients may be promised."""
+        self.joined: set[Joined] = set()
+        self.over = trio.Event()
+        """There is no link any more, and will be none."""
+        self.closed = trio.Event()
+        """And all of them have been closed."""
+        self.retired = False
+        self._broken = False  # by a bug
+        self._lingers = False  # it is waited for the server, though nobody takes part
+        self.loose = False
+        """A link is lost: no other disk waits for what is asked here (`gateway.jobs.locks`)."""
+        self._ids = {context.name: context.id for context in first.export.contexts}
+        self._changed = trio.Event()
+        self._scope = trio.CancelScope()
+        self._others: list[Link] = []
+        self.bundle = Bundle(
+            first.export,
+            self.decision.count,
+            trail
+            or disk.losses.trail(
+                None,
+                KEPT[mode.survival.unflushed],
+                records=first.export.can_flush,
+                alone=not speaks_for_all(first.export),
+            ),
+            clock=trio.current_time,
+            stripe_bytes=mode.stripe,
+            strong=mode.strong,
+            survival=mode.survival,
+            say=self._say,
+            changed=self._note_change,
+            fences=disk.fences,
+        )
+        self._wires = Wires(self.bundle, hub, self._gone, self._break)
+        self._links: dict[Line, Link] = {}
+        self.pauses: defaultdict[int, Pause] = defaultdict(Pause)
+        """By slot."""
+        self._places: dict[int, Place] = {}
+        """Of each slot: its place among the upstream's connections stays its own while its link is lost, for
+        clients who wait for one would take it, and not give it back."""
+
+    # --- Its life
+
+    async def agree(self, allowance: Allowance | None = None) -> None:
+        """Make all links that are wanted before anybody is promised anything, within what is left of
+        `allowance`. Raises `Refusal` if the configuration wants all of them, or none, and they cannot be had.
+        """
+        check_required(self.server.mode.wanted, self.decision)
+        if self.decision.count > 1:
+            await self._make_others(allowance)
+            check_required(self.server.mode.wanted, self.decision)
+
+    def abandon(self) -> None:
+        """Do not begin, after all: leave the first link."""
+        self.first.close()
+
+    def start(self) -> None:
+        """Begin."""
+        self._say_why_fewer()
+        self._use(0, self.first)
+        self._hub.start_soon(self._keep)
+
+    def start_without(self, why: str) -> None:
+        """Begin with the first link gone."""
+        self._log.warning("upstream connection lost", why=why, left=0)
+        self._places[0] = self.first.place
+        self.bundle.begin_without(why, self.first.peer)
+        self._hub.start_soon(self._keep)
+
+    async def restored(self) -> None:
+        """Wait until all is as it was: the links are there, and nothing is left of what was lost with them; or
+        until it has ended.
+        """
+        look_seconds = LOOK_SECONDS
+        while not (self.ended or self.bundle.in_order):
+            await trio.sleep(look_seconds)
+            look_seconds = min(2 * look_seconds, AGAIN_SECONDS)  # many may wait, and for long
+
+    async def recognised(self, left: Collection[Trail]) -> None:
+        """Wait until it is known of its links, which take the place of others, whether they lead to the disk
+        that was left with those; or until it has ended. Raises `AnotherDisk`.
+        """
+        trail = self.bundle.work.trail
+        for before in left:
+            trail.follows(before)
+            if not self.server.mode.wanted.shared:
+                trail.owner = (
+                    before.owner
+                )  # whose disk it was; whose it is from now on, `belongs_to` says
+        self.bundle.look_again()
+        await self.restored()
+        if self.bundle.is_another:
+            raise AnotherDisk(self.bundle.why)
+
+    def belongs_to(self, debt: Debt) -> None:
+        """A session has begun: unless others rely on what is written over these links, it alone does."""
+        debt.trail = self.bundle.work.trail
+        debt.trail.owner = None if self.speaks_for_all else debt
+
+    @property
+    def speaks_for_all(self) -> bool:
+        """A FLUSH over its links covers what was written over any other."""
+        return self.server.mode.wanted.shared or speaks_for_all(self.first.export)
+
+    def dissolve(self) -> tuple[Link, Trail]:
+        """End while all is in order and nothing is asked: give the only link, whose owner goes on with it
+        alone, and what was written over it.
+        """
+        assert self.bundle.in_order
+        assert self.bundle.idle
+        [line] = self.bundle.lines.by_slot.values()
+        self._wires.take_out(line)
+        self._scope.cancel()
+        link = replace(self._links.pop(line), place=self._places.pop(line.number))
+        return link, self.bundle.hand_on_trail()
+
+    async def _keep(self) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._look_at_the_clock)
+                    nursery.start_soon(self._keep_spare)
+                    await self._use_others()
+                    for slot in range(self.decision.count):
+                        nursery.start_soon(self._keep_slot, slot)
+            with trio.move_on_after(FAREWELL_SECONDS):
+                for _ in range(MOST_TRIES):
+                    if not self.bundle.say_farewell():
+                        break
+                    self.push()
+                    while self._wires.busy:
+                        await trio.sleep(LOOK_SECONDS)
+                while self._wires.busy:
+                    await trio.sleep(LOOK_SECONDS)
+        except Exception as error:
+            self._break(error)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Leave everything. A bug in one step leaves nothing of the others undone."""
+        try:
+            self.contain(self._wires.close)
+            while self._links:  # those that a bug has left
+                self.contain(self._links.popitem()[1].close)
+            self.contain(self.bundle.left)
+            self.contain(self.disk.is_left)
+            for link in self._others:
+                self.contain(link.close)
+            for place in self._places.values():
+                self.contain(place.leave)
+        finally:
+            self.closed.set()
+
+    def contain(self, step: Callable[[], object]) -> None:
+        """Do something in which a bug is to end no more than this trunk."""
+        try:
+            step()
+        except Exception as error:
+            self._break(error)
+
+    async def _use_others(self) -> None:
+        if self.decision.count > 1 and not self._others:
+            await self._make_others()
+        others, self._others = self._others, []
+        for slot, link in enumerate(others, start=1):
+            self._use(slot, link)
+
+    async def _make_others(self, allowance: Allowance | None = None) -> None:
+        """Make the links that are wanted beside the first: all of them, or none."""
+        failed: list[str] = []
+        made: list[Link] = []
+
+        async def make() -> None:
+            try:
+                made.append(await self._new_link(beside=True, allowance=allowance))
+            except Refusal as refusal:
+                failed.append(str(refusal))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(self.decision.count - 1):
+                    nursery.start_soon(make)
+        except BaseException:
+            for link in made:
+                link.close()
+            raise
+        exports = [link.export for link in (self.first, *made)]
+        decision = self.server.decide(exports, self.first.quirks)
+        if failed and decision.count > 1:
+            why = f"no other could be made: {failed[0]}"
+            reason = sentence(self.server.mode.wanted, 1, why)
+            decision = Decision(1, reason, decision.may_offer_multi_conn)
+        if decision.count == 1:
+            for link in made:
+                link.close()
+            made = []
+        self.decision, self._others = decision, made
+        self._say_why_fewer()
+
+    def _say_why_fewer(self) -> None:
+        reason = self.decision.reason
+        if reason and self.server.is_news(self.terms.name, reason):
+            self._say(reason, {})
+
+    async def _new_link(
+        self,
+        place: Place | None = None,
+        *,
+        beside: bool = False,
+        allowance: Allowance | None = None,
+    ) -> Link:
+        """Make a link like the first, on no rung lower than that."""
+        negotiation = Negotiation(
+            self.server,
+            for_client=False,
+            beside=beside,
+            place=place,
+            lowest=self.first.rung,
+            allowance=allowance,
+        )
+        try:
+            return await negotiation.go(self.terms)
+        finally:
+            await negotiation.aclose()
+
+    # --- Links
+
+    def _use(self, slot: int, link: Link) -> None:
+        self.pauses[slot].made(trio.current_time())
+        line = Line(slot, link.export, link.dialect, self._ids, link.peer)
+        self._links[line] = link
+        if slot != SPARE:
+            self._places.setdefault(slot, link.place)
+        self._wires.add(link.socket, line)
+
+    def _gone(self, wire: Wire, why: str) -> None:
+        link = self._links.pop(wire.line)
+        link.socket.close()
+        if wire.line.number == SPARE:
+            link.place.leave()
+        if why and not self._scope.cancel_called:
+            self._log.warning("upstream connection lost", why=why, left=len(self.bundle.lines))
+        self._note_change()
+
+    async def _keep_slot(self, slot: int) -> None:
+        """Make a slot's link again whenever it is lost."""
+        pause = self.pauses[slot]
+        while True:
+            while slot in self.bundle.lines.by_slot:
+                await self._next_change()
+            self._loosen()
+            if self._has_left_its_disk:
+                self._give_up(OWN_DISK)
+                return
+            pause.lost(trio.current_time())
+            await trio.sleep(pause.seconds)
+            link = await self._link_again(slot)
+            if link is None:
+                return
+            problems = shrunk(self.first.export, link.export)
+            if problems:
+                link.close()
+                self._give_up(f"the server came back with {', '.join(problems)}")
+                return
+            lost_for = trio.current_time() - self.bundle.lost_at
+            self._log.info("upstream connection made again", seconds=round(lost_for, 1))
+            self._use(slot, link)
+
+    @property
+    def _has_left_its_disk(self) -> bool:
+        """The last connection is lost, and its disk with it."""
+        trail, survival = self.bundle.work.trail, self.server.mode.survival
+        return not self.bundle.lines and has_left_its_disk(self.first.dialect, survival, trail)
+
+    async def _keep_spare(self) -> None:
+        """Have a second link for READs while one says nothing. That is never given up for it: what it was asked
+        to write, it may be writing.
+        """
+        bundle = self.bundle
+        while True:
+            while not bundle.wants_spare:
+                await self._next_change()
+            with suppress(Refusal):
+                link = await self._new_link(beside=True)
+                if shrunk(self.first.export, link.export) or not bundle.wants_spare:
+                    link.close()
+                else:
+                    self._log.info("reads go over another connection meanwhile")
+                    self._use(SPARE, link)
+            while bundle.wants_spare and bundle.lines.spare is not None:
+                await trio.sleep(AGAIN_SECONDS)
+            self._wires.drop_spare()
+            await trio.sleep(AGAIN_SECONDS)
+
+    async def _link_again(self, slot: int) -> Link | None:
+        """Give a slot's link, as soon as there is one again; None: the export is gone, and all is given up."""
+        rejections = Rejections()
+        while True:
+            pause_seconds = AGAIN_SECONDS * (0.5 + random.random() / 2)
+            try:
+                place = Place(None) if slot in self._places else None
+                return await self._new_link(place, beside=bool(self.bundle.lines))
+            except Rejected as rejected:
+                self.bundle.why = str(rejected)
+                gone = rejections.said(rejected.reply, trio.current_time())
+                if gone and not self.bundle.lines:
+                    self._give_up(f"the server is back, and has the export no more: {rejected}")
+                    return None
+                if rejections.at:
+                    pause_seconds = REJECTED_PAUSE_SECONDS
+            except Refusal as refusal:
+                self.bundle.why = str(refusal)
+                rejections.forget()
+            await trio.sleep(pause_seconds)
+
+    # --- Time
+
+    def _loosen(self) -> None:
+        """A link is lost. What was under way is waited for by this disk's own sessions alone."""
+        self.loose = True
+        for traffic in self._traffics:
+            traffic.locks.loosen(traffic.in_flight)
+            traffic.locks.tell()
+        self._tighten_if_up()
+
+    def _tighten_if_up(self) -> None:
+        if self.loose and self.bundle.state is State.UP:
+            self.loose = False
+            for traffic in self._traffics:
+                traffic.locks.tighten(traffic.in_flight)
+
+    @property
+    def _traffics(self) -> list[Traffic]:
+        traffics = [joined.port.traffic for joined in self.joined]
+        return [traffic for traffic in traffics if traffic is not None]
+
+    def _note_change(self) -> None:
+        self._tighten_if_up()
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _next_change(self) -> None:
+        await self._changed.wait()
+
+    async def _look_at_the_clock(self) -> None:
+        bundle = self.bundle
+        while not self.over.is_set():
+            if bundle.state is State.OVER:  # by itself: what it has found is another disk
+                self._give_up(bundle.why)
+                return
+            gives_up_at = math.inf
+            if bundle.state is State.DOWN:
+                gives_up_at = bundle.lost_at + bundle.survival.reconnect_seconds
+            if trio.current_time() >= gives_up_at:
+                seconds = bundle.survival.reconnect_seconds
+                waited = f", and for {seconds:g} s there was no other" if seconds else ""
+                why = self.server.why_down or bundle.why
+                self._give_up(f"the connection to the server was lost{waited}: {why}")
+                return
+            changed = self._changed
+            look_at = math.inf
+            if bundle.hopes:
+                look_at = trio.current_time() + LOOK_FOR_ENDS_SECONDS
+            with trio.move_on_at(min(gives_up_at, bundle.due, look_at)):
+                await changed.wait()
+            if min(bundle.due, look_at) <= trio.current_time():
+                bundle.tick()
+                self.push()
+
+    def _break(self, error: Exception) -> None:
+        """There is a bug in here. What was written may be lost: nobody can say any more. So it may be at the
+        end as well, for there would be nobody else to say it.
+        """
+        self._hub.failed(error)
+        if self._broken:
+            return
+        self._broken = self.retired = True
+        self.over.set()
+        self._scope.cancel()
+        try:
+            self.bundle.break_down("an internal error")
+        except Exception as another:  # it works on what is broken
+            self._hub.failed(another)
+
+    def _give_up(self, why: str) -> None:
+        self.bundle.give_up(why)
+        self.push()
+        self._log.error("upstream connections given up", export=self.terms.name, why=why)
+        self.over.set()
+        self._scope.cancel()
+
+    # --- Its users
+
+    @property
+    def ended(self) -> bool:
+        """Nobody can take part in it any more."""
+        return self._scope.cancel_called
+
+    def push(self) -> None:
+        """Have done what has been asked for."""
+        self._wires.push()
+
+    def join(self) -> Joined:
+        """Take part in it."""
+        joined = Joined(self)
+        self.joined.add(joined)
+        return joined
+
+    def leave(self, joined: Joined) -> None:
+        """Take part no more; the last one ends it."""
+        self.joined.discard(joined)
+        if not (self.joined or self.closed.is_set()):
+            self._hub.see_off(self.closed)
+        bundle = self.bundle
+        unsettled = bundle.is_in_doubt or bundle.is_to_be_flushed
+        if unsettled and not (self.joined or self.ended or self._lingers):
+            self._lingers = True
+            self._hub.start_soon(self._linger)
+        elif not self._lingers:
+            self._end_if_left()
+
+    async def _linger(self) -> None:
+        """The last has left before it is known what is lost: find that out, or see to it, before it ends. And
+        FLUSH what it has written while all is there that may be needed for it: the server may go meanwhile.
+        """
+        try:
+            with trio.move_on_after(FAREWELL_SECONDS):
+                for _ in range(MOST_TRIES):
+                    await self.restored()
+                    if self.joined or self.ended or not self.bundle.say_farewell():
+                        break
+                    self.push()
+                    while not (self.bundle.idle or self.joined or self.ended):
+                        await trio.sleep(LOOK_SECONDS)
+        except Exception as error:
+            self._break(error)
+        self._lingers = False
+        self.contain(self._end_if_left)
+
+    def _end_if_left(self) -> None:
+        if not self.joined:
+            self.bundle.end()
+            self._scope.cancel()
+            self.over.set()
+
+    def retire(self) -> None:
+        """Another is in its place: who only looks on finishes that, and nobody begins to."""
+        self.retired = True
+        self._end_if_left()
+
+    def end(self, why: str) -> None:
+        """End, whoever takes part in it; its links are closed in good order."""
+        if not self.over.is_set():
+            self.retired = True
+            self.bundle.give_up(why)
+            self.push()
+            self.over.set()
+            self._scope.cancel()
+
+    @property
+    def stands(self) -> bool:
+        """Who comes may still join."""
+        return not (self.retired or self.ended)
+
+    def _say(self, what: str, details: Mapping[str, object]) -> None:
+        self._log.warning(what, export=self.terms.name, **details)
+
+
+def speaks_for_all(export: Export) -> bool:
+    """Say whether a FLUSH over one link covers what was written over any other one to this export."""
+    return bool(export.flags & TransmissionFlag.CAN_MULTI_CONN)
+
+
+@dataclass(eq=False)
+class Joined:
+    """A session's part in a trunk, in place of a link of its own."""
+
+    trunk: Trunk
+    port: Port = field(default_factory=lambda: Port(None, _not_yet))
+    socket: None = None
+
+    @property
+    def why(self) -> str:
+        """Why every command is TRANSLATED."""
+        return self.trunk.server.mode.why_translated(self.trunk.decision.count)
+
+    @property
+    def export(self) -> Export:
+        """As the upstream means it: repaired; with CAN_MULTI_CONN as clients may be promised it."""
+        return self.trunk.export
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the upstream is spoken to."""
+        return self.trunk.first.dialect
+
+    @property
+    def quirks(self) -> tuple[str, ...]:
+        """Names of the quirks in force."""
+        return self.trunk.first.quirks
+
+    @property
+    def rung(self) -> Rung:
+        """How much of the protocol the server was found to bear."""
+        return self.trunk.first.rung
+
+    def serve(self, traffic: Traffic) -> None:
+        """Have it as a session's way upstream."""
+        self.port.traffic = traffic
+        self.trunk.bundle.work.ports.there[self.port] = None
+        if self.trunk.loose:
+            traffic.locks.loosen(traffic.in_flight)
+
+    def ask(self, ask: Ask, done: Done) -> None:
+        """Ask the upstream; `done` is called once, from `wake` of the port."""
+        self.trunk.bundle.ask(self.port, ask, done)
+
+    def adopt(self, ask: Ask, done: Done) -> None:
+        """Have it taken over, that was asked over a link that is gone."""
+        self.trunk.bundle.adopt(self.port, ask, done)
+
+    def push(self) -> None:
+        """Send what has been asked."""
+        self.trunk.push()
+
+    def wakes(self, act: Callable[[Callable[[], None]], None]) -> None:
+        """Have answers handed out by `act`."""
+        self.port.wake = partial(act, partial(self.trunk.bundle.answers, self.port))
+
+    def close(self) -> None:
+        """Leave the trunk. Closing twice is once."""
+        trunk = self.trunk
+        trunk.contain(partial(trunk.bundle.leave, self.port))
+        trunk.contain(partial(trunk.leave, self))
+
+
+def _not_yet() -> None:
+    pass

@@ -1,0 +1,436 @@
+"""What has been acknowledged over a link, or a bundle of links, and is not known to be durable. Storage: the
+rule by which it is covered or lost is in `losses`.
+
+Everything that a server acknowledged since its last FLUSH may be in memory only. How much of it is kept
+depends on what is done when the server comes back without it: the ranges alone, checksums to look for it, or
+all of it to write it again.
+
+What was acknowledged is kept by *eras*: from one event of the disk's `Order` to the next. So a WRITE, of which
+there are many, costs no event of its own, and it is known all the same what came before a FLUSH and what after.
+
+An era also knows when it was asked. A reply may wait in a socket as long as a slow client does not read, and
+its server be long gone: a write is in the memory of the process that it was asked of, whenever we hear so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from hashlib import blake2b
+
+from gateway.losses.survival import Doubt
+from gateway.losses.witnesses import Sample
+from gateway.protocol.asks import Ask
+from gateway.wire.constants import Cmd
+from gateway.wire.limits import KIB, MIB
+from gateway.wire.ranges import Range, merged, touched, without
+
+MOST_RANGES = 1024
+"""Ranges that are kept of what was written between two FLUSHes. Beyond that they are widened to whole blocks,
+larger ones as long as it takes: a loss then makes more fail than it must, and never less."""
+
+LEAST_BLOCK_BYTES = 64 * KIB
+"""What widening begins with."""
+
+LONG_BYTES = 64 * MIB
+"""What was written in one go, so many bytes or more, stays a range: in blocks it would make all others wide."""
+
+MOST_LONG = 16
+"""So many of these."""
+
+MOST_ERAS = 64
+"""Eras that are kept apart. Beyond that the oldest are taken for one: what was acknowledged in it is covered
+when its last is, which asks for more than it must, and never for less. What is new stays apart while a FLUSH is
+under way, unless dozens of others are: then it has to be proved."""
+
+SAMPLED_ERAS = 4
+"""Of so many eras samples are kept, the newest: of a session that writes and does not FLUSH, while others do,
+no more than four pages."""
+
+LONG_AGO = -1
+"""Before any event: when something was asked of which only its own link knows."""
+
+
+class Keep(Enum):
+    """What is kept of a write."""
+
+    RANGES = "ranges"
+    DIGESTS = "digests"
+    DATA = "data"
+
+
+KEPT = {
+    Doubt.STICKY: Keep.RANGES,
+    Doubt.ASSUME_DURABLE: Keep.RANGES,
+    Doubt.VERIFY: Keep.DIGESTS,
+    Doubt.REPLAY: Keep.DATA,
+}
+"""What has to be kept of what is not flushed."""
+
+
+@dataclass(slots=True)
+class Written:
+    """One write, TRIM or WRITE_ZEROES that was acknowledged."""
+
+    ask: Ask
+    """With its data only where that is kept."""
+    digest: bytes | None = None
+    """Of its data; None: what is there now cannot be told (it is partly written over, or trimmed)."""
+
+
+def digest_of(data: bytes | bytearray | memoryview) -> bytes:
+    """Give what tells content from other content that a crash may have left."""
+    return blake2b(data, digest_size=16).digest()
+
+
+@dataclass(slots=True)
+class Order:
+    """The order of events of one disk: `now` is the number of the last. What happens between two events has
+    the number of the first.
+    """
+
+    now: int = 0
+
+    def tick(self) -> int:
+        """Something happens: give its number."""
+        self.now += 1
+        return self.now
+
+
+@dataclass(slots=True, eq=False)
+class Era:
+    """What was acknowledged between two events.
+
+    It is added to with every write of the data plane, so that only lengthens a list. What is dear, to merge
+    ranges, is done when the list is full, or when they are asked for.
+    """
+
+    first: int
+    last: int
+    """The events behind which the first and the last of it were acknowledged: whoever is told of a loss after
+    that has all of it in doubt."""
+    asked: int
+    """The event behind which the first of it was asked: a link that was up by then leads to the process that
+    has it."""
+    reached: int
+    """The event behind which the last of it reached its link's server, for the last time: only a FLUSH that was
+    sent after that covers it. Clients have heard of it then, or before (it was written again), or after (it is
+    one step of a command)."""
+    written: list[Written] = field(default_factory=list)
+    whole: bool = True
+    """Of all of it is kept what it is, where that is wanted."""
+    bytes: int = 0
+    """How much data takes memory: of a write that is kept in part, all of it, or more than it does."""
+    sample: Sample | None = None
+    """Of one of its writes (`gateway.losses.witnesses`)."""
+    _sample_due: int = 0
+    """So many ranges are to be there when the next is taken."""
+    _ranges: list[Range] = field(default_factory=list)
+    _blocks: set[int] = field(default_factory=set)
+    """Numbers of blocks that were written, from the time on when there were too many ranges."""
+    _block: int = 0
+    """Their size in bytes; 0: there are none yet."""
+
+    def __bool__(self) -> bool:
+        return bool(self._ranges or self._blocks)
+
+    @property
+    def ranges(self) -> list[Range]:
+        """Where it is."""
+        size = self._block
+        return merged([*self._ranges, *((n * size, n * size + size) for n in self._blocks)])
+
+    @property
+    def as_noted(self) -> Sequence[Range]:
+        """The same, at once: what was written twice may be there twice."""
+        return self.ranges if self._block else self._ranges
+
+    def keep_sample(self, sample: Sample) -> None:
+        """Keep one in place of what was there; it is of what was added last."""
+        self.sample, self._sample_due = sample, 2 * len(self._ranges)
+
+    def add(self, added: Iterable[Range]) -> bool:
+        """Take in ranges that were written. Say whether a sample of the last is wanted: there is none, or twice
+        as much was written as when it was taken. Of blocks there are none, for what was written twice is
+        there once.
+        """
+        ranges = self._ranges
+        ranges += added
+        if len(ranges) > MOST_RANGES:
+            self._make_fewer()
+        return not self._block and (self.sample is None or len(ranges) >= self._sample_due)
+
+    def take_out(self, start: int, end: int) -> None:
+        """These bytes do not count any more; what is only known by its block stays."""
+        if self.sample is not None and self.sample.start < end and start < self.sample.end:
+            self.sample = None
+        self._ranges = without(self._ranges, start, end)
+
+    def absorb(self, later: Era) -> None:
+        """Take in what came next. Whoever asks when it was acknowledged is told of the first, or of the
+        last.
+        """
+        self.last = max(self.last, later.last)
+        self.asked = min(self.asked, later.asked)
+        self.reached = max(self.reached, later.reached)
+        self.written += later.written
+        self.whole = self.whole and later.whole
+        self.bytes += later.bytes
+        self.sample = None  # which of both has written it last is known no more
+        self.add(later.ranges)
+
+    def _make_fewer(self) -> None:
+        """Merge what touches. If that does not help, go over to blocks, but for what is long without a gap."""
+        self.sample = None  # what was written twice is there once now
+        if not self._block:
+            self._ranges = merged(self._ranges)
+            if len(self._ranges) <= MOST_RANGES // 2:
+                return
+            self._block = LEAST_BLOCK_BYTES
+        size, added, self._ranges = self._block, self._ranges, []
+        wide = [each for each in added if each[0] // size != (each[1] - 1) // size]
+        self._blocks |= {
+            start // size for start, end in added if start // size == (end - 1) // size
+        }
+        for start, end in wide:
+            if end - start >= LONG_BYTES and len(self._ranges) < MOST_LONG:
+                self._ranges.append((start, end))
+            else:
+                self._add_blocks(start, end)
+        while len(self._blocks) > MOST_RANGES:
+            self._widen()
+
+    def _add_blocks(self, start: int, end: int) -> None:
+        while (end - start) // self._block > MOST_RANGES:
+            self._widen()
+        self._blocks.update(range(start // self._block, -(-end // self._block)))
+
+    def _widen(self) -> None:
+        self._block *= 2
+        self._blocks = {number >> 1 for number in self._blocks}
+
+
+class Unflushed:
+    """What was acknowledged over one link, or one bundle. Without `records` it keeps nothing. `begun` is called
+    when it has something, and had nothing; `gone` with what is not kept any more, or never was, unless a FLUSH
+    has covered it.
+    """
+
+    def __init__(
+        self,
+        keep: Keep = Keep.RANGES,
+        order: Order | None = None,
+        *,
+        records: bool = True,
+        begun: Callable[[], None] = lambda: None,
+        gone: Callable[[Sequence[Range]], None] = lambda _ranges: None,
+    ) -> None:
+        self.keep = keep
+        self._wanted = keep
+        self.eras: list[Era] = []
+        """In order, none of them empty."""
+        self.records = records
+        self.closed = False
+        """Whatever is acknowledged now reaches nobody any more, and is not kept."""
+        self._order = order or Order()
+        self._begun = begun
+        self._gone = gone
+        self._apart = -1
+        """What was acknowledged before this event, and what after, is never taken for one."""
+
+    def __bool__(self) -> bool:
+        return bool(self.eras)
+
+    def __len__(self) -> int:
+        """How many writes are kept, beside their ranges."""
+        return sum(len(era.written) for era in self.eras)
+
+    @property
+    def bytes(self) -> int:
+        """How much data is kept."""
+        return sum(era.bytes for era in self.eras)
+
+    def add(self, ask: Ask, asked: int | None = None) -> bool:
+        """A command that writes has been acknowledged; `asked`: what `Losses.asked` gave for it, if that was
+        not just now. Say whether a sample of it is wanted (`keep_sample`).
+        """
+        if not self.records or self.closed:
+            self._gone([(ask.offset, ask.end)])
+            return False
+        digest = None
+        if self.keep is Keep.DIGESTS:
+            digest = digest_of(ask.data) if ask.command is Cmd.WRITE else None
+            self._overwritten(ask.offset, ask.end)
+        era = self._era(asked)
+        is_wanted = era.add([(ask.offset, ask.end)])
+        if self.keep is Keep.DATA:
+            era.written.append(Written(ask))
+            era.bytes += len(ask.data)
+        elif self.keep is Keep.DIGESTS:
+            era.written.append(Written(replace(ask, data=b""), digest))
+        else:
+            era.whole = False
+        return is_wanted
+
+    def replaced(self, ask: Ask) -> None:
+        """A command with FUA has been acknowledged: it is durable. What it has written over is not looked for,
+        nor written again: also not to be followed by it, for the server may die between the two.
+        """
+        if not self.touches(ask.offset, ask.end):
+            return
+        # Which of both is there nobody can tell, if both were under way.
+        self._gone([(ask.offset, ask.end)])
+        for era in self.eras:
+            era.take_out(ask.offset, ask.end)
+        self._overwritten(ask.offset, ask.end)
+        self.eras = [era for era in self.eras if era]
+
+    def note(self, ranges: Sequence[Range], asked: int | None = None) -> bool:
+        """The same of many, where ranges are all that is kept; the sample is of one of them."""
+        if not self.records or self.closed:
+            self._gone(ranges)
+            return False
+        return self._era(asked).add(ranges)
+
+    def keep_sample(self, sample: Sample | None) -> None:
+        """Keep what was wanted of what was added last; None: it could not be had."""
+        if sample is not None:
+            self.eras[-1].keep_sample(sample)
+            for era in self.eras[:-SAMPLED_ERAS]:
+                era.sample = None
+
+    def _era(self, asked: int | None) -> Era:
+        """Give that of now, for something that was asked then."""
+        eras, now = self.eras, self._order.now
+        if asked is None:
+            asked = now
+        if eras:
+            era = eras[-1]
+            if era.first == now and era.asked == asked:
+                return era
+        else:
+            self._begun()
+        eras.append(Era(now, now, asked, now))
+        self._make_fewer()
+        return eras[-1]
+
+    def keep_apart(self) -> None:
+        """A FLUSH is sent that has to cover all there is. However much is acknowledged until it answers, none
+        of that is taken for one with what was before: a FLUSH of others would wait as long as anything is
+        written here.
+        """
+        self._apart = self._order.now
+
+    def _make_fewer(self) -> None:
+        """The oldest eras become one, so that what is new stays apart, and can be covered."""
+        while len(self.eras) > MOST_ERAS:
+            at = int(self.eras[0].reached < self._apart <= self.eras[1].first)
+            self.eras[at].absorb(self.eras.pop(at + 1))
+
+    def forget_content(self) -> None:
+        """Nobody will look for it any more, or write it again: where it is remains to be known."""
+        for era in self.eras:
+            era.written.clear()
+            era.bytes = 0
+            era.whole = False
+
+    def keep_less(self) -> None:
+        """There is no room for more than where it is."""
+        self.keep = Keep.RANGES
+        self.forget_content()
+
+    def keep_as_before(self) -> None:
+        """There is room again."""
+        self.keep = self._wanted
+
+    @property
+    def is_whole(self) -> bool:
+        """It is known of all of it what it is, so that it can be looked for, or written again."""
+        return all(era.whole for era in self.eras)
+
+    def _overwritten(self, start: int, end: int) -> None:
+        for era in self.eras:
+            kept: list[Written] = []
+            for written in era.written:
+                ask = written.ask
+                if end <= ask.offset or ask.end <= start:
+                    kept.append(written)
+                elif start <= ask.offset and ask.end <= end:
+                    era.bytes -= len(ask.data)
+                elif self.keep is Keep.DATA:
+                    parts = ((ask.offset, start), (end, ask.end))
+                    kept += [Written(ask.part(*each)) for each in parts if each[0] < each[1]]
+                else:
+                    written.digest = None
+                    kept.append(written)
+            era.written = kept
+
+    def absorb(self, other: Unflushed) -> None:
+        """Take in what another one has, and leave nothing there."""
+        taken = other.cover(math.inf)
+        if taken and not self.eras:
+            self._begun()
+        self.eras = sorted([*self.eras, *taken], key=lambda era: era.first)
+        self._make_fewer()
+
+    def renew(self) -> None:
+        """All of it was found, or written again, over a link that is up now: only a FLUSH over that covers it.
+        When it was acknowledged is what it was: who was told of a loss since has it in doubt.
+        """
+        for era in self.eras:
+            era.reached, era.asked = self._order.now, LONG_AGO
+            era.sample = None  # that it is there may be taken on trust
+
+    def renew_since(self, event: int) -> None:
+        """What was acknowledged after an event counts as acknowledged now."""
+        for era in self.eras:
+            if era.last >= event:
+                era.last = self._order.now
+
+    def take(self) -> list[Era]:
+        """Give all there is; it is not kept then."""
+        taken, self.eras = self.eras, []
+        for era in taken:
+            self._gone(era.as_noted)
+        return taken
+
+    def cover(self, before: float, *, since: int = LONG_AGO) -> list[Era]:
+        """Give what reached the server before one event, and was not asked before another: it is kept no more,
+        because it is durable, or kept elsewhere.
+        """
+        eras = self.eras
+        taken = [era for era in eras if era.reached < before and era.asked >= since]
+        if taken:
+            self.eras = [era for era in eras if not (era.reached < before and era.asked >= since)]
+        return taken
+
+    @property
+    def first(self) -> float:
+        """The event behind which the first of it was acknowledged; none if there is nothing."""
+        return self.eras[0].first if self.eras else math.inf
+
+    def begun_before(self, event: int) -> list[Era]:
+        """Give the eras that have something that was acknowledged before an event; they are kept."""
+        return [era for era in self.eras if era.first < event]
+
+    def drop(self, eras: Collection[Era]) -> None:
+        """These are not kept any more."""
+        for era in eras:
+            self._gone(era.as_noted)
+        self.eras = [era for era in self.eras if era not in eras]
+
+    @property
+    def ranges(self) -> list[Range]:
+        """Where it is."""
+        return merged(each for era in self.eras for each in era.ranges)
+
+    @property
+    def written(self) -> list[Written]:
+        """What it is, in the order in which it was acknowledged."""
+        return [written for era in self.eras for written in era.written]
+
+    def touches(self, start: int, end: int) -> bool:
+        """Say whether any of these bytes are part of it."""
+        return any(touched(era.ranges, start, end) for era in self.eras)

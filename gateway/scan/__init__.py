@@ -1,0 +1,37 @@
+"""What goes through a session, message by message, without sockets.
+
+Two scanners look at the bytes of a session where they lie in a receive buffer: `requests` at what the
+client sends, `replies` and `chunks` at what the upstream sends. Each parses every header, holds it
+against what was promised (`plan`) and what is under way (`traffic`), puts its own cookie over the peer's
+in place (or another header in front, where the framings differ), and adds slices of the buffer to a list
+that is sent as it is. Payloads are never copied and never looked at. What cannot go on as it stands (an
+error, a block status) is taken out of the run of bytes and encoded anew.
+
+Policies come in as data. What only restricts is part of `plan`: words that are legal, longest lengths, ranges
+that are barred. A command with a hook is a job that waits for somebody outside (`jobs.Outside`); a rate is a
+`traffic.Gate` that lets requests through or has them stay unread. Where a client's export begins behind the
+start of the upstream's (`offer.base`), offsets are the client's until they are checked, then the upstream's.
+
+    plan.py       which way each command goes, decided once
+    requests.py   the client's requests
+    replies.py    a simple upstream's replies, and what all replies have in common
+    chunks.py     a structured or extended upstream's replies
+    early.py      replies to WRITEs whose data has not been sent yet
+    going.py      what ESHUTDOWN means, and the link over which it came
+    traffic.py    what is under way
+    observed.py   what would have been refused, or held back, by policies that are only observed
+    turn.py       how long one session may take before it is others' turn
+    memory.py     what is remembered of it, for the case that the link dies
+    asks.py       commands of our own on one link: the steps of jobs (`gateway.jobs`)
+    carrying.py   what is under way when a link dies becomes jobs that ask another
+
+The contract of a scanner, which the hub and the tests rely on:
+
+- `feed(buffer, view, start, end, out)` looks at `buffer[start:end]`, appends to `out` what has to be sent, and
+  returns the position up to which it needs nothing again. What is behind that position must be presented
+  again with more bytes behind it; or without, if its `turn` is over. Slices in `out` point into the buffer,
+  which must stay untouched until they are sent.
+- How the bytes are cut into pieces makes no difference to what comes out: tested as a property.
+- It raises `WireError` or `Hangup` if its source cannot be followed any more; what is in `out` then is whole
+  and may be sent.
+"""

@@ -1,0 +1,83 @@
+"""A server that goes in good order, and what becomes of the link to it.
+
+A server that is stopped in good order (SIGTERM, `systemctl restart`) finishes what it has begun, and answers
+what still comes with ESHUTDOWN. Where sessions survive their links, that is no answer for a client: in a moment
+there is another server, which has one. So it is decided here what such a reply is, for every link, whoever uses
+it:
+
+- It is *no reply*. Its command stays in the in-flight table, unanswered, as if the link had died before the
+  reply. So whatever holds of the unanswered holds of it, without a rule of its own: what only looks is asked
+  again, a FLUSH is asked again and covers nothing, and of what may have changed the disk nobody knows whether
+  it has (`unknown-writes` and `late-write-seconds` say what then). nbdkit has not done it, but proto.md does
+  not say that of all servers.
+- The link is *going* from that reply on. No command is sent over it any more. What comes meanwhile waits: the
+  client's requests in its socket, asks of our own here (`kept`), the tasks of a bundle in their ports.
+- What was sent before may be answered still, and is waited for, `GOES_SECONDS` at most. Then whoever has the
+  link leaves it, with DISC where nothing is half sent, and it is a dead link: to the session, to the bundle and
+  to the rule of losses (`Losses.died`, not `left`). For the server has not flushed what it has acknowledged,
+  or has not said so; that it went in good order, and that the end of the file came late, proves nothing.
+
+So who leaves it, and what follows, is what they do about links that die: `gateway.hub.session` and
+`surviving`, `gateway.bundle`. Such a death differs in one thing: nobody is to blame for it. So it is not
+counted as one over which a command took the server down.
+
+Where sessions end with their links, nobody heeds this, and ESHUTDOWN goes to the client as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from gateway.wire.constants import Errno
+
+GOES_SECONDS = 10.0
+"""How long a link is kept whose server goes, for what was sent before: it may be answered yet, and need not be.
+A server that goes in good order is done with it in a moment; and clients wait for the next link meanwhile, some
+of them (disks of virtual machines) no longer than 30 s in all."""
+
+WHY = "the server goes: it answers ESHUTDOWN"
+"""Why such a link is left."""
+
+
+class Going:
+    """Of one link."""
+
+    __slots__ = ("begun", "heeded", "refused", "says_so")
+
+    def __init__(self) -> None:
+        self.heeded = False
+        """Somebody asks again what the link leaves unanswered; else ESHUTDOWN is an answer like any other."""
+        self.begun = False
+        """The server goes: nothing is to be sent over the link any more."""
+        self.refused: set[int] = set()
+        """Our cookies of commands that were answered with ESHUTDOWN."""
+        self.says_so: Callable[[], None] = _nobody_minds
+        """Called once, when it is `begun`, in the middle of a reply: only to take note."""
+
+    def heed(self, says_so: Callable[[], None]) -> None:
+        """From now on a reply with ESHUTDOWN is none."""
+        self.heeded, self.says_so = True, says_so
+
+    def is_no_reply(self, error: int) -> bool:
+        """Say whether an error is none, but the server's word that it goes."""
+        return self.heeded and error == Errno.ESHUTDOWN
+
+    def refuse(self, ours: int) -> None:
+        """The server has said so to a command, which stays in flight."""
+        self.refused.add(ours)
+        if not self.begun:
+            self.begun = True
+            self.says_so()
+
+    def waits(self, in_flight: Collection[int]) -> bool:
+        """Say whether any of the commands in flight may still be answered."""
+        return any(ours not in self.refused for ours in in_flight)
+
+    def forget(self) -> None:
+        """The link is gone."""
+        self.begun = False
+        self.refused.clear()
+
+
+def _nobody_minds() -> None:
+    pass

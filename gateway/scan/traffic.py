@@ -1,0 +1,284 @@
+"""What is under way on one session: the in-flight table, and what commands in several parts have come to.
+
+Cookies upstream are our own counter, so a reply's cookie is a key that no client can forge or repeat; the
+client's cookie is opaque and only comes back to it (clients SHOULD keep theirs unique, and need not).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.jobs.fences import Fences
+from gateway.jobs.jobs import MAX_JOB_BYTES, Jobs
+from gateway.jobs.locks import ASK, Entry, RangeLocks
+from gateway.losses.rule import Debt, Losses, Trail
+from gateway.protocol.asks import Ask, Done
+from gateway.protocol.commands import WRITE_CLASS, Refused
+from gateway.protocol.table import ALL_COMMANDS
+from gateway.scan.asks import Asks
+from gateway.scan.early import Early
+from gateway.scan.going import Going
+from gateway.scan.memory import MAX_KEPT_BYTES, Memory
+from gateway.scan.observed import Observed
+from gateway.scan.plan import Plan
+from gateway.scan.turn import Turn
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.extents import Extents
+from gateway.wire.ranges import Range
+
+MAX_IN_FLIGHT = 128
+"""Commands of one session that are under way at a time; while there are so many, the client's requests stay
+unread. The Linux kernel has 128 tags a queue, libnbd's tools ask 64, qemu 16."""
+
+# An `Entry` is a tuple, because there is one for every request of the data plane.
+
+
+@dataclass(slots=True)
+class Partial:
+    """What has come of a structured reply that takes more than one chunk."""
+
+    covered: list[tuple[int, int]] = field(default_factory=list)
+    """Of a READ: ranges (start, end) that have come, sorted, disjoint, neighbours merged."""
+    contexts: set[int] = field(default_factory=set)
+    """Of a BLOCK_STATUS: ids whose chunk has come."""
+    status: list[tuple[int, Extents]] = field(default_factory=list)
+    """The extents of those that the client selected, by its ids: it is told when all have come."""
+    failed: bool = False
+    """An error chunk has come."""
+    error: Errno | None = None
+    """The first, where the client can be told of one alone, at the end."""
+
+    def cover(self, start: int, end: int) -> bool:
+        """Add a range; say False if some of it has come before."""
+        covered = self.covered
+        at = bisect_left(covered, (start, end))
+        before = covered[at - 1] if at else (-1, -1)
+        behind = covered[at] if at < len(covered) else None
+        if before[1] > start or (behind and behind[0] < end):
+            return False
+        first, last = at, at  # the ranges that the new one touches
+        if before[1] == start:
+            start, first = before[0], at - 1
+        if behind and behind[0] == end:
+            end, last = behind[1], at + 1
+        covered[first:last] = [(start, end)]
+        return True
+
+
+class Gate(Protocol):
+    """What has to let each request through before it is begun (`gateway.throttle` has one)."""
+
+    def take(self, length: int) -> bool:
+        """Let one through whose data has this length; or not now: then the same is asked again later."""
+        ...
+
+
+class Traffic:
+    """Everything under way on one session."""
+
+    __slots__ = (
+        "_most_in_flight",
+        "asks",
+        "backlog",
+        "debt",
+        "early",
+        "fences",
+        "gate",
+        "going",
+        "has_gone",
+        "held",
+        "in_flight",
+        "jobs",
+        "last_cookie",
+        "leave_late",
+        "locks",
+        "memory",
+        "observed",
+        "partial",
+        "plan",
+        "postponed",
+        "refused",
+        "stale",
+        "to_client",
+        "to_upstream",
+        "trail",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        plan: Plan,
+        locks: RangeLocks | None = None,
+        send: Callable[[Ask, Done], None] | None = None,
+        debt: Debt | None = None,
+        fences: Fences | None = None,
+    ) -> None:
+        """`send` takes the asks of jobs; None: they go over this link. `debt` is the session's, `locks` and
+        `fences` are its disk's; None: it is on a disk of its own.
+        """
+        self.plan = plan
+        self.debt = debt or Losses().open()
+        """What the client has still to be told."""
+        self.in_flight: dict[int, Entry] = {}
+        """Our cookie -> the command; of a job's ask, with ASK in its word."""
+        self.partial: dict[int, Partial] = {}
+        """Our cookie -> what has come of its reply, where that is not the whole reply."""
+        self.early = Early()
+        """Replies that have come before their WRITE's data was sent."""
+        self.going = Going()
+        """Whether the server goes, and to what it has said so."""
+        self.last_cookie = 0
+        self.to_upstream: list[memoryview | bytes] = []
+        """Requests of our own, in pieces that belong together; whoever feeds a scanner takes them."""
+        self.to_client: list[memoryview | bytes] = []
+        """Replies of our own; the same."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """(command, error) -> how many requests were answered here with it."""
+        self.observed = Observed()
+        """What would have been done if nothing were only observed."""
+        self.locks = locks or RangeLocks()
+        self.locks.join(self.in_flight)
+        self.fences = Fences() if fences is None else fences
+        """Where this session may not write for a while."""
+        self.asks = Asks(self, plan.link)
+        self.jobs = Jobs(
+            self,
+            send or self.asks.send,
+            plan.offer.framing,
+            self.locks,
+            block=plan.upstream.minimum,
+            elsewhere=send is not None,
+        )
+        self.gate: Gate | None = None
+        self.held = False
+        """The gate has not let a request through: it stays unread, and all behind it, until whoever set the
+        gate clears this."""
+        self.trail: Trail | None = None
+        """What has been written over this link, and is not flushed; None: somebody else has it."""
+        self.memory: Memory | None = None
+        """None: what is under way when the link dies, fails."""
+        self.has_gone: Callable[[], bool] = _is_there
+        """Says whether the client has gone, or is about to, be it that nothing was read of that."""
+        self.stale = False
+        """The client has gone while what it sent had to wait: what it wanted to write is not begun any more.
+        Others may have written there since, who saw it go."""
+        self.leave_late: Callable[[Range, bool], None] = nobody_minds
+        """Called with each range that is being written when the link is given up, and nobody asks again: it may
+        be written yet. And with whether it has others' bytes in it, for it was widened."""
+        self.postponed: deque[Callable[[], None]] = deque()
+        """Begin commands of the client that were under way on a link that has died."""
+        self.backlog = 0
+        """Bytes of replies that the client has not taken, where the link is read all the same."""
+        self.turn = Turn(_no_time)
+        """How long it may take before it is others' turn; set by whoever serves several."""
+        self._most_in_flight = MAX_IN_FLIGHT
+
+    def take_over(self, before: Traffic) -> None:
+        """Go on for the same client after another link, on which nothing is under way any more."""
+        self.last_cookie = before.last_cookie
+        self.refused = before.refused
+        self.observed = before.observed
+        self.gate, self.held = before.gate, before.held
+        self.stale = before.stale
+        self.most_in_flight = before.most_in_flight
+
+    def has_waited(self) -> None:
+        """What the client sent has had to wait: for a server that was away, a pause, others' writes."""
+        self.stale = self.stale or self.debt.deaf or self.has_gone()
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many commands may be under way: at least 1, at most `MAX_IN_FLIGHT`, whatever is set. May be
+        changed at any time: what is under way is not taken back, and when it is answered the session looks
+        again.
+        """
+        return self._most_in_flight
+
+    @most_in_flight.setter
+    def most_in_flight(self, most: int) -> None:
+        self._most_in_flight = min(max(1, most), MAX_IN_FLIGHT)
+
+    def count_refusal(self, word: int, refused: Refused) -> None:
+        """A request is answered here with an error."""
+        self.refused[_named(word), refused.error.name] += 1
+
+    def observe(self, word: int, would: Refused) -> None:
+        """A request would be refused if what is only observed were in force."""
+        self.observed.refuse(_named(word), would.error.name, would.text)
+
+    def new_cookie(self) -> int:
+        """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""
+        self.last_cookie += 1
+        return self.last_cookie
+
+    def begin_postponed(self) -> None:
+        """Begin commands that have waited for others to give back their memory."""
+        while self.postponed and self.jobs.bytes + self.backlog < MAX_JOB_BYTES:
+            self.postponed.popleft()()
+
+    @property
+    def room(self) -> int:
+        """How many requests may be begun (less than none: `most_in_flight` was more)."""
+        if self.held or self.postponed or self.jobs.bytes + self.backlog >= MAX_JOB_BYTES:
+            return 0
+        memory = self.memory
+        if memory is not None and memory.kept_bytes >= MAX_KEPT_BYTES:
+            return 0
+        return self._most_in_flight - len(self.in_flight) - self.jobs.waiting
+
+    def give_up_writes(self) -> None:
+        """Nobody will hear what becomes of what is being written over this link: it may be done, or yet be
+        done, on top of what others write. But one whose data its client has not sent to the end never is. (What
+        we have not sent to the end may be done all the same: over TLS the kernel may have more than it said.)
+        """
+        for ours, (_cookie, word, offset, length) in self.in_flight.items():
+            if word & 0xFFFF in WRITE_CLASS and ours != self.early.half_sent:
+                if self.trail is not None:
+                    self.trail.losses.witnesses.unknown(offset, offset + length)
+                self.leave_late(
+                    (offset, offset + length), bool(word & ASK) and self.asks.widened(ours)
+                )
+
+    def writing(self) -> list[Range]:
+        """Give what is being written over this link."""
+        return [
+            (offset, offset + length)
+            for _cookie, word, offset, length in self.in_flight.values()
+            if word & 0xFFFF in WRITE_CLASS
+        ]
+
+    def success(self, cookie: int, word: int, offset: int) -> bytes:
+        """Give the reply that says a command without data in its reply has succeeded (or a READ of
+        nothing).
+        """
+        return self.plan.offer.framing.success(cookie, offset, read=word & 0xFFFF == Cmd.READ)
+
+    def failure(
+        self, cookie: int, asked: int, error: Errno, text: str = "", offset: int | None = None
+    ) -> bytes:
+        """Give the reply that says a command has failed; the text goes to those who can be told. `asked` is the
+        request's offset, `offset` that of the error.
+        """
+        return self.plan.offer.framing.failure(cookie, asked, error, text, offset=offset)
+
+
+def _is_there() -> bool:
+    return False
+
+
+def _no_time() -> float:
+    return 0.0
+
+
+def nobody_minds(_written: Range, _widened: bool) -> None:
+    """Stand in for `Traffic.leave_late`."""
+
+
+def _named(word: int) -> str:
+    """Give a command's name; all that have none are one, so that nobody can make us count them."""
+    number = word & 0xFFFF
+    return Cmd(number).name if number in ALL_COMMANDS else "others"

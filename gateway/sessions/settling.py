@@ -1,0 +1,50 @@
+"""Waiting until it is known of what was written to a disk whether it is durable, or lost.
+
+Who comes to a disk while links to it die may be led to a server that was started meanwhile. It knows nothing
+of what the one before it has lost, and as long as that is in question, READs of it would give what was there
+before, and no error. So a session that comes late (`Losses.is_in_question`) begins nothing until all is
+settled.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from gateway.hub.session import Hold, Session
+from gateway.losses.rule import Gate, Losses, Trail
+from gateway.sessions.service import Running
+
+
+async def settled(losses: Losses, but: Trail | None = None) -> None:
+    """Wait until all is settled that every session relies on at this moment, but for what was written over one
+    trail.
+    """
+    known = trio.Event()
+    gate = Gate(losses, known.set, but)
+    try:
+        if not gate.is_open:
+            await known.wait()
+    finally:
+        gate.forget()
+
+
+def begin_when_settled(running: Running) -> None:
+    """Hold a session, which has its links, as long as anything is in question of what others have written."""
+    traffic, session = running.traffic, running.relaying
+    assert session is not None
+    assert running.nursery is not None
+    if session.is_held(Hold.COMES_LATE):
+        return
+    if traffic.debt.losses.is_in_question(traffic.debt.trail):
+        session.hold(Hold.COMES_LATE)
+        running.log.info("waits until it is known what was lost with a connection of others")
+        running.nursery.start_soon(_go_on_when_settled, running, session)
+
+
+async def _go_on_when_settled(running: Running, session: Session) -> None:
+    while True:
+        traffic = running.traffic
+        await settled(traffic.debt.losses, traffic.debt.trail)
+        if running.traffic is traffic:  # else it was switched to another disk meanwhile
+            break
+    session.go_on(Hold.COMES_LATE)

@@ -1,0 +1,74 @@
+"""What disks have lost and not everybody was told of, in words for an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.links.disk import Disk, Key
+from gateway.losses.rule import Untold
+from gateway.sessions.service import Service
+from gateway.wire.handshake import shown
+from gateway.wire.ranges import Range
+
+MOST_RANGES = 16
+"""Ranges that are named of a disk: who wants to know more reads all of it again. How many bytes there are in
+all is said beside them."""
+
+
+def in_words(untold: Untold) -> str:
+    """Say what may be lost, why, and who has not been told."""
+    owed = []
+    if untold.sessions:
+        owed.append(f"{untold.sessions} session{'s' if untold.sessions > 1 else ''} not told yet")
+    if untold.nobody:
+        owed.append("whoever opens it next will be told")
+    return f"{_where(untold.ranges)} may be lost ({'; '.join(untold.why)}): {', '.join(owed)}"
+
+
+def _where(ranges: Iterable[Range]) -> str:
+    all_ranges = list(ranges)
+    if not all_ranges:
+        return "something, it is not known where,"
+    size = sum(end - start for start, end in all_ranges)
+    named = ", ".join(f"{start}-{end - 1}" for start, end in all_ranges[:MOST_RANGES])
+    more = len(all_ranges) - MOST_RANGES
+    return f"{size} bytes ({named}{f' and {more} ranges more' if more > 0 else ''})"
+
+
+def lost_disks(service: Service, export: str | None = None) -> list[tuple[str, Disk]]:
+    """Give the disks that have lost something of which not everybody was told, each with what it is called; of
+    an export, those that its sessions are on, and that its next client will be on.
+    """
+    if export is None:
+        return [(_called(service, key), disk) for key, disk in service.disks.untold()]
+    route = service.config.route(export)
+    place = None if route is None else service.place(export, route)
+    if place is not None:
+        service.disk_at(place)  # one that is remembered by a hash alone is found by its name
+    here = {each.disk for each in service.running if each.name == export}
+    return [
+        (_called(service, key), disk)
+        for key, disk in service.disks.untold()
+        if disk in here or (place is not None and key == (place.server.disks, place.name))
+    ]
+
+
+def _called(service: Service, key: Key) -> str:
+    """Say which disk it is: the name there and the server, and what our clients call it."""
+    disks, name = key
+    servers = [*service.led_to, *(each.opened.place.server for each in service.running)]
+    there = next((each.name for each in servers if each.disks == disks), None)
+    ours = {
+        each.name
+        for each in service.running
+        if (each.opened.place.server.disks, each.opened.place.name) == key
+    }
+    for export in (*service.config.exports,):
+        exact = export.exact_name
+        route = None if exact is None else service.config.route(exact)
+        place = None if exact is None or route is None else service.place(exact, route)
+        if exact is not None and place is not None and (place.server.disks, place.name) == key:
+            ours.add(exact)
+    where = f"upstream {there}" if there else "an upstream that nothing leads to any more"
+    known_as = f", export {', '.join(map(shown, sorted(ours)))}" if ours else ""
+    return f"{shown(name)} of {where}{known_as}"

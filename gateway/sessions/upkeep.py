@@ -1,0 +1,72 @@
+"""What is done for upstreams while no client asks.
+
+The ends of processes are taken notice of, for upstreams with `server-is-peer` (`gateway.net.processes`), while
+they are in the configuration.
+
+And there are `warm` and `health-check-seconds`, as `gateway.upstream.warm` does it. Who is seen to in that way
+changes with the configuration and with switches; and nobody is while
+
+- an export there is paused: its server is about to be exchanged, perhaps by one at the same address, and may
+  wait for its last connection to end;
+- the gateway shuts down: no client gets an export any more.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+
+from gateway.net.processes import Processes
+from gateway.sessions.service import Service
+from gateway.upstream.server import Server
+from gateway.upstream.warm import Warm, check_health
+
+
+async def see_to_upstreams(service: Service) -> None:
+    """Keep connections warm, check health and watch processes, until cancelled."""
+    seen_to: dict[Server | Processes, trio.CancelScope] = {}
+    async with trio.open_nursery() as nursery:
+        while True:
+            changed = service.changed
+            wanted: set[Server | Processes] = {*_wanted(service), *_watched(service)}
+            for gone in seen_to.keys() - wanted:
+                seen_to.pop(gone).cancel()
+            for new in wanted - seen_to.keys():
+                scope = seen_to[new] = trio.CancelScope()
+                if isinstance(new, Processes):
+                    nursery.start_soon(partial(_watch, new, scope))
+                else:
+                    nursery.start_soon(partial(_see_to, new, scope))
+            await changed.wait()
+
+
+def _wanted(service: Service) -> set[Server]:
+    if service.draining:
+        return set()
+    held = set()
+    for name in service.paused:
+        route = service.config.route(name)
+        place = None if route is None else service.place(name, route)
+        if place is not None:
+            held.add(place.server.disks)
+    servers = (each for each in service.led_to if each.keep_warm or each.check_seconds)
+    return {each for each in servers if each.disks not in held}
+
+
+def _watched(service: Service) -> set[Processes]:
+    return {each.processes for each in service.led_to if each.processes is not None}
+
+
+async def _watch(processes: Processes, scope: trio.CancelScope) -> None:
+    with scope:
+        await processes.watch()
+
+
+async def _see_to(server: Server, scope: trio.CancelScope) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            if server.keep_warm:
+                nursery.start_soon(Warm(server, server.keep_warm).run)
+            if server.check_seconds:
+                nursery.start_soon(check_health, server, server.check_seconds)

@@ -1,0 +1,232 @@
+"""What the hub does beside its sessions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
+from gateway.hub import hub as hub_module
+from gateway.hub.crowd import CALM_STEPS
+from gateway.hub.hub import Hub
+from gateway.links.trunk import Joined, Trunk
+from gateway.scan import chunks, replies, requests, turn
+from gateway.sessions.transmit import do_all
+from gateway.wire.constants import BASE_ALLOCATION, Cmd
+from gateway.wire.transmission import is_error
+from tests.embedded.peers import Client
+from tests.sessions.gateways import Gateway, gateway_before
+
+
+async def test_our_bugs_beside_the_sessions_are_said_and_end_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    hub = Hub()
+    said: list[Exception] = []
+    hub.failed = said.append
+    done: list[str] = []
+    bug = ZeroDivisionError("a bug")
+
+    def fail() -> None:
+        raise bug
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub.run)
+        await trio.sleep(1)
+        hub.soon(fail)
+        hub.later(1, lambda: done.append("later"))
+        await trio.sleep(2)
+        nursery.cancel_scope.cancel()
+    hub.later(0, lambda: done.append("after its end"))
+    hub.close()
+    assert (said, done) == ([bug], ["later"])
+
+
+async def test_a_bug_that_nobody_is_told_of_ends_the_hub() -> None:
+    hub = Hub()
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            await trio.testing.wait_all_tasks_blocked()
+            hub.soon(fail)
+    hub.close()
+
+
+async def test_nobody_who_asks_for_little_waits_while_others_are_to_gather(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hub sleeps for the peers of one who has many commands under way, unless there is such a one."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(hub_module, "CALM_SECONDS", 3600.0)
+    hang = trio.Event()
+
+    def delay(request: Request) -> trio.Event | None:
+        return hang if request.offset else None
+
+    server = Server({"": MemoryDisk(1 << 20)}, faults=Faults(delay=delay))
+    async with gateway_before(server) as gateway:
+        crowd, calm = gateway.client(), gateway.client()
+        async with crowd.stream, calm.stream:
+            await crowd.go(structured=False)
+            await calm.go(structured=False)
+            for _ in range(32):
+                await crowd.send(Cmd.READ, 512, 512)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert slept
+            for _ in range(CALM_STEPS):
+                await calm.simple_reply_to(Cmd.READ, 0, 512)
+            slept.clear()
+            await crowd.send(Cmd.READ, 512, 512)
+            await calm.simple_reply_to(Cmd.READ, 0, 512)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not slept
+            hang.set()
+
+
+@pytest.mark.parametrize("mode", ['"per-client"', '"shared"', "4", '"shared:4"'])
+async def test_all_is_answered_however_short_a_turn_is(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clients send all at once, to a server that answers all at once."""
+    monkeypatch.setattr(turn, "TURN_SECONDS", 0.0)
+    for module in (replies, chunks, requests):
+        monkeypatch.setattr(module, "FEW", 0)
+    hang = trio.Event()
+    server = Server({"": MemoryDisk(1 << 20)}, faults=Faults(delay=lambda _request: hang))
+
+    async def asks(client: Client) -> None:
+        asked = [
+            await client.send(command, 4096 * number, 4096)
+            for number in range(16)
+            for command in (Cmd.READ, Cmd.BLOCK_STATUS, Cmd.TRIM)
+        ]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        hang.set()
+        left = set(asked)
+        while left:
+            cookie, chunk = await client.chunk()
+            assert not is_error(chunk.kind)
+            if chunk.done:
+                left.remove(cookie)
+
+    async with gateway_before(server, upstream=f"connections = {mode}") as gateway:
+        one, other = gateway.client(), gateway.client()
+        async with one.stream, other.stream, trio.open_nursery() as nursery:
+            for client in (one, other):
+                await client.go(extended=True, contexts=[BASE_ALLOCATION])
+            nursery.start_soon(asks, one)
+            nursery.start_soon(asks, other)
+
+
+async def _shared_trunk(gateway: Gateway, name: str) -> tuple[Client, Trunk]:
+    client = gateway.client()
+    await client.go(name, structured=False)
+    await trio.testing.wait_all_tasks_blocked()
+    [trunk] = [
+        each.opened.link.trunk
+        for each in gateway.service.running
+        if each.name == name and isinstance(each.opened.link, Joined)
+    ]
+    return client, trunk
+
+
+@pytest.mark.parametrize("where", ["push", "tick", "heard"])
+async def test_a_bug_in_what_sessions_share_ends_those_alone(
+    where: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Wherever it is met: when something is asked, when time passes, when bytes come."""
+    disks = {name: MemoryDisk(1 << 20) for name in ("broken", "sound")}
+    server = Server(disks, PERSONALITIES["plain"])
+    async with gateway_before(server, upstream='connections = "shared"', seconds=300) as gateway:
+        said: list[Exception] = []
+        gateway.service.hub.failed = said.append
+        broken, trunk = await _shared_trunk(gateway, "broken")
+        sound, _trunk = await _shared_trunk(gateway, "sound")
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError("a bug")
+
+        setattr(trunk.bundle, where, fail)
+        if where == "tick":
+            trunk.bundle._note_news()
+        else:
+            await broken.send(Cmd.READ, 0, 512)
+        await trunk.closed.wait()
+        assert any(isinstance(each, ZeroDivisionError) for each in leaves(said))
+        assert len(said) < 5
+        with trio.move_on_after(100):
+            while len(gateway.service.running) > 1:
+                await trio.sleep(1)
+        assert (await sound.simple_reply_to(Cmd.READ, 0, 512))[1] == 0
+        for client in (broken, sound):
+            await trio.aclose_forcefully(client.stream)
+
+
+@pytest.mark.parametrize("where", ["say_farewell", "left", "leave", "end", "wires", "restored"])
+async def test_a_bug_at_the_end_of_what_sessions_share_ends_no_more(
+    where: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And leaves nothing: no task, no debt, no socket; whoever waits for its end goes on."""
+    disks = {name: MemoryDisk(1 << 20) for name in ("broken", "sound")}
+    server = Server(disks, PERSONALITIES["plain"])
+    async with gateway_before(server, upstream='connections = "shared"', seconds=300) as gateway:
+        said: list[Exception] = []
+        gateway.service.hub.failed = said.append
+        broken, trunk = await _shared_trunk(gateway, "broken")
+        sound, _trunk = await _shared_trunk(gateway, "sound")
+        await broken.send(Cmd.WRITE, 0, data=bytes(512))
+        assert (await broken.simple_reply())[1] == 0
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError("a bug")
+
+        if where == "wires":
+            trunk._wires.close = fail  # type: ignore[method-assign]
+        elif where == "restored":
+            trunk.restored = fail  # type: ignore[method-assign,assignment]
+        else:
+            setattr(trunk.bundle, where, fail)
+        losses = trunk.disk.losses
+        await trio.aclose_forcefully(broken.stream)
+        with trio.fail_after(100):
+            await trunk.closed.wait()
+            while len(gateway.service.running) > 1:
+                await trio.sleep(1)
+        assert trunk.over.is_set()
+        assert losses.sessions == 0
+        assert gateway.service.relayed == 1
+        assert any(isinstance(each, ZeroDivisionError) for each in leaves(said))
+        assert (await sound.simple_reply_to(Cmd.READ, 0, 512))[1] == 0
+        again = gateway.client()
+        await again.go("broken", structured=False)
+        assert (await again.simple_reply_to(Cmd.READ, 512, 512))[1] == 0
+        for client in (sound, again):
+            await trio.aclose_forcefully(client.stream)
+
+
+async def test_a_bug_in_one_thing_to_be_done_at_the_end_leaves_none_of_the_others_undone() -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        do_all(lambda: done.append("first"), fail, lambda: done.append("last"))
+    assert done == ["first", "last"]
+
+
+def leaves(errors: list[Exception]) -> Iterator[Exception]:
+    for error in errors:
+        if isinstance(error, ExceptionGroup):
+            yield from leaves(list(error.exceptions))
+        else:
+            yield error

@@ -1,0 +1,104 @@
+"""A server that can be killed, and may come back as another, with a gateway before it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
+from gateway.upstream.mode import Mode
+from gateway.wire.constants import Cmd
+from gateway.wire.limits import MIB
+from tests.embedded.peers import Client, socket_pair
+from tests.sessions.gateways import Gateway, gateway_before
+
+SIZE = 8 * MIB
+BLOCK = 4096
+PLAIN = PERSONALITIES["plain"]
+CONTENT = b"\x5a" * BLOCK
+
+
+class Restarts:
+    """A server that can be killed, and may come back as another."""
+
+    def __init__(self, nursery: trio.Nursery, server: Server) -> None:
+        self.server = server
+        self.down = False
+        self.connected = 0
+        self._nursery = nursery
+        self._serving: dict[int, trio.CancelScope] = {}
+
+    def connect(self) -> trio.SocketStream:
+        ours, theirs = socket_pair()
+        self._nursery.start_soon(self._serve, self.connected, theirs)
+        self.connected += 1
+        return ours
+
+    async def _serve(self, number: int, stream: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope:
+            self._serving[number] = scope
+            async with stream:
+                await self.server.serve(stream)
+        del self._serving[number]
+
+    @property
+    def there(self) -> int:
+        """How many connections are there."""
+        return len(self._serving)
+
+    def cut(self, number: int) -> None:
+        """Cut one connection: the first is 0."""
+        self._serving[number].cancel()
+
+    def kill(self, server: Server | None = None, *, down: bool = False) -> None:
+        """Cut all connections."""
+        self.server, self.down = server or self.server, down
+        for scope in list(self._serving.values()):
+            scope.cancel()
+
+
+@asynccontextmanager
+async def restarting(
+    server: Server, mode: Mode | None = None
+) -> AsyncIterator[tuple[Gateway, Restarts]]:
+    async with trio.open_nursery() as nursery:
+        made = Restarts(nursery, server)
+        async with gateway_before(
+            made.connect, seconds=3000, refuse=lambda: made.down, mode=mode or Mode()
+        ) as gateway:
+            yield gateway, made
+        nursery.cancel_scope.cancel()
+
+
+def disk(content: bytes = b"", personality: Personality = PLAIN, size: int = SIZE) -> Server:
+    made = MemoryDisk(size)
+    return Server({"": made}, personality)
+
+
+async def write(client: Client, offset: int = 0) -> int:
+    await client.send(Cmd.WRITE, offset, data=CONTENT)
+    return (await client.simple_reply())[1]
+
+
+async def flush(client: Client) -> int:
+    await client.send(Cmd.FLUSH)
+    return (await client.simple_reply())[1]
+
+
+async def read(client: Client, offset: int = 0) -> tuple[int, bytes]:
+    _cookie, error, data = await client.simple_reply_to(Cmd.READ, offset, BLOCK)
+    return error, data
+
+
+async def opened(gateway: Gateway, name: str = "") -> Client:
+    client = gateway.client()
+    await client.go(name, structured=False)
+    return client
+
+
+async def went_back(gateway: Gateway) -> None:
+    """Wait until all sessions have links of their own."""
+    while any(session.link is None or session.held for session in gateway.service.hub.sessions):
+        await trio.sleep(0.01)

@@ -1,0 +1,75 @@
+"""The house: its maps name every room, and no room has grown into several."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import grimp
+import pytest
+
+HOUSE = Path(__file__).parents[1] / "gateway"
+ROOMS = sorted(each.parent for each in HOUSE.rglob("__init__.py"))
+
+MOST_OF_THE_HOUSE = 0.1
+"""The part of all lines that one room may have."""
+
+GO_ROUND = (
+    {"links.disk", "links.trunk"},
+    {"sessions.service", "sessions.settling", "sessions.surviving", "sessions.transmit"},
+    {"upstream.maker", "upstream.negotiation", "upstream.server", "upstream.warm"},
+)
+"""Modules that name each other's types still. There are to be no others, and these are to become less."""
+
+
+def modules(room: Path) -> list[str]:
+    """What a room has, as its map is to name it. A quirk is in the catalogue, as soon as it is there."""
+    files = [
+        each.name
+        for each in room.glob("*.py")
+        if not each.name.startswith("__") and "\nQUIRK = " not in each.read_text()
+    ]
+    return files + [f"{each.parent.name}/" for each in room.glob("*/__init__.py")]
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(HOUSE.parent)))
+def test_a_map_names_what_is_there(room: Path) -> None:
+    text = (room / "__init__.py").read_text().split('"""')[1]
+    named = re.findall(r"(?:^|, ) *(\w+(?:\.py|/))(?=[ ,])", text, re.MULTILINE)
+    there = modules(room)
+    missing = [each for each in there if each not in named]
+    assert not missing, f"{room.name}/__init__.py does not name these"
+    gone = [each for each in named if each not in there and not (HOUSE / each).exists()]
+    assert not gone, f"{room.name}/__init__.py names these, which are not there"
+
+
+def lines(room: Path) -> int:
+    return sum(len(each.read_text().splitlines()) for each in room.glob("*.py"))
+
+
+def test_no_room_is_several() -> None:
+    most = MOST_OF_THE_HOUSE * sum(lines(each) for each in ROOMS)
+    assert not [room.name for room in ROOMS if room != HOUSE and lines(room) > most]
+
+
+def test_nothing_imports_itself_by_way_of_others() -> None:
+    """What is imported for its types alone counts, too: who reads a module has to read that as well."""
+    graph = grimp.build_graph("gateway", cache_dir=None)
+    assert circles(graph) == sorted(map(sorted, GO_ROUND))
+
+
+def circles(graph: grimp.ImportGraph) -> list[list[str]]:
+    """Those of modules, each once."""
+    found = set()
+    for module in graph.modules:
+        before = graph.find_upstream_modules(module)
+        if module in {
+            each for up in before for each in graph.find_modules_directly_imported_by(up)
+        }:
+            circle = {
+                module,
+                *(each for each in before if module in graph.find_upstream_modules(each)),
+            }
+            if len(circle) > 1:
+                found.add(tuple(sorted(each.removeprefix("gateway.") for each in circle)))
+    return sorted(map(list, found))
