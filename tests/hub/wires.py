@@ -71,9 +71,7 @@ class Wires:
     def again(self, sock: RelaySocket) -> None:
         self._again.add(sock.fileno())
 
-    def enter(
-        self, sock: RelaySocket, ready: Callable[[int], int], _whose: object = None
-    ) -> None:
+    def enter(self, sock: RelaySocket, ready: Callable[[int], int], _whose: object = None) -> None:
         self._epoll.register(sock.fileno(), select.EPOLLET)
         self._ready[sock.fileno()] = ready
 
