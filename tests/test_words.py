@@ -1,0 +1,49 @@
+"""Words: each has one meaning, and is where CONTRIBUTING.md says; a name is given to one class."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+HOUSE = TOP / "gateway"
+
+MOST_WORDS = 20
+
+[SECTION] = re.findall(r"(?ms)^## Words\n(.*?)^## ", (TOP / "CONTRIBUTING.md").read_text())
+WORDS, NOUNS = (
+    [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    for table in re.findall(r"(?m)(?:^\|.*\n)+", SECTION)
+)
+
+
+def names_in(room: str) -> set[str]:
+    """What a room, or a file, defines at its top: classes, and names for types."""
+    there = HOUSE / room
+    files = there.rglob("*.py") if there.is_dir() else [there]
+    found = set()
+    for node in (node for file in files for node in ast.parse(file.read_text()).body):
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_they_are_few_and_each_is_there_once() -> None:
+    words = [word for word, *_ in WORDS]
+    assert len(words) == len(set(words)) <= MOST_WORDS
+
+
+@pytest.mark.parametrize(("word", "where"), [(word, where) for word, _what, where in WORDS])
+def test_a_word_is_where_it_is_said_to_be(word: str, where: str) -> None:
+    name, room = re.findall(r"`(.*?)`", where)
+    assert name in names_in(room)
+
+
+@pytest.mark.parametrize(("nouns", "room"), [(row[0], row[2].strip("`")) for row in NOUNS])
+def test_what_is_asked_is_where_it_is_said_to_be(nouns: str, room: str) -> None:
+    assert set(re.findall(r"`(\w+)`", nouns)) <= names_in(room)
