@@ -47,3 +47,40 @@ def test_a_word_is_where_it_is_said_to_be(word: str, where: str) -> None:
 @pytest.mark.parametrize(("nouns", "room"), [(row[0], row[2].strip("`")) for row in NOUNS])
 def test_what_is_asked_is_where_it_is_said_to_be(nouns: str, room: str) -> None:
     assert set(re.findall(r"`(\w+)`", nouns)) <= names_in(room)
+
+
+POLICY = "what policies are written with keeps its name"
+
+TWICE = {
+    "Connections": (
+        "config upstream",
+        "what is configured; and those that there are to one backend",
+    ),
+    "Export": ("config protocol", "a name of ours, [[export]]; and what a server says of its own"),
+    "Gate": (
+        "losses scan throttle.py",
+        "waits until losses are settled; and holds requests back, as scanners see it and itself",
+    ),
+    "Outcome": ("log protocol", f"of an `Ask`; and of a line of a file: {POLICY}"),
+    "Place": (
+        "sessions upstream",
+        "one of the connections that there may be; and where an export is",
+    ),
+    "Request": ("embedded policy.py", f"what faults of an embedded server look at; and {POLICY}"),
+    "Running": ("jobs sessions", "a job, and a session, that is under way"),
+    "Server": ("embedded upstream", "one of our own; and what is known of one that we connect to"),
+    "Session": ("hub policy.py tls", f"of a client; of TLS; and {POLICY}"),
+    "Terms": ("access upstream", "what policies come to over an export; and what a link has to be"),
+}
+"""Names that several classes have: in which rooms, and what they are. There are to be no others, and these
+are to become less."""
+
+
+def test_a_name_is_given_to_one_class() -> None:
+    rooms: dict[str, list[str]] = {}
+    for file in sorted(HOUSE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                rooms.setdefault(node.name, []).append(file.relative_to(HOUSE).parts[0])
+    several = {name: " ".join(sorted(there)) for name, there in rooms.items() if len(there) > 1}
+    assert several == {name: there for name, (there, _why) in TWICE.items()}

@@ -32,7 +32,7 @@ from gateway.access.rules import Access
 from gateway.clients.client import serve_client
 from gateway.config import parse
 from gateway.embedded import MemoryDisk, Personality, Server
-from gateway.embedded.disk import Disk
+from gateway.embedded.disk import ServedDisk
 from gateway.protocol.client_role import Answered, Refused
 from gateway.tls.credentials import ServerCredentials, server_credentials
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Cmd, Errno, Opt, Rep
@@ -55,13 +55,13 @@ BITMAP = DIRTY_BITMAP + "nightly"
 BITMAPS = Personality("bitmaps", contexts=(BASE_ALLOCATION, BITMAP, DIRTY_BITMAP + "weekly"))
 
 
-class AnyName(Mapping[str, Disk]):
+class AnyName(Mapping[str, ServedDisk]):
     """A server that knows its one disk by any name: what the gateway lets through, it gets."""
 
     def __init__(self) -> None:
         self.disk = MemoryDisk(SIZE)
 
-    def __getitem__(self, name: str) -> Disk:
+    def __getitem__(self, name: str) -> ServedDisk:
         return self.disk
 
     def __contains__(self, name: object) -> bool:
