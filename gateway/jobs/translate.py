@@ -65,7 +65,7 @@ class Abilities:
         return offset - offset % self.minimum
 
     def up(self, offset: int) -> int:
-        """Give the end of the block that ends at or behind `offset`, or of the export."""
+        """Give the end of the block that ends at or after `offset`, or of the export."""
         return min(self.down(offset + self.minimum - 1), self.size)
 
 
@@ -263,7 +263,7 @@ class _Durability:
 
 
 def _durability(upstream: Abilities, pieces: int, *, fua: bool) -> _Durability:
-    """Keep FUA with FUA, if the upstream has it and there are few pieces; else with one FLUSH behind them."""
+    """Keep FUA with FUA, if the upstream has it and there are few pieces; else with one FLUSH after them."""
     if not fua:
         return _Durability(0, flush=False)
     if upstream.fua and (pieces <= MOST_PIECES_WITH_FUA or not upstream.flush):
@@ -285,7 +285,7 @@ def status(
     reach: int,
 ) -> Job:
     """BLOCK_STATUS for the contexts `wanted`: the client's id, and the link's (None: answered here with
-    status 0, which says nothing and is always true of `base:allocation`). `reach`: how far behind `offset`
+    status 0, which says nothing and is always true of `base:allocation`). `reach`: how far after `offset`
     the client may see, in bytes.
 
     Clients are known that take the end of one context's answer for the end of all, and that ask for the same
@@ -308,7 +308,7 @@ def status(
             return _failed(outcome, offset, length)
         if outcome.error:
             break  # what was found before is an answer
-        # The last extent of all may reach behind the range, and what is told of it is judged below.
+        # The last extent of all may reach beyond the range; what we tell of it is judged below.
         until = piece if at + piece < end else reach + offset - at
         more = evened(
             [(c, mended_extents(outcome.status[c], piece, until, one=False)) for c in theirs]

@@ -38,7 +38,7 @@ class Asks:
         self._framing = framing
         self._under_way: dict[int, tuple[Ask, Outcome, Done]] = {}
         self._kept: list[tuple[Ask, Done]] = []
-        """Those that were not sent, for the server goes: they are asked of the next."""
+        """Those that were not sent, because the server goes: the next one is asked."""
         self._sent: dict[int, int] = {}
         """Our cookie of a FLUSH -> what `Losses.sent` gave for it."""
 
@@ -104,7 +104,7 @@ class Asks:
         self._sent.clear()
 
     def take(self) -> list[tuple[Ask, Done]]:
-        """Give those that were sent and have no answer, and forget them: they are asked elsewhere."""
+        """Give those that were sent and have no answer, and forget them: the caller asks them elsewhere."""
         taken = [(ask, done) for ask, _outcome, done in self._under_way.values()]
         self._under_way.clear()
         self._sent.clear()
