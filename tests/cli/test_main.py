@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import gateway
+import gateway.app
 from gateway.app.reload import ConfigSource
 from gateway.cli import VERBS, main
 from gateway.config import Config, load
@@ -328,7 +329,8 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
     module.serve = fake.serve
     module.RunOptions = RunOptions
     monkeypatch.setitem(sys.modules, "gateway.app.run", module)
-    monkeypatch.setattr(gateway, "app", module, raising=False)
+    # Where it was imported before, its package has it, too.
+    monkeypatch.setattr(gateway.app, "run", module, raising=False)
     return fake
 
 
