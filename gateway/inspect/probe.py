@@ -19,8 +19,9 @@ from gateway.quirks import Evidence, Quirk, catalogue
 from gateway.quirks.fingerprint import GATEWAY, Program, identify
 from gateway.upstream.coherence import decide
 from gateway.upstream.configured import server_of
+from gateway.upstream.errors import TlsRequired
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import Server, TlsRequired
+from gateway.upstream.server import Server
 from gateway.uri import Target, export_of
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag

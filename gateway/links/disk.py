@@ -12,7 +12,7 @@ other does not go by how they were led there, so it belongs to the disk, and who
   other has not flushed, and each would promise CAN_MULTI_CONN as if it were alone.
 
 Two exports are surely one disk if the server is the same and the name there. Whether it is the same server is
-decided by its address where servers are made (`gateway.upstream.maker`), and stays so through reloads. What a
+decided by its address (`gateway.upstream.backends`), and stays so through reloads. What a
 session is on may change: by a switch, which takes it from one disk to another.
 
 Two names of one server are *maybe* one disk: some servers have one under all names, and no name that no

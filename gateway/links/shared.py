@@ -30,9 +30,10 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
 from gateway.upstream.allowance import Allowance
+from gateway.upstream.errors import Silent, Unreachable
 from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import Server, Silent, Unreachable
+from gateway.upstream.server import Server
 from gateway.wire import limits
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import MetaContext

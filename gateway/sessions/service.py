@@ -37,15 +37,8 @@ from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import check_required
 from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import (
-    CameBack,
-    News,
-    Server,
-    TurnedAway,
-    Unwell,
-    WellAgain,
-    WentDown,
-)
+from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
+from gateway.upstream.server import Server
 from gateway.wire.limits import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:

@@ -37,24 +37,18 @@ from gateway.config import Config, Upstream
 from gateway.net.command import Command
 from gateway.net.keeping import Keeper
 from gateway.quirks import catalogue
-from gateway.upstream.maker import (
-    Address,
-    Backend,
-    Recipe,
-    Where,
-    backend_at,
-    dialled,
-    disks_by_address,
-    make,
-)
-from gateway.upstream.server import Server, Unreachable, server_at
+from gateway.upstream.backends import Address, Backend, Where, backend_at, dialled, disks_by_address
+from gateway.upstream.errors import Unreachable
+from gateway.upstream.maker import make
+from gateway.upstream.recipe import Recipe
+from gateway.upstream.server import Server, server_at
 from gateway.uri import File, NbdUri, Target
 
 if TYPE_CHECKING:
     from gateway.tls.credentials import ClientCredentials
     from gateway.tls.keyring import Keyring  # these cost nothing where there is no TLS
     from gateway.tls.rotation import Rotating
-    from gateway.upstream.maker import Tls
+    from gateway.upstream.recipe import Tls
 
 
 class StartError(Exception):

@@ -49,16 +49,10 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
 from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
 from gateway.upstream.allowance import Allowance
+from gateway.upstream.connections import Slot
+from gateway.upstream.errors import Silent, TlsRequired, Unreachable
 from gateway.upstream.ladder import Next, Rung
-from gateway.upstream.server import (
-    Place,
-    Reached,
-    Server,
-    Silent,
-    TlsRequired,
-    Unreachable,
-    leave,
-)
+from gateway.upstream.server import Reached, Server, leave
 from gateway.wire.constants import Info, Opt, Rep, TransmissionFlag
 from gateway.wire.errors import WireError
 from gateway.wire.framing import SIMPLE
@@ -106,15 +100,15 @@ class Link:
     """Names of the quirks in force."""
     rung: Rung
     """How much of the protocol the server was found to bear."""
-    place: Place
-    """Its place among the upstream's connections."""
+    slot: Slot
+    """Its slot among the upstream's connections."""
     peer: Peer = UNKNOWN
     """Who is at the other end."""
 
     def close(self) -> None:
-        """Close it, and let another have its place. Closing twice is once."""
+        """Close it, and let another have its slot. Closing twice is once."""
         self.socket.close()
-        self.place.leave()
+        self.slot.leave()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +150,7 @@ class Negotiation:
 
     `warm`: a connection that was made ahead will do. Not for a link that takes the place of another: that has
     to lead to whatever is at the upstream's address now. `for_client`: if it is not to be had, a client is
-    turned away. `beside`: it is one more than those that a client has already. `place`: one among the
+    turned away. `beside`: it is one more than those that a client has already. `slot`: one among the
     upstream's connections that it has already. `lowest`: the rung below which nothing is asked, which is that
     of the link in whose place this one is to be. `allowance`: what is left of the time for opening an export;
     None: all of it.
@@ -169,12 +163,12 @@ class Negotiation:
         warm: bool = False,
         for_client: bool = True,
         beside: bool = False,
-        place: Place | None = None,
+        slot: Slot | None = None,
         lowest: Rung = Rung.EXPORT_NAME,
         allowance: Allowance | None = None,
     ) -> None:
         self._server = server
-        self._place = place
+        self._slot = slot
         self._warm = warm
         self._for_client = for_client
         self._beside = beside
@@ -292,19 +286,19 @@ class Negotiation:
 
     async def _connected(self, connecting: Allowance, lost: _LostTheWay | None) -> OptionLine:
         """Give a new connection, greeted. Raises `Unreachable`."""
-        server, place = self._server, self._place
+        server, slot = self._server, self._slot
         began, before = trio.current_time(), self.allowance.left
         if not self.allowance.left:
             text = f"has not opened the export within {self.allowance.seconds:g} s"
             text = f"upstream {server.name!r} {text}{_after(lost)}"
             raise Silent(self.allowance.why or text)
         try:
-            if place is None or place.left:
-                place = await server.place(seconds=connecting.left)
+            if slot is None or slot.left:
+                slot = await server.slot(seconds=connecting.left)
             left = connecting.left - (trio.current_time() - began)
             return await OptionLine.greeted(
                 server,
-                place,
+                slot,
                 patient=True,
                 for_client=self._for_client,
                 beside=self._beside,
@@ -374,9 +368,7 @@ class OptionLine:
     terms.
     """
 
-    def __init__(
-        self, server: Server, reached: Reached, place: Place, allowance: Allowance
-    ) -> None:
+    def __init__(self, server: Server, reached: Reached, slot: Slot, allowance: Allowance) -> None:
         self.terms = Terms("", structured=False)
         self.allowance = allowance
         """How long the server may take yet, for all that it is asked."""
@@ -384,7 +376,7 @@ class OptionLine:
         """How much of the protocol is spoken on it."""
         self.info_first = False
         """INFO goes before GO whatever is known of the server."""
-        self._place = place
+        self._slot = slot
         self._peer = reached.peer
         self._server = server
         self._greeting = Greeted(Style.FIXED_NEWSTYLE)
@@ -450,7 +442,7 @@ class OptionLine:
     async def greeted(
         cls,
         server: Server,
-        place: Place,
+        slot: Slot,
         *,
         patient: bool,
         for_client: bool = True,
@@ -458,7 +450,7 @@ class OptionLine:
         seconds: float | None = None,
         allowance: Allowance | None = None,
     ) -> OptionLine:
-        """Connect in a place, take the greeting, and go over to TLS: nothing yet depends on who it is for.
+        """Connect in a slot, take the greeting, and go over to TLS: nothing yet depends on who it is for.
         How it is connected to is said as to `Server.connect`. Raises `Unreachable`.
         """
         if allowance is None:
@@ -472,9 +464,9 @@ class OptionLine:
                 answering=allowance,
             )
         except BaseException:
-            place.leave()
+            slot.leave()
             raise
-        line = cls(server, reached, place, allowance)
+        line = cls(server, reached, slot, allowance)
         try:
             try:
                 greeted = await line._next()
@@ -794,7 +786,7 @@ class OptionLine:
         peer = UNKNOWN if self._peer.gone() else self._peer
         peer.serves(sock)
         self._server.links.add(sock)
-        self._opened = Link(sock, export, dialect, names, self.rung, self._place, peer)
+        self._opened = Link(sock, export, dialect, names, self.rung, self._slot, peer)
         if early:
             raise _LostTheWay(f"{len(early)} bytes came that nothing asked for")
         return self._opened
@@ -825,7 +817,7 @@ class OptionLine:
         try:
             await leave(self._talk.stream, self._say_farewell, silent=self._silent)
         finally:
-            self._place.leave()
+            self._slot.leave()
 
     async def _say_farewell(self) -> None:
         if self._shaking_hands or self._core.busy:
@@ -842,8 +834,8 @@ class OptionLine:
 async def list_exports(server: Server) -> list[ListedExport]:
     """Ask a server for its exports, on a connection of its own. Raises `Refusal`."""
     terms = Terms("", structured=False)
-    place = await server.place(patient=False)
-    line = await OptionLine.greeted(server, place, patient=False)
+    slot = await server.slot(patient=False)
+    line = await OptionLine.greeted(server, slot, patient=False)
     try:
         await line.agree(terms, server.ladder.first(trio.current_time()))
         return await line.list_exports()

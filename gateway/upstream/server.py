@@ -22,30 +22,28 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
 from gateway.upstream.allowance import Allowance
+from gateway.upstream.backends import Connect
 from gateway.upstream.coherence import Decision, decide
+from gateway.upstream.connections import Connections, Slot
+from gateway.upstream.errors import Full, Silent, Unreachable
 from gateway.upstream.examined import Examined
 from gateway.upstream.ladder import Ladder
 from gateway.upstream.mode import ONE_FOR_EACH, Mode
+from gateway.upstream.news import CameBack, News, TurnedAway, WentDown
 from gateway.upstream.places import (
     FIRST_BACK_OFF_SECONDS,
     MOST_BACK_OFF_SECONDS,
     GiveUp,
-    Outage,
     Places,
     Try,
     Wait,
 )
+from gateway.upstream.recipe import Recipe, Tls
 from gateway.uri import NbdUri
-from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport
 
 if TYPE_CHECKING:
-    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
-    from gateway.upstream.maker import Recipe  # these two are made of what is here
-    from gateway.upstream.warm import Warm
-
-Connect = Callable[[], Awaitable[trio.SocketStream]]
-
+    from gateway.upstream.warm import Warm  # which is made of what is here
 
 FAREWELL_SECONDS = 1
 """How long it may take to leave a server. ABORT has to be sent, and then the server has to hang up, or what it
@@ -69,71 +67,6 @@ MAX_SAID = 1000
 
 LISTING_SECONDS = 2
 """How long a list of exports is good: `nbdinfo --list` and its like ask several times at once."""
-
-
-class Unreachable(Refusal):
-    """The upstream cannot be reached, or says nothing that can be understood. Of all that a client may be told
-    that keeps the export from seeming not to exist, qemu and libnbd make the best sentence of ERR_SHUTDOWN: of
-    ERR_PLATFORM they say that the option is not supported (docs/troubleshooting.md).
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(Rep.ERR_SHUTDOWN, text)
-
-
-class Silent(Unreachable):
-    """The upstream has a connection, and says nothing."""
-
-
-class Full(Unreachable):
-    """The upstream has as many connections of ours as the configuration lets it have."""
-
-
-class TlsRequired(Refusal):
-    """The upstream says nothing before TLS. To a client that is a matter of policy: it may be over TLS itself,
-    and cannot help it.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(Rep.ERR_POLICY, text)
-
-
-@dataclass(frozen=True, slots=True)
-class WentDown:
-    """Connecting has begun to fail."""
-
-    why: str
-    entirely: bool = True
-    """No other place works either."""
-
-
-@dataclass(frozen=True, slots=True)
-class CameBack:
-    """Connecting works again."""
-
-    outage: Outage
-    entirely: bool = True
-    """No other place had worked."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnedAway:
-    """A client was told that the upstream is down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unwell:
-    """A health check has connected, and got no further."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class WellAgain:
-    """A health check gets a greeting again."""
-
-
-News = WentDown | CameBack | TurnedAway | Unwell | WellAgain
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,50 +96,6 @@ async def leave(
     await close_stream(stream)
 
 
-class Place:
-    """One of the connections that an upstream may have. Without a limiter, somebody else has it for this
-    connection.
-    """
-
-    def __init__(self, places: trio.CapacityLimiter | None) -> None:
-        self._limiter = places
-        self.left = False
-        """Another may have it by now."""
-
-    def leave(self) -> None:
-        """Let another have it, once."""
-        if self._limiter is not None:
-            self._limiter.release_on_behalf_of(self)
-            self._limiter, self.left = None, True
-
-
-class Connections:
-    """The connections to one backend, of all servers that are over it."""
-
-    def __init__(self, most: float = math.inf) -> None:
-        self.limiter = trio.CapacityLimiter(most)
-        """How many there may be is said by the server in force."""
-        self.warm: set[Warm] = set()
-        """Who keeps some ready."""
-
-    def free(self) -> Place | None:
-        """Take a place if there is one that nobody waits for."""
-        place = Place(self.limiter)
-        try:
-            self.limiter.acquire_on_behalf_of_nowait(place)
-        except trio.WouldBlock:
-            return None
-        return place
-
-    async def given_up(self) -> Place | None:
-        """Take a place that was taken by what is only kept ready, if there is such a one."""
-        for warm in list(self.warm):
-            await warm.give_way()
-            if place := self.free():
-                return place
-        return None
-
-
 class Server:
     """One `[upstream.NAME]`, or a server that an export was switched to. `gateway.upstream.maker` makes them.
 
@@ -226,7 +115,7 @@ class Server:
         quirks: str | tuple[str, ...] = "auto",
         trust_allocation: bool = False,
         canonical_names: bool = False,
-        tls: Sequence[Callable[[], Session]] = (),
+        tls: Sequence[Tls] = (),
         disks: Hashable = None,
         same_storage: bool = False,
         max_connections: float = math.inf,
@@ -332,21 +221,16 @@ class Server:
         """A link to it is there, as far as is known."""
         return any(sock.fileno() >= 0 for sock in self.links)
 
-    async def place(self, *, patient: bool = True, seconds: float | None = None) -> Place:
-        """Take a place for a connection, as soon as there is one, within `seconds` (None: `connect_seconds`).
+    async def slot(self, *, patient: bool = True, seconds: float | None = None) -> Slot:
+        """Take a slot for a connection, as soon as there is one, within `seconds` (None: `connect_seconds`).
         Raises `Full`.
         """
-        connections = self.connections
-        place = connections.free() or await connections.given_up()
-        if place is not None:
-            return place
-        if patient and self.patient:
-            place = Place(connections.limiter)
-            with trio.move_on_after(self.connect_seconds if seconds is None else seconds):
-                await connections.limiter.acquire_on_behalf_of(place)
-                return place
-        most = f"max-connections = {connections.limiter.total_tokens:g}"
-        raise Full(f"upstream {self.name!r} is in use: {most} lets it have no more connections")
+        waits = self.connect_seconds if seconds is None else seconds
+        slot = await self.connections.slot(waits if patient and self.patient else None)
+        if slot is None:
+            most = f"max-connections = {self.connections.limiter.total_tokens:g}"
+            raise Full(f"upstream {self.name!r} is in use: {most} lets it have no more connections")
+        return slot
 
     @property
     def down(self) -> bool:

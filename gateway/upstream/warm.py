@@ -12,7 +12,7 @@ goes for every other upstream holds at the start of these as well: nothing is di
 
 They are not in anybody's way:
 
-- they have places under `max-connections`, but only such as nobody waits for, and give them up when a client
+- they have slots under `max-connections`, but only such as nobody waits for, and give them up when a client
   needs one. One that is still being made when a client has to dial is dropped: it may stand in the queue of a
   server that serves one client (qemu-nbd), and the client would stand behind it;
 - one that the server closes (a time-out, as qemu 9.1 has after 10 s, or its end) is noticed and replaced; if it
@@ -24,7 +24,7 @@ that are in force, and the server that is at the address. While an export is pau
 server, which may be about to be exchanged (`gateway.sessions.upkeep`).
 
 A **health check** connects, takes the greeting and leaves with ABORT, where nobody else has tried to connect
-for so long, and all places are not taken. Whether connecting works is what `Places` learns from it; so the log
+for so long, and not all slots are taken. Whether connecting works is what `Places` learns from it; so the log
 tells of an outage before a client finds out, and clients that come later are told at once.
 """
 
@@ -36,8 +36,10 @@ from dataclasses import dataclass, field
 import trio
 
 from gateway.protocol.errors import Refusal
+from gateway.upstream.connections import Slot
 from gateway.upstream.negotiation import OptionLine
-from gateway.upstream.server import Place, Server, Unwell, WellAgain
+from gateway.upstream.news import Unwell, WellAgain
+from gateway.upstream.server import Server
 
 RENEW_SECONDS = 300.0
 """How old a warm connection may get: a new one every few minutes bothers nobody, and credentials, addresses and
@@ -54,7 +56,7 @@ MOST_PAUSE_SECONDS = 30.0
 """What doubling ends at. Nobody waits for these: who comes meanwhile dials."""
 
 FULL_SECONDS = 1.0
-"""How often it is looked whether there is a place again, where there was none. That costs the server
+"""How often it is looked whether there is a slot again, where there was none. That costs the server
 nothing."""
 
 
@@ -110,7 +112,7 @@ class Warm:
         return kept.line
 
     async def give_way(self) -> None:
-        """Give up one, or the one that is being made: somebody needs the place."""
+        """Give up one, or the one that is being made: somebody needs the slot."""
         if self._kept:
             kept = self._kept.popleft()
             await _release(kept)
@@ -121,24 +123,24 @@ class Warm:
     async def run(self) -> None:
         """Keep them, until cancelled; then they are left in good order."""
         self._server.warm = self
-        self._server.connections.warm.add(self)
+        self._server.connections.spare.add(self)
         try:
             await self._served.wait()
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._until_one_is_due()
-                    place = self._server.connections.free()
-                    if place is None:
+                    slot = self._server.connections.free()
+                    if slot is None:
                         await trio.sleep(FULL_SECONDS)
                         continue
-                    line = await self._dial(place)
+                    line = await self._dial(slot)
                     if line is None:
                         continue
                     kept = _Kept(line, trio.current_time())
                     self._kept.append(kept)
                     nursery.start_soon(self._watch, kept)
         finally:
-            self._server.connections.warm.discard(self)
+            self._server.connections.spare.discard(self)
             if self._server.warm is self:  # else others are kept by now, while these were left
                 self._server.warm = None
 
@@ -153,12 +155,12 @@ class Warm:
             else:
                 return
 
-    async def _dial(self, place: Place) -> OptionLine | None:
+    async def _dial(self, slot: Slot) -> OptionLine | None:
         self._dial_over = trio.Event()
         try:
             with trio.CancelScope() as self._dialling:
                 return await OptionLine.greeted(
-                    self._server, place, patient=False, for_client=False, beside=True
+                    self._server, slot, patient=False, for_client=False, beside=True
                 )
             self._steady()  # it was dropped, which says nothing of the server
             self._failed()
@@ -218,11 +220,11 @@ async def check_health(server: Server, seconds: float) -> None:
             await trio.sleep_until(due)
             continue
         checked = trio.current_time()
-        place = server.connections.free()
-        if place is None:
+        slot = server.connections.free()
+        if slot is None:
             continue
         try:
-            line = await OptionLine.greeted(server, place, patient=False, for_client=False)
+            line = await OptionLine.greeted(server, slot, patient=False, for_client=False)
         except Refusal as refusal:
             if well and not server.down:  # else that has been told
                 well = False

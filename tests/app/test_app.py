@@ -11,7 +11,7 @@ import trio
 
 from gateway.config import parse
 from gateway.upstream.configured import upstreams
-from gateway.upstream.server import Unreachable
+from gateway.upstream.errors import Unreachable
 from gateway.wire.constants import Rep
 
 

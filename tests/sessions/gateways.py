@@ -18,8 +18,10 @@ from gateway.losses.survival import Survival
 from gateway.net.dial import DialError
 from gateway.sessions.service import Service
 from gateway.sessions.upkeep import see_to_upstreams
-from gateway.upstream.maker import Backend, Recipe, make
+from gateway.upstream.backends import Backend
+from gateway.upstream.maker import make
 from gateway.upstream.mode import Mode
+from gateway.upstream.recipe import Recipe
 from tests.embedded.peers import Client, socket_pair
 
 CONFIG = """

@@ -16,17 +16,10 @@ from gateway.embedded.faults import SILENT_AFTER_GREETING, Faults
 from gateway.net.dial import DialError
 from gateway.upstream import server as upstream
 from gateway.upstream.configured import Servers, servers_of
+from gateway.upstream.errors import Full, Silent, Unreachable
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import (
-    CameBack,
-    Full,
-    News,
-    Reached,
-    Silent,
-    TurnedAway,
-    Unreachable,
-    WentDown,
-)
+from gateway.upstream.news import CameBack, News, TurnedAway, WentDown
+from gateway.upstream.server import Reached
 from gateway.wire import limits
 from gateway.wire.constants import Rep, TransmissionFlag
 from gateway.wire.handshake import ListedExport
@@ -530,16 +523,16 @@ async def test_the_limit_holds_through_a_reload() -> None:
 
     async with trio.open_nursery() as nursery:
         two = servers_of(config("max-connections = 2"), nursery, None)
-        places = [await in_force(two).place() for _ in range(2)]
+        slots = [await in_force(two).slot() for _ in range(2)]
         one = servers_of(config("max-connections = 1"), nursery, None, two)
         server = in_force(one)
-        for place in places:
+        for slot in slots:
             with pytest.raises(Full, match="max-connections = 1 lets"):
-                await server.place(patient=False)
-            place.leave()
-            place.leave()
-        await server.place(patient=False)
-        await in_force(servers_of(config(""), nursery, None, one)).place(patient=False)
+                await server.slot(patient=False)
+            slot.leave()
+            slot.leave()
+        await server.slot(patient=False)
+        await in_force(servers_of(config(""), nursery, None, one)).slot(patient=False)
 
 
 async def test_the_log_is_told_of_servers_that_a_reload_brings() -> None:

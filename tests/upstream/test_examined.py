@@ -15,6 +15,7 @@ from gateway.net.dial import DialError
 from gateway.protocol.client_role import Style
 from gateway.quirks import Evidence, recognised
 from gateway.upstream import server as upstream
+from gateway.upstream.errors import Unreachable
 from gateway.upstream.examined import MOST_EXAMINED, Examined
 from gateway.upstream.ladder import RUNG_SECONDS
 from gateway.upstream.negotiation import Link, Negotiation, Terms
@@ -141,7 +142,7 @@ async def test_nothing_is_known_of_a_server_that_was_seen_down_or_after_a_time(
     async with house(PLAIN) as server:
         await server.opened()
         server.refuses = True
-        with pytest.raises(upstream.Unreachable):
+        with pytest.raises(Unreachable):
             await server.opened()
         server.refuses = False
         await trio.sleep(MOST_BACK_OFF_SECONDS)

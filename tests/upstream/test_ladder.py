@@ -19,9 +19,10 @@ from gateway.embedded.personality import EXPORT_NAME_ONLY, WITHOUT_STRUCTURED_RE
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
+from gateway.upstream.backends import Connect
+from gateway.upstream.errors import Unreachable
 from gateway.upstream.ladder import RUNG_SECONDS, Climb, Ladder, Next, Rung, next_rung, shown_by
 from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import Unreachable
 from gateway.wire import limits
 from gateway.wire.constants import HandshakeFlag, Rep
 from tests.embedded.peers import socket_pair
@@ -43,7 +44,7 @@ class Upstream:
     refuse: int = 0
     """So many of the next attempts are refused; and one after each of these numbers of connections."""
     refuse_after: set[int] = field(default_factory=set)
-    connect: upstream.Connect = field(init=False)
+    connect: Connect = field(init=False)
 
 
 @asynccontextmanager

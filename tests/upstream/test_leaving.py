@@ -12,13 +12,14 @@ import trio.testing
 
 from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.upstream import server as upstream
+from gateway.upstream.errors import Silent
 from gateway.upstream.negotiation import (
     Negotiation,
     OptionLine,
     Terms,
     list_exports,
 )
-from gateway.upstream.server import FAREWELL_SECONDS, Silent
+from gateway.upstream.server import FAREWELL_SECONDS
 from gateway.wire.constants import IHAVEOPT, HandshakeFlag, Opt
 from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
 from gateway.wire.limits import MIB
@@ -41,8 +42,8 @@ async def opens(server: upstream.Server) -> None:
 
 
 async def is_greeted(server: upstream.Server) -> None:
-    place = await server.place(patient=False)
-    await (await OptionLine.greeted(server, place, patient=False)).aclose()
+    slot = await server.slot(patient=False)
+    await (await OptionLine.greeted(server, slot, patient=False)).aclose()
 
 
 async def lists(server: upstream.Server) -> None:

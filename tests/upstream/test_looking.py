@@ -150,7 +150,7 @@ async def test_a_connection_in_place_of_one_that_was_left_has_a_place_again() ->
     async with trio.open_nursery() as nursery:
         house = House(nursery, Faults(cut_at_option=1))
         server = house.upstream
-        negotiation = Negotiation(server, place=await server.place())
+        negotiation = Negotiation(server, slot=await server.slot())
         link = await negotiation.go(Terms(NAMES[0], structured=True))
         assert len(house.taps) == 2
         assert server.connections.limiter.borrowed_tokens == 1

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from gateway.inspect.conform.client import MAX_READ_BYTES, Broken, Client
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
+from gateway.upstream.errors import TlsRequired, Unreachable
 from gateway.upstream.negotiation import Negotiation, Terms
-from gateway.upstream.server import Server, TlsRequired, Unreachable
+from gateway.upstream.server import Server
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import KIB, MIB

@@ -1,0 +1,144 @@
+"""Where upstreams lead, and whose disks are there.
+
+What an upstream leads to is its *backend*: an address that is dialled, a server that we start by command, or
+one in here.
+
+Whether two backends lead to the same disks decides what keeps out of whose way, and who is told of what is
+lost (`gateway.links.disk`). That goes by addresses, as they are written: the host and port, the path of the
+socket, the CID and port, the path of the file. Names of one host are not resolved: what they resolve to may
+change. Several `uris` lead to one server's disks by the operator's own word, so backends that have any
+address in common are one here, through however many others. A server that we start, or have in memory, is
+nobody else's. What has been found is kept: the disks of an address stay the same through reloads and
+switches.
+
+What is known of an address is kept to by all who go there: a name may have several addresses in the network, of
+different disks, so there is one `Dialler` for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from gateway.net.dial import Dialler
+from gateway.net.processes import Processes
+from gateway.peer import UNKNOWN, Peer
+from gateway.upstream.connections import Connections
+from gateway.uri import NbdUri, Target, Transport
+
+Connect = Callable[[], Awaitable[trio.SocketStream]]
+"""Gives a stream to a server, or raises `DialError`."""
+
+Where = Target | tuple[str, ...] | tuple[NbdUri, ...]
+"""The `uri`, `command` or `uris` of an upstream."""
+
+Address = tuple[str, ...]
+"""Where a server is, as it is written."""
+
+
+async def _nothing() -> None:
+    """There is nothing to end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """Where an upstream leads, and what runs for it."""
+
+    target: Where
+    connects: tuple[Connect, ...] = ()
+    """What connects, unless `diallers` do: one for each place."""
+    diallers: tuple[Dialler, ...] = ()
+    """The same, if these are addresses: they know where they have been."""
+    peer_of: Callable[[trio.SocketStream], Peer] = lambda _stream: UNKNOWN
+    """Says who is at the other end of a connection, if that is known whatever the settings say."""
+    processes: Processes = field(default_factory=Processes)
+    """What would know it of Unix sockets."""
+    disks: Hashable = field(default_factory=object)
+    """Whose disks these are: equal for what leads to the same ones."""
+    connections: Connections = field(default_factory=Connections)
+    """Places for the connections to it; how many is said by the `Server` in force."""
+    end: Callable[[], Awaitable[None]] = _nothing
+    """Ends what we run, once nobody is connected to it."""
+
+    @property
+    def addresses(self) -> set[Address]:
+        """Where it leads, if that is known by address."""
+        return {address_of(dialler.uri) for dialler in self.diallers}
+
+
+# --- Backends that are addresses
+
+
+def address_of(uri: NbdUri) -> Address:
+    """Give where a URI leads. Paths are made absolute; nothing is looked up."""
+    match uri.transport:
+        case Transport.TCP:
+            return "tcp", uri.host or "localhost", str(uri.port)
+        case Transport.VSOCK:
+            return "vsock", str(uri.cid), str(uri.port)
+        case Transport.UNIX:
+            assert uri.socket_path is not None
+            abstract = uri.socket_path.startswith("\0")
+            path = uri.socket_path if abstract else str(Path(uri.socket_path).absolute())
+            return "unix", path
+
+
+def disks_by_address(
+    known: Iterable[Backend], wanted: Iterable[Sequence[NbdUri]]
+) -> dict[Address, Hashable]:
+    """Say whose disks each address leads to: what is known of it, or of one that it goes with; else its own."""
+    disks = {address: backend.disks for backend in known for address in backend.addresses}
+    groups: list[set[Address]] = []
+    for uris in filter(None, wanted):
+        group = {address_of(uri) for uri in uris}
+        groups, others = [], groups
+        for other in others:
+            if other & group:
+                group |= other
+            else:
+                groups.append(other)
+        groups.append(group)
+    for group in groups:
+        found = next((disks[each] for each in sorted(group) if each in disks), min(group))
+        for address in group:
+            disks.setdefault(address, found)
+    return disks
+
+
+def dialled(
+    target: Where,
+    uris: Sequence[NbdUri],
+    known: Sequence[Backend],
+    disks: dict[Address, Hashable],
+    before: Backend | None = None,
+) -> Backend:
+    """Give what connects to addresses. Where those `known` have been is kept to; so is the number of
+    connections to what was there `before`, under the same name, if it shares one of them.
+    """
+    diallers = {address_of(each.uri): each for backend in known for each in backend.diallers}
+    ours = []
+    for uri in uris:
+        address = address_of(uri)
+        if address not in diallers:
+            diallers[address] = Dialler(uri)
+        ours.append(diallers[address])
+    connections = Connections()
+    if before is not None and any(each in before.diallers for each in ours):
+        connections = before.connections
+    return Backend(
+        target, diallers=tuple(ours), disks=disks[address_of(uris[0])], connections=connections
+    )
+
+
+def backend_at(uri: NbdUri, led_to: Sequence[Backend]) -> Backend:
+    """Give the backend of an address: the first of those that are led to already and have no other, or else
+    a new one.
+    """
+    address = address_of(uri)
+    for backend in led_to:
+        if backend.addresses == {address}:
+            return backend
+    return dialled(uri, [uri], led_to, disks_by_address(led_to, [[uri]]))
