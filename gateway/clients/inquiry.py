@@ -45,9 +45,10 @@ from gateway.sessions.promise import (
 from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Place, Service, limits_of
 from gateway.sessions.transmit import Opened
-from gateway.upstream import negotiation as upstream_side
+from gateway.upstream import link as upstream_side
+from gateway.upstream.link import Link
 from gateway.upstream.listing import listed_exports
-from gateway.upstream.negotiation import Link, Negotiation
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, MetaContext, shown
 

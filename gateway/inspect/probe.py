@@ -20,7 +20,9 @@ from gateway.quirks.fingerprint import GATEWAY, Program, identify
 from gateway.upstream.coherence import decide
 from gateway.upstream.configured import server_of
 from gateway.upstream.errors import TlsRequired
-from gateway.upstream.negotiation import Negotiation, Terms, list_exports
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import list_exports
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.uri import Target, export_of
 from gateway.wire.constants import Cmd, CmdFlag

@@ -32,7 +32,8 @@ from gateway.quirks import Dialect, Evidence
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.errors import Silent, Unreachable
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation, Terms
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.wire import limits
 from gateway.wire.constants import Rep

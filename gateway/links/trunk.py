@@ -40,8 +40,10 @@ from gateway.scan.traffic import Traffic
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
 from gateway.upstream.connections import Slot
+from gateway.upstream.errors import Rejected
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation, Rejected, Terms
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.wire.constants import TransmissionFlag
 

@@ -23,8 +23,8 @@ from gateway.config.models import exact_name
 from gateway.protocol.errors import Refusal
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.service import Service
-from gateway.upstream.listing import LIST_SECONDS, visible_exports
-from gateway.upstream.negotiation import Terms, list_exports
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import LIST_SECONDS, list_exports, visible_exports
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, shown
 

@@ -36,7 +36,8 @@ from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import check_required
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation, Terms
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
 from gateway.upstream.server import Server
 from gateway.wire.limits import MAX_SIZE_BYTES

@@ -25,8 +25,8 @@ from gateway.sessions.observing import Teller
 from gateway.sessions.promise import plan_of
 from gateway.sessions.service import Limits, Place, Running, Service
 from gateway.sessions.surviving import put_on_its_links
-from gateway.upstream.negotiation import Link
-from gateway.upstream.negotiation import Terms as Asked
+from gateway.upstream.link import Link
+from gateway.upstream.link import Terms as Asked
 from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:

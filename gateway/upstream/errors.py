@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.protocol.client_role import Refused
 from gateway.protocol.errors import Refusal
 from gateway.wire.constants import Rep
 
@@ -31,3 +32,38 @@ class TlsRequired(Refusal):
 
     def __init__(self, text: str) -> None:
         super().__init__(Rep.ERR_POLICY, text)
+
+
+class Rejected(Refusal):
+    """The server has said no to an option, in so many words."""
+
+
+class LostTheWay(Exception):
+    """The server closed, or broke the protocol, where an option was under way. `closed`: the former."""
+
+    def __init__(self, text: str, *, closed: bool = False) -> None:
+        super().__init__(text)
+        self.closed = closed
+
+
+class Died(Unreachable):
+    """The connection has ended in the middle of the greeting, or after it, before anything depended on what is
+    asked.
+    """
+
+
+_PASSED_ON = frozenset(
+    {Rep.ERR_UNSUP, Rep.ERR_UNKNOWN, Rep.ERR_POLICY, Rep.ERR_SHUTDOWN, Rep.ERR_INVALID}
+)
+
+
+def refusal_for_client(refused: Refused) -> Refusal:
+    """Give what a client is told when the upstream refused (nbd-reference, appendix C)."""
+    text = f"upstream: {refused}"
+    if refused.reply in _PASSED_ON:
+        return Rejected(refused.reply, text)
+    if refused.reply == Rep.ERR_TOO_BIG:
+        return Refusal(Rep.ERR_INVALID, text)
+    if refused.reply == Rep.ERR_TLS_REQD:
+        return TlsRequired(f"{text}: use nbds: in the URI of this server")
+    return Refusal(Rep.ERR_PLATFORM, text)

@@ -14,7 +14,10 @@ import trio
 
 from gateway.config import Config
 from gateway.protocol.errors import Refusal
-from gateway.upstream.negotiation import list_exports
+from gateway.upstream.errors import LostTheWay, Unreachable
+from gateway.upstream.greeting import greeted
+from gateway.upstream.link import Terms
+from gateway.upstream.option_phase import OptionPhase
 from gateway.upstream.server import Server
 from gateway.wire.handshake import ListedExport
 
@@ -85,6 +88,20 @@ def visible_exports(
             description = told_there if route.description is None else route.description
             visible[name] = ListedExport(name, description)
     return list(visible.values())
+
+
+async def list_exports(server: Server) -> list[ListedExport]:
+    """Ask a server for its exports, on a connection of its own. Raises `Refusal`."""
+    terms = Terms("", structured=False)
+    slot = await server.slot(patient=False)
+    phase = OptionPhase(server, await greeted(server, slot, patient=False))
+    try:
+        await phase.agree(terms, server.ladder.first(trio.current_time()))
+        return await phase.list_exports()
+    except LostTheWay as error:
+        raise Unreachable(f"upstream {server.name!r}: {error}") from None
+    finally:
+        await phase.aclose()
 
 
 def _names(theirs: list[ListedExport] | None) -> list[str]:

@@ -7,14 +7,13 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 from weakref import WeakSet
 
 import trio
 
 from gateway.net.dial import DialError, Dialler
-from gateway.net.drive import RECEIVE_BYTES, Stream, close_stream, hang_up
+from gateway.net.drive import RECEIVE_BYTES
 from gateway.net.options import RelaySocket, tune
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
@@ -24,9 +23,10 @@ from gateway.quirks import Evidence, Quirk, catalogue, recognised
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.backends import Connect
 from gateway.upstream.coherence import Decision, decide
-from gateway.upstream.connections import Connections, Slot
+from gateway.upstream.connections import Connections, Slot, Spare
 from gateway.upstream.errors import Full, Silent, Unreachable
 from gateway.upstream.examined import Examined
+from gateway.upstream.handshake import Handshake, Reached, leave
 from gateway.upstream.ladder import Ladder
 from gateway.upstream.mode import ONE_FOR_EACH, Mode
 from gateway.upstream.news import CameBack, News, TurnedAway, WentDown
@@ -41,14 +41,6 @@ from gateway.upstream.places import (
 from gateway.upstream.recipe import Recipe, Tls
 from gateway.uri import NbdUri
 from gateway.wire.handshake import ListedExport
-
-if TYPE_CHECKING:
-    from gateway.upstream.warm import Warm  # which is made of what is here
-
-FAREWELL_SECONDS = 1
-"""How long it may take to leave a server. ABORT has to be sent, and then the server has to hang up, or what it
-still says is answered by a reset. (Not every one answers ABORT, Q-N5; all hang up.) Any server that runs does
-that at once."""
 
 QUEUED = (
     "probably it serves as many clients as it may (qemu-nbd one, unless --shared says more), and this one"
@@ -69,31 +61,18 @@ LISTING_SECONDS = 2
 """How long a list of exports is good: `nbdinfo --list` and its like ask several times at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """A connection on which the server has begun to greet."""
+class Ready(Spare, Protocol):
+    """Whoever keeps connections to a server ready for its next clients (`gateway.upstream.warm`)."""
 
-    stream: trio.SocketStream
-    peer: Peer
-    said: bytes
-    """The beginning of the greeting."""
-    place: int = 0
-    """To which of the server's places."""
+    @property
+    def count(self) -> int:
+        """How many there are."""
 
+    def served(self) -> None:
+        """A client has its export."""
 
-async def leave(
-    stream: Stream, say: Callable[[], Awaitable[object]] | None = None, *, silent: bool
-) -> None:
-    """Close a connection to a server: `say` what there is to say, and have it hang up; not if it is silent,
-    and would only be waited for.
-    """
-    with trio.move_on_after(FAREWELL_SECONDS) as scope:
-        scope.shield = True
-        if say is not None:
-            await say()
-        if not silent:
-            await hang_up(stream)
-    await close_stream(stream)
+    async def take(self) -> Handshake | None:
+        """Give one, which is the caller's from now on, if there is any."""
 
 
 class Server:
@@ -137,7 +116,7 @@ class Server:
         self.processes = processes
         """What knows that, if it has to be watched for it."""
         self._started_by_us = started_by_us
-        self.warm: Warm | None = None
+        self.warm: Ready | None = None
         """Those connections, while somebody sees to them."""
         self.tried_at = -math.inf
         """When it was connected to last, with success or without."""

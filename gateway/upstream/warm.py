@@ -37,7 +37,8 @@ import trio
 
 from gateway.protocol.errors import Refusal
 from gateway.upstream.connections import Slot
-from gateway.upstream.negotiation import OptionLine
+from gateway.upstream.greeting import greeted
+from gateway.upstream.handshake import Handshake
 from gateway.upstream.news import Unwell, WellAgain
 from gateway.upstream.server import Server
 
@@ -64,7 +65,7 @@ nothing."""
 class _Kept:
     """A connection that waits for a client."""
 
-    line: OptionLine
+    handshake: Handshake
     since: float
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Of the task that watches it."""
@@ -101,7 +102,7 @@ class Warm:
             self._not_before = min(self._not_before, soon)
             self._changed.set()
 
-    async def take(self) -> OptionLine | None:
+    async def take(self) -> Handshake | None:
         """Give one, which is the caller's from now on; None if there is none, and the caller has to dial."""
         if not self._kept:
             await self._drop_dial()
@@ -109,14 +110,14 @@ class Warm:
         kept = self._kept.pop()  # the newest is the least likely to be dead
         self._steady()
         await _release(kept)
-        return kept.line
+        return kept.handshake
 
     async def give_way(self) -> None:
         """Give up one, or the one that is being made: somebody needs the slot."""
         if self._kept:
             kept = self._kept.popleft()
             await _release(kept)
-            await kept.line.aclose()
+            await kept.handshake.aclose()
         else:
             await self._drop_dial()
 
@@ -133,10 +134,10 @@ class Warm:
                     if slot is None:
                         await trio.sleep(FULL_SECONDS)
                         continue
-                    line = await self._dial(slot)
-                    if line is None:
+                    handshake = await self._dial(slot)
+                    if handshake is None:
                         continue
-                    kept = _Kept(line, trio.current_time())
+                    kept = _Kept(handshake, trio.current_time())
                     self._kept.append(kept)
                     nursery.start_soon(self._watch, kept)
         finally:
@@ -155,11 +156,11 @@ class Warm:
             else:
                 return
 
-    async def _dial(self, slot: Slot) -> OptionLine | None:
+    async def _dial(self, slot: Slot) -> Handshake | None:
         self._dial_over = trio.Event()
         try:
             with trio.CancelScope() as self._dialling:
-                return await OptionLine.greeted(
+                return await greeted(
                     self._server, slot, patient=False, for_client=False, beside=True
                 )
             self._steady()  # it was dropped, which says nothing of the server
@@ -180,7 +181,7 @@ class Warm:
         """See to a connection until it is taken (then it is somebody else's), dead, old, or all ends."""
         try:
             with kept.scope, trio.move_on_after(RENEW_SECONDS):
-                await kept.line.wait_for_end()
+                await kept.handshake.wait_for_end()
         finally:
             if kept in self._kept:
                 self._kept.remove(kept)
@@ -188,7 +189,7 @@ class Warm:
                     self._failed()
                 else:
                     self._steady()
-                await kept.line.aclose()
+                await kept.handshake.aclose()
             kept.released.set()
             self._changed.set()
 
@@ -224,13 +225,13 @@ async def check_health(server: Server, seconds: float) -> None:
         if slot is None:
             continue
         try:
-            line = await OptionLine.greeted(server, slot, patient=False, for_client=False)
+            handshake = await greeted(server, slot, patient=False, for_client=False)
         except Refusal as refusal:
             if well and not server.down:  # else that has been told
                 well = False
                 server.tell(Unwell(refusal.text))
         else:
-            await line.aclose()
+            await handshake.aclose()
             if not well:
                 well = True
                 server.tell(WellAgain())

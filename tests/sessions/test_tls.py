@@ -25,7 +25,8 @@ from gateway.tls.credentials import (
 )
 from gateway.tls.credentials import Session as TlsSession
 from gateway.upstream import server as upstream
-from gateway.upstream.negotiation import Negotiation, Terms
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Opt, Rep
 from gateway.wire.handshake import encode_greeting, encode_option, encode_option_reply

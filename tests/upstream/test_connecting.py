@@ -17,9 +17,11 @@ from gateway.net.dial import DialError
 from gateway.upstream import server as upstream
 from gateway.upstream.configured import Servers, servers_of
 from gateway.upstream.errors import Full, Silent, Unreachable
-from gateway.upstream.negotiation import Negotiation, Terms, list_exports
+from gateway.upstream.handshake import Reached
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import list_exports
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.news import CameBack, News, TurnedAway, WentDown
-from gateway.upstream.server import Reached
 from gateway.wire import limits
 from gateway.wire.constants import Rep, TransmissionFlag
 from gateway.wire.handshake import ListedExport

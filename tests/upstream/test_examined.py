@@ -18,7 +18,8 @@ from gateway.upstream import server as upstream
 from gateway.upstream.errors import Unreachable
 from gateway.upstream.examined import MOST_EXAMINED, Examined
 from gateway.upstream.ladder import RUNG_SECONDS
-from gateway.upstream.negotiation import Link, Negotiation, Terms
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.places import MOST_BACK_OFF_SECONDS
 from gateway.wire.constants import Opt, Rep
 from gateway.wire.constants import TransmissionFlag as Flag

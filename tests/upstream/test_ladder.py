@@ -22,7 +22,9 @@ from gateway.upstream import server as upstream
 from gateway.upstream.backends import Connect
 from gateway.upstream.errors import Unreachable
 from gateway.upstream.ladder import RUNG_SECONDS, Climb, Ladder, Next, Rung, next_rung, shown_by
-from gateway.upstream.negotiation import Negotiation, Terms, list_exports
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import list_exports
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire import limits
 from gateway.wire.constants import HandshakeFlag, Rep
 from tests.embedded.peers import socket_pair

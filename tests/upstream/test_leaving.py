@@ -13,13 +13,11 @@ import trio.testing
 from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.upstream import server as upstream
 from gateway.upstream.errors import Silent
-from gateway.upstream.negotiation import (
-    Negotiation,
-    OptionLine,
-    Terms,
-    list_exports,
-)
-from gateway.upstream.server import FAREWELL_SECONDS
+from gateway.upstream.greeting import greeted
+from gateway.upstream.handshake import FAREWELL_SECONDS
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import list_exports
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire.constants import IHAVEOPT, HandshakeFlag, Opt
 from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
 from gateway.wire.limits import MIB
@@ -43,7 +41,7 @@ async def opens(server: upstream.Server) -> None:
 
 async def is_greeted(server: upstream.Server) -> None:
     slot = await server.slot(patient=False)
-    await (await OptionLine.greeted(server, slot, patient=False)).aclose()
+    await (await greeted(server, slot, patient=False)).aclose()
 
 
 async def lists(server: upstream.Server) -> None:

@@ -11,7 +11,9 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Ser
 from gateway.embedded.personality import PLAIN, lacking
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
-from gateway.upstream.negotiation import MOST_OPTIONS, OF_QEMU, Negotiation, Terms
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.option_phase import MOST_OPTIONS, OF_QEMU
 from gateway.wire.constants import BASE_ALLOCATION, Opt, TransmissionFlag
 from tests.upstream.taps import Tap
 from tests.upstream.test_leaving import understood

@@ -18,16 +18,12 @@ from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
 from gateway.upstream.errors import Full
+from gateway.upstream.greeting import greeted
 from gateway.upstream.ladder import Rung
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.listing import list_exports
 from gateway.upstream.mode import Mode
-from gateway.upstream.negotiation import (
-    WARM_ANSWER_SECONDS,
-    Link,
-    Negotiation,
-    OptionLine,
-    Terms,
-    list_exports,
-)
+from gateway.upstream.negotiation import WARM_ANSWER_SECONDS, Negotiation
 from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
 from gateway.upstream.warm import (
     FIRST_PAUSE_SECONDS,
@@ -457,7 +453,7 @@ async def test_an_oldstyle_server_is_left_with_disc() -> None:
     async with far:
         await far.send_all(encode_oldstyle_greeting(limits.MIB, 1))
         slot = await server.slot()
-        await (await OptionLine.greeted(server, slot, patient=False)).aclose()
+        await (await greeted(server, slot, patient=False)).aclose()
         assert await far.receive_some() == SIMPLE.encode_request(Cmd.DISC, 0, 0, 0, 0)
         assert await far.receive_some() == b""
 

@@ -11,7 +11,8 @@ from gateway.inspect.conform.client import MAX_READ_BYTES, Broken, Client
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.upstream.errors import TlsRequired, Unreachable
-from gateway.upstream.negotiation import Negotiation, Terms
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.constants import TransmissionFlag as Flag
