@@ -176,8 +176,8 @@ class _Run:
         finally:
             self._service.hub.close()
         for server in self._service.led_to:
-            if server.repaired:
-                repaired = dict(sorted(server.repaired.items()))
+            if server.told.repaired:
+                repaired = dict(sorted(server.told.repaired.items()))
                 self._service.log.info("repaired", upstream=server.name, sessions=repaired)
         return self._status
 

@@ -21,7 +21,7 @@ from gateway.upstream.coherence import decide
 from gateway.upstream.configured import server_of
 from gateway.upstream.errors import TlsRequired
 from gateway.upstream.link import Terms
-from gateway.upstream.listing import list_exports
+from gateway.upstream.listing import exports_of
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.uri import Target, export_of
@@ -119,7 +119,7 @@ async def probe(target: Target, *, every_export: bool = False, transmit: bool = 
 
 async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:
     try:
-        listed: Sequence[ListedExport] | None = await server.listing(list_exports)
+        listed: Sequence[ListedExport] | None = await exports_of(server)
     except Refusal:
         listed = None
     names = [export_of(target)]

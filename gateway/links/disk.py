@@ -123,7 +123,11 @@ class Disks:
         key = server.disks, name
         disk = self._there.get(key)
         if disk is None:
-            kin = None if server.canonical_names else self._kin.setdefault(server.disks, Kin())
+            kin = (
+                None
+                if server.settings.canonical_names
+                else self._kin.setdefault(server.disks, Kin())
+            )
             losses = self._make(server, name)
             disk = self._there[key] = Disk(key, losses, kin, self._look_at)
             disk.fences.raised = partial(self._lift, weakref.ref(disk))

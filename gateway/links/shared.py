@@ -139,7 +139,7 @@ def _check_credentials(server: Server, there: Server) -> None:
     credentials of an upstream; that is taken up when the connections are made anew. Raises `Refusal`.
     """
     ours, theirs = server.recipe, there.recipe
-    if ours is None or theirs is None or ours.upstream == theirs.upstream:
+    if ours.upstream == theirs.upstream:
         return
     if ours.credentials != theirs.credentials:
         raise Refusal(
@@ -208,7 +208,7 @@ class SharedNegotiation:
         self._disk = disk
         self._joined: tuple[str, Joined] | None = None
         self._name: str | None = None
-        self.allowance = Allowance(server.negotiate_seconds)
+        self.allowance = Allowance(server.settings.negotiate_seconds)
         """Of the export that is asked about: what it may take yet until it is opened."""
 
     async def _part(self, name: str) -> Joined:
@@ -217,7 +217,7 @@ class SharedNegotiation:
                 return self._joined[1]
             await self.aclose()
         if self._name not in (None, name):
-            self.allowance = Allowance(self._server.negotiate_seconds)
+            self.allowance = Allowance(self._server.settings.negotiate_seconds)
         self._name = name
         joined = await self._trunks.join(self._disk(name), self._server, name, self.allowance)
         self._joined = name, joined

@@ -292,7 +292,7 @@ class Trunk:
 
     def _say_why_fewer(self) -> None:
         reason = self.decision.reason
-        if reason and self.server.is_news(self.terms.name, reason):
+        if reason and self.server.told.is_news(self.terms.name, reason):
             self._say(reason, {})
 
     async def _new_link(

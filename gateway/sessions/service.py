@@ -213,7 +213,7 @@ class Service:
             except Refusal:
                 link.close()
                 raise
-            if decision.reason and server.is_news(terms.name, decision.reason):
+            if decision.reason and server.told.is_news(terms.name, decision.reason):
                 self.log.warning(decision.reason, upstream=server.name, export=terms.name)
             return link
         disk = self.disk_at(place)

@@ -237,7 +237,7 @@ def _connections(link: Link | Joined) -> dict[str, object]:
 
 def _log_repairs(service: Service, opened: Opened) -> None:
     server = opened.place.server
-    for quirk in server.count_repairs(opened.link.quirks):
+    for quirk in server.told.count_repairs(opened.link.quirks):
         say = service.log.warning if quirk.risks_data else service.log.info
         say("repairing", upstream=server.name, quirk=quirk.name, what=quirk.summary)
 

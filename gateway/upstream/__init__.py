@@ -5,15 +5,16 @@ What there is:
 server.py        one upstream of the configuration, or where an export was switched to
 recipe.py        what it is made of: its settings, over a backend
 backends.py      what it leads to: an address, or what we run; and whose disks are there
-maker.py         makes servers of recipes
 configured.py    those of a configuration, made once and kept through reloads
 mode.py          over how many connections it serves
 coherence.py     whether several may be used
+news.py          what the log is told of how it is
 
 On the way to a link:
 
 connections.py   how many connections there may be to a backend, and who gives one up
-places.py        which of its addresses is connected to next, and when; pure
+connecting.py    connects to one of its places
+places.py        which of them is next, and when; pure
 handshake.py     one connection: its greeting, TLS, one option after the other
 greeting.py      brings one as far as it is good for any client
 warm.py          keeps such ones ready for the next clients, and sees how the server is
@@ -23,7 +24,10 @@ ladder.py        how much of the protocol it is asked for, and when for less; pu
 examined.py      what an INFO has shown of it, and need not be asked again; pure
 allowance.py     how long all of that may take
 link.py          what comes of it
-listing.py       what LIST shows of it
-errors.py        why there is no link
-news.py          what the log is told of how it is
+errors.py        why there is none
+
+What LIST shows:
+
+listing.py       of all upstreams, as their exports are called here
+listed.py        of one, asked for once for all who want it
 """

@@ -19,12 +19,12 @@ async def greeted(
     allowance: Allowance | None = None,
 ) -> Handshake:
     """Connect in a slot, take the greeting, and go over to TLS: nothing yet depends on who it is for. How it is
-    connected to is said as to `Server.connect`. The slot is left if that fails. Raises `Unreachable`.
+    connected to is said as to `Connector.connect`. The slot is left if that fails. Raises `Unreachable`.
     """
     if allowance is None:
-        allowance = Allowance(server.negotiate_seconds)
+        allowance = Allowance(server.settings.negotiate_seconds)
     try:
-        reached = await server.connect(
+        reached = await server.connector.connect(
             patient=patient,
             for_client=for_client,
             beside=beside,

@@ -9,6 +9,7 @@ the list. So does one that takes a single connection, which clients share: of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import trio
 
@@ -44,7 +45,7 @@ async def listed_exports(
 
     async def ask(upstream: str) -> None:
         try:
-            told[upstream] = await servers[upstream].listing(list_exports)
+            told[upstream] = await exports_of(servers[upstream])
         except Refusal as refusal:
             refusals.append(refusal)
 
@@ -88,6 +89,11 @@ def visible_exports(
             description = told_there if route.description is None else route.description
             visible[name] = ListedExport(name, description)
     return list(visible.values())
+
+
+async def exports_of(server: Server) -> list[ListedExport]:
+    """Give a server's exports, as they were a moment ago or are now. Raises `Refusal` if it will not say."""
+    return await server.listed.exports(partial(list_exports, server))
 
 
 async def list_exports(server: Server) -> list[ListedExport]:

@@ -49,9 +49,6 @@ class Mode:
         return f"what its connection leaves unanswered is asked over another ({self.wanted} wanted)"
 
 
-ONE_FOR_EACH = Mode()
-
-
 def mode_of(settings: Upstream) -> Mode:
     """Give over how many connections an upstream serves, and what becomes of clients when they are lost."""
     survival = Survival(

@@ -84,7 +84,7 @@ class Negotiation:
         self._phase: OptionPhase | None = None
         self._info_first = False
         self._name: str | None = None
-        self.allowance = allowance or Allowance(server.negotiate_seconds)
+        self.allowance = allowance or Allowance(server.settings.negotiate_seconds)
         """Of the export that is asked about: what it may take yet until it is opened."""
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
@@ -115,7 +115,7 @@ class Negotiation:
         """Open the export; the link is the caller's. Raises `Refusal`."""
         link = await self._climb(terms, OptionPhase.open, looks=False)
         self._phase = None
-        self.allowance = Allowance(self._server.negotiate_seconds)
+        self.allowance = Allowance(self._server.settings.negotiate_seconds)
         if self._server.warm is not None:
             self._server.warm.served()
         return link
@@ -137,7 +137,7 @@ class Negotiation:
         `looks` at the export, and neither opens it nor selects contexts.
         """
         if self._name not in (None, terms.name):
-            self.allowance = Allowance(self._server.negotiate_seconds)
+            self.allowance = Allowance(self._server.settings.negotiate_seconds)
         self._name = terms.name
         if self._phase is not None:
             if self._phase.suits(terms, looks=looks):
@@ -146,7 +146,7 @@ class Negotiation:
                 await self.aclose()
         climb = self._server.ladder.climb(self._lowest)
         wanted = {"structured": terms.structured, "extended": terms.extended}
-        connecting = Allowance(self._server.connect_seconds)
+        connecting = Allowance(self._server.settings.connect_seconds)
         warm, pause_seconds = self._warm, FIRST_PAUSE_SECONDS
         lost: LostTheWay | None = None
         while True:

@@ -327,7 +327,7 @@ class OptionPhase:
         self.seen = evidence
         quirks = self._server.quirks(evidence)
         dialect = dialect_of(quirks)
-        if self._server.trust_allocation:
+        if self._server.settings.trust_allocation:
             dialect = replace(dialect, flat_allocation=False)
         sizes = sane_block_sizes(answer.block_sizes)
         export = Export(
@@ -341,7 +341,7 @@ class OptionPhase:
             self._core.extended,
         )
         export = dialect.repair(export)
-        if self._server.same_storage and not export.flags & TransmissionFlag.READ_ONLY:
+        if self._server.settings.same_storage and not export.flags & TransmissionFlag.READ_ONLY:
             # A FLUSH covers what one server has been given, and the next connection may be to another.
             export = replace(export, flags=export.flags & ~TransmissionFlag.CAN_MULTI_CONN)
         return export, dialect, quirks

@@ -216,7 +216,7 @@ async def check_health(server: Server, seconds: float) -> None:
     checked = trio.current_time()
     well = True
     while True:
-        due = max(checked, server.tried_at) + seconds
+        due = max(checked, server.connector.tried_at) + seconds
         if trio.current_time() < due:
             await trio.sleep_until(due)
             continue

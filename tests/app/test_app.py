@@ -33,6 +33,6 @@ async def test_an_upstream_without_descriptors_is_unreachable(
         with monkeypatch.context() as patch:
             patch.setattr(socket, call, none_left)
             with pytest.raises(Unreachable) as caught:
-                await servers["main"].connect()
+                await servers["main"].connector.connect()
     assert f"{says}{os.strerror(errno.EMFILE)}" in caught.value.text
     assert caught.value.reply == Rep.ERR_SHUTDOWN

@@ -24,7 +24,6 @@ from gateway.tls.credentials import (
     server_credentials,
 )
 from gateway.tls.credentials import Session as TlsSession
-from gateway.upstream import server as upstream
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.wire import limits
@@ -34,6 +33,7 @@ from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client, socket_pair
 from tests.sessions.gateways import Gateway, gateway_before
 from tests.tls.handshakes import directory
+from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap, cancelled_at
 
 SIZE = 8 * limits.MIB
@@ -528,7 +528,7 @@ async def test_a_server_over_tls_that_is_left_anywhere_hears_nothing_in_the_clea
             return tap.connect(gateway.nursery, serve)
 
         async def opens() -> None:
-            server = upstream.Server("main", connect, negotiate_seconds=5)
+            server = server_to("main", connect, negotiate_seconds=5)
             server.tls = [partial(session_of, pki)]
             negotiation = Negotiation(server)
             try:

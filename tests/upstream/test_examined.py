@@ -14,7 +14,6 @@ from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.net.dial import DialError
 from gateway.protocol.client_role import Style
 from gateway.quirks import Evidence, recognised
-from gateway.upstream import server as upstream
 from gateway.upstream.errors import Unreachable
 from gateway.upstream.examined import MOST_EXAMINED, Examined
 from gateway.upstream.ladder import RUNG_SECONDS
@@ -25,6 +24,7 @@ from gateway.wire.constants import Opt, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
 from tests.sessions.test_repairs import like_nbd_server
+from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap
 from tests.upstream.test_leaving import understood
 
@@ -45,7 +45,7 @@ class House:
         self.personality = personality
         self.refuses = False
         self.taps: list[Tap] = []
-        self.upstream = upstream.Server("main", self._connect)
+        self.upstream = server_to("main", self._connect)
         self._nursery = nursery
 
     async def _connect(self) -> trio.SocketStream:

@@ -10,11 +10,11 @@ import trio
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Server
 from gateway.embedded.personality import PLAIN, lacking
 from gateway.protocol.errors import Refusal
-from gateway.upstream import server as upstream
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.option_phase import MOST_OPTIONS, OF_QEMU
 from gateway.wire.constants import BASE_ALLOCATION, Opt, TransmissionFlag
+from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap
 from tests.upstream.test_leaving import understood
 
@@ -33,7 +33,7 @@ class House:
         left = list(faults)
         self.server = Server(disks, personality, faults=lambda _: left.pop(0) if left else Faults())
         self.taps: list[Tap] = []
-        self.upstream = upstream.Server("main", self._connect, max_connections=2)
+        self.upstream = server_to("main", self._connect, max_connections=2)
         self.negotiation = Negotiation(self.upstream)
         self._nursery = nursery
 

@@ -21,7 +21,7 @@ from gateway.upstream.errors import Full
 from gateway.upstream.greeting import greeted
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Link, Terms
-from gateway.upstream.listing import list_exports
+from gateway.upstream.listing import exports_of
 from gateway.upstream.mode import Mode
 from gateway.upstream.negotiation import WARM_ANSWER_SECONDS, Negotiation
 from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
@@ -38,6 +38,7 @@ from gateway.wire.framing import SIMPLE
 from gateway.wire.handshake import encode_oldstyle_greeting
 from tests.embedded.peers import socket_pair
 from tests.sessions.gateways import gateway_before
+from tests.upstream.servers import server_to
 
 pytestmark = pytest.mark.real
 
@@ -153,7 +154,7 @@ async def before(
     """A server, of which so many connections are kept ready."""
     async with trio.open_nursery() as servers:
         far = Far(servers, personality, seconds, faults, at_a_time)
-        server = upstream.Server(
+        server = server_to(
             "main",
             far.connect,
             negotiate_seconds=5,
@@ -242,7 +243,7 @@ async def test_many_clients_at_once_get_one_each() -> None:
 async def test_a_link_that_takes_the_place_of_another_is_dialled() -> None:
     async with before() as it:
         await it.served()
-        it.far.up = it.server.patient = False
+        it.far.up = it.server.connector.patient = False
         with pytest.raises(Refusal):
             await Negotiation(it.server).go(TERMS)
         assert set(it.far.live) == {1}
@@ -449,7 +450,7 @@ async def test_an_oldstyle_server_is_left_with_disc() -> None:
     async def connect() -> trio.SocketStream:
         return near
 
-    server = upstream.Server("main", connect)
+    server = server_to("main", connect)
     async with far:
         await far.send_all(encode_oldstyle_greeting(limits.MIB, 1))
         slot = await server.slot()
@@ -472,7 +473,7 @@ async def test_it_gives_way_to_who_needs_the_slot(
         await trio.sleep(10)
         assert set(it.far.live) == {1}
         began = trio.current_time()
-        assert [each.name for each in await it.server.listing(list_exports)] == [""]
+        assert [each.name for each in await exports_of(it.server)] == [""]
         assert trio.current_time() == began
         await trio.sleep(10)
         link = await it.client()
@@ -489,7 +490,7 @@ async def test_it_gives_way_to_who_is_led_to_the_same_server_in_another_way() ->
         await it.served()
         assert it.server.warm is not None
         assert it.server.warm.count == 1
-        there = upstream.Server("there", it.far.connect, connections=it.server.connections)
+        there = server_to("there", it.far.connect, connections=it.server.connections)
         slot = await there.slot(patient=False)
         await trio.testing.wait_all_tasks_blocked()
         assert not it.far.live
@@ -560,7 +561,7 @@ async def test_none_is_kept_while_an_export_is_paused_nor_by_who_shuts_down_or_i
         service.note_change()
         assert await warm() == 0
         assert await after_a_client() == 2
-        other = upstream.Server("main", main._connects[0])
+        other = server_to("main", main.connector.connects[0])
         service.reconfigure(service.config, service.access, {"main": other})
         assert await warm() == 0
         service.reconfigure(service.config, service.access, {"main": main})
