@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.cli import main
 Capture = pytest.CaptureFixture[str]
 
 LISTEN = '[[listen]]\nuri = "nbd://127.0.0.1:0"\n'
+UNIX = '[[listen]]\nuri = "nbd+unix:///?socket=s"\n'
 UPSTREAM = '[upstream.a]\nuri = "memory:1M"\n'
 RULE = "[[rule]]\n"
 EXPORT = '[[export]]\nname = ""\nupstream = "a"\n'
@@ -73,6 +75,22 @@ LACKS: dict[str, tuple[str, list[str]]] = {
     "the directory of the control socket": (
         f'{LISTEN}{UPSTREAM}[control]\nsocket = "run/control"\n',
         ["g.toml:6: control.socket: there is no directory run"],
+    ),
+    "room for a socket": (
+        f'[[listen]]\nuri = "nbd+unix:///?socket=g.toml"\n{UPSTREAM}',
+        ["g.toml:2: listen.uri: the file exists and is not a socket"],
+    ),
+    "room for the control socket": (
+        f'{LISTEN}{UPSTREAM}[control]\nsocket = "g.toml"\n',
+        ["g.toml:6: control.socket: the file exists and is not a socket"],
+    ),
+    "a user to own a socket": (
+        f'{UNIX}socket-owner = "nobody-of-that-name"\n{UPSTREAM}',
+        ["g.toml:3: listen.socket-owner: there is no user 'nobody-of-that-name'"],
+    ),
+    "a group to own a socket": (
+        f'{UNIX}socket-owner = "root:none-of-that-name"\n{UPSTREAM}',
+        ["g.toml:3: listen.socket-owner: there is no group 'none-of-that-name'"],
     ),
     "several": (
         '[control]\nsocket = "run/control"\n[upstream.a]\nuri = "file:missing.img"\n'
@@ -153,6 +171,15 @@ def test_what_is_there_is_not_missed(tmp_path: Path, capsys: Capture) -> None:
     assert capsys.readouterr().err == ""
     assert {each.name for each in tmp_path.iterdir()} == {"disk.img", "pki", "g.toml"}
     assert (tmp_path / "disk.img").read_bytes() == b"content"
+
+
+def test_a_socket_that_stands_already_is_no_hindrance(tmp_path: Path, capsys: Capture) -> None:
+    """Whether anybody listens on it, `serve` finds out."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind("s")
+    (tmp_path / "g.toml").write_text(f'{UNIX}socket-owner = "root:root"\n{UPSTREAM}')
+    assert main(["check", "g.toml"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_certificates_that_end_soon_are_a_warning(tmp_path: Path, capsys: Capture) -> None:
