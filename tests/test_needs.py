@@ -60,6 +60,31 @@ LACKS: dict[str, tuple[str, list[str]]] = {
             "g.toml:3: listen.psk: listener nbds://h:10809: keys.psk: cannot be read: No such file or directory"
         ],
     ),
+    "all that is to be in a directory of certificates": (
+        f'[[listen]]\nuri = "nbds://h"\ncertificates = "."\n{UPSTREAM}',
+        [
+            f"g.toml:3: listen.certificates: listener nbds://h:10809: {name}: cannot be read: No such file or"
+            for name in ("server-cert.pem", "server-key.pem", "ca-cert.pem")
+        ],
+    ),
+    "certificates, and keys beside them": (
+        f'[[listen]]\nuri = "nbds://h"\ncertificates = "pki"\npsk = "keys.psk"\n{UPSTREAM}',
+        [
+            "g.toml:3: listen.certificates: listener nbds://h:10809: pki: is no directory",
+            "g.toml:4: listen.psk: listener nbds://h:10809: keys.psk: cannot be read: No such file",
+        ],
+    ),
+    "certificates for two servers": (
+        f'{LISTEN}[upstream.a]\nuris = ["nbds://h/?tls-certificates=x", "nbds://i/?tls-certificates=y"]\n',
+        [
+            f"g.toml:4: upstream.a.uris: upstream a (nbds://{host}:10809/?tls-certificates={name}): {name}:"
+            for host, name in (("h", "x"), ("i", "y"))
+        ],
+    ),
+    "the same for two servers": (
+        f'{LISTEN}[upstream.a]\nuris = ["nbds://h", "nbds://i"]\ncertificates = "pki"\n',
+        ["g.toml:5: upstream.a.certificates: upstream a (nbds://h:10809): pki: is no directory"],
+    ),
     "certificates for a server": (
         f'{LISTEN}[upstream.a]\nuri = "nbds://h"\ncertificates = "pki"\n',
         ["g.toml:5: upstream.a.certificates: upstream a: pki: is no directory"],
@@ -135,6 +160,15 @@ def test_serve_fails_for_it_and_says_the_same(what: str, tmp_path: Path, capsys:
     assert main(["serve", "--config", "g.toml"]) == 1
     error = capsys.readouterr().err
     assert any(line.split(": ", 2)[2].rpartition(": ")[2] in error for line in said)
+
+
+def test_serve_says_of_all_files_of_credentials_too(tmp_path: Path, capsys: Capture) -> None:
+    text, _said = LACKS["all that is to be in a directory of certificates"]
+    (tmp_path / "g.toml").write_text(text)
+    assert main(["serve", "--config", "g.toml"]) == 1
+    error = capsys.readouterr().err
+    for name in ("server-cert.pem", "server-key.pem", "ca-cert.pem"):
+        assert f"listener nbds://h:10809: {name}: cannot be read" in error
 
 
 @pytest.mark.parametrize("what", LACKS)
