@@ -210,7 +210,7 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
             async with upstreams(config, embedded, load_keyring(config)) as servers:
                 await _ask(servers[grant.route.upstream], grant, chain, report)
         except Refusal as refusal:
-            report.refusal, report.why = refusal, refusal.text
+            report.refusal, report.why = refusal, refusal.why
         except StartError as error:
             failed = error
         embedded.cancel_scope.cancel()
@@ -360,7 +360,7 @@ async def _listed(server: Server, grant: Grant, report: Report) -> list[str]:
     except Refusal as refusal:
         if refusal.reply != Rep.ERR_UNSUP:
             raise
-        report.no_contexts = refusal.text
+        report.no_contexts = refusal.why
     finally:
         await negotiation.aclose()
     if grant.route.synthesise_allocation and BASE_ALLOCATION not in names:

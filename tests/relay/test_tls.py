@@ -17,6 +17,8 @@ import trio.testing
 import trustme
 
 from gateway.embedded import MemoryDisk, Server
+from gateway.net.drive import Conversation, PeerClosed
+from gateway.protocol.server import Aborted, ServerDialect, ServerNegotiation, Tls
 from gateway.relay.client import serve_client
 from gateway.tls.credentials import (
     ServerCredentials,
@@ -622,6 +624,38 @@ async def test_servers_that_do_not_go_over_to_tls(
     assert said.startswith(b"\0\0\0\3" + encode_option(Opt.STARTTLS))
     assert b"disk" not in said
     assert encode_option(Opt.STRUCTURED_REPLY) not in said
+
+
+async def of_tls_alone(stream: trio.SocketStream) -> None:
+    """A server that answers nothing before TLS."""
+    async with stream:
+        core = ServerNegotiation(ServerDialect(tls=Tls.REQUIRE))
+        with suppress(PeerClosed):
+            assert await Conversation(stream, core).next_event() == Aborted()
+
+
+async def test_what_mends_it_is_told_to_us_and_not_to_the_client() -> None:
+    """A client has no URI of that server, and an operator has no use for "send STARTTLS"."""
+    async with trio.open_nursery() as nursery:
+
+        def connect() -> trio.SocketStream:
+            ours, theirs = socket_pair()
+            nursery.start_soon(of_tls_alone, theirs)
+            return ours
+
+        with structlog.testing.capture_logs() as lines:
+            async with gateway_before(connect) as gateway:
+                client = gateway.client()
+                async with client.stream:
+                    await client.greeting()
+                    client.negotiation.go("disk", ())
+                    refused = await client.refused()
+    assert refused.reply == Rep.ERR_POLICY
+    assert (
+        refused.text == "the gateway's own server wants TLS, which the gateway does not use there"
+    )
+    [why] = [line["why"] for line in lines if line["event"] == "client refused"]
+    assert why.endswith(": use nbds: in the URI of this server")
 
 
 async def test_shutting_down_in_a_handshake(pki: Path, credentials: ServerCredentials) -> None:
