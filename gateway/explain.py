@@ -236,7 +236,7 @@ def _granted(access: Access, config: Config, report: Report) -> Grant:
         report.asked,
         found,
         secure=report.client.identity.tls,
-        without_tls=Rep.ERR_TLS_REQD if has_tls else Rep.ERR_UNKNOWN,
+        without_tls=Rep.ERR_TLS_REQD if has_tls else None,
     )
     if refusal is not None:
         report.why = report.why or "the export is only for clients over TLS"

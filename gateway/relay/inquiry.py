@@ -257,7 +257,7 @@ class Inquiry:
         except NotGranted as refused:
             self._log_denial(refused)
             found = refused
-        hint = without_tls if self._has_tls else Rep.ERR_UNKNOWN
+        hint = without_tls if self._has_tls else None
         refusal = refusal_of(config, name, found, secure=secure, without_tls=hint)
         if refusal is not None:
             raise refusal
