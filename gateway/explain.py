@@ -37,6 +37,7 @@ from gateway.relay.promise import (
     plan_of,
     promise,
     refusal_of,
+    refusal_there,
     refusal_to_join,
     selected_contexts,
     told_of,
@@ -210,7 +211,7 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
             async with upstreams(config, embedded, load_keyring(config)) as servers:
                 await _ask(servers[grant.route.upstream], grant, chain, report)
         except Refusal as refusal:
-            report.refusal, report.why = refusal, refusal.why
+            report.refusal, report.why = refusal_there(report.asked, refusal), refusal.why
         except StartError as error:
             failed = error
         embedded.cancel_scope.cancel()

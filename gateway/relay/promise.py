@@ -138,8 +138,19 @@ def refusal_of(
 def refusal_to_join(route: Route, asked: str, denied: Denied) -> Refusal:
     """Give what a client is told that asks for an export by a name, and that a policy does not let in."""
     if route.hide:
-        return _unknown(asked)
+        return _unknown(asked, why=str(denied))
     return Refusal(Rep.ERR_POLICY, str(denied))
+
+
+def refusal_there(asked: str, refused: Refusal) -> Refusal:
+    """Give what a client is told that asks for an export by a name, where the upstream has refused it.
+
+    Of a name that the upstream does not have it hears what it hears of one that is hidden: else the words would
+    say which ones are. The upstream's own are for the log.
+    """
+    if refused.reply != Rep.ERR_UNKNOWN:
+        return refused
+    return _unknown(asked, why=refused.why)
 
 
 def check_places(server: Server, promised: Offer) -> None:
@@ -152,8 +163,8 @@ def check_places(server: Server, promised: Offer) -> None:
         raise Refusal(Rep.ERR_POLICY, text)
 
 
-def _unknown(name: str) -> Refusal:
-    return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
+def _unknown(name: str, *, why: str | None = None) -> Refusal:
+    return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}", why=why)
 
 
 # --- Meta contexts
