@@ -114,7 +114,7 @@ async def probe(target: Target, *, every_export: bool = False, transmit: bool = 
         async with server_of(target) as server:
             return await _probe(target, server, every_export=every_export, transmit=transmit)
     except Refusal as refusal:
-        raise CannotProbe(refusal.text) from None
+        raise CannotProbe(refusal.why) from None
 
 
 async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:

@@ -27,11 +27,12 @@ class Full(Unreachable):
 
 class TlsRequired(Refusal):
     """The upstream says nothing before TLS. To a client that is a matter of policy: it may be over TLS itself,
-    and cannot help it.
+    and cannot help it. Nor would `why`, which says how it is mended, be of use to it: the URI is ours.
     """
 
-    def __init__(self, text: str) -> None:
-        super().__init__(Rep.ERR_POLICY, text)
+    def __init__(self, why: str) -> None:
+        text = "the gateway's own server wants TLS, which the gateway does not use there"
+        super().__init__(Rep.ERR_POLICY, text, why=why)
 
 
 class Rejected(Refusal):

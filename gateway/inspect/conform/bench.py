@@ -145,7 +145,7 @@ class Bench:
         except Refusal as refusal:
             if self.dismissed:
                 raise NotOffered(no_more(refusal)) from None
-            raise Broken("one more connection", refusal.text) from None
+            raise Broken("one more connection", refusal.why) from None
         try:
             yield client
         except BaseException:
@@ -272,4 +272,4 @@ def compare(offset: int, expected: bytes | bytearray, found: bytes | bytearray, 
 
 def no_more(refusal: Refusal) -> str:
     """Say why nothing more can be found out of a server that a connection was ended with in good order."""
-    return f"the server takes no other client after one that has left: {refusal.text}"
+    return f"the server takes no other client after one that has left: {refusal.why}"
