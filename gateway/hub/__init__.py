@@ -5,4 +5,5 @@ crowd.py    what it waits for, and what those that it serves tell it of how to w
 turns.py    whose turn it is where there is not time for all
 lane.py     one direction of a session: receive once, scan, send once
 session.py  two lanes, and how they end
+ends.py     what becomes of a session when something happens to one of its sides: a table; pure
 """

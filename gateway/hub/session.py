@@ -3,16 +3,7 @@
 The lanes are independent: replies go on being read while a request cannot be written, and the other way
 round, because a relay that lets one direction hold up the other hangs clients that write and read at once.
 
-How a session ends, with what is still done then:
-
-- the client says DISC, or closes between two requests: what is under way is finished and answered, and the
-  client may go. What it has not flushed is FLUSHed, then the upstream gets DISC;
-- we `finish` it (shutting down): the same, with the client's half-sent WRITE taken to its end first;
-- the client breaks the protocol, or vanishes: nothing more is sent to it. Replies under way are read and
-  dropped before the link is closed, for a server may not bear a connection reset under its replies (nbdkit
-  1.32 ends over it). DISC follows, unless a WRITE is half sent upstream, which must never be completed;
-- the link breaks the protocol, or dies, and nobody has it `survive`: every command under way is answered EIO,
-  and the client is disconnected.
+How a session ends is a table, in `gateway.hub.ends`.
 
 A session can be *held*, which is no end: it begins no request any more, takes to its end what has begun, and is
 `quiet` then. What its client sends meanwhile stays where it is, DISC included, until it may `go_on`. While it
@@ -42,6 +33,7 @@ from functools import partial
 import trio
 
 from gateway.hub.crowd import CALM_STEPS, FEW_COMMANDS, GONE, READ, WRITE, Crowd, crowd_of
+from gateway.hub.ends import ClientIs, Event, LinkIs, Sides, Takes, Then, move
 from gateway.hub.lane import LONG_ASIDE_BYTES, BufferPool, Lane
 from gateway.jobs.jobs import Answer
 from gateway.jobs.locks import Held
@@ -101,7 +93,6 @@ class Session:
         "_link_mute",
         "_more_replies",
         "_more_requests",
-        "_over",
         "_push",
         "_replies",
         "_replies_lane",
@@ -113,12 +104,12 @@ class Session:
         "client",
         "ended",
         "ending",
-        "linger",
         "link",
         "link_lost",
         "reason",
         "seconds_to_end",
         "settled",
+        "sides",
         "survive",
         "traffic",
     )
@@ -156,9 +147,11 @@ class Session:
         self._more_requests = False
         self._more_replies = False
         self._goes = False  # the client has gone, which is looked at when its requests are
-        self._stopping = False  # no request is begun any more
         self._holds: set[Hold] = set()  # no request is begun as long as there is one
-        self._over = False  # it has `ended`
+        self.sides = Sides(ClientIs.ASKING, LinkIs.NONE if link is None else LinkIs.OPEN)
+        """How far its end has come (`gateway.hub.ends`)."""
+        # What follows from that, for each step to look at; `_happens` alone sets it:
+        self._stopping = False  # no request is begun any more
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
         self._link_closed = False  # nothing comes from the link
@@ -168,8 +161,6 @@ class Session:
         """Why the session ends, for the log; empty if the client ended it in good order."""
         self.bug: Exception | None = None
         """What went wrong in here, if anything did."""
-        self.linger = False
-        """The client is still there and has to be told: close in a way that it can read what we sent."""
         self.seconds_to_end = float(LOST_SECONDS)
         """How long the end may take from `ending` on."""
         self.settled = False
@@ -319,8 +310,8 @@ class Session:
             self._interest[link] = 0
         self.link = link
         self._push = push
-        self._flowing = False
-        self._link_closed = self._link_mute = self._more_replies = False
+        self._flowing = self._more_replies = False
+        self._happens(Event.UNLINKED if link is None else Event.RELINKED)
         self.link_lost = ""
         self.settled = False
         self._step(lambda _events: None, 0)
@@ -393,7 +384,8 @@ class Session:
         carry_over(traffic, self._requests, plan, ask, adopt)
         self._requests_lane.lead_nowhere()
         self._requests.stopped = self._begins_nothing
-        self._link_closed = self._link_mute = self._more_replies = False
+        self._more_replies = False
+        self._happens(Event.CARRIED_OVER)
         self._send_what_jobs_say()
 
     def _complete(self, answer: Answer) -> None:
@@ -423,7 +415,9 @@ class Session:
         return self._step(self._link_ready, events)
 
     def _step(self, step: Callable[[int], None], events: int) -> int:
-        if self._over:  # in this very round of the hub, which has not been told yet
+        if (
+            self.sides.link is LinkIs.LEFT
+        ):  # in this very round of the hub, which has not been told yet
             return Crowd.NONE
         try:
             step(events)
@@ -477,12 +471,9 @@ class Session:
         self._step(lambda _: self._finish(reason, seconds), 0)
 
     def _finish(self, reason: str, seconds: float) -> None:
-        if not self._stopping:
-            self._stop(reason)
-            self.linger = True
         if not self.ending.is_set():
             self.seconds_to_end = seconds
-            self.ending.set()
+        self._happens(Event.FINISH, reason)
 
     @property
     def held_up(self) -> list[Held]:
@@ -528,10 +519,10 @@ class Session:
         if requests.disconnected or self._requests_lane.ended:
             self.traffic.debt.deaf = True  # it may not read what it is told any more
         if requests.disconnected:
-            self._stop("")
+            self._happens(Event.GOODBYE)
         elif self._requests_lane.ended:
             if requests.between_messages and not self._requests_lane.unscanned:
-                self._stop("")
+                self._happens(Event.GOODBYE)
             else:
                 self._lose_client("the client closed its connection inside a request")
 
@@ -644,40 +635,52 @@ class Session:
         except OSError as error:
             # What the upstream has answered may still be there to read; its end is seen there.
             self._note_unsent()
-            self._link_mute = True
+            survives = self.survive is not None
+            self._happens(
+                Event.SEND_FAILED_SURVIVING if survives else Event.SEND_FAILED,
+                f"the upstream takes no more requests: {error.strerror or error}",
+            )
             self._requests_lane.discard()
-            if self.survive is not None and not self._client_gone:
-                return
-            self._stop(f"the upstream takes no more requests: {error.strerror or error}")
-            self.ending.set()
             return
         if self.traffic.early.held:
             self._settle_early()
 
     # --- The ends
 
-    def _stop(self, reason: str) -> None:
-        if not self._stopping:
-            self._stopping = self._requests.stopped = True
+    def _happens(self, event: Event, reason: str = "", *, busy: bool = False) -> Then:
+        """Something has happened, for a `reason`, while commands were under way if it was `busy`: give what is
+        to be done then. Nothing else sets what is known of the two sides.
+        """
+        self.sides, takes, hurries, then = move(self.sides, event)
+        client, link = self.sides
+        if takes is Takes.ALWAYS or (busy and takes is Takes.IF_BUSY):
             self.reason = reason
+        if client is not ClientIs.ASKING and not self._stopping:
+            self._stopping = self._requests.stopped = True
             if self._gate is not None:
                 self._gate.close()
+        self._client_gone = client is ClientIs.GONE
+        self._link_mute, self._link_closed = link.takes_nothing, link.gives_nothing
+        if hurries:
+            self.ending.set()
+        return then
+
+    @property
+    def linger(self) -> bool:
+        """The client is still there and has to be told: close in a way that it can read what we sent."""
+        return self.sides.client is ClientIs.TOLD
 
     def _lose_client(self, reason: str) -> None:
         if self._client_gone:
             return
         self._note_answered()
-        if not self._stopping or self.linger:
-            self.reason = reason
-        self._stop(reason)
-        self.ending.set()
-        self._client_gone = self.traffic.debt.deaf = True
-        self.linger = False
-        self._replies_lane.discard()
-        if self._requests.payload_left:
-            # A WRITE is half sent upstream and will never be whole: nothing may follow it.
+        in_write = bool(self._requests.payload_left)
+        if in_write:
             self._note_unsent()
-            self._link_mute = True
+        then = self._happens(Event.CLIENT_LOST_IN_WRITE if in_write else Event.CLIENT_LOST, reason)
+        self.traffic.debt.deaf = True
+        self._replies_lane.discard()
+        if then is Then.DROP_BOTH:
             self._requests_lane.discard()
             if self.traffic.trail is not None:
                 self.traffic.trail.losses.left(self.traffic.trail)
@@ -687,36 +690,40 @@ class Session:
     def _lose_link(self, reason: str) -> None:
         if self.traffic.memory is not None:  # who scanned may have given up before
             self.traffic.memory.remember(self.traffic.last_cookie)
-        quiet = self.quiet
-        self._link_closed = self._link_mute = True
-        lives_on = self.survive is not None and not self._stopping and not self._client_gone
-        if self.traffic.trail is not None and (not lives_on or self.settled):
+        then = self._happens(self._how_lost(), reason)
+        if self.traffic.trail is not None and (then is not Then.SURVIVE or self.settled):
             trail = self.traffic.trail
             trail.losses.died(trail, f"the connection to the server was lost: {reason}")
-        if self.settled and quiet and not self._stopping:
+        if then is Then.REST:
             self._replies_lane.release()
             self.link_lost = reason
-            return
-        if lives_on:
+        elif then is Then.SURVIVE:
             assert self.survive is not None
             survive, self.survive = self.survive, None
             survive(reason)
-            return
+        elif then is Then.FAIL:
+            self._fail(reason)
+
+    def _how_lost(self) -> Event:
+        """Give what it means that the link is lost."""
+        if self.settled and self.quiet:
+            return Event.LINK_LOST_AT_REST
+        return Event.LINK_LOST if self.survive is None else Event.LINK_LOST_SURVIVING
+
+    def _fail(self, reason: str) -> None:
+        """The link is lost, and with it what is under way."""
         self._requests_lane.close()
         traffic = self.traffic
         busy = bool(traffic.in_flight or traffic.jobs or self._replies.payload_left)
-        # A client that went first is to blame: a server may well close on half a WRITE.
-        if not self._client_gone and (not self._stopping or busy):
-            self.reason = reason
-        self._stop(reason)
-        self.ending.set()
+        self._happens(Event.FAILS, reason, busy=busy)
         traffic.give_up_writes()
         answers = self._replies.fail(reason)
         traffic.locks.look_again()  # whoever waited for what was under way here waits no more
         if answers is None:
             self._lose_client(f"{reason}, in the middle of a reply that cannot be taken back")
-        elif not self._client_gone:
-            self.linger = True
+            return
+        self._happens(Event.FAILED)
+        if not self._client_gone:
             self._replies_lane.out += answers
             self._send_replies()
 
@@ -758,9 +765,7 @@ class Session:
         elif self.traffic.held:
             self._requests_lane.put_aside()
         if self._stopping and (self._link_closed or self._idle) and not self._replies_lane.out:
-            if self._flush_at_the_end():
-                return
-            self._end()
+            self._come_to_the_end()
             return
         self._want(self.client, self._client_interest())
         if self._more_requests:
@@ -821,42 +826,33 @@ class Session:
             self._interest[sock] = events
             self._watch(sock, events)
 
-    def _flush_at_the_end(self) -> bool:
-        """Have FLUSHed what the client has written and not flushed, before the link is closed: nobody could
-        prove later that it has not been lost. Say whether that is under way; a client that has said goodbye
-        does not wait.
-        """
+    def _come_to_the_end(self) -> None:
+        """Nothing is under way any more, and nothing is begun: end, or have FLUSHed first what is not."""
         trail = self.traffic.trail
-        mute = self._link_closed or self._link_mute
-        if self._farewells == MOST_TRIES or mute or trail is None or not trail.unflushed:
-            return False
-        self._farewells += 1
-        if not self.linger and not self._client_gone:
-            self._client_gone = True
-            _shut_down(self.client, socket.SHUT_RDWR)
-            self._want(self.client, 0)
-        self.ending.set()
-        self.traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), _nobody_waits)
-        self._send_what_jobs_say()
-        if self._link_mute:
-            return False
-        assert self.link is not None
-        self._want(self.link, self._link_interest())
-        return True
-
-    def _end(self) -> None:
-        if not self.ended.is_set():
-            if not self._link_mute and self.link is not None:
-                link = self.traffic.plan.link
-                self._requests_lane.out.append(link.disc())
-                self._send_requests()
+        unflushed = trail is not None and trail.unflushed and self._farewells < MOST_TRIES
+        then = self._happens(Event.DONE_UNFLUSHED if unflushed else Event.DONE)
+        if then in (Then.FLUSH, Then.FLUSH_ALONE):
+            self._farewells += 1
+            if then is Then.FLUSH_ALONE:
+                _shut_down(self.client, socket.SHUT_RDWR)
+                self._want(self.client, 0)
+            self.traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), _nobody_waits)
+            self._send_what_jobs_say()
+            if not self._link_mute:
+                assert self.link is not None
+                self._want(self.link, self._link_interest())
+                return
+            then = self._happens(Event.DONE)
+        if then is Then.PART:
+            self._requests_lane.out.append(self.traffic.plan.link.disc())
+            self._send_requests()
+        if then is not Then.NOTHING:
             self.close()
 
     def close(self) -> None:
         """Stop at once; what is under way is lost. The sockets stay open, for their owner to close."""
         self._note_answered()
-        self._stop("stopped")
-        self.ending.set()
+        self._happens(Event.CLOSE, "stopped")
         self._requests_lane.close()
         self._replies_lane.close()
         self.traffic.jobs.woken = _not_any_more
@@ -873,7 +869,7 @@ class Session:
             self.traffic.memory.forget_all()
         for sock in self._interest:
             self._want(sock, 0)
-        self._over = True
+        self._happens(Event.ENDED)
         self.ended.set()
 
 
