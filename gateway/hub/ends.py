@@ -3,7 +3,7 @@
 A session has a client's side and a link's. Each may fail at any moment, on its own, while the other one still
 has something to say. A flag for each thing that has happened would allow for thousands of combinations, most
 of which mean nothing. So a session is in one of a few states (`Sides`), `MOVES` says what each event makes of
-it, and a pair that does not stand there cannot happen. `gateway.hub.session` says what has happened, and does
+it, and a pair that does not stand there cannot happen. `gateway.hub.ending` says what has happened, and does
 what `Then` says.
 
 How a session ends, with what is still done then:
