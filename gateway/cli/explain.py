@@ -275,7 +275,7 @@ def _way_table(views: list[Explanation]) -> Table:
     for each in views:
         table.add_column(f"{each.client} client\n{each.link} server")
     for command in views[0].ways:
-        table.add_row(command.name, *(each.ways[command].route.value for each in views))
+        table.add_row(command.name, *(each.ways[command].handling.value for each in views))
     return table
 
 
@@ -433,7 +433,7 @@ def _view_document(view: Explanation) -> dict[str, object]:
         "contexts": [context.name for context in view.promised.contexts],
         "commands": {
             command.name: {
-                "route": way.route.value,
+                "route": way.handling.value,
                 "reason": way.reason,
                 "restrictions": _restrictions_document(view.restrictions.get(command, ())),
                 "would": _restrictions_document(view.would_restrict.get(command, ())),

@@ -61,7 +61,9 @@ from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from gateway.tls.credentials import Session as TlsSession  # costs nothing where there is no TLS
+    from gateway.tls.credentials import (
+        Session as TlsSession,
+    )  # costs nothing where there is no TLS
 
 ChooseSession = Callable[[bytes], "TlsSession | None"]
 """Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""

@@ -60,7 +60,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass
-class _Kept:
+class _OpenForInfo:
     """An export that was opened to answer INFO, and the question that it answers."""
 
     asked: ExportAsked
@@ -101,7 +101,7 @@ class Inquiry:
         self._has_tls = has_tls
         self._upstream: tuple[Place, Negotiation | SharedNegotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
-        self._kept: _Kept | None = None
+        self._kept: _OpenForInfo | None = None
 
     # --- The questions
 
@@ -163,7 +163,7 @@ class Inquiry:
         if prepares(grant.chain):
             self.forget()  # before another link is asked for: there may be no place for two
             opened = await self._open(grant, asked.name)
-            self._kept = _Kept(asked, opened)
+            self._kept = _OpenForInfo(asked, opened)
             return self.told(asked.name, opened)
         chain = self._policies(grant, asked.name, peek)
         terms = self._terms(asked.name, grant)

@@ -24,7 +24,7 @@ from gateway.config import Config, Connections
 from gateway.config.connections import PER_CLIENT
 from gateway.links.shared import shared_terms
 from gateway.policy import Charge, Client, Denied, Session
-from gateway.protocol.commands import Refused
+from gateway.protocol.commands import RefusedCommand
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, View
 from gateway.protocol.server_role import Description
@@ -429,7 +429,7 @@ def _restrictions(agreed: Terms, command: Cmd) -> Iterator[Restriction]:
 def restrictions_of(row: Row, where: str = "") -> Iterator[Restriction]:
     """Say in words what a row of a table says. `where` follows them: whose offsets they are."""
 
-    def refused(what: str, why: Refused) -> Restriction:
+    def refused(what: str, why: RefusedCommand) -> Restriction:
         return Restriction(what + where, why.error.name, why.text)
 
     if row.refused is not None:

@@ -18,7 +18,7 @@ from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
 from gateway.net.listen import homeless, is_abstract, nobody
 from gateway.upstream.configured import load_keyring
-from gateway.uri import File
+from gateway.uri import FileUri
 
 
 def lacking(config: Config) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def _of_listener(config: Config, at: KeyPath, listen: Listen) -> Iterator[Findin
 def _of_upstream(config: Config, at: KeyPath, upstream: Upstream) -> Iterator[Finding]:
     if upstream.command is not None and (why := unstartable(upstream.command)):
         yield (*at, "command"), why
-    if isinstance(upstream.uri, File):
+    if isinstance(upstream.uri, FileUri):
         from gateway.embedded import DiskError, FileDisk
 
         try:

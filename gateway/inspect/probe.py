@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.config import Connections
-from gateway.inspect.conform.client import Broken, Client
+from gateway.inspect.conform.client import Broken, RawClient
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, offer, view_of
 from gateway.protocol.introduction import QUERY, version_in
@@ -177,7 +177,7 @@ async def _read(server: Server, export: Probed) -> Reading:
         link = await negotiation.go(Terms(export.name, structured=structured))
     finally:
         await negotiation.aclose()
-    client = Client(link, reply_seconds=READ_SECONDS)
+    client = RawClient(link, reply_seconds=READ_SECONDS)
     wrong: list[str] = []
     places = _places(export.export)
     try:

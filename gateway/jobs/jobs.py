@@ -125,7 +125,7 @@ class Running:
     """It was sent before, over a link that has died: no fence is for it."""
 
 
-class Client(Protocol):
+class ClientTraffic(Protocol):
     """What jobs need of what is under way for their client (`gateway.scan.traffic`)."""
 
     debt: Debt
@@ -148,7 +148,7 @@ class Jobs:
 
     def __init__(
         self,
-        traffic: Client,
+        traffic: ClientTraffic,
         send: Callable[[Ask, Done], None],
         client: Framing,
         locks: RangeLocks,

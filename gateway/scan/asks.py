@@ -14,7 +14,7 @@ from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.framing import EXTENDED, Framing
 
 
-class Link(Protocol):
+class LinkTraffic(Protocol):
     """What is needed of the traffic of a link (`gateway.scan.traffic`)."""
 
     in_flight: dict[int, Entry]
@@ -32,7 +32,7 @@ class Link(Protocol):
 class Asks:
     """Those that are under way on one link. What they send gathers in `traffic.to_upstream`."""
 
-    def __init__(self, traffic: Link, framing: Framing) -> None:
+    def __init__(self, traffic: LinkTraffic, framing: Framing) -> None:
         """`framing` is that of the link's requests."""
         self._traffic = traffic
         self._framing = framing

@@ -17,7 +17,7 @@ from gateway.jobs.jobs import MAX_JOB_BYTES, Jobs
 from gateway.jobs.locks import ASK, Entry, RangeLocks
 from gateway.losses.rule import Debt, Losses, Trail
 from gateway.protocol.asks import Ask, Done
-from gateway.protocol.commands import WRITE_CLASS, Refused
+from gateway.protocol.commands import WRITE_CLASS, RefusedCommand
 from gateway.protocol.table import ALL_COMMANDS
 from gateway.scan.asks import Asks
 from gateway.scan.early import Early
@@ -202,11 +202,11 @@ class Traffic:
     def most_in_flight(self, most: int) -> None:
         self._most_in_flight = min(max(1, most), MAX_IN_FLIGHT)
 
-    def count_refusal(self, word: int, refused: Refused) -> None:
+    def count_refusal(self, word: int, refused: RefusedCommand) -> None:
         """A request is answered here with an error."""
         self.refused[_named(word), refused.error.name] += 1
 
-    def observe(self, word: int, would: Refused) -> None:
+    def observe(self, word: int, would: RefusedCommand) -> None:
         """A request would be refused if what is only observed were in force."""
         self.observed.refuse(_named(word), would.error.name, would.text)
 

@@ -41,7 +41,7 @@ from gateway.tls.certificates import (
 )
 from gateway.tls.errors import CredentialsError, NotAdmitted, all_told
 from gateway.tls.hello import offers_key
-from gateway.tls.psk import Claim, Keys, check_supported, claim_of, load_keys, offer_key
+from gateway.tls.psk import ClaimedUser, Keys, check_supported, claim_of, load_keys, offer_key
 from gateway.tls.revoked import RevokedList, check_not_revoked, utc_now, verified_chain
 from gateway.wire.handshake import shown
 
@@ -82,7 +82,7 @@ class Session:
         certificates: ssl.SSLContext | None = None,
         hostname: str | None = None,
         certificate_needed: bool = False,
-        claim: Claim | None = None,
+        claim: ClaimedUser | None = None,
         lists: Sequence[RevokedList] = (),
     ) -> None:
         """`lists`: what certificates are looked up in that are verified."""
@@ -327,7 +327,7 @@ class ClientCredentials:
         certificates: Certificates | None,
         *,
         verify_peer: bool = False,
-        claim: Claim | None = None,
+        claim: ClaimedUser | None = None,
     ) -> None:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
         self.exposed = None if certificates is None else certificates.exposed

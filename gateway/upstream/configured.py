@@ -42,7 +42,7 @@ from gateway.upstream.backends import Address, Backend, Where, backend_at, diall
 from gateway.upstream.errors import Unreachable
 from gateway.upstream.recipe import Recipe
 from gateway.upstream.server import Server
-from gateway.uri import File, NbdUri, Target
+from gateway.uri import FileUri, NbdUri, Target
 
 if TYPE_CHECKING:
     from gateway.tls.credentials import ClientCredentials
@@ -251,12 +251,12 @@ async def server_of(
     if isinstance(target, NbdUri):
         yield server_at(target, seconds=seconds, quirks=quirks)
         return
-    from gateway.embedded import DiskError, Within, make_server
+    from gateway.embedded import DiskError, InProcess, make_server
 
     failed: Exception | None = None
     async with trio.open_nursery() as embedded:
         try:
-            within = Within(make_server(target), embedded)
+            within = InProcess(make_server(target), embedded)
         except DiskError as error:
             failed = Unreachable(str(error))
         else:
@@ -284,7 +284,7 @@ def _kept_backends(
     }
     left = [each for name, each in before.backends.items() if name not in kept]
     # Not a file: it may be being closed, and two may have it open.
-    left += [each for each in leaving if not isinstance(each.target, File)]
+    left += [each for each in leaving if not isinstance(each.target, FileUri)]
     for name, settings in config.upstream.items():
         renamed = next((each for each in left if each.target == _target(settings)), None)
         if name not in kept and renamed is not None:
@@ -336,13 +336,13 @@ def _backend(
         return dialled(target, uris, known, disks, before)
     assert settings.uri is not None  # guaranteed by the checks of the configuration
     assert not isinstance(settings.uri, NbdUri)
-    from gateway.embedded import DiskError, Within, make_server  # where one is used, not before
+    from gateway.embedded import DiskError, InProcess, make_server  # where one is used, not before
 
     try:
-        within = Within(make_server(settings.uri), embedded)
+        within = InProcess(make_server(settings.uri), embedded)
     except DiskError as error:
         raise StartError(f"upstream {name}: {error}") from None
-    if isinstance(target, File):
+    if isinstance(target, FileUri):
         where: Address = "file", os.path.realpath(target.path)
         return Backend(target, (within.connect,), disks=where, end=within.close_files)
     return Backend(target, (within.connect,))

@@ -14,7 +14,7 @@ LISTING_SECONDS = 2
 """How long a list of exports is good: `nbdinfo --list` and its like ask several times at once."""
 
 
-class Listed:
+class LastList:
     """Of one server."""
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ class WellAgain:
 News = WentDown | CameBack | TurnedAway | Unwell | WellAgain
 
 
-class Told:
+class Said:
     """What has been told of a server, so that it is told once."""
 
     def __init__(self) -> None:

@@ -18,9 +18,9 @@ from gateway.upstream.errors import Full
 from gateway.upstream.examined import Examined
 from gateway.upstream.handshake import Handshake
 from gateway.upstream.ladder import Ladder
-from gateway.upstream.listed import Listed
+from gateway.upstream.listed import LastList
 from gateway.upstream.mode import mode_of
-from gateway.upstream.news import News, Told
+from gateway.upstream.news import News, Said
 from gateway.upstream.recipe import Recipe, Tls
 
 
@@ -73,7 +73,7 @@ class Server:
         """Connects to it."""
         self.tell: Callable[[News], None] = lambda _news: None
         """Is told when it goes down and comes back."""
-        self.told = Told()
+        self.told = Said()
         """What clients' logs have been told of it."""
         self.warm: Ready | None = None
         """Who keeps connections to it ready, while somebody does."""
@@ -81,7 +81,7 @@ class Server:
         """How much of the protocol it bears."""
         self.examined = Examined()
         """What an INFO has shown of it."""
-        self.listed = Listed()
+        self.listed = LastList()
         """What it serves."""
         self.links: WeakSet[RelaySocket] = WeakSet()
         """The sockets of the links that it has served, as long as anybody has them."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import gateway
-from gateway.app.reload import Source
+from gateway.app.reload import ConfigSource
 from gateway.cli import VERBS, main
 from gateway.config import Config, load
 from gateway.config.template import TEMPLATE
@@ -318,7 +318,7 @@ def test_schema(capsys: Capture) -> None:
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     run: str | None
     pidfile: Path | None
     exit_after_last_client: bool
@@ -330,11 +330,13 @@ class FakeApp:
 
     status: int = 0
     error: str = ""
-    served: tuple[Config, Options] | None = None
-    source: Source | None = None
+    served: tuple[Config, RunOptions] | None = None
+    source: ConfigSource | None = None
     directory_mode: int | None = None
 
-    async def serve(self, config: Config, options: Options, *, source: Source | None) -> int:
+    async def serve(
+        self, config: Config, options: RunOptions, *, source: ConfigSource | None
+    ) -> int:
         self.served, self.source = (config, options), source
         path = config.listen[0].uri.socket_path
         if path is not None:
@@ -350,7 +352,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
     fake = FakeApp()
     module: Any = ModuleType("gateway.app.run")
     module.serve = fake.serve
-    module.Options = Options
+    module.RunOptions = RunOptions
     monkeypatch.setitem(sys.modules, "gateway.app.run", module)
     monkeypatch.setattr(gateway, "app", module, raising=False)
     return fake
@@ -361,7 +363,7 @@ def test_serve(app: FakeApp) -> None:
     assert app.served is not None
     config, options = app.served
     assert [listen.uri.host for listen in config.listen] == ["a", "b"]
-    assert options == Options(run=None, pidfile=None, exit_after_last_client=False)
+    assert options == RunOptions(run=None, pidfile=None, exit_after_last_client=False)
 
 
 def test_serve_passes_options_and_status_on(app: FakeApp) -> None:
@@ -377,7 +379,7 @@ def test_serve_passes_options_and_status_on(app: FakeApp) -> None:
     ]
     assert main(arguments) == 7
     assert app.served is not None
-    assert app.served[1] == Options("x $uri", Path("p"), exit_after_last_client=True)
+    assert app.served[1] == RunOptions("x $uri", Path("p"), exit_after_last_client=True)
 
 
 def test_serve_a_file(app: FakeApp, tmp_path: Path) -> None:

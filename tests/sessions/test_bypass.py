@@ -33,7 +33,7 @@ from gateway.clients.client import serve_client
 from gateway.config import parse
 from gateway.embedded import MemoryDisk, Personality, Server
 from gateway.embedded import server as embedded_server
-from gateway.embedded.disk import Disk
+from gateway.embedded.disk import ServedDisk
 from gateway.protocol.client_role import Answered, Refused
 from gateway.protocol.server_role import ContextsAsked, Event
 from gateway.tls.credentials import ServerCredentials, server_credentials
@@ -57,13 +57,13 @@ BITMAP = DIRTY_BITMAP + "nightly"
 BITMAPS = Personality("bitmaps", contexts=(BASE_ALLOCATION, BITMAP, DIRTY_BITMAP + "weekly"))
 
 
-class AnyName(Mapping[str, Disk]):
+class AnyName(Mapping[str, ServedDisk]):
     """A server that knows its one disk by any name: what the gateway lets through, it gets."""
 
     def __init__(self) -> None:
         self.disk = MemoryDisk(SIZE)
 
-    def __getitem__(self, name: str) -> Disk:
+    def __getitem__(self, name: str) -> ServedDisk:
         return self.disk
 
     def __contains__(self, name: object) -> bool:

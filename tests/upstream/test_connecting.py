@@ -19,7 +19,7 @@ from gateway.upstream.configured import Servers, servers_of
 from gateway.upstream.errors import Full, Silent, Unreachable
 from gateway.upstream.handshake import Reached
 from gateway.upstream.link import Terms
-from gateway.upstream.listed import Listed
+from gateway.upstream.listed import LastList
 from gateway.upstream.listing import exports_of
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.news import CameBack, News, TurnedAway, WentDown
@@ -231,7 +231,7 @@ async def test_a_failure_to_list_is_not_remembered(autojump_clock: trio.testing.
             raise Unreachable("it is away")
         return [ListedExport("disk")]
 
-    listed = Listed()
+    listed = LastList()
     began = trio.current_time()
     outcomes: list[object] = []
 
