@@ -62,10 +62,6 @@ TWICE = {
         "waits until losses are settled; and holds requests back, as scanners see it and itself",
     ),
     "Outcome": ("log protocol", f"of an `Ask`; and of a line of a file: {POLICY}"),
-    "Place": (
-        "sessions upstream",
-        "one of the connections that there may be; and where an export is",
-    ),
     "Request": ("embedded policy.py", f"what faults of an embedded server look at; and {POLICY}"),
     "Running": ("jobs sessions", "a job, and a session, that is under way"),
     "Server": ("embedded upstream", "one of our own; and what is known of one that we connect to"),

@@ -36,8 +36,8 @@ from gateway.log import set_up
 from gateway.net.listen import Listener, ListenError, address, file_as_in, open_listener
 from gateway.sessions.service import Service
 from gateway.tls.rotation import Stamp, stamp_of
+from gateway.upstream.backends import Backend
 from gateway.upstream.configured import Servers, StartError, counted, load_keyring, servers_of
-from gateway.upstream.maker import Backend
 
 if TYPE_CHECKING:
     from gateway.tls.keyring import Keyring

@@ -35,8 +35,8 @@ from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.sessions.transmit import LINGER_SECONDS
 from gateway.sessions.upkeep import see_to_upstreams
+from gateway.upstream.backends import Backend
 from gateway.upstream.configured import StartError, load_keyring, servers_of
-from gateway.upstream.maker import Backend
 from gateway.uri import MAX_SOCKET_PATH_BYTES, NbdUri
 
 if TYPE_CHECKING:
@@ -176,8 +176,8 @@ class _Run:
         finally:
             self._service.hub.close()
         for server in self._service.led_to:
-            if server.repaired:
-                repaired = dict(sorted(server.repaired.items()))
+            if server.told.repaired:
+                repaired = dict(sorted(server.told.repaired.items()))
                 self._service.log.info("repaired", upstream=server.name, sessions=repaired)
         return self._status
 

@@ -123,9 +123,8 @@ def show(found: Report) -> None:
     _show_rules(found, say)
     if found.refusal is not None:
         say(f"denied: {found.why}")
-        same = found.refusal.text == found.why
-        reply = name_of(Rep, found.refusal.reply)
-        say(f"the client is told {f'{reply}, in these words' if same else found.refusal}")
+        reply, text = name_of(Rep, found.refusal.reply), found.refusal.text
+        say(f"the client is told {reply}{', in these words' if text == found.why else f': {text}'}")
         if found.disconnect:
             say("sessions that are open are ended")
         return

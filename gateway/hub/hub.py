@@ -22,8 +22,9 @@ from contextlib import contextmanager
 import trio
 
 from gateway.hub.crowd import AGAIN, LEFT, Crowd
+from gateway.hub.ending import LOST_SECONDS
 from gateway.hub.lane import BufferPool
-from gateway.hub.session import LOST_SECONDS, Session, Watched
+from gateway.hub.session import Session, Watched
 from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
 from gateway.jobs.locks import Held, Wait
 from gateway.net.options import RelaySocket, has_left

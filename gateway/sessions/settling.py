@@ -11,11 +11,12 @@ from __future__ import annotations
 import trio
 
 from gateway.hub.session import Hold, Session
-from gateway.losses.rule import Gate, Losses, Trail
+from gateway.losses.records import Ledger
+from gateway.losses.rule import Gate, Trail
 from gateway.sessions.service import Running
 
 
-async def settled(losses: Losses, but: Trail | None = None) -> None:
+async def settled(losses: Ledger, but: Trail | None = None) -> None:
     """Wait until all is settled that every session relies on at this moment, but for what was written over one
     trail.
     """

@@ -39,8 +39,8 @@ from gateway.sessions import service as service_module
 from gateway.sessions.service import Service
 from gateway.tls.keyring import Keyring
 from gateway.tls.rotation import stamp_of
+from gateway.upstream.backends import Backend
 from gateway.upstream.configured import load_keyring, servers_of
-from gateway.upstream.maker import Backend
 from gateway.wire.constants import Cmd, Rep
 from tests.embedded.peers import Client
 

@@ -191,7 +191,7 @@ async def test_a_switched_export_is_seen_to_as_its_upstream_says(workdir: Path) 
         less = "max-connections = 2\nconnect-seconds = 0.01\n"
         assert (await gateway.reload(LISTEN + elsewhere + less + EXPORT)).ok
         [server] = gateway.service.elsewhere
-        assert (server.keep_warm, server.connect_seconds) == (0, 0.01)
+        assert (server.settings.warm, server.settings.connect_seconds) == (0, 0.01)
         third = await gateway.client()
         await third.structured()
         third.negotiation.go("x", ())

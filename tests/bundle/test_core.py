@@ -563,6 +563,7 @@ def test_a_bundle_that_breaks_down_has_lost_what_was_written() -> None:
 def test_who_ends_in_the_middle_of_mending_waits_at_no_gate() -> None:
     it = Losing()
     losses = it.bundle.work.trail.losses
+    assert isinstance(losses, Losses)
     other = losses.trail(None)
     losses.came_up(other)
     other.flush = lambda _done: None

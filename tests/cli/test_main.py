@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -267,6 +268,31 @@ def test_init_overwrites_only_when_told(tmp_path: Path, capsys: Capture) -> None
     )
     assert main(["init", "g.toml", "--force"]) == 0
     assert load(path).exports
+
+
+def test_init_goes_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    there = tmp_path / "etc" / "g.toml"
+    there.write_text("mine")
+    there.chmod(0o640)
+    (tmp_path / "g.toml").symlink_to("etc/g.toml")
+    assert main(["init", "g.toml"]) == 1
+    assert there.read_text() == "mine"
+    assert main(["init", "g.toml", "--force"]) == 0
+    assert (tmp_path / "g.toml").is_symlink()
+    assert there.read_text() == TEMPLATE
+    assert there.stat().st_mode & 0o777 == 0o640
+
+
+def test_init_into_what_is_no_file(tmp_path: Path) -> None:
+    """As `init /dev/stdout --force`."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["init", "pipe"]) == 1
+    assert main(["init", "pipe", "--force"]) == 0
+    assert os.read(reader, 1 << 20).decode() == TEMPLATE
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])

@@ -16,9 +16,9 @@ import trio.testing
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
+from gateway.hub.ending import LOST_SECONDS
 from gateway.hub.hub import LOOK_SECONDS
 from gateway.hub.lane import BUFFER_BYTES, Scan
-from gateway.hub.session import LOST_SECONDS
 from gateway.links.fencing import LOOK_SECONDS as FENCE_LOOK_SECONDS
 from gateway.losses.survival import DEFAULTS
 from gateway.net.dial import DialError

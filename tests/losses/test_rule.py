@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from gateway.losses import rule as module
+from gateway.losses import rule, telling
 from gateway.losses.rule import (
     BEHIND_A_BLACK_HOLE,
     MOST_LEFT,
@@ -946,7 +946,7 @@ def test_a_loss_is_counted_for_who_is_in_the_middle_of_something(disk: Disk) -> 
 def test_a_session_that_never_flushes_keeps_a_bounded_list(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_LOST", 8)
+    monkeypatch.setattr(telling, "MOST_LOST", 8)
     reader, writer = disk.session(), disk.session()
     for at in range(20):
         writer.write((at * 100, at * 100 + 10))
@@ -1219,6 +1219,11 @@ def instead(owner: object, name: str, made: object) -> Mutation:
     return lambda patch: patch.setattr(owner, name, made)
 
 
+def nothing_is_a_loss(patch: pytest.MonkeyPatch) -> None:
+    for module in (rule, telling):
+        patch.setattr(module, "is_loss", lambda error: False)
+
+
 def _take_all_before(self: Unflushed, before: float = math.inf, *, since: int = -1) -> list[Era]:
     return _take(self, before)
 
@@ -1365,7 +1370,7 @@ MUTANTS: dict[str, Mutation] = {
     "telling: a FLUSH of ours tells": instead(Losses, "_proved", _flush_of_ours_tells),
     "telling: READs succeed": instead(Debt, "is_lost", lambda *_: False),
     "telling: READs of what was written again fail": instead(Losses, "written", _nothing),
-    "loss or not: nothing is a loss": instead(module, "is_loss", lambda error: False),
+    "loss or not: nothing is a loss": nothing_is_a_loss,
     "loss or not: everything is": instead(commands, "NOT_TRIED", frozenset()),
     "loss or not: of the link that failed only": instead(Losses, "flush_failed", _failed_here_only),
     "done before: what is under way is safe": instead(

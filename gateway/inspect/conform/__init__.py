@@ -123,7 +123,7 @@ async def conform(
                 with trio.CancelScope(shield=True):
                     await bench.leave()
     except Refusal as refusal:
-        raise CannotConform(refusal.text) from None
+        raise CannotConform(refusal.why) from None
     return Conformity(target, bench.export, findings)
 
 
@@ -143,7 +143,7 @@ async def _try_all(
                 lost = 0
             except Refusal as refusal:
                 lost += 1
-                why = no_more(refusal) if bench.dismissed else refusal.text
+                why = no_more(refusal) if bench.dismissed else refusal.why
         if not lost:
             findings.append(await _try(bench, promise, check_seconds))
             bench.notes.clear()
@@ -169,7 +169,7 @@ async def _try(bench: Bench, promise: Promise, check_seconds: float) -> Finding:
     except Broken as broken:
         expected, came = broken.expected, broken.came
     except Refusal as refusal:
-        expected, came = "a connection", refusal.text
+        expected, came = "a connection", refusal.why
     except trio.TooSlowError:
         expected, came = "an end of the check", f"none in {check_seconds:g} s"
     await bench.drop()

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from gateway.inspect.conform.client import MAX_READ_BYTES, Broken, RawClient
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
-from gateway.upstream.negotiation import Negotiation, Terms
-from gateway.upstream.server import Server, TlsRequired, Unreachable
+from gateway.upstream.errors import TlsRequired, Unreachable
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.server import Server
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import KIB, MIB
@@ -143,7 +145,7 @@ class Bench:
         except Refusal as refusal:
             if self.dismissed:
                 raise NotOffered(no_more(refusal)) from None
-            raise Broken("one more connection", refusal.text) from None
+            raise Broken("one more connection", refusal.why) from None
         try:
             yield client
         except BaseException:
@@ -270,4 +272,4 @@ def compare(offset: int, expected: bytes | bytearray, found: bytes | bytearray, 
 
 def no_more(refusal: Refusal) -> str:
     """Say why nothing more can be found out of a server that a connection was ended with in good order."""
-    return f"the server takes no other client after one that has left: {refusal.text}"
+    return f"the server takes no other client after one that has left: {refusal.why}"

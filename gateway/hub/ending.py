@@ -1,0 +1,243 @@
+"""How a session's end is carried out. What it means that something has happened is decided by a table
+(`gateway.hub.ends`); here it is told what has happened, and does what that says.
+
+A session never waits by itself. It says when its end must not take long any more, because nobody waits for it
+or we are shutting down (`ending`), and when it has ended (`ended`); whoever owns it puts the limit on the time
+between the two. A client that said DISC and is still there may take the time it needs for what it asked.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from gateway.hub.ends import ClientIs, Event, LinkIs, Sides, Takes, Then, move
+from gateway.hub.lane import BufferPool
+from gateway.hub.lanes import Lanes, not_any_more
+from gateway.losses.rule import MOST_TRIES
+from gateway.net.options import RelaySocket
+from gateway.protocol.asks import Ask, Outcome
+from gateway.scan.traffic import Traffic
+from gateway.throttle import Gate
+from gateway.wire.constants import Cmd, Errno
+
+LOST_SECONDS = 30
+"""How long what is under way may take when the client or the upstream has gone: as long as a server may
+reasonably take for one command, and no longer than a link may be kept from other uses."""
+
+
+class Ending(Lanes):
+    """Two lanes that come to an end, together."""
+
+    __slots__ = (
+        "_farewells",
+        "_gate",
+        "ended",
+        "ending",
+        "link_lost",
+        "reason",
+        "seconds_to_end",
+        "settled",
+        "sides",
+        "survive",
+    )
+
+    def __init__(
+        self,
+        client: RelaySocket,
+        link: RelaySocket | None,
+        traffic: Traffic,
+        pool: BufferPool,
+        watch: Callable[[RelaySocket, int], None],
+    ) -> None:
+        super().__init__(client, link, traffic, pool, watch)
+        self.sides = Sides(ClientIs.ASKING, LinkIs.NONE if link is None else LinkIs.OPEN)
+        """How far its end has come."""
+        self._gate: Gate | None = None
+        self._farewells = 0  # FLUSHes of what its client has left
+        self.reason = ""
+        """Why the session ends, for the log; empty if the client ended it in good order."""
+        self.seconds_to_end = float(LOST_SECONDS)
+        """How long the end may take from `ending` on."""
+        self.settled = False
+        """Set from outside, while it is held and quiet: nothing would be lost with the link."""
+        self.survive: Callable[[str], None] | None = None
+        """Called with the reason when the link has died under what is under way: it has the session carried
+        over. None: the session ends."""
+        self.link_lost = ""
+        """Why the link is gone, if that happened while it was `settled`."""
+        self.ending = trio.Event()
+        self.ended = trio.Event()
+
+    def _happens(self, event: Event, reason: str = "", *, busy: bool = False) -> Then:
+        """Something has happened, for a `reason`, while commands were under way if it was `busy`: give what is
+        to be done then. Nothing else sets what is known of the two sides.
+        """
+        self.sides, takes, hurries, then = move(self.sides, event)
+        client, link = self.sides
+        if takes is Takes.ALWAYS or (busy and takes is Takes.IF_BUSY):
+            self.reason = reason
+        if client is not ClientIs.ASKING and not self._stopping:
+            self._stopping = self._requests.stopped = True
+            if self._gate is not None:
+                self._gate.close()
+        self._client_gone = client is ClientIs.GONE
+        self._link_mute, self._link_closed = link.takes_nothing, link.gives_nothing
+        self._over = link is LinkIs.LEFT
+        if hurries:
+            self.ending.set()
+        return then
+
+    @property
+    def linger(self) -> bool:
+        """The client is still there and has to be told: close in a way that it can read what we sent."""
+        return self.sides.client is ClientIs.TOLD
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way, in either direction; a session that has ended is quiet."""
+        return self.ended.is_set() or (self._idle and not self._replies_lane.unscanned)
+
+    # --- What has happened
+
+    def _say_goodbye(self) -> None:
+        self._happens(Event.GOODBYE)
+
+    def _finish(self, reason: str, seconds: float) -> None:
+        if not self.ending.is_set():
+            self.seconds_to_end = seconds
+        self._happens(Event.FINISH, reason)
+
+    def _lose_client(self, reason: str) -> None:
+        if self._client_gone:
+            return
+        self._note_answered()
+        in_write = bool(self._requests.payload_left)
+        if in_write:
+            self._note_unsent()
+        then = self._happens(Event.CLIENT_LOST_IN_WRITE if in_write else Event.CLIENT_LOST, reason)
+        self.traffic.debt.deaf = True
+        self._replies_lane.discard()
+        if then is Then.DROP_BOTH:
+            self._requests_lane.discard()
+            if self.traffic.trail is not None:
+                self.traffic.trail.losses.left(self.traffic.trail)
+            if self.link is not None:
+                shut_down(self.link)
+
+    def _lose_sending(self, reason: str) -> None:
+        survives = self.survive is not None
+        self._happens(Event.SEND_FAILED_SURVIVING if survives else Event.SEND_FAILED, reason)
+        self._requests_lane.discard()
+
+    def _lose_link(self, reason: str) -> None:
+        if self.traffic.memory is not None:  # who scanned may have given up before
+            self.traffic.memory.remember(self.traffic.last_cookie)
+        then = self._happens(self._how_lost(), reason)
+        if self.traffic.trail is not None and (then is not Then.SURVIVE or self.settled):
+            trail = self.traffic.trail
+            trail.losses.died(trail, f"the connection to the server was lost: {reason}")
+        if then is Then.REST:
+            self._replies_lane.release()
+            self.link_lost = reason
+        elif then is Then.SURVIVE:
+            assert self.survive is not None
+            survive, self.survive = self.survive, None
+            survive(reason)
+        elif then is Then.FAIL:
+            self._fail(reason)
+
+    def _how_lost(self) -> Event:
+        """Give what it means that the link is lost."""
+        if self.settled and self.quiet:
+            return Event.LINK_LOST_AT_REST
+        return Event.LINK_LOST if self.survive is None else Event.LINK_LOST_SURVIVING
+
+    def _fail(self, reason: str) -> None:
+        """The link is lost, and with it what is under way."""
+        self._requests_lane.close()
+        traffic = self.traffic
+        busy = bool(traffic.in_flight or traffic.jobs or self._replies.payload_left)
+        self._happens(Event.FAILS, reason, busy=busy)
+        traffic.give_up_writes()
+        answers = self._replies.fail(reason)
+        traffic.locks.look_again()  # whoever waited for what was under way here waits no more
+        if answers is None:
+            self._lose_client(f"{reason}, in the middle of a reply that cannot be taken back")
+            return
+        self._happens(Event.FAILED)
+        if not self._client_gone:
+            self._replies_lane.out += answers
+            self._send_replies()
+
+    # --- The end
+
+    def _come_to_the_end(self) -> None:
+        """Nothing is under way any more, and nothing is begun: end, or have FLUSHed first what is not."""
+        trail = self.traffic.trail
+        unflushed = trail is not None and trail.unflushed and self._farewells < MOST_TRIES
+        then = self._happens(Event.DONE_UNFLUSHED if unflushed else Event.DONE)
+        if then in (Then.FLUSH, Then.FLUSH_ALONE):
+            self._farewells += 1
+            if then is Then.FLUSH_ALONE:
+                shut_down(self.client, socket.SHUT_RDWR)
+                self._want(self.client, 0)
+            self.traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), _nobody_waits)
+            self._send_what_jobs_say()
+            if not self._link_mute:
+                assert self.link is not None
+                self._want(self.link, self._link_interest())
+                return
+            then = self._happens(Event.DONE)
+        if then is Then.PART:
+            self._requests_lane.out.append(self.traffic.plan.link.disc())
+            self._send_requests()
+        if then is not Then.NOTHING:
+            self.close()
+
+    def cut_off(self) -> None:
+        """End now: others have waited for its client long enough."""
+        self._lose_client(f"the client has held up others for {LOST_SECONDS} s")
+        self.close()
+
+    def cut(self) -> None:
+        """End now: what is under way has not come to its end within `seconds_to_end`."""
+        late = f"cut after {self.seconds_to_end:g} s with commands under way"
+        self.reason = f"{self.reason}; {late}" if self.reason else late
+        self.close()
+
+    def close(self) -> None:
+        """Stop at once; what is under way is lost. The sockets stay open, for their owner to close."""
+        self._note_answered()
+        self._happens(Event.CLOSE, "stopped")
+        self._requests_lane.close()
+        self._replies_lane.close()
+        self.traffic.jobs.woken = not_any_more
+        self.survive = None
+        self._requests.forget_pin()
+        self.traffic.give_up_writes()
+        # Others may wait for what it has under way, and for its ranges.
+        self.traffic.postponed.clear()
+        self.traffic.asks.drop()
+        self.traffic.debt.deaf = True
+        self.traffic.jobs.fail(Errno.EIO, "the session has ended")
+        self.traffic.locks.leave(self.traffic.in_flight)
+        if self.traffic.memory is not None:
+            self.traffic.memory.forget_all()
+        for sock in self._interest:
+            self._want(sock, 0)
+        self._happens(Event.ENDED)
+        self.ended.set()
+
+
+def _nobody_waits(_outcome: Outcome) -> None:
+    pass
+
+
+def shut_down(sock: RelaySocket, how: int = socket.SHUT_WR) -> None:
+    """Send no more, or do nothing more, over a socket that may have gone."""
+    with suppress(OSError):  # the other side was quicker
+        sock.shutdown(how)

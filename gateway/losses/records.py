@@ -1,0 +1,402 @@
+"""What is known of each session, of each link and of each FLUSH, for the rule of losses to decide by.
+
+A session has a `Debt`: what its client has still to be told. A link, or a bundle of links that act as one, has
+a `Trail`: what was written over it and is not covered. A `Flush` waits until it is known what it may answer.
+These are records: what becomes of them is decided in `gateway.losses.rule`. They know that as the `Ledger` of
+their disk: what sessions and links tell it, and ask.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.losses.unflushed import LONG_AGO, Keep, Order, Unflushed
+from gateway.losses.witnesses import Sample, Witness, Witnesses
+from gateway.wire.ranges import Range, touched
+
+LEFT_UNPROVED = "a connection was closed before what was written over it could be flushed"
+
+NOWHERE: Sequence[Range] = ()
+"""Nothing is lost."""
+
+Flushed = Callable[[int, str], None]
+"""Is called once with the error of a FLUSH (0: none) and its text."""
+
+
+class Ledger(ABC):
+    """What sessions and links say to the rule of losses of their disk, and ask it. There is one that does it,
+    `gateway.losses.rule.Losses`, where each has its whole meaning.
+    """
+
+    order: Order
+    witnesses: Witnesses
+    """What can tell the disk from another one."""
+    tainted: bool
+    """Somebody has to be told that something may be lost. While nobody has, WRITEs need not be noted by
+    `written`."""
+    last_news: int
+    """What `asked` gives, for the data plane."""
+    untold_at: int
+    """When something was last lost that nobody was told of."""
+
+    @abstractmethod
+    def open(self, before: Debt | None = None) -> Debt:
+        """A session opens the disk, or comes from another one (a switch)."""
+
+    @abstractmethod
+    def end(self, debt: Debt) -> None:
+        """A session has ended."""
+
+    @abstractmethod
+    def answer(self, flush: Flush, error: int, text: str) -> tuple[int, str]:
+        """Say what a FLUSH of a client is answered, and note that it is."""
+
+    @abstractmethod
+    def settle(self, flush: Flush, done: Callable[[], None]) -> bool:
+        """A FLUSH has been answered 0 over its session's own link: say whether that is all."""
+
+    @abstractmethod
+    def withdraw(self, flush: Flush) -> None:
+        """Nobody waits for a FLUSH any more."""
+
+    @abstractmethod
+    def answered_late(self, debt: Debt, since: int) -> None:
+        """A command is answered now of which something was written after an event."""
+
+    @abstractmethod
+    def is_told(self, untold_at: int) -> None:
+        """A session that has gone to another disk was told of what nobody knew by that event."""
+
+    @abstractmethod
+    def trail(
+        self,
+        owner: Debt | None,
+        keep: Keep = Keep.RANGES,
+        *,
+        records: bool = True,
+        alone: bool = False,
+    ) -> Trail:
+        """Give the trail of a link that is not up yet."""
+
+    @abstractmethod
+    def has_begun(self, trail: Trail) -> None:
+        """A trail holds something again."""
+
+    @abstractmethod
+    def came_up(self, trail: Trail) -> None:
+        """The link of a trail is up."""
+
+    @abstractmethod
+    def died(self, trail: Trail, why: str, *, doubt: bool = False) -> None:
+        """The link of a trail is dead."""
+
+    @abstractmethod
+    def shaken(self, trail: Trail) -> None:
+        """A link of a bundle has died, and others of it are there."""
+
+    @abstractmethod
+    def left(self, trail: Trail, *, trusted: bool = False) -> None:
+        """The link of a trail was closed by the gateway."""
+
+    @abstractmethod
+    def give_up(self, trail: Trail, why: str) -> None:
+        """Nobody will find out any more what a trail in doubt holds."""
+
+    @abstractmethod
+    def lose(self, trail: Trail, why: str, *, said: bool = False) -> None:
+        """What a trail holds may be gone."""
+
+    @abstractmethod
+    def is_durable(self, trail: Trail) -> None:
+        """All that a trail holds is durable."""
+
+    @abstractmethod
+    def is_proving(self, trail: Trail) -> bool:
+        """Say whether a FLUSH over another link may still cover what a dead link has left."""
+
+    @abstractmethod
+    def is_in_question(self, but: Trail | None) -> bool:
+        """Say whether it is not known yet what became of what all rely on."""
+
+    @abstractmethod
+    def others_write(self, sessions: Collection[Debt]) -> bool:
+        """Say whether any other session may write, now."""
+
+    @abstractmethod
+    def to_look_for(self, trail: Trail) -> list[Witness]:
+        """Give what may be expected to be found on the disk."""
+
+    @abstractmethod
+    def asked(self) -> int:
+        """Something is asked that writes: give when."""
+
+    @abstractmethod
+    def sent(self) -> int:
+        """A FLUSH is sent: give when."""
+
+    @abstractmethod
+    def answered(self, trail: Trail, sent: int, error: int, text: str) -> None:
+        """A FLUSH over a link has its answer."""
+
+    @abstractmethod
+    def flushed(self, trail: Trail, sent: int) -> None:
+        """A FLUSH over a link has answered 0."""
+
+    @abstractmethod
+    def flush_failed(self, trail: Trail, error: int, text: str = "") -> None:
+        """A FLUSH over a link has failed."""
+
+    @abstractmethod
+    def durable(self, trail: Trail, written: list[Range], sample: Sample | None) -> None:
+        """Writes with FUA have been acknowledged."""
+
+    @abstractmethod
+    def is_done_before(self, trail: Trail, asked: int) -> bool:
+        """Say whether what is acknowledged now was under way when a FLUSH failed."""
+
+    @abstractmethod
+    def done_before(self, trail: Trail, ranges: Iterable[Range]) -> None:
+        """Something of that kind is acknowledged."""
+
+    @abstractmethod
+    def written(self, trail: Trail, start: int, end: int) -> None:
+        """Bytes have been written (again)."""
+
+
+class Debt:
+    """What one session has still to be told."""
+
+    __slots__ = (
+        "deaf",
+        "knew_untold_of",
+        "knows_untold",
+        "losses",
+        "losses_seen",
+        "lost",
+        "told_at",
+        "told_first_at",
+        "trail",
+        "why",
+    )
+
+    def __init__(self, losses: Ledger) -> None:
+        self.losses = losses
+        """Those of the disk that the session is on."""
+        self.why = ""
+        """Why its next FLUSH fails; empty if it need not."""
+        self.lost = NOWHERE
+        """Where READs fail until it was told, in the upstream's offsets. Sessions that owe the same have the
+        same object: a thousand of them may lose a thousand writes at once."""
+        self.knew_untold_of: tuple[Ledger, int] | None = None
+        """It has come from that disk (a switch), and the same holds of what nobody was told of there by that
+        event."""
+        self.knows_untold = False
+        """What nobody was told of yet (`Losses.owe_the_next`) is part of what it has to be told."""
+        self.losses_seen = 0
+        """How often something was lost that it relies on. A command in several steps, or that waits in a
+        hook, fails if there were more between its beginning and its answer: one of its steps may be lost, and
+        a session that is told meanwhile would take the rest to be durable after its next FLUSH."""
+        self.told_at = -1
+        """When EIO was last sent to it for a FLUSH."""
+        self.told_first_at = -1
+        """When it was last told of something that it did not know."""
+        self.trail: Trail | None = None
+        """Where what it writes is noted."""
+        self.deaf = False
+        """What it is answered does not reach its client any more."""
+
+    def is_lost(self, start: int, end: int) -> bool:
+        """Say whether any of these bytes may be lost, and it has not been told."""
+        return bool(self.lost) and touched(self.lost, start, end)
+
+    def owe(self, why: str, lost: Sequence[Range]) -> None:
+        """It has to be told that something may be gone; `lost`: where, with what was before."""
+        self.why, self.lost = why, lost
+
+    def read(self) -> Flush:
+        """A FLUSH of its client has been read."""
+        return Flush(self, self.losses.order.tick())
+
+    def __repr__(self) -> str:
+        return f"Debt({self.why!r}, {self.lost}, told at {self.told_at})"
+
+
+class Flush:
+    """One FLUSH, from when it was read until it is answered. Without a debt it is nobody's: it stands for all
+    that any session relies on.
+    """
+
+    __slots__ = ("but", "debt", "done", "error", "read", "text", "tries")
+
+    def __init__(self, debt: Debt | None, read: int, but: Trail | None = None) -> None:
+        self.debt = debt
+        self.read = read
+        self.but = but
+        """What was written over this one is no concern of it."""
+        self.error = 0
+        self.text = ""
+        """Of a proof that was not tried."""
+        self.tries = 0
+        """Proofs that were not tried, while it is nobody's, who could ask again."""
+        self.done: Callable[[], None] = nothing
+
+
+class Proving:
+    """A FLUSH over a trail, under way, for what others have to know."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self, sent: int) -> None:
+        self.sent = sent
+
+
+class Trail:
+    """What has been written over one link, or a bundle of links that act as one, and is not covered.
+
+    Whoever has the link says what happens to it, to `losses`. `flush` asks for a FLUSH over it. `changed` is
+    called when nobody proves any more what a dead link has left, `lost` when something of it is lost: why,
+    and where.
+    """
+
+    __slots__ = (
+        "alone",
+        "believed",
+        "born",
+        "changed",
+        "cut",
+        "failed_at",
+        "flush",
+        "hoped",
+        "losses",
+        "lost",
+        "owner",
+        "proof",
+        "shaken_at",
+        "state",
+        "tried",
+        "under_way",
+        "unflushed",
+        "up",
+        "waits",
+        "why",
+        "wrote",
+    )
+
+    UP, DEAD, DOUBT, LEFT, OVER = "up", "dead", "in doubt", "left", "over"
+
+    def __init__(
+        self, losses: Ledger, owner: Debt | None, keep: Keep, *, records: bool, alone: bool
+    ) -> None:
+        self.losses = losses
+        self.owner = owner
+        """The session that alone relies on it; None: all of the disk do."""
+        self.alone = alone
+        """A FLUSH over it covers nothing of other links, nor theirs anything of it."""
+        self.unflushed = Unflushed(
+            keep,
+            losses.order,
+            records=records,
+            begun=partial(losses.has_begun, self),
+            gone=losses.witnesses.over,
+        )
+        self.wrote = False
+        """Something has been written over it, be it durable."""
+        self.born = losses.witnesses.begin()
+        """When it was made, as the disk's witnesses count."""
+        self.under_way: Callable[[], list[Range]] = _nothing_is_under_way
+        """Gives what is written over it at this moment, or may be."""
+        self.believed = False
+        """Its server is taken to have kept whatever it has answered, unless it says otherwise itself."""
+        self.failed_at = LONG_AGO
+        """When a FLUSH over it has lost something last, where that speaks for no other link."""
+        self.up = -1
+        """When its link came up; of several, the last."""
+        self.shaken_at = LONG_AGO
+        """When a link of its bundle has died last, while others were there."""
+        self.state = Trail.OVER
+        self.why = LEFT_UNPROVED
+        """What is said if that is lost which its link has left."""
+        self.proof: Proving | None = None
+        """The FLUSH that is under way over it to prove something; of a trail in doubt, that it is waited
+        for."""
+        self.tried = False
+        """Another link could not prove what it holds."""
+        self.hoped = False
+        """It is in doubt, and at the last look another link could still prove what it holds."""
+        self.waits: Callable[[], bool] = _never
+        """Says whether whoever has it waits on purpose, and not for a server that answers nothing: for a
+        link, or until nothing comes late any more. Both have an end of their own."""
+        self.cut: Callable[[], bool] = _never
+        """Says whether the other side has closed its link, though nobody has read as far: a client that takes
+        no replies keeps that from being seen."""
+        self.flush: Callable[[Flushed], None] = _nobody_flushes
+        self.changed: Callable[[], None] = nothing
+        self.lost: Callable[[str, list[Range]], None] = _nobody_hears
+
+    def follows(self, before: Trail) -> None:
+        """Its link is in the place of another's, by nobody's word but the address: what was flushed over that
+        one has to be there.
+        """
+        self.wrote = self.wrote or before.wrote
+        self.born = min(self.born, before.born)
+
+    @property
+    def proving(self) -> bool:
+        """Its link is dead, and a FLUSH over another one may still prove that nothing is lost."""
+        return self.losses.is_proving(self)
+
+    @property
+    def is_shaken(self) -> bool:
+        """It holds something that was acknowledged before a link of its bundle died."""
+        return self.unflushed.first < self.shaken_at
+
+    @property
+    def is_waited_for(self) -> bool:
+        """A FLUSH waits for what is uncovered here. What is in doubt, and believed, is durable."""
+        return not (self.believed and self.state is Trail.DOUBT)
+
+    @property
+    def is_in_question(self) -> bool:
+        """A link has died, and what became of what it holds is not known yet."""
+        is_dead = self.state in (Trail.DEAD, Trail.DOUBT) and self.is_waited_for
+        return is_dead or (self.state is Trail.UP and (self.is_shaken or self.cut()))
+
+    def __repr__(self) -> str:
+        return f"Trail({self.state}, up at {self.up}, {self.unflushed.ranges})"
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """What may be lost of a disk, and was not told to all who have to know."""
+
+    why: tuple[str, ...]
+    """Each reason once."""
+    ranges: Sequence[Range]
+    """Where, in the upstream's offsets; empty if that is not known."""
+    sessions: int
+    """How many sessions that are open are owed an EIO."""
+    nobody: bool
+    """No session has been told of all of it: whoever opens the disk next is told too."""
+
+
+def nothing() -> None:
+    """Do nothing: nobody minds."""
+
+
+def _never() -> bool:
+    return False
+
+
+def _nothing_is_under_way() -> list[Range]:
+    return []
+
+
+def _nobody_hears(_why: str, _ranges: list[Range]) -> None:
+    pass
+
+
+def _nobody_flushes(_done: Flushed) -> None:
+    raise AssertionError("a link that is up can be flushed")

@@ -1,0 +1,271 @@
+"""Who has to be told that something is lost: the sessions of a disk, and whoever opens it next.
+
+The clauses *Scope* and *Telling* of the rule (`gateway.losses.rule`): what is lost has to be told to every
+session that relies on it, by EIO; and to whoever comes later, until anybody was told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from gateway.losses.records import NOWHERE, Debt, Flush, Ledger, Trail, Untold
+from gateway.losses.unflushed import Era, Order
+from gateway.losses.witnesses import Witnesses
+from gateway.protocol.commands import is_loss, told_error
+from gateway.wire.constants import Errno
+from gateway.wire.ranges import Range, fewer, merged, without
+
+MOST_LOST = 4096
+"""Ranges that are remembered as lost for a session that is not told, for it may never FLUSH. Beyond that the
+least gaps are closed, so that more of its READs fail than must, and never fewer."""
+
+REPORTED_BESIDE = "what was written before was reported as lost to a FLUSH beside it"
+
+
+class Telling(Ledger):
+    """The sessions of one disk, and what each has still to be told."""
+
+    def __init__(self, say: Callable[[str, Mapping[str, object]], None]) -> None:
+        self.order = Order()
+        self.witnesses = Witnesses()
+        self.tainted = False
+        self._say = say
+        self._last_told = -1
+        self._open: dict[Debt, None] = {}
+        self._untold: tuple[str, Sequence[Range]] | None = None
+        self.untold_at = -1
+        self._again = False
+        """Something was lost since it was last looked what there is to prove."""
+
+    # --- Sessions
+
+    def open(self, before: Debt | None = None) -> Debt:
+        """A session opens the disk; one that comes from another disk (a switch) brings along what it owes."""
+        self.order.tick()
+        debt = Debt(self)
+        if before is not None:
+            before.losses.end(before)
+            debt.why, debt.lost, debt.losses_seen = before.why, before.lost, before.losses_seen
+            if before.knows_untold:
+                debt.knew_untold_of = before.losses, before.losses.untold_at
+            self.tainted = self.tainted or bool(debt.why)
+        self._open[debt] = None
+        if self._untold is not None:
+            why, ranges = self._untold
+            debt.owe(why, _and(debt.lost, ranges))
+            debt.knows_untold = True
+        return debt
+
+    @property
+    def sessions(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    def owe_the_next(self, why: str, ranges: Iterable[Range] = ()) -> None:
+        """Whoever opens the disk next has to be told that something was lost."""
+        self._add_untold(why, ranges)
+        for debt in self._open:
+            debt.knows_untold = False
+        self.tainted = True
+
+    def hand_on(self, other: Telling) -> None:
+        """What this disk has lost and nobody was told of, is as well not on another, which has its content by
+        the word of whoever switches to it.
+        """
+        if self._untold is not None and other is not self:
+            know = [
+                each
+                for each in other._open
+                if each.knew_untold_of == (self, self.untold_at)
+                and (other._untold is None or each.knows_untold)
+            ]
+            other.owe_the_next(*self._untold)
+            for debt in know:
+                debt.knows_untold = True
+
+    def _add_untold(self, why: str, ranges: Iterable[Range]) -> None:
+        self._untold, self.untold_at = (why, _and(self._untold_ranges, ranges)), self.order.tick()
+
+    def untold(self) -> Untold | None:
+        """Give what may be lost, as far as not everybody was told of it; None: there is nothing."""
+        owed = [debt for debt in self._open if debt.why]
+        if not owed and self._untold is None:
+            return None
+        why = [debt.why for debt in owed]
+        ranges = [each for lost in {id(d.lost): d.lost for d in owed}.values() for each in lost]
+        if self._untold is not None:
+            why.append(self._untold[0])
+            ranges += self._untold[1]
+        each_once = tuple(dict.fromkeys(why))
+        return Untold(each_once, fewer(ranges, MOST_LOST), len(owed), self._untold is not None)
+
+    def forget(self) -> bool:
+        """Nobody who comes later has to be told of what nobody was told of; say whether there was any."""
+        if self._untold is None:
+            return False
+        self.order.tick()
+        self._untold = None
+        for debt in self._open:
+            debt.knows_untold = False
+        self.tainted = not self._quiet
+        return True
+
+    @property
+    def _untold_ranges(self) -> Sequence[Range]:
+        return NOWHERE if self._untold is None else self._untold[1]
+
+    @property
+    def _quiet(self) -> bool:
+        """Nothing is lost that anybody has to be told of."""
+        return self._untold is None and not any(debt.why for debt in self._open)
+
+    # --- What is lost
+
+    def scope(self, trail: Trail) -> Debt | None:
+        """Give the session that alone relies on what is written over a link; None: all do."""
+        return trail.owner
+
+    def relies(self, debt: Debt, trail: Trail) -> bool:
+        """Say whether a session relies on what is written over a link."""
+        return self.scope(trail) in (None, debt)
+
+    def _lose(
+        self,
+        taken: Mapping[Trail, list[Era]],
+        why: str,
+        *,
+        said: bool = False,
+        known: bool = False,
+    ) -> None:
+        """What was answered in these eras may be gone: of one trail, or of several on which all rely. `said`:
+        by the server itself. `known`: who has the trail knows.
+        """
+        lost = {trail: e for trail, e in taken.items() if e and (said or not trail.believed)}
+        if not lost:
+            return
+        self.order.tick()
+        self._again = True
+        one = next(iter(lost))
+        all_eras = [era for eras in lost.values() for era in eras]
+        ranges = fewer(_ranges(all_eras), MOST_LOST)
+        sessions = 0
+        told_at = -1
+        lost_of: dict[tuple[int, bool, int], Sequence[Range]] = {}
+        relying = [debt for debt in self._open if self.relies(debt, one)]
+        for debt in relying:
+            debt.losses_seen += 1
+            told_at = max(told_at, debt.told_at)
+            news = [era for era in all_eras if self._is_news(debt, era)]
+            if not news:
+                continue
+            sessions += 1
+            all_is_news = len(news) == len(all_eras)
+            same = id(debt.lost), all_is_news, 0 if all_is_news else debt.told_at
+            if same not in lost_of:
+                lost_of[same] = _and(debt.lost, ranges if all_is_news else _ranges(news))
+            debt.owe(why, lost_of[same])
+        unknown = [era for era in all_eras if era.last >= told_at]
+        if self.scope(one) is None and unknown:
+            for debt in relying if self._untold is None else ():
+                debt.knows_untold = True
+            self._add_untold(why, _ranges(unknown))
+        self.tainted = self.tainted or bool(sessions) or self._untold is not None
+        self._say(
+            "writes may be lost: each session's next FLUSH fails, and until then READs of them",
+            {
+                "why": why,
+                "sessions": sessions,
+                "bytes": sum(end - start for start, end in ranges),
+            },
+        )
+        for trail, eras in lost.items():
+            if not known:
+                trail.lost(why, merged(_ranges(eras)))
+
+    def _count_loss(self, trail: Trail) -> None:
+        """Nothing is lost that was answered; but what is under way may be done in part, and be lost."""
+        for debt in self._open:
+            debt.losses_seen += self.relies(debt, trail)
+
+    def _is_news(self, debt: Debt, era: Era) -> bool:
+        """Say whether a session has to be told of what was answered then: all that was answered before it was
+        last told is in doubt to it already.
+        """
+        return era.last >= debt.told_at
+
+    def written(self, trail: Trail, start: int, end: int) -> None:
+        """Bytes have been written (again): what is there now is what a client wrote. If that is lost in turn,
+        who relies on it is told; for nobody else has anything changed.
+        """
+        owner = self.scope(trail)
+        if self._untold is not None and owner is None:
+            why, ranges = self._untold
+            self._untold = why, without(ranges, start, end)
+        left: dict[int, Sequence[Range]] = {}
+        for debt in self._open if owner is None else (owner,):
+            if debt.lost:
+                before = debt.lost
+                if id(before) not in left:
+                    left[id(before)] = without(before, start, end)
+                debt.lost = left[id(before)]
+
+    # --- Telling
+
+    def answer(self, flush: Flush, error: int, text: str) -> tuple[int, str]:
+        """Give the error (0: none), and its text, that a client's FLUSH is answered with now, and note that
+        it is.
+        """
+        debt = flush.debt
+        assert debt is not None
+        if debt.why:
+            error, text = Errno.EIO, debt.why
+        elif not error and self._is_beside(flush, debt):
+            error, text = Errno.EIO, REPORTED_BESIDE
+        elif not error:
+            error, text = flush.error, flush.text
+        if is_loss(error):
+            self._tell(debt)
+        return told_error(error), text
+
+    def _is_beside(self, flush: Flush, debt: Debt) -> bool:
+        """Say whether a FLUSH was read before its session was told of a loss by another one: it may have to
+        cover what is lost.
+        """
+        return flush.read < debt.told_first_at
+
+    def _tell(self, debt: Debt) -> None:
+        """EIO is sent to a session for a FLUSH."""
+        now = self.order.tick()
+        if debt.deaf:
+            return
+        debt.told_at = self._last_told = now
+        if debt.why:
+            debt.told_first_at = now
+        if debt.knows_untold:
+            self._untold = None
+        if debt.knew_untold_of is not None:
+            debt.knew_untold_of[0].is_told(debt.knew_untold_of[1])
+        debt.why, debt.lost = "", NOWHERE
+        debt.knows_untold, debt.knew_untold_of = False, None
+        self.tainted = not self._quiet
+
+    def is_told(self, untold_at: int) -> None:
+        """Somebody has been told who has gone to another disk, of what nobody had been told of by then."""
+        if self.untold_at == untold_at:
+            self._untold = None
+            self.tainted = not self._quiet
+
+    def answered_late(self, debt: Debt, since: int) -> None:
+        """A command is answered now of which something was written after an event, and noted then. Whoever
+        was told in between that something is lost takes it for safe: it counts as answered now.
+        """
+        if self._last_told >= since and debt.trail is not None:
+            debt.trail.unflushed.renew_since(since)
+
+
+def _and(before: Sequence[Range], more: Iterable[Range]) -> Sequence[Range]:
+    return fewer([*before, *more], MOST_LOST)
+
+
+def _ranges(eras: Iterable[Era]) -> Iterable[Range]:
+    return (each for era in eras for each in era.ranges)
