@@ -29,6 +29,7 @@ from gateway.protocol import introduction
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server_role import ContextsAsked, ExportAsked, ServerNegotiation
+from gateway.sessions.opened import Opened, Place, limits_of
 from gateway.sessions.promise import (
     Told,
     allowed_contexts,
@@ -43,8 +44,7 @@ from gateway.sessions.promise import (
     told_of,
 )
 from gateway.sessions.reading import chain_over
-from gateway.sessions.service import Place, Service, limits_of
-from gateway.sessions.transmit import Opened
+from gateway.sessions.service import Service
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.listing import listed_exports
 from gateway.upstream.negotiation import Link, Negotiation

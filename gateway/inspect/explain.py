@@ -31,6 +31,7 @@ from gateway.protocol.server_role import Description
 from gateway.protocol.table import ALL_COMMANDS, Row, Table
 from gateway.scan.plan import Way
 from gateway.scan.traffic import MAX_IN_FLIGHT
+from gateway.sessions.opened import limits_of
 from gateway.sessions.promise import (
     bitmaps_may_move,
     check_places,
@@ -46,7 +47,6 @@ from gateway.sessions.promise import (
     without_payload_flag,
 )
 from gateway.sessions.reading import chain_over
-from gateway.sessions.service import limits_of
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.coherence import Decision, check_required, offered
 from gateway.upstream.configured import StartError, load_keyring, upstreams

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from gateway.links.disk import Disk
 from gateway.links.trunk import Joined, Trunk
 from gateway.losses.rule import Debt
 from gateway.losses.survival import Doubt
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.hub.hub import Hub
-    from gateway.links.disk import Disk
 
 
 class Trunks:

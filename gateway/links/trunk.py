@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -28,9 +28,10 @@ from gateway.bundle.line import SPARE, Line
 from gateway.bundle.lines import State
 from gateway.bundle.ports import Port
 from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
+from gateway.jobs.fences import Fences
 from gateway.links.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
 from gateway.links.wire import Wire, Wires
-from gateway.losses.rule import MOST_TRIES, Debt, Trail
+from gateway.losses.rule import MOST_TRIES, Debt, Losses, Trail
 from gateway.losses.unflushed import KEPT
 from gateway.protocol.asks import Ask, Done
 from gateway.protocol.errors import Refusal
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.hub.hub import Hub
-    from gateway.links.disk import Disk
 
 AGAIN_SECONDS = 0.5
 """How long after a link could not be made the next one is tried, at most: beside what the upstream's own
@@ -62,6 +62,17 @@ LOOK_SECONDS = 0.01
 """How often it is looked whether that has come to its end."""
 
 
+class TrunksDisk(Protocol):
+    """What a trunk needs of its disk (`gateway.links.disk`, which knows trunks)."""
+
+    fences: Fences
+    losses: Losses
+
+    def is_left(self) -> None:
+        """The trunk has gone."""
+        ...
+
+
 class Trunk:
     """The links of one export. Whoever uses it has a `Joined`; it begins with `start`, and ends with the last
     of them.
@@ -73,7 +84,7 @@ class Trunk:
         terms: Terms,
         first: Link,
         hub: Hub,
-        disk: Disk,
+        disk: TrunksDisk,
         log: FilteringBoundLogger,
         trail: Trail | None = None,
     ) -> None:

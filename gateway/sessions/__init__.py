@@ -1,6 +1,7 @@
 """Sessions: clients that have opened an export, from GO to their end.
 
 service.py    what all clients share
+opened.py     an export that a client has opened: where it is, and what was promised of it
 promise.py    what a client is promised of an export, and told; `explain` asks the same
 reading.py    policies that look at the disk before it is described, and the READs that they make
 transmit.py   a transmission phase, from the task that waits for it

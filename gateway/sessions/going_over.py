@@ -47,11 +47,11 @@ from gateway.sessions.holding import (
     relaying,
 )
 from gateway.sessions.hooks import Hooks
+from gateway.sessions.opened import Opened, Place
 from gateway.sessions.promise import first_view
 from gateway.sessions.reading import chain_over
-from gateway.sessions.service import Place, Running, Service
+from gateway.sessions.service import Running, Service
 from gateway.sessions.surviving import OVER_SECONDS, put_on_its_links
-from gateway.sessions.transmit import Opened
 from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link, Negotiation
 from gateway.wire.handshake import shown

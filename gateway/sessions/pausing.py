@@ -48,7 +48,8 @@ from gateway.sessions.going_over import (
     trunk_of,
 )
 from gateway.sessions.holding import Holding, NotDone, Within, relaying
-from gateway.sessions.service import Place, Running, Service
+from gateway.sessions.opened import Place
+from gateway.sessions.service import Running, Service
 from gateway.upstream.negotiation import Terms
 from gateway.upstream.server import Server
 from gateway.wire.handshake import shown

@@ -8,7 +8,7 @@ export; rates, limits and a rule that ends them are taken from the rules in forc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,22 +17,20 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.access.chain import Membership, Placed
+from gateway.access.chain import Membership
 from gateway.access.rules import Access, NotGranted
 from gateway.config import Config, Route
 from gateway.hub.hub import Hub
 from gateway.hub.session import Session as RelaySession
-from gateway.hub.session import Watched
 from gateway.links.disk import Disk, Disks
 from gateway.links.shared import SharedNegotiation, Trunks, begun
 from gateway.links.trunk import Joined, Trunk
 from gateway.losses.rule import PROOF_SECONDS, Losses
 from gateway.net.tally import Tally
-from gateway.policy import Charge, Session
 from gateway.protocol.errors import Refusal
 from gateway.protocol.server_role import ServerNegotiation
-from gateway.protocol.table import Table
-from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.scan.traffic import Traffic
+from gateway.sessions.opened import Opened, Place, limits_of
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import check_required
 from gateway.upstream.ladder import Rung
@@ -46,12 +44,9 @@ from gateway.upstream.server import (
     WellAgain,
     WentDown,
 )
-from gateway.wire.limits import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-    from gateway.sessions.transmit import Opened
 
 
 DENIED_SECONDS = 10
@@ -64,51 +59,6 @@ TURNED_AWAY_LOG_SECONDS = 60
 
 PART = "one server of several"
 """What is said to be down when another of the upstream's URIs works."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What policies change of a session that runs already."""
-
-    charges: Sequence[Charge]
-    watched: Watched
-    most_in_flight: int
-
-
-def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
-    """Give the limits that a chain of policies sets a session, whatever it was promised: no view is compiled,
-    so of what the policies say of commands only the number in flight is taken.
-    """
-    enforced = [placed.policy for placed in chain if not placed.observed]
-    table = Table(MAX_SIZE_BYTES)  # of no view: nothing that policies bar is too far out for it
-    for policy in enforced:
-        policy.commands(table)
-    charges = [charge for policy in enforced for charge in policy.charges(session)]
-    watched = [
-        (placed.name, charge)
-        for placed in chain
-        if placed.observed
-        for charge in placed.policy.charges(session)
-    ]
-    most = table.most_in_flight
-    return Limits(charges, watched, MAX_IN_FLIGHT if most is None else most)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an export is."""
-
-    server: Server
-    name: str
-    """The export's name there."""
-    switches: int = 0
-    """How often the export has been switched: a connection from before that is to another server, even where
-    all else is the same.
-    """
-
-    def leads_where(self, other: Place) -> bool:
-        """Say whether one connection may be used for both, before an export is chosen."""
-        return (self.server, self.switches) == (other.server, other.switches)
 
 
 @dataclass(eq=False)

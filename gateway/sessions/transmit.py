@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.access.chain import Membership, Terms
-from gateway.access.rules import Access, Grant
 from gateway.hub.session import Session as RelaySession
 from gateway.identity import Identity
 from gateway.links.trunk import Joined
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
-from gateway.protocol.export import Offer
-from gateway.scan.plan import Plan
 from gateway.scan.traffic import Traffic
 from gateway.sessions.hooks import Hooks
 from gateway.sessions.observing import Teller
-from gateway.sessions.promise import plan_of
-from gateway.sessions.service import Limits, Place, Running, Service
+from gateway.sessions.opened import Opened, do_all
+from gateway.sessions.service import Running, Service
 from gateway.sessions.surviving import put_on_its_links
 from gateway.upstream.negotiation import Link
-from gateway.upstream.negotiation import Terms as Asked
 from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
@@ -35,51 +29,6 @@ if TYPE_CHECKING:
 LINGER_SECONDS = 2
 """How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
 its own unread, would make the kernel throw that away."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Opened:
-    """An export that a client has opened, and what it was promised of it."""
-
-    grant: Grant
-    access: Access
-    """The rules that gave it."""
-    place: Place
-    asked: Asked
-    """What the upstream was asked for it."""
-    membership: Membership
-    link: Link | Joined
-    agreed: Terms
-    offer: Offer
-    limits: Limits
-    waits_in: set[Opened] = field(default_factory=set)
-    """Where it is counted until it is relayed or closed."""
-
-    def counted(self, opening: set[Opened]) -> Opened:
-        """Give the same, counted among those that are about to be relayed."""
-        counted = replace(self, waits_in=opening)
-        opening.add(counted)
-        return counted
-
-    @property
-    def stands(self) -> bool:
-        """Where it shares its links with others: they have not been given up since."""
-        return not isinstance(self.link, Joined) or self.link.trunk.stands
-
-    @property
-    def plan(self) -> Plan:
-        """What its session does with each command."""
-        link = self.link
-        why = link.why if isinstance(link, Joined) else ""
-        return plan_of(self.agreed, self.offer, link.export, link.dialect, translated=why)
-
-    def begins(self) -> None:
-        """It is relayed from now on."""
-        self.waits_in.discard(self)
-
-    def close(self) -> None:
-        """Close the link, and have the policies told."""
-        do_all(self.begins, self.link.close, self.membership.leave)
 
 
 async def transmit(
@@ -177,15 +126,6 @@ def _left(running: Running) -> list[Callable[[], object]]:
         lambda: running.traffic.debt.losses.end(running.traffic.debt),
         running.disk.is_left,
     ]
-
-
-def do_all(*steps: Callable[[], object]) -> None:
-    """Do all of these, in their order. What one raises is raised in the end: a bug in one leaves nothing of the
-    others undone.
-    """
-    with ExitStack() as stack:
-        for step in reversed(steps):
-            stack.callback(step)
 
 
 def _leave_link(running: Running) -> None:

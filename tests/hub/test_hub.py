@@ -15,7 +15,7 @@ from gateway.hub.crowd import CALM_STEPS
 from gateway.hub.hub import Hub
 from gateway.links.trunk import Joined, Trunk
 from gateway.scan import chunks, replies, requests, turn
-from gateway.sessions.transmit import do_all
+from gateway.sessions.opened import do_all
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.transmission import is_error
 from tests.embedded.peers import Client

@@ -25,8 +25,8 @@ from gateway.scan.plan import plan
 from gateway.scan.traffic import Traffic
 from gateway.sessions.fitting import misfits
 from gateway.sessions.holding import NotDone
+from gateway.sessions.opened import Opened
 from gateway.sessions.pausing import Pauses, Target
-from gateway.sessions.transmit import Opened
 from gateway.throttle import Bucket, Unit
 from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
