@@ -22,8 +22,8 @@ from gateway.access.chain import Placed, Terms, join, peek, prepares, terms
 from gateway.access.rules import Grant, NotGranted
 from gateway.config import Route
 from gateway.identity import Identity
-from gateway.links.shared import SharedNegotiation
-from gateway.links.trunk import Joined
+from gateway.links.opening import OwnNegotiation, SharedNegotiation
+from gateway.links.way import Way
 from gateway.policy import Client, Denied, Session
 from gateway.protocol import introduction
 from gateway.protocol.errors import Refusal
@@ -47,7 +47,6 @@ from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Service
 from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.listing import listed_exports
-from gateway.upstream.negotiation import Link, Negotiation
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, MetaContext, shown
 
@@ -97,7 +96,7 @@ class Inquiry:
         self._patiently = patiently
         self._log = log
         self._has_tls = has_tls
-        self._upstream: tuple[Place, Negotiation | SharedNegotiation] | None = None
+        self._upstream: tuple[Place, OwnNegotiation | SharedNegotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
         self._kept: _Kept | None = None
 
@@ -227,7 +226,7 @@ class Inquiry:
 
     def told(self, name: str, opened: Opened) -> Told:
         """Give what a client is told of the export that it has opened."""
-        return told_of(name, opened.grant.route, opened.link.export, opened.agreed, opened.offer)
+        return told_of(name, opened.grant.route, opened.way.export, opened.agreed, opened.offer)
 
     async def aclose(self) -> None:
         """Close what nobody has been given."""
@@ -341,46 +340,32 @@ class Inquiry:
         """
         access, place = self._service.access, self._place(grant)
         membership = self._policies(grant, asked, join)
-        link: Link | Joined | None = None
+        way: Way | None = None
         try:
             terms = self._terms(asked, grant)
-            link = await self._linked(grant, place, terms)
+            way = await self._ask(grant, lambda up: up.open(terms))
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
             with self._denials(grant, asked):
-                chain = await self._prepared(membership.chain, grant.route, link)
-            agreed = self._agreed(chain, grant, asked, link.export)
+                chain = await self._prepared(membership.chain, grant.route, way)
+            agreed = self._agreed(chain, grant, asked, way.export)
             promised = self._offer(asked, agreed)
             # qemu's client of 2.6 to 2.8 takes one reply each time its socket is readable, and knows no GO.
             alone = by_name and self._core.secure and not promised.structured
             promised = replace(promised, one_reply_a_record=alone)
             check_places(place.server, promised)
             limited = limits_of(membership.chain, membership.session)
-            return Opened(grant, access, place, terms, membership, link, agreed, promised, limited)
+            return Opened(grant, access, place, terms, membership, way, agreed, promised, limited)
         except BaseException:
-            if link is not None:
-                link.close()
+            if way is not None:
+                way.close()
             membership.leave()
             raise
 
-    async def _linked(
-        self, grant: Grant, place: Place, terms: upstream_side.Terms
-    ) -> Link | Joined:
-        async def go(upstream: Negotiation | SharedNegotiation) -> Link | Joined:
-            allowance = upstream.allowance  # with a link it begins anew
-            link = await upstream.go(terms)
-            if isinstance(link, Joined):
-                return link
-            return await self._service.bundled(place, terms, link, allowance)
-
-        return await self._ask(grant, go)
-
-    async def _prepared(
-        self, chain: list[Placed], route: Route, link: Link | Joined
-    ) -> list[Placed]:
+    async def _prepared(self, chain: list[Placed], route: Route, way: Way) -> list[Placed]:
         if not prepares(chain):
             return chain
-        return await self._wait(lambda: chain_over(chain, route, link))
+        return await self._wait(lambda: chain_over(chain, route, way))
 
     def _offer(self, name: str, agreed: Terms) -> Offer:
         return promise(
@@ -404,7 +389,7 @@ class Inquiry:
     async def _ask(
         self,
         grant: Grant,
-        question: Callable[[Negotiation | SharedNegotiation], Awaitable[_Result]],
+        question: Callable[[OwnNegotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
         """Ask an export's upstream; a negotiation with another one ends."""
         place = self._place(grant)

@@ -16,8 +16,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -33,14 +32,11 @@ from gateway.links.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
 from gateway.links.wire import Wire, Wires
 from gateway.losses.rule import MOST_TRIES, Debt, Losses, Trail
 from gateway.losses.unflushed import KEPT
-from gateway.protocol.asks import Ask, Done
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
-from gateway.quirks import Dialect
 from gateway.scan.traffic import Traffic
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
-from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Link, Negotiation, Rejected, Terms
 from gateway.upstream.server import Place, Server
 from gateway.wire.constants import TransmissionFlag
@@ -74,8 +70,8 @@ class TrunksDisk(Protocol):
 
 
 class Trunk:
-    """The links of one export. Whoever uses it has a `Joined`; it begins with `start`, and ends with the last
-    of them.
+    """The links of one export. Whoever uses it has a port; it begins with `start`, and ends with the last of
+    them (`gateway.links.way.Share`).
     """
 
     def __init__(
@@ -99,7 +95,7 @@ class Trunk:
         self.decision = server.decide([first.export], first.quirks)
         self.export = offered(first.export, self.decision)
         """What clients may be promised."""
-        self.joined: set[Joined] = set()
+        self.joined: set[Port] = set()
         self.over = trio.Event()
         """There is no link any more, and will be none."""
         self.closed = trio.Event()
@@ -432,7 +428,7 @@ class Trunk:
 
     @property
     def _traffics(self) -> list[Traffic]:
-        traffics = [joined.port.traffic for joined in self.joined]
+        traffics = [port.traffic for port in self.joined]
         return [traffic for traffic in traffics if traffic is not None]
 
     def _note_change(self) -> None:
@@ -501,15 +497,15 @@ class Trunk:
         """Have done what has been asked for."""
         self._wires.push()
 
-    def join(self) -> Joined:
+    def join(self) -> Port:
         """Take part in it."""
-        joined = Joined(self)
-        self.joined.add(joined)
-        return joined
+        port = Port(None, _not_yet)
+        self.joined.add(port)
+        return port
 
-    def leave(self, joined: Joined) -> None:
+    def leave(self, port: Port) -> None:
         """Take part no more; the last one ends it."""
-        self.joined.discard(joined)
+        self.joined.discard(port)
         if not (self.joined or self.closed.is_set()):
             self._hub.see_off(self.closed)
         bundle = self.bundle
@@ -570,69 +566,6 @@ class Trunk:
 def speaks_for_all(export: Export) -> bool:
     """Say whether a FLUSH over one link covers what was written over any other one to this export."""
     return bool(export.flags & TransmissionFlag.CAN_MULTI_CONN)
-
-
-@dataclass(eq=False)
-class Joined:
-    """A session's part in a trunk, in place of a link of its own."""
-
-    trunk: Trunk
-    port: Port = field(default_factory=lambda: Port(None, _not_yet))
-    socket: None = None
-
-    @property
-    def why(self) -> str:
-        """Why every command is TRANSLATED."""
-        return self.trunk.server.mode.why_translated(self.trunk.decision.count)
-
-    @property
-    def export(self) -> Export:
-        """As the upstream means it: repaired; with CAN_MULTI_CONN as clients may be promised it."""
-        return self.trunk.export
-
-    @property
-    def dialect(self) -> Dialect:
-        """How the upstream is spoken to."""
-        return self.trunk.first.dialect
-
-    @property
-    def quirks(self) -> tuple[str, ...]:
-        """Names of the quirks in force."""
-        return self.trunk.first.quirks
-
-    @property
-    def rung(self) -> Rung:
-        """How much of the protocol the server was found to bear."""
-        return self.trunk.first.rung
-
-    def serve(self, traffic: Traffic) -> None:
-        """Have it as a session's way upstream."""
-        self.port.traffic = traffic
-        self.trunk.bundle.work.ports.there[self.port] = None
-        if self.trunk.loose:
-            traffic.locks.loosen(traffic.in_flight)
-
-    def ask(self, ask: Ask, done: Done) -> None:
-        """Ask the upstream; `done` is called once, from `wake` of the port."""
-        self.trunk.bundle.ask(self.port, ask, done)
-
-    def adopt(self, ask: Ask, done: Done) -> None:
-        """Have it taken over, that was asked over a link that is gone."""
-        self.trunk.bundle.adopt(self.port, ask, done)
-
-    def push(self) -> None:
-        """Send what has been asked."""
-        self.trunk.push()
-
-    def wakes(self, act: Callable[[Callable[[], None]], None]) -> None:
-        """Have answers handed out by `act`."""
-        self.port.wake = partial(act, partial(self.trunk.bundle.answers, self.port))
-
-    def close(self) -> None:
-        """Leave the trunk. Closing twice is once."""
-        trunk = self.trunk
-        trunk.contain(partial(trunk.bundle.leave, self.port))
-        trunk.contain(partial(trunk.leave, self))
 
 
 def _not_yet() -> None:

@@ -18,9 +18,8 @@ would be taken along unasked, or be left where one disk has two bundles that kno
 
 from __future__ import annotations
 
-import select
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -28,15 +27,16 @@ from typing import Self
 import trio
 
 from gateway.access.chain import prepares, terms
-from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk, looks
+from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
 from gateway.links.disk import Disk
 from gateway.links.shared import shared_terms
-from gateway.links.trunk import Joined, Trunk
+from gateway.links.trunk import Trunk
+from gateway.links.way import Lost, Own, Way, lost
 from gateway.losses.rule import Trail
 from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
-from gateway.scan.traffic import Traffic
+from gateway.sessions import seat
 from gateway.sessions.fitting import misfits
 from gateway.sessions.holding import (
     LOOK_SECONDS,
@@ -44,16 +44,14 @@ from gateway.sessions.holding import (
     NotDone,
     Within,
     answered,
-    relaying,
 )
-from gateway.sessions.hooks import Hooks
 from gateway.sessions.opened import Opened, Place
 from gateway.sessions.promise import first_view
 from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Running, Service
-from gateway.sessions.surviving import OVER_SECONDS, put_on_its_links
+from gateway.sessions.surviving import OVER_SECONDS
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire.handshake import shown
 
 
@@ -96,7 +94,7 @@ class GoingOver:
     async def aclose(self) -> None:
         """Close what was opened and not used. Twice is once."""
         for opened in self._ready.values():
-            _leave(opened.link)
+            opened.way.leave()
         self._ready.clear()
         self._trunks.clear()
         await self._stack.aclose()
@@ -113,11 +111,11 @@ class GoingOver:
             for running in sessions:
                 place = self._places[running.name]
                 opened = self._ready.get(running)
-                if opened is not None and _is_alive(opened.link):
+                if opened is not None and opened.way.is_alive:
                     continue
                 if opened is not None:
                     del self._ready[running]
-                    _leave(opened.link)
+                    opened.way.leave()
                 with refused_by(place), self._ends_without_disk(running):
                     self._refuse_if_disk_has_gone(running)
                     trunk = await self._trunk(place, leaving, sessions)
@@ -135,7 +133,7 @@ class GoingOver:
 
     def opened_for(self, running: Running) -> Export:
         """Give what was opened for a session."""
-        return self._ready[running].link.export
+        return self._ready[running].way.export
 
     async def _trunk(
         self, place: Place, leaving: Collection[Trunk], sessions: Collection[Running]
@@ -165,19 +163,19 @@ class GoingOver:
         before = running.opened
         asked = replace(before.asked, name=place.name)
         same = self._service.disk_at(place) is self._service.disk_at(before.place)
-        lowest = before.link.rung if same else Rung.EXPORT_NAME
-        link = await self._service.opened_anew(place, asked, trunk, lowest)
+        lowest = before.way.rung if same else Rung.EXPORT_NAME
+        way = await self._service.opened_anew(place, asked, trunk, lowest)
         if trunk is None and not self._vouched:
-            link = await self._recognised(running, place, link)
+            way = await self._recognised(running, place, way)
         try:
             chain, route = before.membership.chain, before.grant.route
             if prepares(chain):
-                chain = await chain_over(chain, route, link)
-            agreed = terms(chain, first_view(route, link.export))
-            refuse_if_misfit(place, misfits(before.offer, before.link.export, link.export, agreed))
-            return replace(before, place=place, asked=asked, link=link, agreed=agreed)
+                chain = await chain_over(chain, route, way)
+            agreed = terms(chain, first_view(route, way.export))
+            refuse_if_misfit(place, misfits(before.offer, before.way.export, way.export, agreed))
+            return replace(before, place=place, asked=asked, way=way, agreed=agreed)
         except BaseException:
-            _leave(link)
+            way.leave()
             raise
 
     # --- Whether it is the same disk
@@ -193,44 +191,25 @@ class GoingOver:
     def _refuse_if_disk_has_gone(self, running: Running) -> None:
         """Do not even connect where a disk is gone with its last link. Raises `AnotherDisk`."""
         survival = running.opened.place.server.mode.survival
-        dialect = running.opened.link.dialect
+        dialect = running.opened.way.dialect
         for trail in () if self._vouched else _trails([running]):
             if has_left_its_disk(dialect, survival, trail):
                 raise AnotherDisk(OWN_DISK)
 
-    async def _recognised(
-        self, running: Running, place: Place, link: Link | Joined
-    ) -> Link | Joined:
-        """Give a link, or links, of a session's own when it is known that they lead to the disk that it had.
-        Raises `NotDone`, `AnotherDisk`, and then they are closed.
+    async def _recognised(self, running: Running, place: Place, way: Way) -> Way:
+        """Give a way when it is known whether it leads to the disk that the session had. Raises `NotDone`,
+        `AnotherDisk`, and then it is closed.
         """
-        trails = _trails([running])
-        if isinstance(link, Joined):
-            joined = link
-        elif any(looks(place.server.mode.survival, trail) for trail in trails):
-            joined = self._lent(running, place, link)
-        else:
-            return link
-        try:
-            await joined.trunk.recognised(trails)
-            _refuse_if_lost(joined.trunk)
-        except BaseException:
-            joined.close()
-            raise
-        if joined is link:
-            return link
-        found, trail = joined.trunk.dissolve()
-        joined.close()
-        trail.losses.left(trail)
-        return found
-
-    def _lent(self, running: Running, place: Place, link: Link) -> Joined:
-        """Have a link in a trunk of its own, which can look at what is there."""
-        service = self._service
         asked = replace(running.opened.asked, name=place.name)
-        trunk = Trunk(place.server, asked, link, service.hub, running.disk, running.log)
-        trunk.start()
-        return trunk.join()
+
+        def lend(own: Own) -> Trunk:
+            hub, disk, log = self._service.hub, running.disk, running.log
+            return Trunk(place.server, asked, own.link, hub, disk, log)
+
+        try:
+            return await way.recognised(_trails([running]), lend)
+        except Lost as gone:
+            raise NotDone(str(gone)) from None
 
     def _too_slow(self) -> str:
         servers = {place.server: None for place in self._places.values()}
@@ -253,18 +232,18 @@ class GoingOver:
         left = [
             running
             for running in sessions
-            if relaying(running).held and running not in self.without_disk
+            if running.relaying.held and running not in self.without_disk
         ]
         self._holding.refuse_if_draining()
         refuse_to_part_others(self._service, self._places, leaving)
-        if not all(relaying(running).quiet for running in left):
+        if not all(running.relaying.quiet for running in left):
             raise NotDone("a session is not quiet any more")
         # From here on nothing may fail.
         for running in left:
             self._relink(running, self._ready.pop(running))
         for running, why in self.without_disk.items():
             server = self._places[running.name].server
-            relaying(running).finish(f"upstream {server.name!r} is gone: {why}", OVER_SECONDS)
+            running.relaying.finish(f"upstream {server.name!r} is gone: {why}", OVER_SECONDS)
         for disk, trunk in self._trunks.items():
             disk.trunk = trunk
         for each in leaving:
@@ -272,36 +251,22 @@ class GoingOver:
                 each.retire()
 
     def _relink(self, running: Running, opened: Opened) -> None:
-        service = self._service
-        session, before, old, new = relaying(running), running.opened, running.traffic, opened.link
-        joined = new if isinstance(new, Joined) else None
-        plan = opened.plan
+        service, session = self._service, running.relaying
+        way, old, left = running.opened.way, running.traffic, running.disk
         disk = service.disk_at(opened.place)
-        debt = old.debt if disk is running.disk else disk.losses.open(old.debt)
-        ask = None if joined is None else joined.ask
-        traffic = Traffic(plan, disk.locks, ask, debt, disk.fences)
-        left_trail = old.debt.trail
+        debt = old.debt if disk is left else disk.losses.open(old.debt)
+        left_trail, lost = old.debt.trail, session.link_lost
         if self._vouched:
             disk.losses.witnesses.clear()
-        if plan.hooked:
-            assert running.nursery is not None
-            Hooks(opened.agreed, plan, traffic.jobs, session.act, running.nursery, running.log)
-        settled, lost = session.settled, session.link_lost
-        push = None if joined is None else joined.push
-        service.hub.relink(session, new.socket, traffic, push)
-        session.settled = settled
-        running.opened, running.traffic = opened, traffic
-        session.survive = None
-        put_on_its_links(service, running)
+        seat.go_over(service, running, opened, disk, debt)
         if left_trail is not None and debt.trail is not None and not self._vouched:
             debt.trail.follows(left_trail)
         if old.trail is not None:
             old.trail.losses.left(old.trail)
-        left, running.disk = running.disk, disk
         left.is_left()
-        if isinstance(before.link, Link) and not lost:
-            _say_disc(before.link)
-        before.link.close()
+        if not lost:
+            way.say_disc()
+        way.close()
         running.log.info("session switched", server=opened.place.server.name)
 
 
@@ -310,7 +275,7 @@ class GoingOver:
 
 def trunk_of(opened: Opened) -> Trunk | None:
     """Give the links that are shared, or several, over which an export was opened; None: it has one alone."""
-    return opened.link.trunk if isinstance(opened.link, Joined) else None
+    return opened.way.trunk
 
 
 def _trails(sessions: Collection[Running]) -> list[Trail]:
@@ -322,7 +287,7 @@ def _trails(sessions: Collection[Running]) -> list[Trail]:
 def _refuse_if_lost(trunk: Trunk) -> None:
     """Raise `NotDone` if new links are gone already."""
     if not trunk.stands:
-        raise NotDone(f"the connections to {trunk.server.name} were lost: {trunk.bundle.why}")
+        raise NotDone(lost(trunk))
 
 
 def others(service: Service, exports: Collection[str], trunk: Trunk) -> set[str]:
@@ -350,14 +315,14 @@ def refuse_to_part_others(
 async def part_from_links(sessions: Collection[Running], trunks: Collection[Trunk]) -> None:
     """Close the connections of sessions that are held and settled; they live on without."""
     for running in sessions:
-        if not isinstance(running.opened.link, Joined):
+        if trunk_of(running.opened) is None:
             await answered(running)
-            relaying(running).part_from_link()
+            running.relaying.part_from_link()
     for trunk in trunks:
         trunk.end("the connections to the upstream were closed to be made anew")
     for trunk in trunks:
         await trunk.closed.wait()
-    while not all(relaying(running).link_lost for running in sessions if relaying(running).held):
+    while not all(running.relaying.link_lost for running in sessions if running.relaying.held):
         await trio.sleep(LOOK_SECONDS)
 
 
@@ -371,7 +336,7 @@ async def opened_for_a_look(place: Place) -> Export:
         link = await negotiation.go(await shared_terms(negotiation, place.name))
     finally:
         await negotiation.aclose()
-    _leave(link)
+    Own(place.server, link).leave()
     return link.export
 
 
@@ -388,24 +353,3 @@ def refused_by(place: Place) -> Iterator[None]:
         yield
     except (Refusal, Denied) as error:
         raise NotDone(f"{place.server.name}: {error}") from None
-
-
-def _is_alive(link: Link | Joined) -> bool:
-    """Say whether a link that was opened a while ago is there still, as far as is known."""
-    if isinstance(link, Joined):
-        return link.trunk.stands and bool(link.trunk.bundle.lines)
-    poll = select.poll()
-    poll.register(link.socket.fileno(), select.POLLRDHUP)
-    return not poll.poll(0)
-
-
-def _leave(link: Link | Joined) -> None:
-    """Close a link over which nobody has asked anything."""
-    if isinstance(link, Link):
-        _say_disc(link)
-    link.close()
-
-
-def _say_disc(link: Link) -> None:
-    with suppress(OSError):  # it has gone already
-        link.socket.send(link.export.framing.disc())

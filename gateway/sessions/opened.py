@@ -1,7 +1,7 @@
-"""An export that a client has opened: where it is, the link to it, and what was promised of it.
+"""An export that a client has opened: where it is, the way to it, and what was promised of it.
 
 It is this that the client's session begins with, and what changes as a whole when the session goes over to
-another link.
+another.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from gateway.access.chain import Membership, Placed, Terms
 from gateway.access.rules import Access, Grant
 from gateway.hub.session import Watched
-from gateway.links.trunk import Joined
+from gateway.links.way import Way
 from gateway.policy import Charge, Session
 from gateway.protocol.export import Offer
 from gateway.protocol.table import Table
 from gateway.scan.plan import Plan
 from gateway.scan.traffic import MAX_IN_FLIGHT
 from gateway.sessions.promise import plan_of
-from gateway.upstream.negotiation import Link
 from gateway.upstream.negotiation import Terms as Asked
 from gateway.upstream.server import Server
 from gateway.wire.limits import MAX_SIZE_BYTES
@@ -82,7 +81,7 @@ class Opened:
     asked: Asked
     """What the upstream was asked for it."""
     membership: Membership
-    link: Link | Joined
+    way: Way
     agreed: Terms
     offer: Offer
     limits: Limits
@@ -98,22 +97,21 @@ class Opened:
     @property
     def stands(self) -> bool:
         """Where it shares its links with others: they have not been given up since."""
-        return not isinstance(self.link, Joined) or self.link.trunk.stands
+        return self.way.stands
 
     @property
     def plan(self) -> Plan:
         """What its session does with each command."""
-        link = self.link
-        why = link.why if isinstance(link, Joined) else ""
-        return plan_of(self.agreed, self.offer, link.export, link.dialect, translated=why)
+        way = self.way
+        return plan_of(self.agreed, self.offer, way.export, way.dialect, translated=way.why)
 
     def begins(self) -> None:
         """It is relayed from now on."""
         self.waits_in.discard(self)
 
     def close(self) -> None:
-        """Close the link, and have the policies told."""
-        do_all(self.begins, self.link.close, self.membership.leave)
+        """Close the way, and have the policies told."""
+        do_all(self.begins, self.way.close, self.membership.leave)
 
 
 def do_all(*steps: Callable[[], object]) -> None:

@@ -47,7 +47,7 @@ from gateway.sessions.going_over import (
     refuse_to_part_others,
     trunk_of,
 )
-from gateway.sessions.holding import Holding, NotDone, Within, relaying
+from gateway.sessions.holding import Holding, NotDone, Within
 from gateway.sessions.opened import Place
 from gateway.sessions.service import Running, Service
 from gateway.upstream.negotiation import Terms
@@ -364,7 +364,7 @@ class Pauses:
         """
         await over.open_for(sessions, leaving)
         pairs = {
-            (each.name, plainly(each.opened.link.export), plainly(over.opened_for(each)))
+            (each.name, plainly(each.opened.way.export), plainly(over.opened_for(each)))
             for each in sessions
         }
         for name, was, now in pairs:
@@ -619,8 +619,8 @@ class Pauses:
     def _has_no_link(self, running: Running) -> bool:
         """Say whether a held session has to be opened anew: nobody else cares for it."""
         trunk = trunk_of(running.opened)
-        if relaying(running).link_lost or trunk is None:
-            return bool(relaying(running).link_lost)
+        if running.relaying.link_lost or trunk is None:
+            return bool(running.relaying.link_lost)
         # With others, who are not held, it goes on as they do.
         is_down = trunk.ended or not trunk.bundle.lines
         return is_down and not others(self._service, [running.name], trunk)

@@ -23,18 +23,17 @@ from gateway.config import Config, Route
 from gateway.hub.hub import Hub
 from gateway.hub.session import Session as RelaySession
 from gateway.links.disk import Disk, Disks
-from gateway.links.shared import SharedNegotiation, Trunks, begun
-from gateway.links.trunk import Joined, Trunk
+from gateway.links.opening import OwnNegotiation, SharedNegotiation
+from gateway.links.shared import Trunks
+from gateway.links.trunk import Trunk
+from gateway.links.way import Share, Way
 from gateway.losses.rule import PROOF_SECONDS, Losses
 from gateway.net.tally import Tally
-from gateway.protocol.errors import Refusal
 from gateway.protocol.server_role import ServerNegotiation
 from gateway.scan.traffic import Traffic
 from gateway.sessions.opened import Opened, Place, limits_of
-from gateway.upstream.allowance import Allowance
-from gateway.upstream.coherence import check_required
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation, Terms
+from gateway.upstream.negotiation import Negotiation, Terms
 from gateway.upstream.server import (
     CameBack,
     News,
@@ -63,20 +62,19 @@ PART = "one server of several"
 
 @dataclass(eq=False)
 class Running:
-    """A session that is being relayed."""
+    """A session that is being relayed, from when the hub begins it."""
 
     name: str
     """The export's, in our configuration."""
     membership: Membership
     opened: Opened
-    """What the client was promised; and the link that it has now."""
+    """What the client was promised; and the way that it has now."""
     disk: Disk
     """The one that it is on now."""
     traffic: Traffic
     log: FilteringBoundLogger
-    relaying: RelaySession | None = None
-    """None: the hub has not begun it yet. It is held against the rules then, if they are others than at GO."""
-    nursery: trio.Nursery | None = None
+    relaying: RelaySession
+    nursery: trio.Nursery
     """Ends with the session."""
 
 
@@ -144,52 +142,31 @@ class Service:
         """Give the disk that is at a place: the same whatever leads there."""
         return self.disks.at(place.server, place.name)
 
-    def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:
-        """Give what a client's questions are asked of. Links that are several are made together, lest one that
-        was made ahead leads to the server that was there before. Where clients share connections to the disk,
-        all do: what is written again after a loss would undo what others have written beside it.
+    def negotiation(self, place: Place) -> OwnNegotiation | SharedNegotiation:
+        """Give what a client's questions are asked of. Where clients share connections to the disk, all do:
+        what is written again after a loss would undo what others have written beside it.
         """
         server = place.server
+        at = partial(self.disks.at, server)
         if server.mode.wanted.shared or self.disk_at(place).trunk is not None:
-            return SharedNegotiation(self.trunks, server, partial(self.disks.at, server))
-        return Negotiation(server, warm=server.mode.wanted.count == 1)
-
-    async def bundled(
-        self, place: Place, terms: Terms, link: Link, allowance: Allowance | None = None
-    ) -> Link | Joined:
-        """Give a client's own link as it is to be used: as it is, or as the first of a bundle, whose other
-        links may take what is left of `allowance`. Raises `Refusal`, and then the link is closed.
-        """
-        server = place.server
-        decision = server.decide([link.export], link.quirks)
-        if not server.mode.bundled(decision.count):
-            try:
-                if server.mode.required:
-                    check_required(server.mode.wanted, decision)
-            except Refusal:
-                link.close()
-                raise
-            if decision.reason and server.is_news(terms.name, decision.reason):
-                self.log.warning(decision.reason, upstream=server.name, export=terms.name)
-            return link
-        disk = self.disk_at(place)
-        trunk = await begun(server, terms, link, self.hub, disk, self.log, allowance)
-        return trunk.join()
+            return SharedNegotiation(self.trunks, server, at)
+        return OwnNegotiation(self.trunks, server, at)
 
     async def opened_anew(
         self, place: Place, terms: Terms, trunk: Trunk | None, lowest: Rung
-    ) -> Link | Joined:
+    ) -> Way:
         """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are
         shared; else on no rung lower than that. Raises `Refusal`.
         """
         if trunk is not None:
-            return trunk.join()
-        negotiation = Negotiation(place.server, lowest=lowest)
+            return Share(trunk)
+        server = place.server
+        negotiation = Negotiation(server, lowest=lowest)
         try:
             link = await negotiation.go(terms)
         finally:
             await negotiation.aclose()
-        return await self.bundled(place, terms, link)
+        return await self.trunks.way(server, partial(self.disks.at, server), terms, link)
 
     @contextmanager
     def session(self, running: Running) -> Iterator[None]:
@@ -254,13 +231,13 @@ class Service:
         one session must not keep the others, nor a reload, from the rules.
         """
         try:
-            return running.relaying is not None and self._look_at(running, running.relaying)
+            return self._look_at(running)
         except Exception:
             self.log.exception("session not held against the new rules", export=running.name)
             return False
 
-    def _look_at(self, running: Running, relaying: RelaySession) -> bool:
-        session = running.membership.session
+    def _look_at(self, running: Running) -> bool:
+        session, relaying = running.membership.session, running.relaying
         client = replace(session.client, at=datetime.now().astimezone())
         try:
             grant = self.access.again(client, running.name)

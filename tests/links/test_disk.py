@@ -18,7 +18,7 @@ from gateway.hub.hub import LOOK_SECONDS
 from gateway.hub.session import LOST_SECONDS
 from gateway.links import disk as disk_module
 from gateway.links.disk import Disk, Disks
-from gateway.links.trunk import Joined, Trunk
+from gateway.links.trunk import Trunk
 from gateway.losses.survival import DEFAULTS, Doubt
 from gateway.protocol.errors import Refusal
 from gateway.sessions.holding import NotDone
@@ -67,8 +67,8 @@ class Two:
         return self.made.service.disk_at(running.opened.place)
 
     def trunks(self) -> list[Trunk]:
-        links = [running.opened.link for running in self.made.service.running]
-        return [link.trunk for link in links if isinstance(link, Joined)]
+        ways = [running.opened.way for running in self.made.service.running]
+        return [way.trunk for way in ways if way.trunk]
 
 
 @asynccontextmanager
