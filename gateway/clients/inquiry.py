@@ -29,7 +29,7 @@ from gateway.protocol import introduction
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server_role import ContextsAsked, ExportAsked, ServerNegotiation
-from gateway.sessions.opened import Opened, Place, limits_of
+from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.sessions.promise import (
     Told,
     allowed_contexts,
@@ -96,7 +96,7 @@ class Inquiry:
         self._patiently = patiently
         self._log = log
         self._has_tls = has_tls
-        self._upstream: tuple[Place, OwnNegotiation | SharedNegotiation] | None = None
+        self._upstream: tuple[Location, OwnNegotiation | SharedNegotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
         self._kept: _Kept | None = None
 
@@ -166,7 +166,7 @@ class Inquiry:
         export, _dialect, _quirks = await self._ask(grant, lambda up: up.describe(terms))
         agreed = self._agreed(chain, grant, asked.name, export)
         promised = self._offer(asked.name, agreed)
-        check_places(self._place(grant).server, promised)
+        check_places(self._location(grant).server, promised)
         return told_of(asked.name, grant.route, export, agreed, promised)
 
     async def opened(
@@ -181,7 +181,7 @@ class Inquiry:
                 there = kept.opened
                 same = asked is not None and replace(kept.asked, go=True) == asked
                 known = there.access is service.access and _same(there.grant, grant)
-                known = known and there.place == self._place(grant) and there.stands
+                known = known and there.location == self._location(grant) and there.stands
                 if same and known and there.asked == self._terms(name, grant):
                     return there.counted(service.opening)
         except BaseException:
@@ -200,7 +200,7 @@ class Inquiry:
                     now = self._grant(name, without_tls=without_tls)
                 if (
                     _same(now, grant)
-                    and self._place(now) == opened.place
+                    and self._location(now) == opened.location
                     and opened.stands
                     and now.name not in service.paused
                 ):
@@ -232,7 +232,7 @@ class Inquiry:
         """Close what nobody has been given."""
         self.forget()
         if self._upstream is not None:
-            _place, negotiation = self._upstream
+            _location, negotiation = self._upstream
             self._upstream = None
             await negotiation.aclose()
 
@@ -338,7 +338,7 @@ class Inquiry:
         """Have the policies take part, then the upstream; leave nothing behind if it fails. `by_name`: the
         client has said EXPORT_NAME.
         """
-        access, place = self._service.access, self._place(grant)
+        access, location = self._service.access, self._location(grant)
         membership = self._policies(grant, asked, join)
         way: Way | None = None
         try:
@@ -353,9 +353,11 @@ class Inquiry:
             # qemu's client of 2.6 to 2.8 takes one reply each time its socket is readable, and knows no GO.
             alone = by_name and self._core.secure and not promised.structured
             promised = replace(promised, one_reply_a_record=alone)
-            check_places(place.server, promised)
+            check_places(location.server, promised)
             limited = limits_of(membership.chain, membership.session)
-            return Opened(grant, access, place, terms, membership, way, agreed, promised, limited)
+            return Opened(
+                grant, access, location, terms, membership, way, agreed, promised, limited
+            )
         except BaseException:
             if way is not None:
                 way.close()
@@ -383,7 +385,7 @@ class Inquiry:
         """Give the terms on which the upstream is asked: those of the client, under its name there."""
         if queries is None and self._queries is not None and self._queries[0] == name:
             queries = self._queries[1]
-        there = self._place(grant).name
+        there = self._location(grant).name
         return upstream_side.Terms(there, self._core.structured, self._core.extended, queries)
 
     async def _ask(
@@ -392,24 +394,24 @@ class Inquiry:
         question: Callable[[OwnNegotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
         """Ask an export's upstream; a negotiation with another one ends."""
-        place = self._place(grant)
-        if self._upstream is not None and not self._upstream[0].leads_where(place):
-            _place, negotiation = self._upstream
+        location = self._location(grant)
+        if self._upstream is not None and not self._upstream[0].leads_where(location):
+            _location, negotiation = self._upstream
             self._upstream = None
             await negotiation.aclose()
         if self._upstream is None:
-            self._upstream = place, self._service.negotiation(place)
+            self._upstream = location, self._service.negotiation(location)
         negotiation = self._upstream[1]
         return await self._wait(lambda: question(negotiation))
 
-    def _place(self, grant: Grant) -> Place:
+    def _location(self, grant: Grant) -> Location:
         """Give where an export is. Raises `Refusal`: a reload took it away since the rules were asked."""
-        place = self._service.place(grant.name, grant.route)
-        if place is None:
+        location = self._service.location(grant.name, grant.route)
+        if location is None:
             upstream = shown(grant.route.upstream)
             text = f"upstream {upstream} is not in the configuration any more"
             raise Refusal(Rep.ERR_SHUTDOWN, text)
-        return place
+        return location
 
     async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
         return await self._patiently(wait)

@@ -45,7 +45,7 @@ from gateway.sessions.holding import (
     Within,
     answered,
 )
-from gateway.sessions.opened import Opened, Place
+from gateway.sessions.opened import Location, Opened
 from gateway.sessions.promise import first_view
 from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Running, Service
@@ -56,22 +56,22 @@ from gateway.wire.handshake import shown
 
 
 class GoingOver:
-    """The sessions of exports, on their way: each export (ours) to its place. To be used as a context: what was
-    opened and not used by its end is closed. `vouched`: somebody has said that the disk there is the same.
+    """The sessions of exports, on their way: each export (ours) to its location. To be used as a context: what
+    was opened and not used by its end is closed. `vouched`: somebody has said that the disk there is the same.
     """
 
     def __init__(
         self,
         service: Service,
         holding: Holding,
-        places: Mapping[str, Place],
+        locations: Mapping[str, Location],
         within: Within,
         *,
         vouched: bool,
     ) -> None:
         self._service = service
         self._holding = holding
-        self._places = places
+        self._locations = locations
         self._within = within
         self._vouched = vouched
         self.without_disk: dict[Running, str] = {}
@@ -105,48 +105,50 @@ class GoingOver:
         """Open the exports for these sessions, as far as that was not done, and does not stand any more; what
         they share is not to be one of the trunks that are left. Raises `NotDone`.
         """
-        for place in self._places.values():
-            place.server.try_soon()
+        for location in self._locations.values():
+            location.server.try_soon()
         with self._within.over(self._too_slow):
             for running in sessions:
-                place = self._places[running.name]
+                location = self._locations[running.name]
                 opened = self._ready.get(running)
                 if opened is not None and opened.way.is_alive:
                     continue
                 if opened is not None:
                     del self._ready[running]
                     opened.way.leave()
-                with refused_by(place), self._ends_without_disk(running):
+                with refused_by(location), self._ends_without_disk(running):
                     self._refuse_if_disk_has_gone(running)
-                    trunk = await self._trunk(place, leaving, sessions)
-                    self._ready[running] = await self._opened_anew(running, place, trunk)
+                    trunk = await self._trunk(location, leaving, sessions)
+                    self._ready[running] = await self._opened_anew(running, location, trunk)
 
     async def look(self, export: str, leaving: Collection[Trunk]) -> Export:
         """Open an export as the next client would, who is not there, and give what it is. Raises `NotDone`."""
-        place = self._places[export]
-        place.server.try_soon()
-        with self._within.over(self._too_slow), refused_by(place):
-            trunk = await self._trunk(place, leaving, ())
+        location = self._locations[export]
+        location.server.try_soon()
+        with self._within.over(self._too_slow), refused_by(location):
+            trunk = await self._trunk(location, leaving, ())
             if trunk is not None:
                 return trunk.export
-            return await opened_for_a_look(place)
+            return await opened_for_a_look(location)
 
     def opened_for(self, running: Running) -> Export:
         """Give what was opened for a session."""
         return self._ready[running].way.export
 
     async def _trunk(
-        self, place: Place, leaving: Collection[Trunk], sessions: Collection[Running]
+        self, location: Location, leaving: Collection[Trunk], sessions: Collection[Running]
     ) -> Trunk | None:
-        """Give what these sessions share if they go to a place; None if each has links of its own. Raises
+        """Give what these sessions share if they go to a location; None if each has links of its own. Raises
         `Refusal`, `NotDone`, `AnotherDisk`.
         """
-        if not place.server.mode.wanted.shared:
+        if not location.server.mode.wanted.shared:
             return None
-        disk = self._service.disk_at(place)
+        disk = self._service.disk_at(location)
         if disk not in self._trunks:
             debts = {each.traffic.debt for each in sessions}
-            exchange = self._service.trunks.exchange(disk, place.server, place.name, leaving, debts)
+            exchange = self._service.trunks.exchange(
+                disk, location.server, location.name, leaving, debts
+            )
             self._trunks[disk] = await self._stack.enter_async_context(exchange)
             if not self._vouched:
                 await self._trunks[disk].recognised(_trails(sessions))
@@ -156,24 +158,26 @@ class GoingOver:
         _refuse_if_lost(trunk)
         return trunk
 
-    async def _opened_anew(self, running: Running, place: Place, trunk: Trunk | None) -> Opened:
-        """Open an export at another place, as it was opened for its client; `trunk` is for all of them, if
+    async def _opened_anew(
+        self, running: Running, location: Location, trunk: Trunk | None
+    ) -> Opened:
+        """Open an export at another location, as it was opened for its client; `trunk` is for all of them, if
         there is one. Raises `NotDone`, `Refusal`, `Denied`, `AnotherDisk`.
         """
         before = running.opened
-        asked = replace(before.asked, name=place.name)
-        same = self._service.disk_at(place) is self._service.disk_at(before.place)
+        asked = replace(before.asked, name=location.name)
+        same = self._service.disk_at(location) is self._service.disk_at(before.location)
         lowest = before.way.rung if same else Rung.EXPORT_NAME
-        way = await self._service.opened_anew(place, asked, trunk, lowest)
+        way = await self._service.opened_anew(location, asked, trunk, lowest)
         if trunk is None and not self._vouched:
-            way = await self._recognised(running, place, way)
+            way = await self._recognised(running, location, way)
         try:
             chain, route = before.membership.chain, before.grant.route
             if prepares(chain):
                 chain = await chain_over(chain, route, way)
             agreed = terms(chain, first_view(route, way.export))
-            refuse_if_misfit(place, misfits(before.offer, before.way.export, way.export, agreed))
-            return replace(before, place=place, asked=asked, way=way, agreed=agreed)
+            refuse_if_misfit(location, misfits(before.offer, before.way.export, way.export, agreed))
+            return replace(before, location=location, asked=asked, way=way, agreed=agreed)
         except BaseException:
             way.leave()
             raise
@@ -190,21 +194,21 @@ class GoingOver:
 
     def _refuse_if_disk_has_gone(self, running: Running) -> None:
         """Do not even connect where a disk is gone with its last link. Raises `AnotherDisk`."""
-        survival = running.opened.place.server.mode.survival
+        survival = running.opened.location.server.mode.survival
         dialect = running.opened.way.dialect
         for trail in () if self._vouched else _trails([running]):
             if has_left_its_disk(dialect, survival, trail):
                 raise AnotherDisk(OWN_DISK)
 
-    async def _recognised(self, running: Running, place: Place, way: Way) -> Way:
+    async def _recognised(self, running: Running, location: Location, way: Way) -> Way:
         """Give a way when it is known whether it leads to the disk that the session had. Raises `NotDone`,
         `AnotherDisk`, and then it is closed.
         """
-        asked = replace(running.opened.asked, name=place.name)
+        asked = replace(running.opened.asked, name=location.name)
 
         def lend(own: Own) -> Trunk:
             hub, disk, log = self._service.hub, running.disk, running.log
-            return Trunk(place.server, asked, own.link, hub, disk, log)
+            return Trunk(location.server, asked, own.link, hub, disk, log)
 
         try:
             return await way.recognised(_trails([running]), lend)
@@ -212,7 +216,7 @@ class GoingOver:
             raise NotDone(str(gone)) from None
 
     def _too_slow(self) -> str:
-        servers = {place.server: None for place in self._places.values()}
+        servers = {location.server: None for location in self._locations.values()}
         whys = [f"{each.name} ({each.why_down})" if each.down else each.name for each in servers]
         return f"{', '.join(whys)} has not opened it within {self._within.seconds:g} s"
 
@@ -235,14 +239,14 @@ class GoingOver:
             if running.relaying.held and running not in self.without_disk
         ]
         self._holding.refuse_if_draining()
-        refuse_to_part_others(self._service, self._places, leaving)
+        refuse_to_part_others(self._service, self._locations, leaving)
         if not all(running.relaying.quiet for running in left):
             raise NotDone("a session is not quiet any more")
         # From here on nothing may fail.
         for running in left:
             self._relink(running, self._ready.pop(running))
         for running, why in self.without_disk.items():
-            server = self._places[running.name].server
+            server = self._locations[running.name].server
             running.relaying.finish(f"upstream {server.name!r} is gone: {why}", OVER_SECONDS)
         for disk, trunk in self._trunks.items():
             disk.trunk = trunk
@@ -253,7 +257,7 @@ class GoingOver:
     def _relink(self, running: Running, opened: Opened) -> None:
         service, session = self._service, running.relaying
         way, old, left = running.opened.way, running.traffic, running.disk
-        disk = service.disk_at(opened.place)
+        disk = service.disk_at(opened.location)
         debt = old.debt if disk is left else disk.losses.open(old.debt)
         left_trail, lost = old.debt.trail, session.link_lost
         if self._vouched:
@@ -267,7 +271,7 @@ class GoingOver:
         if not lost:
             way.say_disc()
         way.close()
-        running.log.info("session switched", server=opened.place.server.name)
+        running.log.info("session switched", server=opened.location.server.name)
 
 
 # --- Trunks
@@ -329,27 +333,27 @@ async def part_from_links(sessions: Collection[Running], trunks: Collection[Trun
 # --- Links
 
 
-async def opened_for_a_look(place: Place) -> Export:
+async def opened_for_a_look(location: Location) -> Export:
     """Open an export for nobody, with all contexts that it has, and leave it again. Raises `Refusal`."""
-    negotiation = Negotiation(place.server)
+    negotiation = Negotiation(location.server)
     try:
-        link = await negotiation.go(await shared_terms(negotiation, place.name))
+        link = await negotiation.go(await shared_terms(negotiation, location.name))
     finally:
         await negotiation.aclose()
-    Own(place.server, link).leave()
+    Own(location.server, link).leave()
     return link.export
 
 
-def refuse_if_misfit(place: Place, problems: Collection[str]) -> None:
+def refuse_if_misfit(location: Location, problems: Collection[str]) -> None:
     """Leave everything as it is if what was opened is less than what was promised. Raises `NotDone`."""
     if problems:
-        raise NotDone(f"{place.server.name} does not fit: {'; '.join(problems)}")
+        raise NotDone(f"{location.server.name} does not fit: {'; '.join(problems)}")
 
 
 @contextmanager
-def refused_by(place: Place) -> Iterator[None]:
-    """What a place refuses, or a policy does over what is there, is not done. Raises `NotDone`."""
+def refused_by(location: Location) -> Iterator[None]:
+    """What a location refuses, or a policy does over what is there, is not done. Raises `NotDone`."""
     try:
         yield
     except (Refusal, Denied) as error:
-        raise NotDone(f"{place.server.name}: {error}") from None
+        raise NotDone(f"{location.server.name}: {error}") from None

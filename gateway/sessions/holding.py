@@ -163,8 +163,8 @@ class Holding:
     def disks(self, export: str) -> set[Disk]:
         """Give the disks that an export's sessions are on, and the one that its next client will be on."""
         service, route = self._service, self._service.config.route(export)
-        place = None if route is None else service.place(export, route)
-        now = set() if place is None else {service.disk_at(place)}
+        location = None if route is None else service.location(export, route)
+        now = set() if location is None else {service.disk_at(location)}
         return now | {each.disk for each in self.sessions(export)}
 
     # --- Making durable

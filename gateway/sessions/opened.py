@@ -26,7 +26,7 @@ from gateway.wire.limits import MAX_SIZE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """Where an export is."""
 
     server: Server
@@ -37,7 +37,7 @@ class Place:
     all else is the same.
     """
 
-    def leads_where(self, other: Place) -> bool:
+    def leads_where(self, other: Location) -> bool:
         """Say whether one connection may be used for both, before an export is chosen."""
         return (self.server, self.switches) == (other.server, other.switches)
 
@@ -77,7 +77,7 @@ class Opened:
     grant: Grant
     access: Access
     """The rules that gave it."""
-    place: Place
+    location: Location
     asked: Asked
     """What the upstream was asked for it."""
     membership: Membership

@@ -48,7 +48,7 @@ from gateway.sessions.going_over import (
     trunk_of,
 )
 from gateway.sessions.holding import Holding, NotDone, Within
-from gateway.sessions.opened import Place
+from gateway.sessions.opened import Location
 from gateway.sessions.service import Running, Service
 from gateway.upstream.negotiation import Terms
 from gateway.upstream.server import Server
@@ -267,16 +267,16 @@ class Pauses:
         async with self._my_turn(within):
             config = service.config
             self.holding.refuse_if_draining()
-            places = {name: self._place(name, target) for name in names}
-            leaving = self._left(places, close_first)
+            locations = {name: self._location(name, target) for name in names}
+            leaving = self._left(locations, close_first)
             refuse_to_part_others(service, names, leaving)
             if not accept_loss:
                 self.holding.refuse_if_lost(names)
             sessions = self.holding.sessions(*names)
-            async with GoingOver(service, self.holding, places, within, vouched=True) as over:
+            async with GoingOver(service, self.holding, locations, within, vouched=True) as over:
                 close_first = close_first and bool(sessions or leaving)
                 if not close_first:
-                    await self._compare(over, places, sessions, leaving, within, note)
+                    await self._compare(over, locations, sessions, leaving, within, note)
                 new = [name for name in names if name not in service.paused]
                 if new:
                     await self.holding.hold(new, within, accept_loss=accept_loss)
@@ -288,27 +288,27 @@ class Pauses:
                     if not accept_loss:
                         self.holding.refuse_if_lost(names)
                     if close_first:
-                        sessions = await self._close_first(over, places, new, within)
+                        sessions = await self._close_first(over, locations, new, within)
                     else:
                         sessions = self.holding.sessions(*names)
-                        leaving = self._left(places, close_first)
-                        await self._open_and_compare(over, places, sessions, leaving)
+                        leaving = self._left(locations, close_first)
+                        await self._open_and_compare(over, locations, sessions, leaving)
                         await over.are_quiet(sessions)
                         over.go(sessions, leaving)
-                    for name, place in places.items():
-                        self._lead_to(name, place, to_configured=target is None)
+                    for name, location in locations.items():
+                        self._lead_to(name, location, to_configured=target is None)
                 finally:
                     self._let_go_on(*(name for name in new if name not in self._waiting))
-        return self._switched(places, sessions)
+        return self._switched(locations, sessions)
 
-    def _switched(self, places: dict[str, Place], sessions: Collection[Running]) -> list[str]:
+    def _switched(self, locations: dict[str, Location], sessions: Collection[Running]) -> list[str]:
         done = []
-        for name, place in places.items():
+        for name, location in locations.items():
             count = sum(each.name == name for each in sessions)
             self._service.log.info(
-                "export switched", export=name, server=place.server.name, sessions=count
+                "export switched", export=name, server=location.server.name, sessions=count
             )
-            words = f"{shown(name)}: {count} sessions went over to {place.server.name}"
+            words = f"{shown(name)}: {count} sessions went over to {location.server.name}"
             done.append(f"{words}, and stay paused" if name in self._service.paused else words)
         return done
 
@@ -333,7 +333,7 @@ class Pauses:
     async def _compare(
         self,
         over: GoingOver,
-        places: dict[str, Place],
+        locations: dict[str, Location],
         sessions: Collection[Running],
         leaving: Collection[Trunk],
         within: Within,
@@ -342,20 +342,20 @@ class Pauses:
         """Open the exports where they are to be, and compare them with what they are; `note` is told what could
         not be compared. Raises `NotDone`.
         """
-        await self._open_and_compare(over, places, sessions, leaving)
-        for name in places.keys() - {each.name for each in sessions}:
-            place = places[name]
-            before = await self._present(name, place, within)
+        await self._open_and_compare(over, locations, sessions, leaving)
+        for name in locations.keys() - {each.name for each in sessions}:
+            location = locations[name]
+            before = await self._present(name, location, within)
             after = await over.look(name, leaving)
             if isinstance(before, Export):
-                refuse_if_misfit(place, misfits_for_anybody(self._route(name), before, after))
+                refuse_if_misfit(location, misfits_for_anybody(self._route(name), before, after))
             elif before is not None:
                 note(before)
 
     async def _open_and_compare(
         self,
         over: GoingOver,
-        places: dict[str, Place],
+        locations: dict[str, Location],
         sessions: Collection[Running],
         leaving: Collection[Trunk],
     ) -> None:
@@ -368,14 +368,14 @@ class Pauses:
             for each in sessions
         }
         for name, was, now in pairs:
-            refuse_if_misfit(places[name], misfits_for_anybody(self._route(name), was, now))
+            refuse_if_misfit(locations[name], misfits_for_anybody(self._route(name), was, now))
 
-    async def _present(self, export: str, to: Place, within: Within) -> Export | str | None:
+    async def _present(self, export: str, to: Location, within: Within) -> Export | str | None:
         """Give what an export is now that nobody has open; or why that is not known. None: it goes to the same
         disk. Raises `NotDone`.
         """
         service, route = self._service, self._route(export)
-        now = service.place(export, route)
+        now = service.location(export, route)
         if now is None or service.disk_at(now) is service.disk_at(to):
             return None
         try:
@@ -392,12 +392,12 @@ class Pauses:
             f" connected: {why}"
         )
 
-    async def _described(self, place: Place) -> Export:
-        if not place.server.mode.wanted.shared:
-            return await opened_for_a_look(place)
-        negotiation = self._service.negotiation(place)
+    async def _described(self, location: Location) -> Export:
+        if not location.server.mode.wanted.shared:
+            return await opened_for_a_look(location)
+        negotiation = self._service.negotiation(location)
         try:
-            asked = Terms(place.name, structured=True, extended=True)
+            asked = Terms(location.name, structured=True, extended=True)
             return (await negotiation.describe(asked))[0]
         finally:
             await negotiation.aclose()
@@ -405,19 +405,19 @@ class Pauses:
     # --- Closing first
 
     async def _close_first(
-        self, over: GoingOver, places: dict[str, Place], new: Collection[str], within: Within
+        self, over: GoingOver, locations: dict[str, Location], new: Collection[str], within: Within
     ) -> list[Running]:
         """Close the old connections, make the new ones, and have the sessions, which are held, go over: say
         which. Raises `NotDone`, and then the exports stay paused.
         """
-        sessions, leaving = self.holding.sessions(*places), self._left(places, True)
-        refuse_to_part_others(self._service, places, leaving)
+        sessions, leaving = self.holding.sessions(*locations), self._left(locations, True)
+        refuse_to_part_others(self._service, locations, leaving)
         try:
             with within.over(
                 lambda: f"the connections were not closed within {within.seconds:g} s"
             ):
                 await part_from_links(sessions, leaving)
-            await self._open_and_compare(over, places, sessions, leaving)
+            await self._open_and_compare(over, locations, sessions, leaving)
             await over.are_quiet(sessions)
             over.go(sessions, leaving)
         except NotDone as error:
@@ -428,7 +428,7 @@ class Pauses:
             if not self._service.draining:
                 with trio.CancelScope(shield=True):
                     await over.aclose()  # it may have what they go back to
-                    await self._undo_closing(places, new)
+                    await self._undo_closing(locations, new)
             raise
         return sessions
 
@@ -454,23 +454,23 @@ class Pauses:
         service = self._service
         found = {trunk_of(each.opened) for each in self.holding.sessions(*exports)}
         for export in exports:
-            place = service.place(export, self._route(export))
-            found.add(None if place is None else service.disk_at(place).trunk)
+            location = service.location(export, self._route(export))
+            found.add(None if location is None else service.disk_at(location).trunk)
         return {trunk for trunk in found if trunk is not None}
 
-    def _left(self, places: dict[str, Place], close_first: bool) -> set[Trunk]:
-        """Give the trunks that are given up when exports go to these places. Where one was led to others by a
-        switch, they keep theirs when it goes to another disk; unless the connections have to be closed first.
+    def _left(self, locations: dict[str, Location], close_first: bool) -> set[Trunk]:
+        """Give the trunks that are given up when exports go to these locations. Where one was led to others by
+        a switch, they keep theirs when it goes to another disk; unless the connections have to be closed first.
         """
-        service, trunks = self._service, self._trunks(places)
+        service, trunks = self._service, self._trunks(locations)
         if close_first:
             return trunks
-        configured = [self._place(export, None) for export in places]
-        here = {service.disk_at(each) for each in (*places.values(), *configured)}
+        configured = [self._location(export, None) for export in locations]
+        here = {service.disk_at(each) for each in (*locations.values(), *configured)}
         return {
             each
             for each in trunks
-            if service.disks.of(each) in here or not others(service, places, each)
+            if service.disks.of(each) in here or not others(service, locations, each)
         }
 
     # --- The end
@@ -535,23 +535,23 @@ class Pauses:
 
     # --- Other links
 
-    def _place(self, export: str, target: Target | None) -> Place:
+    def _location(self, export: str, target: Target | None) -> Location:
         service, route = self._service, self._route(export)
         switches = service.switches[export] + 1
         if target is None:
-            return Place(service.servers[route.upstream], route.upstream_name, switches)
+            return Location(service.servers[route.upstream], route.upstream_name, switches)
         name = route.upstream_name if target.name is None else target.name
-        return Place(target.server, name, switches)
+        return Location(target.server, name, switches)
 
-    def _lead_to(self, export: str, place: Place, *, to_configured: bool) -> None:
+    def _lead_to(self, export: str, location: Location, *, to_configured: bool) -> None:
         """Lead new clients there. What nobody was told of yet, they have to be told."""
         service, route = self._service, self._service.config.route(export)
-        was = None if route is None else service.place(export, route)
+        was = None if route is None else service.location(export, route)
         if was is not None:
-            there = service.disk_at(place)
+            there = service.disk_at(location)
             service.disk_at(was).losses.hand_on(there.losses)
             there.is_left()  # nobody is on it yet
-        service.switch(export, place, to_configured=to_configured)
+        service.switch(export, location, to_configured=to_configured)
 
     async def _reconnect(self, exports: Collection[str]) -> dict[str, Reconnected]:
         """Have the sessions whose link is gone get others, to where they were, unless their disk is not there:
@@ -587,13 +587,13 @@ class Pauses:
             if now := service.switched.get(export):
                 service.switched[export] = replace(now, switches=service.switches[export])
         # A reload may have led some to one server, and those who came later to another.
-        for was in {each.opened.place for each in lost}:
-            place = replace(was, switches=service.switches[export])
-            sessions = [each for each in lost if each.opened.place == was]
+        for was in {each.opened.location for each in lost}:
+            location = replace(was, switches=service.switches[export])
+            sessions = [each for each in lost if each.opened.location == was]
             trunks = {trunk_of(each.opened) for each in sessions}
             leaving = {each for each in trunks if each is not None}
-            places = {export: place}
-            async with GoingOver(service, self.holding, places, within, vouched=False) as over:
+            locations = {export: location}
+            async with GoingOver(service, self.holding, locations, within, vouched=False) as over:
                 await over.open_for(sessions, leaving)
                 await over.are_quiet(sessions)
                 over.go(sessions, leaving)

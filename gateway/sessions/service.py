@@ -31,7 +31,7 @@ from gateway.losses.rule import PROOF_SECONDS, Losses
 from gateway.net.tally import Tally
 from gateway.protocol.server_role import ServerNegotiation
 from gateway.scan.traffic import Traffic
-from gateway.sessions.opened import Opened, Place, limits_of
+from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Negotiation, Terms
 from gateway.upstream.server import (
@@ -97,7 +97,7 @@ class Service:
     """Given to a client that is not relayed yet."""
     paused: dict[str, trio.Event] = field(default_factory=dict)
     """Exports (our names) that nobody may open now, and the event of their pause's end."""
-    switched: dict[str, Place] = field(default_factory=dict)
+    switched: dict[str, Location] = field(default_factory=dict)
     """Exports (our names) that are not where the configuration says."""
     switches: Counter[str] = field(default_factory=Counter)
     """How often each export has been switched."""
@@ -116,19 +116,21 @@ class Service:
     @property
     def elsewhere(self) -> list[Server]:
         """The servers that exports have been switched to."""
-        return [place.server for place in self.switched.values()]
+        return [location.server for location in self.switched.values()]
 
     @property
     def led_to(self) -> list[Server]:
         """The servers that exports are led to, each once: those of the configuration, and others."""
         return list(dict.fromkeys([*self.servers.values(), *self.elsewhere]))
 
-    def place(self, name: str, route: Route) -> Place | None:
+    def location(self, name: str, route: Route) -> Location | None:
         """Say where an export of ours is now; None if its upstream is not in the configuration any more."""
         if name in self.switched:
             return self.switched[name]
         server = self.servers.get(route.upstream)
-        return None if server is None else Place(server, route.upstream_name, self.switches[name])
+        return (
+            None if server is None else Location(server, route.upstream_name, self.switches[name])
+        )
 
     def _losses_of(self, server: Server, name: str) -> Losses:
         """Make what keeps in mind what is lost of a disk."""
@@ -138,29 +140,29 @@ class Service:
 
         return Losses(self.hub.soon, partial(self.hub.later, PROOF_SECONDS), say)
 
-    def disk_at(self, place: Place) -> Disk:
-        """Give the disk that is at a place: the same whatever leads there."""
-        return self.disks.at(place.server, place.name)
+    def disk_at(self, location: Location) -> Disk:
+        """Give the disk that is at a location: the same whatever leads there."""
+        return self.disks.at(location.server, location.name)
 
-    def negotiation(self, place: Place) -> OwnNegotiation | SharedNegotiation:
+    def negotiation(self, location: Location) -> OwnNegotiation | SharedNegotiation:
         """Give what a client's questions are asked of. Where clients share connections to the disk, all do:
         what is written again after a loss would undo what others have written beside it.
         """
-        server = place.server
+        server = location.server
         at = partial(self.disks.at, server)
-        if server.mode.wanted.shared or self.disk_at(place).trunk is not None:
+        if server.mode.wanted.shared or self.disk_at(location).trunk is not None:
             return SharedNegotiation(self.trunks, server, at)
         return OwnNegotiation(self.trunks, server, at)
 
     async def opened_anew(
-        self, place: Place, terms: Terms, trunk: Trunk | None, lowest: Rung
+        self, location: Location, terms: Terms, trunk: Trunk | None, lowest: Rung
     ) -> Way:
         """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are
         shared; else on no rung lower than that. Raises `Refusal`.
         """
         if trunk is not None:
             return Share(trunk)
-        server = place.server
+        server = location.server
         negotiation = Negotiation(server, lowest=lowest)
         try:
             link = await negotiation.go(terms)
@@ -177,13 +179,13 @@ class Service:
         finally:
             self.running.discard(running)
 
-    def switch(self, name: str, place: Place, *, to_configured: bool) -> None:
-        """Lead new clients of an export to a place, which may be that of the configuration."""
-        self.switches[name] = place.switches
+    def switch(self, name: str, location: Location, *, to_configured: bool) -> None:
+        """Lead new clients of an export to a location, which may be that of the configuration."""
+        self.switches[name] = location.switches
         if to_configured:
             self.switched.pop(name, None)
         else:
-            self.switched[name] = place
+            self.switched[name] = location
         self._listen_to_servers()
         self.note_change()
 
@@ -200,16 +202,16 @@ class Service:
         for policy, error in access.inherit(self.access):
             self.log.error("a policy failed at a reload", policy=policy, exc_info=error)
         self.config, self.access, self.servers = config, access, servers
-        for name, place in list(self.switched.items()):
+        for name, location in list(self.switched.items()):
             if config.route(name) is None:
                 del self.switched[name]
             else:
-                now = switched.get(place.server, place.server)
-                self.switched[name] = replace(place, server=now)
+                now = switched.get(location.server, location.server)
+                self.switched[name] = replace(location, server=now)
                 self.log.warning(
                     "export stays where it was switched to, whatever the configuration says",
                     export=name,
-                    server=place.server.name,
+                    server=location.server.name,
                 )
         self._listen_to_servers()
         self.note_change()

@@ -49,7 +49,7 @@ async def transmit(
         _log_repairs(service, opened)
         _log_would(opened, log)
         _log_beginning(opened, log, who)
-        disk = service.disk_at(opened.place)
+        disk = service.disk_at(opened.location)
         debt = disk.losses.open()
         left += [lambda: disk.losses.end(debt), disk.is_left]
         traffic = seat.traffic_of(opened, disk, debt)
@@ -170,7 +170,7 @@ def _shown(who: Identity) -> dict[str, str]:
 
 
 def _log_repairs(service: Service, opened: Opened) -> None:
-    server = opened.place.server
+    server = opened.location.server
     for quirk in server.count_repairs(opened.way.quirks):
         say = service.log.warning if quirk.risks_data else service.log.info
         say("repairing", upstream=server.name, quirk=quirk.name, what=quirk.summary)

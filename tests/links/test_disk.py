@@ -64,7 +64,7 @@ class Two:
         return disks
 
     def disk_of(self, running: Running) -> Disk:
-        return self.made.service.disk_at(running.opened.place)
+        return self.made.service.disk_at(running.opened.location)
 
     def trunks(self) -> list[Trunk]:
         ways = [running.opened.way for running in self.made.service.running]
