@@ -13,6 +13,9 @@ settling.py   waiting until it is known what others have lost, before a session 
 untold.py     what disks have lost and not everybody was told of, in words for an operator
 meant.py      which exports an operator means: by a name, a pattern, or all of a server
 pausing.py    exports that are paused, resumed and switched: what is asked for, and when it ends by itself
+holders.py    who has asked for which pauses
+comparing.py  what an export is where it is to be, compared with what it is
+reconnecting.py  sessions of paused exports that have lost their links get others
 holding.py    sessions that begin nothing, and what they have written made durable
 going_over.py sessions that go on over other links, opened and compared before
 fitting.py    whether an export that is opened elsewhere keeps what was promised; pure

@@ -386,7 +386,7 @@ async def test_who_cannot_resume_still_holds_what_he_has_paused(
         async def fails(_exports: object) -> dict[str, int]:
             raise NotDone("the server is not back")
 
-        monkeypatch.setattr(made.pauses, "_reconnect", fails)
+        monkeypatch.setattr(made.pauses._reconnecting, "reconnect", fails)
         for _ in range(2):
             with pytest.raises(NotDone, match="is not back"):
                 await made.pauses.resume("", by="me")
