@@ -12,7 +12,6 @@ have the export any more (`again`).
 from __future__ import annotations
 
 import math
-import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from gateway.bundle.again import REJECTED_PAUSE_SECONDS, Pause, Rejections, shrunk
+from gateway.bundle.again import Pause, shrunk
 from gateway.bundle.core import Bundle
 from gateway.bundle.line import SPARE, Line
 from gateway.bundle.lines import State
@@ -29,6 +28,7 @@ from gateway.bundle.ports import Port
 from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
 from gateway.jobs.fences import Fences
 from gateway.links.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
+from gateway.links.making import AGAIN_SECONDS, Gone, Making
 from gateway.links.wire import Wire, Wires
 from gateway.losses.rule import MOST_TRIES, Debt, Losses, Trail
 from gateway.losses.unflushed import KEPT
@@ -36,8 +36,8 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.scan.traffic import Traffic
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.coherence import Decision, check_required, offered, sentence
-from gateway.upstream.negotiation import Link, Negotiation, Rejected, Terms
+from gateway.upstream.coherence import Decision, offered
+from gateway.upstream.negotiation import Link, Terms
 from gateway.upstream.server import Place, Server
 from gateway.wire.constants import TransmissionFlag
 
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.hub.hub import Hub
-
-AGAIN_SECONDS = 0.5
-"""How long after a link could not be made the next one is tried, at most: beside what the upstream's own
-back-off says, which all who connect to it share."""
 
 FAREWELL_SECONDS = 30.0
 """How long what is under way may take when nobody wants it any more: a server need not bear that its replies
@@ -92,7 +88,7 @@ class Trunk:
         self._hub = hub
         self._log = log.bind(upstream=server.name)
         mode = server.mode
-        self.decision = server.decide([first.export], first.quirks)
+        self._making = Making(server, terms, first, self._say)
         self.export = offered(first.export, self.decision)
         """What clients may be promised."""
         self.joined: set[Port] = set()
@@ -108,7 +104,6 @@ class Trunk:
         self._ids = {context.name: context.id for context in first.export.contexts}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
-        self._others: list[Link] = []
         self.bundle = Bundle(
             first.export,
             self.decision.count,
@@ -135,16 +130,18 @@ class Trunk:
         """Of each slot: its place among the upstream's connections stays its own while its link is lost, for
         clients who wait for one would take it, and not give it back."""
 
+    @property
+    def decision(self) -> Decision:
+        """Over how many links."""
+        return self._making.decision
+
     # --- Its life
 
     async def agree(self, allowance: Allowance | None = None) -> None:
         """Make all links that are wanted before anybody is promised anything, within what is left of
         `allowance`. Raises `Refusal` if the configuration wants all of them, or none, and they cannot be had.
         """
-        check_required(self.server.mode.wanted, self.decision)
-        if self.decision.count > 1:
-            await self._make_others(allowance)
-            check_required(self.server.mode.wanted, self.decision)
+        await self._making.agree(allowance)
 
     def abandon(self) -> None:
         """Do not begin, after all: leave the first link."""
@@ -152,7 +149,7 @@ class Trunk:
 
     def start(self) -> None:
         """Begin."""
-        self._say_why_fewer()
+        self._making.say_why_fewer()
         self._use(0, self.first)
         self._hub.start_soon(self._keep)
 
@@ -241,7 +238,7 @@ class Trunk:
                 self.contain(self._links.popitem()[1].close)
             self.contain(self.bundle.left)
             self.contain(self.disk.is_left)
-            for link in self._others:
+            for link in self._making.unused:
                 self.contain(link.close)
             for place in self._places.values():
                 self.contain(place.leave)
@@ -256,69 +253,8 @@ class Trunk:
             self._break(error)
 
     async def _use_others(self) -> None:
-        if self.decision.count > 1 and not self._others:
-            await self._make_others()
-        others, self._others = self._others, []
-        for slot, link in enumerate(others, start=1):
+        for slot, link in enumerate(await self._making.others(), start=1):
             self._use(slot, link)
-
-    async def _make_others(self, allowance: Allowance | None = None) -> None:
-        """Make the links that are wanted beside the first: all of them, or none."""
-        failed: list[str] = []
-        made: list[Link] = []
-
-        async def make() -> None:
-            try:
-                made.append(await self._new_link(beside=True, allowance=allowance))
-            except Refusal as refusal:
-                failed.append(str(refusal))
-
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(self.decision.count - 1):
-                    nursery.start_soon(make)
-        except BaseException:
-            for link in made:
-                link.close()
-            raise
-        exports = [link.export for link in (self.first, *made)]
-        decision = self.server.decide(exports, self.first.quirks)
-        if failed and decision.count > 1:
-            why = f"no other could be made: {failed[0]}"
-            reason = sentence(self.server.mode.wanted, 1, why)
-            decision = Decision(1, reason, decision.may_offer_multi_conn)
-        if decision.count == 1:
-            for link in made:
-                link.close()
-            made = []
-        self.decision, self._others = decision, made
-        self._say_why_fewer()
-
-    def _say_why_fewer(self) -> None:
-        reason = self.decision.reason
-        if reason and self.server.is_news(self.terms.name, reason):
-            self._say(reason, {})
-
-    async def _new_link(
-        self,
-        place: Place | None = None,
-        *,
-        beside: bool = False,
-        allowance: Allowance | None = None,
-    ) -> Link:
-        """Make a link like the first, on no rung lower than that."""
-        negotiation = Negotiation(
-            self.server,
-            for_client=False,
-            beside=beside,
-            place=place,
-            lowest=self.first.rung,
-            allowance=allowance,
-        )
-        try:
-            return await negotiation.go(self.terms)
-        finally:
-            await negotiation.aclose()
 
     # --- Links
 
@@ -351,8 +287,10 @@ class Trunk:
                 return
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
-            link = await self._link_again(slot)
-            if link is None:
+            try:
+                link = await self._making.again(self.bundle, has_place=slot in self._places)
+            except Gone as gone:
+                self._give_up(str(gone))
                 return
             problems = shrunk(self.first.export, link.export)
             if problems:
@@ -378,7 +316,7 @@ class Trunk:
             while not bundle.wants_spare:
                 await self._next_change()
             with suppress(Refusal):
-                link = await self._new_link(beside=True)
+                link = await self._making.new(beside=True)
                 if shrunk(self.first.export, link.export) or not bundle.wants_spare:
                     link.close()
                 else:
@@ -388,27 +326,6 @@ class Trunk:
                 await trio.sleep(AGAIN_SECONDS)
             self._wires.drop_spare()
             await trio.sleep(AGAIN_SECONDS)
-
-    async def _link_again(self, slot: int) -> Link | None:
-        """Give a slot's link, as soon as there is one again; None: the export is gone, and all is given up."""
-        rejections = Rejections()
-        while True:
-            pause_seconds = AGAIN_SECONDS * (0.5 + random.random() / 2)
-            try:
-                place = Place(None) if slot in self._places else None
-                return await self._new_link(place, beside=bool(self.bundle.lines))
-            except Rejected as rejected:
-                self.bundle.why = str(rejected)
-                gone = rejections.said(rejected.reply, trio.current_time())
-                if gone and not self.bundle.lines:
-                    self._give_up(f"the server is back, and has the export no more: {rejected}")
-                    return None
-                if rejections.at:
-                    pause_seconds = REJECTED_PAUSE_SECONDS
-            except Refusal as refusal:
-                self.bundle.why = str(refusal)
-                rejections.forget()
-            await trio.sleep(pause_seconds)
 
     # --- Time
 
