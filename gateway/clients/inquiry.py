@@ -23,7 +23,7 @@ from gateway.access.rules import Grant, NotGranted
 from gateway.config import Route
 from gateway.identity import Identity
 from gateway.links.opening import OwnNegotiation, SharedNegotiation
-from gateway.links.way import Way
+from gateway.links.uplink import Uplink
 from gateway.policy import Client, Denied, Session
 from gateway.protocol import introduction
 from gateway.protocol.errors import Refusal
@@ -226,7 +226,7 @@ class Inquiry:
 
     def told(self, name: str, opened: Opened) -> Told:
         """Give what a client is told of the export that it has opened."""
-        return told_of(name, opened.grant.route, opened.way.export, opened.agreed, opened.offer)
+        return told_of(name, opened.grant.route, opened.uplink.export, opened.agreed, opened.offer)
 
     async def aclose(self) -> None:
         """Close what nobody has been given."""
@@ -340,15 +340,15 @@ class Inquiry:
         """
         access, location = self._service.access, self._location(grant)
         membership = self._policies(grant, asked, join)
-        way: Way | None = None
+        uplink: Uplink | None = None
         try:
             terms = self._terms(asked, grant)
-            way = await self._ask(grant, lambda up: up.open(terms))
+            uplink = await self._ask(grant, lambda up: up.open(terms))
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
             with self._denials(grant, asked):
-                chain = await self._prepared(membership.chain, grant.route, way)
-            agreed = self._agreed(chain, grant, asked, way.export)
+                chain = await self._prepared(membership.chain, grant.route, uplink)
+            agreed = self._agreed(chain, grant, asked, uplink.export)
             promised = self._offer(asked, agreed)
             # qemu's client of 2.6 to 2.8 takes one reply each time its socket is readable, and knows no GO.
             alone = by_name and self._core.secure and not promised.structured
@@ -356,18 +356,18 @@ class Inquiry:
             check_places(location.server, promised)
             limited = limits_of(membership.chain, membership.session)
             return Opened(
-                grant, access, location, terms, membership, way, agreed, promised, limited
+                grant, access, location, terms, membership, uplink, agreed, promised, limited
             )
         except BaseException:
-            if way is not None:
-                way.close()
+            if uplink is not None:
+                uplink.close()
             membership.leave()
             raise
 
-    async def _prepared(self, chain: list[Placed], route: Route, way: Way) -> list[Placed]:
+    async def _prepared(self, chain: list[Placed], route: Route, uplink: Uplink) -> list[Placed]:
         if not prepares(chain):
             return chain
-        return await self._wait(lambda: chain_over(chain, route, way))
+        return await self._wait(lambda: chain_over(chain, route, uplink))
 
     def _offer(self, name: str, agreed: Terms) -> Offer:
         return promise(

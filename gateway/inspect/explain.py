@@ -23,7 +23,7 @@ from gateway.access.rules import Access, Grant, NotGranted
 from gateway.config import Config, Connections
 from gateway.config.connections import PER_CLIENT
 from gateway.links.shared import shared_terms
-from gateway.links.way import Own
+from gateway.links.uplink import OwnLink
 from gateway.policy import Charge, Client, Denied, Session
 from gateway.protocol.commands import Refused
 from gateway.protocol.errors import Refusal
@@ -297,7 +297,7 @@ async def _view(
         if prepares(chain):
             link = await negotiation.go(terms)
             export, dialect, quirks = link.export, link.dialect, link.quirks
-            chain = await chain_over(chain, route, Own(server, link))
+            chain = await chain_over(chain, route, OwnLink(server, link))
     finally:
         if link is not None:
             link.close()

@@ -1,4 +1,4 @@
-"""What a client's questions about exports are asked of, until it has opened one: then it has a way to it.
+"""What a client's questions about exports are asked of, until it has opened one: then it has an uplink.
 
 Both kinds are closed with `aclose`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gateway.links.disk import Disk
 from gateway.links.shared import Trunks
-from gateway.links.way import Share, Way
+from gateway.links.uplink import Share, Uplink
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
@@ -30,11 +30,11 @@ class OwnNegotiation(Negotiation):
         self._trunks = trunks
         self._disk = disk
 
-    async def open(self, terms: Terms) -> Way:
+    async def open(self, terms: Terms) -> Uplink:
         """Open an export. Raises `Refusal`."""
         allowance = self.allowance  # with a link it begins anew
         link = await self.go(terms)
-        return await self._trunks.way(self._server, self._disk, terms, link, allowance)
+        return await self._trunks.uplink(self._server, self._disk, terms, link, allowance)
 
 
 class SharedNegotiation:

@@ -25,7 +25,7 @@ import trio
 
 from gateway.links.disk import Disk
 from gateway.links.trunk import Trunk
-from gateway.links.way import Own, Share, Way
+from gateway.links.uplink import OwnLink, Share, Uplink
 from gateway.losses.rule import Debt
 from gateway.losses.survival import Doubt
 from gateway.protocol.errors import Refusal
@@ -130,14 +130,14 @@ class Trunks:
             await negotiation.aclose()
         return await self._begun_with(link, server, terms, disk, allowance)
 
-    async def way(
+    async def uplink(
         self,
         server: Server,
         disk: Callable[[str], Disk],
         terms: Terms,
         link: Link,
         allowance: Allowance | None = None,
-    ) -> Way:
+    ) -> Uplink:
         """Give a client's own link as it is to be used: as it is, or as the first of a bundle, whose other
         links may take what is left of `allowance`. `disk` gives that of a name there. Raises `Refusal`, and
         then the link is closed.
@@ -154,7 +154,7 @@ class Trunks:
             raise
         if decision.reason and server.is_news(terms.name, decision.reason):
             self._log.warning(decision.reason, upstream=server.name, export=terms.name)
-        return Own(server, link)
+        return OwnLink(server, link)
 
     async def _begun_with(
         self,

@@ -6,7 +6,10 @@ made beside it, and used only if all of them are there and say the same (`gatewa
 A link that is lost is made anew, in the same way and for the same export. If what comes back is less than
 what was promised (another size, a flag that is missing), nobody is served over it: the trunk is over, and so
 are its sessions. So they are if nothing comes back within `reconnect_seconds`, or if what comes back does not
-have the export any more (`again`).
+have the export any more (`making`).
+
+This is longer than other modules: what befalls a trunk (links, users, time, its end) befalls it in any order,
+and each has to leave it true for all others.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ class TrunksDisk(Protocol):
 
 class Trunk:
     """The links of one export. Whoever uses it has a port; it begins with `start`, and ends with the last of
-    them (`gateway.links.way.Share`).
+    them (`gateway.links.uplink.Share`).
     """
 
     def __init__(

@@ -4,7 +4,7 @@ service.py    what all clients share
 opened.py     an export that a client has opened: where it is, and what was promised of it
 promise.py    what a client is promised of an export, and told; `explain` asks the same
 reading.py    policies that look at the disk before it is described, and the READs that they make
-seat.py       how a session is put on its way to the disk: the first, another, its own again
+seat.py       how a session is put on its uplink: the first, another, its own again
 transmit.py   a transmission phase, from the task that waits for it
 hooks.py      commands that go through hooks of policies: a task for each
 observing.py  what policies that are only observed would have done, told to the log

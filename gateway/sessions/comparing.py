@@ -68,7 +68,7 @@ async def open_and_compare(
     """
     await over.open_for(sessions, leaving)
     pairs = {
-        (each.name, plainly(each.opened.way.export), plainly(over.opened_for(each)))
+        (each.name, plainly(each.opened.uplink.export), plainly(over.opened_for(each)))
         for each in sessions
     }
     for name, was, now in pairs:

@@ -31,7 +31,7 @@ from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
 from gateway.links.disk import Disk
 from gateway.links.shared import shared_terms
 from gateway.links.trunk import Trunk
-from gateway.links.way import Lost, Own, Way, lost
+from gateway.links.uplink import LinksLost, OwnLink, Uplink, lost
 from gateway.losses.rule import Trail
 from gateway.policy import Denied
 from gateway.protocol.errors import Refusal
@@ -94,7 +94,7 @@ class GoingOver:
     async def aclose(self) -> None:
         """Close what was opened and not used. Twice is once."""
         for opened in self._ready.values():
-            opened.way.leave()
+            opened.uplink.leave()
         self._ready.clear()
         self._trunks.clear()
         await self._stack.aclose()
@@ -111,11 +111,11 @@ class GoingOver:
             for running in sessions:
                 location = self._locations[running.name]
                 opened = self._ready.get(running)
-                if opened is not None and opened.way.is_alive:
+                if opened is not None and opened.uplink.is_alive:
                     continue
                 if opened is not None:
                     del self._ready[running]
-                    opened.way.leave()
+                    opened.uplink.leave()
                 with refused_by(location), self._ends_without_disk(running):
                     self._refuse_if_disk_has_gone(running)
                     trunk = await self._trunk(location, leaving, sessions)
@@ -133,7 +133,7 @@ class GoingOver:
 
     def opened_for(self, running: Running) -> Export:
         """Give what was opened for a session."""
-        return self._ready[running].way.export
+        return self._ready[running].uplink.export
 
     async def _trunk(
         self, location: Location, leaving: Collection[Trunk], sessions: Collection[Running]
@@ -167,19 +167,21 @@ class GoingOver:
         before = running.opened
         asked = replace(before.asked, name=location.name)
         same = self._service.disk_at(location) is self._service.disk_at(before.location)
-        lowest = before.way.rung if same else Rung.EXPORT_NAME
-        way = await self._service.opened_anew(location, asked, trunk, lowest)
+        lowest = before.uplink.rung if same else Rung.EXPORT_NAME
+        uplink = await self._service.opened_anew(location, asked, trunk, lowest)
         if trunk is None and not self._vouched:
-            way = await self._recognised(running, location, way)
+            uplink = await self._recognised(running, location, uplink)
         try:
             chain, route = before.membership.chain, before.grant.route
             if prepares(chain):
-                chain = await chain_over(chain, route, way)
-            agreed = terms(chain, first_view(route, way.export))
-            refuse_if_misfit(location, misfits(before.offer, before.way.export, way.export, agreed))
-            return replace(before, location=location, asked=asked, way=way, agreed=agreed)
+                chain = await chain_over(chain, route, uplink)
+            agreed = terms(chain, first_view(route, uplink.export))
+            refuse_if_misfit(
+                location, misfits(before.offer, before.uplink.export, uplink.export, agreed)
+            )
+            return replace(before, location=location, asked=asked, uplink=uplink, agreed=agreed)
         except BaseException:
-            way.leave()
+            uplink.leave()
             raise
 
     # --- Whether it is the same disk
@@ -195,24 +197,24 @@ class GoingOver:
     def _refuse_if_disk_has_gone(self, running: Running) -> None:
         """Do not even connect where a disk is gone with its last link. Raises `AnotherDisk`."""
         survival = running.opened.location.server.mode.survival
-        dialect = running.opened.way.dialect
+        dialect = running.opened.uplink.dialect
         for trail in () if self._vouched else _trails([running]):
             if has_left_its_disk(dialect, survival, trail):
                 raise AnotherDisk(OWN_DISK)
 
-    async def _recognised(self, running: Running, location: Location, way: Way) -> Way:
-        """Give a way when it is known whether it leads to the disk that the session had. Raises `NotDone`,
+    async def _recognised(self, running: Running, location: Location, uplink: Uplink) -> Uplink:
+        """Give an uplink when it is known whether it leads to the disk that the session had. Raises `NotDone`,
         `AnotherDisk`, and then it is closed.
         """
         asked = replace(running.opened.asked, name=location.name)
 
-        def lend(own: Own) -> Trunk:
+        def lend(own: OwnLink) -> Trunk:
             hub, disk, log = self._service.hub, running.disk, running.log
             return Trunk(location.server, asked, own.link, hub, disk, log)
 
         try:
-            return await way.recognised(_trails([running]), lend)
-        except Lost as gone:
+            return await uplink.recognised(_trails([running]), lend)
+        except LinksLost as gone:
             raise NotDone(str(gone)) from None
 
     def _too_slow(self) -> str:
@@ -256,7 +258,7 @@ class GoingOver:
 
     def _relink(self, running: Running, opened: Opened) -> None:
         service, session = self._service, running.relaying
-        way, old, left = running.opened.way, running.traffic, running.disk
+        uplink, old, left = running.opened.uplink, running.traffic, running.disk
         disk = service.disk_at(opened.location)
         debt = old.debt if disk is left else disk.losses.open(old.debt)
         left_trail, lost = old.debt.trail, session.link_lost
@@ -269,8 +271,8 @@ class GoingOver:
             old.trail.losses.left(old.trail)
         left.is_left()
         if not lost:
-            way.say_disc()
-        way.close()
+            uplink.say_disc()
+        uplink.close()
         running.log.info("session switched", server=opened.location.server.name)
 
 
@@ -279,7 +281,7 @@ class GoingOver:
 
 def trunk_of(opened: Opened) -> Trunk | None:
     """Give the links that are shared, or several, over which an export was opened; None: it has one alone."""
-    return opened.way.trunk
+    return opened.uplink.trunk
 
 
 def _trails(sessions: Collection[Running]) -> list[Trail]:
@@ -340,7 +342,7 @@ async def opened_for_a_look(location: Location) -> Export:
         link = await negotiation.go(await shared_terms(negotiation, location.name))
     finally:
         await negotiation.aclose()
-    Own(location.server, link).leave()
+    OwnLink(location.server, link).leave()
     return link.export
 
 

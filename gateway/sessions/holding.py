@@ -174,7 +174,7 @@ class Holding:
         problems: list[str] = []
         flushed = dict.fromkeys(exports, 0)
         for running in self.sessions(*exports):
-            if running.opened.way.export.can_flush and not running.relaying.link_lost:
+            if running.opened.uplink.export.can_flush and not running.relaying.link_lost:
                 flushed[running.name] += 1
                 error, why = await _flush_one(running)
                 if error and not (accept_loss and is_loss(error)):

@@ -1,4 +1,4 @@
-"""An export that a client has opened: where it is, the way to it, and what was promised of it.
+"""An export that a client has opened: where it is, the uplink to it, and what was promised of it.
 
 It is this that the client's session begins with, and what changes as a whole when the session goes over to
 another.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from gateway.access.chain import Membership, Placed, Terms
 from gateway.access.rules import Access, Grant
 from gateway.hub.session import Watched
-from gateway.links.way import Way
+from gateway.links.uplink import Uplink
 from gateway.policy import Charge, Session
 from gateway.protocol.export import Offer
 from gateway.protocol.table import Table
@@ -81,7 +81,7 @@ class Opened:
     asked: Asked
     """What the upstream was asked for it."""
     membership: Membership
-    way: Way
+    uplink: Uplink
     agreed: Terms
     offer: Offer
     limits: Limits
@@ -97,21 +97,23 @@ class Opened:
     @property
     def stands(self) -> bool:
         """Where it shares its links with others: they have not been given up since."""
-        return self.way.stands
+        return self.uplink.stands
 
     @property
     def plan(self) -> Plan:
         """What its session does with each command."""
-        way = self.way
-        return plan_of(self.agreed, self.offer, way.export, way.dialect, translated=way.why)
+        uplink = self.uplink
+        return plan_of(
+            self.agreed, self.offer, uplink.export, uplink.dialect, translated=uplink.why
+        )
 
     def begins(self) -> None:
         """It is relayed from now on."""
         self.waits_in.discard(self)
 
     def close(self) -> None:
-        """Close the way, and have the policies told."""
-        do_all(self.begins, self.way.close, self.membership.leave)
+        """Close the uplink, and have the policies told."""
+        do_all(self.begins, self.uplink.close, self.membership.leave)
 
 
 def do_all(*steps: Callable[[], object]) -> None:

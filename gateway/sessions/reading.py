@@ -1,4 +1,4 @@
-"""Policies that look at the disk before it is described, and the READs that they make: over a way, before a
+"""Policies that look at the disk before it is described, and the READs that they make: over an uplink, before a
 client has it.
 """
 
@@ -10,7 +10,7 @@ from gateway.access.chain import Placed, prepared
 from gateway.config import Route
 from gateway.jobs.jobs import Answer
 from gateway.jobs.translate import translate
-from gateway.links.way import Way
+from gateway.links.uplink import Uplink
 from gateway.policy import Failed, Request
 from gateway.protocol.commands import normal_error
 from gateway.protocol.errors import Refusal
@@ -26,7 +26,7 @@ MAX_BYTES = limits.MIB
 """Of one READ: partition tables are a few KiB, and this is held in memory."""
 
 MAX_READS = 1024
-"""Over one way: a chain of partitions on a hostile disk must not keep us reading for ever."""
+"""Over one uplink: a chain of partitions on a hostile disk must not keep us reading for ever."""
 
 
 PREPARE_SECONDS = 30
@@ -34,13 +34,13 @@ PREPARE_SECONDS = 30
 answered."""
 
 
-async def chain_over(chain: list[Placed], route: Route, way: Way) -> list[Placed]:
-    """Give the chain as it stands over a way, after its policies have looked at the disk. Raises
+async def chain_over(chain: list[Placed], route: Route, uplink: Uplink) -> list[Placed]:
+    """Give the chain as it stands over an uplink, after its policies have looked at the disk. Raises
     `Refusal`, `Denied`.
     """
     try:
         with trio.fail_after(PREPARE_SECONDS):
-            return await prepared(chain, first_view(route, way.export), Reads(way))
+            return await prepared(chain, first_view(route, uplink.export), Reads(uplink))
     except trio.TooSlowError:
         text = f"policies have not seen the disk within {PREPARE_SECONDS} s"
         raise Refusal(Rep.ERR_PLATFORM, text) from None
@@ -49,12 +49,12 @@ async def chain_over(chain: list[Placed], route: Route, way: Way) -> list[Placed
 
 
 class Reads:
-    """READs of a policy over a way, one after the other."""
+    """READs of a policy over an uplink, one after the other."""
 
-    def __init__(self, way: Way) -> None:
-        whole = plan(offer(view_of(way.export), structured=False), way.export, way.dialect)
-        self._traffic = Traffic(whole, send=way.ask)
-        self._asking = way.asking(self._traffic)
+    def __init__(self, uplink: Uplink) -> None:
+        whole = plan(offer(view_of(uplink.export), structured=False), uplink.export, uplink.dialect)
+        self._traffic = Traffic(whole, send=uplink.ask)
+        self._asking = uplink.asking(self._traffic)
         self._reads = 0
 
     async def __call__(self, request: Request) -> bytes:

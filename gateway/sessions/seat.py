@@ -1,8 +1,8 @@
-"""How a session is put on its way to the disk: on the one that it has opened, on another that it goes over to,
-and on a link of its own again when it has lived on without.
+"""How a session is put on its uplink: on the one that it has opened, on another that it goes over to, and on a
+link of its own again when it has lived on without.
 
-All of that is here, so that a session has the same on whichever way it is: a `Traffic` with the plan for it
-and with what belongs to its disk, hooks, and what becomes of it when the way is over. With a link of its own it
+All of that is here, so that a session has the same on whichever it is: a `Traffic` with the plan for it and
+with what belongs to its disk, hooks, and what becomes of it when the uplink is over. With a link of its own it
 lives on (`surviving`), if the server's links are made again; with a share it ends with the trunk.
 """
 
@@ -16,7 +16,7 @@ import trio
 from gateway.hub.session import Session
 from gateway.jobs.fences import Late
 from gateway.links.disk import Disk
-from gateway.links.way import Act, Own, Share
+from gateway.links.uplink import Act, OwnLink, Share
 from gateway.losses.rule import Debt, Trail
 from gateway.losses.survival import Unanswered
 from gateway.scan.going import GOES_SECONDS
@@ -33,40 +33,40 @@ from gateway.wire.ranges import Range
 
 def traffic_of(opened: Opened, disk: Disk, debt: Debt) -> Traffic:
     """Give what a session does over what it has opened. `debt` is what it has to be told of its disk."""
-    return Traffic(opened.plan, disk.locks, opened.way.ask, debt, disk.fences)
+    return Traffic(opened.plan, disk.locks, opened.uplink.ask, debt, disk.fences)
 
 
 def begin(service: Service, running: Running) -> None:
-    """A session is on the way that it was opened with, and is to begin as soon as it may."""
+    """A session is on the uplink that it was opened with, and is to begin as soon as it may."""
     _hook(running, running.opened, running.traffic)
-    running.opened.way.take(_Seat(service, running))
+    running.opened.uplink.take(_Seat(service, running))
     begin_when_settled(running)
 
 
 def go_over(service: Service, running: Running, opened: Opened, disk: Disk, debt: Debt) -> None:
     """A session, which is held and quiet, goes over to what was opened for it, and goes on as soon as it may.
-    The way that it had is the caller's to close.
+    The uplink that it had is the caller's to close.
     """
     _put(service, running, opened, disk, debt)
     begin_when_settled(running)
 
 
-def _go_back(service: Service, running: Running, own: Own) -> None:
+def _go_back(service: Service, running: Running, own: OwnLink) -> None:
     """A session, which is held and quiet, has a link of its own again."""
-    opened = replace(running.opened, way=own)
+    opened = replace(running.opened, uplink=own)
     _put(service, running, opened, running.disk, running.traffic.debt)
 
 
 def _put(service: Service, running: Running, opened: Opened, disk: Disk, debt: Debt) -> None:
-    session, way = running.relaying, opened.way
+    session, uplink = running.relaying, opened.uplink
     traffic = traffic_of(opened, disk, debt)
     _hook(running, opened, traffic)
     settled = session.settled
-    service.hub.relink(session, way.socket, traffic, way.push)
+    service.hub.relink(session, uplink.socket, traffic, uplink.push)
     session.settled = settled
     session.survive = None
     running.opened, running.traffic, running.disk = opened, traffic, disk
-    way.take(_Seat(service, running))
+    uplink.take(_Seat(service, running))
 
 
 def _hook(running: Running, opened: Opened, traffic: Traffic) -> None:
@@ -77,7 +77,7 @@ def _hook(running: Running, opened: Opened, traffic: Traffic) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Seat:
-    """What a way tells of a session that is put on it (`gateway.links.way.Sitter`)."""
+    """What an uplink tells of a session that is put on it (`gateway.links.uplink.Sitter`)."""
 
     service: Service
     running: Running
@@ -93,7 +93,7 @@ class _Seat:
     def has_share(self, share: Share) -> None:
         self.running.nursery.start_soon(end_with, self.running, share)
 
-    def has_own(self, own: Own, trail: Trail) -> None:
+    def has_own(self, own: OwnLink, trail: Trail) -> None:
         running, traffic = self.running, self.running.traffic
         traffic.leave_late = partial(_keep_away, running, own)
         if not own.lives_on:
@@ -106,7 +106,7 @@ class _Seat:
         running.relaying.survive = partial(carry_over, self.service, running, own, back)
 
 
-def _keep_away(running: Running, own: Own, written: Range, widened: bool) -> None:
+def _keep_away(running: Running, own: OwnLink, written: Range, widened: bool) -> None:
     """Nobody writes for a while where what was under way over a link may be done yet (`scan.fences`). Where it
     is their own affair, clients need not wait: they are told that nobody knows, or end with their links. But
     what was widened to whole blocks may have others' bytes in it.

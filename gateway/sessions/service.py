@@ -26,7 +26,7 @@ from gateway.links.disk import Disk, Disks
 from gateway.links.opening import OwnNegotiation, SharedNegotiation
 from gateway.links.shared import Trunks
 from gateway.links.trunk import Trunk
-from gateway.links.way import Share, Way
+from gateway.links.uplink import Share, Uplink
 from gateway.losses.rule import PROOF_SECONDS, Losses
 from gateway.net.tally import Tally
 from gateway.protocol.server_role import ServerNegotiation
@@ -68,7 +68,7 @@ class Running:
     """The export's, in our configuration."""
     membership: Membership
     opened: Opened
-    """What the client was promised; and the way that it has now."""
+    """What the client was promised; and the uplink that it has now."""
     disk: Disk
     """The one that it is on now."""
     traffic: Traffic
@@ -156,7 +156,7 @@ class Service:
 
     async def opened_anew(
         self, location: Location, terms: Terms, trunk: Trunk | None, lowest: Rung
-    ) -> Way:
+    ) -> Uplink:
         """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are
         shared; else on no rung lower than that. Raises `Refusal`.
         """
@@ -168,7 +168,7 @@ class Service:
             link = await negotiation.go(terms)
         finally:
             await negotiation.aclose()
-        return await self.trunks.way(server, partial(self.disks.at, server), terms, link)
+        return await self.trunks.uplink(server, partial(self.disks.at, server), terms, link)
 
     @contextmanager
     def session(self, running: Running) -> Iterator[None]:

@@ -14,7 +14,7 @@ import trio
 
 from gateway.hub.session import Hold
 from gateway.links.trunk import Trunk
-from gateway.links.way import Own, Share
+from gateway.links.uplink import OwnLink, Share
 from gateway.sessions.promise import plan_of
 from gateway.sessions.service import Running, Service
 
@@ -27,11 +27,11 @@ LOOK_SECONDS = 0.005
 QUIET_SECONDS = 5.0
 """How long a session is held to become quiet. Who has sent half a request and no more stays as it is."""
 
-Back = Callable[[Own], None]
+Back = Callable[[OwnLink], None]
 """Puts a session, which is held and quiet, on a link of its own again."""
 
 
-def carry_over(service: Service, running: Running, own: Own, back: Back, why: str) -> None:
+def carry_over(service: Service, running: Running, own: OwnLink, back: Back, why: str) -> None:
     """The link of a session has died: have it live on without, and go `back` when there is another."""
     session, opened, link = running.relaying, running.opened, own.link
     trunk = Trunk(own.server, opened.asked, link, service.hub, running.disk, running.log, own.trail)
@@ -45,7 +45,7 @@ def carry_over(service: Service, running: Running, own: Own, back: Back, why: st
     trunk.start_without(why)
     session.carry_over(plan, share.ask, share.adopt, share.push)
     link.socket.close()
-    running.opened = replace(opened, way=share)
+    running.opened = replace(opened, uplink=share)
     running.nursery.start_soon(_live_on, service, running, share, back)
 
 
@@ -63,7 +63,7 @@ async def end_with(running: Running, share: Share) -> None:
     """
     trunk = share.trunk
     await trunk.over.wait()
-    if running.opened.way is share:
+    if running.opened.uplink is share:
         why = f"upstream {trunk.server.name!r} is gone: {trunk.bundle.why}"
         running.relaying.lose(why, OVER_SECONDS)
 
@@ -73,7 +73,7 @@ async def _go_back(service: Service, running: Running, share: Share, back: Back)
     session, trunk = running.relaying, share.trunk
     while True:
         await trunk.restored()
-        if running.opened.way is not share:  # it has been switched
+        if running.opened.uplink is not share:  # it has been switched
             return
         if running.name not in service.paused and await _is_quiet(service, running):
             # It may have lost its link once more while it was held.

@@ -35,7 +35,7 @@ async def transmit(
     log: FilteringBoundLogger,
     who: Identity,
 ) -> bool:
-    """Relay until the session has ended; then close the way, and see the client off. Say whether that has
+    """Relay until the session has ended; then close the uplink, and see the client off. Say whether that has
     asked for anything, or said at least that it goes.
 
     `received` came behind the client's last option. The stream is of no use afterwards.
@@ -72,16 +72,16 @@ async def transmit(
 
             session = await service.hub.relay(
                 client,
-                opened.way.socket,
+                opened.uplink.socket,
                 traffic,
                 received + early,
                 opened.limits.charges,
                 opened.limits.watched,
-                push=opened.way.push,
+                push=opened.uplink.push,
                 begins=begins,
             )
         [running] = begun
-        _leave_way(running)
+        _leave_uplink(running)
         traffic = running.traffic
         teller.tell_the_end()
         if session.reason:
@@ -107,24 +107,24 @@ async def _look(service: Service, running: Running) -> None:
 def _left(running: Running) -> list[Callable[[], object]]:
     """Give what is to be done when a session has ended."""
     return [
-        lambda: _leave_way(running),
+        lambda: _leave_uplink(running),
         lambda: running.opened.close(),
         lambda: running.traffic.debt.losses.end(running.traffic.debt),
         lambda: running.disk.is_left(),  # which may be another by then
     ]
 
 
-def _leave_way(running: Running) -> None:
-    """Close the way of a session that has ended, and say what became of what was written over it. Twice is
+def _leave_uplink(running: Running) -> None:
+    """Close the uplink of a session that has ended, and say what became of what was written over it. Twice is
     once.
     """
     trail, running.traffic.trail = running.traffic.trail, None
     left = [] if trail is None else [lambda: trail.losses.left(trail)]
-    do_all(*left, running.opened.way.close)
+    do_all(*left, running.opened.uplink.close)
 
 
 def _log_beginning(opened: Opened, log: FilteringBoundLogger, who: Identity) -> None:
-    promised, way = opened.offer, opened.way
+    promised, uplink = opened.offer, opened.uplink
     rule = {"rule": opened.grant.rule} if opened.grant.rule else {}
     log.info(
         "session begins",
@@ -133,9 +133,9 @@ def _log_beginning(opened: Opened, log: FilteringBoundLogger, who: Identity) -> 
         size=promised.size,
         flags=_names(promised.flags),
         contexts=[context.name for context in promised.contexts],
-        quirks=list(way.quirks),
-        ladder=way.rung.name,
-        **way.connections,
+        quirks=list(uplink.quirks),
+        ladder=uplink.rung.name,
+        **uplink.connections,
     )
 
 
@@ -171,7 +171,7 @@ def _shown(who: Identity) -> dict[str, str]:
 
 def _log_repairs(service: Service, opened: Opened) -> None:
     server = opened.location.server
-    for quirk in server.count_repairs(opened.way.quirks):
+    for quirk in server.count_repairs(opened.uplink.quirks):
         say = service.log.warning if quirk.risks_data else service.log.info
         say("repairing", upstream=server.name, quirk=quirk.name, what=quirk.summary)
 

@@ -132,9 +132,9 @@ async def _shared_trunk(gateway: Gateway, name: str) -> tuple[Client, Trunk]:
     await client.go(name, structured=False)
     await trio.testing.wait_all_tasks_blocked()
     [trunk] = [
-        each.opened.way.trunk
+        each.opened.uplink.trunk
         for each in gateway.service.running
-        if each.name == name and each.opened.way.trunk
+        if each.name == name and each.opened.uplink.trunk
     ]
     return client, trunk
 

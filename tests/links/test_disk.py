@@ -67,8 +67,8 @@ class Two:
         return self.made.service.disk_at(running.opened.location)
 
     def trunks(self) -> list[Trunk]:
-        ways = [running.opened.way for running in self.made.service.running]
-        return [way.trunk for way in ways if way.trunk]
+        uplinks = [running.opened.uplink for running in self.made.service.running]
+        return [uplink.trunk for uplink in uplinks if uplink.trunk]
 
 
 @asynccontextmanager

@@ -112,8 +112,8 @@ async def two_servers(
 
 
 def trunks(made: House) -> set[Trunk]:
-    ways = [running.opened.way for running in made.service.running]
-    return {way.trunk for way in ways if way.trunk}
+    uplinks = [running.opened.uplink for running in made.service.running]
+    return {uplink.trunk for uplink in uplinks if uplink.trunk}
 
 
 def tasks(made: House) -> list[int]:

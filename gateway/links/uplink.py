@@ -1,4 +1,4 @@
-"""How a session reaches its disk: over a link of its own, or by a share of a trunk. Both are a `Way`.
+"""How a session reaches its disk: over a link of its own, or by a share of a trunk. Both are an `Uplink`.
 
 Whoever opens an export, or puts a session on what came of that (`gateway.sessions.seat`), does the same with
 either. What differs is here. Over a link of its own a session writes to the socket, and it alone knows what is
@@ -34,29 +34,29 @@ Act = Callable[[Callable[[], None]], None]
 """Runs something in the data plane, between two of a session's steps."""
 
 
-class Lost(Exception):
-    """The connections of a way are gone before anybody has sat down on it; the text says which, and why."""
+class LinksLost(Exception):
+    """The connections of an uplink are gone before anybody has sat down on it; the text says which, and why."""
 
 
 class Sitter(Protocol):
-    """What a way needs of the session that is put on it, and tells that."""
+    """What an uplink needs of the session that is put on it, and tells that."""
 
     @property
     def traffic(self) -> Traffic:
-        """What the session does over this way."""
+        """What the session does over this uplink."""
 
     @property
     def act(self) -> Act:
         """The session's."""
 
-    def has_own(self, own: Own, trail: Trail) -> None:
+    def has_own(self, own: OwnLink, trail: Trail) -> None:
         """It has a link of its own, and `trail` is what is written over that."""
 
     def has_share(self, share: Share) -> None:
         """It has a share of a trunk, and ends with that."""
 
 
-class Way(ABC):
+class Uplink(ABC):
     """A session's way to its disk. Close it with `leave`, or with `close` when more than that is over."""
 
     def __init__(
@@ -119,10 +119,10 @@ class Way(ABC):
         """
 
     @abstractmethod
-    async def recognised(self, left: Collection[Trail], lend: Callable[[Own], Trunk]) -> Way:
+    async def recognised(self, left: Collection[Trail], lend: Callable[[OwnLink], Trunk]) -> Uplink:
         """Give it when it is known whether it leads to the disk that was left with others. `lend` gives a
-        trunk, which can look at what is there, a link of one's own. Raises `Lost` and `AnotherDisk`, and then
-        it is closed.
+        trunk, which can look at what is there, a link of one's own. Raises `LinksLost` and `AnotherDisk`, and
+        then it is closed.
         """
 
     @abstractmethod
@@ -139,7 +139,7 @@ class Way(ABC):
         self.close()
 
 
-class Own(Way):
+class OwnLink(Uplink):
     """A link of a session's own. `trail` is what was written over it, if it was used before; `pause` has seen
     it made, and those before.
     """
@@ -154,24 +154,24 @@ class Own(Way):
 
     @property
     def why(self) -> str:
-        """See `Way`."""
+        """See `Uplink`."""
         return ""
 
     @property
     def stands(self) -> bool:
-        """See `Way`."""
+        """See `Uplink`."""
         return True
 
     @property
     def is_alive(self) -> bool:
-        """See `Way`."""
+        """See `Uplink`."""
         poll = select.poll()
         poll.register(self.link.socket.fileno(), select.POLLRDHUP)
         return not poll.poll(0)
 
     @property
     def connections(self) -> dict[str, object]:
-        """See `Way`."""
+        """See `Uplink`."""
         return {}
 
     @property
@@ -180,7 +180,7 @@ class Own(Way):
         return bool(self.server.mode.survival.reconnect_seconds)
 
     def take(self, sitter: Sitter) -> None:
-        """See `Way`. What the session writes is noted in the losses of its disk."""
+        """See `Uplink`. What the session writes is noted in the losses of its disk."""
         traffic, trail = sitter.traffic, self.trail
         debt = traffic.debt
         if trail is None:
@@ -196,11 +196,11 @@ class Own(Way):
         sitter.has_own(self, trail)
 
     def asking(self, traffic: Traffic) -> Asking:
-        """See `Way`."""
+        """See `Uplink`."""
         return OverSocket(self.link.socket, traffic)
 
-    async def recognised(self, left: Collection[Trail], lend: Callable[[Own], Trunk]) -> Way:
-        """See `Way`."""
+    async def recognised(self, left: Collection[Trail], lend: Callable[[OwnLink], Trunk]) -> Uplink:
+        """See `Uplink`."""
         if not any(looks(self.server.mode.survival, trail) for trail in left):
             return self
         trunk = lend(self)
@@ -210,15 +210,15 @@ class Own(Way):
         link, trail = trunk.dissolve()
         share.close()
         trail.losses.left(trail)
-        return Own(self.server, link)
+        return OwnLink(self.server, link)
 
     def say_disc(self) -> None:
-        """See `Way`."""
+        """See `Uplink`."""
         with suppress(OSError):  # it has gone already
             self.link.socket.send(self.export.framing.disc())
 
     def close(self) -> None:
-        """See `Way`."""
+        """See `Uplink`."""
         self.link.close()
 
 
@@ -231,7 +231,7 @@ def _flush(act: Act, traffic: Traffic, done: Flushed) -> None:
     act(lambda: traffic.asks.send(Ask(Cmd.FLUSH, 0, 0), answered))
 
 
-class Share(Way):
+class Share(Uplink):
     """A session's part in a trunk, in place of a link of its own."""
 
     trunk: Trunk
@@ -251,33 +251,33 @@ class Share(Way):
 
     @property
     def why(self) -> str:
-        """See `Way`."""
+        """See `Uplink`."""
         return self.server.mode.why_translated(self.trunk.decision.count)
 
     @property
     def stands(self) -> bool:
-        """See `Way`."""
+        """See `Uplink`."""
         return self.trunk.stands
 
     @property
     def is_alive(self) -> bool:
-        """See `Way`."""
+        """See `Uplink`."""
         return self.trunk.stands and bool(self.trunk.bundle.lines)
 
     @property
     def connections(self) -> dict[str, object]:
-        """See `Way`."""
+        """See `Uplink`."""
         shared = {"shared": True} if self.server.mode.wanted.shared else {}
         return {"connections": self.trunk.decision.count, **shared}
 
     def take(self, sitter: Sitter) -> None:
-        """See `Way`. What the session writes is noted by the bundle."""
+        """See `Uplink`. What the session writes is noted by the bundle."""
         self.serve(sitter.traffic, sitter.act)
         self.trunk.belongs_to(sitter.traffic.debt)
         sitter.has_share(self)
 
     def serve(self, traffic: Traffic, act: Act) -> None:
-        """Have it as the way of a session, whose answers are handed out by `act`."""
+        """Have it as the uplink of a session, whose answers are handed out by `act`."""
         self.port.traffic = traffic
         self.trunk.bundle.work.ports.there[self.port] = None
         if self.trunk.loose:
@@ -292,33 +292,33 @@ class Share(Way):
         self.port.wake = partial(act, partial(self.trunk.bundle.answers, self.port))
 
     def asking(self, traffic: Traffic) -> Asking:
-        """See `Way`. What it asks goes by `ask`, as the traffic has it."""
+        """See `Uplink`. What it asks goes by `ask`, as the traffic has it."""
         return OverPort(self.trunk.push, self._wakes)
 
-    async def recognised(self, left: Collection[Trail], lend: Callable[[Own], Trunk]) -> Way:
-        """See `Way`."""
+    async def recognised(self, left: Collection[Trail], lend: Callable[[OwnLink], Trunk]) -> Uplink:
+        """See `Uplink`."""
         trunk = self.trunk
         try:
             await trunk.recognised(left)
             if not trunk.stands:
-                raise Lost(lost(trunk))
+                raise LinksLost(lost(trunk))
         except BaseException:
             self.close()
             raise
         return self
 
-    def dissolved(self) -> Own:
+    def dissolved(self) -> OwnLink:
         """End the trunk, which nobody else has joined, while all is in order and nothing is asked: give its
         only link as one of one's own.
         """
         link, trail = self.trunk.dissolve()
-        return Own(self.server, link, trail, self.trunk.pauses[0])
+        return OwnLink(self.server, link, trail, self.trunk.pauses[0])
 
     def say_disc(self) -> None:
-        """See `Way`: the trunk does, when the last has left."""
+        """See `Uplink`: the trunk does, when the last has left."""
 
     def close(self) -> None:
-        """See `Way`."""
+        """See `Uplink`."""
         trunk = self.trunk
         trunk.contain(partial(trunk.bundle.leave, self.port))
         trunk.contain(partial(trunk.leave, self.port))
