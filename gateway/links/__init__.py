@@ -1,4 +1,5 @@
-"""Disks, and the links to them that act as one, with their sockets and tasks.
+"""Disks, and what leads sessions to them: links of their own, and links that act as one, with their sockets and
+tasks.
 
 disk.py     which disk an export is, and what there is once for each: locks, fences, losses, shared links
 fencing.py  how long writes wait for older ones that may come late

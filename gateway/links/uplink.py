@@ -189,10 +189,7 @@ class OwnLink(Uplink):
             trail = self.trail = debt.losses.trail(owner, records=records)
             trail.believed = self.server.mode.survival.unflushed is Doubt.ASSUME_DURABLE
             debt.losses.came_up(trail)
-        trail.under_way = traffic.writing
-        trail.cut = partial(has_gone, self.link.socket)
-        trail.flush = partial(_flush, sitter.act, traffic)
-        traffic.trail = debt.trail = trail
+        note_writes(trail, traffic, self.link.socket, sitter.act)
         sitter.has_own(self, trail)
 
     def asking(self, traffic: Traffic) -> Asking:
@@ -220,6 +217,16 @@ class OwnLink(Uplink):
     def close(self) -> None:
         """See `Uplink`."""
         self.link.close()
+
+
+def note_writes(trail: Trail, traffic: Traffic, socket: RelaySocket, act: Act) -> None:
+    """Have what a session writes over a link of its own noted in a trail, and FLUSHed for who relies on it.
+    `act` is the session's.
+    """
+    trail.under_way = traffic.writing
+    trail.cut = partial(has_gone, socket)
+    trail.flush = partial(_flush, act, traffic)
+    traffic.trail = traffic.debt.trail = trail
 
 
 def _flush(act: Act, traffic: Traffic, done: Flushed) -> None:
