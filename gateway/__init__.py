@@ -8,7 +8,7 @@ Where everything is; imports go down this list, never up:
     admin/       how a running gateway is spoken to
     clients/     a client until it has opened an export
     sessions/    from then on: what it was promised, and how it lives on, is paused, led elsewhere
-    links/       disks, and the links to them that act as one, with their sockets
+    links/       disks, and what leads sessions to them: links of their own, and links that act as one
     hub/         the data plane with its sockets: all sessions in one epoll, in one task
     upstream/    servers, the negotiation ladder, links, listings
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one

@@ -14,10 +14,7 @@ ROOMS = sorted(each.parent for each in HOUSE.rglob("__init__.py"))
 MOST_OF_THE_HOUSE = 0.1
 """The part of all lines that one room may have."""
 
-GO_ROUND = (
-    {"links.disk", "links.trunk"},
-    {"sessions.service", "sessions.settling", "sessions.surviving", "sessions.transmit"},
-)
+GO_ROUND = ({"upstream.maker", "upstream.negotiation", "upstream.server", "upstream.warm"},)
 """Modules that name each other's types still. There are to be no others, and these are to become less."""
 
 

@@ -239,7 +239,7 @@ async def _target(
     upstreams: set[str] = set()
     for export in exports:
         route = service.config.route(export)
-        if route is None or service.place(export, route) is None:
+        if route is None or service.location(export, route) is None:
             raise NotDone(f"there is no export {shown(export)}")
         upstreams.add(route.upstream)
     if len(upstreams) > 1:

@@ -50,9 +50,10 @@ from gateway.protocol.server_role import (
     TlsAsked,
     option_of,
 )
+from gateway.sessions.opened import Opened
 from gateway.sessions.promise import Told, without_payload_flag
 from gateway.sessions.service import Service
-from gateway.sessions.transmit import Opened, transmit
+from gateway.sessions.transmit import transmit
 from gateway.wire.constants import HandshakeFlag, Info, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import encode_oldstyle_greeting, printable, shown

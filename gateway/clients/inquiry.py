@@ -22,13 +22,14 @@ from gateway.access.chain import Placed, Terms, join, peek, prepares, terms
 from gateway.access.rules import Grant, NotGranted
 from gateway.config import Route
 from gateway.identity import Identity
-from gateway.links.shared import SharedNegotiation
-from gateway.links.trunk import Joined
+from gateway.links.opening import OwnNegotiation, SharedNegotiation
+from gateway.links.uplink import Uplink
 from gateway.policy import Client, Denied, Session
 from gateway.protocol import introduction
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
 from gateway.protocol.server_role import ContextsAsked, ExportAsked, ServerNegotiation
+from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.sessions.promise import (
     Told,
     allowed_contexts,
@@ -44,12 +45,9 @@ from gateway.sessions.promise import (
     told_of,
 )
 from gateway.sessions.reading import chain_over
-from gateway.sessions.service import Place, Service, limits_of
-from gateway.sessions.transmit import Opened
-from gateway.upstream import link as upstream_side
-from gateway.upstream.link import Link
+from gateway.sessions.service import Service
+from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.listing import listed_exports
-from gateway.upstream.negotiation import Negotiation
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, MetaContext, shown
 
@@ -99,7 +97,7 @@ class Inquiry:
         self._patiently = patiently
         self._log = log
         self._has_tls = has_tls
-        self._upstream: tuple[Place, Negotiation | SharedNegotiation] | None = None
+        self._upstream: tuple[Location, OwnNegotiation | SharedNegotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
         self._kept: _OpenForInfo | None = None
 
@@ -172,7 +170,7 @@ class Inquiry:
         )
         agreed = self._agreed(chain, grant, asked.name, export)
         promised = self._offer(asked.name, agreed)
-        check_places(self._place(grant).server, promised)
+        check_places(self._location(grant).server, promised)
         return told_of(asked.name, grant.route, export, agreed, promised)
 
     async def opened(
@@ -187,7 +185,7 @@ class Inquiry:
                 there = kept.opened
                 same = asked is not None and replace(kept.asked, go=True) == asked
                 known = there.access is service.access and _same(there.grant, grant)
-                known = known and there.place == self._place(grant) and there.stands
+                known = known and there.location == self._location(grant) and there.stands
                 if same and known and there.asked == self._terms(name, grant):
                     return there.counted(service.opening)
         except BaseException:
@@ -206,7 +204,7 @@ class Inquiry:
                     now = self._grant(name, without_tls=without_tls)
                 if (
                     _same(now, grant)
-                    and self._place(now) == opened.place
+                    and self._location(now) == opened.location
                     and opened.stands
                     and now.name not in service.paused
                 ):
@@ -232,13 +230,13 @@ class Inquiry:
 
     def told(self, name: str, opened: Opened) -> Told:
         """Give what a client is told of the export that it has opened."""
-        return told_of(name, opened.grant.route, opened.link.export, opened.agreed, opened.offer)
+        return told_of(name, opened.grant.route, opened.uplink.export, opened.agreed, opened.offer)
 
     async def aclose(self) -> None:
         """Close what nobody has been given."""
         self.forget()
         if self._upstream is not None:
-            _place, negotiation = self._upstream
+            _location, negotiation = self._upstream
             self._upstream = None
             await negotiation.aclose()
 
@@ -353,48 +351,36 @@ class Inquiry:
         """Have the policies take part, then the upstream; leave nothing behind if it fails. `by_name`: the
         client has said EXPORT_NAME.
         """
-        access, place = self._service.access, self._place(grant)
+        access, location = self._service.access, self._location(grant)
         membership = self._policies(grant, asked, join)
-        link: Link | Joined | None = None
+        uplink: Uplink | None = None
         try:
             terms = self._terms(asked, grant)
-            link = await self._linked(grant, asked, place, terms)
+            uplink = await self._ask(grant, lambda up: up.open(terms))
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
             with self._denials(grant, asked):
-                chain = await self._prepared(membership.chain, grant.route, link)
-            agreed = self._agreed(chain, grant, asked, link.export)
+                chain = await self._prepared(membership.chain, grant.route, uplink)
+            agreed = self._agreed(chain, grant, asked, uplink.export)
             promised = self._offer(asked, agreed)
             # qemu's client of 2.6 to 2.8 takes one reply each time its socket is readable, and knows no GO.
             alone = by_name and self._core.secure and not promised.structured
             promised = replace(promised, one_reply_a_record=alone)
-            check_places(place.server, promised)
+            check_places(location.server, promised)
             limited = limits_of(membership.chain, membership.session)
-            return Opened(grant, access, place, terms, membership, link, agreed, promised, limited)
+            return Opened(
+                grant, access, location, terms, membership, uplink, agreed, promised, limited
+            )
         except BaseException:
-            if link is not None:
-                link.close()
+            if uplink is not None:
+                uplink.close()
             membership.leave()
             raise
 
-    async def _linked(
-        self, grant: Grant, asked: str, place: Place, terms: upstream_side.Terms
-    ) -> Link | Joined:
-        async def go(upstream: Negotiation | SharedNegotiation) -> Link | Joined:
-            allowance = upstream.allowance  # with a link it begins anew
-            link = await upstream.go(terms)
-            if isinstance(link, Joined):
-                return link
-            return await self._service.bundled(place, terms, link, allowance)
-
-        return await self._ask(grant, asked, go)
-
-    async def _prepared(
-        self, chain: list[Placed], route: Route, link: Link | Joined
-    ) -> list[Placed]:
+    async def _prepared(self, chain: list[Placed], route: Route, uplink: Uplink) -> list[Placed]:
         if not prepares(chain):
             return chain
-        return await self._wait(lambda: chain_over(chain, route, link))
+        return await self._wait(lambda: chain_over(chain, route, uplink))
 
     def _offer(self, name: str, agreed: Terms) -> Offer:
         return promise(
@@ -412,39 +398,36 @@ class Inquiry:
         """Give the terms on which the upstream is asked: those of the client, under its name there."""
         if queries is None and self._queries is not None and self._queries[0] == name:
             queries = self._queries[1]
-        there = self._place(grant).name
+        there = self._location(grant).name
         return upstream_side.Terms(there, self._core.structured, self._core.extended, queries)
 
     async def _ask(
         self,
         grant: Grant,
-        asked: str,
-        question: Callable[[Negotiation | SharedNegotiation], Awaitable[_Result]],
+        question: Callable[[OwnNegotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
-        """Ask the upstream of an export, which the client has `asked` for by that name; a negotiation with
-        another one ends.
-        """
-        place = self._place(grant)
-        if self._upstream is not None and not self._upstream[0].leads_where(place):
-            _place, negotiation = self._upstream
+        """Ask an export's upstream; a negotiation with another one ends."""
+        location = self._location(grant)
+        if self._upstream is not None and not self._upstream[0].leads_where(location):
+            _location, negotiation = self._upstream
             self._upstream = None
             await negotiation.aclose()
         if self._upstream is None:
-            self._upstream = place, self._service.negotiation(place)
+            self._upstream = location, self._service.negotiation(location)
         negotiation = self._upstream[1]
         try:
             return await self._wait(lambda: question(negotiation))
         except Refusal as refused:
             raise refusal_there(asked, refused) from None
 
-    def _place(self, grant: Grant) -> Place:
+    def _location(self, grant: Grant) -> Location:
         """Give where an export is. Raises `Refusal`: a reload took it away since the rules were asked."""
-        place = self._service.place(grant.name, grant.route)
-        if place is None:
+        location = self._service.location(grant.name, grant.route)
+        if location is None:
             upstream = shown(grant.route.upstream)
             text = f"upstream {upstream} is not in the configuration any more"
             raise Refusal(Rep.ERR_SHUTDOWN, text)
-        return place
+        return location
 
     async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
         return await self._patiently(wait)

@@ -23,6 +23,7 @@ from gateway.access.rules import Access, Grant, NotGranted
 from gateway.config import Config, Connections
 from gateway.config.connections import PER_CLIENT
 from gateway.links.shared import shared_terms
+from gateway.links.uplink import OwnLink
 from gateway.policy import Charge, Client, Denied, Session
 from gateway.protocol.commands import RefusedCommand
 from gateway.protocol.errors import Refusal
@@ -31,6 +32,7 @@ from gateway.protocol.server_role import Description
 from gateway.protocol.table import ALL_COMMANDS, Row, Table
 from gateway.scan.plan import Way
 from gateway.scan.traffic import MAX_IN_FLIGHT
+from gateway.sessions.opened import limits_of
 from gateway.sessions.promise import (
     bitmaps_may_move,
     check_places,
@@ -47,8 +49,7 @@ from gateway.sessions.promise import (
     without_payload_flag,
 )
 from gateway.sessions.reading import chain_over
-from gateway.sessions.service import limits_of
-from gateway.upstream import link as upstream_side
+from gateway.upstream import negotiation as upstream_side
 from gateway.upstream.coherence import Decision, check_required, offered
 from gateway.upstream.configured import StartError, load_keyring, upstreams
 from gateway.upstream.negotiation import Negotiation
@@ -297,7 +298,7 @@ async def _view(
         if prepares(chain):
             link = await negotiation.go(terms)
             export, dialect, quirks = link.export, link.dialect, link.quirks
-            chain = await chain_over(chain, route, link)
+            chain = await chain_over(chain, route, OwnLink(server, link))
     finally:
         if link is not None:
             link.close()

@@ -32,7 +32,6 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import trio
@@ -40,11 +39,9 @@ import trio
 from gateway.jobs.fences import Fences
 from gateway.jobs.locks import Kin, RangeLocks
 from gateway.links.fencing import lift
+from gateway.links.trunk import Trunk
 from gateway.losses.rule import Losses
 from gateway.upstream.server import Server
-
-if TYPE_CHECKING:
-    from gateway.links.trunk import Trunk  # which is made elsewhere, and put here
 
 MOST_KEPT = 1024
 """Disks without sessions of which it is known what they have lost: names are the clients' choice, and each

@@ -1,12 +1,12 @@
-"""Exports that all clients share the links of: who asks about one, and who opens it, gets its part in one
-trunk.
+"""The trunks that clients have: those of exports that all clients share the links of, where who asks about one,
+and who opens it, gets its part in one trunk; and those that one client has alone, which wants several links.
 
-The links select, when they are made, every meta context that the server lists; a client's own choice is made
-of these. A trunk begins with the first who asks, and ends with the last who has a part in it; or when the
-export is taken elsewhere, or made anew (`Trunks.exchange`), for there must not be two before one disk: what
-one has not flushed the other would not know of, and what it writes again after a loss it would write over
-what came over the other meanwhile. So a disk whose server is spoken to in another way since a reload, or by
-another upstream, keeps the trunk that it has.
+The links that are shared select, when they are made, every meta context that the server lists; a client's own
+choice is made of these. Such a trunk begins with the first who asks, and ends with the last who has a part in
+it; or when the export is taken elsewhere, or made anew (`Trunks.exchange`), for there must not be two before
+one disk: what one has not flushed the other would not know of, and what it writes again after a loss it would
+write over what came over the other meanwhile. So a disk whose server is spoken to in another way since a
+reload, or by another upstream, keeps the trunk that it has.
 
 A trunk of one link may begin with one that was made ahead (`gateway.upstream.warm`): that is nobody's yet. A
 link that is lost, or made anew, is never replaced by one.
@@ -23,14 +23,14 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from gateway.links.trunk import Joined, Trunk
+from gateway.links.disk import Disk
+from gateway.links.trunk import Trunk
+from gateway.links.uplink import OwnLink, Share, Uplink
 from gateway.losses.rule import Debt
 from gateway.losses.survival import Doubt
 from gateway.protocol.errors import Refusal
-from gateway.protocol.export import Export
-from gateway.quirks import Dialect, Evidence
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.errors import Silent, Unreachable
+from gateway.upstream.coherence import check_required
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.negotiation import Negotiation
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.hub.hub import Hub
-    from gateway.links.disk import Disk
 
 
 class Trunks:
@@ -57,7 +56,7 @@ class Trunks:
 
     async def join(
         self, disk: Disk, server: Server, name: str, allowance: Allowance | None = None
-    ) -> Joined:
+    ) -> Share:
         """Take part in the trunk of a server's export, which is this disk; it is begun if there is none,
         within what is left of `allowance`. Who has waited for another to begin it, and that one has met a
         silent server, is told the same: it would only wait for it once more. Raises `Refusal`.
@@ -77,7 +76,7 @@ class Trunks:
                     raise
                 disk.trunk = trunk
             _check_credentials(server, trunk.server)
-            return trunk.join()
+            return Share(trunk)
 
     @asynccontextmanager
     async def exchange(
@@ -102,7 +101,7 @@ class Trunks:
                 lowest = min(rungs, default=Rung.EXPORT_NAME)
                 trunk = await self._begun(disk, server, name, warm=False, lowest=lowest)
             _check_credentials(server, trunk.server)
-            ours = trunk.join()
+            ours = Share(trunk)
             try:
                 yield trunk
             finally:
@@ -130,7 +129,54 @@ class Trunks:
             link = await negotiation.go(terms)
         finally:
             await negotiation.aclose()
-        return await begun(server, terms, link, self._hub, disk, self._log, allowance)
+        return await self._begun_with(link, server, terms, disk, allowance)
+
+    async def uplink(
+        self,
+        server: Server,
+        disk: Callable[[str], Disk],
+        terms: Terms,
+        link: Link,
+        allowance: Allowance | None = None,
+    ) -> Uplink:
+        """Give a client's own link as it is to be used: as it is, or as the first of a bundle, whose other
+        links may take what is left of `allowance`. `disk` gives that of a name there. Raises `Refusal`, and
+        then the link is closed.
+        """
+        decision = server.decide([link.export], link.quirks)
+        if server.mode.bundled(decision.count):
+            trunk = await self._begun_with(link, server, terms, disk(terms.name), allowance)
+            return Share(trunk)
+        try:
+            if server.mode.required:
+                check_required(server.mode.wanted, decision)
+        except Refusal:
+            link.close()
+            raise
+        if decision.reason and server.is_news(terms.name, decision.reason):
+            self._log.warning(decision.reason, upstream=server.name, export=terms.name)
+        return OwnLink(server, link)
+
+    async def _begun_with(
+        self,
+        link: Link,
+        server: Server,
+        terms: Terms,
+        disk: Disk,
+        allowance: Allowance | None,
+    ) -> Trunk:
+        """Begin a trunk with its first link, which is its from now on. What has to be there before it begins
+        may take what is left of `allowance`. Raises `Refusal`.
+        """
+        trunk = Trunk(server, terms, link, self._hub, disk, self._log)
+        try:
+            if server.mode.required:
+                await trunk.agree(allowance)
+        except BaseException:
+            trunk.abandon()
+            raise
+        trunk.start()
+        return trunk
 
 
 def _check_credentials(server: Server, there: Server) -> None:
@@ -172,96 +218,3 @@ async def shared_terms(negotiation: Negotiation, name: str) -> Terms:
         pass  # what it is, is found out when it is opened
     queries = tuple(context.name for context in listed)[: limits.MAX_QUERIES]
     return replace(terms, queries=queries) if queries else terms
-
-
-async def begun(
-    server: Server,
-    terms: Terms,
-    link: Link,
-    hub: Hub,
-    disk: Disk,
-    log: FilteringBoundLogger,
-    allowance: Allowance | None = None,
-) -> Trunk:
-    """Begin a trunk with its first link, which is its from now on. What has to be there before it begins may
-    take what is left of `allowance`. Raises `Refusal`.
-    """
-    trunk = Trunk(server, terms, link, hub, disk, log)
-    try:
-        if server.mode.required:
-            await trunk.agree(allowance)
-    except BaseException:
-        trunk.abandon()
-        raise
-    trunk.start()
-    return trunk
-
-
-class SharedNegotiation:
-    """What `Negotiation` is to a client, over an export's trunk. Close it with `aclose`; a `go` stays."""
-
-    evidence: Evidence | None = None
-
-    def __init__(self, trunks: Trunks, server: Server, disk: Callable[[str], Disk]) -> None:
-        self._trunks = trunks
-        self._server = server
-        self._disk = disk
-        self._joined: tuple[str, Joined] | None = None
-        self._name: str | None = None
-        self.allowance = Allowance(server.settings.negotiate_seconds)
-        """Of the export that is asked about: what it may take yet until it is opened."""
-
-    async def _part(self, name: str) -> Joined:
-        if self._joined is not None:
-            if self._joined[0] == name and self._joined[1].trunk.stands:
-                return self._joined[1]
-            await self.aclose()
-        if self._name not in (None, name):
-            self.allowance = Allowance(self._server.settings.negotiate_seconds)
-        self._name = name
-        joined = await self._trunks.join(self._disk(name), self._server, name, self.allowance)
-        self._joined = name, joined
-        return joined
-
-    async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
-        """Give those of the contexts that a client selects. Raises `Refusal`."""
-        export = (await self._part(terms.name)).export
-        self._check(export)
-        return tuple(each for each in export.contexts if each.name in (terms.queries or ()))
-
-    async def list_contexts(
-        self, terms: Terms, queries: tuple[str, ...]
-    ) -> tuple[MetaContext, ...]:
-        """Give those that a client asks for: by name, all that begin with one that ends with a colon, or
-        all.
-        """
-        export = (await self._part(terms.name)).export
-        self._check(export)
-        return tuple(
-            each
-            for each in export.contexts
-            if not queries
-            or any(each.name == q or (q.endswith(":") and each.name.startswith(q)) for q in queries)
-        )
-
-    def _check(self, export: Export) -> None:
-        if not export.framing.chunked:
-            raise Refusal(Rep.ERR_UNSUP, "the upstream has no meta contexts")
-
-    async def describe(self, terms: Terms) -> tuple[Export, Dialect, tuple[str, ...]]:
-        """Give what the export is. Raises `Refusal`."""
-        joined = await self._part(terms.name)
-        return joined.export, joined.dialect, joined.quirks
-
-    async def go(self, terms: Terms) -> Joined:
-        """Take part in the export for good. Raises `Refusal`."""
-        joined = await self._part(terms.name)
-        self._joined = None
-        return joined
-
-    async def aclose(self) -> None:
-        """Take part no more, unless by `go`."""
-        if self._joined is not None:
-            _name, joined = self._joined
-            self._joined = None
-            joined.close()

@@ -6,56 +6,48 @@ made beside it, and used only if all of them are there and say the same (`gatewa
 A link that is lost is made anew, in the same way and for the same export. If what comes back is less than
 what was promised (another size, a flag that is missing), nobody is served over it: the trunk is over, and so
 are its sessions. So they are if nothing comes back within `reconnect_seconds`, or if what comes back does not
-have the export any more (`again`).
+have the export any more (`making`).
+
+This is longer than other modules: what befalls a trunk (links, users, time, its end) befalls it in any order,
+and each has to leave it true for all others.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from gateway.bundle.again import REJECTED_PAUSE_SECONDS, Pause, Rejections, shrunk
+from gateway.bundle.again import Pause, shrunk
 from gateway.bundle.core import Bundle
 from gateway.bundle.line import SPARE, Line
 from gateway.bundle.lines import State
 from gateway.bundle.ports import Port
 from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
+from gateway.jobs.fences import Fences
 from gateway.links.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
+from gateway.links.making import AGAIN_SECONDS, Gone, Making
 from gateway.links.wire import Wire, Wires
-from gateway.losses.rule import MOST_TRIES, Debt, Trail
+from gateway.losses.rule import MOST_TRIES, Debt, Losses, Trail
 from gateway.losses.unflushed import KEPT
-from gateway.protocol.asks import Ask, Done
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
-from gateway.quirks import Dialect
 from gateway.scan.traffic import Traffic
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.coherence import Decision, check_required, offered, sentence
-from gateway.upstream.connections import Slot
-from gateway.upstream.errors import Rejected
-from gateway.upstream.ladder import Rung
-from gateway.upstream.link import Link, Terms
-from gateway.upstream.negotiation import Negotiation
-from gateway.upstream.server import Server
+from gateway.upstream.coherence import Decision, offered
+from gateway.upstream.negotiation import Link, Terms
+from gateway.upstream.server import Place, Server
 from gateway.wire.constants import TransmissionFlag
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.hub.hub import Hub
-    from gateway.links.disk import Disk
-
-AGAIN_SECONDS = 0.5
-"""How long after a link could not be made the next one is tried, at most: beside what the upstream's own
-back-off says, which all who connect to it share."""
 
 FAREWELL_SECONDS = 30.0
 """How long what is under way may take when nobody wants it any more: a server need not bear that its replies
@@ -65,9 +57,20 @@ LOOK_SECONDS = 0.01
 """How often it is looked whether that has come to its end."""
 
 
+class TrunksDisk(Protocol):
+    """What a trunk needs of its disk (`gateway.links.disk`, which knows trunks)."""
+
+    fences: Fences
+    losses: Losses
+
+    def is_left(self) -> None:
+        """The trunk has gone."""
+        ...
+
+
 class Trunk:
-    """The links of one export. Whoever uses it has a `Joined`; it begins with `start`, and ends with the last
-    of them.
+    """The links of one export. Whoever uses it has a port; it begins with `start`, and ends with the last of
+    them (`gateway.links.uplink.Share`).
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Trunk:
         terms: Terms,
         first: Link,
         hub: Hub,
-        disk: Disk,
+        disk: TrunksDisk,
         log: FilteringBoundLogger,
         trail: Trail | None = None,
     ) -> None:
@@ -88,10 +91,10 @@ class Trunk:
         self._hub = hub
         self._log = log.bind(upstream=server.name)
         mode = server.mode
-        self.decision = server.decide([first.export], first.quirks)
+        self._making = Making(server, terms, first, self._say)
         self.export = offered(first.export, self.decision)
         """What clients may be promised."""
-        self.joined: set[Joined] = set()
+        self.joined: set[Port] = set()
         self.over = trio.Event()
         """There is no link any more, and will be none."""
         self.closed = trio.Event()
@@ -104,7 +107,6 @@ class Trunk:
         self._ids = {context.name: context.id for context in first.export.contexts}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
-        self._others: list[Link] = []
         self.bundle = Bundle(
             first.export,
             self.decision.count,
@@ -131,16 +133,18 @@ class Trunk:
         """By number: a slot among the upstream's connections is kept while its link is lost, for clients who
         wait for one would take it, and not give it back."""
 
+    @property
+    def decision(self) -> Decision:
+        """Over how many links."""
+        return self._making.decision
+
     # --- Its life
 
     async def agree(self, allowance: Allowance | None = None) -> None:
         """Make all links that are wanted before anybody is promised anything, within what is left of
         `allowance`. Raises `Refusal` if the configuration wants all of them, or none, and they cannot be had.
         """
-        check_required(self.server.mode.wanted, self.decision)
-        if self.decision.count > 1:
-            await self._make_others(allowance)
-            check_required(self.server.mode.wanted, self.decision)
+        await self._making.agree(allowance)
 
     def abandon(self) -> None:
         """Do not begin, after all: leave the first link."""
@@ -148,7 +152,7 @@ class Trunk:
 
     def start(self) -> None:
         """Begin."""
-        self._say_why_fewer()
+        self._making.say_why_fewer()
         self._use(0, self.first)
         self._hub.start_soon(self._keep)
 
@@ -237,7 +241,7 @@ class Trunk:
                 self.contain(self._links.popitem()[1].close)
             self.contain(self.bundle.left)
             self.contain(self.disk.is_left)
-            for link in self._others:
+            for link in self._making.unused:
                 self.contain(link.close)
             for slot in self._slots.values():
                 self.contain(slot.leave)
@@ -252,69 +256,8 @@ class Trunk:
             self._break(error)
 
     async def _use_others(self) -> None:
-        if self.decision.count > 1 and not self._others:
-            await self._make_others()
-        others, self._others = self._others, []
-        for number, link in enumerate(others, start=1):
-            self._use(number, link)
-
-    async def _make_others(self, allowance: Allowance | None = None) -> None:
-        """Make the links that are wanted beside the first: all of them, or none."""
-        failed: list[str] = []
-        made: list[Link] = []
-
-        async def make() -> None:
-            try:
-                made.append(await self._new_link(beside=True, allowance=allowance))
-            except Refusal as refusal:
-                failed.append(str(refusal))
-
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(self.decision.count - 1):
-                    nursery.start_soon(make)
-        except BaseException:
-            for link in made:
-                link.close()
-            raise
-        exports = [link.export for link in (self.first, *made)]
-        decision = self.server.decide(exports, self.first.quirks)
-        if failed and decision.count > 1:
-            why = f"no other could be made: {failed[0]}"
-            reason = sentence(self.server.mode.wanted, 1, why)
-            decision = Decision(1, reason, decision.may_offer_multi_conn)
-        if decision.count == 1:
-            for link in made:
-                link.close()
-            made = []
-        self.decision, self._others = decision, made
-        self._say_why_fewer()
-
-    def _say_why_fewer(self) -> None:
-        reason = self.decision.reason
-        if reason and self.server.told.is_news(self.terms.name, reason):
-            self._say(reason, {})
-
-    async def _new_link(
-        self,
-        slot: Slot | None = None,
-        *,
-        beside: bool = False,
-        allowance: Allowance | None = None,
-    ) -> Link:
-        """Make a link like the first, on no rung lower than that."""
-        negotiation = Negotiation(
-            self.server,
-            for_client=False,
-            beside=beside,
-            slot=slot,
-            lowest=self.first.rung,
-            allowance=allowance,
-        )
-        try:
-            return await negotiation.go(self.terms)
-        finally:
-            await negotiation.aclose()
+        for slot, link in enumerate(await self._making.others(), start=1):
+            self._use(slot, link)
 
     # --- Links
 
@@ -347,8 +290,10 @@ class Trunk:
                 return
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
-            link = await self._link_again(number)
-            if link is None:
+            try:
+                link = await self._making.again(self.bundle, has_place=slot in self._places)
+            except Gone as gone:
+                self._give_up(str(gone))
                 return
             problems = shrunk(self.first.export, link.export)
             if problems:
@@ -374,7 +319,7 @@ class Trunk:
             while not bundle.wants_spare:
                 await self._next_change()
             with suppress(Refusal):
-                link = await self._new_link(beside=True)
+                link = await self._making.new(beside=True)
                 if shrunk(self.first.export, link.export) or not bundle.wants_spare:
                     link.close()
                 else:
@@ -384,29 +329,6 @@ class Trunk:
                 await trio.sleep(AGAIN_SECONDS)
             self._wires.drop_spare()
             await trio.sleep(AGAIN_SECONDS)
-
-    async def _link_again(self, number: int) -> Link | None:
-        """Give the link of a number, as soon as there is one again; None: the export is gone, and all is
-        given up.
-        """
-        rejections = Rejections()
-        while True:
-            pause_seconds = AGAIN_SECONDS * (0.5 + random.random() / 2)
-            try:
-                slot = Slot(None) if number in self._slots else None
-                return await self._new_link(slot, beside=bool(self.bundle.lines))
-            except Rejected as rejected:
-                self.bundle.why = str(rejected)
-                gone = rejections.said(rejected.reply, trio.current_time())
-                if gone and not self.bundle.lines:
-                    self._give_up(f"the server is back, and has the export no more: {rejected}")
-                    return None
-                if rejections.at:
-                    pause_seconds = REJECTED_PAUSE_SECONDS
-            except Refusal as refusal:
-                self.bundle.why = str(refusal)
-                rejections.forget()
-            await trio.sleep(pause_seconds)
 
     # --- Time
 
@@ -426,7 +348,7 @@ class Trunk:
 
     @property
     def _traffics(self) -> list[Traffic]:
-        traffics = [joined.port.traffic for joined in self.joined]
+        traffics = [port.traffic for port in self.joined]
         return [traffic for traffic in traffics if traffic is not None]
 
     def _note_change(self) -> None:
@@ -495,15 +417,15 @@ class Trunk:
         """Have done what has been asked for."""
         self._wires.push()
 
-    def join(self) -> Joined:
+    def join(self) -> Port:
         """Take part in it."""
-        joined = Joined(self)
-        self.joined.add(joined)
-        return joined
+        port = Port(None, _not_yet)
+        self.joined.add(port)
+        return port
 
-    def leave(self, joined: Joined) -> None:
+    def leave(self, port: Port) -> None:
         """Take part no more; the last one ends it."""
-        self.joined.discard(joined)
+        self.joined.discard(port)
         if not (self.joined or self.closed.is_set()):
             self._hub.see_off(self.closed)
         bundle = self.bundle
@@ -564,69 +486,6 @@ class Trunk:
 def speaks_for_all(export: Export) -> bool:
     """Say whether a FLUSH over one link covers what was written over any other one to this export."""
     return bool(export.flags & TransmissionFlag.CAN_MULTI_CONN)
-
-
-@dataclass(eq=False)
-class Joined:
-    """A session's part in a trunk, in place of a link of its own."""
-
-    trunk: Trunk
-    port: Port = field(default_factory=lambda: Port(None, _not_yet))
-    socket: None = None
-
-    @property
-    def why(self) -> str:
-        """Why every command is TRANSLATED."""
-        return self.trunk.server.mode.why_translated(self.trunk.decision.count)
-
-    @property
-    def export(self) -> Export:
-        """As the upstream means it: repaired; with CAN_MULTI_CONN as clients may be promised it."""
-        return self.trunk.export
-
-    @property
-    def dialect(self) -> Dialect:
-        """How the upstream is spoken to."""
-        return self.trunk.first.dialect
-
-    @property
-    def quirks(self) -> tuple[str, ...]:
-        """Names of the quirks in force."""
-        return self.trunk.first.quirks
-
-    @property
-    def rung(self) -> Rung:
-        """How much of the protocol the server was found to bear."""
-        return self.trunk.first.rung
-
-    def serve(self, traffic: Traffic) -> None:
-        """Have it as a session's way upstream."""
-        self.port.traffic = traffic
-        self.trunk.bundle.work.ports.there[self.port] = None
-        if self.trunk.loose:
-            traffic.locks.loosen(traffic.in_flight)
-
-    def ask(self, ask: Ask, done: Done) -> None:
-        """Ask the upstream; `done` is called once, from `wake` of the port."""
-        self.trunk.bundle.ask(self.port, ask, done)
-
-    def adopt(self, ask: Ask, done: Done) -> None:
-        """Have it taken over, that was asked over a link that is gone."""
-        self.trunk.bundle.adopt(self.port, ask, done)
-
-    def push(self) -> None:
-        """Send what has been asked."""
-        self.trunk.push()
-
-    def wakes(self, act: Callable[[Callable[[], None]], None]) -> None:
-        """Have answers handed out by `act`."""
-        self.port.wake = partial(act, partial(self.trunk.bundle.answers, self.port))
-
-    def close(self) -> None:
-        """Leave the trunk. Closing twice is once."""
-        trunk = self.trunk
-        trunk.contain(partial(trunk.bundle.leave, self.port))
-        trunk.contain(partial(trunk.leave, self))
 
 
 def _not_yet() -> None:

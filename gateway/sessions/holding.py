@@ -20,7 +20,6 @@ from contextlib import contextmanager
 
 import trio
 
-from gateway.hub.session import Session
 from gateway.jobs.fences import still_coming
 from gateway.jobs.jobs import Answer
 from gateway.jobs.translate import translate
@@ -75,7 +74,7 @@ class Holding:
     def sessions(self, *exports: str) -> list[Running]:
         """Give the sessions of exports that have begun, and have not ended."""
         running = [each for each in self._service.running if each.name in exports]
-        return [each for each in running if each.relaying and not each.relaying.ended.is_set()]
+        return [each for each in running if not each.relaying.ended.is_set()]
 
     async def hold(
         self, exports: Collection[str], within: Within, *, accept_loss: bool = False
@@ -89,7 +88,7 @@ class Holding:
             service.paused[export] = trio.Event()
         service.note_change()
         for running in self.sessions(*exports):
-            relaying(running).hold()
+            running.relaying.hold()
         goes_on = _goes_on(exports)
 
         def not_quiet() -> str:
@@ -110,7 +109,7 @@ class Holding:
             self.let_go_on(*exports)
             raise
         for running in self.sessions(*exports):
-            relaying(running).settled = True
+            running.relaying.settled = True
         return flushed
 
     def let_go_on(self, *exports: str) -> None:
@@ -121,14 +120,14 @@ class Holding:
                 over.set()
                 self._service.note_change()
         for running in self.sessions(*exports):
-            relaying(running).go_on()
+            running.relaying.go_on()
 
     def busy(self, *exports: str) -> list[str]:
         """Say who is not quiet, and why."""
         opening = [each for each in self._service.opening if each.grant.name in exports]
         busy = ["a client that opens it" for _each in opening]
         for running in self.sessions(*exports):
-            session, traffic = relaying(running), running.traffic
+            session, traffic = running.relaying, running.traffic
             if not session.quiet:
                 what = f"{len(traffic.in_flight) + traffic.jobs.waiting} commands under way"
                 client = running.membership.session.client.identity.peer
@@ -164,8 +163,8 @@ class Holding:
     def disks(self, export: str) -> set[Disk]:
         """Give the disks that an export's sessions are on, and the one that its next client will be on."""
         service, route = self._service, self._service.config.route(export)
-        place = None if route is None else service.place(export, route)
-        now = set() if place is None else {service.disk_at(place)}
+        location = None if route is None else service.location(export, route)
+        now = set() if location is None else {service.disk_at(location)}
         return now | {each.disk for each in self.sessions(export)}
 
     # --- Making durable
@@ -175,7 +174,7 @@ class Holding:
         problems: list[str] = []
         flushed = dict.fromkeys(exports, 0)
         for running in self.sessions(*exports):
-            if running.opened.link.export.can_flush and not relaying(running).link_lost:
+            if running.opened.uplink.export.can_flush and not running.relaying.link_lost:
                 flushed[running.name] += 1
                 error, why = await _flush_one(running)
                 if error and not (accept_loss and is_loss(error)):
@@ -206,7 +205,7 @@ async def _flush_one(running: Running) -> tuple[int, str]:
     """Have a session's link FLUSHed, for nobody: give the error, 0 if there is none, and its text."""
     answers: list[Answer] = []
     answered = trio.Event()
-    session, traffic = relaying(running), running.traffic
+    session, traffic = running.relaying, running.traffic
 
     def done(answer: Answer) -> None:  # perhaps when nobody waits for it any more
         answers.append(answer)
@@ -226,13 +225,7 @@ async def answered(running: Running) -> None:
     another name may have had it FLUSHed. Raises `NotDone`.
     """
     with trio.move_on_after(PROOF_SECONDS):
-        while not relaying(running).quiet:
+        while not running.relaying.quiet:
             await trio.sleep(LOOK_SECONDS)
-    if not relaying(running).quiet:
+    if not running.relaying.quiet:
         raise NotDone(f"a FLUSH has not been answered within {PROOF_SECONDS:g} s")
-
-
-def relaying(running: Running) -> Session:
-    """Give the session itself of one that has begun (`Holding.sessions` gives no other)."""
-    assert running.relaying is not None
-    return running.relaying

@@ -79,7 +79,7 @@ class Exports:
         """Let only names pass that clients may have, as the configuration says. Raises `NotDone`."""
         service = self._service
         route = service.config.route(name)
-        if route is None or service.place(name, route) is None:
+        if route is None or service.location(name, route) is None:
             raise NotDone(f"there is no export {shown(name)}")
         if name in self._in_use():
             return  # whatever the rules say since
@@ -92,17 +92,17 @@ class Exports:
         if name in self._in_use():
             return
         service, route = self._service, self._service.config.route(name)
-        place = None if route is None else service.place(name, route)
-        assert place is not None  # as was just seen
-        negotiation = service.negotiation(place)
+        location = None if route is None else service.location(name, route)
+        assert location is not None  # as was just seen
+        negotiation = service.negotiation(location)
         try:
             with trio.move_on_after(min(ASK_SECONDS, within.left / 2)):
-                await negotiation.describe(Terms(place.name, structured=True, extended=True))
+                await negotiation.describe(Terms(location.name, structured=True, extended=True))
                 return
-            why = place.server.why_down or "it has not answered in time"
+            why = location.server.why_down or "it has not answered in time"
         except Refusal as refusal:
             if refusal.reply == Rep.ERR_UNKNOWN:
-                text = f"{place.server.name} has no export {shown(place.name)}"
+                text = f"{location.server.name} has no export {shown(location.name)}"
                 raise NotDone(f"nobody can have export {shown(name)}: {text}: {refusal}") from None
             why = str(refusal)
         finally:
@@ -188,9 +188,9 @@ class Exports:
 
         def is_there(name: str) -> bool:
             route = service.config.route(name)
-            place = None if route is None else service.place(name, route)
-            if route is None or place is None:
+            location = None if route is None else service.location(name, route)
+            if route is None or location is None:
                 return False
-            return place.server.disks == disks or (at_home and route.upstream in home)
+            return location.server.disks == disks or (at_home and route.upstream in home)
 
         return is_there

@@ -29,27 +29,24 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import trio
 
-from gateway.config import Route
 from gateway.links.trunk import Trunk
-from gateway.protocol.errors import Refusal
-from gateway.protocol.export import Export
-from gateway.sessions.fitting import misfits_for_anybody, plainly
+from gateway.sessions.comparing import compare, open_and_compare, route_of
 from gateway.sessions.going_over import (
     GoingOver,
-    opened_for_a_look,
     others,
     part_from_links,
-    refuse_if_misfit,
     refuse_to_part_others,
     trunk_of,
 )
-from gateway.sessions.holding import Holding, NotDone, Within, relaying
-from gateway.sessions.service import Place, Running, Service
-from gateway.upstream.link import Terms
+from gateway.sessions.holders import Holders
+from gateway.sessions.holding import Holding, NotDone, Within
+from gateway.sessions.opened import Location
+from gateway.sessions.reconnecting import Reconnecting
+from gateway.sessions.service import Running, Service
 from gateway.upstream.server import Server
 from gateway.wire.handshake import shown
 
@@ -61,13 +58,6 @@ LASTS_SECONDS = 300.0
 """How long a pause lasts that nobody ends: enough to copy a disk's metadata or restart a server, and less than
 systems in virtual machines bear without a disk."""
 
-OPEN_SECONDS = 30.0
-"""How long opening exports anew may take for who resumes them, for all sessions together."""
-
-LOOK_AT_PRESENT_SECONDS = 5.0
-"""How long the present server may take to say what an export is of which nobody is connected. One that is in
-order says it at once; one that is not may be the reason for the switch."""
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -76,38 +66,6 @@ class Target:
     server: Server
     name: str | None = None
     """The export's name there; None: as the configuration has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who has asked for a pause."""
-
-    by: object = None
-    """Who holds it; None: nobody who would come back for it."""
-    command: object = None
-    """By which of his commands."""
-
-
-@dataclass(slots=True)
-class Reconnected:
-    """What came of the sessions of an export that had lost their links in a pause."""
-
-    count: int = 0
-    """How many have got others."""
-    ended: int = 0
-    """How many have ended, for their disk is not there any more."""
-    why: str = ""
-    """How that is known of one of them."""
-
-    def add(self, sessions: int, without_disk: Collection[str]) -> None:
-        """So many sessions were seen to, and these are the reasons why some of them have ended."""
-        self.count += sessions - len(without_disk)
-        self.ended += len(without_disk)
-        self.why = next(iter(without_disk), self.why)
-
-    def in_words(self, export: str) -> str:
-        """Say of an export that sessions have ended."""
-        return f"{shown(export)}: {self.ended} sessions have ended: {self.why}"
 
 
 Exports = str | Sequence[str]
@@ -123,11 +81,9 @@ class Pauses:
         self._turn = trio.Lock()
         self._waiting: dict[str, trio.CancelScope] = {}
         self._ends_at: dict[str, float] = {}
-        self._holders: dict[str, list[Holder]] = {}
-        """Who have asked for it to be paused, since it is."""
-        self._paused_by: dict[object, list[str]] = {}
-        """What each has asked for and not taken back, as long as some of it is paused."""
+        self._holders = Holders()
         self.holding = Holding(service)
+        self._reconnecting = Reconnecting(service, self.holding)
 
     # --- What is asked for
 
@@ -150,7 +106,7 @@ class Pauses:
         names, service, within = _names(exports), self._service, within or Within(seconds)
         async with self._my_turn(within):
             for name in names:
-                self._route(name)
+                route_of(service, name)
             new = [name for name in names if name not in service.paused]
             if anew and len(new) < len(names):
                 there = ", ".join(shown(name) for name in names if name not in new)
@@ -158,10 +114,7 @@ class Pauses:
             if not accept_loss:
                 self.holding.refuse_if_lost(new)
             flushed = await self.holding.hold(new, within, accept_loss=accept_loss) if new else {}
-            if by is not None:
-                self._paused_by[by] = list(dict.fromkeys([*self.paused_by(by), *names]))
-            for name in names:
-                self._holders.setdefault(name, []).append(Holder(by, command))
+            self._holders.add(names, by, command)
             last = {name: self._end_after(name, lasts) for name in names}
         return [self._paused(name, flushed.get(name), last[name]) for name in names]
 
@@ -183,16 +136,18 @@ class Pauses:
             for name in names:
                 if name not in self._service.paused:
                     raise NotDone(f"{shown(name)} is not paused")
-                if by is not None and not self._holds(name, by):
+                if by is not None and not self._holders.held_by(name, by):
                     raise NotDone(
                         f"{shown(name)} has gone on meanwhile, and was paused by others since"
                     )
-            kept = [] if by is None else [name for name in names if self._others_hold(name, by)]
+            kept = (
+                []
+                if by is None
+                else [name for name in names if self._holders.others_hold(name, by)]
+            )
             names = [name for name in names if name not in kept]
-            reconnected = await self._reconnect(names)
-            for name in kept:
-                self._drop(name, [each for each in self._holders[name] if each.by == by])
-            self._forget(by, [*kept, *names])
+            reconnected = await self._reconnecting.reconnect(names)
+            self._holders.taken_back(by, kept, names)
             counts = {name: len(self.holding.sessions(name)) for name in names}
             self._let_go_on(*names)
         done = [f"{shown(name)} stays paused: others have asked for that as well" for name in kept]
@@ -211,38 +166,12 @@ class Pauses:
         them as well, or the same by another command.
         """
         async with self._turn:
-            ends = []
-            for export, holders in list(self._holders.items()):
-                his = [each for each in holders if each.command is command]
-                if not his:
-                    continue
-                self._drop(export, his)
-                for each in his:
-                    if not self._holds(export, each.by):
-                        self._forget(each.by, [export])
-                if not self._holders[export]:
-                    ends.append(export)
+            ends = self._holders.undo(command)
             await self._end_now(*ends, why="who had it paused has gone")
 
     def paused_by(self, by: object) -> list[str]:
         """Give the exports that somebody has paused, be it that some of them have gone on meanwhile."""
-        return list(self._paused_by.get(by, ()))
-
-    def _holds(self, export: str, by: object) -> bool:
-        return any(each.by == by for each in self._holders.get(export, ()))
-
-    def _others_hold(self, export: str, by: object) -> bool:
-        return any(each.by != by for each in self._holders[export])
-
-    def _drop(self, export: str, holders: Collection[Holder]) -> None:
-        self._holders[export] = [each for each in self._holders[export] if each not in holders]
-
-    def _forget(self, by: object, exports: Collection[str]) -> None:
-        """Somebody has taken back what he had asked for of these, and of no others."""
-        left = [export for export in self.paused_by(by) if export not in exports]
-        self._paused_by.pop(by, None)
-        if left:
-            self._paused_by[by] = left
+        return self._holders.paused_by(by)
 
     async def switch(
         self,
@@ -266,16 +195,16 @@ class Pauses:
         async with self._my_turn(within):
             config = service.config
             self.holding.refuse_if_draining()
-            places = {name: self._place(name, target) for name in names}
-            leaving = self._left(places, close_first)
+            locations = {name: self._location(name, target) for name in names}
+            leaving = self._left(locations, close_first)
             refuse_to_part_others(service, names, leaving)
             if not accept_loss:
                 self.holding.refuse_if_lost(names)
             sessions = self.holding.sessions(*names)
-            async with GoingOver(service, self.holding, places, within, vouched=True) as over:
+            async with GoingOver(service, self.holding, locations, within, vouched=True) as over:
                 close_first = close_first and bool(sessions or leaving)
                 if not close_first:
-                    await self._compare(over, places, sessions, leaving, within, note)
+                    await compare(service, over, locations, sessions, leaving, within, note)
                 new = [name for name in names if name not in service.paused]
                 if new:
                     await self.holding.hold(new, within, accept_loss=accept_loss)
@@ -287,27 +216,27 @@ class Pauses:
                     if not accept_loss:
                         self.holding.refuse_if_lost(names)
                     if close_first:
-                        sessions = await self._close_first(over, places, new, within)
+                        sessions = await self._close_first(over, locations, new, within)
                     else:
                         sessions = self.holding.sessions(*names)
-                        leaving = self._left(places, close_first)
-                        await self._open_and_compare(over, places, sessions, leaving)
+                        leaving = self._left(locations, close_first)
+                        await open_and_compare(self._service, over, locations, sessions, leaving)
                         await over.are_quiet(sessions)
                         over.go(sessions, leaving)
-                    for name, place in places.items():
-                        self._lead_to(name, place, to_configured=target is None)
+                    for name, location in locations.items():
+                        self._lead_to(name, location, to_configured=target is None)
                 finally:
                     self._let_go_on(*(name for name in new if name not in self._waiting))
-        return self._switched(places, sessions)
+        return self._switched(locations, sessions)
 
-    def _switched(self, places: dict[str, Place], sessions: Collection[Running]) -> list[str]:
+    def _switched(self, locations: dict[str, Location], sessions: Collection[Running]) -> list[str]:
         done = []
-        for name, place in places.items():
+        for name, location in locations.items():
             count = sum(each.name == name for each in sessions)
             self._service.log.info(
-                "export switched", export=name, server=place.server.name, sessions=count
+                "export switched", export=name, server=location.server.name, sessions=count
             )
-            words = f"{shown(name)}: {count} sessions went over to {place.server.name}"
+            words = f"{shown(name)}: {count} sessions went over to {location.server.name}"
             done.append(f"{words}, and stay paused" if name in self._service.paused else words)
         return done
 
@@ -321,102 +250,22 @@ class Pauses:
         finally:
             self._turn.release()
 
-    def _route(self, export: str) -> Route:
-        route = self._service.config.route(export)
-        if route is None:
-            raise NotDone(f"there is no export {shown(export)}")
-        return route
-
-    # --- Before anybody is held
-
-    async def _compare(
-        self,
-        over: GoingOver,
-        places: dict[str, Place],
-        sessions: Collection[Running],
-        leaving: Collection[Trunk],
-        within: Within,
-        note: Callable[[str], object],
-    ) -> None:
-        """Open the exports where they are to be, and compare them with what they are; `note` is told what could
-        not be compared. Raises `NotDone`.
-        """
-        await self._open_and_compare(over, places, sessions, leaving)
-        for name in places.keys() - {each.name for each in sessions}:
-            place = places[name]
-            before = await self._present(name, place, within)
-            after = await over.look(name, leaving)
-            if isinstance(before, Export):
-                refuse_if_misfit(place, misfits_for_anybody(self._route(name), before, after))
-            elif before is not None:
-                note(before)
-
-    async def _open_and_compare(
-        self,
-        over: GoingOver,
-        places: dict[str, Place],
-        sessions: Collection[Running],
-        leaving: Collection[Trunk],
-    ) -> None:
-        """Open the exports for sessions, and compare what comes of it not only with what each was promised.
-        Raises `NotDone`.
-        """
-        await over.open_for(sessions, leaving)
-        pairs = {
-            (each.name, plainly(each.opened.link.export), plainly(over.opened_for(each)))
-            for each in sessions
-        }
-        for name, was, now in pairs:
-            refuse_if_misfit(places[name], misfits_for_anybody(self._route(name), was, now))
-
-    async def _present(self, export: str, to: Place, within: Within) -> Export | str | None:
-        """Give what an export is now that nobody has open; or why that is not known. None: it goes to the same
-        disk. Raises `NotDone`.
-        """
-        service, route = self._service, self._route(export)
-        now = service.place(export, route)
-        if now is None or service.disk_at(now) is service.disk_at(to):
-            return None
-        try:
-            with trio.move_on_after(min(LOOK_AT_PRESENT_SECONDS, within.left / 2)):
-                return await self._described(now)
-            why = now.server.why_down or "it has not answered in time"
-        except Refusal as refusal:
-            why = str(refusal)
-        spelled_out = any(each.exact_name == export for each in service.config.exports)
-        if not spelled_out and export not in service.switched:
-            raise NotDone(f"whether there is an export {shown(export)} is not known: {why}")
-        return (
-            f"{shown(export)} was not compared with what it was at {now.server.name}, where nobody is"
-            f" connected: {why}"
-        )
-
-    async def _described(self, place: Place) -> Export:
-        if not place.server.mode.wanted.shared:
-            return await opened_for_a_look(place)
-        negotiation = self._service.negotiation(place)
-        try:
-            asked = Terms(place.name, structured=True, extended=True)
-            return (await negotiation.describe(asked))[0]
-        finally:
-            await negotiation.aclose()
-
     # --- Closing first
 
     async def _close_first(
-        self, over: GoingOver, places: dict[str, Place], new: Collection[str], within: Within
+        self, over: GoingOver, locations: dict[str, Location], new: Collection[str], within: Within
     ) -> list[Running]:
         """Close the old connections, make the new ones, and have the sessions, which are held, go over: say
         which. Raises `NotDone`, and then the exports stay paused.
         """
-        sessions, leaving = self.holding.sessions(*places), self._left(places, True)
-        refuse_to_part_others(self._service, places, leaving)
+        sessions, leaving = self.holding.sessions(*locations), self._left(locations, True)
+        refuse_to_part_others(self._service, locations, leaving)
         try:
             with within.over(
                 lambda: f"the connections were not closed within {within.seconds:g} s"
             ):
                 await part_from_links(sessions, leaving)
-            await self._open_and_compare(over, places, sessions, leaving)
+            await open_and_compare(self._service, over, locations, sessions, leaving)
             await over.are_quiet(sessions)
             over.go(sessions, leaving)
         except NotDone as error:
@@ -427,21 +276,21 @@ class Pauses:
             if not self._service.draining:
                 with trio.CancelScope(shield=True):
                     await over.aclose()  # it may have what they go back to
-                    await self._undo_closing(places, new)
+                    await self._undo_closing(locations, new)
             raise
         return sessions
 
     async def _undo_closing(self, exports: Collection[str], new: Collection[str]) -> None:
         """Have the sessions go back to where they were, if that can be."""
         try:
-            await self._reconnect(exports)
+            await self._reconnecting.reconnect(exports)
         except NotDone as error:
             self._service.log.error("export stays paused", exports=[*new], why=str(error))
             self._stay_paused(new)
 
     def _stay_paused(self, new: Collection[str]) -> None:
         for name in new:
-            self._holders.setdefault(name, []).append(Holder())
+            self._holders.add([name])
             self._end_after(name, LASTS_SECONDS)
 
     # --- Trunks
@@ -453,38 +302,36 @@ class Pauses:
         service = self._service
         found = {trunk_of(each.opened) for each in self.holding.sessions(*exports)}
         for export in exports:
-            place = service.place(export, self._route(export))
-            found.add(None if place is None else service.disk_at(place).trunk)
+            location = service.location(export, route_of(service, export))
+            found.add(None if location is None else service.disk_at(location).trunk)
         return {trunk for trunk in found if trunk is not None}
 
-    def _left(self, places: dict[str, Place], close_first: bool) -> set[Trunk]:
-        """Give the trunks that are given up when exports go to these places. Where one was led to others by a
-        switch, they keep theirs when it goes to another disk; unless the connections have to be closed first.
+    def _left(self, locations: dict[str, Location], close_first: bool) -> set[Trunk]:
+        """Give the trunks that are given up when exports go to these locations. Where one was led to others by
+        a switch, they keep theirs when it goes to another disk; unless the connections have to be closed first.
         """
-        service, trunks = self._service, self._trunks(places)
+        service, trunks = self._service, self._trunks(locations)
         if close_first:
             return trunks
-        configured = [self._place(export, None) for export in places]
-        here = {service.disk_at(each) for each in (*places.values(), *configured)}
+        configured = [self._location(export, None) for export in locations]
+        here = {service.disk_at(each) for each in (*locations.values(), *configured)}
         return {
             each
             for each in trunks
-            if service.disks.of(each) in here or not others(service, places, each)
+            if service.disks.of(each) in here or not others(service, locations, each)
         }
 
     # --- The end
 
     def _let_go_on(self, *exports: str) -> None:
         for export in exports:
-            self._holders.pop(export, None)
+            self._holders.has_gone_on(export)
             self._ends_at.pop(export, None)
             waiting = self._waiting.pop(export, None)
             if waiting is not None:
                 waiting.cancel()
         self.holding.let_go_on(*exports)
-        for by, names in list(self._paused_by.items()):
-            if self._service.paused.keys().isdisjoint(names):
-                del self._paused_by[by]
+        self._holders.forget_all_but(self._service.paused)
 
     def _end_after(self, export: str, seconds: float) -> float:
         """Have a pause last so long, unless somebody has asked for longer: say how long it lasts."""
@@ -525,104 +372,32 @@ class Pauses:
 
     async def _end_one(self, export: str) -> None:
         try:
-            await self._reconnect([export])
+            await self._reconnecting.reconnect([export])
         except NotDone as error:
             self._service.log.error(
                 "sessions have no connection at the end of a pause", export=export, why=str(error)
             )
         self._let_go_on(export)
 
-    # --- Other links
+    # --- Other locations
 
-    def _place(self, export: str, target: Target | None) -> Place:
-        service, route = self._service, self._route(export)
+    def _location(self, export: str, target: Target | None) -> Location:
+        service, route = self._service, route_of(self._service, export)
         switches = service.switches[export] + 1
         if target is None:
-            return Place(service.servers[route.upstream], route.upstream_name, switches)
+            return Location(service.servers[route.upstream], route.upstream_name, switches)
         name = route.upstream_name if target.name is None else target.name
-        return Place(target.server, name, switches)
+        return Location(target.server, name, switches)
 
-    def _lead_to(self, export: str, place: Place, *, to_configured: bool) -> None:
+    def _lead_to(self, export: str, location: Location, *, to_configured: bool) -> None:
         """Lead new clients there. What nobody was told of yet, they have to be told."""
         service, route = self._service, self._service.config.route(export)
-        was = None if route is None else service.place(export, route)
+        was = None if route is None else service.location(export, route)
         if was is not None:
-            there = service.disk_at(place)
+            there = service.disk_at(location)
             service.disk_at(was).losses.hand_on(there.losses)
             there.is_left()  # nobody is on it yet
-        service.switch(export, place, to_configured=to_configured)
-
-    async def _reconnect(self, exports: Collection[str]) -> dict[str, Reconnected]:
-        """Have the sessions whose link is gone get others, to where they were, unless their disk is not there:
-        say of each export what came of it. All are seen to at the same time, and have one limit. Raises
-        `NotDone`.
-        """
-        done = {export: Reconnected() for export in exports}
-        problems: dict[str, None] = {}
-
-        async def reconnect(export: str) -> None:
-            try:
-                await self._reconnect_one(export, done[export], Within(OPEN_SECONDS))
-            except NotDone as error:
-                problems[str(error)] = None
-            if done[export].ended:
-                why = done[export].in_words(export)
-                self._service.log.error("sessions have ended", export=export, why=why)
-
-        async with trio.open_nursery() as nursery:
-            for export in exports:
-                nursery.start_soon(reconnect, export)
-        if problems:
-            ended = [each.in_words(export) for export, each in done.items() if each.ended]
-            raise NotDone("; ".join([*problems, *ended]))
-        return done
-
-    async def _reconnect_one(self, export: str, done: Reconnected, within: Within) -> None:
-        service = self._service
-        await self._are_in_order(export, within)
-        lost = [each for each in self.holding.sessions(export) if self._has_no_link(each)]
-        if lost:
-            service.switches[export] += 1
-            if now := service.switched.get(export):
-                service.switched[export] = replace(now, switches=service.switches[export])
-        # A reload may have led some to one server, and those who came later to another.
-        for was in {each.opened.place for each in lost}:
-            place = replace(was, switches=service.switches[export])
-            sessions = [each for each in lost if each.opened.place == was]
-            trunks = {trunk_of(each.opened) for each in sessions}
-            leaving = {each for each in trunks if each is not None}
-            places = {export: place}
-            async with GoingOver(service, self.holding, places, within, vouched=False) as over:
-                await over.open_for(sessions, leaving)
-                await over.are_quiet(sessions)
-                over.go(sessions, leaving)
-            done.add(len(sessions), over.without_disk.values())
-
-    async def _are_in_order(self, export: str, within: Within) -> None:
-        """Wait for the links that sessions of an export have got again by themselves: only then it is known
-        whether they lead to the same disk. What clients of other exports use as well they wait for as they go
-        on. Raises `NotDone`.
-        """
-        trunks = {trunk_of(each.opened) for each in self.holding.sessions(export)}
-        coming = [
-            trunk
-            for trunk in trunks
-            if trunk is not None
-            and trunk.bundle.lines
-            and not others(self._service, [export], trunk)
-        ]
-        with within.over(lambda: f"the connections are not in order after {within.seconds:g} s"):
-            for trunk in coming:
-                await trunk.restored()
-
-    def _has_no_link(self, running: Running) -> bool:
-        """Say whether a held session has to be opened anew: nobody else cares for it."""
-        trunk = trunk_of(running.opened)
-        if relaying(running).link_lost or trunk is None:
-            return bool(relaying(running).link_lost)
-        # With others, who are not held, it goes on as they do.
-        is_down = trunk.ended or not trunk.bundle.lines
-        return is_down and not others(self._service, [running.name], trunk)
+        service.switch(export, location, to_configured=to_configured)
 
 
 def _names(exports: Exports) -> list[str]:

@@ -8,7 +8,7 @@ export; rates, limits and a rule that ends them are taken from the rules in forc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,35 +17,35 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.access.chain import Membership, Placed
+from gateway.access.chain import Membership
 from gateway.access.rules import Access, NotGranted
 from gateway.config import Config, Route
 from gateway.hub.hub import Hub
 from gateway.hub.session import Session as RelaySession
-from gateway.hub.session import Watched
 from gateway.links.disk import Disk, Disks
-from gateway.links.shared import SharedNegotiation, Trunks, begun
-from gateway.links.trunk import Joined, Trunk
+from gateway.links.opening import OwnNegotiation, SharedNegotiation
+from gateway.links.shared import Trunks
+from gateway.links.trunk import Trunk
+from gateway.links.uplink import Share, Uplink
 from gateway.losses.rule import PROOF_SECONDS, Losses
 from gateway.net.tally import Tally
-from gateway.policy import Charge, Session
-from gateway.protocol.errors import Refusal
 from gateway.protocol.server_role import ServerNegotiation
-from gateway.protocol.table import Table
-from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
-from gateway.upstream.allowance import Allowance
-from gateway.upstream.coherence import check_required
+from gateway.scan.traffic import Traffic
+from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.upstream.ladder import Rung
-from gateway.upstream.link import Link, Terms
-from gateway.upstream.negotiation import Negotiation
-from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
-from gateway.upstream.server import Server
-from gateway.wire.limits import MAX_SIZE_BYTES
+from gateway.upstream.negotiation import Negotiation, Terms
+from gateway.upstream.server import (
+    CameBack,
+    News,
+    Server,
+    TurnedAway,
+    Unwell,
+    WellAgain,
+    WentDown,
+)
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-    from gateway.sessions.transmit import Opened
 
 
 DENIED_SECONDS = 10
@@ -60,67 +60,21 @@ PART = "one server of several"
 """What is said to be down when another of the upstream's URIs works."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What policies change of a session that runs already."""
-
-    charges: Sequence[Charge]
-    watched: Watched
-    most_in_flight: int
-
-
-def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
-    """Give the limits that a chain of policies sets a session, whatever it was promised: no view is compiled,
-    so of what the policies say of commands only the number in flight is taken.
-    """
-    enforced = [placed.policy for placed in chain if not placed.observed]
-    table = Table(MAX_SIZE_BYTES)  # of no view: nothing that policies bar is too far out for it
-    for policy in enforced:
-        policy.commands(table)
-    charges = [charge for policy in enforced for charge in policy.charges(session)]
-    watched = [
-        (placed.name, charge)
-        for placed in chain
-        if placed.observed
-        for charge in placed.policy.charges(session)
-    ]
-    most = table.most_in_flight
-    return Limits(charges, watched, MAX_IN_FLIGHT if most is None else most)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an export is."""
-
-    server: Server
-    name: str
-    """The export's name there."""
-    switches: int = 0
-    """How often the export has been switched: a connection from before that is to another server, even where
-    all else is the same.
-    """
-
-    def leads_where(self, other: Place) -> bool:
-        """Say whether one connection may be used for both, before an export is chosen."""
-        return (self.server, self.switches) == (other.server, other.switches)
-
-
 @dataclass(eq=False)
 class Running:
-    """A session that is being relayed."""
+    """A session that is being relayed, from when the hub begins it."""
 
     name: str
     """The export's, in our configuration."""
     membership: Membership
     opened: Opened
-    """What the client was promised; and the link that it has now."""
+    """What the client was promised; and the uplink that it has now."""
     disk: Disk
     """The one that it is on now."""
     traffic: Traffic
     log: FilteringBoundLogger
-    relaying: RelaySession | None = None
-    """None: the hub has not begun it yet. It is held against the rules then, if they are others than at GO."""
-    nursery: trio.Nursery | None = None
+    relaying: RelaySession
+    nursery: trio.Nursery
     """Ends with the session."""
 
 
@@ -143,7 +97,7 @@ class Service:
     """Given to a client that is not relayed yet."""
     paused: dict[str, trio.Event] = field(default_factory=dict)
     """Exports (our names) that nobody may open now, and the event of their pause's end."""
-    switched: dict[str, Place] = field(default_factory=dict)
+    switched: dict[str, Location] = field(default_factory=dict)
     """Exports (our names) that are not where the configuration says."""
     switches: Counter[str] = field(default_factory=Counter)
     """How often each export has been switched."""
@@ -162,19 +116,21 @@ class Service:
     @property
     def elsewhere(self) -> list[Server]:
         """The servers that exports have been switched to."""
-        return [place.server for place in self.switched.values()]
+        return [location.server for location in self.switched.values()]
 
     @property
     def led_to(self) -> list[Server]:
         """The servers that exports are led to, each once: those of the configuration, and others."""
         return list(dict.fromkeys([*self.servers.values(), *self.elsewhere]))
 
-    def place(self, name: str, route: Route) -> Place | None:
+    def location(self, name: str, route: Route) -> Location | None:
         """Say where an export of ours is now; None if its upstream is not in the configuration any more."""
         if name in self.switched:
             return self.switched[name]
         server = self.servers.get(route.upstream)
-        return None if server is None else Place(server, route.upstream_name, self.switches[name])
+        return (
+            None if server is None else Location(server, route.upstream_name, self.switches[name])
+        )
 
     def _losses_of(self, server: Server, name: str) -> Losses:
         """Make what keeps in mind what is lost of a disk."""
@@ -184,56 +140,35 @@ class Service:
 
         return Losses(self.hub.soon, partial(self.hub.later, PROOF_SECONDS), say)
 
-    def disk_at(self, place: Place) -> Disk:
-        """Give the disk that is at a place: the same whatever leads there."""
-        return self.disks.at(place.server, place.name)
+    def disk_at(self, location: Location) -> Disk:
+        """Give the disk that is at a location: the same whatever leads there."""
+        return self.disks.at(location.server, location.name)
 
-    def negotiation(self, place: Place) -> Negotiation | SharedNegotiation:
-        """Give what a client's questions are asked of. Links that are several are made together, lest one that
-        was made ahead leads to the server that was there before. Where clients share connections to the disk,
-        all do: what is written again after a loss would undo what others have written beside it.
+    def negotiation(self, location: Location) -> OwnNegotiation | SharedNegotiation:
+        """Give what a client's questions are asked of. Where clients share connections to the disk, all do:
+        what is written again after a loss would undo what others have written beside it.
         """
-        server = place.server
-        if server.mode.wanted.shared or self.disk_at(place).trunk is not None:
-            return SharedNegotiation(self.trunks, server, partial(self.disks.at, server))
-        return Negotiation(server, warm=server.mode.wanted.count == 1)
-
-    async def bundled(
-        self, place: Place, terms: Terms, link: Link, allowance: Allowance | None = None
-    ) -> Link | Joined:
-        """Give a client's own link as it is to be used: as it is, or as the first of a bundle, whose other
-        links may take what is left of `allowance`. Raises `Refusal`, and then the link is closed.
-        """
-        server = place.server
-        decision = server.decide([link.export], link.quirks)
-        if not server.mode.bundled(decision.count):
-            try:
-                if server.mode.required:
-                    check_required(server.mode.wanted, decision)
-            except Refusal:
-                link.close()
-                raise
-            if decision.reason and server.told.is_news(terms.name, decision.reason):
-                self.log.warning(decision.reason, upstream=server.name, export=terms.name)
-            return link
-        disk = self.disk_at(place)
-        trunk = await begun(server, terms, link, self.hub, disk, self.log, allowance)
-        return trunk.join()
+        server = location.server
+        at = partial(self.disks.at, server)
+        if server.mode.wanted.shared or self.disk_at(location).trunk is not None:
+            return SharedNegotiation(self.trunks, server, at)
+        return OwnNegotiation(self.trunks, server, at)
 
     async def opened_anew(
-        self, place: Place, terms: Terms, trunk: Trunk | None, lowest: Rung
-    ) -> Link | Joined:
+        self, location: Location, terms: Terms, trunk: Trunk | None, lowest: Rung
+    ) -> Uplink:
         """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are
         shared; else on no rung lower than that. Raises `Refusal`.
         """
         if trunk is not None:
-            return trunk.join()
-        negotiation = Negotiation(place.server, lowest=lowest)
+            return Share(trunk)
+        server = location.server
+        negotiation = Negotiation(server, lowest=lowest)
         try:
             link = await negotiation.go(terms)
         finally:
             await negotiation.aclose()
-        return await self.bundled(place, terms, link)
+        return await self.trunks.uplink(server, partial(self.disks.at, server), terms, link)
 
     @contextmanager
     def session(self, running: Running) -> Iterator[None]:
@@ -244,13 +179,13 @@ class Service:
         finally:
             self.running.discard(running)
 
-    def switch(self, name: str, place: Place, *, to_configured: bool) -> None:
-        """Lead new clients of an export to a place, which may be that of the configuration."""
-        self.switches[name] = place.switches
+    def switch(self, name: str, location: Location, *, to_configured: bool) -> None:
+        """Lead new clients of an export to a location, which may be that of the configuration."""
+        self.switches[name] = location.switches
         if to_configured:
             self.switched.pop(name, None)
         else:
-            self.switched[name] = place
+            self.switched[name] = location
         self._listen_to_servers()
         self.note_change()
 
@@ -267,16 +202,16 @@ class Service:
         for policy, error in access.inherit(self.access):
             self.log.error("a policy failed at a reload", policy=policy, exc_info=error)
         self.config, self.access, self.servers = config, access, servers
-        for name, place in list(self.switched.items()):
+        for name, location in list(self.switched.items()):
             if config.route(name) is None:
                 del self.switched[name]
             else:
-                now = switched.get(place.server, place.server)
-                self.switched[name] = replace(place, server=now)
+                now = switched.get(location.server, location.server)
+                self.switched[name] = replace(location, server=now)
                 self.log.warning(
                     "export stays where it was switched to, whatever the configuration says",
                     export=name,
-                    server=place.server.name,
+                    server=location.server.name,
                 )
         self._listen_to_servers()
         self.note_change()
@@ -298,13 +233,13 @@ class Service:
         one session must not keep the others, nor a reload, from the rules.
         """
         try:
-            return running.relaying is not None and self._look_at(running, running.relaying)
+            return self._look_at(running)
         except Exception:
             self.log.exception("session not held against the new rules", export=running.name)
             return False
 
-    def _look_at(self, running: Running, relaying: RelaySession) -> bool:
-        session = running.membership.session
+    def _look_at(self, running: Running) -> bool:
+        session, relaying = running.membership.session, running.relaying
         client = replace(session.client, at=datetime.now().astimezone())
         try:
             grant = self.access.again(client, running.name)

@@ -32,8 +32,6 @@ async def settled(losses: Ledger, but: Trail | None = None) -> None:
 def begin_when_settled(running: Running) -> None:
     """Hold a session, which has its links, as long as anything is in question of what others have written."""
     traffic, session = running.traffic, running.relaying
-    assert session is not None
-    assert running.nursery is not None
     if session.is_held(Hold.COMES_LATE):
         return
     if traffic.debt.losses.is_in_question(traffic.debt.trail):

@@ -42,32 +42,36 @@ def lost_disks(service: Service, export: str | None = None) -> list[tuple[str, D
     if export is None:
         return [(_called(service, key), disk) for key, disk in service.disks.untold()]
     route = service.config.route(export)
-    place = None if route is None else service.place(export, route)
-    if place is not None:
-        service.disk_at(place)  # one that is remembered by a hash alone is found by its name
+    location = None if route is None else service.location(export, route)
+    if location is not None:
+        service.disk_at(location)  # one that is remembered by a hash alone is found by its name
     here = {each.disk for each in service.running if each.name == export}
     return [
         (_called(service, key), disk)
         for key, disk in service.disks.untold()
-        if disk in here or (place is not None and key == (place.server.disks, place.name))
+        if disk in here or (location is not None and key == (location.server.disks, location.name))
     ]
 
 
 def _called(service: Service, key: Key) -> str:
     """Say which disk it is: the name there and the server, and what our clients call it."""
     disks, name = key
-    servers = [*service.led_to, *(each.opened.place.server for each in service.running)]
+    servers = [*service.led_to, *(each.opened.location.server for each in service.running)]
     there = next((each.name for each in servers if each.disks == disks), None)
     ours = {
         each.name
         for each in service.running
-        if (each.opened.place.server.disks, each.opened.place.name) == key
+        if (each.opened.location.server.disks, each.opened.location.name) == key
     }
     for export in (*service.config.exports,):
         exact = export.exact_name
         route = None if exact is None else service.config.route(exact)
-        place = None if exact is None or route is None else service.place(exact, route)
-        if exact is not None and place is not None and (place.server.disks, place.name) == key:
+        location = None if exact is None or route is None else service.location(exact, route)
+        if (
+            exact is not None
+            and location is not None
+            and (location.server.disks, location.name) == key
+        ):
             ours.add(exact)
     where = f"upstream {there}" if there else "an upstream that nothing leads to any more"
     known_as = f", export {', '.join(map(shown, sorted(ours)))}" if ours else ""

@@ -47,12 +47,10 @@ def _wanted(service: Service) -> set[Server]:
     held = set()
     for name in service.paused:
         route = service.config.route(name)
-        place = None if route is None else service.place(name, route)
-        if place is not None:
-            held.add(place.server.disks)
-    servers = (
-        each for each in service.led_to if each.settings.warm or each.settings.health_check_seconds
-    )
+        location = None if route is None else service.location(name, route)
+        if location is not None:
+            held.add(location.server.disks)
+    servers = (each for each in service.led_to if each.keep_warm or each.check_seconds)
     return {each for each in servers if each.disks not in held}
 
 

@@ -128,7 +128,7 @@ class House:
         client = await self.client(listener)
         before = set(self.service.running)
         await client.go(export)
-        await until(lambda: any(each.relaying for each in self.service.running - before))
+        await until(lambda: self.service.running - before)
         return client
 
     def events(self, name: str) -> list[Any]:

@@ -13,9 +13,9 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
 from gateway.hub import hub as hub_module
 from gateway.hub.crowd import CALM_STEPS
 from gateway.hub.hub import Hub
-from gateway.links.trunk import Joined, Trunk
+from gateway.links.trunk import Trunk
 from gateway.scan import chunks, replies, requests, turn
-from gateway.sessions.transmit import do_all
+from gateway.sessions.opened import do_all
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.transmission import is_error
 from tests.embedded.peers import Client
@@ -132,9 +132,9 @@ async def _shared_trunk(gateway: Gateway, name: str) -> tuple[Client, Trunk]:
     await client.go(name, structured=False)
     await trio.testing.wait_all_tasks_blocked()
     [trunk] = [
-        each.opened.link.trunk
+        each.opened.uplink.trunk
         for each in gateway.service.running
-        if each.name == name and isinstance(each.opened.link, Joined)
+        if each.name == name and each.opened.uplink.trunk
     ]
     return client, trunk
 

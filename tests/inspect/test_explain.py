@@ -533,7 +533,7 @@ async def test_a_client_is_told_what_was_said(
         await trio.testing.wait_all_tasks_blocked()
         [running] = service.running
         assert running.traffic.plan.ways == said.ways
-        assert running.opened.link.export.framing is said.link
+        assert running.opened.uplink.export.framing is said.link
     assert told.export is not None
     assert (told.export.size, told.export.flags) == (said.told.size, said.told.flags)
     assert told.block_sizes == said.told.block_sizes

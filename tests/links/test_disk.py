@@ -18,7 +18,7 @@ from gateway.hub.ending import LOST_SECONDS
 from gateway.hub.hub import LOOK_SECONDS
 from gateway.links import disk as disk_module
 from gateway.links.disk import Disk, Disks
-from gateway.links.trunk import Joined, Trunk
+from gateway.links.trunk import Trunk
 from gateway.losses.survival import DEFAULTS, Doubt
 from gateway.protocol.errors import Refusal
 from gateway.sessions.holding import NotDone
@@ -65,11 +65,11 @@ class Two:
         return disks
 
     def disk_of(self, running: Running) -> Disk:
-        return self.made.service.disk_at(running.opened.place)
+        return self.made.service.disk_at(running.opened.location)
 
     def trunks(self) -> list[Trunk]:
-        links = [running.opened.link for running in self.made.service.running]
-        return [link.trunk for link in links if isinstance(link, Joined)]
+        uplinks = [running.opened.uplink for running in self.made.service.running]
+        return [uplink.trunk for uplink in uplinks if uplink.trunk]
 
 
 @asynccontextmanager
@@ -520,6 +520,25 @@ async def test_what_nobody_was_told_of_is_told_where_the_export_was_switched_to(
         assert (await client.simple_reply_to(Cmd.READ, 0, BLOCK))[1] == Errno.EIO
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == Errno.EIO
         assert (await client.simple_reply_to(Cmd.FLUSH))[1] == 0
+
+
+async def test_who_ends_leaves_the_disk_that_he_was_switched_to(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is looked at then: it is remembered if it has something to tell."""
+    left: list[str] = []
+
+    def look_at(_disks: Disks, disk: Disk) -> None:
+        left.append(disk.key[1])
+
+    monkeypatch.setattr(Disks, "_look_at", look_at)
+    async with two() as it:
+        client = await it.made.client("x")
+        await it.made.pauses.switch("x", it.target("y"))
+        left.clear()
+        await client.stream.aclose()
+        await trio.sleep(10)
+        assert left == ["y"]
 
 
 async def test_a_flush_that_fails_in_a_pause_is_told_to_all_who_are_on_the_disk(

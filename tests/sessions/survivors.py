@@ -1,5 +1,5 @@
-"""A session that lives on when its link dies, without Trio: what `gateway.sessions.surviving` does, with links
-that the test makes.
+"""A session that lives on when its link dies, without Trio: what `gateway.sessions.seat` and `surviving` do,
+with links that the test makes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from gateway.bundle.ports import Port
 from gateway.hub.lane import BufferPool
 from gateway.hub.session import Session
 from gateway.jobs.locks import RangeLocks
+from gateway.links.uplink import note_writes
 from gateway.links.wire import Wire
 from gateway.links.wire import Wires as BundleWires
 from gateway.losses.rule import Losses, Trail
@@ -56,9 +57,9 @@ class Survivor:
         self.debt = self.disk.open()
         trail = self.disk.trail(self.debt)
         self.disk.came_up(trail)
-        self.traffic = self._traffic(trail)
+        self.traffic = self._traffic()
         self.wires = Wires(self.traffic, pool, doors)
-        self.session.survive = self._carry_over
+        self._has_link(trail)
         self.bundle: Bundle | None = None
         """While it has no link of its own."""
         self.port: Port | None = None
@@ -71,13 +72,17 @@ class Survivor:
     def session(self) -> Session:
         return self.wires.session
 
-    def _traffic(self, trail: Trail) -> Traffic:
+    def _traffic(self) -> Traffic:
         made = plan(self._promised, self._export, translated=self._translated)
-        traffic = Traffic(made, self._locks, debt=self.debt)
-        traffic.trail = self.debt.trail = trail
-        trail.under_way = traffic.writing
-        traffic.memory = Memory(trail)
-        return traffic
+        return Traffic(made, self._locks, debt=self.debt)
+
+    def _has_link(self, trail: Trail) -> None:
+        """What `gateway.sessions.seat` does for a session that has a link of its own."""
+        link = self.session.link
+        assert link is not None
+        note_writes(trail, self.traffic, link, self.session.act)
+        self.traffic.memory = Memory(trail)
+        self.session.survive = self._carry_over
 
     def _carry_over(self, why: str) -> None:
         self.losses += 1
@@ -138,9 +143,10 @@ class Survivor:
         wire = self._bundle_wires._wires[line]
         self._bundle_wires.take_out(line)
         self.bundle = None
-        self.traffic = self._traffic(bundle.hand_on_trail())
+        trail = bundle.hand_on_trail()
+        self.traffic = self._traffic()
         self.wires.relink_to(wire.socket, self.traffic)
-        session.survive = self._carry_over
+        self._has_link(trail)
         session.go_on()
         self.returns += 1
         return True

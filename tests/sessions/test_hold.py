@@ -25,8 +25,8 @@ from gateway.scan.plan import plan
 from gateway.scan.traffic import Traffic
 from gateway.sessions.fitting import misfits
 from gateway.sessions.holding import NotDone
+from gateway.sessions.opened import Opened
 from gateway.sessions.pausing import Pauses, Target
-from gateway.sessions.transmit import Opened
 from gateway.throttle import Bucket, Unit
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -386,7 +386,7 @@ async def test_who_cannot_resume_still_holds_what_he_has_paused(
         async def fails(_exports: object) -> dict[str, int]:
             raise NotDone("the server is not back")
 
-        monkeypatch.setattr(made.pauses, "_reconnect", fails)
+        monkeypatch.setattr(made.pauses._reconnecting, "reconnect", fails)
         for _ in range(2):
             with pytest.raises(NotDone, match="is not back"):
                 await made.pauses.resume("", by="me")
@@ -935,7 +935,6 @@ async def test_a_session_that_we_end_under_the_flush_of_a_pause_has_lost_nothing
             nursery.start_soon(pause)
             await trio.testing.wait_all_tasks_blocked()
             [busy] = [each for each in made.service.running if each.traffic.in_flight]
-            assert busy.relaying is not None
             busy.relaying.finish("access denied: a rule", 1)
         assert "the session has ended" in problems[0]
         go.set()

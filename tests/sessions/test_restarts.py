@@ -14,7 +14,8 @@ import trio.testing
 
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Server
 from gateway.embedded.faults import CLOSES_BEFORE_GREETING
-from gateway.sessions.pausing import OPEN_SECONDS, Pauses
+from gateway.sessions.pausing import Pauses
+from gateway.sessions.reconnecting import OPEN_SECONDS
 from gateway.sessions.surviving import QUIET_SECONDS
 from gateway.upstream.ladder import Rung
 from gateway.wire.constants import BASE_ALLOCATION, Cmd

@@ -14,7 +14,7 @@ import trio.testing
 
 from gateway.access.chain import Placed
 from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
-from gateway.links.trunk import Joined, Trunk
+from gateway.links.trunk import Trunk
 from gateway.net.dial import DialError
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Target
@@ -112,8 +112,8 @@ async def two_servers(
 
 
 def trunks(made: House) -> set[Trunk]:
-    links = [running.opened.link for running in made.service.running]
-    return {link.trunk for link in links if isinstance(link, Joined)}
+    uplinks = [running.opened.uplink for running in made.service.running]
+    return {uplink.trunk for uplink in uplinks if uplink.trunk}
 
 
 def tasks(made: House) -> list[int]:

@@ -1,0 +1,88 @@
+"""Who has asked for which pauses, and not taken it back: none ends for one as long as another wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has asked for a pause."""
+
+    by: object = None
+    """Who holds it; None: nobody who would come back for it."""
+    command: object = None
+    """By which of his commands."""
+
+
+class Holders:
+    """Those of all exports that are paused."""
+
+    def __init__(self) -> None:
+        self._holders: dict[str, list[Holder]] = {}
+        """Who have asked for it to be paused, since it is."""
+        self._paused_by: dict[object, list[str]] = {}
+        """What each has asked for and not taken back, as long as some of it is paused."""
+
+    def add(self, exports: Collection[str], by: object = None, command: object = None) -> None:
+        """Somebody has asked for these, which are paused."""
+        if by is not None:
+            self._paused_by[by] = list(dict.fromkeys([*self.paused_by(by), *exports]))
+        for export in exports:
+            self._holders.setdefault(export, []).append(Holder(by, command))
+
+    def paused_by(self, by: object) -> list[str]:
+        """Give the exports that somebody has paused, be it that some of them have gone on meanwhile."""
+        return list(self._paused_by.get(by, ()))
+
+    def held_by(self, export: str, by: object) -> bool:
+        """Say whether somebody holds it."""
+        return any(each.by == by for each in self._holders.get(export, ()))
+
+    def others_hold(self, export: str, by: object) -> bool:
+        """Say whether an export that is paused is held by others as well."""
+        return any(each.by != by for each in self._holders[export])
+
+    def taken_back(self, by: object, kept: Collection[str], ended: Collection[str]) -> None:
+        """Somebody has taken back what he had asked for: of those that others hold and that are `kept`, and of
+        those that have ended.
+        """
+        for export in kept:
+            self._drop(export, [each for each in self._holders[export] if each.by == by])
+        self._forget(by, [*kept, *ended])
+
+    def undo(self, command: object) -> list[str]:
+        """Take back what was asked for by a command: give the exports that nobody holds any more."""
+        left = []
+        for export, holders in list(self._holders.items()):
+            his = [each for each in holders if each.command is command]
+            if not his:
+                continue
+            self._drop(export, his)
+            for each in his:
+                if not self.held_by(export, each.by):
+                    self._forget(each.by, [export])
+            if not self._holders[export]:
+                left.append(export)
+        return left
+
+    def has_gone_on(self, export: str) -> None:
+        """A pause has ended, whoever held it."""
+        self._holders.pop(export, None)
+
+    def forget_all_but(self, paused: Collection[str]) -> None:
+        """These are paused still: who has asked for none of them has nothing to come back for."""
+        for by, names in list(self._paused_by.items()):
+            if set(paused).isdisjoint(names):
+                del self._paused_by[by]
+
+    def _drop(self, export: str, holders: Collection[Holder]) -> None:
+        self._holders[export] = [each for each in self._holders[export] if each not in holders]
+
+    def _forget(self, by: object, exports: Collection[str]) -> None:
+        """Somebody has taken back what he had asked for of these, and of no others."""
+        left = [export for export in self.paused_by(by) if export not in exports]
+        self._paused_by.pop(by, None)
+        if left:
+            self._paused_by[by] = left

@@ -1,0 +1,125 @@
+"""An export that a client has opened: where it is, the uplink to it, and what was promised of it.
+
+It is this that the client's session begins with, and what changes as a whole when the session goes over to
+another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from gateway.access.chain import Membership, Placed, Terms
+from gateway.access.rules import Access, Grant
+from gateway.hub.session import Watched
+from gateway.links.uplink import Uplink
+from gateway.policy import Charge, Session
+from gateway.protocol.export import Offer
+from gateway.protocol.table import Table
+from gateway.scan.plan import Plan
+from gateway.scan.traffic import MAX_IN_FLIGHT
+from gateway.sessions.promise import plan_of
+from gateway.upstream.negotiation import Terms as Asked
+from gateway.upstream.server import Server
+from gateway.wire.limits import MAX_SIZE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an export is."""
+
+    server: Server
+    name: str
+    """The export's name there."""
+    switches: int = 0
+    """How often the export has been switched: a connection from before that is to another server, even where
+    all else is the same.
+    """
+
+    def leads_where(self, other: Location) -> bool:
+        """Say whether one connection may be used for both, before an export is chosen."""
+        return (self.server, self.switches) == (other.server, other.switches)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What policies change of a session that runs already."""
+
+    charges: Sequence[Charge]
+    watched: Watched
+    most_in_flight: int
+
+
+def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
+    """Give the limits that a chain of policies sets a session, whatever it was promised: no view is compiled,
+    so of what the policies say of commands only the number in flight is taken.
+    """
+    enforced = [placed.policy for placed in chain if not placed.observed]
+    table = Table(MAX_SIZE_BYTES)  # of no view: nothing that policies bar is too far out for it
+    for policy in enforced:
+        policy.commands(table)
+    charges = [charge for policy in enforced for charge in policy.charges(session)]
+    watched = [
+        (placed.name, charge)
+        for placed in chain
+        if placed.observed
+        for charge in placed.policy.charges(session)
+    ]
+    most = table.most_in_flight
+    return Limits(charges, watched, MAX_IN_FLIGHT if most is None else most)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opened:
+    """An export that a client has opened, and what it was promised of it."""
+
+    grant: Grant
+    access: Access
+    """The rules that gave it."""
+    location: Location
+    asked: Asked
+    """What the upstream was asked for it."""
+    membership: Membership
+    uplink: Uplink
+    agreed: Terms
+    offer: Offer
+    limits: Limits
+    waits_in: set[Opened] = field(default_factory=set)
+    """Where it is counted until it is relayed or closed."""
+
+    def counted(self, opening: set[Opened]) -> Opened:
+        """Give the same, counted among those that are about to be relayed."""
+        counted = replace(self, waits_in=opening)
+        opening.add(counted)
+        return counted
+
+    @property
+    def stands(self) -> bool:
+        """Where it shares its links with others: they have not been given up since."""
+        return self.uplink.stands
+
+    @property
+    def plan(self) -> Plan:
+        """What its session does with each command."""
+        uplink = self.uplink
+        return plan_of(
+            self.agreed, self.offer, uplink.export, uplink.dialect, translated=uplink.why
+        )
+
+    def begins(self) -> None:
+        """It is relayed from now on."""
+        self.waits_in.discard(self)
+
+    def close(self) -> None:
+        """Close the uplink, and have the policies told."""
+        do_all(self.begins, self.uplink.close, self.membership.leave)
+
+
+def do_all(*steps: Callable[[], object]) -> None:
+    """Do all of these, in their order. What one raises is raised in the end: a bug in one leaves nothing of the
+    others undone.
+    """
+    with ExitStack() as stack:
+        for step in reversed(steps):
+            stack.callback(step)

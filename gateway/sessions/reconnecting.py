@@ -1,0 +1,120 @@
+"""Sessions of paused exports that have lost their links meanwhile get others, before they go on: to where they
+were, and to the disk that they had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import trio
+
+from gateway.sessions.going_over import GoingOver, others, trunk_of
+from gateway.sessions.holding import Holding, NotDone, Within
+from gateway.sessions.service import Running, Service
+from gateway.wire.handshake import shown
+
+OPEN_SECONDS = 30.0
+"""How long opening exports anew may take for who resumes them, for all sessions together."""
+
+
+@dataclass(slots=True)
+class Reconnected:
+    """What came of the sessions of an export that had lost their links in a pause."""
+
+    count: int = 0
+    """How many have got others."""
+    ended: int = 0
+    """How many have ended, for their disk is not there any more."""
+    why: str = ""
+    """How that is known of one of them."""
+
+    def add(self, sessions: int, without_disk: Collection[str]) -> None:
+        """So many sessions were seen to, and these are the reasons why some of them have ended."""
+        self.count += sessions - len(without_disk)
+        self.ended += len(without_disk)
+        self.why = next(iter(without_disk), self.why)
+
+    def in_words(self, export: str) -> str:
+        """Say of an export that sessions have ended."""
+        return f"{shown(export)}: {self.ended} sessions have ended: {self.why}"
+
+
+class Reconnecting:
+    """Sees to the sessions of exports; they are held."""
+
+    def __init__(self, service: Service, holding: Holding) -> None:
+        self._service = service
+        self._holding = holding
+
+    async def reconnect(self, exports: Collection[str]) -> dict[str, Reconnected]:
+        """Have the sessions whose link is gone get others, to where they were, unless their disk is not there:
+        say of each export what came of it. All are seen to at the same time, and have one limit. Raises
+        `NotDone`.
+        """
+        done = {export: Reconnected() for export in exports}
+        problems: dict[str, None] = {}
+
+        async def reconnect(export: str) -> None:
+            try:
+                await self._reconnect_one(export, done[export], Within(OPEN_SECONDS))
+            except NotDone as error:
+                problems[str(error)] = None
+            if done[export].ended:
+                why = done[export].in_words(export)
+                self._service.log.error("sessions have ended", export=export, why=why)
+
+        async with trio.open_nursery() as nursery:
+            for export in exports:
+                nursery.start_soon(reconnect, export)
+        if problems:
+            ended = [each.in_words(export) for export, each in done.items() if each.ended]
+            raise NotDone("; ".join([*problems, *ended]))
+        return done
+
+    async def _reconnect_one(self, export: str, done: Reconnected, within: Within) -> None:
+        service = self._service
+        await self._are_in_order(export, within)
+        lost = [each for each in self._holding.sessions(export) if self._has_no_link(each)]
+        if lost:
+            service.switches[export] += 1
+            if now := service.switched.get(export):
+                service.switched[export] = replace(now, switches=service.switches[export])
+        # A reload may have led some to one server, and those who came later to another.
+        for was in {each.opened.location for each in lost}:
+            location = replace(was, switches=service.switches[export])
+            sessions = [each for each in lost if each.opened.location == was]
+            trunks = {trunk_of(each.opened) for each in sessions}
+            leaving = {each for each in trunks if each is not None}
+            locations = {export: location}
+            async with GoingOver(service, self._holding, locations, within, vouched=False) as over:
+                await over.open_for(sessions, leaving)
+                await over.are_quiet(sessions)
+                over.go(sessions, leaving)
+            done.add(len(sessions), over.without_disk.values())
+
+    async def _are_in_order(self, export: str, within: Within) -> None:
+        """Wait for the links that sessions of an export have got again by themselves: only then it is known
+        whether they lead to the same disk. What clients of other exports use as well they wait for as they go
+        on. Raises `NotDone`.
+        """
+        trunks = {trunk_of(each.opened) for each in self._holding.sessions(export)}
+        coming = [
+            trunk
+            for trunk in trunks
+            if trunk is not None
+            and trunk.bundle.lines
+            and not others(self._service, [export], trunk)
+        ]
+        with within.over(lambda: f"the connections are not in order after {within.seconds:g} s"):
+            for trunk in coming:
+                await trunk.restored()
+
+    def _has_no_link(self, running: Running) -> bool:
+        """Say whether a held session has to be opened anew: nobody else cares for it."""
+        trunk = trunk_of(running.opened)
+        if running.relaying.link_lost or trunk is None:
+            return bool(running.relaying.link_lost)
+        # With others, who are not held, it goes on as they do.
+        is_down = trunk.ended or not trunk.bundle.lines
+        return is_down and not others(self._service, [running.name], trunk)
