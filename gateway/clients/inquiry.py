@@ -46,7 +46,7 @@ from gateway.sessions.promise import (
 )
 from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Service
-from gateway.upstream import negotiation as upstream_side
+from gateway.upstream import link as upstream_side
 from gateway.upstream.listing import listed_exports
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, MetaContext, shown
@@ -356,7 +356,7 @@ class Inquiry:
         uplink: Uplink | None = None
         try:
             terms = self._terms(asked, grant)
-            uplink = await self._ask(grant, lambda up: up.open(terms))
+            uplink = await self._ask(grant, asked, lambda up: up.open(terms))
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
             with self._denials(grant, asked):
@@ -404,9 +404,12 @@ class Inquiry:
     async def _ask(
         self,
         grant: Grant,
+        asked: str,
         question: Callable[[OwnNegotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
-        """Ask an export's upstream; a negotiation with another one ends."""
+        """Ask the upstream of an export, which the client has `asked` for by that name; a negotiation with
+        another one ends.
+        """
         location = self._location(grant)
         if self._upstream is not None and not self._upstream[0].leads_where(location):
             _location, negotiation = self._upstream

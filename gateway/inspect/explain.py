@@ -49,7 +49,7 @@ from gateway.sessions.promise import (
     without_payload_flag,
 )
 from gateway.sessions.reading import chain_over
-from gateway.upstream import negotiation as upstream_side
+from gateway.upstream import link as upstream_side
 from gateway.upstream.coherence import Decision, check_required, offered
 from gateway.upstream.configured import StartError, load_keyring, upstreams
 from gateway.upstream.negotiation import Negotiation

@@ -14,8 +14,11 @@ from gateway.bundle.core import Bundle
 from gateway.protocol.errors import Refusal
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, check_required, sentence
-from gateway.upstream.negotiation import Link, Negotiation, Rejected, Terms
-from gateway.upstream.server import Place, Server
+from gateway.upstream.connections import Slot
+from gateway.upstream.errors import Rejected
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.server import Server
 
 AGAIN_SECONDS = 0.5
 """How long after a link could not be made the next one is tried, at most: beside what the upstream's own
@@ -96,12 +99,12 @@ class Making:
     def say_why_fewer(self) -> None:
         """Tell the log, once, why there are fewer links than are wanted."""
         reason = self.decision.reason
-        if reason and self._server.is_news(self._terms.name, reason):
+        if reason and self._server.told.is_news(self._terms.name, reason):
             self._say(reason, {})
 
     async def new(
         self,
-        place: Place | None = None,
+        slot: Slot | None = None,
         *,
         beside: bool = False,
         allowance: Allowance | None = None,
@@ -111,7 +114,7 @@ class Making:
             self._server,
             for_client=False,
             beside=beside,
-            place=place,
+            slot=slot,
             lowest=self._first.rung,
             allowance=allowance,
         )
@@ -120,16 +123,16 @@ class Making:
         finally:
             await negotiation.aclose()
 
-    async def again(self, bundle: Bundle, *, has_place: bool) -> Link:
-        """Give a link in place of one that the bundle has lost, as soon as there is one again. `has_place`: it
+    async def again(self, bundle: Bundle, *, has_slot: bool) -> Link:
+        """Give a link in place of one that the bundle has lost, as soon as there is one again. `has_slot`: it
         has that one's among the upstream's connections. Raises `Gone`.
         """
         rejections = Rejections()
         while True:
             pause_seconds = AGAIN_SECONDS * (0.5 + random.random() / 2)
             try:
-                place = Place(None) if has_place else None
-                return await self.new(place, beside=bool(bundle.lines))
+                slot = Slot(None) if has_slot else None
+                return await self.new(slot, beside=bool(bundle.lines))
             except Rejected as rejected:
                 bundle.why = str(rejected)
                 gone = rejections.said(rejected.reply, trio.current_time())

@@ -14,7 +14,8 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.negotiation import Negotiation, Terms
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import MetaContext
@@ -48,7 +49,7 @@ class SharedNegotiation:
         self._disk = disk
         self._share: tuple[str, Share] | None = None
         self._name: str | None = None
-        self.allowance = Allowance(server.negotiate_seconds)
+        self.allowance = Allowance(server.settings.negotiate_seconds)
         """Of the export that is asked about: what it may take yet until it is opened."""
 
     async def _part(self, name: str) -> Share:
@@ -57,7 +58,7 @@ class SharedNegotiation:
                 return self._share[1]
             await self.aclose()
         if self._name not in (None, name):
-            self.allowance = Allowance(self._server.negotiate_seconds)
+            self.allowance = Allowance(self._server.settings.negotiate_seconds)
         self._name = name
         share = await self._trunks.join(self._disk(name), self._server, name, self.allowance)
         self._share = name, share

@@ -31,6 +31,7 @@ from gateway.losses.survival import Doubt
 from gateway.protocol.errors import Refusal
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import check_required
+from gateway.upstream.errors import Silent, Unreachable
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.negotiation import Negotiation
@@ -153,7 +154,7 @@ class Trunks:
         except Refusal:
             link.close()
             raise
-        if decision.reason and server.is_news(terms.name, decision.reason):
+        if decision.reason and server.told.is_news(terms.name, decision.reason):
             self._log.warning(decision.reason, upstream=server.name, export=terms.name)
         return OwnLink(server, link)
 

@@ -40,8 +40,9 @@ from gateway.protocol.export import Export
 from gateway.scan.traffic import Traffic
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, offered
-from gateway.upstream.negotiation import Link, Terms
-from gateway.upstream.server import Place, Server
+from gateway.upstream.connections import Slot
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.server import Server
 from gateway.wire.constants import TransmissionFlag
 
 if TYPE_CHECKING:
@@ -256,8 +257,8 @@ class Trunk:
             self._break(error)
 
     async def _use_others(self) -> None:
-        for slot, link in enumerate(await self._making.others(), start=1):
-            self._use(slot, link)
+        for number, link in enumerate(await self._making.others(), start=1):
+            self._use(number, link)
 
     # --- Links
 
@@ -291,7 +292,7 @@ class Trunk:
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
             try:
-                link = await self._making.again(self.bundle, has_place=slot in self._places)
+                link = await self._making.again(self.bundle, has_slot=number in self._slots)
             except Gone as gone:
                 self._give_up(str(gone))
                 return

@@ -26,7 +26,7 @@ from gateway.protocol.export import Export
 from gateway.quirks import Dialect
 from gateway.scan.traffic import Traffic
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link
+from gateway.upstream.link import Link
 from gateway.upstream.server import Server
 from gateway.wire.constants import Cmd
 

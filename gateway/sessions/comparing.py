@@ -17,7 +17,7 @@ from gateway.sessions.going_over import GoingOver, opened_for_a_look, refuse_if_
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.opened import Location
 from gateway.sessions.service import Running, Service
-from gateway.upstream.negotiation import Terms
+from gateway.upstream.link import Terms
 from gateway.wire.handshake import shown
 
 LOOK_AT_PRESENT_SECONDS = 5.0

@@ -20,7 +20,7 @@ from gateway.protocol.table import Table
 from gateway.scan.plan import Plan
 from gateway.scan.traffic import MAX_IN_FLIGHT
 from gateway.sessions.promise import plan_of
-from gateway.upstream.negotiation import Terms as Asked
+from gateway.upstream.link import Terms as Asked
 from gateway.upstream.server import Server
 from gateway.wire.limits import MAX_SIZE_BYTES
 

@@ -33,16 +33,10 @@ from gateway.protocol.server_role import ServerNegotiation
 from gateway.scan.traffic import Traffic
 from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Negotiation, Terms
-from gateway.upstream.server import (
-    CameBack,
-    News,
-    Server,
-    TurnedAway,
-    Unwell,
-    WellAgain,
-    WentDown,
-)
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
+from gateway.upstream.server import Server
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

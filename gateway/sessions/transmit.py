@@ -171,7 +171,7 @@ def _shown(who: Identity) -> dict[str, str]:
 
 def _log_repairs(service: Service, opened: Opened) -> None:
     server = opened.location.server
-    for quirk in server.count_repairs(opened.uplink.quirks):
+    for quirk in server.told.count_repairs(opened.uplink.quirks):
         say = service.log.warning if quirk.risks_data else service.log.info
         say("repairing", upstream=server.name, quirk=quirk.name, what=quirk.summary)
 

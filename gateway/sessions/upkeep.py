@@ -50,7 +50,9 @@ def _wanted(service: Service) -> set[Server]:
         location = None if route is None else service.location(name, route)
         if location is not None:
             held.add(location.server.disks)
-    servers = (each for each in service.led_to if each.keep_warm or each.check_seconds)
+    servers = (
+        each for each in service.led_to if each.settings.warm or each.settings.health_check_seconds
+    )
     return {each for each in servers if each.disks not in held}
 
 
