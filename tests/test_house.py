@@ -14,6 +14,7 @@ ROOMS = sorted(each.parent for each in HOUSE.rglob("__init__.py"))
 MOST_OF_THE_HOUSE = 0.1
 """The part of all lines that one room may have."""
 
+
 def modules(room: Path) -> list[str]:
     """What a room has, as its map is to name it. A quirk is in the catalogue, as soon as it is there."""
     files = [

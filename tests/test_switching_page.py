@@ -14,8 +14,8 @@ import pytest
 from gateway.admin.control import ask
 from gateway.cli import app, with_command
 from gateway.cli.pause import pause
-from tests.app.test_reload import until
-from tests.app.test_switching import THROUGH, asking
+from tests.app.asking import THROUGH, asking
+from tests.app.houses import until
 
 PAGE = (Path(__file__).parents[1] / "docs/switching.md").read_text()
 BLOCKS = "\n".join(re.findall(r"(?ms)^```\w*\n(.*?)^```", PAGE))

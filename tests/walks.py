@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import structlog
 import trio
 import trio.testing
 
@@ -142,8 +143,20 @@ def always(walks: list[Walk]) -> Walk:
 @asynccontextmanager
 async def _gateway(*, upstream: str = "", export: str = "") -> AsyncIterator[Gateway]:
     server = Server({NAME: MemoryDisk(MIB)}, PERSONALITIES["plain"])
-    async with gateway_before(server, upstream=upstream, export=export) as gateway:
-        yield gateway
+    with _nobody_logs():
+        async with gateway_before(server, upstream=upstream, export=export) as gateway:
+            yield gateway
+
+
+@contextmanager
+def _nobody_logs() -> Iterator[None]:
+    """What becomes of a line of the log is no part of a walk, whatever tests before have set up."""
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 @asynccontextmanager

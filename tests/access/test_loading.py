@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -23,6 +21,7 @@ from gateway.access.loading import (
     options,
 )
 from gateway.policy import Cmd, Errno, Error, Policy, Size, View
+from tests.access.installed import Installed
 from tests.tools.patience import HANG_SECONDS
 
 GOOD = """
@@ -31,30 +30,6 @@ from gateway.policy import Policy
 class Good(Policy):
     pass
 """
-
-
-class Installed:
-    """What is installed beside the gateway."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.packages: list[str] = []
-
-    def install(self, package: str, files: dict[str, str], *, within: str | None = None) -> Path:
-        """A distribution of one package, whose entry point names `within` (default: the package)."""
-        folder = self.root.joinpath(*package.split("."))
-        folder.mkdir(parents=True)
-        for name, text in {"__init__.py": "", **files}.items():
-            (folder / name).write_text(textwrap.dedent(text))
-        metadata = self.root / f"{package.replace('.', '_')}-1.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
-        (metadata / "entry_points.txt").write_text(
-            f"[gateway.policies]\nmine = {within or package}\n"
-        )
-        importlib.invalidate_caches()
-        self.packages.append(package.split(".")[0])
-        return folder
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from gateway.identity import Identity
 from gateway.policy import Client, Policy
 from gateway.wire.handshake import ListedExport
 from policies.readonly import Readonly
-from tests.access.test_loading import Installed
+from tests.access.installed import Installed
 
 BASE = """
 [[listen]]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +11,13 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Misunderstood, ask
+from gateway.admin.control import Misunderstood
 from gateway.admin.control import asking as control_asking
-from gateway.app.switching import verbs_of
-from gateway.sessions.pausing import Pauses
 from gateway.sessions.upkeep import see_to_upstreams
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.transmission import encode_request
-from tests.app.test_reload import BLOCK, EXPORT, LISTEN, MEMORY, House, house, until
+from tests.app.asking import NAMES, SERVER, THROUGH, Asking, asking, verbs
+from tests.app.houses import BLOCK, EXPORT, LISTEN, MEMORY, house, until
 
 pytestmark = pytest.mark.real
 
@@ -45,11 +41,6 @@ ODD: dict[str, tuple[str, dict[str, Any], str]] = {
     "losses of all": ("losses", {"all": True}, "unknown keys all"),
     "perhaps": ("switch", {"export": "x", "close-first": 1}, '"close-first"'),
 }
-
-
-def verbs(gateway: House) -> dict[str, Any]:
-    pauses = Pauses(gateway.service, gateway.nursery)
-    return {**verbs_of(gateway.service, pauses, lambda: gateway.now.keyring)}
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -200,18 +191,6 @@ async def test_a_switched_export_is_seen_to_as_its_upstream_says(workdir: Path) 
 
 # --- Which exports are meant
 
-SERVER = """
-[[listen]]
-uri = "nbd+unix:///?socket=DIR/h.sock"
-[upstream.n]
-uri = "memory:1M"
-"""
-"""Another gateway is the server: it has vm-1, vm-2 and disk, and no other name."""
-NAMES = "".join(
-    f'[[export]]\nname = "{name}"\nupstream = "n"\nupstream-name = ""\n'
-    for name in ("vm-1", "vm-2", "disk")
-)
-THROUGH = '[upstream.u]\nuri = "nbd+unix:///?socket=DIR/h.sock"\n'
 PATTERNS = THROUGH + '[[export]]\nname = "vm-*"\nupstream = "u"\n'
 SPELLED = THROUGH + "".join(
     f'[[export]]\nname = "{name}"\nupstream = "u"\n' for name in ("vm-1", "vm-9", "vm[*]")
@@ -221,42 +200,6 @@ LISTED = THROUGH + "".join(
     f'[[export]]\nname = "{name}"\nupstream = "u"\n' for name in ("vm-1", "vm-2")
 )
 DENIED = LISTED + '[[rule]]\nexports = "vm-1"\n'
-
-
-class Asking:
-    """A gateway behind its control socket, before another one."""
-
-    def __init__(self, gateway: House, path: Path) -> None:
-        self.gateway = gateway
-        self.path = path
-        self.heard: list[Asked] = []
-
-    async def ask(self, verb: str, **arguments: object) -> ControlAnswer:
-        named = {key.rstrip("_").replace("_", "-"): value for key, value in arguments.items()}
-        with trio.fail_after(60):
-            return await ask(self.path, verb, named)
-
-    @property
-    def paused(self) -> set[str]:
-        return set(self.gateway.service.paused)
-
-
-@asynccontextmanager
-async def asking(workdir: Path, config: str) -> AsyncIterator[Asking]:
-    (workdir / "there").mkdir()
-    server = (SERVER + NAMES).replace("DIR", str(workdir))
-    async with (
-        house(workdir / "there", server),
-        house(workdir, LISTEN + config) as gateway,
-    ):
-        control = ControlSocket(workdir / "c")
-        made = Asking(gateway, workdir / "c")
-        run = partial(control.run, short=lambda _number: None, heard=made.heard.append)
-        gateway.nursery.start_soon(run, verbs(gateway), gateway.nursery)
-        try:
-            yield made
-        finally:
-            await control.aclose()
 
 
 UNKNOWN: dict[str, tuple[str, str, str]] = {

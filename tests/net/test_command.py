@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from gateway.net.command import Command
 from gateway.net.dial import DialError
 from gateway.net.keeping import Keeper
 from gateway.peer import Peer
+from tests.net.children import children, lives, until
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
@@ -47,19 +48,6 @@ async def started(*command: str) -> AsyncIterator[Command]:
             with trio.CancelScope(shield=True):
                 await made.stop()
                 await keeper.aclose()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(60):
-        while not condition():
-            await trio.sleep(0.01)
-
-
-def lives(number: int) -> bool:
-    try:
-        return b") Z" not in Path(f"/proc/{number}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def numbers(seen: Path) -> list[int]:
@@ -123,12 +111,6 @@ async def test_what_a_server_has_started_ends_before_another_is_started(seen: Pa
         assert not lives(other)
         [other] = children(numbers(seen)[1])
     assert not lives(other)
-
-
-def children(number: int) -> list[int]:
-    return [
-        int(each) for each in Path(f"/proc/{number}/task/{number}/children").read_text().split()
-    ]
 
 
 async def test_a_server_that_has_ended_is_reaped_though_nobody_asks_for_it(seen: Path) -> None:

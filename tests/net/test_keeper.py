@@ -17,7 +17,7 @@ import trio
 from gateway.net import keeper
 from gateway.net.keeper import Process, ending, of_session, of_tree, seen
 from gateway.net.keeping import PROGRAM, Keeper
-from tests.net.test_command import children, lives, until
+from tests.net.children import children, lives, until
 
 pytestmark = pytest.mark.real
 

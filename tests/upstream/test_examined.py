@@ -24,9 +24,9 @@ from gateway.wire.constants import Opt, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
 from tests.sessions.test_repairs import like_nbd_server
+from tests.upstream.options import understood
 from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap
-from tests.upstream.test_leaving import understood
 
 PLAIN, QEMU_3_0 = PERSONALITIES["plain"], PERSONALITIES["qemu-3.0"]
 NBD_SERVER = PERSONALITIES["nbd-server-3.24"]

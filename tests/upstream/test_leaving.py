@@ -18,17 +18,17 @@ from gateway.upstream.handshake import FAREWELL_SECONDS
 from gateway.upstream.link import Terms
 from gateway.upstream.listing import list_exports
 from gateway.upstream.negotiation import Negotiation
-from gateway.wire.constants import IHAVEOPT, HandshakeFlag, Opt
-from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
+from gateway.wire.constants import HandshakeFlag, Opt
+from gateway.wire.handshake import CLIENT_FLAGS, encode_option
 from gateway.wire.limits import MIB
 from gateway.wire.transmission import DISC
 from tests.embedded.peers import socket_pair
+from tests.upstream.options import FLAGS, understood
 from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap, cancelled_at
 
 PLAIN = PERSONALITIES["plain"]
 TERMS = Terms("", structured=True, queries=("base:allocation",))
-FLAGS = CLIENT_FLAGS.pack(3)
 
 
 async def opens(server: upstream.Server) -> None:
@@ -47,21 +47,6 @@ async def is_greeted(server: upstream.Server) -> None:
 
 async def lists(server: upstream.Server) -> None:
     await list_exports(server)
-
-
-def understood(sent: bytes) -> list[int]:
-    """The options that a server has been sent, all whole, behind the client flags. DISC may follow GO."""
-    assert sent[:4] == FLAGS
-    sent = sent[4:]
-    options: list[int] = []
-    while sent and sent != DISC:
-        magic, option, length = OPTION.unpack_from(sent)
-        assert magic == IHAVEOPT
-        assert len(sent) >= OPTION.size + length
-        sent = sent[OPTION.size + length :]
-        options.append(option)
-    assert not sent or options[-1] == Opt.GO
-    return options
 
 
 Act = Callable[[upstream.Server], Awaitable[None]]

@@ -14,9 +14,9 @@ from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.option_phase import MOST_OPTIONS, OF_QEMU
 from gateway.wire.constants import BASE_ALLOCATION, Opt, TransmissionFlag
+from tests.upstream.options import understood
 from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap
-from tests.upstream.test_leaving import understood
 
 NAMES = [f"disk {number}" for number in range(MOST_OPTIONS)]
 OLDER = replace(PLAIN, flags=lacking(TransmissionFlag.SEND_FAST_ZERO))
