@@ -146,7 +146,7 @@ class Bucket:
         self._would_level = min(self._would_level + gained, self.burst)
         self._would_at = max(self._would_at, now)
 
-    def _lets(self, place: _Place, cost: int) -> bool:
+    def _lets(self, place: _Spot, cost: int) -> bool:
         self._refill(self._clock())
         if not place.asks:
             place.asks = True
@@ -158,7 +158,7 @@ class Bucket:
         first = self._queue[0]
         return first is place.waits or place.turn + cost < first[0]
 
-    def _charge(self, place: _Place, cost: int) -> None:
+    def _charge(self, place: _Spot, cost: int) -> None:
         self._refill(self._clock())  # it may have agreed long ago, and have been full since
         self._level -= cost
         self._now += cost / (1 + len(self._queue))
@@ -175,7 +175,7 @@ class Bucket:
             return self._at
         return math.nextafter(self._at - self._level / self.per_second, math.inf)
 
-    def _next_in_turn(self, now: float) -> _Place | None:
+    def _next_in_turn(self, now: float) -> _Spot | None:
         """Take the first out of the queue if there is one and it may go on."""
         self._refill(now)
         if self._level <= 0 or not self._queue:
@@ -185,7 +185,7 @@ class Bucket:
         return place
 
 
-class _Place:
+class _Spot:
     """Where one gate stands at one bucket."""
 
     __slots__ = ("agreed", "asks", "bucket", "gate", "turn", "unit", "waits")
@@ -204,7 +204,7 @@ class _Place:
         """The bucket lets the request through that is before the gate."""
 
 
-_Turn = tuple[float, int, _Place]
+_Turn = tuple[float, int, _Spot]
 """(virtual time when the request would have ended, a number that tells equal ones apart, who)"""
 
 _Due = tuple[float, int, Bucket]
@@ -249,8 +249,8 @@ class Gate:
     ) -> None:
         self._wake = wake
         self._doors = doors
-        self._waits_at: _Place | None = None
-        self._places = [_Place(self, bucket, unit) for bucket, unit in charges]
+        self._waits_at: _Spot | None = None
+        self._places = [_Spot(self, bucket, unit) for bucket, unit in charges]
         self._watched = watched
 
     @property
@@ -290,7 +290,7 @@ class Gate:
         turns = {(place.bucket, place.unit): place.turn for place in self._places}
         waited = self.waits
         self._leave()
-        self._places = [_Place(self, bucket, unit) for bucket, unit in charges]
+        self._places = [_Spot(self, bucket, unit) for bucket, unit in charges]
         for place in self._places:
             place.turn = turns.get((place.bucket, place.unit), 0)
         self._watched = watched
@@ -303,7 +303,7 @@ class Gate:
         self._places = []
         self._watched = ()
 
-    def _wait_at(self, place: _Place, cost: int) -> None:
+    def _wait_at(self, place: _Spot, cost: int) -> None:
         if self._waits_at is place:
             return
         self._leave()
@@ -326,7 +326,7 @@ class Gate:
             if not bucket._queue:
                 self._doors.expect(bucket)
 
-    def _open(self, place: _Place) -> None:
+    def _open(self, place: _Spot) -> None:
         """Its turn has come; the bucket has taken it out of the queue."""
         place.agreed = True
         self._waits_at = None

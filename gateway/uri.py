@@ -109,7 +109,7 @@ class NbdUri:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryUri:
     """`memory:1G`: an embedded server whose one export begins as zeros and is gone at the end."""
 
     size_bytes: int
@@ -119,7 +119,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class FileUri:
     """`file:disk.img`: an embedded server over a file or a block device that exists."""
 
     path: Path
@@ -139,7 +139,7 @@ class Legacy:
         return f"legacy:{self.personality},size={format_size(self.size_bytes)}"
 
 
-Target = NbdUri | Memory | File | Legacy
+Target = NbdUri | MemoryUri | FileUri | Legacy
 """Whatever `parse_upstream` can give."""
 
 
@@ -162,11 +162,11 @@ def parse_upstream(text: str) -> Target:
     return parse_nbd_uri(text)
 
 
-def _parse_memory(text: str, rest: str) -> Memory:
-    return Memory(_size(text, rest))
+def _parse_memory(text: str, rest: str) -> MemoryUri:
+    return MemoryUri(_size(text, rest))
 
 
-def _parse_file(text: str, rest: str) -> File:
+def _parse_file(text: str, rest: str) -> FileUri:
     if rest.startswith("//"):
         # file:///path is a URL of RFC 8089; two slashes alone would make "path" a host.
         if not rest.startswith("///"):
@@ -174,7 +174,7 @@ def _parse_file(text: str, rest: str) -> File:
         rest = "/" + rest.lstrip("/")  # two slashes would be kept, and read as a host the next time
     if not rest or "\0" in rest:
         raise UriError(text, 'expected the path of an image, as in "file:disk.img"')
-    return File(Path(rest))
+    return FileUri(Path(rest))
 
 
 def _parse_legacy(text: str, rest: str) -> Legacy:

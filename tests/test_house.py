@@ -17,7 +17,6 @@ MOST_OF_THE_HOUSE = 0.1
 GO_ROUND = (
     {"links.disk", "links.trunk"},
     {"sessions.service", "sessions.settling", "sessions.surviving", "sessions.transmit"},
-    {"upstream.maker", "upstream.negotiation", "upstream.server", "upstream.warm"},
 )
 """Modules that name each other's types still. There are to be no others, and these are to become less."""
 

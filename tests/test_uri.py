@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from gateway.uri import (
     MAX_SIZE_BYTES,
-    File,
+    FileUri,
     Legacy,
-    Memory,
+    MemoryUri,
     NbdUri,
     Target,
     Transport,
@@ -204,12 +204,12 @@ def test_any_text_parses_or_is_explained(text: str) -> None:
 
 
 EMBEDDED: list[tuple[str, Target]] = [
-    ("memory:1G", Memory(1 << 30)),
-    ("MEMORY:0", Memory(0)),
-    ("file:disk.img", File(Path("disk.img"))),
-    ("file:/a b/#", File(Path("/a b/#"))),
-    ("file:///dev/sdb", File(Path("/dev/sdb"))),
-    ("file:////dev/sdb", File(Path("/dev/sdb"))),
+    ("memory:1G", MemoryUri(1 << 30)),
+    ("MEMORY:0", MemoryUri(0)),
+    ("file:disk.img", FileUri(Path("disk.img"))),
+    ("file:/a b/#", FileUri(Path("/a b/#"))),
+    ("file:///dev/sdb", FileUri(Path("/dev/sdb"))),
+    ("file:////dev/sdb", FileUri(Path("/dev/sdb"))),
     ("legacy:qemu-3.0", Legacy("qemu-3.0", 64 << 20)),
     ("legacy:qemu-3.0,size=1M", Legacy("qemu-3.0", 1 << 20)),
 ]

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from gateway.policy import HOOK_OF, Denied, Failed, Next, Policy, Request, Result, Session
-from gateway.protocol.commands import RANGED, Refused, refusal
+from gateway.protocol.commands import RANGED, RefusedCommand, refusal
 from gateway.protocol.export import Offer, View, offer
 from gateway.protocol.table import Table, agreed_flags
 from gateway.wire.constants import Cmd
@@ -61,7 +61,7 @@ class Stage:
         selected = tuple(MetaContext(number, name) for number, name in names)
         return offer(self.view, structured=True, extended=True, selected=selected)
 
-    def refusal(self, request: Request) -> Refused | None:
+    def refusal(self, request: Request) -> RefusedCommand | None:
         """Say why a request must not go further here."""
         command, flags = request.command, request.flags
         refused = self.table[command].refusal(command, flags, request.offset, request.length)

@@ -59,7 +59,7 @@ def made(use: Use) -> Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PolicySource:
     """Where a policy is."""
 
     package: str
@@ -89,8 +89,8 @@ class Catalogue:
         return policy
 
     @cached_property
-    def _sources(self) -> dict[str, Source]:
-        sources: dict[str, Source] = {}
+    def _sources(self) -> dict[str, PolicySource]:
+        sources: dict[str, PolicySource] = {}
         for entry in _entries():
             for source in _files(entry):
                 name = source.module.rpartition(".")[2].replace("_", "-")
@@ -124,7 +124,7 @@ def _entries() -> Iterator[EntryPoint]:
             yield entry
 
 
-def _files(entry: EntryPoint) -> Iterator[Source]:
+def _files(entry: EntryPoint) -> Iterator[PolicySource]:
     try:
         package = importlib.import_module(entry.value)
     except (Exception, SystemExit) as error:  # as above: its __init__.py may do anything
@@ -138,7 +138,7 @@ def _files(entry: EntryPoint) -> Iterator[Source]:
         for found in pkgutil.iter_modules([directory]):
             if not found.ispkg and not found.name.startswith("_") and found.name.isidentifier():
                 path = os.path.join(directory, f"{found.name}.py")  # noqa: PTH118 # as Python names it
-                yield Source(entry.value, f"{entry.value}.{found.name}", path)
+                yield PolicySource(entry.value, f"{entry.value}.{found.name}", path)
 
 
 def _named(entry: EntryPoint) -> str:

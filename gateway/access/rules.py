@@ -95,6 +95,13 @@ class Access:
         self._of_exports = [
             self._chain(("export", export.name), export.policies) for export in config.exports
         ]
+        renames = any(
+            type(placed.policy).asked is not Policy.asked
+            for chain in self._of_rules
+            for placed in chain
+        )
+        hides = any(rule.hide for rule in config.rule)
+        self._hides = renames or hides or any(export.hide for export in config.exports)
 
     @property
     def timed(self) -> bool:
@@ -168,6 +175,13 @@ class Access:
                     shows = placed.policy.exports(shows)
             seen += [each for each in shows if self._leads_to(client, each.name, export.name)]
         return Listed(seen, denied)
+
+    def must_be_there(self, grant: Grant) -> bool:
+        """Say whether the upstream has to know an export before anything is told of it: names are hidden, and
+        this one was granted by a pattern. Else a client could tell one that does not exist, of which a server
+        may say something all the same, from one that is hidden.
+        """
+        return self._hides and self.config.exports[grant.route.number].exact_name is None
 
     def why_nobody(self, name: str) -> str | None:
         """Say why no client whatever gets an export of ours; None if one may, as far as the rules alone can

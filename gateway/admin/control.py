@@ -16,9 +16,9 @@ is passed over is one that somebody relied on. Both sides go by lines of bounded
 
 A caller that goes before it has its answer (Ctrl-C, a session that is cut) does not know what came of it, and
 nobody else does. So what is under way is cancelled, which undoes it; and what was done and can be undone, is
-(`Answer.undo`). Gone means that the connection is closed, not that nothing more is sent: many a script says
-its line and shuts its side down. What is done may also last only `while_connected`: then it is undone when
-its caller closes the connection.
+(`ControlAnswer.undo`). Gone means that the connection is closed, not that nothing more is sent: many a
+script says its line and shuts its side down. What is done may also last only `while_connected`: then it is
+undone when its caller closes the connection.
 
 The log says of every request who has asked and what came of it (`Asked`).
 
@@ -63,7 +63,7 @@ ASK_SECONDS = 120
 
 
 @dataclass(frozen=True)
-class Answer:
+class ControlAnswer:
     """What came of it."""
 
     ok: bool
@@ -82,7 +82,7 @@ class Asked:
     verb: str
     arguments: Mapping[str, Any]
     by: UnixPeer
-    answer: Answer | None
+    answer: ControlAnswer | None
     """None: the caller has gone before there was one, and it was undone."""
 
 
@@ -90,7 +90,7 @@ MAX_PROBLEMS = 200
 """Told in one answer: nobody mends more at a time, and the line has to be short enough to be believed."""
 
 
-def _line_of(answer: Answer) -> bytes:
+def _line_of(answer: ControlAnswer) -> bytes:
     """Give an answer as the line that is sent."""
     more = len(answer.problems) - MAX_PROBLEMS
     if more > 0:
@@ -100,7 +100,7 @@ def _line_of(answer: Answer) -> bytes:
     return json.dumps(said).encode() + b"\n"
 
 
-Verb = Callable[[Mapping[str, Any]], Awaitable[Answer]]
+Verb = Callable[[Mapping[str, Any]], Awaitable[ControlAnswer]]
 """Does something; given are the request's other keys. Raises `Misunderstood` before anything is done."""
 
 
@@ -118,7 +118,7 @@ def no_arguments(arguments: Mapping[str, Any]) -> None:
         raise Misunderstood(f"unknown keys {', '.join(sorted(arguments))}")
 
 
-class Control:
+class ControlSocket:
     """One control socket that is open. Raises `ListenError`."""
 
     def __init__(self, path: Path) -> None:
@@ -169,7 +169,7 @@ class Control:
             if answer.while_connected or not taken:
                 await answer.undo()
 
-    async def _answer(self, stream: trio.SocketStream) -> Answer | None:
+    async def _answer(self, stream: trio.SocketStream) -> ControlAnswer | None:
         """Do what is asked; None: who asked has gone, and it was undone."""
         unix = peer_of(stream.socket).unix
         if unix is None or unix.uid not in (0, os.geteuid()):
@@ -195,9 +195,9 @@ class Control:
 
     async def _done(
         self, verb: Verb, arguments: Mapping[str, Any], stream: trio.SocketStream
-    ) -> Answer | None:
+    ) -> ControlAnswer | None:
         """Do what is asked as long as who asked is there; None: it has gone."""
-        answer: Answer | None = None
+        answer: ControlAnswer | None = None
         with trio.CancelScope() as asked:
             async with trio.open_nursery() as nursery:
 
@@ -214,7 +214,7 @@ class Control:
         return answer
 
 
-async def ask(path: Path, verb: str, arguments: Mapping[str, object] = {}) -> Answer:
+async def ask(path: Path, verb: str, arguments: Mapping[str, object] = {}) -> ControlAnswer:
     """Have a running gateway do something. Raises `ControlError`."""
     async with asking(path, verb, arguments) as answer:
         pass
@@ -224,7 +224,7 @@ async def ask(path: Path, verb: str, arguments: Mapping[str, object] = {}) -> An
 @asynccontextmanager
 async def asking(
     path: Path, verb: str, arguments: Mapping[str, object] = {}
-) -> AsyncIterator[Answer]:
+) -> AsyncIterator[ControlAnswer]:
     """Have a running gateway do something, and stay connected until the block ends. Raises `ControlError`."""
     async with AsyncExitStack() as stack:
         try:
@@ -248,8 +248,8 @@ async def asking(
         yield answer
 
 
-def _no(problem: str) -> Answer:
-    return Answer(False, problems=(problem,))
+def _no(problem: str) -> ControlAnswer:
+    return ControlAnswer(False, problems=(problem,))
 
 
 async def _line(stream: trio.SocketStream, most: int) -> bytes:
@@ -276,13 +276,13 @@ def _request(line: bytes) -> dict[str, Any]:
     return request
 
 
-def _understood(line: bytes) -> Answer:
+def _understood(line: bytes) -> ControlAnswer:
     """Read an answer. Raises `Misunderstood`."""
     said = _object(line)
     ok, done, problems = (said.get(key) for key in ("ok", "done", "problems"))
     if not isinstance(ok, bool) or not isinstance(done, list) or not isinstance(problems, list):
         raise Misunderstood('got no "ok", "done" and "problems"')
-    return Answer(ok, tuple(map(str, done)), tuple(map(str, problems)))
+    return ControlAnswer(ok, tuple(map(str, done)), tuple(map(str, problems)))
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def _object(line: bytes) -> dict[str, Any]:
     return found
 
 
-async def _is_taken(stream: trio.SocketStream, answer: Answer) -> bool:
+async def _is_taken(stream: trio.SocketStream, answer: ControlAnswer) -> bool:
     """Send an answer, and wait until the client has taken it (as far as is known) or has gone; say which."""
     try:
         with trio.move_on_after(REQUEST_SECONDS):

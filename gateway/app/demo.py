@@ -15,7 +15,7 @@ import trio
 from gateway.app import run as app
 from gateway.config import Config, parse
 from gateway.embedded import Server, make_server
-from gateway.inspect.conform.client import Broken, Client
+from gateway.inspect.conform.client import Broken, RawClient
 from gateway.net.dial import dial
 from gateway.net.drive import Conversation
 from gateway.net.options import RelaySocket, plain_socket
@@ -50,7 +50,7 @@ DATA = b"data" * (16 * KIB)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """What came of a trial; `good`: what a client has to expect."""
 
     good: bool
@@ -64,7 +64,7 @@ class Trial:
     what: str
     export: str
     """Which of `SERVERS` it is done to."""
-    do: Callable[[NbdUri], Awaitable[Outcome]]
+    do: Callable[[NbdUri], Awaitable[TrialOutcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Seen:
     through: NbdUri
     flags_direct: TransmissionFlag
     flags_through: TransmissionFlag
-    outcomes: tuple[tuple[Trial, Outcome, Outcome], ...]
+    outcomes: tuple[tuple[Trial, TrialOutcome, TrialOutcome], ...]
     """Each trial with what came of it direct, and through the gateway."""
 
 
@@ -167,7 +167,7 @@ class _Link:
     export: Export
 
 
-async def _open(uri: NbdUri) -> Client:
+async def _open(uri: NbdUri) -> RawClient:
     """Open an export with structured replies, and believe what is said of it."""
     stream = await dial(uri)
     core = ClientNegotiation()
@@ -185,7 +185,7 @@ async def _open(uri: NbdUri) -> Client:
     assert answer.export is not None
     told = answer.export
     export = Export(told.size, told.flags, structured=core.structured)
-    return Client(_Link(plain_socket(stream), export), reply_seconds=REPLY_SECONDS)
+    return RawClient(_Link(plain_socket(stream), export), reply_seconds=REPLY_SECONDS)
 
 
 async def _flags(uri: NbdUri) -> TransmissionFlag:
@@ -194,7 +194,7 @@ async def _flags(uri: NbdUri) -> TransmissionFlag:
     return TransmissionFlag(client.export.flags)
 
 
-def _several(client: Client) -> bool:
+def _several(client: RawClient) -> bool:
     """Say whether it was told that it may use several connections."""
     return bool(client.export.flags & TransmissionFlag.CAN_MULTI_CONN)
 
@@ -202,7 +202,7 @@ def _several(client: Client) -> bool:
 # --- What it tries
 
 
-async def _copy(uri: NbdUri) -> Outcome:
+async def _copy(uri: NbdUri) -> TrialOutcome:
     """Copy the disk, over two connections if that is offered, as nbdcopy does."""
     clients = [await _open(uri)]
     try:
@@ -210,40 +210,40 @@ async def _copy(uri: NbdUri) -> Outcome:
             with trio.move_on_after(HANG_SECONDS):
                 clients.append(await _open(uri))
             if len(clients) == 1:
-                return Outcome(False, "hangs for ever")
+                return TrialOutcome(False, "hangs for ever")
         for number, offset in enumerate(range(0, SIZE_BYTES, MIB)):
             await clients[number % len(clients)].read(offset, MIB)
     finally:
         for client in clients:
             client.abandon()
     how = "several connections" if len(clients) > 1 else "one connection"
-    return Outcome(True, f"copied over {how}")
+    return TrialOutcome(True, f"copied over {how}")
 
 
-async def _offset(uri: NbdUri) -> Outcome:
+async def _offset(uri: NbdUri) -> TrialOutcome:
     """Write, and read back."""
     client = await _open(uri)
     await client.write(0, DATA)
     read = await client.ask(Cmd.READ, 0, len(DATA))
     await client.close()
     if not read.error and not any(read.data):
-        return Outcome(False, "zeros for data, success")
-    return Outcome(read.data == DATA, "what was written" if read.data == DATA else str(read))
+        return TrialOutcome(False, "zeros for data, success")
+    return TrialOutcome(read.data == DATA, "what was written" if read.data == DATA else str(read))
 
 
-async def _cache(uri: NbdUri) -> Outcome:
+async def _cache(uri: NbdUri) -> TrialOutcome:
     """Ask to read ahead, as clients may where CACHE is not offered as well."""
     client = await _open(uri)
     try:
         reply = await client.ask(Cmd.CACHE, 0, len(DATA))
     except Broken:
         client.abandon()
-        return Outcome(False, "its session ends")
+        return TrialOutcome(False, "its session ends")
     await client.close()
-    return Outcome(not reply.error, str(reply))
+    return TrialOutcome(not reply.error, str(reply))
 
 
-async def _contexts(uri: NbdUri) -> Outcome:
+async def _contexts(uri: NbdUri) -> TrialOutcome:
     """Ask which meta contexts there are: a backup program looks for its bitmap there."""
     stream = await dial(uri)
     core = ClientNegotiation()
@@ -259,10 +259,10 @@ async def _contexts(uri: NbdUri) -> Outcome:
     assert isinstance(answer, Answered)
     names = [context.name for context in answer.contexts]
     bitmap = any(name.startswith(DIRTY_BITMAP) for name in names)
-    return Outcome(bitmap, "with its bitmap" if bitmap else "without its bitmap")
+    return TrialOutcome(bitmap, "with its bitmap" if bitmap else "without its bitmap")
 
 
-async def _incoherent(uri: NbdUri) -> Outcome:
+async def _incoherent(uri: NbdUri) -> TrialOutcome:
     """Write, and read what was written over a second connection, if that is offered."""
     writer = await _open(uri)
     await writer.write(0, bytes(len(DATA)))
@@ -273,7 +273,7 @@ async def _incoherent(uri: NbdUri) -> Outcome:
     read = await reader.read(0, len(DATA))
     for client in {writer, reader}:
         await client.close()
-    return Outcome(read == DATA, "what was written" if read == DATA else "old data")
+    return TrialOutcome(read == DATA, "what was written" if read == DATA else "old data")
 
 
 TRIALS = (

@@ -3,6 +3,10 @@
 Whoever has it holds a lock on it (flock(2)), which ends with him however he ends. So a number that a killed
 gateway has left is nobody's, and is written over; what another gateway holds is left alone, and it is said
 whose it is.
+
+A symbolic link is no pidfile. Where it leads would be written over, which is a trap in a directory that others
+may write; and to put a file in its place would undo what somebody has set up. So it is left alone, and who
+starts the gateway is told.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ def pidfile(path: Path | None) -> Iterator[None]:
     except BlockingIOError:
         raise StartError(f"{path} is held by another gateway{_whose(path)}") from None
     except OSError as error:
-        raise StartError(f"cannot write {path}: {error.strerror}") from None
+        why = "it is a symbolic link" if path.is_symlink() else error.strerror
+        raise StartError(f"cannot write {path}: {why}") from None
     try:
         yield
     finally:
@@ -43,7 +48,7 @@ def pidfile(path: Path | None) -> Iterator[None]:
 def _held(path: Path) -> int:
     """Give a descriptor of the file, which is locked, and has our number. Raises `OSError`."""
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(fd, path):
@@ -58,7 +63,7 @@ def _held(path: Path) -> int:
 
 def _is_at(fd: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), path.stat())
+        return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:
         return False
 

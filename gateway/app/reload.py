@@ -30,14 +30,14 @@ import trio
 
 from gateway.access.loading import look_anew
 from gateway.access.rules import Access
-from gateway.admin.control import Answer, Control
+from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.config import Config, ConfigError, Listen
 from gateway.log import set_up
 from gateway.net.listen import Listener, ListenError, address, file_as_in, open_listener
 from gateway.sessions.service import Service
 from gateway.tls.rotation import Stamp, stamp_of
+from gateway.upstream.backends import Backend
 from gateway.upstream.configured import Servers, StartError, counted, load_keyring, servers_of
-from gateway.upstream.maker import Backend
 
 if TYPE_CHECKING:
     from gateway.tls.keyring import Keyring
@@ -59,7 +59,7 @@ TIMED_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Source:
+class ConfigSource:
     """Where the configuration came from, and comes from again."""
 
     path: Path
@@ -69,7 +69,7 @@ class Source:
     """What the file was just before it was first loaded."""
 
 
-class Failed(Exception):
+class NotReloaded(Exception):
     """The configuration stays as it is; each of `problems` says why."""
 
     def __init__(self, *problems: str) -> None:
@@ -109,11 +109,11 @@ class Present:
 
 
 @dataclass
-class Doors:
+class Listeners:
     """What is listened on."""
 
     listeners: list[Listener]
-    control: Control | None = None
+    control: ControlSocket | None = None
 
     async def aclose(self) -> None:
         """Close all of it."""
@@ -132,7 +132,7 @@ class _Next:
     keyring: Keyring | None
     servers: Servers
     listeners: list[tuple[Listen, Listener]]
-    control: Control | None
+    control: ControlSocket | None
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Standing:
 
     servers: Servers
     keyring: Keyring | None
-    doors: Doors
+    doors: Listeners
     leaving: dict[Backend, int] = field(default_factory=dict)
     """What nobody is led to any more, and up to which age clients may be connected to it."""
 
@@ -160,7 +160,7 @@ class Host(Protocol):
     def accept(self, listener: Listener) -> None:
         """Take a new listener's clients."""
 
-    def obey(self, control: Control) -> None:
+    def obey(self, control: ControlSocket) -> None:
         """Serve a new control socket."""
 
     def watch(self, keyring: Keyring) -> None:
@@ -179,7 +179,7 @@ class Reloader:
 
     def __init__(
         self,
-        source: Source | None,
+        source: ConfigSource | None,
         service: Service,
         standing: Standing,
         embedded: trio.Nursery,
@@ -244,7 +244,7 @@ class Reloader:
 
     # --- The reload
 
-    async def reload(self) -> Answer:
+    async def reload(self) -> ControlAnswer:
         """Reload now, and say in the log and in the answer what came of it."""
         log = self._service.log
         async with self._turn:
@@ -252,15 +252,17 @@ class Reloader:
                 with trio.fail_after(RELOAD_SECONDS):
                     done = await self._reload()
             except trio.TooSlowError:
-                failed: Failed | None = Failed(f"it took longer than {RELOAD_SECONDS} s to prepare")
-            except Failed as error:
+                failed: NotReloaded | None = NotReloaded(
+                    f"it took longer than {RELOAD_SECONDS} s to prepare"
+                )
+            except NotReloaded as error:
                 failed = error
             except (
                 Exception,
                 SystemExit,
             ) as error:  # a bug, ours or a policy's; everybody is served on
                 log.exception("reload failed")
-                failed = Failed(f"an internal error: {error!r}")
+                failed = NotReloaded(f"an internal error: {error!r}")
             else:
                 failed = None
                 log.info("configuration reloaded", what="; ".join(done))
@@ -276,24 +278,26 @@ class Reloader:
                 problems += exchanged.problems
                 if exchanged.done:
                     done.append(f"credentials exchanged: {', '.join(exchanged.done)}")
-        return Answer(failed is None, tuple(done), tuple(problems))
+        return ControlAnswer(failed is None, tuple(done), tuple(problems))
 
     async def _reload(self) -> list[str]:
         if self._source is None:
-            raise Failed("it came from the command line: only serve --config FILE can be reloaded")
+            raise NotReloaded(
+                "it came from the command line: only serve --config FILE can be reloaded"
+            )
         self._refuse_if_ending()
         self._tried = stamp_of(self._source.path)
         look_anew()
         try:
             config = await trio.to_thread.run_sync(self._source.load, abandon_on_cancel=True)
         except ConfigError as error:
-            raise Failed(*map(str, error.problems)) from None
+            raise NotReloaded(*map(str, error.problems)) from None
         async with AsyncExitStack() as opened:
             with ExitStack() as changed:
                 try:
                     following = await self._prepare(config, opened, changed)
                 except (StartError, ListenError) as error:
-                    raise Failed(f"{self._source.path}: {error}") from None
+                    raise NotReloaded(f"{self._source.path}: {error}") from None
                 self._refuse_if_ending()
                 gone, done = self._commit(following)
             opened.pop_all()
@@ -303,7 +307,7 @@ class Reloader:
 
     def _refuse_if_ending(self) -> None:
         if self._host.ends:
-            raise Failed("the gateway is shutting down")
+            raise NotReloaded("the gateway is shutting down")
 
     async def _prepare(self, config: Config, opened: AsyncExitStack, changed: ExitStack) -> _Next:
         """Do everything that may fail. What is opened, and changed, is put down to be undone. Raises
@@ -353,15 +357,15 @@ class Reloader:
             found.append((settings, here))
         return found
 
-    def _control(self, config: Config, opened: AsyncExitStack) -> Control | None:
+    def _control(self, config: Config, opened: AsyncExitStack) -> ControlSocket | None:
         path, here = config.control.socket, self._now.doors.control
         if path is None or (here is not None and here.path == path):
             return None if path is None else here
-        control = Control(path)
+        control = ControlSocket(path)
         opened.push_async_callback(_shielded(control.aclose))
         return control
 
-    def _commit(self, following: _Next) -> tuple[Doors, list[str]]:
+    def _commit(self, following: _Next) -> tuple[Listeners, list[str]]:
         """Go over to it: give what is listened on no more, and what has been done. Never raises."""
         service, before, doors = self._service, self._now.servers, self._now.doors
         servers = following.servers
@@ -372,7 +376,7 @@ class Reloader:
         credentials = self._take_credentials(following.keyring)
         listeners = [listener for _settings, listener in following.listeners]
         new = [each for each in listeners if each not in doors.listeners]
-        gone = Doors([each for each in doors.listeners if each not in listeners])
+        gone = Listeners([each for each in doors.listeners if each not in listeners])
         changed = 0
         for settings, listener in following.listeners:
             changed += listener.settings != settings

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.admin.control import Answer, Asked, Control, Verb, no_arguments
+from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Verb, no_arguments
 from gateway.app.pidfile import pidfile
-from gateway.app.reload import Doors, Reloader, Source, Standing
+from gateway.app.reload import ConfigSource, Listeners, Reloader, Standing
 from gateway.app.switching import verbs_of
 from gateway.clients.client import ChooseSession, naming, serve_client
 from gateway.config import Config, Listen
@@ -35,8 +35,8 @@ from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.sessions.transmit import LINGER_SECONDS
 from gateway.sessions.upkeep import see_to_upstreams
+from gateway.upstream.backends import Backend
 from gateway.upstream.configured import StartError, load_keyring, servers_of
-from gateway.upstream.maker import Backend
 from gateway.uri import MAX_SOCKET_PATH_BYTES, NbdUri
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ TURNED_AWAY_LOG_SECONDS = 1
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What concerns one run rather than the service."""
 
     run: str | None = None
@@ -73,9 +73,9 @@ class Options:
 
 async def serve(
     config: Config,
-    options: Options = Options(),
+    options: RunOptions = RunOptions(),
     *,
-    source: Source | None = None,
+    source: ConfigSource | None = None,
     listening: Callable[[tuple[NbdUri, ...]], None] | None = None,
 ) -> int:
     """Serve until a signal, the end of `--run` or the last client; give the exit status.
@@ -95,7 +95,7 @@ async def serve(
             try:
                 keyring = load_keyring(config)
                 servers = servers_of(config, embedded, keyring)
-                standing = Standing(servers, keyring, Doors([]))
+                standing = Standing(servers, keyring, Listeners([]))
                 try:
                     await _open(standing.doors, config)
                     with pidfile(options.pidfile):
@@ -117,8 +117,8 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        options: Options,
-        source: Source | None,
+        options: RunOptions,
+        source: ConfigSource | None,
         standing: Standing,
         embedded: trio.Nursery,
         signals: AsyncIterator[int],
@@ -176,8 +176,8 @@ class _Run:
         finally:
             self._service.hub.close()
         for server in self._service.led_to:
-            if server.repaired:
-                repaired = dict(sorted(server.repaired.items()))
+            if server.told.repaired:
+                repaired = dict(sorted(server.told.repaired.items()))
                 self._service.log.info("repaired", upstream=server.name, sessions=repaired)
         return self._status
 
@@ -245,7 +245,7 @@ class _Run:
         for listening in listener.sockets:
             self._tasks.start_soon(take_clients, listening, take, self._short)
 
-    def obey(self, control: Control) -> None:
+    def obey(self, control: ControlSocket) -> None:
         """Do what is asked for over a control socket."""
         self._tasks.start_soon(control.run, self._verbs, self._tasks, self._short, self._heard)
 
@@ -262,7 +262,7 @@ class _Run:
         """Nothing new is begun."""
         return self._drain.is_set()
 
-    async def _reload(self, arguments: Mapping[str, object]) -> Answer:
+    async def _reload(self, arguments: Mapping[str, object]) -> ControlAnswer:
         no_arguments(arguments)
         return await self._reloader.reload()
 
@@ -361,13 +361,13 @@ def _for_clients(listener: Listener) -> NbdUri:
 # --- Building
 
 
-async def _open(doors: Doors, config: Config) -> None:
+async def _open(doors: Listeners, config: Config) -> None:
     """Listen on everything. Raises `StartError`; then what was opened is for the caller to close."""
     try:
         for settings in config.listen:
             doors.listeners.append(await open_listener(settings))
         if config.control.socket is not None:
-            doors.control = Control(config.control.socket)
+            doors.control = ControlSocket(config.control.socket)
     except ListenError as error:
         raise StartError(str(error)) from None
 

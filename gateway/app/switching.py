@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from gateway.admin.control import Answer, Misunderstood, Verb
+from gateway.admin.control import ControlAnswer, Misunderstood, Verb
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import LASTS_SECONDS, QUIET_SECONDS, Pauses, Target
@@ -53,7 +53,7 @@ def verbs_of(
     """Give the verbs, by their names. `keyring` gives the one that is in force."""
     exports = Exports(service)
 
-    async def pause(arguments: Mapping[str, Any]) -> Answer:
+    async def pause(arguments: Mapping[str, Any]) -> ControlAnswer:
         meant = _meant(arguments, {"within", "for", "accept-loss", "while-connected", "holder"})
         seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
         lasts = _seconds(arguments, "for", LASTS_SECONDS, MOST_FOR_SECONDS)
@@ -62,7 +62,7 @@ def verbs_of(
         command = object()
         holder = _holder(arguments) or command
 
-        async def paused() -> Answer:
+        async def paused() -> ControlAnswer:
             within = Within(seconds)
             name = exports.single(meant)
             if name is None:
@@ -80,32 +80,32 @@ def verbs_of(
                 anew=while_connected,
             )
             undo = partial(pauses.undo, command)
-            return Answer(True, tuple(done), undo=undo, while_connected=while_connected)
+            return ControlAnswer(True, tuple(done), undo=undo, while_connected=while_connected)
 
         return await _done(paused)
 
-    async def resume(arguments: Mapping[str, Any]) -> Answer:
+    async def resume(arguments: Mapping[str, Any]) -> ControlAnswer:
         meant = _meant(arguments, {"holder"})
         holder = _holder(arguments)
 
-        async def resumed() -> Answer:
+        async def resumed() -> ControlAnswer:
             name = exports.single(meant)
             if holder is None or name is not None:
                 names = exports.paused(meant)
             elif not (names := pauses.paused_by(holder)):
                 raise NotDone("nothing is paused any more that this holder has paused")
-            return Answer(True, tuple(await pauses.resume(names, holder)))
+            return ControlAnswer(True, tuple(await pauses.resume(names, holder)))
 
         return await _done(resumed)
 
-    async def switch(arguments: Mapping[str, Any]) -> Answer:
+    async def switch(arguments: Mapping[str, Any]) -> ControlAnswer:
         meant = _meant(arguments, {"uri", "within", "close-first", "accept-loss"})
         seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
         close_first = _truth(arguments, "close-first")
         accept_loss = _truth(arguments, "accept-loss")
         uri = _uri(arguments)
 
-        async def switched() -> Answer:
+        async def switched() -> ControlAnswer:
             within = Within(seconds)
             name = exports.single(meant)
             if name is None:
@@ -123,36 +123,36 @@ def verbs_of(
                 accept_loss=accept_loss,
                 note=notes.append,
             )
-            return Answer(True, tuple(done), tuple(notes))
+            return ControlAnswer(True, tuple(done), tuple(notes))
 
         return await _done(switched)
 
-    async def losses(arguments: Mapping[str, Any]) -> Answer:
+    async def losses(arguments: Mapping[str, Any]) -> ControlAnswer:
         _know(arguments, {"export", "forget"})
         export = arguments.get("export")
         if export is not None and not isinstance(export, str):
             raise Misunderstood('"export" is an export\'s name')
         forget = _truth(arguments, "forget")
 
-        async def lost() -> Answer:
+        async def lost() -> ControlAnswer:
             name = None if export is None else exports.single(Meant(export))
             if export is not None and name is None:
                 raise NotDone(f"{shown(export)} is a pattern: without a name, all disks are shown")
             found = _losses(service, name, forget=forget)
             if name is not None and not found:
                 await exports.refuse_if_not_there(name, Within(QUIET_SECONDS))
-            return Answer(True, tuple(found or [NOTHING_LOST]))
+            return ControlAnswer(True, tuple(found or [NOTHING_LOST]))
 
         return await _done(lost)
 
     return {"pause": pause, "resume": resume, "switch": switch, "losses": losses}
 
 
-async def _done(do: Callable[[], Awaitable[Answer]]) -> Answer:
+async def _done(do: Callable[[], Awaitable[ControlAnswer]]) -> ControlAnswer:
     try:
         return await do()
     except NotDone as error:
-        return Answer(False, problems=(str(error),))
+        return ControlAnswer(False, problems=(str(error),))
 
 
 def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:

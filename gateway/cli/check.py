@@ -25,7 +25,8 @@ def check(
     file:line: key: message. If that is nothing, say what it would serve.
 
     Nothing is connected to. What is needed is looked for on this machine and as this user, so be the one that
-    will serve: images, programs, certificates and keys, the directories of sockets and of audit files.
+    will serve: images, programs, certificates and keys, the places and owners of sockets, the directories of
+    audit files.
 
     :param path: The file to check. Default: gateway.toml.
     :param offline: Look at the file alone, and open nothing else: for another machine, and for CI.

@@ -76,9 +76,9 @@ def _document(found: Conformity) -> dict[str, object]:
 
 
 def _finding_document(finding: Finding) -> dict[str, object]:
-    from gateway.inspect.conform import Verdict
+    from gateway.inspect.conform import CheckResult
 
-    broken = finding.verdict is Verdict.BROKEN
+    broken = finding.verdict is CheckResult.BROKEN
     return {
         "name": finding.promise.name,
         "promise": finding.promise.sentence,

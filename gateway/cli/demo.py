@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.app.demo import Outcome, Seen
+    from gateway.app.demo import Seen, TrialOutcome
 
 
 def demo() -> int:
@@ -68,6 +68,6 @@ def show(seen: Seen) -> None:
     )
 
 
-def _outcome(outcome: Outcome) -> str:
+def _outcome(outcome: TrialOutcome) -> str:
     style = "green" if outcome.good else "bold red"
     return f"[{style}]{outcome.text}[/]"

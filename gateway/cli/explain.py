@@ -123,9 +123,8 @@ def show(found: Report) -> None:
     _show_rules(found, say)
     if found.refusal is not None:
         say(f"denied: {found.why}")
-        same = found.refusal.text == found.why
-        reply = name_of(Rep, found.refusal.reply)
-        say(f"the client is told {f'{reply}, in these words' if same else found.refusal}")
+        reply, text = name_of(Rep, found.refusal.reply), found.refusal.text
+        say(f"the client is told {reply}{', in these words' if text == found.why else f': {text}'}")
         if found.disconnect:
             say("sessions that are open are ended")
         return
@@ -276,7 +275,7 @@ def _way_table(views: list[Explanation]) -> Table:
     for each in views:
         table.add_column(f"{each.client} client\n{each.link} server")
     for command in views[0].ways:
-        table.add_row(command.name, *(each.ways[command].route.value for each in views))
+        table.add_row(command.name, *(each.ways[command].handling.value for each in views))
     return table
 
 
@@ -434,7 +433,7 @@ def _view_document(view: Explanation) -> dict[str, object]:
         "contexts": [context.name for context in view.promised.contexts],
         "commands": {
             command.name: {
-                "route": way.route.value,
+                "route": way.handling.value,
                 "reason": way.reason,
                 "restrictions": _restrictions_document(view.restrictions.get(command, ())),
                 "would": _restrictions_document(view.would_restrict.get(command, ())),

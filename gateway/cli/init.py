@@ -12,13 +12,19 @@ def init(path: Path = Path("gateway.toml"), /, *, force: bool = False) -> int:
     :param force: Overwrite the file if there is one.
     """
     from gateway.config.template import TEMPLATE
+    from gateway.whole import write_whole
 
     if path.is_dir():
         complain(f"{path} is a directory; name a file in it, such as {path / 'gateway.toml'}")
         return 1
+    text = TEMPLATE.encode()
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(TEMPLATE)
+        # A link goes on leading where it does; and what is no file, /dev/stdout say, has nothing beside it.
+        file = path.resolve() if force else path
+        if force and file.exists() and not file.is_file():
+            file.write_bytes(text)
+        else:
+            write_whole({file: text}, replacing=[file] if force else [])
     except FileExistsError:
         complain(f"{path} is there already; --force overwrites it")
         return 1

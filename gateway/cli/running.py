@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.cli import INTERRUPTED, UsageError, complain, write_no_more
 
 if TYPE_CHECKING:
-    from gateway.admin.control import Answer
+    from gateway.admin.control import ControlAnswer
 
 SEEN_TO = 3
 """Exit status: it is done, and something has to be seen to."""
@@ -20,7 +20,7 @@ class NoAnswer(Exception):
 
 def ask_gateway(
     path: Path, socket: Path | None, verb: str, arguments: Mapping[str, object]
-) -> "Answer":
+) -> "ControlAnswer":
     """Have the gateway of a configuration, or at a control socket, do something. Raises `NoAnswer`."""
     import trio
 
@@ -35,7 +35,7 @@ def ask_gateway(
 @asynccontextmanager
 async def asking_gateway(
     socket: Path, verb: str, arguments: Mapping[str, object]
-) -> "AsyncIterator[Answer]":
+) -> "AsyncIterator[ControlAnswer]":
     """Have a gateway do something, and stay connected to it until the block ends. Raises `NoAnswer`."""
     from gateway.admin.control import ControlError, asking
 
@@ -59,7 +59,7 @@ def do(path: Path, socket: Path | None, verb: str, arguments: Mapping[str, objec
     return said(answer)
 
 
-def said(answer: "Answer") -> int:
+def said(answer: "ControlAnswer") -> int:
     """Print what a gateway has answered, in which may be what its servers say; give the exit status."""
     from gateway.wire.handshake import printable
 

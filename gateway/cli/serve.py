@@ -126,16 +126,16 @@ def _run(
     source: "tuple[Path, Callable[[], Config], Stamp | None] | None",
     options: tuple[str | None, Path | None, bool],
 ) -> int:
-    """Serve; what `Source` and `Options` are made of is given, for only now are their modules loaded."""
+    """Serve. `ConfigSource` and `RunOptions` are made in here: only now are their modules loaded."""
     import trio
 
     from gateway.app import run as app
-    from gateway.app.reload import Source
+    from gateway.app.reload import ConfigSource
     from gateway.upstream.configured import StartError
 
-    read = None if source is None else Source(*source)
+    read = None if source is None else ConfigSource(*source)
     try:
-        return trio.run(partial(app.serve, config, app.Options(*options), source=read))
+        return trio.run(partial(app.serve, config, app.RunOptions(*options), source=read))
     except StartError as error:
         complain(str(error))
         return 1

@@ -7,15 +7,15 @@ link's go to the hub, and this task sleeps until the session has ended.
 STRUCTURED_REPLY and EXTENDED_HEADERS have to be answered before we know which export the client means. They are
 always granted; for an upstream that lacks them its replies are framed anew (see `gateway.scan`).
 
-Time: the whole negotiation has `handshake_seconds`, and a second more for each name that LIST told, without
-what is spent waiting for an upstream, which has limits of its own. Else a client that says nothing would keep a
-place, and an upstream connection, for ever.
+Time: the whole negotiation has `handshake_seconds`, and a second more for each name that LIST told. The time
+that is spent waiting for an upstream does not count, for that has limits of its own. Without a limit a client
+that says nothing would keep a place, and an upstream connection, for ever.
 
 TLS: after STARTTLS everything begins anew, over the same connection: another stream, another negotiation, and
-nothing of what the client had asked before. What an export that requires TLS is called, and what it has, is not
-told in the clear ("TLS support", SELECTIVETLS).
+nothing of what the client had asked before. In the clear nobody is told the name of an export that requires
+TLS, nor what it has ("TLS support", SELECTIVETLS).
 
-A load balancer that we trust speaks first, and says for whom (see `gateway.net.proxy`).
+A load balancer that we trust speaks first, and says who its client is (see `gateway.net.proxy`).
 
 An oldstyle listener does not negotiate: its client gets the export that the configuration names, and says
 nothing before its first command. So it is given no time to say it in, either.
@@ -61,7 +61,9 @@ from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-    from gateway.tls.credentials import Session as TlsSession  # costs nothing where there is no TLS
+    from gateway.tls.credentials import (
+        Session as TlsSession,
+    )  # costs nothing where there is no TLS
 
 ChooseSession = Callable[[bytes], "TlsSession | None"]
 """Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""
@@ -312,7 +314,7 @@ class _Client:
         return True
 
     def _repeats(self, go: ExportAsked) -> bool:
-        """Say whether a GO comes right behind an INFO with the same parameters: it MUST be told the same."""
+        """Say whether a GO comes right after an INFO with the same parameters: it MUST be told the same."""
         told = self._told
         return told is not None and (told.name, told.wanted) == (go.name, go.wanted)
 

@@ -38,6 +38,7 @@ from gateway.sessions.promise import (
     is_bitmap,
     promise,
     refusal_of,
+    refusal_there,
     refusal_to_join,
     selected_contexts,
     told_of,
@@ -45,9 +46,10 @@ from gateway.sessions.promise import (
 from gateway.sessions.reading import chain_over
 from gateway.sessions.service import Place, Service, limits_of
 from gateway.sessions.transmit import Opened
-from gateway.upstream import negotiation as upstream_side
+from gateway.upstream import link as upstream_side
+from gateway.upstream.link import Link
 from gateway.upstream.listing import listed_exports
-from gateway.upstream.negotiation import Link, Negotiation
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, MetaContext, shown
 
@@ -58,7 +60,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass
-class _Kept:
+class _OpenForInfo:
     """An export that was opened to answer INFO, and the question that it answers."""
 
     asked: ExportAsked
@@ -99,7 +101,7 @@ class Inquiry:
         self._has_tls = has_tls
         self._upstream: tuple[Place, Negotiation | SharedNegotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
-        self._kept: _Kept | None = None
+        self._kept: _OpenForInfo | None = None
 
     # --- The questions
 
@@ -148,7 +150,8 @@ class Inquiry:
     ) -> tuple[MetaContext, ...]:
         route = grant.route
         terms = self._terms(asked.name, grant)
-        found = await self._ask(grant, lambda up: up.list_contexts(terms, queries))
+        found = await self._ask(grant, asked.name, lambda up: up.list_contexts(terms, queries))
+        await self._check_there(grant, asked.name, terms)
         allowed = allowed_contexts(grant.chain, [each.name for each in found], asked=False)
         if route.stable_contexts_only and await self._bitmaps_may_move(grant, asked.name, terms):
             allowed = [name for name in allowed if not is_bitmap(name)]
@@ -160,11 +163,13 @@ class Inquiry:
         if prepares(grant.chain):
             self.forget()  # before another link is asked for: there may be no place for two
             opened = await self._open(grant, asked.name)
-            self._kept = _Kept(asked, opened)
+            self._kept = _OpenForInfo(asked, opened)
             return self.told(asked.name, opened)
         chain = self._policies(grant, asked.name, peek)
         terms = self._terms(asked.name, grant)
-        export, _dialect, _quirks = await self._ask(grant, lambda up: up.describe(terms))
+        export, _dialect, _quirks = await self._ask(
+            grant, asked.name, lambda up: up.describe(terms)
+        )
         agreed = self._agreed(chain, grant, asked.name, export)
         promised = self._offer(asked.name, agreed)
         check_places(self._place(grant).server, promised)
@@ -257,7 +262,7 @@ class Inquiry:
         except NotGranted as refused:
             self._log_denial(refused)
             found = refused
-        hint = without_tls if self._has_tls else Rep.ERR_UNKNOWN
+        hint = without_tls if self._has_tls else None
         refusal = refusal_of(config, name, found, secure=secure, without_tls=hint)
         if refusal is not None:
             raise refusal
@@ -302,12 +307,21 @@ class Inquiry:
         route = grant.route
         queries = tuple(allowed_contexts(grant.chain, asked.queries, asked=True))
         terms = self._terms(asked.name, grant, queries)
-        theirs = [context.name for context in await self._selected_there(grant, terms)]
+        there = await self._selected_there(grant, asked.name, terms)
+        await self._check_there(grant, asked.name, terms)
+        theirs = [context.name for context in there]
         selected = selected_contexts(grant.chain, route, queries, theirs)
         if any(is_bitmap(context.name) for context in selected):
             await self._check_bitmaps(grant, asked.name, terms)
         self._queries = asked.name, queries
         return selected
+
+    async def _check_there(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> None:
+        """Have a name refused that the upstream does not have, where it must be there: nbdkit tells contexts of
+        any name that it is asked for.
+        """
+        if self._service.access.must_be_there(grant):
+            await self._ask(grant, asked, lambda up: up.describe(terms))
 
     async def _check_bitmaps(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> None:
         if await self._bitmaps_may_move(grant, asked, terms):
@@ -319,15 +333,15 @@ class Inquiry:
     async def _bitmaps_may_move(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> bool:
         if not grant.route.read_only and not grant.chain:
             return False
-        export, _, _ = await self._ask(grant, lambda up: up.describe(terms))
+        export, _, _ = await self._ask(grant, asked, lambda up: up.describe(terms))
         with self._denials(grant, asked):
             return bitmaps_may_move(grant.chain, grant.route, export)
 
     async def _selected_there(
-        self, grant: Grant, terms: upstream_side.Terms
+        self, grant: Grant, asked: str, terms: upstream_side.Terms
     ) -> tuple[MetaContext, ...]:
         try:
-            return await self._ask(grant, lambda up: up.contexts(terms))
+            return await self._ask(grant, asked, lambda up: up.contexts(terms))
         except Refusal as refusal:
             if grant.route.synthesise_allocation and refusal.reply == Rep.ERR_UNSUP:
                 return ()
@@ -344,7 +358,7 @@ class Inquiry:
         link: Link | Joined | None = None
         try:
             terms = self._terms(asked, grant)
-            link = await self._linked(grant, place, terms)
+            link = await self._linked(grant, asked, place, terms)
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
             with self._denials(grant, asked):
@@ -364,7 +378,7 @@ class Inquiry:
             raise
 
     async def _linked(
-        self, grant: Grant, place: Place, terms: upstream_side.Terms
+        self, grant: Grant, asked: str, place: Place, terms: upstream_side.Terms
     ) -> Link | Joined:
         async def go(upstream: Negotiation | SharedNegotiation) -> Link | Joined:
             allowance = upstream.allowance  # with a link it begins anew
@@ -373,7 +387,7 @@ class Inquiry:
                 return link
             return await self._service.bundled(place, terms, link, allowance)
 
-        return await self._ask(grant, go)
+        return await self._ask(grant, asked, go)
 
     async def _prepared(
         self, chain: list[Placed], route: Route, link: Link | Joined
@@ -404,9 +418,12 @@ class Inquiry:
     async def _ask(
         self,
         grant: Grant,
+        asked: str,
         question: Callable[[Negotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
-        """Ask an export's upstream; a negotiation with another one ends."""
+        """Ask the upstream of an export, which the client has `asked` for by that name; a negotiation with
+        another one ends.
+        """
         place = self._place(grant)
         if self._upstream is not None and not self._upstream[0].leads_where(place):
             _place, negotiation = self._upstream
@@ -415,7 +432,10 @@ class Inquiry:
         if self._upstream is None:
             self._upstream = place, self._service.negotiation(place)
         negotiation = self._upstream[1]
-        return await self._wait(lambda: question(negotiation))
+        try:
+            return await self._wait(lambda: question(negotiation))
+        except Refusal as refused:
+            raise refusal_there(asked, refused) from None
 
     def _place(self, grant: Grant) -> Place:
         """Give where an export is. Raises `Refusal`: a reload took it away since the rules were asked."""

@@ -62,7 +62,7 @@ def did_you_mean(word: str, known: list[str]) -> str:
     return f', did you mean "{close[0]}"?' if close else ""
 
 
-class Table(BaseModel):
+class Section(BaseModel):
     """A table of the file: keys in kebab-case, nothing unknown, and never changed once read."""
 
     model_config = ConfigDict(

@@ -20,7 +20,7 @@ KeyPath = tuple[str | int, ...]
 """Keys and list positions from the top: `("export", 0, "name")`."""
 
 
-class Lines:
+class TextLines:
     """The lines of a text that tomllib accepts as a whole."""
 
     def __init__(self, text: str) -> None:

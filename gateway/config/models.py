@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from gateway.config.base import Table, shown, text, written_as
+from gateway.config.base import Section, shown, text, written_as
 from gateway.config.rules import Network, Rule, Use, Uses, network
 from gateway.config.upstream import Upstream
 from gateway.config.values import (
@@ -138,7 +138,7 @@ Owner = Annotated[SocketOwner, *written_as(_socket_owner)]
 # ---- tables ----
 
 
-class Listen(Table):
+class Listen(Section):
     """`[[listen]]`: an address that clients connect to."""
 
     uri: ListenUri = Field(
@@ -233,7 +233,7 @@ def exact_name(pattern: str) -> str | None:
     return re.sub(r"\[([*?\[])\]", r"\1", pattern)
 
 
-class Contexts(Table):
+class Contexts(Section):
     """`contexts` of `[[export]]`: which meta contexts are offered."""
 
     stable_only: bool = Field(
@@ -243,7 +243,7 @@ class Contexts(Table):
     )
 
 
-class Export(Table):
+class Export(Section):
     """`[[export]]`: names that clients may ask for, and where they lead. The first match wins."""
 
     name: Name = Field(
@@ -291,7 +291,7 @@ class Export(Table):
         return fnmatchcase(name, self.name)
 
 
-class Log(Table):
+class Log(Section):
     """`[log]`: what is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
@@ -303,7 +303,7 @@ class Log(Table):
     )
 
 
-class Control(Table):
+class Control(Section):
     """`[control]`: how a gateway is spoken to while it runs."""
 
     socket: Socket | None = Field(
@@ -316,7 +316,7 @@ class Control(Table):
     )
 
 
-class Config(Table):
+class Config(Section):
     """The whole file."""
 
     # Not min_length: pydantic counts only what is valid, and would complain of a broken one twice.

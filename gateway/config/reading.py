@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from gateway.config.base import did_you_mean, shown
 from gateway.config.checks import NEEDED, findings
 from gateway.config.data import Vocabulary
-from gateway.config.lines import KeyPath, Lines, statement_at_end
+from gateway.config.lines import KeyPath, TextLines, statement_at_end
 from gateway.config.models import Config, Contexts, Control, Export, Listen, Log
 from gateway.config.rules import Certificate, Rule, Who
 from gateway.config.upstream import Upstream
@@ -107,7 +107,7 @@ def parse(text: str, source: str, vocabulary: Vocabulary | None = None) -> Confi
 
 def places_in(text: str) -> Place:
     """Give what says where the keys of a text stand, which is TOML."""
-    lines = Lines(text)
+    lines = TextLines(text)
     return lambda path: (lines[path], _dotted(path))
 
 

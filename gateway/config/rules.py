@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from gateway.config.base import TEXT_OR_TEXTS, Table, shown, text, texts
+from gateway.config.base import TEXT_OR_TEXTS, Section, shown, text, texts
 
 Network = IPv4Network | IPv6Network
 Mode = Literal["enforce", "observe"]
@@ -156,7 +156,7 @@ UnixUsers = Annotated[
 ]
 
 
-class Certificate(Table):
+class Certificate(Section):
     """`certificate` of `who`: what the client's certificate says, by its parsed names."""
 
     cn: Patterns | None = Field(
@@ -174,7 +174,7 @@ class Certificate(Table):
     )
 
 
-class Who(Table):
+class Who(Section):
     """`who` of `[[rule]]`: all keys must hold, and a list means any of its members."""
 
     certificate: Certificate | None = Field(
@@ -194,7 +194,7 @@ class Who(Table):
     )
 
 
-class Rule(Table):
+class Rule(Section):
     """`[[rule]]`: clients, and what they may reach. The first that matches wins; with any rule, whom none
     matches is denied.
     """

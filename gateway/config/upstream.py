@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
-from gateway.config.base import Table, shown, text, written_as
+from gateway.config.base import Section, shown, text, written_as
 from gateway.config.connections import MAX_CONNECTIONS, PER_CLIENT, Connections, parse_connections
 from gateway.config.values import (
     File,
@@ -126,7 +126,7 @@ ReplayBytes = Annotated[Size, AfterValidator(_replay_bytes)]
 # ---- the table ----
 
 
-class Upstream(Table):
+class Upstream(Section):
     """`[upstream.NAME]`: a server that we connect to. One of `uri`, `uris` and `command`."""
 
     uri: UpstreamUri | None = Field(

@@ -22,40 +22,42 @@ from __future__ import annotations
 
 import math
 
-from gateway.embedded.disk import Disk, DiskError, MemoryDisk
+from gateway.embedded.disk import DiskError, MemoryDisk, ServedDisk
 from gateway.embedded.faults import Faults, Request
 from gateway.embedded.file_disk import FileDisk
 from gateway.embedded.personality import PERSONALITIES, Personality
 from gateway.embedded.server import Server
-from gateway.embedded.within import Within
-from gateway.uri import File, Legacy, Memory
+from gateway.embedded.within import InProcess
+from gateway.uri import FileUri, Legacy, MemoryUri
 
 __all__ = [
     "PERSONALITIES",
-    "Disk",
     "DiskError",
     "Faults",
     "FileDisk",
+    "InProcess",
     "MemoryDisk",
     "Personality",
     "Request",
+    "ServedDisk",
     "Server",
-    "Within",
     "make_server",
 ]
 
 
-def make_server(target: Memory | File | Legacy, *, handshake_seconds: float = math.inf) -> Server:
+def make_server(
+    target: MemoryUri | FileUri | Legacy, *, handshake_seconds: float = math.inf
+) -> Server:
     """Give the server that a short form of an upstream stands for. Raises `DiskError`.
 
     Without a deadline for negotiation: within the process, whoever connects has one of its own.
     """
     personality = PERSONALITIES["plain"]
-    disk: Disk
+    disk: ServedDisk
     match target:
-        case Memory(size_bytes):
+        case MemoryUri(size_bytes):
             disk = MemoryDisk(size_bytes)
-        case File(path):
+        case FileUri(path):
             disk = FileDisk(path)
         case Legacy(name, size_bytes):
             if name not in PERSONALITIES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.embedded.disk import MAX_EXTENTS_TOLD, Data, Disk, Extent
+from gateway.embedded.disk import MAX_EXTENTS_TOLD, Data, Extent, ServedDisk
 from gateway.wire.limits import KIB
 
 GRAIN_BYTES = 64 * KIB
@@ -14,7 +14,7 @@ DIRTY = 1 << 0
 class TrackedDisk:
     """A disk whose changes are written down, one byte for each `GRAIN_BYTES`."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: ServedDisk) -> None:
         self._disk = disk
         self._dirty = bytearray(-(-disk.size // GRAIN_BYTES))
         self.size = disk.size
@@ -43,7 +43,7 @@ class TrackedDisk:
         await self._disk.zero(offset, length, fua=fua, may_trim=may_trim, fast=fast)
 
     def dirty(self, offset: int, length: int) -> list[Extent]:
-        """Tell dirty from clean, as `Disk.extents` tells holes from data."""
+        """Tell dirty from clean, as `ServedDisk.extents` tells holes from data."""
         end = offset + length
         behind = -(-end // GRAIN_BYTES)
         extents: list[Extent] = []

@@ -1,4 +1,4 @@
-"""What an embedded server exports: the `Disk` protocol, and `MemoryDisk`.
+"""What an embedded server exports: the `ServedDisk` protocol, and `MemoryDisk`.
 
 A disk knows bytes and nothing of NBD. The server has checked every range before it calls, so offsets and
 lengths always lie inside the disk; what goes wrong is raised as OSError, and its errno becomes the reply's.
@@ -28,7 +28,7 @@ class DiskError(Exception):
     """A disk cannot be had; the text is for the person who asked for it."""
 
 
-class Disk(Protocol):
+class ServedDisk(Protocol):
     """Bytes that can be exported.
 
     All connections of a server use the same disk at the same time. What a finished write left must be seen

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import trio
 
-from gateway.embedded.disk import HOLE_AND_ZERO, Data, Disk, Extent
+from gateway.embedded.disk import HOLE_AND_ZERO, Data, Extent, ServedDisk
 from gateway.wire.limits import KIB, MIB
 
 BLOCK_BYTES = 4 * KIB
@@ -30,7 +30,7 @@ _ZERO_BLOCK = bytes(BLOCK_BYTES)
 class IncoherentDisk:
     """A disk as one connection sees it."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: ServedDisk) -> None:
         self._disk = disk
         self._blocks: dict[int, bytearray] = {}
         self._dirty: set[int] = set()

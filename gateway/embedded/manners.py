@@ -77,7 +77,7 @@ class Manners:
         return option != Opt.ABORT or self._personality.acknowledges_abort
 
 
-class Options:
+class OptionCount:
     """Counts the options of a client, which has not sent one before the one before it was answered."""
 
     def __init__(self) -> None:

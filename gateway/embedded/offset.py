@@ -6,13 +6,13 @@ holes without adding the offset (Q-S6), and so tell those of another place.
 
 from __future__ import annotations
 
-from gateway.embedded.disk import Data, Disk
+from gateway.embedded.disk import Data, ServedDisk
 
 
 class OffsetDisk:
     """What lies behind the first `offset` bytes of an image."""
 
-    def __init__(self, image: Disk, offset: int) -> None:
+    def __init__(self, image: ServedDisk, offset: int) -> None:
         self._image = image
         self._offset = offset
         self.size = image.size - offset

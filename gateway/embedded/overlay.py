@@ -6,7 +6,7 @@ disks. FLUSH and FUA succeed on them, and all is gone with whatever the disk bel
 
 from __future__ import annotations
 
-from gateway.embedded.disk import Data, Disk, Extent
+from gateway.embedded.disk import Data, Extent, ServedDisk
 from gateway.wire.limits import KIB
 
 BLOCK_BYTES = 4 * KIB
@@ -16,7 +16,7 @@ BLOCK_BYTES = 4 * KIB
 class OverlayDisk:
     """A disk of one connection. Nothing reaches the one below."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: ServedDisk) -> None:
         self._disk = disk
         self._blocks: dict[int, bytearray] = {}
         self.size = disk.size

@@ -29,7 +29,7 @@ class Stalled(Exception):
     """A fault: send nothing any more."""
 
 
-class Peer:
+class FaultyStream:
     """A stream. One task receives and one sends."""
 
     def __init__(self, stream: trio.SocketStream, faults: Faults) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 
-from gateway.embedded.disk import Disk
+from gateway.embedded.disk import ServedDisk
 from gateway.protocol.export import Export, offered_flags, view_of
 from gateway.protocol.server_role import ServerDialect
 from gateway.wire import limits
@@ -46,14 +46,14 @@ ALL_SIZES = BlockSizes(
 """What our disks take, which is anything."""
 
 
-def proper_flags(disk: Disk, structured: bool) -> int:
+def proper_flags(disk: ServedDisk, structured: bool) -> int:
     """Give the transmission flags that proto.md allows for all that we can do."""
     read_only = Flag.READ_ONLY if disk.read_only else 0
     export = Export(disk.size, EVERYTHING | read_only, structured=True)
     return offered_flags(view_of(export).flags, structured=structured)
 
 
-def lacking(*missing: Flag) -> Callable[[Disk, bool], int]:
+def lacking(*missing: Flag) -> Callable[[ServedDisk, bool], int]:
     """Give `Personality.flags` of a server that is proper but for what it lacks: `lacking(Flag.SEND_FUA)`.
 
     What needs a missing one goes with it: FAST_ZERO with WRITE_ZEROES.
@@ -103,7 +103,7 @@ class Personality:
     """Who asks for the export's name (INFO_NAME) is told one."""
     info_size_zero: bool = False
     """INFO says size 0 (Q-N21)."""
-    flags: Callable[[Disk, bool], int] = proper_flags
+    flags: Callable[[ServedDisk, bool], int] = proper_flags
     """Transmission flags, of the disk and of whether structured replies were negotiated; see `lacking`."""
     extended_flags: int = Flag.BLOCK_STATUS_PAYLOAD
     """Transmission flags that extended headers add, in a GO only with contexts (Q-S32); 0: BLOCK_STATUS takes
@@ -170,7 +170,7 @@ class Personality:
             announce_block_sizes=True,  # `manners` holds back what is not told
         )
 
-    def told_size(self, disk: Disk) -> int:
+    def told_size(self, disk: ServedDisk) -> int:
         """Give the size that is told."""
         return disk.size - self.offset_bytes
 
@@ -183,7 +183,7 @@ class Personality:
         return self.block_sizes if asked or not go else self.block_sizes_unasked
 
 
-def _flags_of_qemu_3_0(disk: Disk, structured: bool) -> int:
+def _flags_of_qemu_3_0(disk: ServedDisk, structured: bool) -> int:
     # nbd_negotiate's `myflags` is a constant, TRIM and WRITE_ZEROES with READ_ONLY included (Q-S18); what is
     # meant for bit 10 stands in bit 8 (Q-S1).
     flags = (
@@ -235,7 +235,7 @@ QEMU_3_0_INCOHERENT = replace(QEMU_3_0, name="qemu-3.0-incoherent", incoherent_c
 """The worst case, which was not seen: connections of which one does not see what another has written."""
 
 
-def _constantly(*flags: Flag) -> Callable[[Disk, bool], int]:
+def _constantly(*flags: Flag) -> Callable[[ServedDisk, bool], int]:
     """Give `Personality.flags` of a server that says these of every export, and READ_ONLY where it is so."""
     always = Flag.HAS_FLAGS | reduce(or_, flags, Flag(0))
     return lambda disk, structured: int(always | (Flag.READ_ONLY if disk.read_only else 0))

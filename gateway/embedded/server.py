@@ -8,15 +8,15 @@ import trio
 
 from gateway.embedded import faults as no_faults
 from gateway.embedded.dirty import TrackedDisk
-from gateway.embedded.disk import Disk
+from gateway.embedded.disk import ServedDisk
 from gateway.embedded.faults import Faults
 from gateway.embedded.incoherent import IncoherentDisk
-from gateway.embedded.manners import Manners, Options
+from gateway.embedded.manners import Manners, OptionCount
 from gateway.embedded.offset import OffsetDisk
 from gateway.embedded.overlay import OverlayDisk
-from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
+from gateway.embedded.peer import Cut, FaultyStream, PeerGone, Stalled
 from gateway.embedded.personality import PLAIN, Personality
-from gateway.embedded.session import Opened, Session
+from gateway.embedded.session import Negotiated, Transmission
 from gateway.protocol.errors import Hangup, Refusal
 from gateway.protocol.export import Offer, longest_payload, offered_block_sizes
 from gateway.protocol.server_role import (
@@ -50,7 +50,7 @@ class Server:
 
     def __init__(
         self,
-        exports: Mapping[str, Disk],
+        exports: Mapping[str, ServedDisk],
         personality: Personality = PLAIN,
         *,
         faults: Faults | Callable[[int], Faults] = no_faults.NONE,
@@ -70,14 +70,14 @@ class Server:
         self._handshake_seconds = handshake_seconds
         self._log = log or _say_nothing
         self._places = trio.CapacityLimiter(personality.clients_at_once)
-        self._tracked: dict[str, tuple[Disk, TrackedDisk]] = {}
+        self._tracked: dict[str, tuple[ServedDisk, TrackedDisk]] = {}
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one client until it has gone, and close the stream. Nothing that a peer does raises."""
         number = self.connections
         self.connections += 1
         faults = self._faults(number) if callable(self._faults) else self._faults
-        peer = Peer(stream, faults)
+        peer = FaultyStream(stream, faults)
         async with stream:
             try:
                 async with self._places:
@@ -90,7 +90,7 @@ class Server:
             except Cut:
                 self._log(f"connection {number}: cut")
 
-    async def _converse(self, peer: Peer, faults: Faults) -> None:
+    async def _converse(self, peer: FaultyStream, faults: Faults) -> None:
         negotiation = _Negotiation(self, peer, faults.cut_at_option)
         with trio.move_on_after(self._handshake_seconds) as deadline:
             opened = await negotiation.run()
@@ -105,7 +105,7 @@ class Server:
         if self.personality.incoherent_connections:
             opened.disk = cache = IncoherentDisk(opened.disk)
         try:
-            await Session(peer, opened, self.personality, faults, goes=lambda: self.goes).run()
+            await Transmission(peer, opened, self.personality, faults, goes=lambda: self.goes).run()
         finally:
             if cache is not None and not cache.read_only:
                 with trio.CancelScope(shield=True):
@@ -124,11 +124,11 @@ class Server:
         structured: bool,
         extended: bool = False,
         contexts: tuple[MetaContext, ...] = (),
-    ) -> Opened:
+    ) -> Negotiated:
         """Give what a session of an export works on; KeyError if there is no such export."""
         personality = self.personality
         image = self.exports[name]
-        disk: Disk = image
+        disk: ServedDisk = image
         if personality.offset_bytes:
             disk = OffsetDisk(image, personality.offset_bytes)
         told = offered_block_sizes(personality.block_sizes)
@@ -145,11 +145,11 @@ class Server:
             extended,
         )
         if all(context == BASE_ALLOCATION for context in personality.contexts):
-            return Opened(disk, offer)
+            return Negotiated(disk, offer)
         if name not in self._tracked or self._tracked[name][0] is not image:
             self._tracked[name] = (image, TrackedDisk(disk))
         tracked = self._tracked[name][1]
-        return Opened(tracked, offer, tracked.dirty)
+        return Negotiated(tracked, offer, tracked.dirty)
 
     def describe(
         self, name: str, event: ExportAsked | None, *, structured: bool, extended_flags: int = 0
@@ -186,16 +186,16 @@ class Server:
 class _Negotiation:
     """One connection until its export is open."""
 
-    def __init__(self, server: Server, peer: Peer, cut_at_option: int | None) -> None:
+    def __init__(self, server: Server, peer: FaultyStream, cut_at_option: int | None) -> None:
         self._server = server
         self._cut_at_option = cut_at_option
-        self._options = Options()
+        self._options = OptionCount()
         self._personality = server.personality
         self._peer = peer
         self._manners = Manners(server.personality)
         self._core = self._manners.core
 
-    async def run(self) -> Opened | None:
+    async def run(self) -> Negotiated | None:
         """Negotiate; give what was opened, or None if the client went with ABORT."""
         if self._personality.oldstyle:
             return await self._oldstyle()
@@ -230,14 +230,14 @@ class _Negotiation:
         if data:
             await self._peer.send([data])
 
-    async def _oldstyle(self) -> Opened:
+    async def _oldstyle(self) -> Negotiated:
         server = self._server
         name = server.oldstyle_export()
         export = server.describe(name, None, structured=False)
         await self._peer.send([handshake.encode_oldstyle_greeting(export.size, export.flags)])
         return server.opened(name, structured=False)
 
-    def _answer(self, event: Event) -> Opened | None:
+    def _answer(self, event: Event) -> Negotiated | None:
         """Answer an event; give what it opened. Raises `Refusal`, or `Hangup`."""
         match event:
             case ListAsked():
@@ -257,7 +257,7 @@ class _Negotiation:
                 pass
         return None
 
-    def _answer_export(self, event: ExportAsked) -> Opened | None:
+    def _answer_export(self, event: ExportAsked) -> Negotiated | None:
         self._check_name(event.name)
         core = self._core
         # BLOCK_STATUS_PAYLOAD: always in INFO; in GO "only if contexts were selected".
@@ -276,7 +276,7 @@ class _Negotiation:
         self._core.answer_export(export)
         return self._opened(event.name) if event.go else None
 
-    def _opened(self, name: str) -> Opened:
+    def _opened(self, name: str) -> Negotiated:
         return self._server.opened(
             name,
             structured=self._core.structured,

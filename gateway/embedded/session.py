@@ -15,13 +15,13 @@ from struct import Struct
 
 import trio
 
-from gateway.embedded.disk import Data, Disk, Extent
+from gateway.embedded.disk import Data, Extent, ServedDisk
 from gateway.embedded.faults import Faults, Request
-from gateway.embedded.peer import Cut, Peer, PeerGone, Stalled
+from gateway.embedded.peer import Cut, FaultyStream, PeerGone, Stalled
 from gateway.embedded.personality import Personality
 from gateway.protocol.commands import (
-    Refused,
-    Rule,
+    RefusedCommand,
+    WordRule,
     carries_payload,
     legal_commands,
     longest,
@@ -58,10 +58,10 @@ Reply = list[Message]
 
 
 @dataclass(slots=True)
-class Opened:
+class Negotiated:
     """What a negotiation came to."""
 
-    disk: Disk
+    disk: ServedDisk
     offer: Offer
     """What the client is held to, which may be more than it was told."""
     dirty: Callable[[int, int], list[Extent]] | None = None
@@ -70,13 +70,13 @@ class Opened:
     """What came behind the last option."""
 
 
-class Session:
+class Transmission:
     """One connection after its negotiation."""
 
     def __init__(
         self,
-        peer: Peer,
-        opened: Opened,
+        peer: FaultyStream,
+        opened: Negotiated,
         personality: Personality,
         faults: Faults,
         *,
@@ -187,7 +187,7 @@ class Session:
             self._in_flight < MAX_IN_FLIGHT and self._in_flight_bytes + cost <= MAX_IN_FLIGHT_BYTES
         )
 
-    async def _refuse(self, request: Request, refused: Refused) -> None:
+    async def _refuse(self, request: Request, refused: RefusedCommand) -> None:
         """Answer a request that is not legal, and skip its data to stay in step."""
         error = refused.error
         if refused is not _GOES:
@@ -205,7 +205,7 @@ class Session:
             await self._inbox.skip(request.length)
             await self._post(request, reply, 0)
 
-    async def _carry_out(self, request: Request, rule: Rule, data: Data, cost: int) -> None:
+    async def _carry_out(self, request: Request, rule: WordRule, data: Data, cost: int) -> None:
         try:
             if not request.length and rule.command is not Cmd.FLUSH:
                 # "Zero-length": unspecified; BLOCK_STATUS, which has no answer then, was refused.
@@ -372,18 +372,18 @@ class Session:
         return [(self._framing.failure(request.cookie, request.offset, error, text),)]
 
 
-_COMMANDS: dict[Cmd, Callable[[Session, Request, int, Data], Awaitable[Reply]]] = {
-    Cmd.READ: Session._read,
-    Cmd.WRITE: Session._write,
-    Cmd.FLUSH: Session._flush,
-    Cmd.TRIM: Session._trim,
-    Cmd.CACHE: Session._cache,
-    Cmd.WRITE_ZEROES: Session._write_zeroes,
-    Cmd.BLOCK_STATUS: Session._block_status,
+_COMMANDS: dict[Cmd, Callable[[Transmission, Request, int, Data], Awaitable[Reply]]] = {
+    Cmd.READ: Transmission._read,
+    Cmd.WRITE: Transmission._write,
+    Cmd.FLUSH: Transmission._flush,
+    Cmd.TRIM: Transmission._trim,
+    Cmd.CACHE: Transmission._cache,
+    Cmd.WRITE_ZEROES: Transmission._write_zeroes,
+    Cmd.BLOCK_STATUS: Transmission._block_status,
 }
 
-_GOES = Refused(Errno.ESHUTDOWN, "the server is shutting down")
-_NOT_LEGAL = Refused(Errno.EINVAL, "the command is not legal")
+_GOES = RefusedCommand(Errno.ESHUTDOWN, "the server is shutting down")
+_NOT_LEGAL = RefusedCommand(Errno.EINVAL, "the command is not legal")
 
 
 def _cost(command: int, length: int) -> int:
@@ -402,7 +402,7 @@ def _errno(request: Request, error: OSError) -> Errno:
 class _Inbox:
     """What was received and not looked at yet."""
 
-    def __init__(self, peer: Peer, received: bytes) -> None:
+    def __init__(self, peer: FaultyStream, received: bytes) -> None:
         self._peer = peer
         self._view = memoryview(bytearray(max(BUFFER_BYTES, len(received))))
         self._view[: len(received)] = received

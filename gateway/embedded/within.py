@@ -15,7 +15,7 @@ QUIET_SECONDS = 5
 takes longer keeps the file open, which is better than to take it from a write."""
 
 
-class Within:
+class InProcess:
     """A server whose connections live in a nursery."""
 
     def __init__(self, server: Server, nursery: trio.Nursery) -> None:

@@ -24,7 +24,7 @@ from gateway.config import Config, Connections
 from gateway.config.connections import PER_CLIENT
 from gateway.links.shared import shared_terms
 from gateway.policy import Charge, Client, Denied, Session
-from gateway.protocol.commands import Refused
+from gateway.protocol.commands import RefusedCommand
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer, View
 from gateway.protocol.server_role import Description
@@ -39,6 +39,7 @@ from gateway.sessions.promise import (
     plan_of,
     promise,
     refusal_of,
+    refusal_there,
     refusal_to_join,
     selected_contexts,
     told_of,
@@ -47,7 +48,7 @@ from gateway.sessions.promise import (
 )
 from gateway.sessions.reading import chain_over
 from gateway.sessions.service import limits_of
-from gateway.upstream import negotiation as upstream_side
+from gateway.upstream import link as upstream_side
 from gateway.upstream.coherence import Decision, check_required, offered
 from gateway.upstream.configured import StartError, load_keyring, upstreams
 from gateway.upstream.negotiation import Negotiation
@@ -210,7 +211,7 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
             async with upstreams(config, embedded, load_keyring(config)) as servers:
                 await _ask(servers[grant.route.upstream], grant, chain, report)
         except Refusal as refusal:
-            report.refusal, report.why = refusal, refusal.text
+            report.refusal, report.why = refusal_there(report.asked, refusal), refusal.why
         except StartError as error:
             failed = error
         embedded.cancel_scope.cancel()
@@ -236,7 +237,7 @@ def _granted(access: Access, config: Config, report: Report) -> Grant:
         report.asked,
         found,
         secure=report.client.identity.tls,
-        without_tls=Rep.ERR_TLS_REQD if has_tls else Rep.ERR_UNKNOWN,
+        without_tls=Rep.ERR_TLS_REQD if has_tls else None,
     )
     if refusal is not None:
         report.why = report.why or "the export is only for clients over TLS"
@@ -360,7 +361,7 @@ async def _listed(server: Server, grant: Grant, report: Report) -> list[str]:
     except Refusal as refusal:
         if refusal.reply != Rep.ERR_UNSUP:
             raise
-        report.no_contexts = refusal.text
+        report.no_contexts = refusal.why
     finally:
         await negotiation.aclose()
     if grant.route.synthesise_allocation and BASE_ALLOCATION not in names:
@@ -428,7 +429,7 @@ def _restrictions(agreed: Terms, command: Cmd) -> Iterator[Restriction]:
 def restrictions_of(row: Row, where: str = "") -> Iterator[Restriction]:
     """Say in words what a row of a table says. `where` follows them: whose offsets they are."""
 
-    def refused(what: str, why: Refused) -> Restriction:
+    def refused(what: str, why: RefusedCommand) -> Restriction:
         return Restriction(what + where, why.error.name, why.text)
 
     if row.refused is not None:

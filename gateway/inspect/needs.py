@@ -7,7 +7,7 @@ be reached, and an address listened on, is seen when that is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from gateway.config import Config, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
-from gateway.net.listen import homeless, is_abstract
-from gateway.upstream.configured import StartError, load_keyring
-from gateway.uri import File
+from gateway.net.listen import homeless, is_abstract, nobody
+from gateway.upstream.configured import load_keyring
+from gateway.uri import FileUri
 
 
 def lacking(config: Config) -> Iterator[Finding]:
@@ -47,15 +47,17 @@ def _of_listener(config: Config, at: KeyPath, listen: Listen) -> Iterator[Findin
     path = listen.uri.socket_path
     if path is not None and not is_abstract(path) and (why := homeless(Path(path))):
         yield (*at, "uri"), why
+    if listen.socket_owner is not None and (why := nobody(listen.socket_owner)):
+        yield (*at, "socket-owner"), why
     if listen.tls_mode != "off":
         alone = config.model_copy(update={"listen": (listen,), "upstream": {}})
-        yield from _of_credentials(alone, (*at, "certificates" if listen.certificates else "psk"))
+        yield from _of_credentials(at, listen, [alone])
 
 
 def _of_upstream(config: Config, at: KeyPath, upstream: Upstream) -> Iterator[Finding]:
     if upstream.command is not None and (why := unstartable(upstream.command)):
         yield (*at, "command"), why
-    if isinstance(upstream.uri, File):
+    if isinstance(upstream.uri, FileUri):
         from gateway.embedded import DiskError, FileDisk
 
         try:
@@ -63,17 +65,40 @@ def _of_upstream(config: Config, at: KeyPath, upstream: Upstream) -> Iterator[Fi
         except DiskError as error:
             yield (*at, "uri"), str(error)
     if upstream.secure:
-        alone = config.model_copy(update={"listen": (), "upstream": {at[-1]: upstream}})
-        key = "certificates" if upstream.certificates else "psk" if upstream.psk else "uri"
-        yield from _of_credentials(alone, (*at, key))
+        each = [upstream] if not upstream.uris else []
+        each += [upstream.model_copy(update={"uris": (uri,)}) for uri in upstream.uris]
+        alone = [
+            config.model_copy(update={"listen": (), "upstream": {at[-1]: one}}) for one in each
+        ]
+        yield from _of_credentials(at, upstream, alone)
 
 
-def _of_credentials(alone: Config, at: KeyPath) -> Iterator[Finding]:
-    """Load the credentials of a configuration that has those of one place alone."""
-    try:
-        load_keyring(alone)
-    except StartError as error:
-        yield at, str(error)
+def _of_credentials(
+    at: KeyPath, settings: Listen | Upstream, alone: Iterable[Config]
+) -> Iterator[Finding]:
+    """Load the credentials of one place, by configurations that have those of one address alone. What several
+    addresses lack is said once.
+    """
+    from gateway.tls.keyring import Keyring, KeyringError
+
+    said: set[tuple[Path | None, str]] = set()
+    for one in alone:
+        try:
+            Keyring(one)
+        except KeyringError as failed:
+            for error in failed.errors:
+                if (error.path, error.problem) not in said:
+                    said.add((error.path, error.problem))
+                    yield (*at, _key_of(settings, error.path)), f"{failed.whose}: {error}"
+
+
+def _key_of(settings: Listen | Upstream, path: Path | None) -> str:
+    """Say which key of a listener's or an upstream's asks for a file of credentials."""
+    if settings.psk is not None and path in (None, settings.psk):
+        return "psk"
+    if settings.certificates is not None:
+        return "certificates"
+    return "uris" if isinstance(settings, Upstream) and settings.uris else "uri"
 
 
 def _of_policies(at: KeyPath, uses: tuple[Use, ...]) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.config import Connections
-from gateway.inspect.conform.client import Broken, Client
+from gateway.inspect.conform.client import Broken, RawClient
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, offer, view_of
 from gateway.protocol.introduction import QUERY, version_in
@@ -19,8 +19,11 @@ from gateway.quirks import Evidence, Quirk, catalogue
 from gateway.quirks.fingerprint import GATEWAY, Program, identify
 from gateway.upstream.coherence import decide
 from gateway.upstream.configured import server_of
-from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import Server, TlsRequired
+from gateway.upstream.errors import TlsRequired
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import exports_of
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.server import Server
 from gateway.uri import Target, export_of
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -111,12 +114,12 @@ async def probe(target: Target, *, every_export: bool = False, transmit: bool = 
         async with server_of(target) as server:
             return await _probe(target, server, every_export=every_export, transmit=transmit)
     except Refusal as refusal:
-        raise CannotProbe(refusal.text) from None
+        raise CannotProbe(refusal.why) from None
 
 
 async def _probe(target: Target, server: Server, *, every_export: bool, transmit: bool) -> Probe:
     try:
-        listed: Sequence[ListedExport] | None = await server.listing(list_exports)
+        listed: Sequence[ListedExport] | None = await exports_of(server)
     except Refusal:
         listed = None
     names = [export_of(target)]
@@ -174,7 +177,7 @@ async def _read(server: Server, export: Probed) -> Reading:
         link = await negotiation.go(Terms(export.name, structured=structured))
     finally:
         await negotiation.aclose()
-    client = Client(link, reply_seconds=READ_SECONDS)
+    client = RawClient(link, reply_seconds=READ_SECONDS)
     wrong: list[str] = []
     places = _places(export.export)
     try:

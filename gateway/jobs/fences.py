@@ -1,9 +1,9 @@
 """Ranges over which nobody writes for a while, because an older WRITE may still come late.
 
-A link dies, and a WRITE has no answer: the old server may be about to carry it out yet, over whatever was
-written in between. (If its bytes are found on the disk, they may have been there before.) So from that moment
-there is a *fence* over its range, for all sessions of the disk, from whichever link. READs and FLUSHes pass
-it; what writes waits.
+A link dies, and a WRITE has no answer. The old server may still be about to carry it out, over whatever was
+written meanwhile. (That its bytes are found on the disk proves nothing: they may have been there before.) So
+from that moment there is a *fence* over its range, for all sessions of the disk and all links. READs and
+FLUSHes pass the fence; commands that write wait.
 
 A fence stands as long as the dead link's WRITEs may come (`Late`): some seconds, or until it is proven that
 the process at the link's other end has ended.
@@ -21,8 +21,8 @@ from gateway.peer import Peer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Late:
-    """A link that has died: what it had under way may still be carried out, `until` then (in seconds) for all
-    that can be expected, or until its peer is gone.
+    """A link that has died. What it had under way may still be carried out, until its peer is gone. Nobody
+    expects it any more after `until` (in seconds).
     """
 
     until: float

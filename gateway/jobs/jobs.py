@@ -1,12 +1,12 @@
 """TRANSLATED commands: one command of the client, as many of the upstream as it takes.
 
 A job is a generator (`translate` has them). It yields a list of `Ask`s, which go upstream together, and is
-sent their `Outcome`s when all of them have come; or it yields a `Claim`, and goes on when it has the range
-to itself. What it returns is the `Answer` to the client. So what a translation does is written down as it
-is done, and what drives it (cookies, framings, links that die) is here, once.
+sent their `Outcome`s when all of them have come. Or it yields a `Claim`, and goes on when it has the range
+to itself. What it returns is the `Answer` to the client. So a translation reads in the order in which it
+happens, and what drives it (cookies, framings, links that die) is here, once.
 
-What jobs hold in memory is bounded by `MAX_JOB_BYTES` for each session: while there is more, no request is
-begun.
+`MAX_JOB_BYTES` bounds what the jobs of one session hold in memory. While they hold more, the session begins no
+request.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Go on when all is settled that a FLUSH of the client has to cover (see `gateway.losses.rule`): it
-    comes behind the ask for that FLUSH.
+    """Go on when all is settled that a FLUSH of the client has to cover (see `gateway.losses.rule`). The job
+    yields it after it has asked for that FLUSH.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Lasting:
-    """Go on at once, and fail if from now on something is lost: a server that fails a FLUSH may have done
-    before what it answers after, and is asked to FLUSH that in vain.
+    """Go on at once, and fail if something is lost from now on. A server that fails a FLUSH may have carried
+    out a write before it, and answer that write after it. Another FLUSH for that write would succeed, and
+    mean nothing.
     """
 
 
@@ -110,9 +111,9 @@ class Running:
     missing: int = 0
     claims: list[Held] = field(default_factory=list)
     losses_seen: int | None = None
-    """`Debt.losses_seen` when the first of its writes was answered, or when hooks began with it. If there
-    were more since, what was done of it may be lost; the client may know of the loss, and would take this to
-    be durable after its next FLUSH."""
+    """`Debt.losses_seen` when the first of its writes was answered, or when hooks began with it. If the number
+    has grown since, what the job has done may be lost. The client may have been told of that loss already; if
+    this job succeeded now, the client would take it for durable after its next FLUSH."""
     watched_since: int = 0
     """When that was, in the order of the disk."""
     flush: Flush | None = None
@@ -125,7 +126,7 @@ class Running:
     """It was sent before, over a link that has died: no fence is for it."""
 
 
-class Client(Protocol):
+class ClientTraffic(Protocol):
     """What jobs need of what is under way for their client (`gateway.scan.traffic`)."""
 
     debt: Debt
@@ -140,7 +141,7 @@ class Client(Protocol):
 
 
 GONE = "its client has gone while it waited, and others may have written there since"
-"""Why a write is not begun that has waited."""
+"""Why a write that has waited is not begun."""
 
 
 class Jobs:
@@ -148,7 +149,7 @@ class Jobs:
 
     def __init__(
         self,
-        traffic: Client,
+        traffic: ClientTraffic,
         send: Callable[[Ask, Done], None],
         client: Framing,
         locks: RangeLocks,
@@ -169,8 +170,8 @@ class Jobs:
         self.bytes = 0
         """What jobs hold in memory."""
         self.waiting = 0
-        """Jobs that have nothing in flight here: they wait for a claim, for hooks or for asks elsewhere, and
-        count as commands under way all the same."""
+        """How many jobs have nothing in flight here: they wait for a claim, for hooks or for asks elsewhere.
+        Each counts as a command under way all the same."""
         self.outside: Callable[[Running, Outside], None] = _nobody_is
         """Called with a job whose command hooks do; `answer` ends it."""
         self.woken: Callable[[Callable[[], None]], None] = _at_once
@@ -257,9 +258,9 @@ class Jobs:
         return self._send(running, step)
 
     def _fenced(self, running: Running, step: list[Ask] | Claim) -> bool:
-        """Have a step wait for fences, if it is going to write where there are any: before it claims, so that
-        nobody waits for it in turn. (A fence that is raised between its claim and its write is waited for all
-        the same: its claim then lasts as long.)
+        """Have a step wait for fences, if it is going to write where there are any; say whether it waits. It
+        does so before it claims, so that nobody waits for it meanwhile. (If a fence is raised between its
+        claim and its write, it waits for that fence, too, and keeps its claim as long.)
         """
         ranges = (
             [step] if isinstance(step, Claim) else [a for a in step if a.command in WRITE_CLASS]
@@ -305,7 +306,7 @@ class Jobs:
             running.losses_seen, running.watched_since = debt.losses_seen, debt.losses.order.now
 
     def _settled(self, running: Running) -> bool:
-        """Say whether all is settled that a FLUSH has to cover; else the job goes on when it is."""
+        """Say whether all is settled that a FLUSH has to cover. If it is not, the job goes on when it is."""
         flush, debt = running.flush, self._traffic.debt
         assert flush is not None  # it was set when the FLUSH was asked
 

@@ -1,33 +1,32 @@
 """Ranges of a disk that one command has to itself for a while.
 
 A WRITE that does not fill whole blocks of the upstream is read-modify-write here: between the read and the
-write nobody else may write to those blocks, from whichever session. So all sessions on one disk share one
-`RangeLocks`. Who has to keep others away claims a range, in upstream offsets, widened to blocks.
+write no session may write to those blocks. So all sessions on one disk share one `RangeLocks`. A command that
+has to keep others away claims a range, in upstream offsets, widened to blocks.
 
-Most writes are whole blocks, and go on as they come without asking for anything. A claim waits for those
-that are under way and overlap it; and while there is any claim, writes that begin claim their range as
-well. Who comes later waits for whoever overlaps before it, granted or not: nobody is overtaken, so nobody
-starves.
+Most writes are whole blocks, and go on as they come, without a claim. A claim waits for the writes that are
+under way and overlap it. While there is any claim, every write that begins claims its range as well. A claim
+waits for all earlier claims that overlap it, granted or not: nobody is overtaken, so nobody starves.
 
 **Disks that may be one.** Some servers have one disk under all names, and NBD has no way to ask. So a claim
-keeps out of the way of the server's other disks as well, its *kin*. But for all that is known these are
-others, with clients and storage of their own, and no disk may wait for another one's server. Therefore
+keeps out of the way of the server's other disks as well, its *kin*. But the kin may just as well be other
+disks, with clients and storage of their own, and no disk may wait for another one's server. Therefore
 
-- only what is under way counts for kin: a claim that waits for its own disk keeps nobody else waiting. When it
-  has that to itself (it is *ready*), it waits for what is under way on its kin, and keeps later ones waiting.
-  What is ready waits only for what was ready before it, so nobody waits in a circle, and nobody is overtaken
-  for ever;
-- a session whose link is lost is *loose*: what it had claimed and sent, and what it claims until it has a link
-  again, counts no more for kin. It would have to be kept through a reconnect, or for `late-write-seconds`. The
-  price: if they are one disk after all, what it does after the loss may undo what was written under another
-  name at that moment;
-- and so is a session that keeps kin waiting too long with one and the same command (`waits_for_kin`), until
-  something of it ends.
+- only what is under way counts for kin. A claim that still waits for its own disk keeps no kin waiting. When it
+  has its own disk's range to itself, it is *ready*: now it waits for what is under way on its kin, and later
+  claims wait for it. What is ready waits only for what was ready before it. So nobody waits in a circle, and
+  nobody is overtaken for ever;
+- a session whose link is lost is *loose*: what it had claimed and sent no longer counts for kin, nor does
+  what it claims until it has a link again. Otherwise kin would wait through a reconnect, or for
+  `late-write-seconds`. This has a price: if they are one disk after all, what the session does after the loss
+  may undo what was written under another name at that moment;
+- a session is loose, too, if it keeps kin waiting too long with one and the same command (`waits_for_kin`). It
+  is loose until something of it ends.
 
 On its own disk none of this makes a difference: there a claim counts until it is released.
 
-A grant is told by `tell` and at no other time: that a range is free is found while a scanner is in the
-middle of a buffer, and whoever is granted it goes on at once, perhaps in that very session.
+Only `tell` tells of a grant. We find out that a range is free while a scanner is in the middle of a buffer, and
+whoever is granted it goes on at once, perhaps in that very session.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ Steps = Generator[list[Ask] | Claim, list[Outcome], Answer | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Upstream:
+class Abilities:
     """What an upstream takes; lengths in bytes."""
 
     size: int
@@ -65,12 +65,12 @@ class Upstream:
         return offset - offset % self.minimum
 
     def up(self, offset: int) -> int:
-        """Give the end of the block that ends at or behind `offset`, or of the export."""
+        """Give the end of the block that ends at or after `offset`, or of the export."""
         return min(self.down(offset + self.minimum - 1), self.size)
 
 
 def translate(
-    upstream: Upstream,
+    upstream: Abilities,
     command: Cmd,
     flags: int,
     offset: int,
@@ -97,7 +97,7 @@ def translate(
             raise ValueError(f"{command.name} is not translated here")
 
 
-def _read(upstream: Upstream, offset: int, length: int) -> Job:
+def _read(upstream: Abilities, offset: int, length: int) -> Job:
     start, end = upstream.down(offset), upstream.up(offset + length)
     content: list[tuple[int, Data]] = []
     pieces = _cut(start, end, upstream.longest_payload)
@@ -114,7 +114,7 @@ def _read(upstream: Upstream, offset: int, length: int) -> Job:
     return Answer(data=content)
 
 
-def _write(upstream: Upstream, offset: int, data: memoryview, *, fua: bool) -> Job:
+def _write(upstream: Abilities, offset: int, data: memoryview, *, fua: bool) -> Job:
     end = offset + len(data)
     start, behind = upstream.down(offset), upstream.up(end)
     if upstream.minimum > 1:
@@ -128,7 +128,7 @@ def _write(upstream: Upstream, offset: int, data: memoryview, *, fua: bool) -> J
     return failed or Answer()
 
 
-def _write_claimed(upstream: Upstream, offset: int, data: memoryview, flags: int) -> Steps:
+def _write_claimed(upstream: Abilities, offset: int, data: memoryview, flags: int) -> Steps:
     """Write, with what stands around it in its first and last block."""
     end = offset + len(data)
     start, behind = upstream.down(offset), upstream.up(end)
@@ -163,7 +163,7 @@ def _write_claimed(upstream: Upstream, offset: int, data: memoryview, flags: int
     return None
 
 
-def _write_zeroes(upstream: Upstream, offset: int, length: int, flags: int, *, fua: bool) -> Job:
+def _write_zeroes(upstream: Abilities, offset: int, length: int, flags: int, *, fua: bool) -> Job:
     end = offset + length
     start, behind = upstream.up(offset), upstream.down(end)
     fast = bool(flags & CmdFlag.FAST_ZERO)
@@ -190,7 +190,7 @@ def _write_zeroes(upstream: Upstream, offset: int, length: int, flags: int, *, f
     return failed or Answer()
 
 
-def _zero_pieces(upstream: Upstream, start: int, end: int, flags: int) -> Steps:
+def _zero_pieces(upstream: Abilities, start: int, end: int, flags: int) -> Steps:
     """FAST_ZERO refused once something has been zeroed cannot be told any more: the client reads it as
     "nothing was touched". So that piece and the rest are done the slow way.
     """
@@ -204,7 +204,7 @@ def _zero_pieces(upstream: Upstream, start: int, end: int, flags: int) -> Steps:
     return None
 
 
-def _written_zeroes(upstream: Upstream, start: int, end: int, flags: int) -> Steps:
+def _written_zeroes(upstream: Abilities, start: int, end: int, flags: int) -> Steps:
     flags &= CmdFlag.FUA
     pieces = _cut(start, end, min(upstream.longest_payload, len(_ZEROES)))
     while asks := [
@@ -217,7 +217,7 @@ def _written_zeroes(upstream: Upstream, start: int, end: int, flags: int) -> Ste
     return None
 
 
-def _trim(upstream: Upstream, offset: int, length: int, *, fua: bool) -> Job:
+def _trim(upstream: Abilities, offset: int, length: int, *, fua: bool) -> Job:
     """Whole blocks alone: to trim more would lose data, and to trim less is always legal."""
     alignment = upstream.trim_alignment
     start, end = -(-offset // alignment) * alignment, (offset + length) // alignment * alignment
@@ -238,7 +238,7 @@ def _trim(upstream: Upstream, offset: int, length: int, *, fua: bool) -> Job:
     return failed or Answer()
 
 
-def _cache(upstream: Upstream, offset: int, length: int) -> Job:
+def _cache(upstream: Abilities, offset: int, length: int) -> Job:
     start, end = upstream.down(offset), upstream.up(offset + length)
     for at, size in _cut(start, end, upstream.longest_effect):
         [outcome] = yield [Ask(Cmd.CACHE, at, size)]
@@ -262,8 +262,8 @@ class _Durability:
     flush: bool
 
 
-def _durability(upstream: Upstream, pieces: int, *, fua: bool) -> _Durability:
-    """Keep FUA with FUA, if the upstream has it and there are few pieces; else with one FLUSH behind them."""
+def _durability(upstream: Abilities, pieces: int, *, fua: bool) -> _Durability:
+    """Keep FUA with FUA, if the upstream has it and there are few pieces; else with one FLUSH after them."""
     if not fua:
         return _Durability(0, flush=False)
     if upstream.fua and (pieces <= MOST_PIECES_WITH_FUA or not upstream.flush):
@@ -277,7 +277,7 @@ def _flushed(offset: int, end: int) -> Steps:
 
 
 def status(
-    upstream: Upstream,
+    upstream: Abilities,
     flags: int,
     offset: int,
     length: int,
@@ -285,7 +285,7 @@ def status(
     reach: int,
 ) -> Job:
     """BLOCK_STATUS for the contexts `wanted`: the client's id, and the link's (None: answered here with
-    status 0, which says nothing and is always true of `base:allocation`). `reach`: how far behind `offset`
+    status 0, which says nothing and is always true of `base:allocation`). `reach`: how far after `offset`
     the client may see, in bytes.
 
     Clients are known that take the end of one context's answer for the end of all, and that ask for the same
@@ -308,7 +308,7 @@ def status(
             return _failed(outcome, offset, length)
         if outcome.error:
             break  # what was found before is an answer
-        # The last extent of all may reach behind the range, and what is told of it is judged below.
+        # The last extent of all may reach beyond the range; what we tell of it is judged below.
         until = piece if at + piece < end else reach + offset - at
         more = evened(
             [(c, mended_extents(outcome.status[c], piece, until, one=False)) for c in theirs]

@@ -12,7 +12,7 @@ other does not go by how they were led there, so it belongs to the disk, and who
   other has not flushed, and each would promise CAN_MULTI_CONN as if it were alone.
 
 Two exports are surely one disk if the server is the same and the name there. Whether it is the same server is
-decided by its address where servers are made (`gateway.upstream.maker`), and stays so through reloads. What a
+decided by its address (`gateway.upstream.backends`), and stays so through reloads. What a
 session is on may change: by a switch, which takes it from one disk to another.
 
 Two names of one server are *maybe* one disk: some servers have one under all names, and no name that no
@@ -123,7 +123,11 @@ class Disks:
         key = server.disks, name
         disk = self._there.get(key)
         if disk is None:
-            kin = None if server.canonical_names else self._kin.setdefault(server.disks, Kin())
+            kin = (
+                None
+                if server.settings.canonical_names
+                else self._kin.setdefault(server.disks, Kin())
+            )
             losses = self._make(server, name)
             disk = self._there[key] = Disk(key, losses, kin, self._look_at)
             disk.fences.raised = partial(self._lift, weakref.ref(disk))

@@ -30,9 +30,11 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
 from gateway.upstream.allowance import Allowance
+from gateway.upstream.errors import Silent, Unreachable
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import Server, Silent, Unreachable
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.server import Server
 from gateway.wire import limits
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import MetaContext
@@ -137,7 +139,7 @@ def _check_credentials(server: Server, there: Server) -> None:
     credentials of an upstream; that is taken up when the connections are made anew. Raises `Refusal`.
     """
     ours, theirs = server.recipe, there.recipe
-    if ours is None or theirs is None or ours.upstream == theirs.upstream:
+    if ours.upstream == theirs.upstream:
         return
     if ours.credentials != theirs.credentials:
         raise Refusal(
@@ -206,7 +208,7 @@ class SharedNegotiation:
         self._disk = disk
         self._joined: tuple[str, Joined] | None = None
         self._name: str | None = None
-        self.allowance = Allowance(server.negotiate_seconds)
+        self.allowance = Allowance(server.settings.negotiate_seconds)
         """Of the export that is asked about: what it may take yet until it is opened."""
 
     async def _part(self, name: str) -> Joined:
@@ -215,7 +217,7 @@ class SharedNegotiation:
                 return self._joined[1]
             await self.aclose()
         if self._name not in (None, name):
-            self.allowance = Allowance(self._server.negotiate_seconds)
+            self.allowance = Allowance(self._server.settings.negotiate_seconds)
         self._name = name
         joined = await self._trunks.join(self._disk(name), self._server, name, self.allowance)
         self._joined = name, joined

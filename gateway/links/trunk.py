@@ -39,9 +39,12 @@ from gateway.quirks import Dialect
 from gateway.scan.traffic import Traffic
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, check_required, offered, sentence
+from gateway.upstream.connections import Slot
+from gateway.upstream.errors import Rejected
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation, Rejected, Terms
-from gateway.upstream.server import Place, Server
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.server import Server
 from gateway.wire.constants import TransmissionFlag
 
 if TYPE_CHECKING:
@@ -123,10 +126,10 @@ class Trunk:
         self._wires = Wires(self.bundle, hub, self._gone, self._break)
         self._links: dict[Line, Link] = {}
         self.pauses: defaultdict[int, Pause] = defaultdict(Pause)
-        """By slot."""
-        self._places: dict[int, Place] = {}
-        """Of each slot: its place among the upstream's connections stays its own while its link is lost, for
-        clients who wait for one would take it, and not give it back."""
+        """By number, as of lines."""
+        self._slots: dict[int, Slot] = {}
+        """By number: a slot among the upstream's connections is kept while its link is lost, for clients who
+        wait for one would take it, and not give it back."""
 
     # --- Its life
 
@@ -152,7 +155,7 @@ class Trunk:
     def start_without(self, why: str) -> None:
         """Begin with the first link gone."""
         self._log.warning("upstream connection lost", why=why, left=0)
-        self._places[0] = self.first.place
+        self._slots[0] = self.first.slot
         self.bundle.begin_without(why, self.first.peer)
         self._hub.start_soon(self._keep)
 
@@ -200,7 +203,7 @@ class Trunk:
         [line] = self.bundle.lines.by_slot.values()
         self._wires.take_out(line)
         self._scope.cancel()
-        link = replace(self._links.pop(line), place=self._places.pop(line.number))
+        link = replace(self._links.pop(line), slot=self._slots.pop(line.number))
         return link, self.bundle.hand_on_trail()
 
     async def _keep(self) -> None:
@@ -210,8 +213,8 @@ class Trunk:
                     nursery.start_soon(self._look_at_the_clock)
                     nursery.start_soon(self._keep_spare)
                     await self._use_others()
-                    for slot in range(self.decision.count):
-                        nursery.start_soon(self._keep_slot, slot)
+                    for number in range(self.decision.count):
+                        nursery.start_soon(self._keep_link, number)
             with trio.move_on_after(FAREWELL_SECONDS):
                 for _ in range(MOST_TRIES):
                     if not self.bundle.say_farewell():
@@ -236,8 +239,8 @@ class Trunk:
             self.contain(self.disk.is_left)
             for link in self._others:
                 self.contain(link.close)
-            for place in self._places.values():
-                self.contain(place.leave)
+            for slot in self._slots.values():
+                self.contain(slot.leave)
         finally:
             self.closed.set()
 
@@ -252,8 +255,8 @@ class Trunk:
         if self.decision.count > 1 and not self._others:
             await self._make_others()
         others, self._others = self._others, []
-        for slot, link in enumerate(others, start=1):
-            self._use(slot, link)
+        for number, link in enumerate(others, start=1):
+            self._use(number, link)
 
     async def _make_others(self, allowance: Allowance | None = None) -> None:
         """Make the links that are wanted beside the first: all of them, or none."""
@@ -289,12 +292,12 @@ class Trunk:
 
     def _say_why_fewer(self) -> None:
         reason = self.decision.reason
-        if reason and self.server.is_news(self.terms.name, reason):
+        if reason and self.server.told.is_news(self.terms.name, reason):
             self._say(reason, {})
 
     async def _new_link(
         self,
-        place: Place | None = None,
+        slot: Slot | None = None,
         *,
         beside: bool = False,
         allowance: Allowance | None = None,
@@ -304,7 +307,7 @@ class Trunk:
             self.server,
             for_client=False,
             beside=beside,
-            place=place,
+            slot=slot,
             lowest=self.first.rung,
             allowance=allowance,
         )
@@ -315,28 +318,28 @@ class Trunk:
 
     # --- Links
 
-    def _use(self, slot: int, link: Link) -> None:
-        self.pauses[slot].made(trio.current_time())
-        line = Line(slot, link.export, link.dialect, self._ids, link.peer)
+    def _use(self, number: int, link: Link) -> None:
+        self.pauses[number].made(trio.current_time())
+        line = Line(number, link.export, link.dialect, self._ids, link.peer)
         self._links[line] = link
-        if slot != SPARE:
-            self._places.setdefault(slot, link.place)
+        if number != SPARE:
+            self._slots.setdefault(number, link.slot)
         self._wires.add(link.socket, line)
 
     def _gone(self, wire: Wire, why: str) -> None:
         link = self._links.pop(wire.line)
         link.socket.close()
         if wire.line.number == SPARE:
-            link.place.leave()
+            link.slot.leave()
         if why and not self._scope.cancel_called:
             self._log.warning("upstream connection lost", why=why, left=len(self.bundle.lines))
         self._note_change()
 
-    async def _keep_slot(self, slot: int) -> None:
-        """Make a slot's link again whenever it is lost."""
-        pause = self.pauses[slot]
+    async def _keep_link(self, number: int) -> None:
+        """Make the link of a number again whenever it is lost."""
+        pause = self.pauses[number]
         while True:
-            while slot in self.bundle.lines.by_slot:
+            while number in self.bundle.lines.by_slot:
                 await self._next_change()
             self._loosen()
             if self._has_left_its_disk:
@@ -344,7 +347,7 @@ class Trunk:
                 return
             pause.lost(trio.current_time())
             await trio.sleep(pause.seconds)
-            link = await self._link_again(slot)
+            link = await self._link_again(number)
             if link is None:
                 return
             problems = shrunk(self.first.export, link.export)
@@ -354,7 +357,7 @@ class Trunk:
                 return
             lost_for = trio.current_time() - self.bundle.lost_at
             self._log.info("upstream connection made again", seconds=round(lost_for, 1))
-            self._use(slot, link)
+            self._use(number, link)
 
     @property
     def _has_left_its_disk(self) -> bool:
@@ -382,14 +385,16 @@ class Trunk:
             self._wires.drop_spare()
             await trio.sleep(AGAIN_SECONDS)
 
-    async def _link_again(self, slot: int) -> Link | None:
-        """Give a slot's link, as soon as there is one again; None: the export is gone, and all is given up."""
+    async def _link_again(self, number: int) -> Link | None:
+        """Give the link of a number, as soon as there is one again; None: the export is gone, and all is
+        given up.
+        """
         rejections = Rejections()
         while True:
             pause_seconds = AGAIN_SECONDS * (0.5 + random.random() / 2)
             try:
-                place = Place(None) if slot in self._places else None
-                return await self._new_link(place, beside=bool(self.bundle.lines))
+                slot = Slot(None) if number in self._slots else None
+                return await self._new_link(slot, beside=bool(self.bundle.lines))
             except Rejected as rejected:
                 self.bundle.why = str(rejected)
                 gone = rejections.said(rejected.reply, trio.current_time())

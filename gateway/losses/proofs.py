@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from gateway.losses.records import Debt, Flush, Proof, Trail, nothing
+from gateway.losses.records import Debt, Flush, Proving, Trail, nothing
 from gateway.losses.telling import Telling
 from gateway.losses.unflushed import Era
 from gateway.protocol.commands import text_of_error
@@ -160,7 +160,7 @@ class Proofs(Telling):
                 self._prove_or_lose(trail, trail.unflushed.begun_before(read))
             elif trail.state is Trail.DOUBT and trail.proof is None and not trail.hoped:
                 # Whoever has the trail finds out; but nobody waits for that for ever.
-                trail.proof = proof = Proof(self.order.tick())
+                trail.proof = proof = Proving(self.order.tick())
                 self._later(partial(self._doubted_too_long, trail, proof))
         first_held = self._first_held()
         for flush in list(self._waiting):
@@ -225,17 +225,17 @@ class Proofs(Telling):
     def _prove(self, trail: Trail | None) -> None:
         """Have a FLUSH sent over a link. One that is under way is waited for first: it may do."""
         if trail is not None and trail.state is Trail.UP and trail.proof is None:
-            trail.proof = proof = Proof(self.order.tick())
+            trail.proof = proof = Proving(self.order.tick())
             self._later(partial(self._late, trail, proof))
             self._soon(partial(self._ask, trail, proof))
 
-    def _ask(self, trail: Trail, proof: Proof) -> None:
+    def _ask(self, trail: Trail, proof: Proving) -> None:
         if trail.proof is proof:
             proof.sent = self.order.tick()
             trail.unflushed.keep_apart()
             trail.flush(partial(self._proved, trail, proof))
 
-    def _proved(self, trail: Trail, proof: Proof, error: int, text: str) -> None:
+    def _proved(self, trail: Trail, proof: Proving, error: int, text: str) -> None:
         """A FLUSH has been answered; what it covers, or loses, is known already."""
         if trail.proof is not proof:
             return
@@ -252,7 +252,7 @@ class Proofs(Telling):
                     self._lose_what_is_needed(trail, why)
         self._look()
 
-    def _late(self, trail: Trail, proof: Proof) -> None:
+    def _late(self, trail: Trail, proof: Proving) -> None:
         """A FLUSH has not been answered in `PROOF_SECONDS`: nobody waits any longer for this link."""
         if trail.proof is not proof:
             return
@@ -302,7 +302,7 @@ class Proofs(Telling):
             other.unflushed.drop(eras)
             self._lose({other: eras}, why)
 
-    def _doubted_too_long(self, trail: Trail, proof: Proof) -> None:
+    def _doubted_too_long(self, trail: Trail, proof: Proving) -> None:
         if trail.proof is proof and trail.waits():
             self._later(partial(self._doubted_too_long, trail, proof))
         elif trail.proof is proof:

@@ -244,7 +244,7 @@ class Flush:
         self.done: Callable[[], None] = nothing
 
 
-class Proof:
+class Proving:
     """A FLUSH over a trail, under way, for what others have to know."""
 
     __slots__ = ("sent",)
@@ -319,7 +319,7 @@ class Trail:
         self.state = Trail.OVER
         self.why = LEFT_UNPROVED
         """What is said if that is lost which its link has left."""
-        self.proof: Proof | None = None
+        self.proof: Proving | None = None
         """The FLUSH that is under way over it to prove something; of a trail in doubt, that it is waited
         for."""
         self.tried = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
-import shutil
+import pwd
 import socket
 import stat
 from collections.abc import Callable, Iterator
@@ -80,6 +81,26 @@ def homeless(path: Path) -> str | None:
         return f"{directory} is no directory"
     if not os.access(directory, os.W_OK | os.X_OK):
         return f"nothing can be made in the directory {directory}"
+    return _occupied(path)
+
+
+def _occupied(path: Path) -> str | None:
+    """Say what stands where a socket is to be and is none. One that nobody listens on any more is no hindrance,
+    and whether somebody does is not found out here.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # nothing is there; or who makes the socket is told
+        return None
+    return None if stat.S_ISSOCK(mode) else "the file exists and is not a socket"
+
+
+def nobody(owner: SocketOwner) -> str | None:
+    """Say why a socket's file cannot be given to an owner: there is none of that name. None if there is."""
+    try:
+        _identified(owner)
+    except LookupError as error:
+        return str(error)
     return None
 
 
@@ -243,9 +264,30 @@ def _bind_file(path: Path, mode: int | None, owner: SocketOwner | None) -> trio.
 
 def _give_away(path: Path, owner: SocketOwner) -> None:
     try:
-        shutil.chown(path, owner.user, owner.group)  # type: ignore[arg-type] # None is taken, and means "leave"
+        user, group = _identified(owner)
     except LookupError as error:
         raise ListenError(f"cannot give {path} away: {error}") from None
+    os.chown(path, user, group)
+
+
+_AS_IT_IS = -1
+"""What chown(2) takes for "leave it"."""
+
+
+def _identified(owner: SocketOwner) -> tuple[int, int]:
+    """Give the numbers of an owner's user and group. Raises `LookupError`, which says whom there is not."""
+    user = group = _AS_IT_IS
+    if owner.user is not None:
+        try:
+            user = pwd.getpwnam(owner.user).pw_uid
+        except (KeyError, ValueError):  # ValueError: NUL in it
+            raise LookupError(f"there is no user {owner.user!r}") from None
+    if owner.group is not None:
+        try:
+            group = grp.getgrnam(owner.group).gr_gid
+        except (KeyError, ValueError):
+            raise LookupError(f"there is no group {owner.group!r}") from None
+    return user, group
 
 
 def _bind_abstract(path: str) -> trio.socket.SocketType:
@@ -275,15 +317,14 @@ def _remove_stale(path: Path) -> None:
 
     Only a refused connection proves that. A socket that is in use, and a file that is no socket, stay.
     """
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(errno.EEXIST, "the file exists and is not a socket")
-    except FileNotFoundError:
-        return
+    if why := _occupied(path):
+        raise OSError(errno.EEXIST, why)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(str(path))
+        except FileNotFoundError:
+            return
         except ConnectionRefusedError:
             path.unlink()
         except BlockingIOError:

@@ -114,7 +114,7 @@ def session_lives(session: int) -> bool:
 # --- The listener of a Unix socket
 
 
-class Listener(Served):
+class ListeningProcess(Served):
     """It, by its pidfd, which is `Processes`' to close."""
 
     def __init__(self, number: int, pidfd: int) -> None:
@@ -150,7 +150,7 @@ class Processes:
     """Those that listen, one after the other, where an upstream is. `watch` has to run, or nothing is known."""
 
     def __init__(self) -> None:
-        self._by_number: dict[int, Listener] = {}
+        self._by_number: dict[int, ListeningProcess] = {}
         self._nursery: trio.Nursery | None = None
         self._wrong = False
 
@@ -168,7 +168,7 @@ class Processes:
                 return UNKNOWN if known.ended else known
             if len(self._by_number) >= MOST_PROCESSES:
                 return UNKNOWN
-            listener = Listener(number, _pidfd(stream.socket, number))
+            listener = ListeningProcess(number, _pidfd(stream.socket, number))
         except OSError:
             return UNKNOWN
         if listener.ended:  # before we came
@@ -187,7 +187,7 @@ class Processes:
         finally:
             self._nursery = None
 
-    async def _see_off(self, number: int, listener: Listener) -> None:
+    async def _see_off(self, number: int, listener: ListeningProcess) -> None:
         try:
             await trio.lowlevel.wait_readable(listener.pidfd)
             listener.gone()

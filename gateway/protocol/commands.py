@@ -1,8 +1,8 @@
 """Which commands a session may send, and what is answered to those that it may not.
 
 A request's flags and type are one 32-bit word on the wire (`gateway.wire.transmission`), so what an offer
-allows is a dict from word to `Rule`: one look-up finds what the data plane has to do with it. A word that is
-not in the dict is illegal, and `refusal()` says with which error; so does it for a range that is out of
+allows is a dict from word to `WordRule`: one look-up finds what the data plane has to do with it. A word that
+is not in the dict is illegal, and `refusal()` says with which error; so does it for a range that is out of
 bounds, unaligned or too long. The order of its checks is the order of blame: read-only before range, range
 before alignment.
 
@@ -61,7 +61,7 @@ FUA_MATTERS = WRITE_CLASS
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class WordRule:
     """What may be done with requests of one word."""
 
     command: Cmd
@@ -73,7 +73,7 @@ class Rule:
     """Longest length, in bytes."""
 
 
-def legal_commands(offer: Offer) -> dict[int, Rule]:
+def legal_commands(offer: Offer) -> dict[int, WordRule]:
     """Give every word that an offer allows, with its rule. DISC is not among them: it ends a session."""
     rules = {}
     for command in _COMMAND_FLAGS:
@@ -86,7 +86,7 @@ def legal_commands(offer: Offer) -> dict[int, Rule]:
                 passed = seen & ~CmdFlag.PAYLOAD_LEN
                 if command not in FUA_MATTERS:
                     passed &= ~CmdFlag.FUA
-                rules[seen << 16 | command] = Rule(command, passed, longest(offer, command))
+                rules[seen << 16 | command] = WordRule(command, passed, longest(offer, command))
     return rules
 
 
@@ -105,43 +105,43 @@ def longest(offer: Offer, command: Cmd) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedCommand:
     """A command that is answered here: the error, and a sentence for those who can be told."""
 
     error: Errno
     text: str
 
 
-def refusal(offer: Offer, word: int, offset: int, length: int) -> Refused | None:
+def refusal(offer: Offer, word: int, offset: int, length: int) -> RefusedCommand | None:
     """Say why a request that the data plane did not take as it stands is illegal; None if it is legal
     (which leaves a length of 0, and what needs work of its own). What a BLOCK_STATUS says in its payload is
     for `subset_refusal`.
     """
     number = word & 0xFFFF
     if number not in _COMMAND_FLAGS:
-        return Refused(Errno.EINVAL, f"{name_of(Cmd, number)} is not supported")
+        return RefusedCommand(Errno.EINVAL, f"{name_of(Cmd, number)} is not supported")
     command = Cmd(number)
     if offer.allows(Flag.READ_ONLY) and command in WRITE_CLASS:
-        return Refused(Errno.EPERM, f"{command.name}: the export is read-only")
+        return RefusedCommand(Errno.EPERM, f"{command.name}: the export is read-only")
     if command is Cmd.BLOCK_STATUS and not offer.contexts:
-        return Refused(Errno.EINVAL, "BLOCK_STATUS: no meta context was negotiated")
+        return RefusedCommand(Errno.EINVAL, "BLOCK_STATUS: no meta context was negotiated")
     if not _may_send(offer, command):
-        return Refused(Errno.EINVAL, f"{command.name} was not offered for this export")
+        return RefusedCommand(Errno.EINVAL, f"{command.name} was not offered for this export")
     unknown = _illegal_flags(offer, command, word >> 16)
     if unknown:
-        return Refused(
+        return RefusedCommand(
             Errno.EINVAL, f"{command.name} with command flags {unknown:#x}, which were not offered"
         )
     if command not in RANGED:
         if offset or length:
-            return Refused(Errno.EINVAL, f"{command.name} with an offset or a length")
+            return RefusedCommand(Errno.EINVAL, f"{command.name} with an offset or a length")
         return None
     if command is Cmd.BLOCK_STATUS and word >> 16 & CmdFlag.PAYLOAD_LEN:
         return _payload_refusal(offer, length)
     return _range_refusal(offer, command, offset, length)
 
 
-def _payload_refusal(offer: Offer, length: int) -> Refused | None:
+def _payload_refusal(offer: Offer, length: int) -> RefusedCommand | None:
     """Say what is wrong with the size, in bytes, of a BLOCK_STATUS payload ("MUST occupy 8 + n*4 bytes").
 
     What has no context has no answer, and among more ids than there are contexts one is unknown or stands
@@ -153,18 +153,20 @@ def _payload_refusal(offer: Offer, length: int) -> Refused | None:
             f"BLOCK_STATUS with a payload of {length} bytes; 8, and 4 for each of 1 to"
             f" {len(offer.contexts)} contexts, are taken"
         )
-        return Refused(Errno.EINVAL, text)
+        return RefusedCommand(Errno.EINVAL, text)
     return None
 
 
-def subset_refusal(offer: Offer, offset: int, length: int, ids: Sequence[int]) -> Refused | None:
+def subset_refusal(
+    offer: Offer, offset: int, length: int, ids: Sequence[int]
+) -> RefusedCommand | None:
     """Say why a BLOCK_STATUS with a payload is illegal by what it says in there: the effect length in bytes,
     and the ids of contexts. Its header was seen by `refusal`.
     """
     known = {context.id for context in offer.contexts}
     if len(set(ids)) != len(ids) or not known.issuperset(ids):
         text = f"BLOCK_STATUS for contexts {list(ids)}, not each once and of {sorted(known)}"
-        return Refused(Errno.EINVAL, text)
+        return RefusedCommand(Errno.EINVAL, text)
     return _range_refusal(offer, Cmd.BLOCK_STATUS, offset, length)
 
 
@@ -200,20 +202,22 @@ def carries_payload(offer: Offer, word: int) -> bool:
     return word & 0xFFFF == Cmd.WRITE or bool(offer.extended and word >> 16 & CmdFlag.PAYLOAD_LEN)
 
 
-def _range_refusal(offer: Offer, command: Cmd, offset: int, length: int) -> Refused | None:
+def _range_refusal(offer: Offer, command: Cmd, offset: int, length: int) -> RefusedCommand | None:
     """Say what is wrong with the range of a command."""
     if offset + length > offer.size:
         beyond = Errno.ENOSPC if command in (Cmd.WRITE, Cmd.WRITE_ZEROES) else Errno.EINVAL
         text = f"{command.name} of {length} bytes at {offset} ends behind the export's {offer.size}"
-        return Refused(beyond, text)
+        return RefusedCommand(beyond, text)
     if (offset | length) & (offer.alignment - 1):
         text = f"{command.name} of {length} bytes at {offset} is not aligned to {offer.alignment}"
-        return Refused(Errno.EINVAL, text)
+        return RefusedCommand(Errno.EINVAL, text)
     most = longest(offer, command)
     if length > most:
-        return Refused(Errno.EINVAL, f"{command.name} of {length} bytes; at most {most} are taken")
+        return RefusedCommand(
+            Errno.EINVAL, f"{command.name} of {length} bytes; at most {most} are taken"
+        )
     if command is Cmd.BLOCK_STATUS and not length:
-        return Refused(Errno.EINVAL, "BLOCK_STATUS of no bytes, which has no answer")
+        return RefusedCommand(Errno.EINVAL, "BLOCK_STATUS of no bytes, which has no answer")
     return None
 
 

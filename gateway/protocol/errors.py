@@ -15,12 +15,18 @@ class Hangup(Exception):
 
 
 class Refusal(Exception):
-    """An option cannot be granted; `reply` and `text` go to the peer, and the negotiation goes on."""
+    """An option cannot be granted; `reply` and `text` go to the peer, and the negotiation goes on.
 
-    def __init__(self, reply: int, text: str = "") -> None:
+    `why` is for whoever runs us, and so is the error's own text: what is no help to the peer, or none of its
+    business. It is `text` where nothing else is said.
+    """
+
+    def __init__(self, reply: int, text: str = "", *, why: str | None = None) -> None:
         self.reply = reply
         self.text = text.encode()[:MAX_STRING_BYTES].decode(errors="ignore")
-        super().__init__(f"{name_of(Rep, reply)}: {text}" if text else name_of(Rep, reply))
+        self.why = text if why is None else why
+        name = name_of(Rep, reply)
+        super().__init__(f"{name}: {self.why}" if self.why else name)
 
 
 class Misuse(Exception):

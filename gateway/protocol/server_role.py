@@ -386,10 +386,7 @@ class ServerNegotiation:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the server is shutting down")
             if self._needs_tls and number not in (Opt.STARTTLS, Opt.ABORT):
                 # "including unknown ones": what we know is nobody's business before TLS.
-                raise Refusal(
-                    Rep.ERR_TLS_REQD,
-                    "this server wants TLS first: send STARTTLS, or use nbds: in a URI",
-                )
+                raise Refusal(Rep.ERR_TLS_REQD, "this server wants TLS first: send STARTTLS")
             take = None if number in self._dialect.unsupported else _OPTIONS.get(number)
             if take is None:
                 raise Refusal(Rep.ERR_UNSUP, f"{name_of(Opt, number)} is not supported")

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from gateway.protocol.commands import NEEDS_FLAG, RANGED, WRITE_CLASS, Refused
+from gateway.protocol.commands import NEEDS_FLAG, RANGED, WRITE_CLASS, RefusedCommand
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 
@@ -43,29 +43,29 @@ class Barred:
 
     start: int
     end: int
-    refused: Refused
+    refused: RefusedCommand
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """What a table says of one command."""
 
-    refused: Refused | None = None
+    refused: RefusedCommand | None = None
     """It is refused altogether."""
     longest: int | None = None
     """Longest length in bytes."""
-    too_long: Refused | None = None
+    too_long: RefusedCommand | None = None
     """What a longer one is told."""
     barred: tuple[Barred, ...] = ()
     """Ranges, the last added first: it stands nearest to the client, and has its say first."""
-    refused_flags: tuple[tuple[int, Refused], ...] = ()
+    refused_flags: tuple[tuple[int, RefusedCommand], ...] = ()
     """Command flags that are refused."""
     kept_flags: int = _EVERY_FLAG
     """Command flags that go on upstream."""
     added_flags: int = 0
     """Command flags that are set on what goes upstream."""
 
-    def refusal(self, command: Cmd, flags: int, offset: int, length: int) -> Refused | None:
+    def refusal(self, command: Cmd, flags: int, offset: int, length: int) -> RefusedCommand | None:
         """Say why a request is refused; None if it is not."""
         if self.refused is not None:
             return self.refused
@@ -152,7 +152,7 @@ class Table:
 
     def refuse_flag(self, command: Cmd, flag: CmdFlag, *, error: Errno, text: str) -> None:
         """Refuse a command with a command flag."""
-        refused = Refused(error, f"{self.said_by}{command.name} with {flag.name}: {text}")
+        refused = RefusedCommand(error, f"{self.said_by}{command.name} with {flag.name}: {text}")
         flags = ((int(flag), refused), *self[command].refused_flags)
         self._change(command, refused_flags=flags)
 
@@ -199,8 +199,8 @@ class Table:
         for command in commands:
             self.rows.pop(command, None)
 
-    def _refused(self, command: Cmd, error: Errno, text: str) -> Refused:
-        return Refused(error, f"{self.said_by}{command.name}: {text}")
+    def _refused(self, command: Cmd, error: Errno, text: str) -> RefusedCommand:
+        return RefusedCommand(error, f"{self.said_by}{command.name}: {text}")
 
     def _change(self, command: Cmd, **changes: object) -> None:
         said: dict[str, object] = {name: getattr(self[command], name) for name in Row.__slots__}

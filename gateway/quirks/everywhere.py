@@ -133,7 +133,7 @@ EVERYWHERE = (
         "Q-S21",
         "qemu 2.10.0",
         "the canonical name is empty",
-        "the name that was asked for is told",
+        "that is taken for none: the name that was asked for stands",
         told("qemu's commit 46321d6b5f"),
     ),
     Known(

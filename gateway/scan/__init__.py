@@ -9,8 +9,9 @@ error, a block status) is taken out of the run of bytes and encoded anew.
 
 Policies come in as data. What only restricts is part of `plan`: words that are legal, longest lengths, ranges
 that are barred. A command with a hook is a job that waits for somebody outside (`jobs.Outside`); a rate is a
-`traffic.Gate` that lets requests through or has them stay unread. Where a client's export begins behind the
-start of the upstream's (`offer.base`), offsets are the client's until they are checked, then the upstream's.
+`traffic.Gate`, which lets requests through or leaves them unread. A client's export may begin after the start
+of the upstream's (`offer.base`): then offsets are the client's until they are checked, and the upstream's
+from then on.
 
     plan.py       which way each command goes, decided once
     requests.py   the client's requests
@@ -27,11 +28,11 @@ start of the upstream's (`offer.base`), offsets are the client's until they are 
 
 The contract of a scanner, which the hub and the tests rely on:
 
-- `feed(buffer, view, start, end, out)` looks at `buffer[start:end]`, appends to `out` what has to be sent, and
-  returns the position up to which it needs nothing again. What is behind that position must be presented
-  again with more bytes behind it; or without, if its `turn` is over. Slices in `out` point into the buffer,
-  which must stay untouched until they are sent.
+- `feed(buffer, view, start, end, out)` looks at `buffer[start:end]`, appends to `out` what has to be sent,
+  and returns the position up to which it needs nothing again. Whoever calls it must present the bytes from
+  that position on again, with more bytes after them; or without, if the `turn` was over. Slices in `out`
+  point into the buffer, which must stay untouched until they are sent.
 - How the bytes are cut into pieces makes no difference to what comes out: tested as a property.
-- It raises `WireError` or `Hangup` if its source cannot be followed any more; what is in `out` then is whole
-  and may be sent.
+- It raises `WireError` or `Hangup` if it cannot follow its source any more. What is in `out` then is whole, and
+  may be sent.
 """

@@ -14,7 +14,7 @@ from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.framing import EXTENDED, Framing
 
 
-class Link(Protocol):
+class LinkTraffic(Protocol):
     """What is needed of the traffic of a link (`gateway.scan.traffic`)."""
 
     in_flight: dict[int, Entry]
@@ -32,13 +32,13 @@ class Link(Protocol):
 class Asks:
     """Those that are under way on one link. What they send gathers in `traffic.to_upstream`."""
 
-    def __init__(self, traffic: Link, framing: Framing) -> None:
+    def __init__(self, traffic: LinkTraffic, framing: Framing) -> None:
         """`framing` is that of the link's requests."""
         self._traffic = traffic
         self._framing = framing
         self._under_way: dict[int, tuple[Ask, Outcome, Done]] = {}
         self._kept: list[tuple[Ask, Done]] = []
-        """Those that were not sent, for the server goes: they are asked of the next."""
+        """Those that were not sent, because the server goes: the next one is asked."""
         self._sent: dict[int, int] = {}
         """Our cookie of a FLUSH -> what `Losses.sent` gave for it."""
 
@@ -104,7 +104,7 @@ class Asks:
         self._sent.clear()
 
     def take(self) -> list[tuple[Ask, Done]]:
-        """Give those that were sent and have no answer, and forget them: they are asked elsewhere."""
+        """Give those that were sent and have no answer, and forget them: the caller asks them elsewhere."""
         taken = [(ask, done) for ask, _outcome, done in self._under_way.values()]
         self._under_way.clear()
         self._sent.clear()

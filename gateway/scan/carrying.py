@@ -1,19 +1,20 @@
 """A session whose link has died: what was under way on it becomes jobs, which ask somebody else.
 
-Nobody but us knows that another link serves the rest, so each reply has to be what it would have been:
+The client does not know that another link serves the rest. So each reply has to be what it would have been:
 
-- of a READ whose reply has begun, the client is given what is missing of it, and nothing twice. Where the
-  data of one chunk, or of a simple reply, is half sent, its rest comes first, before anything else is said;
-- of a BLOCK_STATUS, the contexts that have not been told;
-- a WRITE's data was kept until its answer. One of which the server has only had a part was not done, even if
-  the server has said so; its rest is still to come from the client, and then it is a WRITE like any other;
-- READs are begun as the client takes what was read before: their data is held here now;
-- whatever else may change the disk is asked by `adopt`: it may have been done, or may be done yet.
+- of a READ whose reply has begun, the client is given what is missing, and nothing twice. If the data of one
+  chunk, or of a simple reply, is half sent, its rest comes first, before anything else is said;
+- of a BLOCK_STATUS, the client is given the contexts that it has not been told of;
+- the data of a WRITE was kept until its answer. If the server has had only a part of the data, the WRITE was
+  not done, even if the server says so. The rest is still to come from the client; then it is a WRITE like any
+  other;
+- READs are begun as the client takes what was read before, for their data is held here now;
+- `adopt` asks whatever else may change the disk: it may have been done, or may yet be done.
 
 Writes stay in the in-flight table until they are answered, for claims of others wait for them there.
 
-Each of these may be what the link died of, and is asked with that suspicion (`Ask.losses`); unless the server
-was going (`going`), for which nobody is to blame.
+The link may have died of any of these, so each is asked with that suspicion (`Ask.losses`). If the server was
+going (`going`), nobody is to blame.
 """
 
 from __future__ import annotations

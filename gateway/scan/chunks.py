@@ -56,7 +56,7 @@ _HAS_DATA = frozenset({Cmd.READ, Cmd.BLOCK_STATUS})
 _NOT_A_READ = ASK | 0xFFFF
 
 MAX_HELD_EXTENTS = 2**20
-"""Extents of replies whose other contexts have not come yet, of all under way on a link: 8 or 16 MiB. No server
+"""How many extents a link keeps of replies whose other contexts have not come yet: 8 or 16 MiB. No server
 that is well comes near it."""
 
 FEW_EXTENTS = 1024
@@ -234,8 +234,8 @@ class ChunkReplies(Replies):
     # --- Chunks, one by one
 
     def _chunk(self, buffer: bytearray, view: memoryview, pos: int, end: int, out: Out) -> int:
-        """Take the chunk at `pos`; give the position behind it (or the end, if its rest is to come), or
-        `pos` if too little of it is here.
+        """Take the chunk at `pos`; give the position after it (or the end, if its rest is to come), or `pos`
+        if too little of it is here.
         """
         if end - pos < self._head.size:
             return pos

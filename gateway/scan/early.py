@@ -1,19 +1,21 @@
 """Replies to WRITEs that come before all of their data has been sent to the server.
 
-A server may say no to a WRITE when it has seen the header, and some say yes. Either way the data was announced
-and has to follow, or nothing behind it would be understood; and a client may not bear a reply while it is still
-sending (libnbd up to 1.22 and qemu 2.12 to 3.1 give the connection up). So such a reply is held, and goes on
-when its time has come:
+A server may say no to a WRITE when it has seen the header, and some say yes. Either way the data was
+announced and has to follow, or the server would not understand what comes after it. And some clients do not
+bear a reply while they are still sending (libnbd up to 1.22 and qemu 2.12 to 3.1 give the connection up). So
+such a reply is held, and goes on when its time has come:
 
-- an error, when the client has sent all of its data. It is true whenever it comes, also if the link dies then;
+- an error, when the client has sent all of its data. An error is true whenever it comes, even if the link
+  dies then;
 - a success, when the last of the data has been given to the kernel for the server as well. Before that the
-  server cannot have what it says it has: nothing is noted as written, be it durable or not, and nobody is told.
-  If the link dies first, that was no reply, and the WRITE is like any other that has none: it is asked again,
-  or it fails.
+  server cannot have what it says it has: we note nothing as written, durable or not, and tell nobody. If the
+  link dies first, it was no reply. Then the WRITE is like any other that has none: it is asked again, or it
+  fails.
 
-A second reply to the same WRITE is as wrong as later, when nobody knows its cookie any more: it costs the link.
+A second reply to the same WRITE is as wrong as one that comes later, when nobody knows its cookie any more.
+It costs the link.
 
-Which data has been sent, whoever sends it knows: see `unsent_writes`.
+Whoever sends the data knows which of it has been sent: see `unsent_writes`.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from gateway.wire.constants import Cmd
 from gateway.wire.errors import WireError
 
 MAX_HELD_CHUNKS = 8
-"""Chunks of one reply that are held. An error and the end are two; who needs many more to say no has lost its
-way."""
+"""How many chunks of one reply are held. An error and the end are two; a server that needs many more to say
+no has lost its way."""
 
 NO_COOKIE = 1 << 64
 """Above all cookies, which have 64 bits."""
@@ -109,8 +111,8 @@ class Early:
         )
 
     def refusals(self) -> list[Take]:
-        """The link has died: give the reply that is whole and says no, for that is so all the same. Its WRITE,
-        which is the one that is half sent, is so no more.
+        """The link has died: give the reply that is whole and says no, for it is true all the same. Its WRITE
+        was the one that is half sent, and is not any more.
         """
         refused = [ours for ours, held in self.held.items() if held.failed and held.whole]
         if refused:
@@ -131,8 +133,8 @@ def unsent_writes(in_flight: dict[int, Entry], unsent: int, header: int) -> Coll
     """Give our cookies of the WRITEs that the last `unsent` bytes of what goes upstream belong to; `header` is
     the length of a request's header.
 
-    What is under way lies in the order in which it is sent. Where a command among the last has been answered
-    already, one that has been sent looks as if it were not: its reply waits a moment longer.
+    The in-flight table has the order in which commands are sent. If one of the last has been answered
+    already, an earlier one, which was sent, looks as if it were not: its reply waits a moment longer.
     """
     found: set[int] = set()
     for ours, (_cookie, word, _offset, length) in reversed(in_flight.items()):

@@ -2,24 +2,24 @@
 
 A server that is stopped in good order (SIGTERM, `systemctl restart`) finishes what it has begun, and answers
 what still comes with ESHUTDOWN. Where sessions survive their links, that is no answer for a client: in a moment
-there is another server, which has one. So it is decided here what such a reply is, for every link, whoever uses
-it:
+there is another server, which has one. What such a reply is, is decided here, for every link, whoever uses it:
 
 - It is *no reply*. Its command stays in the in-flight table, unanswered, as if the link had died before the
-  reply. So whatever holds of the unanswered holds of it, without a rule of its own: what only looks is asked
-  again, a FLUSH is asked again and covers nothing, and of what may have changed the disk nobody knows whether
-  it has (`unknown-writes` and `late-write-seconds` say what then). nbdkit has not done it, but proto.md does
-  not say that of all servers.
+  reply. So it needs no rule of its own. A command that only looks is asked again. A FLUSH is asked again, and
+  this one covers nothing. A command that changes the disk may have done so or not (`unknown-writes` and
+  `late-write-seconds` say what follows): nbdkit has not carried it out, but proto.md does not promise that for
+  all servers.
 - The link is *going* from that reply on. No command is sent over it any more. What comes meanwhile waits: the
   client's requests in its socket, asks of our own here (`kept`), the tasks of a bundle in their ports.
-- What was sent before may be answered still, and is waited for, `GOES_SECONDS` at most. Then whoever has the
-  link leaves it, with DISC where nothing is half sent, and it is a dead link: to the session, to the bundle and
-  to the rule of losses (`Losses.died`, not `left`). For the server has not flushed what it has acknowledged,
-  or has not said so; that it went in good order, and that the end of the file came late, proves nothing.
+- What was sent before may still be answered. Whoever has the link waits for that, `GOES_SECONDS` at most, and
+  then leaves it, with DISC where nothing is half sent. From then on it is a dead link: to the session, to the
+  bundle and to the rule of losses (`Losses.died`, not `left`). For the server has not flushed what it has
+  acknowledged, or has not said so; that it went in good order, and that the end of the file came late, proves
+  nothing.
 
-So who leaves it, and what follows, is what they do about links that die: `gateway.hub.session` and
-`surviving`, `gateway.bundle`. Such a death differs in one thing: nobody is to blame for it. So it is not
-counted as one over which a command took the server down.
+So what follows is what follows when a link dies: see `gateway.hub.session`, `gateway.sessions.surviving` and
+`gateway.bundle`. Such a death differs in one thing: nobody is to blame for it. So no command is suspected of
+having taken the server down.
 
 Where sessions end with their links, nobody heeds this, and ESHUTDOWN goes to the client as it is.
 """
@@ -31,9 +31,9 @@ from collections.abc import Callable, Collection
 from gateway.wire.constants import Errno
 
 GOES_SECONDS = 10.0
-"""How long a link is kept whose server goes, for what was sent before: it may be answered yet, and need not be.
-A server that goes in good order is done with it in a moment; and clients wait for the next link meanwhile, some
-of them (disks of virtual machines) no longer than 30 s in all."""
+"""How long a link whose server goes is kept, for the answers to what was sent before, which may come or not. A
+server that goes in good order is done with them in a moment. And clients wait for the next link meanwhile; some
+of them (disks of virtual machines) wait no longer than 30 s in all."""
 
 WHY = "the server goes: it answers ESHUTDOWN"
 """Why such a link is left."""
@@ -46,20 +46,21 @@ class Going:
 
     def __init__(self) -> None:
         self.heeded = False
-        """Somebody asks again what the link leaves unanswered; else ESHUTDOWN is an answer like any other."""
+        """Somebody asks again what the link leaves unanswered. If nobody does, ESHUTDOWN is an answer like
+        any other."""
         self.begun = False
         """The server goes: nothing is to be sent over the link any more."""
         self.refused: set[int] = set()
         """Our cookies of commands that were answered with ESHUTDOWN."""
         self.says_so: Callable[[], None] = _nobody_minds
-        """Called once, when it is `begun`, in the middle of a reply: only to take note."""
+        """Called once, when it is `begun`, in the middle of a reply: it may only take note."""
 
     def heed(self, says_so: Callable[[], None]) -> None:
-        """From now on a reply with ESHUTDOWN is none."""
+        """From now on a reply with ESHUTDOWN is no reply."""
         self.heeded, self.says_so = True, says_so
 
     def is_no_reply(self, error: int) -> bool:
-        """Say whether an error is none, but the server's word that it goes."""
+        """Say whether an error is no reply, but the server's word that it goes."""
         return self.heeded and error == Errno.ESHUTDOWN
 
     def refuse(self, ours: int) -> None:

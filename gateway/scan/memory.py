@@ -2,11 +2,11 @@
 
 Two things, both in the upstream's ranges:
 
-- data of the client's WRITEs until they are answered, for they have to be asked again elsewhere. It is kept
-  where it was received, or, if it is short, in a copy;
+- the data of the client's WRITEs until they are answered, for it may have to be sent again, elsewhere. It is
+  kept where it was received, or, if it is short, in a copy;
 - what has been acknowledged and is not known to be durable. The data plane only notes it, many at a time.
 
-What becomes of all that when the link dies is for `gateway.losses.rule` to say.
+`gateway.losses.rule` says what becomes of all that when the link dies.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from gateway.wire.limits import MIB
 from gateway.wire.ranges import Range
 
 MAX_KEPT_BYTES = 32 * MIB
-"""Data of WRITEs that is kept until they are answered, before no further request is begun. One of any size is
-always taken, so a session keeps less than twice as much."""
+"""How much data of unanswered WRITEs a session keeps. While it keeps so much, it begins no request; while it
+keeps less, it takes a WRITE of any size. So it keeps less than twice as much."""
 
 MOST_NEWS = 16
-"""Events of the disk by which is told when a command was asked. What is older than these is taken to be as old
-as can be: only its own link covers it then, and a FLUSH that has failed since may have lost it."""
+"""How many events of the disk are remembered, to tell when a command was asked. A command that is older than
+these is taken to be as old as can be: then only its own link covers it, and a FLUSH that has failed since may
+have lost it."""
 
 _WRITE = int(Cmd.WRITE)
 _FUA = CmdFlag.FUA << 16
@@ -85,7 +86,7 @@ class Memory:
         self.answered: list[tuple[int, Entry]] = []
         """(our cookie, what it was) of commands without data in their reply that have succeeded, and of which
         nothing is noted yet. Whoever feeds the scanner that adds to it calls `remember`, once for many, as soon
-        as the replies have been sent: who waits for them need not wait for that."""
+        as the replies have been sent: so a client that waits for them does not wait for that, too."""
 
     def take_data(self) -> dict[int, bytes]:
         """Give what has come of the client's WRITEs (by our cookie), which is not kept any more."""
@@ -112,8 +113,9 @@ class Memory:
         self.kept_bytes = 0
 
     def look_for_news(self, last_cookie: int) -> None:
-        """See whether another link has come up: it knows nothing of what was asked before, whenever we hear
-        the answer. Or whether a FLUSH has failed, after the server may have done it.
+        """See whether another link has come up, for it knows nothing of what was asked before, whenever we
+        hear the answer. See whether a FLUSH has failed, too, for the server may have carried out before it
+        what is under way.
         """
         news = self._losses.last_news
         if news != self._last_news:
@@ -132,7 +134,7 @@ class Memory:
         return next((event for newest, event in self._news if ours <= newest), self._last_news)
 
     def _note(self, ours: int, offset: int, length: int, sample: Sample | None) -> None:
-        """Bytes have been written that are not durable."""
+        """Bytes have been written, and are not durable."""
         ranges, asked = [(offset, offset + length)], self._asked(ours)
         if self._losses.is_done_before(self._trail, asked):
             self._losses.done_before(self._trail, ranges)
@@ -142,8 +144,8 @@ class Memory:
                 unflushed.keep_sample(sample)
 
     def _sample(self, ours: int, offset: int, data: Kept | Data | None) -> Sample | None:
-        """Take a sample of a WRITE that has been acknowledged, if all is known that came while it was under
-        way.
+        """Take a sample of a WRITE that has been acknowledged, if we know of everything that came while it was
+        under way.
         """
         if ours <= self._quiet:
             return None

@@ -30,7 +30,7 @@ class WouldHold:
 
 
 @dataclass(slots=True)
-class Untold:
+class Noted:
     """What has been noted, and not been taken yet."""
 
     refused: dict[tuple[str, str], WouldRefuse]
@@ -48,7 +48,7 @@ class Observed:
     __slots__ = ("_ever", "_untold", "ever_held", "news")
 
     def __init__(self) -> None:
-        self._untold = Untold({}, {})
+        self._untold = Noted({}, {})
         self._ever: set[tuple[str, str]] = set()  # what has been noted, now or before
         self.ever_held: dict[tuple[str, str], bool] = {}
         """(policy, its rate in words), of each that is watched."""
@@ -90,9 +90,9 @@ class Observed:
         self._ever.add(kind)
         return True
 
-    def take(self) -> Untold:
+    def take(self) -> Noted:
         """Give what was noted since the last time."""
-        untold, self._untold = self._untold, Untold({}, {})
+        untold, self._untold = self._untold, Noted({}, {})
         return untold
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from gateway.jobs.translate import Upstream
+from gateway.jobs.translate import Abilities
 from gateway.protocol.commands import (
     FUA_MATTERS,
     RANGED,
     WRITE_CLASS,
-    Refused,
-    Rule,
+    RefusedCommand,
+    WordRule,
     legal_commands,
     refusal,
 )
@@ -33,7 +33,7 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, Framing
 
 
-class Route(Enum):
+class Handling(Enum):
     """How a command goes upstream."""
 
     FAST = "FAST"
@@ -46,9 +46,9 @@ class Route(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The route of one command, with the reason in words."""
+    """How one command goes, with the reason in words."""
 
-    route: Route
+    handling: Handling
     reason: str = ""
 
 
@@ -59,14 +59,14 @@ class Shadow:
     offer: Offer
     table: Table
 
-    def refusal(self, word: int, offset: int, length: int) -> Refused | None:
+    def refusal(self, word: int, offset: int, length: int) -> RefusedCommand | None:
         """Say why a request would be refused that is legal."""
         return refused_by(self.table, word, offset, length) or refusal(
             self.offer, word, offset, length
         )
 
 
-def refused_by(table: Table, word: int, offset: int, length: int) -> Refused | None:
+def refused_by(table: Table, word: int, offset: int, length: int) -> RefusedCommand | None:
     """Say why a table refuses a request; None if it does not."""
     number = word & 0xFFFF
     if number not in ALL_COMMANDS:
@@ -81,7 +81,7 @@ class Plan:
     offer: Offer
     link: Framing
     """The link's framing (the client's is `offer.framing`)."""
-    rules: dict[int, Rule]
+    rules: dict[int, WordRule]
     """Every legal word, with what the upstream would see of it."""
     fast: dict[int, tuple[int, int, Ranges | None]]
     """The words that are FAST or REFRAMED: their longest length in bytes, the word that goes upstream, and
@@ -92,7 +92,7 @@ class Plan:
     """The link's context ids -> the client's; None: the client did not select that one."""
     made_up: tuple[int, ...]
     """The client's ids of contexts that are answered here, with status 0."""
-    upstream: Upstream
+    upstream: Abilities
     answer_cache: bool
     """CACHE is answered here."""
     table: Table
@@ -101,7 +101,7 @@ class Plan:
     """Commands that go through hooks of policies, and whose."""
     shadow: Shadow | None
 
-    def refusal(self, word: int, offset: int, length: int) -> Refused | None:
+    def refusal(self, word: int, offset: int, length: int) -> RefusedCommand | None:
         """Say why a request is refused, by a policy or because it is illegal; None if it is neither."""
         return refused_by(self.table, word, offset, length) or refusal(
             self.offer, word, offset, length
@@ -144,16 +144,18 @@ def plan(
     for command in Cmd:
         if command is not Cmd.DISC:
             ways[command] = _way(command, commands, offer, export, upstream, dialect, made_up)
-            if command in hooked and ways[command].route is not Route.REFUSED:
-                ways[command] = Way(Route.TRANSLATED, f"a policy looks at each: {hooked[command]}")
+            if command in hooked and ways[command].handling is not Handling.REFUSED:
+                ways[command] = Way(
+                    Handling.TRANSLATED, f"a policy looks at each: {hooked[command]}"
+                )
     if translated:
         ways = {
-            command: Way(Route.TRANSLATED, translated) if way.route in _AS_IT_IS else way
+            command: Way(Handling.TRANSLATED, translated) if way.handling in _AS_IT_IS else way
             for command, way in ways.items()
         }
     fast = {}
     for word, rule in rules.items():
-        if rule.command in RANGED and ways[rule.command].route in _AS_IT_IS:
+        if rule.command in RANGED and ways[rule.command].handling in _AS_IT_IS:
             sent = _sent_word(word, rule, export, upstream)  # None: a job
             if sent is not None:
                 longest = min(rule.longest, _longest(rule.command, upstream))
@@ -177,8 +179,8 @@ def plan(
 
 
 def _restricted(
-    rules: dict[int, Rule], table: Table, hooked: Collection[Cmd] = ()
-) -> dict[int, Rule]:
+    rules: dict[int, WordRule], table: Table, hooked: Collection[Cmd] = ()
+) -> dict[int, WordRule]:
     """Give what is left of the legal words, with the flags that go upstream; the policies that commands with
     hooks go through see to the flags themselves, one after the other.
     """
@@ -188,7 +190,7 @@ def _restricted(
         if row.refused is None and not any(word >> 16 & flag for flag, _ in row.refused_flags):
             longest = rule.longest if row.longest is None else min(rule.longest, row.longest)
             passed = rule.flags if rule.command in hooked else row.passed_flags(rule.flags)
-            left[word] = Rule(rule.command, passed, longest)
+            left[word] = WordRule(rule.command, passed, longest)
     return left
 
 
@@ -196,7 +198,7 @@ _Fast = dict[int, tuple[int, int, Ranges | None]]
 
 
 def _fast_in_both(fast: _Fast, shadow: Shadow) -> _Fast:
-    """Leave what is FAST whoever looks at it: anything else is looked at one by one, and told of."""
+    """Give what is FAST in the shadow as well: all other requests are looked at one by one, and told of."""
     rules = _restricted(legal_commands(shadow.offer), shadow.table)
     both: _Fast = {}
     for word, (longest, sent, _ranges) in fast.items():
@@ -207,17 +209,17 @@ def _fast_in_both(fast: _Fast, shadow: Shadow) -> _Fast:
     return both
 
 
-_AS_IT_IS = (Route.FAST, Route.REFRAMED)
+_AS_IT_IS = (Handling.FAST, Handling.REFRAMED)
 
 _ZEROES_KNOWN_GOOD = EXTENDED
 """Servers with extended headers are younger than the bugs that 32 MiB pieces are for (Q-N1, Q-K2)."""
 
 
-def _upstream(export: Export, dialect: Dialect) -> Upstream:
+def _upstream(export: Export, dialect: Dialect) -> Abilities:
     minimum = export.minimum
     known_good = export.framing is _ZEROES_KNOWN_GOOD
     longest = min(longest_payload(export.block_sizes), dialect.longest_payload)
-    return Upstream(
+    return Abilities(
         export.size,
         minimum,
         longest - longest % minimum,
@@ -242,26 +244,26 @@ def _way(
     commands: set[Cmd],
     offer: Offer,
     export: Export,
-    upstream: Upstream,
+    upstream: Abilities,
     dialect: Dialect,
     made_up: tuple[int, ...],
 ) -> Way:
     if command not in commands:
-        return Way(Route.REFUSED, "it is not offered")
+        return Way(Handling.REFUSED, "it is not offered")
     if command is Cmd.CACHE and dialect.answer_cache:
-        return Way(Route.HERE, "the server cannot be trusted with it")
+        return Way(Handling.HERE, "the server cannot be trusted with it")
     if command is Cmd.FLUSH:
-        return Way(Route.TRANSLATED, "it is answered when all is durable that it has to cover")
+        return Way(Handling.TRANSLATED, "it is answered when all is durable that it has to cover")
     if command is Cmd.BLOCK_STATUS and made_up:
-        return Way(Route.TRANSLATED, "a context is answered here")
+        return Way(Handling.TRANSLATED, "a context is answered here")
     if command is Cmd.TRIM and upstream.trim_alignment > upstream.minimum:
-        return Way(Route.TRANSLATED, "the server would trim more than it is asked to")
+        return Way(Handling.TRANSLATED, "the server would trim more than it is asked to")
     if command is Cmd.READ and export.framing.chunked and not offer.framing.chunked:
         return Way(
-            Route.TRANSLATED, "the client has no structured replies, so chunks are put together"
+            Handling.TRANSLATED, "the client has no structured replies, so chunks are put together"
         )
     if command is Cmd.WRITE_ZEROES and not upstream.write_zeroes:
-        return Way(Route.TRANSLATED, "the server has no WRITE_ZEROES, so zeros are written")
+        return Way(Handling.TRANSLATED, "the server has no WRITE_ZEROES, so zeros are written")
     reasons = []
     if offer.framing is not export.framing:
         reasons.append(f"the client's framing is {offer.framing}, the server's {export.framing}")
@@ -272,7 +274,7 @@ def _way(
     longest = _longest(command, upstream)
     if command in RANGED and longest < min(_offered_longest(command, offer), export.size):
         reasons.append(f"TRANSLATED where it is longer than {longest} bytes: it goes in pieces")
-    route = Route.FAST if offer.framing is export.framing else Route.REFRAMED
+    route = Handling.FAST if offer.framing is export.framing else Handling.REFRAMED
     return Way(route, "; ".join(reasons))
 
 
@@ -280,7 +282,7 @@ def _offered_longest(command: Cmd, offer: Offer) -> int:
     return offer.longest_payload if command in (Cmd.READ, Cmd.WRITE) else offer.size
 
 
-def _sent_word(word: int, rule: Rule, export: Export, upstream: Upstream) -> int | None:
+def _sent_word(word: int, rule: WordRule, export: Export, upstream: Abilities) -> int | None:
     """Give the word that goes upstream for a client's; None if it takes a job."""
     flags = rule.flags
     if rule.command is Cmd.BLOCK_STATUS and word >> 16 & CmdFlag.PAYLOAD_LEN:
@@ -303,7 +305,7 @@ def _sent_word(word: int, rule: Rule, export: Export, upstream: Upstream) -> int
     return flags << 16 | rule.command
 
 
-def _longest(command: Cmd, upstream: Upstream) -> int:
+def _longest(command: Cmd, upstream: Abilities) -> int:
     match command:
         case Cmd.READ | Cmd.WRITE:
             return upstream.longest_payload

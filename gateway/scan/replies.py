@@ -122,12 +122,12 @@ class Replies:
         return out
 
     def settle_early(self) -> Out:
-        """Give what the client is told by replies that were early and are so no more."""
+        """Give what the client is told by replies that were early and are not any more."""
         return _taken(self.traffic.early.due())
 
     def refusals(self) -> Out:
         """The link has died: give what the client is told of a WRITE that was refused before its data was
-        sent. Any other is under way still.
+        sent. All others are still under way.
         """
         return _taken(self.traffic.early.refusals())
 
@@ -164,7 +164,7 @@ class Replies:
 
     def _resume(self, view: memoryview, start: int, end: int, out: Out) -> tuple[int, int]:
         """Go on with the data that is under way; give where the run of bytes to send begins that the
-        caller goes on with, and the position behind the data (or the end).
+        caller goes on with, and the position after the data (or the end).
         """
         if self._asked_data is not None:
             at = self._take_asked(view, start, end)
@@ -187,7 +187,7 @@ class Replies:
         return pos, pos
 
     def _take_asked(self, view: memoryview, start: int, end: int) -> int:
-        """Copy data of a job's READ to where it is collected; give the position behind it, or the end."""
+        """Copy data of a job's READ to where it is collected; give the position after it, or the end."""
         room = self._asked_data
         assert room is not None
         count = min(len(room), end - start)
@@ -206,7 +206,7 @@ class Replies:
         (self.waiting if self.payload_left else out).append(reply)
 
     def _let_jobs_speak(self, out: Out) -> None:
-        """What a reply had a job answer goes to the client before what comes behind that reply: it is by the
+        """What a reply had a job answer goes to the client before what comes after that reply: it is by the
         order of answers that a client knows which writes a failing FLUSH may be about.
         """
         if self.traffic.to_client:
@@ -269,8 +269,8 @@ def _taken(early: list[Take]) -> Out:
 
 
 class SimpleReplies(Replies):
-    """A simple upstream. A READ's data goes out behind one header in the client's framing, or, where that
-    is simple as well, the header goes out as it is.
+    """A simple upstream. A READ's data goes out after one header in the client's framing. Where the client's
+    framing is simple as well, the header goes out as it is.
     """
 
     __slots__ = ()
@@ -348,7 +348,7 @@ class SimpleReplies(Replies):
     def _look_at(
         self, view: memoryview, pos: int, end: int, magic: int, error: int, ours: int, out: Out
     ) -> int:
-        """Take a reply that is not a plain success of a client's command; give the position behind it."""
+        """Take a reply that is not a plain success of a client's command; give the position after it."""
         if magic != SIMPLE_REPLY_MAGIC:
             raise WireError(
                 f"a reply begins with {magic:#010x} instead of {SIMPLE_REPLY_MAGIC:#010x}"

@@ -38,8 +38,8 @@ from gateway.wire.transmission import (
 )
 
 MAX_ANSWERS = MAX_IN_FLIGHT
-"""Replies of our own that wait for the client to take them; while there are so many, its requests stay
-unread. A client that sends nonsense and never reads costs no more than this."""
+"""How many replies of our own may wait for the client to take them. While there are so many, its requests stay
+unread: a client that sends nonsense and never reads costs no more than this."""
 
 MAX_COPIED_BYTES = 16 * KIB
 """Up to here data that has to be kept is copied: that costs less than to have another buffer meanwhile."""
@@ -101,9 +101,9 @@ class RequestScan:
         self.answers: list[bytes] = []
         """Replies of our own to the client; whoever feeds takes them."""
         self.disconnected = False
-        """DISC has come; what is behind it is not looked at."""
+        """DISC has come; nobody looks at what comes after it."""
         self.stopped = False
-        """Set from outside: begin no request, only take to its end what has begun."""
+        """Set from outside: begin no request, and only take to its end what has begun."""
 
     def _take(self, plan: Plan) -> None:
         self._fast = plan.fast
@@ -117,8 +117,8 @@ class RequestScan:
         self.pin = _not_pinned
 
     def refuse_half_sent(self, answer: bytes) -> None:
-        """The link has died; before that, it has refused the WRITE whose data is half sent. Answer it when the
-        rest of that has come.
+        """The link has died, after it had refused the WRITE whose data is half sent. Answer that WRITE when the
+        rest of its data has come.
         """
         self._drop_left, self.payload_left = self.payload_left, 0
         self._refusal = answer
@@ -194,8 +194,9 @@ class RequestScan:
             run = pos = self._drop(start, end, self._drop_left)
         elif self._gather_left:
             run = pos = self._gather(view, start, end, out)
-        # From a claim on, every command that writes has to be a job, which claims its range; so this is looked
-        # at again whenever a job may have begun. So it has to be while there are fences, to wait for them.
+        # While there is a claim, every command that writes has to be a job, which claims its range. So we
+        # look again whenever a job may have begun. While there are fences it has to be a job, too, to wait
+        # for them.
         guarded = (mask and traffic.locks.busy) or traffic.fences.standing or traffic.stale
         room = 0 if self.stopped else traffic.room
         while end - pos >= header and room > 0:
@@ -280,7 +281,7 @@ class RequestScan:
         request: _Request,
         out: list[memoryview | bytes],
     ) -> int:
-        """Take a request that is not FAST, whose header ends at `pos`; give the position behind what it
+        """Take a request that is not FAST, whose header ends at `pos`; give the position after what it
         took.
         """
         word, cookie, offset, length = request
@@ -366,8 +367,8 @@ class RequestScan:
         traffic.to_upstream.clear()
 
     def _drop(self, pos: int, end: int, length: int) -> int:
-        """Drop a payload that was refused; give the position behind it, or the end. The client is told when
-        it has sent all of it: some do not bear a reply before (see `early`).
+        """Drop a payload that was refused; give the position after it, or the end. The client is told when it
+        has sent all of it: some clients do not bear a reply before that (see `early`).
         """
         behind = pos + length
         self._drop_left = max(0, behind - end)

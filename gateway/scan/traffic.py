@@ -17,7 +17,7 @@ from gateway.jobs.jobs import MAX_JOB_BYTES, Jobs
 from gateway.jobs.locks import ASK, Entry, RangeLocks
 from gateway.losses.rule import Debt, Losses, Trail
 from gateway.protocol.asks import Ask, Done
-from gateway.protocol.commands import WRITE_CLASS, Refused
+from gateway.protocol.commands import WRITE_CLASS, RefusedCommand
 from gateway.protocol.table import ALL_COMMANDS
 from gateway.scan.asks import Asks
 from gateway.scan.early import Early
@@ -70,7 +70,7 @@ class Partial:
 
 
 class Gate(Protocol):
-    """What has to let each request through before it is begun (`gateway.throttle` has one)."""
+    """Has to let each request through before it is begun (`gateway.throttle` has one)."""
 
     def take(self, length: int) -> bool:
         """Let one through whose data has this length; or not now: then the same is asked again later."""
@@ -155,20 +155,20 @@ class Traffic:
         )
         self.gate: Gate | None = None
         self.held = False
-        """The gate has not let a request through: it stays unread, and all behind it, until whoever set the
-        gate clears this."""
+        """The gate has not let a request through. It stays unread, and so do all after it, until whoever set
+        the gate clears this."""
         self.trail: Trail | None = None
         """What has been written over this link, and is not flushed; None: somebody else has it."""
         self.memory: Memory | None = None
         """None: what is under way when the link dies, fails."""
         self.has_gone: Callable[[], bool] = _is_there
-        """Says whether the client has gone, or is about to, be it that nothing was read of that."""
+        """Says whether the client has gone, or is about to, even if nothing was read of that yet."""
         self.stale = False
-        """The client has gone while what it sent had to wait: what it wanted to write is not begun any more.
-        Others may have written there since, who saw it go."""
+        """The client has gone while what it sent had to wait. What it wanted to write is not begun any more,
+        for others, who saw it go, may have written there since."""
         self.leave_late: Callable[[Range, bool], None] = nobody_minds
-        """Called with each range that is being written when the link is given up, and nobody asks again: it may
-        be written yet. And with whether it has others' bytes in it, for it was widened."""
+        """Called when the link is given up and nobody asks again: with each range that is being written, for it
+        may be written yet; and with whether that was widened, so that it has others' bytes in it."""
         self.postponed: deque[Callable[[], None]] = deque()
         """Begin commands of the client that were under way on a link that has died."""
         self.backlog = 0
@@ -202,11 +202,11 @@ class Traffic:
     def most_in_flight(self, most: int) -> None:
         self._most_in_flight = min(max(1, most), MAX_IN_FLIGHT)
 
-    def count_refusal(self, word: int, refused: Refused) -> None:
+    def count_refusal(self, word: int, refused: RefusedCommand) -> None:
         """A request is answered here with an error."""
         self.refused[_named(word), refused.error.name] += 1
 
-    def observe(self, word: int, would: Refused) -> None:
+    def observe(self, word: int, would: RefusedCommand) -> None:
         """A request would be refused if what is only observed were in force."""
         self.observed.refuse(_named(word), would.error.name, would.text)
 
@@ -231,7 +231,7 @@ class Traffic:
         return self._most_in_flight - len(self.in_flight) - self.jobs.waiting
 
     def give_up_writes(self) -> None:
-        """Nobody will hear what becomes of what is being written over this link: it may be done, or yet be
+        """Nobody will hear what becomes of what is being written over this link: it may be done, or may yet be
         done, on top of what others write. But one whose data its client has not sent to the end never is. (What
         we have not sent to the end may be done all the same: over TLS the kernel may have more than it said.)
         """

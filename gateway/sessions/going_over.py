@@ -53,7 +53,8 @@ from gateway.sessions.service import Place, Running, Service
 from gateway.sessions.surviving import OVER_SECONDS, put_on_its_links
 from gateway.sessions.transmit import Opened
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation
+from gateway.upstream.link import Link
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire.handshake import shown
 
 

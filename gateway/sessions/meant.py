@@ -23,8 +23,8 @@ from gateway.config.models import exact_name
 from gateway.protocol.errors import Refusal
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.service import Service
-from gateway.upstream.listing import LIST_SECONDS, visible_exports
-from gateway.upstream.negotiation import Terms, list_exports
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import LIST_SECONDS, exports_of, visible_exports
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import ListedExport, shown
 
@@ -141,7 +141,7 @@ class Exports:
         async def ask(name: str) -> None:
             # Of a server that lists nothing, what is in use is known, and nobody else is there to be held.
             with suppress(Refusal):
-                told[name] = await service.servers[name].listing(list_exports)
+                told[name] = await exports_of(service.servers[name])
 
         with trio.move_on_after(min(LIST_SECONDS, within.left / 2)):
             async with trio.open_nursery() as nursery:

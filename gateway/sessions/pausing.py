@@ -49,7 +49,7 @@ from gateway.sessions.going_over import (
 )
 from gateway.sessions.holding import Holding, NotDone, Within, relaying
 from gateway.sessions.service import Place, Running, Service
-from gateway.upstream.negotiation import Terms
+from gateway.upstream.link import Terms
 from gateway.upstream.server import Server
 from gateway.wire.handshake import shown
 

@@ -112,18 +112,24 @@ def without_payload_flag(told: Told) -> Told:
 
 
 def refusal_of(
-    config: Config, name: str, found: Grant | NotGranted, *, secure: bool, without_tls: Rep
+    config: Config, name: str, found: Grant | NotGranted, *, secure: bool, without_tls: Rep | None
 ) -> Refusal | None:
     """Give what a client is told in place of the export that it names, for what the rules say; None if it may
-    have it. `without_tls`: what it hears that would have to come over TLS, and does not (`secure`).
+    have it. `without_tls`: how it is refused that would have to come over TLS, and does not (`secure`); None:
+    as for a name that does not exist, for there is no TLS where it came in.
+
+    The words are the same whatever it asked. The reply is ERR_TLS_REQD for INFO and GO alone: "The server MUST
+    NOT send NBD_REP_ERR_TLS_REQD in response to any option other than NBD_OPT_INFO, NBD_OPT_GO and
+    NBD_OPT_EXPORT_NAME" ("SELECTIVETLS mode"), the last of which has no error reply. So whoever asks for its
+    contexts hears ERR_UNKNOWN, as it would of a client's mistake in the name, and what the mistake is.
     """
     route = None if found.name is None else config.route(found.name)
     if route is None or (isinstance(found, NotGranted) and found.hidden):
         return _unknown(name)
     if route.tls_required and not secure:
-        if without_tls == Rep.ERR_TLS_REQD:
-            return Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
-        return _unknown(name)
+        if without_tls is None:
+            return _unknown(name)
+        return Refusal(without_tls, f"export {shown(name)} wants TLS: send STARTTLS")
     if isinstance(found, NotGranted):
         return Refusal(Rep.ERR_POLICY, f"access to export {shown(name)} is denied")
     return None
@@ -132,8 +138,19 @@ def refusal_of(
 def refusal_to_join(route: Route, asked: str, denied: Denied) -> Refusal:
     """Give what a client is told that asks for an export by a name, and that a policy does not let in."""
     if route.hide:
-        return _unknown(asked)
+        return _unknown(asked, why=str(denied))
     return Refusal(Rep.ERR_POLICY, str(denied))
+
+
+def refusal_there(asked: str, refused: Refusal) -> Refusal:
+    """Give what a client is told that asks for an export by a name, where the upstream has refused it.
+
+    Of a name that the upstream does not have it hears what it hears of one that is hidden: else the words would
+    say which ones are. The upstream's own are for the log.
+    """
+    if refused.reply != Rep.ERR_UNKNOWN:
+        return refused
+    return _unknown(asked, why=refused.why)
 
 
 def check_places(server: Server, promised: Offer) -> None:
@@ -146,8 +163,8 @@ def check_places(server: Server, promised: Offer) -> None:
         raise Refusal(Rep.ERR_POLICY, text)
 
 
-def _unknown(name: str) -> Refusal:
-    return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}")
+def _unknown(name: str, *, why: str | None = None) -> Refusal:
+    return Refusal(Rep.ERR_UNKNOWN, f"there is no export {shown(name)}", why=why)
 
 
 # --- Meta contexts

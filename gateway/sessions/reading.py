@@ -24,7 +24,7 @@ from gateway.scan.chunks import reply_scan
 from gateway.scan.plan import Plan, plan
 from gateway.scan.traffic import Traffic
 from gateway.sessions.promise import first_view
-from gateway.upstream.negotiation import Link
+from gateway.upstream.link import Link
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno, Rep
 from gateway.wire.errors import WireError

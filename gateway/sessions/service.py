@@ -36,16 +36,10 @@ from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import check_required
 from gateway.upstream.ladder import Rung
-from gateway.upstream.negotiation import Link, Negotiation, Terms
-from gateway.upstream.server import (
-    CameBack,
-    News,
-    Server,
-    TurnedAway,
-    Unwell,
-    WellAgain,
-    WentDown,
-)
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
+from gateway.upstream.server import Server
 from gateway.wire.limits import MAX_SIZE_BYTES
 
 if TYPE_CHECKING:
@@ -219,7 +213,7 @@ class Service:
             except Refusal:
                 link.close()
                 raise
-            if decision.reason and server.is_news(terms.name, decision.reason):
+            if decision.reason and server.told.is_news(terms.name, decision.reason):
                 self.log.warning(decision.reason, upstream=server.name, export=terms.name)
             return link
         disk = self.disk_at(place)

@@ -30,7 +30,7 @@ from gateway.sessions.hooks import Hooks
 from gateway.sessions.promise import plan_of
 from gateway.sessions.service import Running, Service
 from gateway.sessions.settling import begin_when_settled
-from gateway.upstream.negotiation import Link
+from gateway.upstream.link import Link
 from gateway.wire.constants import Cmd, TransmissionFlag
 from gateway.wire.ranges import Range
 

@@ -25,8 +25,8 @@ from gateway.sessions.observing import Teller
 from gateway.sessions.promise import plan_of
 from gateway.sessions.service import Limits, Place, Running, Service
 from gateway.sessions.surviving import put_on_its_links
-from gateway.upstream.negotiation import Link
-from gateway.upstream.negotiation import Terms as Asked
+from gateway.upstream.link import Link
+from gateway.upstream.link import Terms as Asked
 from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _connections(link: Link | Joined) -> dict[str, object]:
 
 def _log_repairs(service: Service, opened: Opened) -> None:
     server = opened.place.server
-    for quirk in server.count_repairs(opened.link.quirks):
+    for quirk in server.told.count_repairs(opened.link.quirks):
         say = service.log.warning if quirk.risks_data else service.log.info
         say("repairing", upstream=server.name, quirk=quirk.name, what=quirk.summary)
 

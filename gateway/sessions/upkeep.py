@@ -50,12 +50,14 @@ def _wanted(service: Service) -> set[Server]:
         place = None if route is None else service.place(name, route)
         if place is not None:
             held.add(place.server.disks)
-    servers = (each for each in service.led_to if each.keep_warm or each.check_seconds)
+    servers = (
+        each for each in service.led_to if each.settings.warm or each.settings.health_check_seconds
+    )
     return {each for each in servers if each.disks not in held}
 
 
 def _watched(service: Service) -> set[Processes]:
-    return {each.processes for each in service.led_to if each.processes is not None}
+    return {each for server in service.led_to if (each := server.recipe.processes) is not None}
 
 
 async def _watch(processes: Processes, scope: trio.CancelScope) -> None:
@@ -66,7 +68,7 @@ async def _watch(processes: Processes, scope: trio.CancelScope) -> None:
 async def _see_to(server: Server, scope: trio.CancelScope) -> None:
     with scope:
         async with trio.open_nursery() as nursery:
-            if server.keep_warm:
-                nursery.start_soon(Warm(server, server.keep_warm).run)
-            if server.check_seconds:
-                nursery.start_soon(check_health, server, server.check_seconds)
+            if warm := server.settings.warm:
+                nursery.start_soon(Warm(server, warm).run)
+            if seconds := server.settings.health_check_seconds:
+                nursery.start_soon(check_health, server, seconds)

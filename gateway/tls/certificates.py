@@ -21,7 +21,7 @@ from typing import Literal, TypeVar
 
 from cryptography import x509
 
-from gateway.tls.errors import CredentialsError
+from gateway.tls.errors import CredentialsError, all_told
 from gateway.tls.reading import UNREADABLE, exposed, read
 from gateway.tls.revoked import RevokedList, comparable, revoked_list
 from gateway.wire.handshake import printable
@@ -79,7 +79,8 @@ def paths_of(directory: Path, role: Role) -> tuple[Path, ...]:
 def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certificates:
     """Read a directory. A server needs its certificate and key; a client has both or neither.
 
-    Whether a certificate is valid today is not looked at: `warnings` tells. Raises `CredentialsError`.
+    Whether a certificate is valid today is not looked at: `warnings` tells. Raises `CredentialsError`, of all
+    files that cannot be used.
     """
     if not directory.is_dir():
         expected = (
@@ -87,16 +88,27 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
         )
         raise CredentialsError(directory, f"is no directory; {expected}")
     ca, crl, certificate, key = paths_of(directory, role)
-    own = None
-    terms: list[Term] = []
-    if role == "server" or certificate.exists() or key.exists():
-        terms += _check_own(certificate, key, role)
-        own = (certificate, key)
-    if not (need_ca or ca.exists()):
+    has_own = role == "server" or certificate.exists() or key.exists()
+    has_ca = need_ca or ca.exists()
+    chain: list[x509.Certificate] = []
+    cas: list[x509.Certificate] = []
+    crls: list[x509.CertificateRevocationList] = []
+    with all_told() as part:
+        if has_own:
+            with part():
+                chain = _certificates(certificate, f"the {role}'s certificate ({_PEM})")
+            with part():
+                _check_key(key, certificate.name)
+        if has_ca:
+            with part():
+                cas = _certificates(ca, f"the certificates of the CAs to trust ({_PEM})")
+            with part():
+                crls = _crls(crl) if crl.exists() else []
+    own = (certificate, key) if has_own else None
+    terms = [_term(certificate, one) for one in chain]
+    if not has_ca:
         return Certificates(None, (), ssl.VerifyFlags(0), own, tuple(terms))
-    cas = _certificates(ca, f"the certificates of the CAs to trust ({_PEM})")
     terms += [_term(ca, one) for one in cas]
-    crls = _crls(crl) if crl.exists() else []
     terms += [_crl_term(crl, one) for one in crls]
     lists = [_list(crl, one, cas) for one in crls]
     return Certificates(ca, tuple(lists), _verify_flags(cas), own, tuple(terms))
@@ -111,7 +123,7 @@ def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
     if certificates.own is not None:
         certificate, key = certificates.own
         with _as_credentials_error(key, f"cannot be used as the key of {certificate.name}"):
-            # A password would be asked for on the terminal; there is none (see _check_own).
+            # A password would be asked for on the terminal; there is none (see _check_key).
             context.load_cert_chain(certificate, key, password="")
     if certificates.ca is not None:
         with _as_credentials_error(certificates.ca, "cannot be used"):
@@ -170,9 +182,8 @@ def shown(name: x509.Name) -> str:
 # ---- reading ----
 
 
-def _check_own(certificate: Path, key: Path, role: Role) -> list[Term]:
-    chain = _certificates(certificate, f"the {role}'s certificate ({_PEM})")
-    expected = f"the key of {certificate.name}, PEM, without a password"
+def _check_key(key: Path, certificate: str) -> None:
+    expected = f"the key of {certificate}, PEM, without a password"
     content = read(key, expected)
     # Not parsed: `cryptography` refuses some EC keys that certtool (GnuTLS 3.7.9) makes, and OpenSSL takes
     # them.
@@ -180,7 +191,6 @@ def _check_own(certificate: Path, key: Path, role: Role) -> list[Term]:
         raise CredentialsError(key, f"is no key; expected {expected}")
     if _KEY_ENCRYPTED.search(content):
         raise CredentialsError(key, f"has a password; expected {expected}")
-    return [_term(certificate, one) for one in chain]
 
 
 def _certificates(path: Path, expected: str) -> list[x509.Certificate]:

@@ -39,9 +39,9 @@ from gateway.tls.certificates import (
     paths_of,
     warnings,
 )
-from gateway.tls.errors import CredentialsError, NotAdmitted
+from gateway.tls.errors import CredentialsError, NotAdmitted, all_told
 from gateway.tls.hello import offers_key
-from gateway.tls.psk import Claim, Keys, check_supported, claim_of, load_keys, offer_key
+from gateway.tls.psk import ClaimedUser, Keys, check_supported, claim_of, load_keys, offer_key
 from gateway.tls.revoked import RevokedList, check_not_revoked, utc_now, verified_chain
 from gateway.wire.handshake import shown
 
@@ -82,7 +82,7 @@ class Session:
         certificates: ssl.SSLContext | None = None,
         hostname: str | None = None,
         certificate_needed: bool = False,
-        claim: Claim | None = None,
+        claim: ClaimedUser | None = None,
         lists: Sequence[RevokedList] = (),
     ) -> None:
         """`lists`: what certificates are looked up in that are verified."""
@@ -176,11 +176,14 @@ def server_credentials(
         raise CredentialsError(None, "TLS needs a directory of certificates, a PSK file, or both")
     loaded = None
     keys = None
-    if certificates is not None:
-        loaded = load_certificates(certificates, "server", need_ca=verify_client)
-    if psk is not None:
-        check_supported(psk)
-        keys = load_keys(psk)
+    with all_told() as part:
+        if certificates is not None:
+            with part():
+                loaded = load_certificates(certificates, "server", need_ca=verify_client)
+        if psk is not None:
+            with part():
+                check_supported(psk)
+                keys = load_keys(psk)
     return ServerCredentials(loaded, keys, verify_client=verify_client)
 
 
@@ -324,7 +327,7 @@ class ClientCredentials:
         certificates: Certificates | None,
         *,
         verify_peer: bool = False,
-        claim: Claim | None = None,
+        claim: ClaimedUser | None = None,
     ) -> None:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
         self.exposed = None if certificates is None else certificates.exposed

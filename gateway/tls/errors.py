@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 
@@ -17,6 +19,45 @@ class CredentialsError(Exception):
 
     def __str__(self) -> str:
         return self.problem if self.path is None else f"{self.path}: {self.problem}"
+
+    @property
+    def each(self) -> tuple[CredentialsError, ...]:
+        """What is wrong, each with its own file."""
+        return (self,)
+
+
+class SeveralErrors(CredentialsError):
+    """Credentials cannot be used, and more than one thing is to be mended."""
+
+    def __init__(self, errors: Sequence[CredentialsError]) -> None:
+        self._errors = tuple(errors)
+        super().__init__(None, "; ".join(map(str, errors)))
+
+    @property
+    def each(self) -> tuple[CredentialsError, ...]:
+        """What is wrong, each with its own file."""
+        return self._errors
+
+
+@contextmanager
+def all_told() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Have all that is wrong told at once: else whoever mends files would have to start us after each.
+
+    Gives what marks a part. The `CredentialsError` of one part keeps no other from being tried. It is raised at
+    the end, with all others.
+    """
+    found: list[CredentialsError] = []
+
+    @contextmanager
+    def part() -> Iterator[None]:
+        try:
+            yield
+        except CredentialsError as error:
+            found.extend(error.each)
+
+    yield part
+    if found:
+        raise found[0] if len(found) == 1 else SeveralErrors(found)
 
 
 class NotAdmitted(Exception):

@@ -10,7 +10,7 @@ Imported only where a configuration has TLS.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,6 +46,13 @@ _Ring = TypeVar("_Ring", bound=Ring)
 
 class KeyringError(Exception):
     """Credentials cannot be loaded at the start; the text says where, and what was expected."""
+
+    def __init__(self, whose: str, errors: Sequence[CredentialsError]) -> None:
+        super().__init__("; ".join(f"{whose}: {error}" for error in errors))
+        self.whose = whose
+        """Of which listener or server."""
+        self.errors = tuple(errors)
+        """All that is wrong with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +228,7 @@ def _first(whose: str, load: Callable[[], _Ring]) -> _Ring:
     try:
         return load()
     except CredentialsError as error:
-        raise KeyringError(f"{whose}: {error}") from None
+        raise KeyringError(whose, error.each) from None
 
 
 def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:

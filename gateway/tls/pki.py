@@ -10,7 +10,8 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,7 @@ from gateway.tls.certificates import CA_CRL
 from gateway.tls.errors import CredentialsError
 from gateway.tls.psk import MAX_USER_BYTES
 from gateway.tls.reading import UNREADABLE, read
+from gateway.whole import write_whole
 
 _T = TypeVar("_T")
 
@@ -219,16 +221,7 @@ def replace_pki(directory: Path, files: Mapping[str, bytes]) -> None:
     """Put the files of `renewed` or `revoked` in the place of those that are there, each at once: a server that
     reads them meanwhile finds the old one or the new. Raises `CredentialsError`.
     """
-    for name, content in files.items():
-        path = directory / name
-        new = path.with_name(f".{path.name}.new")
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
-                file.write(content)
-            new.replace(path)
-        except OSError as error:
-            raise CredentialsError(path, f"cannot be written: {_reason(error)}") from None
+    _write(directory, files, replacing=files)
 
 
 def _there(directory: Path) -> _Issued:
@@ -272,41 +265,69 @@ def write_client(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of `add_client` as `write_pki` does, and the record in the place of the one before.
     Raises `CredentialsError`.
     """
-    new = {name: content for name, content in files.items() if name != ISSUED}
-    _check_new(directory, new)
-    replace_pki(directory, {ISSUED: files[ISSUED]})
-    write_pki(directory, new)
-
-
-def _check_new(directory: Path, names: Iterable[str]) -> None:
-    for name in names:
-        if (directory / name).exists():
-            raise CredentialsError(directory / name, "is there already, and is not overwritten")
+    _write_new(directory, files, replacing=[ISSUED])
 
 
 def write_pki(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of `make_pki` into a directory: 0700, and 0600 for the files.
 
-    What is there already is never overwritten; nothing is written if anything is. Raises `CredentialsError`.
+    What is there already is never overwritten; nothing is written if anything is, nor without room for all of
+    it. Raises `CredentialsError`.
     """
-    _check_new(directory, files)
-    made = [directory, *sorted({(directory / name).parent for name in files} - {directory})]
-    for path in made:
-        try:
-            path.mkdir(mode=0o700, parents=path == directory)
-        except FileExistsError:
-            if not path.is_dir():
-                raise CredentialsError(path, "is no directory") from None
-        except (OSError, ValueError) as error:
-            raise CredentialsError(path, f"cannot be made: {_reason(error)}") from None
-    for name, content in files.items():
-        path = directory / name
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-            with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-                file.write(content)
-        except OSError as error:
-            raise CredentialsError(path, f"cannot be written: {_reason(error)}") from None
+    _write_new(directory, files)
+
+
+def _write_new(
+    directory: Path, files: Mapping[str, bytes], replacing: Collection[str] = ()
+) -> None:
+    """Write files, and the directories that they are in; what `replacing` names may be there. What cannot be
+    done leaves nothing behind. Raises `CredentialsError`.
+    """
+    there = [name for name in files if name not in replacing and os.path.lexists(directory / name)]
+    if there:
+        raise CredentialsError(directory, _not_over(directory, there))
+    made: list[Path] = []
+    try:
+        for path in [
+            directory,
+            *sorted({(directory / name).parent for name in files} - {directory}),
+        ]:
+            _make_directory(path, made)
+        _write(directory, files, replacing)
+    except BaseException:
+        for path in reversed(made):
+            with suppress(OSError):  # somebody has put something there meanwhile
+                path.rmdir()
+        raise
+
+
+def _not_over(directory: Path, there: Sequence[str]) -> str:
+    """Say what keeps files from being written, and what can be done about it."""
+    sizes = {name: (directory / name).lstat().st_size for name in there}
+    names = ", ".join(name if size else f"{name} (empty)" for name, size in sizes.items())
+    return f"has {names} already, and nothing is overwritten; if a try has failed, remove what it has left"
+
+
+def _make_directory(path: Path, made: list[Path]) -> None:
+    """Make a directory, with those above it, and note which were not there. Raises `CredentialsError`."""
+    try:
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        for each in reversed(missing):
+            each.mkdir(mode=0o700 if each == path else 0o777)
+            made.append(each)
+    except (OSError, ValueError) as error:
+        raise CredentialsError(path, f"cannot be made: {_reason(error)}") from None
+    if not path.is_dir():
+        raise CredentialsError(path, "is no directory")
+
+
+def _write(directory: Path, files: Mapping[str, bytes], replacing: Collection[str]) -> None:
+    contents = {directory / name: content for name, content in files.items()}
+    try:
+        write_whole(contents, mode=0o600, replacing=[directory / name for name in replacing])
+    except OSError as error:
+        path = Path(os.fsdecode(error.filename))
+        raise CredentialsError(path, f"cannot be written: {_reason(error)}") from None
 
 
 def _reason(error: OSError | ValueError) -> str:

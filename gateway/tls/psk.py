@@ -9,7 +9,7 @@ Who it is. CPython's server callback (`SSLContext.set_psk_server_callback`, 3.13
 not of which session. It is called inside `do_handshake`, on that call's thread, but a context that all
 sessions share would have to keep the identity until somebody fetches it, and he must not miss the moment. A
 context of its own for each session costs 0.13 ms and 12 KiB (CPython 3.13, OpenSSL 3.0), less than the key
-exchange. So each has one, and its callback knows the session: a `Claim`.
+exchange. So each has one, and its callback knows the session: a `ClaimedUser`.
 
 A claim is not a proof. With a certificate in the context, OpenSSL 3 asks the callback, finds that the key's
 hash (SHA-256) is not that of the cipher suite it has chosen (AES-256-GCM-SHA384), and goes on *without the
@@ -50,7 +50,7 @@ _EXPECTED = "lines of user:hexkey, as psktool writes them"
 _HEX = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 
 
-class Claim:
+class ClaimedUser:
     """The user that one session's client says it is; None until it has said so.
 
     The last one counts: after a HelloRetryRequest (RFC 8446, 4.1.2) the client says it again.
@@ -155,11 +155,11 @@ def check_supported(path: Path) -> None:
         )
 
 
-def claim_of(context: ssl.SSLContext, keys: Keys) -> Claim:
+def claim_of(context: ssl.SSLContext, keys: Keys) -> ClaimedUser:
     """Make a server's context ask for a key, and give where it will be known whose. One context, one
     session.
     """
-    claim = Claim()
+    claim = ClaimedUser()
 
     def key_of(user: str | None) -> bytes:
         claim.user = user
@@ -170,10 +170,10 @@ def claim_of(context: ssl.SSLContext, keys: Keys) -> Claim:
     return claim
 
 
-def offer_key(context: ssl.SSLContext, user: str, key: bytes) -> Claim:
+def offer_key(context: ssl.SSLContext, user: str, key: bytes) -> ClaimedUser:
     """Make a client's context offer a key. The claim is ours, for all sessions."""
     if sys.version_info >= (3, 13):
         context.set_psk_client_callback(lambda hint: (user, key))
-    claim = Claim()
+    claim = ClaimedUser()
     claim.user = user
     return claim

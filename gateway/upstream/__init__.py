@@ -1,15 +1,33 @@
 """Upstreams: how one is reached, what is negotiated with it, and the link that comes of it.
 
-server.py       one upstream of the configuration: its address, what is known of it, its list of exports
-maker.py        makes them, for the configuration, reload and switch; and whose disks an address leads to
-places.py       which of its addresses is connected to next, and when; pure
-negotiation.py  one negotiation, which mirrors what a client asks
-ladder.py       how much of the protocol it is asked for, and when for less; pure
-examined.py     what an INFO has shown of it, and need not be asked again; pure
-allowance.py    how long all of that may take
-listing.py      what LIST shows of it
-warm.py         connections that nobody has asked for: ready for the next clients, or to see how it is
-mode.py         over how many connections it serves
-coherence.py    whether several may be used
-configured.py   what the upstreams of a configuration lead to, made once and kept through reloads
+What there is:
+
+server.py        one upstream of the configuration, or where an export was switched to
+recipe.py        what it is made of: its settings, over a backend
+backends.py      what it leads to: an address, or what we run; and whose disks are there
+configured.py    those of a configuration, made once and kept through reloads
+mode.py          over how many connections it serves
+coherence.py     whether several may be used
+news.py          what the log is told of how it is
+
+On the way to a link:
+
+connections.py   how many connections there may be to a backend, and who gives one up
+connecting.py    connects to one of its places
+places.py        which of them is next, and when; pure
+handshake.py     one connection: its greeting, TLS, one option after the other
+greeting.py      brings one as far as it is good for any client
+warm.py          keeps such ones ready for the next clients, and sees how the server is
+option_phase.py  what is asked on one for a client, and what is known by then
+negotiation.py   all that is asked for a client, over one connection after another
+ladder.py        how much of the protocol it is asked for, and when for less; pure
+examined.py      what an INFO has shown of it, and need not be asked again; pure
+allowance.py     how long all of that may take
+link.py          what comes of it
+errors.py        why there is none
+
+What LIST shows:
+
+listing.py       of all upstreams, as their exports are called here
+listed.py        of one, asked for once for all who want it
 """

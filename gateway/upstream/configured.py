@@ -35,26 +35,20 @@ import trio
 
 from gateway.config import Config, Upstream
 from gateway.net.command import Command
+from gateway.net.dial import Dialler
 from gateway.net.keeping import Keeper
 from gateway.quirks import catalogue
-from gateway.upstream.maker import (
-    Address,
-    Backend,
-    Recipe,
-    Where,
-    backend_at,
-    dialled,
-    disks_by_address,
-    make,
-)
-from gateway.upstream.server import Server, Unreachable, server_at
-from gateway.uri import File, NbdUri, Target
+from gateway.upstream.backends import Address, Backend, Where, backend_at, dialled, disks_by_address
+from gateway.upstream.errors import Unreachable
+from gateway.upstream.recipe import Recipe
+from gateway.upstream.server import Server
+from gateway.uri import FileUri, NbdUri, Target
 
 if TYPE_CHECKING:
     from gateway.tls.credentials import ClientCredentials
     from gateway.tls.keyring import Keyring  # these cost nothing where there is no TLS
     from gateway.tls.rotation import Rotating
-    from gateway.upstream.maker import Tls
+    from gateway.upstream.recipe import Tls
 
 
 class StartError(Exception):
@@ -140,7 +134,7 @@ def servers_of(
             servers[name] = before.servers[name]
         else:
             rings = () if keyring is None else keyring.upstreams.get(name, ())
-            servers[name] = make(Recipe(name, settings, backends[name]), *map(_tls, rings))
+            servers[name] = Server(Recipe(name, settings, backends[name]), *map(_tls, rings))
     now = {each: _made_anew(each, config, backends, keyring) for each in switched}
     return Servers(config.upstream, backends, servers, now, keeper)
 
@@ -160,7 +154,7 @@ def switched_to(
     for server in led_to:
         if server.recipe == recipe:
             return server
-    return make(recipe, *_tls_elsewhere(uri, settings, keyring))
+    return Server(recipe, *_tls_elsewhere(uri, settings, keyring))
 
 
 def _made_anew(
@@ -170,7 +164,7 @@ def _made_anew(
     is in the configuration now cannot be said of it.
     """
     was = server.recipe
-    if was is None or was.uri is None or was.upstream not in config.upstream:
+    if was.uri is None or was.upstream not in config.upstream:
         return server
     settings = config.upstream[was.upstream]
     own_first = sorted(backends, key=lambda name: name != was.upstream)
@@ -178,11 +172,11 @@ def _made_anew(
     recipe = Recipe(was.upstream, settings, backend_at(was.uri, led_to), was.uri)
     if recipe == was or settings.secure != was.uri.tls:
         return server
-    return make(recipe, *_tls_elsewhere(was.uri, settings, keyring))
+    return Server(recipe, *_tls_elsewhere(was.uri, settings, keyring))
 
 
 def _backends_of(servers: Iterable[Server]) -> list[Backend]:
-    return [server.recipe.backend for server in servers if server.recipe is not None]
+    return [server.recipe.backend for server in servers]
 
 
 def load_keyring(config: Config, before: Keyring | None = None) -> Keyring | None:
@@ -208,12 +202,43 @@ async def upstreams(
     """
     made = servers_of(config, embedded, keyring)
     for server in made.servers.values():
-        server.patient = False
+        server.connector.patient = False
     try:
         yield made.servers
     finally:
         with trio.CancelScope(shield=True):  # it has limits of its own
             await made.end()
+
+
+def server_at(
+    uri: NbdUri, *, seconds: float | None = None, quirks: str | tuple[str, ...] = "auto"
+) -> Server:
+    """Give the server at a URI, for one that needs no configuration: what it says of TLS is all there is.
+
+    `seconds` is how long connecting, and each answer, may take. Raises `Unreachable` if the certificates or
+    keys that the URI names cannot be used.
+    """
+    tls = []
+    if uri.tls:
+        from gateway.tls.errors import CredentialsError
+        from gateway.tls.server_uri import wanted_of
+
+        try:
+            tls = [wanted_of(uri).load().session]
+        except CredentialsError as error:
+            raise Unreachable(f"{uri}: {error}") from None
+    said: dict[str, object] = {"uri": uri, "quirks": quirks}
+    if seconds is not None:
+        said |= {"connect_seconds": seconds, "negotiate_seconds": seconds}
+    recipe = Recipe(str(uri), _settings(said), Backend(uri, diallers=(Dialler(uri),)))
+    server = Server(recipe, *tls)
+    server.connector.patient = False
+    return server
+
+
+def _settings(said: Mapping[str, object]) -> Upstream:
+    """Give what is said, and else the defaults, of a server that is in no configuration."""
+    return Upstream().model_copy(update=said)
 
 
 @asynccontextmanager
@@ -226,16 +251,18 @@ async def server_of(
     if isinstance(target, NbdUri):
         yield server_at(target, seconds=seconds, quirks=quirks)
         return
-    from gateway.embedded import DiskError, Within, make_server
+    from gateway.embedded import DiskError, InProcess, make_server
 
     failed: Exception | None = None
     async with trio.open_nursery() as embedded:
         try:
-            within = Within(make_server(target), embedded)
+            within = InProcess(make_server(target), embedded)
         except DiskError as error:
             failed = Unreachable(str(error))
         else:
-            server = Server(str(target), within.connect, quirks=quirks)
+            backend = Backend(target, (within.connect,))
+            settings = _settings({"uri": target, "quirks": quirks})
+            server = Server(Recipe(str(target), settings, backend))
             try:
                 yield server
             except Exception as error:  # as itself, not in the nursery's group
@@ -257,7 +284,7 @@ def _kept_backends(
     }
     left = [each for name, each in before.backends.items() if name not in kept]
     # Not a file: it may be being closed, and two may have it open.
-    left += [each for each in leaving if not isinstance(each.target, File)]
+    left += [each for each in leaving if not isinstance(each.target, FileUri)]
     for name, settings in config.upstream.items():
         renamed = next((each for each in left if each.target == _target(settings)), None)
         if name not in kept and renamed is not None:
@@ -309,13 +336,13 @@ def _backend(
         return dialled(target, uris, known, disks, before)
     assert settings.uri is not None  # guaranteed by the checks of the configuration
     assert not isinstance(settings.uri, NbdUri)
-    from gateway.embedded import DiskError, Within, make_server  # where one is used, not before
+    from gateway.embedded import DiskError, InProcess, make_server  # where one is used, not before
 
     try:
-        within = Within(make_server(settings.uri), embedded)
+        within = InProcess(make_server(settings.uri), embedded)
     except DiskError as error:
         raise StartError(f"upstream {name}: {error}") from None
-    if isinstance(target, File):
+    if isinstance(target, FileUri):
         where: Address = "file", os.path.realpath(target.path)
         return Backend(target, (within.connect,), disks=where, end=within.close_files)
     return Backend(target, (within.connect,))

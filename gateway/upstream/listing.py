@@ -9,12 +9,16 @@ the list. So does one that takes a single connection, which clients share: of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import trio
 
 from gateway.config import Config
 from gateway.protocol.errors import Refusal
-from gateway.upstream.negotiation import list_exports
+from gateway.upstream.errors import LostTheWay, Unreachable
+from gateway.upstream.greeting import greeted
+from gateway.upstream.link import Terms
+from gateway.upstream.option_phase import OptionPhase
 from gateway.upstream.server import Server
 from gateway.wire.handshake import ListedExport
 
@@ -41,7 +45,7 @@ async def listed_exports(
 
     async def ask(upstream: str) -> None:
         try:
-            told[upstream] = await servers[upstream].listing(list_exports)
+            told[upstream] = await exports_of(servers[upstream])
         except Refusal as refusal:
             refusals.append(refusal)
 
@@ -85,6 +89,25 @@ def visible_exports(
             description = told_there if route.description is None else route.description
             visible[name] = ListedExport(name, description)
     return list(visible.values())
+
+
+async def exports_of(server: Server) -> list[ListedExport]:
+    """Give a server's exports, as they were a moment ago or are now. Raises `Refusal` if it will not say."""
+    return await server.listed.exports(partial(list_exports, server))
+
+
+async def list_exports(server: Server) -> list[ListedExport]:
+    """Ask a server for its exports, on a connection of its own. Raises `Refusal`."""
+    terms = Terms("", structured=False)
+    slot = await server.slot(patient=False)
+    phase = OptionPhase(server, await greeted(server, slot, patient=False))
+    try:
+        await phase.agree(terms, server.ladder.first(trio.current_time()))
+        return await phase.list_exports()
+    except LostTheWay as error:
+        raise Unreachable(f"upstream {server.name!r}: {error}") from None
+    finally:
+        await phase.aclose()
 
 
 def _names(theirs: list[ListedExport] | None) -> list[str]:

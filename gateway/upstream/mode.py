@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.config import PER_CLIENT, Connections
-from gateway.losses.survival import DEFAULTS, Doubt, Survival
+from gateway.config import PER_CLIENT, Connections, Upstream
+from gateway.losses.survival import DEFAULTS, Doubt, Survival, Unanswered
 from gateway.wire.limits import MIB
 
 
@@ -49,4 +49,22 @@ class Mode:
         return f"what its connection leaves unanswered is asked over another ({self.wanted} wanted)"
 
 
-ONE_FOR_EACH = Mode()
+def mode_of(settings: Upstream) -> Mode:
+    """Give over how many connections an upstream serves, and what becomes of clients when they are lost."""
+    survival = Survival(
+        settings.reconnect_seconds,
+        Doubt(settings.unflushed),
+        settings.replay_bytes,
+        Unanswered(settings.unknown_writes),
+        settings.late_write_seconds,
+        settings.stall_seconds,
+        settings.identity == "check",
+        settings.sole_writer,
+    )
+    return Mode(
+        settings.connections,
+        settings.connections_required,
+        settings.stripe,
+        settings.coherence == "strong",
+        survival,
+    )

@@ -12,7 +12,7 @@ goes for every other upstream holds at the start of these as well: nothing is di
 
 They are not in anybody's way:
 
-- they have places under `max-connections`, but only such as nobody waits for, and give them up when a client
+- they have slots under `max-connections`, but only such as nobody waits for, and give them up when a client
   needs one. One that is still being made when a client has to dial is dropped: it may stand in the queue of a
   server that serves one client (qemu-nbd), and the client would stand behind it;
 - one that the server closes (a time-out, as qemu 9.1 has after 10 s, or its end) is noticed and replaced; if it
@@ -24,7 +24,7 @@ that are in force, and the server that is at the address. While an export is pau
 server, which may be about to be exchanged (`gateway.sessions.upkeep`).
 
 A **health check** connects, takes the greeting and leaves with ABORT, where nobody else has tried to connect
-for so long, and all places are not taken. Whether connecting works is what `Places` learns from it; so the log
+for so long, and not all slots are taken. Whether connecting works is what `Places` learns from it; so the log
 tells of an outage before a client finds out, and clients that come later are told at once.
 """
 
@@ -36,8 +36,11 @@ from dataclasses import dataclass, field
 import trio
 
 from gateway.protocol.errors import Refusal
-from gateway.upstream.negotiation import OptionLine
-from gateway.upstream.server import Place, Server, Unwell, WellAgain
+from gateway.upstream.connections import Slot
+from gateway.upstream.greeting import greeted
+from gateway.upstream.handshake import Handshake
+from gateway.upstream.news import Unwell, WellAgain
+from gateway.upstream.server import Server
 
 RENEW_SECONDS = 300.0
 """How old a warm connection may get: a new one every few minutes bothers nobody, and credentials, addresses and
@@ -54,7 +57,7 @@ MOST_PAUSE_SECONDS = 30.0
 """What doubling ends at. Nobody waits for these: who comes meanwhile dials."""
 
 FULL_SECONDS = 1.0
-"""How often it is looked whether there is a place again, where there was none. That costs the server
+"""How often it is looked whether there is a slot again, where there was none. That costs the server
 nothing."""
 
 
@@ -62,7 +65,7 @@ nothing."""
 class _Kept:
     """A connection that waits for a client."""
 
-    line: OptionLine
+    handshake: Handshake
     since: float
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Of the task that watches it."""
@@ -99,7 +102,7 @@ class Warm:
             self._not_before = min(self._not_before, soon)
             self._changed.set()
 
-    async def take(self) -> OptionLine | None:
+    async def take(self) -> Handshake | None:
         """Give one, which is the caller's from now on; None if there is none, and the caller has to dial."""
         if not self._kept:
             await self._drop_dial()
@@ -107,38 +110,38 @@ class Warm:
         kept = self._kept.pop()  # the newest is the least likely to be dead
         self._steady()
         await _release(kept)
-        return kept.line
+        return kept.handshake
 
     async def give_way(self) -> None:
-        """Give up one, or the one that is being made: somebody needs the place."""
+        """Give up one, or the one that is being made: somebody needs the slot."""
         if self._kept:
             kept = self._kept.popleft()
             await _release(kept)
-            await kept.line.aclose()
+            await kept.handshake.aclose()
         else:
             await self._drop_dial()
 
     async def run(self) -> None:
         """Keep them, until cancelled; then they are left in good order."""
         self._server.warm = self
-        self._server.connections.warm.add(self)
+        self._server.connections.spare.add(self)
         try:
             await self._served.wait()
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._until_one_is_due()
-                    place = self._server.connections.free()
-                    if place is None:
+                    slot = self._server.connections.free()
+                    if slot is None:
                         await trio.sleep(FULL_SECONDS)
                         continue
-                    line = await self._dial(place)
-                    if line is None:
+                    handshake = await self._dial(slot)
+                    if handshake is None:
                         continue
-                    kept = _Kept(line, trio.current_time())
+                    kept = _Kept(handshake, trio.current_time())
                     self._kept.append(kept)
                     nursery.start_soon(self._watch, kept)
         finally:
-            self._server.connections.warm.discard(self)
+            self._server.connections.spare.discard(self)
             if self._server.warm is self:  # else others are kept by now, while these were left
                 self._server.warm = None
 
@@ -153,12 +156,12 @@ class Warm:
             else:
                 return
 
-    async def _dial(self, place: Place) -> OptionLine | None:
+    async def _dial(self, slot: Slot) -> Handshake | None:
         self._dial_over = trio.Event()
         try:
             with trio.CancelScope() as self._dialling:
-                return await OptionLine.greeted(
-                    self._server, place, patient=False, for_client=False, beside=True
+                return await greeted(
+                    self._server, slot, patient=False, for_client=False, beside=True
                 )
             self._steady()  # it was dropped, which says nothing of the server
             self._failed()
@@ -178,7 +181,7 @@ class Warm:
         """See to a connection until it is taken (then it is somebody else's), dead, old, or all ends."""
         try:
             with kept.scope, trio.move_on_after(RENEW_SECONDS):
-                await kept.line.wait_for_end()
+                await kept.handshake.wait_for_end()
         finally:
             if kept in self._kept:
                 self._kept.remove(kept)
@@ -186,7 +189,7 @@ class Warm:
                     self._failed()
                 else:
                     self._steady()
-                await kept.line.aclose()
+                await kept.handshake.aclose()
             kept.released.set()
             self._changed.set()
 
@@ -213,22 +216,22 @@ async def check_health(server: Server, seconds: float) -> None:
     checked = trio.current_time()
     well = True
     while True:
-        due = max(checked, server.tried_at) + seconds
+        due = max(checked, server.connector.tried_at) + seconds
         if trio.current_time() < due:
             await trio.sleep_until(due)
             continue
         checked = trio.current_time()
-        place = server.connections.free()
-        if place is None:
+        slot = server.connections.free()
+        if slot is None:
             continue
         try:
-            line = await OptionLine.greeted(server, place, patient=False, for_client=False)
+            handshake = await greeted(server, slot, patient=False, for_client=False)
         except Refusal as refusal:
             if well and not server.down:  # else that has been told
                 well = False
                 server.tell(Unwell(refusal.text))
         else:
-            await line.aclose()
+            await handshake.aclose()
             if not well:
                 well = True
                 server.tell(WellAgain())

@@ -50,7 +50,7 @@ _PORT = re.compile("0|[1-9][0-9]{0,4}")
 _SHOWN_BYTES = 32
 
 
-class Command(IntEnum):
+class ProxyCommand(IntEnum):
     """Whose connection it is."""
 
     LOCAL = 0
@@ -66,7 +66,7 @@ class Family(IntEnum):
     UNIX = 3
 
 
-class Transport(IntEnum):
+class ProxyTransport(IntEnum):
     """What the client came over."""
 
     UNSPEC = 0
@@ -78,7 +78,7 @@ _ADDRESSES_BYTES = {Family.UNSPEC: 0, Family.INET: 12, Family.INET6: 36, Family.
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ProxySource:
     """Where the load balancer's client comes from. A client of its Unix socket has no address."""
 
     address: IPv4Address | IPv6Address | None
@@ -90,7 +90,7 @@ class Header:
     """A header: its length, and the client; None if the connection speaks for itself."""
 
     length: int
-    source: Source | None
+    source: ProxySource | None
 
 
 def decode_header(data: bytes) -> Header | int:
@@ -116,7 +116,7 @@ def _decode_line(data: bytes) -> Header | int:
     return missing
 
 
-def _source_of_line(line: bytes) -> Source | None:
+def _source_of_line(line: bytes) -> ProxySource | None:
     match line.decode("ascii", "replace").split(
         " "
     ):  # what is replaced is in no address and no port
@@ -126,7 +126,7 @@ def _source_of_line(line: bytes) -> Source | None:
             kind = IPv4Address if family == "TCP4" else IPv6Address
             _address(destination, kind, line)
             _port(to_port, line)
-            return Source(_address(source, kind, line), _port(port, line))
+            return ProxySource(_address(source, kind, line), _port(port, line))
     raise WireError(
         "expected PROXY UNKNOWN, or PROXY TCP4 or TCP6 with two addresses and two ports, each after"
         f" one space, got {line!r}"
@@ -162,7 +162,7 @@ def _decode_binary(data: bytes) -> Header | int:
     family, transport = divmod(kind, 16)
     if version != 2:
         raise WireError(f"expected version 2 in a binary PROXY header, got {version}")
-    if command not in tuple(Command):
+    if command not in tuple(ProxyCommand):
         raise WireError(
             f"expected LOCAL (0) or PROXY (1) as the command of a PROXY header, got {command}"
         )
@@ -171,8 +171,8 @@ def _decode_binary(data: bytes) -> Header | int:
             f"a PROXY header announces {length} bytes more; at most {MAX_BLOCK_BYTES} are allowed"
         )
     whole = HEAD.size + length
-    if command == Command.PROXY:  # of LOCAL, all that follows is ignored, whatever it is
-        if family not in tuple(Family) or transport not in tuple(Transport):
+    if command == ProxyCommand.PROXY:  # of LOCAL, all that follows is ignored, whatever it is
+        if family not in tuple(Family) or transport not in tuple(ProxyTransport):
             raise WireError(
                 f"expected a known address family and transport in a PROXY header, got 0x{kind:02x}"
             )
@@ -184,7 +184,7 @@ def _decode_binary(data: bytes) -> Header | int:
             )
     if len(data) < whole:
         return whole - len(data)
-    if command == Command.LOCAL or transport != Transport.STREAM:
+    if command == ProxyCommand.LOCAL or transport != ProxyTransport.STREAM:
         return Header(whole, None)
     return Header(whole, _source_of_block(family, data[HEAD.size :]))
 
@@ -193,14 +193,14 @@ _SOURCE4 = Struct(">4s4xHxx")
 _SOURCE6 = Struct(">16s16xHxx")
 
 
-def _source_of_block(family: int, block: bytes) -> Source | None:
+def _source_of_block(family: int, block: bytes) -> ProxySource | None:
     match family:
         case Family.INET:
             packed, port = _SOURCE4.unpack_from(block)
-            return Source(IPv4Address(packed), port)
+            return ProxySource(IPv4Address(packed), port)
         case Family.INET6:
             packed, port = _SOURCE6.unpack_from(block)
-            return Source(IPv6Address(packed), port)
+            return ProxySource(IPv6Address(packed), port)
         case Family.UNIX:
-            return Source(None)
+            return ProxySource(None)
     return None

@@ -66,6 +66,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     for module in [*sys.modules]:
         if module.split(".")[0] in here.packages:
             del sys.modules[module]
+    look_anew()  # or the tests after it would find them, too
 
 
 def test_ours_are_found() -> None:

@@ -24,7 +24,7 @@ from gateway.protocol.commands import NEEDS_FLAG
 from gateway.protocol.errors import Hangup
 from gateway.protocol.export import Export, Offer
 from gateway.scan.plan import PROPER, Plan
-from gateway.scan.plan import Route as Way
+from gateway.scan.plan import Handling as Way
 from gateway.scan.requests import RequestScan
 from gateway.scan.traffic import Traffic
 from gateway.sessions.promise import first_view, plan_of, promise
@@ -286,10 +286,10 @@ def test_ten_restricting_policies_cost_the_data_plane_nothing() -> None:
     assert len(agreed.stages) == 10
     assert not plan.hooked
     for command in (Cmd.READ, Cmd.WRITE, Cmd.WRITE_ZEROES, Cmd.BLOCK_STATUS):
-        assert plan.ways[command].route is Way.FAST, plan.ways[command]
+        assert plan.ways[command].handling is Way.FAST, plan.ways[command]
         assert any(word & 0xFFFF == command for word in plan.fast)
     for command in (Cmd.CACHE, Cmd.TRIM):
-        assert plan.ways[command].route is Way.REFUSED
+        assert plan.ways[command].handling is Way.REFUSED
     assert goes_fast(plan, Request(Cmd.READ, 0, 4096), Cmd.READ)
     assert not goes_fast(plan, Request(Cmd.WRITE, 2 * MIB, 4096), Cmd.WRITE)
     beyond = Request(Cmd.WRITE, 600 * MIB, 4096)
@@ -301,5 +301,5 @@ def test_so_does_what_only_reads() -> None:
     agreed = compiled(restricting(("readonly", {}), ("trim", {"how": "none"})), export)
     assert agreed is not None
     plan = planned(agreed, export, structured=True, extended=True)
-    assert plan.ways[Cmd.READ].route is Way.FAST
-    assert plan.ways[Cmd.WRITE].route is Way.REFUSED
+    assert plan.ways[Cmd.READ].handling is Way.FAST
+    assert plan.ways[Cmd.WRITE].handling is Way.REFUSED

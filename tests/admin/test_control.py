@@ -19,10 +19,10 @@ from gateway.admin.control import (
     MAX_PROBLEMS,
     MAX_REQUEST_BYTES,
     REQUEST_SECONDS,
-    Answer,
     Asked,
-    Control,
+    ControlAnswer,
     ControlError,
+    ControlSocket,
     Misunderstood,
     ask,
     asking,
@@ -37,15 +37,15 @@ async def control(path: Path) -> AsyncIterator[list[str]]:
     """A control socket; gives what it has been told to do."""
     done: list[str] = []
 
-    async def reload(arguments: Mapping[str, Any]) -> Answer:
+    async def reload(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
         done.append("reload")
-        return Answer(True, ("all of it",))
+        return ControlAnswer(True, ("all of it",))
 
     def short(number: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    opened = Control(path)
+    opened = ControlSocket(path)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(opened.run, {"reload": reload}, nursery, short)
         yield done
@@ -67,10 +67,12 @@ async def answer_to(path: Path, data: bytes, *, end: bool = False) -> Any:
 
 
 async def test_an_answer_is_as_short_as_it_has_to_be_to_be_believed(workdir: Path) -> None:
-    async def fail(arguments: Mapping[str, Any]) -> Answer:
-        return Answer(False, problems=tuple(f"{number}: " + 200 * "x" for number in range(10_000)))
+    async def fail(arguments: Mapping[str, Any]) -> ControlAnswer:
+        return ControlAnswer(
+            False, problems=tuple(f"{number}: " + 200 * "x" for number in range(10_000))
+        )
 
-    opened = Control(workdir / "c")
+    opened = ControlSocket(workdir / "c")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(opened.run, {"fail": fail}, nursery, lambda _number: None)
         answer = await ask(workdir / "c", "fail")
@@ -82,7 +84,7 @@ async def test_an_answer_is_as_short_as_it_has_to_be_to_be_believed(workdir: Pat
 
 async def test_a_verb(workdir: Path) -> None:
     async with control(workdir / "c") as done:
-        assert await ask(workdir / "c", "reload") == Answer(True, ("all of it",))
+        assert await ask(workdir / "c", "reload") == ControlAnswer(True, ("all of it",))
         assert done == ["reload"]
         answer = await answer_to(workdir / "c", b'{"verb": "reload"}\n')
         assert answer == {"ok": True, "done": ["all of it"], "problems": []}
@@ -205,14 +207,14 @@ class Verbs:
         self.heard: list[Asked] = []
         self.while_connected = False
 
-    async def wait(self, arguments: Mapping[str, Any]) -> Answer:
+    async def wait(self, arguments: Mapping[str, Any]) -> ControlAnswer:
         self.begun.set()
         try:
             await self.goes_on.wait()
         except trio.Cancelled:
             self.cancelled.set()
             raise
-        return Answer(True, ("it",), undo=self._undo, while_connected=self.while_connected)
+        return ControlAnswer(True, ("it",), undo=self._undo, while_connected=self.while_connected)
 
     async def _undo(self) -> None:
         self.undone.set()
@@ -220,7 +222,7 @@ class Verbs:
 
 @asynccontextmanager
 async def waiting(path: Path) -> AsyncIterator[Verbs]:
-    verbs, opened = Verbs(), Control(path)
+    verbs, opened = Verbs(), ControlSocket(path)
     with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             run = partial(opened.run, short=lambda _number: None, heard=verbs.heard.append)

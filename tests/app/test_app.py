@@ -11,7 +11,7 @@ import trio
 
 from gateway.config import parse
 from gateway.upstream.configured import upstreams
-from gateway.upstream.server import Unreachable
+from gateway.upstream.errors import Unreachable
 from gateway.wire.constants import Rep
 
 
@@ -33,6 +33,6 @@ async def test_an_upstream_without_descriptors_is_unreachable(
         with monkeypatch.context() as patch:
             patch.setattr(socket, call, none_left)
             with pytest.raises(Unreachable) as caught:
-                await servers["main"].connect()
+                await servers["main"].connector.connect()
     assert f"{says}{os.strerror(errno.EMFILE)}" in caught.value.text
     assert caught.value.reply == Rep.ERR_SHUTDOWN

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from gateway.app import demo
-from gateway.app.demo import SERVERS, TRIALS, Outcome, Seen, Trial
+from gateway.app.demo import SERVERS, TRIALS, Seen, Trial, TrialOutcome
 from gateway.cli.demo import show
 from gateway.embedded import PERSONALITIES, MemoryDisk, Server
 from gateway.uri import parse_nbd_uri
@@ -76,4 +76,4 @@ async def test_a_proper_server_passes(
         outcome = await trial.do(parse_nbd_uri(uri))
     assert outcome.good, outcome
     if trial.what.startswith("nbdcopy"):
-        assert outcome == Outcome(True, "copied over several connections")
+        assert outcome == TrialOutcome(True, "copied over several connections")

@@ -16,16 +16,16 @@ import structlog
 import trio
 import trio.testing
 
-from gateway.admin.control import Answer, Control
+from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.app import reload as reloading
 from gateway.app.reload import (
     LOOK_SECONDS,
     SETTLE_SECONDS,
     STORM_SECONDS,
     TIMED_SECONDS,
-    Doors,
+    ConfigSource,
+    Listeners,
     Reloader,
-    Source,
     Standing,
 )
 from gateway.clients.client import serve_client
@@ -39,8 +39,8 @@ from gateway.sessions import service as service_module
 from gateway.sessions.service import Service
 from gateway.tls.keyring import Keyring
 from gateway.tls.rotation import stamp_of
+from gateway.upstream.backends import Backend
 from gateway.upstream.configured import load_keyring, servers_of
-from gateway.upstream.maker import Backend
 from gateway.wire.constants import Cmd, Rep
 from tests.embedded.peers import Client
 
@@ -60,7 +60,7 @@ class House:
         self.ends = False
         self.loading: Callable[[], None] = lambda: None
         self.watched: list[Keyring] = []
-        self.obeyed: list[Control] = []
+        self.obeyed: list[ControlSocket] = []
         self.streams: list[trio.SocketStream] = []
 
     def write(self, text: str) -> None:
@@ -74,14 +74,14 @@ class House:
         self.nursery = nursery
         config = load(self.path)
         keyring = load_keyring(config)
-        doors = Doors([await open_listener(each) for each in config.listen])
+        doors = Listeners([await open_listener(each) for each in config.listen])
         if config.control.socket is not None:
-            doors.control = Control(config.control.socket)
+            doors.control = ControlSocket(config.control.socket)
         self.now = Standing(servers_of(config, nursery, keyring), keyring, doors)
         self.lines = structlog.testing.LogCapture()
         log = structlog.wrap_logger(None, processors=[self.lines])
         self.service = Service(config, self.now.servers.servers, Hub(), log)
-        source = Source(self.path, self._load, stamp_of(self.path))
+        source = ConfigSource(self.path, self._load, stamp_of(self.path))
         self.reloader = Reloader(source, self.service, self.now, nursery, self)
         nursery.start_soon(self.service.hub.run)
         for listener in doors.listeners:
@@ -99,7 +99,7 @@ class House:
         for listening in listener.sockets:
             self.nursery.start_soon(take_clients, listening, take, short)
 
-    def obey(self, control: Control) -> None:
+    def obey(self, control: ControlSocket) -> None:
         self.obeyed.append(control)
 
     def watch(self, keyring: Keyring) -> None:
@@ -114,7 +114,7 @@ class House:
 
     # --- Tests
 
-    async def reload(self, text: str | None = None) -> Answer:
+    async def reload(self, text: str | None = None) -> ControlAnswer:
         if text is not None:
             self.write(text)
         return await self.reloader.reload()
@@ -499,7 +499,7 @@ async def test_what_takes_too_long_is_given_up(
 
     async with house(workdir, LISTEN + MEMORY) as gateway:
         gateway.loading = hang
-        answers: list[Answer] = []
+        answers: list[ControlAnswer] = []
 
         async def ask() -> None:
             answers.append(await gateway.reload())
@@ -552,7 +552,7 @@ async def test_one_after_the_other(workdir: Path) -> None:
             under_way -= 1
 
         gateway.loading = count
-        answers: list[Answer] = []
+        answers: list[ControlAnswer] = []
 
         async def ask() -> None:
             answers.append(await gateway.reload())

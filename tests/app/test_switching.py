@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from gateway.admin.control import Answer, Asked, Control, Misunderstood, ask
+from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Misunderstood, ask
 from gateway.admin.control import asking as control_asking
 from gateway.app.switching import verbs_of
 from gateway.sessions.pausing import Pauses
@@ -191,7 +191,7 @@ async def test_a_switched_export_is_seen_to_as_its_upstream_says(workdir: Path) 
         less = "max-connections = 2\nconnect-seconds = 0.01\n"
         assert (await gateway.reload(LISTEN + elsewhere + less + EXPORT)).ok
         [server] = gateway.service.elsewhere
-        assert (server.keep_warm, server.connect_seconds) == (0, 0.01)
+        assert (server.settings.warm, server.settings.connect_seconds) == (0, 0.01)
         third = await gateway.client()
         await third.structured()
         third.negotiation.go("x", ())
@@ -231,7 +231,7 @@ class Asking:
         self.path = path
         self.heard: list[Asked] = []
 
-    async def ask(self, verb: str, **arguments: object) -> Answer:
+    async def ask(self, verb: str, **arguments: object) -> ControlAnswer:
         named = {key.rstrip("_").replace("_", "-"): value for key, value in arguments.items()}
         with trio.fail_after(60):
             return await ask(self.path, verb, named)
@@ -249,7 +249,7 @@ async def asking(workdir: Path, config: str) -> AsyncIterator[Asking]:
         house(workdir / "there", server),
         house(workdir, LISTEN + config) as gateway,
     ):
-        control = Control(workdir / "c")
+        control = ControlSocket(workdir / "c")
         made = Asking(gateway, workdir / "c")
         run = partial(control.run, short=lambda _number: None, heard=made.heard.append)
         gateway.nursery.start_soon(run, verbs(gateway), gateway.nursery)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.admin.control import Answer, Control
+from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.cli import main
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
 from gateway.protocol.errors import Refusal
@@ -103,10 +103,10 @@ async def test_what_a_server_says_does_not_command_the_terminal(what: str, workd
 
 @pytest.mark.parametrize("verb", ["reload", "losses"])
 async def test_nor_does_what_a_gateway_says_of_its_servers(verb: str, workdir: Path) -> None:
-    async def answer(_arguments: Mapping[str, object]) -> Answer:
-        return Answer(ok=True, done=(COMMANDS,), problems=(COMMANDS,))
+    async def answer(_arguments: Mapping[str, object]) -> ControlAnswer:
+        return ControlAnswer(ok=True, done=(COMMANDS,), problems=(COMMANDS,))
 
-    control = Control(workdir / "control")
+    control = ControlSocket(workdir / "control")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(control.run, {verb: answer}, nursery, lambda _errno: None)
         done = await run(verb, "--socket", str(workdir / "control"))

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 import gateway
-from gateway.app.reload import Source
+import gateway.app
+from gateway.app.reload import ConfigSource
 from gateway.cli import VERBS, main
 from gateway.config import Config, load
 from gateway.config.template import TEMPLATE
@@ -268,6 +270,31 @@ def test_init_overwrites_only_when_told(tmp_path: Path, capsys: Capture) -> None
     assert load(path).exports
 
 
+def test_init_goes_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    there = tmp_path / "etc" / "g.toml"
+    there.write_text("mine")
+    there.chmod(0o640)
+    (tmp_path / "g.toml").symlink_to("etc/g.toml")
+    assert main(["init", "g.toml"]) == 1
+    assert there.read_text() == "mine"
+    assert main(["init", "g.toml", "--force"]) == 0
+    assert (tmp_path / "g.toml").is_symlink()
+    assert there.read_text() == TEMPLATE
+    assert there.stat().st_mode & 0o777 == 0o640
+
+
+def test_init_into_what_is_no_file(tmp_path: Path) -> None:
+    """As `init /dev/stdout --force`."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["init", "pipe"]) == 1
+    assert main(["init", "pipe", "--force"]) == 0
+    assert os.read(reader, 1 << 20).decode() == TEMPLATE
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize("force", [[], ["--force"]])
 def test_init_of_a_directory(force: list[str], tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "d").mkdir()
@@ -292,7 +319,7 @@ def test_schema(capsys: Capture) -> None:
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     run: str | None
     pidfile: Path | None
     exit_after_last_client: bool
@@ -304,11 +331,13 @@ class FakeApp:
 
     status: int = 0
     error: str = ""
-    served: tuple[Config, Options] | None = None
-    source: Source | None = None
+    served: tuple[Config, RunOptions] | None = None
+    source: ConfigSource | None = None
     directory_mode: int | None = None
 
-    async def serve(self, config: Config, options: Options, *, source: Source | None) -> int:
+    async def serve(
+        self, config: Config, options: RunOptions, *, source: ConfigSource | None
+    ) -> int:
         self.served, self.source = (config, options), source
         path = config.listen[0].uri.socket_path
         if path is not None:
@@ -324,9 +353,10 @@ def app(monkeypatch: pytest.MonkeyPatch) -> FakeApp:
     fake = FakeApp()
     module: Any = ModuleType("gateway.app.run")
     module.serve = fake.serve
-    module.Options = Options
+    module.RunOptions = RunOptions
     monkeypatch.setitem(sys.modules, "gateway.app.run", module)
-    monkeypatch.setattr(gateway, "app", module, raising=False)
+    # Where it was imported before, its package has it, too.
+    monkeypatch.setattr(gateway.app, "run", module, raising=False)
     return fake
 
 
@@ -335,7 +365,7 @@ def test_serve(app: FakeApp) -> None:
     assert app.served is not None
     config, options = app.served
     assert [listen.uri.host for listen in config.listen] == ["a", "b"]
-    assert options == Options(run=None, pidfile=None, exit_after_last_client=False)
+    assert options == RunOptions(run=None, pidfile=None, exit_after_last_client=False)
 
 
 def test_serve_passes_options_and_status_on(app: FakeApp) -> None:
@@ -351,7 +381,7 @@ def test_serve_passes_options_and_status_on(app: FakeApp) -> None:
     ]
     assert main(arguments) == 7
     assert app.served is not None
-    assert app.served[1] == Options("x $uri", Path("p"), exit_after_last_client=True)
+    assert app.served[1] == RunOptions("x $uri", Path("p"), exit_after_last_client=True)
 
 
 def test_serve_a_file(app: FakeApp, tmp_path: Path) -> None:

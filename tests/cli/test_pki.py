@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gateway.cli import main
+from tests.tools.patience import HANG_SECONDS
 
 Capture = pytest.CaptureFixture[str]
 
@@ -39,8 +42,76 @@ def test_init(tmp_path: Path, capsys: Capture) -> None:
 
     assert main(["pki", "init", "my pki"]) == 1
     assert capsys.readouterr().err == (
-        "nbd-gateway: my pki/ca-cert.pem: is there already, and is not overwritten\n"
+        "nbd-gateway: my pki: has ca-cert.pem, ca-key.pem, server-cert.pem, server-key.pem, client-cert.pem,"
+        " client-key.pem, ca-issued.txt already, and nothing is overwritten; if a try has failed, remove what"
+        " it has left\n"
     )
+
+
+def test_what_to_remove_is_said_exactly(tmp_path: Path, capsys: Capture) -> None:
+    """What this program of another day has left on a full disk."""
+    (tmp_path / "pki").mkdir()
+    (tmp_path / "pki" / "ca-cert.pem").write_text("half")
+    (tmp_path / "pki" / "ca-key.pem").touch()
+    assert main(["pki", "init", "pki"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("nbd-gateway: pki: has ca-cert.pem, ca-key.pem (empty) already, and")
+    for name in ("ca-cert.pem", "ca-key.pem"):
+        (tmp_path / "pki" / name).unlink()
+    assert main(["pki", "init", "pki"]) == 0
+
+
+WRITING = {
+    "pki init": (
+        ["pki", "init", "new/pki", "--client", "joe", "--client", "ann", "--psk", "u"],
+        "",
+    ),
+    "pki add": (["pki", "add", "pki", "bob"], "pki"),
+    "pki renew": (["pki", "renew", "pki"], "pki"),
+    "init": (["init"], ""),
+    "init --force": (["init", "old.toml", "--force"], "old.toml"),
+}
+WITH_LITTLE_ROOM = """
+import resource, sys
+from gateway.cli import main
+_soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), hard))
+sys.exit(main(sys.argv[2:]))
+"""
+"""A file gets no larger than that: to who writes it, as a disk that is full."""
+
+
+def contents(top: Path) -> dict[str, bytes | None]:
+    """All that there is below a directory."""
+    return {
+        str(path.relative_to(top)): path.read_bytes() if path.is_file() else None
+        for path in top.rglob("*")
+    }
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("room_bytes", [0, 100, 300, 600])
+@pytest.mark.parametrize("what", WRITING)
+def test_what_has_no_room_is_not_there(
+    what: str, room_bytes: int, tmp_path: Path, capsys: Capture
+) -> None:
+    """Neither empty nor in half, wherever it ends; and the same goes well when there is room."""
+    arguments, before = WRITING[what]
+    if before == "pki":
+        assert main(["pki", "init", "pki"]) == 0
+    elif before:
+        (tmp_path / before).write_text("mine")
+    there = contents(tmp_path)
+    program = [sys.executable, "-c", WITH_LITTLE_ROOM, str(room_bytes), *arguments]
+    tried = subprocess.run(
+        program, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
+    )
+    assert tried.returncode == 1, tried
+    assert "cannot be written: File too large" in tried.stderr
+    assert contents(tmp_path) == there
+    capsys.readouterr()
+    assert main(arguments) == 0, capsys.readouterr().err
+    assert contents(tmp_path) != there
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from gateway.admin.control import Answer, Control
+from gateway.admin.control import ControlAnswer, ControlSocket
 
 CONFIG = """
 [[listen]]
@@ -24,21 +24,26 @@ uri = "memory:1M"
 @pytest.mark.parametrize(
     ("answer", "status", "out", "err"),
     [
-        (Answer(True, ("exports: 1", "rules: 0")), 0, "reloaded: exports: 1; rules: 0\n", ""),
         (
-            Answer(True, ("exports: 1",), ("a key stays as it was",)),
+            ControlAnswer(True, ("exports: 1", "rules: 0")),
+            0,
+            "reloaded: exports: 1; rules: 0\n",
+            "",
+        ),
+        (
+            ControlAnswer(True, ("exports: 1",), ("a key stays as it was",)),
             1,
             "",
             "nbd-gateway: a key stays as it was\nnbd-gateway: all but that is taken up: exports: 1\n",
         ),
         (
-            Answer(False, problems=("no room",)),
+            ControlAnswer(False, problems=("no room",)),
             1,
             "",
             "nbd-gateway: no room\nnbd-gateway: nothing has changed\n",
         ),
         (
-            Answer(False, ("credentials exchanged: a",), ("no room",)),
+            ControlAnswer(False, ("credentials exchanged: a",), ("no room",)),
             1,
             "",
             "nbd-gateway: no room\n"
@@ -47,13 +52,15 @@ uri = "memory:1M"
     ],
     ids=["all", "not all credentials", "nothing", "only credentials"],
 )
-async def test_words(tmp_path: Path, answer: Answer, status: int, out: str, err: str) -> None:
-    async def reload(_arguments: Mapping[str, Any]) -> Answer:
+async def test_words(
+    tmp_path: Path, answer: ControlAnswer, status: int, out: str, err: str
+) -> None:
+    async def reload(_arguments: Mapping[str, Any]) -> ControlAnswer:
         return answer
 
     config = tmp_path / "gateway.toml"
     config.write_text(CONFIG)
-    control = Control(tmp_path / "c")
+    control = ControlSocket(tmp_path / "c")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(control.run, {"reload": reload}, nursery, lambda _errno: None))
         done = await trio.run_process(

@@ -7,7 +7,7 @@ import pytest
 from gateway.cli import UsageError
 from gateway.cli.serve import build_config
 from gateway.config import ConfigError
-from gateway.uri import Memory, parse_nbd_uri
+from gateway.uri import MemoryUri, parse_nbd_uri
 
 FILE = """
 [[listen]]
@@ -24,7 +24,7 @@ format = "json"
 def test_upstream_alone() -> None:
     config = build_config("memory:1G")
     assert [str(listen.uri) for listen in config.listen] == ["nbd://127.0.0.1:10810"]
-    assert config.upstream["main"].uri == Memory(1 << 30)
+    assert config.upstream["main"].uri == MemoryUri(1 << 30)
     assert [(rule.name, rule.upstream) for rule in config.exports] == [("*", "main")]
 
 

@@ -446,6 +446,26 @@ def test_a_pidfile_of_another_gateway_is_left_alone(tmp_path: Path) -> None:
     assert pid.read_text() == "another's\n"
 
 
+@pytest.mark.parametrize("leads_to", ["a file", "nothing"])
+def test_a_pidfile_that_is_a_link_is_left_alone(leads_to: str, tmp_path: Path) -> None:
+    there, pid = tmp_path / "precious", tmp_path / "pid"
+    if leads_to == "a file":
+        there.write_text("precious")
+    pid.symlink_to(there)
+    serve = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock", "--run", "true")
+    refused = run(*serve, "--pidfile", "pid", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr == "nbd-gateway: cannot write pid: it is a symbolic link\n"
+    assert pid.is_symlink()
+    assert there.exists() == (leads_to == "a file")
+    if there.exists():
+        assert there.read_text() == "precious"
+    # Above it there may be links, as /var/run is one.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "var-run").symlink_to("run")
+    assert run(*serve, "--pidfile", "var-run/pid", cwd=tmp_path).returncode == 0
+
+
 FIXED_NEWSTYLE_GO = b"\0\0\0\1IHAVEOPT\0\0\0\7\0\0\0\6\0\0\0\0\0\0"
 
 

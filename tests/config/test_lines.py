@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.lines import KeyPath, Lines, statement_at_end
+from gateway.config.lines import KeyPath, TextLines, statement_at_end
 
 TEXT = '''\
 # a comment = "and nothing else"
@@ -87,20 +87,20 @@ CASES: list[tuple[KeyPath, int]] = [
 
 @pytest.mark.parametrize(("path", "line"), CASES)
 def test_line_of(path: KeyPath, line: int) -> None:
-    assert Lines(TEXT)[path] == line
+    assert TextLines(TEXT)[path] == line
 
 
 @pytest.mark.parametrize(("path", "line"), CASES)
 def test_line_of_with_carriage_returns(path: KeyPath, line: int) -> None:
-    assert Lines(TEXT.replace("\n", "\r\n"))[path] == line
+    assert TextLines(TEXT.replace("\n", "\r\n"))[path] == line
 
 
 def test_no_other_line_ends_than_toml_has() -> None:
-    assert Lines('a = "\u2028\x85"\nb = 1\n')[("b",)] == 2
+    assert TextLines('a = "\u2028\x85"\nb = 1\n')[("b",)] == 2
 
 
 def test_empty() -> None:
-    assert Lines("")[("x",)] == 1
+    assert TextLines("")[("x",)] == 1
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_list_of_many_lines_is_read_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(tomllib, "loads", counted)
     text = "a = 1\nlist = [\n" + "  1,\n" * 1000 + "]\nb = 2\n"
-    assert Lines(text)[("b",)] == 1004
+    assert TextLines(text)[("b",)] == 1004
     assert sum(map(len, read)) <= 2 * len(text)
     read.clear()
     assert statement_at_end(text + "[\n" + "1,\n" * 1000) == 1005
@@ -161,7 +161,7 @@ def test_every_key_stands_where_it_was_written(sections: list[tuple[str, dict[st
             text += "# x\n"
             expected[name, index, key] = text.count("\n") + 1
             text += f"{key} = {value}\n"
-    lines = Lines(text)
+    lines = TextLines(text)
     for path, line in expected.items():
         assert lines[path] == line
         assert _lookup(tomllib.loads(text), path) is not None

@@ -13,7 +13,7 @@ from subprocess import PIPE, STDOUT
 import pytest
 import trio
 
-from gateway.embedded import PERSONALITIES, Disk, FileDisk, MemoryDisk, Server
+from gateway.embedded import PERSONALITIES, FileDisk, MemoryDisk, ServedDisk, Server
 from gateway.wire.limits import MIB
 from tests.embedded.peers import listening
 from tests.tools.patience import HANG_SECONDS
@@ -60,7 +60,7 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def disk_of(kind: str, size: int, workdir: Path) -> Disk:
+def disk_of(kind: str, size: int, workdir: Path) -> ServedDisk:
     if kind == "memory":
         return MemoryDisk(size)
     path = workdir / "export.img"

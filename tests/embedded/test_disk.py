@@ -16,7 +16,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.embedded import Disk, DiskError, FileDisk, MemoryDisk, file_disk
+from gateway.embedded import DiskError, FileDisk, MemoryDisk, ServedDisk, file_disk
 from gateway.embedded.dirty import TrackedDisk
 from gateway.embedded.disk import BLOCK_BYTES, HOLE_AND_ZERO, Extent
 from gateway.embedded.incoherent import IncoherentDisk
@@ -49,7 +49,7 @@ operations = st.lists(
 )
 
 
-async def check_against_model(disk: Disk, steps: list[tuple[str, tuple[int, int]]]) -> None:
+async def check_against_model(disk: ServedDisk, steps: list[tuple[str, tuple[int, int]]]) -> None:
     model = bytearray(SIZE)
     for number, (what, (offset, length)) in enumerate(steps, start=1):
         match what:

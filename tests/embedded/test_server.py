@@ -23,7 +23,7 @@ from gateway.embedded.disk import BLOCK_BYTES, Data
 from gateway.embedded.personality import EXPORT_NAME_ONLY, WITHOUT_STRUCTURED_REPLIES
 from gateway.embedded.session import MAX_IN_FLIGHT
 from gateway.protocol.client_role import Style
-from gateway.uri import File, Legacy, Memory
+from gateway.uri import FileUri, Legacy, MemoryUri
 from gateway.wire import handshake, transmission
 from gateway.wire.constants import (
     Chunk,
@@ -614,7 +614,7 @@ async def test_a_client_that_vanishes_anywhere() -> None:
 
 
 async def test_make_server() -> None:
-    for target in (Memory(SIZE), Legacy("plain", SIZE)):
+    for target in (MemoryUri(SIZE), Legacy("plain", SIZE)):
         async with connected(make_server(target)) as client:
             export = (await client.go()).export
             assert export is not None
@@ -624,7 +624,7 @@ async def test_make_server() -> None:
 async def test_make_server_of_a_file(workdir: Path) -> None:
     path = workdir / "disk.img"
     path.write_bytes(b"content!")
-    async with connected(make_server(File(path))) as client:
+    async with connected(make_server(FileUri(path))) as client:
         await client.go()
         assert await client.read(0, 8) == b"content!"
         assert await client.error(Cmd.WRITE, 1, data=b"O", flags=CmdFlag.FUA) == 0
@@ -633,7 +633,7 @@ async def test_make_server_of_a_file(workdir: Path) -> None:
 
 async def test_make_server_of_what_is_not_there(workdir: Path) -> None:
     with pytest.raises(DiskError, match="No such file"):
-        make_server(File(workdir / "nothing"))
+        make_server(FileUri(workdir / "nothing"))
     with pytest.raises(DiskError, match=r"no server 'qemu-0\.1' to imitate, only .*qemu-3\.0"):
         make_server(Legacy("qemu-0.1"))
 

@@ -12,8 +12,8 @@ import trio
 
 from gateway.embedded import Faults, MemoryDisk, Personality, Request, Server
 from gateway.embedded.personality import ALL_SIZES, PERSONALITIES, PLAIN, lacking
-from gateway.embedded.session import Opened
-from gateway.inspect.conform import PROMISES, CannotConform, Conformity, Verdict, conform
+from gateway.embedded.session import Negotiated
+from gateway.inspect.conform import PROMISES, CannotConform, CheckResult, Conformity, conform
 from gateway.inspect.conform.bench import Pattern
 from gateway.inspect.conform.illegal import UNKNOWN_COMMAND, UNKNOWN_FLAG
 from gateway.inspect.conform.promise import Promise
@@ -96,7 +96,7 @@ class _Apart(Server):
         structured: bool,
         extended: bool = False,
         contexts: tuple[MetaContext, ...] = (),
-    ) -> Opened:
+    ) -> Negotiated:
         opened = super().opened(name, structured=structured, extended=extended, contexts=contexts)
         opened.disk = MemoryDisk(SIZE)
         return opened
@@ -177,7 +177,7 @@ def test_there_is_a_way_to_break_every_promise() -> None:
 async def test_a_broken_promise_is_told(name: str, workdir: Path) -> None:
     found = await tried(BREAKERS[name](), workdir, name)
     [finding] = found.findings
-    assert finding.verdict is Verdict.BROKEN, finding
+    assert finding.verdict is CheckResult.BROKEN, finding
     assert finding.expected
     assert finding.came
     assert not found.kept
@@ -393,7 +393,7 @@ async def test_nonsense_is_named(name: str, workdir: Path) -> None:
     server = Server({"": MemoryDisk(4 * MIB)}, faults=Faults(on_reply=on_reply))
     found = await tried(server, workdir, "read-back")
     [finding] = found.findings
-    assert finding.verdict is Verdict.BROKEN
+    assert finding.verdict is CheckResult.BROKEN
     assert expected in finding.expected, finding
 
 

@@ -22,7 +22,7 @@ from gateway.hub.hub import Hub
 from gateway.identity import NOBODY, Identity, UnixPeer, parse_address
 from gateway.inspect.explain import PolicyBug, Report, explain
 from gateway.policy import Client
-from gateway.scan.plan import Route
+from gateway.scan.plan import Handling
 from gateway.sessions.service import Service
 from gateway.upstream.configured import upstreams
 from gateway.wire.constants import BASE_ALLOCATION, Cmd, Rep
@@ -226,7 +226,7 @@ async def test_who_changed_a_flag() -> None:
     assert flags["readonly"] & ~flags["gateway"] == Flag.READ_ONLY
     assert flags["readonly"] & ~flags["flags"] == Flag.SEND_CACHE
     assert [bool(view.told.flags & Flag.SEND_DF) for view in report.views] == [False, True, True]
-    assert best.ways[Cmd.WRITE].route is Route.REFUSED
+    assert best.ways[Cmd.WRITE].handling is Handling.REFUSED
 
 
 async def test_a_policy_that_changes_nothing_is_in_the_chain_and_takes_no_step() -> None:
@@ -254,7 +254,7 @@ async def test_a_window_that_stands_on_the_disk(tmp_path: Path) -> None:
     assert shape(report)[-1] == "window"
     [barred] = best.restrictions[Cmd.WRITE]
     assert (barred.what, barred.error) == ("bytes 0 to 511", "EPERM")
-    assert best.ways[Cmd.WRITE].route is Route.FAST
+    assert best.ways[Cmd.WRITE].handling is Handling.FAST
 
 
 async def test_no_such_partition(tmp_path: Path) -> None:
@@ -342,9 +342,9 @@ async def test_hooks_and_what_stands_before_and_behind_them() -> None:
         )
     )
     best = (await asked(config)).views[-1]
-    assert best.ways[Cmd.WRITE_ZEROES].route is Route.TRANSLATED
+    assert best.ways[Cmd.WRITE_ZEROES].handling is Handling.TRANSLATED
     assert "zero" in best.ways[Cmd.WRITE_ZEROES].reason
-    assert best.ways[Cmd.TRIM].route is Route.REFUSED
+    assert best.ways[Cmd.TRIM].handling is Handling.REFUSED
     whats = [each.what for each in best.restrictions[Cmd.WRITE_ZEROES]]
     assert f"bytes 0 to {MIB - 1} at commands" in whats
     assert [each.what for each in best.restrictions[Cmd.WRITE]] == [f"bytes 0 to {MIB - 1}"]
@@ -419,7 +419,7 @@ async def test_why_nothing_is_relayed_as_it_is(uri: str, written: str, why: str)
     config = config_of(uri=uri, connections=written)
     report = await asked(config, unix(os.getuid()))
     for view in report.views:
-        assert view.ways[Cmd.READ].route is Route.TRANSLATED
+        assert view.ways[Cmd.READ].handling is Handling.TRANSLATED
         assert view.ways[Cmd.WRITE].reason == why
     async with gateway_of(config, tcp=False) as (client, service):
         contexts = [each.name for each in report.views[1].promised.contexts]
@@ -432,7 +432,7 @@ async def test_why_nothing_is_relayed_as_it_is(uri: str, written: str, why: str)
 async def test_who_has_one_connection_instead_of_several_is_relayed_as_ever() -> None:
     config = config_of(uri="legacy:qemu-3.0", connections="connections = 4")
     report = await asked(config, unix(os.getuid()))
-    assert report.views[1].ways[Cmd.WRITE].route is Route.FAST
+    assert report.views[1].ways[Cmd.WRITE].handling is Handling.FAST
     async with gateway_of(config, tcp=False) as (client, service):
         contexts = [each.name for each in report.views[1].promised.contexts]
         await client.go("vm-1", contexts=contexts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.cli import main
 Capture = pytest.CaptureFixture[str]
 
 LISTEN = '[[listen]]\nuri = "nbd://127.0.0.1:0"\n'
+UNIX = '[[listen]]\nuri = "nbd+unix:///?socket=s"\n'
 UPSTREAM = '[upstream.a]\nuri = "memory:1M"\n'
 RULE = "[[rule]]\n"
 EXPORT = '[[export]]\nname = ""\nupstream = "a"\n'
@@ -58,6 +60,31 @@ LACKS: dict[str, tuple[str, list[str]]] = {
             "g.toml:3: listen.psk: listener nbds://h:10809: keys.psk: cannot be read: No such file or directory"
         ],
     ),
+    "all that is to be in a directory of certificates": (
+        f'[[listen]]\nuri = "nbds://h"\ncertificates = "."\n{UPSTREAM}',
+        [
+            f"g.toml:3: listen.certificates: listener nbds://h:10809: {name}: cannot be read: No such file or"
+            for name in ("server-cert.pem", "server-key.pem", "ca-cert.pem")
+        ],
+    ),
+    "certificates, and keys beside them": (
+        f'[[listen]]\nuri = "nbds://h"\ncertificates = "pki"\npsk = "keys.psk"\n{UPSTREAM}',
+        [
+            "g.toml:3: listen.certificates: listener nbds://h:10809: pki: is no directory",
+            "g.toml:4: listen.psk: listener nbds://h:10809: keys.psk: cannot be read: No such file",
+        ],
+    ),
+    "certificates for two servers": (
+        f'{LISTEN}[upstream.a]\nuris = ["nbds://h/?tls-certificates=x", "nbds://i/?tls-certificates=y"]\n',
+        [
+            f"g.toml:4: upstream.a.uris: upstream a (nbds://{host}:10809/?tls-certificates={name}): {name}:"
+            for host, name in (("h", "x"), ("i", "y"))
+        ],
+    ),
+    "the same for two servers": (
+        f'{LISTEN}[upstream.a]\nuris = ["nbds://h", "nbds://i"]\ncertificates = "pki"\n',
+        ["g.toml:5: upstream.a.certificates: upstream a (nbds://h:10809): pki: is no directory"],
+    ),
     "certificates for a server": (
         f'{LISTEN}[upstream.a]\nuri = "nbds://h"\ncertificates = "pki"\n',
         ["g.toml:5: upstream.a.certificates: upstream a: pki: is no directory"],
@@ -73,6 +100,22 @@ LACKS: dict[str, tuple[str, list[str]]] = {
     "the directory of the control socket": (
         f'{LISTEN}{UPSTREAM}[control]\nsocket = "run/control"\n',
         ["g.toml:6: control.socket: there is no directory run"],
+    ),
+    "room for a socket": (
+        f'[[listen]]\nuri = "nbd+unix:///?socket=g.toml"\n{UPSTREAM}',
+        ["g.toml:2: listen.uri: the file exists and is not a socket"],
+    ),
+    "room for the control socket": (
+        f'{LISTEN}{UPSTREAM}[control]\nsocket = "g.toml"\n',
+        ["g.toml:6: control.socket: the file exists and is not a socket"],
+    ),
+    "a user to own a socket": (
+        f'{UNIX}socket-owner = "nobody-of-that-name"\n{UPSTREAM}',
+        ["g.toml:3: listen.socket-owner: there is no user 'nobody-of-that-name'"],
+    ),
+    "a group to own a socket": (
+        f'{UNIX}socket-owner = "root:none-of-that-name"\n{UPSTREAM}',
+        ["g.toml:3: listen.socket-owner: there is no group 'none-of-that-name'"],
     ),
     "several": (
         '[control]\nsocket = "run/control"\n[upstream.a]\nuri = "file:missing.img"\n'
@@ -119,6 +162,15 @@ def test_serve_fails_for_it_and_says_the_same(what: str, tmp_path: Path, capsys:
     assert any(line.split(": ", 2)[2].rpartition(": ")[2] in error for line in said)
 
 
+def test_serve_says_of_all_files_of_credentials_too(tmp_path: Path, capsys: Capture) -> None:
+    text, _said = LACKS["all that is to be in a directory of certificates"]
+    (tmp_path / "g.toml").write_text(text)
+    assert main(["serve", "--config", "g.toml"]) == 1
+    error = capsys.readouterr().err
+    for name in ("server-cert.pem", "server-key.pem", "ca-cert.pem"):
+        assert f"listener nbds://h:10809: {name}: cannot be read" in error
+
+
 @pytest.mark.parametrize("what", LACKS)
 def test_offline_nothing_is_looked_for(what: str, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "g.toml").write_text(LACKS[what][0])
@@ -153,6 +205,15 @@ def test_what_is_there_is_not_missed(tmp_path: Path, capsys: Capture) -> None:
     assert capsys.readouterr().err == ""
     assert {each.name for each in tmp_path.iterdir()} == {"disk.img", "pki", "g.toml"}
     assert (tmp_path / "disk.img").read_bytes() == b"content"
+
+
+def test_a_socket_that_stands_already_is_no_hindrance(tmp_path: Path, capsys: Capture) -> None:
+    """Whether anybody listens on it, `serve` finds out."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind("s")
+    (tmp_path / "g.toml").write_text(f'{UNIX}socket-owner = "root:root"\n{UPSTREAM}')
+    assert main(["check", "g.toml"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_certificates_that_end_soon_are_a_warning(tmp_path: Path, capsys: Capture) -> None:

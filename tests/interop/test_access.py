@@ -318,22 +318,23 @@ def said(path: Path, option: bytes) -> bytes:
         return data
 
 
-def test_who_is_denied_learns_nothing(scene: Scene) -> None:
+def said_of(path: Path, name: str) -> list[bytes]:
+    """What a client is sent that asks for an export in every way there is."""
     structured = encode_option(Opt.STRUCTURED_REPLY)
+    return [
+        said(path, structured + option)
+        for option in (
+            encode_option(Opt.GO, encode_info_request(name, [])),
+            encode_option(Opt.INFO, encode_info_request(name, [3])),
+            encode_option(Opt.SET_META_CONTEXT, encode_meta_query(name, [BITMAP])),
+            encode_option(Opt.LIST_META_CONTEXT, encode_meta_query(name, [])),
+            encode_option(Opt.EXPORT_NAME, name.encode()),
+        )
+    ]
 
-    def asked(name: str) -> list[bytes]:
-        return [
-            said(scene.unix, structured + option)
-            for option in (
-                encode_option(Opt.GO, encode_info_request(name, [])),
-                encode_option(Opt.INFO, encode_info_request(name, [3])),
-                encode_option(Opt.SET_META_CONTEXT, encode_meta_query(name, [BITMAP])),
-                encode_option(Opt.LIST_META_CONTEXT, encode_meta_query(name, [])),
-                encode_option(Opt.EXPORT_NAME, name.encode()),
-            )
-        ]
 
-    hidden, absent, denied = asked("spare"), asked("there"), asked("vm")
+def test_who_is_denied_learns_nothing(scene: Scene) -> None:
+    hidden, absent, denied = (said_of(scene.unix, name) for name in ("spare", "there", "vm"))
     assert [data.replace(b"spare", b"there") for data in hidden] == absent
     for data in denied[:-1]:
         assert Rep.ERR_POLICY.to_bytes(4) in data
@@ -377,4 +378,27 @@ def test_a_rule_means_a_disk_that_a_pattern_lets_through(servers: Servers, workd
     assert nbdinfo(unix_uri(listen, "vm-2"))["exports"][0]["is_read_only"]
     for name in ("secret", "./secret", "//secret", "SECRET", ""):
         assert attempt("nbdinfo", unix_uri(listen, name)).status, name
+    assert gateway.stop() == 0
+
+
+def test_nobody_learns_what_is_hidden_of_a_pattern(servers: Servers, workdir: Path) -> None:
+    """nbdkit has words of its own for a name that is not there, and contexts for any name."""
+    disks = workdir / "disks"
+    disks.mkdir()
+    for name in ("vm-1", "vm-2"):
+        (disks / name).write_bytes(bytes(MIB))
+    upstream = servers.nbdkit("file", f"dir={disks}")
+    listen, config = workdir / "listen", workdir / "gateway.toml"
+    config.write_text(
+        f'[[listen]]\nuri = "{unix_uri(listen)}"\n'
+        f'[upstream.files]\nuri = "{upstream.uri}"\ncanonical-names = true\n'
+        '[[export]]\nname = "?*"\nupstream = "files"\n'
+        '[[rule]]\nexports = "vm-2"\ndeny = true\nhide = true\n'
+        "[[rule]]\n"
+    )
+    gateway = Process(sys.executable, "-m", "gateway", "serve", "--config", config)
+    gateway.ready_when(lambda: listening(unix_uri(listen)), "the gateway listens")
+    hidden, absent = said_of(listen, "vm-2"), said_of(listen, "vm-3")
+    assert [data.replace(b"vm-2", b"vm-3") for data in hidden] == absent
+    assert nbdinfo(unix_uri(listen, "vm-1"))["exports"][0]["contexts"] == ["base:allocation"]
     assert gateway.stop() == 0

@@ -340,6 +340,9 @@ def test_servers_that_want_tls(servers: Servers, image: Image, pki: Path, kind: 
     )
     gateway = Gateway(upstream.uri, scheme="nbd")
     assert attempt("nbdinfo", gateway.plain_uri).status
+    told = attempt("qemu-img", "info", gateway.plain_uri).err
+    assert "the gateway's own server wants TLS" in told
+    assert "nbds:" not in told
     assert ": use nbds: in the URI of this server" in gateway.said()
     probed = run(sys.executable, "-m", "gateway", "probe", upstream.uri)
     assert "it says nothing more without TLS: use nbds: in its URI" in probed

@@ -25,7 +25,7 @@ from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Target
 from gateway.sessions.service import Running
 from gateway.upstream.configured import servers_of
-from gateway.upstream.mode import ONE_FOR_EACH, Mode
+from gateway.upstream.mode import Mode
 from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import EXTENDED
@@ -35,6 +35,7 @@ from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client
 from tests.sessions.test_hold import BLOCK, CONTENT, PLAIN, SIZE, House, house, read_back, write
 from tests.sessions.test_switch_trunks import There, settled
+from tests.upstream.servers import server_to
 
 pytestmark = pytest.mark.real
 
@@ -388,7 +389,7 @@ async def test_who_comes_to_a_disk_whose_connections_are_shared_shares_them(
     """Whatever its own upstream says, as after a reload: one might undo what the other has written."""
     async with two(SHARED) as it:
         first = await it.made.client("x")
-        it.made.service.servers["main"].mode = ONE_FOR_EACH
+        it.made.service.servers["main"].mode = Mode()
         await it.made.client("x")
         assert len(set(it.trunks())) == 1
         assert len(it.trunks()) == 2
@@ -428,7 +429,7 @@ def lose(disk: Disk) -> None:
 
 
 def test_a_disk_is_remembered_as_long_as_it_is_in_use() -> None:
-    server, disks = Upstream("main", nowhere), Disks()
+    server, disks = server_to("main", nowhere), Disks()
     x = disks.at(server, "x")
     assert disks.at(server, "x") is x
     assert disks.at(server, "y") is not x
@@ -439,7 +440,7 @@ def test_a_disk_is_remembered_as_long_as_it_is_in_use() -> None:
 
 
 def test_a_disk_is_remembered_until_somebody_was_told_what_it_has_lost() -> None:
-    server, disks = Upstream("main", nowhere), Disks()
+    server, disks = server_to("main", nowhere), Disks()
     lose(disks.at(server, "x"))
     gc.collect()
     x = disks.at(server, "x")
@@ -471,7 +472,7 @@ def test_of_many_disks_that_have_lost_something_the_first_are_known_by_name_alon
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(disk_module, "MOST_KEPT", 3)
-    server, disks = Upstream("main", nowhere), Disks()
+    server, disks = server_to("main", nowhere), Disks()
     for number in range(5):
         lose(disks.at(server, f"{number}"))
     gc.collect()
@@ -480,7 +481,7 @@ def test_of_many_disks_that_have_lost_something_the_first_are_known_by_name_alon
     assert not first.lost
     assert disks.at(server, "4").losses.open().lost == [(0, BLOCK)]
     assert not owes(disks, server, "another")
-    assert not owes(disks, Upstream("other", nowhere), "1")
+    assert not owes(disks, server_to("other", nowhere), "1")
     assert owes(disks, server, "1")
     gc.collect()
     assert owes(disks, server, "1")  # it has only been asked for
@@ -493,7 +494,7 @@ def test_beyond_that_each_disk_of_the_server_may_have_lost_something(
 ) -> None:
     monkeypatch.setattr(disk_module, "MOST_KEPT", 1)
     monkeypatch.setattr(disk_module, "MOST_NAMED", 4)
-    server, disks = Upstream("main", nowhere), Disks()
+    server, disks = server_to("main", nowhere), Disks()
     for number in range(6):
         lose(disks.at(server, f"{number}"))
         gc.collect()
@@ -501,7 +502,7 @@ def test_beyond_that_each_disk_of_the_server_may_have_lost_something(
     assert owes(disks, server, "another")
     tell(disks, server, "another")
     assert not owes(disks, server, "another")  # once for each name
-    assert not owes(disks, Upstream("other", nowhere), "0")
+    assert not owes(disks, server_to("other", nowhere), "0")
 
 
 async def test_what_nobody_was_told_of_is_told_where_the_export_was_switched_to(

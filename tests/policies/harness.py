@@ -25,7 +25,7 @@ from gateway.policy import (
     Table,
     View,
 )
-from gateway.protocol.commands import Refused
+from gateway.protocol.commands import RefusedCommand
 from gateway.wire.handshake import BlockSizes
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -81,7 +81,7 @@ def table(policy: Policy, seen: View) -> Table:
     return said
 
 
-def refused(policy: Policy, request: Request, seen: View | None = None) -> Refused | None:
+def refused(policy: Policy, request: Request, seen: View | None = None) -> RefusedCommand | None:
     """Why the policy's table refuses a request, if it does."""
     said = table(policy, seen or view())
     return said[request.command].refusal(

@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.policy import BlockSizes, Cmd, Denied, Errno, Request
-from gateway.protocol.commands import Refused
+from gateway.protocol.commands import RefusedCommand
 from policies.blocksize import Blocksize
 from tests.policies.harness import KIB, MIB, configured, refused, table, view
 
@@ -89,7 +89,7 @@ def test_whole_blocks_are_not_made_smaller() -> None:
 def test_what_is_too_long_is_refused(command: Cmd) -> None:
     policy = configured(Blocksize, {"maximum": "64K"})
     assert refused(policy, Request(command, 0, 64 * KIB)) is None
-    assert refused(policy, Request(command, 0, 64 * KIB + 1)) == Refused(
+    assert refused(policy, Request(command, 0, 64 * KIB + 1)) == RefusedCommand(
         Errno.EINVAL, f"{command.name}: at most 65536 bytes are taken"
     )
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy import BlockSizes, Cmd, CmdFlag, Errno, Failed, Request
-from gateway.protocol.commands import Refused
+from gateway.protocol.commands import RefusedCommand
 from policies.protect import Protect
 from tests.policies.harness import KIB, MIB, Disk, configured, do, refused, table, view
 
@@ -63,7 +63,7 @@ def test_the_ranges(ranges: list[str], protected: list[tuple[int, int]]) -> None
 def test_what_is_refused(command: Cmd, offset: int, length: int, allowed: bool) -> None:
     reason = refused(protecting("4K+4K"), Request(command, offset, length))
     text = f"{command.name}: bytes 4096 to 8191 are protected"
-    assert reason == (None if allowed else Refused(Errno.EPERM, text))
+    assert reason == (None if allowed else RefusedCommand(Errno.EPERM, text))
 
 
 @pytest.mark.parametrize("command", [Cmd.READ, Cmd.CACHE, Cmd.BLOCK_STATUS])

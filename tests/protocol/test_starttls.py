@@ -78,6 +78,14 @@ def test_where_it_is_required_nothing_is_said_without(number: int) -> None:
         assert (event, kinds) == (None, [Rep.ERR_TLS_REQD])
 
 
+def test_a_client_is_told_what_it_can_do_itself() -> None:
+    """It has no URI of ours: qemu's is in its own options, the kernel's in a command line."""
+    negotiation = server(Tls.REQUIRE)
+    negotiation.receive(GO)
+    assert negotiation.next_event() is None
+    assert negotiation.data_to_send().endswith(b"this server wants TLS first: send STARTTLS")
+
+
 def test_abort_needs_no_tls() -> None:
     assert said(server(Tls.REQUIRE), option(Opt.ABORT)) == (Aborted(), [Rep.ACK])
 

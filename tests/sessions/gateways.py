@@ -18,8 +18,10 @@ from gateway.losses.survival import Survival
 from gateway.net.dial import DialError
 from gateway.sessions.service import Service
 from gateway.sessions.upkeep import see_to_upstreams
-from gateway.upstream.maker import Backend, Recipe, make
+from gateway.upstream.backends import Backend
 from gateway.upstream.mode import Mode
+from gateway.upstream.recipe import Recipe
+from gateway.upstream.server import Server as Upstream
 from tests.embedded.peers import Client, socket_pair
 
 CONFIG = """
@@ -104,7 +106,7 @@ async def gateway_before(
         )
         # Who is led to the same server is led to the same disks, as by an address.
         backend = Backend(settings.uri, (connect,) * places, disks=server)  # type: ignore[arg-type]
-        main = make(Recipe("main", settings, backend))
+        main = Upstream(Recipe("main", settings, backend))
         if mode is not None:
             main.mode = mode
         upstreams = {"main": main}

@@ -37,7 +37,7 @@ def cell(upstream: str, client: str) -> str:
     )
     promised = offer(view_of(export), structured=structured(client), extended=client == "extended")
     ways = plan(promised, export).ways
-    return ways[Cmd.READ].route.value
+    return ways[Cmd.READ].handling.value
 
 
 def table() -> str:

@@ -32,8 +32,10 @@ from gateway.access.rules import Access
 from gateway.clients.client import serve_client
 from gateway.config import parse
 from gateway.embedded import MemoryDisk, Personality, Server
-from gateway.embedded.disk import Disk
+from gateway.embedded import server as embedded_server
+from gateway.embedded.disk import ServedDisk
 from gateway.protocol.client_role import Answered, Refused
+from gateway.protocol.server_role import ContextsAsked, Event
 from gateway.tls.credentials import ServerCredentials, server_credentials
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Cmd, Errno, Opt, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -55,13 +57,13 @@ BITMAP = DIRTY_BITMAP + "nightly"
 BITMAPS = Personality("bitmaps", contexts=(BASE_ALLOCATION, BITMAP, DIRTY_BITMAP + "weekly"))
 
 
-class AnyName(Mapping[str, Disk]):
+class AnyName(Mapping[str, ServedDisk]):
     """A server that knows its one disk by any name: what the gateway lets through, it gets."""
 
     def __init__(self) -> None:
         self.disk = MemoryDisk(SIZE)
 
-    def __getitem__(self, name: str) -> Disk:
+    def __getitem__(self, name: str) -> ServedDisk:
         return self.disk
 
     def __contains__(self, name: object) -> bool:
@@ -233,6 +235,72 @@ policies = [ {policies} ]
             told = await said(gateway, questions(b"hidden")[ask])
             absent = await said(gateway, questions(b"absent")[ask])
             assert told.replace(b"hidden", b"absent") == absent
+
+
+PATTERNS = """
+canonical-names = true
+{}
+[[export]]
+name = "?*"
+upstream = "main"
+[[rule]]
+{}
+"""
+
+
+def answers_contexts_of_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have embedded servers do as nbdkit does."""
+    answer = embedded_server._Negotiation._answer
+
+    def loosely(self: embedded_server._Negotiation, event: Event) -> object:
+        if isinstance(event, ContextsAsked):
+            self._core.answer_contexts(self._contexts(event))
+            return None
+        return answer(self, event)
+
+    monkeypatch.setattr(embedded_server._Negotiation, "_answer", loosely)
+
+
+HIDDEN_OF_PATTERNS = {
+    "by a rule": ("", 'exports = "hidden"\ndeny = true\nhide = true\n[[rule]]'),
+    "by renaming": ("", 'policies = [ { use = "exports", deny = ["hidden"] } ]'),
+    "by a rule, shared": (
+        'connections = "shared"',
+        'exports = "hidden"\ndeny = true\nhide = true\n[[rule]]',
+    ),
+}
+
+
+@pytest.mark.parametrize("loosely", [False, True])
+@pytest.mark.parametrize("by", HIDDEN_OF_PATTERNS)
+async def test_a_hidden_name_is_not_told_from_one_that_the_server_does_not_have(
+    by: str, loosely: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where names are patterns, the server is asked of the one and not of the other."""
+    if loosely:
+        answers_contexts_of_any_name(monkeypatch)
+    config = PATTERNS.format(*HIDDEN_OF_PATTERNS[by])
+    server = Server({"hidden": MemoryDisk(SIZE), "open": MemoryDisk(SIZE)}, BITMAPS)
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(server, upstream=config) as gateway:
+            hidden, absent = questions(b"hidden"), questions(b"absent")
+            for ask in hidden:
+                told = await said(gateway, hidden[ask])
+                assert server.connections == 0
+                assert told.replace(b"hidden", b"absent") == await said(gateway, absent[ask]), ask
+                server.connections = 0
+    whys = [line["why"] for line in lines if line.get("asked") == "GO 'absent'"]
+    assert len(whys) == 1
+    assert "upstream: " in whys[0]  # what it says is for us
+
+
+async def test_a_hidden_name_is_not_told_from_one_that_an_oldstyle_server_does_not_have() -> None:
+    server = Server({"": MemoryDisk(SIZE)}, Personality("old", oldstyle=True))
+    config = PATTERNS.format(*HIDDEN_OF_PATTERNS["by a rule"])
+    async with gateway_before(server, upstream=config) as gateway:
+        hidden, absent = (questions(name)["GO"] for name in (b"hidden", b"absent"))
+        told = await said(gateway, hidden)
+        assert told.replace(b"hidden", b"absent") == await said(gateway, absent)
 
 
 async def listed(client: Client) -> list[str]:

@@ -13,7 +13,6 @@ from gateway.embedded import Faults, MemoryDisk, Request, Server
 from gateway.embedded.personality import proper_flags
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Target
-from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.transmission import encode_request
@@ -32,6 +31,7 @@ from tests.sessions.test_hold import (
 )
 from tests.sessions.test_hooks import place
 from tests.sessions.test_switch_trunks import There, settled, two_servers
+from tests.upstream.servers import server_to
 
 MODES = {"per client": "", "shared": 'connections = "shared"', "several": "connections = 2"}
 READ_ONLY = replace(
@@ -53,7 +53,7 @@ class Slowly:
 
     def target(self) -> Target:
         main = self._made.service.servers["main"]
-        server = Upstream("slow", self._connect, disks=self, mode=main.mode)
+        server = server_to("slow", self._connect, disks=self, mode=main.mode)
         return Target(server)
 
     async def _connect(self) -> trio.SocketStream:
@@ -130,7 +130,7 @@ async def test_the_limit_is_one_for_all_of_it(autojump_clock: trio.testing.MockC
 
     async with house(disk_of(MemoryDisk(SIZE))) as made:
         client = await made.client()
-        target = Target(Upstream("another", connect))
+        target = Target(server_to("another", connect))
         whole = encode_request(Cmd.WRITE, 0, 7, 0, BLOCK) + CONTENT
         await client.stream.send_all(whole[:100])
         await settled()
@@ -402,7 +402,7 @@ async def test_connections_that_were_closed_first_are_made_again_if_who_asked_ha
         assert await write(client) == 0
         slow = Slowly(made, there.server)
         main = made.service.servers["main"]
-        connects, opening = main._connects, trio.Event()
+        connects, opening = main.connector.connects, trio.Event()
 
         async def hang() -> trio.SocketStream:
             opening.set()
@@ -410,7 +410,7 @@ async def test_connections_that_were_closed_first_are_made_again_if_who_asked_ha
             raise AssertionError
 
         if not to_another:
-            main._connects = (hang,)
+            main.connector.connects = (hang,)
         asked = trio.CancelScope()
 
         async def switch() -> None:
@@ -425,7 +425,7 @@ async def test_connections_that_were_closed_first_are_made_again_if_who_asked_ha
             await settled()
             assert here.now == 0
             assert made.service.paused
-            main._connects = connects
+            main.connector.connects = connects
             asked.cancel()
         assert not made.service.paused
         assert not made.service.switched

@@ -28,7 +28,6 @@ from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Pauses, Target
 from gateway.sessions.transmit import Opened
 from gateway.throttle import Bucket, Unit
-from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes, MetaContext
@@ -38,6 +37,7 @@ from tests.embedded.peers import Client, socket_pair
 from tests.hub.wires import CountingPool, Wires
 from tests.sessions.gateways import Gateway, gateway_before
 from tests.sessions.test_hooks import Waiting, place
+from tests.upstream.servers import server_to
 
 SIZE = MIB
 BLOCK = 4 * KIB
@@ -290,7 +290,7 @@ class House:
             return ours
 
         before = self.service.servers["main"]
-        return Target(Upstream(name, connect, disks=server, mode=before.mode))
+        return Target(server_to(name, connect, disks=server, mode=before.mode))
 
 
 @asynccontextmanager
@@ -882,7 +882,7 @@ async def test_the_old_connection_is_closed_first(autojump_clock: trio.testing.M
             made._nursery.start_soon(serve, theirs)
             return ours
 
-        one = Target(Upstream("one", connect, disks=made.service.servers["main"].disks))
+        one = Target(server_to("one", connect, disks=made.service.servers["main"].disks))
         for _ in range(3):
             await made.pauses.switch("", one, close_first=True)
             assert await read_back(client) == CONTENT
@@ -896,7 +896,7 @@ async def test_the_old_connection_is_closed_first(autojump_clock: trio.testing.M
         assert most == 1
         with pytest.raises(NotDone):
             await made.pauses.switch("", larger, close_first=True)
-        made.service.switched[""].server._connects = (partial(_nowhere, one),)
+        made.service.switched[""].server.connector.connects = (partial(_nowhere, one),)
         await client.send(Cmd.READ, 0, BLOCK)
         # Nobody did anything for so long, nor came back for as long as a lost server is waited for.
         assert (await client.simple_reply())[1] == Errno.EIO

@@ -86,7 +86,7 @@ async def after_a_loss(
         gateway,
         server,
     ):
-        gateway.service.servers["main"].peer_of = lambda _stream: peer
+        gateway.service.servers["main"].connector.peer_of = lambda _stream: peer
         writer, other = await opened(gateway), await opened(gateway)
         async with writer.stream, other.stream:
             assert await command(writer, Cmd.WRITE, data=OLD) == 0

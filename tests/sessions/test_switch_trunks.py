@@ -18,7 +18,6 @@ from gateway.links.trunk import Joined, Trunk
 from gateway.net.dial import DialError
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Target
-from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import EXTENDED
 from tests.embedded.peers import Client, socket_pair
@@ -34,6 +33,7 @@ from tests.sessions.test_hold import (
     read_back,
     write,
 )
+from tests.upstream.servers import server_to
 
 MODES = {
     "shared": 'connections = "shared"',
@@ -95,7 +95,7 @@ class There:
             return self.connect()
 
         main = made.service.servers["main"]
-        return Target(Upstream(name, connect, disks=self.connect, mode=main.mode))
+        return Target(server_to(name, connect, disks=self.connect, mode=main.mode))
 
 
 @asynccontextmanager
@@ -214,13 +214,13 @@ async def test_the_old_connections_are_closed_first(
         count = trunk.decision.count
         assert await write(client) == 0
         target = here.target(made)
-        [connect] = target.server._connects
+        [connect] = target.server.connector.connects
 
         async def connect_then() -> trio.SocketStream:
             closed.append(all(each.closed.is_set() for each in before))
             return await connect()
 
-        target.server._connects = (connect_then,)
+        target.server.connector.connects = (connect_then,)
         for _ in range(3):
             closed: list[bool] = []
             before = trunks(made)
@@ -392,7 +392,7 @@ async def test_who_comes_in_the_middle_of_a_switch_is_not_taken_along(
             return there.connect()
 
         main = made.service.servers["main"]
-        target = Target(Upstream("another", connect, disks=there.connect, mode=main.mode))
+        target = Target(server_to("another", connect, disks=there.connect, mode=main.mode))
         with pytest.raises(NotDone, match="shares its connections with clients of 'b'"):
             await made.pauses.switch("a", target)
         assert await read_back(one) == await read_back(others[0]) == CONTENT

@@ -18,14 +18,16 @@ import trustme
 
 from gateway.clients.client import serve_client
 from gateway.embedded import MemoryDisk, Server
+from gateway.net.drive import Conversation, PeerClosed
+from gateway.protocol.server_role import Aborted, ServerDialect, ServerNegotiation, Tls
 from gateway.tls.credentials import (
     ServerCredentials,
     client_credentials,
     server_credentials,
 )
 from gateway.tls.credentials import Session as TlsSession
-from gateway.upstream import server as upstream
-from gateway.upstream.negotiation import Negotiation, Terms
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Opt, Rep
 from gateway.wire.handshake import encode_greeting, encode_option, encode_option_reply
@@ -33,6 +35,7 @@ from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client, socket_pair
 from tests.sessions.gateways import Gateway, gateway_before
 from tests.tls.handshakes import directory
+from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap, cancelled_at
 
 SIZE = 8 * limits.MIB
@@ -182,6 +185,10 @@ async def test_what_is_injected_behind_starttls_is_not_obeyed(
 
 
 async def test_an_export_for_tls_alone(pki: Path, credentials: ServerCredentials) -> None:
+    """All who ask in the clear are told the same words. But "The server MUST NOT send NBD_REP_ERR_TLS_REQD in
+    response to any option other than NBD_OPT_INFO, NBD_OPT_GO and NBD_OPT_EXPORT_NAME".
+    """
+    words = "export 'open' wants TLS: send STARTTLS"
     server = Server({"": MemoryDisk(SIZE), "open": MemoryDisk(SIZE)})
     async with gateway_before(server, listen=ALLOW, export='tls = "require"') as gateway:
         plain = connected(gateway, credentials)
@@ -191,17 +198,56 @@ async def test_an_export_for_tls_alone(pki: Path, credentials: ServerCredentials
             assert not (await plain.answered()).exports
             for ask in (plain.negotiation.ask_info, plain.negotiation.go):
                 ask("open", ())
-                assert (await plain.refused()).reply == Rep.ERR_TLS_REQD
+                refused = await plain.refused()
+                assert (refused.reply, refused.text) == (Rep.ERR_TLS_REQD, words)
             listed = server.connections
             for select in (False, True):
                 plain.negotiation.ask_contexts("open", ["base:allocation"], select=select)
-                assert (await plain.refused()).reply == Rep.ERR_UNKNOWN
+                refused = await plain.refused()
+                assert (refused.reply, refused.text) == (Rep.ERR_UNKNOWN, words)
             assert server.connections == listed  # nothing was dialled for it
         async with over_tls(gateway, credentials, client_context(pki)) as client:
             client.negotiation.list_exports()
             assert len((await client.answered()).exports) == 2
             client.negotiation.go("open", ())
             await client.answered()
+
+
+HIDDEN_FOR_TLS = """
+[[export]]
+name = "open"
+upstream = "main"
+[[export]]
+name = "hidden"
+upstream = "main"
+tls = "require"
+[[rule]]
+exports = "hidden"
+deny = true
+hide = true
+[[rule]]
+"""
+
+
+async def test_what_is_hidden_stays_so_though_it_is_for_tls_alone(
+    credentials: ServerCredentials,
+) -> None:
+    server = Server({"": MemoryDisk(SIZE), "hidden": MemoryDisk(SIZE)})
+    async with gateway_before(server, listen=ALLOW, upstream=HIDDEN_FOR_TLS) as gateway:
+        client = connected(gateway, credentials)
+        async with client.stream:
+            await client.structured()
+            for name in ("hidden", "absent"):
+                unknown = (Rep.ERR_UNKNOWN, f"there is no export {name!r}")
+                for ask in (client.negotiation.ask_info, client.negotiation.go):
+                    ask(name, ())
+                    refused = await client.refused()
+                    assert (refused.reply, refused.text) == unknown
+                for select in (False, True):
+                    client.negotiation.ask_contexts(name, ["base:allocation"], select=select)
+                    refused = await client.refused()
+                    assert (refused.reply, refused.text) == unknown
+    assert server.connections == 0
 
 
 async def test_export_name_of_an_export_for_tls_alone(credentials: ServerCredentials) -> None:
@@ -527,7 +573,7 @@ async def test_a_server_over_tls_that_is_left_anywhere_hears_nothing_in_the_clea
             return tap.connect(gateway.nursery, serve)
 
         async def opens() -> None:
-            server = upstream.Server("main", connect, negotiate_seconds=5)
+            server = server_to("main", connect, negotiate_seconds=5)
             server.tls = [partial(session_of, pki)]
             negotiation = Negotiation(server)
             try:
@@ -622,6 +668,38 @@ async def test_servers_that_do_not_go_over_to_tls(
     assert said.startswith(b"\0\0\0\3" + encode_option(Opt.STARTTLS))
     assert b"disk" not in said
     assert encode_option(Opt.STRUCTURED_REPLY) not in said
+
+
+async def of_tls_alone(stream: trio.SocketStream) -> None:
+    """A server that answers nothing before TLS."""
+    async with stream:
+        core = ServerNegotiation(ServerDialect(tls=Tls.REQUIRE))
+        with suppress(PeerClosed):
+            assert await Conversation(stream, core).next_event() == Aborted()
+
+
+async def test_what_mends_it_is_told_to_us_and_not_to_the_client() -> None:
+    """A client has no URI of that server, and an operator has no use for "send STARTTLS"."""
+    async with trio.open_nursery() as nursery:
+
+        def connect() -> trio.SocketStream:
+            ours, theirs = socket_pair()
+            nursery.start_soon(of_tls_alone, theirs)
+            return ours
+
+        with structlog.testing.capture_logs() as lines:
+            async with gateway_before(connect) as gateway:
+                client = gateway.client()
+                async with client.stream:
+                    await client.greeting()
+                    client.negotiation.go("disk", ())
+                    refused = await client.refused()
+    assert refused.reply == Rep.ERR_POLICY
+    assert (
+        refused.text == "the gateway's own server wants TLS, which the gateway does not use there"
+    )
+    [why] = [line["why"] for line in lines if line["event"] == "client refused"]
+    assert why.endswith(": use nbds: in the URI of this server")
 
 
 async def test_shutting_down_in_a_handshake(pki: Path, credentials: ServerCredentials) -> None:

@@ -17,7 +17,7 @@ from gateway.jobs.jobs import MAX_JOB_BYTES
 from gateway.losses.witnesses import MOST_WITNESSES, PIECE_BYTES
 from gateway.scan.memory import MAX_KEPT_BYTES
 from gateway.scan.traffic import MAX_IN_FLIGHT
-from gateway.upstream.server import LISTING_SECONDS
+from gateway.upstream.listed import LISTING_SECONDS
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag

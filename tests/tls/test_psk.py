@@ -19,7 +19,7 @@ from gateway.tls.credentials import (
     server_credentials,
 )
 from gateway.tls.errors import CredentialsError
-from gateway.tls.psk import Claim, Keys, load_keys, parse_keys
+from gateway.tls.psk import ClaimedUser, Keys, load_keys, parse_keys
 from tests.tls.handshakes import VERSIONS, needs_psk, shake_hands, write
 
 KEY = "00112233445566778899aabbccddeeff"
@@ -189,7 +189,7 @@ def test_wrong_key_and_unknown_user_look_alike(
 def test_a_failure_names_the_user(keys: Path) -> None:
     """Where somebody has said that it is one, and as what it is shown to be."""
     [wrong, *_] = WRONG_KEY
-    session = Session(_context_of_nobody(), server_side=True, claim=(claim := Claim()))
+    session = Session(_context_of_nobody(), server_side=True, claim=(claim := ClaimedUser()))
     assert session.failure("the reason", openssl=wrong) == "the reason"
     claim.user = "joe\x1b[2J"
     assert session.failure("the reason", openssl=wrong) == (

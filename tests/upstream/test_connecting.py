@@ -16,22 +16,19 @@ from gateway.embedded.faults import SILENT_AFTER_GREETING, Faults
 from gateway.net.dial import DialError
 from gateway.upstream import server as upstream
 from gateway.upstream.configured import Servers, servers_of
-from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import (
-    CameBack,
-    Full,
-    News,
-    Reached,
-    Silent,
-    TurnedAway,
-    Unreachable,
-    WentDown,
-)
+from gateway.upstream.errors import Full, Silent, Unreachable
+from gateway.upstream.handshake import Reached
+from gateway.upstream.link import Terms
+from gateway.upstream.listed import LastList
+from gateway.upstream.listing import exports_of
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.news import CameBack, News, TurnedAway, WentDown
 from gateway.wire import limits
 from gateway.wire.constants import Rep, TransmissionFlag
 from gateway.wire.handshake import ListedExport
 from tests.embedded.peers import Client, socket_pair
 from tests.sessions.gateways import gateway_before
+from tests.upstream.servers import server_to
 
 pytestmark = pytest.mark.real
 
@@ -76,7 +73,7 @@ class Place:
 
 def server_of(place: Place, *, told: list[News] | None = None) -> upstream.Server:
     """A server whose back-offs are as long as they get."""
-    server = upstream.Server("main", place.connect, negotiate_seconds=5, chance=lambda: 1.0)
+    server = server_to("main", place.connect, negotiate_seconds=5, chance=lambda: 1.0)
     if told is not None:
         server.tell = told.append
     return server
@@ -95,7 +92,7 @@ async def outcome(connect: Callable[[], Awaitable[Reached]]) -> tuple[float, str
 async def test_a_server_that_restarts_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
     told: list[News] = []
     place = Place(up_at=3)
-    assert await outcome(server_of(place, told=told).connect) == (3.75, "")
+    assert await outcome(server_of(place, told=told).connector.connect) == (3.75, "")
     assert place.attempts == [0, 0.25, 0.75, 1.75, 3.75]
     [down, back] = told
     assert down == WentDown("nobody listens")
@@ -108,7 +105,7 @@ async def test_a_client_is_told_when_its_time_is_over(
 ) -> None:
     told: list[News] = []
     place = Place()
-    seconds, text = await outcome(server_of(place, told=told).connect)
+    seconds, text = await outcome(server_of(place, told=told).connector.connect)
     assert text == "upstream 'main' is unreachable: nobody listens"
     assert seconds == 10
     assert place.attempts == [0, 0.25, 0.75, 1.75, 3.75, 7.75, 10]
@@ -120,12 +117,12 @@ async def test_a_thousand_clients_ask_a_dead_server_no_oftener_than_one(
 ) -> None:
     place = Place()
     server = server_of(place)
-    await outcome(server.connect)
+    await outcome(server.connector.connect)
     alone, place.attempts = place.attempts, []
     outcomes: list[tuple[float, str]] = []
 
     async def client() -> None:
-        outcomes.append(await outcome(server.connect))
+        outcomes.append(await outcome(server.connector.connect))
 
     async with trio.open_nursery() as nursery:
         for _ in range(1000):
@@ -151,7 +148,7 @@ async def test_when_it_is_back_all_are_served(autojump_clock: trio.testing.MockC
     outcomes: list[tuple[float, str]] = []
 
     async def client() -> None:
-        outcomes.append(await outcome(server.connect))
+        outcomes.append(await outcome(server.connector.connect))
 
     await trio.sleep(0)
     async with trio.open_nursery() as nursery:
@@ -174,10 +171,10 @@ async def test_a_probe_whose_client_leaves_is_taken_over(
 
     async def leaver() -> None:
         with leaves:
-            await server.connect()
+            await server.connector.connect()
 
     async def waiter() -> None:
-        outcomes.append(await outcome(server.connect))
+        outcomes.append(await outcome(server.connector.connect))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(leaver)
@@ -197,8 +194,8 @@ async def test_a_server_that_takes_no_connection(autojump_clock: trio.testing.Mo
     place = Place(hangs=True)
     server = server_of(place)
     why = "upstream 'main' is unreachable: it did not take a connection within 10 s"
-    assert await outcome(server.connect) == (10, why)
-    assert await outcome(server.connect) == (0, why)
+    assert await outcome(server.connector.connect) == (10, why)
+    assert await outcome(server.connector.connect) == (0, why)
     assert place.attempts == [0]
 
 
@@ -208,9 +205,9 @@ async def test_what_waiting_does_not_mend_is_told_at_once(
     async def connect() -> trio.SocketStream:
         raise DialError("no such program")
 
-    server = upstream.Server("main", connect)
+    server = server_to("main", connect)
     for _ in range(2):
-        seconds, text = await outcome(server.connect)
+        seconds, text = await outcome(server.connector.connect)
         assert (seconds, text) == (0, "upstream 'main' is unreachable: no such program")
 
 
@@ -218,7 +215,7 @@ async def test_a_list_waits_for_nobody(autojump_clock: trio.testing.MockClock) -
     place = Place()
     began = trio.current_time()
     with pytest.raises(Unreachable, match="nobody listens"):
-        await server_of(place).listing(list_exports)
+        await exports_of(server_of(place))
     assert trio.current_time() == began
     assert place.attempts == [0]
 
@@ -227,21 +224,21 @@ async def test_a_failure_to_list_is_not_remembered(autojump_clock: trio.testing.
     """It is for those alone who have waited for it; a list is for all who come in the next two seconds."""
     asked: list[float] = []
 
-    async def ask(_server: upstream.Server) -> list[ListedExport]:
+    async def ask() -> list[ListedExport]:
         asked.append(trio.current_time() - began)
         await trio.sleep(0.5)
         if len(asked) == 1:
             raise Unreachable("it is away")
         return [ListedExport("disk")]
 
-    server = upstream.Server("main", Place().connect)
+    listed = LastList()
     began = trio.current_time()
     outcomes: list[object] = []
 
     async def want(after: float) -> None:
         await trio.sleep(after)
         try:
-            outcomes.append([each.name for each in await server.listing(ask)])
+            outcomes.append([each.name for each in await listed.exports(ask)])
         except Unreachable:
             outcomes.append("refused")
 
@@ -280,7 +277,7 @@ async def test_multi_conn_is_not_believed_of_several_servers(
             nursery.start_soon(ours.serve, far)
             return near
 
-        server = upstream.Server("main", connect, same_storage=same_storage)
+        server = server_to("main", connect, same_storage=same_storage)
         link = await Negotiation(server).go(TERMS)
         link.socket.close()
         assert bool(link.export.flags & TransmissionFlag.CAN_MULTI_CONN) is multi_conn
@@ -293,12 +290,12 @@ async def test_an_attempt_of_a_client_in_a_hurry_proves_nothing_to_others(
     place = Place()
     server = server_of(place)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(outcome, server.connect)
+        nursery.start_soon(outcome, server.connector.connect)
         await trio.sleep(7)
         place.hangs = True  # its last attempt has 2.25 s
     assert trio.current_time() - place.began == 10
     place.hangs, place.up_at = False, 0
-    assert await outcome(server.connect) == (0, "")
+    assert await outcome(server.connector.connect) == (0, "")
 
 
 # --- Several places
@@ -306,7 +303,7 @@ async def test_an_attempt_of_a_client_in_a_hurry_proves_nothing_to_others(
 
 def server_at(*places: Place, same_storage: bool = False) -> upstream.Server:
     connects = [place.connect for place in places]
-    return upstream.Server("main", *connects, same_storage=same_storage, chance=lambda: 1.0)
+    return server_to("main", *connects, same_storage=same_storage, chance=lambda: 1.0)
 
 
 async def test_the_next_is_taken_at_once_and_the_first_again_when_it_is_back(
@@ -316,14 +313,14 @@ async def test_the_next_is_taken_at_once_and_the_first_again_when_it_is_back(
     server = server_at(first, second)
     told: list[News] = []
     server.tell = told.append
-    assert await outcome(server.connect) == (0, "")
+    assert await outcome(server.connector.connect) == (0, "")
     assert (first.attempts, second.attempts) == ([0], [0])
     await trio.sleep(0.1)
-    assert await outcome(server.connect) == (0, "")
+    assert await outcome(server.connector.connect) == (0, "")
     assert (first.attempts, second.attempts) == ([0], [0, 0.1])
     first.up_at = 0
     await trio.sleep(0.9)
-    assert await outcome(server.connect) == (0, "")
+    assert await outcome(server.connector.connect) == (0, "")
     assert (first.attempts, second.attempts) == ([0, 1], [0, 0.1])
     [down, back] = told
     assert down == WentDown("nobody listens", entirely=False)
@@ -336,17 +333,17 @@ async def test_with_same_storage_the_server_that_worked_last_is_kept_to(
 ) -> None:
     first, second = Place(), Place(up_at=0)
     server = server_at(first, second, same_storage=True)
-    assert await outcome(server.connect) == (0, "")
+    assert await outcome(server.connector.connect) == (0, "")
     first.up_at = 0
     await trio.sleep(1)
-    assert await outcome(server.connect) == (0, "")
+    assert await outcome(server.connector.connect) == (0, "")
     assert (first.attempts, second.attempts) == ([0], [0, 1])
 
 
 async def test_a_first_that_takes_no_connection_leaves_time_for_the_second(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    assert await outcome(server_at(Place(hangs=True), Place(up_at=0)).connect) == (5, "")
+    assert await outcome(server_at(Place(hangs=True), Place(up_at=0)).connector.connect) == (5, "")
 
 
 async def test_a_mistake_in_one_place_does_not_keep_from_the_others(
@@ -356,11 +353,11 @@ async def test_a_mistake_in_one_place_does_not_keep_from_the_others(
         raise DialError("there is no such name")
 
     place = Place(up_at=0)
-    assert await outcome(upstream.Server("main", mistaken, place.connect).connect) == (0, "")
+    assert await outcome(server_to("main", mistaken, place.connect).connector.connect) == (0, "")
 
 
 async def test_all_reasons_are_told(autojump_clock: trio.testing.MockClock) -> None:
-    seconds, text = await outcome(server_at(Place(), Place(hangs=True)).connect)
+    seconds, text = await outcome(server_at(Place(), Place(hangs=True)).connector.connect)
     assert seconds <= 10
     assert "nobody listens; uris[1] did not take a connection within" in text
 
@@ -530,16 +527,16 @@ async def test_the_limit_holds_through_a_reload() -> None:
 
     async with trio.open_nursery() as nursery:
         two = servers_of(config("max-connections = 2"), nursery, None)
-        places = [await in_force(two).place() for _ in range(2)]
+        slots = [await in_force(two).slot() for _ in range(2)]
         one = servers_of(config("max-connections = 1"), nursery, None, two)
         server = in_force(one)
-        for place in places:
+        for slot in slots:
             with pytest.raises(Full, match="max-connections = 1 lets"):
-                await server.place(patient=False)
-            place.leave()
-            place.leave()
-        await server.place(patient=False)
-        await in_force(servers_of(config(""), nursery, None, one)).place(patient=False)
+                await server.slot(patient=False)
+            slot.leave()
+            slot.leave()
+        await server.slot(patient=False)
+        await in_force(servers_of(config(""), nursery, None, one)).slot(patient=False)
 
 
 async def test_the_log_is_told_of_servers_that_a_reload_brings() -> None:
@@ -667,7 +664,7 @@ async def test_a_connection_that_is_closed_before_its_greeting_is_one_that_is_re
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(comes_up)
-        assert await outcome(server.connect) == (3.75, "")
+        assert await outcome(server.connector.connect) == (3.75, "")
     assert place.attempts == [0, 0.25, 0.75, 1.75, 3.75]
     why = "it closed the connection before its greeting"
     assert told[0] == WentDown(why)
@@ -679,7 +676,7 @@ async def test_a_thousand_clients_ask_a_forwarder_no_oftener_than_one(
 ) -> None:
     place = Place(up_at=0, greets=False)
     server = server_of(place)
-    await outcome(server.connect)
+    await outcome(server.connector.connect)
     alone, place.attempts = place.attempts, []
     assert len(alone) == 7
     await trio.sleep(100)  # it may be another outage
@@ -687,7 +684,7 @@ async def test_a_thousand_clients_ask_a_forwarder_no_oftener_than_one(
     outcomes: list[tuple[float, str]] = []
 
     async def client() -> None:
-        outcomes.append(await outcome(server.connect))
+        outcomes.append(await outcome(server.connector.connect))
 
     async with trio.open_nursery() as nursery:
         for _ in range(1000):
@@ -713,10 +710,10 @@ async def test_a_forwarder_that_takes_its_time_to_close_is_asked_by_one_for_all(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(closes)
         async with trio.open_nursery() as clients:
-            clients.start_soon(outcome, server.connect)
+            clients.start_soon(outcome, server.connector.connect)
             await trio.sleep(2)
             for _ in range(100):
-                clients.start_soon(outcome, server.connect)
+                clients.start_soon(outcome, server.connector.connect)
         nursery.cancel_scope.cancel()
     assert len(place.attempts) == 6
 
@@ -725,9 +722,9 @@ async def test_one_that_we_started_and_that_ends_at_once_is_not_waited_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     place = Place(up_at=0, greets=False)
-    server = upstream.Server("main", place.connect, started_by_us=True)
+    server = server_to("main", place.connect, command=("serve",))
     why = "upstream 'main' is unreachable: it closed the connection before its greeting"
-    assert await outcome(server.connect) == (0, why)
+    assert await outcome(server.connector.connect) == (0, why)
 
 
 async def refused_of(client: Client, ask: Callable[[], None]) -> float:
@@ -777,7 +774,7 @@ async def test_answers_that_come_slowly_all_count(autojump_clock: trio.testing.M
             nursery.start_soon(_pass_on, near, far)
             return ours
 
-        slow = upstream.Server("main", connect, negotiate_seconds=5)
+        slow = server_to("main", connect, negotiate_seconds=5)
         began = trio.current_time()
         with pytest.raises(Silent, match="has not opened the export within 5 s in all"):
             await Negotiation(slow).go(TERMS)
@@ -847,7 +844,7 @@ async def test_what_is_one_more_is_news_when_nothing_is_served(
     told: list[News] = []
     server = server_of(Place(), told=told)
     with pytest.raises(Unreachable):
-        await server.connect(beside=True, for_client=False)
+        await server.connector.connect(beside=True, for_client=False)
     assert told == [WentDown("nobody listens")]
 
 

@@ -14,15 +14,17 @@ from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.net.dial import DialError
 from gateway.protocol.client_role import Style
 from gateway.quirks import Evidence, recognised
-from gateway.upstream import server as upstream
+from gateway.upstream.errors import Unreachable
 from gateway.upstream.examined import MOST_EXAMINED, Examined
 from gateway.upstream.ladder import RUNG_SECONDS
-from gateway.upstream.negotiation import Link, Negotiation, Terms
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.places import MOST_BACK_OFF_SECONDS
 from gateway.wire.constants import Opt, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
 from tests.sessions.test_repairs import like_nbd_server
+from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap
 from tests.upstream.test_leaving import understood
 
@@ -43,7 +45,7 @@ class House:
         self.personality = personality
         self.refuses = False
         self.taps: list[Tap] = []
-        self.upstream = upstream.Server("main", self._connect)
+        self.upstream = server_to("main", self._connect)
         self._nursery = nursery
 
     async def _connect(self) -> trio.SocketStream:
@@ -141,7 +143,7 @@ async def test_nothing_is_known_of_a_server_that_was_seen_down_or_after_a_time(
     async with house(PLAIN) as server:
         await server.opened()
         server.refuses = True
-        with pytest.raises(upstream.Unreachable):
+        with pytest.raises(Unreachable):
             await server.opened()
         server.refuses = False
         await trio.sleep(MOST_BACK_OFF_SECONDS)

@@ -19,12 +19,16 @@ from gateway.embedded.personality import EXPORT_NAME_ONLY, WITHOUT_STRUCTURED_RE
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
+from gateway.upstream.backends import Connect
+from gateway.upstream.errors import Unreachable
 from gateway.upstream.ladder import RUNG_SECONDS, Climb, Ladder, Next, Rung, next_rung, shown_by
-from gateway.upstream.negotiation import Negotiation, Terms, list_exports
-from gateway.upstream.server import Unreachable
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import exports_of
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire import limits
 from gateway.wire.constants import HandshakeFlag, Rep
 from tests.embedded.peers import socket_pair
+from tests.upstream.servers import server_to
 
 PLAIN = PERSONALITIES["plain"]
 SIZE = limits.MIB
@@ -43,7 +47,7 @@ class Upstream:
     refuse: int = 0
     """So many of the next attempts are refused; and one after each of these numbers of connections."""
     refuse_after: set[int] = field(default_factory=set)
-    connect: upstream.Connect = field(init=False)
+    connect: Connect = field(init=False)
 
 
 @asynccontextmanager
@@ -65,7 +69,7 @@ async def upstream_of(
             nursery.start_soon(ours.serve, far)
             return near
 
-        it = Upstream(upstream.Server("main", connect, negotiate_seconds=5), ours)
+        it = Upstream(server_to("main", connect, negotiate_seconds=5), ours)
         it.connect = connect
         yield it
         nursery.cancel_scope.cancel()
@@ -161,7 +165,7 @@ async def test_a_list_is_asked_for_once_by_all_who_want_it_together() -> None:
         answers: list[list[str]] = []
 
         async def ask() -> None:
-            listed = await it.server.listing(list_exports)
+            listed = await exports_of(it.server)
             answers.append([export.name for export in listed])
 
         async with trio.open_nursery() as nursery:
@@ -175,7 +179,7 @@ async def test_a_server_that_cannot_list_is_asked_once_as_well() -> None:
     async with upstream_of(replace(PLAIN, handshake_flags=HandshakeFlag.NO_ZEROES)) as it:
         for _ in range(2):
             with pytest.raises(Refusal) as refused:
-                await it.server.listing(list_exports)
+                await exports_of(it.server)
             assert refused.value.reply == Rep.ERR_UNSUP
         assert it.connections == 1
 
@@ -347,7 +351,7 @@ async def test_what_one_of_several_servers_bears_says_nothing_of_another(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with upstream_of(PLAIN) as new, upstream_of(PERSONALITIES["qemu-2.5"]) as old:
-        both = upstream.Server("both", new.connect, old.connect, negotiate_seconds=5)
+        both = server_to("both", new.connect, old.connect, negotiate_seconds=5)
         new.refuse = 1
         assert (await opened(both, EVERYTHING))[0] is Rung.EXPORT_NAME
         await trio.sleep(1)

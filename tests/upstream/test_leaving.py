@@ -12,18 +12,18 @@ import trio.testing
 
 from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.upstream import server as upstream
-from gateway.upstream.negotiation import (
-    Negotiation,
-    OptionLine,
-    Terms,
-    list_exports,
-)
-from gateway.upstream.server import FAREWELL_SECONDS, Silent
+from gateway.upstream.errors import Silent
+from gateway.upstream.greeting import greeted
+from gateway.upstream.handshake import FAREWELL_SECONDS
+from gateway.upstream.link import Terms
+from gateway.upstream.listing import list_exports
+from gateway.upstream.negotiation import Negotiation
 from gateway.wire.constants import IHAVEOPT, HandshakeFlag, Opt
 from gateway.wire.handshake import CLIENT_FLAGS, OPTION, encode_option
 from gateway.wire.limits import MIB
 from gateway.wire.transmission import DISC
 from tests.embedded.peers import socket_pair
+from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap, cancelled_at
 
 PLAIN = PERSONALITIES["plain"]
@@ -41,8 +41,8 @@ async def opens(server: upstream.Server) -> None:
 
 
 async def is_greeted(server: upstream.Server) -> None:
-    place = await server.place(patient=False)
-    await (await OptionLine.greeted(server, place, patient=False)).aclose()
+    slot = await server.slot(patient=False)
+    await (await greeted(server, slot, patient=False)).aclose()
 
 
 async def lists(server: upstream.Server) -> None:
@@ -81,7 +81,7 @@ async def cancelled_everywhere(act: Act, personality: Personality) -> set[bytes]
                 taps.append(Tap())
                 return taps[-1].connect(nursery, ours.serve)
 
-            server = upstream.Server("main", connect, negotiate_seconds=5)
+            server = server_to("main", connect, negotiate_seconds=5)
             cancelled = await cancelled_at(number, partial(act, server))
         assert [tap.end for tap in taps] == ["FIN"] * len(taps), f"at step {number}"
         heard.update(tap.sent for tap in taps)
@@ -118,7 +118,7 @@ async def test_a_greeting_that_nobody_reads_is_no_reset(
             scope.cancel()
             return stream
 
-        server = upstream.Server("main", connect, negotiate_seconds=5)
+        server = server_to("main", connect, negotiate_seconds=5)
         with trio.CancelScope() as scope:
             await opens(server)
     assert (tap.sent, tap.end) == (b"", "FIN")
@@ -158,7 +158,7 @@ async def test_a_server_that_does_not_hang_up_is_waited_for_no_longer_than_a_mom
             await theirs.send_all(b"NBDMAGICIHAVEOPT\0\3")
 
         nursery.start_soon(greet)
-        server = upstream.Server("main", connect, negotiate_seconds=5)
+        server = server_to("main", connect, negotiate_seconds=5)
         before = trio.current_time()
         with pytest.raises(Silent):
             await opens(server)

@@ -10,9 +10,11 @@ import trio
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Server
 from gateway.embedded.personality import PLAIN, lacking
 from gateway.protocol.errors import Refusal
-from gateway.upstream import server as upstream
-from gateway.upstream.negotiation import MOST_OPTIONS, OF_QEMU, Negotiation, Terms
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.option_phase import MOST_OPTIONS, OF_QEMU
 from gateway.wire.constants import BASE_ALLOCATION, Opt, TransmissionFlag
+from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap
 from tests.upstream.test_leaving import understood
 
@@ -31,7 +33,7 @@ class House:
         left = list(faults)
         self.server = Server(disks, personality, faults=lambda _: left.pop(0) if left else Faults())
         self.taps: list[Tap] = []
-        self.upstream = upstream.Server("main", self._connect, max_connections=2)
+        self.upstream = server_to("main", self._connect, max_connections=2)
         self.negotiation = Negotiation(self.upstream)
         self._nursery = nursery
 
@@ -150,7 +152,7 @@ async def test_a_connection_in_place_of_one_that_was_left_has_a_place_again() ->
     async with trio.open_nursery() as nursery:
         house = House(nursery, Faults(cut_at_option=1))
         server = house.upstream
-        negotiation = Negotiation(server, place=await server.place())
+        negotiation = Negotiation(server, slot=await server.slot())
         link = await negotiation.go(Terms(NAMES[0], structured=True))
         assert len(house.taps) == 2
         assert server.connections.limiter.borrowed_tokens == 1

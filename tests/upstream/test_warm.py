@@ -17,24 +17,14 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Ser
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
 from gateway.upstream import server as upstream
+from gateway.upstream.errors import Full
+from gateway.upstream.greeting import greeted
 from gateway.upstream.ladder import Rung
+from gateway.upstream.link import Link, Terms
+from gateway.upstream.listing import exports_of
 from gateway.upstream.mode import Mode
-from gateway.upstream.negotiation import (
-    WARM_ANSWER_SECONDS,
-    Link,
-    Negotiation,
-    OptionLine,
-    Terms,
-    list_exports,
-)
-from gateway.upstream.server import (
-    CameBack,
-    Full,
-    News,
-    Unwell,
-    WellAgain,
-    WentDown,
-)
+from gateway.upstream.negotiation import WARM_ANSWER_SECONDS, Negotiation
+from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
 from gateway.upstream.warm import (
     FIRST_PAUSE_SECONDS,
     MOST_PAUSE_SECONDS,
@@ -48,6 +38,7 @@ from gateway.wire.framing import SIMPLE
 from gateway.wire.handshake import encode_oldstyle_greeting
 from tests.embedded.peers import socket_pair
 from tests.sessions.gateways import gateway_before
+from tests.upstream.servers import server_to
 
 pytestmark = pytest.mark.real
 
@@ -154,7 +145,7 @@ async def before(
     count: int = 1,
     *,
     check_seconds: float = 0,
-    places: float = math.inf,
+    slots: float = math.inf,
     personality: Personality = PLAIN,
     seconds: float = math.inf,
     at_a_time: int = 1000,
@@ -163,11 +154,11 @@ async def before(
     """A server, of which so many connections are kept ready."""
     async with trio.open_nursery() as servers:
         far = Far(servers, personality, seconds, faults, at_a_time)
-        server = upstream.Server(
+        server = server_to(
             "main",
             far.connect,
             negotiate_seconds=5,
-            max_connections=places,
+            max_connections=slots,
             chance=lambda: 1.0,
         )
         told: list[News] = []
@@ -252,7 +243,7 @@ async def test_many_clients_at_once_get_one_each() -> None:
 async def test_a_link_that_takes_the_place_of_another_is_dialled() -> None:
     async with before() as it:
         await it.served()
-        it.far.up = it.server.patient = False
+        it.far.up = it.server.connector.patient = False
         with pytest.raises(Refusal):
             await Negotiation(it.server).go(TERMS)
         assert set(it.far.live) == {1}
@@ -345,7 +336,7 @@ async def test_who_has_had_a_dead_one_does_not_try_the_others() -> None:
     def faults(number: int) -> Faults:
         return Faults(cut_after_bytes=GREETING_BYTES + 1 if 1 <= number <= 3 else None)
 
-    async with before(count=3, places=3, faults=faults) as it:
+    async with before(count=3, slots=3, faults=faults) as it:
         await it.served()
         assert set(it.far.live) == {1, 2, 3}
         link = await it.client()
@@ -459,35 +450,35 @@ async def test_an_oldstyle_server_is_left_with_disc() -> None:
     async def connect() -> trio.SocketStream:
         return near
 
-    server = upstream.Server("main", connect)
+    server = server_to("main", connect)
     async with far:
         await far.send_all(encode_oldstyle_greeting(limits.MIB, 1))
-        place = await server.place()
-        await (await OptionLine.greeted(server, place, patient=False)).aclose()
+        slot = await server.slot()
+        await (await greeted(server, slot, patient=False)).aclose()
         assert await far.receive_some() == SIMPLE.encode_request(Cmd.DISC, 0, 0, 0, 0)
         assert await far.receive_some() == b""
 
 
-# --- Places
+# --- Slots
 
 
-async def test_it_gives_way_to_who_needs_the_place(
+async def test_it_gives_way_to_who_needs_the_slot(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with before(places=1) as it:
+    async with before(slots=1) as it:
         first = await it.client()
         await trio.sleep(10)
-        assert len(it.far.dialled) == 1  # the place is taken
+        assert len(it.far.dialled) == 1  # the slot is taken
         await it.left(first)
         await trio.sleep(10)
         assert set(it.far.live) == {1}
         began = trio.current_time()
-        assert [each.name for each in await it.server.listing(list_exports)] == [""]
+        assert [each.name for each in await exports_of(it.server)] == [""]
         assert trio.current_time() == began
         await trio.sleep(10)
         link = await it.client()
         with pytest.raises(Full):
-            await it.server.place(patient=False)
+            await it.server.slot(patient=False)
         assert trio.current_time() == began + 10
         await it.left(link)
         assert it.far.said == []
@@ -495,17 +486,17 @@ async def test_it_gives_way_to_who_needs_the_place(
 
 async def test_it_gives_way_to_who_is_led_to_the_same_server_in_another_way() -> None:
     """As an export is that was switched to where others are by the configuration."""
-    async with before(places=1) as it:
+    async with before(slots=1) as it:
         await it.served()
         assert it.server.warm is not None
         assert it.server.warm.count == 1
-        there = upstream.Server("there", it.far.connect, connections=it.server.connections)
-        place = await there.place(patient=False)
+        there = server_to("there", it.far.connect, connections=it.server.connections)
+        slot = await there.slot(patient=False)
         await trio.testing.wait_all_tasks_blocked()
         assert not it.far.live
-        with pytest.raises(upstream.Full, match="max-connections = 1 lets"):
-            await it.server.place(patient=False)
-        place.leave()
+        with pytest.raises(Full, match="max-connections = 1 lets"):
+            await it.server.slot(patient=False)
+        slot.leave()
 
 
 async def test_it_is_not_in_front_of_a_client_in_the_queue_of_a_server_for_one(
@@ -570,7 +561,7 @@ async def test_none_is_kept_while_an_export_is_paused_nor_by_who_shuts_down_or_i
         service.note_change()
         assert await warm() == 0
         assert await after_a_client() == 2
-        other = upstream.Server("main", main._connects[0])
+        other = server_to("main", main.connector.connects[0])
         service.reconfigure(service.config, service.access, {"main": other})
         assert await warm() == 0
         service.reconfigure(service.config, service.access, {"main": main})
@@ -617,7 +608,7 @@ async def test_the_log_knows_before_a_client(autojump_clock: trio.testing.MockCl
         assert trio.current_time() == began
         it.far.up = True
         await trio.sleep(31)
-        assert [type(news) for news in it.told[1:]] == [upstream.TurnedAway, CameBack]
+        assert [type(news) for news in it.told[1:]] == [TurnedAway, CameBack]
 
 
 async def test_a_server_that_does_not_greet_is_told_of_once(
@@ -637,10 +628,10 @@ async def test_a_server_that_does_not_greet_is_told_of_once(
         assert len(it.far.dialled) == 6
 
 
-async def test_there_is_no_check_while_all_places_are_taken(
+async def test_there_is_no_check_while_all_slots_are_taken(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with before(count=0, check_seconds=30, places=1) as it:
+    async with before(count=0, check_seconds=30, slots=1) as it:
         link = await it.client()
         await trio.sleep(100)
         assert len(it.far.dialled) == 1

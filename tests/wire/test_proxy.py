@@ -15,14 +15,14 @@ from gateway.wire.proxy import (
     MAX_LINE_BYTES,
     SIGNATURE,
     Header,
-    Source,
+    ProxySource,
     decode_header,
 )
 
 V4 = bytes([192, 0, 2, 1, 198, 51, 100, 2]) + b"\xdc\x04\x2a\x3a"
 V6 = IPv6Address("2001:db8::1").packed + IPv6Address("2001:db8::2").packed + b"\xdc\x04\x2a\x3a"
-SOURCE4 = Source(IPv4Address("192.0.2.1"), 56324)
-SOURCE6 = Source(IPv6Address("2001:db8::1"), 56324)
+SOURCE4 = ProxySource(IPv4Address("192.0.2.1"), 56324)
+SOURCE6 = ProxySource(IPv6Address("2001:db8::1"), 56324)
 LONGEST = b"PROXY UNKNOWN " + 2 * (b"ffff:" * 7 + b"ffff ") + b"65535 65535"
 
 
@@ -34,16 +34,19 @@ def binary(block: bytes = b"", *, command: int = 0x21, kind: int = 0x11) -> byte
     return HEAD.pack(SIGNATURE, command, kind, len(block)) + block
 
 
-HEADERS: list[tuple[bytes, Source | None]] = [
+HEADERS: list[tuple[bytes, ProxySource | None]] = [
     (line("PROXY TCP4 192.0.2.1 198.51.100.2 56324 10809"), SOURCE4),
-    (line("PROXY TCP4 255.255.255.255 0.0.0.0 65535 0"), Source(IPv4Address(2**32 - 1), 65535)),
-    (line("PROXY TCP4 192.0.2.1 198.51.100.2 0 65535"), Source(IPv4Address("192.0.2.1"), 0)),
+    (
+        line("PROXY TCP4 255.255.255.255 0.0.0.0 65535 0"),
+        ProxySource(IPv4Address(2**32 - 1), 65535),
+    ),
+    (line("PROXY TCP4 192.0.2.1 198.51.100.2 0 65535"), ProxySource(IPv4Address("192.0.2.1"), 0)),
     (line("PROXY TCP6 2001:db8::1 2001:DB8:0:0::2 56324 10809"), SOURCE6),
-    (line(f"PROXY TCP6 {'ffff:' * 7}ffff ::1 1 2"), Source(IPv6Address(2**128 - 1), 1)),
+    (line(f"PROXY TCP6 {'ffff:' * 7}ffff ::1 1 2"), ProxySource(IPv6Address(2**128 - 1), 1)),
     # As inet_ntop writes it (haproxy on a socket for both families).
     (
         line("PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2"),
-        Source(IPv6Address("::ffff:192.0.2.1"), 1),
+        ProxySource(IPv6Address("::ffff:192.0.2.1"), 1),
     ),
     (line("PROXY UNKNOWN"), None),
     (line("PROXY UNKNOWN "), None),
@@ -52,7 +55,7 @@ HEADERS: list[tuple[bytes, Source | None]] = [
     (b"PROXY UNKNOWN " + b"x" * (MAX_LINE_BYTES - 16) + b"\r\n", None),
     (binary(V4), SOURCE4),
     (binary(V6, kind=0x21), SOURCE6),
-    (binary(bytes(216), kind=0x31), Source(None)),
+    (binary(bytes(216), kind=0x31), ProxySource(None)),
     (binary(V4 + b"\x04\0\3abc"), SOURCE4),  # something of type NOOP behind
     (binary(V4 + b"\xff\xff"), SOURCE4),  # and what is none of the types
     (binary(V4 + bytes(MAX_BLOCK_BYTES - 12)), SOURCE4),
@@ -72,14 +75,14 @@ HEADERS: list[tuple[bytes, Source | None]] = [
 
 @pytest.mark.parametrize(("data", "source"), HEADERS)
 @pytest.mark.parametrize("behind", [b"", b"\0\0\0\3", b"\r\n", b"PROXY UNKNOWN\r\n"])
-def test_whole(data: bytes, source: Source | None, behind: bytes) -> None:
+def test_whole(data: bytes, source: ProxySource | None, behind: bytes) -> None:
     assert decode_header(data + behind) == Header(len(data), source)
 
 
 @pytest.mark.parametrize(("data", "source"), HEADERS)
 @pytest.mark.parametrize("at_most", [1, 2, 7, 1 << 16])
 def test_whoever_receives_what_is_missing_never_receives_more(
-    data: bytes, source: Source | None, at_most: int
+    data: bytes, source: ProxySource | None, at_most: int
 ) -> None:
     received = b""
     while not isinstance(found := decode_header(received), Header):

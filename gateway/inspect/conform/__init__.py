@@ -57,7 +57,7 @@ class CannotConform(Exception):
     """The server cannot be asked; the text says why."""
 
 
-class Verdict(Enum):
+class CheckResult(Enum):
     """What came of a check."""
 
     KEPT = "pass"
@@ -70,7 +70,7 @@ class Finding:
     """What came of one promise's check."""
 
     promise: Promise
-    verdict: Verdict
+    verdict: CheckResult
     expected: str = ""
     """If it is broken: what the specification says; and in `came`, what the server did."""
     came: str = ""
@@ -91,7 +91,7 @@ class Conformity:
     @property
     def kept(self) -> bool:
         """No promise is broken."""
-        return all(finding.verdict is not Verdict.BROKEN for finding in self.findings)
+        return all(finding.verdict is not CheckResult.BROKEN for finding in self.findings)
 
 
 async def conform(
@@ -123,7 +123,7 @@ async def conform(
                 with trio.CancelScope(shield=True):
                     await bench.leave()
     except Refusal as refusal:
-        raise CannotConform(refusal.text) from None
+        raise CannotConform(refusal.why) from None
     return Conformity(target, bench.export, findings)
 
 
@@ -135,7 +135,7 @@ async def _try_all(
     for promise in promises:
         missing = promise.missing(bench)
         if missing is not None:
-            findings.append(Finding(promise, Verdict.NOT_OFFERED, notes=(missing,)))
+            findings.append(Finding(promise, CheckResult.NOT_OFFERED, notes=(missing,)))
             continue
         if lost < MAX_LOST:
             try:
@@ -143,34 +143,34 @@ async def _try_all(
                 lost = 0
             except Refusal as refusal:
                 lost += 1
-                why = no_more(refusal) if bench.dismissed else refusal.text
+                why = no_more(refusal) if bench.dismissed else refusal.why
         if not lost:
             findings.append(await _try(bench, promise, check_seconds))
             bench.notes.clear()
         elif bench.dismissed:
-            findings.append(Finding(promise, Verdict.NOT_OFFERED, notes=(why,)))
+            findings.append(Finding(promise, CheckResult.NOT_OFFERED, notes=(why,)))
         else:
-            findings.append(Finding(promise, Verdict.BROKEN, "a connection", why))
+            findings.append(Finding(promise, CheckResult.BROKEN, "a connection", why))
     return findings
 
 
 async def _try(bench: Bench, promise: Promise, check_seconds: float) -> Finding:
     """Check one promise; behind a failure the shared connection is closed."""
-    verdict = Verdict.KEPT
+    verdict = CheckResult.KEPT
     why: tuple[str, ...] = ()
     try:
         with trio.fail_after(check_seconds):
             try:
                 await promise.check(bench)
             except NotOffered as reason:
-                verdict, why = Verdict.NOT_OFFERED, (str(reason),)
+                verdict, why = CheckResult.NOT_OFFERED, (str(reason),)
             await bench.in_step()
         return Finding(promise, verdict, notes=(*why, *bench.notes))
     except Broken as broken:
         expected, came = broken.expected, broken.came
     except Refusal as refusal:
-        expected, came = "a connection", refusal.text
+        expected, came = "a connection", refusal.why
     except trio.TooSlowError:
         expected, came = "an end of the check", f"none in {check_seconds:g} s"
     await bench.drop()
-    return Finding(promise, Verdict.BROKEN, expected, came, tuple(bench.notes))
+    return Finding(promise, CheckResult.BROKEN, expected, came, tuple(bench.notes))

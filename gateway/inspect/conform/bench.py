@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from gateway.inspect.conform.client import MAX_READ_BYTES, Broken, Client
+from gateway.inspect.conform.client import MAX_READ_BYTES, Broken, RawClient
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
-from gateway.upstream.negotiation import Negotiation, Terms
-from gateway.upstream.server import Server, TlsRequired, Unreachable
+from gateway.upstream.errors import TlsRequired, Unreachable
+from gateway.upstream.link import Terms
+from gateway.upstream.negotiation import Negotiation
+from gateway.upstream.server import Server
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import KIB, MIB
@@ -86,7 +88,7 @@ class Bench:
         self._terms = Terms(name, structured=True, queries=(BASE_ALLOCATION,))
         self._reply_seconds = reply_seconds
         self._seed = seed
-        self._main: Client | None = None
+        self._main: RawClient | None = None
         self._export: Export | None = None
         self.dismissed = False
         """The last connection was ended in good order: a server that takes one client is gone then."""
@@ -123,7 +125,7 @@ class Bench:
 
     # --- Connections
 
-    async def main(self) -> Client:
+    async def main(self) -> RawClient:
         """Give the shared connection. Raises `Refusal` if there is none to be had."""
         if self._main is None:
             self._main = await self._open(self._terms)
@@ -131,7 +133,7 @@ class Bench:
         return self._main
 
     @asynccontextmanager
-    async def another(self, *, structured: bool = True) -> AsyncIterator[Client]:
+    async def another(self, *, structured: bool = True) -> AsyncIterator[RawClient]:
         """Have one more connection; without `structured`, one that has simple replies. Raises `Broken`, or
         `NotOffered` where the server takes no client after the first.
         """
@@ -143,7 +145,7 @@ class Bench:
         except Refusal as refusal:
             if self.dismissed:
                 raise NotOffered(no_more(refusal)) from None
-            raise Broken("one more connection", refusal.text) from None
+            raise Broken("one more connection", refusal.why) from None
         try:
             yield client
         except BaseException:
@@ -169,7 +171,7 @@ class Bench:
         if self._main is not None:
             await self._main.read(0, self.grain)
 
-    async def _open(self, terms: Terms) -> Client:
+    async def _open(self, terms: Terms) -> RawClient:
         negotiation = Negotiation(self._server)
         try:
             try:
@@ -185,7 +187,7 @@ class Bench:
         finally:
             await negotiation.aclose()
         self.dismissed = False
-        return Client(link, reply_seconds=self._reply_seconds)
+        return RawClient(link, reply_seconds=self._reply_seconds)
 
     # --- Content
 
@@ -219,7 +221,7 @@ class Bench:
         await self.lay(await self.main(), pattern)
         return list(self.ranges(pattern.start, pattern.end))
 
-    async def lay(self, client: Client, pattern: Pattern) -> None:
+    async def lay(self, client: RawClient, pattern: Pattern) -> None:
         """Write a pattern. Zeros go by WRITE_ZEROES where that can be had, so that holes may come of them.
         Raises `Broken`.
         """
@@ -232,13 +234,13 @@ class Bench:
                 zeroes = False  # others judge that
             await self.write(client, offset, pattern.data(unit))
 
-    async def write(self, client: Client, offset: int, data: bytes, *, flags: int = 0) -> None:
+    async def write(self, client: RawClient, offset: int, data: bytes, *, flags: int = 0) -> None:
         """Write in pieces that the server takes. Raises `Broken`."""
         for at in range(0, len(data), self.piece):
             await client.write(offset + at, data[at : at + self.piece], flags=flags)
 
     async def holds(
-        self, client: Client, offset: int, content: bytes, what: str, *, flags: int = 0
+        self, client: RawClient, offset: int, content: bytes, what: str, *, flags: int = 0
     ) -> None:
         """Read what has to be there, which is `what`. Raises `Broken` with the first byte that is not."""
         for at, length in self.ranges(0, len(content)):
@@ -246,7 +248,7 @@ class Bench:
             compare(offset + at, content[at : at + length], found, what)
 
     async def untouched_around(
-        self, client: Client, pattern: Pattern, start: int, end: int, what: str
+        self, client: RawClient, pattern: Pattern, start: int, end: int, what: str
     ) -> None:
         """Hold that a dense pattern is whole but for what `what` did from `start` to `end`. Raises `Broken`."""
         before = pattern.content(pattern.start, start - pattern.start)
@@ -270,4 +272,4 @@ def compare(offset: int, expected: bytes | bytearray, found: bytes | bytearray, 
 
 def no_more(refusal: Refusal) -> str:
     """Say why nothing more can be found out of a server that a connection was ended with in good order."""
-    return f"the server takes no other client after one that has left: {refusal.text}"
+    return f"the server takes no other client after one that has left: {refusal.why}"

@@ -65,7 +65,7 @@ class HungUp(Broken):
     """The server closed the connection where it has to answer."""
 
 
-class Silent(Broken):
+class NoReply(Broken):
     """The server gave no answer in time."""
 
 
@@ -102,7 +102,7 @@ class _Request:
         return f"{name_of(Cmd, self.command)} of {self.length} bytes at {self.offset}"
 
 
-class Opened(Protocol):
+class OpenExport(Protocol):
     """A connection on which an export was opened, whoever did that."""
 
     @property
@@ -114,13 +114,13 @@ class Opened(Protocol):
         """Give what was told of the export."""
 
 
-class Client:
+class RawClient:
     """A connection in its transmission phase, with simple or structured replies.
 
     `reply_seconds`: how long any one request may take, from its first byte to its reply's last.
     """
 
-    def __init__(self, link: Opened, *, reply_seconds: float) -> None:
+    def __init__(self, link: OpenExport, *, reply_seconds: float) -> None:
         self.export = link.export
         self._stream = Awaited(link.socket)
         self._reply_seconds = reply_seconds
@@ -150,7 +150,7 @@ class Client:
                 await self._send(request, flags, data, times)
                 return await self._reply(request)
         except trio.TooSlowError:
-            raise Silent(f"a reply to {request}", f"none in {self._reply_seconds:g} s") from None
+            raise NoReply(f"a reply to {request}", f"none in {self._reply_seconds:g} s") from None
         except WireError as error:
             raise Broken(f"a reply to {request} as it is specified", str(error)) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.inspect.conform.bench import UNIT, Bench, NotOffered, Pattern, compare
-from gateway.inspect.conform.client import Broken, Client, HungUp
+from gateway.inspect.conform.client import Broken, HungUp, RawClient
 from gateway.inspect.conform.promise import Promise
 from gateway.wire.constants import Chunk, Cmd, CmdFlag, Errno, name_of
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -63,7 +63,7 @@ async def _df_gives_one_chunk(bench: Bench) -> None:
 
 
 async def _unfragmented(
-    client: Client, pattern: Pattern, offset: int, length: int, *, must: bool
+    client: RawClient, pattern: Pattern, offset: int, length: int, *, must: bool
 ) -> None:
     reply = await client.ask(Cmd.READ, offset, length, flags=CmdFlag.DF)
     what = f"READ with DF of {length} bytes"

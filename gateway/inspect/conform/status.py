@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.inspect.conform.bench import UNIT, Bench, NotOffered, compare
-from gateway.inspect.conform.client import MAX_CHUNKS, Broken, Client
+from gateway.inspect.conform.client import MAX_CHUNKS, Broken, RawClient
 from gateway.inspect.conform.promise import Promise
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -27,7 +27,7 @@ async def _status_covers(bench: Bench) -> None:
 
 
 async def _extents(
-    client: Client, size: int, offset: int, length: int, *, flags: int = 0
+    client: RawClient, size: int, offset: int, length: int, *, flags: int = 0
 ) -> list[tuple[int, int]]:
     """Ask for extents, length in bytes and status flags, and judge them. Raises `Broken`."""
     extents = (await client.do(Cmd.BLOCK_STATUS, offset, length, flags=flags)).extents
@@ -90,7 +90,7 @@ async def _status_zero_is_zero(bench: Bench) -> None:
 
 
 async def _told(
-    bench: Bench, client: Client, offset: int, length: int
+    bench: Bench, client: RawClient, offset: int, length: int
 ) -> list[tuple[int, int, int]]:
     """Give all extents of a range of at most 1 MiB, asked for as often as it takes: offset and length in bytes,
     status flags. Raises `Broken`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.inspect.conform.bench import UNIT, Bench
-from gateway.inspect.conform.client import Broken, Client, Reply
+from gateway.inspect.conform.client import Broken, RawClient, Reply
 from gateway.inspect.conform.promise import Promise
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -41,7 +41,7 @@ async def _long_zeroes(bench: Bench) -> None:
         raise Broken(f"WRITE_ZEROES of {length} bytes to succeed", str(reply))
 
 
-async def _wiped(bench: Bench, client: Client, start: int, length: int) -> Reply:
+async def _wiped(bench: Bench, client: RawClient, start: int, length: int) -> Reply:
     """Zero a range with data in it, and hold that the data is gone, and what lies around it is not. The range
     begins behind the first unit of the export, and ends before the last. Raises `Broken`.
     """

@@ -18,7 +18,7 @@ import pytest
 import structlog
 import trio
 
-from gateway.admin.control import Answer, Verb
+from gateway.admin.control import ControlAnswer, Verb
 from gateway.app.switching import verbs_of
 from gateway.clients.client import serve_client
 from gateway.config import parse
@@ -78,7 +78,7 @@ class House:
         self.nursery.start_soon(partial(serve_client, self.service, listen), theirs)
         return Client(ours)
 
-    async def ask(self, verb: str, **arguments: object) -> Answer:
+    async def ask(self, verb: str, **arguments: object) -> ControlAnswer:
         """Do what an operator asks for."""
         return await self.verbs[verb](arguments)
 

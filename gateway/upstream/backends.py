@@ -1,8 +1,7 @@
-"""The one maker of `Server`s: for the configuration, for a reload of it, and for an export that is switched.
+"""Where upstreams lead, and whose disks are there.
 
 What an upstream leads to is its *backend*: an address that is dialled, a server that we start by command, or
-one in here. How it is spoken to is its *settings*. A `Server` is one over the other, so whoever has one has
-all that the settings say, wherever it leads.
+one in here.
 
 Whether two backends lead to the same disks decides what keeps out of whose way, and who is told of what is
 lost (`gateway.links.disk`). That goes by addresses, as they are written: the host and port, the path of the
@@ -18,35 +17,26 @@ different disks, so there is one `Dialler` for each.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.config import Upstream
-from gateway.losses.survival import Doubt, Survival, Unanswered
 from gateway.net.dial import Dialler
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
-from gateway.upstream.mode import Mode
-from gateway.upstream.server import Connect, Connections, Server
+from gateway.upstream.connections import Connections
 from gateway.uri import NbdUri, Target, Transport
 
-if TYPE_CHECKING:
-    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+Connect = Callable[[], Awaitable[trio.SocketStream]]
+"""Gives a stream to a server, or raises `DialError`."""
 
 Where = Target | tuple[str, ...] | tuple[NbdUri, ...]
 """The `uri`, `command` or `uris` of an upstream."""
 
 Address = tuple[str, ...]
 """Where a server is, as it is written."""
-
-Tls = Callable[[], "Session"]
-"""Gives the TLS session of a new connection."""
 
 
 async def _nothing() -> None:
@@ -77,81 +67,6 @@ class Backend:
     def addresses(self) -> set[Address]:
         """Where it leads, if that is known by address."""
         return {address_of(dialler.uri) for dialler in self.diallers}
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a server was made of, to make another like it."""
-
-    upstream: str
-    """The NAME of the `[upstream.NAME]` whose settings these are."""
-    settings: Upstream
-    backend: Backend
-    uri: NbdUri | None = None
-    """Where an export was switched to; None: it is the upstream of the configuration."""
-
-    @property
-    def credentials(self) -> tuple[object, ...]:
-        """What is said of who we are there, and whether it goes over TLS."""
-        settings = self.settings
-        uris = settings.nbd_uris if self.uri is None else (self.uri,)
-        if not any(uri.tls for uri in uris):
-            return ()
-        said = settings.certificates, settings.psk, settings.psk_user
-        return *said, {(uri.username, *sorted(uri.parameters.items())) for uri in uris}
-
-
-def make(recipe: Recipe, *tls: Tls) -> Server:
-    """Give the server that a recipe describes. `tls` is for each of the backend's places, or there is none."""
-    settings, backend, uri = recipe.settings, recipe.backend, recipe.uri
-    same = settings.same_storage
-    connects: list[Connect]
-    connects = [partial(dialler.connect, same_storage=same) for dialler in backend.diallers]
-    server = Server(
-        recipe.upstream if uri is None else str(uri),
-        *(connects or backend.connects),
-        connect_seconds=settings.connect_seconds,
-        negotiate_seconds=settings.negotiate_seconds,
-        keepalive_seconds=settings.keepalive_seconds,
-        user_timeout_seconds=settings.user_timeout_seconds,
-        quirks=settings.quirks,
-        trust_allocation=settings.trust_allocation,
-        canonical_names=settings.canonical_names,
-        tls=tls,
-        disks=backend.disks,
-        same_storage=same,
-        max_connections=settings.max_connections or math.inf,
-        connections=backend.connections,
-        mode=mode_of(settings),
-        keep_warm=settings.warm,
-        check_seconds=settings.health_check_seconds,
-        peer_of=backend.processes.at if settings.server_is_peer else backend.peer_of,
-        processes=backend.processes if settings.server_is_peer else None,
-        started_by_us=settings.command is not None and uri is None,
-    )
-    server.recipe = recipe
-    return server
-
-
-def mode_of(settings: Upstream) -> Mode:
-    """Give over how many connections an upstream serves, and what becomes of clients when they are lost."""
-    survival = Survival(
-        settings.reconnect_seconds,
-        Doubt(settings.unflushed),
-        settings.replay_bytes,
-        Unanswered(settings.unknown_writes),
-        settings.late_write_seconds,
-        settings.stall_seconds,
-        settings.identity == "check",
-        settings.sole_writer,
-    )
-    return Mode(
-        settings.connections,
-        settings.connections_required,
-        settings.stripe,
-        settings.coherence == "strong",
-        survival,
-    )
 
 
 # --- Backends that are addresses

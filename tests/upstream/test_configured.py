@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.config import Config, parse
+from gateway.config import Config, Upstream, parse
 from gateway.upstream.configured import Servers, servers_of, switched_to
+from gateway.upstream.mode import Mode, mode_of
 from gateway.upstream.server import Server
 from gateway.uri import NbdUri, parse_nbd_uri
 
@@ -125,11 +126,15 @@ warm = 2
 health-check-seconds = 11"""
 
 ITS_OWN = {
-    *("name", "recipe", "disks", "connections", "tell", "repaired"),
-    *("_connects", "_places", "_changed", "_listing_lock", "_said", "ladder", "examined"),
-    "links",
+    *("name", "recipe", "disks", "connections", "connector", "tell"),
+    *("told", "listed", "ladder", "examined", "links"),
 }
 """What has to do with where a server is, and what has been learnt of it."""
+
+
+def test_what_is_said_nowhere_is_one_thing() -> None:
+    """The core has defaults of its own, for who has no configuration."""
+    assert mode_of(Upstream()) == Mode()
 
 
 async def test_an_export_that_is_switched_keeps_all_settings() -> None:
@@ -158,7 +163,7 @@ async def test_two_switches_to_one_address_lead_to_one_server() -> None:
     assert switched("nbd://g:10809", found, there) is there
     by_others = switched("nbd://g", found, there, upstream="b")
     assert (by_others is there, backend(by_others) is backend(there)) == (False, True)
-    assert (there.keep_warm, by_others.keep_warm) == (0, 1)
+    assert (there.settings.warm, by_others.settings.warm) == (0, 1)
 
 
 def uri_of(server: Server) -> NbdUri | None:
@@ -173,7 +178,7 @@ async def test_a_reload_reaches_where_exports_were_switched_to() -> None:
     assert same.switched == {there: there}
     after = await made('uri = "nbd://h"\nwarm = 1', before=same, switched=(there,))
     now = after.switched[there]
-    assert (now.keep_warm, uri_of(now), backend(now)) == (1, uri_of(there), backend(there))
+    assert (now.settings.warm, uri_of(now), backend(now)) == (1, uri_of(there), backend(there))
     # What is elsewhere now, or is spoken to in another way, says nothing of it.
     for gone in (("uri = 'memory:1M'",), ("uri = 'nbds://h'",)):
         assert (await made(*gone, before=after, switched=(now,))).switched.get(now) is not None

@@ -1,0 +1,76 @@
+"""What is told of a server, to whoever is to know how it is: the log, and the operator who reads it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.quirks import Quirk, catalogue
+from gateway.upstream.places import Outage
+
+MAX_SAID = 1000
+"""What has been said of how many exports is remembered: names are the clients' choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class WentDown:
+    """Connecting has begun to fail."""
+
+    why: str
+    entirely: bool = True
+    """No other place works either."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameBack:
+    """Connecting works again."""
+
+    outage: Outage
+    entirely: bool = True
+    """No other place had worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedAway:
+    """A client was told that the upstream is down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwell:
+    """A health check has connected, and got no further."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WellAgain:
+    """A health check gets a greeting again."""
+
+
+News = WentDown | CameBack | TurnedAway | Unwell | WellAgain
+
+
+class Said:
+    """What has been told of a server, so that it is told once."""
+
+    def __init__(self) -> None:
+        self.repaired: Counter[str] = Counter()
+        """Links on which each quirk was in force, by its name."""
+        self._said: set[tuple[str, str]] = set()
+
+    def is_news(self, export: str, what: str) -> bool:
+        """Say whether this is the first time that it is said of an export: every client would say it again."""
+        if (export, what) in self._said:
+            return False
+        if len(self._said) >= MAX_SAID:
+            self._said.clear()
+        self._said.add((export, what))
+        return True
+
+    def count_repairs(self, quirks: Iterable[str]) -> list[Quirk]:
+        """Count the quirks of a link that serves a client; give those that are in force for the first time."""
+        names = list(quirks)
+        new = [catalogue()[name] for name in names if name not in self.repaired]
+        self.repaired.update(names)
+        return new

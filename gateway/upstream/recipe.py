@@ -1,0 +1,76 @@
+"""What a server is made of: how it is spoken to (its *settings*), over what it leads to (its *backend*).
+
+A `Server` is one over the other, so whoever has one has all that the settings say, wherever it leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from gateway.config import Upstream
+from gateway.net.processes import Processes
+from gateway.peer import Peer
+from gateway.upstream.backends import Backend, Connect
+from gateway.uri import NbdUri
+
+if TYPE_CHECKING:
+    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+
+Tls = Callable[[], "Session"]
+"""Gives the TLS session of a new connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a server was made of, to make another like it."""
+
+    upstream: str
+    """The NAME of the `[upstream.NAME]` whose settings these are."""
+    settings: Upstream
+    backend: Backend
+    uri: NbdUri | None = None
+    """Where an export was switched to; None: it is the upstream of the configuration."""
+
+    @property
+    def name(self) -> str:
+        """What the server is called."""
+        return self.upstream if self.uri is None else str(self.uri)
+
+    @property
+    def connects(self) -> tuple[Connect, ...]:
+        """What connects to it: one for each place."""
+        dialled = (
+            partial(each.connect, same_storage=self.settings.same_storage)
+            for each in self.backend.diallers
+        )
+        return tuple(dialled) or self.backend.connects
+
+    @property
+    def processes(self) -> Processes | None:
+        """What has to be watched to know who is at the other end of a connection, if anything."""
+        return self.backend.processes if self.settings.server_is_peer else None
+
+    @property
+    def peer_of(self) -> Callable[[trio.SocketStream], Peer]:
+        """Says who is at the other end of a connection that has just been made."""
+        return self.backend.peer_of if self.processes is None else self.processes.at
+
+    @property
+    def started_by_us(self) -> bool:
+        """One that ends before its greeting does so however long it is waited for."""
+        return self.settings.command is not None and self.uri is None
+
+    @property
+    def credentials(self) -> tuple[object, ...]:
+        """What is said of who we are there, and whether it goes over TLS."""
+        settings = self.settings
+        uris = settings.nbd_uris if self.uri is None else (self.uri,)
+        if not any(uri.tls for uri in uris):
+            return ()
+        said = settings.certificates, settings.psk, settings.psk_user
+        return *said, {(uri.username, *sorted(uri.parameters.items())) for uri in uris}

@@ -1,0 +1,123 @@
+"""What pip makes of this repository, and installs elsewhere, is the whole program.
+
+As README has it, but no index is asked: the wheel is built with what is installed here, and finds its
+dependencies where they are installed here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import gateway
+from tests.tools.patience import HANG_SECONDS
+
+pytestmark = pytest.mark.real
+
+TOP = Path(__file__).parent.parent
+PACKAGES = ("gateway", "policies")
+
+
+def run(*command: str | Path, cwd: Path = TOP) -> str:
+    """Run a program that knows nothing of this repository but what its arguments say; give what it prints."""
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env=apart(),
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def apart() -> dict[str, str]:
+    ours = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return {**ours, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    dist = tmp_path_factory.mktemp("dist")
+    build = ("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", dist)
+    run(sys.executable, "-m", "pip", *build, TOP)
+    [found] = dist.iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of programs of an environment that the wheel is installed in."""
+    there = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(there, with_pip=True, symlinks=True)
+    python = there / "bin" / "python"
+    run(python, "-m", "pip", "install", "--no-deps", wheel)
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    # As a plain directory: what .pth files in it say, of this repository for one, is not obeyed.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+def test_the_wheel_has_all_of_both_packages_and_nothing_else(wheel: Path) -> None:
+    assert wheel.name == f"nbd_gateway-{gateway.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    here = {
+        str(path.relative_to(TOP))
+        for package in PACKAGES
+        for path in (TOP / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packed == here
+    assert {f"{package}/py.typed" for package in PACKAGES} < packed
+
+
+def test_its_program_is_the_one_that_was_installed(programs: Path, tmp_path: Path) -> None:
+    assert run(programs / "nbd-gateway", "-V", cwd=tmp_path) == f"{gateway.__version__}\n"
+    where = "import gateway, policies; print(gateway.__file__, policies.__file__)"
+    for file in run(programs / "python", "-c", where, cwd=tmp_path).split():
+        assert Path(file).is_relative_to(programs.parent), file
+
+
+def test_its_policies_quirks_and_template_came_along(programs: Path, tmp_path: Path) -> None:
+    program = programs / "nbd-gateway"
+    for page in (("policies", "--markdown"), ("quirks", "--markdown"), ("schema",)):
+        assert run(program, *page, cwd=tmp_path) == run(sys.executable, "-m", "gateway", *page)
+    run(program, "init", cwd=tmp_path)
+    assert "gateway.toml: ok" in run(program, "check", cwd=tmp_path)
+
+
+def test_it_serves(programs: Path, tmp_path: Path) -> None:
+    seen = "nbdinfo --size $uri"
+    serve = ("serve", "legacy:qemu-3.0,size=1M", "--run", seen)
+    assert run(programs / "nbd-gateway", *serve, cwd=tmp_path) == f"{1 << 20}\n"
+
+
+@contextmanager
+def demo(program: Path, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [program, "demo"], cwd=cwd, env=apart(), stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def test_it_has_a_demo(programs: Path, tmp_path: Path) -> None:
+    with demo(programs / "nbd-gateway", tmp_path) as process:
+        assert process.stdout is not None
+        # All that it shows comes before it serves.
+        assert any("CAN_MULTI_CONN" in line for line in process.stdout)

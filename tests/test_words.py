@@ -1,0 +1,82 @@
+"""Words: each has one meaning, and is where CONTRIBUTING.md says; a name is given to one class."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+HOUSE = TOP / "gateway"
+
+MOST_WORDS = 20
+
+[SECTION] = re.findall(r"(?ms)^## Words\n(.*?)^## ", (TOP / "CONTRIBUTING.md").read_text())
+WORDS, NOUNS = (
+    [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    for table in re.findall(r"(?m)(?:^\|.*\n)+", SECTION)
+)
+
+
+def names_in(room: str) -> set[str]:
+    """What a room, or a file, defines at its top: classes, and names for types."""
+    there = HOUSE / room
+    files = there.rglob("*.py") if there.is_dir() else [there]
+    found = set()
+    for node in (node for file in files for node in ast.parse(file.read_text()).body):
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_they_are_few_and_each_is_there_once() -> None:
+    words = [word for word, *_ in WORDS]
+    assert len(words) == len(set(words)) <= MOST_WORDS
+
+
+@pytest.mark.parametrize(("word", "where"), [(word, where) for word, _what, where in WORDS])
+def test_a_word_is_where_it_is_said_to_be(word: str, where: str) -> None:
+    name, room = re.findall(r"`(.*?)`", where)
+    assert name in names_in(room)
+
+
+@pytest.mark.parametrize(("nouns", "room"), [(row[0], row[2].strip("`")) for row in NOUNS])
+def test_what_is_asked_is_where_it_is_said_to_be(nouns: str, room: str) -> None:
+    assert set(re.findall(r"`(\w+)`", nouns)) <= names_in(room)
+
+
+POLICY = "what policies are written with keeps its name"
+
+TWICE = {
+    "Connections": (
+        "config upstream",
+        "what is configured; and those that there are to one backend",
+    ),
+    "Export": ("config protocol", "a name of ours, [[export]]; and what a server says of its own"),
+    "Gate": (
+        "losses scan throttle.py",
+        "waits until losses are settled; and holds requests back, as scanners see it and itself",
+    ),
+    "Outcome": ("log protocol", f"of an `Ask`; and of a line of a file: {POLICY}"),
+    "Request": ("embedded policy.py", f"what faults of an embedded server look at; and {POLICY}"),
+    "Running": ("jobs sessions", "a job, and a session, that is under way"),
+    "Server": ("embedded upstream", "one of our own; and what is known of one that we connect to"),
+    "Session": ("hub policy.py tls", f"of a client; of TLS; and {POLICY}"),
+    "Terms": ("access upstream", "what policies come to over an export; and what a link has to be"),
+}
+"""Names that several classes have: in which rooms, and what they are. There are to be no others, and these
+are to become less."""
+
+
+def test_a_name_is_given_to_one_class() -> None:
+    rooms: dict[str, list[str]] = {}
+    for file in sorted(HOUSE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                rooms.setdefault(node.name, []).append(file.relative_to(HOUSE).parts[0])
+    several = {name: " ".join(sorted(there)) for name, there in rooms.items() if len(there) > 1}
+    assert several == {name: there for name, (there, _why) in TWICE.items()}

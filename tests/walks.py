@@ -1,0 +1,255 @@
+"""Which of our functions are passed by what goes through a gateway: it is run, and watched.
+
+`python -m tests.walks` writes into docs/how-it-works.md what is passed now; tests/test_how_it_works.py holds
+the page to it. A function counts once, where it was reached first. What is passed only now and then (because
+something is made for the first time, or because the machine was slow) is no part of a walk: each walk is gone
+several times, and what counts is passed every time.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import trio
+import trio.testing
+
+from gateway.embedded import PERSONALITIES, MemoryDisk, Server
+from gateway.wire.constants import Cmd
+from gateway.wire.limits import MIB
+from tests.embedded.peers import Client
+from tests.sessions.gateways import Gateway, gateway_before
+
+TOP = Path(__file__).parents[1]
+PAGE = TOP / "docs/how-it-works.md"
+
+TIMES = 3
+"""How often a walk is gone, after a first time that does not count."""
+
+NAME = "a-disk"
+SHARED = 'connections = "shared"'
+CANONICAL = "canonical-names = true"
+DENY = f'[[rule]]\nexports = "{NAME}"\ndeny = true'
+
+
+Function = tuple[str, str]
+"""A file, and the name that a function has in it."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A function: below how many of ours it was called, and whether it called any."""
+
+    function: Function
+    depth: int
+    calls: bool
+
+
+Walk = tuple[Passed, ...]
+
+
+def counted(walk: Walk) -> tuple[int, int]:
+    """How many functions, in how many files."""
+    return len(walk), len({each.function[0] for each in walk})
+
+
+def calling(walk: Walk) -> Walk:
+    """Those that call others of ours: what has to be read to find the way."""
+    return tuple(each for each in walk if each.calls)
+
+
+class Watch:
+    """Sees what is passed in the gateway: not in the task that watches, nor in the embedded servers' tasks."""
+
+    def __init__(self, until: str = "") -> None:
+        self._depths: dict[Function, int] = {}
+        self._calling: set[Function] = set()
+        self._until = until
+        self._over = False
+        self._us = trio.lowlevel.current_task()
+
+    @property
+    def walk(self) -> Walk:
+        depths, calling = self._depths.items(), self._calling
+        return tuple(Passed(function, depth, function in calling) for function, depth in depths)
+
+    def see(self, frame: FrameType, event: str, _argument: object) -> None:
+        if event != "call" or self._over or not _is_ours(frame) or not self._is_of_the_gateway():
+            return
+        callers = _callers(frame)
+        self._depths.setdefault(_named(frame), len(callers))
+        self._calling.update(callers[:1])
+        self._over = _named(frame)[1] == self._until
+
+    def _is_of_the_gateway(self) -> bool:
+        try:
+            task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        except RuntimeError:  # between tasks
+            return True
+        if task is self._us:
+            return False
+        while task is not None:
+            if task.name.startswith("gateway.embedded."):
+                return False
+            task = task.parent_nursery and task.parent_nursery.parent_task
+        return True
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Say whether it is a function of the gateway's. A lambda is part of the function around it."""
+    code = frame.f_code
+    return code.co_filename.startswith(f"{TOP}/gateway/") and not code.co_name.startswith("<")
+
+
+def _named(frame: FrameType) -> Function:
+    file = Path(frame.f_code.co_filename).relative_to(TOP)
+    return str(file), frame.f_code.co_qualname.replace("<locals>.", "")
+
+
+def _callers(frame: FrameType) -> list[Function]:
+    """Those of ours that called it, the nearest first."""
+    found, above = [], frame.f_back
+    while above is not None:
+        if _is_ours(above):
+            found.append(_named(above))
+        above = above.f_back
+    return found
+
+
+@contextmanager
+def watched(walks: list[Walk], until: str = "") -> Iterator[None]:
+    """Add what is passed meanwhile, up to the function `until`."""
+    watch, before = Watch(until), sys.getprofile()
+    sys.setprofile(watch.see)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    walks.append(watch.walk)
+
+
+def always(walks: list[Walk]) -> Walk:
+    """What was passed each time but the first, as it was the last time."""
+    each_time = [{each.function for each in walk} for walk in walks[1:]]
+    return tuple(each for each in walks[-1] if all(each.function in seen for seen in each_time))
+
+
+@asynccontextmanager
+async def _gateway(*, upstream: str = "", export: str = "") -> AsyncIterator[Gateway]:
+    server = Server({NAME: MemoryDisk(MIB)}, PERSONALITIES["plain"])
+    async with gateway_before(server, upstream=upstream, export=export) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def _session(*, upstream: str = "") -> AsyncIterator[Client]:
+    async with _gateway(upstream=upstream) as gateway:
+        client = gateway.client()
+        async with client.stream:
+            await client.go(NAME)
+            yield client
+
+
+async def _at_rest() -> None:
+    await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def read() -> Walk:
+    """A READ, from the client's request until it has the data."""
+    walks: list[Walk] = []
+    async with _session() as client:
+        for _ in range(1 + TIMES):
+            with watched(walks):
+                assert await client.read(0, 512) == bytes(512)
+                await _at_rest()
+    return always(walks)
+
+
+async def flush() -> Walk:
+    """A FLUSH after a WRITE, from the client's request until it has the reply, where clients share a link."""
+    walks: list[Walk] = []
+    async with _session(upstream=SHARED) as client:
+        for _ in range(1 + TIMES):
+            assert not await client.error(Cmd.WRITE, data=bytes(512))
+            await _at_rest()
+            with watched(walks):
+                assert not await client.error(Cmd.FLUSH)
+                await _at_rest()
+    return always(walks)
+
+
+async def denied() -> Walk:
+    """A client whom a rule denies what it asks for, from its connection to its end."""
+    walks: list[Walk] = []
+    async with _gateway(upstream=CANONICAL, export=DENY) as gateway:
+        for _ in range(1 + TIMES):
+            with watched(walks):
+                client = gateway.client()
+                async with client.stream:
+                    await client.greeting()
+                    client.negotiation.go(NAME, ())
+                    await client.refused()
+                await _at_rest()
+    return always(walks)
+
+
+async def export_name() -> Walk:
+    """The name of an export, from the client's GO to ours, to the server."""
+    walks: list[Walk] = []
+    async with _gateway() as gateway:
+        for _ in range(1 + TIMES):
+            client = gateway.client()
+            async with client.stream:
+                await client.structured()
+                await _at_rest()
+                with watched(walks, until="ClientNegotiation.go"):
+                    client.negotiation.go(NAME, ())
+                    await client.answered()
+            await _at_rest()
+    return always(walks)
+
+
+WALKS = {"read": read, "flush": flush, "denied": denied, "export name": export_name}
+
+
+def listed(walk: Walk) -> str:
+    """As the page has it: a function stands further right than the one that calls it."""
+    least = min(each.depth for each in walk)
+    width = max(len(each.function[0]) for each in walk) + 2
+    rows = ((*each.function, "  " * (each.depth - least)) for each in walk)
+    return "\n".join(f"{file:{width}}{indent}{name}" for file, name, indent in rows)
+
+
+def said(walk: Walk) -> str:
+    """What the page has between the two marks of a walk."""
+    functions, files = counted(walk)
+    main, main_files = counted(calling(walk))
+    numbers = (
+        f"{functions} functions in {files} files; "
+        f"{main} of them, in {main_files} files, call others of ours."
+    )
+    return f"{numbers}\n\n```text\n{listed(walk)}\n```"
+
+
+def with_walks(page: str, walks: dict[str, Walk]) -> str:
+    """The page with what is passed now."""
+    for name, walk in walks.items():
+        begin, end = f"<!-- walk: {name} -->", "<!-- end -->"
+        pattern = f"{re.escape(begin)}\n.*?{re.escape(end)}"
+        text = f"{begin}\n{said(walk)}\n{end}"
+        page, found = re.subn(pattern, text.replace("\\", r"\\"), page, flags=re.DOTALL)
+        assert found == 1, name
+    return page
+
+
+async def all_walks() -> dict[str, Walk]:
+    return {name: await go() for name, go in WALKS.items()}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_walks(PAGE.read_text(), trio.run(all_walks)))
