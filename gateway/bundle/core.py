@@ -133,13 +133,14 @@ class Bundle(Standstill):
 
     def _push(self) -> None:
         self._has_news = False
-        self._go_on_mending()
-        still = not self.work.pieces.under_way
-        if self.state is State.SETTLING and still and not self._waits:
+        if self._mending is not None:
+            self._go_on_mending()
+        lines, still = self.lines, not self.work.pieces.under_way
+        if lines.state is State.SETTLING and still and not self._waits:
             self._mend()
-        if self.state is State.OVER:
+        if lines.state is State.OVER:
             self.work.fail_all(self.why)
-        if self.state is State.UP:
+        if lines.state is State.UP:
             self.work.go_on()
 
     def heard(self, line: Line) -> None:
