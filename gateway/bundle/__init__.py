@@ -34,6 +34,7 @@ In the order in which one builds on the other:
     work.py        what sessions ask, from their ports to the lines and back
     recovery.py    what is done when lines have changed, step by step
     mending.py     carries that out
+    standstill.py  when that is done, and how a bundle is up again
     core.py        the bundle: lines come and go, and it all goes on
     again.py       when a lost link is made again, and whether it is what was promised
 

@@ -2,8 +2,8 @@
 hold.
 
 A bundle is always in one of the states of `State`. It goes down when it has no line, or settles when there are
-others than before; at the standstill that follows it is mended (`recovery`) and is up again. What sessions ask
-waits meanwhile; how it goes out is in `work`.
+others than before; at the standstill that follows it is mended and is up again (`standstill`). What sessions
+ask waits meanwhile; how it goes out is in `work`.
 
 Pieces that a line left unanswered when it died are *orphans*. They are what recovery begins with, in the
 order in which they were sent, and what it has not settled goes out again first when the bundle is up.
@@ -22,16 +22,15 @@ from gateway.bundle import stripes
 from gateway.bundle.again import SHORT_SECONDS
 from gateway.bundle.line import Line
 from gateway.bundle.lines import Lines, State
-from gateway.bundle.mending import Mending
 from gateway.bundle.pieces import MOST_LOSSES, Piece
 from gateway.bundle.ports import Port, Task
-from gateway.bundle.recovery import RESTARTED, AnotherDisk, flushed, recovery
+from gateway.bundle.recovery import RESTARTED
 from gateway.bundle.stalls import Stalls
+from gateway.bundle.standstill import Standstill
 from gateway.bundle.work import Work
-from gateway.jobs.fences import Fences, Late, still_coming
-from gateway.losses.rule import Flushed, Gate, Trail
+from gateway.jobs.fences import Fences, Late
+from gateway.losses.rule import Flushed, Trail
 from gateway.losses.survival import DEFAULTS, Doubt, Survival
-from gateway.losses.unflushed import Unflushed
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.export import Export
@@ -39,12 +38,8 @@ from gateway.scan.going import GOES_SECONDS
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.ranges import Range
 
-NEVER_BACK = (
-    "the connection to the server was lost, and not made again; what it had not flushed may be gone"
-)
 
-
-class Bundle:
+class Bundle(Standstill):
     """The lines of one export that act as one. `export` is what was promised of it, `count` how many lines are
     wanted, `trail` what is written over them. `fences` are the disk's.
 
@@ -66,18 +61,11 @@ class Bundle:
         changed: Callable[[], None] = lambda: None,
         fences: Fences | None = None,
     ) -> None:
-        self.survival = survival
-        self.lost_at = -math.inf
-        """When the last line of all was lost, in seconds."""
-        self.why = ""
-        """Why there is no line, or will be none."""
-        self.is_another = False
-        """It is over, for what its lines led to is another disk."""
-        self.lines = Lines(count, stripe_bytes=stripe_bytes, strong=strong)
+        lines = Lines(count, stripe_bytes=stripe_bytes, strong=strong)
         self._stalls = Stalls(survival.stall_seconds, clock, changed)
-        self.work = Work(
+        work = Work(
             export,
-            self.lines,
+            lines,
             trail,
             survival,
             self._stalls,
@@ -86,38 +74,19 @@ class Bundle:
             Fences() if fences is None else fences,  # they are falsy while there are none
             changed,
         )
-        self._clock = clock
-        self._changed = changed
-        self._trail = trail
+        super().__init__(lines, work, trail, survival, clock, changed)
         trail.believed = survival.unflushed is Doubt.ASSUME_DURABLE
         trail.flush = self._prove
         trail.changed = self._proved
         trail.waits = self._waits_on_purpose
         trail.cut = _never  # lines are read, whatever clients take
-        self._has_news = False  # what is not to do with lines has changed
-        self._gate: Gate | None = None
-        """Stands before what is asked after all lines were lost."""
-        self._was_up = False
-        self._total_loss = True  # since lines were in order last, there was a time without any
-        self._mending: Mending | None = None
-        self._late: list[Late] = []  # no recovery before what one wrote over these lines is done
+        self.lost_at = -math.inf
+        """When the last line of all was lost, in seconds."""
         self._adopted: Late | None = None  # the link that this bundle takes over from
         self._pushing = False
-        self._deaths = 0  # of lines
-        self._mends_since = 0  # so many lines had died when the recovery began
         self._has_served = False  # one of those that have gone since all had
         self.to_be_left: list[Line] = []
         """Lines whose server goes; whoever has their sockets leaves them when they are done, or `is_late`."""
-
-    @property
-    def state(self) -> State:
-        """What it does."""
-        return self.lines.state
-
-    @property
-    def unflushed(self) -> Unflushed:
-        """What has been written over it and is not known to be durable."""
-        return self.work.unflushed
 
     # --- What sessions call
 
@@ -143,16 +112,6 @@ class Bundle:
         self.work.leave(port)
 
     @property
-    def settled(self) -> bool:
-        """Nothing is left that a line has not answered, or that waits for something of that kind."""
-        return not (self.work.pieces.orphans or self.work.pieces.held)
-
-    @property
-    def in_order(self) -> bool:
-        """All is as it was before anything was lost."""
-        return self.state is State.UP and self.settled
-
-    @property
     def idle(self) -> bool:
         """Nothing is asked that is not answered."""
         return not (self.work.ports or self.work.pieces or self.work.flushes)
@@ -174,13 +133,14 @@ class Bundle:
 
     def _push(self) -> None:
         self._has_news = False
-        self._go_on_mending()
-        still = not self.work.pieces.under_way
-        if self.state is State.SETTLING and still and not self._waits:
+        if self._mending is not None:
+            self._go_on_mending()
+        lines, still = self.lines, not self.work.pieces.under_way
+        if lines.state is State.SETTLING and still and not self._waits:
             self._mend()
-        if self.state is State.OVER:
+        if lines.state is State.OVER:
             self.work.fail_all(self.why)
-        if self.state is State.UP:
+        if lines.state is State.UP:
             self.work.go_on()
 
     def heard(self, line: Line) -> None:
@@ -224,21 +184,6 @@ class Bundle:
         lates = [*self.work.pieces.lates, *(self._late if waits else ())]
         return any(late.peer.provable for late in lates)
 
-    @property
-    def _too_early(self) -> bool:
-        return bool(still_coming(self._late, self._clock()))
-
-    def _late_from(self, peer: Peer) -> Late:
-        """A link to this peer has died now."""
-        return Late(self._clock() + self.survival.late_write_seconds, peer)
-
-    @property
-    def _waits(self) -> bool:
-        """It is not to be mended yet: what is asked again may come late, or others prove that nothing is
-        lost.
-        """
-        return self._too_early or self._trail.proving
-
     def _waits_on_purpose(self) -> bool:
         """It has no line yet, or is not to be mended before what was written can hardly come late."""
         return self.state is State.DOWN or (self.state is State.SETTLING and self._too_early)
@@ -253,10 +198,6 @@ class Bundle:
     def _proved(self) -> None:
         """Nobody else will prove any more what is left of lines that have died."""
         self._note_news()
-
-    def _note_news(self) -> None:
-        self._has_news = True
-        self._changed()
 
     # --- Lines come and go
 
@@ -418,96 +359,6 @@ class Bundle:
         trail.lost, trail.changed, trail.waits = _nobody_minds, _nothing, _never
         self._trail = self.work.trail = trail.losses.trail(None)
         return trail
-
-    def end(self) -> None:
-        """Nobody asks any more. If what was written is in doubt, others have to be told."""
-        self._forget_gate()
-        self._trail.losses.give_up(self._trail, NEVER_BACK)
-
-    def give_up(self, why: str) -> None:
-        """There will be no line any more: everything fails."""
-        self.end()
-        self.why = why
-        self._break_off()
-        self.lines.state = State.OVER
-
-    def break_down(self, why: str) -> None:
-        """There is a bug in here: nothing is asked any more, and whatever was written counts as lost."""
-        self.why = why
-        self._mending = None
-        self.lines.state = State.OVER
-        self._trail.losses.lose(self._trail, why)
-
-    # --- Mending
-
-    def _mend(self) -> None:
-        """Nothing is under way any more: put the lines in order."""
-        self.lines.state = State.MENDING
-        self._mends_since = self._deaths
-        self._late = []
-        self.lines.use_staying()
-        self._forget_gate()
-        steps = recovery(self.work, restarted=self._total_loss)
-        self._mending = Mending(steps, self.work)
-        self._go_on_mending()
-
-    def _go_on_mending(self) -> None:
-        try:
-            done = self._mending is not None and self._mending.go_on()
-        except AnotherDisk as another:
-            self.is_another = True
-            self.give_up(str(another))
-            self._changed()
-            return
-        if done and not self._may_be_read:
-            if self.work.flushes and self.work.unflushed:  # or two would wait for each other
-                self._mending = Mending(flushed(self.work), self.work)
-                self._mending.go_on()
-            else:  # others wait for one that is to prove what they have written
-                self.work.send_flush()
-        elif done:
-            self._mending = None
-            if self._total_loss and self._was_up:
-                self.work.fail_what_is_stale()
-            self._total_loss = False
-            self.lines.state = State.SETTLING if self.lines.new else State.UP
-            if self.state is State.UP:
-                self.work.deadly.mended()
-            self.work.hold_orphans()
-            self._changed()
-
-    def look_again(self) -> None:
-        """Look once more whether the lines lead to the disk that was left, before anything else goes on."""
-        for line in self.lines.by_slot.values():
-            line.recognised = False
-        if self.state is State.MENDING:
-            self._break_off()
-        if self.state in (State.MENDING, State.UP):
-            self.lines.state = State.SETTLING
-        self._note_news()
-
-    @property
-    def _may_be_read(self) -> bool:
-        """After a loss, what others have written over links of their own is to be flushed, or known to be
-        lost, before anybody reads it over a new one: the server there may have started without it.
-        """
-        if not self._total_loss or not self._was_up or self._trail.owner is not None:
-            return True
-        if self._gate is None:
-            self._gate = Gate(self._trail.losses, self._note_news, self._trail)
-        return self._gate.is_open
-
-    def _break_off(self) -> None:
-        """A recovery cannot go on as it is: it begins anew, with the lines that there are then."""
-        self._forget_gate()
-        if self._mending is not None:
-            self._mending.break_off()
-            self._mending = None
-
-    def _forget_gate(self) -> None:
-        if self._gate is not None:
-            self._gate.forget()
-            self._gate = None
 
 
 def _nobody_minds(_why: str, _ranges: list[Range]) -> None:
