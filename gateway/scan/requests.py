@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.jobs.jobs import Outside, hooked, moved
 from gateway.jobs.locks import Entry
+from gateway.jobs.steps import Outside, hooked, moved
 from gateway.jobs.translate import status, translate
 from gateway.protocol.commands import (
     PAYLOAD,

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import trio
 
 from gateway.jobs.fences import still_coming
-from gateway.jobs.jobs import Answer
+from gateway.jobs.steps import Answer
 from gateway.jobs.translate import translate
 from gateway.links.disk import Disk
 from gateway.losses.rule import PROOF_SECONDS
