@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from gateway.bundle.line import Line
 from gateway.bundle.ports import Task
 from gateway.jobs.fences import Late, still_coming
-from gateway.losses.unflushed import LONG_AGO
+from gateway.losses.eras import LONG_AGO
 from gateway.protocol.asks import Ask, Outcome
 from gateway.protocol.commands import WRITE_CLASS
 

@@ -35,9 +35,9 @@ from gateway.bundle.mending import Asked, Steps
 from gateway.bundle.pieces import Piece
 from gateway.bundle.work import Work
 from gateway.jobs.fences import still_coming
+from gateway.losses.eras import Written, digest_of
 from gateway.losses.rule import MOST_TRIES, Trail
 from gateway.losses.survival import Doubt, Survival, Unanswered
-from gateway.losses.unflushed import Written, digest_of
 from gateway.losses.witnesses import ANOTHER_DISK, Witness, is_another
 from gateway.protocol.asks import Ask, Data, Outcome
 from gateway.protocol.commands import is_loss, text_of_error

@@ -24,9 +24,10 @@ from gateway.bundle.room import Room
 from gateway.bundle.stalls import Stalls
 from gateway.jobs.fences import Fences, Late
 from gateway.jobs.jobs import GONE
+from gateway.losses.eras import Keep
 from gateway.losses.rule import DONE_BEFORE, Trail
 from gateway.losses.survival import Doubt, Survival, Unanswered
-from gateway.losses.unflushed import Keep, Unflushed
+from gateway.losses.unflushed import Unflushed
 from gateway.losses.witnesses import Sample, sample_of
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.commands import WRITE_CLASS, text_of_error, told_error

@@ -33,8 +33,8 @@ from gateway.jobs.fences import Fences
 from gateway.links.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
 from gateway.links.making import AGAIN_SECONDS, Gone, Making
 from gateway.links.wire import Wire, Wires
+from gateway.losses.eras import KEPT
 from gateway.losses.rule import MOST_TRIES, Debt, Losses, Trail
-from gateway.losses.unflushed import KEPT
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.scan.traffic import Traffic

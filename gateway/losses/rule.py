@@ -66,9 +66,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from gateway.losses.eras import LONG_AGO, Era, Keep
 from gateway.losses.proofs import BEHIND_A_BLACK_HOLE, MOST_TRIES, PROOF_SECONDS, Proofs
 from gateway.losses.records import LEFT_UNPROVED, Debt, Flush, Flushed, Ledger, Trail, Untold
-from gateway.losses.unflushed import LONG_AGO, Era, Keep
 from gateway.losses.witnesses import Flushed as Covered
 from gateway.losses.witnesses import Sample, Witness
 from gateway.protocol.commands import is_loss, text_of_error

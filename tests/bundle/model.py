@@ -42,9 +42,9 @@ from gateway.bundle.line import Line
 from gateway.bundle.lines import State
 from gateway.bundle.ports import Port
 from gateway.jobs.fences import Fences
+from gateway.losses.eras import KEPT, Era
 from gateway.losses.rule import Losses, Trail
 from gateway.losses.survival import Doubt, Survival, Unanswered
-from gateway.losses.unflushed import KEPT, Era
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect

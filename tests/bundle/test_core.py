@@ -16,9 +16,9 @@ from gateway.bundle.ports import Port
 from gateway.bundle.room import FIRST_PAUSE_SECONDS
 from gateway.bundle.work import LINE_COMMANDS
 from gateway.jobs.fences import Fences, Late
+from gateway.losses.eras import KEPT
 from gateway.losses.rule import MOST_TRIES, Losses
 from gateway.losses.survival import DEFAULTS, Doubt, Survival
-from gateway.losses.unflushed import KEPT
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.asks import Ask, Outcome
 from gateway.protocol.export import Export, offer, view_of

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from gateway.losses import rule, telling
+from gateway.losses.eras import Era, Keep
 from gateway.losses.rule import (
     BEHIND_A_BLACK_HOLE,
     MOST_LEFT,
@@ -20,7 +21,7 @@ from gateway.losses.rule import (
     Losses,
     Trail,
 )
-from gateway.losses.unflushed import MOST_ERAS, Era, Keep, Unflushed
+from gateway.losses.unflushed import MOST_ERAS, Unflushed
 from gateway.protocol import commands
 from gateway.protocol.asks import Ask
 from gateway.protocol.commands import is_loss
