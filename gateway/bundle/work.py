@@ -8,8 +8,8 @@ What is written is noted as soon as a line has acknowledged it, and before whoev
 So if it turns out to be lost (`gateway.losses.rule`), whoever has been told of it is told of the loss; and a
 task of which a part is lost before it is done has to fail, for its session is told of the loss too early.
 
-This is longer than other modules: whether a piece is sent, held, answered or left by its line, what is noted of it
-has to be true at once for its task, for the next FLUSH and for a recovery.
+This is longer than other modules: whether a piece is sent, held, answered or left by its line, what is noted of
+it has to be true at once for its task, the next FLUSH and a recovery.
 """
 
 from __future__ import annotations
