@@ -63,7 +63,6 @@ TWICE = {
     ),
     "Outcome": ("log protocol", f"of an `Ask`; and of a line of a file: {POLICY}"),
     "Request": ("embedded policy.py", f"what faults of an embedded server look at; and {POLICY}"),
-    "Running": ("jobs sessions", "a job, and a session, that is under way"),
     "Server": ("embedded upstream", "one of our own; and what is known of one that we connect to"),
     "Session": ("hub policy.py tls", f"of a client; of TLS; and {POLICY}"),
     "Terms": ("access upstream", "what policies come to over an export; and what a link has to be"),

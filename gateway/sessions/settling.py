@@ -13,7 +13,7 @@ import trio
 from gateway.hub.session import Hold, Session
 from gateway.losses.records import Ledger
 from gateway.losses.rule import Gate, Trail
-from gateway.sessions.service import Running
+from gateway.sessions.service import Relayed
 
 
 async def settled(losses: Ledger, but: Trail | None = None) -> None:
@@ -29,7 +29,7 @@ async def settled(losses: Ledger, but: Trail | None = None) -> None:
         gate.forget()
 
 
-def begin_when_settled(running: Running) -> None:
+def begin_when_settled(running: Relayed) -> None:
     """Hold a session, which has its links, as long as anything is in question of what others have written."""
     traffic, session = running.traffic, running.relaying
     if session.is_held(Hold.COMES_LATE):
@@ -40,7 +40,7 @@ def begin_when_settled(running: Running) -> None:
         running.nursery.start_soon(_go_on_when_settled, running, session)
 
 
-async def _go_on_when_settled(running: Running, session: Session) -> None:
+async def _go_on_when_settled(running: Relayed, session: Session) -> None:
     while True:
         traffic = running.traffic
         await settled(traffic.debt.losses, traffic.debt.trail)

@@ -23,7 +23,7 @@ from gateway.losses.survival import DEFAULTS, Doubt
 from gateway.protocol.errors import Refusal
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Target
-from gateway.sessions.service import Running
+from gateway.sessions.service import Relayed
 from gateway.upstream.configured import servers_of
 from gateway.upstream.mode import Mode
 from gateway.upstream.server import Server as Upstream
@@ -64,7 +64,7 @@ class Two:
         assert isinstance(disks, Server)
         return disks
 
-    def disk_of(self, running: Running) -> Disk:
+    def disk_of(self, running: Relayed) -> Disk:
         return self.made.service.disk_at(running.opened.location)
 
     def trunks(self) -> list[Trunk]:
