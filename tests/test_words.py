@@ -57,10 +57,6 @@ TWICE = {
         "what is configured; and those that there are to one backend",
     ),
     "Export": ("config protocol", "a name of ours, [[export]]; and what a server says of its own"),
-    "Gate": (
-        "losses scan throttle.py",
-        "waits until losses are settled; and holds requests back, as scanners see it and itself",
-    ),
     "Outcome": ("log protocol", f"of an `Ask`; and of a line of a file: {POLICY}"),
     "Request": ("embedded policy.py", f"what faults of an embedded server look at; and {POLICY}"),
     "Server": ("embedded upstream", "one of our own; and what is known of one that we connect to"),

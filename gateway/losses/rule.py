@@ -81,10 +81,10 @@ __all__ = [
     "MOST_LEFT",
     "MOST_TRIES",
     "PROOF_SECONDS",
+    "Barrier",
     "Debt",
     "Flush",
     "Flushed",
-    "Gate",
     "Losses",
     "Trail",
     "Untold",
@@ -362,10 +362,10 @@ class Losses(Proofs):
         return Era(now, now, asked, now)
 
 
-class Gate:
-    """Is opened when all is settled that every session relies on at this moment, but for what was written over
-    one trail (`but`); `opened` is called then, if it was not open at once. Who waits no longer has to `forget`
-    it: as long as it is there, what is not proved in time is lost.
+class Barrier:
+    """Opens when everything is settled that any session relies on at this moment, except for what was written
+    over one trail (`but`). If it is not open at once, it calls `opened` when it is. Whoever waits no longer has
+    to `forget` it: as long as it is there, what is not proved in time is lost.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ import trio
 
 from gateway.hub.session import Hold, Session
 from gateway.losses.records import Ledger
-from gateway.losses.rule import Gate, Trail
+from gateway.losses.rule import Barrier, Trail
 from gateway.sessions.service import Relayed
 
 
@@ -21,12 +21,12 @@ async def settled(losses: Ledger, but: Trail | None = None) -> None:
     trail.
     """
     known = trio.Event()
-    gate = Gate(losses, known.set, but)
+    barrier = Barrier(losses, known.set, but)
     try:
-        if not gate.is_open:
+        if not barrier.is_open:
             await known.wait()
     finally:
-        gate.forget()
+        barrier.forget()
 
 
 def begin_when_settled(running: Relayed) -> None:
