@@ -52,10 +52,6 @@ def test_what_is_asked_is_where_it_is_said_to_be(nouns: str, room: str) -> None:
 POLICY = "what policies are written with keeps its name"
 
 TWICE = {
-    "Connections": (
-        "config upstream",
-        "what is configured; and those that there are to one backend",
-    ),
     "Export": ("config protocol", "a name of ours, [[export]]; and what a server says of its own"),
     "Outcome": ("log protocol", f"of an `Ask`; and of a line of a file: {POLICY}"),
     "Request": ("embedded policy.py", f"what faults of an embedded server look at; and {POLICY}"),

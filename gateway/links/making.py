@@ -14,11 +14,11 @@ from gateway.bundle.core import Bundle
 from gateway.protocol.errors import Refusal
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, check_required, sentence
-from gateway.upstream.connections import Slot
 from gateway.upstream.errors import Rejected
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
+from gateway.upstream.slots import Slot
 
 AGAIN_SECONDS = 0.5
 """How long after a link could not be made the next one is tried, at most: beside what the upstream's own

@@ -40,9 +40,9 @@ from gateway.protocol.export import Export
 from gateway.scan.traffic import Traffic
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, offered
-from gateway.upstream.connections import Slot
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.server import Server
+from gateway.upstream.slots import Slot
 from gateway.wire.constants import TransmissionFlag
 
 if TYPE_CHECKING:

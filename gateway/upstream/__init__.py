@@ -12,7 +12,7 @@ news.py          what the log is told of how it is
 
 On the way to a link:
 
-connections.py   how many connections there may be to a backend, and who gives one up
+slots.py         how many connections there may be to a backend, and who gives one up
 connecting.py    connects to one of its places
 places.py        which of them is next, and when; pure
 handshake.py     one connection: its greeting, TLS, one option after the other

@@ -36,11 +36,11 @@ from dataclasses import dataclass, field
 import trio
 
 from gateway.protocol.errors import Refusal
-from gateway.upstream.connections import Slot
 from gateway.upstream.greeting import greeted
 from gateway.upstream.handshake import Handshake
 from gateway.upstream.news import Unwell, WellAgain
 from gateway.upstream.server import Server
+from gateway.upstream.slots import Slot
 
 RENEW_SECONDS = 300.0
 """How old a warm connection may get: a new one every few minutes bothers nobody, and credentials, addresses and
@@ -124,13 +124,13 @@ class Warm:
     async def run(self) -> None:
         """Keep them, until cancelled; then they are left in good order."""
         self._server.warm = self
-        self._server.connections.spare.add(self)
+        self._server.slots.spare.add(self)
         try:
             await self._served.wait()
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._until_one_is_due()
-                    slot = self._server.connections.free()
+                    slot = self._server.slots.free()
                     if slot is None:
                         await trio.sleep(FULL_SECONDS)
                         continue
@@ -141,7 +141,7 @@ class Warm:
                     self._kept.append(kept)
                     nursery.start_soon(self._watch, kept)
         finally:
-            self._server.connections.spare.discard(self)
+            self._server.slots.spare.discard(self)
             if self._server.warm is self:  # else others are kept by now, while these were left
                 self._server.warm = None
 
@@ -221,7 +221,7 @@ async def check_health(server: Server, seconds: float) -> None:
             await trio.sleep_until(due)
             continue
         checked = trio.current_time()
-        slot = server.connections.free()
+        slot = server.slots.free()
         if slot is None:
             continue
         try:

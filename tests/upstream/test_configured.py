@@ -126,7 +126,7 @@ warm = 2
 health-check-seconds = 11"""
 
 ITS_OWN = {
-    *("name", "recipe", "disks", "connections", "connector", "tell"),
+    *("name", "recipe", "disks", "slots", "connector", "tell"),
     *("told", "listed", "ladder", "examined", "links"),
 }
 """What has to do with where a server is, and what has been learnt of it."""
@@ -147,7 +147,7 @@ async def test_an_export_that_is_switched_keeps_all_settings() -> None:
     }
     assert (there.name, there.disks) == ("nbd://g:10809", ("tcp", "g", "10809"))
     there.come_into_force(lambda _news: None)
-    assert there.connections.limiter.total_tokens == 7
+    assert there.slots.limiter.total_tokens == 7
 
 
 async def test_a_switch_to_a_server_of_the_configuration_leads_to_it() -> None:

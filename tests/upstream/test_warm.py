@@ -490,7 +490,7 @@ async def test_it_gives_way_to_who_is_led_to_the_same_server_in_another_way() ->
         await it.served()
         assert it.server.warm is not None
         assert it.server.warm.count == 1
-        there = server_to("there", it.far.connect, connections=it.server.connections)
+        there = server_to("there", it.far.connect, slots=it.server.slots)
         slot = await there.slot(patient=False)
         await trio.testing.wait_all_tasks_blocked()
         assert not it.far.live
