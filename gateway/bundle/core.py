@@ -210,10 +210,10 @@ class Bundle(Standstill):
         self._lose_all()
 
     def linked(self, line: Line) -> None:
-        """A link has been made for a slot that had none."""
+        """A link has been made for a number that had none."""
         self._heed(line)
         line.deaths_before = self._deaths
-        self.lines.by_slot[line.number] = line
+        self.lines.by_number[line.number] = line
         line.heard_at = line.made_at = self._clock()
         if self.state is State.DOWN and not self._waits:
             self._mend()
@@ -241,9 +241,9 @@ class Bundle(Standstill):
     def lost(self, line: Line, why: str) -> None:
         """A line's link has died. Nothing comes from it any more."""
         lines = self.lines
-        if lines.by_slot.get(line.number) is not line:
+        if lines.by_number.get(line.number) is not line:
             return
-        del lines.by_slot[line.number]
+        del lines.by_number[line.number]
         line.traffic.asks.drop()
         self.why = why
         if line.goes:

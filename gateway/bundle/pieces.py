@@ -56,8 +56,8 @@ class Piece:
     done: Callable[[Piece, Outcome], None]
     task: Task | None = None
     """Whose part it is; None: the bundle's own."""
-    slot: int | None = None
-    """Which line; None: that of its stripe."""
+    nth: int | None = None
+    """Which of the lines in use; None: that of its stripe."""
     alone: bool = False
     """It overlaps nothing that is under way, and nothing begins that overlaps it, unless both only read."""
     losses: int = 0

@@ -141,7 +141,7 @@ class Standstill:
 
     def look_again(self) -> None:
         """Look once more whether the lines lead to the disk that was left, before anything else goes on."""
-        for line in self.lines.by_slot.values():
+        for line in self.lines.by_number.values():
             line.recognised = False
         if self.state is State.MENDING:
             self._break_off()

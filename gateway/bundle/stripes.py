@@ -18,7 +18,7 @@ MOST_STRIPES = 16
 be millions of requests."""
 
 
-def slot(offset: int, stripe: int, count: int) -> int:
+def nth(offset: int, stripe: int, count: int) -> int:
     """Give which of `count` lines has a byte."""
     return offset // stripe % count
 

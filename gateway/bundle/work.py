@@ -189,7 +189,7 @@ class Work:
         if flushed.error and self.lines.state is not State.MENDING:
             self.ports.answer(task, flushed)
         else:
-            self._put(task, [Piece(task.ask, self._answered, task, slot=0, losses=task.ask.losses)])
+            self._put(task, [Piece(task.ask, self._answered, task, nth=0, losses=task.ask.losses)])
 
     def _cut(self, task: Task) -> list[Piece]:
         """Give the pieces of a command that has a range: one for each stripe, or one for all."""
@@ -203,9 +203,9 @@ class Work:
             parts = stripes.parts(ask, stripe_bytes)
             return [Piece(part, self._answered, task, losses=losses) for part in parts]
         if ask.command in WRITE_CLASS:
-            whole = Piece(ask, self._answered_whole, task, slot=0, alone=True, losses=losses)
+            whole = Piece(ask, self._answered_whole, task, nth=0, alone=True, losses=losses)
             return [whole]
-        return [Piece(ask, self._answered, task, slot=0, losses=losses)]
+        return [Piece(ask, self._answered, task, nth=0, losses=losses)]
 
     # --- Pieces
 
@@ -230,7 +230,7 @@ class Work:
             lost = Outcome(Errno.EIO, "the server may have lost what was written here")
             self._part_done(piece, lost)
             return
-        line = self.lines.usual(piece.ask.offset, piece.slot)
+        line = self.lines.usual(piece.ask.offset, piece.nth)
         spare = self.lines.spare
         if line.stalled and spare is not None and self._may_be_read_elsewhere(piece):
             line = spare
@@ -342,7 +342,7 @@ class Work:
                 done(outcome)
 
         self.flushes.sent()
-        self.send(Piece(Ask(Cmd.FLUSH, 0, 0), answered, slot=0))
+        self.send(Piece(Ask(Cmd.FLUSH, 0, 0), answered, nth=0))
 
     def flush_answered(self, sent: int, outcome: Outcome) -> None:
         """A FLUSH over a line that was there all the time has its answer."""

@@ -205,7 +205,7 @@ class Trunk:
         """
         assert self.bundle.in_order
         assert self.bundle.idle
-        [line] = self.bundle.lines.by_slot.values()
+        [line] = self.bundle.lines.by_number.values()
         self._wires.take_out(line)
         self._scope.cancel()
         link = replace(self._links.pop(line), slot=self._slots.pop(line.number))
@@ -283,7 +283,7 @@ class Trunk:
         """Make the link of a number again whenever it is lost."""
         pause = self.pauses[number]
         while True:
-            while number in self.bundle.lines.by_slot:
+            while number in self.bundle.lines.by_number:
                 await self._next_change()
             self._loosen()
             if self._has_left_its_disk:

@@ -165,9 +165,9 @@ class Losing:
     def _changed(self) -> None:
         self.changes += 1
 
-    def link(self, peer: Peer = UNKNOWN, slot: int = 0) -> None:
-        self.lines[slot] = Line(slot, self.export, Dialect(), {}, peer)
-        self.bundle.linked(self.lines[slot])
+    def link(self, peer: Peer = UNKNOWN, number: int = 0) -> None:
+        self.lines[number] = Line(number, self.export, Dialect(), {}, peer)
+        self.bundle.linked(self.lines[number])
         self.bundle.push()
 
     def write(self, offset: int = 0, flags: int = 0) -> int:
@@ -181,26 +181,26 @@ class Losing:
         self.bundle.push()
         return number
 
-    def lose(self, slot: int = 0, *, goes: bool = False) -> None:
+    def lose(self, number: int = 0, *, goes: bool = False) -> None:
         """`goes`: its server has said so before, which puts nobody under suspicion."""
         if goes:
-            self.goes(slot)
-        self.bundle.lost(self.lines.pop(slot), "it died")
+            self.goes(number)
+        self.bundle.lost(self.lines.pop(number), "it died")
         self.bundle.push()
 
-    def goes(self, slot: int = 0) -> None:
+    def goes(self, number: int = 0) -> None:
         """The server of a line has said that it goes."""
-        going = self.lines[slot].traffic.going
-        going.refuse(min(self.lines[slot].traffic.in_flight, default=0))
+        going = self.lines[number].traffic.going
+        going.refuse(min(self.lines[number].traffic.in_flight, default=0))
 
-    def asked(self, slot: int = 0) -> list[Cmd]:
+    def asked(self, number: int = 0) -> list[Cmd]:
         """What is under way on a line."""
         pieces = self.bundle.work.pieces.under_way
-        return [piece.ask.command for piece in pieces if piece.line is self.lines[slot]]
+        return [piece.ask.command for piece in pieces if piece.line is self.lines[number]]
 
-    def answer(self, found: bytes = b"", slot: int = 0) -> None:
+    def answer(self, found: bytes = b"", number: int = 0) -> None:
         """Answer what is under way on a line; a READ with what is `found`."""
-        for ask, done in self.lines[slot].traffic.asks.take():
+        for ask, done in self.lines[number].traffic.asks.take():
             done(Outcome(data=bytearray(found if ask.command is Cmd.READ else b"")))
         self.bundle.push()
         self.bundle.answers(self.port)
@@ -492,13 +492,13 @@ def test_a_flush_that_hundreds_share_is_told_to_one_after_the_other() -> None:
 def test_a_flush_of_a_recovery_that_fails_is_a_loss_though_nobody_goes_on_with_that() -> None:
     it = Losing(count=3)
     debt = it.bundle.work.trail.losses.open()
-    for slot in range(3):
-        it.link(slot=slot)
+    for number in range(3):
+        it.link(number=number)
     it.write()
     it.answer()
-    it.lose(slot=1)
+    it.lose(number=1)
     assert it.asked() == [Cmd.FLUSH]
-    it.lose(slot=2)
+    it.lose(number=2)
     [(_flush, done)] = it.lines[0].traffic.asks.take()
     done(Outcome(Errno.EIO))
     it.bundle.push()
@@ -891,20 +891,20 @@ def test_a_flush_over_a_line_that_has_died_with_the_others_is_not_blamed() -> No
     survival = replace(DEFAULTS, unflushed=Doubt.REPLAY, late_write_seconds=0)
     it = Losing(count=3, survival=survival)
     debt = it.losses.open()
-    for slot in range(3):
-        it.link(slot=slot)
+    for number in range(3):
+        it.link(number=number)
     it.write()
     it.answer()
-    for slot in range(3):
-        it.lose(slot)
+    for number in range(3):
+        it.lose(number)
     assert not it.bundle.work.flushes.losses
     for _ in range(MOST_WRITE_DEATHS - 1):
         it.link()
-        it.link(slot=1)
+        it.link(number=1)
         it.answer()
         assert it.asked() == [Cmd.FLUSH]
         it.lose()
-        it.lose(slot=1)
+        it.lose(number=1)
     it.link()
     assert it.asked() == [Cmd.WRITE]
     assert not debt.why

@@ -139,7 +139,7 @@ class Survivor:
             session.hold()
         if not (session.quiet and session.held and bundle.idle and bundle.lines):
             return False
-        [line] = bundle.lines.by_slot.values()
+        [line] = bundle.lines.by_number.values()
         wire = self._bundle_wires._wires[line]
         self._bundle_wires.take_out(line)
         self.bundle = None
