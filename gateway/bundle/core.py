@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from gateway.bundle import stripes
 from gateway.bundle.again import SHORT_SECONDS
 from gateway.bundle.line import Line
 from gateway.bundle.lines import Lines, State
@@ -30,7 +29,7 @@ from gateway.bundle.standstill import Standstill
 from gateway.bundle.work import Work
 from gateway.jobs.fences import Fences, Late
 from gateway.losses.rule import Flushed, Trail
-from gateway.losses.survival import DEFAULTS, Doubt, Survival
+from gateway.losses.survival import Doubt, Survival
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.export import Export
@@ -54,9 +53,9 @@ class Bundle(Standstill):
         trail: Trail,
         *,
         clock: Callable[[], float],
-        stripe_bytes: int = stripes.LEAST_STRIPE_BYTES,
-        strong: bool = False,
-        survival: Survival = DEFAULTS,
+        stripe_bytes: int,
+        strong: bool,
+        survival: Survival,
         say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
         changed: Callable[[], None] = lambda: None,
         fences: Fences | None = None,

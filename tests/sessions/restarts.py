@@ -13,6 +13,7 @@ from gateway.wire.constants import Cmd
 from gateway.wire.limits import MIB
 from tests.embedded.peers import Client, socket_pair
 from tests.sessions.gateways import Gateway, gateway_before
+from tests.tools.defaults import MODE
 
 SIZE = 8 * MIB
 BLOCK = 4096
@@ -66,7 +67,7 @@ async def restarting(
     async with trio.open_nursery() as nursery:
         made = Restarts(nursery, server)
         async with gateway_before(
-            made.connect, seconds=3000, refuse=lambda: made.down, mode=mode or Mode()
+            made.connect, seconds=3000, refuse=lambda: made.down, mode=mode or MODE
         ) as gateway:
             yield gateway, made
         nursery.cancel_scope.cancel()

@@ -14,7 +14,7 @@ import trio.testing
 
 from gateway.embedded.personality import PLAIN, lacking
 from gateway.losses.rule import PROOF_SECONDS
-from gateway.losses.survival import Doubt, Survival
+from gateway.losses.survival import Doubt
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.scan.memory import Memory
@@ -31,13 +31,14 @@ from tests.embedded.peers import Client
 from tests.hub.wires import Wires
 from tests.sessions.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
 from tests.sessions.restarts import BLOCK, CONTENT, flush, opened, read, went_back, write
+from tests.tools.defaults import SURVIVAL, mode_with
 from tests.tools.volatile import VolatileServer
 
 SIZE = 8 * MIB
 FOR_ALL = PLAIN
 """It offers CAN_MULTI_CONN: a FLUSH over one connection covers what went over any."""
 FOR_ITSELF = replace(PLAIN, flags=lacking(Flag.CAN_MULTI_CONN))
-SOON = Mode(survival=Survival(late_write_seconds=0))
+SOON = mode_with(survival=replace(SURVIVAL, late_write_seconds=0))
 
 
 @dataclass
@@ -227,7 +228,9 @@ async def test_a_server_that_says_eio_when_it_is_back_is_believed_over_the_confi
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = VolatileServer(SIZE)
-    trusted = Mode(survival=Survival(late_write_seconds=0, unflushed=Doubt.ASSUME_DURABLE))
+    trusted = mode_with(
+        survival=replace(SURVIVAL, late_write_seconds=0, unflushed=Doubt.ASSUME_DURABLE)
+    )
     async with before(server, trusted) as house:
         client = await house.client()
         assert await write(client) == 0
