@@ -32,8 +32,9 @@ from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import KIB, MIB
 from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client
-from tests.sessions.test_hold import BLOCK, CONTENT, PLAIN, SIZE, House, house, read_back, write
-from tests.sessions.test_switch_trunks import There, settled
+from tests.sessions.asking import BLOCK, CONTENT, read_back, write
+from tests.sessions.elsewhere import There, settled
+from tests.sessions.houses import PLAIN, SIZE, House, house
 from tests.tools.defaults import MODE, SURVIVAL, mode_with
 from tests.upstream.servers import server_to
 

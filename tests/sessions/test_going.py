@@ -28,18 +28,8 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import MIB
-from tests.sessions.restarts import (
-    BLOCK,
-    CONTENT,
-    SIZE,
-    Restarts,
-    flush,
-    opened,
-    read,
-    restarting,
-    went_back,
-    write,
-)
+from tests.sessions.asking import BLOCK, CONTENT, flush, opened, read, write
+from tests.sessions.restarts import SIZE, Restarts, restarting, went_back
 from tests.sessions.survivors import Survivor
 from tests.tools.defaults import MODE, SURVIVAL, mode_with
 from tests.tools.volatile import VolatileServer

@@ -20,8 +20,8 @@ from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
 from tests.embedded.peers import Client
-from tests.sessions.restarts import BLOCK, CONTENT, flush, read, write
-from tests.sessions.test_flushed import FOR_ALL, FOR_ITSELF, SIZE, SOON, House, at_rest, before
+from tests.sessions.asking import BLOCK, CONTENT, flush, read, write
+from tests.sessions.forgetful import FOR_ALL, FOR_ITSELF, SIZE, SOON, Forgetful, at_rest, before
 from tests.tools.defaults import SURVIVAL, mode_with
 from tests.tools.volatile import VolatileServer
 
@@ -71,7 +71,7 @@ async def has_ended(client: Client) -> bool:
     return False
 
 
-async def goes_on(house: House, client: Client, offset: int = 0) -> bytes:
+async def goes_on(house: Forgetful, client: Client, offset: int = 0) -> bytes:
     """Give what a client reads, whose session goes on."""
     await house.went_back()
     error, data = await read(client, offset)

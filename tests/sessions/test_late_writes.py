@@ -25,8 +25,9 @@ from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import MIB
 from tests.bundle.model import Process
 from tests.embedded.peers import Client
+from tests.sessions.asking import opened
 from tests.sessions.gateways import Gateway
-from tests.sessions.restarts import Restarts, opened, restarting, went_back
+from tests.sessions.restarts import Restarts, restarting, went_back
 from tests.tools.defaults import MODE, SURVIVAL, mode_with
 
 SIZE = 8 * MIB

@@ -18,19 +18,9 @@ from gateway.embedded import Faults, MemoryDisk, Request, Server
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.transmission import DISC, encode_simple_reply
 from tests.embedded.peers import Client
+from tests.sessions.asking import BLOCK, CONTENT, flush, opened, read, write
 from tests.sessions.gateways import Gateway
-from tests.sessions.restarts import (
-    BLOCK,
-    CONTENT,
-    SIZE,
-    disk,
-    flush,
-    opened,
-    read,
-    restarting,
-    went_back,
-    write,
-)
+from tests.sessions.restarts import SIZE, disk, restarting, went_back
 from tests.tools.defaults import SURVIVAL, mode_with
 
 

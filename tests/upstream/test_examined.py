@@ -23,7 +23,7 @@ from gateway.upstream.negotiation import Negotiation
 from gateway.wire.constants import Opt, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
-from tests.sessions.test_repairs import like_nbd_server
+from tests.embedded.personalities import like_nbd_server
 from tests.upstream.options import understood
 from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap
