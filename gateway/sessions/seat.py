@@ -107,7 +107,7 @@ class _Seat:
 
 
 def _keep_away(running: Relayed, own: OwnLink, written: Range, widened: bool) -> None:
-    """Nobody writes for a while where what was under way over a link may be done yet (`scan.fences`). Where it
+    """Nobody writes for a while where what was under way over a link may be done yet (`jobs.fences`). Where it
     is their own affair, clients need not wait: they are told that nobody knows, or end with their links. But
     what was widened to whole blocks may have others' bytes in it.
     """
