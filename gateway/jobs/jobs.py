@@ -28,8 +28,8 @@ from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
 
 MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
-"""Payloads that one session's jobs hold, in either direction, before no further request is begun. One of
-any size is always taken, so a session holds less than twice as much."""
+"""How many bytes of payload the jobs of one session may hold, in either direction, before it begins no further
+request. One of any size is always taken, so a session holds less than twice as much."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,9 +53,9 @@ class Running:
     waits: bool = False
     """It has nothing in flight here: it waits for a range, for hooks, or for what it asks elsewhere."""
     fenced: Waiting | None = None
-    """How it waits for fences, with what it is going to write."""
+    """Its place among those who wait for fences."""
     begun: bool = False
-    """It was sent before, over a link that has died: no fence is for it."""
+    """It was sent before, over a link that has died: fences do not concern it."""
 
 
 class ClientTraffic(Protocol):
@@ -68,7 +68,7 @@ class ClientTraffic(Protocol):
     to_client: list[memoryview | bytes]
 
     def has_waited(self) -> None:
-        """What the client sent has had to wait."""
+        """What the client sent had to wait."""
         ...
 
 
@@ -136,7 +136,7 @@ class Jobs:
         self._go_on(running)
 
     def ask_elsewhere(self, send: Callable[[Ask, Done], None]) -> None:
-        """Have asks taken by somebody else from now on, who takes those that are under way as well."""
+        """Give asks to somebody else from now on, who also takes over those under way."""
         self._send_ask = send
         if not self._elsewhere:
             self._elsewhere = True
@@ -190,9 +190,9 @@ class Jobs:
         return self._send(running, step)
 
     def _fenced(self, running: Running, step: list[Ask] | Claim) -> bool:
-        """Have a step wait for fences, if it is going to write where there are any; say whether it waits. It
-        does so before it claims, so that nobody waits for it meanwhile. (If a fence is raised between its
-        claim and its write, it waits for that fence, too, and keeps its claim as long.)
+        """If a step is going to write where there are fences, have it wait; say whether it waits. It waits
+        before it claims, so that nobody waits for its claim meanwhile. (If a fence is raised between its claim
+        and its write, it waits for that fence, too, and keeps the claim so long.)
         """
         ranges = (
             [step] if isinstance(step, Claim) else [a for a in step if a.command in WRITE_CLASS]
@@ -232,13 +232,15 @@ class Jobs:
         return granted
 
     def _watch(self, running: Running) -> None:
-        """From now on it fails if something is lost."""
+        """From now on the job fails if something is lost."""
         debt = self._traffic.debt
         if running.losses_seen is None:
             running.losses_seen, running.watched_since = debt.losses_seen, debt.losses.order.now
 
     def _settled(self, running: Running) -> bool:
-        """Say whether all is settled that a FLUSH has to cover. If it is not, the job goes on when it is."""
+        """Say whether everything is settled that a FLUSH has to cover. If it is not, the job goes on when it
+        is.
+        """
         flush, debt = running.flush, self._traffic.debt
         assert flush is not None  # it was set when the FLUSH was asked
 
@@ -263,7 +265,7 @@ class Jobs:
         running.waits = False
 
     def _send(self, running: Running, asks: list[Ask]) -> bool:
-        """Say whether all of them were answered at once."""
+        """Send asks. Say whether all of them were answered at once."""
         running.outcomes = [_NOT_YET] * len(asks)
         running.missing = len(asks) + 1  # no answer is the last before the last ask is sent
         if self._elsewhere:
@@ -284,7 +286,7 @@ class Jobs:
         return True
 
     def _settle(self, running: Running, number: int, writes: bool, outcome: Outcome) -> None:
-        """The reply to an ask is complete; the job goes on with the last of them, unless it has ended."""
+        """An ask has its outcome. With the last one the job goes on, unless it has ended."""
         running.outcomes[number] = outcome
         if writes and running.losses_seen is None:
             self._watch(running)

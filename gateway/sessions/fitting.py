@@ -1,9 +1,9 @@
 """Whether an export that is opened elsewhere keeps what was promised of it; pure.
 
-Two things are compared. What each client was promised that is connected (`misfits`), on the terms that it
-negotiated and with the policies that it has. And, whoever is connected, what the server says that is left
-against what the other says (`misfits_for_anybody`): who has just disconnected and comes again counts on the
-same disk.
+Two things are compared. First, what each connected client was promised, on the terms that it negotiated and
+with the policies that it has (`misfits`). Second, what the server that is left says and what the other one
+says, whoever is connected (`misfits_for_anybody`): a client that has just disconnected and comes again counts
+on the same disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from gateway.wire.constants import TransmissionFlag
 
 
 def misfits(was: Offer, before: Export, after: Export, agreed: Terms) -> list[str]:
-    """Say what a client was promised over one link that another, on terms that are agreed, does not have."""
+    """Say what a client was promised over one link, and does not have over another, on terms that are
+    agreed.
+    """
     now = promise(agreed, structured=was.structured, extended=was.extended, selected=was.contexts)
     found: list[str] = []
 

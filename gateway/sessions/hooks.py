@@ -1,11 +1,12 @@
 """Commands that go through hooks of policies: a task for each, between the data plane and the chain.
 
-The data plane starts no task for a command, and waits for none. A command that some policy has a hook for is a
-job there that waits for what happens here: a task takes it through the chain (`Terms.do`), whose last stage
-hands it back to the data plane as another job, and when the chain has a result, the first job ends with it.
+The data plane starts no task for a command, and waits for none. A command for which some policy has a hook is a
+job there that waits for what happens here. A task takes the command through the chain (`Terms.do`). The chain's
+last stage hands it back to the data plane as another job. When the chain has a result, the first job ends with
+it.
 
-A hook that fails with anything but `Failed` is a bug of its policy: the command gets EIO, and the log the
-traceback. Tasks end with the session, in the middle of whatever they wait for.
+If a hook fails with anything but `Failed`, that is a bug of its policy: the command gets EIO, and the log gets
+the traceback. Tasks end with the session, whatever they wait for.
 """
 
 from __future__ import annotations
