@@ -64,6 +64,7 @@ class OptionPhase:
         self.seen: Evidence | None = None
         """What the server has shown of itself."""
         self._server = server
+        self._examined = server.examined  # as it was when something was asked because of it
         self._handshake = handshake
         self._core = handshake.core
         self._selected: tuple[MetaContext, ...] | None = None
@@ -260,8 +261,7 @@ class OptionPhase:
         self._evidence = evidence
 
     def _settled(self, evidence: Evidence) -> Evidence | None:
-        server = self._server
-        return server.examined.settle(evidence, server.quirks, trio.current_time())
+        return self._examined.settle(evidence, self._server.quirks, trio.current_time())
 
     def _evidence_of(self, answer: Answered | None) -> Evidence:
         assert self._core.style is not None
@@ -285,7 +285,8 @@ class OptionPhase:
         if self._opened is not None:
             return self._opened
         if self._has_options:
-            known = self._server.examined.known(trio.current_time()) and not self.info_first
+            self._examined = self._server.examined
+            known = self._examined.known(trio.current_time()) and not self.info_first
             if self._described is None and not known:
                 await self._examine(None)
             self._core.go(self.terms.name, WANTED)

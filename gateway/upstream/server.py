@@ -68,7 +68,7 @@ class Server:
             chance=chance,
             tell=lambda news: self.tell(news),
             serves=lambda: self.serves,
-            another=self._forget,
+            another=self.forget,
         )
         """Connects to it."""
         self.tell: Callable[[News], None] = lambda _news: None
@@ -125,10 +125,10 @@ class Server:
         """An operator says that it is there: the next who connects tries."""
         self.connector.try_soon()
 
-    def _forget(self) -> None:
-        """Forget what was learnt of it."""
+    def forget(self) -> None:
+        """Forget what was learnt of it. Who has asked something because of that still goes by it."""
         self.ladder.seen_down()
-        self.examined.forget()
+        self.examined = Examined()
 
     async def slot(self, *, patient: bool = True, seconds: float | None = None) -> Slot:
         """Take a slot for a connection, as soon as there is one, within `seconds` (None: `connect_seconds`).
