@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
@@ -84,11 +85,18 @@ class Conversation(Generic[Event]):
         self._unsent = bytearray()
         self._sends = 0
 
-    async def next_event(self) -> Event:
-        """Send what the core has to say, and receive until it has an event.
+    async def next_event(
+        self, clock: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> Event:
+        """Send what the core has to say, and receive until it has an event. `clock` runs meanwhile.
 
-        Raises `PeerClosed`, and what the core raises, after sending what it still had to say.
+        Raises `PeerClosed`, what the core raises, after sending what it still had to say, and what `clock`
+        raises.
         """
+        with clock():
+            return await self._next_event()
+
+    async def _next_event(self) -> Event:
         while True:
             try:
                 event = self._core.next_event()
