@@ -203,10 +203,13 @@ class OptionPhase:
 
     @property
     def _may_forget_bitmaps(self) -> bool:
-        """It may be qemu 3.0, whose bitmaps are not in the answer to no query (Q-S3), and which has no
-        FAST_ZERO.
+        """It may be qemu 3.0, whose bitmaps are not in the answer to no query (Q-S3). That has no FAST_ZERO,
+        and of bits 8 and 10 one alone: 3.0.0 has the former for what the others mean by the latter.
         """
-        return self.seen is None or not self.seen.flags & TransmissionFlag.SEND_FAST_ZERO
+        if self.seen is None:
+            return True
+        flags, both = self.seen.flags, TransmissionFlag.CAN_MULTI_CONN | TransmissionFlag.SEND_CACHE
+        return not flags & TransmissionFlag.SEND_FAST_ZERO and flags & both != both
 
     # --- The export
 
