@@ -315,7 +315,7 @@ class OptionPhase:
         assert isinstance(answer, Answered)
         return self._open(answer)
 
-    def _judge(self, answer: Answered) -> tuple[Export, Dialect, list[Quirk]]:
+    def _judge(self, answer: Answered) -> tuple[Export, Dialect, tuple[Quirk, ...]]:
         """Give the export as the server means it."""
         assert answer.export is not None
         evidence = self._evidence_of(answer)
