@@ -285,17 +285,17 @@ class ChunkReplies(Replies):
         self._gathered += view[start : start + take]
         self._gathering -= take
         if not self._gathering:
-            gathered, self._gathered = bytes(self._gathered), bytearray()
+            gathered, self._gathered = self._gathered, bytearray()
             self._whole(gathered, out)
         return start + take
 
-    def _whole(self, chunk: bytes, out: Out) -> None:
+    def _whole(self, chunk: bytearray, out: Out) -> None:
         word, ours, _size = self._chunk_head(chunk, 0)
         kind, done = word & 0xFFFF, bool(word & DONE_BIT)
-        payload = chunk[self._head.size :]
+        payload = memoryview(chunk)[self._head.size :]
         entry = self._entry(ours)
         if is_error(kind):
-            self._error(ours, entry, kind, payload, out, done=done)
+            self._error(ours, entry, kind, bytes(payload), out, done=done)
             return
         if kind == Chunk.OFFSET_HOLE:
             self._hole(ours, entry, payload, out)
@@ -344,7 +344,7 @@ class ChunkReplies(Replies):
             self._closing = [bytes(piece) for piece in final]
         return end
 
-    def _hole(self, ours: int, entry: Entry, payload: bytes, out: Out) -> None:
+    def _hole(self, ours: int, entry: Entry, payload: memoryview, out: Out) -> None:
         offset, length = HOLE.unpack(payload)
         if not length:
             raise WireError("an OFFSET_HOLE chunk for a hole of no bytes")
@@ -381,7 +381,7 @@ class ChunkReplies(Replies):
             partial = self.traffic.partial[ours] = Partial()
         return partial
 
-    def _status(self, ours: int, entry: Entry, payload: bytes, out: Out) -> None:
+    def _status(self, ours: int, entry: Entry, payload: memoryview, out: Out) -> None:
         decode = decode_extended_extents if self._extended else decode_extents
         context_id, extents = decode(payload)
         plan = self.traffic.plan

@@ -33,6 +33,7 @@ class Examined:
     def __init__(self) -> None:
         self._until = float("-inf")
         self._shown: dict[Evidence, Evidence] = {}
+        self._no_matter: dict[Evidence, bool] = {}
 
     def known(self, now: float) -> bool:
         """Say whether GO may go alone."""
@@ -54,12 +55,22 @@ class Examined:
             return replace(
                 evidence, unasked_info=shown.unasked_info, sizeless_info=shown.sizeless_info
             )
-        possible = [
-            quirks(replace(evidence, unasked_info=reply, sizeless_info=sizeless))
-            for reply in _ANSWERS
-            for sizeless in (False, True)
-        ]
-        return evidence if all(each == possible[0] for each in possible) else None
+        no_matter = self._no_matter.get(evidence)
+        if no_matter is None:
+            if len(self._no_matter) >= MOST_EXAMINED:
+                self._no_matter.clear()
+            no_matter = self._no_matter[evidence] = _is_no_matter(evidence, quirks)
+        return evidence if no_matter else None
+
+
+def _is_no_matter(evidence: Evidence, quirks: Callable[[Evidence], Collection[Quirk]]) -> bool:
+    """Say whether the quirks are the same whatever an INFO would show."""
+    possible = [
+        quirks(replace(evidence, unasked_info=reply, sizeless_info=sizeless))
+        for reply in _ANSWERS
+        for sizeless in (False, True)
+    ]
+    return all(each == possible[0] for each in possible)
 
 
 def _known_by(evidence: Evidence) -> Evidence:

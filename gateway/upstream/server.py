@@ -141,8 +141,8 @@ class Server:
             raise Full(f"upstream {self.name!r} is in use: {most} lets it have no more connections")
         return slot
 
-    def quirks(self, evidence: Evidence) -> list[Quirk]:
+    def quirks(self, evidence: Evidence) -> tuple[Quirk, ...]:
         """Give the quirks that are in force on a link that showed this evidence."""
         if isinstance(self.settings.quirks, str):
             return recognised(evidence)
-        return [catalogue()[name] for name in self.settings.quirks]
+        return tuple(catalogue()[name] for name in self.settings.quirks)
