@@ -3,7 +3,8 @@
 A policy is one file in a package of policies; the file's name is the policy's name, its docstring the page that
 `nbd-gateway policies NAME` shows. The file imports this module and no other of the gateway, and defines one
 subclass of `Policy`, whose fields are the options that the configuration may give and whose methods are hooks.
-A policy overrides the hooks that it needs. docs/writing-a-policy.md walks through one.
+A policy overrides the hooks that it needs. docs/writing-a-policy.md walks through one. This is
+longer than other modules because there is no other for a policy to import.
 
 The policies of a session stand in a chain: those of the matching [[rule]] first, in the order in which they are
 written, then those of the [[export]]. The first stands nearest to the client. Each sees the export as the one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -36,6 +37,42 @@ def test_a_map_names_what_is_there(room: Path) -> None:
     assert not gone, f"{room.name}/__init__.py names these, which are not there"
 
 
+TESTS = Path(__file__).parent
+FOLDERS = sorted(each.parent for each in TESTS.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("folder", [TESTS, *FOLDERS], ids=lambda folder: folder.name)
+def test_a_map_of_tests_names_their_helpers(folder: Path) -> None:
+    text = (folder / "__init__.py").read_text()
+    helpers = [
+        each
+        for each in modules(folder)
+        if not each.startswith(("test_", "conftest")) and not (HOUSE / each).is_dir()
+    ]
+    assert not [each for each in helpers if each not in text]
+    named = re.findall(r"(?:^|, ) *(\w+(?:\.py|/))(?=[ ,])", text, re.MULTILINE)
+    assert not [each for each in named if not (folder / each).exists()]
+
+
+def test_tests_are_in_folders_of_rooms_or_of_their_own() -> None:
+    rooms = {room.name for room in ROOMS if room.parent == HOUSE}
+    of_their_own = {"policies", "interop", "trixie", "tools", "fuzz", "bench"}
+    assert {folder.name for folder in FOLDERS} - rooms == of_their_own
+
+
+def test_no_test_file_imports_another() -> None:
+    """`from tests.ROOM import test_x`, or of what is in one."""
+    files = {each.stem for each in TESTS.rglob("test_*.py")}
+    imports = [
+        (file.name, name)
+        for file in TESTS.rglob("*.py")
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for name in [*(node.module or "").split("."), *(each.name for each in node.names)]
+    ]
+    assert not [(file, name) for file, name in imports if name in files]
+
+
 def lines(room: Path) -> int:
     return sum(len(each.read_text().splitlines()) for each in room.glob("*.py"))
 
@@ -43,6 +80,24 @@ def lines(room: Path) -> int:
 def test_no_room_is_several() -> None:
     most = MOST_OF_THE_HOUSE * sum(lines(each) for each in ROOMS)
     assert not [room.name for room in ROOMS if room != HOUSE and lines(room) > most]
+
+
+MOST_LINES = 420
+"""What a module may have without a word about why it has more."""
+
+WHY = "is longer than other modules"
+
+TO_BECOME_SHORTER = {"scan/chunks.py", "clients/inquiry.py"}
+
+
+def test_a_long_module_says_why() -> None:
+    long = {
+        str(each.relative_to(HOUSE))
+        for each in HOUSE.rglob("*.py")
+        if len((text := each.read_text()).splitlines()) > MOST_LINES
+        and WHY not in " ".join((ast.get_docstring(ast.parse(text)) or "").split())
+    }
+    assert long == TO_BECOME_SHORTER
 
 
 def test_nothing_imports_itself_by_way_of_others() -> None:

@@ -52,18 +52,9 @@ def test_what_is_asked_is_where_it_is_said_to_be(nouns: str, room: str) -> None:
 POLICY = "what policies are written with keeps its name"
 
 TWICE = {
-    "Connections": (
-        "config upstream",
-        "what is configured; and those that there are to one backend",
-    ),
     "Export": ("config protocol", "a name of ours, [[export]]; and what a server says of its own"),
-    "Gate": (
-        "losses scan throttle.py",
-        "waits until losses are settled; and holds requests back, as scanners see it and itself",
-    ),
     "Outcome": ("log protocol", f"of an `Ask`; and of a line of a file: {POLICY}"),
     "Request": ("embedded policy.py", f"what faults of an embedded server look at; and {POLICY}"),
-    "Running": ("jobs sessions", "a job, and a session, that is under way"),
     "Server": ("embedded upstream", "one of our own; and what is known of one that we connect to"),
     "Session": ("hub policy.py tls", f"of a client; of TLS; and {POLICY}"),
     "Terms": ("access upstream", "what policies come to over an export; and what a link has to be"),

@@ -2,6 +2,7 @@
 
 run.py       the composition root: builds everything from a configuration, runs it, and ends it in good order
 reload.py    another configuration while the gateway runs: all of it or nothing
+standing.py  what is in force, and who is here
 switching.py the verbs that pause, resume and switch exports, and show what they have lost
 pidfile.py   our number in a file, as long as we serve
 demo.py      a gateway before a server with qemu 3.0.0's faults, looked at from both sides

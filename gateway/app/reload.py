@@ -19,10 +19,9 @@ changes.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,6 +30,7 @@ import trio
 from gateway.access.loading import look_anew
 from gateway.access.rules import Access
 from gateway.admin.control import ControlAnswer, ControlSocket
+from gateway.app.standing import Listeners, Present, Standing
 from gateway.config import Config, ConfigError, Listen
 from gateway.log import set_up
 from gateway.net.listen import Listener, ListenError, address, file_as_in, open_listener
@@ -77,52 +77,6 @@ class NotReloaded(Exception):
         self.problems = problems
 
 
-class Present:
-    """Who is connected, by how many configurations there had been when they came."""
-
-    def __init__(self) -> None:
-        self.age = 0
-        self._counts: Counter[int] = Counter()
-        self._left = trio.Event()
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Have somebody be there."""
-        age = self.age
-        self._counts[age] += 1
-        try:
-            yield
-        finally:
-            self._counts[age] -= 1
-            if not self._counts[age]:
-                del self._counts[age]
-                self._left.set()
-                self._left = trio.Event()
-
-    def any_of(self, age: int) -> bool:
-        """Say whether anybody is here who came at this age or before."""
-        return any(each <= age for each in self._counts)
-
-    async def next_to_leave(self) -> None:
-        """Wait until the last of some age has left."""
-        await self._left.wait()
-
-
-@dataclass
-class Listeners:
-    """What is listened on."""
-
-    listeners: list[Listener]
-    control: ControlSocket | None = None
-
-    async def aclose(self) -> None:
-        """Close all of it."""
-        for listener in self.listeners:
-            await listener.aclose()
-        if self.control is not None:
-            await self.control.aclose()
-
-
 @dataclass
 class _Next:
     """A configuration that everything is there for."""
@@ -133,25 +87,6 @@ class _Next:
     servers: Servers
     listeners: list[tuple[Listen, Listener]]
     control: ControlSocket | None
-
-
-@dataclass
-class Standing:
-    """What is in force."""
-
-    servers: Servers
-    keyring: Keyring | None
-    doors: Listeners
-    leaving: dict[Backend, int] = field(default_factory=dict)
-    """What nobody is led to any more, and up to which age clients may be connected to it."""
-
-    async def aclose(self) -> None:
-        """Close and end everything: the gateway ends."""
-        with trio.CancelScope(shield=True):  # these have limits of their own
-            await self.doors.aclose()
-            for backend in self.leaving:
-                await backend.end()
-            await self.servers.end()
 
 
 class Host(Protocol):

@@ -22,7 +22,8 @@ import trio
 
 from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Verb, no_arguments
 from gateway.app.pidfile import pidfile
-from gateway.app.reload import ConfigSource, Listeners, Reloader, Standing
+from gateway.app.reload import ConfigSource, Reloader
+from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
 from gateway.clients.client import ChooseSession, naming, serve_client
 from gateway.config import Config, Listen

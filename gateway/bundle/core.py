@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from gateway.bundle import stripes
 from gateway.bundle.again import SHORT_SECONDS
 from gateway.bundle.line import Line
 from gateway.bundle.lines import Lines, State
@@ -30,7 +29,7 @@ from gateway.bundle.standstill import Standstill
 from gateway.bundle.work import Work
 from gateway.jobs.fences import Fences, Late
 from gateway.losses.rule import Flushed, Trail
-from gateway.losses.survival import DEFAULTS, Doubt, Survival
+from gateway.losses.survival import Doubt, Survival
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.export import Export
@@ -54,9 +53,9 @@ class Bundle(Standstill):
         trail: Trail,
         *,
         clock: Callable[[], float],
-        stripe_bytes: int = stripes.LEAST_STRIPE_BYTES,
-        strong: bool = False,
-        survival: Survival = DEFAULTS,
+        stripe_bytes: int,
+        strong: bool,
+        survival: Survival,
         say: Callable[[str, Mapping[str, object]], None] = lambda _what, _details: None,
         changed: Callable[[], None] = lambda: None,
         fences: Fences | None = None,
@@ -210,10 +209,10 @@ class Bundle(Standstill):
         self._lose_all()
 
     def linked(self, line: Line) -> None:
-        """A link has been made for a slot that had none."""
+        """A link has been made for a number that had none."""
         self._heed(line)
         line.deaths_before = self._deaths
-        self.lines.by_slot[line.number] = line
+        self.lines.by_number[line.number] = line
         line.heard_at = line.made_at = self._clock()
         if self.state is State.DOWN and not self._waits:
             self._mend()
@@ -241,9 +240,9 @@ class Bundle(Standstill):
     def lost(self, line: Line, why: str) -> None:
         """A line's link has died. Nothing comes from it any more."""
         lines = self.lines
-        if lines.by_slot.get(line.number) is not line:
+        if lines.by_number.get(line.number) is not line:
             return
-        del lines.by_slot[line.number]
+        del lines.by_number[line.number]
         line.traffic.asks.drop()
         self.why = why
         if line.goes:

@@ -13,11 +13,11 @@ from gateway.scan.plan import plan
 from gateway.scan.traffic import Traffic
 
 SPARE = -1
-"""The number of a line that has no place."""
+"""The number of the spare line, which has no stripes."""
 
 
 class Line:
-    """A link that is asked. `number` is its place in the bundle; `ids` are the bundle's ids of the meta
+    """A link that is asked. `number` is that which it has in the bundle; `ids` are the bundle's ids of the meta
     contexts, by name, into which those of the link are turned; `peer` is who is at its other end.
     """
 

@@ -38,8 +38,8 @@ class Lines:
         self.stripe_bytes = stripe_bytes
         self._strong = strong
         self.state = State.DOWN
-        self.by_slot: dict[int, Line] = {}
-        """All that there are, but the spare one."""
+        self.by_number: dict[int, Line] = {}
+        """All that there are but the spare one, by their numbers."""
         self.in_use: list[Line] = []
         """Those that pieces go to, and one that is gone until the next standstill."""
         self.spare: Line | None = None
@@ -47,7 +47,7 @@ class Lines:
 
     def __len__(self) -> int:
         """How many there are."""
-        return len(self.by_slot)
+        return len(self.by_number)
 
     @property
     def new(self) -> bool:
@@ -57,11 +57,11 @@ class Lines:
     @property
     def staying(self) -> list[Line]:
         """Those in use that are still there."""
-        return [line for line in self.in_use if line in self.by_slot.values()]
+        return [line for line in self.in_use if line in self.by_number.values()]
 
     def use_all(self) -> None:
         """Use all that there are."""
-        self.in_use = sorted(self.by_slot.values(), key=lambda line: line.number)
+        self.in_use = sorted(self.by_number.values(), key=lambda line: line.number)
 
     def use_staying(self) -> None:
         """Use those that were there all the time, or else any one: what it knows is as good as can be had."""
@@ -71,13 +71,13 @@ class Lines:
             self.use_all()
             del self.in_use[1:]
 
-    def usual(self, offset: int, slot: int | None) -> Line:
-        """Give the line of a slot; None: the one that has a byte."""
+    def usual(self, offset: int, nth: int | None) -> Line:
+        """Give the nth line in use; None: the one that has a byte."""
         lines = self.in_use
         if len(lines) == 1:
             return lines[0]
-        if slot is not None:
-            return lines[slot % len(lines)]
+        if nth is not None:
+            return lines[nth % len(lines)]
         if self._strong:
             return min(lines, key=lambda line: line.under_way)
-        return lines[stripes.slot(offset, self.stripe_bytes, len(lines))]
+        return lines[stripes.nth(offset, self.stripe_bytes, len(lines))]

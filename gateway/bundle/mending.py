@@ -12,7 +12,7 @@ from gateway.protocol.asks import Ask, Outcome
 from gateway.wire.constants import Cmd, Errno
 
 Asked = list[tuple[Ask, int | None]]
-"""Asks that go out together, each with the slot of its line (None: that of its stripe)."""
+"""Asks that go out together, each with which of the lines in use it goes to (None: that of its stripe)."""
 
 Steps = Generator[Asked, list[Outcome], None]
 """A recovery: it yields what it asks, and is sent the outcomes, in the same order."""
@@ -49,11 +49,11 @@ class Mending:
     def _ask(self, asked: Asked) -> None:
         deadly = self._work.deadly
         self._outcomes = []
-        for number, (ask, slot) in enumerate(asked):
+        for number, (ask, nth) in enumerate(asked):
             why_not = deadly.why_not(ask)
             self._outcomes.append(Outcome(Errno.EIO, why_not) if why_not else Outcome())
             if not why_not:
-                self._held.append(Piece(ask, self._collected(number), slot=slot))
+                self._held.append(Piece(ask, self._collected(number), nth=nth))
         if not deadly.suspected:
             together, self._held = self._held, []
             for piece in together:

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from gateway.bundle.line import Line
 from gateway.bundle.ports import Task
 from gateway.jobs.fences import Late, still_coming
-from gateway.losses.unflushed import LONG_AGO
+from gateway.losses.eras import LONG_AGO
 from gateway.protocol.asks import Ask, Outcome
 from gateway.protocol.commands import WRITE_CLASS
 
@@ -56,8 +56,8 @@ class Piece:
     done: Callable[[Piece, Outcome], None]
     task: Task | None = None
     """Whose part it is; None: the bundle's own."""
-    slot: int | None = None
-    """Which line; None: that of its stripe."""
+    nth: int | None = None
+    """Which of the lines in use; None: that of its stripe."""
     alone: bool = False
     """It overlaps nothing that is under way, and nothing begins that overlaps it, unless both only read."""
     losses: int = 0

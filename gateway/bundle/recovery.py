@@ -35,9 +35,9 @@ from gateway.bundle.mending import Asked, Steps
 from gateway.bundle.pieces import Piece
 from gateway.bundle.work import Work
 from gateway.jobs.fences import still_coming
+from gateway.losses.eras import Written, digest_of
 from gateway.losses.rule import MOST_TRIES, Trail
 from gateway.losses.survival import Doubt, Survival, Unanswered
-from gateway.losses.unflushed import Written, digest_of
 from gateway.losses.witnesses import ANOTHER_DISK, Witness, is_another
 from gateway.protocol.asks import Ask, Data, Outcome
 from gateway.protocol.commands import is_loss, text_of_error
@@ -126,19 +126,19 @@ def has_left_its_disk(dialect: Dialect, survival: Survival, trail: Trail) -> boo
 
 def _recognised(work: Work) -> Steps:
     """See of all lines in use that have not been looked at whether they lead to the disk that was left."""
-    for slot, line in enumerate(work.lines.in_use):
+    for nth, line in enumerate(work.lines.in_use):
         if not line.recognised and looks(work.survival, work.trail):
-            yield from _look_over(work, slot)
+            yield from _look_over(work, nth)
         line.recognised = True
 
 
-def _look_over(work: Work, slot: int) -> Steps:
+def _look_over(work: Work, nth: int) -> Steps:
     losses, trail = work.trail.losses, work.trail
     unread = losses.to_look_for(trail)
     differ: set[Witness] = set()
     while unread:
         now, unread = unread[:WINDOW], unread[WINDOW:]
-        outcomes = yield [(_ask_around(work, witness), slot) for witness in now]
+        outcomes = yield [(_ask_around(work, witness), nth) for witness in now]
         for witness, outcome in zip(now, outcomes, strict=True):
             at = witness.start - _ask_around(work, witness).offset
             found = outcome.data[at : at + witness.end - witness.start]

@@ -16,7 +16,7 @@ from gateway.bundle.mending import Mending
 from gateway.bundle.recovery import AnotherDisk, flushed, recovery
 from gateway.bundle.work import Work
 from gateway.jobs.fences import Late, still_coming
-from gateway.losses.rule import Gate, Trail
+from gateway.losses.rule import Barrier, Trail
 from gateway.losses.survival import Survival
 from gateway.losses.unflushed import Unflushed
 from gateway.peer import Peer
@@ -51,7 +51,7 @@ class Standstill:
         self._clock = clock
         self._changed = changed
         self._has_news = False  # what is not to do with lines has changed
-        self._gate: Gate | None = None
+        self._barrier: Barrier | None = None
         """Stands before what is asked after all lines were lost."""
         self._was_up = False
         self._total_loss = True  # since lines were in order last, there was a time without any
@@ -141,7 +141,7 @@ class Standstill:
 
     def look_again(self) -> None:
         """Look once more whether the lines lead to the disk that was left, before anything else goes on."""
-        for line in self.lines.by_slot.values():
+        for line in self.lines.by_number.values():
             line.recognised = False
         if self.state is State.MENDING:
             self._break_off()
@@ -156,9 +156,9 @@ class Standstill:
         """
         if not self._total_loss or not self._was_up or self._trail.owner is not None:
             return True
-        if self._gate is None:
-            self._gate = Gate(self._trail.losses, self._note_news, self._trail)
-        return self._gate.is_open
+        if self._barrier is None:
+            self._barrier = Barrier(self._trail.losses, self._note_news, self._trail)
+        return self._barrier.is_open
 
     def _break_off(self) -> None:
         """A recovery cannot go on as it is: it begins anew, with the lines that there are then."""
@@ -168,9 +168,9 @@ class Standstill:
             self._mending = None
 
     def _forget_gate(self) -> None:
-        if self._gate is not None:
-            self._gate.forget()
-            self._gate = None
+        if self._barrier is not None:
+            self._barrier.forget()
+            self._barrier = None
 
     # --- It is over
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gateway.protocol.asks import Ask
-from gateway.wire.limits import MIB
-
-LEAST_STRIPE_BYTES = MIB
-"""Shorter stripes would cut ordinary requests in two."""
 
 MOST_STRIPES = 16
 """What has no payload and covers more stripes goes as one: a TRIM of a whole disk in pieces of a stripe would
 be millions of requests."""
 
 
-def slot(offset: int, stripe: int, count: int) -> int:
+def nth(offset: int, stripe: int, count: int) -> int:
     """Give which of `count` lines has a byte."""
     return offset // stripe % count
 

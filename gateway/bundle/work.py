@@ -7,6 +7,9 @@ goes to its line (`lines`). When the last piece is answered, so is the task. A F
 What is written is noted as soon as a line has acknowledged it, and before whoever asked can know (`unflushed`).
 So if it turns out to be lost (`gateway.losses.rule`), whoever has been told of it is told of the loss; and a
 task of which a part is lost before it is done has to fail, for its session is told of the loss too early.
+
+This is longer than other modules: whether a piece is sent, held, answered or left by its line, what is noted of
+it has to be true at once for its task, the next FLUSH and a recovery.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from gateway.bundle.room import Room
 from gateway.bundle.stalls import Stalls
 from gateway.jobs.fences import Fences, Late
 from gateway.jobs.jobs import GONE
+from gateway.losses.eras import Keep
 from gateway.losses.rule import DONE_BEFORE, Trail
 from gateway.losses.survival import Doubt, Survival, Unanswered
-from gateway.losses.unflushed import Keep, Unflushed
+from gateway.losses.unflushed import Unflushed
 from gateway.losses.witnesses import Sample, sample_of
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.commands import WRITE_CLASS, text_of_error, told_error
@@ -185,7 +189,7 @@ class Work:
         if flushed.error and self.lines.state is not State.MENDING:
             self.ports.answer(task, flushed)
         else:
-            self._put(task, [Piece(task.ask, self._answered, task, slot=0, losses=task.ask.losses)])
+            self._put(task, [Piece(task.ask, self._answered, task, nth=0, losses=task.ask.losses)])
 
     def _cut(self, task: Task) -> list[Piece]:
         """Give the pieces of a command that has a range: one for each stripe, or one for all."""
@@ -199,9 +203,9 @@ class Work:
             parts = stripes.parts(ask, stripe_bytes)
             return [Piece(part, self._answered, task, losses=losses) for part in parts]
         if ask.command in WRITE_CLASS:
-            whole = Piece(ask, self._answered_whole, task, slot=0, alone=True, losses=losses)
+            whole = Piece(ask, self._answered_whole, task, nth=0, alone=True, losses=losses)
             return [whole]
-        return [Piece(ask, self._answered, task, slot=0, losses=losses)]
+        return [Piece(ask, self._answered, task, nth=0, losses=losses)]
 
     # --- Pieces
 
@@ -226,7 +230,7 @@ class Work:
             lost = Outcome(Errno.EIO, "the server may have lost what was written here")
             self._part_done(piece, lost)
             return
-        line = self.lines.usual(piece.ask.offset, piece.slot)
+        line = self.lines.usual(piece.ask.offset, piece.nth)
         spare = self.lines.spare
         if line.stalled and spare is not None and self._may_be_read_elsewhere(piece):
             line = spare
@@ -338,7 +342,7 @@ class Work:
                 done(outcome)
 
         self.flushes.sent()
-        self.send(Piece(Ask(Cmd.FLUSH, 0, 0), answered, slot=0))
+        self.send(Piece(Ask(Cmd.FLUSH, 0, 0), answered, nth=0))
 
     def flush_answered(self, sent: int, outcome: Outcome) -> None:
         """A FLUSH over a line that was there all the time has its answer."""

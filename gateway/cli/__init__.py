@@ -21,6 +21,7 @@ verb use.
 
 And what several of them need:
 
+    explained.py  what `explain` says to programs
     asking.py    which server is asked, how long it may take, how failures are told
     claims.py    what `--as` and `--from` say of a client that is not there
     running.py   speaking to a gateway that runs

@@ -6,6 +6,7 @@ without leaving the process, and the misbehaving peer of the tests. They speak t
 
     server.py       a connection's life, from the greeting to the end
     session.py      its transmission phase
+    inbox.py        what was received and not looked at yet
     peer.py         the other end of it: bytes in, bytes out
     disk.py, file_disk.py  what is exported
     overlay.py      what one connection has written, over a disk that stays as it is

@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from struct import Struct
 
 import trio
 
 from gateway.embedded.disk import Data, Extent, ServedDisk
 from gateway.embedded.faults import Faults, Request
+from gateway.embedded.inbox import Inbox
 from gateway.embedded.peer import Cut, FaultyStream, PeerGone, Stalled
 from gateway.embedded.personality import Personality
 from gateway.protocol.commands import (
@@ -46,8 +46,6 @@ MAX_IN_FLIGHT_BYTES = limits.MAX_REQUEST_BYTES
 STATUS_COST_BYTES = limits.MIB
 """What a BLOCK_STATUS counts: the longest answer that a disk gives."""
 
-BUFFER_BYTES = 128 * limits.KIB
-"""What one receive takes: 32 WRITEs of 4 KiB, or 4,681 requests without data."""
 
 HOLE = 1 << 0
 
@@ -83,7 +81,7 @@ class Transmission:
         goes: Callable[[], bool] = lambda: False,
     ) -> None:
         """`goes` says whether the server goes: what comes is refused then."""
-        self._inbox = _Inbox(peer, opened.received)
+        self._inbox = Inbox(peer, opened.received)
         self._peer = peer
         self._disk = opened.disk
         self._dirty = opened.dirty
@@ -397,50 +395,3 @@ def _errno(request: Request, error: OSError) -> Errno:
     number = error.errno or errno.EIO
     normal = normal_error(request.word, number)
     return Errno.EIO if normal is Errno.EINVAL and number != errno.EINVAL else normal
-
-
-class _Inbox:
-    """What was received and not looked at yet."""
-
-    def __init__(self, peer: FaultyStream, received: bytes) -> None:
-        self._peer = peer
-        self._view = memoryview(bytearray(max(BUFFER_BYTES, len(received))))
-        self._view[: len(received)] = received
-        self._start, self._end = 0, len(received)
-
-    async def request(self, header_of: Struct) -> tuple[int, int, int, int, int]:
-        """Take one request's header."""
-        size = header_of.size
-        if self._end - self._start < size:
-            rest = bytes(self._view[self._start : self._end])
-            self._view[: len(rest)] = rest
-            self._start, self._end = 0, len(rest)
-            while self._end < size:
-                self._end += await self._peer.receive_into(self._view[self._end :])
-        header: tuple[int, int, int, int, int] = header_of.unpack_from(self._view, self._start)
-        self._start += size
-        return header
-
-    async def data(self, length: int, *, keep: bool) -> Data:
-        """Take `length` bytes; unless `keep`, they are good only until the next call."""
-        here = self._view[self._start : min(self._end, self._start + length)]
-        self._start += len(here)
-        if len(here) == length:
-            return bytes(here) if keep else here
-        data = bytearray(length)
-        view = memoryview(data)
-        view[: len(here)] = here
-        at = len(here)
-        while at < length:
-            at += await self._peer.receive_into(view[at:])
-        return data
-
-    async def skip(self, length: int) -> None:
-        """Take `length` bytes and forget them."""
-        here = min(length, self._end - self._start)
-        self._start += here
-        length -= here
-        while length:
-            # All that was received is taken, so the whole buffer is free.
-            self._start = self._end = 0
-            length -= await self._peer.receive_into(self._view[:length])

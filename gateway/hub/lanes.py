@@ -19,8 +19,8 @@ from functools import partial
 
 from gateway.hub.crowd import READ, WRITE
 from gateway.hub.lane import BufferPool, Lane
-from gateway.jobs.jobs import Answer
 from gateway.jobs.locks import Held
+from gateway.jobs.steps import Answer
 from gateway.net.options import RelaySocket, has_gone
 from gateway.protocol.asks import Ask, Done
 from gateway.protocol.errors import Hangup

@@ -2,6 +2,8 @@
 
 probe.py    what a server is, and what is wrong with it
 explain.py  what the gateway would do for one client that asks for one export
+changes.py  what policies change of it, in words
+report.py   what is found
 needs.py    what `serve` will need of this machine and lacks
 conform/    whether a server does what it says, tried out
 """

@@ -11,26 +11,30 @@ answer is for a client that comes first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 import trio
 
-from gateway.access.chain import Placed, Terms, peek, prepares
+from gateway.access.chain import Placed, peek, prepares
 from gateway.access.chain import terms as compiled
 from gateway.access.loading import PolicyError
 from gateway.access.rules import Access, Grant, NotGranted
-from gateway.config import Config, Connections
-from gateway.config.connections import PER_CLIENT
+from gateway.config import Config
+from gateway.inspect.changes import restrictions_on, steps_of, would_restrict, would_show
+from gateway.inspect.report import (
+    UPSTREAM,
+    ContextSaid,
+    Explanation,
+    LimitSaid,
+    Report,
+    Step,
+)
 from gateway.links.shared import shared_terms
 from gateway.links.uplink import OwnLink
-from gateway.policy import Charge, Client, Denied, Session
-from gateway.protocol.commands import RefusedCommand
+from gateway.policy import Client, Denied, Session
 from gateway.protocol.errors import Refusal
-from gateway.protocol.export import Export, Offer, View
-from gateway.protocol.server_role import Description
-from gateway.protocol.table import ALL_COMMANDS, Row, Table
-from gateway.scan.plan import Way
+from gateway.protocol.export import Export
+from gateway.protocol.table import ALL_COMMANDS
 from gateway.scan.traffic import MAX_IN_FLIGHT
 from gateway.sessions.opened import limits_of
 from gateway.sessions.promise import (
@@ -55,124 +59,18 @@ from gateway.upstream.configured import StartError, load_keyring, upstreams
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
 from gateway.wire import limits
-from gateway.wire.constants import BASE_ALLOCATION, Cmd, CmdFlag, Rep
-from gateway.wire.constants import TransmissionFlag as Flag
+from gateway.wire.constants import BASE_ALLOCATION, Rep
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
-from gateway.wire.handshake import BlockSizes
 
 
 class PolicyBug(Exception):
     """Something failed that is no refusal, where policies have a say: the cause has the traceback."""
 
 
-UPSTREAM, QUIRKS, GATEWAY = "upstream", "quirks", "gateway"
-"""Steps of an export that are no policy's."""
-
 FRAMINGS = (SIMPLE, STRUCTURED, EXTENDED)
 
 
 # --- What is found
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """An export on its way from the upstream to the client, after somebody has had a say."""
-
-    name: str
-    """Who: one of the constants above, or a policy."""
-    size: int
-    flags: int
-    base: int = 0
-    block_sizes: BlockSizes | None = None
-    description: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Restriction:
-    """What a command may not do, or what becomes of its flags."""
-
-    what: str
-    error: str | None = None
-    """What a client is answered; None: it notices nothing."""
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ContextSaid:
-    """What becomes of a meta context that the upstream has."""
-
-    name: str
-    by: str | None = None
-    """The policy (or key of [[export]]) that keeps it from the client; None: it may be had."""
-    fails: str | None = None
-    """Why a client is refused that asks for it. None: it is left out."""
-    would: str | None = None
-    """The policy that would keep it from the client, if it were not only observed."""
-
-
-@dataclass(frozen=True, slots=True)
-class LimitSaid:
-    """What a policy limits of a session as a whole."""
-
-    policy: str
-    in_flight: int | None
-    charges: tuple[Charge, ...]
-    observed: bool = False
-    """It is only told of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """How an export is served to clients of one framing."""
-
-    client: Framing
-    link: Framing
-    export: Export
-    """As the upstream means it: repaired."""
-    connections: Decision
-    """How many there are of those that are wanted, going by what the first one says."""
-    quirks: tuple[str, ...]
-    steps: tuple[Step, ...]
-    """The first three are the upstream, the quirks, the gateway; then those policies that change something."""
-    promised: Offer
-    told: Description
-    ways: Mapping[Cmd, Way]
-    restrictions: Mapping[Cmd, tuple[Restriction, ...]]
-    would: tuple[str, ...]
-    """What policies that are only observed would change."""
-    would_restrict: Mapping[Cmd, tuple[Restriction, ...]]
-    """And what they would refuse beyond `restrictions`."""
-
-
-@dataclass(slots=True)
-class Report:
-    """What a client gets that asks for an export: filled in as far as it gets."""
-
-    client: Client
-    asked: str
-    tried: tuple[tuple[str, str], ...] = ()
-    """The rules before the one that matches, and why they do not."""
-    grant: Grant | None = None
-    why: str = ""
-    """Why it is denied, for the operator; empty if it is not."""
-    refusal: Refusal | None = None
-    """What the client is told then."""
-    disconnect: bool = False
-    """A session that is open would be ended."""
-    would: tuple[str, ...] = ()
-    """Why the client would be denied, if nothing were only observed."""
-    limits: tuple[LimitSaid, ...] = ()
-    uris: tuple[str, ...] = ()
-    """The upstream's, if it has several."""
-    wanted: Connections = PER_CLIENT
-    """How many connections to the upstream are wanted, and for whom."""
-    required: bool = False
-    """Fewer will not do."""
-    contexts: tuple[ContextSaid, ...] = ()
-    no_contexts: str = ""
-    """Why there are none, in the upstream's words."""
-    views: list[Explanation] = field(default_factory=list)
-    """One for each framing."""
 
 
 # --- Asking
@@ -325,7 +223,7 @@ async def _view(
         export,
         decision,
         quirks,
-        (said, *_steps(export, first, agreed)),
+        (said, *steps_of(export, first, agreed)),
         promised,
         told.description,
         plan_of(
@@ -335,9 +233,9 @@ async def _view(
             dialect,
             translated=server.mode.why_translated(decision.count),
         ).ways,
-        {command: tuple(_restrictions(agreed, command)) for command in sorted(ALL_COMMANDS)},
-        tuple(_would(agreed)),
-        _would_restrict(agreed),
+        {command: tuple(restrictions_on(agreed, command)) for command in sorted(ALL_COMMANDS)},
+        tuple(would_show(agreed)),
+        would_restrict(agreed),
     )
 
 
@@ -403,82 +301,3 @@ def _limits(chain: Sequence[Placed], session: Session) -> Iterator[LimitSaid]:
 
 
 # --- What policies change
-
-
-def _steps(export: Export, first: View, agreed: Terms) -> Iterator[Step]:
-    yield Step(QUIRKS, export.size, export.flags, 0, export.block_sizes, export.description)
-    yield _step(GATEWAY, first)
-    for stage in reversed(agreed.stages):
-        before, after = (_step(stage.placed.name, view) for view in (stage.behind, stage.view))
-        if after != before:
-            yield after
-
-
-def _step(name: str, view: View) -> Step:
-    return Step(name, view.size, view.flags, view.base, view.block_sizes, view.description)
-
-
-def _restrictions(agreed: Terms, command: Cmd) -> Iterator[Restriction]:
-    """Say what policies do to a command: all in one table, or, where hooks come between them, one by one."""
-    if command not in agreed.hooked:
-        yield from restrictions_of(agreed.table[command])
-        return
-    for stage in agreed.stages:
-        yield from restrictions_of(stage.table[command], f" at {stage.placed.name}")
-
-
-def restrictions_of(row: Row, where: str = "") -> Iterator[Restriction]:
-    """Say in words what a row of a table says. `where` follows them: whose offsets they are."""
-
-    def refused(what: str, why: RefusedCommand) -> Restriction:
-        return Restriction(what + where, why.error.name, why.text)
-
-    if row.refused is not None:
-        yield refused("always", row.refused)
-    if row.longest is not None and row.too_long is not None:
-        yield refused(f"longer than {row.longest} bytes", row.too_long)
-    for barred in row.barred:
-        yield refused(f"bytes {barred.start} to {barred.end - 1}", barred.refused)
-    for flags, why in row.refused_flags:
-        yield refused(f"with {_names(flags)}", why)
-    dropped = [flag for flag in CmdFlag if not flag & row.kept_flags]
-    if dropped:
-        yield Restriction(f"{_names(sum(dropped))} is not sent on{where}")
-    if row.added_flags:
-        yield Restriction(f"{_names(row.added_flags)} is always sent on{where}")
-
-
-def _names(flags: int) -> str:
-    return ", ".join(flag.name or "" for flag in CmdFlag if flag & flags)
-
-
-def _would(agreed: Terms) -> Iterator[str]:
-    """Say what observed policies would show otherwise."""
-    yield from agreed.would
-    if agreed.shadow is None:
-        return
-    now, then = agreed.view, agreed.shadow.view
-    for verb, flags in (("hidden", now.flags & ~then.flags), ("shown", then.flags & ~now.flags)):
-        if flags:
-            names = ", ".join(flag.name or "" for flag in Flag if flag & flags)
-            yield f"flags that would be {verb}: {names}"
-    if then.block_sizes != now.block_sizes:
-        sizes = then.block_sizes
-        yield f"block sizes would be {sizes.minimum}, {sizes.preferred}, {sizes.maximum}"
-    hidden = sorted(now.contexts - then.contexts)
-    if hidden:
-        yield f"contexts that would be hidden: {', '.join(hidden)}"
-
-
-def _would_restrict(agreed: Terms) -> Mapping[Cmd, tuple[Restriction, ...]]:
-    if agreed.shadow is None:
-        return {}
-    return dict(_beyond(agreed.table, agreed.shadow.table))
-
-
-def _beyond(now: Table, then: Table) -> Iterator[tuple[Cmd, tuple[Restriction, ...]]]:
-    for command in sorted(ALL_COMMANDS):
-        said = tuple(restrictions_of(now[command]))
-        more = tuple(each for each in restrictions_of(then[command]) if each not in said)
-        if more:
-            yield command, more

@@ -1,6 +1,7 @@
 """Commands of a client that take several of the server's: what they do, and what drives them. Pure.
 
 jobs.py       what drives them: a job yields what it asks, and is sent what came of it
+steps.py      what a job yields, and what it returns
 translate.py  what they do, one generator for each command
 extents.py    block status as proto.md wants it
 locks.py      ranges that a read-modify-write has to itself

@@ -11,93 +11,25 @@ request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from gateway.jobs.extents import status_reply
 from gateway.jobs.fences import Fences, Waiting
 from gateway.jobs.locks import Entry, Held, RangeLocks
+from gateway.jobs.steps import Answer, Claim, Job, Lasting, Outside, Settled, Step
 from gateway.losses.rule import Debt, Flush
-from gateway.protocol.asks import Ask, Data, Done, Outcome
+from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.commands import WRITE_CLASS, normal_error
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno
-from gateway.wire.extents import Extents
 from gateway.wire.framing import Framing
 
 MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
 """Payloads that one session's jobs hold, in either direction, before no further request is begun. One of
 any size is always taken, so a session holds less than twice as much."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Go on when nobody else writes from `start` up to `end`, until the job has ended."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """Go on when all is settled that a FLUSH of the client has to cover (see `gateway.losses.rule`). The job
-    yields it after it has asked for that FLUSH.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Lasting:
-    """Go on at once, and fail if something is lost from now on. A server that fails a FLUSH may have carried
-    out a write before it, and answer that write after it. Another FLUSH for that write would succeed, and
-    mean nothing.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the client is told."""
-
-    error: int = 0
-    text: str = ""
-    offset: int | None = None
-    data: Sequence[tuple[int, Data]] = field(default=(), repr=False)
-    """Of a READ: content by its offset, without a gap, in order."""
-    status: Sequence[tuple[int, Extents]] = ()
-    """Of a BLOCK_STATUS: the client's context id, and its extents."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """Go on when a policy's hooks have done the command, which is not done here. Offsets are the client's."""
-
-    command: Cmd
-    offset: int
-    length: int
-    flags: int
-    data: Data = field(default=b"", repr=False)
-    contexts: tuple[tuple[int, int | None], ...] = ()
-    """Of a BLOCK_STATUS: the client's context id, and the link's (None: answered here)."""
-
-
-Step = list[Ask] | Claim | Settled | Lasting | Outside
-
-Job = Generator[Step, list[Outcome], Answer]
-
-
-def hooked(outside: Outside) -> Job:
-    """Give the job of a command that hooks do: its answer is given to `Jobs.answer`."""
-    yield outside
-    raise AssertionError("what is done outside is answered, not gone on with")
-
-
-def moved(job: Job, base: int) -> Job:
-    """Give a job's answer in the offsets of a client whose export begins at `base`."""
-    answer = yield from job
-    if answer.offset is None:
-        return answer
-    return replace(answer, offset=answer.offset - base)
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from gateway.jobs.extents import LONGEST_EXTENT, evened, mended_extents
-from gateway.jobs.jobs import Answer, Claim, Job, Lasting, Settled
+from gateway.jobs.steps import Answer, Claim, Job, Lasting, Settled
 from gateway.protocol.asks import Ask, Data, Outcome
 from gateway.protocol.commands import FUA_MATTERS
 from gateway.wire import limits

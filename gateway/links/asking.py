@@ -1,6 +1,6 @@
-"""Asking a server before its client has a session: what policies want to see of the disk.
+"""Asking a server before its client has a session: policies may want to see something of the disk.
 
-It goes by the data plane's own machinery without a client: a job asks, the scanner of replies collects.
+This uses the data plane's own machinery, without a client: a job asks, and the scanner of replies collects.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from gateway.wire.errors import WireError
 from gateway.wire.limits import KIB
 
 RECEIVED_BYTES = 64 * KIB
-"""What is received at a time: little is asked for."""
+"""How much is received at a time. Little is asked for."""
 
 
 class Asking(ABC):
-    """What is asked by the jobs of a `Traffic` that is no session's."""
+    """Sends what the jobs of a `Traffic` ask that belongs to no session."""
 
     @abstractmethod
     async def until(self, done: Callable[[], bool]) -> None:
-        """Send what is asked, and have answers handed out until it is `done`. Raises `WireError` and
+        """Send what the jobs ask, and hand them the answers, until they are `done`. Raises `WireError` and
         `trio.BrokenResourceError`.
         """
 
@@ -59,7 +59,9 @@ class OverSocket(Asking):
 
 
 class OverPort(Asking):
-    """Over a trunk, among others, which `push` has do what is asked; `wakes` is told who hands answers out."""
+    """Over a trunk that others use, too. `push` has it send what was asked; `wakes` is told who hands out
+    answers.
+    """
 
     def __init__(
         self,

@@ -1,28 +1,29 @@
-"""Which disk an export is, and what there is once for each disk, whoever leads to it.
+"""Which disk an export is, and what there is once for each disk, however many exports lead to it.
 
-An export of ours leads to a server and a name there. Several may lead to one disk: by two `[[export]]`s, by two
-`[upstream]`s with one address, by a switch to where another export is. What sessions on one disk do to each
-other does not go by how they were led there, so it belongs to the disk, and whoever needs it asks the disk:
+An export of ours leads to a server and a name there. Several exports may lead to one disk: two `[[export]]`s,
+two `[upstream]`s with one address, or an export that was switched to where another one is. Sessions on one disk
+affect each other, whichever export they have opened. So what they share belongs to the disk:
 
-- `locks`: a read-modify-write keeps others out of its range, whatever name they have opened;
-- `fences`: where an old write may still come, nobody writes for a while;
-- `losses`: what the server has lost has to be told to all who rely on it; and its `witnesses`: what was flushed
-  tells the disk from another one when a connection is made again;
-- `trunk`: clients who share connections share one set of them. Two before one disk would not know of what the
-  other has not flushed, and each would promise CAN_MULTI_CONN as if it were alone.
+- `locks`: a read-modify-write keeps all other sessions out of its range;
+- `fences`: nobody writes for a while where an old write may still come;
+- `losses`: all who rely on what the server has lost have to be told. Its `witnesses` are what was flushed: they
+  tell this disk from another one when a connection is made again;
+- `trunk`: clients who share connections share one set of them. Of two sets, neither would know what the other
+  has not flushed, and each would promise CAN_MULTI_CONN as if it were alone.
 
-Two exports are surely one disk if the server is the same and the name there. Whether it is the same server is
-decided by its address (`gateway.upstream.backends`), and stays so through reloads. What a
-session is on may change: by a switch, which takes it from one disk to another.
+Two exports are surely one disk if their server is the same, and their name there. A server is known by its
+address (`gateway.upstream.backends`), also after a reload. A switch takes a session from one disk to another.
 
-Two names of one server are *maybe* one disk: some servers have one under all names, and no name that no
-client asked for is ever sent to a server to find that out, for others make a disk for every name. Such disks
-keep out of each other's ranges (`gateway.jobs.locks` has how far), and have nothing else in common.
-They have not even that where `canonical-names` of the upstream says that names are disks there.
+Two names of one server are *maybe* one disk, for some servers have one disk under all names. We cannot try that
+out: other servers make a disk for every name they are asked for, so we send a server no name that no client has
+asked for. Such disks keep out of each other's ranges (`gateway.jobs.locks` says how far), and share nothing
+else. If `canonical-names` of the upstream says that every name is a disk of its own, they do not share even
+that.
 
-A disk is there as long as anybody uses it. One that still has to tell somebody something is remembered after
-that: `MOST_KEPT` of them whole, `MOST_NAMED` more by a hash of their names, so that the next who opens one is
-told, if not of what exactly. Beyond that there is only the word that it may be any of that server.
+A disk is there as long as anybody uses it. If somebody has still to be told of a loss, it is remembered after
+that: `MOST_KEPT` disks whole, `MOST_NAMED` more by a hash of their names. Of the latter, the next who opens one
+is told that something was lost, and not what. If there are more, all that is known is that it may be any disk
+of that server.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ from gateway.losses.rule import Losses
 from gateway.upstream.server import Server
 
 MOST_KEPT = 1024
-"""Disks without sessions of which it is known what they have lost: names are the clients' choice, and each
-may keep some ten KiB of ranges."""
+"""Disks without sessions of which we remember what they have lost. Clients choose the names, and each disk may
+keep some ten KiB of ranges."""
 
 MOST_NAMED = 65_536
-"""Disks beyond these of which it is known that they have lost something, by 64 bits of a hash of their name:
-half a million bytes or so. That two names have the same hash costs somebody one EIO, and is a matter of one
-in 2**47."""
+"""Further disks of which we remember that they have lost something, by 64 bits of a hash of their name: half a
+million bytes or so. If two names have the same hash, somebody gets one EIO too many; the chance of that is
+one in 2**47."""
 
 NOT_REMEMBERED = (
     "something was lost of this disk, or of one of its server, before this client opened it"
@@ -61,7 +62,7 @@ Key = tuple[Hashable, str]
 
 
 class Disk:
-    """One export of one server. `keep` is told when its last user may have gone."""
+    """One export of one server. `keep` is called when its last user may have gone."""
 
     def __init__(
         self, key: Key, losses: Losses, kin: Kin | None, keep: Callable[[Disk], None]
@@ -71,13 +72,13 @@ class Disk:
         self.fences = Fences()
         self.losses = losses
         self.turn = trio.Lock()
-        """Of whoever begins or exchanges the trunk."""
+        """Whoever begins or exchanges the trunk has it."""
         self._keep = keep
         self._trunk: Trunk | None = None
 
     @property
     def trunk(self) -> Trunk | None:
-        """The connections that its clients share, if there are such that one may still join."""
+        """The connections that its clients share, if there are any that a client may still join."""
         return self._trunk if self._trunk is not None and self._trunk.stands else None
 
     @trunk.setter
@@ -85,7 +86,7 @@ class Disk:
         self._trunk = trunk
 
     async def lift_fences(self) -> None:
-        """See to it that its fences are taken away in time, whoever has gone meanwhile."""
+        """Take its fences away in time, whoever has gone meanwhile."""
         await lift(self.fences)
 
     def is_left(self) -> None:
@@ -95,8 +96,8 @@ class Disk:
 
 
 class Disks:
-    """Those of all servers. `make` gives the losses of a disk of a server, by its name; `start_soon` begins a
-    task.
+    """The disks of all servers. `make` gives the losses of a server's disk, by the disk's name; `start_soon`
+    begins a task.
     """
 
     def __init__(
@@ -108,11 +109,13 @@ class Disks:
         self._start_soon = start_soon
         self._there: WeakValueDictionary[Key, Disk] = WeakValueDictionary()
         self._kept: OrderedDict[Disk, None] = OrderedDict()
-        """Those that owe something, in the order in which their last users have left."""
+        """Those of which somebody has still to be told something, in the order in which their last users left.
+        """
         self._named: OrderedDict[tuple[Hashable, bytes], None] = OrderedDict()
-        """(whose disks, hash of the name) of those that owed something."""
+        """The same of more disks, as (whose disks, hash of the name)."""
         self._told: dict[Hashable, set[bytes]] = {}
-        """Servers of which even that was too much -> hashes of the names whose openers have been told since."""
+        """Servers of which even that was too much -> hashes of the names whose next client has been told since.
+        """
         self._kin: WeakValueDictionary[Hashable, Kin] = WeakValueDictionary()
 
     def at(self, server: Server, name: str) -> Disk:
@@ -130,11 +133,11 @@ class Disks:
             disk.fences.raised = partial(self._lift, weakref.ref(disk))
             if self._may_owe(key):
                 disk.losses.owe_the_next(NOT_REMEMBERED)
-                self._look_at(disk)  # who asks for it may not open it
+                self._look_at(disk)  # who asks for it need not open it
         return disk
 
     def _lift(self, which: weakref.ref[Disk]) -> None:
-        """The first fence of a disk stands: it is there until the last has gone."""
+        """The first fence of a disk was raised: keep the disk until its last fence has gone."""
         disk = which()
         if disk is not None:
             self._start_soon(disk.lift_fences)
@@ -144,7 +147,7 @@ class Disks:
         return self.at(trunk.server, trunk.terms.name)
 
     def shared(self, server: Server) -> list[str]:
-        """Give the names of a server's disks that clients share connections to at this moment."""
+        """Give the names of those of a server's disks to which clients share connections at this moment."""
         return [
             name
             for (disks, name), disk in self._there.items()
@@ -152,8 +155,8 @@ class Disks:
         ]
 
     def untold(self) -> list[tuple[Key, Disk]]:
-        """Give the disks that have lost something of which not everybody was told, with their keys. What is
-        only remembered by a hash has no name to be given by: `unnamed` counts it.
+        """Give the disks that have lost something of which not everybody was told, with their keys. A disk that
+        is only remembered by a hash has no name: `unnamed` counts those.
         """
         return [(key, disk) for key, disk in self._there.items() if disk.losses.untold()]
 
@@ -163,12 +166,14 @@ class Disks:
         return len(self._named)
 
     def forget_unnamed(self) -> None:
-        """Nobody is told any more of what is not remembered by its name."""
+        """Forget those: nobody is told any more of what they have lost."""
         self._named.clear()
         self._told.clear()
 
     def _look_at(self, disk: Disk) -> None:
-        """Keep a disk that owes something, whoever else does; let one go that does not."""
+        """Keep a disk if somebody has still to be told what it has lost, whoever else uses it; else let it
+        go.
+        """
         self._kept.pop(disk, None)
         if not disk.losses.owes:
             return
@@ -183,7 +188,9 @@ class Disks:
             self._told.setdefault(disks, set())
 
     def _may_owe(self, key: Key) -> bool:
-        """Say whether a disk that is not remembered may have something to tell, and take it to be told."""
+        """Say whether a disk that is not remembered whole may have lost something. The caller tells its next
+        client.
+        """
         disks, name = key[0], _hash(key[1])
         if (disks, name) in self._named:
             del self._named[disks, name]

@@ -1,6 +1,4 @@
-"""The links of a trunk, as they are made: those that are wanted beside the first, and one in place of each that
-is lost.
-"""
+"""Makes the links of a trunk: those that are wanted beside the first, and another one for each that is lost."""
 
 from __future__ import annotations
 
@@ -14,23 +12,23 @@ from gateway.bundle.core import Bundle
 from gateway.protocol.errors import Refusal
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, check_required, sentence
-from gateway.upstream.connections import Slot
 from gateway.upstream.errors import Rejected
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.server import Server
+from gateway.upstream.slots import Slot
 
 AGAIN_SECONDS = 0.5
-"""How long after a link could not be made the next one is tried, at most: beside what the upstream's own
-back-off says, which all who connect to it share."""
+"""When a link could not be made, the next try comes after so long at most. The upstream's own back-off, which
+all who connect to it share, may make that longer."""
 
 
 class Gone(Exception):
-    """The server does not have the export any more; the text says how that is known."""
+    """The server does not have the export any more; the text says how we know."""
 
 
 class Making:
-    """Makes links like the first, which was made on these terms. `say` tells the log something."""
+    """Makes links like the first, which was made on these terms. `say` writes to the log."""
 
     def __init__(
         self,
@@ -44,13 +42,13 @@ class Making:
         self._first = first
         self._say = say
         self.decision = server.decide([first.export], first.quirks)
-        """Over how many links, as far as is known."""
+        """Over how many links the export is served, as far as is known."""
         self.unused: list[Link] = []
-        """Made beside the first, and not used yet."""
+        """Links that were made beside the first, and are not used yet."""
 
     async def agree(self, allowance: Allowance | None = None) -> None:
-        """Make all links that are wanted before anybody is promised anything, within what is left of
-        `allowance`. Raises `Refusal` if the configuration wants all of them, or none, and they cannot be had.
+        """Make all links that are wanted, before anybody is promised anything. That may take what is left of
+        `allowance`. Raises `Refusal` if the configuration wants all of them or none, and they cannot be had.
         """
         check_required(self._server.mode.wanted, self.decision)
         if self.decision.count > 1:
@@ -58,7 +56,9 @@ class Making:
             check_required(self._server.mode.wanted, self.decision)
 
     async def others(self) -> list[Link]:
-        """Give the links that are wanted beside the first, which are their taker's to close: all, or none."""
+        """Give the links that are wanted beside the first: all, or none. Whoever takes them has to close
+        them.
+        """
         if self.decision.count > 1 and not self.unused:
             await self._make_others()
         others, self.unused = self.unused, []
@@ -124,8 +124,8 @@ class Making:
             await negotiation.aclose()
 
     async def again(self, bundle: Bundle, *, has_slot: bool) -> Link:
-        """Give a link in place of one that the bundle has lost, as soon as there is one again. `has_slot`: it
-        has that one's among the upstream's connections. Raises `Gone`.
+        """Give a link in place of one that the bundle has lost, as soon as one can be made. `has_slot`: the
+        slot of the lost one is still there for it. Raises `Gone`.
         """
         rejections = Rejections()
         while True:

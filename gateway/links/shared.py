@@ -1,15 +1,17 @@
-"""The trunks that clients have: those of exports that all clients share the links of, where who asks about one,
-and who opens it, gets its part in one trunk; and those that one client has alone, which wants several links.
+"""Begins the trunks that clients have. Some trunks are shared: every client that asks about an export, or opens
+it, gets a share of its one trunk. Others belong to one client alone, where each client is to have several
+links.
 
-The links that are shared select, when they are made, every meta context that the server lists; a client's own
-choice is made of these. Such a trunk begins with the first who asks, and ends with the last who has a part in
-it; or when the export is taken elsewhere, or made anew (`Trunks.exchange`), for there must not be two before
-one disk: what one has not flushed the other would not know of, and what it writes again after a loss it would
-write over what came over the other meanwhile. So a disk whose server is spoken to in another way since a
-reload, or by another upstream, keeps the trunk that it has.
+When shared links are made, they select every meta context that the server lists. Each client chooses among
+these. A shared trunk begins with the first client who asks, and ends with the last one who has a share of it.
+It also ends when the export is switched, or its links are made anew (`Trunks.exchange`).
 
-A trunk of one link may begin with one that was made ahead (`gateway.upstream.warm`): that is nobody's yet. A
-link that is lost, or made anew, is never replaced by one.
+There must never be two trunks before one disk. One would not know what the other has not flushed; and what it
+writes again after a loss, it would write over newer data that came by the other. So a disk keeps the trunk that
+it has, also when a reload has changed how its server is spoken to, or when another upstream leads to it.
+
+A trunk of one link may begin with a link that was made ahead (`gateway.upstream.warm`), for nobody has used
+that yet. A link that was lost, or has to be made anew, is never replaced by such a link.
 """
 
 from __future__ import annotations
@@ -47,20 +49,20 @@ if TYPE_CHECKING:
 
 
 class Trunks:
-    """Begins those of all shared exports; each belongs to its disk (`Disk.trunk`)."""
+    """Begins the trunks of all exports. A shared one belongs to its disk (`Disk.trunk`)."""
 
     def __init__(self, hub: Hub, log: FilteringBoundLogger) -> None:
         self._hub = hub
         self._log = log
         self._silent: WeakKeyDictionary[Disk, tuple[float, str]] = WeakKeyDictionary()
-        """When whose server was found silent, and what was said of it."""
+        """When the server of a disk was found silent, and what was said of it."""
 
     async def join(
         self, disk: Disk, server: Server, name: str, allowance: Allowance | None = None
     ) -> Share:
-        """Take part in the trunk of a server's export, which is this disk; it is begun if there is none,
-        within what is left of `allowance`. Who has waited for another to begin it, and that one has met a
-        silent server, is told the same: it would only wait for it once more. Raises `Refusal`.
+        """Give a share of the trunk of this disk, which is a server's export. If there is no trunk, begin one
+        within what is left of `allowance`. A client that has waited while another one met a silent server is
+        told the same, for it would only wait once more. Raises `Refusal`.
         """
         came = trio.current_time()
         async with disk.turn:
@@ -88,16 +90,16 @@ class Trunks:
         leaving: Collection[Trunk],
         sessions: Collection[Debt],
     ) -> AsyncIterator[Trunk]:
-        """Give the trunk of an export, which is this disk, to `sessions`, who leave others; nobody else joins
-        until the block ends. It is the one that the disk has, or, if that is to be left, a new one, which the
-        disk has once it is given it. One that nobody has joined by the end of the block ends with it. Raises
-        `Refusal`.
+        """Give the trunk of this disk to `sessions` that leave other trunks; nobody else joins it until the
+        block ends. It is the trunk that the disk has. If that is one of those to be left, it is a new one, and
+        the caller gives it to the disk. A trunk that nobody has joined by the end of the block ends with the
+        block. Raises `Refusal`.
         """
         async with disk.turn:
             trunk = disk.trunk
             if trunk is None or trunk in leaving:
                 _check_that_it_writes_alone(disk, server, sessions)
-                # Nobody is promised less than by those that are left.
+                # Nobody is promised less than over the trunks that are left.
                 rungs = [each.first.rung for each in leaving if each.disk is disk]
                 lowest = min(rungs, default=Rung.EXPORT_NAME)
                 trunk = await self._begun(disk, server, name, warm=False, lowest=lowest)
@@ -140,9 +142,9 @@ class Trunks:
         link: Link,
         allowance: Allowance | None = None,
     ) -> Uplink:
-        """Give a client's own link as it is to be used: as it is, or as the first of a bundle, whose other
-        links may take what is left of `allowance`. `disk` gives that of a name there. Raises `Refusal`, and
-        then the link is closed.
+        """Give the uplink that a client's own link comes to: the link alone, or a share of a trunk that begins
+        with it, and whose other links may take what is left of `allowance`. `disk` gives the disk of a name
+        there. Raises `Refusal`, and then the link is closed.
         """
         decision = server.decide([link.export], link.quirks)
         if server.mode.bundled(decision.count):
@@ -166,8 +168,8 @@ class Trunks:
         disk: Disk,
         allowance: Allowance | None,
     ) -> Trunk:
-        """Begin a trunk with its first link, which is its from now on. What has to be there before it begins
-        may take what is left of `allowance`. Raises `Refusal`.
+        """Begin a trunk with its first link, which belongs to the trunk from now on. Links that have to be made
+        before it begins may take what is left of `allowance`. Raises `Refusal`.
         """
         trunk = Trunk(server, terms, link, self._hub, disk, self._log)
         try:
@@ -181,9 +183,10 @@ class Trunks:
 
 
 def _check_credentials(server: Server, there: Server) -> None:
-    """Hold the connections that a disk has, made as one server's, against who would use them as another's: what
-    is to go over TLS must not go in the clear, nor anything under somebody else's name. A reload may change the
-    credentials of an upstream; that is taken up when the connections are made anew. Raises `Refusal`.
+    """Refuse clients of `server` the connections that a disk has already, if those were made for another
+    upstream (`there`) with other credentials. Otherwise what has to go over TLS could go in the clear, or under
+    the name that another upstream proves to the server. For the same upstream it is no refusal: a reload may
+    have changed its credentials, and they are used when its connections are made anew. Raises `Refusal`.
     """
     ours, theirs = server.recipe, there.recipe
     if ours.upstream == theirs.upstream:
@@ -197,7 +200,7 @@ def _check_credentials(server: Server, there: Server) -> None:
 
 
 def _check_that_it_writes_alone(disk: Disk, server: Server, sessions: Collection[Debt]) -> None:
-    """Nobody but these may write beside what is written again after a loss. Raises `Refusal`."""
+    """If writes are made again after a loss, nobody but `sessions` may write to the disk. Raises `Refusal`."""
     replays = server.mode.survival.unflushed is Doubt.REPLAY
     if replays and disk.losses.others_write(sessions):
         raise Refusal(
@@ -208,14 +211,14 @@ def _check_that_it_writes_alone(disk: Disk, server: Server, sessions: Collection
 
 
 async def shared_terms(negotiation: Negotiation, name: str) -> Terms:
-    """Give the terms on which links are opened that clients share: as much as any of them might want."""
+    """Give the terms on which shared links are opened: as much as any client might want."""
     terms = Terms(name, structured=True, extended=True)
     listed: tuple[MetaContext, ...] = ()
     try:
         listed = await negotiation.list_contexts(terms, ())
     except Unreachable:
-        raise  # it may have contexts, and nobody would ever be given them over these links
+        raise  # else no client would ever be given contexts over these links, though the server may have some
     except Refusal:
-        pass  # what it is, is found out when it is opened
+        pass  # why it refuses is found out when the export is opened
     queries = tuple(context.name for context in listed)[: limits.MAX_QUERIES]
     return replace(terms, queries=queries) if queries else terms

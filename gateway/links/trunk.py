@@ -1,15 +1,16 @@
 """A bundle with its sockets, and the tasks that make its links, and make them again.
 
-The first link is there when a trunk begins; its export is what clients are promised. Others that are wanted are
-made beside it, and used only if all of them are there and say the same (`gateway.upstream.coherence`).
+The first link is there when a trunk begins. Clients are promised what its export is. The other links that are
+wanted are made beside it. They are used only if all of them can be made and all say the same
+(`gateway.upstream.coherence`).
 
-A link that is lost is made anew, in the same way and for the same export. If what comes back is less than
-what was promised (another size, a flag that is missing), nobody is served over it: the trunk is over, and so
-are its sessions. So they are if nothing comes back within `reconnect_seconds`, or if what comes back does not
-have the export any more (`making`).
+A link that is lost is made again, in the same way and for the same export. If the server then offers less than
+was promised (another size, or a flag is missing), nobody is served over it: the trunk ends, and its sessions
+end. They also end if no link can be made within `reconnect_seconds`, or if the server does not have the export
+any more (`making`).
 
-This is longer than other modules: what befalls a trunk (links, users, time, its end) befalls it in any order,
-and each has to leave it true for all others.
+This is longer than other modules: links, users, time and the end of a trunk come in any order, and what is done
+for each has to leave the trunk right for all the others.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ from gateway.jobs.fences import Fences
 from gateway.links.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
 from gateway.links.making import AGAIN_SECONDS, Gone, Making
 from gateway.links.wire import Wire, Wires
+from gateway.losses.eras import KEPT
 from gateway.losses.rule import MOST_TRIES, Debt, Losses, Trail
-from gateway.losses.unflushed import KEPT
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.scan.traffic import Traffic
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.coherence import Decision, offered
-from gateway.upstream.connections import Slot
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.server import Server
+from gateway.upstream.slots import Slot
 from gateway.wire.constants import TransmissionFlag
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ if TYPE_CHECKING:
     from gateway.hub.hub import Hub
 
 FAREWELL_SECONDS = 30.0
-"""How long what is under way may take when nobody wants it any more: a server need not bear that its replies
-are not taken (nbdkit 1.32 ends over it)."""
+"""How long we wait for what is under way when nobody wants it any more. We do wait, because a server need not
+bear that its replies are not taken (nbdkit 1.32 ends over it)."""
 
 LOOK_SECONDS = 0.01
-"""How often it is looked whether that has come to its end."""
+"""How often we look whether that has come to its end."""
 
 
 class TrunksDisk(Protocol):
@@ -70,8 +71,8 @@ class TrunksDisk(Protocol):
 
 
 class Trunk:
-    """The links of one export. Whoever uses it has a port; it begins with `start`, and ends with the last of
-    them (`gateway.links.uplink.Share`).
+    """The links of one export. Whoever uses a trunk has a port of it (`gateway.links.uplink.Share`). It begins
+    with `start`, and ends when the last port is left.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Trunk:
         log: FilteringBoundLogger,
         trail: Trail | None = None,
     ) -> None:
-        """`trail`: what was written over `first`, if that has been used, and is lost."""
+        """`trail`: what was written over `first`, if that was used, and is lost."""
         self.server = server
         self.terms = terms
         self.first = first
@@ -97,14 +98,14 @@ class Trunk:
         """What clients may be promised."""
         self.joined: set[Port] = set()
         self.over = trio.Event()
-        """There is no link any more, and will be none."""
+        """There is no link any more, and there will be none."""
         self.closed = trio.Event()
-        """And all of them have been closed."""
+        """All links have been closed, too."""
         self.retired = False
         self._broken = False  # by a bug
-        self._lingers = False  # it is waited for the server, though nobody takes part
+        self._lingers = False  # it waits for the server, though nobody has a port any more
         self.loose = False
-        """A link is lost: no other disk waits for what is asked here (`gateway.jobs.locks`)."""
+        """A link is lost: no session of another disk waits for what is asked here (`gateway.jobs.locks`)."""
         self._ids = {context.name: context.id for context in first.export.contexts}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -129,26 +130,26 @@ class Trunk:
         self._wires = Wires(self.bundle, hub, self._gone, self._break)
         self._links: dict[Line, Link] = {}
         self.pauses: defaultdict[int, Pause] = defaultdict(Pause)
-        """By number, as of lines."""
+        """When to make each link again, by the number of its line."""
         self._slots: dict[int, Slot] = {}
-        """By number: a slot among the upstream's connections is kept while its link is lost, for clients who
-        wait for one would take it, and not give it back."""
+        """The upstream's slots that the links have, by the numbers of their lines. A slot is kept while its
+        link is lost: a client that waits for a slot would take it, and not give it back."""
 
     @property
     def decision(self) -> Decision:
-        """Over how many links."""
+        """Over how many links the export is served, and why not over more."""
         return self._making.decision
 
     # --- Its life
 
     async def agree(self, allowance: Allowance | None = None) -> None:
-        """Make all links that are wanted before anybody is promised anything, within what is left of
-        `allowance`. Raises `Refusal` if the configuration wants all of them, or none, and they cannot be had.
+        """Make all links that are wanted, before anybody is promised anything. That may take what is left of
+        `allowance`. Raises `Refusal` if the configuration wants all of them or none, and they cannot be had.
         """
         await self._making.agree(allowance)
 
     def abandon(self) -> None:
-        """Do not begin, after all: leave the first link."""
+        """Do not begin, after all: close the first link."""
         self.first.close()
 
     def start(self) -> None:
@@ -158,15 +159,15 @@ class Trunk:
         self._hub.start_soon(self._keep)
 
     def start_without(self, why: str) -> None:
-        """Begin with the first link gone."""
+        """Begin although the first link is lost already."""
         self._log.warning("upstream connection lost", why=why, left=0)
         self._slots[0] = self.first.slot
         self.bundle.begin_without(why, self.first.peer)
         self._hub.start_soon(self._keep)
 
     async def restored(self) -> None:
-        """Wait until all is as it was: the links are there, and nothing is left of what was lost with them; or
-        until it has ended.
+        """Wait until the links are there again, and nothing is left to be done about what was lost with them;
+        or until the trunk has ended.
         """
         look_seconds = LOOK_SECONDS
         while not (self.ended or self.bundle.in_order):
@@ -174,38 +175,38 @@ class Trunk:
             look_seconds = min(2 * look_seconds, AGAIN_SECONDS)  # many may wait, and for long
 
     async def recognised(self, left: Collection[Trail]) -> None:
-        """Wait until it is known of its links, which take the place of others, whether they lead to the disk
-        that was left with those; or until it has ended. Raises `AnotherDisk`.
+        """Wait until we know whether its links lead to the disk that was left with others, whose place they
+        take; or until the trunk has ended. Raises `AnotherDisk`.
         """
         trail = self.bundle.work.trail
         for before in left:
             trail.follows(before)
             if not self.server.mode.wanted.shared:
-                trail.owner = (
-                    before.owner
-                )  # whose disk it was; whose it is from now on, `belongs_to` says
+                trail.owner = before.owner  # as it was; `belongs_to` says who it is from now on
         self.bundle.look_again()
         await self.restored()
         if self.bundle.is_another:
             raise AnotherDisk(self.bundle.why)
 
     def belongs_to(self, debt: Debt) -> None:
-        """A session has begun: unless others rely on what is written over these links, it alone does."""
+        """A session has begun. It alone relies on what is written over these links, unless they speak for
+        all.
+        """
         debt.trail = self.bundle.work.trail
         debt.trail.owner = None if self.speaks_for_all else debt
 
     @property
     def speaks_for_all(self) -> bool:
-        """A FLUSH over its links covers what was written over any other."""
+        """A FLUSH over its links covers what was written over any other link."""
         return self.server.mode.wanted.shared or speaks_for_all(self.first.export)
 
     def dissolve(self) -> tuple[Link, Trail]:
-        """End while all is in order and nothing is asked: give the only link, whose owner goes on with it
-        alone, and what was written over it.
+        """End, and give the only link and what was written over it: its owner goes on with the link alone. All
+        is in order, and nothing is asked.
         """
         assert self.bundle.in_order
         assert self.bundle.idle
-        [line] = self.bundle.lines.by_slot.values()
+        [line] = self.bundle.lines.by_number.values()
         self._wires.take_out(line)
         self._scope.cancel()
         link = replace(self._links.pop(line), slot=self._slots.pop(line.number))
@@ -235,10 +236,10 @@ class Trunk:
             self._close()
 
     def _close(self) -> None:
-        """Leave everything. A bug in one step leaves nothing of the others undone."""
+        """Leave everything. If a bug breaks one step, the others are done all the same."""
         try:
             self.contain(self._wires.close)
-            while self._links:  # those that a bug has left
+            while self._links:  # a bug may have left some
                 self.contain(self._links.popitem()[1].close)
             self.contain(self.bundle.left)
             self.contain(self.disk.is_left)
@@ -250,7 +251,7 @@ class Trunk:
             self.closed.set()
 
     def contain(self, step: Callable[[], object]) -> None:
-        """Do something in which a bug is to end no more than this trunk."""
+        """Do something; if there is a bug in it, that ends this trunk and nothing else."""
         try:
             step()
         except Exception as error:
@@ -283,7 +284,7 @@ class Trunk:
         """Make the link of a number again whenever it is lost."""
         pause = self.pauses[number]
         while True:
-            while number in self.bundle.lines.by_slot:
+            while number in self.bundle.lines.by_number:
                 await self._next_change()
             self._loosen()
             if self._has_left_its_disk:
@@ -307,13 +308,13 @@ class Trunk:
 
     @property
     def _has_left_its_disk(self) -> bool:
-        """The last connection is lost, and its disk with it."""
+        """The last connection is lost, and the disk was lost with it."""
         trail, survival = self.bundle.work.trail, self.server.mode.survival
         return not self.bundle.lines and has_left_its_disk(self.first.dialect, survival, trail)
 
     async def _keep_spare(self) -> None:
-        """Have a second link for READs while one says nothing. That is never given up for it: what it was asked
-        to write, it may be writing.
+        """Have a spare link for READs while another says nothing. The silent one is never given up for that: it
+        may still be writing what it was asked to write.
         """
         bundle = self.bundle
         while True:
@@ -334,7 +335,7 @@ class Trunk:
     # --- Time
 
     def _loosen(self) -> None:
-        """A link is lost. What was under way is waited for by this disk's own sessions alone."""
+        """A link is lost. Only sessions of this disk still wait for what was under way."""
         self.loose = True
         for traffic in self._traffics:
             traffic.locks.loosen(traffic.in_flight)
@@ -363,7 +364,7 @@ class Trunk:
     async def _look_at_the_clock(self) -> None:
         bundle = self.bundle
         while not self.over.is_set():
-            if bundle.state is State.OVER:  # by itself: what it has found is another disk
+            if bundle.state is State.OVER:  # of itself: it has found another disk
                 self._give_up(bundle.why)
                 return
             gives_up_at = math.inf
@@ -386,8 +387,8 @@ class Trunk:
                 self.push()
 
     def _break(self, error: Exception) -> None:
-        """There is a bug in here. What was written may be lost: nobody can say any more. So it may be at the
-        end as well, for there would be nobody else to say it.
+        """A bug has broken it. Nobody can say any more whether what was written is lost, so the sessions are
+        told that it may be. This holds at the trunk's end as well, for later nobody could tell them.
         """
         self._hub.failed(error)
         if self._broken:
@@ -411,21 +412,21 @@ class Trunk:
 
     @property
     def ended(self) -> bool:
-        """Nobody can take part in it any more."""
+        """It has ended, or is about to: nobody can join."""
         return self._scope.cancel_called
 
     def push(self) -> None:
-        """Have done what has been asked for."""
+        """Do what has been asked for."""
         self._wires.push()
 
     def join(self) -> Port:
-        """Take part in it."""
+        """Give a port to somebody who takes part from now on."""
         port = Port(None, _not_yet)
         self.joined.add(port)
         return port
 
     def leave(self, port: Port) -> None:
-        """Take part no more; the last one ends it."""
+        """Take a port back. When the last one is left, the trunk ends."""
         self.joined.discard(port)
         if not (self.joined or self.closed.is_set()):
             self._hub.see_off(self.closed)
@@ -438,8 +439,9 @@ class Trunk:
             self._end_if_left()
 
     async def _linger(self) -> None:
-        """The last has left before it is known what is lost: find that out, or see to it, before it ends. And
-        FLUSH what it has written while all is there that may be needed for it: the server may go meanwhile.
+        """The last port was left while something was unsettled. Before the trunk ends, find out what is lost,
+        and mend it if possible. And FLUSH what was written, while all is there that may be needed for that: the
+        server may go meanwhile.
         """
         try:
             with trio.move_on_after(FAREWELL_SECONDS):
@@ -462,12 +464,12 @@ class Trunk:
             self.over.set()
 
     def retire(self) -> None:
-        """Another is in its place: who only looks on finishes that, and nobody begins to."""
+        """Another trunk has its place. Whoever still uses this one may finish, and nobody may join."""
         self.retired = True
         self._end_if_left()
 
     def end(self, why: str) -> None:
-        """End, whoever takes part in it; its links are closed in good order."""
+        """End, whoever takes part in it, and close the links in good order."""
         if not self.over.is_set():
             self.retired = True
             self.bundle.give_up(why)
@@ -477,7 +479,7 @@ class Trunk:
 
     @property
     def stands(self) -> bool:
-        """Who comes may still join."""
+        """A client that comes may still join."""
         return not (self.retired or self.ended)
 
     def _say(self, what: str, details: Mapping[str, object]) -> None:
@@ -485,7 +487,7 @@ class Trunk:
 
 
 def speaks_for_all(export: Export) -> bool:
-    """Say whether a FLUSH over one link covers what was written over any other one to this export."""
+    """Say whether a FLUSH over one link to this export covers what was written over any other link to it."""
     return bool(export.flags & TransmissionFlag.CAN_MULTI_CONN)
 
 

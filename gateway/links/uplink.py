@@ -1,8 +1,8 @@
 """How a session reaches its disk: over a link of its own, or by a share of a trunk. Both are an `Uplink`.
 
-Whoever opens an export, or puts a session on what came of that (`gateway.sessions.seat`), does the same with
-either. What differs is here. Over a link of its own a session writes to the socket, and it alone knows what is
-written over it. With a share it asks the bundle by a port, and the bundle knows.
+Whoever opens an export, or puts a session on its uplink (`gateway.sessions.seat`), does the same with either
+kind. What differs is here. With a link of its own, a session writes to the socket, and the session alone knows
+what was written over the link. With a share, it asks the bundle by a port, and the bundle knows.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from gateway.upstream.server import Server
 from gateway.wire.constants import Cmd
 
 Act = Callable[[Callable[[], None]], None]
-"""Runs something in the data plane, between two of a session's steps."""
+"""Runs something in the data plane, between two steps of a session."""
 
 
 class LinksLost(Exception):
-    """The connections of an uplink are gone before anybody has sat down on it; the text says which, and why."""
+    """The connections of an uplink were lost before any session was on it; the text says which, and why."""
 
 
 class Sitter(Protocol):
-    """What an uplink needs of the session that is put on it, and tells that."""
+    """What an uplink needs of the session that is put on it, and what it tells that session."""
 
     @property
     def traffic(self) -> Traffic:
-        """What the session does over this uplink."""
+        """What is under way between the session and this uplink."""
 
     @property
     def act(self) -> Act:
-        """The session's."""
+        """Runs something between two of the session's steps."""
 
     def has_own(self, own: OwnLink, trail: Trail) -> None:
-        """It has a link of its own, and `trail` is what is written over that."""
+        """It has a link of its own; `trail` is what is written over that link."""
 
     def has_share(self, share: Share) -> None:
-        """It has a share of a trunk, and ends with that."""
+        """It has a share of a trunk, and ends when the trunk does."""
 
 
 class Uplink(ABC):
-    """A session's way to its disk. Close it with `leave`, or with `close` when more than that is over."""
+    """A session's way to its disk. Close it with `leave` while nothing is under way, else with `close`."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Uplink(ABC):
     ) -> None:
         self.server = server
         self.export = export
-        """As the upstream means it: repaired; of a share, with CAN_MULTI_CONN as clients may be promised it."""
+        """As the upstream means it: repaired. Over a share, CAN_MULTI_CONN is what clients may be promised."""
         self.dialect: Dialect = first.dialect
         """How the upstream is spoken to."""
         self.quirks = first.quirks
@@ -80,11 +80,11 @@ class Uplink(ABC):
         self.rung: Rung = first.rung
         """How much of the protocol the server was found to bear."""
         self.socket = socket
-        """The link's, where it is the session that uses it."""
+        """The link's, if the session itself sends and receives over it."""
         self.trunk = trunk
-        """What it is a share of."""
+        """What this is a share of; None: a link of the session's own."""
         self.ask = ask
-        """Takes what a session's jobs ask, and calls back once; None: they ask over the socket."""
+        """Takes what a session's jobs ask, and calls each back once. None: they ask over the socket."""
         self.push = push
         """Sends what was asked by `ask`."""
 
@@ -101,47 +101,47 @@ class Uplink(ABC):
     @property
     @abstractmethod
     def is_alive(self) -> bool:
-        """It leads to the server still, as far as is known."""
+        """It still leads to the server, as far as is known."""
 
     @property
     @abstractmethod
     def connections(self) -> dict[str, object]:
-        """What the log says of them, unless there is one alone."""
+        """What the log says of its connections; nothing, if there is only one."""
 
     @abstractmethod
     def take(self, sitter: Sitter) -> None:
-        """Have a session on it from now on, which is told what it has."""
+        """Put a session on it, and tell the session what it has."""
 
     @abstractmethod
     def asking(self, traffic: Traffic) -> Asking:
-        """Give what asks over it for the jobs of a `traffic` that was made with `ask`, while no session is on
-        it.
+        """Give what asks over it while no session is on it. The asks are those of the jobs of `traffic`, which
+        was made with `ask`.
         """
 
     @abstractmethod
     async def recognised(self, left: Collection[Trail], lend: Callable[[OwnLink], Trunk]) -> Uplink:
-        """Give it when it is known whether it leads to the disk that was left with others. `lend` gives a
-        trunk, which can look at what is there, a link of one's own. Raises `LinksLost` and `AnotherDisk`, and
-        then it is closed.
+        """Find out whether it leads to the disk that was left with other links, and give the uplink to use. A
+        trunk can look at what is there: `lend` makes one of a link of one's own. Raises `LinksLost` and
+        `AnotherDisk`, and then it is closed.
         """
 
     @abstractmethod
     def say_disc(self) -> None:
-        """Say goodbye, unless others do that."""
+        """Say DISC, unless others do that."""
 
     @abstractmethod
     def close(self) -> None:
         """Close it. Closing twice is once."""
 
     def leave(self) -> None:
-        """Close it in good order; nothing is under way over it."""
+        """Close it in good order, while nothing is under way over it."""
         self.say_disc()
         self.close()
 
 
 class OwnLink(Uplink):
-    """A link of a session's own. `trail` is what was written over it, if it was used before; `pause` has seen
-    it made, and those before.
+    """A link of a session's own. If it was used before, `trail` is what was written over it. `pause` says how
+    long to wait before it is made again.
     """
 
     def __init__(
@@ -176,11 +176,11 @@ class OwnLink(Uplink):
 
     @property
     def lives_on(self) -> bool:
-        """When it dies, another is made."""
+        """When it dies, another one is made."""
         return bool(self.server.mode.survival.reconnect_seconds)
 
     def take(self, sitter: Sitter) -> None:
-        """See `Uplink`. What the session writes is noted in the losses of its disk."""
+        """See `Uplink`. What the session writes is noted in a trail of its disk's losses."""
         traffic, trail = sitter.traffic, self.trail
         debt = traffic.debt
         if trail is None:
@@ -220,8 +220,8 @@ class OwnLink(Uplink):
 
 
 def note_writes(trail: Trail, traffic: Traffic, socket: RelaySocket, act: Act) -> None:
-    """Have what a session writes over a link of its own noted in a trail, and FLUSHed for who relies on it.
-    `act` is the session's.
+    """Connect a trail with the session that writes over a link of its own. The session notes there what it
+    writes, and sends a FLUSH when others need one. `act` is the session's.
     """
     trail.under_way = traffic.writing
     trail.cut = partial(has_gone, socket)
@@ -230,7 +230,7 @@ def note_writes(trail: Trail, traffic: Traffic, socket: RelaySocket, act: Act) -
 
 
 def _flush(act: Act, traffic: Traffic, done: Flushed) -> None:
-    """Send a FLUSH over a session's own link, for what others have to know."""
+    """Send a FLUSH over a session's own link, because others have to know what is durable."""
 
     def answered(outcome: Outcome) -> None:
         done(outcome.error, outcome.text)
@@ -284,7 +284,7 @@ class Share(Uplink):
         sitter.has_share(self)
 
     def serve(self, traffic: Traffic, act: Act) -> None:
-        """Have it as the uplink of a session, whose answers are handed out by `act`."""
+        """Serve a session from now on; `act` hands out the answers."""
         self.port.traffic = traffic
         self.trunk.bundle.work.ports.there[self.port] = None
         if self.trunk.loose:
@@ -292,14 +292,14 @@ class Share(Uplink):
         self._wakes(act)
 
     def adopt(self, ask: Ask, done: Done) -> None:
-        """Have it taken over, that was asked over a link that is gone."""
+        """Take over an ask that was sent over a link that is gone."""
         self.trunk.bundle.adopt(self.port, ask, done)
 
     def _wakes(self, act: Act) -> None:
         self.port.wake = partial(act, partial(self.trunk.bundle.answers, self.port))
 
     def asking(self, traffic: Traffic) -> Asking:
-        """See `Uplink`. What it asks goes by `ask`, as the traffic has it."""
+        """See `Uplink`. The traffic was made with `ask`."""
         return OverPort(self.trunk.push, self._wakes)
 
     async def recognised(self, left: Collection[Trail], lend: Callable[[OwnLink], Trunk]) -> Uplink:
@@ -315,14 +315,14 @@ class Share(Uplink):
         return self
 
     def dissolved(self) -> OwnLink:
-        """End the trunk, which nobody else has joined, while all is in order and nothing is asked: give its
-        only link as one of one's own.
+        """End the trunk, and give its only link as a link of one's own. Nobody else has joined it, all is in
+        order, and nothing is asked.
         """
         link, trail = self.trunk.dissolve()
         return OwnLink(self.server, link, trail, self.trunk.pauses[0])
 
     def say_disc(self) -> None:
-        """See `Uplink`: the trunk does, when the last has left."""
+        """See `Uplink`. The trunk says it when the last session has left."""
 
     def close(self) -> None:
         """See `Uplink`."""
@@ -332,5 +332,5 @@ class Share(Uplink):
 
 
 def lost(trunk: Trunk) -> str:
-    """Say that links are gone that were made for somebody."""
+    """Say which connections were lost, and why."""
     return f"the connections to {trunk.server.name} were lost: {trunk.bundle.why}"

@@ -1,8 +1,8 @@
 """The sockets of a bundle's lines, in the hub.
 
-What a wire receives goes to the scanner of its line; what that answers is handed to the sessions; what they
-ask in turn is sent with the rest. So a round of the hub costs a line one receive and one send, whatever its
-sessions do. If its turn is over before all of what came is scanned, the rest is taken up in the next round.
+A wire hands what it receives to the scanner of its line. The answers go to the sessions, and what these ask
+then is sent with the rest. So a round of the hub costs a line one receive and one send, whatever its sessions
+do. If the line's turn is over before everything is scanned, the rest is scanned in the next round.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Wire:
-    """One line's socket, which its owner closes when it is `lost`."""
+    """The socket of one line. Its owner closes it when it is `lost`."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Wire:
             self._lose("the upstream closed the connection")
 
     def _note_unsent(self) -> None:
-        """Note which WRITEs' data the link has not been given: a reply to one of them is early."""
+        """Note of which WRITEs not all data has been sent: a reply to one of these is early."""
         traffic = self.line.traffic
         if self._requests.out or self.line.to_send or traffic.early.unsent:
             unsent = sum(map(len, (*self._requests.out, *self.line.to_send)))
@@ -93,8 +93,8 @@ class Wire:
             traffic.early.unsent = unsent_writes(traffic.in_flight, unsent, header)
 
     def send(self) -> bool:
-        """Send what the line has to send, as much as goes, and wait for the rest. Say whether there are answers
-        now, to what was asked before.
+        """Send as much as goes of what the line has to send, and wait until the rest can go. Say whether there
+        are answers now to what was asked before.
         """
         lane, line = self._requests, self.line
         if self._lost:
@@ -160,8 +160,8 @@ class Wire:
 
 
 class Wires:
-    """Those of one bundle. `gone` is called with what is to be closed, and why; `broken` with a bug of ours: it
-    must end no session but those of this bundle.
+    """The wires of one bundle. `gone` is called with a wire that is to be closed, and why. `broken` is called
+    with a bug of ours, which must end no session but those of this bundle.
     """
 
     def __init__(
@@ -210,14 +210,14 @@ class Wires:
         self._gone(wire, why)
 
     def push(self) -> None:
-        """Have the bundle do what it can, and send what it has to say. Never raises."""
+        """Have the bundle do what it can do, and send what comes of it. Never raises."""
         try:
             self._push()
         except Exception as error:
             self.broken(error)
 
     def _push(self) -> None:
-        # A line that is lost in sending, or left, changes what the others may do, and so does an answer.
+        # If a line is lost while we send, or is left, the others may do more; and so they may after an answer.
         again = True
         while again:
             lines = len(self._wires)
@@ -230,7 +230,7 @@ class Wires:
             again = any(answered) or lines != len(self._wires)
 
     def take_out(self, line: Line) -> None:
-        """Leave a line's socket alone, for its link is used in another way from now on."""
+        """Take no more care of a line's socket: from now on its link is used in another way."""
         wire = self._wires.pop(line)
         wire.end()
         self._hub.leave(wire.socket)

@@ -15,9 +15,9 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from gateway.losses.eras import Era
 from gateway.losses.records import Debt, Flush, Proving, Trail, nothing
 from gateway.losses.telling import Telling
-from gateway.losses.unflushed import Era
 from gateway.protocol.commands import text_of_error
 
 PROOF_SECONDS = 20.0

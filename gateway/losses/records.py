@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from gateway.losses.unflushed import LONG_AGO, Keep, Order, Unflushed
+from gateway.losses.eras import LONG_AGO, Keep, Order
+from gateway.losses.unflushed import Unflushed
 from gateway.losses.witnesses import Sample, Witness, Witnesses
 from gateway.wire.ranges import Range, touched
 

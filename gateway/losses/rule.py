@@ -66,9 +66,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
+from gateway.losses.eras import LONG_AGO, Era, Keep
 from gateway.losses.proofs import BEHIND_A_BLACK_HOLE, MOST_TRIES, PROOF_SECONDS, Proofs
 from gateway.losses.records import LEFT_UNPROVED, Debt, Flush, Flushed, Ledger, Trail, Untold
-from gateway.losses.unflushed import LONG_AGO, Era, Keep
 from gateway.losses.witnesses import Flushed as Covered
 from gateway.losses.witnesses import Sample, Witness
 from gateway.protocol.commands import is_loss, text_of_error
@@ -81,10 +81,10 @@ __all__ = [
     "MOST_LEFT",
     "MOST_TRIES",
     "PROOF_SECONDS",
+    "Barrier",
     "Debt",
     "Flush",
     "Flushed",
-    "Gate",
     "Losses",
     "Trail",
     "Untold",
@@ -362,10 +362,10 @@ class Losses(Proofs):
         return Era(now, now, asked, now)
 
 
-class Gate:
-    """Is opened when all is settled that every session relies on at this moment, but for what was written over
-    one trail (`but`); `opened` is called then, if it was not open at once. Who waits no longer has to `forget`
-    it: as long as it is there, what is not proved in time is lost.
+class Barrier:
+    """Opens when everything is settled that any session relies on at this moment, except for what was written
+    over one trail (`but`). If it is not open at once, it calls `opened` when it is. Whoever waits no longer has
+    to `forget` it: as long as it is there, what is not proved in time is lost.
     """
 
     def __init__(

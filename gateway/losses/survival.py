@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from gateway.wire.limits import MIB
-
 
 class Unanswered(Enum):
     """What becomes of writes whose answer was lost with their link (`unknown-writes`)."""
@@ -26,17 +24,14 @@ class Doubt(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Survival:
-    """The keys of the same names; times in seconds."""
+    """The keys of the same names; times in seconds. Their defaults are the configuration's."""
 
-    reconnect_seconds: float = 60
-    unflushed: Doubt = Doubt.STICKY
-    replay_bytes: int = 256 * MIB
-    unknown_writes: Unanswered = Unanswered.REISSUE
-    late_write_seconds: float = 30
-    stall_seconds: float = 0
-    check_identity: bool = True
+    reconnect_seconds: float
+    unflushed: Doubt
+    replay_bytes: int
+    unknown_writes: Unanswered
+    late_write_seconds: float
+    stall_seconds: float
+    check_identity: bool
     """`identity`: after a reconnect it is looked whether what was flushed is there."""
-    sole_writer: bool = False
-
-
-DEFAULTS = Survival()
+    sole_writer: bool

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from gateway.losses.eras import Era, Order
 from gateway.losses.records import NOWHERE, Debt, Flush, Ledger, Trail, Untold
-from gateway.losses.unflushed import Era, Order
 from gateway.losses.witnesses import Witnesses
 from gateway.protocol.commands import is_loss, told_error
 from gateway.wire.constants import Errno

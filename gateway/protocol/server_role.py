@@ -20,6 +20,9 @@ of what was agreed on in the clear but the client's flags: nothing has to be for
 be left over (CVE-2021-3716 was a structured reply that survived). Bytes that came behind STARTTLS were sent
 before TLS was there; somebody may have put them there to be obeyed after it, so they end the connection.
 
+This is longer than other modules: whether an option is legal depends on what others have left (TLS, structured
+replies, a selection), so that they are judged in one place.
+
 "Handshake phase", "TLS support" and "Option types" in proto.md.
 """
 

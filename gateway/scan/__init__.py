@@ -9,9 +9,9 @@ error, a block status) is taken out of the run of bytes and encoded anew.
 
 Policies come in as data. What only restricts is part of `plan`: words that are legal, longest lengths, ranges
 that are barred. A command with a hook is a job that waits for somebody outside (`jobs.Outside`); a rate is a
-`traffic.Gate`, which lets requests through or leaves them unread. A client's export may begin after the start
-of the upstream's (`offer.base`): then offsets are the client's until they are checked, and the upstream's
-from then on.
+`traffic.Gatekeeper`, which lets requests through or leaves them unread. A client's export may begin after the
+start of the upstream's (`offer.base`): then offsets are the client's until they are checked, and the
+upstream's from then on.
 
     plan.py       which way each command goes, decided once
     requests.py   the client's requests

@@ -22,8 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from gateway.jobs.jobs import Answer, Job, moved
 from gateway.jobs.locks import ASK, Entry
+from gateway.jobs.steps import Answer, Job, moved
 from gateway.jobs.translate import status, translate
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.commands import WRITE_CLASS

@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.jobs.locks import Entry
+from gateway.losses.eras import LONG_AGO
 from gateway.losses.rule import Trail
-from gateway.losses.unflushed import LONG_AGO
 from gateway.losses.witnesses import Data, Sample, sample_of
 from gateway.protocol.commands import WRITE_CLASS
 from gateway.wire.constants import Cmd, CmdFlag

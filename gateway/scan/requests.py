@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.jobs.jobs import Outside, hooked, moved
 from gateway.jobs.locks import Entry
+from gateway.jobs.steps import Outside, hooked, moved
 from gateway.jobs.translate import status, translate
 from gateway.protocol.commands import (
     PAYLOAD,
@@ -19,7 +19,7 @@ from gateway.protocol.errors import Hangup
 from gateway.protocol.table import Ranges, touches
 from gateway.scan.memory import Memory, Pinned
 from gateway.scan.plan import Plan
-from gateway.scan.traffic import MAX_IN_FLIGHT, Gate, Traffic
+from gateway.scan.traffic import MAX_IN_FLIGHT, Gatekeeper, Traffic
 from gateway.scan.turn import FEW
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
@@ -392,7 +392,7 @@ def _no_word_is(
     return never
 
 
-def _may_pass(gate: Gate, word: int, length: int) -> bool:
+def _may_pass(gate: Gatekeeper, word: int, length: int) -> bool:
     command = word & 0xFFFF
     if command == Cmd.DISC:
         return True  # there is nothing to wait for

@@ -69,8 +69,8 @@ class Partial:
         return True
 
 
-class Gate(Protocol):
-    """Has to let each request through before it is begun (`gateway.throttle` has one)."""
+class Gatekeeper(Protocol):
+    """Has to let each request through before it is begun (`gateway.throttle.Gate` is one)."""
 
     def take(self, length: int) -> bool:
         """Let one through whose data has this length; or not now: then the same is asked again later."""
@@ -153,7 +153,7 @@ class Traffic:
             block=plan.upstream.minimum,
             elsewhere=send is not None,
         )
-        self.gate: Gate | None = None
+        self.gate: Gatekeeper | None = None
         self.held = False
         """The gate has not let a request through. It stays unread, and so do all after it, until whoever set
         the gate clears this."""

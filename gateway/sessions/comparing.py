@@ -16,7 +16,7 @@ from gateway.sessions.fitting import misfits_for_anybody, plainly
 from gateway.sessions.going_over import GoingOver, opened_for_a_look, refuse_if_misfit
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.opened import Location
-from gateway.sessions.service import Running, Service
+from gateway.sessions.service import Relayed, Service
 from gateway.upstream.link import Terms
 from gateway.wire.handshake import shown
 
@@ -37,7 +37,7 @@ async def compare(
     service: Service,
     over: GoingOver,
     locations: dict[str, Location],
-    sessions: Collection[Running],
+    sessions: Collection[Relayed],
     leaving: Collection[Trunk],
     within: Within,
     note: Callable[[str], object],
@@ -60,7 +60,7 @@ async def open_and_compare(
     service: Service,
     over: GoingOver,
     locations: dict[str, Location],
-    sessions: Collection[Running],
+    sessions: Collection[Relayed],
     leaving: Collection[Trunk],
 ) -> None:
     """Open the exports for sessions, and compare what comes of it not only with what each was promised.

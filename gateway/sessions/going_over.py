@@ -48,7 +48,7 @@ from gateway.sessions.holding import (
 from gateway.sessions.opened import Location, Opened
 from gateway.sessions.promise import first_view
 from gateway.sessions.reading import chain_over
-from gateway.sessions.service import Running, Service
+from gateway.sessions.service import Relayed, Service
 from gateway.sessions.surviving import OVER_SECONDS
 from gateway.upstream.ladder import Rung
 from gateway.upstream.negotiation import Negotiation
@@ -74,9 +74,9 @@ class GoingOver:
         self._locations = locations
         self._within = within
         self._vouched = vouched
-        self.without_disk: dict[Running, str] = {}
+        self.without_disk: dict[Relayed, str] = {}
         """Sessions whose disk is not there any more, and how that is known. They end."""
-        self._ready: dict[Running, Opened] = {}
+        self._ready: dict[Relayed, Opened] = {}
         self._trunks: dict[Disk, Trunk] = {}
         self._stack = AsyncExitStack()
 
@@ -101,7 +101,7 @@ class GoingOver:
 
     # --- Opening
 
-    async def open_for(self, sessions: Collection[Running], leaving: Collection[Trunk]) -> None:
+    async def open_for(self, sessions: Collection[Relayed], leaving: Collection[Trunk]) -> None:
         """Open the exports for these sessions, as far as that was not done, and does not stand any more; what
         they share is not to be one of the trunks that are left. Raises `NotDone`.
         """
@@ -131,12 +131,12 @@ class GoingOver:
                 return trunk.export
             return await opened_for_a_look(location)
 
-    def opened_for(self, running: Running) -> Export:
+    def opened_for(self, running: Relayed) -> Export:
         """Give what was opened for a session."""
         return self._ready[running].uplink.export
 
     async def _trunk(
-        self, location: Location, leaving: Collection[Trunk], sessions: Collection[Running]
+        self, location: Location, leaving: Collection[Trunk], sessions: Collection[Relayed]
     ) -> Trunk | None:
         """Give what these sessions share if they go to a location; None if each has links of its own. Raises
         `Refusal`, `NotDone`, `AnotherDisk`.
@@ -159,7 +159,7 @@ class GoingOver:
         return trunk
 
     async def _opened_anew(
-        self, running: Running, location: Location, trunk: Trunk | None
+        self, running: Relayed, location: Location, trunk: Trunk | None
     ) -> Opened:
         """Open an export at another location, as it was opened for its client; `trunk` is for all of them, if
         there is one. Raises `NotDone`, `Refusal`, `Denied`, `AnotherDisk`.
@@ -187,14 +187,14 @@ class GoingOver:
     # --- Whether it is the same disk
 
     @contextmanager
-    def _ends_without_disk(self, running: Running) -> Iterator[None]:
+    def _ends_without_disk(self, running: Relayed) -> Iterator[None]:
         """A session does not go over to another disk."""
         try:
             yield
         except AnotherDisk as another:
             self.without_disk[running] = str(another)
 
-    def _refuse_if_disk_has_gone(self, running: Running) -> None:
+    def _refuse_if_disk_has_gone(self, running: Relayed) -> None:
         """Do not even connect where a disk is gone with its last link. Raises `AnotherDisk`."""
         survival = running.opened.location.server.mode.survival
         dialect = running.opened.uplink.dialect
@@ -202,7 +202,7 @@ class GoingOver:
             if has_left_its_disk(dialect, survival, trail):
                 raise AnotherDisk(OWN_DISK)
 
-    async def _recognised(self, running: Running, location: Location, uplink: Uplink) -> Uplink:
+    async def _recognised(self, running: Relayed, location: Location, uplink: Uplink) -> Uplink:
         """Give an uplink when it is known whether it leads to the disk that the session had. Raises `NotDone`,
         `AnotherDisk`, and then it is closed.
         """
@@ -224,13 +224,13 @@ class GoingOver:
 
     # --- Going over
 
-    async def are_quiet(self, sessions: Collection[Running]) -> None:
+    async def are_quiet(self, sessions: Collection[Relayed]) -> None:
         """Wait until nothing is under way over the links that are left. Raises `NotDone`."""
         with self._within.over(lambda: f"a FLUSH was not answered in {self._within.seconds:g} s"):
             for running in sessions:
                 await answered(running)
 
-    def go(self, sessions: Collection[Running], leaving: Collection[Trunk]) -> None:
+    def go(self, sessions: Collection[Relayed], leaving: Collection[Trunk]) -> None:
         """Have these sessions go over, which are held, quiet, and opened anew; the trunks that they leave are
         given up. Raises `NotDone`: none has.
         """
@@ -256,7 +256,7 @@ class GoingOver:
             if each not in self._trunks.values():
                 each.retire()
 
-    def _relink(self, running: Running, opened: Opened) -> None:
+    def _relink(self, running: Relayed, opened: Opened) -> None:
         service, session = self._service, running.relaying
         uplink, old, left = running.opened.uplink, running.traffic, running.disk
         disk = service.disk_at(opened.location)
@@ -284,7 +284,7 @@ def trunk_of(opened: Opened) -> Trunk | None:
     return opened.uplink.trunk
 
 
-def _trails(sessions: Collection[Running]) -> list[Trail]:
+def _trails(sessions: Collection[Relayed]) -> list[Trail]:
     """Give what was written over the links that these sessions have had, or share."""
     trails = (running.traffic.debt.trail for running in sessions)
     return list({trail: None for trail in trails if trail is not None})
@@ -318,7 +318,7 @@ def refuse_to_part_others(
         )
 
 
-async def part_from_links(sessions: Collection[Running], trunks: Collection[Trunk]) -> None:
+async def part_from_links(sessions: Collection[Relayed], trunks: Collection[Trunk]) -> None:
     """Close the connections of sessions that are held and settled; they live on without."""
     for running in sessions:
         if trunk_of(running.opened) is None:

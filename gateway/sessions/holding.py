@@ -21,12 +21,12 @@ from contextlib import contextmanager
 import trio
 
 from gateway.jobs.fences import still_coming
-from gateway.jobs.jobs import Answer
+from gateway.jobs.steps import Answer
 from gateway.jobs.translate import translate
 from gateway.links.disk import Disk
 from gateway.losses.rule import PROOF_SECONDS
 from gateway.protocol.commands import is_loss, text_of_error
-from gateway.sessions.service import Running, Service
+from gateway.sessions.service import Relayed, Service
 from gateway.sessions.settling import settled
 from gateway.sessions.untold import in_words
 from gateway.wire.constants import Cmd
@@ -71,7 +71,7 @@ class Holding:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def sessions(self, *exports: str) -> list[Running]:
+    def sessions(self, *exports: str) -> list[Relayed]:
         """Give the sessions of exports that have begun, and have not ended."""
         running = [each for each in self._service.running if each.name in exports]
         return [each for each in running if not each.relaying.ended.is_set()]
@@ -201,7 +201,7 @@ def _goes_on(exports: Collection[str]) -> str:
     return f"{', '.join(map(shown, exports))} {'goes' if len(exports) == 1 else 'go'} on"
 
 
-async def _flush_one(running: Running) -> tuple[int, str]:
+async def _flush_one(running: Relayed) -> tuple[int, str]:
     """Have a session's link FLUSHed, for nobody: give the error, 0 if there is none, and its text."""
     answers: list[Answer] = []
     answered = trio.Event()
@@ -220,7 +220,7 @@ async def _flush_one(running: Running) -> tuple[int, str]:
     return answers[0].error, answers[0].text or text_of_error(answers[0].error)
 
 
-async def answered(running: Running) -> None:
+async def answered(running: Relayed) -> None:
     """Wait until nothing is under way over the link of a session that is held: a client of the same disk under
     another name may have had it FLUSHed. Raises `NotDone`.
     """

@@ -17,7 +17,8 @@ import trio
 
 from gateway.access.chain import Terms
 from gateway.jobs.extents import mended_extents
-from gateway.jobs.jobs import Answer, Job, Jobs, Outside, Running
+from gateway.jobs.jobs import Jobs, Running
+from gateway.jobs.steps import Answer, Job, Outside
 from gateway.jobs.translate import status, translate
 from gateway.policy import Failed, Request, Result
 from gateway.protocol.commands import normal_error

@@ -46,7 +46,7 @@ from gateway.sessions.holders import Holders
 from gateway.sessions.holding import Holding, NotDone, Within
 from gateway.sessions.opened import Location
 from gateway.sessions.reconnecting import Reconnecting
-from gateway.sessions.service import Running, Service
+from gateway.sessions.service import Relayed, Service
 from gateway.upstream.server import Server
 from gateway.wire.handshake import shown
 
@@ -229,7 +229,7 @@ class Pauses:
                     self._let_go_on(*(name for name in new if name not in self._waiting))
         return self._switched(locations, sessions)
 
-    def _switched(self, locations: dict[str, Location], sessions: Collection[Running]) -> list[str]:
+    def _switched(self, locations: dict[str, Location], sessions: Collection[Relayed]) -> list[str]:
         done = []
         for name, location in locations.items():
             count = sum(each.name == name for each in sessions)
@@ -254,7 +254,7 @@ class Pauses:
 
     async def _close_first(
         self, over: GoingOver, locations: dict[str, Location], new: Collection[str], within: Within
-    ) -> list[Running]:
+    ) -> list[Relayed]:
         """Close the old connections, make the new ones, and have the sessions, which are held, go over: say
         which. Raises `NotDone`, and then the exports stay paused.
         """

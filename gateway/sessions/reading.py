@@ -8,7 +8,7 @@ import trio
 
 from gateway.access.chain import Placed, prepared
 from gateway.config import Route
-from gateway.jobs.jobs import Answer
+from gateway.jobs.steps import Answer
 from gateway.jobs.translate import translate
 from gateway.links.uplink import Uplink
 from gateway.policy import Failed, Request

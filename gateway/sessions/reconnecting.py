@@ -11,7 +11,7 @@ import trio
 
 from gateway.sessions.going_over import GoingOver, others, trunk_of
 from gateway.sessions.holding import Holding, NotDone, Within
-from gateway.sessions.service import Running, Service
+from gateway.sessions.service import Relayed, Service
 from gateway.wire.handshake import shown
 
 OPEN_SECONDS = 30.0
@@ -110,7 +110,7 @@ class Reconnecting:
             for trunk in coming:
                 await trunk.restored()
 
-    def _has_no_link(self, running: Running) -> bool:
+    def _has_no_link(self, running: Relayed) -> bool:
         """Say whether a held session has to be opened anew: nobody else cares for it."""
         trunk = trunk_of(running.opened)
         if running.relaying.link_lost or trunk is None:

@@ -24,7 +24,7 @@ from gateway.scan.memory import Memory
 from gateway.scan.traffic import Traffic
 from gateway.sessions.hooks import Hooks
 from gateway.sessions.opened import Opened
-from gateway.sessions.service import Running, Service
+from gateway.sessions.service import Relayed, Service
 from gateway.sessions.settling import begin_when_settled
 from gateway.sessions.surviving import carry_over, end_with
 from gateway.wire.constants import TransmissionFlag
@@ -36,14 +36,14 @@ def traffic_of(opened: Opened, disk: Disk, debt: Debt) -> Traffic:
     return Traffic(opened.plan, disk.locks, opened.uplink.ask, debt, disk.fences)
 
 
-def begin(service: Service, running: Running) -> None:
+def begin(service: Service, running: Relayed) -> None:
     """A session is on the uplink that it was opened with, and is to begin as soon as it may."""
     _hook(running, running.opened, running.traffic)
     running.opened.uplink.take(_Seat(service, running))
     begin_when_settled(running)
 
 
-def go_over(service: Service, running: Running, opened: Opened, disk: Disk, debt: Debt) -> None:
+def go_over(service: Service, running: Relayed, opened: Opened, disk: Disk, debt: Debt) -> None:
     """A session, which is held and quiet, goes over to what was opened for it, and goes on as soon as it may.
     The uplink that it had is the caller's to close.
     """
@@ -51,13 +51,13 @@ def go_over(service: Service, running: Running, opened: Opened, disk: Disk, debt
     begin_when_settled(running)
 
 
-def _go_back(service: Service, running: Running, own: OwnLink) -> None:
+def _go_back(service: Service, running: Relayed, own: OwnLink) -> None:
     """A session, which is held and quiet, has a link of its own again."""
     opened = replace(running.opened, uplink=own)
     _put(service, running, opened, running.disk, running.traffic.debt)
 
 
-def _put(service: Service, running: Running, opened: Opened, disk: Disk, debt: Debt) -> None:
+def _put(service: Service, running: Relayed, opened: Opened, disk: Disk, debt: Debt) -> None:
     session, uplink = running.relaying, opened.uplink
     traffic = traffic_of(opened, disk, debt)
     _hook(running, opened, traffic)
@@ -69,7 +69,7 @@ def _put(service: Service, running: Running, opened: Opened, disk: Disk, debt: D
     uplink.take(_Seat(service, running))
 
 
-def _hook(running: Running, opened: Opened, traffic: Traffic) -> None:
+def _hook(running: Relayed, opened: Opened, traffic: Traffic) -> None:
     if traffic.plan.hooked:
         act, nursery, log = running.relaying.act, running.nursery, running.log
         Hooks(opened.agreed, traffic.plan, traffic.jobs, act, nursery, log)
@@ -80,7 +80,7 @@ class _Seat:
     """What an uplink tells of a session that is put on it (`gateway.links.uplink.Sitter`)."""
 
     service: Service
-    running: Running
+    running: Relayed
 
     @property
     def traffic(self) -> Traffic:
@@ -106,7 +106,7 @@ class _Seat:
         running.relaying.survive = partial(carry_over, self.service, running, own, back)
 
 
-def _keep_away(running: Running, own: OwnLink, written: Range, widened: bool) -> None:
+def _keep_away(running: Relayed, own: OwnLink, written: Range, widened: bool) -> None:
     """Nobody writes for a while where what was under way over a link may be done yet (`scan.fences`). Where it
     is their own affair, clients need not wait: they are told that nobody knows, or end with their links. But
     what was widened to whole blocks may have others' bytes in it.
@@ -121,7 +121,7 @@ def _keep_away(running: Running, own: OwnLink, written: Range, widened: bool) ->
 # --- A server that goes
 
 
-def _note_that_it_goes(running: Running, traffic: Traffic) -> None:
+def _note_that_it_goes(running: Relayed, traffic: Traffic) -> None:
     """A session's server goes in good order: the session gives the link up when what was sent is answered
     (`scan.going`), and that takes no longer than it may.
     """

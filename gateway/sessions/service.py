@@ -55,7 +55,7 @@ PART = "one server of several"
 
 
 @dataclass(eq=False)
-class Running:
+class Relayed:
     """A session that is being relayed, from when the hub begins it."""
 
     name: str
@@ -86,7 +86,7 @@ class Service:
     """Those that are under way."""
     relayed: int = 0
     """Clients that have opened an export and are not seen off yet."""
-    running: set[Running] = field(default_factory=set)
+    running: set[Relayed] = field(default_factory=set)
     opening: set[Opened] = field(default_factory=set)
     """Given to a client that is not relayed yet."""
     paused: dict[str, trio.Event] = field(default_factory=dict)
@@ -168,7 +168,7 @@ class Service:
         return await self.trunks.uplink(server, partial(self.disks.at, server), terms, link)
 
     @contextmanager
-    def session(self, running: Running) -> Iterator[None]:
+    def session(self, running: Relayed) -> Iterator[None]:
         """Have a session be one of those that run."""
         self.running.add(running)
         try:
@@ -225,7 +225,7 @@ class Service:
         """
         return sum(self.look_at(running) for running in list(self.running))
 
-    def look_at(self, running: Running) -> bool:
+    def look_at(self, running: Relayed) -> bool:
         """Hold one session against the rules; say whether that ends it. Never raises: a policy that fails over
         one session must not keep the others, nor a reload, from the rules.
         """
@@ -235,7 +235,7 @@ class Service:
             self.log.exception("session not held against the new rules", export=running.name)
             return False
 
-    def _look_at(self, running: Running) -> bool:
+    def _look_at(self, running: Relayed) -> bool:
         session, relaying = running.membership.session, running.relaying
         client = replace(session.client, at=datetime.now().astimezone())
         try:

@@ -12,8 +12,8 @@ import trio
 
 from gateway.hub.session import Hold, Session
 from gateway.losses.records import Ledger
-from gateway.losses.rule import Gate, Trail
-from gateway.sessions.service import Running
+from gateway.losses.rule import Barrier, Trail
+from gateway.sessions.service import Relayed
 
 
 async def settled(losses: Ledger, but: Trail | None = None) -> None:
@@ -21,15 +21,15 @@ async def settled(losses: Ledger, but: Trail | None = None) -> None:
     trail.
     """
     known = trio.Event()
-    gate = Gate(losses, known.set, but)
+    barrier = Barrier(losses, known.set, but)
     try:
-        if not gate.is_open:
+        if not barrier.is_open:
             await known.wait()
     finally:
-        gate.forget()
+        barrier.forget()
 
 
-def begin_when_settled(running: Running) -> None:
+def begin_when_settled(running: Relayed) -> None:
     """Hold a session, which has its links, as long as anything is in question of what others have written."""
     traffic, session = running.traffic, running.relaying
     if session.is_held(Hold.COMES_LATE):
@@ -40,7 +40,7 @@ def begin_when_settled(running: Running) -> None:
         running.nursery.start_soon(_go_on_when_settled, running, session)
 
 
-async def _go_on_when_settled(running: Running, session: Session) -> None:
+async def _go_on_when_settled(running: Relayed, session: Session) -> None:
     while True:
         traffic = running.traffic
         await settled(traffic.debt.losses, traffic.debt.trail)

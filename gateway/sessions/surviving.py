@@ -16,7 +16,7 @@ from gateway.hub.session import Hold
 from gateway.links.trunk import Trunk
 from gateway.links.uplink import OwnLink, Share
 from gateway.sessions.promise import plan_of
-from gateway.sessions.service import Running, Service
+from gateway.sessions.service import Relayed, Service
 
 OVER_SECONDS = 5
 """How long a session may take to end whose links are gone for good: its client is answered, and no more."""
@@ -31,7 +31,7 @@ Back = Callable[[OwnLink], None]
 """Puts a session, which is held and quiet, on a link of its own again."""
 
 
-def carry_over(service: Service, running: Running, own: OwnLink, back: Back, why: str) -> None:
+def carry_over(service: Service, running: Relayed, own: OwnLink, back: Back, why: str) -> None:
     """The link of a session has died: have it live on without, and go `back` when there is another."""
     session, opened, link = running.relaying, running.opened, own.link
     trunk = Trunk(own.server, opened.asked, link, service.hub, running.disk, running.log, own.trail)
@@ -49,7 +49,7 @@ def carry_over(service: Service, running: Running, own: OwnLink, back: Back, why
     running.nursery.start_soon(_live_on, service, running, share, back)
 
 
-async def _live_on(service: Service, running: Running, share: Share, back: Back) -> None:
+async def _live_on(service: Service, running: Relayed, share: Share, back: Back) -> None:
     """See to a session until it has a link of its own again."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end_with, running, share)
@@ -57,7 +57,7 @@ async def _live_on(service: Service, running: Running, share: Share, back: Back)
         nursery.cancel_scope.cancel()
 
 
-async def end_with(running: Running, share: Share) -> None:
+async def end_with(running: Relayed, share: Share) -> None:
     """End a session whose links are gone for good, if it has not gone over to others; what it has asked has
     failed.
     """
@@ -68,7 +68,7 @@ async def end_with(running: Running, share: Share) -> None:
         running.relaying.lose(why, OVER_SECONDS)
 
 
-async def _go_back(service: Service, running: Running, share: Share, back: Back) -> None:
+async def _go_back(service: Service, running: Relayed, share: Share, back: Back) -> None:
     """Go back to fast ways when all is in order again."""
     session, trunk = running.relaying, share.trunk
     while True:
@@ -87,7 +87,7 @@ async def _go_back(service: Service, running: Running, share: Share, back: Back)
         await trio.sleep(QUIET_SECONDS)
 
 
-async def _is_quiet(service: Service, running: Running) -> bool:
+async def _is_quiet(service: Service, running: Relayed) -> bool:
     """Hold a session until it is quiet, or let it go on and say no. A pause that comes meanwhile has it
     then.
     """

@@ -16,7 +16,7 @@ from gateway.net.options import RelaySocket
 from gateway.sessions import seat
 from gateway.sessions.observing import Teller
 from gateway.sessions.opened import Opened, do_all
-from gateway.sessions.service import Running, Service
+from gateway.sessions.service import Relayed, Service
 from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def transmit(
     membership = opened.membership
     client, early = take_socket(stream, one_slice_a_record=opened.offer.one_reply_a_record)
     service.relayed += 1
-    begun: list[Running] = []
+    begun: list[Relayed] = []
     left: list[Callable[[], object]] = []
     try:
         _log_repairs(service, opened)
@@ -59,7 +59,7 @@ async def transmit(
 
             def begins(session: Session, nursery: trio.Nursery) -> None:
                 name = opened.grant.name
-                running = Running(name, membership, opened, disk, traffic, log, session, nursery)
+                running = Relayed(name, membership, opened, disk, traffic, log, session, nursery)
                 begun.append(running)
                 left[:] = _left(running)
                 while_it_runs.enter_context(service.session(running))
@@ -100,11 +100,11 @@ async def transmit(
         do_all(*left, opened.close, client.close)
 
 
-async def _look(service: Service, running: Running) -> None:
+async def _look(service: Service, running: Relayed) -> None:
     service.look_at(running)
 
 
-def _left(running: Running) -> list[Callable[[], object]]:
+def _left(running: Relayed) -> list[Callable[[], object]]:
     """Give what is to be done when a session has ended."""
     return [
         lambda: _leave_uplink(running),
@@ -114,7 +114,7 @@ def _left(running: Running) -> list[Callable[[], object]]:
     ]
 
 
-def _leave_uplink(running: Running) -> None:
+def _leave_uplink(running: Relayed) -> None:
     """Close the uplink of a session that has ended, and say what became of what was written over it. Twice is
     once.
     """

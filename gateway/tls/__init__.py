@@ -12,5 +12,6 @@ server_uri.py   what an nbds: URI says of how a server is reached
 client_uri.py   what one says that a client can use
 keyring.py      all credentials of a configuration, and their exchange
 rotation.py     credentials that are exchanged while the gateway runs
-pki.py          a certificate authority for trying things out
+pki.py          a certificate authority for trying things out, in a directory
+issuing.py      its certificates, keys and lists, before they are written
 """

@@ -1,36 +1,40 @@
 """A certificate authority for trying things out: its key lies beside the certificates.
 
-Files as `gateway.tls.certificates` reads them; one directory serves a server and a client. Keys are of NIST
-P-256, which every TLS library of the field takes.
+Files as `gateway.tls.certificates` reads them; one directory serves a server and a client. What is in them is
+made in `issuing`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from gateway.tls.certificates import CA_CRL
 from gateway.tls.errors import CredentialsError
+from gateway.tls.issuing import (
+    Issued,
+    client_files,
+    is_issued,
+    issue,
+    issued_again,
+    list_of_revoked,
+    new_authority,
+    pem_of,
+    subject_of,
+)
 from gateway.tls.psk import MAX_USER_BYTES
 from gateway.tls.reading import UNREADABLE, read
 from gateway.whole import write_whole
@@ -48,23 +52,9 @@ ISSUED = "ca-issued.txt"
 files may have been moved to where it runs, and what was renewed is good until it ends.
 """
 
-MAX_NAME_CHARACTERS = 64
-"""ub-common-name of RFC 5280, appendix A.1."""
 
 PSK_BYTES = 32
 """As psktool."""
-
-CLOCK_SKEW = timedelta(hours=1)
-"""A machine whose clock is a little behind must not find the certificates not yet valid."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Issued:
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-    def files(self, name: str) -> dict[str, bytes]:
-        return {f"{name}-cert.pem": _pem(self.certificate), f"{name}-key.pem": _key_pem(self.key)}
 
 
 def make_pki(
@@ -84,16 +74,16 @@ def make_pki(
 
     Raises `CredentialsError` for a name that cannot be in a certificate.
     """
-    ca = _authority(days, now)
+    ca = new_authority(days, now)
     names = list(dict.fromkeys([*hosts, *LOCAL_NAMES]))
     first, *more = list(dict.fromkeys(clients)) or [DEFAULT_CLIENT]
-    files = {"ca-cert.pem": _pem(ca.certificate), "ca-key.pem": _key_pem(ca.key)}
-    files |= _issue(ca, names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, days, now).files("server")
-    files |= _client(ca, first, days, now)
+    files = ca.files("ca")
+    files |= issue(ca, names[0], names, ExtendedKeyUsageOID.SERVER_AUTH, days, now).files("server")
+    files |= client_files(ca, first, days, now)
     for client in more:
         if client.endswith((".pem", ".psk")):
             raise CredentialsError(None, f"a client cannot be called {client}, as a file would be")
-        own = {"ca-cert.pem": files["ca-cert.pem"]} | _client(ca, client, days, now)
+        own = {"ca-cert.pem": files["ca-cert.pem"]} | client_files(ca, client, days, now)
         files |= {f"{client}/{name}": content for name, content in own.items()}
     files[ISSUED] = _record(_clients(files))
     if users := list(dict.fromkeys(psk_users)):
@@ -107,7 +97,7 @@ def add_client(directory: Path, client: str, *, days: int, now: datetime) -> dic
     Raises `CredentialsError`.
     """
     ca = _there(directory)
-    own = {"ca-cert.pem": _pem(ca.certificate)} | _client(ca, client, days, now)
+    own = {"ca-cert.pem": pem_of(ca.certificate)} | client_files(ca, client, days, now)
     files = {f"{client}/{name}": content for name, content in own.items()}
     return {ISSUED: _record(_issued_before(directory) | _clients(files))} | files
 
@@ -119,24 +109,24 @@ def renewed(directory: Path, *, days: int, now: datetime) -> dict[str, bytes]:
     what it tells of. Raises `CredentialsError`.
     """
     ca = _there(directory)
-    again = _Issued(_again(ca.certificate, ca, days, now), ca.key)
+    again = Issued(issued_again(ca.certificate, ca, days, now), ca.key)
     gone = _revoked_there(directory)
     files: dict[str, bytes] = {}
     issued = _issued_before(directory)
     for path in sorted(directory.rglob("*-cert.pem")):
         certificate = _certificate(path)
-        if not _is_issued(certificate, ca.certificate):
+        if not is_issued(certificate, ca.certificate):
             continue
         name = str(path.relative_to(directory))
         if path.name == "ca-cert.pem":
             certificate = again.certificate
         elif certificate.serial_number not in gone:
-            issued |= _clients({name: _pem(certificate)})
-            certificate = _again(certificate, again, days, now)
-        files[name] = _pem(certificate)
+            issued |= _clients({name: pem_of(certificate)})
+            certificate = issued_again(certificate, again, days, now)
+        files[name] = pem_of(certificate)
     files = {ISSUED: _record(issued | _clients(files))} | files
     if gone:
-        files[CA_CRL] = _list_of(again, gone, now)
+        files[CA_CRL] = list_of_revoked(again, gone, now)
     return files
 
 
@@ -148,24 +138,15 @@ def revoked(directory: Path, client: str, *, now: datetime) -> dict[str, bytes]:
     ca = _there(directory)
     issued = _issued_before(directory)
     for path in (directory / client / CLIENT_CERT, directory / CLIENT_CERT):
-        if path.exists() and _is_issued(certificate := _certificate(path), ca.certificate):
+        if path.exists() and is_issued(certificate := _certificate(path), ca.certificate):
             issued[certificate.serial_number] = certificate.subject
-    serials = [serial for serial, subject in issued.items() if subject == _name(client)]
+    serials = [serial for serial, subject in issued.items() if subject == subject_of(client)]
     if not serials:
         raise CredentialsError(directory, f"has no certificate of a client called {client}")
     gone = _revoked_there(directory)
     for serial in serials:
         gone.setdefault(serial, now)
-    return {CA_CRL: _list_of(ca, gone, now)}
-
-
-def _is_issued(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
-    """Say whether a CA has issued a certificate; it has its own."""
-    try:
-        certificate.verify_directly_issued_by(ca)
-    except (InvalidSignature, *UNREADABLE):
-        return False
-    return True
+    return {CA_CRL: list_of_revoked(ca, gone, now)}
 
 
 def _clients(files: Mapping[str, bytes]) -> dict[int, x509.Name]:
@@ -191,19 +172,6 @@ def _revoked_there(directory: Path) -> dict[int, datetime]:
     }
 
 
-def _list_of(ca: _Issued, gone: Mapping[int, datetime], now: datetime) -> bytes:
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(ca.certificate.subject)
-        .last_update(now)
-        .next_update(ca.certificate.not_valid_after_utc)
-    )
-    for serial, since in gone.items():
-        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(since)
-        builder = builder.add_revoked_certificate(entry.build())
-    return builder.sign(ca.key, SHA256()).public_bytes(Encoding.PEM)
-
-
 def _issued_before(directory: Path) -> dict[int, x509.Name]:
     """Read what `_record` has made; there is none in a directory of before it was kept."""
     path = directory / ISSUED
@@ -224,12 +192,12 @@ def replace_pki(directory: Path, files: Mapping[str, bytes]) -> None:
     _write(directory, files, replacing=files)
 
 
-def _there(directory: Path) -> _Issued:
+def _there(directory: Path) -> Issued:
     """Give the authority that `make_pki` has made."""
     key = _readable(directory / "ca-key.pem", lambda pem: load_pem_private_key(pem, None))
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CredentialsError(directory / "ca-key.pem", "is no key that `pki init` has made")
-    return _Issued(_certificate(directory / "ca-cert.pem"), key)
+    return Issued(_certificate(directory / "ca-cert.pem"), key)
 
 
 def _certificate(path: Path) -> x509.Certificate:
@@ -243,22 +211,6 @@ def _readable(path: Path, load: Callable[[bytes], _T]) -> _T:
     except UNREADABLE as error:
         why = str(error).partition("\n")[0]
         raise CredentialsError(path, f"cannot be understood: {why}") from None
-
-
-def _again(old: x509.Certificate, ca: _Issued, days: int, now: datetime) -> x509.Certificate:
-    """Issue a certificate once more, as it was but for its time and number."""
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(old.subject)
-        .issuer_name(ca.certificate.subject)
-        .public_key(old.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + timedelta(days=days))
-    )
-    for extension in old.extensions:
-        builder = builder.add_extension(extension.value, critical=extension.critical)
-    return builder.sign(ca.key, SHA256())
 
 
 def write_client(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -334,104 +286,6 @@ def _reason(error: OSError | ValueError) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _authority(days: int, now: datetime) -> _Issued:
-    key = ec.generate_private_key(ec.SECP256R1())
-    # Two authorities of one name would be taken for each other in error messages, and by some libraries.
-    name = _name(f"nbd-gateway trial CA {secrets.token_hex(4)}")
-    usage = x509.KeyUsage(
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=True,
-        crl_sign=True,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    builder = (
-        _builder(name, name, key, days, now)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(identifier, critical=False)
-    )
-    return _Issued(builder.sign(key, SHA256()), key)
-
-
-def _client(ca: _Issued, name: str, days: int, now: datetime) -> dict[str, bytes]:
-    # It is the name of a directory, too.
-    if not re.fullmatch(r"[\w@+-][\w .@+-]*", name):
-        raise CredentialsError(
-            None, f"a client's name has letters, digits and any of . @ + - _, not {name!r}"
-        )
-    return _issue(ca, name, [], ExtendedKeyUsageOID.CLIENT_AUTH, days, now).files("client")
-
-
-def _issue(
-    ca: _Issued,
-    common_name: str,
-    hosts: list[str],
-    purpose: x509.ObjectIdentifier,
-    days: int,
-    now: datetime,
-) -> _Issued:
-    names = [_host(host) for host in hosts]
-    key = ec.generate_private_key(ec.SECP256R1())
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=True,  # no such key does that; but qemu before 3.1 insists on it
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
-    builder = (
-        _builder(_name(common_name), ca.certificate.subject, key, days, now)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(issuer, critical=False)
-    )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    return _Issued(builder.sign(ca.key, SHA256()), key)
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int, now: datetime
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + timedelta(days=days))
-    )
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:MAX_NAME_CHARACTERS])])
-
-
-def _host(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    labels = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
-    if not re.fullmatch(rf"(\*\.)?{labels}(\.{labels})*", host) or len(host) > 253:
-        raise CredentialsError(None, f"expected a host's name or IP address, got {host!r}")
-    return x509.DNSName(host)
-
-
 def _psk_user(user: str) -> str:
     if not 0 < len(user.encode()) <= MAX_USER_BYTES or not re.fullmatch(r"[^#:\s][^:\s]*", user):
         raise CredentialsError(
@@ -440,11 +294,3 @@ def _psk_user(user: str) -> str:
             f" beginning, not {user!r}",
         )
     return user
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(Encoding.PEM)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

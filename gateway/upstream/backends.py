@@ -26,7 +26,7 @@ import trio
 from gateway.net.dial import Dialler
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
-from gateway.upstream.connections import Connections
+from gateway.upstream.slots import Slots
 from gateway.uri import NbdUri, Target, Transport
 
 Connect = Callable[[], Awaitable[trio.SocketStream]]
@@ -58,8 +58,8 @@ class Backend:
     """What would know it of Unix sockets."""
     disks: Hashable = field(default_factory=object)
     """Whose disks these are: equal for what leads to the same ones."""
-    connections: Connections = field(default_factory=Connections)
-    """Places for the connections to it; how many is said by the `Server` in force."""
+    slots: Slots = field(default_factory=Slots)
+    """For the connections to it; the `Server` in force says how many."""
     end: Callable[[], Awaitable[None]] = _nothing
     """Ends what we run, once nobody is connected to it."""
 
@@ -125,12 +125,10 @@ def dialled(
         if address not in diallers:
             diallers[address] = Dialler(uri)
         ours.append(diallers[address])
-    connections = Connections()
+    slots = Slots()
     if before is not None and any(each in before.diallers for each in ours):
-        connections = before.connections
-    return Backend(
-        target, diallers=tuple(ours), disks=disks[address_of(uris[0])], connections=connections
-    )
+        slots = before.slots
+    return Backend(target, diallers=tuple(ours), disks=disks[address_of(uris[0])], slots=slots)
 
 
 def backend_at(uri: NbdUri, led_to: Sequence[Backend]) -> Backend:

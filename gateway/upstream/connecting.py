@@ -1,6 +1,6 @@
 """Connecting to a server: to the first of its places that works, after back-offs.
 
-Which place is next, and when, is for `gateway.upstream.places`. Here it is dialled and heard until it greets,
+Which place is next, and when, is for `gateway.upstream.circuits`. Here it is dialled and heard until it greets,
 and what comes of that is told: to whoever waits for the same, to the log, and to who has to know that it is
 another server by now.
 """
@@ -17,17 +17,17 @@ from gateway.net.dial import DialError
 from gateway.net.drive import RECEIVE_BYTES
 from gateway.net.options import tune
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.errors import Silent, Unreachable
-from gateway.upstream.handshake import Reached, leave
-from gateway.upstream.news import CameBack, News, TurnedAway, WentDown
-from gateway.upstream.places import (
+from gateway.upstream.circuits import (
     FIRST_BACK_OFF_SECONDS,
     MOST_BACK_OFF_SECONDS,
+    Circuits,
     GiveUp,
-    Places,
     Try,
     Wait,
 )
+from gateway.upstream.errors import Silent, Unreachable
+from gateway.upstream.handshake import Reached, leave
+from gateway.upstream.news import CameBack, News, TurnedAway, WentDown
 from gateway.upstream.recipe import Recipe
 
 QUEUED = (
@@ -74,7 +74,7 @@ class Connector:
         self._tell = tell
         self._serves = serves
         self._another = another
-        self._places = Places(
+        self._circuits = Circuits(
             len(self.connects),
             patience_seconds=self._settings.connect_seconds,
             chance=chance,
@@ -89,12 +89,12 @@ class Connector:
     @property
     def down(self) -> bool:
         """It cannot be connected to, as far as is known."""
-        return self._places.down
+        return self._circuits.down
 
     @property
     def why_down(self) -> str:
         """Why, if it is."""
-        return self._places.why if self._places.down else ""
+        return self._circuits.why if self._circuits.down else ""
 
     async def connect(
         self,
@@ -123,7 +123,7 @@ class Connector:
         patient = patient and self.patient
         failures = 0
         while True:
-            step = self._places.next_step(trio.current_time(), deadline, patient=patient)
+            step = self._circuits.next_step(trio.current_time(), deadline, patient=patient)
             match step:
                 case Try():
                     reached = await self._try(step, answering, beside=beside)
@@ -145,13 +145,13 @@ class Connector:
 
     def try_soon(self) -> None:
         """An operator says that it is there: the next who connects tries."""
-        self._places.try_soon(trio.current_time())
+        self._circuits.try_soon(trio.current_time())
 
     async def _try(self, step: Try, answering: Allowance, *, beside: bool) -> Reached | str | None:
         """Connect to one place, or (None) learn that it is down, or (why) that it has no room for one more.
         Raises `Unreachable` where none of this is said.
         """
-        places, why = self._places, ""
+        circuits, why = self._circuits, ""
         self.tried_at = trio.current_time()
         try:
             with trio.fail_after(step.seconds):
@@ -165,18 +165,18 @@ class Connector:
                 raise
         except DialError as error:
             if not error.down and len(self.connects) == 1:
-                places.abandoned(step)
+                circuits.abandoned(step)
                 raise Unreachable(f"upstream {self._name!r} is unreachable: {error}") from None
             why = str(error)
         except trio.TooSlowError:
             if step.seconds < self._settings.connect_seconds / len(self.connects) / 2:
                 # That was our client's hurry: it proves nothing to others.
-                places.abandoned(step, trio.current_time())
+                circuits.abandoned(step, trio.current_time())
                 return None
             which = "it" if len(self.connects) == 1 else f"uris[{step.place}]"
             why = f"{which} did not take a connection within {round(step.seconds, 1):g} s"
         except BaseException:
-            places.abandoned(step)
+            circuits.abandoned(step)
             raise
         else:
             self._has_greeted(step)
@@ -185,14 +185,14 @@ class Connector:
             self._changed.set()
             self._changed = trio.Event()
         if beside and self._serves():
-            places.abandoned(step)
+            circuits.abandoned(step)
             return why
         if self._greeted == 1:
             why = f"{why} ({ONE_ALONE})"
         if step.place == self._place_known:
             self._another()
-        if places.failed(step, trio.current_time(), why):
-            self._tell(WentDown(why, entirely=places.down))
+        if circuits.failed(step, trio.current_time(), why):
+            self._tell(WentDown(why, entirely=circuits.down))
         return None
 
     async def _first_word(self, stream: trio.SocketStream, answering: Allowance) -> bytes:
@@ -214,9 +214,9 @@ class Connector:
 
     def _has_greeted(self, step: Try) -> None:
         """A connection has come about."""
-        places = self._places
-        was_down = places.down
-        outage = places.succeeded(step, trio.current_time())
+        circuits = self._circuits
+        was_down = circuits.down
+        outage = circuits.succeeded(step, trio.current_time())
         self._greeted += 1
         if step.place != self._place_known:
             self._place_known = step.place

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.connections import Slot
 from gateway.upstream.handshake import Handshake
 from gateway.upstream.server import Server
+from gateway.upstream.slots import Slot
 
 
 async def greeted(

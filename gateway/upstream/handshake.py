@@ -24,8 +24,8 @@ from gateway.protocol.client_role import (
     Style,
 )
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.connections import Slot
 from gateway.upstream.errors import Died, LostTheWay, Silent, Unreachable
+from gateway.upstream.slots import Slot
 from gateway.wire.errors import WireError
 from gateway.wire.framing import SIMPLE
 

@@ -8,8 +8,8 @@ from gateway.net.options import RelaySocket
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
-from gateway.upstream.connections import Slot
 from gateway.upstream.ladder import Rung
+from gateway.upstream.slots import Slot
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.config import PER_CLIENT, Connections, Upstream
-from gateway.losses.survival import DEFAULTS, Doubt, Survival, Unanswered
-from gateway.wire.limits import MIB
+from gateway.config import Connections, Upstream
+from gateway.losses.survival import Doubt, Survival, Unanswered
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
     """`connections` and what belongs to it."""
 
-    wanted: Connections = PER_CLIENT
+    wanted: Connections
     """How many, and for whom. How many there are is for `gateway.upstream.coherence` to decide."""
-    required: bool = False
+    required: bool
     """An export that cannot have so many is refused."""
-    stripe: int = MIB
+    stripe: int
     """Bytes, of which each takes the next connection."""
-    strong: bool = False
+    strong: bool
     """What one connection has written is seen over all others at once."""
-    survival: Survival = DEFAULTS
+    survival: Survival
 
     def bundled(self, count: int) -> bool:
         """Say whether a session takes part in a bundle, where there are so many connections, rather than have a

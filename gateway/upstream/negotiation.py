@@ -28,13 +28,13 @@ from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect, Evidence
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.connections import Slot
 from gateway.upstream.errors import Died, LostTheWay, Silent, Unreachable
 from gateway.upstream.greeting import greeted
 from gateway.upstream.ladder import Next, Rung
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.option_phase import InDoubt, OptionPhase
 from gateway.upstream.server import Server
+from gateway.upstream.slots import Slot
 from gateway.wire.constants import Rep
 from gateway.wire.handshake import MetaContext
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.quirks import Quirk, catalogue
-from gateway.upstream.places import Outage
+from gateway.upstream.circuits import Outage
 
 MAX_SAID = 1000
 """What has been said of how many exports is remembered: names are the clients' choice."""

@@ -13,7 +13,6 @@ from gateway.protocol.export import Export
 from gateway.quirks import Evidence, Quirk, catalogue, recognised
 from gateway.upstream.coherence import Decision, decide
 from gateway.upstream.connecting import Connector
-from gateway.upstream.connections import Slot, Spare
 from gateway.upstream.errors import Full
 from gateway.upstream.examined import Examined
 from gateway.upstream.handshake import Handshake
@@ -22,6 +21,7 @@ from gateway.upstream.listed import LastList
 from gateway.upstream.mode import mode_of
 from gateway.upstream.news import News, Said
 from gateway.upstream.recipe import Recipe, Tls
+from gateway.upstream.slots import Slot, Spare
 
 
 class Ready(Spare, Protocol):
@@ -61,7 +61,7 @@ class Server:
         """Whose disks they are: servers of which this is equal lead to the same ones, however they are spoken
         to.
         """
-        self.connections = recipe.backend.connections
+        self.slots = recipe.backend.slots
         """Those that there are to it, of all servers that are over the same."""
         self.connector = Connector(
             recipe,
@@ -104,7 +104,7 @@ class Server:
     def come_into_force(self, tell: Callable[[News], None]) -> None:
         """Be the one that clients are led to. `tell` is told when it goes down and comes back."""
         self.tell = tell
-        self.connections.limiter.total_tokens = self.settings.max_connections or math.inf
+        self.slots.limiter.total_tokens = self.settings.max_connections or math.inf
 
     @property
     def serves(self) -> bool:
@@ -135,9 +135,9 @@ class Server:
         Raises `Full`.
         """
         waits = self.settings.connect_seconds if seconds is None else seconds
-        slot = await self.connections.slot(waits if patient and self.connector.patient else None)
+        slot = await self.slots.take(waits if patient and self.connector.patient else None)
         if slot is None:
-            most = f"max-connections = {self.connections.limiter.total_tokens:g}"
+            most = f"max-connections = {self.slots.limiter.total_tokens:g}"
             raise Full(f"upstream {self.name!r} is in use: {most} lets it have no more connections")
         return slot
 

@@ -16,7 +16,7 @@ They are not in anybody's way:
   needs one. One that is still being made when a client has to dial is dropped: it may stand in the queue of a
   server that serves one client (qemu-nbd), and the client would stand behind it;
 - one that the server closes (a time-out, as qemu 9.1 has after 10 s, or its end) is noticed and replaced; if it
-  did not live long, or cannot be made, after longer and longer breaks. And `Places` has its say before each
+  did not live long, or cannot be made, after longer and longer breaks. And `Circuits` has its say before each
   attempt, as with clients: a server that is down is asked no oftener.
 
 One that is old is replaced too, for what a client gets should be what it would get by dialling: the credentials
@@ -24,7 +24,7 @@ that are in force, and the server that is at the address. While an export is pau
 server, which may be about to be exchanged (`gateway.sessions.upkeep`).
 
 A **health check** connects, takes the greeting and leaves with ABORT, where nobody else has tried to connect
-for so long, and not all slots are taken. Whether connecting works is what `Places` learns from it; so the log
+for so long, and not all slots are taken. Whether connecting works is what `Circuits` learns from it; so the log
 tells of an outage before a client finds out, and clients that come later are told at once.
 """
 
@@ -36,11 +36,11 @@ from dataclasses import dataclass, field
 import trio
 
 from gateway.protocol.errors import Refusal
-from gateway.upstream.connections import Slot
 from gateway.upstream.greeting import greeted
 from gateway.upstream.handshake import Handshake
 from gateway.upstream.news import Unwell, WellAgain
 from gateway.upstream.server import Server
+from gateway.upstream.slots import Slot
 
 RENEW_SECONDS = 300.0
 """How old a warm connection may get: a new one every few minutes bothers nobody, and credentials, addresses and
@@ -50,7 +50,7 @@ STEADY_SECONDS = 5.0
 """What has lived so long was worth making, and its successor is made at once. qemu's time-out is twice that."""
 
 FIRST_PAUSE_SECONDS = 0.25
-"""After the first failure, as `Places` has it: a server that is being restarted is back in less than a
+"""After the first failure, as `Circuits` has it: a server that is being restarted is back in less than a
 second."""
 
 MOST_PAUSE_SECONDS = 30.0
@@ -124,13 +124,13 @@ class Warm:
     async def run(self) -> None:
         """Keep them, until cancelled; then they are left in good order."""
         self._server.warm = self
-        self._server.connections.spare.add(self)
+        self._server.slots.spare.add(self)
         try:
             await self._served.wait()
             async with trio.open_nursery() as nursery:
                 while True:
                     await self._until_one_is_due()
-                    slot = self._server.connections.free()
+                    slot = self._server.slots.free()
                     if slot is None:
                         await trio.sleep(FULL_SECONDS)
                         continue
@@ -141,7 +141,7 @@ class Warm:
                     self._kept.append(kept)
                     nursery.start_soon(self._watch, kept)
         finally:
-            self._server.connections.spare.discard(self)
+            self._server.slots.spare.discard(self)
             if self._server.warm is self:  # else others are kept by now, while these were left
                 self._server.warm = None
 
@@ -221,7 +221,7 @@ async def check_health(server: Server, seconds: float) -> None:
             await trio.sleep_until(due)
             continue
         checked = trio.current_time()
-        slot = server.connections.free()
+        slot = server.slots.free()
         if slot is None:
             continue
         try:

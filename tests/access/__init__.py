@@ -1,0 +1,4 @@
+"""Who may reach what.
+
+installed.py  policies that are installed beside the gateway
+"""

@@ -31,7 +31,7 @@ from gateway.sessions.promise import first_view, plan_of, promise
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes, MetaContext
-from tests.policies import test_contract as contract
+from tests.policies import examples
 from tests.policies.harness import EVERYTHING, KIB, MIB, configured, session
 
 GIB = 1 << 30
@@ -58,13 +58,13 @@ NAMES = [*catalogue().names()]
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "FOLDER", tmp_path)
+    monkeypatch.setattr(examples, "FOLDER", tmp_path)
 
 
 def placed(name: str) -> list[Placed]:
     """A policy with the options of each of its examples."""
     policy = catalogue().find(name)
-    return [Placed(configured(policy, each), name) for each in contract.examples(name)]
+    return [Placed(configured(policy, each), name) for each in examples.examples(name)]
 
 
 def compiled(chain: Sequence[Placed], export: Export, route: Route = ROUTE) -> Terms | None:

@@ -1,0 +1,1 @@
+"""How a running gateway is spoken to."""

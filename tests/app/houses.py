@@ -13,12 +13,8 @@ import trio
 import trio.testing
 
 from gateway.admin.control import ControlAnswer, ControlSocket
-from gateway.app.reload import (
-    ConfigSource,
-    Listeners,
-    Reloader,
-    Standing,
-)
+from gateway.app.reload import ConfigSource, Reloader
+from gateway.app.standing import Listeners, Standing
 from gateway.clients.client import serve_client
 from gateway.config import Config, load
 from gateway.hub.hub import Hub

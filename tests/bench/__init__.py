@@ -10,6 +10,9 @@
     profiling.py  one row under cProfile
     report.py     the table, JSON and docs/performance.md; pure but for two writes
     chart.py      docs/performance.svg
+    machine.py    on what and with what it was measured
+    floods.py     clients that ask for as much as a server takes of what costs it most
+    neighbours.py what clients of one shared connection cost each other, by hand
 
 A load that is added later (TLS, reframed, fan-out, policies) is a row, and a contestant in peers.py
 where it needs another server or client set-up.

@@ -31,20 +31,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
 
 from gateway.bundle import ports, work
-from gateway.bundle.core import Bundle
 from gateway.bundle.deadly import MOST_DEATHS, MOST_WRITE_DEATHS
 from gateway.bundle.line import Line
 from gateway.bundle.lines import State
 from gateway.bundle.ports import Port
 from gateway.jobs.fences import Fences
+from gateway.losses.eras import KEPT, Era
 from gateway.losses.rule import Losses, Trail
-from gateway.losses.survival import Doubt, Survival, Unanswered
-from gateway.losses.unflushed import KEPT, Era
+from gateway.losses.survival import Doubt, Unanswered
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
@@ -66,6 +65,7 @@ from tests.bundle.server import (
     content,
     values,
 )
+from tests.tools.defaults import SURVIVAL, bundle_of
 
 NEVER = 10**9
 STRIPE = 4 * BLOCK
@@ -621,14 +621,15 @@ class World:
         self.losses = Watched(self.history)
         self.fences = Fences()
         self.said: list[str] = []
-        self.bundle = Bundle(
+        self.bundle = bundle_of(
             self.export,
             self.count,
             self.losses.trail(None, KEPT[self.doubt]),
             clock=lambda: self.now,
             stripe_bytes=STRIPE,
             strong=self.strong,
-            survival=Survival(
+            survival=replace(
+                SURVIVAL,
                 unflushed=self.doubt,
                 replay_bytes=random.choice((8 * BLOCK, 40 * BLOCK, 1000 * BLOCK)),
                 unknown_writes=self.unknown,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from gateway.bundle.core import Bundle
 from gateway.bundle.deadly import MOST_DEATHS, MOST_WRITE_DEATHS
 from gateway.bundle.line import Line
 from gateway.bundle.lines import State
@@ -16,9 +15,9 @@ from gateway.bundle.ports import Port
 from gateway.bundle.room import FIRST_PAUSE_SECONDS
 from gateway.bundle.work import LINE_COMMANDS
 from gateway.jobs.fences import Fences, Late
+from gateway.losses.eras import KEPT
 from gateway.losses.rule import MOST_TRIES, Losses
-from gateway.losses.survival import DEFAULTS, Doubt, Survival
-from gateway.losses.unflushed import KEPT
+from gateway.losses.survival import Doubt, Survival
 from gateway.peer import UNKNOWN, Peer
 from gateway.protocol.asks import Ask, Outcome
 from gateway.protocol.export import Export, offer, view_of
@@ -27,6 +26,7 @@ from gateway.scan.plan import plan
 from gateway.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag
 from tests.bundle.model import FLAGS, Process
+from tests.tools.defaults import SURVIVAL, bundle_of
 
 EXPORT = Export(2**20, int(FLAGS))
 
@@ -36,7 +36,7 @@ def test_a_first_line_proves_nothing_about_what_was_brought_along() -> None:
     debt = losses.open()
     trail = losses.trail(debt)
     losses.came_up(trail)
-    bundle = Bundle(EXPORT, 1, trail, clock=lambda: 0.0)
+    bundle = bundle_of(EXPORT, 1, trail)
     trail.unflushed.note([(0, 10)])
     bundle.begin_without("it died")
     bundle.linked(Line(0, EXPORT, Dialect(), {}))
@@ -46,7 +46,7 @@ def test_a_first_line_proves_nothing_about_what_was_brought_along() -> None:
 
 
 def test_no_more_is_under_way_on_a_line_than_may_be() -> None:
-    bundle = Bundle(EXPORT, 1, Losses().trail(None), clock=lambda: 0.0)
+    bundle = bundle_of(EXPORT, 1, Losses().trail(None))
     line = Line(0, EXPORT, Dialect(), {})
     bundle.linked(line)
     port = Port(None, lambda: None)
@@ -57,7 +57,7 @@ def test_no_more_is_under_way_on_a_line_than_may_be() -> None:
 
 
 def test_what_is_put_off_after_a_loss_keeps_nobody_else_waiting() -> None:
-    bundle = Bundle(EXPORT, 1, Losses().trail(None), clock=lambda: 0.0)
+    bundle = bundle_of(EXPORT, 1, Losses().trail(None))
     line = Line(0, EXPORT, Dialect(), {})
     bundle.linked(line)
     writer, reader = Port(None, lambda: None), Port(None, lambda: None)
@@ -75,7 +75,7 @@ def test_what_is_put_off_after_a_loss_keeps_nobody_else_waiting() -> None:
 
 
 def test_what_takes_the_server_down_fails_alone() -> None:
-    bundle = Bundle(EXPORT, 1, Losses().trail(None), clock=lambda: 0.0)
+    bundle = bundle_of(EXPORT, 1, Losses().trail(None))
     outcomes: dict[str, int] = {}
     ports = {name: Port(None, lambda: None) for name in ("deadly", "innocent")}
 
@@ -111,7 +111,7 @@ def test_what_is_under_way_when_a_flush_fails_counts_as_lost(own: bool, flags: i
     debt, trail, other = losses.open(), losses.trail(None), losses.trail(None)
     losses.came_up(other)
     losses.came_up(trail)
-    bundle = Bundle(EXPORT, 1, trail, clock=lambda: 0.0)
+    bundle = bundle_of(EXPORT, 1, trail)
     bundle.linked(line := Line(0, EXPORT, Dialect(), {}))
     port = Port(None, lambda: None)
     errors: list[int] = []
@@ -134,7 +134,7 @@ def test_what_is_under_way_when_a_flush_fails_counts_as_lost(own: bool, flags: i
 
 # --- Writes that may come late
 
-LATE_SECONDS = DEFAULTS.late_write_seconds
+LATE_SECONDS = SURVIVAL.late_write_seconds
 DATA = b"x" * 16
 
 
@@ -144,7 +144,7 @@ class Losing:
 
     count: int = 1
     export: Export = EXPORT
-    survival: Survival = DEFAULTS
+    survival: Survival = SURVIVAL
     now: float = 0.0
     answers: dict[int, int] = field(default_factory=dict)
     """By the WRITE's number, the error."""
@@ -153,7 +153,7 @@ class Losing:
     def __post_init__(self) -> None:
         trail = self.losses.trail(None, KEPT[self.survival.unflushed])
         self.changes = 0
-        self.bundle = Bundle(
+        self.bundle = bundle_of(
             *(self.export, self.count, trail),
             clock=lambda: self.now,
             survival=self.survival,
@@ -165,9 +165,9 @@ class Losing:
     def _changed(self) -> None:
         self.changes += 1
 
-    def link(self, peer: Peer = UNKNOWN, slot: int = 0) -> None:
-        self.lines[slot] = Line(slot, self.export, Dialect(), {}, peer)
-        self.bundle.linked(self.lines[slot])
+    def link(self, peer: Peer = UNKNOWN, number: int = 0) -> None:
+        self.lines[number] = Line(number, self.export, Dialect(), {}, peer)
+        self.bundle.linked(self.lines[number])
         self.bundle.push()
 
     def write(self, offset: int = 0, flags: int = 0) -> int:
@@ -181,26 +181,26 @@ class Losing:
         self.bundle.push()
         return number
 
-    def lose(self, slot: int = 0, *, goes: bool = False) -> None:
+    def lose(self, number: int = 0, *, goes: bool = False) -> None:
         """`goes`: its server has said so before, which puts nobody under suspicion."""
         if goes:
-            self.goes(slot)
-        self.bundle.lost(self.lines.pop(slot), "it died")
+            self.goes(number)
+        self.bundle.lost(self.lines.pop(number), "it died")
         self.bundle.push()
 
-    def goes(self, slot: int = 0) -> None:
+    def goes(self, number: int = 0) -> None:
         """The server of a line has said that it goes."""
-        going = self.lines[slot].traffic.going
-        going.refuse(min(self.lines[slot].traffic.in_flight, default=0))
+        going = self.lines[number].traffic.going
+        going.refuse(min(self.lines[number].traffic.in_flight, default=0))
 
-    def asked(self, slot: int = 0) -> list[Cmd]:
+    def asked(self, number: int = 0) -> list[Cmd]:
         """What is under way on a line."""
         pieces = self.bundle.work.pieces.under_way
-        return [piece.ask.command for piece in pieces if piece.line is self.lines[slot]]
+        return [piece.ask.command for piece in pieces if piece.line is self.lines[number]]
 
-    def answer(self, found: bytes = b"", slot: int = 0) -> None:
+    def answer(self, found: bytes = b"", number: int = 0) -> None:
         """Answer what is under way on a line; a READ with what is `found`."""
-        for ask, done in self.lines[slot].traffic.asks.take():
+        for ask, done in self.lines[number].traffic.asks.take():
             done(Outcome(data=bytearray(found if ask.command is Cmd.READ else b"")))
         self.bundle.push()
         self.bundle.answers(self.port)
@@ -433,7 +433,7 @@ def test_one_process_that_ends_says_nothing_of_another() -> None:
 def test_what_was_being_written_again_is_waited_for() -> None:
     """Before the next recovery: until its time has come, or its process has ended."""
     for ends in (True, False):
-        survival = replace(DEFAULTS, unflushed=Doubt.REPLAY)
+        survival = replace(SURVIVAL, unflushed=Doubt.REPLAY)
         it = Losing(survival=survival)
         process = Process()
         it.link()
@@ -468,7 +468,7 @@ def test_what_is_adopted_waits_for_the_link_that_it_comes_from() -> None:
 
 def test_a_flush_that_hundreds_share_is_told_to_one_after_the_other() -> None:
     """Whoever is woken pushes, as sessions do."""
-    bundle = Bundle(EXPORT, 1, Losses().trail(None), clock=lambda: 0.0)
+    bundle = bundle_of(EXPORT, 1, Losses().trail(None))
     bundle.linked(line := Line(0, EXPORT, Dialect(), {}))
     told: list[int] = []
 
@@ -492,13 +492,13 @@ def test_a_flush_that_hundreds_share_is_told_to_one_after_the_other() -> None:
 def test_a_flush_of_a_recovery_that_fails_is_a_loss_though_nobody_goes_on_with_that() -> None:
     it = Losing(count=3)
     debt = it.bundle.work.trail.losses.open()
-    for slot in range(3):
-        it.link(slot=slot)
+    for number in range(3):
+        it.link(number=number)
     it.write()
     it.answer()
-    it.lose(slot=1)
+    it.lose(number=1)
     assert it.asked() == [Cmd.FLUSH]
-    it.lose(slot=2)
+    it.lose(number=2)
     [(_flush, done)] = it.lines[0].traffic.asks.take()
     done(Outcome(Errno.EIO))
     it.bundle.push()
@@ -508,7 +508,7 @@ def test_a_flush_of_a_recovery_that_fails_is_a_loss_though_nobody_goes_on_with_t
 
 def test_a_flush_that_fails_when_all_was_found_is_a_loss_for_others_as_well() -> None:
     """Also of what was under way then."""
-    it = Losing(survival=replace(DEFAULTS, unflushed=Doubt.VERIFY))
+    it = Losing(survival=replace(SURVIVAL, unflushed=Doubt.VERIFY))
     losses = it.bundle.work.trail.losses
     it.link()
     it.write()
@@ -642,7 +642,7 @@ def test_what_waits_for_a_line_is_not_written_when_its_client_has_gone() -> None
 
 def test_what_is_only_assumed_to_be_there_bears_no_witness() -> None:
     """A server of which that is not true would be taken for another disk, one restart later."""
-    it = Losing(survival=replace(DEFAULTS, unflushed=Doubt.ASSUME_DURABLE))
+    it = Losing(survival=replace(SURVIVAL, unflushed=Doubt.ASSUME_DURABLE))
     losses = it.bundle.work.trail.losses
     losses.open()
     it.link()
@@ -681,11 +681,11 @@ def test_who_asks_beside_a_flush_that_has_lost_a_link_does_not_fail_with_it() ->
 
 
 def _verifying() -> Losing:
-    return Losing(survival=replace(DEFAULTS, unflushed=Doubt.VERIFY, late_write_seconds=0))
+    return Losing(survival=replace(SURVIVAL, unflushed=Doubt.VERIFY, late_write_seconds=0))
 
 
 def _replaying() -> Losing:
-    return Losing(survival=replace(DEFAULTS, unflushed=Doubt.REPLAY, late_write_seconds=0))
+    return Losing(survival=replace(SURVIVAL, unflushed=Doubt.REPLAY, late_write_seconds=0))
 
 
 def _with_witnesses(count: int) -> Losing:
@@ -788,7 +788,7 @@ def test_what_a_deadly_flush_of_a_recovery_should_have_covered_is_lost() -> None
 @pytest.mark.parametrize("count", [1, 2])
 def test_what_is_assumed_to_be_there_is_not_taken_to_be_seen_over_every_line(count: int) -> None:
     """After a deadly FLUSH. Over the one line there is the server is trusted, as it is in all else."""
-    it = Losing(count=count, survival=replace(DEFAULTS, unflushed=Doubt.ASSUME_DURABLE))
+    it = Losing(count=count, survival=replace(SURVIVAL, unflushed=Doubt.ASSUME_DURABLE))
     debt = it.bundle.work.trail.losses.open()
     it.link()
     it.write()
@@ -888,23 +888,23 @@ def test_a_flush_that_others_ask_for_while_a_bundle_mends_is_not_sent_for_ever()
 
 def test_a_flush_over_a_line_that_has_died_with_the_others_is_not_blamed() -> None:
     """A server is killed: one line is found to be dead before the rest."""
-    survival = replace(DEFAULTS, unflushed=Doubt.REPLAY, late_write_seconds=0)
+    survival = replace(SURVIVAL, unflushed=Doubt.REPLAY, late_write_seconds=0)
     it = Losing(count=3, survival=survival)
     debt = it.losses.open()
-    for slot in range(3):
-        it.link(slot=slot)
+    for number in range(3):
+        it.link(number=number)
     it.write()
     it.answer()
-    for slot in range(3):
-        it.lose(slot)
+    for number in range(3):
+        it.lose(number)
     assert not it.bundle.work.flushes.losses
     for _ in range(MOST_WRITE_DEATHS - 1):
         it.link()
-        it.link(slot=1)
+        it.link(number=1)
         it.answer()
         assert it.asked() == [Cmd.FLUSH]
         it.lose()
-        it.lose(slot=1)
+        it.lose(number=1)
     it.link()
     assert it.asked() == [Cmd.WRITE]
     assert not debt.why

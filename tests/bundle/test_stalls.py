@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
-from gateway.bundle.core import Bundle
 from gateway.bundle.line import SPARE, Line
 from gateway.bundle.ports import Port
 from gateway.losses.rule import Losses
-from gateway.losses.survival import Survival
 from gateway.protocol.asks import Ask, Outcome
 from gateway.protocol.export import Export
 from gateway.quirks import Dialect
@@ -18,6 +17,7 @@ from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.transmission import encode_simple_reply
 from tests.bundle.model import FLAGS
+from tests.tools.defaults import SURVIVAL, bundle_of
 
 STALL_SECONDS = 5.0
 READ = Ask(Cmd.READ, 0, 4)
@@ -32,12 +32,12 @@ class Stage:
         self.export = Export(2**20, int(flags))
         self.said: list[str] = []
         self.answers: list[Outcome] = []
-        self.bundle = Bundle(
+        self.bundle = bundle_of(
             self.export,
             1,
             Losses().trail(None),
             clock=lambda: self.now,
-            survival=Survival(stall_seconds=STALL_SECONDS),
+            survival=replace(SURVIVAL, stall_seconds=STALL_SECONDS),
             say=self._say,
         )
         self.port = Port(None, lambda: self.bundle.answers(self.port))

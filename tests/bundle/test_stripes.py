@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.bundle.stripes import cut, slot, stripes
+from gateway.bundle.stripes import cut, nth, stripes
 
 
 @pytest.mark.parametrize(
@@ -31,12 +31,12 @@ def test_parts_are_the_range_and_each_has_one_line(start: int, length: int) -> N
         range(start, start + length)
     )
     for offset, size in parts:
-        assert len({slot(at, 8, 3) for at in range(offset, offset + size)}) == 1
+        assert len({nth(at, 8, 3) for at in range(offset, offset + size)}) == 1
 
 
 def test_lines_take_turns() -> None:
-    assert [slot(at, 10, 3) for at in (0, 9, 10, 20, 29, 30, 40)] == [0, 0, 1, 2, 2, 0, 1]
+    assert [nth(at, 10, 3) for at in (0, 9, 10, 20, 29, 30, 40)] == [0, 0, 1, 2, 2, 0, 1]
 
 
 def test_one_line_has_everything() -> None:
-    assert {slot(at, 10, 1) for at in range(100)} == {0}
+    assert {nth(at, 10, 1) for at in range(100)} == {0}

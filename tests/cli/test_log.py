@@ -20,7 +20,7 @@ from tests.tools.patience import HANG_SECONDS
 
 from ..interop.processes import listening, wait_until
 from ..interop.rawclient import RawClient
-from .test_serving import GATEWAY, nbdinfo
+from .programs import GATEWAY, nbdinfo
 
 pytestmark = pytest.mark.real
 

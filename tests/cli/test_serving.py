@@ -8,7 +8,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,11 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.programs import GATEWAY, nbdinfo
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
-
-GATEWAY = (sys.executable, "-m", "gateway")
 
 
 def run(
@@ -64,12 +62,6 @@ def running(*arguments: str, cwd: Path, first: str = "") -> Iterator[subprocess.
         if process.poll() is None:
             process.kill()
         process.communicate(timeout=HANG_SECONDS)
-
-
-def nbdinfo(uri: str) -> str:
-    return subprocess.run(
-        ["nbdinfo", "--size", uri], capture_output=True, text=True, timeout=HANG_SECONDS, check=True
-    ).stdout.strip()
 
 
 def test_run_ends_with_its_command_and_its_status(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """Garbage for everything that reads bytes of others.
 
 target.py        what a target is, and what is asked of each
-targets.py       the table of them: negotiations.py, scanners.py, texts.py
+targets.py       the table of them
+negotiations.py, scanners.py, texts.py  the targets
 __main__.py      inputs by chance: `python -m tests.fuzz [--seconds N]`, with schedules of whole sessions before
                  one disk (`tests.sessions.registers`)
-by_coverage.py   inputs by coverage: `make fuzz-coverage`; atheris_main.py is the process that does it
+by_coverage.py   inputs by coverage: `make fuzz-coverage`
+atheris_main.py  the process that does it
 corpus/          one directory a target: what reaches each piece of code, and what was found and mended
 
 What a reader may raise at bytes of others is documented; the `except` clauses of the targets are that list, and

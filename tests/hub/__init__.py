@@ -1,0 +1,4 @@
+"""The data plane.
+
+wires.py  a session between two socket pairs, without Trio
+"""

@@ -21,7 +21,6 @@ from gateway.hub.ending import LOST_SECONDS
 from gateway.hub.hub import LOOK_SECONDS
 from gateway.hub.lane import BUFFER_BYTES, MAP_BYTES, Scan
 from gateway.links.fencing import LOOK_SECONDS as FENCE_LOOK_SECONDS
-from gateway.losses.survival import DEFAULTS
 from gateway.net.dial import DialError
 from gateway.net.options import RelaySocket
 from gateway.protocol.client_role import ClientNegotiation, Refused
@@ -54,6 +53,7 @@ from gateway.wire.transmission import (
 from tests.embedded.peers import Client, socket_pair
 from tests.hub.wires import Wires
 from tests.sessions.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
+from tests.tools.defaults import SURVIVAL
 
 PLAIN = PERSONALITIES["plain"]
 SIMPLE = replace(PLAIN, unsupported=PLAIN.unsupported | WITHOUT_STRUCTURED_REPLIES)
@@ -284,7 +284,7 @@ async def test_a_client_that_holds_up_others_is_cut_off(
             waited = trio.current_time() - begun
             # What a server has been sent may still be done when its connection has ended.
             late = (
-                0 if sent == HALF_A_WRITE else DEFAULTS.late_write_seconds + 2 * FENCE_LOOK_SECONDS
+                0 if sent == HALF_A_WRITE else SURVIVAL.late_write_seconds + 2 * FENCE_LOOK_SECONDS
             )
             assert LOST_SECONDS <= waited <= LOST_SECONDS + 2 * LOOK_SECONDS + late
             with suppress(trio.BrokenResourceError):  # half a WRITE was never read: it is reset

@@ -1,0 +1,1 @@
+"""What looks and serves nobody."""

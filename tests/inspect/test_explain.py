@@ -20,7 +20,8 @@ from gateway.clients.client import serve_client
 from gateway.config import Config, parse
 from gateway.hub.hub import Hub
 from gateway.identity import NOBODY, Identity, UnixPeer, parse_address
-from gateway.inspect.explain import PolicyBug, Report, explain
+from gateway.inspect.explain import PolicyBug, explain
+from gateway.inspect.report import Report
 from gateway.policy import Client
 from gateway.scan.plan import Handling
 from gateway.sessions.service import Service

@@ -1,56 +1,13 @@
-"""A gateway whose upstream has `connections`, and how many of them a server really has."""
+"""Upstreams with `connections`, and how many of them a server really has."""
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from .processes import Process, listening, wait_until
-from .servers import Upstream, unix_uri, with_export
-
-
-class Gateway:
-    """One gateway in front of one upstream, whose keys are `upstream`; `more` is the rest of its file."""
-
-    def __init__(self, workdir: Path, upstream: str, more: str = "") -> None:
-        self.base = unix_uri(workdir / "g.sock")
-        self.socket = workdir / "control"
-        self.config = workdir / "g.toml"
-        self.write(upstream, more)
-        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", self.config)
-        self.process.ready_when(lambda: listening(self.base), "the gateway listens")
-
-    def write(self, upstream: str, more: str = "") -> None:
-        """Write the configuration, which the gateway takes when it is told to."""
-        self.config.write_text(
-            f'[[listen]]\nuri = "{self.base}"\n[control]\nsocket = "{self.socket}"\n'
-            f"[upstream.disks]\n{upstream}\n{more}"
-        )
-
-    def uri(self, export: str = "") -> str:
-        """Where a client finds an export."""
-        return with_export(self.base, export)
-
-    @property
-    def log(self) -> str:
-        """What it has said so far."""
-        return self.process.output
-
-    @property
-    def sessions(self) -> int:
-        """How many clients are in transmission."""
-        return self.log.count("session begins") - self.log.count("session ended")
-
-    def end(self) -> str:
-        """End it in order, and give what it has said."""
-        already = not self.process.running
-        status = self.process.stop()
-        assert (already, status) == (False, 0), self.log
-        for word in ("Traceback", "internal error"):
-            assert word not in self.log, self.log
-        return self.log
+from .processes import wait_until
+from .servers import Upstream
 
 
 def keys(upstream: Upstream, connections: int | str, *more: str) -> str:

@@ -15,6 +15,9 @@ from .gateways import Gateways
 from .processes import Process, run
 from .servers import KINDS, Servers, Upstream
 
+# Its tests are taken in by test files.
+pytest.register_assert_rewrite("tests.interop.seen")
+
 MIB = 1 << 20
 INSTALL_PEERS = Path(__file__).parents[1] / "tools" / "install-peers"
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from .processes import Process, listening
+from .processes import Finished, Process, attempt, listening
 from .servers import Daemon, Upstream, free_port, unix_uri, with_export
 
 MODE = os.environ.get("INTEROP_VIA", "gateway")
@@ -39,6 +39,66 @@ class Gateway:
             assert not already, f"the gateway ended by itself with status {status}"
             assert status == 0, f"exit status {status} after SIGTERM"
             assert "Traceback" not in output
+
+
+class Configured:
+    """A gateway with a file of its own, of which `text` is what comes after [[listen]] and [control]."""
+
+    def __init__(self, workdir: Path, text: str, *, base: str = "") -> None:
+        self.base = base or unix_uri(workdir / "g.sock")
+        self.socket = workdir / "control"
+        self.config = workdir / "g.toml"
+        self.write(text)
+        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", self.config)
+        self.process.ready_when(lambda: listening(self.base), "the gateway listens")
+
+    def write(self, text: str) -> None:
+        """Write the configuration, which the gateway takes when it is told to."""
+        head = f'[[listen]]\nuri = "{self.base}"\n[control]\nsocket = "{self.socket}"\n'
+        self.config.write_text(head + text)
+
+    def uri(self, export: str = "") -> str:
+        """Where a client finds an export."""
+        return with_export(self.base, export)
+
+    def client(self, export: str = "") -> Process:
+        """A client that asks how large it is."""
+        return Process("nbdinfo", "--size", self.uri(export))
+
+    def asked(self, export: str = "") -> Finished:
+        """What one was told."""
+        return attempt("nbdinfo", "--size", self.uri(export))
+
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        return self.process.output
+
+    @property
+    def sessions(self) -> int:
+        """How many clients are in transmission."""
+        return self.log.count("session begins") - self.log.count("session ended")
+
+    def end(self) -> str:
+        """End it in order, and give what it has said."""
+        already = not self.process.running
+        status = self.process.stop()
+        assert (already, status) == (False, 0), self.log
+        for word in ("Traceback", "internal error"):
+            assert word not in self.log, self.log
+        return self.log
+
+
+class Before(Configured):
+    """A gateway before one upstream, whose keys are `upstream`; `more` is the rest of its file."""
+
+    def __init__(self, workdir: Path, upstream: str, more: str = "", *, base: str = "") -> None:
+        super().__init__(workdir, disks(upstream, more), base=base)
+
+
+def disks(upstream: str, more: str = "") -> str:
+    """Give the text for an upstream of these keys."""
+    return f"[upstream.disks]\n{upstream}\n{more}\n"
 
 
 class Gateways:

@@ -9,7 +9,7 @@ import pytest
 
 from .clients import nbdinfo
 from .conftest import Image
-from .gateways import MODE
+from .gateways import MODE, Before
 from .loads import ended, reading
 from .processes import Finished, Process, attempt, listening, run, wait_until
 from .servers import Servers, unix_uri
@@ -19,24 +19,9 @@ pytestmark = pytest.mark.skipif(MODE != "gateway", reason="a relay just passes i
 MIB = 1 << 20
 
 
-class Gateway:
-    """One gateway before one upstream."""
-
-    def __init__(self, workdir: Path, upstream: str) -> None:
-        self.uri = unix_uri(workdir / "g.sock")
-        path = workdir / "g.toml"
-        path.write_text(f'[[listen]]\nuri = "{self.uri}"\n[upstream.disks]\n{upstream}\n')
-        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", path)
-        self.process.ready_when(lambda: listening(self.uri), "the gateway listens")
-
-    def ask(self) -> Finished:
-        return attempt("qemu-img", "info", self.uri)
-
-    def stop(self) -> str:
-        assert self.process.stop() == 0
-        assert "internal error" not in self.process.output
-        assert "Traceback" not in self.process.output
-        return self.process.output
+def opened(gateway: Before) -> Finished:
+    """What a client was told that asks for all that there is to know."""
+    return attempt("qemu-img", "info", gateway.uri())
 
 
 def test_a_server_that_is_killed_and_started_again_is_waited_for(
@@ -51,11 +36,11 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
         return process
 
     nbdkit = start()
-    gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"')
+    gateway = Before(workdir, f'uri = "{unix_uri(path)}"')
     for times in range(1, 4):
-        assert nbdinfo(gateway.uri)["exports"][0]["export-size"] == 16 * MIB
+        assert nbdinfo(gateway.uri())["exports"][0]["export-size"] == 16 * MIB
         nbdkit.kill()
-        clients = [Process("nbdinfo", "--size", gateway.uri) for _ in range(8)]
+        clients = [gateway.client() for _ in range(8)]
         wait_until(
             lambda times=times: gateway.process.output.count("upstream is down") == times,  # type: ignore[misc] # bound now
             "a client has met a server that is down",
@@ -63,7 +48,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(
         nbdkit = start()
         assert [(client.wait(), client.output) for client in clients] == [(0, f"{16 * MIB}\n")] * 8
     nbdkit.kill()
-    output = gateway.stop()
+    output = gateway.end()
     assert output.count("upstream is down") == 3
     assert output.count("upstream is back") == 3
     assert "client refused" not in output
@@ -79,11 +64,11 @@ def test_the_second_server_is_taken_when_the_first_is_killed(workdir: Path, imag
         return process
 
     first, second = map(start, paths)
-    gateway = Gateway(workdir, f"uris = {[unix_uri(path) for path in paths]}")
-    stays = reading(gateway.uri)
+    gateway = Before(workdir, f"uris = {[unix_uri(path) for path in paths]}")
+    stays = reading(gateway.uri())
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
     second.kill()  # nobody is there
-    assert nbdinfo(gateway.uri)["exports"][0]["export-size"] == image.size
+    assert nbdinfo(gateway.uri())["exports"][0]["export-size"] == image.size
     ended(stays)
     second = start(paths[1])
     explained = run(sys.executable, "-m", "gateway", "explain", workdir / "g.toml")
@@ -91,17 +76,17 @@ def test_the_second_server_is_taken_when_the_first_is_killed(workdir: Path, imag
     assert f"upstream: disks ({uris}), export ''" in explained
     first.kill()
     for _ in range(3):
-        assert nbdinfo(gateway.uri)["exports"][0]["export-size"] == image.size
+        assert nbdinfo(gateway.uri())["exports"][0]["export-size"] == image.size
     second.kill()
-    output = gateway.stop()
+    output = gateway.end()
     assert output.count("one server of several is down") == 1
     assert "client refused" not in output
 
 
 def test_what_may_be_written_is_not_served_of_two_servers(servers: Servers, workdir: Path) -> None:
     uris = [servers.nbdkit("memory", "16M").uri for _ in range(2)]
-    gateway = Gateway(workdir, f"uris = {uris}")
-    done = gateway.ask()
+    gateway = Before(workdir, f"uris = {uris}")
+    done = opened(gateway)
     assert done.status != 0
     assert "has several uris, which may lead to different disks" in done.err
     asked = attempt(sys.executable, "-m", "gateway", "explain", workdir / "g.toml")
@@ -109,7 +94,7 @@ def test_what_may_be_written_is_not_served_of_two_servers(servers: Servers, work
     assert "has several uris, which may lead to different disks" in asked.out
     checked = attempt(sys.executable, "-m", "gateway", "check", workdir / "g.toml")
     assert " or ".join(uris) in checked.out
-    gateway.stop()
+    gateway.end()
 
 
 def test_who_waits_in_the_queue_of_a_full_server_is_told_so(
@@ -119,18 +104,18 @@ def test_who_waits_in_the_queue_of_a_full_server_is_told_so(
     command = ("qemu-nbd", "-t", "-e", "1", "-r", "-f", "raw", "-k", path, image.path)
     server = Process(*command)
     server.ready_when(lambda: listening(unix_uri(path)), "qemu-nbd listens")
-    gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\nnegotiate-seconds = 1')
-    first = reading(gateway.uri)
+    gateway = Before(workdir, f'uri = "{unix_uri(path)}"\nnegotiate-seconds = 1')
+    first = reading(gateway.uri())
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
     said = "has connected and not greeted for 1 s: probably it serves as many clients as it may"
-    done = gateway.ask()
+    done = opened(gateway)
     assert done.status != 0
     assert said in done.err  # qemu shows what the server says
     assert said in gateway.process.output
     first.kill()
     wait_until(lambda: "session ended" in gateway.process.output, "the first has left")
-    assert gateway.ask().status == 0
-    gateway.stop()
+    assert opened(gateway).status == 0
+    gateway.end()
     server.kill()
 
 
@@ -140,13 +125,13 @@ def test_who_is_too_many_waits_until_another_has_left(workdir: Path, image: Imag
     server = Process(*command)
     server.ready_when(lambda: listening(unix_uri(path)), "qemu-nbd listens")
     uri = unix_uri(path)
-    gateway = Gateway(workdir, f'uri = "{uri}"\nmax-connections = 1\nconnect-seconds = 20')
-    first = reading(gateway.uri)
+    gateway = Before(workdir, f'uri = "{uri}"\nmax-connections = 1\nconnect-seconds = 20')
+    first = reading(gateway.uri())
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
-    clients = [Process("nbdinfo", "--size", gateway.uri) for _ in range(4)]
+    clients = [gateway.client() for _ in range(4)]
     ended(first)
     assert [(each.wait(), each.output) for each in clients] == [(0, f"{image.size}\n")] * 4
-    output = gateway.stop()
+    output = gateway.end()
     assert "client refused" not in output
     assert output.index("session ended") < output.index(
         "session begins", output.index("begins") + 9

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from .bundles import Gateway, Requests, connections, keys, wait_for_connections
+from .bundles import Requests, connections, keys, wait_for_connections
 from .clients import nbdcopy, nbdinfo, nbdsh, qemu_io, script
 from .conftest import make_image, sha256
-from .gateways import MODE
+from .gateways import MODE, Before
 from .loads import ended, reading, verified, writing
 from .processes import Process, attempt, run, wait_until
 from .servers import Servers, Upstream
@@ -41,7 +41,7 @@ def logged(servers: Servers, workdir: Path, *arguments: str | Path) -> tuple[Ups
     return upstream, Requests(log)
 
 
-def fio(gateway: Gateway, jobs: int) -> Process:
+def fio(gateway: Before, jobs: int) -> Process:
     """The line of test_load, with FLUSHes."""
     return writing(gateway.uri(), jobs=jobs, mib=SIZE // jobs // MIB, depth=32)
 
@@ -66,7 +66,7 @@ def test_fio_verifies_what_it_wrote(
     else:
         plugin = ("memory", "128M") if kind == "nbdkit-memory" else ("file", disk)
         upstream, requests = logged(servers, workdir, *plugin)
-    gateway = Gateway(workdir, keys(upstream, mode))
+    gateway = Before(workdir, keys(upstream, mode))
     load = fio(gateway, jobs)
     wait_for_connections(upstream, 4, "under load")
     wait_until(lambda: has_grown(disk, requests), "fio has written, and compared some of it")
@@ -77,7 +77,7 @@ def test_fio_verifies_what_it_wrote(
 
 def test_four_connections_for_each_of_four_clients(servers: Servers, workdir: Path) -> None:
     upstream = servers.nbdkit("memory", "128M")
-    gateway = Gateway(workdir, keys(upstream, 4))
+    gateway = Before(workdir, keys(upstream, 4))
     load = fio(gateway, 4)
     wait_for_connections(upstream, 16, "under load")
     verified(load, jobs=4)
@@ -92,7 +92,7 @@ def test_all_commands_where_every_long_one_spans_stripes(
 ) -> None:
     disk = make_image(workdir / "disk", 64 * MIB).path
     upstream = four(servers, disk) if kind == "qemu-nbd" else servers.nbdkit("file", disk)
-    gateway = Gateway(workdir, keys(upstream, 4, f'stripe = "{stripe}"'))
+    gateway = Before(workdir, keys(upstream, 4, f'stripe = "{stripe}"'))
     uri = gateway.uri()
     report = script(
         *("depth", uri, "--longest", 3 * MIB + 512, "--length", 64 * MIB, "--operations", 600),
@@ -106,7 +106,7 @@ def test_all_commands_where_every_long_one_spans_stripes(
 
 def test_fio_with_blocks_that_do_not_divide_a_stripe(servers: Servers, workdir: Path) -> None:
     upstream, requests = logged(servers, workdir, "memory", "128M")
-    gateway = Gateway(workdir, keys(upstream, 4))
+    gateway = Before(workdir, keys(upstream, 4))
     done = attempt(
         *("fio", "--name=verify", "--ioengine=nbd", f"--uri={gateway.uri()}", "--rw=randwrite"),
         *("--bs=1032k", "--verify=crc32c", "--verify_backlog=16", "--verify_fatal=1"),
@@ -125,7 +125,7 @@ def test_zeroes_and_trim_over_many_stripes(command: str, servers: Servers, workd
     disk = workdir / "disk"
     disk.write_bytes(b"\xff" * 64 * MIB)
     upstream, requests = logged(servers, workdir, "file", disk)
-    gateway = Gateway(workdir, keys(upstream, 4, "connections-required = true"))
+    gateway = Before(workdir, keys(upstream, 4, "connections-required = true"))
     said = nbdsh(
         "MIB = 1 << 20\n"
         f"h.connect_uri({gateway.uri()!r})\n"
@@ -161,7 +161,7 @@ def test_a_long_trim_by_others_programs(servers: Servers, workdir: Path) -> None
     disk = workdir / "disk"
     disk.write_bytes(b"\xff" * 64 * MIB)
     upstream = four(servers, disk)
-    gateway = Gateway(workdir, keys(upstream, 4))
+    gateway = Before(workdir, keys(upstream, 4))
     qemu_io(
         gateway.uri(),
         "discard 1M 50M",
@@ -201,7 +201,7 @@ def test_block_status_knows_what_is_not_flushed(kind: str, servers: Servers, wor
         upstream = servers.qemu_nbd("-f", "raw", "--cache=writeback", disk)
     else:
         upstream, requests = logged(servers, workdir, "file", disk)
-    gateway = Gateway(workdir, keys(upstream, 4))
+    gateway = Before(workdir, keys(upstream, 4))
     said = nbdsh(
         f"{EXTENTS}\n"
         "import random\n"
@@ -234,7 +234,7 @@ def test_nbdcopy_both_ways(servers: Servers, workdir: Path) -> None:
         for turn in range(16):
             file.write(block[turn * 100 :] + block[: turn * 100])
     upstream, requests = logged(servers, workdir, "memory", "256M")
-    gateway = Gateway(workdir, keys(upstream, 4))
+    gateway = Before(workdir, keys(upstream, 4))
     nbdcopy(source, gateway.uri())
     nbdcopy(gateway.uri(), workdir / "copy", "--synchronous")
     assert sha256(workdir / "copy") == sha256(source)
@@ -253,7 +253,7 @@ def test_a_write_with_fua_where_the_server_has_none(servers: Servers, workdir: P
     )
     assert not nbdinfo(upstream.uri)["exports"][0]["can_fua"]
     # Required: then all are there before the client is, and none of its FLUSHes is for one that comes later.
-    gateway = Gateway(workdir, keys(upstream, 4, "connections-required = true"))
+    gateway = Before(workdir, keys(upstream, 4, "connections-required = true"))
     said = nbdsh(
         f"h.connect_uri({gateway.uri()!r})\n"
         "assert h.can_fua()\n"
@@ -273,7 +273,7 @@ def test_a_write_with_fua_where_the_server_has_none(servers: Servers, workdir: P
 def test_a_server_that_promises_more_than_it_has_room_for(servers: Servers, workdir: Path) -> None:
     """CAN_MULTI_CONN of qemu-nbd with two places: the third connection stays in its queue."""
     upstream = servers.qemu_nbd("-f", "raw", "--shared=2", empty(workdir / "disk"))
-    gateway = Gateway(workdir, keys(upstream, 4, "negotiate-seconds = 1"))
+    gateway = Before(workdir, keys(upstream, 4, "negotiate-seconds = 1"))
     client = reading(gateway.uri())
     fewer = "one connection instead of 4: no other could be made: "
     wait_until(lambda: fewer in gateway.log, "it makes do with less")
@@ -285,7 +285,7 @@ def test_a_server_that_promises_more_than_it_has_room_for(servers: Servers, work
 
 def test_all_four_are_required(servers: Servers, workdir: Path) -> None:
     upstream = servers.qemu_nbd("-f", "raw", "--shared=1", empty(workdir / "disk"))
-    gateway = Gateway(workdir, keys(upstream, 4, "connections-required = true"))
+    gateway = Before(workdir, keys(upstream, 4, "connections-required = true"))
     done = attempt("qemu-img", "info", "-f", "raw", gateway.uri())
     assert done.status != 0
     assert (
@@ -299,7 +299,7 @@ def test_no_connection_stays_behind_clients_that_come_and_go(
     servers: Servers, workdir: Path
 ) -> None:
     upstream = servers.nbdkit("memory", "128M")
-    gateway = Gateway(workdir, keys(upstream, 4))
+    gateway = Before(workdir, keys(upstream, 4))
     nbdinfo(gateway.uri())
     wait_for_connections(upstream, 0, "the first has left")
     before = gateway.process.descriptors()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .bundles import Gateway
+from .gateways import Before
 from .processes import Process, listening
 from .rawclient import REQUEST, RawClient
 from .servers import Servers, free_port, unix_uri, with_export
@@ -54,8 +54,8 @@ class Client:
 
 
 @contextmanager
-def client_of(workdir: Path, uri: str, *more: str) -> Iterator[tuple[Client, Gateway]]:
-    gateway = Gateway(workdir, "\n".join((f'uri = "{uri}"', *more)))
+def client_of(workdir: Path, uri: str, *more: str) -> Iterator[tuple[Client, Before]]:
+    gateway = Before(workdir, "\n".join((f'uri = "{uri}"', *more)))
     client = Client(gateway.uri())
     try:
         yield client, gateway

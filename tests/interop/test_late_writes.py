@@ -21,7 +21,8 @@ import trio
 from gateway.net.processes import Processes
 from gateway.peer import Peer
 
-from .bundles import Gateway, Requests
+from .bundles import Requests
+from .gateways import Before
 from .processes import Process, listening, wait_until
 from .rawclient import RawClient
 from .servers import Daemon, unix_uri
@@ -162,7 +163,7 @@ class Scene:
     """A client whose WRITE of what is there already has been lost with its connection, and answered since."""
 
     def __init__(self, workdir: Path, upstream: str, requests: Requests) -> None:
-        self.gateway = Gateway(workdir, f"{upstream}\nlate-write-seconds = {LATE_SECONDS}")
+        self.gateway = Before(workdir, f"{upstream}\nlate-write-seconds = {LATE_SECONDS}")
         self.client = RawClient(self.gateway.uri())
         self._requests = requests
 

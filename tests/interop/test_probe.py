@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import gateway
 from gateway.wire.handshake import printable
+from tests.interop.probing import MATRIX, probe
 from tests.tools.patience import HANG_SECONDS
 
 from .clients import nbdinfo, nbdsh
 from .conftest import Image
 from .gateways import Gateways
 from .processes import Process, listening, run, wait_until
-from .servers import Servers, Upstream, unix_uri
+from .servers import Servers, unix_uri
 
 PROGRAMS = {
     "qemu-raw": ("qemu", ">=7.1,<8.2"),
@@ -29,18 +26,6 @@ PROGRAMS = {
     "nbdkit": ("nbdkit", ">=1.12"),
     "nbd-server": ("nbd-server", ">=3.15,<3.25"),
 }
-
-
-def probe(uri: str, *arguments: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", "probe", uri, "--json", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
-    return done.returncode, json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("kind", PROGRAMS)
@@ -111,57 +96,6 @@ def test_a_gateway_says_that_it_is_one(
     program = found["program"]
     assert (program["name"], program["versions"]) == ("nbd-gateway", gateway.__version__)
     assert "behind it" in found["exports"][0]["notes"][0]
-
-
-def _filtered(name: str, servers: Servers, disk: Path) -> Upstream:
-    return servers.nbdkit(f"--filter={name}", "file", disk)
-
-
-def _compressed(servers: Servers, disk: Path) -> Upstream:
-    """A qcow2 image whose new clusters are compressed."""
-    image = servers.workdir / "compressed.qcow2"
-    run(*servers.prefix, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, image)
-    below = f"file.driver=qcow2,file.file.driver=file,file.file.filename={image}"
-    return servers.qemu_nbd("--image-opts", f"driver=compress,{below}")
-
-
-BLOCKS_OF_4K = "driver=blkdebug,align=4096,image.driver=file,image.filename="
-MATRIX: dict[str, tuple[str, Callable[[Servers, Path], Upstream]]] = {
-    "qemu": ("qemu", lambda s, disk: s.qemu_nbd("-f", "raw", disk)),
-    "qemu, read-only": ("qemu", lambda s, disk: s.qemu_nbd("-r", "-f", "raw", disk)),
-    "qemu, format guessed": ("qemu", lambda s, disk: s.qemu_nbd(disk)),
-    "qemu, snapshot": ("qemu", lambda s, disk: s.qemu_nbd("--snapshot", "-f", "raw", disk)),
-    "qemu, part": ("qemu", lambda s, disk: s.qemu_nbd("-o", "4096", "-f", "raw", disk)),
-    "qemu, no cache": ("qemu", lambda s, disk: s.qemu_nbd("--cache=none", "-f", "raw", disk)),
-    "qemu, 4K": (
-        "qemu",
-        lambda s, disk: s.qemu_nbd("--image-opts", f"{BLOCKS_OF_4K}{disk}"),
-    ),
-    "qemu, 4K, read-only": (
-        "qemu",
-        lambda s, disk: s.qemu_nbd("-r", "--image-opts", f"{BLOCKS_OF_4K}{disk}"),
-    ),
-    "qemu, qcow2": ("qemu", lambda s, disk: s.start("qemu-qcow2", disk)),
-    "qemu, qcow2, compressed": ("qemu", lambda s, disk: _compressed(s, disk)),
-    "qemu, storage daemon": ("qemu", lambda s, disk: s.start("storage-daemon", disk)),
-    "nbdkit": ("nbdkit", lambda s, disk: s.nbdkit("file", disk)),
-    "nbdkit, no cache": ("nbdkit", lambda s, disk: s.nbdkit("file", disk, "cache=none")),
-    "nbdkit, read-only": ("nbdkit", lambda s, disk: s.nbdkit("-r", "file", disk)),
-    "nbdkit, data": ("nbdkit", lambda s, _disk: s.nbdkit("data", "1 2 3")),
-    "nbdkit, pattern": ("nbdkit", lambda s, _disk: s.nbdkit("pattern", "1M")),
-    "nbdkit, null": ("nbdkit", lambda s, _disk: s.nbdkit("null", "1M")),
-    "nbdkit, memory": ("nbdkit", lambda s, _disk: s.nbdkit("memory", "1M")),
-    "nbdkit, split": ("nbdkit", lambda s, disk: s.nbdkit("split", disk, disk)),
-    **{
-        f"nbdkit, {name}": (
-            "nbdkit",
-            partial(_filtered, name),
-        )
-        for name in ("cow", "cache", "nocache", "noextents", "nozero")
-    },
-    "nbd-server": ("nbd-server", lambda s, disk: s.nbd_server(disk)),
-}
-"""What servers are, and how each is started; none has a quirk that is known."""
 
 
 @pytest.mark.parametrize("name", MATRIX)

@@ -13,39 +13,28 @@ from tests.tls.handshakes import directory
 from tests.tools.patience import HANG_SECONDS
 
 from .clients import nbdinfo
-from .gateways import MODE
+from .gateways import MODE, Configured
 from .loads import ended, reading, reported
-from .processes import Finished, Process, attempt, listening, wait_until
+from .processes import Finished, Process, attempt, wait_until
 from .servers import Servers, unix_uri
 
 pytestmark = pytest.mark.skipif(MODE != "gateway", reason="only the gateway reloads")
 
 MIB = 1 << 20
-DRAIN_SECONDS = HANG_SECONDS  # as long as a test likes
 
 
-class Gateway:
-    """One gateway with a file of its own."""
-
-    def __init__(self, workdir: Path, text: str) -> None:
-        self.workdir = workdir
-        self.path = workdir / "g.toml"
-        self.write(text)
-        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", self.path)
-        self.process.ready_when(lambda: listening(self.uri()), "the gateway listens")
+class Reloaded(Configured):
+    """It waits for its clients as long as a test likes."""
 
     def write(self, text: str) -> None:
-        head = f'[[listen]]\nuri = "{self.uri()}"\n[control]\nsocket = "{self.workdir}/c"\n'
-        self.path.write_text(f"drain-seconds = {DRAIN_SECONDS:g}\n{head}{text}")
-
-    def uri(self, export: str = "", socket: str = "g.sock") -> str:
-        return unix_uri(self.workdir / socket).replace("///", f"///{export}")
+        super().write(text)
+        self.config.write_text(f"drain-seconds = {HANG_SECONDS:g}\n{self.config.read_text()}")
 
     def reload(self) -> Finished:
-        return attempt(sys.executable, "-m", "gateway", "reload", self.path)
+        return attempt(sys.executable, "-m", "gateway", "reload", self.config)
 
     def reloads(self) -> int:
-        return self.process.output.count("configuration reloaded")
+        return self.log.count("configuration reloaded")
 
 
 EXPORTS = "".join(
@@ -77,7 +66,7 @@ def test_a_hundred_reloads_under_load(servers: Servers, workdir: Path) -> None:
         + EXPORTS,
         "[log]\nlevel = 3\n",
     ]
-    gateway = Gateway(workdir, texts[0])
+    gateway = Reloaded(workdir, texts[0])
     lasting = [reading(gateway.uri(name)) for name in ("x", "m", "m")]
     wait_until(lambda: gateway.process.output.count("session begins") == 3, "there is load")
     before = gateway.process.descriptors()
@@ -111,7 +100,7 @@ def test_a_hundred_reloads_under_load(servers: Servers, workdir: Path) -> None:
 
 def test_a_rule_ends_the_sessions_that_it_denies(servers: Servers, workdir: Path) -> None:
     upstream = servers.nbdkit("memory", "64M")
-    gateway = Gateway(workdir, upstreams(upstream.uri) + EXPORTS + EVERYBODY)
+    gateway = Reloaded(workdir, upstreams(upstream.uri) + EXPORTS + EVERYBODY)
     denied = reading(gateway.uri("x"))
     others = [reading(gateway.uri(name)) for name in ("y", "m")]
     wait_until(lambda: gateway.process.output.count("session begins") == 3, "there is load")
@@ -134,7 +123,7 @@ def test_it_is_not_called_reloaded_where_a_part_is_not(workdir: Path) -> None:
         '[upstream.m]\nuri = "memory:1M"\n'
         f'[[listen]]\nuri = "nbds+unix:///?socket={workdir}/s"\ncertificates = "{pki}"\n'
     )
-    gateway = Gateway(workdir, secure)
+    gateway = Reloaded(workdir, secure)
     key = pki / "server-key.pem"
     content = key.read_bytes()
     key.write_bytes(b"nonsense")
@@ -152,8 +141,8 @@ def test_it_is_not_called_reloaded_where_a_part_is_not(workdir: Path) -> None:
 
 def test_many_at_once_and_while_it_ends(servers: Servers, workdir: Path) -> None:
     upstream = servers.nbdkit("--filter=delay", "memory", "64M", "rdelay=10")
-    gateway = Gateway(workdir, upstreams(upstream.uri) + EXPORTS)
-    command = (sys.executable, "-m", "gateway", "reload", gateway.path)
+    gateway = Reloaded(workdir, upstreams(upstream.uri) + EXPORTS)
+    command = (sys.executable, "-m", "gateway", "reload", gateway.config)
     asked = [Process(*command) for _ in range(4)]
     while any(each.running for each in asked):
         before = gateway.reloads()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from .bundles import Gateway, Requests, connections, keys, wait_for_connections
+from .bundles import Requests, connections, keys, wait_for_connections
 from .clients import nbdcopy, nbdinfo, nbdsh, qemu_io, script, start_script
 from .conftest import Image, make_image, sha256
-from .gateways import MODE
+from .gateways import MODE, Before, disks
 from .loads import ended, reading
 from .processes import Process, attempt, run, wait_until
 from .rawclient import RawClient
@@ -49,7 +49,7 @@ def disk_of(workdir: Path) -> Path:
 
 def test_eight_clients_of_a_server_for_one(servers: Servers, workdir: Path) -> None:
     upstream = one(servers, disk_of(workdir))
-    gateway = Gateway(workdir, keys(upstream, "shared"))
+    gateway = Before(workdir, keys(upstream, "shared"))
     assert nbdinfo(gateway.uri())["exports"][0]["can_multi_conn"]
     wait_for_connections(upstream, 0, "nbdinfo has left")
     assert not nbdinfo(upstream.uri)["exports"][0]["can_multi_conn"]
@@ -74,7 +74,7 @@ def test_eight_connections_of_one_program(servers: Servers, workdir: Path) -> No
     disk = workdir / "disk"
     disk.write_bytes(b"\xff" * SIZE)
     upstream = one(servers, disk)
-    gateway = Gateway(workdir, keys(upstream, "shared"))
+    gateway = Before(workdir, keys(upstream, "shared"))
     nbdcopy(source.path, gateway.uri(), *MANY, "--flush")
     assert gateway.log.count("session begins") == CLIENTS
     assert sha256(disk) == source.sha256
@@ -104,7 +104,7 @@ print("right")
 
 def test_what_one_connection_wrote_is_read_over_all_others(servers: Servers, workdir: Path) -> None:
     upstream = one(servers, disk_of(workdir))
-    gateway = Gateway(workdir, keys(upstream, "shared"))
+    gateway = Before(workdir, keys(upstream, "shared"))
     assert nbdsh(f"import sys; sys.argv = ['', {gateway.uri()!r}]\n{MULTI_CONN}") == "right\n"
     gateway.end()
 
@@ -113,7 +113,7 @@ def test_one_that_never_reads_and_one_that_is_stopped(
     servers: Servers, workdir: Path, image: Image
 ) -> None:
     upstream = one(servers, disk_of(workdir))
-    gateway = Gateway(workdir, keys(upstream, "shared"))
+    gateway = Before(workdir, keys(upstream, "shared"))
     nbdcopy(gateway.uri(), workdir / "copy")
     resident = gateway.process.resident_bytes()
     stopped = reading(gateway.uri())
@@ -145,7 +145,7 @@ def test_a_small_client_beside_one_with_128_mib_under_way(servers: Servers, work
     """What the server has is no more than a line may have under way; behind that, the two take turns."""
     log = workdir / "requests.log"
     upstream = servers.nbdkit("-t", "1", "--filter=log", "memory", "256M", f"logfile={log}")
-    gateway = Gateway(workdir, keys(upstream, "shared"))
+    gateway = Before(workdir, keys(upstream, "shared"))
     with RawClient(gateway.uri()) as greedy, RawClient(gateway.uri()) as small:
         upstream.process.signal(signal.SIGSTOP)
         for client, count, length in ((greedy, 128, MIB), (small, 16, 4096)):
@@ -174,7 +174,7 @@ def unread(client: RawClient) -> int:
 @pytest.mark.parametrize("kind", ["nbdkit-oldstyle", "nbdkit-no-sr", "nbd-server"])
 def test_servers_of_old(kind: str, servers: Servers, workdir: Path, image: Image) -> None:
     upstream = servers.start(kind, image.path)
-    gateway = Gateway(workdir, f'uri = "{upstream.uri}"\nconnections = "shared"')
+    gateway = Before(workdir, f'uri = "{upstream.uri}"\nconnections = "shared"')
     export = "disk" if kind == "nbd-server" else ""
     uri = gateway.uri(export)
     assert nbdinfo(uri)["exports"][0]["can_multi_conn"]
@@ -204,7 +204,7 @@ def exports(names: dict[str, str], more: str = "") -> str:
 
 def test_two_exports_that_lead_to_one(servers: Servers, workdir: Path) -> None:
     upstream = one(servers, disk_of(workdir))
-    gateway = Gateway(
+    gateway = Before(
         workdir,
         keys(upstream, "shared"),
         exports({"a": "", "b": "read-only = true"}),
@@ -258,7 +258,7 @@ def test_each_client_selects_contexts_of_its_own(servers: Servers, workdir: Path
     direct = {name: extents(upstream.uri, name) for name in ("base:allocation", BITMAP)}
     assert direct[BITMAP] == DIRTY
     hiding = 'policies = [{ use = "contexts", deny = ["qemu:*"] }]'
-    gateway = Gateway(workdir, keys(upstream, "shared"), exports({"all": "", "some": hiding}))
+    gateway = Before(workdir, keys(upstream, "shared"), exports({"all": "", "some": hiding}))
     stays = reading(gateway.uri("all"))
     wait_until(lambda: gateway.sessions == 1, "it is there")
     for _ in range(2):
@@ -292,7 +292,7 @@ def test_windows_of_one_disk(servers: Servers, workdir: Path) -> None:
     def window(at: int) -> str:
         return f'policies = [{{ use = "window", offset = "{at}M", size = "{half}M" }}]'
 
-    gateway = Gateway(
+    gateway = Before(
         workdir, keys(upstream, "shared"), exports({"low": window(0), "high": window(half)})
     )
     clients = [
@@ -317,7 +317,7 @@ def test_policies_and_hooks_of_one_client_are_not_those_of_another(
     """A protected range, an audit that takes each write through a hook, and a limited rate, side by side."""
     upstream = one(servers, disk_of(workdir))
     audit = workdir / "audit.log"
-    gateway = Gateway(
+    gateway = Before(
         workdir,
         keys(upstream, "shared"),
         exports(
@@ -348,7 +348,7 @@ def test_policies_and_hooks_of_one_client_are_not_those_of_another(
 def test_who_asks_while_the_connection_is_in_use(servers: Servers, workdir: Path) -> None:
     """INFO and LIST, again and again, of a server that would not take another connection for it."""
     upstream = one(servers, disk_of(workdir))
-    gateway = Gateway(workdir, keys(upstream, "shared"), exports({"a": "", "b": ""}))
+    gateway = Before(workdir, keys(upstream, "shared"), exports({"a": "", "b": ""}))
     load = reading(gateway.uri("a"))
     wait_until(lambda: gateway.sessions == 1, "it is there")
     for _ in range(3):
@@ -368,7 +368,7 @@ def test_the_servers_own_list_while_the_connection_is_in_use(
 ) -> None:
     """Asking takes a connection more, which this server has not: but what is in use is known to be there."""
     upstream = one(servers, disk_of(workdir))
-    gateway = Gateway(workdir, keys(upstream, "shared", "negotiate-seconds = 1"))
+    gateway = Before(workdir, keys(upstream, "shared", "negotiate-seconds = 1"))
     load = reading(gateway.uri())
     wait_until(lambda: gateway.sessions == 1, "it is there")
     listed = nbdinfo(gateway.uri(), "--list")["exports"]
@@ -383,7 +383,7 @@ def test_the_servers_own_list_while_the_connection_is_in_use(
 def test_clients_that_leave_while_others_open(servers: Servers, workdir: Path) -> None:
     """The last one takes the connection along; who comes just then gets another."""
     upstream = one(servers, disk_of(workdir))
-    gateway = Gateway(workdir, keys(upstream, "shared"))
+    gateway = Before(workdir, keys(upstream, "shared"))
     nbdinfo(gateway.uri())
     wait_for_connections(upstream, 0, "the first has left")
     before = gateway.process.descriptors()
@@ -404,7 +404,7 @@ def test_clients_that_leave_while_others_open(servers: Servers, workdir: Path) -
 def test_reloads_under_shared_sessions(servers: Servers, workdir: Path) -> None:
     """To another policy, to another number of connections, and back: who is there stays."""
     upstream = servers.nbdkit("memory", "64M")
-    gateway = Gateway(workdir, keys(upstream, "shared"))
+    gateway = Before(workdir, keys(upstream, "shared"))
     clients = [
         start_script(
             *("depth", gateway.uri(), "--operations", 3000, "--seed", n),
@@ -422,7 +422,7 @@ def test_reloads_under_shared_sessions(servers: Servers, workdir: Path) -> None:
         ("shared", ""),
     )
     for turn, (mode, more) in enumerate(modes * 2, start=1):
-        gateway.write(keys(upstream, mode), more)
+        gateway.write(disks(keys(upstream, mode), more))
         gateway.process.signal(signal.SIGHUP)
         wait_until(lambda: gateway.log.count("configuration reloaded") == turn, "it is reloaded")  # noqa: B023
         assert nbdinfo(gateway.uri())["exports"][0]["export-size"] == SIZE
@@ -436,7 +436,7 @@ def test_pause_and_resume_under_shared_sessions(servers: Servers, workdir: Path)
     log = workdir / "requests.log"
     upstream = servers.nbdkit("--filter=log", "memory", "64M", f"logfile={log}")
     requests = Requests(log)
-    gateway = Gateway(workdir, keys(upstream, "shared"))
+    gateway = Before(workdir, keys(upstream, "shared"))
     clients = [
         start_script(
             *("depth", gateway.uri(), "--operations", 3000, "--seed", n),
@@ -466,7 +466,7 @@ def test_pause_and_resume_under_shared_sessions(servers: Servers, workdir: Path)
 
 def test_max_connections_bounds_links_and_not_clients(servers: Servers, workdir: Path) -> None:
     upstream = one(servers, disk_of(workdir))
-    gateway = Gateway(workdir, keys(upstream, "shared", "max-connections = 1"))
+    gateway = Before(workdir, keys(upstream, "shared", "max-connections = 1"))
     clients = [reading(gateway.uri()) for _ in range(CLIENTS)]
     for client in clients:
         ended(client)
@@ -476,7 +476,7 @@ def test_max_connections_bounds_links_and_not_clients(servers: Servers, workdir:
 
 def test_fewer_connections_than_are_wanted(servers: Servers, workdir: Path) -> None:
     upstream = servers.nbdkit("memory", "64M")
-    gateway = Gateway(workdir, keys(upstream, 4, "max-connections = 6", "connect-seconds = 1"))
+    gateway = Before(workdir, keys(upstream, 4, "max-connections = 6", "connect-seconds = 1"))
     clients = [reading(gateway.uri())]
     wait_for_connections(upstream, 4, "of the first")
     clients += [reading(gateway.uri())]
@@ -498,7 +498,7 @@ def test_over_tls(servers: Servers, workdir: Path) -> None:
         f"&tls-certificates={pki}&tls-hostname=localhost"
     )
     for mode in ("shared", "shared:4"):
-        gateway = Gateway(workdir, keys(Upstream("nbdkit", secure, upstream.process), mode))
+        gateway = Before(workdir, keys(Upstream("nbdkit", secure, upstream.process), mode))
         clients = [
             start_script(
                 *("depth", gateway.uri(), "--operations", 300, "--seed", n),
@@ -544,7 +544,7 @@ one. Prints whether there was, and how much it read that had been overwritten.
 """
 
 
-def stale(gateway: Gateway) -> tuple[bool, int]:
+def stale(gateway: Before) -> tuple[bool, int]:
     two, count = nbdsh(f"uri = {gateway.uri()!r}\n{OBEDIENT}").split()
     return two == "True", int(count)
 
@@ -552,7 +552,7 @@ def stale(gateway: Gateway) -> tuple[bool, int]:
 @pytest.mark.parametrize("mode", ["per-client", 4, "shared", "shared:4"])
 def test_caches_of_each_connection_are_not_seen(mode: int | str, workdir: Path) -> None:
     value = mode if isinstance(mode, int) else f'"{mode}"'
-    gateway = Gateway(workdir, f'uri = "{OLD}"\nconnections = {value}')
+    gateway = Before(workdir, f'uri = "{OLD}"\nconnections = {value}')
     two, count = stale(gateway)
     assert (two, count) == ("shared" in str(mode), 0)
     log = gateway.end()
@@ -563,7 +563,7 @@ def test_caches_of_each_connection_are_not_seen(mode: int | str, workdir: Path) 
 def test_without_the_quirk_they_are(mode: int | str, workdir: Path) -> None:
     """The test above can fail."""
     value = mode if isinstance(mode, int) else f'"{mode}"'
-    gateway = Gateway(workdir, f'uri = "{OLD}"\nconnections = {value}\nquirks = []')
+    gateway = Before(workdir, f'uri = "{OLD}"\nconnections = {value}\nquirks = []')
     two, count = stale(gateway)
     assert two
     if mode == "shared:4":  # both clients go by the same stripes, so neither sees another cache
@@ -574,13 +574,13 @@ def test_without_the_quirk_they_are(mode: int | str, workdir: Path) -> None:
 
 
 def test_the_reason_is_said_once(workdir: Path) -> None:
-    gateway = Gateway(workdir, f'uri = "{OLD}"\nconnections = 4')
+    gateway = Before(workdir, f'uri = "{OLD}"\nconnections = 4')
     for _ in range(3):
         assert nbdinfo(gateway.uri())["exports"][0]["can_multi_conn"] is False
     script("depth", gateway.uri(), "--operations", 300)
     assert gateway.end().count(SAID) == 1
 
-    gateway = Gateway(workdir, f'uri = "{OLD}"\nconnections = 4\nconnections-required = true')
+    gateway = Before(workdir, f'uri = "{OLD}"\nconnections = 4\nconnections-required = true')
     for _ in range(3):
         done = attempt("qemu-img", "info", "-f", "raw", gateway.uri())
         assert SAID in done.err, str(done)

@@ -16,7 +16,7 @@ import trio
 from gateway.admin.control import ask
 
 from .clients import nbdinfo, qemu_io
-from .gateways import MODE
+from .gateways import MODE, Before
 from .loads import ended, reading, verified, writing
 from .processes import Finished, Process, attempt, listening, wait_until
 from .servers import Servers, Upstream, free_port, unix_uri
@@ -27,34 +27,20 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 
 
-class Gateway:
-    """One gateway with a control socket, before one upstream, that shows its disk as "d"."""
+class Gateway(Before):
+    """One gateway before one upstream, that shows its disk as "d", at a port."""
 
     def __init__(self, workdir: Path, upstream: str, more: str = "", how: str = "") -> None:
-        self.uri = f"nbd://127.0.0.1:{free_port()}/d"
-        self.socket = workdir / "c"
-        path = workdir / "g.toml"
-        path.write_text(
-            f'[[listen]]\nuri = "{self.uri[:-2]}"\n[control]\nsocket = "{self.socket}"\n'
-            f'[upstream.disks]\nuri = "{upstream}"\n{how}\n'
-            f'[[export]]\nname = "d"\nupstream = "disks"\nupstream-name = ""\n{more}'
-        )
-        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", path)
-        self.process.ready_when(lambda: listening(self.uri), "the gateway listens")
+        export = '[[export]]\nname = "d"\nupstream = "disks"\nupstream-name = ""\n'
+        base = f"nbd://127.0.0.1:{free_port()}"
+        super().__init__(workdir, f'uri = "{upstream}"\n{how}', export + more, base=base)
+        self.disk = self.uri("d")
 
     def do(self, *words: str | Path) -> Finished:
         return attempt(*self.command(*words))
 
     def command(self, verb: str | Path, *words: str | Path) -> tuple[str | Path, ...]:
         return sys.executable, "-m", "gateway", verb, "--socket", self.socket, *words
-
-    def sessions(self) -> int:
-        output = self.process.output
-        return output.count("session begins") - output.count("session ended")
-
-    def end(self) -> None:
-        assert self.process.stop() == 0, self.process.output
-        assert "Traceback" not in self.process.output
 
 
 def raw(servers: Servers, disk: Path, *more: str) -> Upstream:
@@ -70,9 +56,9 @@ def empty(path: Path, size: int = SIZE) -> Path:
 
 def fio(gateway: Gateway) -> Process:
     """Three clients that write, flush, and read again; they are there when this returns."""
-    load = writing(gateway.uri, jobs=3, mib=16, depth=16)
+    load = writing(gateway.disk, jobs=3, mib=16, depth=16)
     # Before that it connects once for each, to ask for the size.
-    load.ready_when(lambda: "Starting" in load.output and gateway.sessions() == 3, "there is load")
+    load.ready_when(lambda: "Starting" in load.output and gateway.sessions == 3, "there is load")
     return load
 
 
@@ -159,7 +145,7 @@ def test_a_shared_server_is_restarted_while_paused(servers: Servers, workdir: Pa
     failed = gateway.do("resume", "d")
     assert failed.status == 1
     assert "unreachable" in failed.err
-    assert gateway.sessions() == 3
+    assert gateway.sessions == 3
     path.unlink(missing_ok=True)
     server = start()
     assert "3 sessions go on, 3 of them over new connections" in resumed(gateway).out
@@ -220,7 +206,7 @@ def test_a_copy_of_a_paused_disk(servers: Servers, workdir: Path) -> None:
     """Writes are one after the other, each to the next block: what the copy has is all up to one of them."""
     disk = empty(workdir / "disk")
     gateway = Gateway(workdir, raw(servers, disk).uri)
-    client = Process("/usr/bin/python3", "-c", COUNTING, gateway.uri)
+    client = Process("/usr/bin/python3", "-c", COUNTING, gateway.disk)
     wait_until(lambda: client.output.count("\n") > 50, "it counts")
     done = gateway.do("pause", "d")
     assert done.status == 0, str(done)
@@ -269,7 +255,7 @@ def test_a_server_is_restarted_while_paused(servers: Servers, workdir: Path) -> 
     failed = gateway.do("resume", "d")
     assert failed.status == 1
     assert "unreachable" in failed.err
-    late = Process("qemu-io", "-f", "raw", "-c", "read 0 4k", gateway.uri)
+    late = Process("qemu-io", "-f", "raw", "-c", "read 0 4k", gateway.disk)
     server = start()
     assert "over new connections" in resumed(gateway).out
     verified(load, jobs=3)
@@ -282,8 +268,8 @@ def test_servers_that_take_one_connection(servers: Servers, workdir: Path) -> No
     disk = empty(workdir / "disk")
     one = raw(servers, disk, "--shared=1")
     gateway = Gateway(workdir, one.uri, "[upstream.x]\nuri = 'memory:1M'\n")
-    load = reading(gateway.uri)
-    wait_until(lambda: gateway.sessions() == 1, "there is load")
+    load = reading(gateway.disk)
+    wait_until(lambda: gateway.sessions == 1, "there is load")
     for _ in range(3):
         done = gateway.do("switch", "d", "--close-first")
         assert done.status == 0, str(done)
@@ -295,8 +281,8 @@ def test_servers_that_take_one_connection(servers: Servers, workdir: Path) -> No
     assert gateway.do("resume", "d").status == 0
     goes_on(client)
     client.kill()
-    wait_until(lambda: gateway.sessions() == 0, "its connection is free")
-    assert nbdinfo(gateway.uri)["exports"][0]["export-size"] == SIZE
+    wait_until(lambda: gateway.sessions == 0, "its connection is free")
+    assert nbdinfo(gateway.disk)["exports"][0]["export-size"] == SIZE
     gateway.end()
 
 
@@ -305,11 +291,11 @@ def test_who_comes_after_a_switch_is_led_there(servers: Servers, workdir: Path) 
     other = raw(servers, empty(workdir / "other"))
     gateway = Gateway(workdir, one.uri)
     assert gateway.do("switch", "d", other.uri).status == 0
-    qemu_io(gateway.uri, "write -P 7 0 4k")
+    qemu_io(gateway.disk, "write -P 7 0 4k")
     qemu_io(other.uri, "read -P 7 0 4k")
     qemu_io(one.uri, "read -P 0 0 4k")
     assert gateway.do("switch", "d").status == 0
-    qemu_io(gateway.uri, "read -P 0 0 4k")
+    qemu_io(gateway.disk, "read -P 0 0 4k")
     gateway.end()
 
 
@@ -317,7 +303,7 @@ def test_who_comes_after_a_switch_is_led_there(servers: Servers, workdir: Path) 
 
 
 def counting(gateway: Gateway) -> Process:
-    client = Process("/usr/bin/python3", "-c", COUNTING, gateway.uri)
+    client = Process("/usr/bin/python3", "-c", COUNTING, gateway.disk)
     wait_until(lambda: client.output.count("\n") > 50, "it counts")
     return client
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from .conftest import Image
-from .gateways import MODE
+from .gateways import MODE, Before
 from .loads import ended, reading
-from .processes import Finished, Process, at_rest, attempt, listening, run, wait_until
+from .processes import Process, at_rest, listening, run, wait_until
 from .rawclient import RawClient
 from .servers import Servers, unix_uri
 
@@ -21,29 +21,6 @@ MIB = 1 << 20
 SIZE = f"{16 * MIB}\n"
 CONNECTED = "03"
 """SS_CONNECTED, in /proc/net/unix; a connection is there at the server's end, accepted or in its queue."""
-
-
-class Gateway:
-    """One gateway before one upstream."""
-
-    def __init__(self, workdir: Path, upstream: str, rest: str = "") -> None:
-        self.uri = unix_uri(workdir / "g.sock")
-        path = workdir / "g.toml"
-        path.write_text(f'[[listen]]\nuri = "{self.uri}"\n[upstream.disks]\n{upstream}\n{rest}\n')
-        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", path)
-        self.process.ready_when(lambda: listening(self.uri), "the gateway listens")
-
-    def client(self) -> Process:
-        return Process("nbdinfo", "--size", self.uri)
-
-    def asked(self) -> Finished:
-        return attempt("nbdinfo", "--size", self.uri)
-
-    def stop(self) -> str:
-        assert self.process.stop() == 0
-        assert "internal error" not in self.process.output
-        assert "Traceback" not in self.process.output
-        return self.process.output
 
 
 def connections(path: Path) -> int:
@@ -72,10 +49,10 @@ def test_the_next_client_has_the_connection_that_is_there(
     upstream = servers.start(kind, image.path)
     path = Path(upstream.uri.partition("socket=")[2])
     keys = "warm = 2\nconnect-seconds = 1"
-    gateway = Gateway(workdir, f'uri = "{upstream.uri}"\n{keys}')
+    gateway = Before(workdir, f'uri = "{upstream.uri}"\n{keys}')
     assert connections(path) == 0
     with RawClient(
-        gateway.uri
+        gateway.uri()
     ):  # whose own is counted while it is here, and while the server leaves it
         has(path, 3)
     has(path, 2)
@@ -85,7 +62,7 @@ def test_the_next_client_has_the_connection_that_is_there(
         assert gateway.asked().out == f"{image.size}\n"
         has(path, left)
     assert gateway.asked().status != 0
-    assert "upstream is down" in gateway.stop()
+    assert "upstream is down" in gateway.end()
 
 
 def test_the_next_client_has_the_tls_connection_that_is_there(workdir: Path) -> None:
@@ -95,28 +72,28 @@ def test_the_next_client_has_the_tls_connection_that_is_there(workdir: Path) -> 
     path = workdir / "nbdkit"
     uri = f"nbds+unix:///?socket={path}&tls-hostname=localhost"
     keys = f'uri = "{uri}"\ncertificates = "{workdir / "pki"}"'
-    gateway = Gateway(workdir, f"{keys}\nwarm = 1\nconnect-seconds = 1")
-    with RawClient(gateway.uri):
+    gateway = Before(workdir, f"{keys}\nwarm = 1\nconnect-seconds = 1")
+    with RawClient(gateway.uri()):
         has(path, 2)
     has(path, 1)
     at_rest(gateway.process.pid, server.pid)
     path.rename(workdir / "elsewhere")
     assert gateway.asked().out == SIZE
     assert gateway.asked().status != 0
-    gateway.stop()
+    gateway.end()
     server.kill()
 
 
 def test_no_connection_is_for_two_clients(workdir: Path) -> None:
     said = workdir / "log"
     server = nbdkit(workdir, "--filter=log", "memory", "16M", f"logfile={said}")
-    gateway = Gateway(workdir, f'uri = "{unix_uri(workdir / "nbdkit")}"\nwarm = 4')
+    gateway = Before(workdir, f'uri = "{unix_uri(workdir / "nbdkit")}"\nwarm = 4')
     assert gateway.asked().out == SIZE
     has(workdir / "nbdkit", 4)
     for _ in range(3):
         clients = [gateway.client() for _ in range(8)]
         assert [(client.wait(), client.output) for client in clients] == [(0, SIZE)] * 8
-    gateway.stop()
+    gateway.end()
     assert server.stop() == 0
     made = re.findall(r" Preconnect id=(\d+) ", said.read_text())
     opened = said.read_text().count(" Connect ")  # at GO, and at the INFO before the first
@@ -127,7 +104,7 @@ def test_no_connection_is_for_two_clients(workdir: Path) -> None:
 def test_a_server_that_is_killed_and_started_again_is_connected_to_anew(workdir: Path) -> None:
     path = workdir / "nbdkit"
     server = nbdkit(workdir)
-    gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\nwarm = 3')
+    gateway = Before(workdir, f'uri = "{unix_uri(path)}"\nwarm = 3')
     assert gateway.asked().out == SIZE
     for _ in range(4):
         has(path, 3)
@@ -135,7 +112,7 @@ def test_a_server_that_is_killed_and_started_again_is_connected_to_anew(workdir:
         clients = [gateway.client() for _ in range(6)]
         server = nbdkit(workdir)
         assert [(client.wait(), client.output) for client in clients] == [(0, SIZE)] * 6
-    output = gateway.stop()
+    output = gateway.end()
     assert "client refused" not in output
     server.kill()
 
@@ -147,22 +124,22 @@ def test_a_server_for_one_client_serves_one_after_the_other(workdir: Path, image
     server = Process(*command)
     server.ready_when(lambda: listening(unix_uri(path)), "qemu-nbd listens")
     keys = "warm = 1\nmax-connections = 1\nconnect-seconds = 20"
-    gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\n{keys}')
-    first = reading(gateway.uri)
+    gateway = Before(workdir, f'uri = "{unix_uri(path)}"\n{keys}')
+    first = reading(gateway.uri())
     wait_until(lambda: "session begins" in gateway.process.output, "there is a first client")
     clients = [gateway.client() for _ in range(4)]
     ended(first)
     assert [(each.wait(), each.output) for each in clients] == [(0, f"{image.size}\n")] * 4
     has(path, 1)
-    assert run("nbdinfo", "--list", "--json", gateway.uri)  # which is asked on another connection
-    assert "client refused" not in gateway.stop()
+    assert run("nbdinfo", "--list", "--json", gateway.uri())  # which is asked on another connection
+    assert "client refused" not in gateway.end()
     server.kill()
 
 
 def test_the_log_tells_of_an_outage_that_no_client_sees(workdir: Path) -> None:
     path = workdir / "nbdkit"
     server = nbdkit(workdir)
-    gateway = Gateway(workdir, f'uri = "{unix_uri(path)}"\nhealth-check-seconds = 0.1')
+    gateway = Before(workdir, f'uri = "{unix_uri(path)}"\nhealth-check-seconds = 0.1')
     for times in range(1, 3):
         server.kill()
         for word in ("down", "back"):
@@ -174,18 +151,18 @@ def test_the_log_tells_of_an_outage_that_no_client_sees(workdir: Path) -> None:
             )
             if word == "down":
                 server = nbdkit(workdir)
-    assert "client" not in gateway.stop().replace("clients=0", "")
+    assert "client" not in gateway.end().replace("clients=0", "")
     server.kill()
 
 
 def test_a_health_check_leaves_nothing_behind(workdir: Path) -> None:
     said = workdir / "log"
     server = nbdkit(workdir, "--filter=log", "memory", "16M", f"logfile={said}")
-    gateway = Gateway(
+    gateway = Before(
         workdir, f'uri = "{unix_uri(workdir / "nbdkit")}"\nhealth-check-seconds = 0.05'
     )
     wait_until(lambda: said.read_text().count("...Preconnect") >= 10, "it was looked at 10 times")
-    gateway.stop()
+    gateway.end()
     has(workdir / "nbdkit", 0)
     assert server.stop() == 0
     assert "error" not in server.output

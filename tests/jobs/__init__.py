@@ -1,0 +1,1 @@
+"""Commands that take several of the server's."""

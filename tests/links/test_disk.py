@@ -19,13 +19,12 @@ from gateway.hub.hub import LOOK_SECONDS
 from gateway.links import disk as disk_module
 from gateway.links.disk import Disk, Disks
 from gateway.links.trunk import Trunk
-from gateway.losses.survival import DEFAULTS, Doubt
+from gateway.losses.survival import Doubt
 from gateway.protocol.errors import Refusal
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Target
-from gateway.sessions.service import Running
+from gateway.sessions.service import Relayed
 from gateway.upstream.configured import servers_of
-from gateway.upstream.mode import Mode
 from gateway.upstream.server import Server as Upstream
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import EXTENDED
@@ -33,8 +32,10 @@ from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import KIB, MIB
 from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client
-from tests.sessions.test_hold import BLOCK, CONTENT, PLAIN, SIZE, House, house, read_back, write
-from tests.sessions.test_switch_trunks import There, settled
+from tests.sessions.asking import BLOCK, CONTENT, read_back, write
+from tests.sessions.elsewhere import There, settled
+from tests.sessions.houses import PLAIN, SIZE, House, house
+from tests.tools.defaults import MODE, SURVIVAL, mode_with
 from tests.upstream.servers import server_to
 
 pytestmark = pytest.mark.real
@@ -64,7 +65,7 @@ class Two:
         assert isinstance(disks, Server)
         return disks
 
-    def disk_of(self, running: Running) -> Disk:
+    def disk_of(self, running: Relayed) -> Disk:
         return self.made.service.disk_at(running.opened.location)
 
     def trunks(self) -> list[Trunk]:
@@ -389,7 +390,7 @@ async def test_who_comes_to_a_disk_whose_connections_are_shared_shares_them(
     """Whatever its own upstream says, as after a reload: one might undo what the other has written."""
     async with two(SHARED) as it:
         first = await it.made.client("x")
-        it.made.service.servers["main"].mode = Mode()
+        it.made.service.servers["main"].mode = MODE
         await it.made.client("x")
         assert len(set(it.trunks())) == 1
         assert len(it.trunks()) == 2
@@ -404,8 +405,8 @@ async def test_nobody_writes_beside_what_is_written_again_after_a_loss(
     async with two() as it:
         own = await it.made.client("x")
         server = it.made.service.servers["main"]
-        replays = replace(DEFAULTS, unflushed=Doubt.REPLAY)
-        server.mode = Mode(Connections(shared=True), survival=replays)
+        replays = replace(SURVIVAL, unflushed=Doubt.REPLAY)
+        server.mode = mode_with(Connections(shared=True), survival=replays)
         with pytest.raises(AssertionError, match="connections of their own to this disk"):
             await it.made.client("x")
         await own.stream.aclose()

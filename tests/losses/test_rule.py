@@ -9,18 +9,19 @@ from functools import partial
 import pytest
 
 from gateway.losses import rule, telling
+from gateway.losses.eras import Era, Keep
 from gateway.losses.rule import (
     BEHIND_A_BLACK_HOLE,
     MOST_LEFT,
     MOST_TRIES,
+    Barrier,
     Debt,
     Flush,
     Flushed,
-    Gate,
     Losses,
     Trail,
 )
-from gateway.losses.unflushed import MOST_ERAS, Era, Keep, Unflushed
+from gateway.losses.unflushed import MOST_ERAS, Unflushed
 from gateway.protocol import commands
 from gateway.protocol.asks import Ask
 from gateway.protocol.commands import is_loss
@@ -359,7 +360,7 @@ def test_all_that_every_session_relies_on_is_settled_but_for_one_link(disk: Disk
     for each in (one, other, own):
         each.write(HERE)
     done: list[int] = []
-    assert not Gate(other.losses, lambda: done.append(1), other.trail).is_open
+    assert not Barrier(other.losses, lambda: done.append(1), other.trail).is_open
     one.write(THERE)
     assert not done
     assert not other.asked
@@ -372,11 +373,11 @@ def test_all_that_every_session_relies_on_is_settled_but_for_one_link(disk: Disk
 def test_a_proof_for_a_gate_is_tried_a_few_times_and_then_it_is_lost(disk: Disk) -> None:
     one, other = disk.session(), disk.session()
     one.write(HERE)
-    gate = Gate(other.losses, lambda: None, other.trail)
+    barrier = Barrier(other.losses, lambda: None, other.trail)
     for _ in range(MOST_TRIES):
-        assert not gate.is_open
+        assert not barrier.is_open
         one.reply(Errno.ENOMEM)
-    assert gate.is_open
+    assert barrier.is_open
     assert one.is_lost(HERE)
     assert not one.asked
 
@@ -384,8 +385,8 @@ def test_a_proof_for_a_gate_is_tried_a_few_times_and_then_it_is_lost(disk: Disk)
 def test_a_gate_that_is_forgotten_wants_nothing(disk: Disk) -> None:
     one, other = disk.session(), disk.session()
     one.write(HERE)
-    gate = Gate(other.losses, lambda: pytest.fail("nobody waits"), other.trail)
-    gate.forget()
+    barrier = Barrier(other.losses, lambda: pytest.fail("nobody waits"), other.trail)
+    barrier.forget()
     one.reply()
     one.write(HERE)
     disk.losses.left(one.trail)
@@ -399,8 +400,8 @@ def test_two_in_doubt_that_wait_for_each_other_do_so_for_a_time(disk: Disk) -> N
         each.write((at * 10, at * 10 + 5))
     one.die(doubt=True)
     other.die(doubt=True)
-    assert not Gate(one.losses, lambda: done.append(1), one.trail).is_open
-    assert not Gate(other.losses, lambda: done.append(2), other.trail).is_open
+    assert not Barrier(one.losses, lambda: done.append(1), one.trail).is_open
+    assert not Barrier(other.losses, lambda: done.append(2), other.trail).is_open
     disk.time_passes()
     assert done == [1, 2]
     assert one.is_lost((0, 15))
@@ -986,7 +987,7 @@ def test_a_flush_that_was_not_tried_loses_nothing(disk: Disk, error: int) -> Non
 def test_a_flush_of_ours_that_fails_tells_nobody(disk: Disk) -> None:
     one, other = disk.session(), disk.session()
     one.write(HERE)
-    Gate(other.losses, lambda: None, other.trail)
+    Barrier(other.losses, lambda: None, other.trail)
     one.reply(Errno.EIO)
     assert one.flush() == Errno.EIO
     assert other.flush() == Errno.EIO
@@ -1494,19 +1495,19 @@ def test_who_is_told_after_something_was_forgotten_has_not_heard_what_is_lost_si
 def test_all_is_settled_when_all_that_anybody_relies_on_is_covered_or_lost() -> None:
     disk = Disk()
     settled: list[int] = []
-    assert Gate(disk.losses, lambda: settled.append(0)).is_open
+    assert Barrier(disk.losses, lambda: settled.append(0)).is_open
     one, own = disk.session(), disk.session(own=True)
     own.write(THERE)
-    assert Gate(disk.losses, lambda: settled.append(0)).is_open
+    assert Barrier(disk.losses, lambda: settled.append(0)).is_open
     one.write(HERE)
-    assert not Gate(disk.losses, lambda: settled.append(1)).is_open
+    assert not Barrier(disk.losses, lambda: settled.append(1)).is_open
     assert len(one.asked) == 1
     one.reply()
     assert settled == [1]
     one.write(HERE)
     one.end()  # and its link was not flushed
     assert disk.losses.untold() is None
-    assert Gate(disk.losses, lambda: settled.append(2)).is_open
+    assert Barrier(disk.losses, lambda: settled.append(2)).is_open
     untold = disk.losses.untold()
     assert untold is not None
     assert list(untold.ranges) == [HERE]

@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.losses import unflushed as module
-from gateway.losses.unflushed import (
-    LEAST_BLOCK_BYTES,
-    LONG_AGO,
-    MOST_ERAS,
-    MOST_RANGES,
-    Keep,
-    Order,
-    Unflushed,
-    digest_of,
-)
+from gateway.losses.eras import LEAST_BLOCK_BYTES, LONG_AGO, MOST_RANGES, Keep, Order, digest_of
+from gateway.losses.unflushed import MOST_ERAS, Unflushed
 from gateway.protocol.asks import Ask
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.ranges import Range, merged

@@ -32,7 +32,7 @@ PROVED_BY = {
     "Q-S4": (REPLIES, "test_extents_are_mended"),
     "Q-S7": (LEGACY, "test_q_s7_an_info_that_asks_for_nothing_is_answered"),
     "Q-S8": (LEGACY, EVERY),
-    "Q-S9": ("interop/test_seen.py", "test_q_s9_the_tail_of_an_odd_image_is_there"),
+    "Q-S9": ("interop/seen.py", "test_q_s9_the_tail_of_an_odd_image_is_there"),
     "Q-S10": (REPLIES, "test_extents_end_with_the_export"),
     "Q-S11": (LADDER, "test_every_server_is_served_on_the_highest_rung_that_it_bears"),
     "Q-S12": (LEGACY, EVERY),

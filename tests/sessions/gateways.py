@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -14,7 +14,6 @@ from gateway.clients.client import serve_client
 from gateway.config import parse
 from gateway.embedded import Server
 from gateway.hub.hub import Hub
-from gateway.losses.survival import Survival
 from gateway.net.dial import DialError
 from gateway.sessions.service import Service
 from gateway.sessions.upkeep import see_to_upstreams
@@ -23,6 +22,7 @@ from gateway.upstream.mode import Mode
 from gateway.upstream.recipe import Recipe
 from gateway.upstream.server import Server as Upstream
 from tests.embedded.peers import Client, socket_pair
+from tests.tools.defaults import SURVIVAL, mode_with
 
 CONFIG = """
 drain-seconds = {drain_seconds}
@@ -40,7 +40,7 @@ name = "*"
 upstream = "main"
 """
 
-ENDS_WITH_ITS_LINK = Mode(survival=Survival(reconnect_seconds=0))
+ENDS_WITH_ITS_LINK = mode_with(survival=replace(SURVIVAL, reconnect_seconds=0))
 """Sessions are not carried over when their links die."""
 
 

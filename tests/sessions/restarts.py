@@ -9,15 +9,13 @@ import trio
 
 from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.upstream.mode import Mode
-from gateway.wire.constants import Cmd
 from gateway.wire.limits import MIB
-from tests.embedded.peers import Client, socket_pair
+from tests.embedded.peers import socket_pair
 from tests.sessions.gateways import Gateway, gateway_before
+from tests.tools.defaults import MODE
 
 SIZE = 8 * MIB
-BLOCK = 4096
 PLAIN = PERSONALITIES["plain"]
-CONTENT = b"\x5a" * BLOCK
 
 
 class Restarts:
@@ -66,7 +64,7 @@ async def restarting(
     async with trio.open_nursery() as nursery:
         made = Restarts(nursery, server)
         async with gateway_before(
-            made.connect, seconds=3000, refuse=lambda: made.down, mode=mode or Mode()
+            made.connect, seconds=3000, refuse=lambda: made.down, mode=mode or MODE
         ) as gateway:
             yield gateway, made
         nursery.cancel_scope.cancel()
@@ -75,27 +73,6 @@ async def restarting(
 def disk(content: bytes = b"", personality: Personality = PLAIN, size: int = SIZE) -> Server:
     made = MemoryDisk(size)
     return Server({"": made}, personality)
-
-
-async def write(client: Client, offset: int = 0) -> int:
-    await client.send(Cmd.WRITE, offset, data=CONTENT)
-    return (await client.simple_reply())[1]
-
-
-async def flush(client: Client) -> int:
-    await client.send(Cmd.FLUSH)
-    return (await client.simple_reply())[1]
-
-
-async def read(client: Client, offset: int = 0) -> tuple[int, bytes]:
-    _cookie, error, data = await client.simple_reply_to(Cmd.READ, offset, BLOCK)
-    return error, data
-
-
-async def opened(gateway: Gateway, name: str = "") -> Client:
-    client = gateway.client()
-    await client.go(name, structured=False)
-    return client
 
 
 async def went_back(gateway: Gateway) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,8 +28,11 @@ from gateway.scan.plan import PROPER, plan
 from gateway.scan.traffic import Traffic
 from gateway.throttle import Doors
 from tests.hub.wires import Wires
+from tests.tools.defaults import SURVIVAL, bundle_of
 
-DURABLE = Survival(unflushed=Doubt.ASSUME_DURABLE, late_write_seconds=0, check_identity=False)
+DURABLE = replace(
+    SURVIVAL, unflushed=Doubt.ASSUME_DURABLE, late_write_seconds=0, check_identity=False
+)
 """Before a server that loses nothing with its connections, and whose disk others write to of whom the session's
 `Losses` know nothing."""
 
@@ -90,7 +94,7 @@ class Survivor:
         assert memory is not None
         trail = self.traffic.trail
         assert trail is not None
-        bundle = Bundle(self._export, 1, trail, clock=self._clock, survival=self._survival)
+        bundle = bundle_of(self._export, 1, trail, clock=self._clock, survival=self._survival)
         port = Port(self.traffic, lambda: self.session.act(partial(bundle.answers, port)))
         wires.part_from_link()
         hub: Any = wires  # it has what of a hub is needed
@@ -139,7 +143,7 @@ class Survivor:
             session.hold()
         if not (session.quiet and session.held and bundle.idle and bundle.lines):
             return False
-        [line] = bundle.lines.by_slot.values()
+        [line] = bundle.lines.by_number.values()
         wire = self._bundle_wires._wires[line]
         self._bundle_wires.take_out(line)
         self.bundle = None

@@ -45,9 +45,8 @@ from gateway.wire.handshake import (
 )
 from gateway.wire.limits import MIB
 from tests.embedded.peers import Client, socket_pair
+from tests.sessions.asking import error_of, start_tls
 from tests.sessions.gateways import CONFIG, Gateway, gateway_before
-from tests.sessions.test_bypass_ranges import error_of
-from tests.sessions.test_tls import start_tls
 from tests.tls.handshakes import DAY, directory
 
 SIZE = 4 * MIB

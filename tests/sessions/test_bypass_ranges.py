@@ -15,11 +15,11 @@ import pytest
 
 from gateway.embedded import MemoryDisk, Personality, Server
 from gateway.embedded.personality import WITHOUT_EXTENDED_HEADERS, WITHOUT_STRUCTURED_REPLIES
-from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Cmd, CmdFlag, Errno
+from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import KIB, MIB
-from gateway.wire.transmission import is_error
 from tests.embedded.peers import Client
+from tests.sessions.asking import error_of
 from tests.sessions.gateways import Gateway, gateway_before
 
 pytestmark = pytest.mark.real
@@ -152,18 +152,6 @@ class Attacker:
         _cookie, error, data = await self.client.simple_reply()
         assert not error
         return data
-
-
-async def error_of(client: Client, cookie: int) -> int:
-    """The error of the next reply, which may be a simple one where nothing has to be told in chunks."""
-    magic = await client.receive(4)
-    client.unread(magic)
-    if int.from_bytes(magic) == SIMPLE_REPLY_MAGIC:
-        told, error, _data = await client.simple_reply()
-        assert told == cookie
-        return error
-    *_, last = await client.reply(cookie)
-    return last.error if is_error(last.kind) else 0
 
 
 @asynccontextmanager

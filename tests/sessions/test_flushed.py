@@ -4,17 +4,15 @@ before a server that keeps what is not flushed in its memory alone.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import trio
 import trio.testing
 
-from gateway.embedded.personality import PLAIN, lacking
 from gateway.losses.rule import PROOF_SECONDS
-from gateway.losses.survival import Doubt, Survival
+from gateway.losses.survival import Doubt
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.scan.memory import Memory
@@ -22,59 +20,17 @@ from gateway.scan.plan import plan
 from gateway.scan.traffic import Traffic
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Pauses
-from gateway.upstream.mode import Mode
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
 from gateway.wire.transmission import DISC, encode_request, encode_simple_reply
 from tests.embedded.peers import Client
 from tests.hub.wires import Wires
-from tests.sessions.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
-from tests.sessions.restarts import BLOCK, CONTENT, flush, opened, read, went_back, write
+from tests.sessions.asking import BLOCK, CONTENT, flush, read, write
+from tests.sessions.forgetful import FOR_ALL, FOR_ITSELF, SIZE, at_rest, before
+from tests.sessions.gateways import ENDS_WITH_ITS_LINK
+from tests.tools.defaults import SURVIVAL, mode_with
 from tests.tools.volatile import VolatileServer
-
-SIZE = 8 * MIB
-FOR_ALL = PLAIN
-"""It offers CAN_MULTI_CONN: a FLUSH over one connection covers what went over any."""
-FOR_ITSELF = replace(PLAIN, flags=lacking(Flag.CAN_MULTI_CONN))
-SOON = Mode(survival=Survival(late_write_seconds=0))
-
-
-@dataclass
-class House:
-    gateway: Gateway
-    clients: list[Client] = field(default_factory=list)
-
-    async def client(self, name: str = "") -> Client:
-        """A client that has just opened the disk."""
-        self.clients.append(await opened(self.gateway, name))
-        await at_rest()
-        return self.clients[-1]
-
-    async def went_back(self) -> None:
-        await at_rest()
-        await went_back(self.gateway)
-
-
-@asynccontextmanager
-async def before(
-    server: VolatileServer, mode: Mode | None = SOON, *, export: str = "", upstream: str = ""
-) -> AsyncIterator[House]:
-    async with gateway_before(
-        server,
-        seconds=3000,
-        refuse=lambda: server.down,
-        mode=mode,
-        export=export,
-        upstream=upstream,
-    ) as gateway:
-        house = House(gateway)
-        try:
-            yield house
-        finally:
-            server.disk.release()
-            for client in house.clients:
-                await trio.aclose_forcefully(client.stream)
 
 
 def stable(server: VolatileServer, offset: int = 0) -> bytes:
@@ -89,10 +45,6 @@ async def restart(server: VolatileServer) -> None:
 async def leave(client: Client) -> None:
     await client.stream.send_all(DISC)
     await client.stream.aclose()
-
-
-async def at_rest() -> None:
-    await trio.testing.wait_all_tasks_blocked(0.01)
 
 
 @pytest.mark.parametrize("personality", [FOR_ALL, FOR_ITSELF], ids=["for all", "for itself"])
@@ -227,7 +179,9 @@ async def test_a_server_that_says_eio_when_it_is_back_is_believed_over_the_confi
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = VolatileServer(SIZE)
-    trusted = Mode(survival=Survival(late_write_seconds=0, unflushed=Doubt.ASSUME_DURABLE))
+    trusted = mode_with(
+        survival=replace(SURVIVAL, late_write_seconds=0, unflushed=Doubt.ASSUME_DURABLE)
+    )
     async with before(server, trusted) as house:
         client = await house.client()
         assert await write(client) == 0

@@ -20,32 +20,22 @@ from gateway.bundle.pieces import MOST_LOSSES
 from gateway.config import Connections
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
 from gateway.hub.crowd import READ
-from gateway.losses.survival import Doubt, Survival, Unanswered
+from gateway.losses.survival import Doubt, Unanswered
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan.going import GOES_SECONDS
-from gateway.upstream.mode import Mode
 from gateway.wire.constants import BASE_ALLOCATION, Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import MIB
-from tests.sessions.restarts import (
-    BLOCK,
-    CONTENT,
-    SIZE,
-    Restarts,
-    flush,
-    opened,
-    read,
-    restarting,
-    went_back,
-    write,
-)
+from tests.sessions.asking import BLOCK, CONTENT, flush, opened, read, write
+from tests.sessions.restarts import SIZE, Restarts, restarting, went_back
 from tests.sessions.survivors import Survivor
+from tests.tools.defaults import MODE, SURVIVAL, mode_with
 from tests.tools.volatile import VolatileServer
 
 PLAIN = PERSONALITIES["plain"]
-TRUSTED = Survival(unflushed=Doubt.ASSUME_DURABLE, late_write_seconds=0)
+TRUSTED = replace(SURVIVAL, unflushed=Doubt.ASSUME_DURABLE, late_write_seconds=0)
 """Before a server that loses nothing."""
 
 WANTED = (
@@ -109,7 +99,7 @@ async def test_what_is_answered_with_eshutdown_is_asked_again(
 ) -> None:
     """Whatever it is, and over whichever link it went."""
     old = Old()
-    mode = Mode(wanted, survival=TRUSTED)
+    mode = mode_with(wanted, survival=TRUSTED)
     async with restarting(old.server, mode) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
@@ -153,7 +143,7 @@ async def test_chunks_of_a_server_that_goes(
 
     dirty = "qemu:dirty-bitmap:x"
     old = Old(personality=replace(PLAIN, contexts=(BASE_ALLOCATION, dirty)), edit=edit)
-    async with restarting(old.server, Mode(wanted, survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=TRUSTED)) as (gateway, made):
         client = gateway.client()
         extended = framing is EXTENDED
         await client.go("", extended=extended, contexts=(BASE_ALLOCATION, dirty))
@@ -184,7 +174,7 @@ async def test_no_command_is_sent_once_the_server_has_said_that_it_goes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     old = Old()
-    async with restarting(old.server, Mode(survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(survival=TRUSTED)) as (gateway, made):
         client, other = await opened(gateway), await opened(gateway)
         old.holds = lambda request: request.offset == MIB
         async with client.stream, other.stream:
@@ -237,7 +227,7 @@ async def test_a_link_is_left_by_disc_when_what_is_under_way_is_answered(
     wanted: Connections, autojump_clock: trio.testing.MockClock
 ) -> None:
     old = Old(holds=lambda request: request.offset == MIB)
-    async with restarting(old.server, Mode(wanted, survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=TRUSTED)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             await client.send(Cmd.READ, MIB, BLOCK)
@@ -259,7 +249,7 @@ async def test_what_is_not_answered_is_not_waited_for_for_long(
     wanted: Connections, autojump_clock: trio.testing.MockClock
 ) -> None:
     old = Old(holds=lambda request: request.offset == MIB)
-    async with restarting(old.server, Mode(wanted, survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=TRUSTED)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             await client.send(Cmd.READ, MIB, BLOCK)
@@ -278,7 +268,7 @@ async def test_half_a_write_does_not_keep_a_link_for_long(
 ) -> None:
     """Its client takes its time with the data; it is a WRITE like any other over the next link."""
     old = Old()
-    async with restarting(old.server, Mode(survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(survival=TRUSTED)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             goes(made)
@@ -300,7 +290,7 @@ async def test_a_write_has_an_unknown_outcome(
     """Nobody has said that it was not done: so it may come late, and may be left to the client."""
     old = Old()
     late = replace(TRUSTED, late_write_seconds=30)
-    async with restarting(old.server, Mode(wanted, survival=late)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=late)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             goes(made)
@@ -313,7 +303,7 @@ async def test_a_write_has_an_unknown_outcome(
             assert await read(client) == (0, CONTENT)
     told = replace(TRUSTED, unknown_writes=Unanswered.EIO)
     old = Old()
-    async with restarting(old.server, Mode(wanted, survival=told)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=told)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             goes(made)
@@ -329,7 +319,9 @@ async def test_a_flush_is_no_loss_by_itself_and_covers_nothing(
 ) -> None:
     """Nor does the good order in which the server goes: only what it has not flushed is told."""
     server = VolatileServer(SIZE)
-    async with restarting(server, Mode(wanted, survival=Survival(late_write_seconds=0))) as (
+    async with restarting(
+        server, mode_with(wanted, survival=replace(SURVIVAL, late_write_seconds=0))
+    ) as (
         gateway,
         made,
     ):
@@ -363,7 +355,7 @@ async def test_without_survival_eshutdown_reaches_the_client(
     wanted: Connections, structured: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     old = Old()
-    mode = Mode(wanted, survival=replace(TRUSTED, reconnect_seconds=0))
+    mode = mode_with(wanted, survival=replace(TRUSTED, reconnect_seconds=0))
     async with restarting(old.server, mode) as (gateway, made):
         client = gateway.client()
         await client.go("", structured=structured)
@@ -390,7 +382,7 @@ async def test_steps_of_a_read_modify_write_are_asked_again(
 
     old = Old(personality=blocks)
     framing = EXTENDED if wanted.shared else SIMPLE
-    async with restarting(old.server, Mode(wanted, survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=TRUSTED)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             assert await write(client) == 0
@@ -411,7 +403,7 @@ async def test_a_step_that_comes_while_the_server_goes_is_asked_of_the_next(
     blocks = replace(PLAIN, block_sizes=BlockSizes(BLOCK, BLOCK, MIB))
     old = Old(personality=blocks)
     survival = replace(TRUSTED, late_write_seconds=30)
-    async with restarting(old.server, Mode(wanted, survival=survival)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=survival)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             assert await write(client) == 0
@@ -436,7 +428,7 @@ async def test_a_server_that_goes_puts_nobody_under_suspicion(
 ) -> None:
     """What it has refused may see another link die, and is asked once more."""
     old = Old()
-    async with restarting(old.server, Mode(survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(survival=TRUSTED)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             goes(made)
@@ -456,7 +448,7 @@ async def test_a_server_that_still_greets_is_down_all_the_same(
 ) -> None:
     """ERR_SHUTDOWN in the option phase is waited for, for as long as a server may be away."""
     old = Old()
-    mode = Mode(survival=replace(TRUSTED, reconnect_seconds=40))
+    mode = mode_with(survival=replace(TRUSTED, reconnect_seconds=40))
     async with restarting(old.server, mode) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
@@ -483,7 +475,7 @@ async def test_a_server_that_never_says_anything_else_is_down(
         return reply
 
     old = Old(edit=edit)
-    mode = Mode(survival=replace(TRUSTED, reconnect_seconds=40))
+    mode = mode_with(survival=replace(TRUSTED, reconnect_seconds=40))
     async with restarting(old.server, mode) as (gateway, _made):
         client = await opened(gateway)
         async with client.stream:
@@ -500,7 +492,7 @@ async def test_connections_that_were_never_used_have_not_been_away(
 ) -> None:
     """Though the first thing that is said over them is ESHUTDOWN, long after the last loss."""
     old = Old()
-    async with restarting(old.server, Mode(wanted, survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=TRUSTED)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             await trio.sleep(1)  # all are there
@@ -524,7 +516,7 @@ async def test_an_error_before_eshutdown_is_the_answer(
         yield from reply
 
     old = Old(edit=edit)
-    async with restarting(old.server, Mode(survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(survival=TRUSTED)) as (gateway, made):
         client = gateway.client()
         await client.go("")
         async with client.stream:
@@ -558,7 +550,7 @@ async def test_what_takes_the_server_down_is_not_asked_a_third_time(
 
     deadly = False
     old = Old(edit=edit)
-    async with restarting(old.server, Mode(wanted, survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(wanted, survival=TRUSTED)) as (gateway, made):
         client, neighbour = await opened(gateway), await opened(gateway)
         async with client.stream, neighbour.stream:
             assert await write(neighbour) == 0
@@ -601,8 +593,10 @@ async def test_what_the_gateway_asks_by_itself_after_a_loss_is_not_asked_for_eve
     deadly = False
     old = Old(edit=edit)
     shared = Connections(shared=True)
-    verify = Mode(shared, survival=Survival(unflushed=Doubt.VERIFY, late_write_seconds=0))
-    mode = Mode() if command is Cmd.READ else verify
+    verify = mode_with(
+        shared, survival=replace(SURVIVAL, unflushed=Doubt.VERIFY, late_write_seconds=0)
+    )
+    mode = MODE if command is Cmd.READ else verify
     with structlog.testing.capture_logs() as lines:
         async with restarting(old.server, mode) as (gateway, made):
             client = await opened(gateway)
@@ -634,7 +628,7 @@ async def test_an_export_that_the_server_has_no_more_ends_its_sessions(
 ) -> None:
     old = Old()
     with structlog.testing.capture_logs() as lines:
-        async with restarting(old.server, Mode(wanted, survival=TRUSTED)) as (gateway, made):
+        async with restarting(old.server, mode_with(wanted, survival=TRUSTED)) as (gateway, made):
             client = await opened(gateway)
             async with client.stream:
                 made.kill(Server({"other": old.disk}))
@@ -652,7 +646,7 @@ async def test_an_export_that_comes_a_little_later_is_waited_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     old = Old()
-    async with restarting(old.server, Mode(survival=TRUSTED)) as (gateway, made):
+    async with restarting(old.server, mode_with(survival=TRUSTED)) as (gateway, made):
         client = await opened(gateway)
         async with client.stream:
             made.kill(Server({"other": old.disk}))

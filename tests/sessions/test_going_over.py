@@ -18,19 +18,10 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.transmission import encode_request
 from policies.readonly import Readonly
 from tests.embedded.peers import socket_pair
-from tests.sessions.test_hold import (
-    BLOCK,
-    CONTENT,
-    PLAIN,
-    SIZE,
-    House,
-    disk_of,
-    house,
-    read_back,
-    write,
-)
-from tests.sessions.test_hooks import place
-from tests.sessions.test_switch_trunks import There, settled, two_servers
+from tests.sessions.asking import BLOCK, CONTENT, read_back, write
+from tests.sessions.elsewhere import Slowly, There, settled, two_servers
+from tests.sessions.houses import PLAIN, SIZE, disk_of, house
+from tests.sessions.placed import place
 from tests.upstream.servers import server_to
 
 MODES = {"per client": "", "shared": 'connections = "shared"', "several": "connections = 2"}
@@ -40,33 +31,6 @@ READ_ONLY = replace(
 TWO_NAMES = "".join(
     f'\n[[export]]\nname = "{name}"\nupstream = "main"\nupstream-name = ""' for name in "ab"
 )
-
-
-class Slowly:
-    """A server that takes a connection, and opens the export only when it may."""
-
-    def __init__(self, made: House, server: Server) -> None:
-        self.asked, self.may = trio.Event(), trio.Event()
-        self.now = 0
-        self._made = made
-        self._server = server
-
-    def target(self) -> Target:
-        main = self._made.service.servers["main"]
-        server = server_to("slow", self._connect, disks=self, mode=main.mode)
-        return Target(server)
-
-    async def _connect(self) -> trio.SocketStream:
-        self.asked.set()
-        await self.may.wait()
-        ours, theirs = socket_pair()
-        self._made._nursery.start_soon(self._serve, theirs)
-        return ours
-
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        self.now += 1
-        await self._server.serve(stream)
-        self.now -= 1
 
 
 @pytest.mark.parametrize("mode", MODES)

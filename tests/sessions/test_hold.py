@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -12,11 +12,10 @@ import pytest
 import structlog
 import trio
 import trio.testing
-from pydantic import PrivateAttr
 
 from gateway.access.chain import terms
-from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
-from gateway.hub.session import Hold, Session
+from gateway.embedded import Faults, MemoryDisk, Request, Server
+from gateway.hub.session import Hold
 from gateway.net.dial import DialError
 from gateway.policy import Next, Policy, Result, View
 from gateway.policy import Request as Asked
@@ -26,24 +25,19 @@ from gateway.scan.traffic import Traffic
 from gateway.sessions.fitting import misfits
 from gateway.sessions.holding import NotDone
 from gateway.sessions.opened import Opened
-from gateway.sessions.pausing import Pauses, Target
+from gateway.sessions.pausing import Target
 from gateway.throttle import Bucket, Unit
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes, MetaContext
-from gateway.wire.limits import KIB, MIB
+from gateway.wire.limits import MIB
 from gateway.wire.transmission import DISC, SIMPLE_REPLY, encode_request, encode_simple_reply
-from tests.embedded.peers import Client, socket_pair
+from tests.embedded.peers import socket_pair
 from tests.hub.wires import CountingPool, Wires
-from tests.sessions.gateways import Gateway, gateway_before
-from tests.sessions.test_hooks import Waiting, place
+from tests.sessions.asking import BLOCK, CONTENT, read_back, write
+from tests.sessions.houses import PLAIN, SIZE, disk_of, house, opening_slowly
+from tests.sessions.placed import Waiting, place
 from tests.upstream.servers import server_to
-
-SIZE = MIB
-BLOCK = 4 * KIB
-PLAIN = PERSONALITIES["plain"]
-CONTENT = b"\x5a" * BLOCK
-
 
 # --- Between two socket pairs
 
@@ -257,76 +251,6 @@ def test_a_throttled_client_that_leaves_while_it_is_held_is_missed_when_it_may_g
 
 
 # --- Through a gateway
-
-
-class House:
-    """A gateway before one server, and others that it may be switched to."""
-
-    def __init__(self, gateway: Gateway, nursery: trio.Nursery) -> None:
-        self.gateway = gateway
-        self.service = gateway.service
-        self.pauses = Pauses(gateway.service, nursery)
-        self._nursery = nursery
-        self.clients: list[Client] = []
-
-    def comes(self) -> Client:
-        """A client that has just connected."""
-        self.clients.append(self.gateway.client())
-        return self.clients[-1]
-
-    async def client(self, name: str = "") -> Client:
-        client = self.comes()
-        await client.go(name, structured=False)
-        await trio.testing.wait_all_tasks_blocked()
-        return client
-
-    def sessions(self) -> set[Session]:
-        return self.service.hub.sessions
-
-    def at(self, server: Server, name: str = "another") -> Target:
-        async def connect() -> trio.SocketStream:
-            ours, theirs = socket_pair()
-            self._nursery.start_soon(server.serve, theirs)
-            return ours
-
-        before = self.service.servers["main"]
-        return Target(server_to(name, connect, disks=server, mode=before.mode))
-
-
-@asynccontextmanager
-async def house(
-    server: Server | Callable[[], trio.SocketStream], **settings: str
-) -> AsyncIterator[House]:
-    async with (
-        trio.open_nursery() as nursery,
-        gateway_before(server, seconds=3000, **settings) as gateway,  # type: ignore[arg-type]
-    ):
-        made = House(gateway, nursery)
-        try:
-            yield made
-        finally:
-            for client in made.clients:
-                await trio.aclose_forcefully(client.stream)
-            made.service.drain()
-        with trio.fail_after(1):
-            while made.sessions():
-                await trio.sleep(0.01)
-        nursery.cancel_scope.cancel()
-
-
-def disk_of(disk: MemoryDisk, on_reply: object = None, **more: object) -> Server:
-    return Server({"": disk}, PLAIN, faults=Faults(on_reply=on_reply, **more))  # type: ignore[arg-type]
-
-
-async def write(client: Client, offset: int = 0) -> int:
-    await client.send(Cmd.WRITE, offset, data=CONTENT)
-    return (await client.simple_reply())[1]
-
-
-async def read_back(client: Client, offset: int = 0) -> bytes:
-    _cookie, error, data = await client.simple_reply_to(Cmd.READ, offset, BLOCK)
-    assert not error
-    return data
 
 
 async def test_a_pause_flushes_and_holds_until_it_is_resumed(
@@ -731,35 +655,6 @@ async def test_a_pause_that_nobody_ends_of_a_server_that_has_gone(
             there = False
             assert await client.stream.receive_some() == b""  # after as much
             assert session.reason.startswith("upstream 'main' is gone: ")
-
-
-class Slow(Policy):
-    """Looks at the disk before it is described, and takes its time."""
-
-    _let_go: trio.Event = PrivateAttr(default_factory=trio.Event)
-
-    def prepares(self) -> bool:
-        return True
-
-    async def prepare(self, behind: View, read: Next) -> Self:
-        await self._let_go.wait()
-        return self
-
-
-@asynccontextmanager
-async def opening_slowly(made: House) -> AsyncIterator[tuple[Slow, trio.Event, Client]]:
-    """A client whose export is being opened, until the policy lets it."""
-    slow, opened, client = Slow(), trio.Event(), made.comes()
-    place(made.gateway, slow)
-
-    async def come() -> None:
-        await client.go("", structured=False)
-        opened.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(come)
-        await trio.testing.wait_all_tasks_blocked()
-        yield slow, opened, client
 
 
 async def test_who_is_about_to_open_it_waits_too(autojump_clock: trio.testing.MockClock) -> None:

@@ -13,9 +13,9 @@ from gateway.sessions.holding import NotDone
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.transmission import encode_request, encode_simple_reply
 from tests.embedded.peers import Client
-from tests.sessions.test_going_over import Slowly
-from tests.sessions.test_hold import BLOCK, CONTENT, SIZE, House, disk_of, house, read_back, write
-from tests.sessions.test_switch_trunks import There, settled, two_servers
+from tests.sessions.asking import BLOCK, CONTENT, read_back, write
+from tests.sessions.elsewhere import Slowly, There, settled, two_servers
+from tests.sessions.houses import SIZE, House, disk_of, house
 
 MODES = {
     "per client": "",

@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 import trio
 import trio.testing
-from pydantic import PrivateAttr
 
-from gateway.access.chain import Placed
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Server
 from gateway.embedded.faults import NONE
 from gateway.policy import Cmd, Errno, Failed, Next, Policy, Request, Result, View
@@ -18,6 +16,7 @@ from gateway.wire.limits import KIB, MIB
 from gateway.wire.transmission import SIMPLE_REPLY, encode_request
 from tests.embedded.peers import Client
 from tests.sessions.gateways import ENDS_WITH_ITS_LINK, Gateway, gateway_before
+from tests.sessions.placed import Waiting, place
 
 SIZE = MIB
 CONTENT = bytes(range(256)) * (SIZE // 256)
@@ -27,30 +26,6 @@ async def server(faults: Faults = NONE) -> Server:
     disk = MemoryDisk(SIZE)
     await disk.write(0, CONTENT)
     return Server({"": disk}, PERSONALITIES["plain"], faults=faults)
-
-
-def place(gateway: Gateway, *policies: Policy) -> None:
-    """Have policies stand at the only export, the first nearest to the client."""
-    access = gateway.service.access
-    access._of_exports = [tuple(Placed(each, type(each).__name__.lower()) for each in policies)]
-
-
-class Waiting(Policy):
-    """Holds every ranged command until it is let go."""
-
-    _let_go: trio.Event = PrivateAttr(default_factory=trio.Event)
-    _under_way: list[Request] = PrivateAttr(default_factory=list)
-    _cancelled: list[Request] = PrivateAttr(default_factory=list)
-
-    async def each(self, request: Request, next: Next) -> Result:
-        self._under_way.append(request)
-        try:
-            await self._let_go.wait()
-        except trio.Cancelled:
-            self._cancelled.append(request)
-            raise
-        result: Result = await next(request)
-        return result
 
 
 class Broken(Policy):

@@ -12,7 +12,7 @@ import trio.testing
 
 from gateway.config import Connections
 from gateway.embedded.personality import NBD_SERVER_3_24, Personality
-from gateway.losses.survival import Doubt, Survival
+from gateway.losses.survival import Doubt
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Pauses
 from gateway.upstream.mode import Mode
@@ -20,15 +20,16 @@ from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
 from tests.embedded.peers import Client
-from tests.sessions.restarts import BLOCK, CONTENT, flush, read, write
-from tests.sessions.test_flushed import FOR_ALL, FOR_ITSELF, SIZE, SOON, House, at_rest, before
+from tests.sessions.asking import BLOCK, CONTENT, flush, read, write
+from tests.sessions.forgetful import FOR_ALL, FOR_ITSELF, SIZE, SOON, Forgetful, at_rest, before
+from tests.tools.defaults import SURVIVAL, mode_with
 from tests.tools.volatile import VolatileServer
 
 pytestmark = pytest.mark.real
 
-TRUST = Mode(survival=replace(SOON.survival, check_identity=False))
+TRUST = mode_with(survival=replace(SOON.survival, check_identity=False))
 SHARED = replace(SOON, wanted=Connections(shared=True))
-SOLE = Mode(survival=replace(SOON.survival, sole_writer=True))
+SOLE = mode_with(survival=replace(SOON.survival, sole_writer=True))
 COPY_ON_WRITE = replace(FOR_ITSELF, own_disks=True)
 NBD_SERVER = replace(
     NBD_SERVER_3_24,
@@ -70,7 +71,7 @@ async def has_ended(client: Client) -> bool:
     return False
 
 
-async def goes_on(house: House, client: Client, offset: int = 0) -> bytes:
+async def goes_on(house: Forgetful, client: Client, offset: int = 0) -> bytes:
     """Give what a client reads, whose session goes on."""
     await house.went_back()
     error, data = await read(client, offset)
@@ -364,7 +365,7 @@ async def test_a_session_of_which_nothing_is_noted_has_all_forgotten(
         client = await house.client()
         await put(client)
         main = house.gateway.service.servers["main"]
-        main.mode = Mode(survival=Survival(reconnect_seconds=0))
+        main.mode = mode_with(survival=replace(SURVIVAL, reconnect_seconds=0))
         other = await house.client()
         main.mode = SOON
         await put(other, 0, b"\x11" * BLOCK)
@@ -378,9 +379,9 @@ async def test_a_session_of_which_nothing_is_noted_has_all_forgotten(
 async def test_nothing_is_written_again_to_another_disk(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    survival = Survival(unflushed=Doubt.REPLAY, sole_writer=True, late_write_seconds=0)
+    survival = replace(SURVIVAL, unflushed=Doubt.REPLAY, sole_writer=True, late_write_seconds=0)
     server = VolatileServer(SIZE, FOR_ALL)
-    async with before(server, Mode(Connections(shared=True), survival=survival)) as house:
+    async with before(server, mode_with(Connections(shared=True), survival=survival)) as house:
         client = await house.client()
         await put(client)
         assert await write(client, BLOCK) == 0
@@ -408,7 +409,7 @@ async def test_blocks_of_the_server(autojump_clock: trio.testing.MockClock) -> N
 RESTARTED = {
     "own": SOON,
     "shared": SHARED,
-    "watched": Mode(survival=replace(SOON.survival, stall_seconds=5)),
+    "watched": mode_with(survival=replace(SOON.survival, stall_seconds=5)),
 }
 
 

@@ -15,7 +15,7 @@ import trio.testing
 from gateway.config import Connections
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
 from gateway.embedded.disk import Data
-from gateway.losses.survival import DEFAULTS, Doubt, Unanswered
+from gateway.losses.survival import Doubt, Unanswered
 from gateway.peer import UNKNOWN, Peer
 from gateway.scan.traffic import MAX_IN_FLIGHT
 from gateway.sessions.holding import Holding
@@ -25,19 +25,21 @@ from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import MIB
 from tests.bundle.model import Process
 from tests.embedded.peers import Client
+from tests.sessions.asking import opened
 from tests.sessions.gateways import Gateway
-from tests.sessions.restarts import Restarts, opened, restarting, went_back
+from tests.sessions.restarts import Restarts, restarting, went_back
+from tests.tools.defaults import MODE, SURVIVAL, mode_with
 
 SIZE = 8 * MIB
 BLOCK = 4096
 OLD, NEW = b"X" * BLOCK, b"Y" * BLOCK
-LATE_SECONDS = DEFAULTS.late_write_seconds
+LATE_SECONDS = SURVIVAL.late_write_seconds
 PLAIN = PERSONALITIES["plain"]
 WHOLE_BLOCKS = replace(PLAIN, block_sizes=BlockSizes(BLOCK, BLOCK, MIB))
 
-OWN = Mode()
-SHARED = Mode(Connections(shared=True))
-TRUSTED = replace(DEFAULTS, unflushed=Doubt.ASSUME_DURABLE)
+OWN = MODE
+SHARED = mode_with(Connections(shared=True))
+TRUSTED = replace(SURVIVAL, unflushed=Doubt.ASSUME_DURABLE)
 """Here no server loses anything."""
 
 

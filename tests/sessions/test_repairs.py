@@ -8,10 +8,9 @@ import pytest
 
 from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
 from gateway.embedded.faults import Faults
-from gateway.embedded.personality import Personality
 from gateway.wire import limits
 from gateway.wire.constants import BASE_ALLOCATION, DIRTY_BITMAP, Chunk, Cmd, CmdFlag
-from gateway.wire.constants import TransmissionFlag as Flag
+from tests.embedded.personalities import like_nbd_server
 from tests.sessions.gateways import gateway_before
 
 SIZE = 8 * limits.MIB
@@ -79,24 +78,6 @@ def recorded(seen: list[Request]) -> Faults:
         return reply
 
     return Faults(on_reply=on_reply)
-
-
-def like_nbd_server() -> Personality:
-    flags = (
-        Flag.HAS_FLAGS
-        | Flag.SEND_FLUSH
-        | Flag.SEND_FUA
-        | Flag.SEND_TRIM
-        | Flag.SEND_WRITE_ZEROES
-        | Flag.SEND_DF
-        | Flag.CAN_MULTI_CONN
-    )
-    return replace(
-        PERSONALITIES["plain"],
-        block_sizes=None,
-        tells_names=False,
-        flags=lambda disk, structured: flags,
-    )
 
 
 async def test_q_n2_df_is_not_sent_to_nbd_server_and_holds_all_the_same() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -14,24 +15,13 @@ import trio.testing
 
 from gateway.bundle.again import MOST_PAUSE_SECONDS, SHORT_SECONDS, Pause
 from gateway.embedded import Faults, MemoryDisk, Request, Server
-from gateway.losses.survival import Survival
-from gateway.upstream.mode import Mode
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.transmission import DISC, encode_simple_reply
 from tests.embedded.peers import Client
+from tests.sessions.asking import BLOCK, CONTENT, flush, opened, read, write
 from tests.sessions.gateways import Gateway
-from tests.sessions.restarts import (
-    BLOCK,
-    CONTENT,
-    SIZE,
-    disk,
-    flush,
-    opened,
-    read,
-    restarting,
-    went_back,
-    write,
-)
+from tests.sessions.restarts import SIZE, disk, restarting, went_back
+from tests.tools.defaults import SURVIVAL, mode_with
 
 
 async def test_what_was_not_flushed_is_told_once_to_everybody(
@@ -101,7 +91,7 @@ async def test_nobody_is_served_by_a_server_that_has_shrunk(
 async def test_sessions_end_when_nothing_has_come_back_for_so_long(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    mode = Mode(survival=Survival(reconnect_seconds=10))
+    mode = mode_with(survival=replace(SURVIVAL, reconnect_seconds=10))
     async with restarting(disk(), mode) as (gateway, server):
         client = await opened(gateway)
         async with client.stream:

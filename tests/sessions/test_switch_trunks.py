@@ -4,9 +4,6 @@ several.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import pytest
 import structlog
 import trio
@@ -15,24 +12,14 @@ import trio.testing
 from gateway.access.chain import Placed
 from gateway.embedded import PERSONALITIES, MemoryDisk, Request, Server
 from gateway.links.trunk import Trunk
-from gateway.net.dial import DialError
 from gateway.sessions.holding import NotDone
 from gateway.sessions.pausing import Target
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import EXTENDED
-from tests.embedded.peers import Client, socket_pair
-from tests.sessions.test_hold import (
-    BLOCK,
-    CONTENT,
-    SIZE,
-    House,
-    Slow,
-    disk_of,
-    house,
-    opening_slowly,
-    read_back,
-    write,
-)
+from tests.embedded.peers import Client
+from tests.sessions.asking import BLOCK, CONTENT, read_back, write
+from tests.sessions.elsewhere import settled, two_servers
+from tests.sessions.houses import SIZE, House, Slow, disk_of, house, opening_slowly
 from tests.upstream.servers import server_to
 
 MODES = {
@@ -57,60 +44,6 @@ class Mute(Server):
             pass
 
 
-class There:
-    """A server that one may be led to, with a count of its connections."""
-
-    def __init__(self, server: Server, nursery: trio.Nursery) -> None:
-        self.server = server
-        self.nursery = nursery
-        self.up = True
-        self.made = self.now = self.most = 0
-        self.serving: list[trio.CancelScope] = []
-
-    def connect(self) -> trio.SocketStream:
-        if not self.up:
-            raise DialError("nobody is there", down=True)
-        ours, theirs = socket_pair()
-        self.made += 1
-        self.now += 1
-        self.most = max(self.most, self.now)
-        self.nursery.start_soon(self._serve, theirs)
-        return ours
-
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        with trio.CancelScope() as scope:
-            self.serving.append(scope)
-            async with stream:
-                await self.server.serve(stream)
-        self.now -= 1
-
-    def die(self) -> None:
-        self.up = False
-        for scope in self.serving:
-            scope.cancel()
-
-    def target(self, made: House, name: str = "another") -> Target:
-        async def connect() -> trio.SocketStream:
-            await trio.testing.wait_all_tasks_blocked()  # those that were closed have ended
-            return self.connect()
-
-        main = made.service.servers["main"]
-        return Target(server_to(name, connect, disks=self.connect, mode=main.mode))
-
-
-@asynccontextmanager
-async def two_servers(
-    mode: str = SHARED, disk: MemoryDisk | None = None, **settings: str
-) -> AsyncIterator[tuple[House, There, There]]:
-    """A gateway before the first of two servers, which have disks of their own."""
-    async with trio.open_nursery() as nursery:
-        here = There(disk_of(disk or MemoryDisk(SIZE)), nursery)
-        there = There(disk_of(MemoryDisk(SIZE)), nursery)
-        async with house(here.connect, upstream=mode, **settings) as made:
-            yield made, here, there
-        nursery.cancel_scope.cancel()
-
-
 def trunks(made: House) -> set[Trunk]:
     uplinks = [running.opened.uplink for running in made.service.running]
     return {uplink.trunk for uplink in uplinks if uplink.trunk}
@@ -120,10 +53,6 @@ def tasks(made: House) -> list[int]:
     """How many tasks each session has."""
     nurseries = [running.nursery for running in made.service.running]
     return [len(nursery.child_tasks) for nursery in nurseries if nursery is not None]
-
-
-async def settled() -> None:
-    await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 @pytest.mark.parametrize("mode", MODES)

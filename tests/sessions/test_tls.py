@@ -33,6 +33,7 @@ from gateway.wire.constants import Cmd, Opt, Rep
 from gateway.wire.handshake import encode_greeting, encode_option, encode_option_reply
 from gateway.wire.transmission import encode_request
 from tests.embedded.peers import Client, socket_pair
+from tests.sessions.asking import start_tls
 from tests.sessions.gateways import Gateway, gateway_before
 from tests.tls.handshakes import directory
 from tests.upstream.servers import server_to
@@ -70,18 +71,6 @@ def connected(gateway: Gateway, credentials: ServerCredentials) -> Client:
     serve = partial(serve_client, gateway.service, listen, tls=credentials.session)
     gateway.nursery.start_soon(serve, theirs)
     return Client(ours)
-
-
-async def start_tls(client: Client, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
-    """Go over to TLS; a client goes on there as before."""
-    await client.greeting()
-    client.negotiation.ask_starttls()
-    await client.answered()
-    secure = trio.SSLStream(client.stream, context, server_hostname="localhost")
-    await secure.do_handshake()
-    client.negotiation = client.negotiation.secured()
-    client.stream = secure  # type: ignore[assignment] # all that it uses is there
-    return secure
 
 
 @asynccontextmanager

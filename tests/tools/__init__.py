@@ -1,7 +1,16 @@
 """What tests of links that die are made with, beside the scripts of `make`.
 
-cutter.py    a relay that cuts, holds and refuses connections
-volatile.py  a server in this process whose cache a crash loses
-oracle.py    what may be read, and what may be lost (pure)
-kill_run.py  real servers killed with -9 under a verifying load: `python -m tests.tools.kill_run --help`
+cutter.py       a relay that cuts, holds and refuses connections
+volatile.py     a server in this process whose cache a crash loses
+defaults.py     an upstream of which the configuration says nothing, and what a test would have otherwise
+oracle.py       what may be read, and what may be lost; pure
+history.py      what the oracle is told
+inversions.py   values that come back after newer ones were read
+stamps.py       what is written: which write it was, and where it belongs
+schedules/      whole gateways, on a clock that jumps
+shares.py       how much of a long row of schedules is run each time
+soak.py         new schedules until the time is over: `make soak`
+kill_run.py     real servers killed with -9 under a verifying load: `python -m tests.tools.kill_run --help`
+restart_run.py  a real server restarted while the gateway negotiates with it
+patience.py     how long a test waits for what has to come
 """

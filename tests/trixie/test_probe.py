@@ -6,8 +6,8 @@ import pytest
 
 from tests.interop.clients import nbdinfo
 from tests.interop.conftest import Image
+from tests.interop.probing import MATRIX, probe
 from tests.interop.servers import Servers, Upstream
-from tests.interop.test_probe import MATRIX, probe
 
 PROGRAMS = {
     "qemu-10": ("qemu", ">=8.2"),

@@ -14,13 +14,12 @@ from gateway.wire.constants import EXTENDED_REPLY_MAGIC, Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
 from tests.embedded.peers import listening
-from tests.interop import test_seen as of_debian_12
+from tests.interop.seen import SECONDS, TESTS, client_of, flags_of, is_closed
+from tests.interop.seen import disk as disk
 from tests.interop.servers import Servers
-from tests.interop.test_seen import SECONDS, client_of, flags_of, is_closed
-from tests.interop.test_seen import disk as disk
 
 # All that was seen of the older ones was seen of these, too.
-globals().update({name: it for name, it in vars(of_debian_12).items() if name.startswith("test_")})
+globals().update(TESTS)
 
 
 @pytest.fixture

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 import trio
 
-from gateway.config import Config, Upstream, parse
+from gateway.config import Config, parse
+from gateway.losses.survival import Survival
 from gateway.upstream.configured import Servers, servers_of, switched_to
-from gateway.upstream.mode import Mode, mode_of
+from gateway.upstream.mode import Mode
 from gateway.upstream.server import Server
 from gateway.uri import NbdUri, parse_nbd_uri
 
@@ -126,15 +128,15 @@ warm = 2
 health-check-seconds = 11"""
 
 ITS_OWN = {
-    *("name", "recipe", "disks", "connections", "connector", "tell"),
+    *("name", "recipe", "disks", "slots", "connector", "tell"),
     *("told", "listed", "ladder", "examined", "links"),
 }
 """What has to do with where a server is, and what has been learnt of it."""
 
 
-def test_what_is_said_nowhere_is_one_thing() -> None:
-    """The core has defaults of its own, for who has no configuration."""
-    assert mode_of(Upstream()) == Mode()
+def test_defaults_are_the_configurations_alone() -> None:
+    choices = [*fields(Mode), *fields(Survival)]
+    assert not [each.name for each in choices if each.default is not MISSING]
 
 
 async def test_an_export_that_is_switched_keeps_all_settings() -> None:
@@ -147,7 +149,7 @@ async def test_an_export_that_is_switched_keeps_all_settings() -> None:
     }
     assert (there.name, there.disks) == ("nbd://g:10809", ("tcp", "g", "10809"))
     there.come_into_force(lambda _news: None)
-    assert there.connections.limiter.total_tokens == 7
+    assert there.slots.limiter.total_tokens == 7
 
 
 async def test_a_switch_to_a_server_of_the_configuration_leads_to_it() -> None:

@@ -14,16 +14,16 @@ from gateway.embedded import PERSONALITIES, MemoryDisk, Personality, Server
 from gateway.net.dial import DialError
 from gateway.protocol.client_role import Style
 from gateway.quirks import Evidence, recognised
+from gateway.upstream.circuits import MOST_BACK_OFF_SECONDS
 from gateway.upstream.errors import Unreachable
 from gateway.upstream.examined import MOST_EXAMINED, Examined
 from gateway.upstream.ladder import RUNG_SECONDS
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.negotiation import Negotiation
-from gateway.upstream.places import MOST_BACK_OFF_SECONDS
 from gateway.wire.constants import Opt, Rep
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MIB
-from tests.sessions.test_repairs import like_nbd_server
+from tests.embedded.personalities import like_nbd_server
 from tests.upstream.options import understood
 from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap

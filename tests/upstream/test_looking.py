@@ -203,7 +203,7 @@ async def test_a_connection_in_place_of_one_that_was_left_has_a_place_again() ->
         negotiation = Negotiation(server, slot=await server.slot())
         link = await negotiation.go(Terms(NAMES[0], structured=True))
         assert len(house.taps) == 2
-        assert server.connections.limiter.borrowed_tokens == 1
+        assert server.slots.limiter.borrowed_tokens == 1
         link.close()
-        assert server.connections.limiter.borrowed_tokens == 0
+        assert server.slots.limiter.borrowed_tokens == 0
         nursery.cancel_scope.cancel()

@@ -22,7 +22,6 @@ from gateway.upstream.greeting import greeted
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.listing import exports_of
-from gateway.upstream.mode import Mode
 from gateway.upstream.negotiation import WARM_ANSWER_SECONDS, Negotiation
 from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
 from gateway.upstream.warm import (
@@ -38,6 +37,7 @@ from gateway.wire.framing import SIMPLE
 from gateway.wire.handshake import encode_oldstyle_greeting
 from tests.embedded.peers import socket_pair
 from tests.sessions.gateways import gateway_before
+from tests.tools.defaults import mode_with
 from tests.upstream.servers import server_to
 
 pytestmark = pytest.mark.real
@@ -255,7 +255,7 @@ async def test_a_client_that_lives_on_is_connected_anew(
 ) -> None:
     async with trio.open_nursery() as servers:
         far = Far(servers)
-        async with gateway_before(far.dial, upstream="warm = 1", mode=Mode(wanted)) as gateway:
+        async with gateway_before(far.dial, upstream="warm = 1", mode=mode_with(wanted)) as gateway:
             client = gateway.client()
             async with client.stream:
                 await client.go()
@@ -284,7 +284,7 @@ async def test_several_links_are_made_together(
     """Some might lead to the server of before, and the others to the one that has its address now."""
     async with trio.open_nursery() as servers:
         far = Far(servers)
-        async with gateway_before(far.dial, upstream="warm = 3", mode=Mode(wanted)) as gateway:
+        async with gateway_before(far.dial, upstream="warm = 3", mode=mode_with(wanted)) as gateway:
             [main] = gateway.service.servers.values()
             for up in (True, False):
                 far.up = up
@@ -490,7 +490,7 @@ async def test_it_gives_way_to_who_is_led_to_the_same_server_in_another_way() ->
         await it.served()
         assert it.server.warm is not None
         assert it.server.warm.count == 1
-        there = server_to("there", it.far.connect, connections=it.server.connections)
+        there = server_to("there", it.far.connect, slots=it.server.slots)
         slot = await there.slot(patient=False)
         await trio.testing.wait_all_tasks_blocked()
         assert not it.far.live

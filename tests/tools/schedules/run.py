@@ -14,7 +14,7 @@ from typing import Any
 import trio
 import trio.testing
 
-from gateway.upstream.places import MOST_BACK_OFF_SECONDS
+from gateway.upstream.circuits import MOST_BACK_OFF_SECONDS
 from gateway.wire.constants import Errno
 from tests.tools.schedules import settings as all_settings
 from tests.tools.schedules import steps as all_steps

@@ -1,6 +1,6 @@
-"""The connections that an upstream has: how many there may be (`max-connections`), and who gives one up.
+"""How many connections there may be to a backend (`max-connections`), and who gives one up.
 
-Each has a *slot* among them, from before it is dialled until it is closed.
+Each connection has a *slot*, from before it is dialled until it is closed.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Spare(Protocol):
         """Give up one, if there is one: somebody needs its slot."""
 
 
-class Connections:
-    """The connections to one backend, of all servers that are over it."""
+class Slots:
+    """The slots of one backend, for all servers that are over it."""
 
     def __init__(self, most: float = math.inf) -> None:
         self.limiter = trio.CapacityLimiter(most)
-        """How many there may be is said by the server in force."""
+        """The server in force says how many there may be."""
         self.spare: set[Spare] = set()
-        """Who keeps some ready."""
+        """Who keeps connections ready."""
 
     def free(self) -> Slot | None:
         """Take a slot if there is one that nobody waits for."""
@@ -61,7 +61,7 @@ class Connections:
                 return slot
         return None
 
-    async def slot(self, seconds: float | None) -> Slot | None:
+    async def take(self, seconds: float | None) -> Slot | None:
         """Take a slot as soon as there is one, within so many seconds (None: now)."""
         slot = self.free() or await self.given_up()
         if slot is not None or seconds is None:

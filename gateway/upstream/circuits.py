@@ -48,7 +48,7 @@ QUIET_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Connect to this place now; tell `Places` what came of it."""
+    """Connect to this place now; tell `Circuits` what came of it."""
 
     place: int
     seconds: float
@@ -81,7 +81,9 @@ class Outage:
 
 
 @dataclass(slots=True)
-class _Place:
+class _Circuit:
+    """What is known of one place."""
+
     failures: int = 0
     """In a row; 0: the circuit is closed."""
     since: float = 0.0
@@ -98,8 +100,8 @@ class _Place:
         return not self.failures or (not self.probing and now >= self.next_at)
 
 
-class Places:
-    """The places of one upstream, in the order in which they are to be tried.
+class Circuits:
+    """The circuits of one upstream's places, in the order in which those are to be tried.
 
     `stay`: the place that worked last comes first as long as it works. Else the first that works is taken, and
     one that is back is preferred again. `chance` gives numbers from 0 to 1, so that many gateways do not all
@@ -114,7 +116,7 @@ class Places:
         chance: Callable[[], float],
         stay: bool = False,
     ) -> None:
-        self._places = [_Place() for _ in range(count)]
+        self._circuits = [_Circuit() for _ in range(count)]
         self._patience_seconds = patience_seconds
         self._chance = chance
         self._stay = stay
@@ -123,12 +125,12 @@ class Places:
     @property
     def down(self) -> bool:
         """None of them works, as far as is known."""
-        return all(place.failures for place in self._places)
+        return all(circuit.failures for circuit in self._circuits)
 
     @property
     def why(self) -> str:
         """What those who tried last were told."""
-        whys = [place.why for place in self._places if place.why]
+        whys = [circuit.why for circuit in self._circuits if circuit.why]
         return "; ".join(dict.fromkeys(whys)) or "there was no time to try"
 
     def next_step(
@@ -140,24 +142,24 @@ class Places:
         late = now >= deadline
         if now >= deadline + LAST_SECONDS:
             return GiveUp(self.why)
-        due = [i for i in self._order() if self._places[i].may_be_tried(now)]
+        due = [i for i in self._order() if self._circuits[i].may_be_tried(now)]
         if late:
-            due = [i for i in due if not self._places[i].failures or self._has_last(i, deadline)]
+            due = [i for i in due if not self._circuits[i].failures or self._has_last(i, deadline)]
         if due:
             seconds = LAST_SECONDS if late else (deadline - now) / len(due)
             return self._try(due[0], now, seconds)
-        probing = any(place.probing for place in self._places)
+        probing = any(circuit.probing for circuit in self._circuits)
         if not patient:
             return Wait(deadline) if probing and not late else GiveUp(self.why)
         times = []
         for i in self._order():
-            place = self._places[i]
-            if place.probing or not self._has_last(i, deadline):
+            circuit = self._circuits[i]
+            if circuit.probing or not self._has_last(i, deadline):
                 continue
-            end = self._end(place, deadline)
+            end = self._end(circuit, deadline)
             if now >= end:
                 return self._try(i, now, max(LAST_SECONDS, deadline - now))
-            times.append(min(place.next_at, end))
+            times.append(min(circuit.next_at, end))
         if probing:
             # Whoever probes will be heard of.
             times.append(deadline + LAST_SECONDS if late else deadline)
@@ -165,59 +167,59 @@ class Places:
 
     def try_soon(self, now: float) -> None:
         """Somebody knows better than what was found: wait for no back-off any more."""
-        for place in self._places:
-            place.next_at = min(place.next_at, now)
+        for circuit in self._circuits:
+            circuit.next_at = min(circuit.next_at, now)
 
     def _try(self, which: int, now: float, seconds: float) -> Try:
-        place = self._places[which]
-        place.probing = bool(place.failures)
-        return Try(which, seconds, now, place.era)
+        circuit = self._circuits[which]
+        circuit.probing = bool(circuit.failures)
+        return Try(which, seconds, now, circuit.era)
 
-    def _end(self, place: _Place, deadline: float) -> float:
+    def _end(self, circuit: _Circuit, deadline: float) -> float:
         """Give when a client's patience with an outage ends."""
-        return min(deadline, place.since + self._patience_seconds)
+        return min(deadline, circuit.since + self._patience_seconds)
 
     def _has_last(self, which: int, deadline: float) -> bool:
         """Say whether an attempt is to be made yet before a client's patience with an outage ends."""
-        place = self._places[which]
-        return place.last + SAME_END_SECONDS <= self._end(place, deadline)
+        circuit = self._circuits[which]
+        return circuit.last + SAME_END_SECONDS <= self._end(circuit, deadline)
 
     def succeeded(self, tried: Try, now: float) -> Outage | None:
         """A connection has come about: give the outage that is over, if there was one."""
         self._last = tried.place
-        before = self._places[tried.place]
+        before = self._circuits[tried.place]
         if not before.failures:
             return None
-        self._places[tried.place] = _Place(era=before.era + 1)
+        self._circuits[tried.place] = _Circuit(era=before.era + 1)
         return Outage(now - before.since, before.failures)
 
     def failed(self, tried: Try, now: float, why: str) -> bool:
         """None has come about. Say whether that is news: the place was not known to be down."""
-        place = self._places[tried.place]
-        if tried.era != place.era:
+        circuit = self._circuits[tried.place]
+        if tried.era != circuit.era:
             return False  # it was begun before what is known by now
-        news = not place.failures
-        if news or now - place.last > QUIET_SECONDS:
-            place.failures, place.since = 0, tried.began
-        back_off = min(FIRST_BACK_OFF_SECONDS * 2**place.failures, MOST_BACK_OFF_SECONDS)
-        place.failures += 1
-        place.last = now
-        place.next_at = now + back_off * (0.5 + self._chance() / 2)
-        place.why = why
-        place.probing = False
-        place.era += 1
+        news = not circuit.failures
+        if news or now - circuit.last > QUIET_SECONDS:
+            circuit.failures, circuit.since = 0, tried.began
+        back_off = min(FIRST_BACK_OFF_SECONDS * 2**circuit.failures, MOST_BACK_OFF_SECONDS)
+        circuit.failures += 1
+        circuit.last = now
+        circuit.next_at = now + back_off * (0.5 + self._chance() / 2)
+        circuit.why = why
+        circuit.probing = False
+        circuit.era += 1
         return news
 
     def abandoned(self, tried: Try, now: float | None = None) -> None:
         """Whoever tried has left before it was known; or has had no more time, which was over `now`."""
-        place = self._places[tried.place]
-        if tried.era == place.era:
-            place.probing = False
+        circuit = self._circuits[tried.place]
+        if tried.era == circuit.era:
+            circuit.probing = False
             if now is not None:
-                place.last = now  # it was the last attempt of all whose time is over
+                circuit.last = now  # it was the last attempt of all whose time is over
 
     def _order(self) -> Iterable[int]:
-        places = range(len(self._places))
+        places = range(len(self._circuits))
         if not self._stay:
             return places
         return (self._last, *(i for i in places if i != self._last))

@@ -1,0 +1,123 @@
+"""What `explain` finds: the values that `gateway.cli` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.access.rules import Grant
+from gateway.config import Connections
+from gateway.config.connections import PER_CLIENT
+from gateway.policy import Charge, Client
+from gateway.protocol.errors import Refusal
+from gateway.protocol.export import Export, Offer
+from gateway.protocol.server_role import Description
+from gateway.scan.plan import Way
+from gateway.upstream.coherence import Decision
+from gateway.wire.constants import Cmd
+from gateway.wire.framing import Framing
+from gateway.wire.handshake import BlockSizes
+
+UPSTREAM, QUIRKS, GATEWAY = "upstream", "quirks", "gateway"
+"""Steps of an export that are no policy's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An export on its way from the upstream to the client, after somebody has had a say."""
+
+    name: str
+    """Who: one of the constants above, or a policy."""
+    size: int
+    flags: int
+    base: int = 0
+    block_sizes: BlockSizes | None = None
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restriction:
+    """What a command may not do, or what becomes of its flags."""
+
+    what: str
+    error: str | None = None
+    """What a client is answered; None: it notices nothing."""
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSaid:
+    """What becomes of a meta context that the upstream has."""
+
+    name: str
+    by: str | None = None
+    """The policy (or key of [[export]]) that keeps it from the client; None: it may be had."""
+    fails: str | None = None
+    """Why a client is refused that asks for it. None: it is left out."""
+    would: str | None = None
+    """The policy that would keep it from the client, if it were not only observed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSaid:
+    """What a policy limits of a session as a whole."""
+
+    policy: str
+    in_flight: int | None
+    charges: tuple[Charge, ...]
+    observed: bool = False
+    """It is only told of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How an export is served to clients of one framing."""
+
+    client: Framing
+    link: Framing
+    export: Export
+    """As the upstream means it: repaired."""
+    connections: Decision
+    """How many there are of those that are wanted, going by what the first one says."""
+    quirks: tuple[str, ...]
+    steps: tuple[Step, ...]
+    """The first three are the upstream, the quirks, the gateway; then those policies that change something."""
+    promised: Offer
+    told: Description
+    ways: Mapping[Cmd, Way]
+    restrictions: Mapping[Cmd, tuple[Restriction, ...]]
+    would: tuple[str, ...]
+    """What policies that are only observed would change."""
+    would_restrict: Mapping[Cmd, tuple[Restriction, ...]]
+    """And what they would refuse beyond `restrictions`."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What a client gets that asks for an export: filled in as far as it gets."""
+
+    client: Client
+    asked: str
+    tried: tuple[tuple[str, str], ...] = ()
+    """The rules before the one that matches, and why they do not."""
+    grant: Grant | None = None
+    why: str = ""
+    """Why it is denied, for the operator; empty if it is not."""
+    refusal: Refusal | None = None
+    """What the client is told then."""
+    disconnect: bool = False
+    """A session that is open would be ended."""
+    would: tuple[str, ...] = ()
+    """Why the client would be denied, if nothing were only observed."""
+    limits: tuple[LimitSaid, ...] = ()
+    uris: tuple[str, ...] = ()
+    """The upstream's, if it has several."""
+    wanted: Connections = PER_CLIENT
+    """How many connections to the upstream are wanted, and for whom."""
+    required: bool = False
+    """Fewer will not do."""
+    contexts: tuple[ContextSaid, ...] = ()
+    no_contexts: str = ""
+    """Why there are none, in the upstream's words."""
+    views: list[Explanation] = field(default_factory=list)
+    """One for each framing."""
