@@ -4,15 +4,18 @@
 the page to it. A function counts once, where it was reached first. What is passed only now and then (because
 something is made for the first time, or because the machine was slow) is no part of a walk: each walk is gone
 several times, and what counts is passed every time.
+
+Of a FLUSH and of the name of an export it is seen, too, which functions are *given* it, be it in another form,
+and which of these *give it on*, to others below them. The rest is called meanwhile.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -20,7 +23,11 @@ import structlog
 import trio
 import trio.testing
 
+from gateway.bundle.pieces import Piece
 from gateway.embedded import PERSONALITIES, MemoryDisk, Server
+from gateway.jobs.jobs import Running
+from gateway.losses.records import Flush
+from gateway.protocol.asks import Ask
 from gateway.wire.constants import Cmd
 from gateway.wire.limits import MIB
 from tests.embedded.peers import Client
@@ -42,13 +49,18 @@ Function = tuple[str, str]
 """A file, and the name that a function has in it."""
 
 
+Is = Callable[[str, object], bool]
+"""Says whether an argument of that name and value is what goes through, in one of its forms."""
+
+
 @dataclass(frozen=True)
 class Passed:
-    """A function: below how many of ours it was called, and whether it called any."""
+    """A function: below how many of ours it was called, and whether it was given what goes through."""
 
     function: Function
     depth: int
-    calls: bool
+    given: bool = False
+    gives_on: bool = False
 
 
 Walk = tuple[Passed, ...]
@@ -59,33 +71,52 @@ def counted(walk: Walk) -> tuple[int, int]:
     return len(walk), len({each.function[0] for each in walk})
 
 
-def calling(walk: Walk) -> Walk:
-    """Those that call others of ours: what has to be read to find the way."""
-    return tuple(each for each in walk if each.calls)
+def given(walk: Walk) -> Walk:
+    """Those that are given what goes through."""
+    return tuple(each for each in walk if each.given)
+
+
+def giving_on(walk: Walk) -> Walk:
+    """Those that give it on: what has to be read to find the way."""
+    return tuple(each for each in walk if each.gives_on)
 
 
 class Watch:
     """Sees what is passed in the gateway: not in the task that watches, nor in the embedded servers' tasks."""
 
-    def __init__(self, until: str = "") -> None:
+    def __init__(self, until: str = "", is_it: Is | None = None) -> None:
         self._depths: dict[Function, int] = {}
-        self._calling: set[Function] = set()
+        self._given: set[Function] = set()
+        self._give_on: set[Function] = set()
         self._until = until
+        self._is_it = is_it
         self._over = False
         self._us = trio.lowlevel.current_task()
 
     @property
     def walk(self) -> Walk:
-        depths, calling = self._depths.items(), self._calling
-        return tuple(Passed(function, depth, function in calling) for function, depth in depths)
+        return tuple(
+            Passed(function, depth, function in self._given, function in self._give_on)
+            for function, depth in self._depths.items()
+        )
 
     def see(self, frame: FrameType, event: str, _argument: object) -> None:
         if event != "call" or self._over or not _is_ours(frame) or not self._is_of_the_gateway():
             return
-        callers = _callers(frame)
-        self._depths.setdefault(_named(frame), len(callers))
-        self._calling.update(callers[:1])
+        above = _ours_above(frame)
+        self._depths.setdefault(_named(frame), len(above))
+        if self._is_given(frame):
+            self._given.add(_named(frame))
+            nearest = next((each for each in above if self._is_given(each)), None)
+            if nearest is not None:
+                self._give_on.add(_named(nearest))
         self._over = _named(frame)[1] == self._until
+
+    def _is_given(self, frame: FrameType) -> bool:
+        code, values = frame.f_code, frame.f_locals
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        is_it = self._is_it
+        return is_it is not None and any(is_it(name, values.get(name)) for name in names)
 
     def _is_of_the_gateway(self) -> bool:
         try:
@@ -112,20 +143,20 @@ def _named(frame: FrameType) -> Function:
     return str(file), frame.f_code.co_qualname.replace("<locals>.", "")
 
 
-def _callers(frame: FrameType) -> list[Function]:
+def _ours_above(frame: FrameType) -> list[FrameType]:
     """Those of ours that called it, the nearest first."""
     found, above = [], frame.f_back
     while above is not None:
         if _is_ours(above):
-            found.append(_named(above))
+            found.append(above)
         above = above.f_back
     return found
 
 
 @contextmanager
-def watched(walks: list[Walk], until: str = "") -> Iterator[None]:
+def watched(walks: list[Walk], until: str = "", is_it: Is | None = None) -> Iterator[None]:
     """Add what is passed meanwhile, up to the function `until`."""
-    watch, before = Watch(until), sys.getprofile()
+    watch, before = Watch(until, is_it), sys.getprofile()
     sys.setprofile(watch.see)
     try:
         yield
@@ -183,6 +214,38 @@ async def read() -> Walk:
     return always(walks)
 
 
+FORMS = {
+    "request",  # as it came
+    *("cookie", "ours"),  # the client's name for it, and ours
+    *("entry", "ask", "job", "running", "task", "piece", "flush"),  # see CONTRIBUTING.md
+    *("outcome", "answer", "reply"),  # what came of it
+}
+"""What the only command that is under way is called where it is given to a function, in all its forms."""
+
+
+def _is_the_command(name: str, value: object) -> bool:
+    if name == "self":
+        return isinstance(value, Ask | Piece | Running | Flush)
+    return name in FORMS and value is not None
+
+
+def _is_the_name(_argument: str, value: object) -> bool:
+    """It is the name, or what has it."""
+    if isinstance(value, bytes | bytearray):
+        return NAME.encode() in value
+    if isinstance(value, tuple):
+        return any(_is_the_name("", each) for each in value)
+    return value == NAME or _has_the_name(value)
+
+
+def _has_the_name(value: object) -> bool:
+    if not type(value).__module__.startswith("gateway."):
+        return False
+    return is_dataclass(value) and any(
+        getattr(value, each.name, None) == NAME for each in fields(value)
+    )
+
+
 async def flush() -> Walk:
     """A FLUSH after a WRITE, from the client's request until it has the reply, where clients share a link."""
     walks: list[Walk] = []
@@ -190,7 +253,7 @@ async def flush() -> Walk:
         for _ in range(1 + TIMES):
             assert not await client.error(Cmd.WRITE, data=bytes(512))
             await _at_rest()
-            with watched(walks):
+            with watched(walks, is_it=_is_the_command):
                 assert not await client.error(Cmd.FLUSH)
                 await _at_rest()
     return always(walks)
@@ -220,7 +283,7 @@ async def export_name() -> Walk:
             async with client.stream:
                 await client.structured()
                 await _at_rest()
-                with watched(walks, until="ClientNegotiation.go"):
+                with watched(walks, until="ClientNegotiation.go", is_it=_is_the_name):
                     client.negotiation.go(NAME, ())
                     await client.answered()
             await _at_rest()
@@ -240,13 +303,11 @@ def listed(walk: Walk) -> str:
 
 def said(walk: Walk) -> str:
     """What the page has between the two marks of a walk."""
-    functions, files = counted(walk)
-    main, main_files = counted(calling(walk))
-    numbers = (
-        f"{functions} functions in {files} files; "
-        f"{main} of them, in {main_files} files, call others of ours."
-    )
-    return f"{numbers}\n\n```text\n{listed(walk)}\n```"
+    numbers = "{} functions in {} files".format(*counted(walk))
+    if given(walk):
+        numbers += "; {} of them, in {} files, are given it".format(*counted(given(walk)))
+        numbers += ", and {}, in {} files, give it on".format(*counted(giving_on(walk)))
+    return f"{numbers}.\n\n```text\n{listed(walk)}\n```"
 
 
 def with_walks(page: str, walks: dict[str, Walk]) -> str:

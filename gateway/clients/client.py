@@ -23,13 +23,14 @@ nothing before its first command. So it is given no time to say it in, either.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import trio
 
 from gateway.clients.inquiry import Inquiry
+from gateway.clients.presence import Presence
 from gateway.config import Listen
 from gateway.identity import Identity
 from gateway.log import ORIGIN
@@ -54,6 +55,7 @@ from gateway.sessions.opened import Opened
 from gateway.sessions.promise import Told, without_payload_flag
 from gateway.sessions.service import Service
 from gateway.sessions.transmit import transmit
+from gateway.upstream.allowance import Allowance
 from gateway.wire.constants import HandshakeFlag, Info, Rep
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import encode_oldstyle_greeting, printable, shown
@@ -68,8 +70,6 @@ if TYPE_CHECKING:
 
 ChooseSession = Callable[[bytes], "TlsSession | None"]
 """Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""
-
-_Result = TypeVar("_Result")
 
 
 async def serve_client(
@@ -108,7 +108,7 @@ async def serve_client(
     except (Hangup, WireError) as error:
         log.info("client hung up on", why=str(error))
     except trio.TooSlowError:
-        text = f"the negotiation took longer than {client.seconds:g} s"
+        text = f"the negotiation took longer than {client.time.seconds:g} s"
         log.info("client hung up on", why=text)
     else:
         if opened is not None:
@@ -150,8 +150,6 @@ class _Client:
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
-        self.seconds = listen.handshake_seconds
-        """What the whole negotiation may take."""
         self.asked = False
         """It has asked something of an export; who only looks whether the port is open has not."""
         self._oldstyle = listen.style == "oldstyle"
@@ -164,7 +162,9 @@ class _Client:
         self._core.shutting_down = service.draining
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._told: ExportAsked | None = None  # the INFO that was answered just before
-        self._clock = trio.CancelScope()
+        self.time = Allowance(listen.handshake_seconds)
+        """What the whole negotiation may take."""
+        self._presence = Presence(service.hub, stream.socket)
         self._listener = str(listen.uri)
         self._inquiry = self._new_inquiry()
 
@@ -174,7 +174,7 @@ class _Client:
             self._core,
             self.identity,
             self._listener,
-            self._patiently,
+            self._presence.patiently,
             self._log,
             has_tls=self._tls is not None,
         )
@@ -189,7 +189,8 @@ class _Client:
         try:
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
-            opened = await self._inquiry.opened(name)
+            with self._presence.needed():
+                opened = await self._inquiry.opened(name)
         except Refusal as refusal:
             raise Hangup(f"export {shown(name)} cannot be opened: {refusal}") from None
         try:
@@ -209,17 +210,16 @@ class _Client:
         Raises `PeerClosed`, `Hangup`, `WireError`, and `trio.TooSlowError` after the client's time.
         """
         self._service.negotiations.add(self._core)
+        self.time.take(trio.current_time() - began)
         try:
-            with self._clock:
-                self._clock.deadline = began + self.seconds
+            with self._presence.needed():
                 return await self._answer_options()
         finally:
             self._service.negotiations.discard(self._core)
-        raise trio.TooSlowError
 
     async def _answer_options(self) -> Opened | None:
         while True:
-            event = await self._talk.next_event()
+            event = await self._talk.next_event(self.time.spend)
             self.asked = self.asked or not isinstance(event, (Aborted, TlsAsked))
             opened = None
             if not isinstance(event, ExportAsked):
@@ -243,14 +243,15 @@ class _Client:
                 self._told = None
                 self._log.info("client refused", asked=_asked(event), why=str(refusal))
                 self._core.refuse(refusal)  # EXPORT_NAME: Hangup
+            if opened is None:
+                continue  # what is answered goes out before the next is waited for
             try:
-                await self._talk.flush()
+                with self.time.spend():
+                    await self._talk.flush()
             except BaseException:
-                if opened is not None:
-                    opened.close()
+                opened.close()
                 raise
-            if opened is not None:
-                return opened
+            return opened
 
     async def _start_tls(self) -> None:
         """Go over to TLS. Raises `Hangup`: there is no way back to the clear."""
@@ -261,10 +262,11 @@ class _Client:
         assert self._tls is not None
         assert isinstance(self._stream, trio.SocketStream)
         secured = self._core.answer_starttls()
-        await self._talk.flush()
-        await self._inquiry.aclose()
         try:
-            stream, admitted = await TlsStream.accept(self._stream, self._tls)
+            with self.time.spend():
+                await self._talk.flush()
+                await self._inquiry.aclose()
+                stream, admitted = await TlsStream.accept(self._stream, self._tls)
             self._stream = stream
             self.identity = identity_of(
                 admitted.certificate,
@@ -287,9 +289,7 @@ class _Client:
         exports = await self._inquiry.listed()
         names_told = self._core.names_told
         self._core.answer_list(exports)
-        more = SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told)
-        self.seconds += more
-        self._clock.deadline += more
+        self.time.give(SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told))
 
     async def _answer_export(self, asked: ExportAsked) -> Opened | None:
         if not asked.go:
@@ -327,20 +327,6 @@ class _Client:
             raise Hangup("EXPORT_NAME, which cannot tell block sizes, where they have to be known")
         self._core.answer_export_name(told.description)
         return opened
-
-    async def _patiently(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Wait for an upstream: meanwhile the client's clock stands still, and a client that leaves ends the
-        wait (`PeerClosed`), so that it keeps neither its place nor an upstream connection.
-        """
-        left = self._clock.deadline - trio.current_time()
-        self._clock.deadline = float("inf")
-        waiting = trio.CancelScope()
-        try:
-            with waiting, self._service.hub.told_when_left(self._stream.socket, waiting.cancel):
-                return await wait()
-        finally:
-            self._clock.deadline = trio.current_time() + left
-        raise PeerClosed("the client left while the upstream was asked")
 
     # --- The end
 

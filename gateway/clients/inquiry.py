@@ -416,7 +416,8 @@ class Inquiry:
             self._upstream = None
             await negotiation.aclose()
         if self._upstream is None:
-            self._upstream = location, self._service.negotiation(location)
+            listed = self._core.names_told > 0
+            self._upstream = location, self._service.negotiation(location, listed=listed)
         negotiation = self._upstream[1]
         try:
             return await self._wait(lambda: question(negotiation))

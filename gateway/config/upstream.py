@@ -4,6 +4,7 @@ They come in four groups: where it is, how it is spoken to, over how many connec
 docs/connections.md), and what becomes of its clients when it dies.
 """
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
@@ -307,7 +308,7 @@ class Upstream(Section):
         """It is spoken to over TLS alone."""
         return any(uri.tls for uri in self.nbd_uris)  # of several, all or none
 
-    @property
+    @cached_property
     def export(self) -> str | None:
         """The one export that the URI names; None where the server's names are all to be had."""
         uri = next(iter(self.nbd_uris), None)  # of several, all name the same

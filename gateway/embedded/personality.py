@@ -86,6 +86,9 @@ class Personality:
     """The data of unsupported options is not consumed (Q-N8)."""
     closes_when_unsupported: bool = False
     """An option that is not supported ends the connection, without an answer (Q-S23)."""
+    most_options: int | None = None
+    """So many are answered on one connection, and as many again for each export that LIST has told on it;
+    then it closes, as nbdkit does at 32."""
     acknowledges_abort: bool = True
     """False: ABORT just closes (Q-N5)."""
     longest_name_bytes: int = limits.MAX_STRING_BYTES

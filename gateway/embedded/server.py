@@ -189,6 +189,7 @@ class _Negotiation:
     def __init__(self, server: Server, peer: FaultyStream, cut_at_option: int | None) -> None:
         self._server = server
         self._cut_at_option = cut_at_option
+        self._most_options = server.personality.most_options
         self._options = OptionCount()
         self._personality = server.personality
         self._peer = peer
@@ -210,6 +211,8 @@ class _Negotiation:
                 count = await self._peer.receive_into(buffer)
                 self._options.take(bytes(buffer[:count]))
                 if self._cut_at_option is not None and self._options.count >= self._cut_at_option:
+                    raise Cut
+                if self._most_options is not None and self._options.count > self._most_options:
                     raise Cut
                 self._manners.receive(bytes(buffer[:count]))
                 continue
@@ -241,7 +244,10 @@ class _Negotiation:
         """Answer an event; give what it opened. Raises `Refusal`, or `Hangup`."""
         match event:
             case ListAsked():
-                self._core.answer_list(self._server.listed())
+                exports = self._server.listed()
+                if self._personality.most_options is not None and self._most_options is not None:
+                    self._most_options += self._personality.most_options * len(exports)
+                self._core.answer_list(exports)
             case ContextsAsked():
                 self._check_name(event.name)
                 self._core.answer_contexts(self._contexts(event))

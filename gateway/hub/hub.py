@@ -27,7 +27,7 @@ from gateway.hub.lane import BufferPool
 from gateway.hub.session import Session, Watched
 from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
 from gateway.jobs.locks import Held, Wait
-from gateway.net.options import RelaySocket, has_left
+from gateway.net.options import RelaySocket
 from gateway.scan.traffic import Traffic
 from gateway.throttle import Charges, Clock, Doors
 
@@ -331,24 +331,21 @@ class Hub:
         self._again.discard(descriptor)
 
     @contextmanager
-    def told_when_left(
-        self, client: trio.socket.SocketType, left: Callable[[], None]
+    def told_when_silent(
+        self, client: trio.socket.SocketType, silent: Callable[[], None]
     ) -> Iterator[None]:
-        """Have `left` called if a client leaves meanwhile, of whom nothing is received: who has said something
-        before is not gone as long as that was not read. It costs no task, and no checkpoint.
-        """
+        """Have `silent` called once a client sends nothing more. It costs no task, and no checkpoint."""
 
-        def look(_events: int) -> int:
+        def tell(_events: int) -> int:
             try:
-                if has_left(client):
-                    left()
+                silent()
             except Exception as error:
                 self.failed(error)
             return Crowd.NONE
 
         descriptor = client.fileno()
         self._epoll.register(descriptor, LEFT | select.EPOLLET)
-        self._watched[descriptor] = look
+        self._watched[descriptor] = tell
         try:
             yield
         finally:

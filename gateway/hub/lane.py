@@ -7,14 +7,26 @@ what a lane holds to one buffer and what its scanner added. An idle lane holds n
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Mapping
 from typing import Protocol
 
+from gateway.jobs.locks import Entry
 from gateway.net.options import RelaySocket
+from gateway.wire.constants import Cmd
 from gateway.wire.limits import KIB
 
 BUFFER_BYTES = 1024 * KIB
 """What one receive takes at most: large enough that a megabyte takes a few system calls, small enough that
 the bytes are still in the processor's cache when they are sent (docs/performance.md)."""
+
+MAP_BYTES = 16 * KIB
+"""The same while the oldest command under way is a BLOCK_STATUS. nbdkit sends each extent by itself, and a Unix
+socket keeps it so. One receive goes on for as long as more come, which took 30 ms for 32,000 of them; this is
+2,048. Data that comes before it costs a few receives more. Not over TLS, where a whole record has to find
+room."""
+
+_STATUS = int(Cmd.BLOCK_STATUS)
 
 MAX_FREE_BUFFERS = 16
 """Buffers kept for the next lane that has something to read; a burst's others are given back."""
@@ -145,8 +157,9 @@ class Lane:
         """Bytes received that the scanner did not take: part of a message, or more than it may take."""
         return self._end - self._start + len(self._left_over)
 
-    def receive(self) -> None:
-        """Receive once and scan; not where the buffer is full of messages that the scanner holds back.
+    def receive(self, under_way: Mapping[int, Entry] | None = None) -> None:
+        """Receive once and scan; not where the buffer is full of messages that the scanner holds back. How much
+        is received of replies goes by the oldest of the commands that are `under_way`.
 
         Raises OSError if the source has failed, and what the scanner raises.
         """
@@ -163,8 +176,12 @@ class Lane:
             # The scanner holds back whole messages (never one that is larger than a buffer).
             return
         assert self.source is not None
+        room: bytearray | memoryview = view[end:] if end else buffer
+        for_map = under_way and next(iter(under_way.values()))[1] & 0xFFFF == _STATUS
+        if for_map and isinstance(self.source, socket.socket):
+            room = view[end : end + MAP_BYTES]
         try:
-            count = self.source.recv_into(view[end:] if end else buffer)
+            count = self.source.recv_into(room)
         except BlockingIOError:
             self.release()
             return

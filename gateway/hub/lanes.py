@@ -154,7 +154,7 @@ class Lanes(ABC):
             if self._more_replies:
                 lane.scan()
             else:
-                lane.receive()
+                lane.receive(self.traffic.in_flight)
         except WireError as error:
             self._lose_link(f"the upstream broke the protocol: {error}")
             return

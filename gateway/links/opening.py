@@ -26,8 +26,15 @@ class OwnNegotiation(Negotiation):
     was made ahead leads to the server that was there before.
     """
 
-    def __init__(self, trunks: Trunks, server: Server, disk: Callable[[str], Disk]) -> None:
-        super().__init__(server, warm=server.mode.wanted.count == 1)
+    def __init__(
+        self,
+        trunks: Trunks,
+        server: Server,
+        disk: Callable[[str], Disk],
+        *,
+        listed: bool = False,
+    ) -> None:
+        super().__init__(server, warm=server.mode.wanted.count == 1, listed=listed)
         self._trunks = trunks
         self._disk = disk
 

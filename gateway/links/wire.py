@@ -71,7 +71,7 @@ class Wire:
             if self._more:
                 lane.scan()
             else:
-                lane.receive()
+                lane.receive(self.line.traffic.in_flight)
             self._more = self.line.traffic.turn.over and lane.unscanned > 0
             lane.release()
             self._wires.bundle.heard(self.line)

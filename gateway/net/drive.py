@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
-from contextlib import suppress
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 import trio
@@ -57,6 +61,22 @@ SENDS_A_TURN = 8
 """So often one conversation sends until it is others' turn: what it has received may be hundreds of options, of
 which each is answered at once."""
 
+TURN_SECONDS = 0.001
+"""And so long it keeps the processor at most, with waiting for its peer."""
+
+MOMENT_SECONDS = 0.0002
+"""How long it polls for what its peer says, where that is quick: a few times what a peer on the same machine
+takes to answer. To sleep, and be woken, takes as long as the answer itself."""
+
+MOMENTS = 4
+"""So many of these at most for one event, which no clock counts: some peers send it in a few pieces, and only
+who wants to be waited for sends it in many."""
+
+ALONE_SECONDS = 0.00003
+"""Others' turn that is over so soon was nobody's. Trio's loop alone takes 4 µs, and what others do takes longer
+than this: the hub, once woken, polls for 200. On a machine that is too slow for it nobody is ever alone, and
+each is woken, as one is over TLS."""
+
 
 class PeerClosed(Exception):
     """The peer closed the connection, or it broke."""
@@ -76,42 +96,71 @@ class Core(Protocol[Event]):
 
 
 class Conversation(Generic[Event]):
-    """A core on a stream."""
+    """A core on a stream.
+
+    One that goes on for long, as where a list is looked at one export after the other, is mostly waiting to be
+    woken. As long as there is nobody else to be served, and the peer answers at once, it polls for that by
+    itself, as the hub does for sessions.
+    """
 
     def __init__(self, stream: Stream, core: Core[Event]) -> None:
         self.stream = stream
         self._core = core
         self._unsent = bytearray()
         self._sends = 0
+        self._poll: select.poll | None = None
+        """There is nobody else, and the peer is quick."""
+        self._turn_began = 0.0
 
-    async def next_event(self) -> Event:
-        """Send what the core has to say, and receive until it has an event.
+    async def next_event(
+        self, clock: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> Event:
+        """Send what the core has to say, and receive until it has an event. `clock` runs while it takes more
+        than a moment.
 
-        Raises `PeerClosed`, and what the core raises, after sending what it still had to say.
+        Raises `PeerClosed`, what the core raises, after sending what it still had to say, and what `clock`
+        raises.
         """
+        moments = MOMENTS
         while True:
             try:
                 event = self._core.next_event()
             finally:
-                await self.flush()
+                if not self._sent_at_once():
+                    with clock():
+                        await self._send()
+            if self._sends >= SENDS_A_TURN or (self._poll is not None and self._turn_is_over()):
+                await self._let_others_run()
             if event is not None:
                 return event
-            try:
-                data = await self.stream.receive_some(RECEIVE_BYTES)
-            except trio.BrokenResourceError as error:
-                raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None
+            data = self._said_at_once() if moments else b""
+            moments -= bool(data)
             if not data:
-                raise PeerClosed("the peer closed the connection")
-            self._core.receive(bytes(data))
+                with clock():
+                    data = await self._receive()
+            self._core.receive(data)
 
     async def flush(self) -> None:
         """Send what the core has to say. What a cancellation leaves unsent goes first the next time."""
+        if not self._sent_at_once():
+            await self._send()
+
+    def _sent_at_once(self) -> bool:
+        """Send what the core has to say, as far as that takes no waiting; say whether nothing is left to do."""
         self._unsent += self._core.data_to_send()
         if not self._unsent:
-            return
+            return True
         self._sends += 1
-        if self._sends % SENDS_A_TURN == 0:
-            await trio.lowlevel.checkpoint()
+        if not isinstance(self.stream, trio.SocketStream):
+            return False
+        try:
+            # Trio's own way lets others run each time, which takes longer than to send.
+            del self._unsent[: os.write(self.stream.socket.fileno(), self._unsent)]
+        except OSError:
+            return False  # it will be found again
+        return not self._unsent
+
+    async def _send(self) -> None:
         try:
             if isinstance(self.stream, trio.SocketStream):
                 await send_from(self.stream, self._unsent)
@@ -121,3 +170,40 @@ class Conversation(Generic[Event]):
                 await self.stream.send_all(data)
         except trio.BrokenResourceError as error:
             raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None
+
+    def _turn_is_over(self) -> bool:
+        return time.perf_counter() - self._turn_began > TURN_SECONDS
+
+    async def _let_others_run(self) -> None:
+        began = time.perf_counter()
+        await trio.lowlevel.checkpoint()
+        self._turn_began = time.perf_counter()
+        self._sends = 0
+        self._poll = None
+        if self._turn_began - began < ALONE_SECONDS and isinstance(self.stream, trio.SocketStream):
+            self._poll = select.poll()
+            self._poll.register(self.stream.socket.fileno(), select.POLLIN)
+
+    def _said_at_once(self) -> bytes:
+        """Give what the peer says in a moment; nothing, if it takes longer or is the end."""
+        if self._poll is None:
+            return b""
+        assert isinstance(self.stream, trio.SocketStream)
+        poll, over = self._poll.poll, time.perf_counter() + MOMENT_SECONDS
+        while not poll(0):
+            if time.perf_counter() > over:
+                self._poll = None
+                return b""
+        try:
+            return os.read(self.stream.socket.fileno(), RECEIVE_BYTES)
+        except OSError:
+            return b""  # it will be found again
+
+    async def _receive(self) -> bytes:
+        try:
+            data = await self.stream.receive_some(RECEIVE_BYTES)
+        except trio.BrokenResourceError as error:
+            raise PeerClosed(f"the connection broke: {error.__cause__ or error}") from None
+        if not data:
+            raise PeerClosed("the peer closed the connection")
+        return bytes(data)

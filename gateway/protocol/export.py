@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 
 from gateway.wire import limits
@@ -181,22 +181,27 @@ def view_of(
     `any_alignment`: requests that are not aligned to the upstream's blocks are served all the same.
     `made_up`: contexts that are answered here if the link does not have them.
     """
-    flags = Flag(export.flags & _AS_UPSTREAM) | Flag.HAS_FLAGS
-    if not flags & Flag.SEND_WRITE_ZEROES:
-        flags &= ~Flag.SEND_FAST_ZERO
-    flags |= Flag.SEND_WRITE_ZEROES | Flag.SEND_DF | Flag.BLOCK_STATUS_PAYLOAD
-    if flags & Flag.SEND_FLUSH:
-        flags |= Flag.SEND_FUA
     sizes = offered_block_sizes(export.block_sizes)
     return View(
         export.size,
-        int(flags),
-        replace(sizes, minimum=export.minimum),
+        _viewed_flags(export.flags),
+        BlockSizes(export.minimum, sizes.preferred, sizes.maximum),
         any_alignment,
         reaches_tail=export.block_sizes is None,
         description=export.description,
         contexts=made_up.union(context.name for context in export.contexts),
     )
+
+
+@lru_cache(maxsize=256)  # a list of a thousand exports has the same ones a thousand times
+def _viewed_flags(upstream: int) -> int:
+    flags = Flag(upstream & _AS_UPSTREAM) | Flag.HAS_FLAGS
+    if not flags & Flag.SEND_WRITE_ZEROES:
+        flags &= ~Flag.SEND_FAST_ZERO
+    flags |= Flag.SEND_WRITE_ZEROES | Flag.SEND_DF | Flag.BLOCK_STATUS_PAYLOAD
+    if flags & Flag.SEND_FLUSH:
+        flags |= Flag.SEND_FUA
+    return int(flags)
 
 
 def offer(
@@ -226,6 +231,7 @@ def offer(
     )
 
 
+@lru_cache(maxsize=256)
 def offered_flags(flags: int, *, structured: bool, extended: bool = False) -> int:
     """Give the transmission flags of an offer: those of the view that contradict no other."""
     offered = Flag(flags)
@@ -312,4 +318,6 @@ def repaired(export: Export, *, clear: int, add: int, unstated_minimum: int) -> 
     block that they say.
     """
     flags = export.flags & ~clear | add
+    if (flags, unstated_minimum) == (export.flags, export.unstated_minimum):
+        return export
     return replace(export, flags=flags, unstated_minimum=unstated_minimum)

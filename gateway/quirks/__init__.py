@@ -21,7 +21,7 @@ import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 
 from gateway.protocol.client_role import Style
 from gateway.protocol.export import Export, repaired
@@ -163,9 +163,10 @@ def catalogue() -> dict[str, Quirk]:
     return found
 
 
-def recognised(evidence: Evidence) -> list[Quirk]:
+@lru_cache(maxsize=1024)  # the exports of a server differ little
+def recognised(evidence: Evidence) -> tuple[Quirk, ...]:
     """Give the quirks that the evidence speaks for."""
-    return [quirk for quirk in catalogue().values() if quirk.applies(evidence)]
+    return tuple(quirk for quirk in catalogue().values() if quirk.applies(evidence))
 
 
 def dialect_of(quirks: Iterable[Quirk]) -> Dialect:

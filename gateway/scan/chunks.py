@@ -54,6 +54,7 @@ _NONE_DONE = DONE_BIT | Chunk.NONE
 _NO_PAYLOAD = bytes(4)  # the length of a structured chunk that has none
 _HAS_DATA = frozenset({Cmd.READ, Cmd.BLOCK_STATUS})
 _NOT_A_READ = ASK | 0xFFFF
+_NO_ENTRY = (0, _NOT_A_READ, 0, 0)
 
 MAX_HELD_EXTENTS = 2**20
 """How many extents a link keeps of replies whose other contexts have not come yet: 8 or 16 MiB. No server
@@ -92,6 +93,7 @@ class ChunkReplies(Replies):
             self._magic,
         )
         in_flight, partial = traffic.in_flight, traffic.partial
+        refused = traffic.going.refused
         early = traffic.early.least
         unpack = (EXTENDED_CHUNK_AND_OFFSET if extended else CHUNK_AND_OFFSET).unpack_from
         head = self._head.size
@@ -100,7 +102,6 @@ class ChunkReplies(Replies):
         same = self._framing is traffic.plan.link
         simple_stays = self._framing is not EXTENDED and not extended
         chunk_stays = same and not extended
-        refused = traffic.going.refused
         base = self._base
         memory = traffic.memory
         answered = memory.answered if memory is not None else None
@@ -111,44 +112,43 @@ class ChunkReplies(Replies):
         elif self._gathering:
             run = pos = self._gather(view, start, end, out)
             self._let_jobs_speak(out)
-        while end - pos >= least:
+        one_by_one = in_flight if refused else partial
+        last, last_chunk = end - least, end - head - 8  # where what is here begins at the latest
+        while pos <= last:
             # A chunk and a simple reply begin alike: magic; flags and type, or error; cookie.
-            if end - pos >= head + 8:
+            if pos <= last_chunk:
                 if extended:
                     magic, word, ours, echo, size, offset = unpack(buffer, pos)
                 else:
                     magic, word, ours, size, offset = unpack(buffer, pos)
                 if word == _DATA_DONE and magic == chunk_magic:
-                    entry = in_flight.get(ours)
+                    entry = in_flight.get(ours, _NO_ENTRY)
+                    cookie, asked, at, length = entry
                     if (
-                        entry is not None
-                        and offset == entry[2]
-                        and size == entry[3] + 8
-                        and not entry[1] & _NOT_A_READ
-                        and ours not in partial
-                        and ours not in refused
+                        offset == at
+                        and size == length + 8
+                        and not asked & _NOT_A_READ
+                        and ours not in one_by_one
                         and (not extended or echo == offset)
                     ):  # the whole reply in one chunk
                         del in_flight[ours]
                         behind = pos + head + size
                         if same:
-                            pack_cookie(buffer, pos + COOKIE_AT, entry[0])
+                            pack_cookie(buffer, pos + COOKIE_AT, cookie)
                             if base:
                                 OFFSET.pack_into(buffer, pos + head, offset - base)
                                 if extended:
                                     OFFSET.pack_into(buffer, pos + OFFSET_AT, offset - base)
-                            if behind > end:
-                                WORD.pack_into(buffer, pos + WORD_AT, Chunk.OFFSET_DATA)
                         else:
                             if pos > run:
                                 out.append(view[run:pos])
                             run = pos + head + 8
                             done = behind <= end
-                            out.append(
-                                client.data_head(entry[0], offset, offset, entry[3], done=done)
-                            )
+                            out.append(client.data_head(cookie, offset, offset, length, done=done))
                         if behind > end:
-                            self._begin(entry, behind - end, offset + entry[3], done=True)
+                            if same:
+                                WORD.pack_into(buffer, pos + WORD_AT, Chunk.OFFSET_DATA)
+                            self._begin(entry, behind - end, offset + length, done=True)
                             behind = end
                         pos = behind
                         if not ours & FEW and traffic.turn.takes():
@@ -167,14 +167,12 @@ class ChunkReplies(Replies):
             ):
                 short = head
             if short:
-                entry = in_flight.get(ours)
+                entry = in_flight.get(ours, _NO_ENTRY)
                 if (
-                    entry is not None
-                    and ours < early
+                    ours < early
                     and entry[1] & 0xFFFF not in _HAS_DATA
                     and not entry[1] & ASK
-                    and ours not in partial
-                    and ours not in refused
+                    and ours not in one_by_one
                 ):
                     del in_flight[ours]
                     if answered is not None:
@@ -192,6 +190,7 @@ class ChunkReplies(Replies):
             if magic == SIMPLE_REPLY_MAGIC and not extended:
                 self._simple(ours, word, out)
                 self._let_jobs_speak(out)
+                one_by_one = in_flight if refused else partial
                 run = pos = pos + 16
                 if traffic.turn.takes():
                     break
@@ -202,6 +201,7 @@ class ChunkReplies(Replies):
                 )
             behind = self._chunk(buffer, view, pos, end, out)
             self._let_jobs_speak(out)
+            one_by_one = in_flight if refused else partial
             if behind == pos:  # more bytes are needed
                 break
             run = pos = behind
@@ -285,17 +285,17 @@ class ChunkReplies(Replies):
         self._gathered += view[start : start + take]
         self._gathering -= take
         if not self._gathering:
-            gathered, self._gathered = bytes(self._gathered), bytearray()
+            gathered, self._gathered = self._gathered, bytearray()
             self._whole(gathered, out)
         return start + take
 
-    def _whole(self, chunk: bytes, out: Out) -> None:
+    def _whole(self, chunk: bytearray, out: Out) -> None:
         word, ours, _size = self._chunk_head(chunk, 0)
         kind, done = word & 0xFFFF, bool(word & DONE_BIT)
-        payload = chunk[self._head.size :]
+        payload = memoryview(chunk)[self._head.size :]
         entry = self._entry(ours)
         if is_error(kind):
-            self._error(ours, entry, kind, payload, out, done=done)
+            self._error(ours, entry, kind, bytes(payload), out, done=done)
             return
         if kind == Chunk.OFFSET_HOLE:
             self._hole(ours, entry, payload, out)
@@ -344,7 +344,7 @@ class ChunkReplies(Replies):
             self._closing = [bytes(piece) for piece in final]
         return end
 
-    def _hole(self, ours: int, entry: Entry, payload: bytes, out: Out) -> None:
+    def _hole(self, ours: int, entry: Entry, payload: memoryview, out: Out) -> None:
         offset, length = HOLE.unpack(payload)
         if not length:
             raise WireError("an OFFSET_HOLE chunk for a hole of no bytes")
@@ -381,7 +381,7 @@ class ChunkReplies(Replies):
             partial = self.traffic.partial[ours] = Partial()
         return partial
 
-    def _status(self, ours: int, entry: Entry, payload: bytes, out: Out) -> None:
+    def _status(self, ours: int, entry: Entry, payload: memoryview, out: Out) -> None:
         decode = decode_extended_extents if self._extended else decode_extents
         context_id, extents = decode(payload)
         plan = self.traffic.plan

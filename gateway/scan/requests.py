@@ -198,8 +198,10 @@ class RequestScan:
         # look again whenever a job may have begun. While there are fences it has to be a job, too, to wait
         # for them.
         guarded = (mask and traffic.locks.busy) or traffic.fences.standing or traffic.stale
-        room = 0 if self.stopped else traffic.room
-        while end - pos >= header and room > 0:
+        last = end - header  # where a request that is here begins at the latest
+        ours = traffic.last_cookie
+        newest = ours if self.stopped else ours + traffic.room
+        while pos <= last and ours < newest:
             magic, word, cookie, offset, length = unpack(buffer, pos)
             if gate is not None and magic == client_magic and not _may_pass(gate, word, length):
                 traffic.held = True
@@ -214,7 +216,7 @@ class RequestScan:
                 and (ranges is None or not touches(ranges, offset, offset + length))
                 and not (guarded and word & 0xFFFF in WRITE_CLASS)
             ):
-                traffic.last_cookie = ours = traffic.last_cookie + 1
+                ours += 1
                 in_flight[ours] = (cookie, word, at, length)
                 if same:
                     pack_cookie(buffer, pos + COOKIE_AT, ours)
@@ -228,7 +230,6 @@ class RequestScan:
                         out.append(view[run:pos])
                     out.append(pack(link_magic, sent, ours, at, length))
                     run = pos = pos + header
-                room -= 1
                 if word & 0xFFFF == 1:  # WRITE
                     data = pos
                     pos += length
@@ -248,6 +249,7 @@ class RequestScan:
             if pos > run:
                 out.append(view[run:pos])
             run = pos  # so that what is out stays out if this raises
+            traffic.last_cookie = ours
             if magic != client_magic:
                 if begins_tls(magic):  # to an oldstyle listener
                     raise WireError(TLS_WITHOUT_NBD)
@@ -257,12 +259,14 @@ class RequestScan:
             request = word, cookie, offset, length
             run = pos = self._judge(view, pos + header, end, request, out)
             guarded = (mask and traffic.locks.busy) or traffic.fences.standing or traffic.stale
-            room = traffic.room
+            ours = traffic.last_cookie
+            newest = ours + traffic.room
             answers = len(self.answers) + len(traffic.to_client)
             if self.disconnected or answers >= MAX_ANSWERS or not self.between_messages:
                 break
             if traffic.turn.takes():
                 break
+        traffic.last_cookie = ours
         if pos > run:
             out.append(view[run:pos])
         return pos

@@ -123,7 +123,10 @@ def refusal_of(
     NBD_OPT_EXPORT_NAME" ("SELECTIVETLS mode"), the last of which has no error reply. So whoever asks for its
     contexts hears ERR_UNKNOWN, as it would of a client's mistake in the name, and what the mistake is.
     """
-    route = None if found.name is None else config.route(found.name)
+    if isinstance(found, Grant):
+        route: Route | None = found.route
+    else:
+        route = None if found.name is None else config.route(found.name)
     if route is None or (isinstance(found, NotGranted) and found.hidden):
         return _unknown(name)
     if route.tls_required and not secure:

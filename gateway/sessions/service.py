@@ -138,15 +138,18 @@ class Service:
         """Give the disk that is at a location: the same whatever leads there."""
         return self.disks.at(location.server, location.name)
 
-    def negotiation(self, location: Location) -> OwnNegotiation | SharedNegotiation:
-        """Give what a client's questions are asked of. Where clients share connections to the disk, all do:
-        what is written again after a loss would undo what others have written beside it.
+    def negotiation(
+        self, location: Location, *, listed: bool = False
+    ) -> OwnNegotiation | SharedNegotiation:
+        """Give what the questions of a client are asked of, which has a list if it is `listed`. Where clients
+        share connections to the disk, all do: what is written again after a loss would undo what others have
+        written beside it.
         """
         server = location.server
         at = partial(self.disks.at, server)
         if server.mode.wanted.shared or self.disk_at(location).trunk is not None:
             return SharedNegotiation(self.trunks, server, at)
-        return OwnNegotiation(self.trunks, server, at)
+        return OwnNegotiation(self.trunks, server, at, listed=listed)
 
     async def opened_anew(
         self, location: Location, terms: Terms, trunk: Trunk | None, lowest: Rung

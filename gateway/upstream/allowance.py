@@ -1,4 +1,4 @@
-"""How long somebody may wait for a server in all, however many answers he waits for."""
+"""How long somebody may wait for a peer in all, however many answers he waits for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ class Allowance:
     def take(self, seconds: float) -> None:
         """Have so many been spent, on what nobody waits for here."""
         self._left = max(0.0, self._left - seconds)
+
+    def give(self, seconds: float) -> None:
+        """Have so many more."""
+        self.seconds += seconds
+        self._left += seconds
 
     @contextmanager
     def spend(self) -> Iterator[None]:

@@ -8,7 +8,8 @@ a server that says just this, is the link given up for another one, on which INF
 
 Nothing of it is believed of a server that was seen down since, or longer than what it has spoken: the server
 behind an address changes. If it does so unseen, what it says has to be the same in every flag and size for it
-to be taken for the one before.
+to be taken for the one before; but who has agreed on structured replies with it and who has not are told alike
+(DF alone is not for both).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import replace
 
 from gateway.quirks import Evidence, Quirk
 from gateway.upstream.ladder import RUNG_SECONDS
-from gateway.wire.constants import Rep
+from gateway.wire.constants import Rep, TransmissionFlag
 
 MOST_EXAMINED = 256
 """So many different answers are remembered: each export may have its own flags and sizes."""
@@ -32,6 +33,7 @@ class Examined:
     def __init__(self) -> None:
         self._until = float("-inf")
         self._shown: dict[Evidence, Evidence] = {}
+        self._no_matter: dict[Evidence, bool] = {}
 
     def known(self, now: float) -> bool:
         """Say whether GO may go alone."""
@@ -42,27 +44,36 @@ class Examined:
         if not self.known(now) or len(self._shown) >= MOST_EXAMINED:
             self._shown.clear()
             self._until = now + RUNG_SECONDS
-        self._shown[_without_info(evidence)] = evidence
+        self._shown[_known_by(evidence)] = evidence
 
     def settle(
         self, evidence: Evidence, quirks: Callable[[Evidence], Collection[Quirk]], now: float
     ) -> Evidence | None:
         """Complete evidence of GO alone; None: a quirk depends on what INFO would show."""
-        shown = self._shown.get(_without_info(evidence))
+        shown = self._shown.get(_known_by(evidence))
         if shown is not None and self.known(now):
-            return shown
-        possible = [
-            quirks(replace(evidence, unasked_info=reply, sizeless_info=sizeless))
-            for reply in _ANSWERS
-            for sizeless in (False, True)
-        ]
-        return evidence if all(each == possible[0] for each in possible) else None
-
-    def forget(self) -> None:
-        """The server was seen down."""
-        self._until = float("-inf")
-        self._shown.clear()
+            return replace(
+                evidence, unasked_info=shown.unasked_info, sizeless_info=shown.sizeless_info
+            )
+        no_matter = self._no_matter.get(evidence)
+        if no_matter is None:
+            if len(self._no_matter) >= MOST_EXAMINED:
+                self._no_matter.clear()
+            no_matter = self._no_matter[evidence] = _is_no_matter(evidence, quirks)
+        return evidence if no_matter else None
 
 
-def _without_info(evidence: Evidence) -> Evidence:
-    return replace(evidence, unasked_info=None, sizeless_info=False)
+def _is_no_matter(evidence: Evidence, quirks: Callable[[Evidence], Collection[Quirk]]) -> bool:
+    """Say whether the quirks are the same whatever an INFO would show."""
+    possible = [
+        quirks(replace(evidence, unasked_info=reply, sizeless_info=sizeless))
+        for reply in _ANSWERS
+        for sizeless in (False, True)
+    ]
+    return all(each == possible[0] for each in possible)
+
+
+def _known_by(evidence: Evidence) -> Evidence:
+    """Give what is left of it without what INFO has shown, and without what depends on whom it was told to."""
+    flags = evidence.flags & ~int(TransmissionFlag.SEND_DF)
+    return replace(evidence, unasked_info=None, sizeless_info=False, structured=False, flags=flags)

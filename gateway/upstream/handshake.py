@@ -102,8 +102,7 @@ class Handshake:
         began = trio.current_time()
         self.asked += 1
         try:
-            with self.allowance.spend():
-                return await self._talk.next_event()
+            return await self._talk.next_event(self.allowance.spend)
         except (PeerClosed, WireError) as error:
             raise LostTheWay(str(error), closed=isinstance(error, PeerClosed)) from None
         except trio.TooSlowError:

@@ -61,7 +61,7 @@ class Negotiation:
     turned away. `beside`: it is one more than those that a client has already. `slot`: one among the
     upstream's connections that it has already. `lowest`: the rung below which nothing is asked, which is that
     of the link in whose place this one is to be. `allowance`: what is left of the time for opening an export;
-    None: all of it.
+    None: all of it. `listed`: the client has a list of what is there, and may ask about all of it.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Negotiation:
         slot: Slot | None = None,
         lowest: Rung = Rung.EXPORT_NAME,
         allowance: Allowance | None = None,
+        listed: bool = False,
     ) -> None:
         self._server = server
         self._slot = slot
@@ -84,6 +85,7 @@ class Negotiation:
         self._phase: OptionPhase | None = None
         self._info_first = False
         self._name: str | None = None
+        self._listed = listed
         self.allowance = allowance or Allowance(server.settings.negotiate_seconds)
         """Of the export that is asked about: what it may take yet until it is opened."""
 
@@ -160,6 +162,8 @@ class Negotiation:
                     self._phase = await self._connected(connecting, lost)
                     await self._phase.agree(terms, climb.rung(trio.current_time()))
                 self._phase.info_first |= self._info_first
+                if looks and self._listed:
+                    await self._phase.make_room()
                 result = await step(self._phase)
                 rung, now = self._phase.rung, trio.current_time()
                 if not self._phase.has_answered or climb.answered(rung, now, **wanted):

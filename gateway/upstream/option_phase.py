@@ -30,6 +30,7 @@ from gateway.upstream.errors import LostTheWay, refusal_for_client
 from gateway.upstream.handshake import Handshake
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Link, Terms
+from gateway.upstream.room import OptionRoom
 from gateway.upstream.server import Server
 from gateway.wire.constants import Info, Opt, Rep, TransmissionFlag
 from gateway.wire.errors import WireError
@@ -40,12 +41,6 @@ WANTED = frozenset({Info.NAME, Info.DESCRIPTION, Info.BLOCK_SIZE})
 
 OF_QEMU = ("qemu:",)
 """The query for all of qemu's contexts."""
-
-MOST_OPTIONS = 32
-"""Of one connection over which exports are looked at: nbdkit has borne no more."""
-
-MOST_FOR_ONE = 4
-"""Options that it takes to look at one export, at most; and ABORT comes at the end."""
 
 
 class InDoubt(Exception):
@@ -64,6 +59,7 @@ class OptionPhase:
         self.seen: Evidence | None = None
         """What the server has shown of itself."""
         self._server = server
+        self._examined = server.examined  # as it was when something was asked because of it
         self._handshake = handshake
         self._core = handshake.core
         self._selected: tuple[MetaContext, ...] | None = None
@@ -76,6 +72,7 @@ class OptionPhase:
         self._described: tuple[Export, Dialect, tuple[str, ...]] | None = None
         self._opened: Link | None = None
         self._looked_at_others = False  # exports, before the one that it is for now
+        self._room = OptionRoom()
 
     def spend_from(self, allowance: Allowance) -> None:
         """Have the server take no longer than there is left of this."""
@@ -108,7 +105,7 @@ class OptionPhase:
 
     def _look_at_another(self, terms: Terms) -> bool:
         same = replace(terms, name=self.terms.name) == self.terms and terms.queries is None
-        if not same or self._handshake.asked + MOST_FOR_ONE >= MOST_OPTIONS or self._core.busy:
+        if not same or not self._room.has(self._handshake.asked) or self._core.busy:
             return False
         self._looked_at_others = True
         self.terms = terms
@@ -116,6 +113,13 @@ class OptionPhase:
         self._listed = self._sizeless = self._has_asked_info = False
         self._of_qemu = None
         return True
+
+    async def make_room(self) -> None:
+        """Where few more exports may be looked at, have more be: by a LIST of which nothing else is wanted."""
+        if self._room.is_for_list(self._handshake.asked):  # so it has options
+            self._core.list_exports()
+            answer = await self._handshake.ask()
+            self._room.grow(len(answer.exports) if isinstance(answer, Answered) else 0)
 
     async def agree(self, terms: Terms, rung: Rung) -> None:
         """Be for these terms from now on, on this rung."""
@@ -203,10 +207,13 @@ class OptionPhase:
 
     @property
     def _may_forget_bitmaps(self) -> bool:
-        """It may be qemu 3.0, whose bitmaps are not in the answer to no query (Q-S3), and which has no
-        FAST_ZERO.
+        """It may be qemu 3.0, whose bitmaps are not in the answer to no query (Q-S3). That has no FAST_ZERO,
+        and of bits 8 and 10 one alone: 3.0.0 has the former for what the others mean by the latter.
         """
-        return self.seen is None or not self.seen.flags & TransmissionFlag.SEND_FAST_ZERO
+        if self.seen is None:
+            return True
+        flags, both = self.seen.flags, TransmissionFlag.CAN_MULTI_CONN | TransmissionFlag.SEND_CACHE
+        return not flags & TransmissionFlag.SEND_FAST_ZERO and flags & both != both
 
     # --- The export
 
@@ -260,8 +267,7 @@ class OptionPhase:
         self._evidence = evidence
 
     def _settled(self, evidence: Evidence) -> Evidence | None:
-        server = self._server
-        return server.examined.settle(evidence, server.quirks, trio.current_time())
+        return self._examined.settle(evidence, self._server.quirks, trio.current_time())
 
     def _evidence_of(self, answer: Answered | None) -> Evidence:
         assert self._core.style is not None
@@ -285,7 +291,8 @@ class OptionPhase:
         if self._opened is not None:
             return self._opened
         if self._has_options:
-            known = self._server.examined.known(trio.current_time()) and not self.info_first
+            self._examined = self._server.examined
+            known = self._examined.known(trio.current_time()) and not self.info_first
             if self._described is None and not known:
                 await self._examine(None)
             self._core.go(self.terms.name, WANTED)
@@ -309,7 +316,7 @@ class OptionPhase:
         assert isinstance(answer, Answered)
         return self._open(answer)
 
-    def _judge(self, answer: Answered) -> tuple[Export, Dialect, list[Quirk]]:
+    def _judge(self, answer: Answered) -> tuple[Export, Dialect, tuple[Quirk, ...]]:
         """Give the export as the server means it."""
         assert answer.export is not None
         evidence = self._evidence_of(answer)

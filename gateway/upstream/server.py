@@ -68,7 +68,7 @@ class Server:
             chance=chance,
             tell=lambda news: self.tell(news),
             serves=lambda: self.serves,
-            another=self._forget,
+            another=self.forget,
         )
         """Connects to it."""
         self.tell: Callable[[News], None] = lambda _news: None
@@ -125,10 +125,10 @@ class Server:
         """An operator says that it is there: the next who connects tries."""
         self.connector.try_soon()
 
-    def _forget(self) -> None:
-        """Forget what was learnt of it."""
+    def forget(self) -> None:
+        """Forget what was learnt of it. Who has asked something because of that still goes by it."""
         self.ladder.seen_down()
-        self.examined.forget()
+        self.examined = Examined()
 
     async def slot(self, *, patient: bool = True, seconds: float | None = None) -> Slot:
         """Take a slot for a connection, as soon as there is one, within `seconds` (None: `connect_seconds`).
@@ -141,8 +141,8 @@ class Server:
             raise Full(f"upstream {self.name!r} is in use: {most} lets it have no more connections")
         return slot
 
-    def quirks(self, evidence: Evidence) -> list[Quirk]:
+    def quirks(self, evidence: Evidence) -> tuple[Quirk, ...]:
         """Give the quirks that are in force on a link that showed this evidence."""
         if isinstance(self.settings.quirks, str):
             return recognised(evidence)
-        return [catalogue()[name] for name in self.settings.quirks]
+        return tuple(catalogue()[name] for name in self.settings.quirks)

@@ -52,7 +52,7 @@ class Extents(Sequence[tuple[int, int]]):
             words.byteswap()
         return cls(words[0::2], words[1::2])
 
-    def encoded(self, typecode: str) -> bytes:
+    def encoded(self, typecode: str) -> memoryview:
         """Give them as they are on the wire. Raises OverflowError if something does not fit into 32 bits."""
         lengths, flags = self.lengths, self.flags
         if typecode == NARROW and lengths.typecode == WIDE:
@@ -64,7 +64,7 @@ class Extents(Sequence[tuple[int, int]]):
         words[step - 1 :: step] = flags
         if _SWAPPED:
             words.byteswap()
-        return words.tobytes()
+        return memoryview(words).cast("B")
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -182,7 +182,7 @@ class _Structured(_Chunked):
     ) -> bytes:
         body = Extents.of(extents).encoded(NARROW)
         head = self._head(cookie, asked, Chunk.BLOCK_STATUS, 4 + len(body), done=done)
-        return head + transmission.CONTEXT_ID.pack(context_id) + body
+        return b"".join((head, transmission.CONTEXT_ID.pack(context_id), body))
 
 
 class _Extended(_Chunked):
@@ -209,7 +209,8 @@ class _Extended(_Chunked):
     ) -> bytes:
         body = Extents.of(extents).encoded(WIDE)
         head = self._head(cookie, asked, Chunk.BLOCK_STATUS_EXT, 8 + len(body), done=done)
-        return head + transmission.EXTENDED_STATUS_HEAD.pack(context_id, len(extents)) + body
+        count = len(extents)
+        return b"".join((head, transmission.EXTENDED_STATUS_HEAD.pack(context_id, count), body))
 
 
 class _Shifted(Framing):

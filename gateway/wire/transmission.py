@@ -164,7 +164,7 @@ MAX_DECODED_EXTENTS = 128 * limits.KIB
 """Extents of one chunk that are looked at: as many as qemu tells. Fewer are always legal."""
 
 
-def decode_extents(payload: bytes) -> tuple[int, Extents]:
+def decode_extents(payload: bytes | memoryview) -> tuple[int, Extents]:
     """Take the payload of a BLOCK_STATUS chunk: the context's id, and extents, `MAX_DECODED_EXTENTS` at most.
     There is at least one; an empty one is for the caller to judge.
     """
@@ -178,7 +178,7 @@ def decode_extents(payload: bytes) -> tuple[int, Extents]:
     return context_id, Extents.decoded(extents, NARROW, MAX_DECODED_EXTENTS)
 
 
-def decode_extended_extents(payload: bytes) -> tuple[int, Extents]:
+def decode_extended_extents(payload: bytes | memoryview) -> tuple[int, Extents]:
     """Take the payload of a BLOCK_STATUS_EXT chunk, as `decode_extents` does of the other."""
     body = len(payload) - EXTENDED_STATUS_HEAD.size
     if body < EXTENDED_EXTENT.size or body % EXTENDED_EXTENT.size:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -18,9 +19,10 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Req
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
 from gateway.hub.ending import LOST_SECONDS
 from gateway.hub.hub import LOOK_SECONDS
-from gateway.hub.lane import BUFFER_BYTES, Scan
+from gateway.hub.lane import BUFFER_BYTES, MAP_BYTES, Scan
 from gateway.links.fencing import LOOK_SECONDS as FENCE_LOOK_SECONDS
 from gateway.net.dial import DialError
+from gateway.net.options import RelaySocket
 from gateway.protocol.client_role import ClientNegotiation, Refused
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import chunks, replies, requests, turn
@@ -28,9 +30,19 @@ from gateway.scan.plan import plan
 from gateway.scan.requests import MAX_ANSWERS
 from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.wire import limits
-from gateway.wire.constants import SIMPLE_REPLY_MAGIC, Chunk, Cmd, Errno, Info, Opt, Rep
+from gateway.wire.constants import (
+    BASE_ALLOCATION,
+    SIMPLE_REPLY_MAGIC,
+    Chunk,
+    Cmd,
+    Errno,
+    Info,
+    Opt,
+    Rep,
+)
 from gateway.wire.constants import TransmissionFlag as Flag
-from gateway.wire.handshake import CLIENT_FLAGS, OPTION, BlockSizes, encode_option
+from gateway.wire.framing import STRUCTURED
+from gateway.wire.handshake import CLIENT_FLAGS, OPTION, BlockSizes, MetaContext, encode_option
 from gateway.wire.transmission import (
     DISC,
     SIMPLE_REPLY,
@@ -466,6 +478,69 @@ def test_what_was_sent_before_the_end_is_done(how: str, short_turns: None) -> No
         wires.client.shutdown(socket.SHUT_WR)
     wires.session.begin()
     assert len(received(wires.upstream, len(asked), wires.step)) == len(asked)
+    wires.close()
+
+
+class PlainSocket(socket.socket):
+    """Another one of the same connection, that notes how much may be received at a time."""
+
+    def __init__(self, of: RelaySocket) -> None:
+        super().__init__(fileno=os.dup(of.fileno()))
+        self.setblocking(False)
+        self.room: list[int] = []
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        self.room.append(len(buffer))
+        return super().recv_into(buffer, nbytes, flags)
+
+
+class OtherSocket:
+    """The same, and no plain one: as one over TLS is."""
+
+    def __init__(self, of: RelaySocket) -> None:
+        self._plain = PlainSocket(of)
+        self.room = self._plain.room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "most"),
+    [
+        (Cmd.BLOCK_STATUS, PlainSocket, MAP_BYTES),
+        (Cmd.BLOCK_STATUS, OtherSocket, BUFFER_BYTES),  # a record of TLS has to find room
+        (Cmd.READ, PlainSocket, BUFFER_BYTES),
+    ],
+)
+def test_of_a_map_little_is_received_at_a_time(
+    command: Cmd, kind: type[PlainSocket] | type[OtherSocket], most: int
+) -> None:
+    """A receive goes on for as long as a server has more to send, be it eight bytes at a time."""
+    contexts = (MetaContext(1, BASE_ALLOCATION),)
+    export = Export(SIZE, int(Flag.HAS_FLAGS), None, structured=True, contexts=contexts)
+    offered = offer(view_of(export), structured=True, selected=contexts)
+    wires = Wires(Traffic(plan(offered, export)))
+    lane = wires.session._replies_lane
+    assert lane.source is not None
+    watched = kind(lane.source)
+    lane.source = cast(RelaySocket, watched)
+    wires.session.begin(encode_request(command, 0, 7, 0, SIZE))
+    asked = received(wires.upstream, STRUCTURED.request.size, wires.step)
+    ours = int.from_bytes(asked[8:16])
+    if command is Cmd.READ:
+        reply = STRUCTURED.data_head(ours, 0, 0, SIZE, done=True) + bytes(4096)
+    else:
+        extents = [(512, 0), (512, 1)] * (2 * MAP_BYTES // 16)
+        reply = STRUCTURED.status(ours, 0, 1, extents, done=True)
+    wires.upstream.send(reply)
+    while wires.step():
+        pass
+    assert watched.room[0] == most
+    if command is Cmd.BLOCK_STATUS:
+        assert max(watched.room) == most
+        assert len(wires.client.recv(1 << 20)) == len(reply)  # and all of it is told
+    watched.close()
     wires.close()
 
 

@@ -48,8 +48,7 @@ def test_the_next_client_has_the_connection_that_is_there(
     """The server has gone from its address, so that nobody can connect to it any more."""
     upstream = servers.start(kind, image.path)
     path = Path(upstream.uri.partition("socket=")[2])
-    # No quirk, for what nbdkit says may leave one in doubt, which costs another connection (docs/behaviour.md).
-    keys = "warm = 2\nconnect-seconds = 1\nquirks = []"
+    keys = "warm = 2\nconnect-seconds = 1"
     gateway = Before(workdir, f'uri = "{upstream.uri}"\n{keys}')
     assert connections(path) == 0
     with RawClient(

@@ -54,7 +54,7 @@ def test_a_quirk_says_what_it_is(quirk: Quirk) -> None:
 
 
 def test_a_server_without_oddities() -> None:
-    assert recognised(Evidence(Style.FIXED_NEWSTYLE, 1)) == []
+    assert recognised(Evidence(Style.FIXED_NEWSTYLE, 1)) == ()
     assert dialect_of([]) == Dialect()
 
 

@@ -70,6 +70,19 @@ def test_it_ends_a_reply_in_a_chunk_of_its_own(framing: Framing) -> None:
 
 
 @pytest.mark.parametrize("framing", CHUNKED, ids=str)
+def test_the_end_after_it_is_no_success(framing: Framing) -> None:
+    """However it is received."""
+    reply = refusal(framing, 1, done=False) + framing.end(1, 0)
+    for cut in range(len(reply)):
+        made, feeder, _said = heeding(framing)
+        put(made, 1, Cmd.WRITE)
+        feeder.feed(reply[:cut])
+        feeder.feed(reply[cut:])
+        assert not feeder.sent
+        assert list(made.in_flight) == [1]
+
+
+@pytest.mark.parametrize("framing", CHUNKED, ids=str)
 def test_an_ask_is_not_answered_by_what_comes_behind(framing: Framing) -> None:
     made, feeder, _said = heeding(framing)
     outcomes: list[Outcome] = []

@@ -154,6 +154,37 @@ async def test_nothing_is_known_of_a_server_that_was_seen_down_or_after_a_time(
         assert (await server.opened())[1] == [FIRST]
 
 
+@pytest.mark.parametrize("personality", [OWN_DISKS, like_nbd_server(), QEMU_3_0])
+async def test_clients_with_structured_replies_and_without_are_told_alike(
+    personality: Personality,
+) -> None:
+    simple = Terms("", structured=False)
+    for first, then in ((simple, TERMS), (TERMS, simple)):
+        async with house(personality) as server:
+            await server.opened(first)
+            link, options = await server.opened(then)
+            assert len(options) == 1
+            server.upstream.forget()
+            assert (await server.opened(then))[0].quirks == link.quirks
+
+
+async def test_what_is_forgotten_while_go_is_under_way_counts_for_it() -> None:
+    """A connection that is kept ready, of a server that cannot be connected to: the next one cannot be had."""
+
+    def flags(disk: object, structured: bool) -> int:
+        assert isinstance(disk, MemoryDisk)
+        if len(server.taps) == 2:
+            server.upstream.forget()
+            server.refuses = True
+        return OWN_DISKS.flags(disk, structured)
+
+    async with house(replace(OWN_DISKS, flags=flags)) as server:
+        await server.opened()
+        link, options = await server.opened()
+        assert options == [ALONE]
+        assert link.quirks == ("nbd-server-own-disks",)
+
+
 async def test_every_export_may_say_something_else() -> None:
     """And is asked for once, where that is in doubt."""
     own = [True, False, False, True, False]
@@ -187,9 +218,6 @@ def test_evidence_is_completed_or_nobody_can_tell() -> None:
     assert examined.known(0)
     assert examined.settle(evidence(suspicious), recognised, 0) == shown
     assert examined.settle(evidence(suspicious), recognised, RUNG_SECONDS) is None
-    examined.forget()
-    assert not examined.known(0)
-    assert examined.settle(evidence(suspicious), recognised, 0) is None
 
 
 def test_so_much_is_remembered() -> None:

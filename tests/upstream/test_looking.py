@@ -12,29 +12,38 @@ from gateway.embedded.personality import PLAIN, lacking
 from gateway.protocol.errors import Refusal
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
-from gateway.upstream.option_phase import MOST_OPTIONS, OF_QEMU
+from gateway.upstream.option_phase import OF_QEMU
+from gateway.upstream.room import MOST_OPTIONS
 from gateway.wire.constants import BASE_ALLOCATION, Opt, TransmissionFlag
+from gateway.wire.handshake import ListedExport
 from tests.upstream.options import understood
 from tests.upstream.servers import server_to
 from tests.upstream.taps import Tap
 
 NAMES = [f"disk {number}" for number in range(MOST_OPTIONS)]
-OLDER = replace(PLAIN, flags=lacking(TransmissionFlag.SEND_FAST_ZERO))
+OLDER = replace(PLAIN, flags=lacking(TransmissionFlag.SEND_FAST_ZERO, TransmissionFlag.SEND_CACHE))
 """It may be qemu 3.0, for all that is seen."""
+
+OTHER = replace(PLAIN, flags=lacking(TransmissionFlag.SEND_FAST_ZERO))
+"""No qemu up to 4.1 has both bits."""
 
 SIZES = {name: 512 * number + 512 for number, name in enumerate(NAMES)}
 
 
 class House:
     def __init__(
-        self, nursery: trio.Nursery, *faults: Faults, personality: Personality = PLAIN
+        self,
+        nursery: trio.Nursery,
+        *faults: Faults,
+        personality: Personality = PLAIN,
+        listed: bool = False,
     ) -> None:
         disks = {name: MemoryDisk(size) for name, size in SIZES.items()}
         left = list(faults)
         self.server = Server(disks, personality, faults=lambda _: left.pop(0) if left else Faults())
         self.taps: list[Tap] = []
         self.upstream = server_to("main", self._connect, max_connections=2)
-        self.negotiation = Negotiation(self.upstream)
+        self.negotiation = Negotiation(self.upstream, listed=listed)
         self._nursery = nursery
 
     async def _connect(self) -> trio.SocketStream:
@@ -69,7 +78,46 @@ async def test_so_many_are_looked_at_over_one_connection(
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(("personality", "asked"), [(PLAIN, 1), (OLDER, 2)])
+@pytest.mark.parametrize("personality", [PLAIN, OLDER], ids=["plain", "older"])
+async def test_who_has_a_list_looks_at_all_of_it_over_one_connection(
+    personality: Personality,
+) -> None:
+    """A server that bears so many options bears more of them from who asks it for a list."""
+    async with trio.open_nursery() as nursery:
+        personality = replace(personality, most_options=MOST_OPTIONS)
+        house = House(nursery, personality=personality, listed=True)
+        for _ in range(3):
+            for name in NAMES:
+                await house.look(name)
+        await house.negotiation.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        [tap] = house.taps
+        assert understood(tap.sent).count(Opt.LIST) == 1
+        assert understood(tap.sent)[-1] == Opt.ABORT
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("unsupported", [True, False])
+async def test_who_is_told_no_list_there_looks_at_it_over_several(unsupported: bool) -> None:
+    """Or one of a single name: a server that has no more to tell bears no more."""
+    async with trio.open_nursery() as nursery:
+        without = frozenset({Opt.LIST} if unsupported else ())
+        personality = replace(PLAIN, most_options=MOST_OPTIONS, unsupported=without)
+        house = House(nursery, personality=personality, listed=True)
+        if not unsupported:
+            house.server.listed = lambda: [ListedExport(NAMES[0])]  # type: ignore[method-assign]
+        for name in NAMES:
+            await house.look(name)
+        await house.negotiation.aclose()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(house.taps) == 3
+        for tap in house.taps:
+            assert len(understood(tap.sent)) <= MOST_OPTIONS
+            assert understood(tap.sent)[-1] == Opt.ABORT  # it was not closed by the server
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("personality", "asked"), [(PLAIN, 1), (OLDER, 2), (OTHER, 1)])
 async def test_contexts_are_listed_once_and_once_more_by_who_may_forget_some(
     personality: Personality, asked: int
 ) -> None:

@@ -1,0 +1,1 @@
+"""Tests of gateway.clients; the conversations are in tests/sessions."""
