@@ -3,8 +3,8 @@ hooks.
 
 A chain is worked on from the upstream to the client: each policy describes what the one behind it shows, and
 adds to the table. The result is compiled: a request that no hook is for is held against one table, however many
-policies there are. A request that some policy has a hook for goes through them one by one (`Terms.do`), each of
-which holds it against what it shows itself, for a hook may well make another request of it.
+policies there are. A request that some policy has a hook for goes through them one by one (`Compiled.do`), each
+of which holds it against what it shows itself, for a hook may well make another request of it.
 
 A policy that is only observed (`mode = "observe"`) is left out of all that. What the chain would come to with
 it is the `shadow`: what that refuses is logged, and passes. A shadow has only those observed policies that
@@ -84,7 +84,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Compiled:
     """What a chain comes to over one export."""
 
     view: View
@@ -95,7 +95,7 @@ class Terms:
     """
     stages: tuple[Stage, ...]
     """Nearest to the client first."""
-    shadow: Terms | None = None
+    shadow: Compiled | None = None
     would: tuple[str, ...] = ()
     """What observed policies would not have let the client have, beside what the shadow refuses."""
 
@@ -138,7 +138,7 @@ class Enlarged(Exception):
     """A policy shows more than it was given, and has no hooks for it: a bug of the policy."""
 
 
-def terms(chain: Sequence[Placed], first: View) -> Terms:
+def compile_chain(chain: Sequence[Placed], first: View) -> Compiled:
     """Compile a chain over an export's first view. Raises `Denied`, `Enlarged`, and what policies raise."""
     enforced = _compiled([placed for placed in chain if not placed.observed], first)
     if not any(placed.observed for placed in chain):
@@ -159,7 +159,7 @@ def terms(chain: Sequence[Placed], first: View) -> Terms:
     return replace(enforced, shadow=_compiled(watched, first, shadow=True), would=tuple(would))
 
 
-def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> Terms:
+def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> Compiled:
     """Compile a chain. A shadow does nothing, so what stands behind its hooks is held against requests as they
     are.
     """
@@ -181,7 +181,7 @@ def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> 
         policy.commands(table)
         view = replace(view, flags=agreed_flags(view.flags, own))
         stages.insert(0, Stage(replace(placed, policy=policy), behind, view, own, hooked))
-    return Terms(view, table, tuple(stages))
+    return Compiled(view, table, tuple(stages))
 
 
 @dataclass
@@ -245,7 +245,7 @@ async def prepared(chain: Sequence[Placed], first: View, bottom: Bottom) -> list
             continue
         behind = _compiled([each for each in stands if not each.observed], first)
 
-        async def read(request: Request, behind: Terms = behind) -> Result:
+        async def read(request: Request, behind: Compiled = behind) -> Result:
             if request.command is not Cmd.READ:
                 raise TypeError(f"prepare may only READ, and sent {request.command.name}")
             return await behind.do(request, bottom)

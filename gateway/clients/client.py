@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.tls.credentials import (
-        Session as TlsSession,
+        TlsSession,
     )  # costs nothing where there is no TLS
 
 ChooseSession = Callable[[bytes], "TlsSession | None"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from gateway.access.chain import Placed, Terms, join, peek, prepares, terms
+from gateway.access.chain import Compiled, Placed, compile_chain, join, peek, prepares
 from gateway.access.rules import Grant, NotGranted
 from gateway.config import Route
 from gateway.identity import Identity
@@ -286,9 +286,11 @@ class Inquiry:
         with self._denials(grant, asked):
             return taken(grant.chain, Session(self._client(), grant.name))
 
-    def _agreed(self, chain: Sequence[Placed], grant: Grant, asked: str, export: Export) -> Terms:
+    def _agreed(
+        self, chain: Sequence[Placed], grant: Grant, asked: str, export: Export
+    ) -> Compiled:
         with self._denials(grant, asked):
-            return terms(chain, first_view(grant.route, export))
+            return compile_chain(chain, first_view(grant.route, export))
 
     @contextmanager
     def _denials(self, grant: Grant, asked: str) -> Iterator[None]:
@@ -382,7 +384,7 @@ class Inquiry:
             return chain
         return await self._wait(lambda: chain_over(chain, route, uplink))
 
-    def _offer(self, name: str, agreed: Terms) -> Offer:
+    def _offer(self, name: str, agreed: Compiled) -> Offer:
         return promise(
             agreed,
             structured=self._core.structured,

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from operator import eq, ge, le
 
-from gateway.access.chain import Terms, terms
+from gateway.access.chain import Compiled, compile_chain
 from gateway.config import Route
 from gateway.protocol.export import Export, Offer, lacks
 from gateway.sessions.promise import first_view, promise
 from gateway.wire.constants import TransmissionFlag
 
 
-def misfits(was: Offer, before: Export, after: Export, agreed: Terms) -> list[str]:
+def misfits(was: Offer, before: Export, after: Export, agreed: Compiled) -> list[str]:
     """Say what a client was promised over one link, and does not have over another, on terms that are
     agreed.
     """
@@ -49,12 +49,12 @@ def misfits_for_anybody(route: Route, before: Export, after: Export) -> list[str
     contexts that both were opened with.
     """
     was = promise(
-        terms((), first_view(route, before)),
+        compile_chain((), first_view(route, before)),
         structured=before.structured,
         extended=before.extended,
         selected=before.contexts,
     )
-    return misfits(was, before, after, terms((), first_view(route, after)))
+    return misfits(was, before, after, compile_chain((), first_view(route, after)))
 
 
 def plainly(export: Export) -> Export:

@@ -27,7 +27,7 @@ from typing import Self
 
 import trio
 
-from gateway.access.chain import prepares, terms
+from gateway.access.chain import compile_chain, prepares
 from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
 from gateway.links.disk import Disk
 from gateway.links.shared import shared_terms
@@ -176,7 +176,7 @@ class GoingOver:
             chain, route = before.membership.chain, before.grant.route
             if prepares(chain):
                 chain = await chain_over(chain, route, uplink)
-            agreed = terms(chain, first_view(route, uplink.export))
+            agreed = compile_chain(chain, first_view(route, uplink.export))
             refuse_if_misfit(
                 location, misfits(before.offer, before.uplink.export, uplink.export, agreed)
             )

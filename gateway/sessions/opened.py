@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from gateway.access.chain import Membership, Placed, Terms
+from gateway.access.chain import Compiled, Membership, Placed
 from gateway.access.rules import Access, Grant
 from gateway.hub.session import Watched
 from gateway.links.uplink import Uplink
@@ -20,7 +20,7 @@ from gateway.protocol.table import Table
 from gateway.scan.plan import Plan
 from gateway.scan.traffic import MAX_IN_FLIGHT
 from gateway.sessions.promise import plan_of
-from gateway.upstream.link import Terms as Asked
+from gateway.upstream.link import Terms
 from gateway.upstream.server import Server
 from gateway.wire.limits import MAX_SIZE_BYTES
 
@@ -77,11 +77,11 @@ class Opened:
     access: Access
     """The rules by which the client was given it."""
     location: Location
-    asked: Asked
+    asked: Terms
     """What the upstream was asked when it was opened."""
     membership: Membership
     uplink: Uplink
-    agreed: Terms
+    agreed: Compiled
     offer: Offer
     limits: Limits
     waits_in: set[Opened] = field(default_factory=set)

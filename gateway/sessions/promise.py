@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gateway.access.chain import Placed, Terms, terms
+from gateway.access.chain import Compiled, Placed, compile_chain
 from gateway.access.rules import Grant, NotGranted
 from gateway.config import Config, Route
 from gateway.policy import Denied
@@ -47,18 +47,18 @@ def first_view(route: Route, export: Export) -> View:
 
 
 def promise(
-    agreed: Terms,
+    agreed: Compiled,
     *,
     structured: bool,
     extended: bool,
     selected: tuple[MetaContext, ...] = (),
 ) -> Offer:
-    """Give what a client is promised that has these terms and negotiated this."""
+    """Give what a client is promised that has negotiated this, and whose policies come to `agreed`."""
     return offer(agreed.view, structured=structured, extended=extended, selected=selected)
 
 
 def plan_of(
-    agreed: Terms, promised: Offer, export: Export, dialect: Dialect, *, translated: str = ""
+    agreed: Compiled, promised: Offer, export: Export, dialect: Dialect, *, translated: str = ""
 ) -> Plan:
     """Give the plan of a session that was promised this; `translated` is why each command is a job."""
     shadow = None
@@ -95,7 +95,7 @@ class Told:
     """Clients that do not ask for block sizes are turned away, if there is an alignment."""
 
 
-def told_of(name: str, route: Route, export: Export, agreed: Terms, promised: Offer) -> Told:
+def told_of(name: str, route: Route, export: Export, agreed: Compiled, promised: Offer) -> Told:
     """Give what INFO and GO tell. The upstream's canonical name means something to the client only if it
     asked for the export under the name that the upstream has for it.
     """
@@ -232,7 +232,7 @@ def bitmaps_may_move(chain: Sequence[Placed], route: Route, export: Export) -> b
         return False
     # Before the disk has been looked at; no policy that has to is what makes a view read-only.
     ready = [each for each in chain if not each.policy.prepares()]
-    return terms(ready, first_view(route, export)).view.allows(Flag.READ_ONLY)
+    return compile_chain(ready, first_view(route, export)).view.allows(Flag.READ_ONLY)
 
 
 def is_bitmap(context: str) -> bool:

@@ -68,7 +68,7 @@ class Admitted:
     psk_user: str | None
 
 
-class Session:
+class TlsSession:
     """One TLS session to be: how to begin it, and the check that comes after its handshake.
 
     `context` is for this session, and `certificates`, if it is given, the one to take those from.
@@ -212,7 +212,7 @@ class ServerCredentials:
                 cipher["id"] & 0xFFFF for cipher in ciphers if cipher["auth"] == "auth-psk"
             )
 
-    def session(self, received: bytes | bytearray) -> Session | None:
+    def session(self, received: bytes | bytearray) -> TlsSession | None:
         """Give a client's session by what it has sent so far; None if more is needed to know which.
 
         All of `received` is then the session's to read. Takes at most 128 KiB until it knows.
@@ -228,12 +228,12 @@ class ServerCredentials:
         if by_key:
             assert self._keys is not None
             context = _key_context(ssl.PROTOCOL_TLS_SERVER)
-            return Session(context, server_side=True, claim=claim_of(context, self._keys))
+            return TlsSession(context, server_side=True, claim=claim_of(context, self._keys))
         assert self._context is not None
         empty = _context(ssl.PROTOCOL_TLS_SERVER, CERTIFICATE_SUITES)
         empty.verify_mode = self._context.verify_mode
         empty.verify_flags = self._context.verify_flags
-        return Session(
+        return TlsSession(
             empty,
             server_side=True,
             certificates=self._context,
@@ -338,9 +338,9 @@ class ClientCredentials:
         self._hostname = hostname
         self._verify_peer = verify_peer
 
-    def session(self) -> Session:
+    def session(self) -> TlsSession:
         """Give a new session with the server."""
-        return Session(
+        return TlsSession(
             self._context,
             server_side=False,
             hostname=self._hostname,

@@ -30,7 +30,7 @@ from gateway.wire.errors import WireError
 from gateway.wire.framing import SIMPLE
 
 if TYPE_CHECKING:
-    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+    from gateway.tls.credentials import TlsSession  # costs nothing where there is no TLS
 
 FAREWELL_SECONDS = 1
 """How long it may take to leave a server. ABORT has to be sent, and then the server has to hang up, or what it
@@ -130,7 +130,7 @@ class Handshake:
         assert isinstance(greeted, Greeted)
         self.greeting = greeted
 
-    async def start_tls(self, session: Session) -> None:
+    async def start_tls(self, session: TlsSession) -> None:
         """Go over to TLS before anything is asked (Q-K3, Q-K4), or nowhere: there is no way back to the clear.
 
         Raises `Unreachable`.

@@ -19,9 +19,9 @@ from gateway.upstream.backends import Backend, Connect
 from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
-    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+    from gateway.tls.credentials import TlsSession  # costs nothing where there is no TLS
 
-Tls = Callable[[], "Session"]
+Tls = Callable[[], "TlsSession"]
 """Gives the TLS session of a new connection."""
 
 
