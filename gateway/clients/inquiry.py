@@ -8,6 +8,9 @@ An upstream that is being asked stays connected for the next question about it. 
 the disk, INFO needs a link that is open already; it is kept for the GO that usually follows.
 
 After STARTTLS there is another `Inquiry`: nothing of what was asked before counts.
+
+This is longer than other modules: every question passes the rules, the upstream and the policies, in this order
+and with the same denials, so that no question tells a client more than another.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ as nbdkit's and qemu's are, and a command without data are FAST or REFRAMED; eve
 one by one. What an error or a block status says is judged when the whole chunk is here; data is sent on as
 it comes.
 
+This is longer than other modules: chunks are looked at in one loop where they lie, and each kind of chunk has
+to be held against what the others of its reply have said.
+
 "Structured reply message", "Extended structured reply message" and "Structured reply types" in proto.md.
 """
 
