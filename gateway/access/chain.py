@@ -1,14 +1,14 @@
-"""What a chain of policies comes to: one view and one table for the data plane, and stages for what takes
-hooks.
+"""What a chain of policies comes to: one view and one table for the data plane, and stages for requests that go
+through hooks.
 
-A chain is worked on from the upstream to the client: each policy describes what the one behind it shows, and
-adds to the table. The result is compiled: a request that no hook is for is held against one table, however many
-policies there are. A request that some policy has a hook for goes through them one by one (`Compiled.do`), each
-of which holds it against what it shows itself, for a hook may well make another request of it.
+A chain is compiled from the upstream to the client: each policy describes the export as the one behind it shows
+it, and adds to the table. A request for which no policy has a hook is checked against one table, however many
+policies there are. A request for which some policy has a hook goes through the policies one by one
+(`Compiled.do`). Each of them checks it against what it shows itself, for a hook may make another request of it.
 
-A policy that is only observed (`mode = "observe"`) is left out of all that. What the chain would come to with
-it is the `shadow`: what that refuses is logged, and passes. A shadow has only those observed policies that
-leave offsets as they are, because a request says no more than one offset.
+A policy that is only observed (`mode = "observe"`) is left out of all that. The `shadow` is what the chain
+would come to with it: what the shadow refuses is logged, and passes. A shadow has only those observed policies
+that leave offsets as they are, because a request says no more than one offset.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Placed:
     name: str
     """What `use` calls it."""
     observed: bool = False
-    """What it would refuse is logged, and passes."""
+    """It is only observed: what it would refuse is logged, and passes."""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """As they are written in the configuration."""
 
@@ -48,11 +48,11 @@ class Stage:
 
     placed: Placed
     behind: View
-    """What it was given."""
+    """What the policy was given."""
     view: View
-    """What it shows."""
+    """What the policy shows."""
     table: Table
-    """What it says of commands by itself, in offsets of `view`."""
+    """What the policy itself says of commands, in offsets of `view`."""
     hooked: frozenset[Cmd]
 
     @cached_property
@@ -90,9 +90,8 @@ class Compiled:
     view: View
     """What the client is shown."""
     table: Table
-    """What holds for commands without a hook, in offsets of the view; for those with one, what stands nearer to
-    the client than the policies that have it, and what they say themselves.
-    """
+    """What holds for commands without a hook, in offsets of the view. For commands with a hook: what the
+    policies say that stand nearer to the client than the one with the hook, and what that one says."""
     stages: tuple[Stage, ...]
     """Nearest to the client first."""
     shadow: Compiled | None = None
@@ -123,10 +122,9 @@ class Compiled:
 
 
 def _check(request: Request) -> None:
-    """Refuse what no client can have sent: a bug of the policy that made it. Raises ValueError.
-
-    Who stands behind goes by the length, and the server is sent the data: were they not the same, a WRITE would
-    get past `protect`, or be answered with success and not be done.
+    """Refuse a request that no client can have sent, for that is a bug of the policy that made it. The policies
+    behind go by the length, and the server is sent the data: if these were not the same, a WRITE would get past
+    `protect`, or be answered with success and not be done. Raises ValueError.
     """
     if request.offset < 0 or request.length < 0:
         raise ValueError(f"expected an offset and a length of 0 or more, got {request}")
@@ -160,8 +158,8 @@ def compile_chain(chain: Sequence[Placed], first: View) -> Compiled:
 
 
 def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> Compiled:
-    """Compile a chain. A shadow does nothing, so what stands behind its hooks is held against requests as they
-    are.
+    """Compile a chain. The hooks of a shadow do nothing, so requests reach the policies behind them
+    unchanged.
     """
     view, table = first, Table(first.size)
     stages: list[Stage] = []
@@ -191,12 +189,14 @@ class Membership:
     session: Session
     chain: list[Placed]
     members: list[Policy]
-    """Those that have to be told when it ends."""
+    """The policies that have to be told when the session ends."""
     would: list[str]
     """Why observed policies would have denied it."""
 
     def leave(self) -> None:
-        """The session has ended: the last that joined leaves first. More than once is the same as once."""
+        """The session has ended: the policy that joined last leaves first. Leaving more than once is the same
+        as once.
+        """
         if self.members:
             try:
                 self.members.pop().leave(self.session)

@@ -60,8 +60,8 @@ processors, but OpenSSL's own order has ChaCha20 first, and CPython can change i
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What a peer has proved itself by: its certificate (DER) or, of a client, the user of a key. Neither is
-    there for a client that needs none, and for a server that knows our key.
+    """What a peer has proved who it is by: its certificate (DER) or, of a client, the user of a key. Both are
+    None for a client that needs neither, and for a server that knows our key.
     """
 
     certificate: bytes | None
@@ -69,9 +69,9 @@ class Admitted:
 
 
 class TlsSession:
-    """One TLS session to be: how to begin it, and the check that comes after its handshake.
+    """One TLS session that is to be: how to begin it, and the check after its handshake.
 
-    `context` is for this session, and `certificates`, if it is given, the one to take those from.
+    `context` is for this session alone. If `certificates` is given, certificates and CAs are taken from that.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TlsSession:
         claim: ClaimedUser | None = None,
         lists: Sequence[RevokedList] = (),
     ) -> None:
-        """`lists`: what certificates are looked up in that are verified."""
+        """`lists`: lists of revoked certificates, in which those of the peer are looked up."""
         self.context = context
         self._lists = lists
         self._server_side = server_side
@@ -106,9 +106,8 @@ class TlsSession:
         return tls
 
     def admitted(self, tls: ssl.SSLObject) -> Admitted:
-        """Say who the peer is, after its handshake and before anything it says is listened to.
-
-        Raises `NotAdmitted`.
+        """Say who the peer is, after its handshake, and before we listen to anything it says. Raises
+        `NotAdmitted`.
         """
         if self._claim is not None:
             if self._claim.user is None or not used_key(tls):
