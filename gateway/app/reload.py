@@ -52,7 +52,7 @@ STORM_SECONDS = 2
 them from a hook for each of many files means one reload, of all of them."""
 
 LOOK_SECONDS = 5
-"""How often it is looked whether the file has changed, as for credentials (`gateway.tls.keyring`)."""
+"""How often we look whether the file has changed, as for credentials (`gateway.tls.keyring`)."""
 
 TIMED_SECONDS = 60
 """How often sessions are held against rules that depend on the time: a schedule has minutes."""

@@ -54,9 +54,9 @@ CALM_SECONDS = 0.001
 that has it in memory."""
 
 LOOK_SECONDS = 5
-"""How often it is looked for clients that hold up others, which they may do for `LOST_SECONDS`; and for
-sessions that hold up those of other disks: with one command that is under way at two such looks, and no
-longer. A server that is well has answered it by then."""
+"""How often we look for clients that hold up others, which they may do for `LOST_SECONDS`. And for sessions
+that hold up those of other disks: one command of theirs may be under way at two such looks, and no longer. A
+server that is well has answered it by then."""
 
 MAX_EVENTS = 64
 """Sockets that are asked for at a time; each costs one receive and one send of a buffer. Whose turn it is where
@@ -141,11 +141,9 @@ class Hub:
             self.start_soon(wait)
 
     async def _cut_off_who_holds_up_others(self) -> None:
-        """Writes to parts of one block wait for each other. A client that sends half of one and stops, or
-        never takes its reply, would keep the others waiting for ever.
-
-        What counts is how long one and the same claim has waited: a busy client may well be in the middle of
-        one WRITE or another whenever it is looked at.
+        """Writes to parts of one block wait for each other. A client that sends half of one and stops, or never
+        takes its reply, would keep the others waiting for ever. What counts is how long one and the same claim
+        has waited: a busy client may well be in the middle of one WRITE or another whenever we look.
         """
         since: dict[tuple[Session, Held], float] = {}
         while True:

@@ -186,7 +186,7 @@ class Debt:
 
     def __init__(self, losses: Ledger) -> None:
         self.losses = losses
-        """Those of the disk that the session is on."""
+        """The losses of the disk that the session is on."""
         self.why = ""
         """Why its next FLUSH fails; empty if it does not."""
         self.lost = NOWHERE
@@ -305,7 +305,7 @@ class Trail:
             gone=losses.witnesses.over,
         )
         self.wrote = False
-        """Something has been written over it, be it durable."""
+        """Something was written over it, though it may be durable."""
         self.born = losses.witnesses.begin()
         """When it was made, as the disk's witnesses count."""
         self.under_way: Callable[[], list[Range]] = _nothing_is_under_way
@@ -322,8 +322,8 @@ class Trail:
         self.why = LEFT_UNPROVED
         """What is said if that is lost which its link has left."""
         self.proof: Proving | None = None
-        """The FLUSH that is under way over it to prove something; of a trail in doubt, that it is waited
-        for."""
+        """The FLUSH that is under way over it to prove something. Of a trail in doubt: what stands for the
+        proof that is waited for."""
         self.tried = False
         """Another link could not prove what it holds."""
         self.hoped = False

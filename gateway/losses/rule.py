@@ -196,8 +196,8 @@ class Losses(Proofs):
         self._look()
 
     def is_in_question(self, but: Trail | None) -> bool:
-        """Say whether a link has died, and it is not known yet what became of what was written over it, and on
-        which all rely. What was written over one trail (`but`) is no concern of who asks.
+        """Say whether a link has died, and we do not know yet what became of something that was written over it
+        and on which all rely. What was written over one trail (`but`) does not matter to whoever asks.
         """
         return any(
             trail is not but and self.scope(trail) is None and trail.is_in_question

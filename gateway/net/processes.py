@@ -199,7 +199,7 @@ class Processes:
 
 
 def _pidfd(sock: trio.socket.SocketType, number: int) -> int:
-    """Open a pidfd of who listened. Raises OSError if it is not there any more."""
+    """Open a pidfd of the process that listened. Raises OSError if it is not there any more."""
     try:
         option = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
     except OSError as error:

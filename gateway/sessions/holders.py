@@ -17,7 +17,7 @@ class Holder:
 
 
 class Holders:
-    """Those of all exports that are paused."""
+    """The holders of all exports that are paused."""
 
     def __init__(self) -> None:
         self._holders: dict[str, list[Holder]] = {}
@@ -33,7 +33,7 @@ class Holders:
             self._holders.setdefault(export, []).append(Holder(by, command))
 
     def paused_by(self, by: object) -> list[str]:
-        """Give the exports that somebody has paused, be it that some of them have gone on meanwhile."""
+        """Give the exports that somebody has paused, even if some of them have gone on meanwhile."""
         return list(self._paused_by.get(by, ()))
 
     def held_by(self, export: str, by: object) -> bool:

@@ -124,7 +124,7 @@ class Keyring:
 
     @property
     def upstreams(self) -> Mapping[str, tuple[Rotating[ClientCredentials], ...]]:
-        """Those of the upstreams that have TLS, by name: for each of its URIs."""
+        """The credentials of the upstreams that have TLS, by name: for each of its URIs."""
         return self._upstreams
 
     def elsewhere(self, uri: NbdUri, upstream: Upstream) -> Rotating[ClientCredentials]:

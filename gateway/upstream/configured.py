@@ -57,7 +57,7 @@ class StartError(Exception):
 
 @dataclass(frozen=True)
 class Servers:
-    """Those of one configuration, by their names."""
+    """The servers of one configuration, by their names."""
 
     settings: Mapping[str, Upstream] = field(default_factory=dict)
     backends: Mapping[str, Backend] = field(default_factory=dict)

@@ -82,7 +82,7 @@ class Connector:
         )
         self._changed = trio.Event()
         self._place_known = 0
-        """The place of which it is known what its server bears."""
+        """The place whose server has shown what it bears."""
         self._greeted = 0
         """How often it has begun to greet."""
 

@@ -242,8 +242,8 @@ class OptionPhase:
         return self._described
 
     async def _examine(self, answer: Answered | None, *, thoroughly: bool = False) -> None:
-        """Find out how the server answers an INFO that does not ask for block sizes, unless what it said before
-        (None: nothing yet) makes that no matter, or it is known.
+        """Find out how the server answers an INFO that does not ask for block sizes; unless that is known, or
+        makes no difference after what it said before (None: nothing yet).
         """
         if self._evidence is not None or not self._has_options:
             return

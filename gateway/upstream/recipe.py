@@ -62,12 +62,12 @@ class Recipe:
 
     @property
     def started_by_us(self) -> bool:
-        """One that ends before its greeting does so however long it is waited for."""
+        """If one of these ends before its greeting, it does so however long we wait."""
         return self.settings.command is not None and self.uri is None
 
     @property
     def credentials(self) -> tuple[object, ...]:
-        """What is said of who we are there, and whether it goes over TLS."""
+        """Who we say that we are there, and whether it goes over TLS."""
         settings = self.settings
         uris = settings.nbd_uris if self.uri is None else (self.uri,)
         if not any(uri.tls for uri in uris):
