@@ -137,8 +137,9 @@ class Inquiry:
         return us + (await self._listed_contexts(asked, grant, queries) if queries else ())
 
     async def _introduced(self, asked: ContextsAsked, grant: Grant) -> tuple[MetaContext, ...]:
-        """Say who we are to a client that asks: one that an INFO tells of the export, so that it learns of none
-        by this, and whose policies let it have the name that it asks for.
+        """Say who we are to a client that asks for our introduction. It is only told if an INFO would tell it
+        of the export, so that it learns of none by this, and if its policies let it have the name that it asks
+        for.
         """
         await self.described(ExportAsked(asked.name, frozenset(), go=False))
         self.forget()  # what was opened for that is not what is asked next
@@ -219,8 +220,8 @@ class Inquiry:
             grant = await self._granted(name, without_tls)
 
     async def _granted(self, name: str, without_tls: Rep) -> Grant:
-        """Give what the rules say of an export once it is not paused, or is no more (a pause has a bound
-        of its own).
+        """Give what the rules say of an export, once it is not paused any more (a pause has a bound of its
+        own).
         """
         while True:
             grant = self._grant(name, without_tls=without_tls)
@@ -236,7 +237,7 @@ class Inquiry:
         return told_of(name, opened.grant.route, opened.uplink.export, opened.agreed, opened.offer)
 
     async def aclose(self) -> None:
-        """Close what nobody has been given."""
+        """Close what was given to nobody."""
         self.forget()
         if self._upstream is not None:
             _location, negotiation = self._upstream
@@ -244,7 +245,7 @@ class Inquiry:
             await negotiation.aclose()
 
     def forget(self) -> None:
-        """Another option has come than the GO that an open link is kept for."""
+        """Close an open link that is kept for a GO: another option has come."""
         if self._kept is not None:
             self._kept.opened.close()
             self._kept = None
@@ -255,7 +256,7 @@ class Inquiry:
         return Client(self._identity, datetime.now().astimezone(), self._listener)
 
     def _grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
-        """Give what the rules say. `without_tls`: what a client hears that would have to come over TLS."""
+        """Give what the rules say. `without_tls`: the answer to a client that would have to come over TLS."""
         config, secure = self._service.config, self._core.secure
         found: Grant | NotGranted
         try:
@@ -285,7 +286,7 @@ class Inquiry:
         asked: str,
         taken: Callable[[Sequence[Placed], Session], _Result],
     ) -> _Result:
-        """Have the policies looked at (`peek`) or taken part in (`join`)."""
+        """Ask the policies, by `peek` or by `join`."""
         with self._denials(grant, asked):
             return taken(grant.chain, Session(self._client(), grant.name))
 
@@ -320,7 +321,7 @@ class Inquiry:
         return selected
 
     async def _check_there(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> None:
-        """Have a name refused that the upstream does not have, where it must be there: nbdkit tells contexts of
+        """Refuse a name that the upstream does not have, if the upstream must have it: nbdkit tells contexts of
         any name that it is asked for.
         """
         if self._service.access.must_be_there(grant):
@@ -353,8 +354,8 @@ class Inquiry:
     # --- Opening
 
     async def _open(self, grant: Grant, asked: str, *, by_name: bool = False) -> Opened:
-        """Have the policies take part, then the upstream; leave nothing behind if it fails. `by_name`: the
-        client has said EXPORT_NAME.
+        """Have the policies take part, then open the export at the upstream. If that fails, leave nothing
+        behind. `by_name`: the client has said EXPORT_NAME.
         """
         access, location = self._service.access, self._location(grant)
         membership = self._policies(grant, asked, join)
@@ -412,8 +413,8 @@ class Inquiry:
         asked: str,
         question: Callable[[OwnNegotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
-        """Ask the upstream of an export, which the client has `asked` for by that name; a negotiation with
-        another one ends.
+        """Ask the upstream of an export, for which the client has `asked` by that name. A negotiation with
+        another upstream ends.
         """
         location = self._location(grant)
         if self._upstream is not None and not self._upstream[0].leads_where(location):
@@ -443,7 +444,7 @@ class Inquiry:
 
 
 def _same(one: Grant, other: Grant) -> bool:
-    """Say whether two configurations give the same, as far as what has been counted does not matter."""
+    """Say whether two configurations grant the same; what has been counted does not matter."""
     return (one.name, one.route, one.rule) == (other.name, other.route, other.rule) and [
         (placed.name, placed.observed, placed.policy.model_dump()) for placed in one.chain
     ] == [(placed.name, placed.observed, placed.policy.model_dump()) for placed in other.chain]
