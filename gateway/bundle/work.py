@@ -28,14 +28,14 @@ from gateway.bundle.ports import Port, Ports, Task
 from gateway.bundle.room import Room
 from gateway.bundle.stalls import Stalls
 from gateway.jobs.fences import Fences, Late
-from gateway.jobs.jobs import GONE
+from gateway.jobs.jobs import GONE, LOST
 from gateway.losses.eras import Keep
 from gateway.losses.rule import DONE_BEFORE, Trail
 from gateway.losses.survival import Doubt, Survival, Unanswered
 from gateway.losses.unflushed import Unflushed
 from gateway.losses.witnesses import Sample, sample_of
 from gateway.protocol.asks import Ask, Done, Outcome
-from gateway.protocol.commands import WRITE_CLASS, text_of_error, told_error
+from gateway.protocol.commands import SHOWS_CONTENT, WRITE_CLASS, text_of_error, told_error
 from gateway.protocol.export import Export
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -54,9 +54,6 @@ the requests that it has with 4, and the large one beside it had less as well.""
 MOST_WRITES = 1024
 """How many writes are kept to be looked for, or written again, between two FLUSHes. To look through more would
 take longer than the FLUSH."""
-
-_TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
-"""Commands whose answer would show what is there in place of what is lost."""
 
 
 class Work:
@@ -229,7 +226,7 @@ class Work:
     def send(self, piece: Piece) -> None:
         """Send a piece to its line now."""
         if piece.task is not None and self._is_lost(piece.task, piece.ask):
-            lost = Outcome(Errno.EIO, "the server may have lost what was written here")
+            lost = Outcome(Errno.EIO, LOST)
             self._part_done(piece, lost)
             return
         line = self.lines.usual(piece.ask.offset, piece.nth)
@@ -248,7 +245,7 @@ class Work:
     def _is_lost(self, task: Task, ask: Ask) -> bool:
         traffic = task.port.traffic
         return (
-            ask.command in _TELLS
+            ask.command in SHOWS_CONTENT
             and traffic is not None
             and traffic.debt.is_lost(ask.offset, ask.end)
         )

@@ -22,7 +22,7 @@ from gateway.jobs.locks import Entry, Held, RangeLocks
 from gateway.jobs.steps import Answer, Claim, Job, Lasting, Outside, Settled, Step
 from gateway.losses.rule import Debt, Flush
 from gateway.protocol.asks import Ask, Done, Outcome
-from gateway.protocol.commands import WRITE_CLASS, normal_error
+from gateway.protocol.commands import SHOWS_CONTENT, WRITE_CLASS, normal_error
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
@@ -74,6 +74,9 @@ class ClientTraffic(Protocol):
 
 GONE = "its client has gone while it waited, and others may have written there since"
 """Why a write that has waited is not begun."""
+
+LOST = "the server may have lost what was written here"
+"""Why a command that `SHOWS_CONTENT` fails."""
 
 
 class Jobs:
@@ -275,8 +278,8 @@ class Jobs:
             settle = partial(self._settle, running, number, ask.command in WRITE_CLASS)
             if ask.command is Cmd.FLUSH and running.flush is None:
                 running.flush = debt.read()
-            if ask.command in _TELLS and debt.is_lost(ask.offset, ask.end):
-                settle(Outcome(Errno.EIO, "the server may have lost what was written here"))
+            if ask.command in SHOWS_CONTENT and debt.is_lost(ask.offset, ask.end):
+                settle(Outcome(Errno.EIO, LOST))
             else:
                 self._send_ask(ask, settle)
         running.missing -= 1
@@ -336,9 +339,6 @@ class Jobs:
 def _writes(step: list[Ask] | Claim) -> bool:
     return isinstance(step, Claim) or any(ask.command in WRITE_CLASS for ask in step)
 
-
-_TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
-"""Commands whose answer would show what is there in place of what is lost."""
 
 _LASTS = WRITE_CLASS | {Cmd.FLUSH}
 """Commands whose success says that something will last."""

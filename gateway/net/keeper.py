@@ -44,7 +44,7 @@ KILL_SECONDS = 5
 kernel, which ends it as soon as it can: there is nothing left to do."""
 
 FIRST_LOOK_SECONDS = 0.01
-LOOK_SECONDS = 0.25
+LOOK_WHO_LIVES_SECONDS = 0.25
 """How soon we look for the first time which of them are still there, and how often we look later. All processes
 are looked through for that, which may take some milliseconds."""
 
@@ -157,7 +157,7 @@ def ending(finds: Iterable[Find]) -> Iterator[float]:
                 send(each, signal.SIGTERM)
         yield pause
         waited += pause
-        pause = min(2 * pause, LOOK_SECONDS)
+        pause = min(2 * pause, LOOK_WHO_LIVES_SECONDS)
 
 
 def send(process: Process, number: signal.Signals) -> None:

@@ -34,7 +34,7 @@ from pathlib import Path
 
 import trio
 
-from gateway.net.keeper import LOOK_SECONDS, of_session, seen
+from gateway.net.keeper import LOOK_WHO_LIVES_SECONDS, of_session, seen
 from gateway.net.keeping import Kept
 from gateway.net.options import has_gone, peer_of
 from gateway.peer import UNKNOWN, Connection, Peer
@@ -98,7 +98,7 @@ class Child(Served):
     def _ended(self) -> bool:
         if self._kept.status is None or trio.current_time() < self._look_at:
             return False
-        self._look_at = trio.current_time() + LOOK_SECONDS
+        self._look_at = trio.current_time() + LOOK_WHO_LIVES_SECONDS
         return not session_lives(self._kept.number)
 
 

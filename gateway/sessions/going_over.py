@@ -40,7 +40,7 @@ from gateway.protocol.export import Export
 from gateway.sessions import seat
 from gateway.sessions.fitting import misfits
 from gateway.sessions.holding import (
-    LOOK_SECONDS,
+    LOOK_IF_QUIET_SECONDS,
     Holding,
     NotDone,
     Within,
@@ -330,7 +330,7 @@ async def part_from_links(sessions: Collection[Relayed], trunks: Collection[Trun
     for trunk in trunks:
         await trunk.closed.wait()
     while not all(running.relaying.link_lost for running in sessions if running.relaying.held):
-        await trio.sleep(LOOK_SECONDS)
+        await trio.sleep(LOOK_IF_QUIET_SECONDS)
 
 
 # --- Links

@@ -32,7 +32,7 @@ from gateway.sessions.untold import in_words
 from gateway.wire.constants import Cmd
 from gateway.wire.handshake import shown
 
-LOOK_SECONDS = 0.005
+LOOK_IF_QUIET_SECONDS = 0.005
 """How often we look whether all is quiet. A pause that takes this much longer is none the worse."""
 
 MOST_NAMED = 10
@@ -101,7 +101,7 @@ class Holding:
         try:
             with within.over(not_quiet):
                 while self.busy(*exports):
-                    await trio.sleep(LOOK_SECONDS)
+                    await trio.sleep(LOOK_IF_QUIET_SECONDS)
                 flushed = await self._flush(exports, accept_loss=accept_loss)
                 await self._settle(exports)
             if not accept_loss:
@@ -228,6 +228,6 @@ async def answered(running: Relayed) -> None:
     """
     with trio.move_on_after(PROOF_SECONDS):
         while not running.relaying.quiet:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_IF_QUIET_SECONDS)
     if not running.relaying.quiet:
         raise NotDone(f"a FLUSH has not been answered within {PROOF_SECONDS:g} s")

@@ -49,7 +49,7 @@ from gateway.sessions.service import Relayed, Service
 from gateway.upstream.server import Server
 from gateway.wire.handshake import shown
 
-QUIET_SECONDS = 30.0
+COMMAND_SECONDS = 30.0
 """How long a command may take, FLUSH included: as long as a server may reasonably take for one of a client's.
 Then all go on, for clients that have to wait longer begin to fail."""
 
@@ -92,7 +92,7 @@ class Pauses:
         self,
         exports: Exports,
         *,
-        seconds: float = QUIET_SECONDS,
+        seconds: float = COMMAND_SECONDS,
         within: Within | None = None,
         lasts: float = LASTS_SECONDS,
         accept_loss: bool = False,
@@ -180,7 +180,7 @@ class Pauses:
         exports: Exports,
         target: Target | None,
         *,
-        seconds: float = QUIET_SECONDS,
+        seconds: float = COMMAND_SECONDS,
         within: Within | None = None,
         close_first: bool = False,
         accept_loss: bool = False,

@@ -16,16 +16,14 @@ import trio
 from gateway.hub.session import Hold
 from gateway.links.trunk import Trunk
 from gateway.links.uplink import OwnLink, Share
+from gateway.sessions.holding import LOOK_IF_QUIET_SECONDS
 from gateway.sessions.promise import plan_of
 from gateway.sessions.service import Relayed, Service
 
 OVER_SECONDS = 5
 """How long a session may take to end when its links are gone for good: its client is answered, and no more."""
 
-LOOK_SECONDS = 0.005
-"""How often we look whether a session that is held has become quiet."""
-
-QUIET_SECONDS = 5.0
+BECOME_QUIET_SECONDS = 5.0
 """How long a session is held so that it becomes quiet. If a client has sent half a request and no more, its
 session stays as it is."""
 
@@ -88,7 +86,7 @@ async def _go_back(service: Service, running: Relayed, share: Share, back: Back)
                 session.go_on(Hold.GOES_BACK)
                 return
             session.go_on(Hold.GOES_BACK)
-        await trio.sleep(QUIET_SECONDS)
+        await trio.sleep(BECOME_QUIET_SECONDS)
 
 
 async def _is_quiet(service: Service, running: Relayed) -> bool:
@@ -97,9 +95,9 @@ async def _is_quiet(service: Service, running: Relayed) -> bool:
     """
     session = running.relaying
     session.hold(Hold.GOES_BACK)
-    with trio.move_on_after(QUIET_SECONDS):
+    with trio.move_on_after(BECOME_QUIET_SECONDS):
         while not session.quiet and running.name not in service.paused:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_IF_QUIET_SECONDS)
     if session.quiet and session.held and running.name not in service.paused:
         return True
     session.go_on(Hold.GOES_BACK)
