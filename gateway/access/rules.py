@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from gateway.access.chain import Placed
 from gateway.access.who import why_not
@@ -190,7 +189,7 @@ class Access:
         if not self.config.rule:
             return None
         for number, rule in enumerate(self.config.rule):
-            if not _means(rule, name) or _only_observed(rule):
+            if not rule.means(name) or _only_observed(rule):
                 continue
             if not rule.deny and self._is_called(number, name):
                 return None
@@ -221,7 +220,7 @@ class Access:
                 route = None if name is None else self.config.route(name)
                 if name is None or route is None:
                     why = f"it has no export {shown(asked)}"
-                elif not _means(rule, name):
+                elif not rule.means(name):
                     why = f"it is not for export {shown(name)}"
                 elif _only_observed(rule):
                     why = "it denies, and is only observed"
@@ -236,7 +235,7 @@ class Access:
     def _decides(self, client: Client, name: str) -> int | None:
         """Give the first rule that means a client and an export of ours."""
         for number, rule in enumerate(self.config.rule):
-            means = _means(rule, name) and not _only_observed(rule)
+            means = rule.means(name) and not _only_observed(rule)
             if means and self._passed_over(client, number) is None:
                 return number
         return None
@@ -282,7 +281,7 @@ class Access:
             f"{self._label(before)} denies it"
             for before, each in enumerate(self.config.rule[:number])
             if _only_observed(each)
-            and _means(each, name)
+            and each.means(name)
             and self._passed_over(client, before) is None
         ]
         return self._granted(client, name, route, chain, label, would, tried)
@@ -378,10 +377,6 @@ def _places(where: Place) -> Iterator[Place]:
 def _identity(rule: Rule) -> str:
     """Say which rule it is, whatever stands before it."""
     return rule.name or repr((rule.who, rule.exports, rule.deny))
-
-
-def _means(rule: Rule, name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in rule.exports)
 
 
 def _only_observed(rule: Rule) -> bool:
