@@ -17,7 +17,7 @@ class Mode:
     required: bool
     """An export that cannot have so many is refused."""
     stripe: int
-    """How many bytes go over one connection before the next takes its turn."""
+    """Size in bytes of the parts of a disk that connections have in turns."""
     strong: bool
     """What one connection has written is seen over all others at once."""
     survival: Survival
