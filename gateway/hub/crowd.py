@@ -19,9 +19,9 @@ FEW_COMMANDS = 4
 
 
 CALM_STEPS = 1024
-"""Who has had no more under way for so many steps waits for each single reply, and will again. Who has many has few
-for a moment, when all are answered and the next have not come; and for hundreds of steps, where the peers are slow
-and each message comes alone."""
+"""Who has had no more under way for so many steps waits for each single reply, and will again. Who has many
+has few for a moment, when all are answered and the next have not come; and for hundreds of steps, where the
+peers are slow and each message comes alone."""
 
 
 class Crowd:
