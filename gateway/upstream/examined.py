@@ -22,13 +22,13 @@ from gateway.upstream.ladder import RUNG_SECONDS
 from gateway.wire.constants import Rep, TransmissionFlag
 
 MOST_EXAMINED = 256
-"""So many different answers are remembered: each export may have its own flags and sizes."""
+"""How many different answers are remembered: each export may have its own flags and sizes."""
 
 _ANSWERS = (None, Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD)
 
 
 class Examined:
-    """Of one server. Times are in seconds, of any clock that never goes back."""
+    """What one server has shown. Times are in seconds, of any clock that never goes back."""
 
     def __init__(self) -> None:
         self._until = float("-inf")

@@ -1,4 +1,4 @@
-"""What a negotiation is for: a link, and what it has to be."""
+"""What a negotiation is for: a link, and what the link has to be."""
 
 from __future__ import annotations
 

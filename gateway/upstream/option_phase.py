@@ -37,7 +37,8 @@ from gateway.wire.errors import WireError
 from gateway.wire.handshake import ListedExport, MetaContext
 
 WANTED = frozenset({Info.NAME, Info.DESCRIPTION, Info.BLOCK_SIZE})
-"""What is asked of every export. Block sizes always: a server may refuse who does not ask."""
+"""What is asked of every export. Block sizes are always asked: a server may refuse a client that does not
+ask."""
 
 OF_QEMU = ("qemu:",)
 """The query for all of qemu's contexts."""
@@ -48,7 +49,7 @@ class InDoubt(Exception):
 
 
 class OptionPhase:
-    """Of one connection, on one rung, for one set of terms."""
+    """The option phase of one connection, on one rung, for one set of terms."""
 
     def __init__(self, server: Server, handshake: Handshake) -> None:
         self.terms = Terms("", structured=False)
@@ -75,7 +76,7 @@ class OptionPhase:
         self._room = OptionRoom()
 
     def spend_from(self, allowance: Allowance) -> None:
-        """Have the server take no longer than there is left of this."""
+        """Let the server take no longer than what is left of this."""
         self._handshake.allowance = allowance
 
     @property
@@ -123,7 +124,7 @@ class OptionPhase:
             self._room.grow(len(answer.exports) if isinstance(answer, Answered) else 0)
 
     async def agree(self, terms: Terms, rung: Rung) -> None:
-        """Be for these terms from now on, on this rung."""
+        """Serve these terms from now on, on this rung."""
         self.terms, self.rung = terms, rung
         if self._handshake.greeting.export is None:
             await self._agree_on_framing()
@@ -133,7 +134,7 @@ class OptionPhase:
             self._open(Answered(0, export=self._handshake.greeting.export))
 
     async def _agree_on_framing(self) -> None:
-        """Ask for what the terms want and the rung has; a refusal is an answer as well."""
+        """Ask for what the terms want and the rung has. A refusal is an answer, too."""
         if self._has_options and self.rung is Rung.FULL and self.terms.extended:
             self._core.ask_extended_headers()
             await self._handshake.next_event()
@@ -243,8 +244,8 @@ class OptionPhase:
         return self._described
 
     async def _examine(self, answer: Answered | None, *, thoroughly: bool = False) -> None:
-        """Find out how the server answers an INFO that does not ask for block sizes, unless what it said before
-        (None: nothing yet) makes that no matter, or it is known.
+        """Find out how the server answers an INFO that does not ask for block sizes; unless that is known, or
+        makes no difference after what it said before (None: nothing yet).
         """
         if self._evidence is not None or not self._has_options:
             return
