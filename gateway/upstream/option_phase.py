@@ -105,8 +105,9 @@ class OptionPhase:
         return True
 
     def _look_at_another(self, terms: Terms) -> bool:
-        same = replace(terms, name=self.terms.name) == self.terms and terms.queries is None
-        if not same or not self._room.has(self._handshake.asked) or self._core.busy:
+        if not terms.differ_in_name_alone(self.terms) or terms.queries is not None:
+            return False
+        if not self._room.has(self._handshake.asked) or self._core.busy:
             return False
         self._looked_at_others = True
         self.terms = terms
@@ -276,6 +277,7 @@ class OptionPhase:
             self._core.style,
             answer.export.flags if answer is not None and answer.export is not None else 0,
             answer.block_sizes if answer is not None else None,
+            None if self._evidence is None else self._evidence.unasked_info,
             structured=self._core.structured,
             info_known=answer is None or answer.option in (Opt.INFO, Opt.GO),
             named=answer is not None and answer.named,
@@ -322,10 +324,7 @@ class OptionPhase:
         assert answer.export is not None
         evidence = self._evidence_of(answer)
         if self._evidence is not None:
-            evidence = replace(evidence, unasked_info=self._evidence.unasked_info)
-            same = (
-                self._server.ladder.era == self._handshake.era
-            )  # else it may be another one by now
+            same = self._server.ladder.era == self._handshake.era  # else it may be another by now
             if self._has_asked_info and same and evidence.unasked_info is not None:
                 self._server.examined.note(evidence, trio.current_time())
         elif answer.option == Opt.GO:
