@@ -46,8 +46,8 @@ class Evidence:
     block_sizes: BlockSizes | None = None
     """As sent in answer to an INFO or GO that asked for them."""
     unasked_info: int | None = None
-    """The reply type that ended an INFO which did not ask for block sizes: one of `TOLD_BY_INFO`. None if none was
-    to be had, or it was another."""
+    """The reply type that ended an INFO which did not ask for block sizes: one of `TOLD_BY_INFO`. None if none
+    was to be had, or it was another."""
     structured: bool = False
     """Structured replies were agreed."""
     named: bool = False
