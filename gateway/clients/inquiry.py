@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gateway.access.chain import Compiled, Placed, compile_chain, join, peek, prepares
@@ -26,6 +27,7 @@ from gateway.access.rules import Grant, NotGranted
 from gateway.config import Route
 from gateway.identity import Identity
 from gateway.links.opening import OwnNegotiation, SharedNegotiation
+from gateway.links.shared import AskedOtherwise
 from gateway.links.uplink import Uplink
 from gateway.policy import Client, Denied, Session
 from gateway.protocol import introduction
@@ -416,19 +418,30 @@ class Inquiry:
         """Ask the upstream of an export, for which the client has `asked` by that name. A negotiation with
         another upstream ends.
         """
-        location = self._location(grant)
-        if self._upstream is not None and not self._upstream[0].leads_where(location):
-            _location, negotiation = self._upstream
+        while True:
+            negotiation = await self._negotiation(self._location(grant))
+            try:
+                return await self._wait(partial(question, negotiation))
+            except Refusal as refused:
+                raise refusal_there(asked, refused) from None
+            except AskedOtherwise:
+                continue
+
+    async def _negotiation(self, location: Location) -> OwnNegotiation | SharedNegotiation:
+        """Give the negotiation that goes on, or another one where that is with another server, or asks in
+        another way than the clients of this disk do now.
+        """
+        if self._upstream is not None:
+            before, negotiation = self._upstream
+            same_way = negotiation.shared is self._service.shares(location)
+            if same_way and before.leads_where(location):
+                return negotiation
             self._upstream = None
             await negotiation.aclose()
-        if self._upstream is None:
-            listed = self._core.names_told > 0
-            self._upstream = location, self._service.negotiation(location, listed=listed)
-        negotiation = self._upstream[1]
-        try:
-            return await self._wait(lambda: question(negotiation))
-        except Refusal as refused:
-            raise refusal_there(asked, refused) from None
+        listed = self._core.names_told > 0
+        negotiation = self._service.negotiation(location, listed=listed)
+        self._upstream = location, negotiation
+        return negotiation
 
     def _location(self, grant: Grant) -> Location:
         """Give where an export is. Raises `Refusal`: a reload took it away since the rules were asked."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.links.disk import Disk
-from gateway.links.shared import Trunks
+from gateway.links.shared import AskedOtherwise, Trunks
 from gateway.links.uplink import Share, Uplink
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
@@ -25,6 +25,8 @@ class OwnNegotiation(Negotiation):
     now: one that was made ahead might lead to the server that was there before.
     """
 
+    shared = False
+
     def __init__(
         self,
         trunks: Trunks,
@@ -38,9 +40,17 @@ class OwnNegotiation(Negotiation):
         self._disk = disk
 
     async def open(self, terms: Terms) -> Uplink:
-        """Open an export. Raises `Refusal`."""
+        """Open an export. Raises `Refusal`; and `AskedOtherwise` where a trunk has come meanwhile."""
         allowance = self.allowance  # with a link it begins anew
         link = await self.go(terms)
+        disk = self._disk(terms.name)
+        try:
+            async with disk.turn:  # one may be about to begin
+                if disk.trunk is not None:
+                    raise AskedOtherwise
+        except BaseException:
+            link.close()
+            raise
         return await self._trunks.uplink(self._server, self._disk, terms, link, allowance)
 
 
@@ -49,6 +59,7 @@ class SharedNegotiation:
     open.
     """
 
+    shared = True
     evidence: Evidence | None = None
 
     def __init__(self, trunks: Trunks, server: Server, disk: Callable[[str], Disk]) -> None:

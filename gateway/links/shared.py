@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     from gateway.hub.hub import Hub
 
 
+class AskedOtherwise(Exception):
+    """Clients of a disk share links, and it was asked as if they did not; or the other way round. Which of both
+    it is may have changed meanwhile.
+    """
+
+
 class Trunks:
     """Begins the trunks of all exports. A shared one belongs to its disk (`Disk.trunk`)."""
 
@@ -62,12 +68,15 @@ class Trunks:
     ) -> Share:
         """Give a share of the trunk of this disk, which is a server's export. If there is no trunk, begin one
         within what is left of `allowance`. A client that has waited while another one met a silent server is
-        told the same, for it would only wait once more. Raises `Refusal`.
+        told the same, for it would only wait once more. Raises `Refusal`; and `AskedOtherwise` where a trunk
+        would have to be begun for a server whose clients have links of their own.
         """
         came = trio.current_time()
         async with disk.turn:
             trunk = disk.trunk
             if trunk is None:
+                if not server.mode.wanted.shared:
+                    raise AskedOtherwise
                 _check_that_it_writes_alone(disk, server, ())
                 silent_at, text = self._silent.get(disk, (-math.inf, ""))
                 if silent_at > came:

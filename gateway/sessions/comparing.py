@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 import trio
 
 from gateway.config import Route
+from gateway.links.shared import AskedOtherwise
 from gateway.links.trunk import Trunk
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export
@@ -101,11 +102,13 @@ async def _present(
 
 
 async def _described(service: Service, location: Location) -> Export:
-    if not location.server.mode.wanted.shared:
-        return await opened_for_a_look(location)
-    negotiation = service.negotiation(location)
-    try:
-        asked = Terms(location.name, structured=True, extended=True)
-        return (await negotiation.describe(asked))[0]
-    finally:
-        await negotiation.aclose()
+    if service.shares(location):
+        negotiation = service.negotiation(location)
+        try:
+            asked = Terms(location.name, structured=True, extended=True)
+            return (await negotiation.describe(asked))[0]
+        except AskedOtherwise:
+            pass  # whoever shared it has left meanwhile
+        finally:
+            await negotiation.aclose()
+    return await opened_for_a_look(location)

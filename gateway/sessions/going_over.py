@@ -142,7 +142,7 @@ class GoingOver:
         """Give the trunk that these sessions share if they go to a location; None if each has links of its own.
         Raises `Refusal`, `NotDone`, `AnotherDisk`.
         """
-        if not location.server.mode.wanted.shared:
+        if not self._service.shares(location, leaving):
             return None
         disk = self._service.disk_at(location)
         if disk not in self._trunks:

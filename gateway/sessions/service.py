@@ -8,7 +8,7 @@ export; rates, limits and a rule that ends them are taken from the rules in forc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -138,16 +138,21 @@ class Service:
         """Give the disk at a location: the same one, whatever leads there."""
         return self.disks.at(location.server, location.name)
 
+    def shares(self, location: Location, leaving: Collection[Trunk] = ()) -> bool:
+        """Say whether whoever comes to a location shares connections to the disk there, where these trunks are
+        about to be left. Where one does, all do, whatever leads them there: what is written again after a loss
+        would undo what others have written beside it.
+        """
+        trunk = self.disk_at(location).trunk
+        return location.server.mode.wanted.shared or not (trunk is None or trunk in leaving)
+
     def negotiation(
         self, location: Location, *, listed: bool = False
     ) -> OwnNegotiation | SharedNegotiation:
-        """Give what the questions of a client are asked of, which has a list if it is `listed`. Where clients
-        share connections to the disk, all do: what is written again after a loss would undo what others have
-        written beside it.
-        """
+        """Give what the questions of a client are asked of, which has a list if it is `listed`."""
         server = location.server
         at = partial(self.disks.at, server)
-        if server.mode.wanted.shared or self.disk_at(location).trunk is not None:
+        if self.shares(location):
             return SharedNegotiation(self.trunks, server, at)
         return OwnNegotiation(self.trunks, server, at, listed=listed)
 
