@@ -41,6 +41,9 @@ class SocketOwner:
     user: str | None
     group: str | None
 
+    def __str__(self) -> str:
+        return (self.user or "") + (f":{self.group}" if self.group is not None else "")
+
 
 Unaligned = Literal["rmw", "refuse", "error"]
 Proxy = Network | Literal["unix"]

@@ -16,7 +16,7 @@ from gateway.config import Config, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
-from gateway.net.listen import homeless, is_abstract, nobody
+from gateway.net.listen import homeless, is_abstract, ungivable
 from gateway.upstream.configured import load_keyring
 from gateway.uri import FileUri
 
@@ -47,7 +47,7 @@ def _of_listener(config: Config, at: KeyPath, listen: Listen) -> Iterator[Findin
     path = listen.uri.socket_path
     if path is not None and not is_abstract(path) and (why := homeless(Path(path))):
         yield (*at, "uri"), why
-    if listen.socket_owner is not None and (why := nobody(listen.socket_owner)):
+    if listen.socket_owner is not None and (why := ungivable(listen.socket_owner)):
         yield (*at, "socket-owner"), why
     if listen.tls_mode != "off":
         alone = config.model_copy(update={"listen": (listen,), "upstream": {}})
