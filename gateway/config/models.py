@@ -328,7 +328,7 @@ class Config(Section):
         description="The addresses that clients connect to; at least one.",
     )
     upstream: dict[str, Upstream] = Field(
-        json_schema_extra={"minProperties": 1},
+        json_schema_extra={"minProperties": 1, "propertyNames": {"minLength": 1}},
         description="The servers behind the gateway, each with a name of your choice; at least one.",
     )
     export: Annotated[tuple[Export, ...], Field(strict=False)] = Field(
