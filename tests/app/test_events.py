@@ -31,4 +31,3 @@ async def test_names_are_values_of_their_own(workdir: Path) -> None:
         [denied] = gateway.events("access denied")
         assert (denied["export"], denied["why"]) == ("shut", "rule 'shut' denies it")
     assert begun == {"a": "rw", "it's\\x1b[2J": 3}
-

@@ -438,6 +438,30 @@ def test_a_pidfile_of_another_gateway_is_left_alone(tmp_path: Path) -> None:
     assert pid.read_text() == "another's\n"
 
 
+@pytest.mark.parametrize("content", ["precious\n", "1" * 21])
+def test_what_is_no_pidfile_is_left_alone(content: str, tmp_path: Path) -> None:
+    (tmp_path / "pid").write_text(content)
+    serve = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock", "--run", "true")
+    refused = run(*serve, "--pidfile", "pid", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "nbd-gateway: cannot write pid: it has something else in it than a process's number\n"
+    )
+    assert (tmp_path / "pid").read_text() == content
+
+
+@pytest.mark.parametrize("content", ["", f"{os.getpid()}\n"])
+def test_a_number_that_nobody_holds_is_written_over(content: str, tmp_path: Path) -> None:
+    """Also that of a process which runs: the system gives numbers away again."""
+    (tmp_path / "pid").write_text(content)
+    serve = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
+    ran = run(*serve, "--pidfile", "pid", "--run", "cat pid", cwd=tmp_path)
+    assert ran.returncode == 0
+    assert ran.stdout.strip().isdigit()
+    assert ran.stdout != content
+    assert not (tmp_path / "pid").exists()
+
+
 @pytest.mark.parametrize("leads_to", ["a file", "nothing"])
 def test_a_pidfile_that_is_a_link_is_left_alone(leads_to: str, tmp_path: Path) -> None:
     there, pid = tmp_path / "precious", tmp_path / "pid"

@@ -243,7 +243,9 @@ def test_who_is_not_root_may_not_give_a_socket_away(not_root: None) -> None:
     other = next(each.gr_name for each in grp.getgrall() if each.gr_gid not in ours)
     for owner, expected in {
         SocketOwner(root, None): f"its file cannot be given to {root}: Operation not permitted",
-        SocketOwner(root, group): f"its file cannot be given to {root}:{group}: Operation not permitted",
+        SocketOwner(
+            root, group
+        ): f"its file cannot be given to {root}:{group}: Operation not permitted",
         SocketOwner(None, other): f"its file cannot be given to :{other}: Operation not permitted",
         SocketOwner(None, grp.getgrgid(os.getegid()).gr_name): None,
     }.items():
