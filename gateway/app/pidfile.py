@@ -4,10 +4,10 @@ Whoever has it holds a lock on it (flock(2)), which ends with him however he end
 gateway has left is nobody's, and is written over; what another gateway holds is left alone, and it is said
 whose it is.
 
-What has anything else in it than a number is no pidfile, but a file whose name was given by mistake: it would be
-written over, and removed at the end. A number of a process that runs says nothing: the system gives the numbers
-of those that have ended away again, and in a container we have the same one each time. So without a lock it is
-nobody's.
+What has anything else in it than a number is no pidfile, but a file whose name was given by mistake: it would
+be written over, and removed at the end. A number of a process that runs says nothing: the system gives the
+numbers of those that have ended away again, and in a container we have the same one each time. So without a
+lock it is nobody's.
 
 A symbolic link is no pidfile. Where it leads would be written over, which is a trap in a directory that others
 may write; and to put a file in its place would undo what somebody has set up. So it is left alone, and who
@@ -52,8 +52,8 @@ def pidfile(path: Path | None) -> Iterator[None]:
 
 
 def _held(path: Path) -> int:
-    """Give a descriptor of the file, which is locked, and has our number. Raises `OSError`, and `StartError` for
-    what is no pidfile.
+    """Give a descriptor of the file, which is locked, and has our number. Raises `OSError`, and `StartError`
+    for what is no pidfile.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)

@@ -96,8 +96,8 @@ def _occupied(path: Path) -> str | None:
 
 
 def ungivable(owner: SocketOwner) -> str | None:
-    """Say why a socket's file cannot be given to an owner: there is none of that name, or it takes root. None if
-    it can.
+    """Say why a socket's file cannot be given to an owner: there is none of that name, or it takes root. None
+    if it can.
     """
     try:
         user, group = _identified(owner)

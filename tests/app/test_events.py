@@ -1,4 +1,4 @@
-"""What the log says of one thing is one value, in whatever event: who searches for an export finds all of it."""
+"""What the log says of one thing is one value in all events: who searches for an export finds all of it."""
 
 from __future__ import annotations
 
