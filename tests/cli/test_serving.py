@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ import pytest
 
 from tests.cli.programs import GATEWAY, nbdinfo
 from tests.tools.patience import HANG_SECONDS
+
+from ..interop.rawclient import RawClient
 
 pytestmark = pytest.mark.real
 
@@ -369,6 +373,29 @@ def log_until(process: subprocess.Popen[str], words: str) -> str:
         assert line, said
         said += line
     return said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    """With a line of what was cut, and the status that a shell gives for that signal."""
+    (tmp_path / "g.toml").write_text(
+        '[[listen]]\nuri = "nbd+unix:///?socket=g.sock"\n[upstream.a]\nuri = "memory:1M"\n'
+        '[[export]]\nname = ""\nupstream = "a"\npolicies = [ { use = "delay", write = 3600 } ]\n'
+        '[log]\nformat = "json"\n'
+    )
+    with running("serve", "--config", "g.toml", cwd=tmp_path) as gateway:
+        log_until(gateway, "listening")
+        with RawClient(f"nbd+unix:///?socket={tmp_path}/g.sock") as client:
+            write = struct.pack("!IHHQQI", 0x25609513, 0, 1, 1, 0, 512) + bytes(512)
+            client.socket.sendall(write + client.read_request(2, 4096, 512))
+            assert client.reply(512)[0] == 2  # so the WRITE has begun
+            gateway.send_signal(signal.SIGTERM)
+            log_until(gateway, "shutting down")
+            gateway.send_signal(number)
+            said = log_until(gateway, "ending at once").splitlines()
+            assert gateway.wait(HANG_SECONDS) == 128 + number
+    line = json.loads(said[-1])
+    assert (line["signal"], line["sessions_cut"]) == (number.name, 1)
 
 
 def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
