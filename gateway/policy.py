@@ -55,6 +55,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, 
 
 from gateway.identity import Identity
 from gateway.log.writer import Outcome, Sink, Writer
+from gateway.paths import unexpanded
 from gateway.protocol.commands import RANGED, WRITE_CLASS
 from gateway.protocol.export import View, together
 from gateway.protocol.table import Table
@@ -97,6 +98,7 @@ __all__ = [
     "Writer",
     "format_size",
     "parse_size",
+    "unexpanded",
 ]
 
 

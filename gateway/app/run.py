@@ -49,7 +49,7 @@ WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
 for what we start would ignore them as well (execve(2))."""
 
 KILLED = 128
-"""Exit status after a second signal, beside the signal's number: what a shell gives for one that it has killed."""
+"""Exit status after a second signal, beside the signal's number: what a shell gives for who was killed by it."""
 
 NEGOTIATION_DRAIN_SECONDS = 2
 """How long clients that have not opened an export yet may take, while shutting down, to ask for one and be

@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from gateway.config import Listen, SocketOwner
+from gateway.paths import unexpanded
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -74,7 +75,7 @@ def homeless(path: Path) -> str | None:
     try:
         mode = directory.stat().st_mode
     except FileNotFoundError:
-        return f"there is no directory {directory}"
+        return f"there is no directory {directory}{unexpanded(path)}"
     except OSError as error:
         return f"{directory}: {error.strerror}"
     if not stat.S_ISDIR(mode):
