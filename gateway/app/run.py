@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Verb, no_arguments
+from gateway.app.lacking import say_what_is_lacking
 from gateway.app.pidfile import pidfile
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
@@ -49,7 +50,7 @@ WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
 for what we start would ignore them as well (execve(2))."""
 
 KILLED = 128
-"""Exit status after a second signal, beside the signal's number: what a shell gives for who was killed by it."""
+"""Exit status after a second signal, beside its number: what a shell gives for who was killed by it."""
 
 NEGOTIATION_DRAIN_SECONDS = 2
 """How long clients that have not opened an export yet may take, while shutting down, to ask for one and be
@@ -196,6 +197,7 @@ class _Run:
         begin(reloader.do_what_is_asked)
         begin(reloader.watch_file)
         begin(reloader.look_again_as_time_passes)
+        begin(say_what_is_lacking, self._service.config, self._service.log)
         if self._standing.keyring is not None:
             self.watch(self._standing.keyring)
         for listener in self._standing.doors.listeners:

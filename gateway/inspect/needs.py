@@ -1,4 +1,5 @@
-"""What `serve` will need of this machine and lacks, found out without serving: for `nbd-gateway check`.
+"""What `serve` will need of this machine and lacks, found out without serving: for `nbd-gateway check`; and for
+a gateway that has begun to serve, of what only its clients will need.
 
 Each is asked of who needs it, in the words in which a gateway that starts says it (or, of a `command` and of
 policies, one that has its first client). What would be another's to have is not looked at: whether a server can
@@ -27,12 +28,20 @@ def lacking(config: Config) -> Iterator[Finding]:
         yield from _of_listener(config, ("listen", number), listen)
     for name, upstream in config.upstream.items():
         yield from _of_upstream(config, ("upstream", name), upstream)
+    yield from lacking_for_clients(config)
+    if config.control.socket is not None and (why := homeless(config.control.socket)):
+        yield ("control", "socket"), why
+
+
+def lacking_for_clients(config: Config) -> Iterator[Finding]:
+    """Give the part of it without which a gateway starts all the same."""
+    for name, upstream in config.upstream.items():
+        if upstream.command is not None and (why := unstartable(upstream.command)):
+            yield ("upstream", name, "command"), why
     for number, rule in enumerate(config.rule):
         yield from _of_policies(("rule", number), rule.policies)
     for number, export in enumerate(config.export):
         yield from _of_policies(("export", number), export.policies)
-    if config.control.socket is not None and (why := homeless(config.control.socket)):
-        yield ("control", "socket"), why
 
 
 def ending(config: Config) -> Iterator[str]:
@@ -55,8 +64,6 @@ def _of_listener(config: Config, at: KeyPath, listen: Listen) -> Iterator[Findin
 
 
 def _of_upstream(config: Config, at: KeyPath, upstream: Upstream) -> Iterator[Finding]:
-    if upstream.command is not None and (why := unstartable(upstream.command)):
-        yield (*at, "command"), why
     if isinstance(upstream.uri, FileUri):
         from gateway.embedded import DiskError, FileDisk
 

@@ -375,6 +375,16 @@ def log_until(process: subprocess.Popen[str], words: str) -> str:
     return said
 
 
+def test_what_clients_will_need_is_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(
+        '[[listen]]\nuri = "nbd+unix:///?socket=g.sock"\n[upstream.a]\nuri = "memory:1M"\n'
+        '[[export]]\nname = ""\nupstream = "a"\npolicies = [ { use = "audit", file = "no/audit" } ]\n'
+    )
+    with running("serve", "--config", "g.toml", cwd=tmp_path) as gateway:
+        said = log_until(gateway, "clients will need what is not there")
+    assert "audit: there is no directory no" in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
     """With a line of what was cut, and the status that a shell gives for that signal."""
