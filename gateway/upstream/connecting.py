@@ -211,7 +211,9 @@ class Connector:
             # The kernel connects whom the program has not accepted yet (listen(2)).
             text = f"has connected and not greeted for {answering.seconds:g} s: {QUEUED}"
             if self._recipe.started_by_us and not self._greeted:
-                text = f"was started and has not greeted for {answering.seconds:g} s: {NOT_ACCEPTED}"
+                text = (
+                    f"was started and has not greeted for {answering.seconds:g} s: {NOT_ACCEPTED}"
+                )
             raise Silent(f"upstream {self._name!r} {text}") from None
         except trio.BrokenResourceError as error:
             said = b""
