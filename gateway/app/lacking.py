@@ -44,6 +44,8 @@ async def say_what_is_lacking(config: Config, log: FilteringBoundLogger) -> None
 
 
 def _may_lack(config: Config) -> bool:
-    return any(each.command for each in config.upstream.values()) or any(
-        each.policies for each in (*config.rule, *config.export)
+    return (
+        any(upstream.command for upstream in config.upstream.values())
+        or any(rule.policies for rule in config.rule)
+        or any(export.policies for export in config.export)
     )

@@ -60,8 +60,8 @@ def do(
     *,
     waits_for: str | None = None,
 ) -> int:
-    """Have a gateway do something and print what it says; give the exit status. `waits_for` is what may take its
-    time; who sits before it is told.
+    """Have a gateway do something and print what it says; give the exit status. `waits_for` is what may take
+    its time; who sits before it is told.
     """
     try:
         with _telling(waits_for, arguments):

@@ -40,7 +40,7 @@ NOT_ACCEPTED = (
     "perhaps the program does not take the socket that it has as descriptor 3 (systemd's socket activation,"
     " LISTEN_FDS), or it is not ready yet"
 )
-"""What it means of a server that we have started: the socket is ours, and whoever connects to it gets that far."""
+"""What it means of a server that we have started: the socket is ours, and who connects to it gets that far."""
 
 ONE_ALONE = (
     "it has taken one connection, and none after that: a server that serves a single one, as qemu-nbd"

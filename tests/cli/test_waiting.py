@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_what_is_waited_for(verb: str, workdir: Path) -> None:
         command = [*GATEWAY, verb, "disk", *more, "--socket", str(workdir / "control")]
         caller = subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, text=True)
         os.close(theirs)
-        with open(terminal, "rb", buffering=0) as shown:
+        with FileIO(terminal) as shown:
             asked, _address = gateway.accept()
             with asked:
                 assert b"\n" in asked.recv(4096)
@@ -45,6 +46,7 @@ def test_what_is_waited_for(verb: str, workdir: Path) -> None:
                     said += shown.read(4096)
                 asked.sendall(b'{"ok": true, "done": ["it is"], "problems": []}\n')
                 asked.shutdown(socket.SHUT_WR)
-                assert caller.communicate(timeout=HANG_SECONDS) == ("it is\n", None)
+                out, _nothing = caller.communicate(timeout=HANG_SECONDS)
+    assert out == "it is\n"
     assert said.decode() == f"nbd-gateway: {expected}\r\n"
     assert caller.returncode == 0
