@@ -9,8 +9,8 @@ times what those of 4 KiB get. Each session has a *turn*, a virtual time that gr
 takes, and whose request would end first by it goes first (weighted fair queueing: Demers, Keshav and Shenker,
 SIGCOMM 1989). The bucket's own virtual time grows by the cost of a request divided among all who want
 something. A newcomer, or one that was idle, begins there: it does not have to wait until all others have had as
-much as it, nor is it owed anything for its idleness. By where a request begins instead of where it ends, a
-small one of a session that waits for its replies would come behind one large one of every other session.
+much as it, nor does it get anything for its idleness. By where a request begins instead of where it ends, a
+small one of a session that waits for its replies would come after one large one of every other session.
 
 A `Gate` is one session's door. It may stand before several buckets: bytes and operations, of the session, its
 identity, its export. It asks them one after the other, waits at the first that refuses, and charges all of them
@@ -372,7 +372,9 @@ class Doors:
 
 
 def _check(per_second: float, burst: float) -> None:
-    """Nothing would ever get through a bucket without either. Said here, for who builds one by hand."""
+    """Nothing would ever get through a bucket without either. It is checked here for whoever builds one by
+    hand.
+    """
     for name, value in (("per_second", per_second), ("burst", burst)):
         if not 0 < value < math.inf:
             raise ValueError(f"a bucket's {name} is more than 0 and finite, not {value!r}")

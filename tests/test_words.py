@@ -49,18 +49,22 @@ def test_what_is_asked_is_where_it_is_said_to_be(nouns: str, room: str) -> None:
     assert set(re.findall(r"`(\w+)`", nouns)) <= names_in(room)
 
 
-POLICY = "what policies are written with keeps its name"
+POLICY = "policies are written with the second, and users' own policies, too"
 
 TWICE = {
-    "Export": ("config protocol", "a name of ours, [[export]]; and what a server says of its own"),
-    "Outcome": ("log protocol", f"of an `Ask`; and of a line of a file: {POLICY}"),
-    "Request": ("embedded policy.py", f"what faults of an embedded server look at; and {POLICY}"),
-    "Server": ("embedded upstream", "one of our own; and what is known of one that we connect to"),
-    "Session": ("hub policy.py tls", f"of a client; of TLS; and {POLICY}"),
-    "Terms": ("access upstream", "what policies come to over an export; and what a link has to be"),
+    "Export": (
+        "config protocol",
+        "[[export]] of a configuration; a server's: users write both words",
+    ),
+    "Outcome": (
+        "log protocol",
+        "what became of an `Ask`; of a line of a file, which a policy waits for",
+    ),
+    "Request": ("embedded policy.py", f"proto.md's, as an embedded server has it; {POLICY}"),
+    "Server": ("embedded upstream", "one that we are; one that we connect to: no module has both"),
+    "Session": ("hub policy.py", f"a client's, with its sockets; {POLICY}"),
 }
-"""Names that several classes have: in which rooms, and what they are. There are to be no others, and these
-are to become less."""
+"""Names that several classes have: in which rooms, and why each is right there. There are to be no others."""
 
 
 def test_a_name_is_given_to_one_class() -> None:

@@ -1,14 +1,14 @@
-"""What a chain of policies comes to: one view and one table for the data plane, and stages for what takes
-hooks.
+"""What a chain of policies comes to: one view and one table for the data plane, and stages for requests that go
+through hooks.
 
-A chain is worked on from the upstream to the client: each policy describes what the one behind it shows, and
-adds to the table. The result is compiled: a request that no hook is for is held against one table, however many
-policies there are. A request that some policy has a hook for goes through them one by one (`Terms.do`), each of
-which holds it against what it shows itself, for a hook may well make another request of it.
+A chain is compiled from the upstream to the client: each policy describes the export as the one behind it shows
+it, and adds to the table. A request for which no policy has a hook is checked against one table, however many
+policies there are. A request for which some policy has a hook goes through the policies one by one
+(`Compiled.do`). Each of them checks it against what it shows itself, for a hook may make another request of it.
 
-A policy that is only observed (`mode = "observe"`) is left out of all that. What the chain would come to with
-it is the `shadow`: what that refuses is logged, and passes. A shadow has only those observed policies that
-leave offsets as they are, because a request says no more than one offset.
+A policy that is only observed (`mode = "observe"`) is left out of all that. The `shadow` is what the chain
+would come to with it: what the shadow refuses is logged, and passes. A shadow has only those observed policies
+that leave offsets as they are, because a request says no more than one offset.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Placed:
     name: str
     """What `use` calls it."""
     observed: bool = False
-    """What it would refuse is logged, and passes."""
+    """It is only observed: what it would refuse is logged, and passes."""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """As they are written in the configuration."""
 
@@ -48,11 +48,11 @@ class Stage:
 
     placed: Placed
     behind: View
-    """What it was given."""
+    """What the policy was given."""
     view: View
-    """What it shows."""
+    """What the policy shows."""
     table: Table
-    """What it says of commands by itself, in offsets of `view`."""
+    """What the policy itself says of commands, in offsets of `view`."""
     hooked: frozenset[Cmd]
 
     @cached_property
@@ -84,18 +84,17 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Compiled:
     """What a chain comes to over one export."""
 
     view: View
     """What the client is shown."""
     table: Table
-    """What holds for commands without a hook, in offsets of the view; for those with one, what stands nearer to
-    the client than the policies that have it, and what they say themselves.
-    """
+    """What holds for commands without a hook, in offsets of the view. For commands with a hook: what the
+    policies say that stand nearer to the client than the one with the hook, and what that one says."""
     stages: tuple[Stage, ...]
     """Nearest to the client first."""
-    shadow: Terms | None = None
+    shadow: Compiled | None = None
     would: tuple[str, ...] = ()
     """What observed policies would not have let the client have, beside what the shadow refuses."""
 
@@ -123,10 +122,9 @@ class Terms:
 
 
 def _check(request: Request) -> None:
-    """Refuse what no client can have sent: a bug of the policy that made it. Raises ValueError.
-
-    Who stands behind goes by the length, and the server is sent the data: were they not the same, a WRITE would
-    get past `protect`, or be answered with success and not be done.
+    """Refuse a request that no client can have sent, for that is a bug of the policy that made it. The policies
+    behind go by the length, and the server is sent the data: if these were not the same, a WRITE would get past
+    `protect`, or be answered with success and not be done. Raises ValueError.
     """
     if request.offset < 0 or request.length < 0:
         raise ValueError(f"expected an offset and a length of 0 or more, got {request}")
@@ -138,7 +136,7 @@ class Enlarged(Exception):
     """A policy shows more than it was given, and has no hooks for it: a bug of the policy."""
 
 
-def terms(chain: Sequence[Placed], first: View) -> Terms:
+def compile_chain(chain: Sequence[Placed], first: View) -> Compiled:
     """Compile a chain over an export's first view. Raises `Denied`, `Enlarged`, and what policies raise."""
     enforced = _compiled([placed for placed in chain if not placed.observed], first)
     if not any(placed.observed for placed in chain):
@@ -159,9 +157,9 @@ def terms(chain: Sequence[Placed], first: View) -> Terms:
     return replace(enforced, shadow=_compiled(watched, first, shadow=True), would=tuple(would))
 
 
-def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> Terms:
-    """Compile a chain. A shadow does nothing, so what stands behind its hooks is held against requests as they
-    are.
+def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> Compiled:
+    """Compile a chain. The hooks of a shadow do nothing, so requests reach the policies behind them
+    unchanged.
     """
     view, table = first, Table(first.size)
     stages: list[Stage] = []
@@ -181,7 +179,7 @@ def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> 
         policy.commands(table)
         view = replace(view, flags=agreed_flags(view.flags, own))
         stages.insert(0, Stage(replace(placed, policy=policy), behind, view, own, hooked))
-    return Terms(view, table, tuple(stages))
+    return Compiled(view, table, tuple(stages))
 
 
 @dataclass
@@ -191,12 +189,14 @@ class Membership:
     session: Session
     chain: list[Placed]
     members: list[Policy]
-    """Those that have to be told when it ends."""
+    """The policies that have to be told when the session ends."""
     would: list[str]
     """Why observed policies would have denied it."""
 
     def leave(self) -> None:
-        """The session has ended: the last that joined leaves first. More than once is the same as once."""
+        """The session has ended: the policy that joined last leaves first. Leaving more than once is the same
+        as once.
+        """
         if self.members:
             try:
                 self.members.pop().leave(self.session)
@@ -245,7 +245,7 @@ async def prepared(chain: Sequence[Placed], first: View, bottom: Bottom) -> list
             continue
         behind = _compiled([each for each in stands if not each.observed], first)
 
-        async def read(request: Request, behind: Terms = behind) -> Result:
+        async def read(request: Request, behind: Compiled = behind) -> Result:
             if request.command is not Cmd.READ:
                 raise TypeError(f"prepare may only READ, and sent {request.command.name}")
             return await behind.do(request, bottom)

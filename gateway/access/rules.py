@@ -1,13 +1,13 @@
 """Which export a client gets for the name that it says, and with which policies.
 
-The first rule that means the client and the export wins; with any rule, whom none means is denied. A rule sees
-our own name of the export, the one that [[export]] has, and never the spelling that was asked for: where a
-policy renames, each rule reads the client's word in its own way, and an export is had by a name of the rule
-that decides about it alone. Otherwise a client could ask for an export by the name that a later, milder rule
-has for it.
+The first rule that means both the client and the export decides. If there are rules, and none means them, the
+client is denied. A rule sees our own name of the export, the one that [[export]] has, and never the spelling
+that was asked for. Where a policy renames exports, each rule reads the client's word in its own way, and the
+client gets the export only by a name that the deciding rule has for it. Otherwise a client could ask for an
+export by the name that a later, milder rule has for it.
 
-A denied client learns as much as the rule says: ERR_POLICY, or, where the denial is hidden, exactly what a name
-that does not exist is answered with. Neither is listed, and no upstream is asked.
+A denied client learns only what the rule says: ERR_POLICY, or, where the denial is hidden, exactly the answer
+for a name that does not exist. What is denied is not listed, and no upstream is asked about it.
 
 One `Access` stands for one configuration. After a reload there is another, which inherits what the policies
 have counted.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from gateway.access.chain import Placed
 from gateway.access.who import why_not
@@ -31,15 +30,15 @@ class Grant:
     """A client may have an export."""
 
     name: str
-    """Ours."""
+    """Our name of it."""
     route: Route
     rule: str
-    """Which rule says so; empty where there are none."""
+    """Which rule says so; empty if there are no rules."""
     chain: tuple[Placed, ...]
     rule_name: str | int | None = None
     """The rule's name, as it stands in the configuration, or its place among the rules."""
     would: tuple[str, ...] = ()
-    """Why it would have been denied, if nothing were only observed."""
+    """Why the client would have been denied, if nothing were only observed."""
     tried: tuple[tuple[str, str], ...] = ()
     """The rules before it, and why they do not mean this client and export."""
 
@@ -59,13 +58,13 @@ class NotGranted(Exception):
     ) -> None:
         super().__init__(why)
         self.name = name
-        """Ours; None: there is none."""
+        """Our name of it. None: there is no such export."""
         self.chain = chain
         """The policies that stand before it."""
         self.hidden = hidden
         """For the client there is no such export."""
         self.disconnect = disconnect
-        """Sessions that are open are ended."""
+        """Its open sessions are ended, too."""
         self.tried = tuple(tried)
 
 
@@ -75,7 +74,7 @@ class Listed:
 
     exports: list[ListedExport]
     denied: list[str]
-    """Why it is not shown others, once for each."""
+    """Why it is not shown others: each reason once."""
 
 
 Place = tuple[str, ...]
@@ -112,8 +111,8 @@ class Access:
 
     def inherit(self, before: Access) -> list[tuple[str, BaseException]]:
         """Take over what the policies of the configuration before have counted, after which there is no way
-        back. Never raises: a policy that fails begins anew, and none may keep a gateway from new rules. Give
-        which have failed, and how.
+        back. Never raises: a policy that fails to do so begins anew, for none may keep a gateway from new
+        rules. Give the policies that have failed, and how.
         """
         failed: list[tuple[str, BaseException]] = []
         heirs = {
@@ -138,7 +137,7 @@ class Access:
 
     def find(self, client: Client, asked: str) -> Grant:
         """Give what a client gets that asks for an export by a name. Raises `NotGranted`, and tells the
-        policies of it.
+        policies of the denial.
         """
         try:
             return self._found(client, asked)
@@ -148,7 +147,7 @@ class Access:
             raise
 
     def again(self, client: Client, name: str) -> Grant:
-        """Give what a client would get that has opened an export of ours. Raises `NotGranted`."""
+        """Give what a client would get now that has opened an export of ours. Raises `NotGranted`."""
         route = self.config.route(name)
         number = self._decides(client, name)
         if route is None:
@@ -162,7 +161,7 @@ class Access:
         return self._decided(client, number, name, route)
 
     def listed(self, client: Client, exports: Sequence[ListedExport]) -> Listed:
-        """Give what LIST shows a client, for all that there is under our names."""
+        """Give what LIST shows a client, of all exports under our names."""
         seen: list[ListedExport] = []
         denied: list[str] = []
         for export in exports:
@@ -179,20 +178,20 @@ class Access:
         return Listed(seen, denied)
 
     def must_be_there(self, grant: Grant) -> bool:
-        """Say whether the upstream has to know an export before anything is told of it: names are hidden, and
-        this one was granted by a pattern. Else a client could tell one that does not exist, of which a server
-        may say something all the same, from one that is hidden.
+        """Say whether the upstream has to know an export before we tell a client anything of it. That is so
+        where names are hidden, and the export was granted by a pattern. Otherwise a client could tell a hidden
+        export from one that does not exist, because a server may say something of the latter all the same.
         """
         return self._hides and self.config.exports[grant.route.number].exact_name is None
 
     def why_nobody(self, name: str) -> str | None:
-        """Say why no client whatever gets an export of ours; None if one may, as far as the rules alone can
-        tell.
+        """Say why no client at all gets an export of ours; None if some client may, as far as the rules alone
+        can tell.
         """
         if not self.config.rule:
             return None
         for number, rule in enumerate(self.config.rule):
-            if not _means(rule, name) or _only_observed(rule):
+            if not rule.means(name) or _only_observed(rule):
                 continue
             if not rule.deny and self._is_called(number, name):
                 return None
@@ -223,7 +222,7 @@ class Access:
                 route = None if name is None else self.config.route(name)
                 if name is None or route is None:
                     why = f"it has no export {shown(asked)}"
-                elif not _means(rule, name):
+                elif not rule.means(name):
                     why = f"it is not for export {shown(name)}"
                 elif _only_observed(rule):
                     why = "it denies, and is only observed"
@@ -238,13 +237,13 @@ class Access:
     def _decides(self, client: Client, name: str) -> int | None:
         """Give the first rule that means a client and an export of ours."""
         for number, rule in enumerate(self.config.rule):
-            means = _means(rule, name) and not _only_observed(rule)
+            means = rule.means(name) and not _only_observed(rule)
             if means and self._passed_over(client, number) is None:
                 return number
         return None
 
     def _passed_over(self, client: Client, number: int) -> str | None:
-        """Say why a rule does not mean a client, whatever it asks for."""
+        """Say why a rule does not mean a client, whatever the client asks for."""
         why = why_not(self.config.rule[number].who, client.identity)
         if why is not None:
             return why
@@ -268,7 +267,7 @@ class Access:
         route: Route,
         tried: Sequence[tuple[str, str]] = (),
     ) -> Grant:
-        """Do what the rule says that means a client and an export."""
+        """Do what a rule says about a client and an export that it means."""
         rule = self.config.rule[number]
         chain = (*self._of_rules[number], *self._of_exports[route.number])
         if rule.deny:
@@ -284,7 +283,7 @@ class Access:
             f"{self._label(before)} denies it"
             for before, each in enumerate(self.config.rule[:number])
             if _only_observed(each)
-            and _means(each, name)
+            and each.means(name)
             and self._passed_over(client, before) is None
         ]
         return self._granted(client, name, route, chain, number, would, tried)
@@ -299,7 +298,7 @@ class Access:
         would: Sequence[str] = (),
         tried: Sequence[tuple[str, str]] = (),
     ) -> Grant:
-        """Give the export, if no policy has anything against it."""
+        """Grant the export, if no policy denies it."""
         chain = self._of_exports[route.number] if chain is None else chain
         would = list(would)
         for placed in chain:
@@ -316,7 +315,7 @@ class Access:
         return Grant(name, route, label, chain, called, tuple(would), tuple(tried))
 
     def _nobody(self, client: Client, asked: str, tried: Sequence[tuple[str, str]]) -> NotGranted:
-        """Say why no rule gives a client anything for a name."""
+        """Say why no rule gives a client an export for a name."""
         route = self.config.route(asked)
         if route is None:
             return NotGranted(f"there is no export {shown(asked)}", hidden=True, tried=tried)
@@ -385,10 +384,6 @@ def _identity(rule: Rule) -> str:
     return rule.name or repr((rule.who, rule.exports, rule.deny))
 
 
-def _means(rule: Rule, name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in rule.exports)
-
-
 def _only_observed(rule: Rule) -> bool:
-    """Say whether a rule denies, and lets pass all the same."""
+    """Say whether a rule denies only on trial: it is logged, and lets pass."""
     return rule.deny and rule.mode == "observe"

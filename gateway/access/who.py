@@ -1,7 +1,8 @@
-"""Does `who` of a rule mean this client? Patterns meet parsed names, and networks parsed addresses.
+"""Does `who` of a rule mean this client?
 
-Never formatted ones: a CN of "x,CN=admin" is one CN with a comma in it, and 10.0.0.10 does not begin like
-10.0.0.1. A subject with two CNs says two things of who it is, and matches no pattern of CNs.
+Patterns are compared with parsed names, and networks with parsed addresses, never with formatted ones. A CN of
+"x,CN=admin" is one CN with a comma in it, and 10.0.0.10 does not begin like 10.0.0.1. A subject with two CNs
+says two things of who it is, and matches no pattern of CNs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from gateway.wire.handshake import shown
 
 
 def why_not(who: Who, identity: Identity) -> str | None:
-    """Say why a client is not meant; None if it is: all keys hold."""
+    """Say why a client is not meant. None: it is, because all keys hold."""
     for key, check in _CHECKS.items():
         wanted = getattr(who, key)
         if wanted is not None and (why := check(wanted, identity)) is not None:

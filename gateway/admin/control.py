@@ -105,7 +105,7 @@ Verb = Callable[[Mapping[str, Any]], Awaitable[ControlAnswer]]
 
 
 class Misunderstood(Exception):
-    """A request means nothing; the text is for who sent it."""
+    """A request means nothing; the text is for whoever sent it."""
 
 
 class ControlError(Exception):

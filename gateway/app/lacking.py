@@ -20,7 +20,7 @@ from gateway.inspect.needs import lacking_for_clients
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
-LOOK_SECONDS = 5
+LOOK_FOR_IT_SECONDS = 5
 """How long that may take: who reloads waits for it."""
 
 
@@ -33,7 +33,7 @@ async def say_what_is_lacking(config: Config, log: FilteringBoundLogger) -> None
         # A policy that stands in many places lacks the same in all of them.
         return list(dict.fromkeys(why for _at, why in lacking_for_clients(config)))
 
-    with trio.move_on_after(LOOK_SECONDS):
+    with trio.move_on_after(LOOK_FOR_IT_SECONDS):
         try:
             whys = await trio.to_thread.run_sync(found, abandon_on_cancel=True)
         except (Exception, SystemExit):

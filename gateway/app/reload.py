@@ -52,8 +52,8 @@ STORM_SECONDS = 2
 """Signals that come in less than that after another are one, up to so long after the first: whoever sends
 them from a hook for each of many files means one reload, of all of them."""
 
-LOOK_SECONDS = 5
-"""How often it is looked whether the file has changed, as for credentials (`gateway.tls.keyring`)."""
+LOOK_AT_FILE_SECONDS = 5
+"""How often we look whether the file has changed, as for credentials (`gateway.tls.keyring`)."""
 
 TIMED_SECONDS = 60
 """How often sessions are held against rules that depend on the time: a schedule has minutes."""
@@ -165,7 +165,7 @@ class Reloader:
             return
         before = self._tried
         while True:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_AT_FILE_SECONDS)
             now = stamp_of(self._source.path)
             settled, before = now == before, now
             if self._service.config.control.reload_on_change and settled and now != self._tried:

@@ -28,7 +28,7 @@ import trio
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.meant import Exports, Meant
-from gateway.sessions.pausing import LASTS_SECONDS, QUIET_SECONDS, Pauses, Target
+from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses, Target
 from gateway.sessions.service import Service
 from gateway.sessions.untold import in_words, lost_disks
 from gateway.upstream.configured import StartError, switched_to
@@ -55,7 +55,7 @@ def verbs_of(
 
     async def pause(arguments: Mapping[str, Any]) -> ControlAnswer:
         meant = _meant(arguments, {"within", "for", "accept-loss", "while-connected", "holder"})
-        seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
+        seconds = _seconds(arguments, "within", COMMAND_SECONDS, MOST_WITHIN_SECONDS)
         lasts = _seconds(arguments, "for", LASTS_SECONDS, MOST_FOR_SECONDS)
         accept_loss = _truth(arguments, "accept-loss")
         while_connected = _truth(arguments, "while-connected")
@@ -100,7 +100,7 @@ def verbs_of(
 
     async def switch(arguments: Mapping[str, Any]) -> ControlAnswer:
         meant = _meant(arguments, {"uri", "within", "close-first", "accept-loss"})
-        seconds = _seconds(arguments, "within", QUIET_SECONDS, MOST_WITHIN_SECONDS)
+        seconds = _seconds(arguments, "within", COMMAND_SECONDS, MOST_WITHIN_SECONDS)
         close_first = _truth(arguments, "close-first")
         accept_loss = _truth(arguments, "accept-loss")
         uri = _uri(arguments)
@@ -140,7 +140,7 @@ def verbs_of(
                 raise NotDone(f"{shown(export)} is a pattern: without a name, all disks are shown")
             found = _losses(service, name, forget=forget)
             if name is not None and not found:
-                await exports.refuse_if_not_there(name, Within(QUIET_SECONDS))
+                await exports.refuse_if_not_there(name, Within(COMMAND_SECONDS))
             return ControlAnswer(True, tuple(found or [NOTHING_LOST]))
 
         return await _done(lost)

@@ -14,8 +14,8 @@ What must hold:
 - *Lines are changed at a standstill*: nothing is under way, and what was written over one line is flushed
   before it is read or written over another.
 - *What is acknowledged and not flushed may be gone with the server*, and NBD has no way to ask. It is
-  remembered, and when all links have died, the sessions are told (`gateway.losses.rule`), or it is looked
-  for, or it is written again (`recovery`).
+  remembered. When all links have died, the sessions are told (`gateway.losses.rule`), or we look for it, or we
+  write it again (`recovery`).
 - *What was asked and not answered may have happened, may happen yet, or may not.* Reads are asked again. A
   write is read back first; if it is not there, it is asked again when the old one can hardly come any more,
   and until then whatever overlaps it waits.

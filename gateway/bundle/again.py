@@ -1,8 +1,8 @@
-"""When a link is made again that was lost, and whether what comes back is what was promised, or ever will.
+"""When a lost link is made again, and whether what comes back is what was promised.
 
-A server that is down is waited for, and so is one that says ERR_SHUTDOWN, for it is as good as down. But one
-that is up and has the export no more (ERR_UNKNOWN), or does not let us have it (ERR_POLICY), says what waiting
-will not change. It gets some seconds, for a server that has just been started may add its exports one by one.
+If a server is down, or says ERR_SHUTDOWN, which is as good as down, we wait for it. But if it is up and does
+not have the export any more (ERR_UNKNOWN), or does not let us have it (ERR_POLICY), waiting does not change
+that. We give it some seconds, for a server that has just been started may add its exports one by one.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ from gateway.protocol.export import Export, lacks
 from gateway.wire.constants import Rep
 
 SHORT_SECONDS = 1.0
-"""A link that is lost sooner than this is not made again at once: a server that breaks the protocol, or dies,
-over what it is asked does so each time."""
+"""A link that is lost sooner than this is not made again at once. A server that breaks the protocol, or dies,
+over something it is asked will do so each time."""
 
 LEAST_PAUSE_SECONDS = 0.25
-"""How long not, the first time; then twice as long each time."""
+"""How long we wait the first time; then twice as long each time."""
 
 MOST_PAUSE_SECONDS = 5.0
-"""And at most: long enough to cost nobody anything, and short beside what clients bear."""
+"""How long we wait at most. It costs nobody anything, and it is short beside what clients bear."""
 
 
 REJECTIONS = 3
-"""So often in a row an export is refused until it is taken to be gone."""
+"""If an export is refused so often in a row, it is gone."""
 
 REJECTIONS_SECONDS = 5.0
-"""And within so many seconds: then nothing else can have happened in between."""
+"""The refusals have to come within so many seconds, so that nothing else can have happened in between."""
 
 REJECTED_PAUSE_SECONDS = 1.5
-"""After a refusal of that kind the next attempt comes so much later, so that a server that is starting has
-about 3 s for it."""
+"""After such a refusal the next attempt comes so much later. So a server that is starting has about 3 s."""
 
 _FOR_GOOD = (Rep.ERR_UNKNOWN, Rep.ERR_POLICY)
 
@@ -44,7 +43,7 @@ class Rejections:
     at: list[float] = field(default_factory=list)
 
     def said(self, reply: int, now: float) -> bool:
-        """It has refused the export with this reply: say whether that is for good."""
+        """The server has refused the export with this reply. Say whether that is for good."""
         if reply not in _FOR_GOOD:
             self.forget()
             return False
@@ -53,13 +52,13 @@ class Rejections:
         return len(self.at) >= REJECTIONS
 
     def forget(self) -> None:
-        """Something else has come of it."""
+        """Something else has happened: count from the beginning."""
         self.at.clear()
 
 
 @dataclass(slots=True)
 class Pause:
-    """Between one link and the next in the same place. Times are in seconds of one clock."""
+    """How long to wait between one link and the next in its place. Times are in seconds of one clock."""
 
     seconds: float = 0.0
     made_at: float = -math.inf
@@ -69,14 +68,14 @@ class Pause:
         self.made_at = now
 
     def lost(self, now: float) -> None:
-        """It is lost: find out how long to wait."""
+        """The link is lost: find out how long to wait."""
         short = now - self.made_at < SHORT_SECONDS
         longer = min(max(2 * self.seconds, LEAST_PAUSE_SECONDS), MOST_PAUSE_SECONDS)
         self.seconds = longer if short else 0.0
 
 
 def shrunk(was: Export, now: Export) -> list[str]:
-    """Say what an export does not have any more that it had."""
+    """Say what an export had, and does not have any more."""
     found = []
     if now.size != was.size:
         found.append(f"size {now.size} instead of {was.size}")

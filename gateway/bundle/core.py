@@ -39,11 +39,11 @@ from gateway.wire.ranges import Range
 
 
 class Bundle(Standstill):
-    """The lines of one export that act as one. `export` is what was promised of it, `count` how many lines are
-    wanted, `trail` what is written over them. `fences` are the disk's.
+    """The lines of one export that act as one. `export` is what was promised of it, `count` is how many lines
+    are wanted, and `trail` is what is written over them. `fences` are the disk's.
 
-    `clock` gives seconds. `say` is told what the operator should know. `changed` is called when a line has gone
-    or `due` has changed.
+    `clock` gives seconds. `say` is told what the operator should know. `changed` is called when a line has
+    gone, or `due` has changed.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class Bundle(Standstill):
         self._pushing = False
         self._has_served = False  # one of those that have gone since all had
         self.to_be_left: list[Line] = []
-        """Lines whose server goes; whoever has their sockets leaves them when they are done, or `is_late`."""
+        """Lines whose server goes. Whoever has their sockets leaves them when they are done, or when one
+        `is_late`."""
 
     # --- What sessions call
 
@@ -94,7 +95,7 @@ class Bundle(Standstill):
         self.work.ports.put(Task(ask, done, port))
 
     def adopt(self, port: Port, ask: Ask, done: Done) -> None:
-        """Take over what was asked over a link that is gone, before there is a line."""
+        """Take over what was asked over a link that is gone. There is no line yet."""
         assert self.state is State.DOWN
         self._adopted = self._adopted or self._late_from(UNKNOWN)
         self.work.adopt(port, ask, done, self._adopted)
@@ -112,13 +113,15 @@ class Bundle(Standstill):
 
     @property
     def idle(self) -> bool:
-        """Nothing is asked that is not answered."""
+        """Everything that was asked is answered."""
         return not (self.work.ports or self.work.pieces or self.work.flushes)
 
     # --- What the driver calls
 
     def push(self) -> None:
-        """Send what may be sent: it lies in the lines' `to_send` then. Never calls back but `Port.wake`."""
+        """Send what may be sent: put it into the lines' `to_send`. This calls nobody back but by
+        `Port.wake`.
+        """
         if not self._pushing:
             self._pushing = True
             due = self.work.pieces.due
@@ -178,30 +181,30 @@ class Bundle(Standstill):
 
     @property
     def hopes(self) -> bool:
-        """Something waits that may go on as soon as a process has ended: `tick` and `push` find that out."""
+        """Something waits that may go on as soon as a process has ended, which `tick` and `push` find out."""
         waits = self.state is State.SETTLING and self._too_early
         lates = [*self.work.pieces.lates, *(self._late if waits else ())]
         return any(late.peer.provable for late in lates)
 
     def _waits_on_purpose(self) -> bool:
-        """It has no line yet, or is not to be mended before what was written can hardly come late."""
+        """It has no line yet, or must not be mended before what was written can hardly come late any more."""
         return self.state is State.DOWN or (self.state is State.SETTLING and self._too_early)
 
     # --- What is written, and not flushed
 
     def _prove(self, done: Flushed) -> None:
-        """A FLUSH is wanted, for what others have to know."""
+        """Others have to know what is durable: have a FLUSH sent."""
         self.work.flushes.want(lambda outcome: done(outcome.error, outcome.text))
         self._note_news()
 
     def _proved(self) -> None:
-        """Nobody else will prove any more what is left of lines that have died."""
+        """Nobody else can prove any more that what is left of dead lines is durable."""
         self._note_news()
 
     # --- Lines come and go
 
     def begin_without(self, why: str, peer: Peer = UNKNOWN) -> None:
-        """Take over from a link to `peer` that has died, over which what is in the trail was written."""
+        """Take over from a link to `peer` that has died. What was written over that is in the trail."""
         assert self.state is State.DOWN
         self._adopted = self._late_from(peer)
         self.why = why
@@ -221,7 +224,7 @@ class Bundle(Standstill):
             self._changed()
 
     def _heed(self, line: Line) -> None:
-        """See to it that it is left if its server goes, unless sessions end with it."""
+        """Have the line left if its server goes, unless sessions end with it."""
         if self.survival.reconnect_seconds:
             line.traffic.going.heed(lambda: self._goes(line))
 
@@ -234,7 +237,7 @@ class Bundle(Standstill):
         self._changed()
 
     def is_late(self, line: Line) -> bool:
-        """Say whether a line whose server goes is not waited for any longer."""
+        """Say whether we have waited long enough for a line whose server goes."""
         return self._clock() >= line.leave_by
 
     def lost(self, line: Line, why: str) -> None:
@@ -269,7 +272,7 @@ class Bundle(Standstill):
         self._changed()
 
     def _left_behind(self, pieces: list[Piece], line: Line, late: Late) -> None:
-        """These were under way on a line that has died."""
+        """Deal with pieces that were under way on a line that has died."""
         for piece in pieces:
             if piece.task is not None:
                 if not line.goes:
@@ -285,7 +288,7 @@ class Bundle(Standstill):
             self._lose_own(piece.ask, line)
 
     def _lose_own(self, ask: Ask, line: Line) -> None:
-        """Something that was asked by the bundle itself was under way on a line that has died."""
+        """Something that the bundle itself has asked was under way on a line that has died."""
         is_wanted = ask.command is Cmd.FLUSH and self.work.flushes.under_way is not None
         if is_wanted or self.state is not State.MENDING:
             if ask.command is Cmd.FLUSH:
@@ -296,8 +299,8 @@ class Bundle(Standstill):
             self.work.deadly.lose(ask, line, self._deaths, blamed=blamed)
 
     def _lose_all(self) -> None:
-        """All lines are gone that there were. If they were refused everything as soon as they were made, the
-        server has been away since before them.
+        """All lines are gone. If they refused everything from the moment they were made, the server has been
+        away since before them.
         """
         self._total_loss = self._was_up = True
         if self._has_served or math.isinf(self.lost_at):
@@ -313,7 +316,7 @@ class Bundle(Standstill):
         self.work.ask_spare_as_well(line)
 
     def spare_lost(self) -> None:
-        """It has gone again, or is not wanted any more: what only it was asked goes out again."""
+        """The spare line has gone, or is not wanted any more. What only it was asked goes out again."""
         spare, self.lines.spare = self.lines.spare, None
         if spare is not None:
             if spare.goes:
@@ -323,22 +326,22 @@ class Bundle(Standstill):
 
     @property
     def wants_spare(self) -> bool:
-        """A line has not said anything for `stall_seconds`, and READs might be answered by another."""
+        """A line has said nothing for `stall_seconds`, and another line might answer READs."""
         stalled = any(line.stalled for line in self.lines.in_use)
         return stalled and self.work.one_view and self.state is State.UP
 
     @property
     def is_in_doubt(self) -> bool:
-        """What was written may be lost, and it is seen to that it is not."""
+        """What was written may be lost, and we are still finding out, or mending that."""
         return self._total_loss and bool(self.unflushed) and not self._trail.believed
 
     @property
     def is_to_be_flushed(self) -> bool:
-        """Something was written, and is not to be left as it is."""
+        """Something was written and is not flushed, and has to be."""
         return bool(self.unflushed) and bool(self.survival.reconnect_seconds)
 
     def say_farewell(self) -> bool:
-        """Nobody asks any more: have FLUSHed what was written; say whether there is any."""
+        """Nobody asks any more. If anything was written, have it flushed; say whether that is so."""
         if not (self.is_to_be_flushed and self.state is State.UP):
             return False
         self.work.flushes.want(lambda _outcome: None)
@@ -353,7 +356,7 @@ class Bundle(Standstill):
         self._trail.losses.left(self._trail, trusted=not self.survival.reconnect_seconds)
 
     def hand_on_trail(self) -> Trail:
-        """Give what was written, to who goes on with its only line alone."""
+        """Give what was written to the session that goes on with the only line alone."""
         trail = self._trail
         trail.lost, trail.changed, trail.waits = _nobody_minds, _nothing, _never
         self._trail = self.work.trail = trail.losses.trail(None)

@@ -17,8 +17,8 @@ SPARE = -1
 
 
 class Line:
-    """A link that is asked. `number` is that which it has in the bundle; `ids` are the bundle's ids of the meta
-    contexts, by name, into which those of the link are turned; `peer` is who is at its other end.
+    """A link that is asked. `number` is its number in the bundle. `ids` are the bundle's ids of the meta
+    contexts, by name; the link's ids are turned into these. `peer` is who is at its other end.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Line:
         self.heard_at = 0.0
         """When it last said something, or was asked something while nothing was under way."""
         self.recognised = False
-        """What was flushed before has been found over it, if there was any."""
+        """What was flushed before was found over it, or nothing was flushed."""
         self.made_at = 0.0
         """When it was linked."""
         self.stalled = False
@@ -49,7 +49,7 @@ class Line:
 
     @property
     def to_send(self) -> list[memoryview | bytes]:
-        """Requests that have not been taken to the link yet; whoever takes them clears it."""
+        """Requests that are not on the link yet. Whoever takes them clears it."""
         return self.traffic.to_upstream
 
     def ask(self, ask: Ask, done: Done) -> None:

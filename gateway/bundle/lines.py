@@ -1,8 +1,10 @@
-"""The lines of a bundle: which there are, which are in use, and which of them has which byte.
+"""The lines of a bundle: which there are, which of them are in use, and which of them has which byte.
 
-A line that has come is used from the next standstill on, and one that is gone has its place kept until then:
-as long as pieces go out, every byte has the line that it had before. What one line has done the others need not
-know. So when they are put in order again, one is asked that was there all the time, if there is any.
+A new line is used from the next standstill on. A line that is gone keeps its place until then. So as long as
+pieces go out, every byte has the line that it had before.
+
+What was done over one line, the others need not know. So when lines are put in order again, we ask a line that
+was there all the time, if there is one.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ class State(Enum):
     UP = "up"
     """Pieces go out."""
     SETTLING = "settling"
-    """Lines have come or gone; no piece goes out, and those under way are waited for."""
+    """Lines have come or gone. No piece goes out, and we wait for those under way."""
     MENDING = "mending"
     """Nothing is under way but what a recovery asks, which goes on step by step."""
     DOWN = "down"
@@ -29,7 +31,7 @@ class State(Enum):
 
 
 class Lines:
-    """Those of one bundle."""
+    """The lines of one bundle."""
 
     def __init__(self, count: int, *, stripe_bytes: int, strong: bool) -> None:
         """`strong`: any line shows at once what another has done, so each has all bytes."""
@@ -41,9 +43,9 @@ class Lines:
         self.by_number: dict[int, Line] = {}
         """All that there are but the spare one, by their numbers."""
         self.in_use: list[Line] = []
-        """Those that pieces go to, and one that is gone until the next standstill."""
+        """The lines that pieces go to. A line that is gone stays among them until the next standstill."""
         self.spare: Line | None = None
-        """One for READs alone, while another is stalled."""
+        """A line for READs alone, while another one is stalled."""
 
     def __len__(self) -> int:
         """How many there are."""
@@ -64,7 +66,9 @@ class Lines:
         self.in_use = sorted(self.by_number.values(), key=lambda line: line.number)
 
     def use_staying(self) -> None:
-        """Use those that were there all the time, or else any one: what it knows is as good as can be had."""
+        """Use the lines that were there all the time. If there is none, use any one line: nobody knows more
+        than that.
+        """
         if staying := self.staying:
             self.in_use = staying
         else:

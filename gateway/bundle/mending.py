@@ -1,5 +1,5 @@
-"""How a recovery is carried out: its steps are asked, and it is sent the outcomes, until it has come to its
-end. What the steps are is in `recovery`.
+"""Carries a recovery out: asks what its steps ask, and sends it the outcomes, until it has come to its end. The
+steps are in `recovery`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Mending:
         self._outcomes: list[Outcome] = []
         self._begun = False
         self._held: list[Piece] = []
-        """What goes when nothing else is under way."""
+        """Pieces that go when nothing else is under way."""
         self._missing = 0
 
     def go_on(self) -> bool:
-        """Go on as far as the answers go; say whether that is to the end."""
+        """Go on as far as there are answers. Say whether that is to the end."""
         while not self._missing:
             if self._held:
                 self._send(self._held.pop(0))
@@ -73,8 +73,8 @@ class Mending:
         return done
 
     def _noted(self, done: Callable[[Piece, Outcome], None]) -> Callable[[Piece, Outcome], None]:
-        """A FLUSH is sent: what it comes to is noted even if nobody goes on with this recovery. The server does
-        not say twice that it has lost something.
+        """Note what a FLUSH comes to, even if this recovery does not go on: the server does not say twice that
+        it has lost something.
         """
         sent = self._work.trail.losses.sent()
 
@@ -85,5 +85,5 @@ class Mending:
         return answered
 
     def break_off(self) -> None:
-        """It cannot go on. Nobody minds what its READs and WRITEs come to that are under way."""
+        """It cannot go on. What its READs and WRITEs under way come to does not matter any more."""
         self._steps.close()

@@ -34,18 +34,18 @@ from gateway.protocol.asks import Ask, Outcome
 from gateway.protocol.commands import WRITE_CLASS
 
 SUSPECT_LOSSES = 1
-"""From so many on a piece goes with no other: of all that were under way at first, only the one that takes the
-server down is to fail, and not those that were there by chance."""
+"""After so many losses, no other piece goes with this one. Of all that were under way at first, only the one
+that takes the server down is to fail, and not those that were there by chance."""
 
 MOST_LOSSES = 2
-"""So many lines may die over one piece. More would cost its neighbours their sessions: all of them wait each
-time for the server to come back."""
+"""So many lines may die over one piece. If more might, its neighbours would lose their sessions, for all of
+them wait each time for the server to come back."""
 
 AT_ONCE = -math.inf
-"""`Piece.not_before` of what need not wait."""
+"""`Piece.not_before` of a piece that need not wait."""
 
 WHEN_FLUSHED = math.inf
-"""`Piece.not_before` of what has been answered and waits for a FLUSH, which takes it out."""
+"""`Piece.not_before` of a piece that was answered and waits for a FLUSH, which takes it out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +55,7 @@ class Piece:
     ask: Ask
     done: Callable[[Piece, Outcome], None]
     task: Task | None = None
-    """Whose part it is; None: the bundle's own."""
+    """The task that it is a part of. None: it is the bundle's own."""
     nth: int | None = None
     """Which of the lines in use; None: that of its stripe."""
     alone: bool = False
@@ -63,19 +63,20 @@ class Piece:
     losses: int = 0
     """How many lines have died while it was under way, each of them made after the last had died."""
     lost_at: int = 0
-    """Which death of the bundle's lines was the last that counts."""
+    """The number of the last death of a line that counts."""
     unknown: int = 0
     """How often it may have been done, or may be done yet, on a line that died."""
     lates: list[Late] = field(default_factory=list)
-    """Those lines: as long as it may be done there, it is not asked again."""
+    """The same, of each of those lines. As long as it may be done there, it is not asked again."""
     not_before: float = AT_ONCE
-    """When it may go at the latest, in seconds; sooner, if nothing of its `lates` can come any more."""
+    """When it may go at the latest, in seconds. It may go sooner if nothing of its `lates` can come any
+    more."""
     asked: int = LONG_AGO
     """What `Losses.asked` gave when it was sent last."""
     gone_over: int = 0
     """What `Witnesses.gone_over` was then."""
     line: Line | None = None
-    """The one that it is under way on."""
+    """The line that it is under way on."""
 
     @property
     def writes(self) -> bool:
@@ -94,7 +95,7 @@ class Piece:
 
 
 class Pieces:
-    """Those of one bundle."""
+    """The pieces of one bundle."""
 
     def __init__(self, *, in_order: bool) -> None:
         self._in_order = in_order
@@ -107,7 +108,7 @@ class Pieces:
         self.bytes = 0
         """Data of those under way."""
         self.alone: set[Piece] = set()
-        """Those of that kind, wherever they are."""
+        """Those that are `alone`, wherever they are."""
         self._suspicious = False  # there may be suspects
         self._suspects_under_way = 0
         self._suspect_waits = False  # one could go, if nothing were under way
@@ -121,12 +122,12 @@ class Pieces:
 
     @property
     def writes(self) -> list[Piece]:
-        """Those that change the disk, and may still be answered or sent without more ado."""
+        """The pieces that change the disk, and may still be answered or sent as they are."""
         return [piece for piece in (*self.under_way, *self.held) if piece.writes]
 
     @property
     def suspect_under_way(self) -> bool:
-        """One is under way that nothing else may go with."""
+        """A suspect is under way, beside which nothing else may go."""
         return bool(self._suspects_under_way)
 
     @property
@@ -136,12 +137,12 @@ class Pieces:
 
     @property
     def lates(self) -> set[Late]:
-        """What those wait for."""
+        """The writes for which those wait."""
         return {late for piece in self.put_off for late in piece.lates}
 
     def release(self) -> Iterator[Piece]:
-        """Give those held that may go by now, in the order in which they came. Each has to begin before the
-        next is asked for.
+        """Give the held pieces that may go now, in the order in which they came. Each has to begin before the
+        next one is asked for.
         """
         held, self.held = self.held, []
         self._suspect_waits = False
@@ -154,7 +155,7 @@ class Pieces:
             self._suspicious = any(piece.suspect for piece in (*self.held, *self.under_way))
 
     def may_go(self, piece: Piece) -> bool:
-        """Say whether a piece may go that comes behind all that are held."""
+        """Say whether a piece may go that comes after all that are held."""
         return not self._must_wait(piece) and not self._barred(piece)
 
     def _must_wait(self, piece: Piece) -> bool:
@@ -165,7 +166,7 @@ class Pieces:
         return any(self._conflict(piece, each) for each in (*self.held, *self.under_way))
 
     def _barred(self, piece: Piece) -> bool:
-        """Say whether a piece has to wait though it passes nobody: a suspect goes with no other."""
+        """Say whether a piece has to wait although it passes no other: nothing goes beside a suspect."""
         if not self._suspicious:
             return False
         if self._suspect_waits or self._suspects_under_way:
@@ -193,25 +194,27 @@ class Pieces:
         piece.line = None
 
     def end_on(self, line: Line) -> list[Piece]:
-        """The same of all that are under way on a line, in the order in which they were sent."""
+        """End all that are under way on a line, and give them in the order in which they were sent."""
         ended = [piece for piece in self.under_way if piece.line is line]
         for piece in ended:
             self.end(piece)
         return ended
 
     def lose(self, piece: Piece, line: Line, deaths: int) -> None:
-        """The line has died that a piece was under way on, as so many lines of the bundle have by now."""
+        """A piece was under way on a line that has died. `deaths`: how many lines of the bundle have died by
+        now.
+        """
         if line.deaths_before >= piece.lost_at:
             piece.losses += 1
             piece.lost_at = deaths
         self.look_at(piece)
 
     def look_at(self, piece: Piece) -> None:
-        """A piece is there that may have seen lines die."""
+        """Take note of a piece over which lines may have died already."""
         self._suspicious = self._suspicious or piece.suspect
 
     def put_off_for(self, piece: Piece, lates: Iterable[Late]) -> None:
-        """Have a piece wait as long as any of these may be done: they might come on top of it."""
+        """Have a piece wait as long as any of these old writes may still be done, for they could go over it."""
         for late in lates:
             piece.lates.append(late)
             piece.not_before = max(piece.not_before, late.until)
@@ -222,12 +225,12 @@ class Pieces:
         self.alone.add(piece)
 
     def done_with(self, piece: Piece) -> None:
-        """It is nothing to the others any more."""
+        """Others need not wait for it any more."""
         self.alone.discard(piece)
 
     def hold_orphans(self) -> list[Piece]:
-        """Have orphans go before whatever else is held. What overlaps one that may have been done waits. Give
-        what is forgotten instead.
+        """Hold the orphans before all other pieces. Whatever overlaps one that may have been done waits. Give
+        what is forgotten instead, because nobody waits for it.
         """
         forgotten = self.forget_those_left(orphans=True)
         orphans, self.orphans = self.orphans, []
@@ -238,9 +241,9 @@ class Pieces:
         return forgotten
 
     def forget_those_left(self, *, orphans: bool) -> list[Piece]:
-        """Do not ask (again) what nobody waits for: when its client has gone, others may have written there
-        what is not to be undone. What has been answered, and waits for a FLUSH, is none of that. Give what is
-        forgotten.
+        """Forget pieces for which nobody waits: they are not asked, or not again. Their client has gone; since
+        then others may have written there, and that must not be undone. A piece that was answered and waits for
+        a FLUSH stays. Give what is forgotten.
         """
         forgotten = []
         lists = (self.held, self.orphans) if orphans else (self.held,)
@@ -253,14 +256,16 @@ class Pieces:
         return forgotten
 
     def drop_all(self) -> list[Piece]:
-        """Give what is not under way, and is not to go any more; what waits for a FLUSH is answered by that."""
+        """Take out all that is not under way, for nothing goes any more. What waits for a FLUSH stays: the
+        FLUSH's answer ends it.
+        """
         dropped = [each for each in (*self.orphans, *self.held) if each.not_before < WHEN_FLUSHED]
         self.orphans = []
         self.held = [each for each in self.held if each.not_before == WHEN_FLUSHED]
         return dropped
 
     def time_has_come(self, now: float) -> None:
-        """Let those go that waited for this time, or for what cannot come any more."""
+        """Release pieces that waited for this time, or for old writes that cannot come any more."""
         coming = set(still_coming(self.lates, now))
         for piece in self.put_off:
             if piece.not_before <= now or coming.isdisjoint(piece.lates):
@@ -268,6 +273,6 @@ class Pieces:
 
     @property
     def due(self) -> float:
-        """When the next one waits for."""
+        """When the next piece may go."""
         times = [piece.not_before for piece in self.held if piece.not_before > AT_ONCE]
         return min(times, default=math.inf)

@@ -20,10 +20,10 @@ from gateway.wire.constants import Cmd
 from gateway.wire.limits import KIB
 
 TURN_BYTES = 256 * KIB
-"""What a port may begin when it is its turn: less would cost more turns than it is worth."""
+"""How many bytes a port may begin in its turn. Less would cost more turns than it is worth."""
 
 COMMAND_BYTES = 4 * KIB
-"""What a command counts as in that, at least: one without data costs the server something, too."""
+"""The least that a command counts as: one without data costs the server something, too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,18 +31,18 @@ class Port:
     """A session's way into a bundle."""
 
     traffic: Traffic | None
-    """None: nobody's; nobody has to be told of a loss through it."""
+    """What is under way for its session. None: it has none, so nobody is told of a loss through it."""
     wake: Callable[[], None]
-    """Called when `answered` has become more than nothing; whoever is woken calls `Bundle.answers`."""
+    """Called when the first answer is there. Whoever is woken calls `Bundle.answers`."""
     left: bool = False
     """Its session has ended: no answer is wanted any more."""
     waiting: deque[Task] = field(default_factory=deque)
-    """What has not been begun, in the order in which it was asked."""
+    """Tasks that have not been begun, in the order in which they were asked."""
     answered: list[tuple[Done, Outcome]] = field(default_factory=list)
     flushed: list[tuple[Done, Outcome]] = field(default_factory=list)
-    """Answers to FLUSHes, which come after all others that are there. Whoever is told by one that something
-    is lost takes what is answered later for safe: so nothing may be answered later that was written
-    before."""
+    """Answers to FLUSHes, which are handed out after all others that are there. A session that learns of a loss
+    from a FLUSH takes what is answered after it for safe. So nothing that was written before the FLUSH may be
+    answered after it."""
 
     @property
     def gone(self) -> bool:
@@ -51,14 +51,14 @@ class Port:
         return traffic is not None and (traffic.debt.deaf or traffic.has_gone())
 
     def has_waited(self) -> None:
-        """Its client's requests had to wait for others, or for the server: a client that has gone meanwhile
+        """Its client's requests had to wait for others, or for the server. If the client has gone meanwhile, it
         writes nothing any more.
         """
         if self.traffic is not None:
             self.traffic.has_waited()
 
     credit_bytes: int = 0
-    """What it may begin in this turn; less than none, and it has begun more than that."""
+    """How many bytes it may still begin in this turn. Below zero: it has begun more than its turn."""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,9 +71,9 @@ class Task:
     missing: int = 0
     """Parts that have no answer yet."""
     outcome: Outcome = field(default_factory=Outcome)
-    """What the answers have come to; its first error is the task's."""
+    """What the answers come to. The first error is the task's."""
     written: bool = False
-    """Parts of it have been acknowledged to us, and not yet to whoever asked."""
+    """The server has acknowledged parts of it to us, and the task is not answered yet."""
 
     def expect(self, parts: int) -> None:
         """It is asked in so many parts."""
@@ -95,7 +95,7 @@ class Task:
             self.outcome.data[at : at + part.length] = outcome.data
 
     def fail(self, error: int, text: str, offset: int | None = None) -> None:
-        """Whatever its parts come to, it fails."""
+        """Fail, whatever its parts come to."""
         self.outcome.error, self.outcome.text, self.outcome.offset = error, text, offset
 
 
@@ -104,7 +104,7 @@ class Ports:
 
     def __init__(self) -> None:
         self.there: dict[Port, None] = {}
-        """Those of sessions that there are."""
+        """The ports of the sessions that are there."""
         self._turns: deque[Port] = deque()  # those with something to begin; the first has its turn
         self._to_wake: dict[Port, None] = {}  # those with answers, in the order in which they came
         self._to_wake_then: dict[Port, None] = {}  # those whose FLUSHes are answered
@@ -128,8 +128,8 @@ class Ports:
     def take(
         self, has_room: Callable[[], bool], must_wait: Callable[[Ask], bool]
     ) -> Iterator[Task]:
-        """Give the tasks to begin, port by port, while there is room (without it nobody has a turn), until one
-        has to wait: it stays the next.
+        """Give the tasks to begin, port by port, while there is room; without room nobody has a turn. A task
+        that has to wait ends it, and comes first the next time.
         """
         while self._turns and has_room():
             port = self._turns[0]
@@ -150,7 +150,7 @@ class Ports:
     def take_out(
         self, commands: Collection[Cmd] | None = None, of: Collection[Port] | None = None
     ) -> list[Task]:
-        """Give what waits and is not to be begun any more: of some commands, of some ports, or all."""
+        """Take out tasks that are not to be begun any more: those of some commands, of some ports, or all."""
         out = []
         for port in self._turns:
             if of is None or port in of:
@@ -173,8 +173,9 @@ class Ports:
                 self._to_wake[port] = None
 
     def wake(self) -> None:
-        """Wake those whose answers have come. They may ask, and leave, while they are told; and push, which
-        comes here again: the loop has the rest, or a FLUSH that a hundred share would go as deep.
+        """Wake the ports whose answers have come. A session may ask, leave and push while it is told, and a
+        push comes here again. So we loop: a FLUSH that a hundred sessions share would else take us a hundred
+        calls deep.
         """
         if self._waking:
             return
@@ -197,7 +198,7 @@ class Ports:
             port.wake()
 
     def leave(self, port: Port) -> None:
-        """Forget what a port has not begun, and all that it would be told."""
+        """Forget what a port has not begun, and what it would be told."""
         port.left = True
         port.traffic = None
         self.there.pop(port, None)

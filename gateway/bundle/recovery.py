@@ -1,28 +1,31 @@
-"""What is done when lines have come or gone, step by step, while nothing else is under way.
+"""What is done when lines have come or gone, step by step, while nothing else is under way. A recovery is a
+generator, like a job: it yields asks, and is sent their outcomes. If a line that it uses dies, the recovery is
+closed, and another one begins from the start. So whatever it does may be done twice. What it had written may
+come late, too, so the next one begins when that can hardly come any more. What takes the server down fails
+after the second time (`deadly`), and each step can go on without it.
 
-A recovery is a generator, like a job: it yields asks and is sent their outcomes. If a line that it uses dies,
-it is closed, and another begins from the start; so whatever it does may be done twice. What it had written then
-may come late as well: the next one begins when that can hardly be any more. What takes the server down
-fails after the second time (`deadly`), and each step has its way to go on without it.
+0. Is it the same disk? Nothing must be read from another disk, and even less written to it. So before anything
+else is done over a new line, what bears witness is read back over it (`gateway.losses.witnesses`). If it is
+another disk, `AnotherDisk` is raised, and the bundle is over.
 
-0. Whether it is the same disk. Before anything else is done over a line that has come, what bears witness to
-   that is read back over it (`gateway.losses.witnesses`): nothing is to be read from another disk, and even
-   less written to it. If it is another, `AnotherDisk` is raised, and the bundle is over.
-1. What was acknowledged and is not flushed. If a line has been there all the time, a FLUSH over it makes all
-   of it durable (there are several lines only before servers that flush for all connections). If all lines
-   have died, the server may have started anew, and `Survival.unflushed` says what then.
-2. What was asked and not answered. Reads need nothing: they are asked again. A write may have been done, or be
-   done yet: the end of its connection stops nothing, only the end of the process that was asked (`Late`, which
-   asks the link's `gateway.peer`). So it is read back. If it is there, it is done and answered. But the same
-   bytes may have been there before, and come once more: so until they can hardly come any more,
-   `late_write_seconds` from the loss, a fence keeps away whatever writes over them (`scan.fences`), for all
-   sessions of the disk. If it is not there (or is zeros, which are everywhere, or was asked twice), it is asked
-   again after the same time, in which whatever overlaps it waits. That an old write comes later still, on top
-   of something newer, can be made unlikely and not impossible, so both are logged.
-3. Lines that are new are used from now on; what was written before over others is flushed first.
+1. What was acknowledged, and is not flushed. If a line has been there all the time, a FLUSH over it makes all
+of it durable (there are several lines only before servers that flush for all connections). If all lines have
+died, the server may have started anew. Then `Survival.unflushed` says what is done.
 
-Others that mend as well may wait for what was found to be written here, before they show anything to anybody,
-as this bundle waits for them (`Bundle._may_be_read`). So it is `flushed` while it waits, if they ask for that.
+2. What was asked, and not answered. Reads need nothing: they are asked again. A write may have been done, or
+may be done yet: the end of its connection does not stop it, only the end of the process that was asked does
+(`Late`, which asks the link's `gateway.peer`). So it is read back. If it is there, it counts as done, and is
+answered. But the same bytes may have been there before, and the write may still come. So until it can hardly
+come any more, `late_write_seconds` after the loss, a fence keeps away whatever writes over it (`jobs.fences`),
+for all sessions of the disk. If it is not there (or is zeros, which are everywhere, or was asked twice), it is
+asked again after the same time, and whatever overlaps it waits until then. An old write that comes later still,
+on top of something newer, can be made unlikely and not impossible. So both are logged.
+
+3. New lines are used from now on. What was written over others before is flushed first.
+
+Other bundles that mend may wait for what was found to be written here before they show anything to anybody, as
+this bundle waits for them (`Bundle._may_be_read`). So this one has it `flushed` while it waits, if they ask for
+that.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ WINDOW = 16
 """Asks of a recovery that are under way together."""
 
 READ_BYTES = MIB
-"""How much is read back at a time: what is written is a multiple of the server's blocks, and so is this."""
+"""How much is read back at a time: a multiple of the server's blocks, as all that is written is."""
 
 MOST_READ_BACK_BYTES = 32 * MIB
 """Zeros over more than this are not looked for, but written again."""
@@ -67,7 +70,7 @@ OWN_DISK = (
 
 
 class AnotherDisk(Exception):
-    """What a line leads to is not the disk that was left; the text says why."""
+    """A line leads to another disk than the one that was left; the text says how we know."""
 
 
 _Question = Generator[Asked, list[Outcome], bool]
@@ -75,8 +78,8 @@ _Question = Generator[Asked, list[Outcome], bool]
 
 
 def recovery(work: Work, *, restarted: bool) -> Steps:
-    """Give the steps that put a bundle in order whose lines have changed; `restarted`: none was there all the
-    time. Raises `AnotherDisk`.
+    """Give the steps that put a bundle in order after its lines have changed. `restarted`: no line was there
+    all the time. Raises `AnotherDisk`.
     """
     losses, trail = work.trail.losses, work.trail
     yield from _recognised(work)
@@ -96,7 +99,7 @@ def recovery(work: Work, *, restarted: bool) -> Steps:
 
 
 def flushed(work: Work) -> Steps:
-    """FLUSH over a line that was there all the time, or that leads to where all of it was found."""
+    """FLUSH over a line that was there all the time, or over one that leads to where all of it was found."""
     tries = 0
     while work.unflushed:  # also what counts as written while the FLUSH was under way
         [outcome] = yield [(FLUSH, 0)]
@@ -113,19 +116,19 @@ def flushed(work: Work) -> Steps:
 
 
 def looks(survival: Survival, trail: Trail) -> bool:
-    """Say whether a link that takes the place of one of this trail has to lead to the same disk."""
+    """Say whether a link that takes the place of one with this trail has to lead to the same disk."""
     return survival.check_identity and trail.wrote
 
 
 def has_left_its_disk(dialect: Dialect, survival: Survival, trail: Trail) -> bool:
-    """Say whether a disk is gone for good with the last link to it: any other may have one of its own, without
-    what was written over this one.
+    """Say whether a disk is gone for good with the last link to it: each connection may have a disk of its own,
+    without what was written over the others.
     """
     return dialect.own_disks and looks(survival, trail)
 
 
 def _recognised(work: Work) -> Steps:
-    """See of all lines in use that have not been looked at whether they lead to the disk that was left."""
+    """Look whether the lines in use lead to the disk that was left, if we have not looked before."""
     for nth, line in enumerate(work.lines.in_use):
         if not line.recognised and looks(work.survival, work.trail):
             yield from _look_over(work, nth)
@@ -166,7 +169,7 @@ def _look_over(work: Work, nth: int) -> Steps:
 
 
 def _let_it_be(work: Work, witness: Witness) -> None:
-    """Nobody looks for this any more: the next time it would cost as many lines."""
+    """Look for this no more: it would cost as many lines again."""
     work.say(
         "the connection is lost each time that a place is read which was flushed: it is not looked at any more",
         offset=witness.start,
@@ -176,7 +179,7 @@ def _let_it_be(work: Work, witness: Witness) -> None:
 
 
 def _ask_around(work: Work, witness: Witness) -> Ask:
-    """Give the READ of whole blocks that has what is looked for."""
+    """Give the READ of whole blocks that contains what we look for."""
     block = work.export.minimum
     start = witness.start // block * block
     end = min(-(-witness.end // block) * block, work.export.size)
@@ -187,7 +190,7 @@ def _ask_around(work: Work, witness: Witness) -> Ask:
 
 
 def _doubted(work: Work) -> Steps:
-    """See what can be done about what may be lost. What is not lost then is there, and can be flushed."""
+    """Do what can be done about what may be lost. What is not lost after that is there, and can be flushed."""
     losses, trail = work.trail.losses, work.trail
     match work.survival.unflushed:
         case (
@@ -259,9 +262,9 @@ def _pieces(ask: Ask, most: int) -> Iterator[tuple[int, int]]:
 
 
 def _replayed(work: Work) -> _Question:
-    """Write everything again, in order: what does not overlap, together. Or nothing, if not all of it can be,
-    or not be flushed before other lines are used: newer writes would go over those, and pass what was written
-    over this one.
+    """Write everything again, in order; what does not overlap goes together. If not all of it can be written,
+    or it cannot be flushed before other lines are used, do nothing: newer writes would go over the other lines,
+    and pass what was written over this one.
     """
     again = [_surely(written.ask) for written in work.unflushed.written]
     needed = [*again, FLUSH] if work.lines.count > 1 else again
@@ -281,7 +284,9 @@ def _replayed(work: Work) -> _Question:
 
 
 def _surely(ask: Ask) -> Ask:
-    """Nobody waits for it to be fast any more; and that it cannot be would be wrong of what has been done."""
+    """Give it without FAST_ZERO: nobody waits for it to be fast any more, and "not fast" would be a wrong
+    answer if it was done before.
+    """
     return replace(ask, flags=ask.flags & ~CmdFlag.FAST_ZERO)
 
 

@@ -1,8 +1,8 @@
 """Lines that say nothing.
 
-A line is *stalled* when something is under way on it and nothing has come from it for `seconds`, not even a
-part of a reply. That is no reason to give it up: what it was asked to write, it may be writing. But READs may
-be asked of another where that surely shows the same (`Bundle.wants_spare`).
+A line is *stalled* when something is under way on it, and nothing has come from it for `seconds`, not even a
+part of a reply. That is no reason to give it up: it may still be writing what it was asked to write. But
+another line may be asked for READs, where that surely shows the same (`Bundle.wants_spare`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Stalls:
     def __init__(
         self, seconds: float, clock: Callable[[], float], changed: Callable[[], None]
     ) -> None:
-        """No `seconds`: none ever is."""
+        """If `seconds` is 0, no line is ever stalled."""
         self._seconds = seconds or math.inf
         self._clock = clock
         self._changed = changed
@@ -39,7 +39,7 @@ class Stalls:
             self._changed()
 
     def found(self, lines: Iterable[Line], now: float) -> list[tuple[Line, float]]:
-        """Give those that are stalled from now on, each with how many seconds it has said nothing."""
+        """Give the lines that are stalled from now on, each with how many seconds it has said nothing."""
         found = []
         for line in lines:
             if line.under_way and now >= line.heard_at + self._seconds and not line.stalled:
@@ -48,6 +48,6 @@ class Stalls:
         return found
 
     def due(self, lines: Iterable[Line]) -> float:
-        """Give when the next one is stalled, if it goes on saying nothing."""
+        """Give when the next line will be stalled if it goes on saying nothing."""
         waited = [line.heard_at for line in lines if line.under_way and not line.stalled]
         return min(waited, default=math.inf) + self._seconds

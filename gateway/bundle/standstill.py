@@ -1,10 +1,12 @@
-"""How a bundle is put in order. Its lines are changed at a standstill: when there are others than before it
-settles, so that nothing is sent any more; when nothing is under way, it is mended (`recovery`, carried out by
-`mending`), and is up again.
+"""Puts a bundle in order.
 
-After a loss it is not mended before what is asked again can hardly come late any more, nor while others may
-still prove that nothing is lost; and it is not read before what others have written over links of their own
-is flushed, or known to be lost.
+Its lines are changed at a standstill. If there are other lines than before, the bundle settles: nothing is sent
+any more. When nothing is under way, it is mended (`recovery`, carried out by `mending`), and then it is up
+again.
+
+After a loss it is not mended as long as old writes may come late that are asked again, nor as long as others
+may still prove that nothing is lost. It is not read before what others have written over links of their own is
+flushed, or known to be lost.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ NEVER_BACK = (
 
 
 class Standstill:
-    """Lines, and what is asked of them, put in order when there are others. `changed` is called when something
-    has changed that whoever drives it waits for.
+    """Lines, and what is asked of them, put in order when there are other lines. `changed` is called when
+    something has changed for which the driver waits.
     """
 
     def __init__(
@@ -46,13 +48,13 @@ class Standstill:
         self.why = ""
         """Why there is no line, or will be none."""
         self.is_another = False
-        """It is over, for what its lines led to is another disk."""
+        """It is over, because its lines led to another disk."""
         self._trail = trail
         self._clock = clock
         self._changed = changed
         self._has_news = False  # what is not to do with lines has changed
         self._barrier: Barrier | None = None
-        """Stands before what is asked after all lines were lost."""
+        """What is asked after all lines were lost has to wait for this."""
         self._was_up = False
         self._total_loss = True  # since lines were in order last, there was a time without any
         self._mending: Mending | None = None
@@ -72,7 +74,7 @@ class Standstill:
 
     @property
     def settled(self) -> bool:
-        """Nothing is left that a line has not answered, or that waits for something of that kind."""
+        """Nothing waits for a line's answer, nor for something that waits for one."""
         return not (self.work.pieces.orphans or self.work.pieces.held)
 
     @property
@@ -88,13 +90,13 @@ class Standstill:
 
     @property
     def _waits(self) -> bool:
-        """It is not to be mended yet: what is asked again may come late, or others prove that nothing is
-        lost.
+        """It must not be mended yet: an old write that is asked again may come late, or others may prove that
+        nothing is lost.
         """
         return self._too_early or self._trail.proving
 
     def _late_from(self, peer: Peer) -> Late:
-        """A link to this peer has died now."""
+        """Give what may come late over a link to this peer, which has died now."""
         return Late(self._clock() + self.survival.late_write_seconds, peer)
 
     def _note_news(self) -> None:
@@ -151,8 +153,9 @@ class Standstill:
 
     @property
     def _may_be_read(self) -> bool:
-        """After a loss, what others have written over links of their own is to be flushed, or known to be
-        lost, before anybody reads it over a new one: the server there may have started without it.
+        """After a loss, say whether everything is flushed, or known to be lost, that others have written over
+        links of their own. Only then may anybody read it over a new link, for the server there may have started
+        without it.
         """
         if not self._total_loss or not self._was_up or self._trail.owner is not None:
             return True
@@ -161,7 +164,7 @@ class Standstill:
         return self._barrier.is_open
 
     def _break_off(self) -> None:
-        """A recovery cannot go on as it is: it begins anew, with the lines that there are then."""
+        """A recovery cannot go on as it is. It begins anew with the lines that are there then."""
         self._forget_gate()
         if self._mending is not None:
             self._mending.break_off()
@@ -187,7 +190,7 @@ class Standstill:
         self.lines.state = State.OVER
 
     def break_down(self, why: str) -> None:
-        """There is a bug in here: nothing is asked any more, and whatever was written counts as lost."""
+        """A bug has broken it: nothing is asked any more, and whatever was written counts as lost."""
         self.why = why
         self._mending = None
         self.lines.state = State.OVER

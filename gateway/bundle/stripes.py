@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from gateway.protocol.asks import Ask
 
 MOST_STRIPES = 16
-"""What has no payload and covers more stripes goes as one: a TRIM of a whole disk in pieces of a stripe would
-be millions of requests."""
+"""A command without payload that covers more stripes goes as one. In pieces of a stripe, a TRIM of a whole disk
+would be millions of requests."""
 
 
 def nth(offset: int, stripe: int, count: int) -> int:

@@ -1,12 +1,14 @@
 """What sessions ask of a bundle, from their ports to the lines and back.
 
-As a *task* an ask waits in its session's port for its turn (`ports`). It is begun by cutting it into *pieces*,
-one for each stripe that it is in (`stripes`). A piece waits as long as it must not pass another (`pieces`), and
-goes to its line (`lines`). When the last piece is answered, so is the task. A FLUSH is shared (`flushes`).
+What a session asks is a *task*, and waits in the session's port for its turn (`ports`). When its turn has come,
+it is cut into *pieces*, one for each stripe that it is in (`stripes`). A piece waits as long as it must not
+pass another (`pieces`), and then goes to its line (`lines`). When the last piece is answered, so is the task.
+Several tasks share a FLUSH (`flushes`).
 
 What is written is noted as soon as a line has acknowledged it, and before whoever asked can know (`unflushed`).
-So if it turns out to be lost (`gateway.losses.rule`), whoever has been told of it is told of the loss; and a
-task of which a part is lost before it is done has to fail, for its session is told of the loss too early.
+So if it turns out to be lost (`gateway.losses.rule`), whoever was told of the write is told of the loss. And if
+a part of a task is lost before the task is done, the task has to fail: its session is told of the loss too
+early.
 
 This is longer than other modules: whether a piece is sent, held, answered or left by its line, what is noted of
 it has to be true at once for its task, the next FLUSH and a recovery.
@@ -26,14 +28,14 @@ from gateway.bundle.ports import Port, Ports, Task
 from gateway.bundle.room import Room
 from gateway.bundle.stalls import Stalls
 from gateway.jobs.fences import Fences, Late
-from gateway.jobs.jobs import GONE
+from gateway.jobs.jobs import GONE, LOST
 from gateway.losses.eras import Keep
 from gateway.losses.rule import DONE_BEFORE, Trail
 from gateway.losses.survival import Doubt, Survival, Unanswered
 from gateway.losses.unflushed import Unflushed
 from gateway.losses.witnesses import Sample, sample_of
 from gateway.protocol.asks import Ask, Done, Outcome
-from gateway.protocol.commands import WRITE_CLASS, text_of_error, told_error
+from gateway.protocol.commands import SHOWS_CONTENT, WRITE_CLASS, text_of_error, told_error
 from gateway.protocol.export import Export
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -41,20 +43,17 @@ from gateway.wire.limits import MIB
 from gateway.wire.ranges import Range, touched
 
 LINE_COMMANDS = 128
-"""Asks that are under way on one line: as many as one session may have. What is beyond that waits here, where
-it can be shared out fairly."""
+"""How many asks may be under way on one line: as many as one session may have. What is beyond that waits here,
+where it can be shared out fairly."""
 
 LINE_BYTES = 4 * MIB
-"""Data of asks under way on one line, unless it is one alone: what somebody else's small request has to wait
-for. More would serve a fast link to far away; with 16 a small client had a quarter of the requests that it
-has with 4, and the large one beside it had less as well."""
+"""How much data of asks may be under way on one line; one alone may have more. A small request of somebody else
+has to wait for that much. More would serve a fast link to far away. But with 16 a small client had a quarter of
+the requests that it has with 4, and the large one beside it had less as well."""
 
 MOST_WRITES = 1024
-"""Writes that are kept to be looked for, or written again, between two FLUSHes: to look through more would take
-longer than the FLUSH."""
-
-_TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
-"""Commands whose answer would show what is there in place of what is lost."""
+"""How many writes are kept to be looked for, or written again, between two FLUSHes. To look through more would
+take longer than the FLUSH."""
 
 
 class Work:
@@ -89,7 +88,7 @@ class Work:
         self._say = say
         shared = Flag.READ_ONLY | (Flag.CAN_MULTI_CONN if export.can_flush else 0)
         self.one_view = bool(export.flags & shared)
-        """What is flushed is seen over any connection."""
+        """What is flushed can be seen over any connection."""
 
     def say(self, what: str, **details: object) -> None:
         """Tell the operator."""
@@ -97,13 +96,13 @@ class Work:
 
     @property
     def unflushed(self) -> Unflushed:
-        """What has been written over it and is not known to be durable."""
+        """What was written over its lines, and is not known to be durable."""
         return self.trail.unflushed
 
     # --- Tasks
 
     def adopt(self, port: Port, ask: Ask, done: Done, late: Late) -> None:
-        """Have it asked again, that was asked over a link that is gone, and may come from there `late`."""
+        """Ask again what was asked over a link that is gone, and may still come from there `late`."""
         task = Task(ask, done, port)
         if ask.command is Cmd.FLUSH:
             self._flush(task)
@@ -133,9 +132,9 @@ class Work:
         return count < LINE_COMMANDS * lines and pieces.bytes < LINE_BYTES * lines
 
     def _must_flush_first(self, ask: Ask) -> bool:
-        """Say whether a write has to wait because as much is kept as may be; a FLUSH is on its way then. It is
-        sent when there is half as much, so that hardly any write has to. If the server tries none, less is
-        kept.
+        """Say whether a write has to wait because as much is kept as may be kept. A FLUSH is on its way then:
+        it is sent when half as much is kept, so that hardly any write has to wait. If the server tries no
+        FLUSH, less is kept.
         """
         unflushed = self.unflushed
         if unflushed.keep is Keep.RANGES or ask.command not in WRITE_CLASS:
@@ -152,7 +151,7 @@ class Work:
         return bool(kept and kept + len(ask.data) > most) or writes >= MOST_WRITES
 
     def _make_room(self, outcome: Outcome) -> None:
-        """A FLUSH has its answer that was only sent for that."""
+        """A FLUSH that was only sent for that has its answer."""
         if self.room.flushed(outcome.error):
             self.unflushed.keep_less()
             self.say(
@@ -227,7 +226,7 @@ class Work:
     def send(self, piece: Piece) -> None:
         """Send a piece to its line now."""
         if piece.task is not None and self._is_lost(piece.task, piece.ask):
-            lost = Outcome(Errno.EIO, "the server may have lost what was written here")
+            lost = Outcome(Errno.EIO, LOST)
             self._part_done(piece, lost)
             return
         line = self.lines.usual(piece.ask.offset, piece.nth)
@@ -246,7 +245,7 @@ class Work:
     def _is_lost(self, task: Task, ask: Ask) -> bool:
         traffic = task.port.traffic
         return (
-            ask.command in _TELLS
+            ask.command in SHOWS_CONTENT
             and traffic is not None
             and traffic.debt.is_lost(ask.offset, ask.end)
         )
@@ -269,14 +268,14 @@ class Work:
         self._part_done(piece, outcome)
 
     def _answered_whole(self, piece: Piece, outcome: Outcome) -> None:
-        """The same, where it went over one line for the stripes of all: they must know of it before the task is
-        done, and before whatever waits for it.
+        """A piece that went over one line for the stripes of all lines has its answer. The other lines must
+        know of it before the task is done, and before whatever waits for it goes.
         """
         if outcome.error or not self.export.can_flush:
             self._answered(piece, outcome)
             return
         self._note_written(piece)
-        # It keeps others away until then, as one that waits.
+        # Until then it keeps others away, like a piece that waits.
         piece.not_before = WHEN_FLUSHED
         self.pieces.held.insert(0, piece)
 
@@ -313,7 +312,7 @@ class Work:
         return sample_of(ask.offset, ask.data, piece.gone_over)
 
     def _writing(self) -> list[Range]:
-        """Give what may be written over these lines at this moment."""
+        """Give the ranges that may be written to over these lines at this moment."""
         pieces = self.pieces
         sent = (*pieces.under_way, *pieces.orphans, *(p for p in pieces.held if p.unknown))
         return [(piece.ask.offset, piece.ask.end) for piece in sent if piece.writes]
@@ -357,7 +356,7 @@ class Work:
     # --- What lines leave behind
 
     def orphan(self, piece: Piece, late: Late) -> None:
-        """A piece has no answer, and will have none: it may have been done, or may be done yet."""
+        """A piece will have no answer from its line. It may have been done, or may be done yet."""
         if piece.writes:
             piece.unknown += 1
             piece.lates.append(late)
@@ -370,8 +369,8 @@ class Work:
 
     def keep_away(self, ask: Ask, late: Late) -> None:
         """Keep newer writes away from where an old one may still come: those of all sessions of the disk. Where
-        clients are told that nobody knows, they write again, and need not wait; but for what was widened to
-        whole blocks, which may have others' bytes in it.
+        clients are told that nobody knows, they write again, and need not be kept away. Except from writes that
+        were widened to whole blocks, for these may have others' bytes in them.
         """
         reissued = self.survival.unknown_writes is Unanswered.REISSUE
         if (reissued or ask.own is not None) and not late.over(self.clock()):
@@ -381,7 +380,7 @@ class Work:
                     self.pieces.put_off_for(held, [late])
 
     def leave(self, port: Port) -> None:
-        """A session has ended: what it has not begun is forgotten, and what nobody has answered is not asked
+        """A session has ended. What it has not begun is forgotten, and what was not answered is not asked
         again. Nobody is told of the rest.
         """
         self.ports.leave(port)
@@ -389,9 +388,9 @@ class Work:
         self._may_have_been_done(forgotten)
 
     def fail_what_is_stale(self) -> None:
-        """There was no line for a while. What clients wanted to write that have gone meanwhile is not sent:
-        others may have written there since, who saw them go. A recovery must not have any of it in hand. Nor is
-        what they have sent beside it, and nobody has read yet.
+        """There was no line for a while. Clients that have gone meanwhile must not write any more, for since
+        then others may have written there who saw them go. This holds for what waits, and for what they have
+        sent and nobody has read yet. So it all fails here, before a recovery has any of it in hand.
         """
         pieces = self.pieces
         for port in self.ports.there:
@@ -415,11 +414,11 @@ class Work:
         self._part_done(piece, Outcome(Errno.EIO, GONE))
 
     def hold_orphans(self) -> None:
-        """All is in order again, and what lines have left unanswered goes out first."""
+        """All is in order again. What lines have left unanswered goes out first."""
         self._may_have_been_done(self.pieces.hold_orphans())
 
     def _may_have_been_done(self, pieces: Iterable[Piece]) -> None:
-        """Nobody will hear whether that was done: what was there before bears no witness any more."""
+        """Nobody will hear whether these were done. So what was there before bears no witness any more."""
         witnesses = self.trail.losses.witnesses
         for piece in pieces:
             if piece.writes and piece.unknown:
@@ -428,8 +427,8 @@ class Work:
                 witnesses.over([(piece.ask.offset, piece.ask.end)])
 
     def flush_lost(self, line: Line, deaths: int) -> None:
-        """The line has died over which a FLUSH was under way that somebody waits for, as so many lines of the
-        bundle have by now.
+        """A FLUSH for which somebody waits was under way on a line that has died. `deaths`: how many lines of
+        the bundle have died by now.
         """
         flushes = self.flushes
         if flushes.under_way is None:
@@ -451,8 +450,8 @@ class Work:
     # --- Reads that another line may answer
 
     def _may_be_read_elsewhere(self, piece: Piece) -> bool:
-        """Say whether another connection surely shows what this READ has to show: where all that was written is
-        flushed.
+        """Say whether another connection surely shows what this READ has to show. It does where all that was
+        written is flushed.
         """
         ask = piece.ask
         if piece.task is None or ask.command is not Cmd.READ or not self.one_view:
@@ -462,7 +461,9 @@ class Work:
         return not any(each.ask.overlaps(ask) for each in self.pieces.writes)
 
     def ask_spare_as_well(self, spare: Line) -> None:
-        """Ask it the READs that stalled lines have not answered. Whoever answers first is believed."""
+        """Ask the spare line the READs that stalled lines have not answered. Whoever answers first is
+        believed.
+        """
         for piece in list(self.pieces.under_way):
             if piece.line is not None and piece.line.stalled and self._may_be_read_elsewhere(piece):
                 self._ask_line(spare, piece)
@@ -470,8 +471,8 @@ class Work:
     # --- What fails
 
     def _fail_unfinished(self, why: str, lost: list[Range]) -> None:
-        """Of what is lost, a part belongs to commands that are not done yet. Whoever is told of the loss now
-        hears later that they are done, and would take them to be durable after his next FLUSH. So they fail.
+        """A part of what is lost belongs to commands that are not done yet. Whoever is told of the loss now,
+        and hears later that they are done, would take them to be durable after the next FLUSH. So they fail.
         """
         pieces = self.pieces
         for piece in (*pieces.under_way, *pieces.orphans, *pieces.held):
@@ -484,7 +485,7 @@ class Work:
                 task.fail(Errno.EIO, why)
 
     def fail_all(self, why: str) -> None:
-        """Nothing goes out any more: everything fails but what is under way."""
+        """Nothing goes out any more. Everything fails, except what is under way."""
         gone = Outcome(Errno.EIO, why)
         self.trail.losses.witnesses.over(self._writing())
         for done in self.flushes.take_out():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,7 +101,7 @@ def summary(config: Config) -> Iterator[str]:
         name = export.exact_name
         if name is None:
             continue  # a pattern, of which a rule may mean a part
-        if not any(_means(access, name) for access in config.rule if not access.deny):
+        if not any(access.means(name) for access in config.rule if not access.deny):
             yield f"{_export(name)} is for nobody: no rule lets anybody have it"
     used = {rule.upstream for rule in config.exports}
     for name in config.upstream:
@@ -112,10 +111,6 @@ def summary(config: Config) -> Iterator[str]:
         yield f"nbd-gateway reload finds it at {config.control.socket}"
     if config.control.reload_on_change:
         yield "takes this file up whenever it has changed"
-
-
-def _means(rule: Rule, name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in rule.exports)
 
 
 def _lets(number: int, rule: Rule) -> str:

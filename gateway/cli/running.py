@@ -85,9 +85,9 @@ def _telling(waits_for: str | None, arguments: Mapping[str, object]) -> Iterator
         return
 
     def tell() -> None:
-        from gateway.sessions.pausing import QUIET_SECONDS
+        from gateway.sessions.pausing import COMMAND_SECONDS
 
-        complain(f"{waits_for}; within {arguments.get('within', QUIET_SECONDS):g} s (--within)")
+        complain(f"{waits_for}; within {arguments.get('within', COMMAND_SECONDS):g} s (--within)")
 
     timer = Timer(SILENT_SECONDS, tell)
     timer.daemon = True

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from gateway.tls.credentials import (
-        Session as TlsSession,
+        TlsSession,
     )  # costs nothing where there is no TLS
 
 ChooseSession = Callable[[bytes], "TlsSession | None"]
@@ -126,7 +126,7 @@ def naming(who: Identity, log: FilteringBoundLogger) -> FilteringBoundLogger:
 async def _introduced(
     stream: trio.SocketStream, peer: Identity, listen: Listen, log: FilteringBoundLogger
 ) -> Identity | None:
-    """Give who the client is, or None: it has been hung up on."""
+    """Give who the client is. None: we have hung up on it."""
     try:
         return await introduced(stream, peer, listen)
     except PeerClosed as closed:
@@ -151,7 +151,7 @@ class _Client:
     ) -> None:
         self._service = service
         self.asked = False
-        """It has asked something of an export; who only looks whether the port is open has not."""
+        """It has asked about an export. Somebody who only looks whether the port is open has not."""
         self._oldstyle = listen.style == "oldstyle"
         self._stream: Stream = stream
         self._tls = tls
@@ -163,7 +163,7 @@ class _Client:
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._told: ExportAsked | None = None  # the INFO that was answered just before
         self.time = Allowance(listen.handshake_seconds)
-        """What the whole negotiation may take."""
+        """How long the whole negotiation may take."""
         self._presence = Presence(service.hub, stream.socket)
         self._listener = str(listen.uri)
         self._inquiry = self._new_inquiry()

@@ -8,6 +8,9 @@ An upstream that is being asked stays connected for the next question about it. 
 the disk, INFO needs a link that is open already; it is kept for the GO that usually follows.
 
 After STARTTLS there is another `Inquiry`: nothing of what was asked before counts.
+
+This is longer than other modules: every question passes the rules, the upstream and the policies, in this order
+and with the same denials, so that no question tells a client more than another.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from gateway.access.chain import Placed, Terms, join, peek, prepares, terms
+from gateway.access.chain import Compiled, Placed, compile_chain, join, peek, prepares
 from gateway.access.rules import Grant, NotGranted
 from gateway.config import Route
 from gateway.identity import Identity
@@ -134,8 +137,9 @@ class Inquiry:
         return us + (await self._listed_contexts(asked, grant, queries) if queries else ())
 
     async def _introduced(self, asked: ContextsAsked, grant: Grant) -> tuple[MetaContext, ...]:
-        """Say who we are to a client that asks: one that an INFO tells of the export, so that it learns of none
-        by this, and whose policies let it have the name that it asks for.
+        """Say who we are to a client that asks for our introduction. It is only told if an INFO would tell it
+        of the export, so that it learns of none by this, and if its policies let it have the name that it asks
+        for.
         """
         await self.described(ExportAsked(asked.name, frozenset(), go=False))
         self.forget()  # what was opened for that is not what is asked next
@@ -216,8 +220,8 @@ class Inquiry:
             grant = await self._granted(name, without_tls)
 
     async def _granted(self, name: str, without_tls: Rep) -> Grant:
-        """Give what the rules say of an export once it is not paused, or is no more (a pause has a bound
-        of its own).
+        """Give what the rules say of an export, once it is not paused any more (a pause has a bound of its
+        own).
         """
         while True:
             grant = self._grant(name, without_tls=without_tls)
@@ -233,7 +237,7 @@ class Inquiry:
         return told_of(name, opened.grant.route, opened.uplink.export, opened.agreed, opened.offer)
 
     async def aclose(self) -> None:
-        """Close what nobody has been given."""
+        """Close what was given to nobody."""
         self.forget()
         if self._upstream is not None:
             _location, negotiation = self._upstream
@@ -241,7 +245,7 @@ class Inquiry:
             await negotiation.aclose()
 
     def forget(self) -> None:
-        """Another option has come than the GO that an open link is kept for."""
+        """Close an open link that is kept for a GO: another option has come."""
         if self._kept is not None:
             self._kept.opened.close()
             self._kept = None
@@ -252,7 +256,7 @@ class Inquiry:
         return Client(self._identity, datetime.now().astimezone(), self._listener)
 
     def _grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
-        """Give what the rules say. `without_tls`: what a client hears that would have to come over TLS."""
+        """Give what the rules say. `without_tls`: the answer to a client that would have to come over TLS."""
         config, secure = self._service.config, self._core.secure
         found: Grant | NotGranted
         try:
@@ -282,13 +286,15 @@ class Inquiry:
         asked: str,
         taken: Callable[[Sequence[Placed], Session], _Result],
     ) -> _Result:
-        """Have the policies looked at (`peek`) or taken part in (`join`)."""
+        """Ask the policies, by `peek` or by `join`."""
         with self._denials(grant, asked):
             return taken(grant.chain, Session(self._client(), grant.name))
 
-    def _agreed(self, chain: Sequence[Placed], grant: Grant, asked: str, export: Export) -> Terms:
+    def _agreed(
+        self, chain: Sequence[Placed], grant: Grant, asked: str, export: Export
+    ) -> Compiled:
         with self._denials(grant, asked):
-            return terms(chain, first_view(grant.route, export))
+            return compile_chain(chain, first_view(grant.route, export))
 
     @contextmanager
     def _denials(self, grant: Grant, asked: str) -> Iterator[None]:
@@ -315,7 +321,7 @@ class Inquiry:
         return selected
 
     async def _check_there(self, grant: Grant, asked: str, terms: upstream_side.Terms) -> None:
-        """Have a name refused that the upstream does not have, where it must be there: nbdkit tells contexts of
+        """Refuse a name that the upstream does not have, if the upstream must have it: nbdkit tells contexts of
         any name that it is asked for.
         """
         if self._service.access.must_be_there(grant):
@@ -348,8 +354,8 @@ class Inquiry:
     # --- Opening
 
     async def _open(self, grant: Grant, asked: str, *, by_name: bool = False) -> Opened:
-        """Have the policies take part, then the upstream; leave nothing behind if it fails. `by_name`: the
-        client has said EXPORT_NAME.
+        """Have the policies take part, then open the export at the upstream. If that fails, leave nothing
+        behind. `by_name`: the client has said EXPORT_NAME.
         """
         access, location = self._service.access, self._location(grant)
         membership = self._policies(grant, asked, join)
@@ -382,7 +388,7 @@ class Inquiry:
             return chain
         return await self._wait(lambda: chain_over(chain, route, uplink))
 
-    def _offer(self, name: str, agreed: Terms) -> Offer:
+    def _offer(self, name: str, agreed: Compiled) -> Offer:
         return promise(
             agreed,
             structured=self._core.structured,
@@ -407,8 +413,8 @@ class Inquiry:
         asked: str,
         question: Callable[[OwnNegotiation | SharedNegotiation], Awaitable[_Result]],
     ) -> _Result:
-        """Ask the upstream of an export, which the client has `asked` for by that name; a negotiation with
-        another one ends.
+        """Ask the upstream of an export, for which the client has `asked` by that name. A negotiation with
+        another upstream ends.
         """
         location = self._location(grant)
         if self._upstream is not None and not self._upstream[0].leads_where(location):
@@ -438,7 +444,7 @@ class Inquiry:
 
 
 def _same(one: Grant, other: Grant) -> bool:
-    """Say whether two configurations give the same, as far as what has been counted does not matter."""
+    """Say whether two configurations grant the same; what has been counted does not matter."""
     return (one.name, one.route, one.rule) == (other.name, other.route, other.rule) and [
         (placed.name, placed.observed, placed.policy.model_dump()) for placed in one.chain
     ] == [(placed.name, placed.observed, placed.policy.model_dump()) for placed in other.chain]

@@ -1,7 +1,6 @@
-"""Whether a client is still there while an upstream is asked for it: one that has left is to keep neither its
-place nor an upstream connection.
-
-Who has said something before it closed is not gone as long as that was not read.
+"""Whether a client is still there while an upstream is asked for it. A client that has left must keep neither
+its place nor an upstream connection. One that has said something before it closed is not gone as long as that
+was not read.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ _Result = TypeVar("_Result")
 
 
 class Presence:
-    """Of the client at the other end of a socket. The hub watches that from the first time that an upstream is
-    asked until the end of the negotiation: it may be asked about thousands of exports, each in a moment.
+    """Watches the client at the other end of a socket. The hub does that from the first time that an upstream
+    is asked until the end of the negotiation, for a client may ask about thousands of exports, each in a
+    moment.
     """
 
     def __init__(self, hub: Hub, sock: trio.socket.SocketType) -> None:

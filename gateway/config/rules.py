@@ -8,6 +8,7 @@ import pwd
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal
 
@@ -222,3 +223,7 @@ class Rule(Section):
         default="enforce",
         description="observe: what the rule and its policies would refuse is logged, and passes.",
     )
+
+    def means(self, name: str) -> bool:
+        """Say whether the rule is about an export of ours, whoever asks for it."""
+        return any(fnmatchcase(name, pattern) for pattern in self.exports)

@@ -145,7 +145,8 @@ class Personality:
     only_error: Errno | None = None
     """What every request is refused with that is not legal; None: each with its own error (Q-S12)."""
     raw_errors: bool = False
-    """What a disk fails with is sent as it is, be it no error of proto.md's or none for this command."""
+    """The error with which a disk fails is sent as it is, even if it is none of proto.md's, or none for this
+    command."""
     only_chunks: bool = True
     """With structured replies, every reply is one; False: only where there is data or an error's text."""
     sparse_read_bytes: int = 64 * limits.KIB

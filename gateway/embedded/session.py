@@ -65,7 +65,7 @@ class Negotiated:
     dirty: Callable[[int, int], list[Extent]] | None = None
     """What the dirty bitmap knows of a range."""
     received: bytes = b""
-    """What came behind the last option."""
+    """What came after the last option."""
 
 
 class Transmission:

@@ -10,7 +10,7 @@ from gateway.embedded.file_disk import FileDisk
 from gateway.embedded.server import Server
 from gateway.net.dial import DialError
 
-QUIET_SECONDS = 5
+CLIENTS_GONE_SECONDS = 5
 """How long a server in here may take to see that its last client has gone, before its file is closed. One that
 takes longer keeps the file open, which is better than to take it from a write."""
 
@@ -47,7 +47,7 @@ class InProcess:
 
     async def close_files(self) -> None:
         """Close the files that are served, once nobody is served any more."""
-        with trio.move_on_after(QUIET_SECONDS):
+        with trio.move_on_after(CLIENTS_GONE_SECONDS):
             while self._served:
                 await self._quiet.wait()
             for disk in self._server.exports.values():

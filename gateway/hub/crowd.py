@@ -18,9 +18,10 @@ FEW_COMMANDS = 4
 """Up to here a client waits for each single reply, and so must not be kept waiting."""
 
 
-CALM_STEPS = 64
-"""Who has had no more under way for so many steps waits for each single reply, and will again. (A session that
-has many has few for a moment, when all are answered and the next have not come.)"""
+CALM_STEPS = 1024
+"""Who has had no more under way for so many steps waits for each single reply, and will again. Who has many
+has few for a moment, when all are answered and the next have not come; and for hundreds of steps, where the
+peers are slow and each message comes alone."""
 
 
 class Crowd:

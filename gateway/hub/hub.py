@@ -5,7 +5,7 @@ carries twice the requests at depth 1 and keeps sessions from starving each othe
 
 The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll
 itself, which at depth 1 answers twice as fast as being woken, and goes back to Trio when nothing has come
-for `QUIET_SECONDS`, or for a moment after `TURN_SECONDS`, so that everything else (accepting,
+for `POLL_SECONDS`, or for a moment after `TURN_SECONDS`, so that everything else (accepting,
 negotiating, timers, signals) is held up no longer than that. Where many commands are under way it waits
 in the kernel instead: with two cores, polling would take the time from the peers that it waits for.
 """
@@ -31,7 +31,7 @@ from gateway.net.options import RelaySocket
 from gateway.scan.traffic import Traffic
 from gateway.throttle import Charges, Clock, Doors
 
-QUIET_SECONDS = 0.0002
+POLL_SECONDS = 0.0002
 """How long the hub polls for more traffic before it parks: a few times what a peer on the same machine takes to
 answer."""
 
@@ -53,10 +53,10 @@ CALM_SECONDS = 0.001
 """So long after a step of a client who asks for little at a time another is expected: more than a disk takes
 that has it in memory."""
 
-LOOK_SECONDS = 5
-"""How often it is looked for clients that hold up others, which they may do for `LOST_SECONDS`; and for
-sessions that hold up those of other disks: with one command that is under way at two such looks, and no
-longer. A server that is well has answered it by then."""
+LOOK_FOR_HOLD_UPS_SECONDS = 5
+"""How often we look for clients that hold up others, which they may do for `LOST_SECONDS`. And for sessions
+that hold up those of other disks: one command of theirs may be under way at two such looks, and no longer. A
+server that is well has answered it by then."""
 
 MAX_EVENTS = 64
 """Sockets that are asked for at a time; each costs one receive and one send of a buffer. Whose turn it is where
@@ -141,15 +141,13 @@ class Hub:
             self.start_soon(wait)
 
     async def _cut_off_who_holds_up_others(self) -> None:
-        """Writes to parts of one block wait for each other. A client that sends half of one and stops, or
-        never takes its reply, would keep the others waiting for ever.
-
-        What counts is how long one and the same claim has waited: a busy client may well be in the middle of
-        one WRITE or another whenever it is looked at.
+        """Writes to parts of one block wait for each other. A client that sends half of one and stops, or never
+        takes its reply, would keep the others waiting for ever. What counts is how long one and the same claim
+        has waited: a busy client may well be in the middle of one WRITE or another whenever we look.
         """
         since: dict[tuple[Session, Held], float] = {}
         while True:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_FOR_HOLD_UPS_SECONDS)
             now = trio.current_time()
             waits = [(session, held) for session in self.sessions for held in session.held_up]
             since = {wait: since.get(wait, now) for wait in waits}
@@ -162,7 +160,7 @@ class Hub:
         """
         before: set[Wait] = set()
         while True:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_FOR_HOLD_UPS_SECONDS)
             now: set[Wait] = set()
             for locks in {s.traffic.locks.kin: s.traffic.locks for s in self.sessions}.values():
                 for wait, whose in list(locks.waits_for_kin()):
@@ -193,7 +191,7 @@ class Hub:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 self._parked = False
             now, patience = clock(), 0.0
-            turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
+            turn_ends, quiet_ends = now + TURN_SECONDS, now + POLL_SECONDS
             while now < quiet_ends:
                 if self._again:
                     self._turns.add([(descriptor, AGAIN) for descriptor in self._again])
@@ -215,11 +213,11 @@ class Hub:
                     time.sleep(GATHER_SECONDS)
                 now = clock()
                 if events or ready or self._again:  # that somebody has gone is not told twice
-                    quiet_ends = now + QUIET_SECONDS
+                    quiet_ends = now + POLL_SECONDS
                 if now > turn_ends:
                     await trio.lowlevel.checkpoint()
                     now = clock()
-                    turn_ends, quiet_ends = now + TURN_SECONDS, now + QUIET_SECONDS
+                    turn_ends, quiet_ends = now + TURN_SECONDS, now + POLL_SECONDS
 
     def _serve_all(self, now: float) -> int:
         """Serve those that are ready, until all are served or their time is over; give the `Crowd`."""

@@ -3,11 +3,11 @@ waited for next.
 
 The lanes are independent: replies go on being read while a request cannot be written, and the other way
 round, because a relay that lets one direction hold up the other hangs clients that write and read at once.
-What is said here beside them (answers of our own, what jobs ask and say) goes in between two messages.
+What is said beside them (answers of our own, what jobs ask and say) is put between two messages.
 
-That a client or a link has failed is found here, and what becomes of the session then is for who inherits from
-this (`gateway.hub.ending`): it says so by a few flags, which each step looks at. They are classes that inherit
-and not objects that hold each other, because a step would pay for each hop from one to the other.
+It is found here that a client or a link has failed. What becomes of the session then, a subclass decides
+(`gateway.hub.ending`), and says so by a few flags, which each step looks at. These are classes that inherit,
+and not objects that hold each other, because each hop from one to the other would cost every step something.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Lanes(ABC):
         self._link_closed = False  # nothing comes from the link
         self._over = False  # all has been given back
 
-    # --- What is for who knows how sessions end
+    # --- What the subclass knows that ends sessions
 
     @abstractmethod
     def _say_goodbye(self) -> None:

@@ -78,7 +78,7 @@ class Session(Ending):
         """What went wrong in here, if anything did."""
 
     def begin(self, client_data: bytes = b"") -> None:
-        """Begin; `client_data` are bytes that the client sent behind its last option."""
+        """Begin; `client_data` are bytes that the client sent after its last option."""
         self.traffic.turn.begin()
         self._step(
             lambda _: self._guard_requests(lambda: self._requests_lane.take_over(client_data)), 0

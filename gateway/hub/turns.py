@@ -18,8 +18,8 @@ from gateway.hub.crowd import AGAIN, GONE, LEFT
 from gateway.scan.turn import TURN_SECONDS
 
 SLICE_SECONDS = 0.001
-"""How long is served before it is looked who else has become ready, where there is not time for all; a look
-costs a thousandth of it."""
+"""How long sockets are served before we look which others have become ready, if there is not time for all. A
+look costs a thousandth of it."""
 
 LONG_SECONDS = TURN_SECONDS
 """A turn that takes longer, as each does that was ended, is followed by such a look at once if others are
@@ -64,9 +64,9 @@ class Turns:
         return sorted(self.ready, key=lambda each: taken.get(each, least))
 
     def overran(self, took: Iterable[tuple[int, float]]) -> None:
-        """There was not time for all: these have had their turns, of so many seconds. The others are ready
-        still when it is looked again, if they want to be then; but that somebody has gone, or wants to be
-        called again, is not told twice.
+        """There was not time for all. These have had their turns, of so many seconds. The others are found
+        ready again by the next look, if they want to be. But that somebody has gone, or wants to be called
+        again, is not told twice.
         """
         taken = self._taken
         least = min(taken.values(), default=0.0)

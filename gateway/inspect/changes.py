@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gateway.access.chain import Terms
+from gateway.access.chain import Compiled
 from gateway.inspect.report import (
     GATEWAY,
     QUIRKS,
@@ -18,7 +18,7 @@ from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.constants import TransmissionFlag as Flag
 
 
-def steps_of(export: Export, first: View, agreed: Terms) -> Iterator[Step]:
+def steps_of(export: Export, first: View, agreed: Compiled) -> Iterator[Step]:
     """Give what the export looks like after the quirks, the gateway and each policy that changes something."""
     yield Step(QUIRKS, export.size, export.flags, 0, export.block_sizes, export.description)
     yield _step(GATEWAY, first)
@@ -32,7 +32,7 @@ def _step(name: str, view: View) -> Step:
     return Step(name, view.size, view.flags, view.base, view.block_sizes, view.description)
 
 
-def restrictions_on(agreed: Terms, command: Cmd) -> Iterator[Restriction]:
+def restrictions_on(agreed: Compiled, command: Cmd) -> Iterator[Restriction]:
     """Say what policies do to a command: all in one table, or, where hooks come between them, one by one."""
     if command not in agreed.hooked:
         yield from restrictions_of(agreed.table[command])
@@ -66,7 +66,7 @@ def _names(flags: int) -> str:
     return ", ".join(flag.name or "" for flag in CmdFlag if flag & flags)
 
 
-def would_show(agreed: Terms) -> Iterator[str]:
+def would_show(agreed: Compiled) -> Iterator[str]:
     """Say what observed policies would show otherwise."""
     yield from agreed.would
     if agreed.shadow is None:
@@ -84,7 +84,7 @@ def would_show(agreed: Terms) -> Iterator[str]:
         yield f"contexts that would be hidden: {', '.join(hidden)}"
 
 
-def would_restrict(agreed: Terms) -> Mapping[Cmd, tuple[Restriction, ...]]:
+def would_restrict(agreed: Compiled) -> Mapping[Cmd, tuple[Restriction, ...]]:
     """Say what observed policies would refuse beyond what is refused."""
     if agreed.shadow is None:
         return {}

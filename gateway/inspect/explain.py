@@ -15,8 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import trio
 
-from gateway.access.chain import Placed, peek, prepares
-from gateway.access.chain import terms as compiled
+from gateway.access.chain import Placed, compile_chain, peek, prepares
 from gateway.access.loading import PolicyError
 from gateway.access.rules import Access, Grant, NotGranted
 from gateway.config import Config
@@ -202,7 +201,7 @@ async def _view(
             link.close()
         await negotiation.aclose()
     first = first_view(route, offered(export, decision))
-    agreed = compiled(chain, first)
+    agreed = compile_chain(chain, first)
     theirs = [context.name for context in export.contexts]
     if server.mode.wanted.shared:  # which select all, for whoever might ask
         theirs = [name for name in theirs if name in (queries or ())]

@@ -18,19 +18,17 @@ LONGEST_EXTENT = 2**32 - 1
 
 
 def mended_extents(extents: Extents, length: int, reach: int, *, one: bool) -> Extents:
-    """Give the extents of a reply as proto.md wants them; `length`: bytes asked for, `reach`: bytes from
-    the request's offset to the end of the export, `one`: REQ_ONE was set.
-
-    Empty ones are left out (Q-S4), what lies behind the export is cut (Q-S10), and so is what begins behind
-    the range that was asked for.
+    """Give the extents of a reply as proto.md wants them. `length`: bytes asked for; `reach`: bytes from the
+    request's offset to the end of the export; `one`: REQ_ONE was set. Empty extents are left out (Q-S4), what
+    lies behind the export is cut off (Q-S10), and so is what begins after the range that was asked for.
     """
     told = extents.without_empty()
     return told[:1].first(length) if one else told.begun_before(length).first(reach)
 
 
 def narrowed(extents: Extents, alignment: int) -> Extents | None:
-    """Give extents that 32 bits can say: the list ends with the first that is longer, cut to whole blocks of
-    `alignment` bytes. None if a status has more than 32 bits: it cannot be told then.
+    """Give extents that 32 bits can say. The list ends with the first that is longer, cut to whole blocks of
+    `alignment` bytes. None: a status has more than 32 bits, and cannot be told.
     """
     if extents.lengths.typecode == NARROW or not extents:
         return extents
@@ -45,8 +43,8 @@ def narrowed(extents: Extents, alignment: int) -> Extents | None:
 
 
 def evened(told: Sequence[tuple[int, Extents]]) -> Sequence[tuple[int, Extents]]:
-    """Give the extents of several contexts, by their ids, cut to what the shortest covers: who asks on from
-    where one of them ends would miss what the others did not tell.
+    """Give the extents of several contexts, by their ids, cut to what the shortest covers. A client that goes
+    on from where one of them ends would miss what the others did not tell.
     """
     totals = [extents.total for _context, extents in told] if len(told) > 1 else []
     if len(set(totals)) < 2:

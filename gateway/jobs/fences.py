@@ -21,8 +21,8 @@ from gateway.peer import Peer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Late:
-    """A link that has died. What it had under way may still be carried out, until its peer is gone. Nobody
-    expects it any more after `until` (in seconds).
+    """A link that has died. What was under way on it may still be carried out, until its peer is gone. After
+    `until` (in seconds) nobody expects it any more.
     """
 
     until: float
@@ -49,7 +49,7 @@ class Fence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
-    """Who is called when one may write to the bytes from `start` up to `end`."""
+    """Somebody who is called when the bytes from `start` up to `end` may be written to."""
 
     start: int
     end: int
@@ -57,14 +57,14 @@ class Waiting:
 
 
 class Fences:
-    """Those of one disk. There are no more of them than commands under way on its links, and of these that wait
-    no more than commands under way in its sessions.
+    """The fences of one disk. There are no more of them than commands under way on its links. No more commands
+    wait for them than there are under way in its sessions.
     """
 
     def __init__(self) -> None:
         self.standing: list[Fence] = []
         self.raised: Callable[[], None] = _nobody
-        """Called when there is one where there was none: somebody has to `look` from now on."""
+        """Called when the first fence is raised: somebody has to `look` from now on."""
         self._waiting: dict[Waiting, None] = {}
 
     def __bool__(self) -> bool:
@@ -86,18 +86,18 @@ class Fences:
         return [each.late for each in self.standing if each.start < end and start < each.end]
 
     def wait(self, start: int, end: int, go_on: Callable[[], None]) -> Waiting:
-        """Have `go_on` called by `look` when one may write there."""
+        """Have `look` call `go_on` when these bytes may be written to."""
         waiting = Waiting(start, end, go_on)
         self._waiting[waiting] = None
         return waiting
 
     def forget(self, waiting: Waiting) -> None:
-        """It does not wait any more: its session has ended."""
+        """Forget somebody who waits: its session has ended."""
         self._waiting.pop(waiting, None)
 
     def look(self, now: float) -> None:
-        """Take away those that are over, and call who has waited for that, in the order in which they came. Not
-        to be called while any scanner is at work.
+        """Take away fences that are over, and call those who have waited for that, in the order in which they
+        came. Must not be called while a scanner is at work.
         """
         over = {late for late in {each.late for each in self.standing} if late.over(now)}
         if not over:

@@ -22,14 +22,14 @@ from gateway.jobs.locks import Entry, Held, RangeLocks
 from gateway.jobs.steps import Answer, Claim, Job, Lasting, Outside, Settled, Step
 from gateway.losses.rule import Debt, Flush
 from gateway.protocol.asks import Ask, Done, Outcome
-from gateway.protocol.commands import WRITE_CLASS, normal_error
+from gateway.protocol.commands import SHOWS_CONTENT, WRITE_CLASS, normal_error
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
 
 MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
-"""Payloads that one session's jobs hold, in either direction, before no further request is begun. One of
-any size is always taken, so a session holds less than twice as much."""
+"""How many bytes of payload the jobs of one session may hold, in either direction, before it begins no further
+request. One of any size is always taken, so a session holds less than twice as much."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,9 +53,9 @@ class Running:
     waits: bool = False
     """It has nothing in flight here: it waits for a range, for hooks, or for what it asks elsewhere."""
     fenced: Waiting | None = None
-    """How it waits for fences, with what it is going to write."""
+    """Its place among those who wait for fences."""
     begun: bool = False
-    """It was sent before, over a link that has died: no fence is for it."""
+    """It was sent before, over a link that has died: fences do not concern it."""
 
 
 class ClientTraffic(Protocol):
@@ -68,12 +68,15 @@ class ClientTraffic(Protocol):
     to_client: list[memoryview | bytes]
 
     def has_waited(self) -> None:
-        """What the client sent has had to wait."""
+        """What the client sent had to wait."""
         ...
 
 
 GONE = "its client has gone while it waited, and others may have written there since"
 """Why a write that has waited is not begun."""
+
+LOST = "the server may have lost what was written here"
+"""Why a command that `SHOWS_CONTENT` fails."""
 
 
 class Jobs:
@@ -136,7 +139,7 @@ class Jobs:
         self._go_on(running)
 
     def ask_elsewhere(self, send: Callable[[Ask, Done], None]) -> None:
-        """Have asks taken by somebody else from now on, who takes those that are under way as well."""
+        """Give asks to somebody else from now on, who also takes over those under way."""
         self._send_ask = send
         if not self._elsewhere:
             self._elsewhere = True
@@ -190,9 +193,9 @@ class Jobs:
         return self._send(running, step)
 
     def _fenced(self, running: Running, step: list[Ask] | Claim) -> bool:
-        """Have a step wait for fences, if it is going to write where there are any; say whether it waits. It
-        does so before it claims, so that nobody waits for it meanwhile. (If a fence is raised between its
-        claim and its write, it waits for that fence, too, and keeps its claim as long.)
+        """If a step is going to write where there are fences, have it wait; say whether it waits. It waits
+        before it claims, so that nobody waits for its claim meanwhile. (If a fence is raised between its claim
+        and its write, it waits for that fence, too, and keeps the claim so long.)
         """
         ranges = (
             [step] if isinstance(step, Claim) else [a for a in step if a.command in WRITE_CLASS]
@@ -232,13 +235,15 @@ class Jobs:
         return granted
 
     def _watch(self, running: Running) -> None:
-        """From now on it fails if something is lost."""
+        """From now on the job fails if something is lost."""
         debt = self._traffic.debt
         if running.losses_seen is None:
             running.losses_seen, running.watched_since = debt.losses_seen, debt.losses.order.now
 
     def _settled(self, running: Running) -> bool:
-        """Say whether all is settled that a FLUSH has to cover. If it is not, the job goes on when it is."""
+        """Say whether everything is settled that a FLUSH has to cover. If it is not, the job goes on when it
+        is.
+        """
         flush, debt = running.flush, self._traffic.debt
         assert flush is not None  # it was set when the FLUSH was asked
 
@@ -263,7 +268,7 @@ class Jobs:
         running.waits = False
 
     def _send(self, running: Running, asks: list[Ask]) -> bool:
-        """Say whether all of them were answered at once."""
+        """Send asks. Say whether all of them were answered at once."""
         running.outcomes = [_NOT_YET] * len(asks)
         running.missing = len(asks) + 1  # no answer is the last before the last ask is sent
         if self._elsewhere:
@@ -273,8 +278,8 @@ class Jobs:
             settle = partial(self._settle, running, number, ask.command in WRITE_CLASS)
             if ask.command is Cmd.FLUSH and running.flush is None:
                 running.flush = debt.read()
-            if ask.command in _TELLS and debt.is_lost(ask.offset, ask.end):
-                settle(Outcome(Errno.EIO, "the server may have lost what was written here"))
+            if ask.command in SHOWS_CONTENT and debt.is_lost(ask.offset, ask.end):
+                settle(Outcome(Errno.EIO, LOST))
             else:
                 self._send_ask(ask, settle)
         running.missing -= 1
@@ -284,7 +289,7 @@ class Jobs:
         return True
 
     def _settle(self, running: Running, number: int, writes: bool, outcome: Outcome) -> None:
-        """The reply to an ask is complete; the job goes on with the last of them, unless it has ended."""
+        """An ask has its outcome. With the last one the job goes on, unless it has ended."""
         running.outcomes[number] = outcome
         if writes and running.losses_seen is None:
             self._watch(running)
@@ -334,9 +339,6 @@ class Jobs:
 def _writes(step: list[Ask] | Claim) -> bool:
     return isinstance(step, Claim) or any(ask.command in WRITE_CLASS for ask in step)
 
-
-_TELLS = (Cmd.READ, Cmd.BLOCK_STATUS)
-"""Commands whose answer would show what is there in place of what is lost."""
 
 _LASTS = WRITE_CLASS | {Cmd.FLUSH}
 """Commands whose success says that something will last."""

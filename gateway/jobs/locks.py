@@ -52,19 +52,21 @@ class _Session:
 
     in_flight: InFlight
     lost: bool = False
-    """Its link is."""
+    """Its link is lost."""
     slow: bool = False
-    """It keeps kin waiting too long with a command that is under way yet."""
+    """It has kept kin waiting too long with a command that is still under way."""
     loose_to: int = -1
-    """What was sent with cookies up to this does not."""
+    """What was sent with cookies up to this one does not count for kin."""
 
     @property
     def loose(self) -> bool:
-        """What it claims does not count."""
+        """What it claims does not count for kin."""
         return self.lost or self.slow
 
     def writes(self, held: Held) -> Iterator[_Write]:
-        """Give the writes under way that overlap a claim; those of jobs claim for themselves."""
+        """Give the writes under way that overlap a claim. Those of jobs are left out: jobs claim for
+        themselves.
+        """
         for cookie, (_cookie, word, offset, length) in self.in_flight.items():
             if word & ASK or word & 0xFFFF not in WRITE_CLASS:
                 continue
@@ -73,7 +75,7 @@ class _Session:
 
 
 _Write = tuple[_Session, int]
-"""Whose it is, and its key there."""
+"""A write under way: whose it is, and its key in that in-flight table."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,11 +91,11 @@ class Held:
     claims_before: int = 0
     """How many earlier claims of the same disk overlap this one."""
     writes_before: list[_Write] = field(default_factory=list, repr=False)
-    """Writes without a claim that overlap and are under way there."""
+    """Writes without a claim that overlap this one and are under way on its own disk."""
     ready: bool = False
-    """Its own disk's range is its own."""
+    """It has its range on its own disk."""
     kin_claims: list[Held] = field(default_factory=list, repr=False)
-    """What it has to wait for then: claims of kin, and their writes without a claim."""
+    """What it has to wait for then: overlapping claims of kin, and their writes without a claim."""
     kin_writes: list[_Write] = field(default_factory=list, repr=False)
     loose: bool = False
     """It does not count for kin."""
@@ -102,29 +104,29 @@ class Held:
 
     @property
     def is_granted(self) -> bool:
-        """Nothing is waited for."""
+        """It waits for nothing more."""
         return self.ready and not self.kin_claims and not self.kin_writes
 
 
 Wait = tuple[Held, Held | _Write]
-"""A claim, and what of kin it waits for."""
+"""A claim, and something of kin that it waits for."""
 
 
 class Kin:
-    """The disks of one server, which may be one."""
+    """The disks of one server, of which some may be one disk."""
 
     def __init__(self) -> None:
         self.disks: list[RangeLocks] = []
-        """Those that have sessions."""
+        """The disks that have sessions."""
         self.claims = 0
-        """How many there are on all of them."""
+        """How many claims there are on all of them."""
         self.waiting: list[Held] = []
         """Claims that wait for kin, and for nothing else."""
         self.to_tell: list[Held] = []
         self.telling = False
 
     def look_again(self) -> None:
-        """Something counts no more: grant what waited for it."""
+        """Something does not count any more: grant what waited for it."""
         for held in self.waiting:
             held.kin_claims = [each for each in held.kin_claims if not (each.over or each.loose)]
             held.kin_writes = [
@@ -143,7 +145,7 @@ class RangeLocks:
     """
 
     def __init__(self, kin: Kin | None = None) -> None:
-        """Without kin, it is surely no other disk."""
+        """Without `kin`, it is surely another disk than all others."""
         self._kin = Kin() if kin is None else kin
         self._sessions: dict[
             int, _Session
@@ -157,7 +159,7 @@ class RangeLocks:
 
     @property
     def busy(self) -> bool:
-        """There are claims, here or on kin, so that who writes has to claim."""
+        """There are claims, here or on kin. So whoever writes has to claim, too."""
         return bool(self._kin.claims)
 
     def join(self, in_flight: InFlight) -> None:
@@ -167,7 +169,7 @@ class RangeLocks:
         self._sessions[id(in_flight)] = _Session(in_flight)
 
     def leave(self, in_flight: InFlight) -> None:
-        """A session has ended; what it had under way is waited for no longer."""
+        """A session has ended. Nobody waits for what it had under way any longer."""
         if self._sessions.pop(id(in_flight), None) is not None and not self._sessions:
             self._kin.disks.remove(self)
         in_flight.clear()
@@ -186,7 +188,7 @@ class RangeLocks:
         return self._make_ready(held)
 
     def _make_ready(self, held: Held) -> bool:
-        """Have a claim wait for kin, if nothing is in its way here; say whether it is granted."""
+        """If nothing is in the way of a claim on this disk, have it wait for kin. Say whether it is granted."""
         if held.claims_before or held.writes_before:
             return False
         held.ready = True
@@ -251,7 +253,9 @@ class RangeLocks:
     # --- What counts for kin
 
     def loosen(self, in_flight: InFlight) -> None:
-        """What a session has under way counts no more for kin, nor what it claims until `tighten`."""
+        """What a session has under way does not count for kin any more. Nor does what it claims, until
+        `tighten`.
+        """
         session = self._sessions.get(id(in_flight))
         if session is not None:
             session.lost = True
@@ -271,11 +275,11 @@ class RangeLocks:
 
     @property
     def kin(self) -> Kin:
-        """What it is kin with, and itself."""
+        """The disks that may be this one, and this one."""
         return self._kin
 
     def waits_for_kin(self) -> Iterator[tuple[Wait, InFlight]]:
-        """Give which claims, of whatever disk, wait for what that is under way on kin, and whose that is."""
+        """Give the claims, of any disk, that wait for something that is under way on kin, and whose that is."""
         for held in self._kin.waiting:
             for claim in held.kin_claims:
                 if claim.owner is not None and claim.is_granted:
@@ -292,7 +296,7 @@ class RangeLocks:
                 disk._loosen(session)
 
     def tell(self) -> None:
-        """Tell those whose claims have been granted. Not to be called while any scanner is at work."""
+        """Tell those whose claims were granted. Must not be called while a scanner is at work."""
         kin = self._kin
         if not kin.to_tell or kin.telling:  # the loop comes to it: no recursion from grant to grant
             return

@@ -29,7 +29,7 @@ WINDOW = 8
 """Pieces of one READ or WRITE that are under way at a time: enough to keep a server busy."""
 
 MOST_PIECES_WITH_FUA = 2
-"""Up to here each piece has FUA; one FLUSH costs less than more of them."""
+"""Up to so many pieces, each has FUA. More would cost more than one FLUSH."""
 
 _ZEROES = memoryview(bytes(limits.MIB))
 
@@ -43,7 +43,7 @@ class Abilities:
 
     size: int
     minimum: int
-    """Offsets and lengths are multiples of it; but the end of the export may be an end."""
+    """Offsets and lengths are multiples of this; except that a range may end at the end of the export."""
     longest_payload: int
     """Of a READ or WRITE; a multiple of `minimum`."""
     longest_zeroes: int
@@ -58,7 +58,7 @@ class Abilities:
     status_flags: int = 0
     """Command flags of every BLOCK_STATUS, beside the client's."""
     trim_alignment: int = 1
-    """TRIM is for whole blocks of it; at least `minimum`."""
+    """TRIM works on whole blocks of this size, which is at least `minimum`."""
 
     def down(self, offset: int) -> int:
         """Give the beginning of the block that `offset` is in."""
@@ -129,7 +129,7 @@ def _write(upstream: Abilities, offset: int, data: memoryview, *, fua: bool) -> 
 
 
 def _write_claimed(upstream: Abilities, offset: int, data: memoryview, flags: int) -> Steps:
-    """Write, with what stands around it in its first and last block."""
+    """Write it together with what stands around it in its first and its last block."""
     end = offset + len(data)
     start, behind = upstream.down(offset), upstream.up(end)
     if (start, behind) != (offset, end):
@@ -218,7 +218,7 @@ def _written_zeroes(upstream: Abilities, start: int, end: int, flags: int) -> St
 
 
 def _trim(upstream: Abilities, offset: int, length: int, *, fua: bool) -> Job:
-    """Whole blocks alone: to trim more would lose data, and to trim less is always legal."""
+    """Trim whole blocks only. To trim more would lose data; to trim less is always legal."""
     alignment = upstream.trim_alignment
     start, end = -(-offset // alignment) * alignment, (offset + length) // alignment * alignment
     if start >= end:

@@ -1,5 +1,4 @@
-"""What a client's questions about exports are asked of, until it has opened one: then it has an uplink.
-
+"""What is asked a client's questions about exports, until the client has opened one: then it has an uplink.
 Both kinds are closed with `aclose`.
 """
 
@@ -22,8 +21,8 @@ from gateway.wire.handshake import MetaContext
 
 
 class OwnNegotiation(Negotiation):
-    """Of exports whose clients have links of their own. Links that are several are made together, lest one that
-    was made ahead leads to the server that was there before.
+    """For exports whose clients have links of their own. If a client has several links, all of them are made
+    now: one that was made ahead might lead to the server that was there before.
     """
 
     def __init__(
@@ -46,7 +45,9 @@ class OwnNegotiation(Negotiation):
 
 
 class SharedNegotiation:
-    """Of exports whose clients share links: over the trunk of each. What it has opened stays open."""
+    """For exports whose clients share links: it asks over the trunk of each export. What it has opened stays
+    open.
+    """
 
     evidence: Evidence | None = None
 
@@ -72,7 +73,7 @@ class SharedNegotiation:
         return share
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
-        """Give those of the contexts that a client selects. Raises `Refusal`."""
+        """Give the contexts that a client selects. Raises `Refusal`."""
         export = (await self._part(terms.name)).export
         self._check(export)
         return tuple(each for each in export.contexts if each.name in (terms.queries or ()))
@@ -80,8 +81,8 @@ class SharedNegotiation:
     async def list_contexts(
         self, terms: Terms, queries: tuple[str, ...]
     ) -> tuple[MetaContext, ...]:
-        """Give those that a client asks for: by name, all that begin with one that ends with a colon, or
-        all.
+        """Give the contexts that a client asks for: by name, all that begin with a query that ends with a
+        colon, or all.
         """
         export = (await self._part(terms.name)).export
         self._check(export)
@@ -102,13 +103,13 @@ class SharedNegotiation:
         return share.export, share.dialect, share.quirks
 
     async def open(self, terms: Terms) -> Share:
-        """Take part in the export for good. Raises `Refusal`."""
+        """Give a share of the export's trunk for good. Raises `Refusal`."""
         share = await self._part(terms.name)
         self._share = None
         return share
 
     async def aclose(self) -> None:
-        """Take part no more, unless by `open`."""
+        """Give back all shares, except what `open` has given."""
         if self._share is not None:
             _name, share = self._share
             self._share = None

@@ -31,7 +31,7 @@ from gateway.bundle.lines import State
 from gateway.bundle.ports import Port
 from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
 from gateway.jobs.fences import Fences
-from gateway.links.fencing import LOOK_SECONDS as LOOK_FOR_ENDS_SECONDS
+from gateway.links.fencing import LOOK_FOR_ENDS_SECONDS
 from gateway.links.making import AGAIN_SECONDS, Gone, Making
 from gateway.links.wire import Wire, Wires
 from gateway.losses.eras import KEPT
@@ -55,7 +55,7 @@ FAREWELL_SECONDS = 30.0
 """How long we wait for what is under way when nobody wants it any more. We do wait, because a server need not
 bear that its replies are not taken (nbdkit 1.32 ends over it)."""
 
-LOOK_SECONDS = 0.01
+LOOK_IF_DONE_SECONDS = 0.01
 """How often we look whether that has come to its end."""
 
 
@@ -169,7 +169,7 @@ class Trunk:
         """Wait until the links are there again, and nothing is left to be done about what was lost with them;
         or until the trunk has ended.
         """
-        look_seconds = LOOK_SECONDS
+        look_seconds = LOOK_IF_DONE_SECONDS
         while not (self.ended or self.bundle.in_order):
             await trio.sleep(look_seconds)
             look_seconds = min(2 * look_seconds, AGAIN_SECONDS)  # many may wait, and for long
@@ -227,9 +227,9 @@ class Trunk:
                         break
                     self.push()
                     while self._wires.busy:
-                        await trio.sleep(LOOK_SECONDS)
+                        await trio.sleep(LOOK_IF_DONE_SECONDS)
                 while self._wires.busy:
-                    await trio.sleep(LOOK_SECONDS)
+                    await trio.sleep(LOOK_IF_DONE_SECONDS)
         except Exception as error:
             self._break(error)
         finally:
@@ -451,7 +451,7 @@ class Trunk:
                         break
                     self.push()
                     while not (self.bundle.idle or self.joined or self.ended):
-                        await trio.sleep(LOOK_SECONDS)
+                        await trio.sleep(LOOK_IF_DONE_SECONDS)
         except Exception as error:
             self._break(error)
         self._lingers = False

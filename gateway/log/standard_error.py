@@ -89,7 +89,7 @@ class StandardError(io.TextIOBase):
 
 
 class Nobody(io.TextIOBase):
-    """Text for nobody: in place of None, for which `print` would take standard output."""
+    """Text that nobody gets: it stands in place of None, for which `print` would take standard output."""
 
     def write(self, text: str, /) -> int:
         """Forget it."""

@@ -1,10 +1,11 @@
 """What was acknowledged between two events of a disk, and the order of its events.
 
-What was acknowledged is kept by *eras*: from one event of the disk's `Order` to the next. So a WRITE, of which
-there are many, costs no event of its own, and it is known all the same what came before a FLUSH and what after.
+What was acknowledged is kept by *eras*: from one event of the disk's `Order` to the next. So a WRITE is no
+event of its own, for there are many. All the same we know what came before a FLUSH and what came after it.
 
-An era also knows when it was asked. A reply may wait in a socket as long as a slow client does not read, and
-its server be long gone: a write is in the memory of the process that it was asked of, whenever we hear so.
+An era also knows when it was asked. The reply to a write may wait in a socket as long as a slow client does not
+read, while its server is long gone. Whenever we see the reply, the write is in the memory of the process that
+it was asked of.
 """
 
 from __future__ import annotations
@@ -21,20 +22,22 @@ from gateway.wire.limits import KIB, MIB
 from gateway.wire.ranges import Range, merged, without
 
 MOST_RANGES = 1024
-"""Ranges that are kept of what was written between two FLUSHes. Beyond that they are widened to whole blocks,
-larger ones as long as it takes: a loss then makes more fail than it must, and never less."""
+"""How many ranges are kept of what was written between two FLUSHes. If there are more, they are widened to
+whole blocks, and to larger ones as long as it takes. Then a loss makes more fail than it must, and never
+less."""
 
 LEAST_BLOCK_BYTES = 64 * KIB
-"""What widening begins with."""
+"""The size of block that widening begins with."""
 
 LONG_BYTES = 64 * MIB
-"""What was written in one go, so many bytes or more, stays a range: in blocks it would make all others wide."""
+"""A range of so many bytes or more that was written in one go stays a range: as blocks it would make all the
+others wide."""
 
 MOST_LONG = 16
-"""So many of these."""
+"""How many ranges stay for that reason."""
 
 LONG_AGO = -1
-"""Before any event: when something was asked of which only its own link knows."""
+"""Before any event: when something was asked that only its own link knows of."""
 
 
 class Keep(Enum):
@@ -51,7 +54,7 @@ KEPT = {
     Doubt.VERIFY: Keep.DIGESTS,
     Doubt.REPLAY: Keep.DATA,
 }
-"""What has to be kept of what is not flushed."""
+"""What has to be kept of a write until it is flushed."""
 
 
 @dataclass(slots=True)
@@ -59,9 +62,10 @@ class Written:
     """One write, TRIM or WRITE_ZEROES that was acknowledged."""
 
     ask: Ask
-    """With its data only where that is kept."""
+    """The command; with its data only if that is kept."""
     digest: bytes | None = None
-    """Of its data; None: what is there now cannot be told (it is partly written over, or trimmed)."""
+    """The digest of its data. None: we cannot tell what is there now (it was partly written over, or
+    trimmed)."""
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> bytes:
@@ -71,7 +75,7 @@ def digest_of(data: bytes | bytearray | memoryview) -> bytes:
 
 @dataclass(slots=True)
 class Order:
-    """The order of events of one disk: `now` is the number of the last. What happens between two events has
+    """The order of events of one disk. `now` is the number of the last one. What happens between two events has
     the number of the first.
     """
 
@@ -87,33 +91,33 @@ class Order:
 class Era:
     """What was acknowledged between two events.
 
-    It is added to with every write of the data plane, so that only lengthens a list. What is dear, to merge
-    ranges, is done when the list is full, or when they are asked for.
+    Every write of the data plane is added to it, so that only lengthens a list. To merge ranges is dear: it is
+    done when the list is full, or when they are asked for.
     """
 
     first: int
     last: int
-    """The events behind which the first and the last of it were acknowledged: whoever is told of a loss after
+    """The events after which the first and the last of it were acknowledged. Whoever is told of a loss after
     that has all of it in doubt."""
     asked: int
-    """The event behind which the first of it was asked: a link that was up by then leads to the process that
-    has it."""
+    """The event after which the first of it was asked. A link that was up by then leads to the process that has
+    it."""
     reached: int
-    """The event behind which the last of it reached its link's server, for the last time: only a FLUSH that was
+    """The event after which the last of it reached its link's server, for the last time. Only a FLUSH that was
     sent after that covers it. Clients have heard of it then, or before (it was written again), or after (it is
     one step of a command)."""
     written: list[Written] = field(default_factory=list)
     whole: bool = True
-    """Of all of it is kept what it is, where that is wanted."""
+    """We know what all of it is, and not only where (if that is wanted)."""
     bytes: int = 0
-    """How much data takes memory: of a write that is kept in part, all of it, or more than it does."""
+    """How many bytes of data take memory. Of a write that is kept in part, all of it may."""
     sample: Sample | None = None
-    """Of one of its writes (`gateway.losses.witnesses`)."""
+    """A sample of one of its writes (`gateway.losses.witnesses`)."""
     _sample_due: int = 0
-    """So many ranges are to be there when the next is taken."""
+    """The next sample is taken when there are so many ranges."""
     _ranges: list[Range] = field(default_factory=list)
     _blocks: set[int] = field(default_factory=set)
-    """Numbers of blocks that were written, from the time on when there were too many ranges."""
+    """The numbers of blocks that were written, since there were too many ranges."""
     _block: int = 0
     """Their size in bytes; 0: there are none yet."""
 
@@ -128,17 +132,17 @@ class Era:
 
     @property
     def as_noted(self) -> Sequence[Range]:
-        """The same, at once: what was written twice may be there twice."""
+        """The same, without merging: what was written twice may be there twice."""
         return self.ranges if self._block else self._ranges
 
     def keep_sample(self, sample: Sample) -> None:
-        """Keep one in place of what was there; it is of what was added last."""
+        """Keep a sample of what was added last, in place of the one before."""
         self.sample, self._sample_due = sample, 2 * len(self._ranges)
 
     def add(self, added: Iterable[Range]) -> bool:
-        """Take in ranges that were written. Say whether a sample of the last is wanted: there is none, or twice
-        as much was written as when it was taken. Of blocks there are none, for what was written twice is
-        there once.
+        """Take in ranges that were written. Say whether a sample of the last one is wanted: it is if there is
+        none, or if twice as much was written as when it was taken. Blocks have no samples, for in them what was
+        written twice is there once.
         """
         ranges = self._ranges
         ranges += added
@@ -147,14 +151,14 @@ class Era:
         return not self._block and (self.sample is None or len(ranges) >= self._sample_due)
 
     def take_out(self, start: int, end: int) -> None:
-        """These bytes do not count any more; what is only known by its block stays."""
+        """Take these bytes out. What is only known by its block stays."""
         if self.sample is not None and self.sample.start < end and start < self.sample.end:
             self.sample = None
         self._ranges = without(self._ranges, start, end)
 
     def absorb(self, later: Era) -> None:
-        """Take in what came next. Whoever asks when it was acknowledged is told of the first, or of the
-        last.
+        """Take in the era that came next. Whoever asks when it was acknowledged gets the first or the last time
+        of both.
         """
         self.last = max(self.last, later.last)
         self.asked = min(self.asked, later.asked)
@@ -166,7 +170,9 @@ class Era:
         self.add(later.ranges)
 
     def _make_fewer(self) -> None:
-        """Merge what touches. If that does not help, go over to blocks, but for what is long without a gap."""
+        """Merge ranges that touch. If that does not help, go over to blocks, except for long ranges without a
+        gap.
+        """
         self.sample = None  # what was written twice is there once now
         if not self._block:
             self._ranges = merged(self._ranges)

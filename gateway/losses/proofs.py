@@ -1,12 +1,12 @@
-"""What is proved, and what FLUSHes wait for.
+"""What is proved, and what FLUSHes wait for: the clauses *Answering 0* and *A link dies* of the rule
+(`gateway.losses.rule`).
 
-The clauses *Answering 0* and *A link dies* of the rule (`gateway.losses.rule`): what a FLUSH could not cover
-over its own link is proved by one over the link that it was written over, or over one that leads to the same
-server; and what nobody proves is lost. Whenever something has changed, `_look` sees what follows, until nothing
-does.
+What a FLUSH could not cover over its own link is proved by another FLUSH: over the link that it was written
+over, or over one that leads to the same server. What nobody proves is lost. Whenever something has changed,
+`_look` does what follows from it, until nothing follows any more.
 
-A disk may have a thousand sessions, so a FLUSH looks only at the trails that hold something, and at those
-whose link is gone.
+A disk may have a thousand sessions. So a FLUSH looks only at the trails that hold something, and at those whose
+link is gone.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gateway.losses.telling import Telling
 from gateway.protocol.commands import text_of_error
 
 PROOF_SECONDS = 20.0
-"""How long a FLUSH may take that only has to prove what another link has written: longer than a server in good
-health takes for one, and shorter than the 30 s after which disks are given up in virtual machines."""
+"""How long a FLUSH may take that only has to prove what was written over another link. It is longer than a
+server in good health takes, and shorter than the 30 s after which virtual machines give up a disk."""
 
 MOST_TRIES = 3
-"""How often the gateway FLUSHes for itself while the server says that it has not tried: what that has too
-little of, it may have in a moment."""
+"""How often the gateway repeats a FLUSH of its own if the server says that it has not tried it. What the server
+has too little of, it may have in a moment."""
 
 BEHIND_A_BLACK_HOLE = (
     "a connection has not answered a FLUSH, and what was written over it may be gone"
@@ -49,17 +49,17 @@ class Proofs(Telling):
         self._soon = soon
         self._later = later
         self._up: dict[Trail, None] = {}
-        """Those whose link is up, in the order in which they came up."""
+        """The trails whose link is up, in the order in which they came up."""
         self._gone: dict[Trail, None] = {}
-        """Those whose link is dead, or left, and that hold something."""
+        """The trails whose link is dead, or left, and that hold something."""
         self._holding: dict[Trail, None] = {}
-        """Those that hold something; some of them may not any more."""
+        """The trails that hold something. Some of them may not hold it any more."""
         self._waiting: dict[Flush, None] = {}
         self._looking = False
 
     def settle(self, flush: Flush, done: Callable[[], None]) -> bool:
-        """A FLUSH has been answered 0 over its session's own link. Say whether all is settled that it has to
-        cover; else `done` is called when it is. `answer` says what its client is told.
+        """A FLUSH was answered 0 over its session's own link. Say whether everything is settled that it has to
+        cover; if not, `done` is called when it is. `answer` says what its client is told.
         """
         self._waiting[flush] = None
         self._look()
@@ -82,12 +82,12 @@ class Proofs(Telling):
         return list(self._holding)
 
     def _speaks(self, trail: Trail) -> bool:
-        """Say whether a FLUSH over a link says something of other links, too."""
+        """Say whether a FLUSH over a link covers something of other links, too."""
         return not trail.alone and self.scope(trail) is None
 
     def prover(self, trail: Trail, era: Era) -> Trail | None:
-        """Give the link over which a FLUSH can cover what was written then over one that is gone: the oldest
-        that was up before, and is.
+        """Give the link over which a FLUSH can cover what was written in an era over a link that is gone: the
+        oldest link that was up before that, and is up.
         """
         if trail.tried or not self._speaks(trail):
             return None
@@ -108,7 +108,7 @@ class Proofs(Telling):
     # --- Looking what follows
 
     def _look(self) -> None:
-        """Something has changed: see what is to be proved, what is lost, and whose FLUSH is settled."""
+        """Something has changed. Find out what is to be proved, what is lost, and whose FLUSH is settled."""
         if self._looking:
             self._again = True
             return
@@ -125,7 +125,7 @@ class Proofs(Telling):
             self._looking = False
 
     def _look_at_the_dead(self) -> None:
-        """Have proved what links have left that are dead; what cannot be is lost, unless it is in doubt."""
+        """Have proved what dead links have left. What cannot be proved is lost, unless it is in doubt."""
         for trail in list(self._gone):
             if trail.state is Trail.DEAD:
                 self._prove_or_lose(trail, trail.unflushed.eras)
@@ -137,7 +137,7 @@ class Proofs(Telling):
                     trail.changed()
 
     def _prove_or_lose(self, trail: Trail, eras: list[Era]) -> None:
-        """Have proved what was written over a link that is gone; what cannot be is lost."""
+        """Have proved what was written over a link that is gone. What cannot be proved is lost."""
         provers = [self.prover(trail, era) for era in eras]
         lost = [era for era, prover in zip(eras, provers, strict=True) if prover is None]
         trail.unflushed.drop(lost)
@@ -146,7 +146,7 @@ class Proofs(Telling):
             self._prove(prover)
 
     def _look_at_who_waits(self) -> None:
-        """Have proved, or lose, what FLUSHes wait for; answer those that wait for nothing more."""
+        """Have proved what FLUSHes wait for, or lose it. Answer those that wait for nothing more."""
         for flush in [each for each in self._waiting if not self._is_awaited(each)]:
             del self._waiting[flush]
         last_read = self._last_read()
@@ -175,7 +175,9 @@ class Proofs(Telling):
         return flush.debt is None or flush.debt in self._open
 
     def _last_read(self) -> Callable[[Trail], int]:
-        """Give what says when the last FLUSH was read that waits for what was written over a link."""
+        """Give a function that says when the last FLUSH was read that waits for what was written over a
+        link.
+        """
         read: dict[Debt | None, int] = {}
         excepting = []
         for flush in self._waiting:
@@ -194,7 +196,7 @@ class Proofs(Telling):
         return last_read
 
     def _first_held(self) -> Callable[[Flush], float]:
-        """Give what says when the first write was answered for which a FLUSH has to wait."""
+        """Give a function that says when the first write was answered for which a FLUSH has to wait."""
         first: dict[Debt | None, float] = {}
         for trail in (each for each in self._holders() if each.is_waited_for):
             scope = self.scope(trail)
@@ -223,7 +225,7 @@ class Proofs(Telling):
     # --- Proofs
 
     def _prove(self, trail: Trail | None) -> None:
-        """Have a FLUSH sent over a link. One that is under way is waited for first: it may do."""
+        """Have a FLUSH sent over a link. If one is under way, wait for it first: it may be enough."""
         if trail is not None and trail.state is Trail.UP and trail.proof is None:
             trail.proof = proof = Proving(self.order.tick())
             self._later(partial(self._late, trail, proof))
@@ -236,7 +238,7 @@ class Proofs(Telling):
             trail.flush(partial(self._proved, trail, proof))
 
     def _proved(self, trail: Trail, proof: Proving, error: int, text: str) -> None:
-        """A FLUSH has been answered; what it covers, or loses, is known already."""
+        """A FLUSH was answered. What it covers, or loses, is known already."""
         if trail.proof is not proof:
             return
         self.order.tick()
@@ -253,7 +255,7 @@ class Proofs(Telling):
         self._look()
 
     def _late(self, trail: Trail, proof: Proving) -> None:
-        """A FLUSH has not been answered in `PROOF_SECONDS`: nobody waits any longer for this link."""
+        """A FLUSH was not answered in `PROOF_SECONDS`: nobody waits for this link any longer."""
         if trail.proof is not proof:
             return
         self.order.tick()
@@ -268,7 +270,7 @@ class Proofs(Telling):
         self._lose({trail: eras}, why)
 
     def _needed(self, trail: Trail) -> list[Era]:
-        """Give what some FLUSH waits for of what was written over a link."""
+        """Give the eras of a link for which some FLUSH waits."""
         return trail.unflushed.begun_before(self._last_read()(trail))
 
     def _who_needs(self, trail: Trail) -> list[Flush]:
@@ -282,7 +284,7 @@ class Proofs(Telling):
         ]
 
     def _not_proved(self, trail: Trail, sent: float, why: str) -> None:
-        """Others have waited in vain for a FLUSH that was sent then: what it should have covered for them is
+        """Others have waited in vain for a FLUSH that was sent then. What it should have covered for them is
         lost, or in doubt.
         """
         for other in list(self._gone):
@@ -311,5 +313,5 @@ class Proofs(Telling):
 
 
 def _scopes(flush: Flush) -> tuple[Debt | None, ...]:
-    """Give the scopes on which a FLUSH relies: all, and that of its own session."""
+    """Give the scopes on which a FLUSH relies: that of all, and that of its own session."""
     return (None,) if flush.debt is None else (None, flush.debt)

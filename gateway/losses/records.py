@@ -1,9 +1,10 @@
-"""What is known of each session, of each link and of each FLUSH, for the rule of losses to decide by.
+"""What is known of each session, of each link and of each FLUSH: records, by which the rule of losses decides.
 
 A session has a `Debt`: what its client has still to be told. A link, or a bundle of links that act as one, has
-a `Trail`: what was written over it and is not covered. A `Flush` waits until it is known what it may answer.
-These are records: what becomes of them is decided in `gateway.losses.rule`. They know that as the `Ledger` of
-their disk: what sessions and links tell it, and ask.
+a `Trail`: what was written over it and is not covered. A `Flush` waits until we know what it may be answered.
+
+What becomes of these is decided in `gateway.losses.rule`. The records know that as the `Ledger` of their disk:
+what sessions and links tell it, and ask it.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ Flushed = Callable[[int, str], None]
 
 
 class Ledger(ABC):
-    """What sessions and links say to the rule of losses of their disk, and ask it. There is one that does it,
-    `gateway.losses.rule.Losses`, where each has its whole meaning.
+    """What sessions and links tell the rule of losses of their disk, and ask it. `gateway.losses.rule.Losses`
+    is the one that does it, and says what each of these means.
     """
 
     order: Order
     witnesses: Witnesses
     """What can tell the disk from another one."""
     tainted: bool
-    """Somebody has to be told that something may be lost. While nobody has, WRITEs need not be noted by
+    """Somebody has to be told that something may be lost. As long as nobody has, WRITEs need not be noted by
     `written`."""
     last_news: int
     """What `asked` gives, for the data plane."""
     untold_at: int
-    """When something was last lost that nobody was told of."""
+    """When something was last lost of which nobody was told."""
 
     @abstractmethod
     def open(self, before: Debt | None = None) -> Debt:
@@ -65,11 +66,11 @@ class Ledger(ABC):
 
     @abstractmethod
     def answered_late(self, debt: Debt, since: int) -> None:
-        """A command is answered now of which something was written after an event."""
+        """A command is answered now, and a part of it was written after an event."""
 
     @abstractmethod
     def is_told(self, untold_at: int) -> None:
-        """A session that has gone to another disk was told of what nobody knew by that event."""
+        """A session that has gone to another disk was told of what nobody knew of by that event."""
 
     @abstractmethod
     def trail(
@@ -104,7 +105,7 @@ class Ledger(ABC):
 
     @abstractmethod
     def give_up(self, trail: Trail, why: str) -> None:
-        """Nobody will find out any more what a trail in doubt holds."""
+        """Nobody will find out any more what has become of what a trail in doubt holds."""
 
     @abstractmethod
     def lose(self, trail: Trail, why: str, *, said: bool = False) -> None:
@@ -120,7 +121,7 @@ class Ledger(ABC):
 
     @abstractmethod
     def is_in_question(self, but: Trail | None) -> bool:
-        """Say whether it is not known yet what became of what all rely on."""
+        """Say whether we do not know yet what became of something that all rely on."""
 
     @abstractmethod
     def others_write(self, sessions: Collection[Debt]) -> bool:
@@ -132,7 +133,7 @@ class Ledger(ABC):
 
     @abstractmethod
     def asked(self) -> int:
-        """Something is asked that writes: give when."""
+        """Something that writes is asked: give when."""
 
     @abstractmethod
     def sent(self) -> int:
@@ -185,21 +186,21 @@ class Debt:
 
     def __init__(self, losses: Ledger) -> None:
         self.losses = losses
-        """Those of the disk that the session is on."""
+        """The losses of the disk that the session is on."""
         self.why = ""
-        """Why its next FLUSH fails; empty if it need not."""
+        """Why its next FLUSH fails; empty if it does not."""
         self.lost = NOWHERE
-        """Where READs fail until it was told, in the upstream's offsets. Sessions that owe the same have the
-        same object: a thousand of them may lose a thousand writes at once."""
+        """Where READs fail until it was told, in the upstream's offsets. Sessions that have to be told of the
+        same have the same object: a thousand of them may lose a thousand writes at once."""
         self.knew_untold_of: tuple[Ledger, int] | None = None
-        """It has come from that disk (a switch), and the same holds of what nobody was told of there by that
-        event."""
+        """It has come from that disk (a switch), and has to be told of what nobody had been told of there by
+        that event."""
         self.knows_untold = False
         """What nobody was told of yet (`Losses.owe_the_next`) is part of what it has to be told."""
         self.losses_seen = 0
-        """How often something was lost that it relies on. A command in several steps, or that waits in a
-        hook, fails if there were more between its beginning and its answer: one of its steps may be lost, and
-        a session that is told meanwhile would take the rest to be durable after its next FLUSH."""
+        """How often something was lost that it relies on. A command in several steps, or one that waits in a
+        hook, fails if this has grown between its beginning and its answer. One of its steps may be lost, and a
+        session that is told meanwhile would take the rest to be durable after its next FLUSH."""
         self.told_at = -1
         """When EIO was last sent to it for a FLUSH."""
         self.told_first_at = -1
@@ -210,11 +211,11 @@ class Debt:
         """What it is answered does not reach its client any more."""
 
     def is_lost(self, start: int, end: int) -> bool:
-        """Say whether any of these bytes may be lost, and it has not been told."""
+        """Say whether any of these bytes may be lost, and the session was not told of it."""
         return bool(self.lost) and touched(self.lost, start, end)
 
     def owe(self, why: str, lost: Sequence[Range]) -> None:
-        """It has to be told that something may be gone; `lost`: where, with what was before."""
+        """The session has to be told that something may be gone. `lost`: where, with what was before."""
         self.why, self.lost = why, lost
 
     def read(self) -> Flush:
@@ -226,8 +227,8 @@ class Debt:
 
 
 class Flush:
-    """One FLUSH, from when it was read until it is answered. Without a debt it is nobody's: it stands for all
-    that any session relies on.
+    """One FLUSH, from when it was read until it is answered. Without a debt it is no session's, and stands for
+    all that any session relies on.
     """
 
     __slots__ = ("but", "debt", "done", "error", "read", "text", "tries")
@@ -236,17 +237,17 @@ class Flush:
         self.debt = debt
         self.read = read
         self.but = but
-        """What was written over this one is no concern of it."""
+        """What was written over this trail does not concern it."""
         self.error = 0
         self.text = ""
-        """Of a proof that was not tried."""
+        """Why a proof was not tried."""
         self.tries = 0
-        """Proofs that were not tried, while it is nobody's, who could ask again."""
+        """How many proofs were not tried, where it is no session's, which could ask again."""
         self.done: Callable[[], None] = nothing
 
 
 class Proving:
-    """A FLUSH over a trail, under way, for what others have to know."""
+    """A FLUSH that is under way over a trail, because others have to know what is durable."""
 
     __slots__ = ("sent",)
 
@@ -304,7 +305,7 @@ class Trail:
             gone=losses.witnesses.over,
         )
         self.wrote = False
-        """Something has been written over it, be it durable."""
+        """Something was written over it, though it may be durable."""
         self.born = losses.witnesses.begin()
         """When it was made, as the disk's witnesses count."""
         self.under_way: Callable[[], list[Range]] = _nothing_is_under_way
@@ -321,8 +322,8 @@ class Trail:
         self.why = LEFT_UNPROVED
         """What is said if that is lost which its link has left."""
         self.proof: Proving | None = None
-        """The FLUSH that is under way over it to prove something; of a trail in doubt, that it is waited
-        for."""
+        """The FLUSH that is under way over it to prove something. Of a trail in doubt: what stands for the
+        proof that is waited for."""
         self.tried = False
         """Another link could not prove what it holds."""
         self.hoped = False
@@ -378,7 +379,7 @@ class Untold:
     ranges: Sequence[Range]
     """Where, in the upstream's offsets; empty if that is not known."""
     sessions: int
-    """How many sessions that are open are owed an EIO."""
+    """How many open sessions have still to be told, by an EIO."""
     nobody: bool
     """No session has been told of all of it: whoever opens the disk next is told too."""
 

@@ -25,8 +25,8 @@ The rule, clause by clause; each has its own method of `Losses`, and its name he
   goes over them, and only their own FLUSH covers it. There are two such for a while when one is exchanged.
 - *Answering 0* (`_look`). A session's FLUSH succeeds only if all that it relies on, and that was answered
   before it was read, is covered; or lost, and the session was told. What its own FLUSH could not cover is
-  proved: the link over which it went is FLUSHed too, and waited for at most `PROOF_SECONDS`. Then it counts
-  as lost: that link may be a black hole. (What is in doubt is waited for as long as whoever has it `waits`
+  proved: the link over which it went is FLUSHed, too. After `PROOF_SECONDS` without an answer it counts as
+  lost: that link may be a black hole. (A FLUSH waits for what is in doubt as long as whoever has that `waits`
   for what comes by itself.) Where the FLUSH of that link was not tried, the session's fails with
   the same error, and nothing is lost.
 - *Coming late* (`is_in_question`). A link that was made after another died may lead to a server that was
@@ -51,15 +51,16 @@ The rule, clause by clause; each has its own method of `Losses`, and its name he
 - *Done before* (`is_done_before`). What is under way when a FLUSH fails may be done already, and lost with the
   rest. When it is acknowledged, over whatever link, it counts as lost.
 - *Forgetting* (`forget`). The operator may know better what is on the disk than whoever opens it next would
-  find out. Then what nobody was told of is dropped; sessions that are owed an EIO get it all the same.
+  find out. Then what nobody was told of is dropped. Sessions that have still to be told get their EIO all the
+  same.
 
 A FLUSH of the gateway's own (a pause, a proof, the one that keeps FUA where a server has none) is no
 client's: it tells nobody, and clears nothing.
 
 Everything is one object for each disk, `Losses`; a `Debt` for each session; a `Trail` for each link or bundle
-(`records`). Here is what happens to links, and what goes over them; who is told is in `telling`, and what
-FLUSHes wait for in `proofs`. It is pure: FLUSHes are asked for by `Trail.flush`, time passes by calls of
-`later`. All that it calls may call it back at once.
+(`records`). This module has what happens to links, and what goes over them. Who is told is in `telling`, and
+what FLUSHes wait for is in `proofs`. It is pure: it asks for FLUSHes by `Trail.flush`, and time passes by calls
+of `later`. All that it calls may call it back at once.
 """
 
 from __future__ import annotations
@@ -195,8 +196,8 @@ class Losses(Proofs):
         self._look()
 
     def is_in_question(self, but: Trail | None) -> bool:
-        """Say whether a link has died, and it is not known yet what became of what was written over it, and on
-        which all rely. What was written over one trail (`but`) is no concern of who asks.
+        """Say whether a link has died, and we do not know yet what became of something that was written over it
+        and on which all rely. What was written over one trail (`but`) does not matter to whoever asks.
         """
         return any(
             trail is not but and self.scope(trail) is None and trail.is_in_question

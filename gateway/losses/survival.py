@@ -33,5 +33,5 @@ class Survival:
     late_write_seconds: float
     stall_seconds: float
     check_identity: bool
-    """`identity`: after a reconnect it is looked whether what was flushed is there."""
+    """`identity`: after a reconnect, look whether what was flushed is there."""
     sole_writer: bool

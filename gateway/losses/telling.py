@@ -88,19 +88,19 @@ class Telling(Ledger):
 
     def untold(self) -> Untold | None:
         """Give what may be lost, as far as not everybody was told of it; None: there is nothing."""
-        owed = [debt for debt in self._open if debt.why]
-        if not owed and self._untold is None:
+        to_tell = [debt for debt in self._open if debt.why]
+        if not to_tell and self._untold is None:
             return None
-        why = [debt.why for debt in owed]
-        ranges = [each for lost in {id(d.lost): d.lost for d in owed}.values() for each in lost]
+        why = [debt.why for debt in to_tell]
+        ranges = [each for lost in {id(d.lost): d.lost for d in to_tell}.values() for each in lost]
         if self._untold is not None:
             why.append(self._untold[0])
             ranges += self._untold[1]
         each_once = tuple(dict.fromkeys(why))
-        return Untold(each_once, fewer(ranges, MOST_LOST), len(owed), self._untold is not None)
+        return Untold(each_once, fewer(ranges, MOST_LOST), len(to_tell), self._untold is not None)
 
     def forget(self) -> bool:
-        """Nobody who comes later has to be told of what nobody was told of; say whether there was any."""
+        """Forget what nobody was told of: nobody who comes later is told of it. Say whether there was any."""
         if self._untold is None:
             return False
         self.order.tick()
@@ -116,7 +116,7 @@ class Telling(Ledger):
 
     @property
     def _quiet(self) -> bool:
-        """Nothing is lost that anybody has to be told of."""
+        """Nobody has to be told of a loss."""
         return self._untold is None and not any(debt.why for debt in self._open)
 
     # --- What is lost
@@ -137,8 +137,8 @@ class Telling(Ledger):
         said: bool = False,
         known: bool = False,
     ) -> None:
-        """What was answered in these eras may be gone: of one trail, or of several on which all rely. `said`:
-        by the server itself. `known`: who has the trail knows.
+        """What was answered in these eras may be gone: they are of one trail, or of several on which all rely.
+        `said`: the server itself says so. `known`: whoever has the trail knows.
         """
         lost = {trail: e for trail, e in taken.items() if e and (said or not trail.believed)}
         if not lost:
@@ -183,19 +183,21 @@ class Telling(Ledger):
                 trail.lost(why, merged(_ranges(eras)))
 
     def _count_loss(self, trail: Trail) -> None:
-        """Nothing is lost that was answered; but what is under way may be done in part, and be lost."""
+        """Nothing that was answered is lost. But what is under way may be done in part, and that part may be
+        lost.
+        """
         for debt in self._open:
             debt.losses_seen += self.relies(debt, trail)
 
     def _is_news(self, debt: Debt, era: Era) -> bool:
-        """Say whether a session has to be told of what was answered then: all that was answered before it was
+        """Say whether a session has to be told of what was answered then. All that was answered before it was
         last told is in doubt to it already.
         """
         return era.last >= debt.told_at
 
     def written(self, trail: Trail, start: int, end: int) -> None:
-        """Bytes have been written (again): what is there now is what a client wrote. If that is lost in turn,
-        who relies on it is told; for nobody else has anything changed.
+        """Bytes were written (again): what is there now is what a client wrote. If that is lost in turn, those
+        who rely on it are told. For all others nothing has changed.
         """
         owner = self.scope(trail)
         if self._untold is not None and owner is None:
@@ -250,14 +252,14 @@ class Telling(Ledger):
         self.tainted = not self._quiet
 
     def is_told(self, untold_at: int) -> None:
-        """Somebody has been told who has gone to another disk, of what nobody had been told of by then."""
+        """A session that has gone to another disk was told of what nobody had been told of here by then."""
         if self.untold_at == untold_at:
             self._untold = None
             self.tainted = not self._quiet
 
     def answered_late(self, debt: Debt, since: int) -> None:
-        """A command is answered now of which something was written after an event, and noted then. Whoever
-        was told in between that something is lost takes it for safe: it counts as answered now.
+        """A command is answered now, and a part of it was written after an event, and noted then. A session
+        that was told of a loss in between takes it for safe. So it counts as answered now.
         """
         if self._last_told >= since and debt.trail is not None:
             debt.trail.unflushed.renew_since(since)

@@ -1,11 +1,9 @@
-"""What has been acknowledged over a link, or a bundle of links, and is not known to be durable. This only
-stores it: the rule by which it is covered or lost is in `rule`.
+"""What was acknowledged over a link, or a bundle of links, and is not known to be durable. This only stores it:
+the rule by which it is covered or lost is in `rule`.
 
-Everything that a server acknowledged since its last FLUSH may be in memory only. How much of it is kept
-depends on what is done when the server comes back without it: the ranges alone, checksums to look for it, or
-all of it to write it again.
-
-It is kept by eras (`eras`).
+Everything that a server has acknowledged since its last FLUSH may be in memory only. What is kept of it depends
+on what we do when the server comes back without it: the ranges alone, checksums to look for it, or all of it to
+write it again. It is kept by eras (`eras`).
 """
 
 from __future__ import annotations
@@ -21,19 +19,19 @@ from gateway.wire.constants import Cmd
 from gateway.wire.ranges import Range, merged, touched
 
 MOST_ERAS = 64
-"""Eras that are kept apart. Beyond that the oldest are taken for one: what was acknowledged in it is covered
-when its last is, which asks for more than it must, and never for less. What is new stays apart while a FLUSH is
-under way, unless dozens of others are: then it has to be proved."""
+"""How many eras are kept apart. If there are more, the oldest ones become one, which is covered when its last
+part is. So more is asked of a FLUSH than it must cover, and never less. What is new stays apart while a FLUSH
+is under way, unless dozens of other FLUSHes are: then it has to be proved."""
 
 SAMPLED_ERAS = 4
-"""Of so many eras samples are kept, the newest: of a session that writes and does not FLUSH, while others do,
-no more than four pages."""
+"""Samples are kept of so many eras, the newest ones. So a session that writes and does not FLUSH, while others
+do, has no more than four pages."""
 
 
 class Unflushed:
-    """What was acknowledged over one link, or one bundle. Without `records` it keeps nothing. `begun` is called
-    when it has something, and had nothing; `gone` with what is not kept any more, or never was, unless a FLUSH
-    has covered it.
+    """What was acknowledged over one link, or one bundle. Without `records` nothing is kept. `begun` is called
+    when the first is there. `gone` is called with ranges that are not kept any more, or never were; not with
+    those that a FLUSH has covered.
     """
 
     def __init__(
@@ -51,12 +49,12 @@ class Unflushed:
         """In order, none of them empty."""
         self.records = records
         self.closed = False
-        """Whatever is acknowledged now reaches nobody any more, and is not kept."""
+        """Nothing is kept any more: whatever is acknowledged now reaches nobody."""
         self._order = order or Order()
         self._begun = begun
         self._gone = gone
         self._apart = -1
-        """What was acknowledged before this event, and what after, is never taken for one."""
+        """What was acknowledged before this event never becomes one era with what was acknowledged after it."""
 
     def __bool__(self) -> bool:
         return bool(self.eras)
@@ -71,8 +69,8 @@ class Unflushed:
         return sum(era.bytes for era in self.eras)
 
     def add(self, ask: Ask, asked: int | None = None) -> bool:
-        """A command that writes has been acknowledged; `asked`: what `Losses.asked` gave for it, if that was
-        not just now. Say whether a sample of it is wanted (`keep_sample`).
+        """Take in a command that writes and was acknowledged. `asked`: what `Losses.asked` gave for it, if that
+        was not just now. Say whether a sample of it is wanted (`keep_sample`).
         """
         if not self.records or self.closed:
             self._gone([(ask.offset, ask.end)])
@@ -93,8 +91,9 @@ class Unflushed:
         return is_wanted
 
     def replaced(self, ask: Ask) -> None:
-        """A command with FUA has been acknowledged: it is durable. What it has written over is not looked for,
-        nor written again: also not to be followed by it, for the server may die between the two.
+        """A command with FUA was acknowledged: it is durable. What it has written over is not looked for any
+        more. It is not written again either, even if this command would be written again after it, for the
+        server may die between the two.
         """
         if not self.touches(ask.offset, ask.end):
             return
@@ -106,21 +105,21 @@ class Unflushed:
         self.eras = [era for era in self.eras if era]
 
     def note(self, ranges: Sequence[Range], asked: int | None = None) -> bool:
-        """The same of many, where ranges are all that is kept; the sample is of one of them."""
+        """Take in many ranges at once, where only ranges are kept. The sample is of one of them."""
         if not self.records or self.closed:
             self._gone(ranges)
             return False
         return self._era(asked).add(ranges)
 
     def keep_sample(self, sample: Sample | None) -> None:
-        """Keep what was wanted of what was added last; None: it could not be had."""
+        """Keep the sample that was wanted of what was added last. None: it could not be had."""
         if sample is not None:
             self.eras[-1].keep_sample(sample)
             for era in self.eras[:-SAMPLED_ERAS]:
                 era.sample = None
 
     def _era(self, asked: int | None) -> Era:
-        """Give that of now, for something that was asked then."""
+        """Give the era of now, for something that was asked at an event."""
         eras, now = self.eras, self._order.now
         if asked is None:
             asked = now
@@ -135,20 +134,20 @@ class Unflushed:
         return eras[-1]
 
     def keep_apart(self) -> None:
-        """A FLUSH is sent that has to cover all there is. However much is acknowledged until it answers, none
-        of that is taken for one with what was before: a FLUSH of others would wait as long as anything is
+        """A FLUSH is sent that has to cover all there is. Nothing that is acknowledged until it is answered
+        becomes one era with what was before. Otherwise a FLUSH of others would wait as long as anything is
         written here.
         """
         self._apart = self._order.now
 
     def _make_fewer(self) -> None:
-        """The oldest eras become one, so that what is new stays apart, and can be covered."""
+        """Make the oldest eras one, so that what is new stays apart, and can be covered."""
         while len(self.eras) > MOST_ERAS:
             at = int(self.eras[0].reached < self._apart <= self.eras[1].first)
             self.eras[at].absorb(self.eras.pop(at + 1))
 
     def forget_content(self) -> None:
-        """Nobody will look for it any more, or write it again: where it is remains to be known."""
+        """Nobody will look for it any more, or write it again. Keep only where it is."""
         for era in self.eras:
             era.written.clear()
             era.bytes = 0
@@ -165,7 +164,7 @@ class Unflushed:
 
     @property
     def is_whole(self) -> bool:
-        """It is known of all of it what it is, so that it can be looked for, or written again."""
+        """We know what all of it is, so that it can be looked for, or written again."""
         return all(era.whole for era in self.eras)
 
     def _overwritten(self, start: int, end: int) -> None:
@@ -194,29 +193,30 @@ class Unflushed:
         self._make_fewer()
 
     def renew(self) -> None:
-        """All of it was found, or written again, over a link that is up now: only a FLUSH over that covers it.
-        When it was acknowledged is what it was: who was told of a loss since has it in doubt.
+        """All of it was found, or written again, over a link that is up now. Only a FLUSH over that link covers
+        it. The time when it was acknowledged stays, so a session that was told of a loss since then has it in
+        doubt.
         """
         for era in self.eras:
             era.reached, era.asked = self._order.now, LONG_AGO
             era.sample = None  # that it is there may be taken on trust
 
     def renew_since(self, event: int) -> None:
-        """What was acknowledged after an event counts as acknowledged now."""
+        """Count what was acknowledged after an event as acknowledged now."""
         for era in self.eras:
             if era.last >= event:
                 era.last = self._order.now
 
     def take(self) -> list[Era]:
-        """Give all there is; it is not kept then."""
+        """Give all there is, and keep it no more."""
         taken, self.eras = self.eras, []
         for era in taken:
             self._gone(era.as_noted)
         return taken
 
     def cover(self, before: float, *, since: int = LONG_AGO) -> list[Era]:
-        """Give what reached the server before one event, and was not asked before another: it is kept no more,
-        because it is durable, or kept elsewhere.
+        """Give what reached the server before one event, and was not asked before another; keep it no more. It
+        is durable, or kept elsewhere.
         """
         eras = self.eras
         taken = [era for era in eras if era.reached < before and era.asked >= since]
@@ -226,15 +226,15 @@ class Unflushed:
 
     @property
     def first(self) -> float:
-        """The event behind which the first of it was acknowledged; none if there is nothing."""
+        """The event after which the first of it was acknowledged; infinite if there is nothing."""
         return self.eras[0].first if self.eras else math.inf
 
     def begun_before(self, event: int) -> list[Era]:
-        """Give the eras that have something that was acknowledged before an event; they are kept."""
+        """Give the eras that have something from before an event. They are kept."""
         return [era for era in self.eras if era.first < event]
 
     def drop(self, eras: Collection[Era]) -> None:
-        """These are not kept any more."""
+        """Keep these no more."""
         for era in eras:
             self._gone(era.as_noted)
         self.eras = [era for era in self.eras if era not in eras]

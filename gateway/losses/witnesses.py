@@ -61,25 +61,26 @@ from gateway.wire.ranges import Range, fewer, touched
 Data = bytes | bytearray | memoryview
 
 MOST_WITNESSES = 64
-"""Of one disk; the newest are kept. To read them takes four rounds over a new connection, before anything else
-goes on."""
+"""How many are kept of one disk: the newest. To read them takes four rounds over a new connection, before
+anything else goes on."""
 
 PIECE_BYTES = 4 * KIB
-"""So much of one write is looked at, at most: a block of most file systems, and a page of few databases more.
-All witnesses together are a quarter of a megabyte to read."""
+"""How much of one write we look at, at most: a block of most file systems, and a page of most databases. All
+witnesses together are a quarter of a megabyte to read."""
 
 NEWEST = 4
-"""What is written last is the first that an older snapshot lacks. Of so many, most have to be gone: half of
-them and one more, so that two that others have written over do not end a session."""
+"""What was written last is the first that an older snapshot lacks. Of so many of the newest, most have to be
+gone: half of them and one more. So two over which others have written do not end a session."""
 
 MOST_OVER = 1024
-"""Ranges that are remembered to be held against samples: as many as are kept between two FLUSHes. Some ten KiB
-of references to what was there anyway."""
+"""How many ranges are remembered, to be compared with samples: as many as are kept between two FLUSHes. They
+are some ten KiB of references to what was there anyway."""
 
 _ZEROS = bytes(PIECE_BYTES)
 
 MOST_UNKNOWN = 64
-"""Ranges of writes that may come late. Of more, the least gaps between them are closed."""
+"""How many ranges of writes that may come late are kept. If there are more, the least gaps between them are
+closed."""
 
 ANOTHER_DISK = (
     "the server is there again with another disk, or with an older state of this one: what was written and"
@@ -98,7 +99,7 @@ class Sample:
 
     @property
     def end(self) -> int:
-        """The byte behind it."""
+        """The byte after it."""
         return self.start + len(self.data)
 
 
@@ -129,13 +130,13 @@ class Flushed:
 
 
 class Witnesses:
-    """Those of one disk."""
+    """The witnesses of one disk."""
 
     def __init__(self) -> None:
         self.gone_over = 0
-        """How often something has gone over them."""
+        """How often something was written that may have gone over them."""
         self.blind = False
-        """Somebody writes to the disk of whom nothing is noted: there can be no witnesses."""
+        """Somebody writes to the disk whose writes are not noted, so there can be no witnesses."""
         self._newest_last: dict[Witness, None] = {}
         # The same by place; they do not overlap. `_ends` has one more, before the first: who searches for the
         # last that begins before some byte finds it at the same index, or nothing.
@@ -147,13 +148,13 @@ class Witnesses:
         self._over_count = 0
         self._unknown: list[Range] = []
         self._forgotten = 0
-        """`gone_over` of the last that is not remembered."""
+        """`gone_over` of the last one that is not remembered any more."""
 
     def __len__(self) -> int:
         return len(self._by_start)
 
     def over(self, ranges: Sequence[Range]) -> None:
-        """All this was written, or may have been, or may be yet."""
+        """All this was written, or may have been written, or may still be."""
         if not ranges:
             return
         self.gone_over += 1
@@ -170,14 +171,14 @@ class Witnesses:
                     self.drop(witness)
 
     def unknown(self, start: int, end: int) -> None:
-        """A write has failed here of which it is not known whether it was done, or will be: the end of its
-        connection did not stop it. There is no witness any more where it may come.
+        """A write has failed, and we do not know whether it was done, or will be: the end of its connection did
+        not stop it. Where it may come there is no witness any more.
         """
         self.over([(start, end)])
         self._unknown = fewer([*self._unknown, (start, end)], MOST_UNKNOWN)
 
     def flushed(self, eras: Collection[Flushed]) -> None:
-        """A FLUSH has covered all this. What no two of it have written may bear witness."""
+        """A FLUSH has covered all this. What no two of the writes have written can bear witness."""
         good = [
             (era.sample, era.scope)
             for era in eras
@@ -193,7 +194,7 @@ class Witnesses:
         self.flushed([Flushed(written, sample, scope)])
 
     def _stands(self, sample: Sample, eras: Collection[Flushed]) -> bool:
-        """Say whether nobody has written there but the write that a sample is of."""
+        """Say whether nobody has written there since but the write that a sample is of."""
         if self.blind or sample.at < self._forgotten:
             return False
         start, end = sample.start, sample.end
@@ -221,19 +222,19 @@ class Witnesses:
             self.drop(next(iter(self._newest_last)))
 
     def drop(self, witness: Witness) -> None:
-        """Let one not be heard any more. Twice is once."""
+        """Drop a witness. Dropping it twice is once."""
         if self._newest_last.pop(witness, witness) is None:
             at = bisect_left(self._starts, witness.start)
             del self._starts[at], self._ends[at + 1], self._by_start[at]
 
     def drop_touched(self, ranges: Sequence[Range]) -> None:
-        """Nor those that overlap any of this, of which it is not known yet whether it was written."""
+        """Drop the witnesses that overlap any of this, because we do not know yet whether it was written."""
         for witness in list(self._newest_last):
             if touched(ranges, witness.start, witness.end):
                 self.drop(witness)
 
     def begin(self) -> int:
-        """A link has been made: give what `of` is to be told of what is written from now on."""
+        """A link was made. Give what `of` has to be told to give only what is written from now on."""
         self.gone_over += 1
         return self.gone_over
 
@@ -244,12 +245,12 @@ class Witnesses:
         ]
 
     def forget(self, scope: object) -> None:
-        """A session has ended that alone relied on what it wrote."""
+        """The session of a scope has ended: drop what it alone relied on."""
         for witness in self.of(scope):
             self.drop(witness)
 
     def clear(self) -> None:
-        """Begin anew: nobody is there any more who relies on the disk, or it is another by somebody's word."""
+        """Begin anew: nobody relies on the disk any more, or somebody says that it is another one."""
         for witness in list(self._newest_last):
             self.drop(witness)
         self._forgotten = self.gone_over = self.gone_over + 1
@@ -258,7 +259,7 @@ class Witnesses:
         self._unknown.clear()
 
     def look_away(self) -> None:
-        """Somebody writes from now on of whom nothing is noted (`blind`)."""
+        """From now on somebody writes whose writes are not noted (`blind`)."""
         self.blind = True
         self.clear()
 
@@ -266,8 +267,8 @@ class Witnesses:
 def is_another(
     newest_first: Sequence[Witness], differ: Collection[Witness], *, strict: bool
 ) -> bool:
-    """Say whether the disk is another one, or an older one, of which these witnesses differ. `strict`: nobody
-    else can have written there.
+    """Say whether the disk is another one, or an older one, if these witnesses differ. `strict`: nobody else
+    can have written there.
     """
     if strict:
         return bool(differ)

@@ -14,8 +14,8 @@ from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
 SAME_STORAGE_SECONDS = 3.0
-"""How long the address that was used last may take before the others of its name are tried, where all lead to
-the same storage: long enough for one SYN to be lost."""
+"""How long the address that was used last may take before the others of its name are tried, if all lead to the
+same storage: long enough for one SYN to be lost."""
 
 _DOWN = frozenset(
     {
@@ -44,9 +44,9 @@ class DialError(Exception):
 class Dialler:
     """Connects to where a URI points: always to the same address.
 
-    A name may have several addresses, and they need not be those of one disk. So the first that takes a
-    connection is kept to: whatever is written, over however many connections, is written in one place. With
-    `same_storage` the other addresses are good as well when that one does not answer.
+    A name may have several addresses, and they need not be those of one disk. So we keep to the first address
+    that takes a connection: whatever is written, over however many connections, is written in one place. With
+    `same_storage` the other addresses will do, too, if that one does not answer.
     """
 
     def __init__(self, uri: NbdUri) -> None:

@@ -16,7 +16,7 @@ from gateway.net.options import RelaySocket, plain_socket, send_from
 from gateway.wire.limits import KIB
 
 RECEIVE_BYTES = 16 * KIB
-"""What one receive takes; more options than that are never under way."""
+"""How much one receive takes. More options than that are never under way."""
 
 Event = TypeVar("Event", covariant=True)
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gateway.net.secure import TlsStream  # costs nothing where there is no TLS
 
 Stream: TypeAlias = "trio.SocketStream | TlsStream"
-"""What a conversation is on."""
+"""What a conversation goes over."""
 
 
 def take_socket(stream: Stream, *, one_slice_a_record: bool = False) -> tuple[RelaySocket, bytes]:
@@ -38,9 +38,9 @@ def take_socket(stream: Stream, *, one_slice_a_record: bool = False) -> tuple[Re
 
 
 async def hang_up(stream: Stream) -> None:
-    """Say that nothing more comes, and take what the peer still says, until it says the same: a connection that
-    is closed before is reset, and what the peer has not read by then is lost. It may take for ever, and be
-    cancelled at any time. The stream is to be closed all the same.
+    """Say that nothing more comes, and take what the peer still says, until it says the same. If a connection
+    is closed before that, it is reset, and what the peer has not read by then is lost. This may take for ever,
+    and may be cancelled at any time. The stream has to be closed all the same.
     """
     transport = stream if isinstance(stream, trio.SocketStream) else stream.say_goodbye()
     with suppress(OSError, trio.BrokenResourceError):  # it has gone already
@@ -58,24 +58,24 @@ async def close_stream(stream: Stream) -> None:
 
 
 SENDS_A_TURN = 8
-"""So often one conversation sends until it is others' turn: what it has received may be hundreds of options, of
-which each is answered at once."""
+"""How often one conversation sends until it is the others' turn. It may have received hundreds of options, and
+each is answered at once."""
 
 TURN_SECONDS = 0.001
-"""And so long it keeps the processor at most, with waiting for its peer."""
+"""How long it keeps the processor at most, with waiting for its peer."""
 
 MOMENT_SECONDS = 0.0002
 """How long it polls for what its peer says, where that is quick: a few times what a peer on the same machine
 takes to answer. To sleep, and be woken, takes as long as the answer itself."""
 
 MOMENTS = 4
-"""So many of these at most for one event, which no clock counts: some peers send it in a few pieces, and only
-who wants to be waited for sends it in many."""
+"""How many such moments there are at most for one event; no clock counts them. Some peers send an event in a
+few pieces, and only a peer that wants to be waited for sends it in many."""
 
 ALONE_SECONDS = 0.00003
-"""Others' turn that is over so soon was nobody's. Trio's loop alone takes 4 µs, and what others do takes longer
-than this: the hub, once woken, polls for 200. On a machine that is too slow for it nobody is ever alone, and
-each is woken, as one is over TLS."""
+"""If the others' turn is over so soon, there were no others. Trio's loop alone takes 4 µs, and what others do
+takes longer than this: the hub, once woken, polls for 200. On a machine that is too slow for this nobody is
+ever alone, and each is woken, as over TLS."""
 
 
 class PeerClosed(Exception):
@@ -96,11 +96,9 @@ class Core(Protocol[Event]):
 
 
 class Conversation(Generic[Event]):
-    """A core on a stream.
-
-    One that goes on for long, as where a list is looked at one export after the other, is mostly waiting to be
-    woken. As long as there is nobody else to be served, and the peer answers at once, it polls for that by
-    itself, as the hub does for sessions.
+    """A core on a stream. One that goes on for long, as when a list is looked at one export after the other,
+    mostly waits to be woken. So as long as nobody else has to be served, and the peer answers at once, it polls
+    for the answer by itself, as the hub does for sessions.
     """
 
     def __init__(self, stream: Stream, core: Core[Event]) -> None:
@@ -109,7 +107,7 @@ class Conversation(Generic[Event]):
         self._unsent = bytearray()
         self._sends = 0
         self._poll: select.poll | None = None
-        """There is nobody else, and the peer is quick."""
+        """Set while nobody else is there, and the peer is quick."""
         self._turn_began = 0.0
 
     async def next_event(

@@ -40,19 +40,19 @@ STOP_SECONDS = 5
 will."""
 
 KILL_SECONDS = 5
-"""How long it may take after SIGKILL. Who is there still is not ours to end, or hangs in the kernel, which
-ends it as soon as it can: there is nothing left to do."""
+"""How long it may take after SIGKILL. A process that is still there then is not ours to end, or hangs in the
+kernel, which ends it as soon as it can: there is nothing left to do."""
 
 FIRST_LOOK_SECONDS = 0.01
-LOOK_SECONDS = 0.25
-"""How soon it is looked for the first time, and how often at last, who of them is there still. All processes
+LOOK_WHO_LIVES_SECONDS = 0.25
+"""How soon we look for the first time which of them are still there, and how often we look later. All processes
 are looked through for that, which may take some milliseconds."""
 
 FIRST_PASSED_DESCRIPTOR = 3
 """Where socket activation puts the sockets (sd_listen_fds(3))."""
 
 CANNOT_START = 127
-"""Exit status of who could not become what it was to be, as shells have it."""
+"""Exit status of a process that could not become what it was to be, as shells have it."""
 
 SPARED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 """What does not end the keeper. systemd sends SIGTERM to all of a service at once, and the gateway has to
@@ -157,7 +157,7 @@ def ending(finds: Iterable[Find]) -> Iterator[float]:
                 send(each, signal.SIGTERM)
         yield pause
         waited += pause
-        pause = min(2 * pause, LOOK_SECONDS)
+        pause = min(2 * pause, LOOK_WHO_LIVES_SECONDS)
 
 
 def send(process: Process, number: signal.Signals) -> None:

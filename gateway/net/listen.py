@@ -24,7 +24,7 @@ BACKLOG = 1024
 """Connections that the kernel holds for us while we are busy accepting others."""
 
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Why a connection cannot be accepted now, though later it may (accept(2))."""
+"""Why a connection cannot be accepted now, though it may be later (accept(2))."""
 
 ACCEPT_AGAIN_SECONDS = 0.1
 """How long to leave a connection in the kernel's queue while there is a shortage."""
@@ -86,8 +86,8 @@ def homeless(path: Path) -> str | None:
 
 
 def _occupied(path: Path) -> str | None:
-    """Say what stands where a socket is to be and is none. One that nobody listens on any more is no hindrance,
-    and whether somebody does is not found out here.
+    """Say what stands at a path where a socket is to be, and is no socket. A socket that nobody listens on any
+    more is no hindrance, and we do not find out here whether somebody does.
     """
     try:
         mode = path.lstat().st_mode
@@ -208,8 +208,8 @@ async def take_clients(
     take: Callable[[trio.SocketStream], None],
     short: Callable[[int], None],
 ) -> None:
-    """Take clients until the listener is closed. As trio.serve_listeners does it, which logs a traceback ten
-    times a second while there is a shortage; `short` is told its errno instead.
+    """Take clients until the listener is closed, like trio.serve_listeners. That logs a traceback ten times a
+    second while there is a shortage; here `short` is told its errno instead.
     """
     with suppress(trio.ClosedResourceError):
         while True:

@@ -34,14 +34,14 @@ from pathlib import Path
 
 import trio
 
-from gateway.net.keeper import LOOK_SECONDS, of_session, seen
+from gateway.net.keeper import LOOK_WHO_LIVES_SECONDS, of_session, seen
 from gateway.net.keeping import Kept
 from gateway.net.options import has_gone, peer_of
 from gateway.peer import UNKNOWN, Connection, Peer
 
 MOST_PROCESSES = 8
-"""Listeners of one upstream that live at the same time and are kept track of, a descriptor for each. One is
-usual, two while a server is exchanged for another."""
+"""How many listeners of one upstream are kept track of at the same time, with a descriptor for each. One is
+usual; there are two while a server is exchanged for another."""
 
 SO_PEERPIDFD = 77
 """Since Linux 6.5: the pidfd of who listened, and of nobody who has its number now (asm-generic/socket.h).
@@ -49,7 +49,7 @@ Python has no name for it."""
 
 
 class Served:
-    """A process over whose links it is found out whether it is the one that serves."""
+    """A process; by the links to it we find out whether it is the one that serves."""
 
     def __init__(self) -> None:
         self._links: list[Connection] = []
@@ -88,7 +88,7 @@ def _is_open(link: Connection) -> bool:
 
 
 class Child(Served):
-    """It, and whatever it has started; made with a session of its own."""
+    """A server that we have started, and whatever it has started. It was started with a session of its own."""
 
     def __init__(self, kept: Kept) -> None:
         super().__init__()
@@ -98,12 +98,12 @@ class Child(Served):
     def _ended(self) -> bool:
         if self._kept.status is None or trio.current_time() < self._look_at:
             return False
-        self._look_at = trio.current_time() + LOOK_SECONDS
+        self._look_at = trio.current_time() + LOOK_WHO_LIVES_SECONDS
         return not session_lives(self._kept.number)
 
 
 def session_lives(session: int) -> bool:
-    """Say whether any process of a session lives. Where not all can be seen, one may."""
+    """Say whether any process of a session lives. If we cannot see all processes, one may."""
     try:
         now = seen()
     except OSError:
@@ -115,7 +115,7 @@ def session_lives(session: int) -> bool:
 
 
 class ListeningProcess(Served):
-    """It, by its pidfd, which is `Processes`' to close."""
+    """The process that listens at a Unix socket, by its pidfd, which `Processes` closes."""
 
     def __init__(self, number: int, pidfd: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class ListeningProcess(Served):
 
     @property
     def ended(self) -> bool:
-        """It has, whatever that proves."""
+        """It has ended, whatever that proves."""
         return self._ended()
 
     def _ended(self) -> bool:
@@ -147,7 +147,9 @@ class ListeningProcess(Served):
 
 
 class Processes:
-    """Those that listen, one after the other, where an upstream is. `watch` has to run, or nothing is known."""
+    """The processes that listen, one after the other, at an upstream's socket. `watch` has to run, or nothing
+    is known.
+    """
 
     def __init__(self) -> None:
         self._by_number: dict[int, ListeningProcess] = {}
@@ -179,7 +181,7 @@ class Processes:
         return listener
 
     async def watch(self) -> None:
-        """Take notice of their ends, until cancelled."""
+        """Notice their ends, until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -199,7 +201,7 @@ class Processes:
 
 
 def _pidfd(sock: trio.socket.SocketType, number: int) -> int:
-    """Open a pidfd of who listened. Raises OSError if it is not there any more."""
+    """Open a pidfd of the process that listened. Raises OSError if it is not there any more."""
     try:
         option = sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, 4)
     except OSError as error:
@@ -211,7 +213,7 @@ def _pidfd(sock: trio.socket.SocketType, number: int) -> int:
 
 
 def has_children(number: int) -> bool:
-    """Say whether a process has any. Where that cannot be seen, it may."""
+    """Say whether a process has children. If we cannot see that, it may."""
     try:
         tasks = list(Path(f"/proc/{number}/task").iterdir())  # each thread has its own
         return any((task / "children").read_bytes() for task in tasks)

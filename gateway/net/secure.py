@@ -24,7 +24,7 @@ from contextlib import suppress
 import trio
 
 from gateway.net.options import plain_socket, send_from
-from gateway.tls.credentials import Admitted, Session
+from gateway.tls.credentials import Admitted, TlsSession
 from gateway.tls.errors import NotAdmitted
 from gateway.wire.limits import KIB
 
@@ -60,7 +60,7 @@ class TlsError(Exception):
 class TlsStream:
     """A Trio stream over TLS, for negotiations; made by `accept` and `connect`."""
 
-    def __init__(self, transport: trio.SocketStream, session: Session, received: bytes) -> None:
+    def __init__(self, transport: trio.SocketStream, session: TlsSession, received: bytes) -> None:
         self._transport = transport
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._incoming.write(received)
@@ -70,7 +70,7 @@ class TlsStream:
 
     @classmethod
     async def accept(
-        cls, transport: trio.SocketStream, choose: Callable[[bytes], Session | None]
+        cls, transport: trio.SocketStream, choose: Callable[[bytes], TlsSession | None]
     ) -> tuple[TlsStream, Admitted]:
         """Be the server of a handshake; `choose` gives the session by what the client has sent so far.
 
@@ -84,7 +84,7 @@ class TlsStream:
 
     @classmethod
     async def connect(
-        cls, transport: trio.SocketStream, session: Session
+        cls, transport: trio.SocketStream, session: TlsSession
     ) -> tuple[TlsStream, Admitted]:
         """Be the client of a handshake. Raises `TlsError`."""
         stream = cls(transport, session, b"")

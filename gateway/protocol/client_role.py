@@ -11,7 +11,7 @@ Every reply is held against the option that is under way: its number, which type
 costs this connection. "Handshake phase" and "Option reply types" in proto.md.
 
 After STARTTLS was answered the negotiation goes on in another one, made by `secured`, which knows nothing but
-the server's style. Whatever came behind the answer, in the clear, ends the connection.
+the server's style. Whatever came after the answer, in the clear, ends the connection.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Answered:
     exports: tuple[ListedExport, ...] = ()
     contexts: tuple[MetaContext, ...] = ()
     named: bool = False
-    """A name came, be it an empty one."""
+    """A name came; it may be empty."""
 
 
 @dataclass(frozen=True, slots=True)

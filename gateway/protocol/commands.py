@@ -59,6 +59,9 @@ one, also one that nobody has a name for, says that something is lost."""
 FUA_MATTERS = WRITE_CLASS
 """Elsewhere FUA means nothing, and is not passed on: qemu flushes for a READ that has it (Q-S16)."""
 
+SHOWS_CONTENT = frozenset({Cmd.READ, Cmd.BLOCK_STATUS})
+"""Commands whose answer would show what is there in place of what is lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class WordRule:

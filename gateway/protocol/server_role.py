@@ -17,7 +17,7 @@ are bytes that belong to the transmission phase.
 
 STARTTLS ends a negotiation as well. What follows over TLS is another one, which knows nothing
 of what was agreed on in the clear but the client's flags: nothing has to be forgotten, so nothing can
-be left over (CVE-2021-3716 was a structured reply that survived). Bytes that came behind STARTTLS were sent
+be left over (CVE-2021-3716 was a structured reply that survived). Bytes that came after STARTTLS were sent
 before TLS was there; somebody may have put them there to be obeyed after it, so they end the connection.
 
 This is longer than other modules: whether an option is legal depends on what others have left (TLS, structured
@@ -216,7 +216,7 @@ class ServerNegotiation:
 
     @property
     def trailing_data(self) -> bytes:
-        """Bytes that came behind the last option: the beginning of the transmission phase."""
+        """Bytes that came after the last option: the beginning of the transmission phase."""
         if not self._over:
             raise Misuse("the negotiation is not over")
         return bytes(self._received)

@@ -43,7 +43,7 @@ class Evidence:
     structured: bool = False
     """Structured replies were agreed."""
     named: bool = False
-    """INFO or GO told a name (INFO_NAME), which was asked for; be it an empty one."""
+    """INFO or GO told a name (INFO_NAME) that was asked for; it may be empty."""
     sizeless_info: bool = False
     """An INFO said that the export has no bytes, and GO that it has."""
     info_known: bool = True
@@ -110,7 +110,9 @@ class How(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How it is known that a program does what is said of it; in the real one, wherever that was to be had."""
+    """How we know that a program does what is said of it: seen in the real program, wherever that could be
+    had.
+    """
 
     how: How
     where: str

@@ -1,4 +1,4 @@
-"""Commands of our own on one link: those that are under way, and what has come of their replies."""
+"""Commands of our own on one link: which are under way, and what their replies come to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.wire.framing import EXTENDED, Framing
 
 
 class LinkTraffic(Protocol):
-    """What is needed of the traffic of a link (`gateway.scan.traffic`)."""
+    """What asks need of the traffic of a link (`gateway.scan.traffic`)."""
 
     in_flight: dict[int, Entry]
     last_cookie: int
@@ -30,7 +30,7 @@ class LinkTraffic(Protocol):
 
 
 class Asks:
-    """Those that are under way on one link. What they send gathers in `traffic.to_upstream`."""
+    """The asks that are under way on one link. What they send gathers in `traffic.to_upstream`."""
 
     def __init__(self, traffic: LinkTraffic, framing: Framing) -> None:
         """`framing` is that of the link's requests."""
@@ -38,7 +38,7 @@ class Asks:
         self._framing = framing
         self._under_way: dict[int, tuple[Ask, Outcome, Done]] = {}
         self._kept: list[tuple[Ask, Done]] = []
-        """Those that were not sent, because the server goes: the next one is asked."""
+        """Asks that were not sent because the server goes: they are for the next server."""
         self._sent: dict[int, int] = {}
         """Our cookie of a FLUSH -> what `Losses.sent` gave for it."""
 
@@ -98,19 +98,19 @@ class Asks:
         done(outcome)
 
     def drop(self) -> None:
-        """Forget them: the link has died, and whoever asked knows."""
+        """Forget all asks: the link has died, and whoever asked knows."""
         self._under_way.clear()
         self._kept.clear()
         self._sent.clear()
 
     def take(self) -> list[tuple[Ask, Done]]:
-        """Give those that were sent and have no answer, and forget them: the caller asks them elsewhere."""
+        """Give the asks that were sent and have no answer, and forget them: the caller asks them elsewhere."""
         taken = [(ask, done) for ask, _outcome, done in self._under_way.values()]
         self._under_way.clear()
         self._sent.clear()
         return taken
 
     def take_kept(self) -> list[tuple[Ask, Done]]:
-        """The same of those that were not sent."""
+        """Give the asks that were not sent, and forget them."""
         kept, self._kept = self._kept, []
         return kept

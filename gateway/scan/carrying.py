@@ -39,8 +39,8 @@ Send = Callable[[Ask, Done], None]
 def carry_over(
     traffic: Traffic, requests: RequestScan, after: Plan, ask: Send, adopt: Send
 ) -> None:
-    """Have all that is under way asked by `ask` and `adopt`, and by `ask` whatever comes; `after` is the plan
-    for that. The rest of data that is half sent to the client is for `rest_of`.
+    """Have everything that is under way asked by `ask` and `adopt`, and whatever comes later by `ask`; `after`
+    is the plan for that. The rest of data that is half sent to the client is for `rest_of`.
     """
     before, partial = traffic.plan, dict(traffic.partial)
     half_sent = traffic.early.half_sent
@@ -73,14 +73,14 @@ def carry_over(
 
 
 def rest_of(plan: Plan, end: int, length: int) -> Job:
-    """Give the job that reads the last `length` bytes before `end`, of the disk. It is under no suspicion, for
-    the reply had begun.
+    """Give the job that reads the last `length` bytes before `end`, of the disk. It is no suspect, for its
+    reply had begun.
     """
     return translate(plan.upstream, Cmd.READ, 0, end - length, length)
 
 
 def suspected(job: Job, losses: int) -> Job:
-    """Give a job whose asks were asked over so many links that have died."""
+    """Give a job whose asks count as asked over so many links that have died."""
     outcomes: list[Outcome] = []
     try:
         while True:

@@ -5,6 +5,9 @@ as nbdkit's and qemu's are, and a command without data are FAST or REFRAMED; eve
 one by one. What an error or a block status says is judged when the whole chunk is here; data is sent on as
 it comes.
 
+This is longer than other modules: chunks are looked at in one loop where they lie, and each kind of chunk has
+to be held against what the others of its reply have said.
+
 "Structured reply message", "Extended structured reply message" and "Structured reply types" in proto.md.
 """
 
@@ -61,7 +64,7 @@ MAX_HELD_EXTENTS = 2**20
 that is well comes near it."""
 
 FEW_EXTENTS = 1024
-"""What is kept of a context beyond that. A shorter answer is always legal."""
+"""How many extents of a context are kept beyond that. A shorter answer is always legal."""
 
 
 def reply_scan(traffic: Traffic) -> Replies:
@@ -452,7 +455,7 @@ class ChunkReplies(Replies):
             self._forget(ours)
 
     def _remember(self, ours: int, entry: Entry, *, failed: bool) -> None:
-        """A command that is the client's has its answer."""
+        """A command of the client's has its answer."""
         _cookie, word, offset, length = entry
         memory = self.traffic.memory
         if memory is None or word & 0xFFFF in _HAS_DATA:
@@ -463,7 +466,7 @@ class ChunkReplies(Replies):
             memory.succeeded(ours, word, offset, length, self.traffic.last_cookie)
 
     def _done(self, ours: int, entry: Entry, out: Out) -> None:
-        """End a reply, or say what is missing of it."""
+        """End a reply; or answer with an error that says what it lacks."""
         partial = self.traffic.partial.get(ours)
         failed = partial is not None and partial.failed
         if ours in self.traffic.going.refused and not failed:
@@ -498,7 +501,7 @@ class ChunkReplies(Replies):
             out.append(client.success(cookie, asked, read=False))
 
     def _note_missing(self, ours: int, entry: Entry) -> None:
-        """A job is told of what its READ or BLOCK_STATUS lacks."""
+        """Tell a job what the reply to its READ or BLOCK_STATUS lacks."""
         missing = self._missing(ours, entry)
         outcome = self.traffic.asks.outcome(ours)
         if missing and not outcome.error:

@@ -42,17 +42,17 @@ Take = Callable[[list[memoryview | bytes]], None]
 
 @dataclass(slots=True)
 class _Held:
-    """What has come of one reply."""
+    """What has come of one reply so far."""
 
     parts: list[Take] = field(default_factory=list)
     failed: bool = False
-    """It says no."""
+    """It is an error."""
     whole: bool = False
     """Nothing more may come of it."""
 
 
 class Early:
-    """Of one link."""
+    """The early replies of one link."""
 
     __slots__ = ("half_sent", "held", "unsent")
 
@@ -60,8 +60,8 @@ class Early:
         self.half_sent = 0
         """Our cookie of the client's WRITE whose data has not all come from the client; 0: there is none."""
         self.unsent = _NONE
-        """Our cookies of other WRITEs whose data has not all been sent. To be set before replies are looked
-        at."""
+        """Our cookies of other WRITEs whose data has not all been sent. It has to be set before replies are
+        looked at."""
         self.held: dict[int, _Held] = {}
         """Our cookie -> its reply, or what has come of it."""
 
@@ -73,14 +73,13 @@ class Early:
         return min(self.half_sent or NO_COOKIE, *self.unsent, *self.held, NO_COOKIE)
 
     def may_be(self, ours: int) -> bool:
-        """Say whether a reply may be early; `hold` knows."""
+        """Say whether a reply may be early; `hold` finds out."""
         return ours == self.half_sent or ours in self.unsent or ours in self.held
 
     def hold(self, ours: int, take: Take, *, failed: bool, whole: bool) -> bool:
-        """Hold a reply, or a chunk of one (`whole`: it is the last), if it is early; say whether it was. `take`
-        gets it when its time has come, and must not find anything wrong with it any more.
-
-        Raises `WireError` if it is one too many.
+        """If a reply, or a chunk of one, is early, hold it; say whether it was. `whole`: it is the last chunk.
+        `take` gets it when its time has come, and must not find anything wrong with it any more. Raises
+        `WireError` if it is one too many.
         """
         held = self.held.get(ours)
         if held is None:
@@ -101,7 +100,7 @@ class Early:
         return True
 
     def due(self) -> list[Take]:
-        """Give what is early no more; it is not held any longer."""
+        """Give what is not early any more, and hold it no longer."""
         return self._taken(
             [
                 ours
@@ -111,8 +110,8 @@ class Early:
         )
 
     def refusals(self) -> list[Take]:
-        """The link has died: give the reply that is whole and says no, for it is true all the same. Its WRITE
-        was the one that is half sent, and is not any more.
+        """The link has died. If the WRITE that is half sent was refused, give that reply, for it is true all
+        the same; the WRITE is not half sent any more.
         """
         refused = [ours for ours, held in self.held.items() if held.failed and held.whole]
         if refused:

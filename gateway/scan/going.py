@@ -40,13 +40,13 @@ WHY = "the server goes: it answers ESHUTDOWN"
 
 
 class Going:
-    """Of one link."""
+    """What one link knows of its server's going."""
 
     __slots__ = ("begun", "heeded", "refused", "says_so")
 
     def __init__(self) -> None:
         self.heeded = False
-        """Somebody asks again what the link leaves unanswered. If nobody does, ESHUTDOWN is an answer like
+        """Somebody will ask again what the link leaves unanswered. If nobody does, ESHUTDOWN is an answer like
         any other."""
         self.begun = False
         """The server goes: nothing is to be sent over the link any more."""
@@ -60,11 +60,11 @@ class Going:
         self.heeded, self.says_so = True, says_so
 
     def is_no_reply(self, error: int) -> bool:
-        """Say whether an error is no reply, but the server's word that it goes."""
+        """Say whether an error is no reply, but the server's way to say that it goes."""
         return self.heeded and error == Errno.ESHUTDOWN
 
     def refuse(self, ours: int) -> None:
-        """The server has said so to a command, which stays in flight."""
+        """The server has answered a command in that way. The command stays in flight."""
         self.refused.add(ours)
         if not self.begun:
             self.begun = True

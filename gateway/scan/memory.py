@@ -50,7 +50,7 @@ Kept = bytearray | list[tuple[Pinned, memoryview]]
 
 
 class Memory:
-    """Of one session, over one link; what is acknowledged goes to its `trail`."""
+    """The memory of one session, over one link. What is acknowledged goes to its `trail`."""
 
     __slots__ = (
         "_gone_over",
@@ -75,11 +75,12 @@ class Memory:
         self._news: list[tuple[int, int]] = []
         """(our newest cookie when something came that changes `Losses.asked`, what that was before)."""
         self._old = self._older = 0
-        """Our cookies up to these may have been asked before the last, and before the first of these."""
+        """Commands with our cookies up to these may have been asked before the last event in `_news`, and
+        before the first of them."""
         self._gone_over = self._witnesses.gone_over
-        """The same of that, as far as this memory has seen it."""
+        """`Witnesses.gone_over`, as far as this memory has seen it."""
         self._quiet = 0
-        """Our cookies up to this may have been asked before."""
+        """Commands with our cookies up to this may have been asked before that."""
         self.kept: dict[int, Kept] = {}
         """Our cookie -> data of a client's WRITE that is not answered."""
         self.kept_bytes = 0
@@ -89,7 +90,7 @@ class Memory:
         as the replies have been sent: so a client that waits for them does not wait for that, too."""
 
     def take_data(self) -> dict[int, bytes]:
-        """Give what has come of the client's WRITEs (by our cookie), which is not kept any more."""
+        """Give the data that has come of the client's WRITEs, by our cookies, and keep it no more."""
         data = {}
         for ours, kept in self.kept.items():
             pieces = [kept] if isinstance(kept, bytearray) else [view for _segment, view in kept]
@@ -107,14 +108,14 @@ class Memory:
                     segment.unpin()
 
     def forget_all(self) -> None:
-        """Nobody is to have any of it again."""
+        """Forget all of it: nobody will ask for it again."""
         for ours in list(self.kept):
             self.forget(ours, 0)
         self.kept_bytes = 0
 
     def look_for_news(self, last_cookie: int) -> None:
-        """See whether another link has come up, for it knows nothing of what was asked before, whenever we
-        hear the answer. See whether a FLUSH has failed, too, for the server may have carried out before it
+        """Look whether another link has come up, for that knows nothing of what was asked before, whenever we
+        hear the answer. Look also whether a FLUSH has failed, for the server may have carried out before it
         what is under way.
         """
         news = self._losses.last_news
@@ -134,7 +135,7 @@ class Memory:
         return next((event for newest, event in self._news if ours <= newest), self._last_news)
 
     def _note(self, ours: int, offset: int, length: int, sample: Sample | None) -> None:
-        """Bytes have been written, and are not durable."""
+        """Bytes were written, and are not durable."""
         ranges, asked = [(offset, offset + length)], self._asked(ours)
         if self._losses.is_done_before(self._trail, asked):
             self._losses.done_before(self._trail, ranges)
@@ -164,8 +165,8 @@ class Memory:
         own: Range | None = None,
         data: Data | None = None,
     ) -> None:
-        """A command without data in its reply has succeeded, which is no FLUSH. `last_cookie`: the newest of
-        ours; `data`: of a WRITE that is not the client's.
+        """A command without data in its reply has succeeded, and it is no FLUSH. `last_cookie`: the newest of
+        ours. `data`: of a WRITE that is not the client's.
         """
         self.look_for_news(last_cookie)
         if word & 0xFFFF in WRITE_CLASS:

@@ -16,7 +16,7 @@ class WouldRefuse:
     """Requests of one command that would have been answered with one error."""
 
     first: str
-    """Why the first of them would have been."""
+    """Why the first of them would have been refused."""
     count: int = 0
 
 
@@ -26,7 +26,7 @@ class WouldHold:
 
     count: int = 0
     seconds: float = 0
-    """All of them together: so much later the last of them would have come."""
+    """How many seconds they would have been held together: so much later the last of them would have come."""
 
 
 @dataclass(slots=True)

@@ -198,7 +198,7 @@ _Fast = dict[int, tuple[int, int, Ranges | None]]
 
 
 def _fast_in_both(fast: _Fast, shadow: Shadow) -> _Fast:
-    """Give what is FAST in the shadow as well: all other requests are looked at one by one, and told of."""
+    """Give what is FAST in the shadow, too. All other requests are looked at one by one, and told of."""
     rules = _restricted(legal_commands(shadow.offer), shadow.table)
     both: _Fast = {}
     for word, (longest, sent, _ranges) in fast.items():

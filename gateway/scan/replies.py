@@ -41,7 +41,7 @@ Out = list[memoryview | bytes]
 
 
 class Replies:
-    """What both have in common; see the package's docstring for the contract of `feed`."""
+    """What both scanners have in common; see the package's docstring for the contract of `feed`."""
 
     __slots__ = (
         "_asked_data",
@@ -148,8 +148,8 @@ class Replies:
         return out
 
     def complete_without(self, why: str) -> Out | None:
-        """The same, if the rest cannot be had; None if the client cannot be told, for a simple reply has
-        begun.
+        """Give what goes to the client if that rest cannot be had. None: the client cannot be told, because a
+        simple reply has begun.
         """
         client = self._client
         if not client.chunked:
@@ -206,8 +206,8 @@ class Replies:
         (self.waiting if self.payload_left else out).append(reply)
 
     def _let_jobs_speak(self, out: Out) -> None:
-        """What a reply had a job answer goes to the client before what comes after that reply: it is by the
-        order of answers that a client knows which writes a failing FLUSH may be about.
+        """Send the client what a job has answered because of a reply, before what comes after that reply. By
+        the order of answers a client knows which writes a failing FLUSH may be about.
         """
         if self.traffic.to_client:
             for reply in self.traffic.to_client:

@@ -42,10 +42,11 @@ MAX_ANSWERS = MAX_IN_FLIGHT
 unread: a client that sends nonsense and never reads costs no more than this."""
 
 MAX_COPIED_BYTES = 16 * KIB
-"""Up to here data that has to be kept is copied: that costs less than to have another buffer meanwhile."""
+"""Data that has to be kept is copied if it is no longer than this: that costs less than to have another buffer
+meanwhile."""
 
 STATUS_COST_BYTES = 2 * MAX_DECODED_EXTENTS * EXTENT.size
-"""What a job holds of each context at most: two answers that are being joined."""
+"""How much a job holds of each context at most: two answers that are being joined."""
 
 _NEVER = (0, 0, None)  # a word that is not FAST
 
@@ -101,7 +102,7 @@ class RequestScan:
         self.answers: list[bytes] = []
         """Replies of our own to the client; whoever feeds takes them."""
         self.disconnected = False
-        """DISC has come; nobody looks at what comes after it."""
+        """DISC has come. Nobody looks at what comes after it."""
         self.stopped = False
         """Set from outside: begin no request, and only take to its end what has begun."""
 

@@ -9,7 +9,7 @@ transmit.py   a transmission phase, from the task that waits for it
 hooks.py      commands that go through hooks of policies: a task for each
 observing.py  what policies that are only observed would have done, told to the log
 surviving.py  a session with a link of its own lives on when that dies
-settling.py   waiting until it is known what others have lost, before a session begins
+settling.py   waiting until we know what others have lost, before a session begins
 untold.py     what disks have lost and not everybody was told of, in words for an operator
 meant.py      which exports an operator means: by a name, a pattern, or all of a server
 pausing.py    exports that are paused, resumed and switched: what is asked for, and when it ends by itself

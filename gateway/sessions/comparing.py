@@ -1,5 +1,5 @@
-"""What an export is where it is to be, compared with what it is: before anybody is held, and once more when all
-are.
+"""Compares what an export will be at another place with what it is now: before any session is held, and once
+more when all are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.upstream.link import Terms
 from gateway.wire.handshake import shown
 
 LOOK_AT_PRESENT_SECONDS = 5.0
-"""How long the present server may take to say what an export is of which nobody is connected. One that is in
+"""How long the present server may take to say what an export is, if nobody is connected. A server that is in
 order says it at once; one that is not may be the reason for the switch."""
 
 
@@ -42,8 +42,8 @@ async def compare(
     within: Within,
     note: Callable[[str], object],
 ) -> None:
-    """Open the exports where they are to be, and compare them with what they are; `note` is told what could
-    not be compared. Raises `NotDone`.
+    """Open the exports at their new place, and compare them with what they are. `note` is told what could not
+    be compared. Raises `NotDone`.
     """
     await open_and_compare(service, over, locations, sessions, leaving)
     for name in locations.keys() - {each.name for each in sessions}:
@@ -63,8 +63,8 @@ async def open_and_compare(
     sessions: Collection[Relayed],
     leaving: Collection[Trunk],
 ) -> None:
-    """Open the exports for sessions, and compare what comes of it not only with what each was promised.
-    Raises `NotDone`.
+    """Open the exports for their sessions, and compare them with what each was promised, and also with what
+    they are. Raises `NotDone`.
     """
     await over.open_for(sessions, leaving)
     pairs = {
@@ -78,7 +78,7 @@ async def open_and_compare(
 async def _present(
     service: Service, export: str, to: Location, within: Within
 ) -> Export | str | None:
-    """Give what an export is now that nobody has open; or why that is not known. None: it goes to the same
+    """Give what an export is now that nobody has open, or why we do not know. None: the new place is the same
     disk. Raises `NotDone`.
     """
     route = route_of(service, export)

@@ -1,9 +1,9 @@
 """Whether an export that is opened elsewhere keeps what was promised of it; pure.
 
-Two things are compared. What each client was promised that is connected (`misfits`), on the terms that it
-negotiated and with the policies that it has. And, whoever is connected, what the server says that is left
-against what the other says (`misfits_for_anybody`): who has just disconnected and comes again counts on the
-same disk.
+Two things are compared. First, what each connected client was promised, on the terms that it negotiated and
+with the policies that it has (`misfits`). Second, what the server that is left says and what the other one
+says, whoever is connected (`misfits_for_anybody`): a client that has just disconnected and comes again counts
+on the same disk.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from operator import eq, ge, le
 
-from gateway.access.chain import Terms, terms
+from gateway.access.chain import Compiled, compile_chain
 from gateway.config import Route
 from gateway.protocol.export import Export, Offer, lacks
 from gateway.sessions.promise import first_view, promise
 from gateway.wire.constants import TransmissionFlag
 
 
-def misfits(was: Offer, before: Export, after: Export, agreed: Terms) -> list[str]:
-    """Say what a client was promised over one link that another, on terms that are agreed, does not have."""
+def misfits(was: Offer, before: Export, after: Export, agreed: Compiled) -> list[str]:
+    """Say what a client was promised over one link, and does not have over another, on terms that are
+    agreed.
+    """
     now = promise(agreed, structured=was.structured, extended=was.extended, selected=was.contexts)
     found: list[str] = []
 
@@ -47,12 +49,12 @@ def misfits_for_anybody(route: Route, before: Export, after: Export) -> list[str
     contexts that both were opened with.
     """
     was = promise(
-        terms((), first_view(route, before)),
+        compile_chain((), first_view(route, before)),
         structured=before.structured,
         extended=before.extended,
         selected=before.contexts,
     )
-    return misfits(was, before, after, terms((), first_view(route, after)))
+    return misfits(was, before, after, compile_chain((), first_view(route, after)))
 
 
 def plainly(export: Export) -> Export:

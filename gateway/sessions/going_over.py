@@ -1,19 +1,20 @@
-"""Sessions that are to go on over other links: to another server, or anew to the one that they had.
+"""Sessions that are to go on over other links: to another server, or by new links to the one that they had.
 
-For each session the export is opened as it was opened for its client, on the terms that this negotiated.
-What comes of it is held against what the client was promised (`fitting`). That may be done while the
-sessions still run over the links that they have. Only when all of it is there for all sessions, and these are
-held and flushed (`holding`), they go over, in one step without an await. Until then nothing has changed for
-anybody, and whatever fails leaves them on the links that they have.
+For each session the export is opened as it was opened for its client, on the terms that the client negotiated.
+The result is compared with what the client was promised (`fitting`). That may be done while the sessions still
+run over the links that they have. When everything is there for all sessions, and they are held and flushed
+(`holding`), they go over, in one step without an await. Until then nothing has changed for anybody, and if
+anything fails, they stay on the links that they have.
 
-Whether it is the same disk over there is the word of whoever switches, and what was flushed before bears no
-witness any more (`gateway.losses.witnesses`). Who only has the connections made again that were lost in a pause
-gives no such word: what was flushed is looked for as at any reconnect, by the same
-`gateway.bundle.recovery`, and a session ends whose disk is not there. Not before that: until a pause is
+Whether it is the same disk over there is the word of whoever switches. So what was flushed before bears no
+witness any more (`gateway.losses.witnesses`). Somebody who only has lost connections made again in a pause
+gives no such word. Then what was flushed is looked for as at any reconnect, by the same
+`gateway.bundle.recovery`, and a session whose disk is not there ends. It does not end earlier: until a pause is
 over, whoever exchanges the server may still `switch` to it.
 
-Connections that are shared go over as a whole. What clients of other exports use as well is not exchanged: they
-would be taken along unasked, or be left where one disk has two bundles that know nothing of each other.
+Connections that are shared go over as a whole. If clients of other exports use them, too, they are not
+exchanged: these clients would be taken along unasked, or be left on a second bundle before the same disk, and
+neither bundle would know of the other.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Self
 
 import trio
 
-from gateway.access.chain import prepares, terms
+from gateway.access.chain import compile_chain, prepares
 from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
 from gateway.links.disk import Disk
 from gateway.links.shared import shared_terms
@@ -39,7 +40,7 @@ from gateway.protocol.export import Export
 from gateway.sessions import seat
 from gateway.sessions.fitting import misfits
 from gateway.sessions.holding import (
-    LOOK_SECONDS,
+    LOOK_IF_QUIET_SECONDS,
     Holding,
     NotDone,
     Within,
@@ -56,8 +57,8 @@ from gateway.wire.handshake import shown
 
 
 class GoingOver:
-    """The sessions of exports, on their way: each export (ours) to its location. To be used as a context: what
-    was opened and not used by its end is closed. `vouched`: somebody has said that the disk there is the same.
+    """The sessions of exports, on their way: each export (ours) to its location. Use it as a context: at the
+    end it closes what was opened and not used. `vouched`: somebody has said that the disk there is the same.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class GoingOver:
         self._within = within
         self._vouched = vouched
         self.without_disk: dict[Relayed, str] = {}
-        """Sessions whose disk is not there any more, and how that is known. They end."""
+        """Sessions whose disk is not there any more, and how we know. They end."""
         self._ready: dict[Relayed, Opened] = {}
         self._trunks: dict[Disk, Trunk] = {}
         self._stack = AsyncExitStack()
@@ -92,7 +93,7 @@ class GoingOver:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close what was opened and not used. Twice is once."""
+        """Close what was opened and not used. Closing twice is once."""
         for opened in self._ready.values():
             opened.uplink.leave()
         self._ready.clear()
@@ -102,8 +103,8 @@ class GoingOver:
     # --- Opening
 
     async def open_for(self, sessions: Collection[Relayed], leaving: Collection[Trunk]) -> None:
-        """Open the exports for these sessions, as far as that was not done, and does not stand any more; what
-        they share is not to be one of the trunks that are left. Raises `NotDone`.
+        """Open the exports for these sessions, unless that was done and still stands. What the sessions share
+        must not be one of the trunks that are left. Raises `NotDone`.
         """
         for location in self._locations.values():
             location.server.try_soon()
@@ -122,7 +123,7 @@ class GoingOver:
                     self._ready[running] = await self._opened_anew(running, location, trunk)
 
     async def look(self, export: str, leaving: Collection[Trunk]) -> Export:
-        """Open an export as the next client would, who is not there, and give what it is. Raises `NotDone`."""
+        """Open an export as the next client would, and give what it is. Raises `NotDone`."""
         location = self._locations[export]
         location.server.try_soon()
         with self._within.over(self._too_slow), refused_by(location):
@@ -138,8 +139,8 @@ class GoingOver:
     async def _trunk(
         self, location: Location, leaving: Collection[Trunk], sessions: Collection[Relayed]
     ) -> Trunk | None:
-        """Give what these sessions share if they go to a location; None if each has links of its own. Raises
-        `Refusal`, `NotDone`, `AnotherDisk`.
+        """Give the trunk that these sessions share if they go to a location; None if each has links of its own.
+        Raises `Refusal`, `NotDone`, `AnotherDisk`.
         """
         if not location.server.mode.wanted.shared:
             return None
@@ -161,8 +162,8 @@ class GoingOver:
     async def _opened_anew(
         self, running: Relayed, location: Location, trunk: Trunk | None
     ) -> Opened:
-        """Open an export at another location, as it was opened for its client; `trunk` is for all of them, if
-        there is one. Raises `NotDone`, `Refusal`, `Denied`, `AnotherDisk`.
+        """Open an export at another location, as it was opened for its client. `trunk` is the one that all of
+        them share, if they do. Raises `NotDone`, `Refusal`, `Denied`, `AnotherDisk`.
         """
         before = running.opened
         asked = replace(before.asked, name=location.name)
@@ -175,7 +176,7 @@ class GoingOver:
             chain, route = before.membership.chain, before.grant.route
             if prepares(chain):
                 chain = await chain_over(chain, route, uplink)
-            agreed = terms(chain, first_view(route, uplink.export))
+            agreed = compile_chain(chain, first_view(route, uplink.export))
             refuse_if_misfit(
                 location, misfits(before.offer, before.uplink.export, uplink.export, agreed)
             )
@@ -195,7 +196,7 @@ class GoingOver:
             self.without_disk[running] = str(another)
 
     def _refuse_if_disk_has_gone(self, running: Relayed) -> None:
-        """Do not even connect where a disk is gone with its last link. Raises `AnotherDisk`."""
+        """Do not even connect if the disk was gone with its last link. Raises `AnotherDisk`."""
         survival = running.opened.location.server.mode.survival
         dialect = running.opened.uplink.dialect
         for trail in () if self._vouched else _trails([running]):
@@ -203,8 +204,8 @@ class GoingOver:
                 raise AnotherDisk(OWN_DISK)
 
     async def _recognised(self, running: Relayed, location: Location, uplink: Uplink) -> Uplink:
-        """Give an uplink when it is known whether it leads to the disk that the session had. Raises `NotDone`,
-        `AnotherDisk`, and then it is closed.
+        """Find out whether an uplink leads to the disk that the session had, and give the uplink to use. Raises
+        `NotDone`, `AnotherDisk`, and then it is closed.
         """
         asked = replace(running.opened.asked, name=location.name)
 
@@ -231,8 +232,8 @@ class GoingOver:
                 await answered(running)
 
     def go(self, sessions: Collection[Relayed], leaving: Collection[Trunk]) -> None:
-        """Have these sessions go over, which are held, quiet, and opened anew; the trunks that they leave are
-        given up. Raises `NotDone`: none has.
+        """Have these sessions go over, which are held, quiet, and opened anew. The trunks that they leave are
+        given up. Raises `NotDone`, and then none has gone.
         """
         # A session that has ended meanwhile needs nothing any more.
         left = [
@@ -280,12 +281,12 @@ class GoingOver:
 
 
 def trunk_of(opened: Opened) -> Trunk | None:
-    """Give the links that are shared, or several, over which an export was opened; None: it has one alone."""
+    """Give the trunk over which an export was opened. None: it has one link of its own."""
     return opened.uplink.trunk
 
 
 def _trails(sessions: Collection[Relayed]) -> list[Trail]:
-    """Give what was written over the links that these sessions have had, or share."""
+    """Give the trails of the links that these sessions have had, or share."""
     trails = (running.traffic.debt.trail for running in sessions)
     return list({trail: None for trail in trails if trail is not None})
 
@@ -297,7 +298,7 @@ def _refuse_if_lost(trunk: Trunk) -> None:
 
 
 def others(service: Service, exports: Collection[str], trunk: Trunk) -> set[str]:
-    """Give the other exports (our names) that have clients in a trunk."""
+    """Give the other exports (our names) whose clients have shares of a trunk."""
     running = {each.name for each in service.running if trunk_of(each.opened) is trunk}
     opening = {each.grant.name for each in service.opening if trunk_of(each) is trunk}
     return (running | opening) - set(exports)
@@ -306,8 +307,8 @@ def others(service: Service, exports: Collection[str], trunk: Trunk) -> set[str]
 def refuse_to_part_others(
     service: Service, exports: Collection[str], trunks: Collection[Trunk]
 ) -> None:
-    """Connections that clients of other exports use as well are not exchanged; of those that have ended, each
-    goes by itself. Raises `NotDone`.
+    """Refuse to exchange connections that clients of other exports use, too; if such connections have ended,
+    each export can go by itself. Raises `NotDone`.
     """
     standing = [trunk for trunk in trunks if not trunk.ended]
     shared = sorted({name for trunk in standing for name in others(service, exports, trunk)})
@@ -319,7 +320,7 @@ def refuse_to_part_others(
 
 
 async def part_from_links(sessions: Collection[Relayed], trunks: Collection[Trunk]) -> None:
-    """Close the connections of sessions that are held and settled; they live on without."""
+    """Close the connections of sessions that are held and settled. The sessions live on without."""
     for running in sessions:
         if trunk_of(running.opened) is None:
             await answered(running)
@@ -329,14 +330,14 @@ async def part_from_links(sessions: Collection[Relayed], trunks: Collection[Trun
     for trunk in trunks:
         await trunk.closed.wait()
     while not all(running.relaying.link_lost for running in sessions if running.relaying.held):
-        await trio.sleep(LOOK_SECONDS)
+        await trio.sleep(LOOK_IF_QUIET_SECONDS)
 
 
 # --- Links
 
 
 async def opened_for_a_look(location: Location) -> Export:
-    """Open an export for nobody, with all contexts that it has, and leave it again. Raises `Refusal`."""
+    """Open an export for no client, with all contexts that it has, and leave it again. Raises `Refusal`."""
     negotiation = Negotiation(location.server)
     try:
         link = await negotiation.go(await shared_terms(negotiation, location.name))
@@ -347,14 +348,14 @@ async def opened_for_a_look(location: Location) -> Export:
 
 
 def refuse_if_misfit(location: Location, problems: Collection[str]) -> None:
-    """Leave everything as it is if what was opened is less than what was promised. Raises `NotDone`."""
+    """If what was opened is less than what was promised, leave everything as it is. Raises `NotDone`."""
     if problems:
         raise NotDone(f"{location.server.name} does not fit: {'; '.join(problems)}")
 
 
 @contextmanager
 def refused_by(location: Location) -> Iterator[None]:
-    """What a location refuses, or a policy does over what is there, is not done. Raises `NotDone`."""
+    """If a location refuses something, or a policy refuses what is there, it is not done. Raises `NotDone`."""
     try:
         yield
     except (Refusal, Denied) as error:

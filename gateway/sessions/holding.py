@@ -1,16 +1,16 @@
-"""Holding the sessions of exports: nothing is under way, and what they have written is durable.
+"""Holds the sessions of exports, so that nothing is under way, and what they have written is durable.
 
-First all sessions are told to begin no request any more. Then it is waited until each is quiet: what is under
-way is finished and answered. Then each link gets a FLUSH, one after the other: of two at once, a server tells
-one alone that something is lost. Last, what a FLUSH of their own cannot cover, and the sessions rely on, is
-proved as for a client's FLUSH (`gateway.losses.rule`); also what a client has left that is gone.
+First all sessions are told to begin no request any more. Then we wait until each is quiet: what is under way is
+finished and answered. Then each link gets a FLUSH, one after the other: of two at once, a server may tell only
+one that something is lost. Last, whatever these FLUSHes cannot cover, and the sessions rely on, is proved as
+for a client's FLUSH (`gateway.losses.rule`). That includes what was written by clients that are gone.
 
-"Flushed" is said only if that is so of all that clients were told is done. So a disk that has lost something is
-not, until all who rely on it were told by an EIO: whoever asked is told the ranges, and decides
-(`accept_loss`). What is accepted is owed all the same.
+We say "flushed" only if everything is durable that clients were told is done. So a disk that has lost something
+is not flushed until all who rely on it were told by an EIO. Whoever asked is told the ranges, and decides
+(`accept_loss`). What was accepted is told to the clients all the same.
 
-Whether all is quiet is looked at every few milliseconds rather than waited for by events: it is several things
-of every session, and any of them may come to be while another is waited for.
+We look every few milliseconds whether all is quiet, rather than wait for events: several things make a session
+quiet, and any of them may change while we wait for another.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from gateway.sessions.untold import in_words
 from gateway.wire.constants import Cmd
 from gateway.wire.handshake import shown
 
-LOOK_SECONDS = 0.005
-"""How often it is looked whether all is quiet: a pause that takes this much longer is none the worse."""
+LOOK_IF_QUIET_SECONDS = 0.005
+"""How often we look whether all is quiet. A pause that takes this much longer is none the worse."""
 
 MOST_NAMED = 10
-"""Sessions that are named of those that are not quiet: whoever asked looks at no more of them at a time."""
+"""How many of the sessions that are not quiet are named: nobody looks at more of them at a time."""
 
 
 class NotDone(Exception):
-    """What was asked has not been done, and all goes on as before; the text is for who asked."""
+    """What was asked was not done, and all goes on as before. The text is for whoever asked."""
 
 
 class Within:
@@ -52,12 +52,14 @@ class Within:
 
     @property
     def left(self) -> float:
-        """How many seconds are left of it."""
+        """How many seconds are left."""
         return max(0.0, self._deadline - trio.current_time())
 
     @contextmanager
     def over(self, what: Callable[[], str]) -> Iterator[None]:
-        """Have a part of the command end with its time: raises `NotDone` then, with `what` was not done."""
+        """End a part of the command when the command's time is over. Raises `NotDone` then; `what` says what
+        was not done.
+        """
         try:
             with trio.fail_at(self._deadline):
                 yield
@@ -79,8 +81,8 @@ class Holding:
     async def hold(
         self, exports: Collection[str], within: Within, *, accept_loss: bool = False
     ) -> dict[str, int]:
-        """Hold all sessions of exports, and have them flushed: say how many were, of each. Raises `NotDone`,
-        and then none is held.
+        """Hold all sessions of exports, and have them flushed. Say how many sessions there were of each. Raises
+        `NotDone`, and then none is held.
         """
         service = self._service
         self.refuse_if_draining()
@@ -99,7 +101,7 @@ class Holding:
         try:
             with within.over(not_quiet):
                 while self.busy(*exports):
-                    await trio.sleep(LOOK_SECONDS)
+                    await trio.sleep(LOOK_IF_QUIET_SECONDS)
                 flushed = await self._flush(exports, accept_loss=accept_loss)
                 await self._settle(exports)
             if not accept_loss:
@@ -113,7 +115,7 @@ class Holding:
         return flushed
 
     def let_go_on(self, *exports: str) -> None:
-        """Have the sessions of exports take requests up again, and whoever waits to open them do so."""
+        """Let the sessions of exports take requests again, and let those go on who wait to open them."""
         for export in exports:
             over = self._service.paused.pop(export, None)
             if over is not None:
@@ -145,7 +147,7 @@ class Holding:
             raise NotDone("the gateway is shutting down")
 
     def refuse_if_lost(self, exports: Collection[str]) -> None:
-        """Take nothing for flushed of which something may be lost, and not everybody was told. Raises
+        """Refuse to call exports flushed if something of them may be lost, and not everybody was told. Raises
         `NotDone`.
         """
         lost = {
@@ -170,7 +172,7 @@ class Holding:
     # --- Making durable
 
     async def _flush(self, exports: Collection[str], *, accept_loss: bool) -> dict[str, int]:
-        """Have the sessions' links FLUSHed; they are quiet. Raises `NotDone`."""
+        """Have the links of the sessions FLUSHed; the sessions are quiet. Raises `NotDone`."""
         problems: list[str] = []
         flushed = dict.fromkeys(exports, 0)
         for running in self.sessions(*exports):
@@ -190,8 +192,8 @@ class Holding:
         return flushed
 
     async def _settle(self, exports: Collection[str]) -> None:
-        """Wait until it is known of all that sessions rely on whether it is durable, whatever link it has gone
-        over.
+        """Wait until we know of everything that sessions rely on whether it is durable, over whatever link it
+        was written.
         """
         for disk in {disk for export in exports for disk in self.disks(export)}:
             await settled(disk.losses)
@@ -202,7 +204,7 @@ def _goes_on(exports: Collection[str]) -> str:
 
 
 async def _flush_one(running: Relayed) -> tuple[int, str]:
-    """Have a session's link FLUSHed, for nobody: give the error, 0 if there is none, and its text."""
+    """Have a session's link FLUSHed, for no client. Give the error (0: none), and its text."""
     answers: list[Answer] = []
     answered = trio.Event()
     session, traffic = running.relaying, running.traffic
@@ -221,11 +223,11 @@ async def _flush_one(running: Relayed) -> tuple[int, str]:
 
 
 async def answered(running: Relayed) -> None:
-    """Wait until nothing is under way over the link of a session that is held: a client of the same disk under
+    """Wait until nothing is under way over the link of a session that is held. A client of the same disk under
     another name may have had it FLUSHed. Raises `NotDone`.
     """
     with trio.move_on_after(PROOF_SECONDS):
         while not running.relaying.quiet:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_IF_QUIET_SECONDS)
     if not running.relaying.quiet:
         raise NotDone(f"a FLUSH has not been answered within {PROOF_SECONDS:g} s")

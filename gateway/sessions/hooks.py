@@ -1,11 +1,12 @@
 """Commands that go through hooks of policies: a task for each, between the data plane and the chain.
 
-The data plane starts no task for a command, and waits for none. A command that some policy has a hook for is a
-job there that waits for what happens here: a task takes it through the chain (`Terms.do`), whose last stage
-hands it back to the data plane as another job, and when the chain has a result, the first job ends with it.
+The data plane starts no task for a command, and waits for none. A command for which some policy has a hook is a
+job there that waits for what happens here. A task takes the command through the chain (`Compiled.do`). The
+chain's last stage hands it back to the data plane as another job. When the chain has a result, the first job
+ends with it.
 
-A hook that fails with anything but `Failed` is a bug of its policy: the command gets EIO, and the log the
-traceback. Tasks end with the session, in the middle of whatever they wait for.
+If a hook fails with anything but `Failed`, that is a bug of its policy: the command gets EIO, and the log gets
+the traceback. Tasks end with the session, whatever they wait for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.access.chain import Terms
+from gateway.access.chain import Compiled
 from gateway.jobs.extents import mended_extents
 from gateway.jobs.jobs import Jobs, Running
 from gateway.jobs.steps import Answer, Job, Outside
@@ -38,14 +39,14 @@ class Hooks:
 
     def __init__(
         self,
-        terms: Terms,
+        compiled: Compiled,
         plan: Plan,
         jobs: Jobs,
         act: Act,
         nursery: trio.Nursery,
         log: FilteringBoundLogger,
     ) -> None:
-        self._terms = terms
+        self._compiled = compiled
         self._plan = plan
         self._jobs = jobs
         self._act = act
@@ -72,7 +73,7 @@ class Hooks:
             tuple(name for name, number in self._ids.items() if number in wanted),
         )
         try:
-            result = await self._terms.do(request, self._upstream)
+            result = await self._compiled.do(request, self._upstream)
             return self._as_answer(request, result)
         except Failed as failed:
             at = failed.offset

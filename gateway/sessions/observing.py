@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 OBSERVED_LOG_SECONDS = 10
-"""How often the log says it of one session at most. What is tried out on a thousand sessions is a hundred lines
-a second then, which is what `gateway.log.rates` lets clients have."""
+"""How often the log says it of one session at most. If something is tried out on a thousand sessions, that is a
+hundred lines a second, as many as `gateway.log.rates` lets clients have."""
 
 
 class Teller:
-    """Tells what one session notes. `later` does something after so many seconds, when no session is in the
+    """Tells what one session notes. `later` calls something after so many seconds, when no session is in the
     middle of a step.
     """
 

@@ -1,7 +1,7 @@
 """An export that a client has opened: where it is, the uplink to it, and what was promised of it.
 
-It is this that the client's session begins with, and what changes as a whole when the session goes over to
-another.
+The client's session begins with this. When the session goes over to another uplink, this is replaced as a
+whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from gateway.access.chain import Membership, Placed, Terms
+from gateway.access.chain import Compiled, Membership, Placed
 from gateway.access.rules import Access, Grant
 from gateway.hub.session import Watched
 from gateway.links.uplink import Uplink
@@ -20,7 +20,7 @@ from gateway.protocol.table import Table
 from gateway.scan.plan import Plan
 from gateway.scan.traffic import MAX_IN_FLIGHT
 from gateway.sessions.promise import plan_of
-from gateway.upstream.link import Terms as Asked
+from gateway.upstream.link import Terms
 from gateway.upstream.server import Server
 from gateway.wire.limits import MAX_SIZE_BYTES
 
@@ -33,18 +33,17 @@ class Location:
     name: str
     """The export's name there."""
     switches: int = 0
-    """How often the export has been switched: a connection from before that is to another server, even where
-    all else is the same.
-    """
+    """How often the export has been switched. A connection from before a switch leads to another server, even
+    if all else is the same."""
 
     def leads_where(self, other: Location) -> bool:
-        """Say whether one connection may be used for both, before an export is chosen."""
+        """Say whether one connection may be used for both locations, before an export is chosen."""
         return (self.server, self.switches) == (other.server, other.switches)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What policies change of a session that runs already."""
+    """What policies may change of a session that runs already."""
 
     charges: Sequence[Charge]
     watched: Watched
@@ -52,7 +51,7 @@ class Limits:
 
 
 def limits_of(chain: Sequence[Placed], session: Session) -> Limits:
-    """Give the limits that a chain of policies sets a session, whatever it was promised: no view is compiled,
+    """Give the limits that a chain of policies sets a session, whatever it was promised. No view is compiled,
     so of what the policies say of commands only the number in flight is taken.
     """
     enforced = [placed.policy for placed in chain if not placed.observed]
@@ -76,27 +75,27 @@ class Opened:
 
     grant: Grant
     access: Access
-    """The rules that gave it."""
+    """The rules by which the client was given it."""
     location: Location
-    asked: Asked
-    """What the upstream was asked for it."""
+    asked: Terms
+    """What the upstream was asked when it was opened."""
     membership: Membership
     uplink: Uplink
-    agreed: Terms
+    agreed: Compiled
     offer: Offer
     limits: Limits
     waits_in: set[Opened] = field(default_factory=set)
-    """Where it is counted until it is relayed or closed."""
+    """The set in which it is counted until it is relayed or closed."""
 
     def counted(self, opening: set[Opened]) -> Opened:
-        """Give the same, counted among those that are about to be relayed."""
+        """Count it among those that are about to be relayed, and give it."""
         counted = replace(self, waits_in=opening)
         opening.add(counted)
         return counted
 
     @property
     def stands(self) -> bool:
-        """Where it shares its links with others: they have not been given up since."""
+        """Its uplink has not been given up since it was opened."""
         return self.uplink.stands
 
     @property
@@ -112,13 +111,13 @@ class Opened:
         self.waits_in.discard(self)
 
     def close(self) -> None:
-        """Close the uplink, and have the policies told."""
+        """Close the uplink, and tell the policies."""
         do_all(self.begins, self.uplink.close, self.membership.leave)
 
 
 def do_all(*steps: Callable[[], object]) -> None:
-    """Do all of these, in their order. What one raises is raised in the end: a bug in one leaves nothing of the
-    others undone.
+    """Do all of these, in their order. If one raises an error, the others are done all the same, and the error
+    is raised in the end.
     """
     with ExitStack() as stack:
         for step in reversed(steps):

@@ -1,25 +1,24 @@
 """Pauses exports under their running clients, and has them go on over connections to another server.
 
-A pause holds the sessions of an export (`gateway.sessions.holding`): clients notice a slow server, and nothing
-else; who would open the export meanwhile waits. A disk may be copied then, or its server exchanged.
+A pause holds the sessions of an export (`gateway.sessions.holding`). Clients notice a slow server, and nothing
+else; whoever would open the export meanwhile waits. Then a disk may be copied, or its server exchanged.
 
-A switch opens the export anew for every session (`going_over`) while all still run as they are,
-and compares it: with what each client was promised, and, whoever is connected, with what the present server
-says. Only then all are held and flushed, and go over in one step.
+A switch opens the export anew for every session (`going_over`) while all sessions still run as they are. It
+compares the new export with what each client was promised, and, whoever is connected, with what the present
+server says. Only then all are held and flushed, and go over in one step.
 
-What may not happen:
+What must not happen:
 
-- a FLUSH of ours takes the server's word that something was lost, and the client is never told. What it says
-  is a loss as any other (`gateway.losses.rule`), and is told at the next FLUSH of each session that relies
-  on it;
-- an operator takes for flushed of which something may be lost. So nothing is done until all who rely on it
-  were told; or it is said that this is accepted, and then what is owed goes along;
-- a client hangs for ever because somebody forgot it. So a pause ends by itself, and says so; and one whose
-  caller has gone before it could be told ends at once (`undo`);
-- clients wait for what cannot be done. So all that may fail is done before any is held, and all of a command
-  has one limit of time;
-- a server that restarts takes clients with it although nothing is under way and everything durable. So sessions
-  of a paused export live without their links, and get others when they go on.
+- A server tells a FLUSH of ours that something was lost, and the client is never told. So that is a loss like
+  any other (`gateway.losses.rule`): each session that relies on it is told at its next FLUSH.
+- An operator takes something for flushed of which a part may be lost. So nothing is done until all who rely on
+  it were told; or until the operator says that this is accepted, and then the sessions are told later.
+- A client hangs for ever because somebody forgot it. So a pause ends by itself, and says so. If its caller has
+  gone before it could be told, it ends at once (`undo`).
+- Clients wait for what cannot be done. So everything that may fail is done before any session is held, and
+  there is one limit of time for the whole command.
+- A server that restarts takes clients with it, although nothing is under way and everything is durable. So
+  sessions of a paused export live on without their links, and get others when they go on.
 
 Several exports can be taken together: all of them are done, or none.
 """
@@ -50,13 +49,13 @@ from gateway.sessions.service import Relayed, Service
 from gateway.upstream.server import Server
 from gateway.wire.handshake import shown
 
-QUIET_SECONDS = 30.0
+COMMAND_SECONDS = 30.0
 """How long a command may take, FLUSH included: as long as a server may reasonably take for one of a client's.
-Then all go on, for a client that waits longer begins to fail by itself."""
+Then all go on, for clients that have to wait longer begin to fail."""
 
 LASTS_SECONDS = 300.0
-"""How long a pause lasts that nobody ends: enough to copy a disk's metadata or restart a server, and less than
-systems in virtual machines bear without a disk."""
+"""How long a pause lasts that nobody ends: enough to copy a disk's metadata, or to restart a server, and less
+than systems in virtual machines bear without a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,9 @@ Exports = str | Sequence[str]
 
 
 class Pauses:
-    """The exports that are paused; one thing is done at a time. Ends of pauses are waited for in `nursery`."""
+    """The exports that are paused. One command is done at a time. Tasks in `nursery` wait for the ends of
+    pauses.
+    """
 
     def __init__(self, service: Service, nursery: trio.Nursery) -> None:
         self._service = service
@@ -91,7 +92,7 @@ class Pauses:
         self,
         exports: Exports,
         *,
-        seconds: float = QUIET_SECONDS,
+        seconds: float = COMMAND_SECONDS,
         within: Within | None = None,
         lasts: float = LASTS_SECONDS,
         accept_loss: bool = False,
@@ -99,9 +100,10 @@ class Pauses:
         command: object = None,
         anew: bool = False,
     ) -> list[str]:
-        """Pause exports within some seconds, or what is left `within` those of a command; say what has been
-        done. Once more is only longer, unless it has to be done `anew`. `by` is who may take it back by
-        `resume`, be it of several commands; `undo` takes back this `command` alone. Raises `NotDone`.
+        """Pause exports within some seconds, or within what is left of a command's time (`within`). Say what
+        was done. An export that is paused already is only paused longer, unless it has to be done `anew`. `by`
+        is whoever may take the pause back by `resume`, also if several commands have made it; `undo` takes back
+        only this `command`. Raises `NotDone`.
         """
         names, service, within = _names(exports), self._service, within or Within(seconds)
         async with self._my_turn(within):
@@ -126,10 +128,10 @@ class Pauses:
         return f"{shown(export)}: {count} sessions held, {flushed} flushed, for {lasts:g} s"
 
     async def resume(self, exports: Exports, by: object = None) -> list[str]:
-        """Have the sessions of exports go on; say what has been done. Raises `NotDone`: if one is not paused,
-        or, and then all still are, if a session's link is gone and cannot be had anew. Also, and then all is
-        done, if sessions have ended, for their disk is not there any more. `by`: who has paused them, and only
-        takes that back; those that others hold as well stay paused.
+        """Have the sessions of exports go on. Say what was done. `by`: who has paused them. Only that is taken
+        back, and exports that others hold as well stay paused. Raises `NotDone` if an export is not paused.
+        Also if a session's link is gone and cannot be had anew; then all stay paused. And also if sessions have
+        ended, because their disk is not there any more; then everything else is done.
         """
         names = _names(exports)
         async with self._turn:
@@ -162,15 +164,15 @@ class Pauses:
         return done
 
     async def undo(self, command: object) -> None:
-        """Take back the pauses of a command whose caller has gone since: they end, unless others have asked for
-        them as well, or the same by another command.
+        """Take back the pauses of a command whose caller has gone. They end, unless others have asked for them,
+        too, or the same caller by another command.
         """
         async with self._turn:
             ends = self._holders.undo(command)
             await self._end_now(*ends, why="who had it paused has gone")
 
     def paused_by(self, by: object) -> list[str]:
-        """Give the exports that somebody has paused, be it that some of them have gone on meanwhile."""
+        """Give the exports that somebody has paused, even if some of them have gone on meanwhile."""
         return self._holders.paused_by(by)
 
     async def switch(
@@ -178,18 +180,17 @@ class Pauses:
         exports: Exports,
         target: Target | None,
         *,
-        seconds: float = QUIET_SECONDS,
+        seconds: float = COMMAND_SECONDS,
         within: Within | None = None,
         close_first: bool = False,
         accept_loss: bool = False,
         note: Callable[[str], object] = lambda _what: None,
     ) -> list[str]:
-        """Have the sessions of exports go over to another server, or (None) to new connections to that of the
-        configuration, in the same time as a pause; one that was paused stays so. Say what has been done; `note`
-        is told what has to be seen to. Raises `NotDone`.
-
-        `close_first`: close the old connections before the new ones are made, for servers that take only one.
-        What fails then leaves the exports paused.
+        """Have the sessions of exports go over to another server, or (None) to new connections to the server of
+        the configuration, in the same time as a pause takes. An export that was paused stays paused. Say what
+        was done. `note` is told what somebody has to see to. `close_first`: close the old connections before
+        the new ones are made, for servers that take only one; what fails then leaves the exports paused. Raises
+        `NotDone`.
         """
         names, service, within = _names(exports), self._service, within or Within(seconds)
         async with self._my_turn(within):
@@ -255,8 +256,8 @@ class Pauses:
     async def _close_first(
         self, over: GoingOver, locations: dict[str, Location], new: Collection[str], within: Within
     ) -> list[Relayed]:
-        """Close the old connections, make the new ones, and have the sessions, which are held, go over: say
-        which. Raises `NotDone`, and then the exports stay paused.
+        """Close the old connections, make the new ones, and have the sessions go over, which are held. Give the
+        sessions. Raises `NotDone`, and then the exports stay paused.
         """
         sessions, leaving = self.holding.sessions(*locations), self._left(locations, True)
         refuse_to_part_others(self._service, locations, leaving)
@@ -281,7 +282,7 @@ class Pauses:
         return sessions
 
     async def _undo_closing(self, exports: Collection[str], new: Collection[str]) -> None:
-        """Have the sessions go back to where they were, if that can be."""
+        """Have the sessions go back to where they were, if possible."""
         try:
             await self._reconnecting.reconnect(exports)
         except NotDone as error:
@@ -296,7 +297,7 @@ class Pauses:
     # --- Trunks
 
     def _trunks(self, exports: Collection[str]) -> set[Trunk]:
-        """Give the trunks that the exports' sessions have a part in, and those that their next clients would
+        """Give the trunks that the exports' sessions have a share of, and those that their next clients would
         have.
         """
         service = self._service
@@ -307,8 +308,9 @@ class Pauses:
         return {trunk for trunk in found if trunk is not None}
 
     def _left(self, locations: dict[str, Location], close_first: bool) -> set[Trunk]:
-        """Give the trunks that are given up when exports go to these locations. Where one was led to others by
-        a switch, they keep theirs when it goes to another disk; unless the connections have to be closed first.
+        """Give the trunks that are given up when exports go to these locations. If another export was led to
+        the same trunk by a switch, it keeps that when this one goes to another disk; unless the connections
+        have to be closed first.
         """
         service, trunks = self._service, self._trunks(locations)
         if close_first:
@@ -334,7 +336,7 @@ class Pauses:
         self._holders.forget_all_but(self._service.paused)
 
     def _end_after(self, export: str, seconds: float) -> float:
-        """Have a pause last so long, unless somebody has asked for longer: say how long it lasts."""
+        """Have a pause last so long, unless somebody has asked for longer. Say how long it lasts."""
         now = trio.current_time()
         ends_at = self._ends_at.get(export, -math.inf)
         if ends_at > now + seconds:
@@ -355,15 +357,15 @@ class Pauses:
                 await self._end_now(*self._due(), why="nobody has done it")
 
     def _due(self) -> list[str]:
-        """Give the exports whose pause has lasted as long as it may: also those whose end has waited for
+        """Give the exports whose pause has lasted as long as it may, also if its end had to wait for
         another's.
         """
         now = trio.current_time()
         return [export for export in self._waiting if self._ends_at[export] <= now]
 
     async def _end_now(self, *exports: str, why: str) -> None:
-        """End pauses, all at the same time: a server that says nothing is waited for once, and nobody waits for
-        another's.
+        """End pauses, all at the same time. If a server says nothing, we wait for it once, and no export waits
+        for another.
         """
         async with trio.open_nursery() as nursery:
             for export in exports:
@@ -390,7 +392,7 @@ class Pauses:
         return Location(target.server, name, switches)
 
     def _lead_to(self, export: str, location: Location, *, to_configured: bool) -> None:
-        """Lead new clients there. What nobody was told of yet, they have to be told."""
+        """Lead new clients there. They have to be told of what nobody was told of yet."""
         service, route = self._service, self._service.config.route(export)
         was = None if route is None else service.location(export, route)
         if was is not None:

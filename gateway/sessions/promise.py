@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gateway.access.chain import Placed, Terms, terms
+from gateway.access.chain import Compiled, Placed, compile_chain
 from gateway.access.rules import Grant, NotGranted
 from gateway.config import Config, Route
 from gateway.policy import Denied
@@ -35,7 +35,7 @@ from gateway.wire.handshake import MetaContext, shown
 
 
 def first_view(route: Route, export: Export) -> View:
-    """Give the view that the policy nearest to the upstream is given."""
+    """Give the view that the policy nearest to the upstream gets."""
     view = view_of(
         export,
         any_alignment=route.unaligned == "rmw",
@@ -47,20 +47,20 @@ def first_view(route: Route, export: Export) -> View:
 
 
 def promise(
-    agreed: Terms,
+    agreed: Compiled,
     *,
     structured: bool,
     extended: bool,
     selected: tuple[MetaContext, ...] = (),
 ) -> Offer:
-    """Give what a client is promised that has these terms and negotiated this."""
+    """Give what a client is promised that has negotiated this, and whose policies come to `agreed`."""
     return offer(agreed.view, structured=structured, extended=extended, selected=selected)
 
 
 def plan_of(
-    agreed: Terms, promised: Offer, export: Export, dialect: Dialect, *, translated: str = ""
+    agreed: Compiled, promised: Offer, export: Export, dialect: Dialect, *, translated: str = ""
 ) -> Plan:
-    """Give the plan of a session that was promised this; `translated` is why each command is a job."""
+    """Give the plan of a session that was promised this. `translated`: why each command is a job."""
     shadow = None
     if agreed.shadow is not None:
         would = promise(
@@ -92,10 +92,10 @@ class Told:
     alignment: int
     """What its requests have to be multiples of, in bytes."""
     asks_for_sizes: bool
-    """Clients that do not ask for block sizes are turned away, if there is an alignment."""
+    """If there is an alignment, clients that do not ask for block sizes are turned away."""
 
 
-def told_of(name: str, route: Route, export: Export, agreed: Terms, promised: Offer) -> Told:
+def told_of(name: str, route: Route, export: Export, agreed: Compiled, promised: Offer) -> Told:
     """Give what INFO and GO tell. The upstream's canonical name means something to the client only if it
     asked for the export under the name that the upstream has for it.
     """
@@ -139,7 +139,7 @@ def refusal_of(
 
 
 def refusal_to_join(route: Route, asked: str, denied: Denied) -> Refusal:
-    """Give what a client is told that asks for an export by a name, and that a policy does not let in."""
+    """Give what a client is told that asks for an export by a name, if a policy does not let it in."""
     if route.hide:
         return _unknown(asked, why=str(denied))
     return Refusal(Rep.ERR_POLICY, str(denied))
@@ -174,8 +174,8 @@ def _unknown(name: str, *, why: str | None = None) -> Refusal:
 
 
 def allowed_contexts(chain: Sequence[Placed], names: Sequence[str], *, asked: bool) -> list[str]:
-    """Give those of meta contexts (or queries for them) that the policies let a client have. `asked`: it asked
-    for them by name, and is refused where leaving one out would mislead it (`Refusal`).
+    """Give those meta contexts (or queries for them) that the policies let a client have. `asked`: the client
+    has asked for them by name. It is refused if it would mislead the client to leave one out (`Refusal`).
     """
     allowed = []
     for name in names:
@@ -194,12 +194,12 @@ class Verdict:
     by: str
     """Which policy."""
     fails: str | None = None
-    """Why a client is refused that asks for it; None: it is left out."""
+    """Why a client that asks for it is refused. None: it is left out."""
 
 
 def verdict_on(chain: Sequence[Placed], name: str) -> Verdict | None:
-    """Say who keeps a meta context (or a query for some) from a client; None if nobody does. Where one policy
-    leaves it out and another refuses, the client is refused.
+    """Say which policy keeps a meta context (or a query for some) from a client; None if none does. If one
+    policy leaves it out and another refuses it, the client is refused.
     """
     left_out: Verdict | None = None
     for placed in chain:
@@ -225,14 +225,14 @@ def selected_contexts(
 
 
 def bitmaps_may_move(chain: Sequence[Placed], route: Route, export: Export) -> bool:
-    """Say whether a dirty bitmap may change while a client reads it whom no writable export tells so. Raises
-    `Denied`.
+    """Say whether a dirty bitmap may change while a client reads it, and the client cannot see from its export
+    that it may. Raises `Denied`.
     """
     if export.flags & Flag.READ_ONLY:
         return False
     # Before the disk has been looked at; no policy that has to is what makes a view read-only.
     ready = [each for each in chain if not each.policy.prepares()]
-    return terms(ready, first_view(route, export)).view.allows(Flag.READ_ONLY)
+    return compile_chain(ready, first_view(route, export)).view.allows(Flag.READ_ONLY)
 
 
 def is_bitmap(context: str) -> bool:

@@ -1,4 +1,4 @@
-"""Policies that look at the disk before it is described, and the READs that they make: over an uplink, before a
+"""Policies that look at the disk before it is described, and the READs that they make over an uplink before a
 client has it.
 """
 
@@ -23,10 +23,11 @@ from gateway.wire.constants import Cmd, Errno, Rep
 from gateway.wire.errors import WireError
 
 MAX_BYTES = limits.MIB
-"""Of one READ: partition tables are a few KiB, and this is held in memory."""
+"""How long one READ may be. Partition tables are a few KiB, and the data is held in memory."""
 
 MAX_READS = 1024
-"""Over one uplink: a chain of partitions on a hostile disk must not keep us reading for ever."""
+"""How many READs may be made over one uplink: a chain of partitions on a hostile disk must not keep us reading
+for ever."""
 
 
 PREPARE_SECONDS = 30

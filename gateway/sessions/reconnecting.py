@@ -1,5 +1,5 @@
-"""Sessions of paused exports that have lost their links meanwhile get others, before they go on: to where they
-were, and to the disk that they had.
+"""If sessions of a paused export have lost their links meanwhile, they get other links before they go on: to
+where they were, and to the disk that they had.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gateway.sessions.service import Relayed, Service
 from gateway.wire.handshake import shown
 
 OPEN_SECONDS = 30.0
-"""How long opening exports anew may take for who resumes them, for all sessions together."""
+"""How long it may take to open exports anew when they are resumed, for all sessions together."""
 
 
 @dataclass(slots=True)
@@ -23,14 +23,14 @@ class Reconnected:
     """What came of the sessions of an export that had lost their links in a pause."""
 
     count: int = 0
-    """How many have got others."""
+    """How many have got other links."""
     ended: int = 0
-    """How many have ended, for their disk is not there any more."""
+    """How many have ended, because their disk is not there any more."""
     why: str = ""
-    """How that is known of one of them."""
+    """How we know that of one of them."""
 
     def add(self, sessions: int, without_disk: Collection[str]) -> None:
-        """So many sessions were seen to, and these are the reasons why some of them have ended."""
+        """Take note of so many sessions, and of the reasons why some of them have ended."""
         self.count += sessions - len(without_disk)
         self.ended += len(without_disk)
         self.why = next(iter(without_disk), self.why)
@@ -41,16 +41,16 @@ class Reconnected:
 
 
 class Reconnecting:
-    """Sees to the sessions of exports; they are held."""
+    """Gets links for the sessions of exports, which are held."""
 
     def __init__(self, service: Service, holding: Holding) -> None:
         self._service = service
         self._holding = holding
 
     async def reconnect(self, exports: Collection[str]) -> dict[str, Reconnected]:
-        """Have the sessions whose link is gone get others, to where they were, unless their disk is not there:
-        say of each export what came of it. All are seen to at the same time, and have one limit. Raises
-        `NotDone`.
+        """Get other links for the sessions whose link is gone, to where they were, unless their disk is not
+        there. Say of each export what came of it. All exports are done at the same time, within one limit.
+        Raises `NotDone`.
         """
         done = {export: Reconnected() for export in exports}
         problems: dict[str, None] = {}
@@ -94,9 +94,9 @@ class Reconnecting:
             done.add(len(sessions), over.without_disk.values())
 
     async def _are_in_order(self, export: str, within: Within) -> None:
-        """Wait for the links that sessions of an export have got again by themselves: only then it is known
-        whether they lead to the same disk. What clients of other exports use as well they wait for as they go
-        on. Raises `NotDone`.
+        """Wait for the links that sessions of an export get again by themselves, for only then we know whether
+        they lead to the same disk. Sessions do not wait here for links that clients of other exports use, too:
+        they wait for these when they go on. Raises `NotDone`.
         """
         trunks = {trunk_of(each.opened) for each in self._holding.sessions(export)}
         coming = [
@@ -111,7 +111,7 @@ class Reconnecting:
                 await trunk.restored()
 
     def _has_no_link(self, running: Relayed) -> bool:
-        """Say whether a held session has to be opened anew: nobody else cares for it."""
+        """Say whether a held session has to be opened anew, because nobody else gets it a link."""
         trunk = trunk_of(running.opened)
         if running.relaying.link_lost or trunk is None:
             return bool(running.relaying.link_lost)

@@ -1,9 +1,10 @@
-"""How a session is put on its uplink: on the one that it has opened, on another that it goes over to, and on a
-link of its own again when it has lived on without.
+"""How a session is put on its uplink: on the one that it has opened, on another one that it goes over to, or on
+a link of its own again after it has lived on without one.
 
-All of that is here, so that a session has the same on whichever it is: a `Traffic` with the plan for it and
-with what belongs to its disk, hooks, and what becomes of it when the uplink is over. With a link of its own it
-lives on (`surviving`), if the server's links are made again; with a share it ends with the trunk.
+All of that is here, so that a session has the same on each of them: a `Traffic` with the plan for the uplink
+and with what belongs to its disk, its hooks, and what becomes of it when the uplink is over. With a link of its
+own a session lives on (`surviving`), if the server's links are made again. With a share it ends when the trunk
+does.
 """
 
 from __future__ import annotations
@@ -32,27 +33,29 @@ from gateway.wire.ranges import Range
 
 
 def traffic_of(opened: Opened, disk: Disk, debt: Debt) -> Traffic:
-    """Give what a session does over what it has opened. `debt` is what it has to be told of its disk."""
+    """Give what is under way for a session over what it has opened; nothing yet. `debt` is what the session has
+    to be told of its disk.
+    """
     return Traffic(opened.plan, disk.locks, opened.uplink.ask, debt, disk.fences)
 
 
 def begin(service: Service, running: Relayed) -> None:
-    """A session is on the uplink that it was opened with, and is to begin as soon as it may."""
+    """Put a session on the uplink that was opened for it. It begins as soon as it may."""
     _hook(running, running.opened, running.traffic)
     running.opened.uplink.take(_Seat(service, running))
     begin_when_settled(running)
 
 
 def go_over(service: Service, running: Relayed, opened: Opened, disk: Disk, debt: Debt) -> None:
-    """A session, which is held and quiet, goes over to what was opened for it, and goes on as soon as it may.
-    The uplink that it had is the caller's to close.
+    """Put a session, which is held and quiet, on what was opened for it; it goes on as soon as it may. The
+    caller closes the uplink that it had.
     """
     _put(service, running, opened, disk, debt)
     begin_when_settled(running)
 
 
 def _go_back(service: Service, running: Relayed, own: OwnLink) -> None:
-    """A session, which is held and quiet, has a link of its own again."""
+    """Put a session, which is held and quiet, on a link of its own again."""
     opened = replace(running.opened, uplink=own)
     _put(service, running, opened, running.disk, running.traffic.debt)
 
@@ -107,9 +110,10 @@ class _Seat:
 
 
 def _keep_away(running: Relayed, own: OwnLink, written: Range, widened: bool) -> None:
-    """Nobody writes for a while where what was under way over a link may be done yet (`scan.fences`). Where it
-    is their own affair, clients need not wait: they are told that nobody knows, or end with their links. But
-    what was widened to whole blocks may have others' bytes in it.
+    """A write that was under way over a dead link may still be done. Keep all writes away from there for a
+    while (`jobs.fences`). If clients are told that nobody knows, or end with their links, what they wrote is
+    their own affair, and nobody need wait. But a write that was widened to whole blocks may have others' bytes
+    in it.
     """
     survival = own.server.mode.survival
     late = Late(trio.current_time() + survival.late_write_seconds, own.link.peer)
@@ -122,8 +126,8 @@ def _keep_away(running: Relayed, own: OwnLink, written: Range, widened: bool) ->
 
 
 def _note_that_it_goes(running: Relayed, traffic: Traffic) -> None:
-    """A session's server goes in good order: the session gives the link up when what was sent is answered
-    (`scan.going`), and that takes no longer than it may.
+    """A session's server goes in good order. The session gives the link up when what was sent is answered
+    (`scan.going`), and waits no longer for that than it may.
     """
     running.relaying.server_goes()
     running.log.info("the server goes: no command is sent to it any more")

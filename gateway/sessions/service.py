@@ -47,11 +47,11 @@ DENIED_SECONDS = 10
 
 
 TURNED_AWAY_LOG_SECONDS = 60
-"""How often the log says at most how many clients an upstream that is down has cost."""
+"""How often, at most, the log says how many clients an upstream that is down has turned away."""
 
 
 PART = "one server of several"
-"""What is said to be down when another of the upstream's URIs works."""
+"""What the log says is down if another of the upstream's URIs works."""
 
 
 @dataclass(eq=False)
@@ -59,12 +59,12 @@ class Relayed:
     """A session that is being relayed, from when the hub begins it."""
 
     name: str
-    """The export's, in our configuration."""
+    """Our name of the export."""
     membership: Membership
     opened: Opened
-    """What the client was promised; and the uplink that it has now."""
+    """What the client was promised, and the uplink that its session has now."""
     disk: Disk
-    """The one that it is on now."""
+    """The disk that it is on now."""
     traffic: Traffic
     log: FilteringBoundLogger
     relaying: RelaySession
@@ -74,7 +74,7 @@ class Relayed:
 
 @dataclass
 class Service:
-    """One for the whole gateway."""
+    """What all clients of the gateway share."""
 
     config: Config
     servers: Mapping[str, Server]
@@ -83,12 +83,12 @@ class Service:
     draining: bool = False
     """Shutting down: no export is opened any more."""
     negotiations: set[ServerNegotiation] = field(default_factory=set)
-    """Those that are under way."""
+    """The negotiations that are under way."""
     relayed: int = 0
-    """Clients that have opened an export and are not seen off yet."""
+    """How many clients have opened an export, and are not seen off yet."""
     running: set[Relayed] = field(default_factory=set)
     opening: set[Opened] = field(default_factory=set)
-    """Given to a client that is not relayed yet."""
+    """Exports that were given to a client which is not relayed yet."""
     paused: dict[str, trio.Event] = field(default_factory=dict)
     """Exports (our names) that nobody may open now, and the event of their pause's end."""
     switched: dict[str, Location] = field(default_factory=dict)
@@ -100,9 +100,9 @@ class Service:
         self.access = Access(self.config)
         self.disks = Disks(self._losses_of, self.hub.start_soon)
         self.changed = trio.Event()
-        """Set, and replaced, when there are other upstreams, or another reason to leave one alone."""
+        """Set, and replaced, when there are other upstreams, or there is another reason to leave one alone."""
         self.turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
-        """Clients of upstreams that are down; somebody has to `run` it."""
+        """Counts clients of upstreams that are down; somebody has to `run` it."""
         self.trunks = Trunks(self.hub, self.log)
         """Begins the links of exports that their clients share."""
         self._listen_to_servers()
@@ -127,7 +127,7 @@ class Service:
         )
 
     def _losses_of(self, server: Server, name: str) -> Losses:
-        """Make what keeps in mind what is lost of a disk."""
+        """Make the losses of a disk."""
 
         def say(what: str, details: Mapping[str, object]) -> None:
             self.log.warning(what, upstream=server.name, export=name, **details)
@@ -135,7 +135,7 @@ class Service:
         return Losses(self.hub.soon, partial(self.hub.later, PROOF_SECONDS), say)
 
     def disk_at(self, location: Location) -> Disk:
-        """Give the disk that is at a location: the same whatever leads there."""
+        """Give the disk at a location: the same one, whatever leads there."""
         return self.disks.at(location.server, location.name)
 
     def negotiation(
@@ -154,8 +154,8 @@ class Service:
     async def opened_anew(
         self, location: Location, terms: Terms, trunk: Trunk | None, lowest: Rung
     ) -> Uplink:
-        """Open an export as for a client that asks on these terms: by a part in `trunk` where its links are
-        shared; else on no rung lower than that. Raises `Refusal`.
+        """Open an export as for a client that asks on these terms: by a share of `trunk` if its links are
+        shared, else on no rung lower than `lowest`. Raises `Refusal`.
         """
         if trunk is not None:
             return Share(trunk)
@@ -169,7 +169,7 @@ class Service:
 
     @contextmanager
     def session(self, running: Relayed) -> Iterator[None]:
-        """Have a session be one of those that run."""
+        """Count a session among those that run."""
         self.running.add(running)
         try:
             yield
@@ -177,7 +177,7 @@ class Service:
             self.running.discard(running)
 
     def switch(self, name: str, location: Location, *, to_configured: bool) -> None:
-        """Lead new clients of an export to a location, which may be that of the configuration."""
+        """Lead new clients of an export to a location. It may be that of the configuration."""
         self.switches[name] = location.switches
         if to_configured:
             self.switched.pop(name, None)
@@ -215,19 +215,19 @@ class Service:
         return self.look_again()
 
     def note_change(self) -> None:
-        """Have who sees to the upstreams look again."""
+        """Have those look again who see to the upstreams."""
         self.changed.set()
         self.changed = trio.Event()
 
     def look_again(self) -> int:
-        """Hold the sessions that run against the rules as they are now. They keep what they were promised,
-        but limits and rates are those in force, and a rule that says so ends them: say how many.
+        """Ask the rules again about all sessions that run. They keep what they were promised, but limits and
+        rates are those in force, and a rule that says so ends them. Say how many sessions that ends.
         """
         return sum(self.look_at(running) for running in list(self.running))
 
     def look_at(self, running: Relayed) -> bool:
-        """Hold one session against the rules; say whether that ends it. Never raises: a policy that fails over
-        one session must not keep the others, nor a reload, from the rules.
+        """Ask the rules again about one session; say whether that ends it. Never raises: a policy that fails
+        over one session must not keep the others, nor a reload, from the rules.
         """
         try:
             return self._look_at(running)

@@ -1,9 +1,9 @@
-"""Waiting until it is known of what was written to a disk whether it is durable, or lost.
+"""Waiting until we know whether what was written to a disk is durable, or lost.
 
-Who comes to a disk while links to it die may be led to a server that was started meanwhile. It knows nothing
-of what the one before it has lost, and as long as that is in question, READs of it would give what was there
-before, and no error. So a session that comes late (`Losses.is_in_question`) begins nothing until all is
-settled.
+A session that comes to a disk while links to it die may be led to a server that was started meanwhile. That
+server knows nothing of what the one before it has lost. As long as this is in question, READs over the new link
+would give what was there before, and no error. So a session that comes late (`Losses.is_in_question`) begins
+nothing until all is settled.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from gateway.sessions.service import Relayed
 
 
 async def settled(losses: Ledger, but: Trail | None = None) -> None:
-    """Wait until all is settled that every session relies on at this moment, but for what was written over one
-    trail.
+    """Wait until everything is settled that any session relies on at this moment, except for what was written
+    over one trail.
     """
     known = trio.Event()
     barrier = Barrier(losses, known.set, but)
@@ -30,7 +30,7 @@ async def settled(losses: Ledger, but: Trail | None = None) -> None:
 
 
 def begin_when_settled(running: Relayed) -> None:
-    """Hold a session, which has its links, as long as anything is in question of what others have written."""
+    """Hold a session as long as it is in question what has become of what others have written."""
     traffic, session = running.traffic, running.relaying
     if session.is_held(Hold.COMES_LATE):
         return

@@ -1,8 +1,9 @@
-"""A session with a link of its own lives on when that dies.
+"""A session with a link of its own lives on when the link dies.
 
-At the loss it is carried over, with all that is under way, into a bundle of one line, which makes the link
-again and recovers (`gateway.bundle`). There every command is TRANSLATED. So when nothing is left of the
-loss, the session is held for a moment, and goes back to its fast ways over the new link.
+When the link is lost, the session is carried over, with all that is under way, into a bundle of one line. The
+bundle makes the link again and recovers (`gateway.bundle`). Meanwhile every command is TRANSLATED. When nothing
+is left to be done about the loss, the session is held for a moment, and goes back to its fast ways over the new
+link.
 """
 
 from __future__ import annotations
@@ -15,24 +16,25 @@ import trio
 from gateway.hub.session import Hold
 from gateway.links.trunk import Trunk
 from gateway.links.uplink import OwnLink, Share
+from gateway.sessions.holding import LOOK_IF_QUIET_SECONDS
 from gateway.sessions.promise import plan_of
 from gateway.sessions.service import Relayed, Service
 
 OVER_SECONDS = 5
-"""How long a session may take to end whose links are gone for good: its client is answered, and no more."""
+"""How long a session may take to end when its links are gone for good: its client is answered, and no more."""
 
-LOOK_SECONDS = 0.005
-"""How often it is looked whether a session that is held has become quiet."""
-
-QUIET_SECONDS = 5.0
-"""How long a session is held to become quiet. Who has sent half a request and no more stays as it is."""
+BECOME_QUIET_SECONDS = 5.0
+"""How long a session is held so that it becomes quiet. If a client has sent half a request and no more, its
+session stays as it is."""
 
 Back = Callable[[OwnLink], None]
 """Puts a session, which is held and quiet, on a link of its own again."""
 
 
 def carry_over(service: Service, running: Relayed, own: OwnLink, back: Back, why: str) -> None:
-    """The link of a session has died: have it live on without, and go `back` when there is another."""
+    """The link of a session has died. Have the session live on without it, and go `back` when there is another
+    one.
+    """
     session, opened, link = running.relaying, running.opened, own.link
     trunk = Trunk(own.server, opened.asked, link, service.hub, running.disk, running.log, own.trail)
     trunk.pauses[0] = own.pause
@@ -50,7 +52,7 @@ def carry_over(service: Service, running: Relayed, own: OwnLink, back: Back, why
 
 
 async def _live_on(service: Service, running: Relayed, share: Share, back: Back) -> None:
-    """See to a session until it has a link of its own again."""
+    """Watch over a session until it has a link of its own again."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(end_with, running, share)
         await _go_back(service, running, share, back)
@@ -58,7 +60,7 @@ async def _live_on(service: Service, running: Relayed, share: Share, back: Back)
 
 
 async def end_with(running: Relayed, share: Share) -> None:
-    """End a session whose links are gone for good, if it has not gone over to others; what it has asked has
+    """End a session whose links are gone for good, unless it has gone over to others. What it has asked has
     failed.
     """
     trunk = share.trunk
@@ -69,7 +71,7 @@ async def end_with(running: Relayed, share: Share) -> None:
 
 
 async def _go_back(service: Service, running: Relayed, share: Share, back: Back) -> None:
-    """Go back to fast ways when all is in order again."""
+    """Take a session back to its fast ways when all is in order again."""
     session, trunk = running.relaying, share.trunk
     while True:
         await trunk.restored()
@@ -84,18 +86,18 @@ async def _go_back(service: Service, running: Relayed, share: Share, back: Back)
                 session.go_on(Hold.GOES_BACK)
                 return
             session.go_on(Hold.GOES_BACK)
-        await trio.sleep(QUIET_SECONDS)
+        await trio.sleep(BECOME_QUIET_SECONDS)
 
 
 async def _is_quiet(service: Service, running: Relayed) -> bool:
-    """Hold a session until it is quiet, or let it go on and say no. A pause that comes meanwhile has it
-    then.
+    """Hold a session until it is quiet; or let it go on, and give False. If an export is paused meanwhile, the
+    pause holds the session then.
     """
     session = running.relaying
     session.hold(Hold.GOES_BACK)
-    with trio.move_on_after(QUIET_SECONDS):
+    with trio.move_on_after(BECOME_QUIET_SECONDS):
         while not session.quiet and running.name not in service.paused:
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_IF_QUIET_SECONDS)
     if session.quiet and session.held and running.name not in service.paused:
         return True
     session.go_on(Hold.GOES_BACK)

@@ -1,4 +1,6 @@
-"""One client's transmission phase: its socket and the link's go to the hub, its task sleeps until the end."""
+"""One client's transmission phase. The client's socket and the link's go to the hub, and this task sleeps until
+the session has ended.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 LINGER_SECONDS = 2
-"""How long a client that we disconnect may take to read what we sent last: closing at once, with requests of
-its own unread, would make the kernel throw that away."""
+"""How long a client that we disconnect may take to read what we sent last. If we closed at once while requests
+of its own are unread, the kernel would throw that away."""
 
 
 async def transmit(
@@ -35,10 +37,9 @@ async def transmit(
     log: FilteringBoundLogger,
     who: Identity,
 ) -> bool:
-    """Relay until the session has ended; then close the uplink, and see the client off. Say whether that has
-    asked for anything, or said at least that it goes.
-
-    `received` came behind the client's last option. The stream is of no use afterwards.
+    """Relay until the session has ended. Then close the uplink, and see the client off. Say whether the client
+    has asked for anything, or has at least said that it goes. `received` came after the client's last option.
+    The stream is of no use afterwards.
     """
     membership = opened.membership
     client, early = take_socket(stream, one_slice_a_record=opened.offer.one_reply_a_record)
@@ -115,8 +116,8 @@ def _left(running: Relayed) -> list[Callable[[], object]]:
 
 
 def _leave_uplink(running: Relayed) -> None:
-    """Close the uplink of a session that has ended, and say what became of what was written over it. Twice is
-    once.
+    """Close the uplink of a session that has ended, and tell the losses what has become of what was written
+    over it. Closing twice is once.
     """
     trail, running.traffic.trail = running.traffic.trail, None
     left = [] if trail is None else [lambda: trail.losses.left(trail)]

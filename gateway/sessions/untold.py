@@ -1,4 +1,4 @@
-"""What disks have lost and not everybody was told of, in words for an operator."""
+"""What disks have lost of which not everybody was told, in words for an operator."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gateway.wire.handshake import shown
 from gateway.wire.ranges import Range
 
 MOST_RANGES = 16
-"""Ranges that are named of a disk: who wants to know more reads all of it again. How many bytes there are in
-all is said beside them."""
+"""How many ranges of a disk are named: whoever wants to know more reads all of it again. Beside them we say how
+many bytes there are in all."""
 
 
 def in_words(untold: Untold) -> str:
@@ -36,8 +36,8 @@ def _where(ranges: Iterable[Range]) -> str:
 
 
 def lost_disks(service: Service, export: str | None = None) -> list[tuple[str, Disk]]:
-    """Give the disks that have lost something of which not everybody was told, each with what it is called; of
-    an export, those that its sessions are on, and that its next client will be on.
+    """Give the disks that have lost something of which not everybody was told, each with what it is called. Of
+    an export: the disks that its sessions are on, and the one that its next client will be on.
     """
     if export is None:
         return [(_called(service, key), disk) for key, disk in service.disks.untold()]

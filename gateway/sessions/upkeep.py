@@ -1,10 +1,8 @@
 """What is done for upstreams while no client asks.
 
-The ends of processes are taken notice of, for upstreams with `server-is-peer` (`gateway.net.processes`), while
-they are in the configuration.
-
-And there are `warm` and `health-check-seconds`, as `gateway.upstream.warm` does it. Who is seen to in that way
-changes with the configuration and with switches; and nobody is while
+We notice the ends of processes, for upstreams with `server-is-peer` (`gateway.net.processes`), while they are
+in the configuration. And there are `warm` and `health-check-seconds`, which `gateway.upstream.warm` does. The
+upstreams for which this is done change with the configuration and with switches. It is not done while
 
 - an export there is paused: its server is about to be exchanged, perhaps by one at the same address, and may
   wait for its last connection to end;

@@ -60,18 +60,18 @@ processors, but OpenSSL's own order has ChaCha20 first, and CPython can change i
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What a peer has proved itself by: its certificate (DER) or, of a client, the user of a key. Neither is
-    there for a client that needs none, and for a server that knows our key.
+    """What a peer has proved who it is by: its certificate (DER) or, of a client, the user of a key. Both are
+    None for a client that needs neither, and for a server that knows our key.
     """
 
     certificate: bytes | None
     psk_user: str | None
 
 
-class Session:
-    """One TLS session to be: how to begin it, and the check that comes after its handshake.
+class TlsSession:
+    """One TLS session that is to be: how to begin it, and the check after its handshake.
 
-    `context` is for this session, and `certificates`, if it is given, the one to take those from.
+    `context` is for this session alone. If `certificates` is given, certificates and CAs are taken from that.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Session:
         claim: ClaimedUser | None = None,
         lists: Sequence[RevokedList] = (),
     ) -> None:
-        """`lists`: what certificates are looked up in that are verified."""
+        """`lists`: lists of revoked certificates, in which those of the peer are looked up."""
         self.context = context
         self._lists = lists
         self._server_side = server_side
@@ -106,9 +106,8 @@ class Session:
         return tls
 
     def admitted(self, tls: ssl.SSLObject) -> Admitted:
-        """Say who the peer is, after its handshake and before anything it says is listened to.
-
-        Raises `NotAdmitted`.
+        """Say who the peer is, after its handshake, and before we listen to anything it says. Raises
+        `NotAdmitted`.
         """
         if self._claim is not None:
             if self._claim.user is None or not used_key(tls):
@@ -212,7 +211,7 @@ class ServerCredentials:
                 cipher["id"] & 0xFFFF for cipher in ciphers if cipher["auth"] == "auth-psk"
             )
 
-    def session(self, received: bytes | bytearray) -> Session | None:
+    def session(self, received: bytes | bytearray) -> TlsSession | None:
         """Give a client's session by what it has sent so far; None if more is needed to know which.
 
         All of `received` is then the session's to read. Takes at most 128 KiB until it knows.
@@ -228,12 +227,12 @@ class ServerCredentials:
         if by_key:
             assert self._keys is not None
             context = _key_context(ssl.PROTOCOL_TLS_SERVER)
-            return Session(context, server_side=True, claim=claim_of(context, self._keys))
+            return TlsSession(context, server_side=True, claim=claim_of(context, self._keys))
         assert self._context is not None
         empty = _context(ssl.PROTOCOL_TLS_SERVER, CERTIFICATE_SUITES)
         empty.verify_mode = self._context.verify_mode
         empty.verify_flags = self._context.verify_flags
-        return Session(
+        return TlsSession(
             empty,
             server_side=True,
             certificates=self._context,
@@ -338,9 +337,9 @@ class ClientCredentials:
         self._hostname = hostname
         self._verify_peer = verify_peer
 
-    def session(self) -> Session:
+    def session(self) -> TlsSession:
         """Give a new session with the server."""
-        return Session(
+        return TlsSession(
             self._context,
             server_side=False,
             hostname=self._hostname,

@@ -1,7 +1,7 @@
 """All TLS credentials of a configuration: loaded at the start, exchanged when their files change, and warned of
 before they end.
 
-Files are looked at every `LOOK_SECONDS`, and on SIGHUP at once; why they are not watched stands in
+Files are looked at every `LOOK_AT_FILES_SECONDS`, and on SIGHUP at once; why they are not watched stands in
 `gateway.tls.rotation`. New sessions use the new ones, running ones go on with the old; what cannot be loaded is
 reported, and the old ones stay.
 
@@ -27,7 +27,7 @@ from gateway.tls.credentials import (
     server_paths,
 )
 from gateway.tls.errors import CredentialsError
-from gateway.tls.rotation import LOOK_SECONDS, Rotating
+from gateway.tls.rotation import LOOK_AT_FILES_SECONDS, Rotating
 from gateway.tls.server_uri import wanted_of
 from gateway.uri import NbdUri
 
@@ -121,7 +121,7 @@ class Keyring:
 
     @property
     def upstreams(self) -> Mapping[str, tuple[Rotating[ClientCredentials], ...]]:
-        """Those of the upstreams that have TLS, by name: for each of its URIs."""
+        """The credentials of the upstreams that have TLS, by name: for each of its URIs."""
         return self._upstreams
 
     def elsewhere(self, uri: NbdUri, upstream: Upstream) -> Rotating[ClientCredentials]:
@@ -143,7 +143,7 @@ class Keyring:
             if trio.current_time() - warned >= WARN_SECONDS:
                 warned = trio.current_time()
                 self._warn(log)
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(LOOK_AT_FILES_SECONDS)
             for whose, ring in self._rings():
                 if ring.changed():
                     with suppress(CredentialsError):  # it is logged

@@ -9,29 +9,31 @@ import trio
 
 
 class Allowance:
-    """So many seconds, which are spent while anybody waits on it: by several at once they are spent once."""
+    """So many seconds, which are spent while somebody waits on it. If several wait at once, they are spent
+    once.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        """All that there were."""
+        """How many seconds there were at first."""
         self.why = ""
-        """What was said when nothing was left."""
+        """What was said when none were left."""
         self._left = seconds
         self._waiting = 0
         self._since = 0.0
 
     @property
     def left(self) -> float:
-        """How many there are yet."""
+        """How many are left."""
         spent = trio.current_time() - self._since if self._waiting else 0.0
         return max(0.0, self._left - spent)
 
     def take(self, seconds: float) -> None:
-        """Have so many been spent, on what nobody waits for here."""
+        """Spend so many on something that nobody waits for here."""
         self._left = max(0.0, self._left - seconds)
 
     def give(self, seconds: float) -> None:
-        """Have so many more."""
+        """Add so many."""
         self.seconds += seconds
         self._left += seconds
 

@@ -49,15 +49,15 @@ class Backend:
 
     target: Where
     connects: tuple[Connect, ...] = ()
-    """What connects, unless `diallers` do: one for each place."""
+    """What connects, one for each place; none, if there are `diallers`."""
     diallers: tuple[Dialler, ...] = ()
-    """The same, if these are addresses: they know where they have been."""
+    """What connects to addresses: each of these remembers where it has connected to."""
     peer_of: Callable[[trio.SocketStream], Peer] = lambda _stream: UNKNOWN
-    """Says who is at the other end of a connection, if that is known whatever the settings say."""
+    """Says who is at the other end of a connection, if we know that whatever the settings say."""
     processes: Processes = field(default_factory=Processes)
-    """What would know it of Unix sockets."""
+    """What finds that out for Unix sockets."""
     disks: Hashable = field(default_factory=object)
-    """Whose disks these are: equal for what leads to the same ones."""
+    """Whose disks these are: equal for all that leads to the same ones."""
     slots: Slots = field(default_factory=Slots)
     """For the connections to it; the `Server` in force says how many."""
     end: Callable[[], Awaitable[None]] = _nothing
@@ -65,7 +65,7 @@ class Backend:
 
     @property
     def addresses(self) -> set[Address]:
-        """Where it leads, if that is known by address."""
+        """The addresses that it leads to, if it is known by address."""
         return {address_of(dialler.uri) for dialler in self.diallers}
 
 
@@ -89,7 +89,9 @@ def address_of(uri: NbdUri) -> Address:
 def disks_by_address(
     known: Iterable[Backend], wanted: Iterable[Sequence[NbdUri]]
 ) -> dict[Address, Hashable]:
-    """Say whose disks each address leads to: what is known of it, or of one that it goes with; else its own."""
+    """Say whose disks each address leads to: as is known of it, or of another address that goes with it; else
+    they are its own.
+    """
     disks = {address: backend.disks for backend in known for address in backend.addresses}
     groups: list[set[Address]] = []
     for uris in filter(None, wanted):
@@ -115,8 +117,8 @@ def dialled(
     disks: dict[Address, Hashable],
     before: Backend | None = None,
 ) -> Backend:
-    """Give what connects to addresses. Where those `known` have been is kept to; so is the number of
-    connections to what was there `before`, under the same name, if it shares one of them.
+    """Give the backend that connects to addresses. It keeps to where the backends that are `known` have
+    connected. If it shares an address with what was there `before`, under the same name, it also has its slots.
     """
     diallers = {address_of(each.uri): each for backend in known for each in backend.diallers}
     ours = []

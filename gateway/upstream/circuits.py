@@ -42,7 +42,7 @@ SAME_END_SECONDS = 0.01
 """The times of several clients that end so near to each other end together: one last attempt is for all of
 them."""
 
-QUIET_SECONDS = 60.0
+ANOTHER_OUTAGE_SECONDS = 60.0
 """A failure that is older than this says nothing about now: the next one begins another outage."""
 
 
@@ -199,7 +199,7 @@ class Circuits:
         if tried.era != circuit.era:
             return False  # it was begun before what is known by now
         news = not circuit.failures
-        if news or now - circuit.last > QUIET_SECONDS:
+        if news or now - circuit.last > ANOTHER_OUTAGE_SECONDS:
             circuit.failures, circuit.since = 0, tried.began
         back_off = min(FIRST_BACK_OFF_SECONDS * 2**circuit.failures, MOST_BACK_OFF_SECONDS)
         circuit.failures += 1

@@ -52,24 +52,24 @@ if TYPE_CHECKING:
 
 
 class StartError(Exception):
-    """The gateway cannot be as its configuration says; the text is for the person who wrote that."""
+    """The gateway cannot be as its configuration says. The text is for the person who wrote that."""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Those of one configuration, by their names."""
+    """The servers of one configuration, by their names."""
 
     settings: Mapping[str, Upstream] = field(default_factory=dict)
     backends: Mapping[str, Backend] = field(default_factory=dict)
     servers: Mapping[str, Server] = field(default_factory=dict)
     switched: Mapping[Server, Server] = field(default_factory=dict)
-    """Where exports had been switched to, and what leads there now."""
+    """Servers that exports had been switched to -> what leads there now."""
     keeper: Keeper | None = None
     """What starts processes for them; None: there have been no servers yet."""
 
     @property
     def led_to(self) -> list[Backend]:
-        """The backends, and those of where exports are switched to."""
+        """The backends of these servers, and of those that exports are switched to."""
         return [*self.backends.values(), *_backends_of(self.switched.values())]
 
     def gone(self, after: Servers) -> list[Backend]:
@@ -77,7 +77,7 @@ class Servers:
         return [backend for backend in self.led_to if backend not in after.led_to]
 
     def words(self, before: Servers) -> str:
-        """Say what has become of those before."""
+        """Say what has become of the servers before."""
         kept = sum(server is before.servers.get(name) for name, server in self.servers.items())
         changed = len(self.servers.keys() & before.servers.keys()) - kept
         gone = len(before.servers.keys() - self.servers.keys())
@@ -106,10 +106,10 @@ def servers_of(
     made: Callable[[Backend], object] = lambda _backend: None,
     switched: Collection[Server] = (),
 ) -> Servers:
-    """Make the servers of a configuration, with what can be kept of those before, or of those that have been
-    left, and run for the last sessions over them; and anew those that exports are `switched` to, where that is
-    to be. Embedded ones live in the nursery, and so does what sees to those that we start. Raises `StartError`;
-    what was `made` until then is for the caller to end.
+    """Make the servers of a configuration. What can be kept is taken from those before, or from those that were
+    left and run for their last sessions. Servers that exports are `switched` to are made anew, if need be.
+    Embedded servers live in the nursery, and so does what watches over those that we start. Raises
+    `StartError`; the caller has to end what was `made` until then.
     """
     for name, settings in config.upstream.items():
         unknown = [quirk for quirk in _named_quirks(settings) if quirk not in catalogue()]
@@ -146,8 +146,8 @@ def switched_to(
     led_to: Sequence[Server],
     keyring: Keyring | None,
 ) -> Server:
-    """Give the server at a URI, for an export of an upstream: one of those that are led to, if it is made of
-    the same. Loads its credentials, if it is over TLS: raises `StartError`.
+    """Give the server at a URI, for an export of an upstream: one that exports are led to already, if it is
+    made of the same. Loads its credentials, if it is over TLS. Raises `StartError`.
     """
     own_first = sorted(led_to, key=lambda each: each.name != upstream)
     recipe = Recipe(upstream, settings, backend_at(uri, _backends_of(own_first)), uri)
@@ -160,8 +160,8 @@ def switched_to(
 def _made_anew(
     server: Server, config: Config, backends: Mapping[str, Backend], keyring: Keyring | None
 ) -> Server:
-    """Give what leads from now on to where exports were switched: the same, if nothing has changed, or if what
-    is in the configuration now cannot be said of it.
+    """Give what leads from now on to where exports were switched: the same server, if nothing has changed, or
+    if what the configuration says now cannot hold for it.
     """
     was = server.recipe
     if was.uri is None or was.upstream not in config.upstream:
@@ -197,8 +197,8 @@ def load_keyring(config: Config, before: Keyring | None = None) -> Keyring | Non
 async def upstreams(
     config: Config, embedded: trio.Nursery, keyring: Keyring | None
 ) -> AsyncIterator[Mapping[str, Server]]:
-    """Give the upstreams by name, for a look at them: none that is down is waited for, and the servers that we
-    start are ended with this.
+    """Give the upstreams by name, for a look at them. We wait for none that is down, and the servers that we
+    start are ended when this ends.
     """
     made = servers_of(config, embedded, keyring)
     for server in made.servers.values():
@@ -213,10 +213,9 @@ async def upstreams(
 def server_at(
     uri: NbdUri, *, seconds: float | None = None, quirks: str | tuple[str, ...] = "auto"
 ) -> Server:
-    """Give the server at a URI, for one that needs no configuration: what it says of TLS is all there is.
-
-    `seconds` is how long connecting, and each answer, may take. Raises `Unreachable` if the certificates or
-    keys that the URI names cannot be used.
+    """Give the server at a URI, without a configuration: what the URI says of TLS is all there is. `seconds` is
+    how long connecting, and each answer, may take. Raises `Unreachable` if the certificates or keys that the
+    URI names cannot be used.
     """
     tls = []
     if uri.tls:
@@ -237,7 +236,9 @@ def server_at(
 
 
 def _settings(said: Mapping[str, object]) -> Upstream:
-    """Give what is said, and else the defaults, of a server that is in no configuration."""
+    """Give the settings of a server that is in no configuration: what is said, and the defaults for all
+    else.
+    """
     return Upstream().model_copy(update=said)
 
 
@@ -245,8 +246,8 @@ def _settings(said: Mapping[str, object]) -> Upstream:
 async def server_of(
     target: Target, *, seconds: float | None = None, quirks: str | tuple[str, ...] = "auto"
 ) -> AsyncIterator[Server]:
-    """Give what a command line names as a server; an embedded one serves as long as this lasts. Raises
-    `Unreachable`, as `server_at` does and where an embedded one cannot be.
+    """Give the server that a command line names. An embedded one serves as long as this lasts. Raises
+    `Unreachable`, as `server_at` does, and if an embedded one cannot be had.
     """
     if isinstance(target, NbdUri):
         yield server_at(target, seconds=seconds, quirks=quirks)

@@ -1,8 +1,8 @@
-"""Connecting to a server: to the first of its places that works, after back-offs.
+"""Connects to a server: to the first of its places that works, after back-offs.
 
-Which place is next, and when, is for `gateway.upstream.circuits`. Here it is dialled and heard until it greets,
-and what comes of that is told: to whoever waits for the same, to the log, and to who has to know that it is
-another server by now.
+`gateway.upstream.circuits` says which place is next, and when. Here it is dialled, and heard until it greets.
+Whoever has to know is told what came of it: those who wait for the same, the log, and those for whom the server
+may be another one now.
 """
 
 from __future__ import annotations
@@ -46,15 +46,14 @@ ONE_ALONE = (
     "it has taken one connection, and none after that: a server that serves a single one, as qemu-nbd"
     " without -t, ends with it"
 )
-"""What is said of a server that cannot be connected to for a second time."""
+"""What is said of a server that cannot be connected to a second time."""
 
 
 class Connector:
     """Connects to the server of a recipe. `chance` gives numbers from 0 to 1, so that many do not come at once.
-
-    `tell` is told when it goes down and comes back. `serves` says whether a link to it is there, as far as is
-    known. `another` is called when what was learnt of the server is to be forgotten: it was seen down, or
-    another place has greeted.
+    `tell` is told when the server goes down and comes back. `serves` says whether a link to it is there, as far
+    as is known. `another` is called when what was learnt of the server has to be forgotten: it was seen down,
+    or another place has greeted.
     """
 
     def __init__(
@@ -67,13 +66,13 @@ class Connector:
         another: Callable[[], None],
     ) -> None:
         self.connects = recipe.connects
-        """Give a stream to it or raise `DialError`: one for each place, in the order of trying."""
+        """Each gives a stream to a place or raises `DialError`, in the order in which places are tried."""
         self.peer_of = recipe.peer_of
         """Says who is at the other end of a connection that has just been made."""
         self.patient = True
-        """It is waited for through back-offs when it is down. False: who asks would rather know."""
+        """Whoever asks waits through back-offs when it is down. False: rather knows at once."""
         self.tried_at = -math.inf
-        """When it was connected to last, with success or without."""
+        """When we last tried to connect to it, with success or without."""
         self._recipe = recipe
         self._settings = recipe.settings
         self._name = recipe.name
@@ -88,7 +87,7 @@ class Connector:
         )
         self._changed = trio.Event()
         self._place_known = 0
-        """The place of which it is known what its server bears."""
+        """The place whose server has shown what it bears."""
         self._greeted = 0
         """How often it has begun to greet."""
 
@@ -111,14 +110,11 @@ class Connector:
         seconds: float | None = None,
         answering: Allowance | None = None,
     ) -> Reached:
-        """Connect: at once, or as soon as it is up again, within `seconds` (None: `connect_seconds`). A
-        server that closes the connection before it greets is down, too: so does a forwarder that has none
-        behind it. The greeting is waited for as long as `answering` lasts (None: `negotiate_seconds`).
-
-        If it is not `for_client`, nobody is turned away. `beside`: it is one more than those that clients
-        have, or are about to get. While any of them serves, a failure says nothing of the server, and is
-        nobody else's.
-
+        """Connect: at once, or as soon as it is up again, within `seconds` (None: `connect_seconds`). A server
+        that closes the connection before it greets is down, too: a forwarder that has no server behind it does
+        so. The greeting may take as long as `answering` lasts (None: `negotiate_seconds`). If it is not
+        `for_client`, nobody is turned away. `beside`: it is one more than those that clients have, or are about
+        to get; as long as any of them serves, a failure says nothing of the server, and concerns nobody else.
         Raises `Unreachable`.
         """
         if answering is None:
@@ -154,8 +150,8 @@ class Connector:
         self._circuits.try_soon(trio.current_time())
 
     async def _try(self, step: Try, answering: Allowance, *, beside: bool) -> Reached | str | None:
-        """Connect to one place, or (None) learn that it is down, or (why) that it has no room for one more.
-        Raises `Unreachable` where none of this is said.
+        """Connect to one place; or give None if it is down, or the reason if it has no room for one more
+        connection. Raises `Unreachable` if none of this can be said.
         """
         circuits, why = self._circuits, ""
         self.tried_at = trio.current_time()

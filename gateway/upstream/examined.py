@@ -22,13 +22,13 @@ from gateway.upstream.ladder import RUNG_SECONDS
 from gateway.wire.constants import Rep, TransmissionFlag
 
 MOST_EXAMINED = 256
-"""So many different answers are remembered: each export may have its own flags and sizes."""
+"""How many different answers are remembered: each export may have its own flags and sizes."""
 
 _ANSWERS = (None, Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD)
 
 
 class Examined:
-    """Of one server. Times are in seconds, of any clock that never goes back."""
+    """What one server has shown. Times are in seconds, of any clock that never goes back."""
 
     def __init__(self) -> None:
         self._until = float("-inf")
@@ -50,17 +50,18 @@ class Examined:
         self, evidence: Evidence, quirks: Callable[[Evidence], Collection[Quirk]], now: float
     ) -> Evidence | None:
         """Complete evidence of GO alone; None: a quirk depends on what INFO would show."""
-        shown = self._shown.get(_known_by(evidence))
-        if shown is not None and self.known(now):
-            return replace(
-                evidence, unasked_info=shown.unasked_info, sizeless_info=shown.sizeless_info
-            )
         no_matter = self._no_matter.get(evidence)
         if no_matter is None:
             if len(self._no_matter) >= MOST_EXAMINED:
                 self._no_matter.clear()
             no_matter = self._no_matter[evidence] = _is_no_matter(evidence, quirks)
-        return evidence if no_matter else None
+        if no_matter:
+            return evidence
+        shown = self._shown.get(_known_by(evidence))
+        if shown is None or not self.known(now):
+            return None
+        info, sizeless = shown.unasked_info, shown.sizeless_info
+        return replace(evidence, unasked_info=info, sizeless_info=sizeless)
 
 
 def _is_no_matter(evidence: Evidence, quirks: Callable[[Evidence], Collection[Quirk]]) -> bool:

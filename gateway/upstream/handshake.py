@@ -30,7 +30,7 @@ from gateway.wire.errors import WireError
 from gateway.wire.framing import SIMPLE
 
 if TYPE_CHECKING:
-    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+    from gateway.tls.credentials import TlsSession  # costs nothing where there is no TLS
 
 FAREWELL_SECONDS = 1
 """How long it may take to leave a server. ABORT has to be sent, and then the server has to hang up, or what it
@@ -47,14 +47,14 @@ class Reached:
     said: bytes
     """The beginning of the greeting."""
     place: int = 0
-    """To which of the server's places."""
+    """Which of the server's places it leads to."""
 
 
 async def leave(
     stream: Stream, say: Callable[[], Awaitable[object]] | None = None, *, silent: bool
 ) -> None:
-    """Close a connection to a server: `say` what there is to say, and have it hang up; not if it is silent,
-    and would only be waited for.
+    """Close a connection to a server: `say` what there is to say, and let it hang up; except if it is silent,
+    for we would only wait.
     """
     with trio.move_on_after(FAREWELL_SECONDS) as scope:
         scope.shield = True
@@ -66,8 +66,9 @@ async def leave(
 
 
 class Handshake:
-    """With the server of this name, on a connection in a slot. `era`: which state of the server it is of, as
-    its ladder counts them. `allowance`: how long the server may take yet, for all that it is asked.
+    """The handshake with the server of this name, on a connection in a slot. `era`: the state of the server
+    that it belongs to, as the server's ladder counts them. `allowance`: how long the server may still take, for
+    all that it is asked.
     """
 
     def __init__(
@@ -78,13 +79,13 @@ class Handshake:
         self.era = era
         self.allowance = allowance
         self.core = ClientNegotiation()
-        """Has what is to be asked, and reads the answers."""
+        """What says what is to be asked, and reads the answers."""
         self.core.receive(reached.said)
         self.greeting = Greeted(Style.FIXED_NEWSTYLE)
         self.asked = 0
-        """How many options, and the greeting."""
+        """How many options were sent, and one for the greeting."""
         self.secure = False
-        """TLS is between us."""
+        """It is over TLS."""
         self._server = server
         self._talk: Conversation[Event] = Conversation(reached.stream, self.core)
         self._shaking_hands = (
@@ -130,7 +131,7 @@ class Handshake:
         assert isinstance(greeted, Greeted)
         self.greeting = greeted
 
-    async def start_tls(self, session: Session) -> None:
+    async def start_tls(self, session: TlsSession) -> None:
         """Go over to TLS before anything is asked (Q-K3, Q-K4), or nowhere: there is no way back to the clear.
 
         Raises `Unreachable`.

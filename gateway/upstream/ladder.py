@@ -47,12 +47,12 @@ class Rung(IntEnum):
 
 
 RUNG_SECONDS = 300
-"""How long it is believed what a server has spoken, and that it bears no more than a lower rung: a client
-need not pay for the ladder that one before it climbed down, but the server behind an address changes."""
+"""How long we believe what a server has spoken, and that it bears no more than a lower rung. A client need not
+climb down the ladder that one before it has climbed down; but the server behind an address may change."""
 
 FAILURES = 2
-"""How often the rung that a climb begins on has to fail: that a server dies at a bad moment is common, that
-it does so on two connections in a row, and is not seen down between them, is not."""
+"""How often the rung on which a climb begins has to fail. It is common that a server dies at a bad moment. It
+is not common that it does so on two connections in a row, and is not seen down in between."""
 
 
 class Next(Enum):
@@ -76,7 +76,7 @@ def next_rung(rung: Rung, *, structured: bool, extended: bool) -> Rung | None:
 
 
 def shown_by(rung: Rung, *, structured: bool, extended: bool) -> Rung:
-    """Give the rung that a server has shown to bear that has answered, on `rung`, to who wants this."""
+    """Give the rung that a server bears, as it has shown by an answer on `rung` to a client that wants this."""
     if rung is Rung.EXPORT_NAME or extended:
         return rung
     return max(rung, Rung.STRUCTURED if structured else Rung.SIMPLE)
@@ -94,7 +94,7 @@ class Ladder:
         """How often the server was seen down."""
 
     def seen_down(self) -> None:
-        """The server takes no connection: what comes back may be another one."""
+        """The server takes no connection. What comes back may be another server."""
         self._spoken_until = self._borne_until = float("-inf")
         self.era += 1
 
@@ -116,7 +116,7 @@ class Ladder:
             self._borne_until = float("-inf")  # it bears more than was believed
 
     def climb(self, lowest: Rung = Rung.EXPORT_NAME) -> Climb:
-        """Begin a climb, which goes no lower than that."""
+        """Begin a climb that goes no lower than a rung."""
         return Climb(self, lowest)
 
 
@@ -139,7 +139,7 @@ class Climb:
         return self._rung
 
     def failed(self, now: float, *, structured: bool, extended: bool) -> Next:
-        """A fresh connection has lost its way, on the rung that was given for it, where so much was wanted."""
+        """A fresh connection has lost its way on the rung that was given for it, where so much was wanted."""
         if self._rung is None or self._era != self._ladder.era:
             return Next.AT_ONCE  # it was seen down meanwhile, so that was its end
         self._failures += 1
@@ -154,8 +154,8 @@ class Climb:
         return Next.AT_ONCE
 
     def answered(self, rung: Rung, now: float, *, structured: bool, extended: bool) -> bool:
-        """The server has answered on a rung, to who wanted so much. Say whether that is to be believed; if it
-        is not, the connection is to be left, and another one made.
+        """The server has answered on a rung, where so much was wanted. Say whether we believe that. If not, the
+        connection has to be left, and another one made.
         """
         if self._era != self._ladder.era:
             if rung is Rung.FULL:

@@ -1,4 +1,4 @@
-"""What a negotiation is for: a link, and what it has to be."""
+"""What a negotiation is for: a link, and what the link has to be."""
 
 from __future__ import annotations
 
@@ -45,3 +45,8 @@ class Terms:
     """Extended headers, or structured replies where the server has none."""
     queries: tuple[str, ...] | None = None
     """What SET_META_CONTEXT asks; None: it is not sent."""
+
+    def differ_in_name_alone(self, others: Terms) -> bool:
+        """Say whether these are the others for another export."""
+        ours = self.structured, self.extended, self.queries
+        return ours == (others.structured, others.extended, others.queries)

@@ -15,7 +15,7 @@ LISTING_SECONDS = 2
 
 
 class LastList:
-    """Of one server."""
+    """The list of one server."""
 
     def __init__(self) -> None:
         self._told: tuple[float, list[ListedExport] | Refusal] | None = None
@@ -23,8 +23,8 @@ class LastList:
         self._lock = trio.Lock()
 
     async def exports(self, ask: Callable[[], Awaitable[list[ListedExport]]]) -> list[ListedExport]:
-        """Give them as `ask` finds them out: once for all who want to know at the same time, and within
-        `LISTING_SECONDS` of that. That there was no server is for those alone who have waited for it. Raises
+        """Give the exports. `ask` finds them out, once for all who want to know at the same time, and within
+        `LISTING_SECONDS` of that. If there was no server, only those are told who have waited for it. Raises
         `Refusal` if the server will not say.
         """
         came = trio.current_time()

@@ -13,18 +13,18 @@ class Mode:
     """`connections` and what belongs to it."""
 
     wanted: Connections
-    """How many, and for whom. How many there are is for `gateway.upstream.coherence` to decide."""
+    """How many connections, and for whom. `gateway.upstream.coherence` decides how many there are."""
     required: bool
     """An export that cannot have so many is refused."""
     stripe: int
-    """Bytes, of which each takes the next connection."""
+    """Size in bytes of the parts of a disk that connections have in turns."""
     strong: bool
     """What one connection has written is seen over all others at once."""
     survival: Survival
 
     def bundled(self, count: int) -> bool:
-        """Say whether a session takes part in a bundle, where there are so many connections, rather than have a
-        link of its own.
+        """Say whether a session has a share of a bundle, rather than a link of its own, if there are so many
+        connections.
         """
         return (
             self.wanted.shared
@@ -34,8 +34,8 @@ class Mode:
         )
 
     def why_translated(self, count: int) -> str:
-        """Say why no command of a session is relayed as it is, where there are so many connections; empty if
-        that is not why.
+        """Say why no command of a session is relayed as it is, if there are so many connections; empty if that
+        is not why.
         """
         if not self.bundled(count):
             return ""

@@ -46,8 +46,8 @@ framing) at hand, without a look at its disk. A server that vanished without a w
 answers; what is left of the client's `negotiate-seconds` is for the connection that is dialled then."""
 
 FIRST_PAUSE_SECONDS = 0.1
-"""Before a server is asked again that has lost its way where it may not be asked for less: one that is being
-restarted is back soon."""
+"""How long we wait before we ask a server again that has lost its way, if it may not be asked for less. One
+that is being restarted is back soon."""
 
 MOST_PAUSE_SECONDS = 1.0
 """What doubling ends at."""
@@ -87,7 +87,7 @@ class Negotiation:
         self._name: str | None = None
         self._listed = listed
         self.allowance = allowance or Allowance(server.settings.negotiate_seconds)
-        """Of the export that is asked about: what it may take yet until it is opened."""
+        """How long it may still take until the export that is asked about is opened."""
 
     async def contexts(self, terms: Terms) -> tuple[MetaContext, ...]:
         """Select contexts: give those that the upstream has, with its ids. Raises `Refusal`."""
@@ -227,8 +227,8 @@ class Negotiation:
             connecting.take(trio.current_time() - began - answering)
 
     async def _pause(self, seconds: float, lost: LostTheWay | Died) -> None:
-        """Give a server time that may not be asked for less, or dies too early for that to make a difference.
-        Raises `Unreachable` when none is left.
+        """Wait for a server that may not be asked for less, or dies too early for that to make a difference.
+        Raises `Unreachable` when no time is left.
         """
         try:
             with self.allowance.spend():

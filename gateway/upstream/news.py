@@ -10,7 +10,7 @@ from gateway.quirks import Quirk, catalogue
 from gateway.upstream.circuits import Outage
 
 MAX_SAID = 1000
-"""What has been said of how many exports is remembered: names are the clients' choice."""
+"""Of how many exports we remember what was said: clients choose the names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class WentDown:
 
     why: str
     entirely: bool = True
-    """No other place works either."""
+    """No other place works, either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Said:
         self._said: set[tuple[str, str]] = set()
 
     def is_news(self, export: str, what: str) -> bool:
-        """Say whether this is the first time that it is said of an export: every client would say it again."""
+        """Say whether this is said of an export for the first time: every client would say it again."""
         if (export, what) in self._said:
             return False
         if len(self._said) >= MAX_SAID:

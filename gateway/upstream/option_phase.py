@@ -37,7 +37,8 @@ from gateway.wire.errors import WireError
 from gateway.wire.handshake import ListedExport, MetaContext
 
 WANTED = frozenset({Info.NAME, Info.DESCRIPTION, Info.BLOCK_SIZE})
-"""What is asked of every export. Block sizes always: a server may refuse who does not ask."""
+"""What is asked of every export. Block sizes are always asked: a server may refuse a client that does not
+ask."""
 
 OF_QEMU = ("qemu:",)
 """The query for all of qemu's contexts."""
@@ -48,7 +49,7 @@ class InDoubt(Exception):
 
 
 class OptionPhase:
-    """Of one connection, on one rung, for one set of terms."""
+    """The option phase of one connection, on one rung, for one set of terms."""
 
     def __init__(self, server: Server, handshake: Handshake) -> None:
         self.terms = Terms("", structured=False)
@@ -75,7 +76,7 @@ class OptionPhase:
         self._room = OptionRoom()
 
     def spend_from(self, allowance: Allowance) -> None:
-        """Have the server take no longer than there is left of this."""
+        """Let the server take no longer than what is left of this."""
         self._handshake.allowance = allowance
 
     @property
@@ -104,8 +105,9 @@ class OptionPhase:
         return True
 
     def _look_at_another(self, terms: Terms) -> bool:
-        same = replace(terms, name=self.terms.name) == self.terms and terms.queries is None
-        if not same or not self._room.has(self._handshake.asked) or self._core.busy:
+        if not terms.differ_in_name_alone(self.terms) or terms.queries is not None:
+            return False
+        if not self._room.has(self._handshake.asked) or self._core.busy:
             return False
         self._looked_at_others = True
         self.terms = terms
@@ -122,7 +124,7 @@ class OptionPhase:
             self._room.grow(len(answer.exports) if isinstance(answer, Answered) else 0)
 
     async def agree(self, terms: Terms, rung: Rung) -> None:
-        """Be for these terms from now on, on this rung."""
+        """Serve these terms from now on, on this rung."""
         self.terms, self.rung = terms, rung
         if self._handshake.greeting.export is None:
             await self._agree_on_framing()
@@ -132,7 +134,7 @@ class OptionPhase:
             self._open(Answered(0, export=self._handshake.greeting.export))
 
     async def _agree_on_framing(self) -> None:
-        """Ask for what the terms want and the rung has; a refusal is an answer as well."""
+        """Ask for what the terms want and the rung has. A refusal is an answer, too."""
         if self._has_options and self.rung is Rung.FULL and self.terms.extended:
             self._core.ask_extended_headers()
             await self._handshake.next_event()
@@ -242,8 +244,8 @@ class OptionPhase:
         return self._described
 
     async def _examine(self, answer: Answered | None, *, thoroughly: bool = False) -> None:
-        """Find out how the server answers an INFO that does not ask for block sizes, unless what it said before
-        (None: nothing yet) makes that no matter, or it is known.
+        """Find out how the server answers an INFO that does not ask for block sizes; unless that is known, or
+        makes no difference after what it said before (None: nothing yet).
         """
         if self._evidence is not None or not self._has_options:
             return
@@ -275,6 +277,7 @@ class OptionPhase:
             self._core.style,
             answer.export.flags if answer is not None and answer.export is not None else 0,
             answer.block_sizes if answer is not None else None,
+            None if self._evidence is None else self._evidence.unasked_info,
             structured=self._core.structured,
             info_known=answer is None or answer.option in (Opt.INFO, Opt.GO),
             named=answer is not None and answer.named,
@@ -321,10 +324,7 @@ class OptionPhase:
         assert answer.export is not None
         evidence = self._evidence_of(answer)
         if self._evidence is not None:
-            evidence = replace(evidence, unasked_info=self._evidence.unasked_info)
-            same = (
-                self._server.ladder.era == self._handshake.era
-            )  # else it may be another one by now
+            same = self._server.ladder.era == self._handshake.era  # else it may be another by now
             if self._has_asked_info and same and evidence.unasked_info is not None:
                 self._server.examined.note(evidence, trio.current_time())
         elif answer.option == Opt.GO:

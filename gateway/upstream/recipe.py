@@ -19,9 +19,9 @@ from gateway.upstream.backends import Backend, Connect
 from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
-    from gateway.tls.credentials import Session  # costs nothing where there is no TLS
+    from gateway.tls.credentials import TlsSession  # costs nothing where there is no TLS
 
-Tls = Callable[[], "Session"]
+Tls = Callable[[], "TlsSession"]
 """Gives the TLS session of a new connection."""
 
 
@@ -62,12 +62,12 @@ class Recipe:
 
     @property
     def started_by_us(self) -> bool:
-        """One that ends before its greeting does so however long it is waited for."""
+        """If one of these ends before its greeting, it does so however long we wait."""
         return self.settings.command is not None and self.uri is None
 
     @property
     def credentials(self) -> tuple[object, ...]:
-        """What is said of who we are there, and whether it goes over TLS."""
+        """Who we say that we are there, and whether it goes over TLS."""
         settings = self.settings
         uris = settings.nbd_uris if self.uri is None else (self.uri,)
         if not any(uri.tls for uri in uris):

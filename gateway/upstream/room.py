@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 MOST_OPTIONS = 32
-"""Of one connection over which exports are looked at, and as many again for each export that LIST tells on it:
-nbdkit bears no more (one without lists ends at the first number)."""
+"""How many options a server bears on one connection over which exports are looked at; and as many again for
+each export that LIST tells on it. nbdkit bears no more (one without lists ends at the first number)."""
 
 MOST_FOR_ONE = 4
-"""Options that it takes to look at one export, at most; and ABORT comes at the end."""
+"""How many options it takes to look at one export, at most; and ABORT comes at the end."""
 
 
 class OptionRoom:
-    """Of one connection. `asked` is how many options it has had."""
+    """The room on one connection. `asked` is how many options it has had."""
 
     def __init__(self) -> None:
         self._most = MOST_OPTIONS
@@ -22,8 +22,8 @@ class OptionRoom:
         return asked + MOST_FOR_ONE < self._most
 
     def is_for_list(self, asked: int) -> bool:
-        """Say whether there is just enough left for LIST, and an export after it, and it was not tried yet
-        whether that makes more.
+        """Say whether there is just enough left for LIST and an export after it, and we have not tried yet
+        whether LIST makes more room.
         """
         return self._may_grow and self.has(asked + 1) and not self.has(asked + 1 + MOST_FOR_ONE)
 

@@ -29,20 +29,19 @@ class Ready(Spare, Protocol):
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many connections are ready."""
 
     def served(self) -> None:
         """A client has its export."""
 
     async def take(self) -> Handshake | None:
-        """Give one, which is the caller's from now on, if there is any."""
+        """Give a connection, which is the caller's from now on, if there is one."""
 
 
 class Server:
-    """The server of a recipe.
-
-    `tls` gives the TLS session of a new connection, one for each place; none: it is spoken to in the clear.
-    `chance` gives numbers from 0 to 1, so that many gateways do not all come at once.
+    """The server of a recipe. `tls` gives the TLS session of a new connection, one for each place; if there is
+    none, the server is spoken to in the clear. `chance` gives numbers from 0 to 1, so that many gateways do not
+    all come at once.
     """
 
     def __init__(
@@ -58,11 +57,10 @@ class Server:
         self.mode = mode_of(recipe.settings)
         """Over how many connections it serves, and what becomes of clients when they are lost."""
         self.disks = recipe.backend.disks
-        """Whose disks they are: servers of which this is equal lead to the same ones, however they are spoken
-        to.
-        """
+        """Whose disks they are: servers for which this is equal lead to the same disks, however they are spoken
+        to."""
         self.slots = recipe.backend.slots
-        """Those that there are to it, of all servers that are over the same."""
+        """The slots of its backend, which all servers over that share."""
         self.connector = Connector(
             recipe,
             chance=chance,
@@ -76,7 +74,7 @@ class Server:
         self.told = Said()
         """What clients' logs have been told of it."""
         self.warm: Ready | None = None
-        """Who keeps connections to it ready, while somebody does."""
+        """What keeps connections to it ready, while something does."""
         self.ladder = Ladder()
         """How much of the protocol it bears."""
         self.examined = Examined()
@@ -88,11 +86,13 @@ class Server:
 
     @property
     def may_differ(self) -> bool:
-        """Connections may lead to different servers, and for all that is known to different disks."""
+        """Connections may lead to different servers and, as far as is known, to different disks."""
         return len(self.connector.connects) > 1 and not self.settings.same_storage
 
     def decide(self, exports: Sequence[Export], repaired: Iterable[str]) -> Decision:
-        """Decide over how many connections an export is served that is this on each of those that are open."""
+        """Decide over how many connections an export is served. `exports`: what it is on each connection that
+        is open.
+        """
         return decide(
             self.mode.wanted,
             exports,
@@ -102,7 +102,7 @@ class Server:
         )
 
     def come_into_force(self, tell: Callable[[News], None]) -> None:
-        """Be the one that clients are led to. `tell` is told when it goes down and comes back."""
+        """Become the server that clients are led to. `tell` is told when it goes down and comes back."""
         self.tell = tell
         self.slots.limiter.total_tokens = self.settings.max_connections or math.inf
 

@@ -47,18 +47,18 @@ RENEW_SECONDS = 300.0
 servers that are exchanged are out of use soon. (A rung of the ladder is remembered as long.)"""
 
 STEADY_SECONDS = 5.0
-"""What has lived so long was worth making, and its successor is made at once. qemu's time-out is twice that."""
+"""A connection that has lived so long was worth making, and its successor is made at once. qemu's time-out is
+twice that."""
 
 FIRST_PAUSE_SECONDS = 0.25
-"""After the first failure, as `Circuits` has it: a server that is being restarted is back in less than a
-second."""
+"""How long we wait after the first failure, as in `Circuits`: a server that is being restarted is back in less
+than a second."""
 
 MOST_PAUSE_SECONDS = 30.0
 """What doubling ends at. Nobody waits for these: who comes meanwhile dials."""
 
 FULL_SECONDS = 1.0
-"""How often it is looked whether there is a slot again, where there was none. That costs the server
-nothing."""
+"""How often we look whether there is a slot again, if there was none. That costs the server nothing."""
 
 
 @dataclass(eq=False)
@@ -68,9 +68,9 @@ class _Kept:
     handshake: Handshake
     since: float
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    """Of the task that watches it."""
+    """The scope of the task that watches it."""
     released: trio.Event = field(default_factory=trio.Event)
-    """That has ended."""
+    """Set when that task has ended."""
 
 
 class Warm:
@@ -80,7 +80,7 @@ class Warm:
         self._server = server
         self._count = count
         self._kept: deque[_Kept] = deque()
-        """The oldest first."""
+        """The connections that are kept, the oldest first."""
         self._served = trio.Event()
         self._changed = trio.Event()
         self._dialling: trio.CancelScope | None = None
@@ -103,7 +103,9 @@ class Warm:
             self._changed.set()
 
     async def take(self) -> Handshake | None:
-        """Give one, which is the caller's from now on; None if there is none, and the caller has to dial."""
+        """Give a connection, which is the caller's from now on. None: there is none, and the caller has to
+        dial.
+        """
         if not self._kept:
             await self._drop_dial()
             return None
@@ -113,7 +115,7 @@ class Warm:
         return kept.handshake
 
     async def give_way(self) -> None:
-        """Give up one, or the one that is being made: somebody needs the slot."""
+        """Give up one connection, or the one that is being made: somebody needs the slot."""
         if self._kept:
             kept = self._kept.popleft()
             await _release(kept)
@@ -122,7 +124,7 @@ class Warm:
             await self._drop_dial()
 
     async def run(self) -> None:
-        """Keep them, until cancelled; then they are left in good order."""
+        """Keep connections ready until cancelled; then leave them in good order."""
         self._server.warm = self
         self._server.slots.spare.add(self)
         try:

@@ -15,7 +15,7 @@ is a line of text, version 2 (section 2.2) is binary:
     16 bits   length of what follows
     source address, destination address, source port, destination port; and more, which is skipped
 
-The client's bytes come right behind, and are not ours to take. So `decode_header` says how many bytes are
+The client's bytes follow at once, and are not ours to take. So `decode_header` says how many bytes are
 missing at least, and whoever receives no more than these never receives too many.
 """
 

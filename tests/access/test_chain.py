@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.access.chain import Enlarged, Placed, Terms, join, terms
+from gateway.access.chain import Compiled, Enlarged, Placed, compile_chain, join
 from gateway.policy import (
     RANGED,
     WRITE_CLASS,
@@ -197,7 +197,7 @@ def chain(*policies: Policy, observed: Sequence[int] = ()) -> list[Placed]:
     ]
 
 
-def barred(compiled: Terms, command: Cmd) -> list[tuple[int, int]]:
+def barred(compiled: Compiled, command: Cmd) -> list[tuple[int, int]]:
     """Ranges that a command must not touch."""
     return sorted((each.start, each.end) for each in compiled.table[command].barred)
 
@@ -207,7 +207,7 @@ def barred(compiled: Terms, command: Cmd) -> list[tuple[int, int]]:
 
 def test_no_policies() -> None:
     seen = view()
-    compiled = terms([], seen)
+    compiled = compile_chain([], seen)
     assert (compiled.view, compiled.stages, compiled.shadow) == (seen, (), None)
     assert compiled.table == Table(seen.size)
 
@@ -246,13 +246,13 @@ def test_no_policies() -> None:
     ],
 )
 def test_ranges_move_with_windows(policies: tuple[Policy, ...], expected: list[object]) -> None:
-    compiled = terms(chain(*policies), view())
+    compiled = compile_chain(chain(*policies), view())
     assert barred(compiled, Cmd.WRITE) == expected
     assert barred(compiled, Cmd.READ) == []
 
 
 def test_a_window_in_a_window() -> None:
-    compiled = terms(chain(Window(offset=8, size=8), Window(offset=64, size=32)), view())
+    compiled = compile_chain(chain(Window(offset=8, size=8), Window(offset=64, size=32)), view())
     assert (compiled.view.base, compiled.view.size) == (72, 8)
     assert [(stage.behind.base, stage.view.base) for stage in compiled.stages] == [
         (64, 72),
@@ -263,10 +263,10 @@ def test_a_window_in_a_window() -> None:
 def test_the_nearest_to_the_client_sees_what_the_others_show() -> None:
     denied = chain(Window(offset=0, size=33), Window(offset=64, size=32))
     with pytest.raises(Denied):
-        terms(denied, view())
+        compile_chain(denied, view())
     with pytest.raises(Denied):  # 32 bytes at 64 are not in 33 either
-        terms(denied[::-1], view())
-    assert terms(denied[1:], view()).view.size == 32
+        compile_chain(denied[::-1], view())
+    assert compile_chain(denied[1:], view()).view.size == 32
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_the_nearest_to_the_client_sees_what_the_others_show() -> None:
     ],
 )
 def test_flags(policies: tuple[Policy, ...], on: Flag, off: Flag) -> None:
-    flags = terms(chain(*policies), view()).view.flags
+    flags = compile_chain(chain(*policies), view()).view.flags
     assert flags & on == on
     assert not flags & off
 
@@ -295,7 +295,7 @@ def test_who_refuses_all_that_writes_is_read_only() -> None:
         def commands(self, table: Table) -> None:
             table.refuse(*WRITE_CLASS, text="refused")
 
-    assert terms(chain(RefuseWrites()), view()).view.allows(Flag.READ_ONLY)
+    assert compile_chain(chain(RefuseWrites()), view()).view.allows(Flag.READ_ONLY)
 
 
 class Muddled(Policy):
@@ -322,30 +322,30 @@ async def test_what_makes_no_sense_goes_no_further(muddled: Policy, why: str) ->
     async def bottom(request: Request) -> Result:
         raise AssertionError(f"{request} must not come here")
 
-    compiled = terms(chain(muddled), view())
+    compiled = compile_chain(chain(muddled), view())
     with pytest.raises(ValueError, match=why):
         await compiled.do(Request(Cmd.TRIM, 0, 4), bottom)
 
 
 def test_more_than_there_is_takes_hooks() -> None:
     with pytest.raises(Enlarged, match="larger shows 1048577 bytes of 1048576"):
-        terms(chain(Larger()), view())
-    assert terms(chain(Larger(hooks=True)), view()).view.size == view().size + 1
+        compile_chain(chain(Larger()), view())
+    assert compile_chain(chain(Larger(hooks=True)), view()).view.size == view().size + 1
 
 
 def test_who_has_hooks_for_what() -> None:
-    compiled = terms(chain(Passing(), WritesZeros(), Readonly()), view())
+    compiled = compile_chain(chain(Passing(), WritesZeros(), Readonly()), view())
     assert compiled.hooked[Cmd.WRITE] == "passing"
-    compiled = terms(chain(Passing(), WritesZeros()), view())
+    compiled = compile_chain(chain(Passing(), WritesZeros()), view())
     assert compiled.hooked[Cmd.WRITE_ZEROES] == "passing, writeszeros"
-    assert terms(chain(Readonly()), view()).hooked == {}
+    assert compile_chain(chain(Readonly()), view()).hooked == {}
 
 
 # --- What is only observed
 
 
 def test_what_is_observed_is_not_in_force() -> None:
-    compiled = terms(chain(Readonly(), Protect(start=0, end=9), observed=[0, 1]), view())
+    compiled = compile_chain(chain(Readonly(), Protect(start=0, end=9), observed=[0, 1]), view())
     assert compiled.view == view()
     assert not compiled.table.rows
     assert compiled.shadow is not None
@@ -356,14 +356,14 @@ def test_what_is_observed_is_not_in_force() -> None:
 
 def test_a_shadow_has_those_in_force_too() -> None:
     policies = Protect(start=0, end=9), Window(offset=64, size=32), Protect(start=70, end=71)
-    compiled = terms(chain(*policies, observed=[0]), view())
+    compiled = compile_chain(chain(*policies, observed=[0]), view())
     assert barred(compiled, Cmd.WRITE) == [(6, 7)]
     assert compiled.shadow is not None
     assert barred(compiled.shadow, Cmd.WRITE) == [(0, 9), (6, 7)]
 
 
 def test_what_is_observed_behind_a_hook_is_seen() -> None:
-    compiled = terms(chain(Passing(), Protect(start=0, end=9), observed=[1]), view())
+    compiled = compile_chain(chain(Passing(), Protect(start=0, end=9), observed=[1]), view())
     assert compiled.shadow is not None
     assert barred(compiled.shadow, Cmd.WRITE) == [(0, 9)]
 
@@ -376,7 +376,7 @@ def test_what_is_observed_behind_a_hook_is_seen() -> None:
     ],
 )
 def test_what_a_shadow_cannot_have_is_said(policy: Policy, would: str) -> None:
-    compiled = terms(chain(policy, Readonly(), observed=[0, 1]), view())
+    compiled = compile_chain(chain(policy, Readonly(), observed=[0, 1]), view())
     assert compiled.would == (would,)
     assert compiled.shadow is not None
     assert compiled.shadow.view == view().having(Flag.READ_ONLY)
@@ -471,7 +471,7 @@ async def check(
     reach the same place with the same flags.
     """
     try:
-        compiled = terms(chain(*stack), view_of(export, any_alignment=any_alignment))
+        compiled = compile_chain(chain(*stack), view_of(export, any_alignment=any_alignment))
     except Denied:
         return
     selected = (MetaContext(1, ALLOCATION),)
@@ -536,7 +536,7 @@ async def test_offer_and_data_plane_agree_for_more(
     await check(stack, export, any_alignment, ranges)
 
 
-async def upstream(compiled: Terms, request: Request) -> tuple[Cmd, int, int, int] | None:
+async def upstream(compiled: Compiled, request: Request) -> tuple[Cmd, int, int, int] | None:
     """What comes of a request that goes through all stages; None: it is refused."""
     asked: list[Request] = []
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.access.chain import Placed, Terms, peek, terms
+from gateway.access.chain import Compiled, Placed, compile_chain, peek
 from gateway.access.loading import catalogue
 from gateway.config import Route
 from gateway.jobs.locks import ASK
@@ -67,15 +67,15 @@ def placed(name: str) -> list[Placed]:
     return [Placed(configured(policy, each), name) for each in examples.examples(name)]
 
 
-def compiled(chain: Sequence[Placed], export: Export, route: Route = ROUTE) -> Terms | None:
+def compiled(chain: Sequence[Placed], export: Export, route: Route = ROUTE) -> Compiled | None:
     """What a chain comes to; None: the client does not get the export."""
     try:
-        return terms(peek(chain, session()), first_view(route, export))
+        return compile_chain(peek(chain, session()), first_view(route, export))
     except Denied:
         return None
 
 
-def planned(agreed: Terms, export: Export, *, structured: bool, extended: bool) -> Plan:
+def planned(agreed: Compiled, export: Export, *, structured: bool, extended: bool) -> Plan:
     promised = promise(
         agreed,
         structured=structured,
@@ -88,7 +88,7 @@ def planned(agreed: Terms, export: Export, *, structured: bool, extended: bool) 
 # --- Requests
 
 
-def boundaries(agreed: Terms, offer: Offer) -> Iterator[tuple[int, int]]:
+def boundaries(agreed: Compiled, offer: Offer) -> Iterator[tuple[int, int]]:
     """Ranges at and over every edge that there is: of the view, and of what the table says."""
     edges = {0, offer.size, offer.size // 2}
     lengths = {1, 512, 64 * KIB}
@@ -120,7 +120,7 @@ FLAGS = {
 ZEROES = memoryview(bytes(64 * MIB))  # as much as a WRITE may have; what is longer is refused
 
 
-def requests(agreed: Terms, offer: Offer) -> Iterator[Request]:
+def requests(agreed: Compiled, offer: Offer) -> Iterator[Request]:
     for offset, length in dict.fromkeys(boundaries(agreed, offer)):
         for command, several in FLAGS.items():
             for flags in several:
@@ -147,7 +147,7 @@ def goes_fast(plan: Plan, request: Request, word: int) -> bool:
     return any(not entry[1] & ASK for entry in traffic.in_flight.values())
 
 
-async def chain_says(agreed: Terms, request: Request) -> tuple[bool, list[Request]]:
+async def chain_says(agreed: Compiled, request: Request) -> tuple[bool, list[Request]]:
     """Whether the chain lets a request be done, and what reaches the upstream."""
     reached: list[Request] = []
 
@@ -166,7 +166,7 @@ async def chain_says(agreed: Terms, request: Request) -> tuple[bool, list[Reques
     return True, reached
 
 
-async def agree(agreed: Terms, plan: Plan, *, all_there: bool) -> list[str]:
+async def agree(agreed: Compiled, plan: Plan, *, all_there: bool) -> list[str]:
     """What they do not agree on. `all_there`: the client has all that the chain has, framing and contexts."""
     wrong = []
     offer = plan.offer
@@ -193,7 +193,7 @@ async def agree(agreed: Terms, plan: Plan, *, all_there: bool) -> list[str]:
     return wrong
 
 
-def keeps_its_word(agreed: Terms, plan: Plan) -> list[str]:
+def keeps_its_word(agreed: Compiled, plan: Plan) -> list[str]:
     """What is offered and refused altogether, or not offered and taken."""
     wrong = []
     offer = plan.offer

@@ -18,7 +18,7 @@ import trio.testing
 from gateway.admin.control import ControlAnswer
 from gateway.app import reload as reloading
 from gateway.app.reload import (
-    LOOK_SECONDS,
+    LOOK_AT_FILE_SECONDS,
     SETTLE_SECONDS,
     STORM_SECONDS,
     TIMED_SECONDS,
@@ -692,7 +692,7 @@ async def test_a_file_that_changes_is_taken_up_when_it_is_whole(
     async def looks(count: int, told: Sequence[int]) -> None:
         """After some looks, so many reloads are told of: good ones, and bad ones."""
         for _ in range(count):
-            mock_clock.jump(LOOK_SECONDS)
+            mock_clock.jump(LOOK_AT_FILE_SECONDS)
             await trio.testing.wait_all_tasks_blocked(0.01)
         await until(lambda: not gateway.reloader._turn.locked())
         names = ("configuration reloaded", "configuration stays as it was")

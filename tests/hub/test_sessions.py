@@ -18,9 +18,9 @@ import trio.testing
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
 from gateway.hub.ending import LOST_SECONDS
-from gateway.hub.hub import LOOK_SECONDS
+from gateway.hub.hub import LOOK_FOR_HOLD_UPS_SECONDS
 from gateway.hub.lane import BUFFER_BYTES, MAP_BYTES, Scan
-from gateway.links.fencing import LOOK_SECONDS as FENCE_LOOK_SECONDS
+from gateway.links.fencing import LOOK_FOR_ENDS_SECONDS
 from gateway.net.dial import DialError
 from gateway.net.options import RelaySocket
 from gateway.protocol.client_role import ClientNegotiation, Refused
@@ -284,9 +284,11 @@ async def test_a_client_that_holds_up_others_is_cut_off(
             waited = trio.current_time() - begun
             # What a server has been sent may still be done when its connection has ended.
             late = (
-                0 if sent == HALF_A_WRITE else SURVIVAL.late_write_seconds + 2 * FENCE_LOOK_SECONDS
+                0
+                if sent == HALF_A_WRITE
+                else SURVIVAL.late_write_seconds + 2 * LOOK_FOR_ENDS_SECONDS
             )
-            assert LOST_SECONDS <= waited <= LOST_SECONDS + 2 * LOOK_SECONDS + late
+            assert LOST_SECONDS <= waited <= LOST_SECONDS + 2 * LOOK_FOR_HOLD_UPS_SECONDS + late
             with suppress(trio.BrokenResourceError):  # half a WRITE was never read: it is reset
                 while await stalling.stream.receive_some():
                     pass

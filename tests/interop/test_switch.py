@@ -27,7 +27,7 @@ MIB = 1 << 20
 SIZE = 64 * MIB
 
 
-class Gateway(Before):
+class Switchable(Before):
     """One gateway before one upstream, that shows its disk as "d", at a port."""
 
     def __init__(self, workdir: Path, upstream: str, more: str = "", how: str = "") -> None:
@@ -54,7 +54,7 @@ def empty(path: Path, size: int = SIZE) -> Path:
     return path
 
 
-def fio(gateway: Gateway) -> Process:
+def fio(gateway: Switchable) -> Process:
     """Three clients that write, flush, and read again; they are there when this returns."""
     load = writing(gateway.disk, jobs=3, mib=16, depth=16)
     # Before that it connects once for each, to ask for the size.
@@ -65,7 +65,7 @@ def fio(gateway: Gateway) -> Process:
 def test_back_and_forth_under_fio(servers: Servers, workdir: Path) -> None:
     disk = empty(workdir / "disk")
     one, other = raw(servers, disk), raw(servers, disk)
-    gateway = Gateway(workdir, one.uri)
+    gateway = Switchable(workdir, one.uri)
     load = fio(gateway)
     for _ in range(10):
         for arguments in ({"uri": other.uri}, {}):
@@ -93,7 +93,7 @@ MODES = {
 def test_back_and_forth_of_bundles(servers: Servers, workdir: Path, mode: str) -> None:
     disk = empty(workdir / "disk")
     one, other = raw(servers, disk, "--shared=0"), raw(servers, disk, "--shared=0")
-    gateway = Gateway(workdir, one.uri, how=MODES[mode])
+    gateway = Switchable(workdir, one.uri, how=MODES[mode])
     load = fio(gateway)
     for _ in range(5):
         for arguments in ({"uri": other.uri}, {}):
@@ -110,7 +110,7 @@ def test_back_and_forth_of_bundles(servers: Servers, workdir: Path, mode: str) -
 def test_many_clients_of_servers_that_take_one_connection(servers: Servers, workdir: Path) -> None:
     disk = empty(workdir / "disk")
     one, other = raw(servers, disk, "--shared=1"), raw(servers, disk, "--shared=1")
-    gateway = Gateway(workdir, one.uri, how=MODES["shared"] + "\nconnect-seconds = 2")
+    gateway = Switchable(workdir, one.uri, how=MODES["shared"] + "\nconnect-seconds = 2")
     load = fio(gateway)
     for more in (("--close-first",), (other.uri,), ("--close-first",)):
         done = gateway.do("switch", "d", *more)
@@ -137,7 +137,7 @@ def test_a_shared_server_is_restarted_while_paused(servers: Servers, workdir: Pa
 
     server = start()
     how = MODES["shared"] + "\nreconnect-seconds = 0\nconnect-seconds = 2"
-    gateway = Gateway(workdir, unix_uri(path), how=how)
+    gateway = Switchable(workdir, unix_uri(path), how=how)
     load = fio(gateway)
     assert gateway.do("pause", "d").status == 0
     server.stop()
@@ -159,7 +159,7 @@ def test_a_server_of_another_size_is_refused(servers: Servers, workdir: Path) ->
     one = raw(servers, disk)
     larger = raw(servers, empty(workdir / "larger", 2 * SIZE))
     readonly = raw(servers, disk, "--read-only")
-    gateway = Gateway(workdir, one.uri)
+    gateway = Switchable(workdir, one.uri)
     load = fio(gateway)
     done = gateway.do("switch", "d", larger.uri)
     assert done.status == 1
@@ -175,7 +175,7 @@ def test_a_server_of_another_size_is_refused(servers: Servers, workdir: Path) ->
     gateway.end()
 
 
-def resumed(gateway: Gateway) -> Finished:
+def resumed(gateway: Switchable) -> Finished:
     """Resume, as soon as the server is tried again: one that has been down is not tried all the time."""
     done: list[Finished] = []
 
@@ -205,7 +205,7 @@ while number < 100000:
 def test_a_copy_of_a_paused_disk(servers: Servers, workdir: Path) -> None:
     """Writes are one after the other, each to the next block: what the copy has is all up to one of them."""
     disk = empty(workdir / "disk")
-    gateway = Gateway(workdir, raw(servers, disk).uri)
+    gateway = Switchable(workdir, raw(servers, disk).uri)
     client = Process("/usr/bin/python3", "-c", COUNTING, gateway.disk)
     wait_until(lambda: client.output.count("\n") > 50, "it counts")
     done = gateway.do("pause", "d")
@@ -248,7 +248,7 @@ def test_a_server_is_restarted_while_paused(servers: Servers, workdir: Path) -> 
         return server
 
     server = start()
-    gateway = Gateway(workdir, unix_uri(path), how="connect-seconds = 2")
+    gateway = Switchable(workdir, unix_uri(path), how="connect-seconds = 2")
     load = fio(gateway)
     assert gateway.do("pause", "d").status == 0
     server.stop()
@@ -267,7 +267,7 @@ def test_a_server_is_restarted_while_paused(servers: Servers, workdir: Path) -> 
 def test_servers_that_take_one_connection(servers: Servers, workdir: Path) -> None:
     disk = empty(workdir / "disk")
     one = raw(servers, disk, "--shared=1")
-    gateway = Gateway(workdir, one.uri, "[upstream.x]\nuri = 'memory:1M'\n")
+    gateway = Switchable(workdir, one.uri, "[upstream.x]\nuri = 'memory:1M'\n")
     load = reading(gateway.disk)
     wait_until(lambda: gateway.sessions == 1, "there is load")
     for _ in range(3):
@@ -289,7 +289,7 @@ def test_servers_that_take_one_connection(servers: Servers, workdir: Path) -> No
 def test_who_comes_after_a_switch_is_led_there(servers: Servers, workdir: Path) -> None:
     one = raw(servers, empty(workdir / "one"))
     other = raw(servers, empty(workdir / "other"))
-    gateway = Gateway(workdir, one.uri)
+    gateway = Switchable(workdir, one.uri)
     assert gateway.do("switch", "d", other.uri).status == 0
     qemu_io(gateway.disk, "write -P 7 0 4k")
     qemu_io(other.uri, "read -P 7 0 4k")
@@ -302,7 +302,7 @@ def test_who_comes_after_a_switch_is_led_there(servers: Servers, workdir: Path) 
 # --- While a command runs
 
 
-def counting(gateway: Gateway) -> Process:
+def counting(gateway: Switchable) -> Process:
     client = Process("/usr/bin/python3", "-c", COUNTING, gateway.disk)
     wait_until(lambda: client.output.count("\n") > 50, "it counts")
     return client
@@ -316,7 +316,7 @@ def goes_on(client: Process) -> None:
 def test_a_command_runs_while_it_is_paused(servers: Servers, workdir: Path) -> None:
     """The copy is made by the command; its status is ours, and its output too."""
     disk = empty(workdir / "disk")
-    gateway = Gateway(workdir, raw(servers, disk).uri)
+    gateway = Switchable(workdir, raw(servers, disk).uri)
     client = counting(gateway)
     copy = workdir / "a copy"
     script = f'cp {disk} "$1" && sleep 0.3 && cmp {disk} "$1" && echo "same: $1"; exit 7'
@@ -336,7 +336,7 @@ def test_a_command_runs_while_it_is_paused(servers: Servers, workdir: Path) -> N
 
 def test_a_command_that_is_not_run(servers: Servers, workdir: Path) -> None:
     ran = workdir / "ran"
-    gateway = Gateway(workdir, raw(servers, empty(workdir / "disk")).uri)
+    gateway = Switchable(workdir, raw(servers, empty(workdir / "disk")).uri)
     assert gateway.do("pause", "z", "--", "touch", ran).status == 1
     done = gateway.do("pause", "d", "--")
     assert done.status == 2
@@ -352,7 +352,7 @@ def test_a_command_that_is_not_run(servers: Servers, workdir: Path) -> None:
 
 
 def test_a_command_that_outlasts_the_pause(servers: Servers, workdir: Path) -> None:
-    gateway = Gateway(workdir, raw(servers, empty(workdir / "disk")).uri)
+    gateway = Switchable(workdir, raw(servers, empty(workdir / "disk")).uri)
     # What ends a pause early is its time, or somebody else; here it is the command itself.
     ended = f"{sys.executable} -m gateway resume d --socket {gateway.socket}"
     for more, status in (("true", 3), ("exit 5", 5)):
@@ -367,7 +367,7 @@ def test_whatever_becomes_of_who_paused_it(
     servers: Servers, workdir: Path, number: signal.Signals
 ) -> None:
     """A signal that can be is handed on to the command, which ends first; Ctrl-C has reached it already."""
-    gateway = Gateway(workdir, raw(servers, empty(workdir / "disk")).uri)
+    gateway = Switchable(workdir, raw(servers, empty(workdir / "disk")).uri)
     client = counting(gateway)
     runs, stays = workdir / "runs", workdir / "stays"
     stays.touch()
@@ -392,7 +392,7 @@ def test_who_interrupts_a_pause_leaves_nobody_held(servers: Servers, workdir: Pa
     path = workdir / "s"
     server = Process("qemu-nbd", "--persistent", "--shared=0", "-f", "raw", "-k", path, disk)
     server.ready_when(lambda: listening(unix_uri(path)), "it listens")
-    gateway = Gateway(workdir, unix_uri(path))
+    gateway = Switchable(workdir, unix_uri(path))
     client = counting(gateway)
     server.signal(signal.SIGSTOP)
     caller = Process(*gateway.command("pause", "d", "--within", "60"))
@@ -416,14 +416,14 @@ def has_a_socket(process: Process) -> bool:
     return any(str(each.readlink()).startswith("socket:") for each in descriptors)
 
 
-def held(gateway: Gateway) -> bool:
+def held(gateway: Switchable) -> bool:
     """A second caller waits for the first, as long as that is not done."""
     done = gateway.do("pause", "d", "--within", "0.2")
     return "others' commands took longer" in done.err
 
 
 def test_what_is_done_and_cannot_be_said(servers: Servers, workdir: Path) -> None:
-    gateway = Gateway(workdir, raw(servers, empty(workdir / "disk")).uri)
+    gateway = Switchable(workdir, raw(servers, empty(workdir / "disk")).uri)
     pause = shlex.join(str(word) for word in gateway.command("pause", "d"))
     done = attempt("/bin/sh", "-c", f"exec {pause} >/dev/full")
     assert done.status == 3
@@ -433,7 +433,7 @@ def test_what_is_done_and_cannot_be_said(servers: Servers, workdir: Path) -> Non
 
 
 def test_the_log_says_who_has_asked(servers: Servers, workdir: Path) -> None:
-    gateway = Gateway(
+    gateway = Switchable(
         workdir, raw(servers, empty(workdir / "disk")).uri, '[log]\nformat = "json"\n'
     )
     caller = Process(*gateway.command("pause", "d"))

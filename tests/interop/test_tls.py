@@ -54,7 +54,7 @@ def pki(workdir: Path, ca: trustme.CA) -> Path:
     return folder
 
 
-class Gateway:
+class OverTls:
     """A gateway with TLS on a port of this machine."""
 
     def __init__(self, upstream: str, *arguments: str | Path, scheme: str = "nbds") -> None:
@@ -92,7 +92,7 @@ def qemu(servers: Servers, image: Image) -> Upstream:
 
 
 def test_libnbd(qemu: Upstream, pki: Path, image: Image, workdir: Path) -> None:
-    gateway = Gateway(qemu.uri, "--tls-certificates", pki)
+    gateway = OverTls(qemu.uri, "--tls-certificates", pki)
     told = nbdinfo(gateway.uri(pki))
     assert told["TLS"] is True
     assert told["exports"][0]["export-size"] == image.size
@@ -104,7 +104,7 @@ def test_libnbd(qemu: Upstream, pki: Path, image: Image, workdir: Path) -> None:
 
 @needs_psk
 def test_libnbd_with_a_key(qemu: Upstream, pki: Path, image: Image) -> None:
-    gateway = Gateway(qemu.uri, "--tls-certificates", pki, "--tls-psk", pki / "keys.psk")
+    gateway = OverTls(qemu.uri, "--tls-certificates", pki, "--tls-psk", pki / "keys.psk")
     assert nbdinfo(gateway.psk_uri(pki))["exports"][0]["export-size"] == image.size
     assert nbdinfo(gateway.uri(pki))["exports"][0]["export-size"] == image.size
     (pki / "keys.psk").write_text(KEY.replace("alice", "mallory"))
@@ -119,7 +119,7 @@ def test_libnbd_with_a_key(qemu: Upstream, pki: Path, image: Image) -> None:
 
 
 def test_qemu(qemu: Upstream, pki: Path) -> None:
-    gateway = Gateway(qemu.uri, "--tls-certificates", pki)
+    gateway = OverTls(qemu.uri, "--tls-certificates", pki)
     said = run(
         *("qemu-img", "info", "--object", f"tls-creds-x509,id=t,dir={pki},endpoint=client"),
         *("--image-opts", f"driver=nbd,host=127.0.0.1,port={gateway.port},tls-creds=t"),
@@ -129,7 +129,7 @@ def test_qemu(qemu: Upstream, pki: Path) -> None:
 
 @needs_psk
 def test_qemu_with_a_key(qemu: Upstream, pki: Path) -> None:
-    gateway = Gateway(qemu.uri, "--tls-psk", pki / "keys.psk")
+    gateway = OverTls(qemu.uri, "--tls-psk", pki / "keys.psk")
     said = run(
         *("qemu-img", "info", "--object"),
         f"tls-creds-psk,id=t,dir={pki},endpoint=client,username=alice",
@@ -139,7 +139,7 @@ def test_qemu_with_a_key(qemu: Upstream, pki: Path) -> None:
 
 
 def test_what_qemu_writes(servers: Servers, image: Image, pki: Path) -> None:
-    gateway = Gateway(servers.start("nbdkit", image.path).uri, "--tls-certificates", pki)
+    gateway = OverTls(servers.start("nbdkit", image.path).uri, "--tls-certificates", pki)
     words = ["write -P 9 5000 2000000", "flush", "read -P 9 5000 2000000", "write -z 1M 64k"]
     said = run(
         *("qemu-io", "--object", f"tls-creds-x509,id=t,dir={pki},endpoint=client"),
@@ -152,7 +152,7 @@ def test_what_qemu_writes(servers: Servers, image: Image, pki: Path) -> None:
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1")
 @pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3"])
 def test_versions(qemu: Upstream, pki: Path, version: str) -> None:
-    gateway = Gateway(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
+    gateway = OverTls(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
     context = anybody()
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
@@ -168,7 +168,7 @@ def test_versions(qemu: Upstream, pki: Path, version: str) -> None:
 
 def test_nbd_client(servers: Servers, image: Image, pki: Path) -> None:
     upstream = servers.start("storage-daemon", image.path)
-    gateway = Gateway(upstream.named(""), "--tls-certificates", pki)
+    gateway = OverTls(upstream.named(""), "--tls-certificates", pki)
     said = run(
         *("nbd-client", "-l", "127.0.0.1", "-p", str(gateway.port), "-tlshostname", "localhost"),
         *("-cacertfile", pki / "ca-cert.pem"),
@@ -178,13 +178,13 @@ def test_nbd_client(servers: Servers, image: Image, pki: Path) -> None:
 
 
 def test_who_has_no_certificate(qemu: Upstream, pki: Path, workdir: Path) -> None:
-    gateway = Gateway(qemu.uri, "--tls-certificates", pki)
+    gateway = OverTls(qemu.uri, "--tls-certificates", pki)
     anonymous = workdir / "anonymous"
     anonymous.mkdir()
     shutil.copy(pki / "ca-cert.pem", anonymous)
     assert attempt("nbdinfo", gateway.uri(anonymous)).status
     assert attempt("nbdinfo", gateway.plain_uri).status
-    lenient = Gateway(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
+    lenient = OverTls(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
     assert nbdinfo(lenient.uri(anonymous))["TLS"] is True
 
 
@@ -205,7 +205,7 @@ def test_whom_we_do_not_trust(qemu: Upstream, pki: Path, workdir: Path, ca: trus
     revoked_leaf = ca.issue_cert("bob@example.org")
     revoked = directory(workdir / "revoked", ca, client=revoked_leaf)
     (pki / "ca-crl.pem").write_bytes(crl_of(ca, [revoked_leaf]))
-    gateway = Gateway(qemu.uri, "--tls-certificates", pki)
+    gateway = OverTls(qemu.uri, "--tls-certificates", pki)
     assert nbdinfo(gateway.uri(pki))["TLS"] is True
     for who in (stranger, revoked, expired, unborn):
         assert attempt("nbdinfo", gateway.uri(who)).status
@@ -256,7 +256,7 @@ def test_servers_over_tls(
         else f"tls-certificates={pki}&tls-hostname=localhost"
     )
     user = "alice@" if "keys" in kind else ""
-    gateway = Gateway(f"nbds+unix://{user}/?socket={quote(path)}&{how}", scheme="nbd")
+    gateway = OverTls(f"nbds+unix://{user}/?socket={quote(path)}&{how}", scheme="nbd")
     copy = workdir / "copy.img"
     nbdcopy(gateway.plain_uri, copy)
     assert run("cmp", image.path, copy) == ""
@@ -301,7 +301,7 @@ def test_nbd_server_over_tls(servers: Servers, image: Image, pki: Path, workdir:
         f"cacertfile = {pki / 'ca-cert.pem'}\nforce_tls = true\n"
     )
     uri = servers.nbd_server(disk, generic=generic).uri
-    gateway = Gateway(f"nbds{uri.removeprefix('nbd')}?tls-certificates={pki}", scheme="nbd")
+    gateway = OverTls(f"nbds{uri.removeprefix('nbd')}?tls-certificates={pki}", scheme="nbd")
     copy = workdir / "copy.img"
     nbdcopy(f"{gateway.plain_uri}/disk", copy)
     assert run("cmp", image.path, copy) == ""
@@ -322,7 +322,7 @@ def test_servers_that_do_not_know_our_key(
     ours.write_text(KEY.replace("0", "1"))
     ours.chmod(0o600)
     path = quote(upstream.uri.partition("socket=")[2])
-    gateway = Gateway(f"nbds+unix://alice@/?socket={path}&tls-psk-file={ours}", scheme="nbd")
+    gateway = OverTls(f"nbds+unix://alice@/?socket={path}&tls-psk-file={ours}", scheme="nbd")
     assert attempt("nbdinfo", gateway.plain_uri).status
     said = gateway.said()
     assert "as user 'alice': " in said
@@ -338,7 +338,7 @@ def test_servers_that_want_tls(servers: Servers, image: Image, pki: Path, kind: 
         if kind == "nbdkit"
         else servers.qemu_nbd(*secure, "-f", "raw", "-r", image.path)
     )
-    gateway = Gateway(upstream.uri, scheme="nbd")
+    gateway = OverTls(upstream.uri, scheme="nbd")
     assert attempt("nbdinfo", gateway.plain_uri).status
     told = attempt("qemu-img", "info", gateway.plain_uri).err
     assert "the gateway's own server wants TLS" in told
@@ -352,7 +352,7 @@ def test_servers_that_want_tls(servers: Servers, image: Image, pki: Path, kind: 
 def test_a_client_that_begins_with_tls(qemu: Upstream, pki: Path, scheme: str) -> None:
     """As one of HTTPS does, or the other end of a tunnel."""
     certificates = ("--tls-certificates", pki) if scheme == "nbds" else ()
-    gateway = Gateway(qemu.uri, *certificates, scheme=scheme)
+    gateway = OverTls(qemu.uri, *certificates, scheme=scheme)
     context = ssl.create_default_context(cafile=str(pki / "ca-cert.pem"))
     with socket.create_connection(("127.0.0.1", gateway.port)) as plain, pytest.raises(OSError):  # noqa: PT011 # SSLError, or a reset
         context.wrap_socket(plain, server_hostname="localhost")
@@ -366,7 +366,7 @@ def test_there_is_no_way_back_to_the_clear(
     upstream = servers.start(kind, image.path)
     path = upstream.uri.partition("socket=")[2]
     secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={pki}&tls-hostname=localhost"
-    gateway = Gateway(secure, scheme="nbd")
+    gateway = OverTls(secure, scheme="nbd")
     assert attempt("nbdinfo", gateway.plain_uri).status
     assert "has no TLS" in gateway.said()
 
@@ -375,10 +375,10 @@ def test_a_server_of_another_name(servers: Servers, image: Image, pki: Path) -> 
     upstream = servers.nbdkit("--tls=require", f"--tls-certificates={pki}", "file", image.path)
     path = upstream.uri.partition("socket=")[2]
     secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={pki}&tls-hostname=a.example"
-    gateway = Gateway(secure, scheme="nbd")
+    gateway = OverTls(secure, scheme="nbd")
     assert attempt("nbdinfo", gateway.plain_uri).status
     assert "Hostname mismatch" in gateway.said()
-    anyone = Gateway(secure + "&tls-verify-peer=false", scheme="nbd")
+    anyone = OverTls(secure + "&tls-verify-peer=false", scheme="nbd")
     assert nbdinfo(anyone.plain_uri)["exports"][0]["export-size"] == image.size
 
 
@@ -405,7 +405,7 @@ def test_servers_not_to_trust(
     upstream = servers.nbdkit("--tls=require", f"--tls-certificates={theirs}", "file", image.path)
     path = upstream.uri.partition("socket=")[2]
     secure = f"nbds+unix:///?socket={quote(path)}&tls-certificates={pki}&tls-hostname=localhost"
-    gateway = Gateway(secure, scheme="nbd")
+    gateway = OverTls(secure, scheme="nbd")
     told = attempt("nbdinfo", gateway.plain_uri)
     assert told.status
     assert re.search(SERVERS_NOT_TO_TRUST[which], gateway.said())
@@ -441,7 +441,7 @@ def test_certificates_are_exchanged_under_load(
     servers: Servers, pki: Path, ca: trustme.CA, workdir: Path
 ) -> None:
     upstream = servers.nbdkit("pattern", "512M")
-    gateway = Gateway(upstream.uri, "--tls-certificates", pki, "--no-tls-verify-client")
+    gateway = OverTls(upstream.uri, "--tls-certificates", pki, "--no-tls-verify-client")
     before = certificate_of(gateway.port)
     copies = [Process("nbdcopy", gateway.uri(pki), "null:") for _ in range(4)]
     fresh = ca.issue_cert("localhost", "127.0.0.1")
@@ -462,7 +462,7 @@ def fresh_certificate(pki: Path) -> bytes:
 
 
 def test_rude_clients_leave_nothing_behind(qemu: Upstream, pki: Path) -> None:
-    gateway = Gateway(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
+    gateway = OverTls(qemu.uri, "--tls-certificates", pki, "--no-tls-verify-client")
     assert nbdinfo(gateway.uri(pki))["TLS"] is True
     idle = gateway.process.descriptors()
     rude(gateway.port, 100)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.losses import unflushed as module
+from gateway.losses import eras as module
 from gateway.losses.eras import LEAST_BLOCK_BYTES, LONG_AGO, MOST_RANGES, Keep, Order, digest_of
 from gateway.losses.unflushed import MOST_ERAS, Unflushed
 from gateway.protocol.asks import Ask

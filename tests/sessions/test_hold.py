@@ -13,7 +13,7 @@ import structlog
 import trio
 import trio.testing
 
-from gateway.access.chain import terms
+from gateway.access.chain import compile_chain
 from gateway.embedded import Faults, MemoryDisk, Request, Server
 from gateway.hub.session import Hold
 from gateway.net.dial import DialError
@@ -572,13 +572,13 @@ def test_what_was_promised(less: str) -> None:
     now = replace(PROMISED, **changes)
     view = view_of(PROMISED)
     promised = offer(view, structured=True, selected=(MetaContext(1, "x:y"),))
-    assert misfits(promised, PROMISED, now, terms((), view_of(now))) == problems
+    assert misfits(promised, PROMISED, now, compile_chain((), view_of(now))) == problems
 
 
 def test_what_was_promised_of_blocks_that_had_to_be_obeyed() -> None:
     promised = offer(view_of(PROMISED, any_alignment=False), structured=True)
     now = replace(PROMISED, block_sizes=BlockSizes(4096, 4096, MIB))
-    found = misfits(promised, PROMISED, now, terms((), view_of(now, any_alignment=False)))
+    found = misfits(promised, PROMISED, now, compile_chain((), view_of(now, any_alignment=False)))
     assert "alignment 4096 instead of 512" in found
 
 

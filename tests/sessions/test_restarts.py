@@ -16,7 +16,7 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Server
 from gateway.embedded.faults import CLOSES_BEFORE_GREETING
 from gateway.sessions.pausing import Pauses
 from gateway.sessions.reconnecting import OPEN_SECONDS
-from gateway.sessions.surviving import QUIET_SECONDS
+from gateway.sessions.surviving import BECOME_QUIET_SECONDS
 from gateway.upstream.ladder import Rung
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
 from gateway.wire.limits import MIB
@@ -173,7 +173,7 @@ async def test_a_link_lost_in_a_pause_is_lost_once(autojump_clock: trio.testing.
             whole = client.framing.encode_request(Cmd.WRITE, 0, 77, 0, 512) + bytes(512)
             await client.stream.send_all(whole[:100])
             mortal.refuses = 0
-            await trio.sleep(4 * QUIET_SECONDS)
+            await trio.sleep(4 * BECOME_QUIET_SECONDS)
             await client.stream.send_all(whole[100:])
             assert await client.simple_reply() == (77, 0, b"")
             assert await client.read(0, 512) == bytes(512)

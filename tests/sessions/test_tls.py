@@ -22,10 +22,10 @@ from gateway.net.drive import Conversation, PeerClosed
 from gateway.protocol.server_role import Aborted, ServerDialect, ServerNegotiation, Tls
 from gateway.tls.credentials import (
     ServerCredentials,
+    TlsSession,
     client_credentials,
     server_credentials,
 )
-from gateway.tls.credentials import Session as TlsSession
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.wire import limits

@@ -15,8 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from gateway.tls.credentials import Admitted, ClientCredentials, ServerCredentials
-from gateway.tls.credentials import Session as TlsSession
+from gateway.tls.credentials import Admitted, ClientCredentials, ServerCredentials, TlsSession
 from gateway.tls.errors import NotAdmitted
 
 NOW = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)

@@ -14,7 +14,7 @@ import pytest
 from gateway.tls.credentials import (
     WRONG_KEY,
     Admitted,
-    Session,
+    TlsSession,
     client_credentials,
     server_credentials,
 )
@@ -189,7 +189,7 @@ def test_wrong_key_and_unknown_user_look_alike(
 def test_a_failure_names_the_user(keys: Path) -> None:
     """Where somebody has said that it is one, and as what it is shown to be."""
     [wrong, *_] = WRONG_KEY
-    session = Session(_context_of_nobody(), server_side=True, claim=(claim := ClaimedUser()))
+    session = TlsSession(_context_of_nobody(), server_side=True, claim=(claim := ClaimedUser()))
     assert session.failure("the reason", openssl=wrong) == "the reason"
     claim.user = "joe\x1b[2J"
     assert session.failure("the reason", openssl=wrong) == (
@@ -200,7 +200,7 @@ def test_a_failure_names_the_user(keys: Path) -> None:
     assert ours.failure("it broke") == (
         "as user 'joe': it broke; perhaps the server does not know this user, or another key"
     )
-    assert Session(_context_of_nobody(), server_side=True).failure("it broke") == "it broke"
+    assert TlsSession(_context_of_nobody(), server_side=True).failure("it broke") == "it broke"
 
 
 def _context_of_nobody() -> ssl.SSLContext:

@@ -18,7 +18,7 @@ import pytest
 from gateway.tls.credentials import (
     Admitted,
     ServerCredentials,
-    Session,
+    TlsSession,
     client_credentials,
     server_credentials,
 )
@@ -234,7 +234,7 @@ def gnutls_serv(arguments: str) -> Iterator[int]:
         process.wait()
 
 
-def _connect(session: Session, port: int) -> Admitted | str:
+def _connect(session: TlsSession, port: int) -> Admitted | str:
     with socket.create_connection(("127.0.0.1", port), SECONDS) as sock:
         bios = (ssl.MemoryBIO(), ssl.MemoryBIO())
         tls = session.wrap(*bios)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gateway.upstream.circuits import (
+    ANOTHER_OUTAGE_SECONDS,
     FIRST_BACK_OFF_SECONDS,
     LAST_SECONDS,
     MOST_BACK_OFF_SECONDS,
-    QUIET_SECONDS,
     Circuits,
     GiveUp,
     Outage,
@@ -178,7 +178,7 @@ def test_who_is_not_patient_tries_once() -> None:
 def test_a_failure_after_a_long_quiet_begins_another_outage() -> None:
     circuits = of()
     fail_from(circuits, 0, 6)
-    then = 12.75 + QUIET_SECONDS + 1
+    then = 12.75 + ANOTHER_OUTAGE_SECONDS + 1
     assert fail(circuits, then) is False  # it was known to be down, and nobody has seen it up
     assert circuits.next_step(then, then + PATIENCE) == Wait(then + FIRST_BACK_OFF_SECONDS)
 

@@ -155,7 +155,7 @@ async def _try_all(
 
 
 async def _try(bench: Bench, promise: Promise, check_seconds: float) -> Finding:
-    """Check one promise; behind a failure the shared connection is closed."""
+    """Check one promise; after a failure the shared connection is closed."""
     verdict = CheckResult.KEPT
     why: tuple[str, ...] = ()
     try:

@@ -79,7 +79,7 @@ class Pattern:
 class Bench:
     """One export under test.
 
-    Checks share a connection (`main`), which is opened anew behind one that failed: a server that takes one
+    Checks share a connection (`main`), which is opened anew after one that failed: a server that takes one
     client at a time, or a few in all, can be asked most of it.
     """
 

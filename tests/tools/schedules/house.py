@@ -39,7 +39,7 @@ DRAIN_SECONDS = 60
 """The clients have gone by then, or somebody waits for something that does not come."""
 
 HUB = {
-    "QUIET_SECONDS": 1e-9,
+    "POLL_SECONDS": 1e-9,
     "PATIENCE_SECONDS": 0.0,
     "GATHER_SECONDS": 0.0,
     "TURN_SECONDS": 1e9,
