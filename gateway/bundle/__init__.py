@@ -19,6 +19,8 @@ What must hold:
 - *What was asked and not answered may have happened, may happen yet, or may not.* Reads are asked again. A
   write is read back first; if it is not there, it is asked again when the old one can hardly come any more,
   and until then whatever overlaps it waits.
+- *Whoever leaves leaves nothing behind*: what it asked and was not sent is forgotten, and what comes of the
+  rest is dropped (`Work.leave`).
 
 In the order in which one builds on the other:
 

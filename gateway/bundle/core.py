@@ -349,7 +349,7 @@ class Bundle(Standstill):
 
     def left(self) -> None:
         """Its lines have been closed."""
-        self._forget_gate()
+        self._forget_barrier()
         for piece in self.work.pieces.under_way:
             if piece.writes and piece.line is not None:
                 self.work.keep_away(piece.ask, self._late_from(piece.line.peer))

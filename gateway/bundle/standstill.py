@@ -111,7 +111,7 @@ class Standstill:
         self._mends_since = self._deaths
         self._late = []
         self.lines.use_staying()
-        self._forget_gate()
+        self._forget_barrier()
         steps = recovery(self.work, restarted=self._total_loss)
         self._mending = Mending(steps, self.work)
         self._go_on_mending()
@@ -165,12 +165,12 @@ class Standstill:
 
     def _break_off(self) -> None:
         """A recovery cannot go on as it is. It begins anew with the lines that are there then."""
-        self._forget_gate()
+        self._forget_barrier()
         if self._mending is not None:
             self._mending.break_off()
             self._mending = None
 
-    def _forget_gate(self) -> None:
+    def _forget_barrier(self) -> None:
         if self._barrier is not None:
             self._barrier.forget()
             self._barrier = None
@@ -179,7 +179,7 @@ class Standstill:
 
     def end(self) -> None:
         """Nobody asks any more. If what was written is in doubt, others have to be told."""
-        self._forget_gate()
+        self._forget_barrier()
         self._trail.losses.give_up(self._trail, NEVER_BACK)
 
     def give_up(self, why: str) -> None:

@@ -161,9 +161,9 @@ class Inquiry:
 
     async def described(self, asked: ExportAsked) -> Told:
         """Give what INFO tells."""
+        self.forget()  # before another link is asked for: there may be no slot for two
         grant = self._grant(asked.name, without_tls=Rep.ERR_TLS_REQD)
         if prepares(grant.chain):
-            self.forget()  # before another link is asked for: there may be no place for two
             opened = await self._open(grant, asked.name)
             self._kept = _OpenForInfo(asked, opened)
             return self.told(asked.name, opened)

@@ -13,7 +13,8 @@ How a session ends, with what is still done then:
 - we `finish` it (shutting down): the same, with the client's half-sent WRITE taken to its end first;
 - the client breaks the protocol, or vanishes: nothing more is sent to it. Replies under way are read and
   dropped before the link is closed, for a server may not bear a connection reset under its replies (nbdkit
-  1.32 ends over it). DISC follows, unless a WRITE is half sent upstream, which must never be completed;
+  1.32 ends over it). DISC follows, unless a WRITE is half sent upstream, which must never be completed. (One
+  that was killed between two requests has closed, which is a goodbye until sending to it fails);
 - the link breaks the protocol, or dies, and nobody has it survive: every command under way is answered EIO,
   and the client is disconnected.
 

@@ -1,7 +1,7 @@
 """What a server may lose of what it has acknowledged, and who is told. Pure.
 
-rule.py       what is lost, and which sessions have to be told: the one rule, clause by clause
-telling.py    who has to be told
+rule.py       the one rule, clause by clause; what becomes of it when links come, answer and die
+telling.py    who has to be told that something is lost, and what a FLUSH is answered
 proofs.py     what is proved, and what FLUSHes wait for
 records.py    what is known of each session, each link, each FLUSH
 unflushed.py  what was acknowledged, and not flushed since

@@ -13,7 +13,8 @@ All of this is decided by the order in which things happen, and never by seconds
 link up, WRITE asked, WRITE answered, FLUSH read, FLUSH sent, FLUSH answered, link dead, EIO sent, session
 opened, session ended.
 
-The rule, clause by clause; each has its own method of `Losses`, and its name here:
+The rule, clause by clause; each has its own method of `Losses`, and its name here. (`scope`, `answer` and
+`_tell` are in `telling`, `_look` in `proofs`, whose classes `Losses` is made of.)
 
 - *Scope* (`scope`). With CAN_MULTI_CONN, or over links that are shared, every session of the disk relies on
   the write. Otherwise only the session does over whose link it went.

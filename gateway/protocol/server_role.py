@@ -284,6 +284,7 @@ class ServerNegotiation:
         after = ServerNegotiation(self._dialect)
         after._output.clear()  # the greeting
         after._client_flags = self._client_flags
+        after.names_told = self.names_told  # as the options that they allow are counted on
         after._options = self._options
         after.secure = True
         after.shutting_down = self.shutting_down

@@ -8,7 +8,8 @@ all.
 The core has knobs and never asks "is this qemu?". Evidence that is missing means "does not apply", except
 where a wrong yes only costs speed and a wrong no puts data at risk.
 
-A new file in this package is a new quirk; nothing else has to be edited. Two files are none:
+A new file in this package is a new quirk; no other code has to be edited, if `Evidence` and `Dialect` have what
+it needs (docs/how-it-works.md says what else). Two files are none:
 
 everywhere.py   what peers get wrong and the core copes with for everyone
 fingerprint.py  which program a server is, by what its negotiation shows
@@ -26,12 +27,18 @@ from functools import cache, lru_cache
 from gateway.protocol.client_role import Style
 from gateway.protocol.export import Export, repaired
 from gateway.wire import limits
+from gateway.wire.constants import Rep
 from gateway.wire.handshake import BlockSizes
+
+TOLD_BY_INFO = (None, Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD)
+"""What an INFO that does not ask for block sizes may show. A refusal for another reason is the client's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the negotiation with an upstream has shown of it."""
+    """What the negotiation with an upstream has shown of it. `gateway.upstream.option_phase` makes it, and
+    `gateway.upstream.examined` remembers servers by it.
+    """
 
     style: Style
     flags: int
@@ -39,7 +46,8 @@ class Evidence:
     block_sizes: BlockSizes | None = None
     """As sent in answer to an INFO or GO that asked for them."""
     unasked_info: int | None = None
-    """The reply type that ended an INFO which did not ask for block sizes; None if none was to be had."""
+    """The reply type that ended an INFO which did not ask for block sizes: one of `TOLD_BY_INFO`. None if none
+    was to be had, or it was another."""
     structured: bool = False
     """Structured replies were agreed."""
     named: bool = False
@@ -111,7 +119,8 @@ class How(Enum):
 @dataclass(frozen=True, slots=True)
 class Proof:
     """How we know that a program does what is said of it: seen in the real program, wherever that could be
-    had.
+    had. `tests/quirks/proofs.py` looks for a version in what was seen, and for a file, commit or number in what
+    was read or told.
     """
 
     how: How

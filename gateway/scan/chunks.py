@@ -126,11 +126,11 @@ class ChunkReplies(Replies):
                     magic, word, ours, size, offset = unpack(buffer, pos)
                 if word == _DATA_DONE and magic == chunk_magic:
                     entry = in_flight.get(ours, _NO_ENTRY)
-                    cookie, asked, at, length = entry
+                    cookie, asked_word, at, length = entry
                     if (
                         offset == at
                         and size == length + 8
-                        and not asked & _NOT_A_READ
+                        and not asked_word & _NOT_A_READ
                         and ours not in one_by_one
                         and (not extended or echo == offset)
                     ):  # the whole reply in one chunk

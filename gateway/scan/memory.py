@@ -24,7 +24,8 @@ from gateway.wire.ranges import Range
 
 MAX_KEPT_BYTES = 32 * MIB
 """How much data of unanswered WRITEs a session keeps. While it keeps so much, it begins no request; while it
-keeps less, it takes a WRITE of any size. So it keeps less than twice as much."""
+keeps less, it takes what is in a buffer, and a WRITE of any size. So it keeps no more than this, a buffer, and
+the longest WRITE."""
 
 MOST_NEWS = 16
 """How many events of the disk are remembered, to tell when a command was asked. A command that is older than

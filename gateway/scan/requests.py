@@ -19,7 +19,7 @@ from gateway.protocol.errors import Hangup
 from gateway.protocol.table import Ranges, touches
 from gateway.scan.memory import Memory, Pinned
 from gateway.scan.plan import Plan
-from gateway.scan.traffic import MAX_IN_FLIGHT, Gatekeeper, Traffic
+from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.scan.turn import FEW
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
@@ -204,7 +204,12 @@ class RequestScan:
         newest = ours if self.stopped else ours + traffic.room
         while pos <= last and ours < newest:
             magic, word, cookie, offset, length = unpack(buffer, pos)
-            if gate is not None and magic == client_magic and not _may_pass(gate, word, length):
+            if (
+                gate is not None
+                and magic == client_magic
+                and word & 0xFFFF != Cmd.DISC
+                and not gate.take(moved_bytes(traffic.plan, word, offset, length))
+            ):
                 traffic.held = True
                 break
             longest, sent, ranges = fast(word, _NEVER)
@@ -393,11 +398,16 @@ def _no_word_is(
     return never
 
 
-def _may_pass(gate: Gatekeeper, word: int, length: int) -> bool:
-    command = word & 0xFFFF
-    if command == Cmd.DISC:
-        return True  # there is nothing to wait for
-    return gate.take(length if command in (Cmd.READ, Cmd.WRITE) else 0)
+def moved_bytes(plan: Plan, word: int, offset: int, length: int) -> int:
+    """Give how many bytes of data a request has moved, which is what it costs; not what it says, for a request
+    that is refused may say anything. (The data of a WRITE that is refused is received all the same.)
+    """
+    if word & 0xFFFF not in (Cmd.READ, Cmd.WRITE):
+        return 0
+    if plan.refusal(word, offset, length) is None:
+        return length
+    drained = carries_payload(plan.offer, word) and length <= longest_drain(plan.offer, word)
+    return length if drained else 0
 
 
 def contexts_wanted(plan: Plan) -> tuple[tuple[int, int | None], ...]:

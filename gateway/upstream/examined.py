@@ -17,14 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from gateway.quirks import Evidence, Quirk
+from gateway.quirks import TOLD_BY_INFO, Evidence, Quirk
 from gateway.upstream.ladder import RUNG_SECONDS
-from gateway.wire.constants import Rep, TransmissionFlag
+from gateway.wire.constants import TransmissionFlag
 
 MOST_EXAMINED = 256
 """How many different answers are remembered: each export may have its own flags and sizes."""
-
-_ANSWERS = (None, Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD)
 
 
 class Examined:
@@ -68,7 +66,7 @@ def _is_no_matter(evidence: Evidence, quirks: Callable[[Evidence], Collection[Qu
     """Say whether the quirks are the same whatever an INFO would show."""
     possible = [
         quirks(replace(evidence, unasked_info=reply, sizeless_info=sizeless))
-        for reply in _ANSWERS
+        for reply in TOLD_BY_INFO
         for sizeless in (False, True)
     ]
     return all(each == possible[0] for each in possible)

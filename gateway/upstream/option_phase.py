@@ -24,7 +24,7 @@ from gateway.peer import UNKNOWN
 from gateway.protocol.client_role import Answered, Refused, Style
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, sane_block_sizes, usable_size
-from gateway.quirks import Dialect, Evidence, Quirk, dialect_of
+from gateway.quirks import TOLD_BY_INFO, Dialect, Evidence, Quirk, dialect_of
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.errors import LostTheWay, refusal_for_client
 from gateway.upstream.handshake import Handshake
@@ -262,7 +262,7 @@ class OptionPhase:
             reply = told.reply if isinstance(told, Refused) else Rep.ACK
             if isinstance(told, Answered) and told.export is not None and not told.export.size:
                 self._sizeless = True
-            if reply in (Rep.ACK, Rep.ERR_BLOCK_SIZE_REQD):
+            if reply in TOLD_BY_INFO:
                 evidence = replace(evidence, unasked_info=reply)
             elif isinstance(told, Refused) and reply != Rep.ERR_UNSUP:
                 raise refusal_for_client(told)

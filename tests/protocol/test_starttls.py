@@ -18,7 +18,7 @@ from gateway.protocol.server_role import (
     Tls,
     TlsAsked,
 )
-from gateway.wire import handshake
+from gateway.wire import handshake, limits
 from gateway.wire.constants import Opt, Rep
 from gateway.wire.errors import WireError
 
@@ -137,6 +137,16 @@ def test_what_was_agreed_on_in_the_clear_is_forgotten() -> None:
 def test_options_count_on() -> None:
     """Else STARTTLS would begin the limit of options anew; it can be had once, but why at all."""
     assert secured(Tls.ALLOW)._options == 1
+
+
+def test_the_names_that_allow_more_options_count_on_as_well() -> None:
+    before = server(Tls.ALLOW)
+    said(before, LIST)
+    before.answer_list([handshake.ListedExport(f"disk{n}") for n in range(100)])
+    for _ in range(limits.MAX_OPTIONS):
+        said(before, option(Opt.INFO, b"garbage"))
+    said(before, STARTTLS)
+    assert said(before.answer_starttls(), LIST) == (ListAsked(), [])
 
 
 @pytest.mark.parametrize("injected", [LIST, b"\x16", GO + STARTTLS])

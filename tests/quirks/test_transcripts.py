@@ -10,6 +10,7 @@ from gateway import quirks
 from gateway.protocol.client_role import Style
 from gateway.protocol.export import Export
 from gateway.quirks import (
+    TOLD_BY_INFO,
     Dialect,
     Evidence,
     Quirk,
@@ -31,6 +32,7 @@ def test_transcript(quirk: Quirk, transcript: Transcript) -> None:
     found = recognised(transcript.evidence)
     assert dialect_of(found) == transcript.dialect
     assert (quirk in found) == quirk.applies(transcript.evidence)
+    assert transcript.evidence.unasked_info in TOLD_BY_INFO, "no negotiation shows that"
 
 
 def test_every_file_is_a_quirk() -> None:

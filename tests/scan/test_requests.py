@@ -13,6 +13,7 @@ from gateway.jobs.locks import ASK
 from gateway.protocol.errors import Hangup
 from gateway.scan.requests import MAX_ANSWERS, RequestScan
 from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.throttle import Bucket, Doors, Gate, Unit
 from gateway.wire.constants import Cmd, CmdFlag, Errno, TransmissionFlag
 from gateway.wire.errors import WireError
 from gateway.wire.handshake import BlockSizes
@@ -464,9 +465,14 @@ def test_what_a_gate_holds_back_is_neither_lost_nor_doubled_nor_charged_twice(
         feeder.feed(b"")
     assert peers.read_requests(bytes(feeder.sent)) == upstream
     assert (held_scan.answers, gated.in_flight) == (scan.answers, plain.in_flight)
-    assert gate.let_through == [
-        request.length if request.command in (Cmd.READ, Cmd.WRITE) else 0 for request in asked
-    ]
+
+    def moved(request: Request) -> int:
+        word = request.flags << 16 | request.command
+        refused = plain.plan.refusal(word, request.offset, request.length) is not None
+        nothing = request.command != Cmd.WRITE and (refused or request.command != Cmd.READ)
+        return 0 if nothing else request.length
+
+    assert gate.let_through == [moved(request) for request in asked]
 
 
 def test_what_is_behind_a_held_request_waits_with_it() -> None:
@@ -520,3 +526,24 @@ def test_what_is_under_way_stays_when_less_may_be() -> None:
     session.most_in_flight = 4
     feeder.feed(b"")
     assert len(session.in_flight) == 4
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_a_request_that_is_refused_costs_what_it_has_moved(extended: bool) -> None:
+    """Not what it says: one READ of 4 GiB would keep all who share the bucket waiting for it."""
+    session = structured(client_extended=extended)
+    bucket = Bucket(MIB, MIB, lambda: 0.0)
+    session.gate = Gate([(bucket, Unit.BYTES)], lambda: None, Doors(lambda: None))
+    scan = RequestScan(session)
+
+    def costs(command: Cmd, offset: int, length: int, data: bytes = b"") -> float:
+        before = bucket.level
+        request = Request(command, 0, 1, offset, length, data)
+        Feeder(scan).feed(request.extended_bytes if extended else request.bytes)
+        return before - bucket.level
+
+    assert costs(Cmd.READ, 0, 2**63 if extended else 2**32 - 1) == 0
+    assert costs(Cmd.READ, SIZE, 512) == 0
+    assert costs(Cmd.TRIM, 0, MIB) == 0
+    assert costs(Cmd.WRITE, SIZE, 512, bytes(512)) == 512
+    assert costs(Cmd.READ, 0, 512) == 512

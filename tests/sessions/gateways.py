@@ -23,6 +23,7 @@ from gateway.upstream.recipe import Recipe
 from gateway.upstream.server import Server as Upstream
 from tests.embedded.peers import Client, socket_pair
 from tests.tools.defaults import SURVIVAL, mode_with
+from tests.tools.patience import HANG_SECONDS
 
 CONFIG = """
 drain-seconds = {drain_seconds}
@@ -67,7 +68,7 @@ async def gateway_before(
     listen: str = "",
     upstream: str = "",
     export: str = "",
-    seconds: float = 30,
+    seconds: float = HANG_SECONDS,
     hub: Hub | None = None,
     refuse: Callable[[], bool] = lambda: False,
     places: int = 1,

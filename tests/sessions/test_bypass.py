@@ -746,6 +746,19 @@ async def test_a_go_is_held_against_the_rules_of_its_own_time(prepares: str) -> 
         assert status == [Errno.EINVAL]
 
 
+@pytest.mark.parametrize("then", ["other", "vm"])
+async def test_an_info_lets_go_of_what_was_opened_for_one_before(then: str) -> None:
+    """There may be no slot for two."""
+    server = obliging()
+    exports = one(PREPARES) + '\n[[export]]\nname = "other"\nupstream = "main"'
+    async with gateway_before(server, upstream=exports) as gateway:
+        gateway.service.servers["main"].slots.limiter.total_tokens = 1
+        async with asking(gateway) as client:
+            for name in ("vm", then):
+                client.negotiation.ask_info(name, ())
+                assert isinstance(await client.event(), Answered)
+
+
 async def test_an_info_takes_no_place_and_gets_past_none() -> None:
     server = obliging()
     config = one('{ use = "limit", connections = 1 }')
