@@ -13,7 +13,7 @@ behind it hands it on (`View`), and its offsets are those that the one before it
 Hooks, in the order of a connection's life:
 
     mistakes     what is wrong with the options, given the names of the exports
-    lacks        what it will need of the machine, and is not there (only for `check`)
+    lacks        what it will need of the machine, and is not there (for `check`, and a line of the log)
     holds        does the rule hold for this client, now? (only in a [[rule]])
     admit        may this client have the export?
     asked        the export's name, for the name that the client says
@@ -55,6 +55,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, 
 
 from gateway.identity import Identity
 from gateway.log.writer import Outcome, Sink, Writer
+from gateway.paths import unexpanded
 from gateway.protocol.commands import RANGED, WRITE_CLASS
 from gateway.protocol.export import View, together
 from gateway.protocol.table import Table
@@ -97,6 +98,7 @@ __all__ = [
     "Writer",
     "format_size",
     "parse_size",
+    "unexpanded",
 ]
 
 
@@ -272,8 +274,8 @@ class Policy(BaseModel):
         return ()
 
     def lacks(self) -> Iterable[str]:
-        """Say what this will need of the machine that is not there, for `nbd-gateway check`. Nothing is opened
-        or made for that.
+        """Say what this will need of the machine that is not there, for `nbd-gateway check`, and for the log
+        when a gateway begins to serve (in a thread). Nothing is opened or made for that.
         """
         return ()
 

@@ -71,6 +71,7 @@ from gateway.policy import (
     Session,
     View,
     Writer,
+    unexpanded,
 )
 
 COMPLAIN_SECONDS = 60
@@ -237,7 +238,7 @@ class Audit(Policy):
         try:
             place = self.file if self.file.exists() else self.file.parent
             if place != self.file and not place.is_dir():
-                yield f"there is no directory {place}"
+                yield f"there is no directory {place}{unexpanded(self.file)}"
             elif self.file.is_dir():
                 yield f"{self.file} is a directory"
             elif not os.access(place, os.W_OK):

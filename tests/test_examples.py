@@ -105,13 +105,9 @@ def prepared(text: str, workdir: Path) -> str:
     """Provide what an example wants, and have it look there."""
     if "/etc/pki/nbd" in text:
         pki = workdir / "pki"
-        init = [sys.executable, "-m", "gateway", "pki", "init", str(pki)]
+        init = [sys.executable, "-m", "gateway", "pki", "init", str(pki), "--psk", "backup-1"]
         subprocess.run(init, check=True, capture_output=True, timeout=SECONDS)
         text = text.replace("/etc/pki/nbd", str(pki))
-    keys = workdir / "keys.psk"
-    keys.write_text("backup-1:00112233445566778899aabbccddeeff\n")
-    keys.chmod(0o600)
-    text = text.replace("/etc/nbd/keys.psk", str(keys))
     if sys.version_info < (3, 13):  # as the file says
         text = re.sub(r"(?m)^psk = .*\n", "", text).replace('psk-user = "backup-*", ', "")
     for folder in ("/run/nbd-gateway", "/var/log/nbd-gateway", "/run"):

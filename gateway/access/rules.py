@@ -35,6 +35,8 @@ class Grant:
     rule: str
     """Which rule says so; empty if there are no rules."""
     chain: tuple[Placed, ...]
+    rule_name: str | int | None = None
+    """The rule's name, as it stands in the configuration, or its place among the rules."""
     would: tuple[str, ...] = ()
     """Why the client would have been denied, if nothing were only observed."""
     tried: tuple[tuple[str, str], ...] = ()
@@ -266,12 +268,12 @@ class Access:
         tried: Sequence[tuple[str, str]] = (),
     ) -> Grant:
         """Do what a rule says about a client and an export that it means."""
-        rule, label = self.config.rule[number], self._label(number)
+        rule = self.config.rule[number]
         chain = (*self._of_rules[number], *self._of_exports[route.number])
         if rule.deny:
             hidden = rule.hide or route.hide
             raise NotGranted(
-                f"{label} denies it",
+                f"{self._label(number)} denies it",
                 *(name, chain),
                 hidden=hidden,
                 disconnect=rule.disconnect,
@@ -284,7 +286,7 @@ class Access:
             and each.means(name)
             and self._passed_over(client, before) is None
         ]
-        return self._granted(client, name, route, chain, label, would, tried)
+        return self._granted(client, name, route, chain, number, would, tried)
 
     def _granted(
         self,
@@ -292,7 +294,7 @@ class Access:
         name: str,
         route: Route,
         chain: tuple[Placed, ...] | None = None,
-        label: str = "",
+        number: int | None = None,
         would: Sequence[str] = (),
         tried: Sequence[tuple[str, str]] = (),
     ) -> Grant:
@@ -307,7 +309,10 @@ class Access:
                 if not placed.observed:
                     raise NotGranted(why, name, chain, hidden=route.hide, tried=tried) from None
                 would.append(why)
-        return Grant(name, route, label, chain, tuple(would), tuple(tried))
+        label, called = "", None
+        if number is not None:
+            label, called = self._label(number), self.config.rule[number].name or number + 1
+        return Grant(name, route, label, chain, called, tuple(would), tuple(tried))
 
     def _nobody(self, client: Client, asked: str, tried: Sequence[tuple[str, str]]) -> NotGranted:
         """Say why no rule gives a client an export for a name."""

@@ -4,6 +4,11 @@ Whoever has it holds a lock on it (flock(2)), which ends with him however he end
 gateway has left is nobody's, and is written over; what another gateway holds is left alone, and it is said
 whose it is.
 
+What has anything else in it than a number is no pidfile, but a file whose name was given by mistake: it would
+be written over, and removed at the end. A number of a process that runs says nothing: the system gives the
+numbers of those that have ended away again, and in a container we have the same one each time. So without a
+lock it is nobody's.
+
 A symbolic link is no pidfile. Where it leads would be written over, which is a trap in a directory that others
 may write; and to put a file in its place would undo what somebody has set up. So it is left alone, and who
 starts the gateway is told.
@@ -13,14 +18,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gateway.upstream.configured import StartError
 
-SHOWN_BYTES = 20
-"""Of what is in a file that another holds: a number, one should think."""
+NUMBER_BYTES = 20
+"""A number has no more, with what is written around it."""
 
 
 @contextmanager
@@ -46,19 +52,33 @@ def pidfile(path: Path | None) -> Iterator[None]:
 
 
 def _held(path: Path) -> int:
-    """Give a descriptor of the file, which is locked, and has our number. Raises `OSError`."""
+    """Give a descriptor of the file, which is locked, and has our number. Raises `OSError`, and `StartError`
+    for what is no pidfile.
+    """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(fd, path):
+                if not _has_a_number(fd):
+                    raise StartError(
+                        f"cannot write {path}: it has something else in it than a process's number"
+                    )
                 os.ftruncate(fd, 0)
-                os.write(fd, f"{os.getpid()}\n".encode())
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
                 return fd
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)  # who held it has removed it meanwhile: there is another one, or none
+
+
+def _has_a_number(fd: int) -> bool:
+    """Say whether a file is one that has a number in it, or nothing yet."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return False  # and what is none may have no end, or make us wait for its beginning
+    content = os.pread(fd, NUMBER_BYTES + 1, 0)
+    return len(content) <= NUMBER_BYTES and not content.strip().strip(b"0123456789")
 
 
 def _is_at(fd: int, path: Path) -> bool:
@@ -71,7 +91,7 @@ def _is_at(fd: int, path: Path) -> bool:
 def _whose(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            number = file.read(SHOWN_BYTES).strip()
+            number = file.read(NUMBER_BYTES).strip()
     except OSError:
         return ""
     return f" (pid {number.decode()})" if number.isdigit() else ""

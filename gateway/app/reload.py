@@ -30,6 +30,7 @@ import trio
 from gateway.access.loading import look_anew
 from gateway.access.rules import Access
 from gateway.admin.control import ControlAnswer, ControlSocket
+from gateway.app.lacking import say_what_is_lacking
 from gateway.app.standing import Listeners, Present, Standing
 from gateway.config import Config, ConfigError, Listen
 from gateway.log import set_up
@@ -201,6 +202,7 @@ class Reloader:
             else:
                 failed = None
                 log.info("configuration reloaded", what="; ".join(done))
+                await say_what_is_lacking(self._service.config, log)
             if failed is not None:
                 done = []
             problems = [] if failed is None else list(failed.problems)

@@ -1,7 +1,8 @@
 """The composition root: builds everything from a configuration, runs it, and ends it in good order.
 
 The only module that knows all others. Signals: SIGTERM, or SIGINT once, drains (no new connections, nothing
-new begun, what is under way finished within `drain-seconds`); a second one ends at once. SIGHUP loads the
+new begun, what is under way finished within `drain-seconds`); a second one ends at once, with the status of one
+that it would have killed. SIGHUP loads the
 configuration and TLS credentials anew (see `gateway.app.reload`). SIGUSR1 and SIGUSR2 do nothing.
 """
 
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Verb, no_arguments
+from gateway.app.lacking import say_what_is_lacking
 from gateway.app.pidfile import pidfile
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
@@ -47,8 +49,8 @@ WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
 """They would kill us: a lot for somebody's guess at what rotates logs. We do not have the kernel ignore them,
 for what we start would ignore them as well (execve(2))."""
 
-INTERRUPTED = 130
-"""Exit status after a second signal, SIGTERM as well: what a shell gives for SIGINT."""
+KILLED = 128
+"""Exit status after a second signal, beside its number: what a shell gives for who was killed by it."""
 
 NEGOTIATION_DRAIN_SECONDS = 2
 """How long clients that have not opened an export yet may take, while shutting down, to ask for one and be
@@ -195,6 +197,7 @@ class _Run:
         begin(reloader.do_what_is_asked)
         begin(reloader.watch_file)
         begin(reloader.look_again_as_time_passes)
+        begin(say_what_is_lacking, self._service.config, self._service.log)
         if self._standing.keyring is not None:
             self.watch(self._standing.keyring)
         for listener in self._standing.doors.listeners:
@@ -231,7 +234,12 @@ class _Run:
                 )
                 continue
             if self._drain.is_set():
-                self._status = INTERRUPTED
+                self._service.log.warning(
+                    "ending at once",
+                    signal=signal.Signals(number).name,
+                    sessions_cut=len(self._service.running),
+                )
+                self._status = KILLED + number
                 everything.cancel()
             self._drain.set()
 

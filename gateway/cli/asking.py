@@ -50,11 +50,12 @@ async def _within(seconds: float | None, ask: Callable[[], Awaitable[_Found]]) -
 
 
 def failed(target: Target, error: Exception, *, as_json: bool) -> int:
-    """Say why a server could not be asked, to programs as well; give the exit status."""
+    """Say why a server could not be asked, to people or to programs; give the exit status."""
     text = f"{target}: {error}" if isinstance(error, TookTooLong) else str(error)
-    complain(text)
     if as_json:
         import json
 
         print(json.dumps({"uri": str(target), "error": text}, indent=2))
+    else:
+        complain(text)
     return 1

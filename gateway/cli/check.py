@@ -55,9 +55,11 @@ def check(
         }
         print(json.dumps(said, indent=2))
     elif not problems:
-        print(f"{path}: ok")
+        from gateway.wire.handshake import printable  # no terminal obeys what is in a name
+
+        print(printable(f"{path}: ok"))
         for line in lines:
-            print(f"  {line}")
+            print(printable(f"  {line}"))
     return 1 if problems else 0
 
 

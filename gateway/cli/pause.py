@@ -55,7 +55,8 @@ def pause(
     if accept_loss:
         arguments["accept-loss"] = True
     if run is None:
-        return do(config, socket, "pause", arguments)
+        waits_for = "waiting for what is under way"
+        return do(config, socket, "pause", arguments, waits_for=waits_for)
     if not run.strip():
         raise UsageError("expected a command behind --, got nothing")
     return _pause_for(config, socket, arguments, run)

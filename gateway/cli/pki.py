@@ -88,17 +88,20 @@ def add(directory: Path, client: str, /, *, days: int = 365) -> int:
     from gateway.tls.pki import add_client, write_client
 
     _check_days(days)
-    return _done(
+    status = _done(
         directory, lambda now: add_client(directory, client, days=days, now=now), write_client
     )
+    if not status:
+        print("\nIt is good at once: no gateway has to be told.")
+    return status
 
 
 @pki.command
 def renew(directory: Path, /, *, days: int = 365) -> int:
     """Make all certificates in a directory anew: the same keys and names, and a new time.
 
-    A gateway that uses the directory takes them up by itself. Clients that have a copy
-    want the new one before the old has ended.
+    A gateway that uses the directory takes them up by itself, within 10 seconds, and at once on a
+    reload. Clients that have a copy want the new one before the old has ended.
 
     :param directory: The directory.
     :param days: How long they are valid. Default: 365.
@@ -106,21 +109,37 @@ def renew(directory: Path, /, *, days: int = 365) -> int:
     from gateway.tls.pki import renewed, replace_pki
 
     _check_days(days)
-    return _done(directory, lambda now: renewed(directory, days=days, now=now), replace_pki)
+    status = _done(directory, lambda now: renewed(directory, days=days, now=now), replace_pki)
+    if not status:
+        _say_when("Gateways that use the directory take it up")
+    return status
 
 
 @pki.command
 def revoke(directory: Path, client: str, /) -> int:
     """Revoke a client's certificate: it goes on the list in ca-crl.pem.
 
-    A gateway that uses the directory takes that up by itself, for who connects from then on.
+    A gateway that uses the directory takes that up by itself, for who connects from then on, within
+    10 seconds, and at once on a reload.
 
     :param directory: The directory.
     :param client: The client's name.
     """
     from gateway.tls.pki import replace_pki, revoked
 
-    return _done(directory, lambda now: revoked(directory, client, now=now), replace_pki)
+    status = _done(directory, lambda now: revoked(directory, client, now=now), replace_pki)
+    if not status:
+        _say_when(
+            "Gateways that use the directory refuse it to who connects from then on (sessions go on)"
+        )
+    return status
+
+
+def _say_when(what: str) -> None:
+    """Say how long it takes: who has revoked something tries it out, and sees it work for a while."""
+    from gateway.tls.rotation import TAKEN_UP_SECONDS
+
+    print(f"\n{what} within {TAKEN_UP_SECONDS} s; nbd-gateway reload, or SIGHUP, does it at once.")
 
 
 def _check_days(days: int) -> None:

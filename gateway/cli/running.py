@@ -1,8 +1,10 @@
 """Speaking to a gateway that runs, for the verbs that do."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING
 
 from gateway.cli import INTERRUPTED, UsageError, complain, write_no_more
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
 
 SEEN_TO = 3
 """Exit status: it is done, and something has to be seen to."""
+
+
+SILENT_SECONDS = 1
+"""How long nobody wonders: most is done sooner."""
 
 
 class NoAnswer(Exception):
@@ -46,10 +52,20 @@ async def asking_gateway(
         raise NoAnswer(str(error)) from None
 
 
-def do(path: Path, socket: Path | None, verb: str, arguments: Mapping[str, object]) -> int:
-    """Have a gateway do something and print what it says; give the exit status."""
+def do(
+    path: Path,
+    socket: Path | None,
+    verb: str,
+    arguments: Mapping[str, object],
+    *,
+    waits_for: str | None = None,
+) -> int:
+    """Have a gateway do something and print what it says; give the exit status. `waits_for` is what may take
+    its time; who sits before it is told.
+    """
     try:
-        answer = ask_gateway(path, socket, verb, arguments)
+        with _telling(waits_for, arguments):
+            answer = ask_gateway(path, socket, verb, arguments)
     except NoAnswer as error:
         complain(str(error))
         return 1
@@ -57,6 +73,29 @@ def do(path: Path, socket: Path | None, verb: str, arguments: Mapping[str, objec
         complain(f"interrupted: the gateway takes back what it has begun of the {verb}")
         return INTERRUPTED
     return said(answer)
+
+
+@contextmanager
+def _telling(waits_for: str | None, arguments: Mapping[str, object]) -> Iterator[None]:
+    """Say at a terminal what is waited for, and for how long, if there is no answer soon. The gateway has one
+    line to say, which comes at the end.
+    """
+    if waits_for is None or sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+
+    def tell() -> None:
+        from gateway.sessions.pausing import COMMAND_SECONDS
+
+        complain(f"{waits_for}; within {arguments.get('within', COMMAND_SECONDS):g} s (--within)")
+
+    timer = Timer(SILENT_SECONDS, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def said(answer: "ControlAnswer") -> int:

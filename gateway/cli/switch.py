@@ -48,4 +48,8 @@ def switch(
         arguments["close-first"] = True
     if accept_loss:
         arguments["accept-loss"] = True
-    return do(config, socket, "switch", arguments)
+    waits_for = (
+        "waiting for the server, which is tried again for connect-seconds where it refuses, and for what is"
+        " under way"
+    )
+    return do(config, socket, "switch", arguments, waits_for=waits_for)

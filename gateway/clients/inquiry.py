@@ -54,7 +54,7 @@ from gateway.sessions.service import Service
 from gateway.upstream import link as upstream_side
 from gateway.upstream.listing import listed_exports
 from gateway.wire.constants import Rep
-from gateway.wire.handshake import ListedExport, MetaContext, shown
+from gateway.wire.handshake import ListedExport, MetaContext, named, shown
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -280,7 +280,7 @@ class Inquiry:
         # Who has to come back over TLS is not denied yet.
         if refused.hidden or self._core.secure or not route.tls_required:
             who = self._identity.describe()
-            self._log.info("access denied", export=shown(refused.name), who=who, why=str(refused))
+            self._log.info("access denied", export=named(refused.name), who=who, why=str(refused))
 
     def _policies(
         self,
@@ -304,7 +304,7 @@ class Inquiry:
         try:
             yield
         except Denied as denied:
-            self._log.info("access denied", export=shown(grant.name), why=str(denied))
+            self._log.info("access denied", export=named(grant.name), why=str(denied))
             raise refusal_to_join(grant.route, asked, denied) from None
 
     # --- Contexts

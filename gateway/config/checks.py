@@ -232,6 +232,8 @@ def _control(data: Data, where: Where) -> Iterator[Finding]:
 
 def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
     for path, upstream in tables_of(data, "upstream"):
+        if path[-1] == "":
+            yield path, "an upstream has a name, which the log knows it by: [upstream.NAME]"
         ways = [key for key in ("uri", "uris", "command") if key in upstream]
         if len(ways) > 1:
             several = " or ".join(f'"{way}"' for way in ways)

@@ -41,6 +41,9 @@ class SocketOwner:
     user: str | None
     group: str | None
 
+    def __str__(self) -> str:
+        return (self.user or "") + (f":{self.group}" if self.group is not None else "")
+
 
 Unaligned = Literal["rmw", "refuse", "error"]
 Proxy = Network | Literal["unix"]
@@ -325,7 +328,7 @@ class Config(Section):
         description="The addresses that clients connect to; at least one.",
     )
     upstream: dict[str, Upstream] = Field(
-        json_schema_extra={"minProperties": 1},
+        json_schema_extra={"minProperties": 1, "propertyNames": {"minLength": 1}},
         description="The servers behind the gateway, each with a name of your choice; at least one.",
     )
     export: Annotated[tuple[Export, ...], Field(strict=False)] = Field(

@@ -122,7 +122,7 @@ def build(
         found = [
             in_plain_words(
                 details,
-                unknown=_unknown_key,
+                unknown=lambda path: _unknown_key(path, data),
                 missing=lambda path: NEEDED.get(path, "has to be given"),
                 wrong_shape=_wrong_shape,
             )
@@ -253,13 +253,15 @@ def _wrong_shape(path: KeyPath, value: object) -> str:
     return f"expected {header}, got {shown(value)}"
 
 
-def _unknown_key(path: KeyPath) -> str:
+def _unknown_key(path: KeyPath, data: Mapping[str, Any]) -> str:
     key = str(path[-1])
     above = tuple(each for each in path[:-1] if isinstance(each, str))
     table = Config if len(path) == 1 else _INNER_TABLES.get(above, _TABLES[str(path[0])])
     known = list(_keys(table))
     hint = did_you_mean(key.lower().replace("_", "-"), known)
     if hint and path[0] == "rule":  # `export` is meant to be `exports`, and not that of [[listen]]
+        return f"unknown key{hint}"
+    if hint and len(path) == 1 and _is_header(data[key]):  # [[exports]] is no key of [[rule]]
         return f"unknown key{hint}"
     for inside, other in _INNER_TABLES.items():
         if inside[0] == path[0] and key in _keys(other):
@@ -274,6 +276,13 @@ def _unknown_key(path: KeyPath) -> str:
     if hint:
         return f"unknown key{hint}"
     return f"unknown key; known are {', '.join(known)}"
+
+
+def _is_header(value: object) -> bool:
+    """Say whether a value of the top was written below a header of its own, or as one is."""
+    return isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+    )
 
 
 def _keys(table: "type[BaseModel]") -> Iterator[str]:

@@ -22,6 +22,7 @@ from typing import TypeVar
 import trio
 
 from gateway.embedded.disk import HOLE_AND_ZERO, MAX_EXTENTS_TOLD, Data, DiskError, Extent
+from gateway.paths import unexpanded
 from gateway.wire.limits import KIB, MIB
 
 T = TypeVar("T")
@@ -71,7 +72,8 @@ class FileDisk:
             self._fd, self.read_only = self._open(read_only=read_only)
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
-            raise DiskError(f"cannot open {path}: {error.strerror or error}") from None
+            why = f"{error.strerror or error}{unexpanded(path)}"
+            raise DiskError(f"cannot open {path}: {why}") from None
         self._limiter = trio.CapacityLimiter(FILE_THREADS)
         self._nowait = True
         self._closed = False

@@ -1,4 +1,5 @@
-"""What `serve` will need of this machine and lacks, found out without serving: for `nbd-gateway check`.
+"""What `serve` will need of this machine and lacks, found out without serving: for `nbd-gateway check`; and for
+a gateway that has begun to serve, of what only its clients will need.
 
 Each is asked of who needs it, in the words in which a gateway that starts says it (or, of a `command` and of
 policies, one that has its first client). What would be another's to have is not looked at: whether a server can
@@ -16,7 +17,7 @@ from gateway.config import Config, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
-from gateway.net.listen import homeless, is_abstract, nobody
+from gateway.net.listen import homeless, is_abstract, ungivable
 from gateway.upstream.configured import load_keyring
 from gateway.uri import FileUri
 
@@ -27,12 +28,20 @@ def lacking(config: Config) -> Iterator[Finding]:
         yield from _of_listener(config, ("listen", number), listen)
     for name, upstream in config.upstream.items():
         yield from _of_upstream(config, ("upstream", name), upstream)
+    yield from lacking_for_clients(config)
+    if config.control.socket is not None and (why := homeless(config.control.socket)):
+        yield ("control", "socket"), why
+
+
+def lacking_for_clients(config: Config) -> Iterator[Finding]:
+    """Give the part of it without which a gateway starts all the same."""
+    for name, upstream in config.upstream.items():
+        if upstream.command is not None and (why := unstartable(upstream.command)):
+            yield ("upstream", name, "command"), why
     for number, rule in enumerate(config.rule):
         yield from _of_policies(("rule", number), rule.policies)
     for number, export in enumerate(config.export):
         yield from _of_policies(("export", number), export.policies)
-    if config.control.socket is not None and (why := homeless(config.control.socket)):
-        yield ("control", "socket"), why
 
 
 def ending(config: Config) -> Iterator[str]:
@@ -47,7 +56,7 @@ def _of_listener(config: Config, at: KeyPath, listen: Listen) -> Iterator[Findin
     path = listen.uri.socket_path
     if path is not None and not is_abstract(path) and (why := homeless(Path(path))):
         yield (*at, "uri"), why
-    if listen.socket_owner is not None and (why := nobody(listen.socket_owner)):
+    if listen.socket_owner is not None and (why := ungivable(listen.socket_owner)):
         yield (*at, "socket-owner"), why
     if listen.tls_mode != "off":
         alone = config.model_copy(update={"listen": (listen,), "upstream": {}})
@@ -55,8 +64,6 @@ def _of_listener(config: Config, at: KeyPath, listen: Listen) -> Iterator[Findin
 
 
 def _of_upstream(config: Config, at: KeyPath, upstream: Upstream) -> Iterator[Finding]:
-    if upstream.command is not None and (why := unstartable(upstream.command)):
-        yield (*at, "command"), why
     if isinstance(upstream.uri, FileUri):
         from gateway.embedded import DiskError, FileDisk
 

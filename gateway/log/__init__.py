@@ -63,6 +63,8 @@ def set_up(settings: Log) -> None:
 
     import structlog
 
+    from gateway.wire.handshake import printable
+
     numbers = logging.getLevelNamesMapping()
     least = numbers[settings.level.upper()]
 
@@ -74,6 +76,12 @@ def set_up(settings: Log) -> None:
     def _rated(_: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         if not _rates.admits(line.pop(ORIGIN, None), str(line.get("event"))):
             raise structlog.DropEvent
+        return line
+
+    def _escaped(_: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        for key, value in line.items():
+            if isinstance(value, str) and not value.isprintable():
+                line[key] = printable(value)
         return line
 
     as_json = settings.format == "json"
@@ -90,7 +98,7 @@ def set_up(settings: Log) -> None:
             exception_formatter=structlog.dev.plain_traceback,
         ),
     ]
-    _processors[:] = [_from, _rated, *_looks]
+    _processors[:] = [_from, _rated, _escaped, *_looks]
 
 
 async def say_left_out() -> None:

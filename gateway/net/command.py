@@ -15,13 +15,14 @@ from gateway.net.dial import DialError
 from gateway.net.keeping import Keeper, Kept
 from gateway.net.private import PrivateSocket
 from gateway.net.processes import Child, session_lives
+from gateway.paths import unexpanded
 from gateway.peer import UNKNOWN, Peer
 
 
 def unstartable(command: Sequence[str]) -> str | None:
     """Say why a server cannot be started by a command; None if nothing is known against it."""
     if shutil.which(command[0]) is None:
-        return f"there is no program {command[0]!r}"
+        return f"there is no program {command[0]!r}{unexpanded(command[0])}"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from gateway.paths import unexpanded
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -105,7 +106,7 @@ class Dialler:
             cause = cause.exceptions[0]
         why = cause if isinstance(cause, OSError) else error
         reason = why.strerror or str(why)
-        text = f"cannot connect to {self.uri}: {reason}"
+        text = f"cannot connect to {self.uri}: {reason}{unexpanded(self.uri.socket_path or '')}"
         if kept is not None and kept != self.uri.host:
             text += f" ({kept}, the address that was found first, is kept to)"
         if isinstance(why, socket.gaierror):

@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from gateway.config import Listen, SocketOwner
+from gateway.paths import unexpanded
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -74,7 +75,7 @@ def homeless(path: Path) -> str | None:
     try:
         mode = directory.stat().st_mode
     except FileNotFoundError:
-        return f"there is no directory {directory}"
+        return f"there is no directory {directory}{unexpanded(path)}"
     except OSError as error:
         return f"{directory}: {error.strerror}"
     if not stat.S_ISDIR(mode):
@@ -95,13 +96,27 @@ def _occupied(path: Path) -> str | None:
     return None if stat.S_ISSOCK(mode) else "the file exists and is not a socket"
 
 
-def nobody(owner: SocketOwner) -> str | None:
-    """Say why a socket's file cannot be given to an owner: there is none of that name. None if there is."""
+def ungivable(owner: SocketOwner) -> str | None:
+    """Say why a socket's file cannot be given to an owner: there is none of that name, or it takes root. None
+    if it can.
+    """
     try:
-        _identified(owner)
+        user, group = _identified(owner)
     except LookupError as error:
         return str(error)
+    # Who may do it is up to capabilities, groups and user namespaces. So it is tried out, on a file of nowhere.
+    fd = os.memfd_create("owner")
+    try:
+        os.fchown(fd, user, group)
+    except OSError as error:
+        return _not_given(owner, error)
+    finally:
+        os.close(fd)
     return None
+
+
+def _not_given(owner: SocketOwner, error: OSError) -> str:
+    return f"its file cannot be given to {owner}: {error.strerror}"
 
 
 _NO_WAY_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES})
@@ -267,7 +282,10 @@ def _give_away(path: Path, owner: SocketOwner) -> None:
         user, group = _identified(owner)
     except LookupError as error:
         raise ListenError(f"cannot give {path} away: {error}") from None
-    os.chown(path, user, group)
+    try:
+        os.chown(path, user, group)
+    except OSError as error:
+        raise OSError(error.errno, _not_given(owner, error)) from None
 
 
 _AS_IT_IS = -1

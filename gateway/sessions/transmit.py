@@ -126,7 +126,7 @@ def _leave_uplink(running: Relayed) -> None:
 
 def _log_beginning(opened: Opened, log: FilteringBoundLogger, who: Identity) -> None:
     promised, uplink = opened.offer, opened.uplink
-    rule = {"rule": opened.grant.rule} if opened.grant.rule else {}
+    rule = {"rule": opened.grant.rule_name} if opened.grant.rule else {}
     log.info(
         "session begins",
         **_shown(who),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from gateway.paths import unexpanded
+
 
 class CredentialsError(Exception):
     """Credentials cannot be used. `path` is the file to mend (None: it is no one file), `problem` says what
@@ -18,7 +20,9 @@ class CredentialsError(Exception):
         self.problem = problem
 
     def __str__(self) -> str:
-        return self.problem if self.path is None else f"{self.path}: {self.problem}"
+        if self.path is None:
+            return self.problem
+        return f"{self.path}: {self.problem}{unexpanded(self.path)}"
 
     @property
     def each(self) -> tuple[CredentialsError, ...]:

@@ -76,7 +76,9 @@ def client_files(ca: Issued, name: str, days: int, now: datetime) -> dict[str, b
     # It is the name of a directory, too.
     if not re.fullmatch(r"[\w@+-][\w .@+-]*", name):
         raise CredentialsError(
-            None, f"a client's name has letters, digits and any of . @ + - _, not {name!r}"
+            None,
+            "a client's name has letters, digits, spaces and any of . @ + - _, and begins with no space"
+            f" or dot, not {name!r}",
         )
     return issue(ca, name, [], ExtendedKeyUsageOID.CLIENT_AUTH, days, now).files("client")
 

@@ -27,15 +27,12 @@ from gateway.tls.credentials import (
     server_paths,
 )
 from gateway.tls.errors import CredentialsError
-from gateway.tls.rotation import Rotating
+from gateway.tls.rotation import LOOK_AT_FILES_SECONDS, Rotating
 from gateway.tls.server_uri import wanted_of
 from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
-
-LOOK_AT_FILES_SECONDS = 5
-"""How often the files are looked at: soon enough for whoever has just exchanged them and tries it out."""
 
 WARN_SECONDS = 24 * 60 * 60
 """How often the log warns of what ends soon."""

@@ -20,6 +20,12 @@ from gateway.tls.errors import CredentialsError
 
 T = TypeVar("T")
 
+LOOK_AT_FILES_SECONDS = 5
+"""How often files are looked at: soon enough for whoever has just exchanged them and tries it out."""
+
+TAKEN_UP_SECONDS = 2 * LOOK_AT_FILES_SECONDS
+"""How long a change waits at most: it comes just after a look, and wants two that see the same."""
+
 Stamp = tuple[int, int, int, int, int] | None
 """Device, inode, size, and when (ns) content and status were changed; None: there is no such file, or no
 way to it."""

@@ -36,6 +36,12 @@ QUEUED = (
 )
 """What a silence before the greeting means."""
 
+NOT_ACCEPTED = (
+    "perhaps the program does not take the socket that it has as descriptor 3 (systemd's socket activation,"
+    " LISTEN_FDS), or it is not ready yet"
+)
+"""What it means of a server that we have started: the socket is ours, and who connects to it gets that far."""
+
 ONE_ALONE = (
     "it has taken one connection, and none after that: a server that serves a single one, as qemu-nbd"
     " without -t, ends with it"
@@ -200,6 +206,10 @@ class Connector:
         except trio.TooSlowError:
             # The kernel connects whom the program has not accepted yet (listen(2)).
             text = f"has connected and not greeted for {answering.seconds:g} s: {QUEUED}"
+            if self._recipe.started_by_us and not self._greeted:
+                text = (
+                    f"was started and has not greeted for {answering.seconds:g} s: {NOT_ACCEPTED}"
+                )
             raise Silent(f"upstream {self._name!r} {text}") from None
         except trio.BrokenResourceError as error:
             said = b""

@@ -106,6 +106,14 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= cut else text[:cut] + "…")
 
 
+def named(text: str) -> str:
+    """Give a peer's string as a value of its own, as a field of the log is: safe and short, and as it stands
+    otherwise.
+    """
+    cut = limits.NAME_IN_TEXT_CHARS
+    return printable(text if len(text) <= cut else text[:cut] + "…")
+
+
 def printable(text: str) -> str:
     """Escape whatever of a peer's text could move a terminal's cursor or end a line of the log."""
     return "".join(

@@ -199,6 +199,22 @@ policies = [{ use = "trim", how = "none" }]
     ]
 
 
+def test_what_check_prints_no_terminal_obeys(tmp_path: Path, capsys: Capture) -> None:
+    """Who wrote the file need not be who looks whether it is good."""
+    bad = r"\u001b[2J\u0007\n\u202e"
+    (tmp_path / "g.toml").write_text(
+        f'[[listen]]\nuri = "nbd://h"\nstyle = "oldstyle"\nexport = "{bad}"\n'
+        f'[upstream."{bad}"]\nuri = "nbd://i"\n[upstream."x{bad}"]\nuri = "nbd://i"\n'
+        f'[[export]]\nname = "{bad}"\nupstream = "{bad}"\nupstream-name = "{bad}"\n'
+        f'[[rule]]\nname = "{bad}"\nexports = ["{bad}"]\n'
+    )
+    assert main(["check", "g.toml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    escaped = r"\x1b[2J\x07\n\u202e"
+    assert lines[2] == rf'  "{escaped}": "{escaped}" of {escaped} (nbd://i:10809)'
+    assert [line for line in lines if not line.isprintable()] == []
+
+
 def test_check_complains(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "gateway.toml").write_text("[[listen]]\nurl = 1\n")
     assert main(["check"]) == 1

@@ -140,11 +140,20 @@ def test_add_renew_and_revoke(tmp_path: Path, capsys: Capture) -> None:
     assert main(["pki", "init", "pki"]) == 0
     capsys.readouterr()
     assert main(["pki", "add", "pki", "ann"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "pki/ann/client-key.pem"
+    files, said = capsys.readouterr().out.split("\n\n")
+    assert files.splitlines()[-1] == "pki/ann/client-key.pem"
+    assert said == "It is good at once: no gateway has to be told.\n"
     assert main(["pki", "revoke", "pki", "ann"]) == 0
-    assert capsys.readouterr().out == "pki/ca-crl.pem\n"
+    files, said = capsys.readouterr().out.split("\n\n")
+    assert files == "pki/ca-crl.pem"
+    assert said == (
+        "Gateways that use the directory refuse it to who connects from then on (sessions go on)"
+        " within 10 s; nbd-gateway reload, or SIGHUP, does it at once.\n"
+    )
     assert main(["pki", "renew", "pki", "--days", "30"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    files, said = capsys.readouterr().out.split("\n\n")
+    assert said.startswith("Gateways that use the directory take it up within 10 s;")
+    assert files.splitlines() == [
         f"pki/{name}"
         for name in (
             "ca-issued.txt", "ann/ca-cert.pem", "ann/client-cert.pem", "ca-cert.pem",

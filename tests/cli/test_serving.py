@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ import pytest
 
 from tests.cli.programs import GATEWAY, nbdinfo
 from tests.tools.patience import HANG_SECONDS
+
+from ..interop.rawclient import RawClient
 
 pytestmark = pytest.mark.real
 
@@ -371,6 +375,39 @@ def log_until(process: subprocess.Popen[str], words: str) -> str:
     return said
 
 
+def test_what_clients_will_need_is_said_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "g.toml").write_text(
+        '[[listen]]\nuri = "nbd+unix:///?socket=g.sock"\n[upstream.a]\nuri = "memory:1M"\n'
+        '[[export]]\nname = ""\nupstream = "a"\npolicies = [ { use = "audit", file = "no/audit" } ]\n'
+    )
+    with running("serve", "--config", "g.toml", cwd=tmp_path) as gateway:
+        said = log_until(gateway, "clients will need what is not there")
+    assert "audit: there is no directory no" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    """With a line of what was cut, and the status that a shell gives for that signal."""
+    (tmp_path / "g.toml").write_text(
+        '[[listen]]\nuri = "nbd+unix:///?socket=g.sock"\n[upstream.a]\nuri = "memory:1M"\n'
+        '[[export]]\nname = ""\nupstream = "a"\npolicies = [ { use = "delay", write = 3600 } ]\n'
+        '[log]\nformat = "json"\n'
+    )
+    with running("serve", "--config", "g.toml", cwd=tmp_path) as gateway:
+        log_until(gateway, "listening")
+        with RawClient(f"nbd+unix:///?socket={tmp_path}/g.sock") as client:
+            write = struct.pack("!IHHQQI", 0x25609513, 0, 1, 1, 0, 512) + bytes(512)
+            client.socket.sendall(write + client.read_request(2, 4096, 512))
+            assert client.reply(512)[0] == 2  # so the WRITE has begun
+            gateway.send_signal(signal.SIGTERM)
+            log_until(gateway, "shutting down")
+            gateway.send_signal(number)
+            said = log_until(gateway, "ending at once").splitlines()
+            assert gateway.wait(HANG_SECONDS) == 128 + number
+    line = json.loads(said[-1])
+    assert (line["signal"], line["sessions_cut"]) == (number.name, 1)
+
+
 def test_it_ends_after_the_last_client(tmp_path: Path) -> None:
     listen = "nbd+unix:///?socket=g.sock"
     arguments = ("serve", "memory:1M", "--listen", listen, "--exit-after-last-client")
@@ -436,6 +473,31 @@ def test_a_pidfile_of_another_gateway_is_left_alone(tmp_path: Path) -> None:
         gateway.send_signal(signal.SIGTERM)
         assert gateway.wait(HANG_SECONDS) == 0
     assert pid.read_text() == "another's\n"
+
+
+@pytest.mark.parametrize("content", ["precious\n", "1" * 21])
+def test_what_is_no_pidfile_is_left_alone(content: str, tmp_path: Path) -> None:
+    (tmp_path / "pid").write_text(content)
+    serve = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock", "--run", "true")
+    refused = run(*serve, "--pidfile", "pid", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "nbd-gateway: cannot write pid: it has something else in it than a process's number\n"
+    )
+    assert (tmp_path / "pid").read_text() == content
+
+
+@pytest.mark.parametrize("whose", ["nobody's", "a process's that runs"])
+def test_a_number_that_nobody_holds_is_written_over(whose: str, tmp_path: Path) -> None:
+    """The system gives numbers away again."""
+    content = "" if whose == "nobody's" else f"{os.getpid()}\n"
+    (tmp_path / "pid").write_text(content)
+    serve = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
+    ran = run(*serve, "--pidfile", "pid", "--run", "cat pid", cwd=tmp_path)
+    assert ran.returncode == 0
+    assert ran.stdout.strip().isdigit()
+    assert ran.stdout != content
+    assert not (tmp_path / "pid").exists()
 
 
 @pytest.mark.parametrize("leads_to", ["a file", "nothing"])

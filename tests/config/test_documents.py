@@ -23,9 +23,10 @@ from gateway.config import (
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-ABOUT_TLS = (ROOT / "docs/tls.md").read_text(encoding="utf-8")
-ABOUT_CONNECTIONS = (ROOT / "docs/connections.md").read_text(encoding="utf-8")
 ABOUT_RULES = (ROOT / "docs/rules.md").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+WITH_OTHERS = {"writing-a-policy.md"}
+"""One of its blocks is no configuration, and one has a policy that the page installs: its own test has them."""
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -68,11 +69,16 @@ def test_manual_has_the_defaults(title: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "block",
-    re.findall(r"(?ms)^```toml\n(.*?)^```", MANUAL + ABOUT_TLS + ABOUT_RULES + ABOUT_CONNECTIONS),
+    ("page", "block"),
+    [
+        (page.name, block)
+        for page in PAGES
+        if page.name not in WITH_OTHERS
+        for block in re.findall(r"(?ms)^```toml\n(.*?)^```", page.read_text(encoding="utf-8"))
+    ],
 )
-def test_blocks_of_the_manual(block: str) -> None:
-    assert parse(block, "configuration.md", vocabulary()).exports
+def test_blocks_of_the_manual(page: str, block: str) -> None:
+    assert parse(block, page, vocabulary()).exports
 
 
 def test_there_are_blocks_and_examples() -> None:

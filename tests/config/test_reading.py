@@ -521,6 +521,26 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             "13: log.uri: unknown key here, it belongs into [[listen]]",
         ],
     ),
+    (
+        "headers that nobody knows",
+        SMALLEST + "[[exports]]\nname = 'a'\n[[listens]]\n[upstreams.a]\n[Rule]\n",
+        [
+            '5: exports: unknown key, did you mean "export"?',
+            '7: listens: unknown key, did you mean "listen"?',
+            '8: upstreams: unknown key, did you mean "upstream"?',
+            '9: Rule: unknown key, did you mean "rule"?',
+        ],
+    ),
+    (
+        "exports at the top",
+        "exports = ['a']\n" + SMALLEST,
+        ["1: exports: unknown key here, it belongs into [[rule]]"],
+    ),
+    (
+        "an upstream without a name",
+        LISTEN + '[upstream.""]\nuri = "nbd://h"\n',
+        ['3: upstream."": an upstream has a name, which the log knows it by: [upstream.NAME]'],
+    ),
     ("no uri", "[[listen]]\n" + UPSTREAM, ["1: listen.uri: has to be given"]),
     (
         "export without anything",

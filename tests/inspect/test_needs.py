@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.cli import main
+from gateway.config import parse
+from gateway.config.models import SocketOwner
+from gateway.net.listen import ListenError, open_listener, ungivable
 
 Capture = pytest.CaptureFixture[str]
 
@@ -211,9 +218,49 @@ def test_a_socket_that_stands_already_is_no_hindrance(tmp_path: Path, capsys: Ca
     """Whether anybody listens on it, `serve` finds out."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind("s")
-    (tmp_path / "g.toml").write_text(f'{UNIX}socket-owner = "root:root"\n{UPSTREAM}')
+    ours = f"{pwd.getpwuid(os.geteuid()).pw_name}:{grp.getgrgid(os.getegid()).gr_name}"
+    (tmp_path / "g.toml").write_text(f'{UNIX}socket-owner = "{ours}"\n{UPSTREAM}')
     assert main(["check", "g.toml"]) == 0
     assert capsys.readouterr().err == ""
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def not_root() -> Iterator[None]:
+    """Whoever runs the tests has no more rights than most."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(NOBODY)  # and the capabilities go with it (capabilities(7))
+    yield
+    os.seteuid(before)
+
+
+def test_who_is_not_root_may_not_give_a_socket_away(not_root: None) -> None:
+    root, group = pwd.getpwuid(0).pw_name, grp.getgrgid(0).gr_name
+    ours = {os.getegid(), *os.getgroups()}
+    other = next(each.gr_name for each in grp.getgrall() if each.gr_gid not in ours)
+    for owner, expected in {
+        SocketOwner(root, None): f"its file cannot be given to {root}: Operation not permitted",
+        SocketOwner(
+            root, group
+        ): f"its file cannot be given to {root}:{group}: Operation not permitted",
+        SocketOwner(None, other): f"its file cannot be given to :{other}: Operation not permitted",
+        SocketOwner(None, grp.getgrgid(os.getegid()).gr_name): None,
+    }.items():
+        assert ungivable(owner) == expected
+
+
+async def test_and_serve_says_the_same(not_root: None) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        uri = f"nbd+unix:///?socket={place}/s"
+        text = f'[[listen]]\nuri = "{uri}"\nsocket-owner = "root"\n{UPSTREAM}{EXPORT}'
+        with pytest.raises(ListenError) as refused:
+            await open_listener(parse(text, "f").listen[0])
+        assert str(refused.value) == (
+            f"cannot listen on {uri}: its file cannot be given to root: Operation not permitted"
+        )
 
 
 def test_certificates_that_end_soon_are_a_warning(tmp_path: Path, capsys: Capture) -> None:

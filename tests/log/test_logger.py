@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import structlog
@@ -77,6 +77,22 @@ def test_what_the_level_keeps_away_counts_for_no_rate(capsys: Capture) -> None:
         client.info("event")
     client.warning("event")
     assert said(capsys) == [{"event": "event", "level": "warning"}]
+
+
+@pytest.mark.parametrize("format_", ["console", "json"])
+def test_no_terminal_obeys_a_name(format_: Literal["console", "json"], capsys: Capture) -> None:
+    """Whoever logs it: a name is one value in all events. A traceback has its lines."""
+    log = logger(Log(format=format_), clock=lambda: 0.0)
+    log.info("export paused", export="a\x1b[2J\u202e", sessions=1)
+    line = capsys.readouterr().err
+    assert r"a\x1b[2J\u202e" in line.replace(r"\\", "\\")
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    try:
+        raise ValueError("oh")
+    except ValueError:
+        log.exception("it fails")
+    assert "ValueError: oh" in capsys.readouterr().err
 
 
 def test_a_reload_changes_neither_rates_nor_whose_fault_a_line_is(capsys: Capture) -> None:

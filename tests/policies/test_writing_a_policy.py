@@ -82,9 +82,12 @@ def test_it_keeps_the_contract(site: Path) -> None:
     assert re.search(r"\d\d passed", said)
 
 
-def test_its_configuration_uses_it() -> None:
-    [export] = tomllib.loads(blocks("toml")[1])["export"]
-    assert export["policies"][0]["use"] == "office"
+def test_its_configuration_uses_it(site: Path) -> None:
+    """It is right where the package is installed, and nowhere else."""
+    configuration = site / "gateway.toml"
+    configuration.write_text(blocks("toml")[1])
+    said = run(site, "gateway", "check", "--offline", str(configuration))
+    assert said.endswith("with office, fua\n")
 
 
 def test_every_hook_is_told() -> None:

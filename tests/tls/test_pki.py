@@ -93,7 +93,9 @@ def test_where_nothing_can_be_made(tmp_path: Path) -> None:
         ("not a host", "c", "u", "expected a host's name or IP address"),
         ("", "c", "u", "expected a host's name or IP address"),
         ("jö.example", "c", "u", "expected a host's name or IP address"),
-        ("h", "../up", "u", "a client's name has"),
+        ("h", "../up", "u", "a client's name has letters, digits, spaces and any of"),
+        ("h", " a", "u", "begins with no space or dot"),
+        ("h", ".a", "u", "begins with no space or dot"),
         ("h", "", "u", "a client's name has"),
         ("h", "keys.psk", "u", "as a file would be"),
         ("h", "ca-crl.pem", "u", "as a file would be"),
@@ -106,6 +108,16 @@ def test_where_nothing_can_be_made(tmp_path: Path) -> None:
 def test_names_that_cannot_be(host: str, client: str, user: str, expected: str) -> None:
     with pytest.raises(CredentialsError, match=expected):
         make_pki([host], ["first", client], [user], days=9, now=NOW)
+
+
+@pytest.mark.parametrize("name", ["a b", "Übung 1", "joe@example.org", "+x", "a_b-c.d"])
+def test_names_that_can_be(name: str, tmp_path: Path) -> None:
+    """As the error says of others; and who is added can be revoked."""
+    write_pki(tmp_path / "pki", make_pki([], ["joe"], [], days=9, now=_today()))
+    write_client(tmp_path / "pki", add_client(tmp_path / "pki", name, days=9, now=_today()))
+    assert admitted(tmp_path / "pki", tmp_path / "pki" / name)
+    replace_pki(tmp_path / "pki", revoked(tmp_path / "pki", name, now=_today()))
+    assert not admitted(tmp_path / "pki", tmp_path / "pki" / name)
 
 
 def admitted(server: Path, client: Path) -> bool:

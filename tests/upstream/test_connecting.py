@@ -262,6 +262,26 @@ async def test_a_server_that_leaves_a_client_in_its_queue_is_recognised(
     )
 
 
+async def test_of_a_command_that_never_greeted_it_is_not_said_that_it_has_clients(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    place = Place(up_at=0, silent=True)
+    server = server_to("main", place.connect, command=("sleep", "inf"))
+    with pytest.raises(Silent) as caught:
+        await Negotiation(server).go(TERMS)
+    assert caught.value.text.startswith(
+        "upstream 'main' was started and has not greeted for 30 s: perhaps the program does not take the socket"
+    )
+    # One that has greeted once takes it, and is full.
+    place.silent = False
+    await (await server.connector.connect()).stream.aclose()
+    place.silent = True
+    with pytest.raises(Silent, match="probably it serves as many clients as it may"):
+        await Negotiation(server).go(TERMS)
+    for end in place.ends:
+        await end.aclose()
+
+
 @pytest.mark.parametrize(
     ("same_storage", "read_only", "multi_conn"),
     [(False, False, True), (True, False, False), (True, True, True)],
