@@ -11,10 +11,14 @@ written in capitals, as RFC 3986 has it.
     memory:1G                       an embedded server: zeros at first, kept in memory
     file:disk.img                   an embedded server over a file or a block device
     legacy:qemu-3.0,size=64M        an embedded server that behaves as an old one does
+
+This file is longer than other modules: whatever can be wrong with what names a server is found here, before
+anything is done with it.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -282,8 +286,10 @@ def parse_nbd_uri(text: str) -> NbdUri:
         # qemu's own notation, older than URIs and still in many manuals: nbd:host:port:exportname=x
         raise UriError(text, f'expected "{scheme}://" at its beginning, got "{scheme}{colon}"')
     if odd := _NOT_IN_A_URI.search(text):
-        written = quote(odd[0], safe="", errors="surrogateescape")
-        raise UriError(text, f'{odd[0]!r} cannot stand in a URI, write "{written}" for it')
+        problem = f"{odd[0]!r} cannot stand in a URI"
+        with suppress(UnicodeEncodeError):  # half of a character, which nobody can write
+            problem += f', write "{quote(odd[0], safe="", errors="surrogateescape")}" for it'
+        raise UriError(text, problem)
     if "#" in text:
         raise UriError(text, 'an NBD URI has no fragment; "#" in a name is written "%23"')
     parts = _URI.fullmatch(text)
@@ -333,7 +339,10 @@ _KNOWN_PARAMETERS = ", ".join(["socket", *sorted(_PARAMETERS), "x-..."])
 
 def check_name(text: str, name: str, what: str = "an export name") -> str:
     """Give back `name` if proto.md allows it as a string; else blame `text`, where it stands."""
-    length = len(name.encode())
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # from an argument that is not, or from half of a character in JSON
+        raise UriError(text, f"{what} is UTF-8, and this is not") from None
     if length > MAX_NAME_BYTES:
         shown = text if len(text) <= 80 else f"{text[:77]}..."
         raise UriError(shown, f"{what} has at most {MAX_NAME_BYTES} bytes, this one {length}")

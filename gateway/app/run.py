@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,7 +161,7 @@ class _Run:
         try:
             async with trio.open_nursery() as hub:
                 hub.start_soon(self._service.hub.run)
-                hub.start_soon(say_left_out)
+                hub.start_soon(self._service.hub.keep_up, say_left_out)
                 async with trio.open_nursery() as clients:
                     async with trio.open_nursery() as doors:
                         self._client_tasks, self._tasks = clients, doors
@@ -183,7 +184,7 @@ class _Run:
         return self._status
 
     def _begin(self, everything: trio.CancelScope) -> None:
-        begin, reloader = self._tasks.start_soon, self._reloader
+        begin, reloader = self._beside, self._reloader
         self._verbs |= verbs_of(
             self._service, Pauses(self._service, self._tasks), lambda: self._standing.keyring
         )
@@ -202,7 +203,11 @@ class _Run:
         if self._standing.doors.control is not None:
             self.obey(self._standing.doors.control)
         if self._options.run is not None:
-            begin(self._run_command, self._options.run)
+            self._tasks.start_soon(self._run_command, self._options.run)
+
+    def _beside(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Do something beside the clients. No bug of it ends the gateway."""
+        self._tasks.start_soon(self._service.hub.keep_up, partial(task, *arguments))
 
     async def _wait_for_clients(self) -> None:
         """Wait until all clients have gone, but no longer than the configuration says (then the sessions have
@@ -244,19 +249,20 @@ class _Run:
             self._client_tasks.start_soon(self._client, listener, stream)
 
         for listening in listener.sockets:
-            self._tasks.start_soon(take_clients, listening, take, self._short)
+            self._beside(take_clients, listening, take, self._short)
 
     def obey(self, control: ControlSocket) -> None:
         """Do what is asked for over a control socket."""
-        self._tasks.start_soon(control.run, self._verbs, self._tasks, self._short, self._heard)
+        failed = self._service.hub.failed
+        self._beside(control.run, self._verbs, self._tasks, self._short, self._heard, failed)
 
     def watch(self, keyring: Keyring) -> None:
         """Exchange credentials whose files change."""
-        self._tasks.start_soon(keyring.watch, self._service.log)
+        self._beside(keyring.watch, self._service.log)
 
     def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
         """Wait for the last users of an upstream."""
-        self._tasks.start_soon(wait, backend)
+        self._beside(wait, backend)
 
     @property
     def ends(self) -> bool:

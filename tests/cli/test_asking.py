@@ -183,6 +183,8 @@ def test_a_file_can_be_probed_and_tried(tmp_path: Path, capsys: Capture) -> None
     [
         ("file:missing", 1, "cannot open missing: No such file or directory"),
         ("legacy:foo", 1, "there is no server 'foo' to imitate"),
+        ("file:/missing/\udcff", 1, r"/missing/\udcff: No such file"),
+        ("nbd://\udcff", 2, r"'\udcff' cannot stand in a URI"),
         ("foo", 2, "expected an NBD URI such as nbd://host:10809"),
     ],
 )

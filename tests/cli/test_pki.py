@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_init(tmp_path: Path, capsys: Capture) -> None:
         " client-key.pem, ca-issued.txt already, and nothing is overwritten; if a try has failed, remove what"
         " it has left\n"
     )
+
+
+def test_a_directory_that_is_not_utf8_is_said_as_a_shell_takes_it(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """To one that knows \\x (bash, zsh, ksh, busybox)."""
+    assert main(["pki", "init", "it's\udcff\\\n"]) == 0
+    out, _err = capsys.readouterr()
+    [said] = re.findall("--tls-certificates (.*)", out)
+    assert said.isprintable()
+    name = subprocess.run(["bash", "-c", f"printf %s {said}"], capture_output=True, check=True)
+    assert name.stdout == bytes(tmp_path / "it's\udcff\\\n")
 
 
 def test_what_to_remove_is_said_exactly(tmp_path: Path, capsys: Capture) -> None:
