@@ -133,6 +133,8 @@ async def open_listener(settings: Listen) -> Listener:
             raise
     except OSError as error:
         raise ListenError(f"cannot listen on {uri}: {_why(error, uri.socket_path)}") from None
+    except UnicodeError as error:  # of who looks names up; URIs have none that it would be
+        raise ListenError(f"cannot listen on {uri}: no name of a host: {error}") from None
     return Listener(settings, uri, [trio.SocketListener(sock)])
 
 
