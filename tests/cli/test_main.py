@@ -302,6 +302,12 @@ def test_init_into_what_is_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
+def test_init_of_too_long_a_name(force: list[str], capsys: Capture) -> None:
+    assert main(["init", "x" * 300, *force]) == 1
+    assert capsys.readouterr().err.endswith("cannot be written: File name too long\n")
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
 def test_init_of_a_directory(force: list[str], tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "d").mkdir()
     assert main(["init", "d", *force]) == 1

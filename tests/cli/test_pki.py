@@ -144,6 +144,24 @@ def test_mistakes(arguments: list[str], expected: str, capsys: Capture, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["revoke", "pki", "x" * 300], "cannot be looked at: File name too long"),
+        (["add", "x" * 300, "joe"], "cannot be read: File name too long"),
+        (["renew", "x" * 300], "cannot be read: File name too long"),
+        (["revoke", "x" * 300, "joe"], "cannot be read: File name too long"),
+        (["init", "x" * 300], "cannot be made: File name too long"),
+    ],
+)
+def test_names_that_are_too_long(arguments: list[str], expected: str, capsys: Capture) -> None:
+    assert main(["pki", "init", "pki"]) == 0
+    assert main(["pki", *arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert expected in err
+
+
 def test_help(capsys: Capture) -> None:
     assert main(["pki", "init", "--help"]) == 0
     assert "Usage: nbd-gateway pki init" in capsys.readouterr().out
