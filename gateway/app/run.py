@@ -12,8 +12,8 @@ import os
 import resource
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,7 @@ async def serve(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Signals first: whoever sees the socket may send one.
     heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WITHOUT_MEANING)
-    with trio.open_signal_receiver(*heard) as signals:
+    with trio.open_signal_receiver(*heard) as signals, _none_held_back(heard):
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
             try:
@@ -111,6 +111,18 @@ async def serve(
     if failed is not None:
         raise failed
     return status
+
+
+@contextmanager
+def _none_held_back(heard: Collection[signal.Signals]) -> Iterator[None]:
+    """Have signals come that were held back (`gateway.__main__`), and what we start have none held back. At the
+    end they are again: nobody hears them then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Run:
