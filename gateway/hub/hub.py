@@ -152,10 +152,7 @@ class Hub:
 
         async def wait() -> None:
             await trio.sleep(seconds)
-            try:
-                act()
-            except Exception as error:
-                self.failed(error)
+            act()
 
         if not self._over:
             self.start_soon(wait)
