@@ -50,7 +50,7 @@ TURNED_AWAY_LOG_SECONDS = 60
 """How often the log says at most how many clients an upstream that is down has cost."""
 
 
-MAX_MISNAMED = 8
+MISNAMED_IN_A_LINE = 8
 """Names that a line of the log has, of a server that may list thousands."""
 
 
@@ -276,7 +276,7 @@ class Service:
             case WellAgain():
                 self.log.info("health check succeeds again", upstream=upstream)
             case Misnamed():
-                few, count = [*news.names[:MAX_MISNAMED]], len(news.names)
+                few, count = [*news.names[:MISNAMED_IN_A_LINE]], len(news.names)
                 why = "their names are no strings (UTF-8, no NUL), so nobody can ask for them"
                 self.log.warning(
                     "exports left out of the list",
