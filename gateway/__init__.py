@@ -23,10 +23,10 @@ Where everything is; imports go down this list, never up:
     quirks/      one file per oddity of a peer, and how it is mended; pure
     protocol/    who may say what, when: both negotiations, offer(), legality; pure
     log/         what is written while it runs: how much, how it looks, and by a thread that harms nobody
-    paths.py     what is said of a path that was not meant as it stands
     identity.py  who a client is, whatever it proves it by; pure
     peer.py      whether the process at a link's other end can carry anything out any more; pure
     whole.py     files that are whole or not there
+    there.py     what is not there, and what may not be looked at
     throttle.py  token buckets, shared fairly, and the gates before them; no tasks
     wire/        bytes <-> values: options, requests, replies, chunks; pure
     config/      what users write (a leaf)

@@ -1,7 +1,24 @@
-"""`python -m gateway` is `nbd-gateway`."""
+"""Where the program begins: `nbd-gateway` is `python -m gateway`.
 
+Before anything else is loaded, which takes longer than whoever has started a gateway may wait with his signal:
+what would kill it, and means a reload or nothing to one that runs, is held back until it listens to signals
+(`gateway.app.run`).
+"""
+
+import signal
 import sys
 
-from gateway.cli import main
+HELD_BACK = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line of this process, and give its exit status."""
+    if sys.argv[1:2] == ["serve"]:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    from gateway import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -55,10 +55,10 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, 
 
 from gateway.identity import Identity
 from gateway.log.writer import Outcome, Sink, Writer
-from gateway.paths import unexpanded
 from gateway.protocol.commands import RANGED, WRITE_CLASS
 from gateway.protocol.export import View, together
 from gateway.protocol.table import Table
+from gateway.there import unexpanded
 from gateway.throttle import Bucket, Charge, Unit
 from gateway.uri import format_size, parse_size, size_of
 from gateway.wire.constants import Cmd, CmdFlag, Errno

@@ -11,10 +11,14 @@ written in capitals, as RFC 3986 has it.
     memory:1G                       an embedded server: zeros at first, kept in memory
     file:disk.img                   an embedded server over a file or a block device
     legacy:qemu-3.0,size=64M        an embedded server that behaves as an old one does
+
+This file is longer than other modules: whatever can be wrong with what names a server is found here, before
+anything is done with it.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -37,6 +41,11 @@ MAX_SOCKET_PATH_BYTES = 107
 
 MAX_SIZE_BYTES = 2**63 - 1
 """off_t: no file, and so no export of ours, is larger."""
+
+MAX_LABEL_CHARS = 63
+MAX_HOST_CHARS = 253
+"""RFC 1035, 2.3.4: labels of 63 octets, names of 255, where each label has its length before it, and the root
+is one of length 0. Who looks names up raises what is no OSError for others."""
 
 LEGACY_SIZE_BYTES = 64 << 20
 """Large enough to copy something onto, small enough to be had in an instant."""
@@ -282,8 +291,10 @@ def parse_nbd_uri(text: str) -> NbdUri:
         # qemu's own notation, older than URIs and still in many manuals: nbd:host:port:exportname=x
         raise UriError(text, f'expected "{scheme}://" at its beginning, got "{scheme}{colon}"')
     if odd := _NOT_IN_A_URI.search(text):
-        written = quote(odd[0], safe="", errors="surrogateescape")
-        raise UriError(text, f'{odd[0]!r} cannot stand in a URI, write "{written}" for it')
+        problem = f"{odd[0]!r} cannot stand in a URI"
+        with suppress(UnicodeEncodeError):  # half of a character, which nobody can write
+            problem += f', write "{quote(odd[0], safe="", errors="surrogateescape")}" for it'
+        raise UriError(text, problem)
     if "#" in text:
         raise UriError(text, 'an NBD URI has no fragment; "#" in a name is written "%23"')
     parts = _URI.fullmatch(text)
@@ -306,6 +317,8 @@ def parse_nbd_uri(text: str) -> NbdUri:
             raise UriError(text, f'unknown parameter "{key}" (known: {_KNOWN_PARAMETERS})')
         if key.startswith("tls-") and not tls:
             raise UriError(text, f'"{key}" goes with nbds: only, which is NBD over TLS')
+    if hostname := parameters.get("tls-hostname"):
+        _check_host(text, hostname)
 
     # The path without its one leading slash; nbd://host//disk is the export "/disk".
     export = check_name(text, _decode(text, (parts[3] or "/")[1:], "export name"))
@@ -333,13 +346,21 @@ _KNOWN_PARAMETERS = ", ".join(["socket", *sorted(_PARAMETERS), "x-..."])
 
 def check_name(text: str, name: str, what: str = "an export name") -> str:
     """Give back `name` if proto.md allows it as a string; else blame `text`, where it stands."""
-    length = len(name.encode())
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # from an argument that is not, or from half of a character in JSON
+        raise UriError(text, f"{what} is UTF-8, and this is not") from None
     if length > MAX_NAME_BYTES:
-        shown = text if len(text) <= 80 else f"{text[:77]}..."
-        raise UriError(shown, f"{what} has at most {MAX_NAME_BYTES} bytes, this one {length}")
+        raise UriError(
+            _brief(text), f"{what} has at most {MAX_NAME_BYTES} bytes, this one {length}"
+        )
     if "\0" in name:
         raise UriError(text, f"{what} cannot contain NUL")
     return name
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_socket_path(text: str, path: str) -> str:
@@ -371,6 +392,7 @@ def _parse_host(text: str, host: str) -> str:
     if not host.startswith("["):
         if re.search(r"[^A-Za-z0-9_.-]", host):
             raise UriError(text, f'expected a host name or an IP address, got "{host}"')
+        _check_host(text, host)
         return host.lower()
     # Imported here: the gateway has to be listening in no time, and seldom on IPv6.
     from ipaddress import IPv6Address
@@ -379,6 +401,22 @@ def _parse_host(text: str, host: str) -> str:
         return str(IPv6Address(host[1:-1]))
     except ValueError:
         raise UriError(text, f'expected an IPv6 address in [ ], got "{host[1:-1]}"') from None
+
+
+def _check_host(text: str, host: str) -> None:
+    """Refuse what cannot be looked up as a name, nor be that of a certificate."""
+    try:
+        # Not always: the codec takes longer to load than all of this.
+        plain = host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        raise UriError(_brief(text), "expected a host name that DNS can have") from None
+    plain = plain.removesuffix(".")
+    if "\0" in plain or len(plain) > MAX_HOST_CHARS:
+        problem = f"a host name has at most {MAX_HOST_CHARS} characters, and no NUL"
+        raise UriError(_brief(text), problem)
+    if not all(0 < len(label) <= MAX_LABEL_CHARS for label in plain.split(".")):
+        problem = f"between the dots of a host name are 1 to {MAX_LABEL_CHARS} characters"
+        raise UriError(_brief(text), problem)
 
 
 def _parse_port(text: str, port: str | None, transport: Transport) -> int | None:

@@ -62,6 +62,10 @@ ASK_SECONDS = 120
 """How long a client waits for the answer: a reload may take its time, and others may be before it."""
 
 
+def _reraise(error: BaseException) -> None:
+    raise error
+
+
 @dataclass(frozen=True)
 class ControlAnswer:
     """What came of it."""
@@ -104,6 +108,11 @@ Verb = Callable[[Mapping[str, Any]], Awaitable[ControlAnswer]]
 """Does something; given are the request's other keys. Raises `Misunderstood` before anything is done."""
 
 
+INTERNAL_ERROR = (
+    "an internal error, and it is not known how much was done; the gateway's log has more"
+)
+
+
 class Misunderstood(Exception):
     """A request means nothing; the text is for whoever sent it."""
 
@@ -125,6 +134,7 @@ class ControlSocket:
         self.path = path
         self._verbs: Mapping[str, Verb] = {}
         self._heard: Callable[[Asked], None] = lambda _asked: None
+        self._failed: Callable[[BaseException], None] = _reraise
         self._clients = 0
         self._listener = open_unix(path, MODE)
         self._closed = False
@@ -135,12 +145,13 @@ class ControlSocket:
         clients: trio.Nursery,
         short: Callable[[int], None],
         heard: Callable[[Asked], None] = lambda _asked: None,
+        failed: Callable[[BaseException], None] = _reraise,
     ) -> None:
         """Serve, each client in `clients`, until closed: who is being answered gets the answer still. `short`
-        is told the errno of a shortage, `heard` of each request what came of it.
+        is told the errno of a shortage, `heard` of each request what came of it, `failed` of our bugs.
         """
         self._verbs = verbs
-        self._heard = heard
+        self._heard, self._failed = heard, failed
         await take_clients(self._listener, lambda each: clients.start_soon(self.serve, each), short)
 
     async def aclose(self) -> None:
@@ -154,7 +165,13 @@ class ControlSocket:
             self.path.unlink()
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        """Answer one client. Never raises for anything that it does."""
+        """Answer one client. Never raises for anything that it does, nor for a bug of ours."""
+        try:
+            await self._serve(stream)
+        except Exception as error:
+            self._failed(error)
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
         async with stream:
             self._clients += 1
             try:
@@ -210,6 +227,9 @@ class ControlSocket:
                     answer = await verb(arguments)
                 except Misunderstood as error:
                     answer = _no(str(error))
+                except (Exception, SystemExit) as error:  # a bug, ours or a policy's
+                    self._failed(error)
+                    answer = _no(f"{INTERNAL_ERROR}: {error!r}")
                 nursery.cancel_scope.cancel()
         return answer
 
@@ -271,6 +291,11 @@ async def _line(stream: trio.SocketStream, most: int) -> bytes:
 def _request(line: bytes) -> dict[str, Any]:
     """Read a request. Raises `Misunderstood`."""
     request = _object(line)
+    try:
+        json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        # JSON can write half of a character, which UTF-8 cannot, and so neither NBD nor the log.
+        raise Misunderstood(f"expected UTF-8, got {error.object[error.start]!a}") from None
     if not isinstance(request.get("verb"), str):
         raise Misunderstood('expected {"verb": "..."}')
     return request

@@ -40,7 +40,9 @@ def pidfile(path: Path | None) -> Iterator[None]:
     except BlockingIOError:
         raise StartError(f"{path} is held by another gateway{_whose(path)}") from None
     except OSError as error:
-        why = "it is a symbolic link" if path.is_symlink() else error.strerror
+        # Path.is_symlink raises for some paths, in some versions of Python.
+        is_link = os.path.islink(path)  # noqa: PTH114
+        why = "it is a symbolic link" if is_link else error.strerror
         raise StartError(f"cannot write {path}: {why}") from None
     try:
         yield

@@ -13,9 +13,10 @@ import os
 import resource
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ async def serve(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Signals first: whoever sees the socket may send one.
     heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WITHOUT_MEANING)
-    with trio.open_signal_receiver(*heard) as signals:
+    with trio.open_signal_receiver(*heard) as signals, _none_held_back(heard):
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
             try:
@@ -112,6 +113,18 @@ async def serve(
     if failed is not None:
         raise failed
     return status
+
+
+@contextmanager
+def _none_held_back(heard: Collection[signal.Signals]) -> Iterator[None]:
+    """Have signals come that were held back (`gateway.__main__`), and what we start have none held back. At the
+    end they are again: nobody hears them then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Run:
@@ -162,7 +175,7 @@ class _Run:
         try:
             async with trio.open_nursery() as hub:
                 hub.start_soon(self._service.hub.run)
-                hub.start_soon(say_left_out)
+                hub.start_soon(self._service.hub.keep_up, say_left_out)
                 async with trio.open_nursery() as clients:
                     async with trio.open_nursery() as doors:
                         self._client_tasks, self._tasks = clients, doors
@@ -185,7 +198,7 @@ class _Run:
         return self._status
 
     def _begin(self, everything: trio.CancelScope) -> None:
-        begin, reloader = self._tasks.start_soon, self._reloader
+        begin, reloader = self._beside, self._reloader
         self._verbs |= verbs_of(
             self._service, Pauses(self._service, self._tasks), lambda: self._standing.keyring
         )
@@ -205,7 +218,11 @@ class _Run:
         if self._standing.doors.control is not None:
             self.obey(self._standing.doors.control)
         if self._options.run is not None:
-            begin(self._run_command, self._options.run)
+            self._tasks.start_soon(self._run_command, self._options.run)
+
+    def _beside(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Do something beside the clients. No bug of it ends the gateway."""
+        self._tasks.start_soon(self._service.hub.keep_up, partial(task, *arguments))
 
     async def _wait_for_clients(self) -> None:
         """Wait until all clients have gone, but no longer than the configuration says (then the sessions have
@@ -252,19 +269,20 @@ class _Run:
             self._client_tasks.start_soon(self._client, listener, stream)
 
         for listening in listener.sockets:
-            self._tasks.start_soon(take_clients, listening, take, self._short)
+            self._beside(take_clients, listening, take, self._short)
 
     def obey(self, control: ControlSocket) -> None:
         """Do what is asked for over a control socket."""
-        self._tasks.start_soon(control.run, self._verbs, self._tasks, self._short, self._heard)
+        failed = self._service.hub.failed
+        self._beside(control.run, self._verbs, self._tasks, self._short, self._heard, failed)
 
     def watch(self, keyring: Keyring) -> None:
         """Exchange credentials whose files change."""
-        self._tasks.start_soon(keyring.watch, self._service.log)
+        self._beside(keyring.watch, self._service.log)
 
     def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
         """Wait for the last users of an upstream."""
-        self._tasks.start_soon(wait, backend)
+        self._beside(wait, backend)
 
     @property
     def ends(self) -> bool:

@@ -32,7 +32,7 @@ from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses, Tar
 from gateway.sessions.service import Service
 from gateway.sessions.untold import in_words, lost_disks
 from gateway.upstream.configured import StartError, switched_to
-from gateway.uri import NbdUri, UriError, parse_nbd_uri
+from gateway.uri import NbdUri, UriError, check_name, parse_nbd_uri
 from gateway.wire.handshake import shown
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ MOST_WITHIN_SECONDS = 60.0
 
 MOST_FOR_SECONDS = 3600.0
 """The longest pause. Nobody means one of a day."""
+
+NO_EXPORT = '"export" is an export\'s name'
 
 NOTHING_LOST = "nothing is lost that somebody has still to be told of"
 
@@ -129,9 +131,7 @@ def verbs_of(
 
     async def losses(arguments: Mapping[str, Any]) -> ControlAnswer:
         _know(arguments, {"export", "forget"})
-        export = arguments.get("export")
-        if export is not None and not isinstance(export, str):
-            raise Misunderstood('"export" is an export\'s name')
+        export = _export(arguments)
         forget = _truth(arguments, "forget")
 
         async def lost() -> ControlAnswer:
@@ -185,12 +185,27 @@ def _know(arguments: Mapping[str, Any], known: Collection[str]) -> None:
         raise Misunderstood(f"unknown keys {', '.join(sorted(unknown))}")
 
 
+def _export(arguments: Mapping[str, Any]) -> str | None:
+    """Give the name or pattern that is meant, if one is."""
+    export = arguments.get("export")
+    if export is None:
+        return None
+    if not isinstance(export, str):
+        raise Misunderstood(NO_EXPORT)
+    try:
+        return check_name(export, export)
+    except UriError as error:
+        raise Misunderstood(str(error)) from None
+
+
 def _meant(arguments: Mapping[str, Any], others: Collection[str]) -> Meant:
     _know(arguments, {"export", "all", "upstream", *others})
     export, upstream = arguments.get("export"), arguments.get("upstream")
-    if upstream is None and not isinstance(export, str):
-        raise Misunderstood('"export" is an export\'s name')
-    if upstream is not None and (export is not None or not isinstance(upstream, str)):
+    if upstream is None:
+        export = _export(arguments)
+        if export is None:
+            raise Misunderstood(NO_EXPORT)
+    elif export is not None or not isinstance(upstream, str):
         raise Misunderstood('"upstream" is the name of one, in place of "export"')
     return Meant(export, upstream, _truth(arguments, "all"))
 

@@ -32,6 +32,16 @@ def target_of(text: str) -> Target:
         raise UsageError(str(error)) from None
 
 
+def export_named(name: str) -> str:
+    """Give the name of an export that a verb is asked about, if it can be one. Raises `UsageError`."""
+    from gateway.uri import UriError, check_name
+
+    try:
+        return check_name(name, name)
+    except UriError as error:
+        raise UsageError(str(error)) from None
+
+
 def found_within(seconds: float | None, ask: Callable[[], Awaitable[_Found]]) -> _Found:
     """Ask, for so many seconds (None: without an end of our own). Raises `TookTooLong`, `UsageError`."""
     import trio

@@ -70,7 +70,7 @@ def explain(
 
     from gateway.access.loading import PolicyError
     from gateway.cli import complain
-    from gateway.cli.asking import TookTooLong, found_within
+    from gateway.cli.asking import TookTooLong, export_named, found_within
     from gateway.cli.claims import identity_of, time_of
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import ConfigError, load
@@ -79,6 +79,7 @@ def explain(
     from gateway.policy import Client
     from gateway.upstream.configured import StartError
 
+    export_named(export)
     client = Client(identity_of(claims, address), time_of(at), hypothetical=True)
     try:
         config = load(path, vocabulary())

@@ -1,5 +1,6 @@
 """nbd-gateway init: a configuration to begin with."""
 
+import stat
 from pathlib import Path
 
 from gateway.cli import complain
@@ -12,16 +13,18 @@ def init(path: Path = Path("gateway.toml"), /, *, force: bool = False) -> int:
     :param force: Overwrite the file if there is one.
     """
     from gateway.config.template import TEMPLATE
+    from gateway.there import status_of
     from gateway.whole import write_whole
 
-    if path.is_dir():
-        complain(f"{path} is a directory; name a file in it, such as {path / 'gateway.toml'}")
-        return 1
     text = TEMPLATE.encode()
     try:
+        there = status_of(path)
+        if there is not None and stat.S_ISDIR(there.st_mode):
+            complain(f"{path} is a directory; name a file in it, such as {path / 'gateway.toml'}")
+            return 1
         # A link goes on leading where it does; and what is no file, /dev/stdout say, has nothing beside it.
         file = path.resolve() if force else path
-        if force and file.exists() and not file.is_file():
+        if force and there is not None and not stat.S_ISREG(there.st_mode):
             file.write_bytes(text)
         else:
             write_whole({file: text}, replacing=[file] if force else [])

@@ -21,9 +21,10 @@ def losses(
     :param config: The configuration, whose [control] says where the gateway listens. Default: gateway.toml.
     :param socket: The control socket itself.
     """
+    from gateway.cli.asking import export_named
     from gateway.cli.running import do
 
-    arguments: dict[str, object] = {} if export is None else {"export": export}
+    arguments: dict[str, object] = {} if export is None else {"export": export_named(export)}
     if forget:
         arguments["forget"] = True
     return do(config, socket, "losses", arguments)

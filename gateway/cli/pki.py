@@ -57,7 +57,7 @@ def init(
     if status := _done(directory, make, write_pki):
         return status
     where = directory.absolute()
-    in_shell, in_uri = quote(str(where)), percent_encoded(bytes(where), safe="/")
+    in_shell, in_uri = _in_shell(where), percent_encoded(bytes(where), safe="/")
     print(
         "\nThis is for trying things out: whoever reads ca-key.pem can be anybody."
         "\n\nA gateway before your server, and what a client is told:\n"
@@ -140,6 +140,16 @@ def _say_when(what: str) -> None:
     from gateway.tls.rotation import TAKEN_UP_SECONDS
 
     print(f"\n{what} within {TAKEN_UP_SECONDS} s; nbd-gateway reload, or SIGHUP, does it at once.")
+
+
+def _in_shell(path: Path) -> str:
+    """Give a path as a shell takes it, in printable characters."""
+    text = str(path)
+    if text.isprintable():
+        return quote(text)
+    safe = set(range(32, 127)) - {*b"'\\"}
+    written = (chr(byte) if byte in safe else f"\\x{byte:02x}" for byte in bytes(path))
+    return f"$'{''.join(written)}'"  # no other quotes know \\x
 
 
 def _check_days(days: int) -> None:

@@ -12,6 +12,9 @@ from gateway.cli.asking import Timeout
 if TYPE_CHECKING:
     from gateway.inspect.probe import Probe, Probed
 
+MAX_MISNAMED = 8
+"""Names of exports that are shown of those that nobody can ask for."""
+
 AT_RISK = 3
 """Exit status if a client that goes to the server directly may lose data."""
 
@@ -81,6 +84,7 @@ def _document(found: Probe) -> dict[str, object]:
         "risks_data": found.risks_data,
         "tls_required": found.tls_required,
         "listed": None if found.listed is None else [export.name for export in found.listed],
+        "misnamed": [*found.misnamed],
         "exports": [_export_document(export) for export in found.exports],
     }
 
@@ -122,6 +126,11 @@ def _show(found: Probe) -> None:
     console = Console(markup=False, highlight=False)
     names = "it will not say" if found.listed is None else f"{len(found.listed)}"
     console.print(f"{found.uri}: exports: {names}", soft_wrap=True)
+    if found.misnamed:
+        names = ", ".join(found.misnamed[:MAX_MISNAMED])
+        more = "" if len(found.misnamed) <= MAX_MISNAMED else ", ..."
+        text = f"{len(found.misnamed)} more, which nobody can ask for: their names are not UTF-8, or have NUL"
+        console.print(f"{text}: {names}{more}", soft_wrap=True)
     if found.tls_required:
         console.print("it says nothing more without TLS: use nbds: in its URI")
     for export in found.exports:

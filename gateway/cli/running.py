@@ -8,6 +8,7 @@ from threading import Timer
 from typing import TYPE_CHECKING
 
 from gateway.cli import INTERRUPTED, UsageError, complain, write_no_more
+from gateway.cli.asking import export_named
 
 if TYPE_CHECKING:
     from gateway.admin.control import ControlAnswer
@@ -121,6 +122,8 @@ def meant(export: str | None, *, all_: bool, upstream: str | None) -> dict[str, 
     if (export is None) == (upstream is None):
         raise UsageError("expected the name of an export, or --upstream NAME for all of a server")
     said: dict[str, object] = {"upstream": upstream} if export is None else {"export": export}
+    if export is not None:
+        export_named(export)
     return {**said, "all": True} if all_ else said
 
 

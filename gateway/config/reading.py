@@ -7,7 +7,10 @@ The command line's configuration comes through `build` too, with arguments inste
 mistake is explained in the same words wherever it is made.
 """
 
+import errno
+import os
 import re
+import select
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 1 << 20
 """Nobody writes a configuration of a mebibyte; /dev/zero or a disk image given by mistake is one."""
+
+
+SILENT_SECONDS = 10
+"""How long a pipe may say nothing: whoever makes a configuration for it has made it by then, or has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +79,36 @@ def text_of(path: Path) -> str:
     """Give what a file says. Raises `ConfigError`."""
     source = str(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        content = _content(path)
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError([Problem(source, None, "", f"cannot be read: {reason}")]) from None
     return decoded(content, source)
+
+
+def _content(path: Path) -> bytes:
+    """Read a file, and no more of it than can be one. A pipe may be one as well (`/dev/stdin`), as long as
+    somebody writes to it. Raises `OSError`, `ValueError`.
+    """
+    # Opened so, it does not wait for who will write, and he may never come.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        content = bytearray()
+        ready = select.poll()
+        ready.register(descriptor, select.POLLIN)
+        while len(content) <= MAX_FILE_BYTES:
+            if not ready.poll(SILENT_SECONDS * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, f"nothing has come for {SILENT_SECONDS} s")
+            try:
+                piece = os.read(descriptor, MAX_FILE_BYTES + 1 - len(content))
+            except BlockingIOError:  # somebody else has read it
+                continue
+            if not piece:
+                break
+            content += piece
+        return bytes(content)
+    finally:
+        os.close(descriptor)
 
 
 def decoded(content: bytes, source: str) -> str:

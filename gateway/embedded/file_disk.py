@@ -22,7 +22,7 @@ from typing import TypeVar
 import trio
 
 from gateway.embedded.disk import HOLE_AND_ZERO, MAX_EXTENTS_TOLD, Data, DiskError, Extent
-from gateway.paths import unexpanded
+from gateway.there import unexpanded
 from gateway.wire.limits import KIB, MIB
 
 T = TypeVar("T")

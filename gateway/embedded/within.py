@@ -40,6 +40,14 @@ class InProcess:
         self._served += 1
         try:
             await self._server.serve(stream)
+        except Exception:
+            # A bug, for which another server would end: this one lives with the gateway, which must not.
+            import structlog  # not before it is needed: it would slow every start
+
+            structlog.get_logger().exception(
+                "a server in here lost a connection to an internal error"
+            )
+            await trio.aclose_forcefully(stream)
         finally:
             self._served -= 1
             self._quiet.set()

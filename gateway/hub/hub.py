@@ -58,6 +58,10 @@ LOOK_FOR_HOLD_UPS_SECONDS = 5
 that hold up those of other disks: one command of theirs may be under way at two such looks, and no longer. A
 server that is well has answered it by then."""
 
+BUG_SECONDS = 5
+"""After how long it is begun anew what goes on beside the sessions and has ended by a bug: it may end so again,
+and each time is a traceback in the log."""
+
 MAX_EVENTS = 64
 """Sockets that are asked for at a time; each costs one receive and one send of a buffer. Whose turn it is where
 there is not time for all, is for `turns`."""
@@ -88,7 +92,7 @@ class Hub:
         self._epoll.register(self._waker, select.EPOLLIN)
         self._watched[self._waker] = self._woken
         self._over = False
-        self.failed: Callable[[Exception], None] = _reraise
+        self.failed: Callable[[BaseException], None] = _reraise
         """Is told of our bugs beside the sessions: they must not end all of these."""
 
     def close(self) -> None:
@@ -101,17 +105,33 @@ class Hub:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._cut_off_who_holds_up_others)
-                nursery.start_soon(self._loosen_who_holds_up_kin)
-                nursery.start_soon(self._open_doors)
+                nursery.start_soon(self.keep_up, self._cut_off_who_holds_up_others)
+                nursery.start_soon(self.keep_up, self._loosen_who_holds_up_kin)
+                nursery.start_soon(self.keep_up, self._open_doors)
                 await self._serve()
         finally:
             self._over = True
 
     def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
-        """Run a task beside the sessions, no longer than the hub runs."""
+        """Run a task beside the sessions, no longer than the hub runs. A bug ends it, and nothing else."""
         assert self._nursery is not None
-        self._nursery.start_soon(task)
+        self._nursery.start_soon(self.attempt, task)
+
+    async def attempt(self, task: Callable[[], Awaitable[object]]) -> bool:
+        """Do something beside the sessions, and say whether it came to its end. `failed` is told of a bug."""
+        try:
+            await task()
+        except (Exception, SystemExit) as error:  # a policy may say exit()
+            self.failed(error)
+            return False
+        return True
+
+    async def keep_up(self, task: Callable[[], Awaitable[object]]) -> None:
+        """Do what the sessions can go on without, but not for long: a bug that ends it is told, and it is begun
+        anew. It is over when it ends by itself.
+        """
+        while not await self.attempt(task):
+            await trio.sleep(BUG_SECONDS)
 
     def see_off(self, closed: trio.Event) -> None:
         """Links are about to be left, and are `closed` then."""
@@ -132,10 +152,7 @@ class Hub:
 
         async def wait() -> None:
             await trio.sleep(seconds)
-            try:
-                act()
-            except Exception as error:
-                self.failed(error)
+            act()
 
         if not self._over:
             self.start_soon(wait)
@@ -376,5 +393,5 @@ class Hub:
         self._epoll.modify(sock, events or select.EPOLLET)
 
 
-def _reraise(error: Exception) -> None:
+def _reraise(error: BaseException) -> None:
     raise error

@@ -95,6 +95,8 @@ class Probe:
     listed: Sequence[ListedExport] | None
     """None: it will not say."""
     exports: Sequence[Probed]
+    misnamed: Sequence[str] = ()
+    """What it lists by names that are no strings, so that nobody can ask for it."""
     tls_required: bool = False
     """It says nothing without TLS; then `exports` is empty."""
 
@@ -130,8 +132,8 @@ async def _probe(target: Target, server: Server, *, every_export: bool, transmit
         if transmit:
             exports = [replace(e, reading=await _read(server, e)) for e in exports]
     except TlsRequired:
-        return Probe(target, listed, (), tls_required=True)
-    return Probe(target, listed, exports)
+        return Probe(target, listed, (), server.misnamed, tls_required=True)
+    return Probe(target, listed, exports, server.misnamed)
 
 
 async def _probed(server: Server, name: str) -> Probed:

@@ -15,8 +15,8 @@ from gateway.net.dial import DialError
 from gateway.net.keeping import Keeper, Kept
 from gateway.net.private import PrivateSocket
 from gateway.net.processes import Child, session_lives
-from gateway.paths import unexpanded
 from gateway.peer import UNKNOWN, Peer
+from gateway.there import unexpanded
 
 
 def unstartable(command: Sequence[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from gateway.paths import unexpanded
+from gateway.there import unexpanded
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -74,7 +74,7 @@ class Dialler:
                     return await trio.open_unix_socket(uri.socket_path)
                 case Transport.VSOCK:
                     return await _connected(socket.AF_VSOCK, (uri.cid, uri.port or DEFAULT_PORT))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise self._error(error) from None
         return await self._keep(stream, same_storage=same_storage)
 
@@ -99,7 +99,11 @@ class Dialler:
         except OSError as error:
             raise self._error(error, address[0]) from None
 
-    def _error(self, error: OSError, kept: str | int | None = None) -> DialError:
+    def _error(self, error: OSError | UnicodeError, kept: str | int | None = None) -> DialError:
+        if isinstance(
+            error, UnicodeError
+        ):  # of who looks names up; URIs have none that it would be
+            return DialError(f"cannot connect to {self.uri}: no name of a host: {error}")
         # trio tries all addresses of a name, and says why each failed in a cause of the error.
         cause = error.__cause__
         if isinstance(cause, BaseExceptionGroup):

@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 
 from gateway.config import Listen, SocketOwner
-from gateway.paths import unexpanded
+from gateway.there import unexpanded
 from gateway.uri import NbdUri, Transport
 from gateway.wire.constants import DEFAULT_PORT
 
@@ -148,6 +148,8 @@ async def open_listener(settings: Listen) -> Listener:
             raise
     except OSError as error:
         raise ListenError(f"cannot listen on {uri}: {_why(error, uri.socket_path)}") from None
+    except UnicodeError as error:  # of who looks names up; URIs have none that it would be
+        raise ListenError(f"cannot listen on {uri}: no name of a host: {error}") from None
     return Listener(settings, uri, [trio.SocketListener(sock)])
 
 

@@ -34,7 +34,7 @@ from gateway.wire.constants import (
     Rep,
     name_of,
 )
-from gateway.wire.errors import WireError
+from gateway.wire.errors import NoString, WireError
 from gateway.wire.handshake import (
     AnyInfo,
     BlockSizes,
@@ -72,6 +72,8 @@ class Answered:
     description: str | None = None
     block_sizes: BlockSizes | None = None
     exports: tuple[ListedExport, ...] = ()
+    misnamed: tuple[str, ...] = ()
+    """What else is listed, by names that are no strings and nobody can ask for, as a message can have them."""
     contexts: tuple[MetaContext, ...] = ()
     named: bool = False
     """A name came; it may be empty."""
@@ -114,6 +116,7 @@ class _UnderWay:
     replies: int = 0
     infos: dict[type[AnyInfo], AnyInfo] = field(default_factory=dict)
     exports: list[ListedExport] = field(default_factory=list)
+    misnamed: list[str] = field(default_factory=list)
     contexts: list[MetaContext] = field(default_factory=list)
 
     def told(self) -> Answered:
@@ -129,6 +132,7 @@ class _UnderWay:
             description.description if isinstance(description, DescriptionInfo) else None,
             block_sizes if isinstance(block_sizes, BlockSizes) else None,
             tuple(self.exports),
+            tuple(self.misnamed),
             tuple(self.contexts),
             name is not None,
         )
@@ -363,7 +367,10 @@ class ClientNegotiation:
 def _collect(under_way: _UnderWay, reply: int, data: bytes) -> None:
     match reply:
         case Rep.SERVER:
-            under_way.exports.append(handshake.decode_server(data))
+            try:
+                under_way.exports.append(handshake.decode_server(data))
+            except NoString:
+                under_way.misnamed.append(handshake.misnamed(data))
         case Rep.META_CONTEXT:
             _collect_context(under_way, handshake.decode_meta_context(data))
         case Rep.INFO:

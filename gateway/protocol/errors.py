@@ -23,7 +23,9 @@ class Refusal(Exception):
 
     def __init__(self, reply: int, text: str = "", *, why: str | None = None) -> None:
         self.reply = reply
-        self.text = text.encode()[:MAX_STRING_BYTES].decode(errors="ignore")
+        # A path of ours that is not UTF-8 may be in it.
+        encoded = text.encode(errors="backslashreplace")
+        self.text = encoded[:MAX_STRING_BYTES].decode(errors="ignore")
         self.why = text if why is None else why
         name = name_of(Rep, reply)
         super().__init__(f"{name}: {self.why}" if self.why else name)

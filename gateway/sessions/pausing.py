@@ -29,6 +29,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -346,7 +347,8 @@ class Pauses:
         if before is not None:
             before.cancel()
         waiting = self._waiting[export] = trio.CancelScope()
-        self._nursery.start_soon(self._end, export, seconds, waiting)
+        end = partial(self._end, export, seconds, waiting)
+        self._nursery.start_soon(self._service.hub.attempt, end)
         return seconds
 
     async def _end(self, export: str, seconds: float, waiting: trio.CancelScope) -> None:
@@ -379,6 +381,8 @@ class Pauses:
             self._service.log.error(
                 "sessions have no connection at the end of a pause", export=export, why=str(error)
             )
+        except Exception as error:  # a bug, which must hold nobody for ever
+            self._service.hub.failed(error)
         self._let_go_on(export)
 
     # --- Other locations

@@ -35,7 +35,7 @@ from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
-from gateway.upstream.news import CameBack, News, TurnedAway, Unwell, WellAgain, WentDown
+from gateway.upstream.news import CameBack, Misnamed, News, TurnedAway, Unwell, WellAgain, WentDown
 from gateway.upstream.server import Server
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ DENIED_SECONDS = 10
 
 TURNED_AWAY_LOG_SECONDS = 60
 """How often, at most, the log says how many clients an upstream that is down has turned away."""
+
+
+MISNAMED_IN_A_LINE = 8
+"""Names that a line of the log has, of a server that may list thousands."""
 
 
 PART = "one server of several"
@@ -276,6 +280,16 @@ class Service:
                 self.log.warning("health check failed", upstream=upstream, why=news.why)
             case WellAgain():
                 self.log.info("health check succeeds again", upstream=upstream)
+            case Misnamed():
+                few, count = [*news.names[:MISNAMED_IN_A_LINE]], len(news.names)
+                why = "their names are no strings (UTF-8, no NUL), so nobody can ask for them"
+                self.log.warning(
+                    "exports left out of the list",
+                    upstream=upstream,
+                    names=few,
+                    count=count,
+                    why=why,
+                )
 
     def _say_turned_away(self, upstream: str, count: int) -> None:
         self.log.warning("clients turned away: upstream is down", upstream=upstream, count=count)

@@ -15,6 +15,7 @@ from functools import partial
 
 import trio
 
+from gateway.hub.hub import Hub
 from gateway.net.processes import Processes
 from gateway.sessions.service import Service
 from gateway.upstream.server import Server
@@ -33,9 +34,9 @@ async def see_to_upstreams(service: Service) -> None:
             for new in wanted - seen_to.keys():
                 scope = seen_to[new] = trio.CancelScope()
                 if isinstance(new, Processes):
-                    nursery.start_soon(partial(_watch, new, scope))
+                    nursery.start_soon(_watch, service.hub, new, scope)
                 else:
-                    nursery.start_soon(partial(_see_to, new, scope))
+                    nursery.start_soon(_see_to, service.hub, new, scope)
             await changed.wait()
 
 
@@ -58,15 +59,15 @@ def _watched(service: Service) -> set[Processes]:
     return {each for server in service.led_to if (each := server.recipe.processes) is not None}
 
 
-async def _watch(processes: Processes, scope: trio.CancelScope) -> None:
+async def _watch(hub: Hub, processes: Processes, scope: trio.CancelScope) -> None:
     with scope:
-        await processes.watch()
+        await hub.keep_up(processes.watch)
 
 
-async def _see_to(server: Server, scope: trio.CancelScope) -> None:
+async def _see_to(hub: Hub, server: Server, scope: trio.CancelScope) -> None:
     with scope:
         async with trio.open_nursery() as nursery:
             if warm := server.settings.warm:
-                nursery.start_soon(Warm(server, warm).run)
+                nursery.start_soon(hub.keep_up, lambda: Warm(server, warm).run())
             if seconds := server.settings.health_check_seconds:
-                nursery.start_soon(check_health, server, seconds)
+                nursery.start_soon(hub.keep_up, partial(check_health, server, seconds))

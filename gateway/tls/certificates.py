@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import ssl
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,8 +22,9 @@ from typing import Literal, TypeVar
 
 from cryptography import x509
 
+from gateway.there import status_of, unseen
 from gateway.tls.errors import CredentialsError, all_told
-from gateway.tls.reading import UNREADABLE, exposed, read
+from gateway.tls.reading import UNREADABLE, exposed, is_there, read
 from gateway.tls.revoked import RevokedList, comparable, revoked_list
 from gateway.wire.handshake import printable
 
@@ -82,14 +84,17 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
     Whether a certificate is valid today is not looked at: `warnings` tells. Raises `CredentialsError`, of all
     files that cannot be used.
     """
-    if not directory.is_dir():
-        expected = (
-            "expected a directory with ca-cert.pem and the other files of nbdkit, qemu, libnbd"
-        )
-        raise CredentialsError(directory, f"is no directory; {expected}")
     ca, crl, certificate, key = paths_of(directory, role)
-    has_own = role == "server" or certificate.exists() or key.exists()
-    has_ca = need_ca or ca.exists()
+    expected = "expected a directory with ca-cert.pem and the other files of nbdkit, qemu, libnbd"
+    try:
+        status = status_of(directory)
+        status_of(ca)  # to list a directory's names is not yet to get at its files
+    except OSError as error:
+        raise CredentialsError(directory, f"{unseen(error)}; {expected}") from None
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        raise CredentialsError(directory, f"is no directory; {expected}")
+    has_own = role == "server" or is_there(certificate) or is_there(key)
+    has_ca = need_ca or is_there(ca)
     chain: list[x509.Certificate] = []
     cas: list[x509.Certificate] = []
     crls: list[x509.CertificateRevocationList] = []
@@ -103,7 +108,7 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
             with part():
                 cas = _certificates(ca, f"the certificates of the CAs to trust ({_PEM})")
             with part():
-                crls = _crls(crl) if crl.exists() else []
+                crls = _crls(crl) if is_there(crl) else []
     own = (certificate, key) if has_own else None
     terms = [_term(certificate, one) for one in chain]
     if not has_ca:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from gateway.there import seems_there
 from gateway.tls.certificates import CA_CERT, names_of
 from gateway.tls.errors import CredentialsError
 from gateway.tls.pki import CLIENT_CERT
@@ -30,7 +31,7 @@ def client_uri(
     secure = replace(uri, tls=True)
     if certificates is not None and (psk is None or _suffice(certificates, verify_client)):
         known = {"tls-certificates": str(certificates.absolute())}
-        parameters = known if (certificates / CA_CERT).exists() else {}
+        parameters = known if seems_there(certificates / CA_CERT) else {}
         return _found_valid(replace(secure, parameters=parameters), certificates)
     assert psk is not None  # a listener over TLS has the one or the other
     try:
@@ -42,7 +43,7 @@ def client_uri(
 
 def _suffice(certificates: Path, verify_client: bool) -> bool:
     """Say whether a client can be made of what is in a directory."""
-    return not verify_client or (certificates / CLIENT_CERT).exists()
+    return not verify_client or seems_there(certificates / CLIENT_CERT)
 
 
 def _found_valid(uri: NbdUri, certificates: Path) -> NbdUri:

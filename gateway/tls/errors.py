@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from gateway.paths import unexpanded
+from gateway.there import unexpanded
 
 
 class CredentialsError(Exception):

@@ -36,7 +36,7 @@ from gateway.tls.issuing import (
     subject_of,
 )
 from gateway.tls.psk import MAX_USER_BYTES
-from gateway.tls.reading import UNREADABLE, read
+from gateway.tls.reading import UNREADABLE, is_there, read
 from gateway.whole import write_whole
 
 _T = TypeVar("_T")
@@ -138,7 +138,7 @@ def revoked(directory: Path, client: str, *, now: datetime) -> dict[str, bytes]:
     ca = _there(directory)
     issued = _issued_before(directory)
     for path in (directory / client / CLIENT_CERT, directory / CLIENT_CERT):
-        if path.exists() and is_issued(certificate := _certificate(path), ca.certificate):
+        if is_there(path) and is_issued(certificate := _certificate(path), ca.certificate):
             issued[certificate.serial_number] = certificate.subject
     serials = [serial for serial, subject in issued.items() if subject == subject_of(client)]
     if not serials:
@@ -164,7 +164,7 @@ def _record(issued: Mapping[int, x509.Name]) -> bytes:
 def _revoked_there(directory: Path) -> dict[int, datetime]:
     """Give the numbers of certificates that are on the list, and since when."""
     path = directory / CA_CRL
-    if not path.exists():
+    if not is_there(path):
         return {}
     return {
         one.serial_number: one.revocation_date_utc
@@ -175,7 +175,7 @@ def _revoked_there(directory: Path) -> dict[int, datetime]:
 def _issued_before(directory: Path) -> dict[int, x509.Name]:
     """Read what `_record` has made; there is none in a directory of before it was kept."""
     path = directory / ISSUED
-    if not path.exists():
+    if not is_there(path):
         return {}
     lines = read(path, "a file that `nbd-gateway pki` has made").decode().splitlines()
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from gateway.there import status_of, unseen
 from gateway.tls.errors import CredentialsError
 
 MAX_FILE_BYTES = 1 << 20
@@ -54,6 +55,14 @@ def read(path: Path, expected: str, *, secret: bool = False) -> bytes:
     if len(content) > MAX_FILE_BYTES:
         raise CredentialsError(path, f"is larger than 1 MiB; expected {expected}")
     return content
+
+
+def is_there(path: Path) -> bool:
+    """Say whether there is such a file. Raises `CredentialsError` if that may not or cannot be seen."""
+    try:
+        return status_of(path) is not None
+    except OSError as error:
+        raise CredentialsError(path, unseen(error)) from None
 
 
 def exposed(path: Path) -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from gateway.there import status_of, unseen
 from gateway.tls.errors import CredentialsError
 
 T = TypeVar("T")
@@ -47,6 +48,14 @@ def differences(before: dict[Path, Stamp], after: dict[Path, Stamp]) -> tuple[st
         for path, new in after.items()
         if before.get(path) != new
     )
+
+
+def _what_became_of(path: Path) -> str:
+    try:
+        status_of(path)
+    except OSError as error:
+        return unseen(error)
+    return "is gone; to go without it, start anew"
 
 
 class Rotating(Generic[T]):
@@ -82,7 +91,7 @@ class Rotating(Generic[T]):
         for path, before in self._good.items():
             if before is not None and now[path] is None:
                 # A list of revoked certificates that is missing for a moment must let nobody in.
-                raise CredentialsError(path, "is gone; to go without it, start anew")
+                raise CredentialsError(path, _what_became_of(path))
         current = self._load()
         changes = differences(self._good, now)
         self.current, self._good = current, now

@@ -48,7 +48,14 @@ class WellAgain:
     """A health check gets a greeting again."""
 
 
-News = WentDown | CameBack | TurnedAway | Unwell | WellAgain
+@dataclass(frozen=True, slots=True)
+class Misnamed:
+    """It lists exports by names that are no strings. Told once."""
+
+    names: tuple[str, ...]
+
+
+News = WentDown | CameBack | TurnedAway | Unwell | WellAgain | Misnamed
 
 
 class Said:

@@ -30,6 +30,7 @@ from gateway.upstream.errors import LostTheWay, refusal_for_client
 from gateway.upstream.handshake import Handshake
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Link, Terms
+from gateway.upstream.news import Misnamed
 from gateway.upstream.room import OptionRoom
 from gateway.upstream.server import Server
 from gateway.wire.constants import Info, Opt, Rep, TransmissionFlag
@@ -382,6 +383,9 @@ class OptionPhase:
         answer = await self._handshake.ask()
         if isinstance(answer, Refused):
             raise refusal_for_client(answer)
+        self._server.misnamed = answer.misnamed
+        if answer.misnamed and self._server.told.is_news("", Misnamed.__name__):
+            self._server.tell(Misnamed(answer.misnamed))
         return list(answer.exports)
 
     async def aclose(self) -> None:

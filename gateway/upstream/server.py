@@ -80,6 +80,8 @@ class Server:
         self.examined = Examined()
         """What an INFO has shown of it."""
         self.listed = LastList()
+        self.misnamed: tuple[str, ...] = ()
+        """What its last list had by names that are no strings."""
         """What it serves."""
         self.links: WeakSet[RelaySocket] = WeakSet()
         """The sockets of the links that it has served, as long as anybody has them."""

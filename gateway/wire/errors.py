@@ -1,4 +1,4 @@
-"""The one error of this package: the bytes are not a message of the protocol."""
+"""The errors of this package: the bytes are no message of the protocol, or one with a string that is none."""
 
 
 class WireError(Exception):
@@ -6,4 +6,10 @@ class WireError(Exception):
 
     Catch it where the connection is owned: close the connection and log the text, which says what was
     expected, what came and where.
+    """
+
+
+class NoString(WireError):
+    """What should be a string is none (proto.md: UTF-8, no NUL, at most 4,096 bytes), and the message has come
+    whole: who can do without it goes on.
     """

@@ -17,7 +17,7 @@ from gateway.wire.constants import (
     Rep,
     name_of,
 )
-from gateway.wire.errors import WireError
+from gateway.wire.errors import NoString, WireError
 
 U16 = Struct(">H")
 U32 = Struct(">I")
@@ -122,17 +122,17 @@ def printable(text: str) -> str:
 
 
 def decode_string(data: bytes, what: str) -> str:
-    """Take a string as proto.md allows them: UTF-8, no NUL, at most 4,096 bytes."""
+    """Take a string as proto.md allows them: UTF-8, no NUL, at most 4,096 bytes. Raises `NoString`."""
     if len(data) > limits.MAX_STRING_BYTES:
-        raise WireError(
+        raise NoString(
             f"{what} has {len(data)} bytes; at most {limits.MAX_STRING_BYTES} are allowed"
         )
     if 0 in data:
-        raise WireError(f"{what} contains a NUL byte")
+        raise NoString(f"{what} contains a NUL byte")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise WireError(f"{what} is not UTF-8: {error}") from None
+        raise NoString(f"{what} is not UTF-8: {error}") from None
 
 
 def _take_string(data: bytes, start: int, what: str) -> tuple[str, int]:
@@ -244,9 +244,19 @@ def encode_server(export: ListedExport) -> bytes:
 
 
 def decode_server(data: bytes) -> ListedExport:
-    """Take the payload of a REP_SERVER."""
+    """Take the payload of a REP_SERVER. Raises `NoString` for the name alone: a description is for people."""
     name, at = _take_string(data, 0, "the name of a listed export")
-    return ListedExport(name, decode_string(data[at:], "the description of a listed export"))
+    try:
+        return ListedExport(name, decode_string(data[at:], "the description of a listed export"))
+    except NoString:
+        return ListedExport(name)
+
+
+def misnamed(data: bytes) -> str:
+    """Give the name of a REP_SERVER that is no string (`NoString`), as a message can have it."""
+    (length,) = U32.unpack_from(data)
+    name = data[4:][: min(length, limits.NAME_IN_TEXT_CHARS)]
+    return printable(name.decode(errors="backslashreplace"))
 
 
 # --- REP_META_CONTEXT

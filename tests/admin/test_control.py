@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from gateway.admin.control import (
+    INTERNAL_ERROR,
     MAX_CLIENTS,
     MAX_PROBLEMS,
     MAX_REQUEST_BYTES,
@@ -103,6 +104,9 @@ HOSTILE = {
     "a verb that is none": (b'{"verb": ["reload"]}\n', '{"verb": "..."}'),
     "an unknown verb": (b'{"verb": "relaod"}\n', "the verbs are reload"),
     "an argument that is none": (b'{"verb": "reload", "now": 1}\n', "unknown keys now"),
+    "half of a character": (b'{"verb": "reload", "export": "a\\ud800"}\n', "UTF-8, got '\\ud800'"),
+    "half of a character in a key": (b'{"verb": "reload", "\\udcff": 1}\n', "UTF-8, got '\\udcff'"),
+    "half of a character deep in it": (b'{"verb": "reload", "a": [{"b": "\\udcff"}]}\n', "UTF-8"),
     "two lines": (b'{"verb": "reload"}\n' * 2, "got more"),
     "a long line": (b" " * (MAX_REQUEST_BYTES + 1), f"no more than {MAX_REQUEST_BYTES} bytes"),
     "a flood": (b" " * (1 << 20), f"no more than {MAX_REQUEST_BYTES} bytes"),
@@ -193,6 +197,56 @@ async def test_somebody_else_is_there(workdir: Path) -> None:
 def test_arguments() -> None:
     with pytest.raises(Misunderstood, match="unknown keys a, b"):
         no_arguments({"b": 1, "a": 2})
+
+
+@pytest.mark.parametrize(
+    "bug", [UnicodeError("a bug"), ExceptionGroup("", [OSError()]), SystemExit(1)]
+)
+async def test_a_bug_of_a_verb_is_told_and_ends_nothing(workdir: Path, bug: BaseException) -> None:
+    said: list[BaseException] = []
+    heard: list[Asked] = []
+
+    async def fail(arguments: Mapping[str, Any]) -> ControlAnswer:
+        raise bug
+
+    async def well(arguments: Mapping[str, Any]) -> ControlAnswer:
+        return ControlAnswer(True)
+
+    opened = ControlSocket(workdir / "c")
+    run = partial(opened.run, short=lambda _number: None, heard=heard.append, failed=said.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, {"fail": fail, "well": well}, nursery)
+        answer = await ask(workdir / "c", "fail")
+        assert answer.problems == (f"{INTERNAL_ERROR}: {bug!r}",)
+        assert (await ask(workdir / "c", "well")).ok
+        await opened.aclose()
+        nursery.cancel_scope.cancel()
+    assert said == [bug]
+    assert [each.answer is not None and each.answer.ok for each in heard] == [False, True]
+
+
+async def test_a_bug_of_what_undoes_ends_nothing(workdir: Path) -> None:
+    said: list[BaseException] = []
+    bug = UnicodeError("a bug")
+
+    async def fail() -> None:
+        raise bug
+
+    async def verb(arguments: Mapping[str, Any]) -> ControlAnswer:
+        return ControlAnswer(True, undo=fail, while_connected=True)
+
+    opened = ControlSocket(workdir / "c")
+    run = partial(opened.run, short=lambda _number: None, failed=said.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, {"verb": verb}, nursery)
+        for _ in range(2):
+            assert (await ask(workdir / "c", "verb")).ok
+        await opened.aclose()
+        with trio.fail_after(HANG_SECONDS):
+            while len(said) < 2:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert said == [bug, bug]
 
 
 # --- Who goes before it has its answer

@@ -24,6 +24,12 @@ pytestmark = pytest.mark.real
 ODD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no export": ("pause", {}, '"export"'),
     "an export that is none": ("pause", {"export": 1}, '"export"'),
+    "a name that is not UTF-8": ("pause", {"export": "a\udcff"}, "UTF-8"),
+    "a pattern that is not UTF-8": ("pause", {"export": "\ud800*", "all": True}, "UTF-8"),
+    "a name with NUL": ("switch", {"export": "a\0"}, "NUL"),
+    "a name that is too long": ("resume", {"export": "a" * 4097}, "4096 bytes"),
+    "losses of what is not UTF-8": ("losses", {"export": "\udcff"}, "UTF-8"),
+    "a URI that is not UTF-8": ("switch", {"export": "", "uri": "nbd://\ud800"}, "\\ud800"),
     "an unknown key": ("resume", {"export": "x", "for": 3}, "unknown keys for"),
     "no number": ("pause", {"export": "x", "for": "1"}, '"for"'),
     "a truth": ("pause", {"export": "x", "within": True}, '"within"'),

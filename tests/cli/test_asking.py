@@ -19,8 +19,9 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
 from gateway.protocol.errors import Refusal
 from gateway.wire import transmission
 from gateway.wire.constants import Cmd, Errno, Rep
+from gateway.wire.handshake import ListedExport
 from gateway.wire.limits import MIB
-from tests.embedded.peers import listening
+from tests.embedded.peers import Bytes, listening
 
 VERBS = ("probe", "conform", "explain")
 
@@ -117,6 +118,23 @@ async def test_nor_does_what_a_gateway_says_of_its_servers(verb: str, workdir: P
     assert said.count(r"\x1b[2J\x9b31m\x07\r[/red][link=x]\u202e\n") == 2
 
 
+async def test_names_that_nobody_can_ask_for_are_told(workdir: Path) -> None:
+    server = Server({"good": MemoryDisk(2 * MIB)})
+    listed = [ListedExport(Bytes(b"caf\xe9[red]")), ListedExport("good")]
+    server.listed = lambda: listed  # type: ignore[method-assign]
+    async with listening(server, workdir) as uri:
+        done = await run("probe", "--list", uri)
+        as_json = await run("probe", "--list", "--json", uri)
+    assert done.returncode == 0
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].endswith("exports: 1")
+    assert lines[1] == (
+        "1 more, which nobody can ask for: their names are not UTF-8, or have NUL: caf\\xe9[red]"
+    )
+    found = json.loads(as_json.stdout)
+    assert (found["listed"], found["misnamed"]) == (["good"], ["caf\\xe9[red]"])
+
+
 # --- How long
 
 
@@ -186,6 +204,8 @@ def test_a_file_can_be_probed_and_tried(tmp_path: Path, capsys: Capture) -> None
     [
         ("file:missing", 1, "cannot open missing: No such file or directory"),
         ("legacy:foo", 1, "there is no server 'foo' to imitate"),
+        ("file:/missing/\udcff", 1, r"/missing/\udcff: No such file"),
+        ("nbd://\udcff", 2, r"'\udcff' cannot stand in a URI"),
         ("foo", 2, "expected an NBD URI such as nbd://host:10809"),
     ],
 )

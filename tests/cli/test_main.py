@@ -115,6 +115,12 @@ def test_help_of_serve_has_examples_that_fit(capsys: Capture) -> None:
             ["serve", "memory:1M", "--listen", "nbd+unix:///?socket=s", "--socket-mode", "\udcff"],
             "0660",
         ),
+        (["pause", "a\udcff"], r'"a\udcff": an export name is UTF-8'),
+        (["pause", "a\udcff", "--", "true"], "UTF-8"),
+        (["resume", "\udcff"], "UTF-8"),
+        (["switch", "\udcff", "nbd://h"], "UTF-8"),
+        (["losses", "\udcff"], "UTF-8"),
+        (["explain", "--export", "\udcff"], "UTF-8"),
         (["serve", "legacy:foo"], 'UPSTREAM: there is no server "foo" to imitate; known are'),
         (["check", "a", "b"], "b"),
         (["init", "--forse"], "Did you mean --force?"),
@@ -309,6 +315,12 @@ def test_init_into_what_is_no_file(tmp_path: Path) -> None:
     assert os.read(reader, 1 << 20).decode() == TEMPLATE
     os.close(reader)
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_init_of_too_long_a_name(force: list[str], capsys: Capture) -> None:
+    assert main(["init", "x" * 300, *force]) == 1
+    assert capsys.readouterr().err.endswith("cannot be written: File name too long\n")
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,18 @@ def test_init(tmp_path: Path, capsys: Capture) -> None:
         " client-key.pem, ca-issued.txt already, and nothing is overwritten; if a try has failed, remove what"
         " it has left\n"
     )
+
+
+def test_a_directory_that_is_not_utf8_is_said_as_a_shell_takes_it(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """To one that knows \\x (bash, zsh, ksh, busybox)."""
+    assert main(["pki", "init", "it's\udcff\\\n"]) == 0
+    out, _err = capsys.readouterr()
+    [said] = re.findall("--tls-certificates (.*)", out)
+    assert said.isprintable()
+    name = subprocess.run(["bash", "-c", f"printf %s {said}"], capture_output=True, check=True)
+    assert name.stdout == bytes(tmp_path / "it's\udcff\\\n")
 
 
 def test_what_to_remove_is_said_exactly(tmp_path: Path, capsys: Capture) -> None:
@@ -129,6 +142,24 @@ def test_mistakes(arguments: list[str], expected: str, capsys: Capture, tmp_path
     assert err.count("\n") == 1
     assert expected in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["revoke", "pki", "x" * 300], "cannot be looked at: File name too long"),
+        (["add", "x" * 300, "joe"], "cannot be read: File name too long"),
+        (["renew", "x" * 300], "cannot be read: File name too long"),
+        (["revoke", "x" * 300, "joe"], "cannot be read: File name too long"),
+        (["init", "x" * 300], "cannot be made: File name too long"),
+    ],
+)
+def test_names_that_are_too_long(arguments: list[str], expected: str, capsys: Capture) -> None:
+    assert main(["pki", "init", "pki"]) == 0
+    assert main(["pki", *arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert expected in err
 
 
 def test_help(capsys: Capture) -> None:

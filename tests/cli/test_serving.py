@@ -338,6 +338,41 @@ def test_signals_that_mean_nothing_do_nothing(tmp_path: Path, name: str) -> None
         assert gateway.wait(HANG_SECONDS) == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("SIGHUP", "configuration reloaded"),
+        ("SIGUSR1", "signal=SIGUSR1"),
+        ("SIGUSR2", "signal=SIGUSR2"),
+    ],
+)
+def test_a_signal_that_comes_while_it_starts_waits(tmp_path: Path, name: str, said: str) -> None:
+    """It comes with the first module that is no part of Python's own: with ours alone something is loaded."""
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "cyclopts.py").write_text(
+        "import os, signal, sys\n"
+        f"os.kill(os.getpid(), signal.{name})\n"
+        "sys.path.remove(os.path.dirname(__file__))\n"
+        "del sys.modules['cyclopts']\n"
+        "import cyclopts\n"
+    )
+    (tmp_path / "g.toml").write_text(
+        '[[listen]]\nuri = "nbd+unix:///?socket=g.sock"\n[upstream.a]\nuri = "memory:1M"\n'
+    )
+    environment = f"PYTHONPATH={tmp_path}/early:$PYTHONPATH; export PYTHONPATH"
+    with running("serve", "--config", "g.toml", cwd=tmp_path, first=environment) as gateway:
+        log_until(gateway, said)
+        gateway.send_signal(signal.SIGTERM)
+        assert gateway.wait(HANG_SECONDS) == 0
+
+
+def test_no_signal_is_held_back_once_it_serves(tmp_path: Path) -> None:
+    """Nor, therefore, in what it starts. (That of a shell says nothing: dash clears what it has inherited.)"""
+    command = "grep SigBlk /proc/$PPID/status"
+    done = run("serve", "memory:1M", "--run", command, cwd=tmp_path)
+    assert done.stdout == f"SigBlk:\t{0:016}\n", done.stderr
+
+
 def test_sigterm_ends_it_in_good_order(tmp_path: Path) -> None:
     listen = "nbd+unix:///?socket=g.sock"
     with running(

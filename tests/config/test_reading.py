@@ -1,7 +1,9 @@
 import json
+import os
 import re
 import socket
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from gateway.config import (
     Who,
     load,
     parse,
+    reading,
     schema,
 )
 from gateway.config.models import HANDSHAKE_FLAGS
@@ -1727,6 +1730,32 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "cannot be read" in problems_of(Path("a\0b"))
     zero = Path("/dev/zero")
     assert problems_of(zero) == "/dev/zero: is no configuration: larger than 1 MiB"
+
+
+def test_a_pipe_that_nobody_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "SILENT_SECONDS", 0)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert problems_of(path) == f"{path}: cannot be read: nothing has come for 0 s"
+    writer = os.open(path, os.O_RDWR)  # who is there, and says nothing
+    assert problems_of(path) == f"{path}: cannot be read: nothing has come for 0 s"
+    os.close(writer)
+
+
+def test_a_pipe_that_somebody_writes_to() -> None:
+    """As a shell's `<(...)` is, and `/dev/stdin` may be."""
+    reader, writer = os.pipe()
+    text = (SMALLEST + "#" * (1 << 17)).encode()  # more than a pipe holds
+    with ThreadPoolExecutor() as threads:
+        written = threads.submit(_write_all, writer, text)
+        assert load(Path(f"/dev/fd/{reader}")) == parse(SMALLEST, "")
+        written.result()
+    os.close(reader)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    with open(descriptor, "wb") as file:
+        file.write(data)
 
 
 def test_file_that_cannot_be_opened(tmp_path: Path) -> None:

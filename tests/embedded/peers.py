@@ -291,6 +291,20 @@ async def connected(server: Server) -> AsyncIterator[Client]:
             yield Client(ours)
 
 
+class Bytes(str):
+    """A name that is sent as other bytes than its own."""
+
+    def __new__(cls, sent: bytes) -> Bytes:
+        made = super().__new__(cls, sent.decode(errors="replace"))
+        made.sent = sent
+        return made
+
+    sent: bytes
+
+    def encode(self, *_how: object, **_else: object) -> bytes:
+        return self.sent
+
+
 @asynccontextmanager
 async def listening(server: Server, workdir: Path) -> AsyncIterator[str]:
     """The URI of a server on a Unix socket."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import trio
@@ -26,7 +26,7 @@ async def test_our_bugs_beside_the_sessions_are_said_and_end_nothing(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     hub = Hub()
-    said: list[Exception] = []
+    said: list[BaseException] = []
     hub.failed = said.append
     done: list[str] = []
     bug = ZeroDivisionError("a bug")
@@ -44,6 +44,32 @@ async def test_our_bugs_beside_the_sessions_are_said_and_end_nothing(
     hub.later(0, lambda: done.append("after its end"))
     hub.close()
     assert (said, done) == ([bug], ["later"])
+
+
+async def test_what_goes_on_beside_the_sessions_is_begun_anew_after_a_bug(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    hub = Hub()
+    said: list[BaseException] = []
+    hub.failed = said.append
+    bugs = [UnicodeError("a bug"), SystemExit(1)]
+    left = [*bugs]
+
+    async def task() -> None:
+        if left:
+            raise left.pop(0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hub.run)
+        await trio.sleep(1)
+        await hub.keep_up(task)
+        assert said == bugs
+        left[:] = bugs
+        hub.start_soon(task)
+        await trio.sleep(60)
+        assert said == [*bugs, bugs[0]]  # what is done once is not done again
+        nursery.cancel_scope.cancel()
+    hub.close()
 
 
 async def test_a_bug_that_nobody_is_told_of_ends_the_hub() -> None:
@@ -147,7 +173,7 @@ async def test_a_bug_in_what_sessions_share_ends_those_alone(
     disks = {name: MemoryDisk(1 << 20) for name in ("broken", "sound")}
     server = Server(disks, PERSONALITIES["plain"])
     async with gateway_before(server, upstream='connections = "shared"', seconds=300) as gateway:
-        said: list[Exception] = []
+        said: list[BaseException] = []
         gateway.service.hub.failed = said.append
         broken, trunk = await _shared_trunk(gateway, "broken")
         sound, _trunk = await _shared_trunk(gateway, "sound")
@@ -179,7 +205,7 @@ async def test_a_bug_at_the_end_of_what_sessions_share_ends_no_more(
     disks = {name: MemoryDisk(1 << 20) for name in ("broken", "sound")}
     server = Server(disks, PERSONALITIES["plain"])
     async with gateway_before(server, upstream='connections = "shared"', seconds=300) as gateway:
-        said: list[Exception] = []
+        said: list[BaseException] = []
         gateway.service.hub.failed = said.append
         broken, trunk = await _shared_trunk(gateway, "broken")
         sound, _trunk = await _shared_trunk(gateway, "sound")
@@ -224,9 +250,9 @@ async def test_a_bug_in_one_thing_to_be_done_at_the_end_leaves_none_of_the_other
     assert done == ["first", "last"]
 
 
-def leaves(errors: list[Exception]) -> Iterator[Exception]:
+def leaves(errors: Sequence[BaseException]) -> Iterator[BaseException]:
     for error in errors:
         if isinstance(error, ExceptionGroup):
-            yield from leaves(list(error.exceptions))
+            yield from leaves(error.exceptions)
         else:
             yield error

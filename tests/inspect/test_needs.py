@@ -28,6 +28,9 @@ EXPORT = '[[export]]\nname = ""\nupstream = "a"\n'
 AUDIT = 'policies = [ {{ use = "readonly" }}, {{ use = "audit", file = "{}" }} ]\n'
 LONG = "s" * 108
 
+TOO_LONG = "x" * 300
+"""For any file system (NAME_MAX, limits.h)."""
+
 LACKS: dict[str, tuple[str, list[str]]] = {
     "a file": (
         f'{LISTEN}[upstream.a]\nuri = "file:missing.img"\n',
@@ -96,6 +99,36 @@ LACKS: dict[str, tuple[str, list[str]]] = {
         f'{LISTEN}[upstream.a]\nuri = "nbds://h"\ncertificates = "pki"\n',
         ["g.toml:5: upstream.a.certificates: upstream a: pki: is no directory"],
     ),
+    "certificates with too long a name": (
+        f'[[listen]]\nuri = "nbds://h"\ncertificates = "{TOO_LONG}"\n{UPSTREAM}',
+        [
+            f"g.toml:3: listen.certificates: listener nbds://h:10809: {TOO_LONG}: cannot be looked at: File"
+        ],
+    ),
+    "certificates for a server with too long a name": (
+        f'{LISTEN}[upstream.a]\nuri = "nbds://h"\ncertificates = "{TOO_LONG}"\n',
+        [
+            f"g.toml:5: upstream.a.certificates: upstream a: {TOO_LONG}: cannot be looked at: File name"
+        ],
+    ),
+    "keys with too long a name": (
+        f'[[listen]]\nuri = "nbds://h"\npsk = "{TOO_LONG}"\n{UPSTREAM}',
+        [
+            f"g.toml:3: listen.psk: listener nbds://h:10809: {TOO_LONG}: cannot be read: File name too long"
+        ],
+    ),
+    "a file with too long a name": (
+        f'{LISTEN}[upstream.a]\nuri = "file:{TOO_LONG}"\n',
+        [f"g.toml:4: upstream.a.uri: cannot open {TOO_LONG}: File name too long"],
+    ),
+    "a program with too long a name": (
+        f'{LISTEN}[upstream.a]\ncommand = ["./{TOO_LONG}"]\n',
+        ["g.toml:4: upstream.a.command: there is no program"],
+    ),
+    "an audit file with too long a name": (
+        LISTEN + UPSTREAM + EXPORT + RULE + AUDIT.format(TOO_LONG),
+        [f"g.toml:9: rule.policies: audit: {TOO_LONG}: File name too long"],
+    ),
     "the directory of a socket": (
         f'[[listen]]\nuri = "nbd+unix:///?socket=run/s"\n{UPSTREAM}',
         ["g.toml:2: listen.uri: there is no directory run"],
@@ -137,7 +170,8 @@ LACKS: dict[str, tuple[str, list[str]]] = {
 """What is lacking, and what is said of it."""
 
 AT_THE_FIRST_CLIENT = {
-    *("a program", "a program by its path"),
+    *("a program", "a program by its path", "a program with too long a name"),
+    "an audit file with too long a name",
     *("an audit directory", "an audit directory of a rule", "an audit file"),
 }
 """What a gateway starts without."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,4 +165,13 @@ async def test_our_own_want_is_not_the_servers(monkeypatch: pytest.MonkeyPatch) 
         patch.setattr(trio, "open_unix_socket", none_left)
         with pytest.raises(DialError, match="Too many open files") as caught:
             await Dialler(parse_nbd_uri("nbd+unix:///?socket=/x")).connect()
+    assert not caught.value.down
+
+
+@pytest.mark.parametrize("host", ["disk..example", ".example", "x" * 64])
+async def test_what_is_no_name_is_unreachable(host: str) -> None:
+    """No URI has such a host, and who looks names up raises no OSError for it."""
+    uri = replace(parse_nbd_uri("nbd://h"), host=host)
+    with pytest.raises(DialError, match="no name of a host") as caught:
+        await Dialler(uri).connect()
     assert not caught.value.down

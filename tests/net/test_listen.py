@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ import trio
 from gateway.config import parse
 from gateway.identity import Identity, UnixPeer
 from gateway.net.dial import DialError, dial
-from gateway.net.listen import open_listener
+from gateway.net.listen import ListenError, open_listener
 from gateway.net.options import peer_of
 from gateway.uri import parse_nbd_uri
 
@@ -55,3 +56,14 @@ async def test_a_system_that_does_not_let_families_share(monkeypatch: pytest.Mon
     with pytest.raises(DialError):
         await dial(parse_nbd_uri(f"nbd://127.0.0.1:{listener.uri.port}"))
     await listener.aclose()
+
+
+@pytest.mark.parametrize("host", ["disk..example", ".example", "x" * 64])
+async def test_what_is_no_name_cannot_be_listened_on(host: str) -> None:
+    """No URI has such a host, and who looks names up raises no OSError for it."""
+    [settings] = parse(
+        '[[listen]]\nuri = "nbd://h"\n[upstream.m]\nuri = "memory:1M"\n', "test"
+    ).listen
+    settings = settings.model_copy(update={"uri": replace(settings.uri, host=host)})
+    with pytest.raises(ListenError, match="no name of a host"):
+        await open_listener(settings)

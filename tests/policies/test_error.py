@@ -93,6 +93,10 @@ async def test_while_a_file_exists(tmp_path: Path) -> None:
     assert not await fails(policy)
 
 
+async def test_what_may_not_be_looked_at_does_not_exist(tmp_path: Path) -> None:
+    assert not await fails(configured(Error, {"file": str(tmp_path / ("x" * 300))}))
+
+
 async def test_a_session_that_goes_well_first() -> None:
     policy = configured(Error, {"after-seconds": 60})
     assert isinstance(policy, Error)

@@ -189,6 +189,21 @@ ROWS = {
         opt(3),
         Answered(3, exports=(ListedExport("disk", "words"), ListedExport(""))),
     ),
+    "LIST with names that are none": asked(
+        ask_list,
+        rep(3, 2, text(b"a\xff\n"))
+        + rep(3, 2, text(b"disk") + b"\xff")
+        + rep(3, 2, text(b"a\0b") + b"words")
+        + rep(3, 2, text(b"x" * 4097))
+        + rep(3, 2, text(b"disk2") + b"words")
+        + rep(3, 1),
+        opt(3),
+        Answered(
+            3,
+            exports=(ListedExport("disk"), ListedExport("disk2", "words")),
+            misnamed=(r"a\xff\n", r"a\x00b", "x" * limits.NAME_IN_TEXT_CHARS),
+        ),
+    ),
     "LIST refused": asked(
         ask_list, rep(3, ERR | 2, b"no"), opt(3), Refused(3, Rep.ERR_POLICY, "no", Answered(3))
     ),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 
 from gateway.access.loading import catalogue, options
@@ -21,8 +22,9 @@ from gateway.upstream.listed import LISTING_SECONDS
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
-from gateway.wire.handshake import BlockSizes
+from gateway.wire.handshake import BlockSizes, ListedExport
 from gateway.wire.limits import GIB, KIB, MIB
+from tests.embedded.peers import Bytes
 from tests.sessions.gateways import gateway_before
 
 PAGE = (Path(__file__).parents[2] / "docs/behaviour.md").read_text()
@@ -168,3 +170,22 @@ async def test_a_list_may_be_two_seconds_old(autojump_clock: trio.testing.MockCl
             assert (await client.go("new")).export is not None  # and is there all the same
         await trio.sleep(LISTING_SECONDS + 1)
         assert await listed() == {"old", "new"}
+
+
+async def test_a_name_that_is_none_is_left_out_of_the_list(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server({"good": MemoryDisk(SIZE)})
+    listed = [ListedExport(Bytes(b"caf\xe9\n")), ListedExport("good", "words")]
+    server.listed = lambda: listed  # type: ignore[method-assign]
+    with structlog.testing.capture_logs() as lines:
+        async with gateway_before(server, seconds=60) as gateway:
+            for _ in range(2):
+                client = gateway.client()
+                async with client.stream:
+                    await client.greeting()
+                    client.negotiation.list_exports()
+                    assert (await client.answered()).exports == (ListedExport("good", "words"),)
+                await trio.sleep(LISTING_SECONDS + 1)
+    [said] = [line for line in lines if line["event"] == "exports left out of the list"]
+    assert (said["names"], said["count"]) == ([r"caf\xe9\n"], 1)

@@ -73,6 +73,9 @@ def test_what_cannot_be_read_any_more_is_left_out(tmp_path: Path) -> None:
     (directory / "server-cert.pem").unlink()
     told = client_uri(uri, directory, None, verify_client=True)
     assert str(told) == f"nbds://10.9.8.7:1/?tls-certificates={directory}"
+    long = tmp_path / ("x" * 300)
+    assert client_uri(uri, long, None, verify_client=True) == uri
+    assert str(client_uri(uri, long, keys, verify_client=True)) == str(uri)
     shutil.rmtree(directory)
     assert client_uri(uri, directory, None, verify_client=True) == uri
     assert client_uri(uri, None, keys, verify_client=True) == uri

@@ -29,6 +29,7 @@ from gateway.tls.errors import CredentialsError
 from tests.fuzz.__main__ import mutated
 from tests.fuzz.texts import CERTIFICATES, REVOKED
 from tests.tls.handshakes import DAY, NOW, crl_of, directory, shake_hands, write
+from tests.tools.forbidden import forbid
 
 GARBAGE = b"-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n"
 
@@ -77,6 +78,23 @@ def test_bad_files(
     assert caught.value.path == path
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_directory_that_may_not_be_entered(
+    server_dir: Path, inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is that directory which is to be mended, and not each of its files."""
+    forbid(monkeypatch, server_dir if inside else server_dir.parent)
+    for load in (
+        lambda: server_credentials(server_dir),
+        lambda: client_credentials(server_dir, hostname="localhost"),
+    ):
+        with pytest.raises(
+            CredentialsError, match="cannot be looked at: Permission denied"
+        ) as caught:
+            load()
+        assert [each.path for each in caught.value.each] == [server_dir]
 
 
 def test_a_list_that_its_ca_has_not_signed(server_dir: Path, ca: trustme.CA) -> None:

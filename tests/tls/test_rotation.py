@@ -12,6 +12,7 @@ from gateway.tls.credentials import ServerCredentials, client_credentials, serve
 from gateway.tls.errors import CredentialsError
 from gateway.tls.rotation import Rotating, differences
 from tests.tls.handshakes import crl_of, directory, shake_hands, write
+from tests.tools.forbidden import forbid
 
 
 def _rotating(path: Path) -> Rotating[bytes]:
@@ -66,6 +67,20 @@ def test_a_broken_file_is_told_of_once(tmp_path: Path) -> None:
     assert [rotating.changed(), rotating.changed()] == [False, True]
     assert rotating.reload() == (f"{path} has changed",)
     assert rotating.current == b"2"
+
+
+def test_what_may_not_be_looked_at_any_more_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "d" / "f", b"1")
+    rotating = _rotating(path)
+    with monkeypatch.context() as patch:
+        forbid(patch, path.parent)
+        assert [rotating.changed(), rotating.changed()] == [False, True]
+        with pytest.raises(CredentialsError, match="f: cannot be looked at: Permission denied"):
+            rotating.reload()
+    assert [rotating.changed(), rotating.changed()] == [False, True]
+    assert rotating.reload() == ()
 
 
 def test_a_file_of_the_same_size_and_time(tmp_path: Path) -> None:

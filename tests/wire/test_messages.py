@@ -57,6 +57,11 @@ def test_server(name: str, description: str) -> None:
     assert handshake.decode_server(handshake.encode_server(export)) == export
 
 
+def test_a_description_that_is_no_string_is_none() -> None:
+    assert handshake.decode_server(b"\0\0\0\1a\xff") == ListedExport("a")
+    assert handshake.decode_server(b"\0\0\0\1ax" + LONGEST) == ListedExport("a")
+
+
 @given(u32, names.filter(bool))
 def test_meta_context(number: int, name: str) -> None:
     context = MetaContext(number, name)
@@ -185,8 +190,8 @@ WRONG = [
     (handshake.decode_meta_query, bytes(4) + b"\0\0\0\2" + bytes(4), "length of query 2"),
     (handshake.decode_meta_query, bytes(9), "1 bytes stand behind"),
     (handshake.decode_server, b"\0\0\0\2a", "a listed export claims 2"),
-    (handshake.decode_server, b"\0\0\0\1a\xff", "description of a listed export is not UTF-8"),
-    (handshake.decode_server, bytes(4) + b"x" + LONGEST, "4097"),
+    (handshake.decode_server, b"\0\0\0\1\xff", "name of a listed export is not UTF-8"),
+    (handshake.decode_server, b"\0\0\x10\1" + b"x" + LONGEST, "4097"),
     (handshake.decode_meta_context, b"\0\0\0\1", "of 4 bytes"),
     (handshake.decode_meta_context, b"\0\0\0\1\0", "NUL"),
     (handshake.decode_info, b"\0", "its type alone takes 2"),

@@ -9,7 +9,7 @@ import pytest
 from gateway.config import parse
 from gateway.inspect.needs import lacking
 from gateway.net.dial import DialError, dial
-from gateway.paths import unexpanded
+from gateway.there import unexpanded
 from gateway.uri import parse_nbd_uri
 from policies.audit import Audit
 from tests.policies.harness import configured
