@@ -111,7 +111,7 @@ def test_who_waits_in_the_queue_of_a_full_server_is_told_so(
     done = opened(gateway)
     assert done.status != 0
     assert said in done.err  # qemu shows what the server says
-    assert said in gateway.process.output
+    wait_until(lambda: said in gateway.process.output, "the log says so")  # a thread writes it
     first.kill()
     wait_until(lambda: "session ended" in gateway.process.output, "the first has left")
     assert opened(gateway).status == 0
