@@ -146,24 +146,24 @@ class Bucket:
         self._would_level = min(self._would_level + gained, self.burst)
         self._would_at = max(self._would_at, now)
 
-    def _lets(self, place: _Spot, cost: int) -> bool:
+    def _lets(self, spot: _Spot, cost: int) -> bool:
         self._refill(self._clock())
-        if not place.asks:
-            place.asks = True
-            place.turn = max(place.turn, self._now)
+        if not spot.asks:
+            spot.asks = True
+            spot.turn = max(spot.turn, self._now)
         if self._level <= 0:
             return False
         if not self._queue:
             return True
         first = self._queue[0]
-        return first is place.waits or place.turn + cost < first[0]
+        return first is spot.waits or spot.turn + cost < first[0]
 
-    def _charge(self, place: _Spot, cost: int) -> None:
+    def _charge(self, spot: _Spot, cost: int) -> None:
         self._refill(self._clock())  # it may have agreed long ago, and have been full since
         self._level -= cost
         self._now += cost / (1 + len(self._queue))
-        place.turn += cost
-        place.asks = False
+        spot.turn += cost
+        spot.asks = False
 
     def _opening(self) -> float:
         """When it lets somebody through, by its level of the last look.
@@ -180,9 +180,9 @@ class Bucket:
         self._refill(now)
         if self._level <= 0 or not self._queue:
             return None
-        place = self._queue.pop(0)[2]
-        place.waits = None
-        return place
+        spot = self._queue.pop(0)[2]
+        spot.waits = None
+        return spot
 
 
 class _Spot:
@@ -238,7 +238,7 @@ class Watch(NamedTuple):
 class Gate:
     """One session's door. `wake` is called when a request that was held back may be tried again."""
 
-    __slots__ = ("_doors", "_places", "_waits_at", "_wake", "_watched")
+    __slots__ = ("_doors", "_spots", "_waits_at", "_wake", "_watched")
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class Gate:
         self._wake = wake
         self._doors = doors
         self._waits_at: _Spot | None = None
-        self._places = [_Spot(self, bucket, unit) for bucket, unit in charges]
+        self._spots = [_Spot(self, bucket, unit) for bucket, unit in charges]
         self._watched = watched
 
     @property
@@ -262,22 +262,22 @@ class Gate:
         """Let a request through and charge it everywhere; or say False and `wake` later, when the same
         request is to be tried again. `length` is that of its data.
         """
-        places = self._places
-        for place in places:
-            if length or place.unit is Unit.OPERATIONS:
-                cost = length if place.unit is Unit.BYTES else 1
-                if not place.agreed:
-                    place.agreed = place.bucket._lets(place, cost)
-                if not place.agreed:
-                    self._wait_at(place, cost)
+        spots = self._spots
+        for spot in spots:
+            if length or spot.unit is Unit.OPERATIONS:
+                cost = length if spot.unit is Unit.BYTES else 1
+                if not spot.agreed:
+                    spot.agreed = spot.bucket._lets(spot, cost)
+                if not spot.agreed:
+                    self._wait_at(spot, cost)
                     return False
         self._leave()
-        for place in places:
-            place.agreed = False
-            if place.unit is Unit.OPERATIONS:
-                place.bucket._charge(place, 1)
+        for spot in spots:
+            spot.agreed = False
+            if spot.unit is Unit.OPERATIONS:
+                spot.bucket._charge(spot, 1)
             elif length:
-                place.bucket._charge(place, length)
+                spot.bucket._charge(spot, length)
         for bucket, unit, held in self._watched:
             cost = length if unit is Unit.BYTES else 1
             seconds = bucket.would_hold(cost) if cost else 0
@@ -287,12 +287,12 @@ class Gate:
 
     def replace(self, charges: Charges, watched: Sequence[Watch] = ()) -> None:
         """Count requests against other buckets from now on. In those that stay, its turn stays."""
-        turns = {(place.bucket, place.unit): place.turn for place in self._places}
+        turns = {(spot.bucket, spot.unit): spot.turn for spot in self._spots}
         waited = self.waits
         self._leave()
-        self._places = [_Spot(self, bucket, unit) for bucket, unit in charges]
-        for place in self._places:
-            place.turn = turns.get((place.bucket, place.unit), 0)
+        self._spots = [_Spot(self, bucket, unit) for bucket, unit in charges]
+        for spot in self._spots:
+            spot.turn = turns.get((spot.bucket, spot.unit), 0)
         self._watched = watched
         if waited:
             self._wake()
@@ -300,35 +300,35 @@ class Gate:
     def close(self) -> None:
         """Wait for nothing any more; `wake` is not called again."""
         self._leave()
-        self._places = []
+        self._spots = []
         self._watched = ()
 
-    def _wait_at(self, place: _Spot, cost: int) -> None:
-        if self._waits_at is place:
+    def _wait_at(self, spot: _Spot, cost: int) -> None:
+        if self._waits_at is spot:
             return
         self._leave()
-        self._waits_at = place
-        bucket = place.bucket
-        place.waits = place.turn + cost, next(_numbers), place
-        insort(bucket._queue, place.waits)
+        self._waits_at = spot
+        bucket = spot.bucket
+        spot.waits = spot.turn + cost, next(_numbers), spot
+        insort(bucket._queue, spot.waits)
         if len(bucket._queue) == 1:
             self._doors.expect(bucket)
 
     def _leave(self) -> None:
-        place = self._waits_at
-        if place is None:
+        spot = self._waits_at
+        if spot is None:
             return
         self._waits_at = None
-        bucket = place.bucket
-        if place.waits is not None:
-            del bucket._queue[bisect_left(bucket._queue, place.waits)]
-            place.waits = None
+        bucket = spot.bucket
+        if spot.waits is not None:
+            del bucket._queue[bisect_left(bucket._queue, spot.waits)]
+            spot.waits = None
             if not bucket._queue:
                 self._doors.expect(bucket)
 
-    def _open(self, place: _Spot) -> None:
+    def _open(self, spot: _Spot) -> None:
         """Its turn has come; the bucket has taken it out of the queue."""
-        place.agreed = True
+        spot.agreed = True
         self._waits_at = None
         self._wake()
 
@@ -353,8 +353,8 @@ class Doors:
         woken = 0
         while self._due and self._due[0][0] <= now and woken < MAX_WAKES:
             bucket = self._due[0][2]
-            while woken < MAX_WAKES and (place := bucket._next_in_turn(now)):
-                place.gate._open(place)  # which may come back at once with its next request
+            while woken < MAX_WAKES and (spot := bucket._next_in_turn(now)):
+                spot.gate._open(spot)  # which may come back at once with its next request
                 woken += 1
             self.expect(bucket)
 

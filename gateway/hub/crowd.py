@@ -25,7 +25,9 @@ peers are slow and each message comes alone."""
 
 
 class Crowd:
-    """What the commands under way mean for how the hub waits."""
+    """What the commands under way mean for how the hub waits. Of several sessions that are served in one round the
+    highest counts, so that the hub gathers where anybody has many small ones under way.
+    """
 
     CALM = -1
     """Few, as for a while now: a client asks for little at a time."""

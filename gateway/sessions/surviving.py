@@ -27,6 +27,10 @@ BECOME_QUIET_SECONDS = 5.0
 """How long a session is held so that it becomes quiet. If a client has sent half a request and no more, its
 session stays as it is."""
 
+TRY_AGAIN_SECONDS = 5.0
+"""How long until a session is held again that did not become quiet: as long as it was held, so that its client is
+served at least half of the time."""
+
 Back = Callable[[OwnLink], None]
 """Puts a session, which is held and quiet, on a link of its own again."""
 
@@ -86,7 +90,7 @@ async def _go_back(service: Service, running: Relayed, share: Share, back: Back)
                 session.go_on(Hold.GOES_BACK)
                 return
             session.go_on(Hold.GOES_BACK)
-        await trio.sleep(BECOME_QUIET_SECONDS)
+        await trio.sleep(TRY_AGAIN_SECONDS)
 
 
 async def _is_quiet(service: Service, running: Relayed) -> bool:

@@ -19,7 +19,7 @@ handshake.py     one connection: its greeting, TLS, one option after the other
 greeting.py      brings one as far as it is good for any client
 warm.py          keeps such ones ready for the next clients, and sees how the server is
 option_phase.py  what is asked on one for a client, and what is known by then
-room.py          how many exports may be looked at over one connection; pure
+option_room.py   how many exports may be looked at over one connection; pure
 negotiation.py   all that is asked for a client, over one connection after another
 ladder.py        how much of the protocol it is asked for, and when for less; pure
 examined.py      what an INFO has shown of it, and need not be asked again; pure

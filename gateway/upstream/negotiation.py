@@ -85,7 +85,7 @@ class Negotiation:
         self._phase: OptionPhase | None = None
         self._info_first = False
         self._name: str | None = None
-        self._listed = listed
+        self._has_list = listed
         self.allowance = allowance or Allowance(server.settings.negotiate_seconds)
         """How long it may still take until the export that is asked about is opened."""
 
@@ -162,7 +162,7 @@ class Negotiation:
                     self._phase = await self._connected(connecting, lost)
                     await self._phase.agree(terms, climb.rung(trio.current_time()))
                 self._phase.info_first |= self._info_first
-                if looks and self._listed:
+                if looks and self._has_list:
                     await self._phase.make_room()
                 result = await step(self._phase)
                 rung, now = self._phase.rung, trio.current_time()

@@ -31,7 +31,7 @@ from gateway.upstream.handshake import Handshake
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Link, Terms
 from gateway.upstream.news import Misnamed
-from gateway.upstream.room import OptionRoom
+from gateway.upstream.option_room import OptionRoom
 from gateway.upstream.server import Server
 from gateway.wire.constants import Info, Opt, Rep, TransmissionFlag
 from gateway.wire.errors import WireError
@@ -65,7 +65,7 @@ class OptionPhase:
         self._handshake = handshake
         self._core = handshake.core
         self._selected: tuple[MetaContext, ...] | None = None
-        self._listed = False  # its contexts
+        self._contexts_listed = False  # its contexts
         self._of_qemu: tuple[MetaContext, ...] | None = None  # of those that it has
         self._evidence: Evidence | None = None
         self._in_doubt = False
@@ -113,7 +113,7 @@ class OptionPhase:
         self._looked_at_others = True
         self.terms = terms
         self._described = self._evidence = self.seen = None
-        self._listed = self._sizeless = self._has_asked_info = False
+        self._contexts_listed = self._sizeless = self._has_asked_info = False
         self._of_qemu = None
         return True
 
@@ -167,7 +167,7 @@ class OptionPhase:
     @property
     def has_answered(self) -> bool:
         """The server has answered an option that has data, and has not lost its way."""
-        return bool(self._listed or self._selected is not None or self._described or self._opened)
+        return bool(self._contexts_listed or self._selected is not None or self._described or self._opened)
 
     async def _select(self) -> tuple[MetaContext, ...] | None:
         """Send SET_META_CONTEXT, once; give None if the server has no contexts at all."""
@@ -196,7 +196,7 @@ class OptionPhase:
         if isinstance(answer, Refused):
             raise refusal_for_client(answer)
         listed = answer.contexts
-        self._listed = True
+        self._contexts_listed = True
         if queries:
             return listed
         self._of_qemu = _of_qemu(listed)

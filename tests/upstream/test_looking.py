@@ -13,7 +13,7 @@ from gateway.protocol.errors import Refusal
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.option_phase import OF_QEMU
-from gateway.upstream.room import MOST_OPTIONS
+from gateway.upstream.option_room import MOST_OPTIONS
 from gateway.wire.constants import BASE_ALLOCATION, Opt, TransmissionFlag
 from gateway.wire.handshake import ListedExport
 from tests.upstream.options import understood

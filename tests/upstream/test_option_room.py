@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.upstream.room import MOST_FOR_ONE, MOST_OPTIONS, OptionRoom
+from gateway.upstream.option_room import MOST_FOR_ONE, MOST_OPTIONS, OptionRoom
 
 
 def looked_at(names: int | None) -> int:
