@@ -1,7 +1,8 @@
 """Limit how many bytes and how many operations there are in a second.
 
 `bytes-per-second` counts the data of READ and WRITE, in both directions together; `operations-per-second`
-counts every command. One of them at least, or both. A client sees a slower disk, and no errors: what is too
+counts every command. One of them at least, or both. Of a request that is refused only the data that came with
+it counts, not the length that it says. A client sees a slower disk, and no errors: what is too
 much is not read from its connection before it may begin. A client that has a timeout for its requests gives up
 where the rate is much too low for what it sends.
 
