@@ -37,6 +37,24 @@ def take_socket(stream: Stream, *, one_slice_a_record: bool = False) -> tuple[Re
     return stream.into_socket(joins=not one_slice_a_record)
 
 
+def has_left(stream: Stream) -> bool:
+    """Say whether the peer sends nothing more, and nothing is left to receive either. Nobody may be receiving
+    meanwhile.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return stream.has_left()
+    sock = stream.socket
+    same = socket.socket(sock.family, sock.type, fileno=sock.fileno())  # no descriptor more
+    try:
+        return not same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        same.detach()
+
+
 async def hang_up(stream: Stream) -> None:
     """Say that nothing more comes, and take what the peer still says, until it says the same. If a connection
     is closed before that, it is reset, and what the peer has not read by then is lost. This may take for ever,

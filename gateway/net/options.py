@@ -111,19 +111,6 @@ def has_gone(sock: Connection) -> bool:
     return bool(poll.poll(0))
 
 
-def has_left(sock: socket.socket | trio.socket.SocketType) -> bool:
-    """Say whether the other side sends nothing more, and nothing is left to receive either."""
-    same = socket.socket(sock.family, sock.type, fileno=sock.fileno())  # no descriptor more
-    try:
-        return not same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    finally:
-        same.detach()
-
-
 class Awaited:
     """A `RelaySocket`, to be awaited: for programs of ours that talk over a link without the hub."""
 
