@@ -141,10 +141,13 @@ class Conversation(Generic[Event]):
         while True:
             try:
                 event = self._core.next_event()
-            finally:
-                if not self._sent_at_once():
-                    with clock():
-                        await self._send()
+            except Exception:
+                with suppress(PeerClosed), clock():  # it need not hear what was wrong
+                    await self.flush()
+                raise
+            if not self._sent_at_once():
+                with clock():
+                    await self._send()
             if self._sends >= SENDS_A_TURN or (self._poll is not None and self._turn_is_over()):
                 await self._let_others_run()
             if event is not None:
