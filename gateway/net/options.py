@@ -111,6 +111,13 @@ def has_gone(sock: Connection) -> bool:
     return bool(poll.poll(0))
 
 
+def has_said(sock: Connection) -> bool:
+    """Say whether there is anything to receive, were it only the end."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 class Awaited:
     """A `RelaySocket`, to be awaited: for programs of ours that talk over a link without the hub."""
 
