@@ -129,15 +129,19 @@ class Ports:
         self, has_room: Callable[[], bool], must_wait: Callable[[Ask], bool]
     ) -> Iterator[Task]:
         """Give the tasks to begin, port by port, while there is room; without room nobody has a turn. A task
-        that has to wait ends it, and comes first the next time.
+        that has to wait holds up its own port alone, and comes first there the next time.
         """
-        while self._turns and has_room():
+        waits = 0  # ports that have been asked one after the other, and all had to wait
+        while waits < len(self._turns) and has_room():
             port = self._turns[0]
             if port.credit_bytes <= 0:
                 port.credit_bytes += TURN_BYTES
             if port.credit_bytes > 0:
                 if must_wait(port.waiting[0].ask):
-                    return
+                    waits += 1
+                    self._turns.rotate(-1)
+                    continue
+                waits = 0
                 task = port.waiting.popleft()
                 port.credit_bytes -= max(task.ask.data_bytes, COMMAND_BYTES)
                 yield task

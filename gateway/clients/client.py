@@ -34,7 +34,7 @@ from gateway.clients.presence import Presence
 from gateway.config import Listen
 from gateway.identity import Identity
 from gateway.log import ORIGIN
-from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream
+from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream, has_left
 from gateway.net.options import peer_of, tune
 from gateway.net.proxy import introduced
 from gateway.protocol.errors import Hangup, Refusal
@@ -164,7 +164,7 @@ class _Client:
         self._told: ExportAsked | None = None  # the INFO that was answered just before
         self.time = Allowance(listen.handshake_seconds)
         """How long the whole negotiation may take."""
-        self._presence = Presence(service.hub, stream.socket)
+        self._presence = Presence(service.hub, stream.socket, lambda: has_left(self._stream))
         self._listener = str(listen.uri)
         self._inquiry = self._new_inquiry()
 

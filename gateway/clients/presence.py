@@ -13,7 +13,6 @@ import trio
 
 from gateway.hub.hub import Hub
 from gateway.net.drive import PeerClosed
-from gateway.net.options import has_left
 
 _Result = TypeVar("_Result")
 
@@ -21,12 +20,15 @@ _Result = TypeVar("_Result")
 class Presence:
     """Watches the client at the other end of a socket. The hub does that from the first time that an upstream
     is asked until the end of the negotiation, for a client may ask about thousands of exports, each in a
-    moment.
+    moment. The hub sees only what the kernel does; whether nothing is left to receive, `has_left` says.
     """
 
-    def __init__(self, hub: Hub, sock: trio.socket.SocketType) -> None:
+    def __init__(
+        self, hub: Hub, sock: trio.socket.SocketType, has_left: Callable[[], bool]
+    ) -> None:
         self._hub = hub
         self._socket = sock
+        self._has_left = has_left
         self._stay = trio.CancelScope()
         self._watch = ExitStack()
         self._is_watched = False
@@ -59,5 +61,5 @@ class Presence:
         self._leave_if_it_has()
 
     def _leave_if_it_has(self) -> None:
-        if self._silent and self._waits and has_left(self._socket):
+        if self._silent and self._waits and self._has_left():
             self._stay.cancel()

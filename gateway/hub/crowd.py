@@ -25,8 +25,8 @@ peers are slow and each message comes alone."""
 
 
 class Crowd:
-    """What the commands under way mean for how the hub waits. Of several sessions that are served in one round the
-    highest counts, so that the hub gathers where anybody has many small ones under way.
+    """What the commands under way mean for how the hub waits. Of several sessions that are served in one round
+    the highest counts, so that the hub gathers where anybody has many small ones under way.
     """
 
     CALM = -1

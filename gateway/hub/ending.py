@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 
 import trio
 
@@ -200,8 +201,8 @@ class Ending(Lanes):
 
     def cut_off(self) -> None:
         """End now: others have waited for its client long enough."""
-        self._lose_client(f"the client has held up others for {LOST_SECONDS} s")
-        self.close()
+        why = f"the client has held up others for {LOST_SECONDS} s"
+        do_all(lambda: self._lose_client(why), self.close)
 
     def cut(self) -> None:
         """End now: what is under way has not come to its end within `seconds_to_end`."""
@@ -210,27 +211,40 @@ class Ending(Lanes):
         self.close()
 
     def close(self) -> None:
-        """Stop at once; what is under way is lost. The sockets stay open, for their owner to close."""
-        self._note_answered()
-        self._happens(Event.CLOSE, "stopped")
-        self._requests_lane.close()
-        self._replies_lane.close()
-        self.traffic.jobs.woken = not_any_more
+        """Stop at once; what is under way is lost. The sockets stay open, for their owner to close. If a bug
+        breaks one step, the others are done all the same: others wait for them.
+        """
+        traffic = self.traffic
+        traffic.jobs.woken = not_any_more
         self.survive = None
-        self._requests.forget_pin()
-        self.traffic.give_up_writes()
-        # Others may wait for what it has under way, and for its ranges.
-        self.traffic.postponed.clear()
-        self.traffic.asks.drop()
-        self.traffic.debt.deaf = True
-        self.traffic.jobs.fail(Errno.EIO, "the session has ended")
-        self.traffic.locks.leave(self.traffic.in_flight)
-        if self.traffic.memory is not None:
-            self.traffic.memory.forget_all()
-        for sock in self._interest:
-            self._want(sock, 0)
-        self._happens(Event.ENDED)
-        self.ended.set()
+        do_all(
+            self._note_answered,
+            lambda: self._happens(Event.CLOSE, "stopped"),
+            self._requests_lane.close,
+            self._replies_lane.close,
+            self._requests.forget_pin,
+            traffic.give_up_writes,
+            # Others may wait for what it has under way, and for its ranges.
+            traffic.postponed.clear,
+            traffic.asks.drop,
+            partial(setattr, traffic.debt, "deaf", True),
+            lambda: traffic.jobs.fail(Errno.EIO, "the session has ended"),
+            lambda: traffic.locks.leave(traffic.in_flight),
+            *([] if traffic.memory is None else [traffic.memory.forget_all]),
+            *(partial(self._want, sock, 0) for sock in self._interest),
+            lambda: self._happens(Event.ENDED),
+            self.ending.set,
+            self.ended.set,
+        )
+
+
+def do_all(*steps: Callable[[], object]) -> None:
+    """Do all of these, in their order. If one raises an error, the others are done all the same, and the error
+    is raised in the end.
+    """
+    with ExitStack() as stack:
+        for step in reversed(steps):
+            stack.callback(step)
 
 
 def _nobody_waits(_outcome: Outcome) -> None:

@@ -16,17 +16,18 @@ import math
 import os
 import select
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import trio
 
 from gateway.hub.crowd import AGAIN, LEFT, Crowd
-from gateway.hub.ending import LOST_SECONDS
+from gateway.hub.ending import LOST_SECONDS, do_all
 from gateway.hub.lane import BufferPool
 from gateway.hub.session import Session, Watched
 from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
-from gateway.jobs.locks import Held, Wait
+from gateway.jobs.locks import Held, RangeLocks, Wait
 from gateway.net.options import RelaySocket
 from gateway.scan.traffic import Traffic
 from gateway.throttle import Charges, Clock, Doors
@@ -157,6 +158,12 @@ class Hub:
         if not self._over:
             self.start_soon(wait)
 
+    def _contain(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception as error:
+            self.failed(error)
+
     async def _cut_off_who_holds_up_others(self) -> None:
         """Writes to parts of one block wait for each other. A client that sends half of one and stops, or never
         takes its reply, would keep the others waiting for ever. What counts is how long one and the same claim
@@ -166,10 +173,12 @@ class Hub:
         while True:
             await trio.sleep(LOOK_FOR_HOLD_UPS_SECONDS)
             now = trio.current_time()
-            waits = [(session, held) for session in self.sessions for held in session.held_up]
+            waits: list[tuple[Session, Held]] = []
+            for session in self.sessions:
+                self._contain(partial(_note_held_up, session, waits))
             since = {wait: since.get(wait, now) for wait in waits}
             for session in {wait[0] for wait in waits if now - since[wait] >= LOST_SECONDS}:
-                session.cut_off()
+                self._contain(session.cut_off)
 
     async def _loosen_who_holds_up_kin(self) -> None:
         """A write to a part of a block waits for other disks that may be the same, but not for one whose server
@@ -180,11 +189,7 @@ class Hub:
             await trio.sleep(LOOK_FOR_HOLD_UPS_SECONDS)
             now: set[Wait] = set()
             for locks in {s.traffic.locks.kin: s.traffic.locks for s in self.sessions}.values():
-                for wait, whose in list(locks.waits_for_kin()):
-                    now.add(wait)
-                    if wait in before:
-                        locks.loosen_kin(whose)
-                locks.tell()
+                self._contain(partial(_loosen, locks, before, now))
             before = now
 
     async def _open_doors(self) -> None:
@@ -301,12 +306,13 @@ class Hub:
                     session.cut()
                 nursery.cancel_scope.cancel()
         finally:
-            session.close()
-            session.traffic.locks.tell()
-            self.sessions.discard(session)
-            self.leave(client)
-            if session.link is not None:
-                self.leave(session.link)
+            sockets = [client] if session.link is None else [client, session.link]
+            do_all(
+                session.close,
+                session.traffic.locks.tell,
+                partial(self.sessions.discard, session),
+                *(partial(self.leave, sock) for sock in sockets),
+            )
         if session.bug is not None:
             raise session.bug
         return session
@@ -352,10 +358,7 @@ class Hub:
         """Have `silent` called once a client sends nothing more. It costs no task, and no checkpoint."""
 
         def tell(_events: int) -> int:
-            try:
-                silent()
-            except Exception as error:
-                self.failed(error)
+            self._contain(silent)
             return Crowd.NONE
 
         descriptor = client.fileno()
@@ -391,6 +394,19 @@ class Hub:
         (edge-triggered: else the epoll would report that for ever to a session that cannot act on it).
         """
         self._epoll.modify(sock, events or select.EPOLLET)
+
+
+def _note_held_up(session: Session, waits: list[tuple[Session, Held]]) -> None:
+    waits += [(session, held) for held in session.held_up]
+
+
+def _loosen(locks: RangeLocks, before: Container[Wait], now: set[Wait]) -> None:
+    """Loosen whoever one waits for who waited `before`; note who waits `now`."""
+    for wait, whose in list(locks.waits_for_kin()):
+        now.add(wait)
+        if wait in before:
+            locks.loosen_kin(whose)
+    locks.tell()
 
 
 def _reraise(error: BaseException) -> None:

@@ -127,9 +127,7 @@ class Session(Ending):
             step(events)
             self._go_on()
         except Exception as error:
-            # Our bug; it must end no session but this one. Its owner raises it.
-            self.bug = error
-            self.close()
+            self._break(error)
         self.traffic.locks.tell()  # no scanner is at work now
         if self._push is not None:
             self._push()
@@ -140,6 +138,14 @@ class Session(Ending):
             return crowd
         self._calm += 1
         return Crowd.CALM if self._calm > CALM_STEPS else Crowd.NONE
+
+    def _break(self, bug: Exception) -> None:
+        """End over a bug of ours, which must end no session but this one. Its owner raises it."""
+        self.bug = bug
+        try:
+            self.close()
+        except Exception as another:  # its traceback has the first one as well
+            self.bug = another
 
     def _client_ready(self, events: int) -> None:
         if events & GONE and self._more_requests:

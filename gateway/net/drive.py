@@ -37,6 +37,24 @@ def take_socket(stream: Stream, *, one_slice_a_record: bool = False) -> tuple[Re
     return stream.into_socket(joins=not one_slice_a_record)
 
 
+def has_left(stream: Stream) -> bool:
+    """Say whether the peer sends nothing more, and nothing is left to receive either. Nobody may be receiving
+    meanwhile.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return stream.has_left()
+    sock = stream.socket
+    same = socket.socket(sock.family, sock.type, fileno=sock.fileno())  # no descriptor more
+    try:
+        return not same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        same.detach()
+
+
 async def hang_up(stream: Stream) -> None:
     """Say that nothing more comes, and take what the peer still says, until it says the same. If a connection
     is closed before that, it is reset, and what the peer has not read by then is lost. This may take for ever,
@@ -73,9 +91,11 @@ MOMENTS = 4
 few pieces, and only a peer that wants to be waited for sends it in many."""
 
 ALONE_SECONDS = 0.00003
-"""If the others' turn is over so soon, there were no others. Trio's loop alone takes 4 µs, and what others do
-takes longer than this: the hub, once woken, polls for 200. On a machine that is too slow for this nobody is
-ever alone, and each is woken, as over TLS."""
+"""If the others' turn is over so soon, nobody was ready at that moment. Trio's loop alone takes 4 µs, and what
+others do takes longer than this: the hub, once woken, polls for 200. That does not say that nobody is there: a
+hub whose servers are slow sleeps as one without sessions does. What comes for it meanwhile waits for the end of
+our turn: `TURN_SECONDS` and a poll of `MOMENT_SECONDS` at most. On a machine that is too slow for this nobody
+ever polls, and each is woken, as over TLS."""
 
 
 class PeerClosed(Exception):
@@ -97,8 +117,8 @@ class Core(Protocol[Event]):
 
 class Conversation(Generic[Event]):
     """A core on a stream. One that goes on for long, as when a list is looked at one export after the other,
-    mostly waits to be woken. So as long as nobody else has to be served, and the peer answers at once, it polls
-    for the answer by itself, as the hub does for sessions.
+    mostly waits to be woken. So as long as nobody else is ready when the others have their turn, and the peer
+    answers at once, it polls for the answer by itself, as the hub does for sessions.
     """
 
     def __init__(self, stream: Stream, core: Core[Event]) -> None:
@@ -107,7 +127,7 @@ class Conversation(Generic[Event]):
         self._unsent = bytearray()
         self._sends = 0
         self._poll: select.poll | None = None
-        """Set while nobody else is there, and the peer is quick."""
+        """Set while nobody else was ready, and the peer is quick."""
         self._turn_began = 0.0
 
     async def next_event(
@@ -123,10 +143,13 @@ class Conversation(Generic[Event]):
         while True:
             try:
                 event = self._core.next_event()
-            finally:
-                if not self._sent_at_once():
-                    with clock():
-                        await self._send()
+            except Exception:
+                with suppress(PeerClosed), clock():  # it need not hear what was wrong
+                    await self.flush()
+                raise
+            if not self._sent_at_once():
+                with clock():
+                    await self._send()
             if self._sends >= SENDS_A_TURN or (self._poll is not None and self._turn_is_over()):
                 await self._let_others_run()
             if event is not None:

@@ -12,10 +12,14 @@ caller's hands, who will come again with it, since he has to.
 
 Small slices are joined before they are encrypted: a record costs as much as the copy of a few KiB. Large ones
 are not copied (docs/performance.md).
+
+This is longer than other modules: stream and socket are two ways to use one and the same inside, and the one
+becomes the other.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +71,7 @@ class TlsStream:
         self._tls = session.wrap(self._incoming, self._outgoing)
         self._session = session
         self._unsent = bytearray()  # ciphertext
+        self._kept = b""  # plaintext that was found when we looked whether there is any
 
     @classmethod
     async def accept(
@@ -132,20 +137,45 @@ class TlsStream:
 
     async def receive_some(self, max_bytes: int = RECEIVE_BYTES) -> bytes:
         """Receive; b"" is the end. Raises `trio.BrokenResourceError`."""
+        if self._kept:
+            kept, self._kept = self._kept[:max_bytes], self._kept[max_bytes:]
+            return kept
         while True:
             try:
                 return self._tls.read(max_bytes)
             except ssl.SSLWantReadError:
                 await self._flush()  # answers to key updates: who takes none gets no further
-                data = await self._transport.receive_some(RECEIVE_BYTES)
-                if data:
-                    self._incoming.write(data)
-                else:  # without close_notify: so do GnuTLS's peers
-                    self._incoming.write_eof()
+                self._take(await self._transport.receive_some(RECEIVE_BYTES))
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
             except ssl.SSLError as error:
                 raise trio.BrokenResourceError from _broken(error)
+
+    def _take(self, received: bytes | bytearray) -> None:
+        if received:
+            self._incoming.write(received)
+        else:  # without close_notify: so do GnuTLS's peers
+            self._incoming.write_eof()
+
+    def has_left(self) -> bool:
+        """Say whether the other side sends nothing more, and nothing is left to receive either. Only what is
+        encrypted can tell, so it is taken here, and what was said is kept for who receives next. Nobody may be
+        receiving meanwhile.
+        """
+        if self._kept:
+            return False
+        try:
+            for _ in range(MAX_EMPTY_BYTES // RECEIVE_BYTES):  # who sends more is there
+                try:
+                    self._kept = self._tls.read(RECEIVE_BYTES)
+                    return not self._kept  # close_notify
+                except ssl.SSLWantReadError:
+                    self._take(os.read(self._transport.socket.fileno(), RECEIVE_BYTES))
+        except BlockingIOError:
+            return False
+        except OSError:  # among them OpenSSL's: the end without close_notify, or nonsense
+            return True
+        return False
 
     async def send_all(self, data: bytes) -> None:
         """Send. What a cancellation leaves unsent goes first the next time. Raises
@@ -180,7 +210,7 @@ class TlsStream:
         and so would not speak of it. The stream is of no use afterwards. Unless it `joins` them, no two slices
         are in one record.
         """
-        data = bytearray()
+        data = bytearray(self._kept)
         ended = True
         try:
             while piece := self._tls.read(RECEIVE_BYTES):

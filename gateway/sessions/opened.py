@@ -6,12 +6,12 @@ whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from gateway.access.chain import Compiled, Membership, Placed
 from gateway.access.rules import Access, Grant
+from gateway.hub.ending import do_all
 from gateway.hub.session import Watched
 from gateway.links.uplink import Uplink
 from gateway.policy import Charge, Session
@@ -113,12 +113,3 @@ class Opened:
     def close(self) -> None:
         """Close the uplink, and tell the policies."""
         do_all(self.begins, self.uplink.close, self.membership.leave)
-
-
-def do_all(*steps: Callable[[], object]) -> None:
-    """Do all of these, in their order. If one raises an error, the others are done all the same, and the error
-    is raised in the end.
-    """
-    with ExitStack() as stack:
-        for step in reversed(steps):
-            stack.callback(step)

@@ -28,8 +28,8 @@ BECOME_QUIET_SECONDS = 5.0
 session stays as it is."""
 
 TRY_AGAIN_SECONDS = 5.0
-"""How long until a session is held again that did not become quiet: as long as it was held, so that its client is
-served at least half of the time."""
+"""How long until a session is held again that did not become quiet: as long as it was held, so that its client
+is served at least half of the time."""
 
 Back = Callable[[OwnLink], None]
 """Puts a session, which is held and quiet, on a link of its own again."""

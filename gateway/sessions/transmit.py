@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from gateway.hub.ending import do_all
 from gateway.hub.session import Session
 from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
 from gateway.sessions import seat
 from gateway.sessions.observing import Teller
-from gateway.sessions.opened import Opened, do_all
+from gateway.sessions.opened import Opened
 from gateway.sessions.service import Relayed, Service
 from gateway.wire.constants import TransmissionFlag as Flag
 

@@ -15,7 +15,7 @@ import trio
 
 from gateway.net.dial import DialError
 from gateway.net.drive import RECEIVE_BYTES
-from gateway.net.options import tune
+from gateway.net.options import has_said, tune
 from gateway.upstream.allowance import Allowance
 from gateway.upstream.circuits import (
     FIRST_BACK_OFF_SECONDS,
@@ -162,8 +162,9 @@ class Connector:
             peer = self.peer_of(stream)
             try:
                 said = await self._first_word(stream, answering)
-            except BaseException as error:
-                await leave(stream, silent=isinstance(error, Silent))
+            except BaseException:
+                # Nothing was read. One that is silent may not have accepted us: we would only wait.
+                await leave(stream, silent=not has_said(stream.socket))
                 raise
         except DialError as error:
             if not error.down and len(self.connects) == 1:

@@ -167,7 +167,9 @@ class OptionPhase:
     @property
     def has_answered(self) -> bool:
         """The server has answered an option that has data, and has not lost its way."""
-        return bool(self._contexts_listed or self._selected is not None or self._described or self._opened)
+        return bool(
+            self._contexts_listed or self._selected is not None or self._described or self._opened
+        )
 
     async def _select(self) -> tuple[MetaContext, ...] | None:
         """Send SET_META_CONTEXT, once; give None if the server has no contexts at all."""

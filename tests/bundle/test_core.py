@@ -972,6 +972,17 @@ def _full() -> tuple[NotTrying, int]:
     return it, waits
 
 
+def test_a_write_that_waits_for_room_keeps_no_other_session_waiting() -> None:
+    it, waits = _full()
+    asked = it.asked()
+    readers = [Port(None, lambda: None) for _ in range(2)]
+    for port in readers:
+        it.bundle.ask(port, Ask(Cmd.READ, 0, 1), lambda _outcome: None)
+    it.bundle.push()
+    assert it.asked() == [*asked, Cmd.READ, Cmd.READ]
+    assert it.answers[waits] == -1
+
+
 def test_a_flush_that_was_not_tried_is_tried_again_a_little_later_each_time() -> None:
     it, waits = _full()
     pauses: list[float] = []

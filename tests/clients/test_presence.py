@@ -12,7 +12,7 @@ import trio.testing
 
 from gateway.clients.presence import Presence
 from gateway.hub.hub import Hub
-from gateway.net.drive import PeerClosed
+from gateway.net.drive import PeerClosed, has_left
 from tests.tools.patience import HANG_SECONDS
 
 
@@ -25,7 +25,8 @@ async def client() -> AsyncIterator[tuple[Presence, trio.socket.SocketType, sock
         async with trio.open_nursery() as nursery:
             nursery.start_soon(hub.run)
             ours = trio.socket.from_stdlib_socket(near)
-            yield Presence(hub, ours), ours, far
+            stream = trio.SocketStream(ours)
+            yield Presence(hub, ours, lambda: has_left(stream)), ours, far
             nursery.cancel_scope.cancel()
         hub.close()
 
@@ -102,6 +103,6 @@ async def test_it_is_not_watched_any_more_afterwards() -> None:
     async with client() as (presence, ours, _theirs):
         with presence.needed():
             await presence.patiently(at_once)
-        other = Presence(presence._hub, ours)
+        other = Presence(presence._hub, ours, lambda: False)
         with other.needed():
             assert await other.patiently(at_once) == "answered"  # the hub takes it again

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
 import trio.testing
 
+from gateway.clients.client import serve_client
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
 from gateway.hub import hub as hub_module
 from gateway.hub.crowd import CALM_STEPS
-from gateway.hub.hub import Hub
+from gateway.hub.ending import do_all
+from gateway.hub.hub import LOOK_FOR_HOLD_UPS_SECONDS, Hub
+from gateway.hub.session import Session
+from gateway.jobs.locks import RangeLocks
 from gateway.links.trunk import Trunk
 from gateway.scan import chunks, replies, requests, turn
-from gateway.sessions.opened import do_all
 from gateway.wire.constants import BASE_ALLOCATION, Cmd
-from gateway.wire.transmission import is_error
-from tests.embedded.peers import Client
+from gateway.wire.handshake import BlockSizes
+from gateway.wire.transmission import encode_request, is_error
+from tests.embedded.peers import Client, socket_pair
 from tests.sessions.gateways import Gateway, gateway_before
 
 
@@ -237,6 +243,155 @@ async def test_a_bug_at_the_end_of_what_sessions_share_ends_no_more(
         assert (await again.simple_reply_to(Cmd.READ, 512, 512))[1] == 0
         for client in (sound, again):
             await trio.aclose_forcefully(client.stream)
+
+
+class Sessions:
+    """A gateway before a disk of whole blocks, with two clients: a session of one is to break."""
+
+    def __init__(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gateway, self.hub = gateway, gateway.service.hub
+        self._monkeypatch = monkeypatch
+        self.ended = trio.Event()
+        self.bugs: list[BaseException] = []
+        """What came out of the broken one's task, or was told beside the sessions."""
+        self.hub.failed = self.bugs.append
+
+    async def sound(self) -> Client:
+        client = self.gateway.client()
+        await client.go("", structured=False)
+        return client
+
+    async def broken(self) -> tuple[Client, Session]:
+        ours, theirs = socket_pair()
+        there = set(self.hub.sessions)
+
+        async def serve() -> None:
+            try:
+                service = self.gateway.service
+                await serve_client(service, service.config.listen[0], theirs)
+            except Exception as error:
+                self.bugs.append(error)
+            self.ended.set()
+
+        self.gateway.nursery.start_soon(serve)
+        client = Client(ours)
+        await client.go("", structured=False)
+        await trio.testing.wait_all_tasks_blocked()
+        [session] = self.hub.sessions - there
+        return client, session
+
+    def break_(self, whose: object, name: str) -> None:
+        """Have a bug in a method of this one object."""
+        kind = type(whose)
+        sound = getattr(kind, name)
+
+        def broken(self: object, *arguments: object, **named: object) -> object:
+            if self is whose:
+                raise ZeroDivisionError(f"a bug in {name}")
+            return sound(self, *arguments, **named)
+
+        self._monkeypatch.setattr(kind, name, broken)
+
+    async def hold_up(self, broken: Client, sound: Client) -> int:
+        """Have one wait for the other's half WRITE to the same block; give the cookie."""
+        await broken.stream.send_all(encode_request(Cmd.WRITE, 0, 1, 0, 4096) + bytes(100))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        cookie = await sound.send(Cmd.WRITE, 8, data=bytes(8))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        return cookie
+
+
+@asynccontextmanager
+async def sessions(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sessions]:
+    blocks = replace(PERSONALITIES["plain"], block_sizes=BlockSizes(4096, 4096, 1 << 20))
+    server = Server({"": MemoryDisk(1 << 20)}, blocks)
+    late = "late-write-seconds = 0"
+    async with gateway_before(server, upstream=late, seconds=1000) as gateway:
+        yield Sessions(gateway, monkeypatch)
+
+
+CLOSES: dict[str, Callable[[Session], tuple[object, str]]] = {
+    "what was answered": lambda session: (session, "_note_answered"),
+    "a lane": lambda session: (session._requests_lane, "close"),
+    "a pin": lambda session: (session._requests, "forget_pin"),
+    "what others are asked": lambda session: (session.traffic.asks, "drop"),
+    "jobs": lambda session: (session.traffic.jobs, "fail"),
+    "how it ends": lambda session: (session, "_happens"),
+    "a socket": lambda session: (session, "_want"),
+}
+
+
+@pytest.mark.parametrize("why", ["in a step", "the client leaves"])
+@pytest.mark.parametrize("what", CLOSES)
+async def test_a_bug_at_the_end_of_a_session_ends_no_other(
+    what: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves nothing in the hub."""
+    async with sessions(monkeypatch) as some:
+        sound = await some.sound()
+        there = set(some.hub.sessions), set(some.hub._watched)
+        broken, session = await some.broken()
+        some.break_(*CLOSES[what](session))
+        if why == "in a step":
+            some.break_(session, "_client_ready")
+            await broken.send(Cmd.READ, 0, 512)
+        await trio.aclose_forcefully(broken.stream)
+        await some.ended.wait()
+        assert any(isinstance(each, ZeroDivisionError) for each in leaves(some.bugs))
+        assert (set(some.hub.sessions), set(some.hub._watched)) == there
+        assert (await sound.simple_reply_to(Cmd.READ, 0, 4096))[1] == 0
+        await trio.aclose_forcefully(sound.stream)
+
+
+@pytest.mark.parametrize("what", ["what was answered", "a pin", "how it ends"])
+async def test_who_waited_for_a_session_goes_on_whatever_broke_at_its_end(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sessions(monkeypatch) as some:
+        sound = await some.sound()
+        broken, session = await some.broken()
+        cookie = await some.hold_up(broken, sound)
+        some.break_(*CLOSES[what](session))
+        some.break_(session, "_client_ready")
+        await broken.stream.send_all(b"more")
+        assert await sound.simple_reply() == (cookie, 0, b"")
+        for client in (broken, sound):
+            await trio.aclose_forcefully(client.stream)
+        await some.ended.wait()
+
+
+async def test_one_who_holds_up_others_is_cut_off_in_spite_of_a_bug(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with sessions(monkeypatch) as some:
+        sound = await some.sound()
+        broken, session = await some.broken()
+        cookie = await some.hold_up(broken, sound)
+        some.break_(session, "_lose_client")
+        assert await sound.simple_reply() == (cookie, 0, b"")
+        await some.ended.wait()
+        assert any(isinstance(each, ZeroDivisionError) for each in leaves(some.bugs))
+        for client in (broken, sound):
+            await trio.aclose_forcefully(client.stream)
+
+
+@pytest.mark.parametrize("what", ["held_up", "waits_for_kin"])
+async def test_a_bug_while_we_look_who_holds_up_others_ends_nobody(
+    what: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    def fail(_self: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with sessions(monkeypatch) as some:
+        sound = await some.sound()
+        if what == "held_up":
+            monkeypatch.setattr(Session, what, property(fail))
+        else:
+            monkeypatch.setattr(RangeLocks, what, fail)
+        await trio.sleep(3 * LOOK_FOR_HOLD_UPS_SECONDS)
+        assert len(some.bugs) > 1
+        assert (await sound.simple_reply_to(Cmd.READ, 0, 4096))[1] == 0
+        await trio.aclose_forcefully(sound.stream)
 
 
 async def test_a_bug_in_one_thing_to_be_done_at_the_end_leaves_none_of_the_others_undone() -> None:

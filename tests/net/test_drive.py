@@ -13,6 +13,8 @@ import trio
 
 from gateway.net import drive
 from gateway.net.drive import MOMENTS, SENDS_A_TURN, Conversation, PeerClosed
+from gateway.protocol.errors import Hangup
+from gateway.wire.errors import WireError
 from tests.embedded.peers import socket_pair
 from tests.tools.patience import HANG_SECONDS
 
@@ -161,6 +163,23 @@ async def test_who_sends_in_many_pieces_is_on_the_clock(quick: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("error", [WireError("nonsense"), Hangup("no more of this")])
+async def test_who_is_wrong_and_has_gone_is_wrong(error: Exception) -> None:
+    """Nobody is there any more to be told; that is not why the conversation ends."""
+
+    class Wrong(Lines):
+        def next_event(self) -> bytes | None:
+            self.asks = b"you are wrong"
+            raise error
+
+    near, far = socket_pair()
+    await trio.aclose_forcefully(far)
+    talk: Conversation[bytes] = Conversation(near, Wrong())
+    with pytest.raises(type(error)):
+        await talk.next_event()
+    await trio.aclose_forcefully(near)
+
+
 async def test_a_quick_peer_that_leaves_is_missed() -> None:
     with peer(questions=EXCHANGES // 2) as stream, pytest.raises(PeerClosed):
         await ask(stream, Clock())

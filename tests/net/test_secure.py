@@ -5,22 +5,27 @@ from __future__ import annotations
 import random
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trio
 import trustme
 
+from gateway.net.options import plain_socket
 from gateway.net.secure import (
     JOIN_BYTES,
     MAX_EMPTY_BYTES,
     MOST_ANSWERS_BYTES,
     PIECE_BYTES,
+    RECEIVE_BYTES,
     TlsSocket,
+    TlsStream,
     _batches,
 )
+from gateway.tls.credentials import TlsSession
 from tests.net.forger import ALERT, CLOSE_NOTIFY, DATA, Forger
 
 
@@ -308,3 +313,79 @@ def test_batches(skip: int) -> None:
 
 def test_small_slices_are_one_piece() -> None:
     assert [len(batch) for batch in _batches([b"h" * 20, b"p" * 4096] * 30, 5, JOIN_BYTES)] == [1]
+
+
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+
+
+@asynccontextmanager
+async def streams(
+    contexts: Contexts,
+) -> AsyncIterator[tuple[TlsStream, trio.SSLStream[trio.SocketStream]]]:
+    """Our end, and the other side's."""
+    near, far = (
+        trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in socket.socketpair()
+    )
+    theirs = trio.SSLStream(far, contexts[1], server_hostname="localhost")
+    session = TlsSession(contexts[0], server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.do_handshake)
+        ours, _admitted = await TlsStream.accept(
+            near, lambda received: session if received else None
+        )
+    yield ours, theirs
+    await ours.aclose()
+    await trio.aclose_forcefully(theirs)
+
+
+@pytest.mark.parametrize("notify", [True, False])
+async def test_who_leaves_is_seen_to(contexts: Contexts, notify: bool) -> None:
+    async with streams(contexts) as (ours, theirs):
+        assert not ours.has_left()
+        await (theirs if notify else theirs.transport_stream).aclose()
+        assert ours.has_left()
+        assert ours.has_left()
+        assert await ours.receive_some() == b""
+
+
+@pytest.mark.parametrize("size", [1, 5000, 3 * RECEIVE_BYTES])
+async def test_who_has_said_something_before_is_heard_first(contexts: Contexts, size: int) -> None:
+    said = random.Random(size).randbytes(size)
+    async with streams(contexts) as (ours, theirs):
+        await theirs.send_all(said)
+        await theirs.aclose()
+        heard = b""
+        while not ours.has_left():
+            heard += await ours.receive_some(1000)
+        assert heard == said
+
+
+async def test_what_was_found_by_looking_goes_to_the_hub_as_well(contexts: Contexts) -> None:
+    async with streams(contexts) as (ours, theirs):
+        await theirs.send_all(b"first")
+        assert not ours.has_left()
+        await theirs.send_all(b" second")
+        secure, data = ours.into_socket()
+        while len(data) < 12:
+            await trio.lowlevel.wait_readable(secure.fileno())
+            data += received(secure, 1 << 17) or b""
+        secure.close()
+        assert data == b"first second"
+
+
+async def test_nonsense_is_no_presence(contexts: Contexts) -> None:
+    async with streams(contexts) as (ours, theirs):
+        await theirs.transport_stream.send_all(b"no TLS at all")
+        assert ours.has_left()
+
+
+async def test_who_sends_without_saying_anything_is_not_looked_at_for_ever(
+    contexts: Contexts,
+) -> None:
+    async with streams(contexts) as (ours, theirs):
+        forger = Forger.of(Path(contexts[1].keylog_filename))
+        updates = b"".join(forger.key_update() for _ in range(2 * MAX_EMPTY_BYTES // 27))
+        await theirs.transport_stream.send_all(updates)
+        assert not ours.has_left()
+        with plain_socket(ours.say_goodbye()) as near:
+            assert kernel_has(near)

@@ -351,6 +351,34 @@ async def test_a_client_that_leaves_without_close_notify(
     ], ends
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("notify", [True, False])
+async def test_a_client_that_leaves_while_the_upstream_is_asked_is_let_go(
+    pki: Path, credentials: ServerCredentials, notify: bool, version: ssl.TLSVersion
+) -> None:
+    called = trio.Event()
+    ends: list[trio.SocketStream] = []
+
+    def silent() -> trio.SocketStream:
+        ours, theirs = socket_pair()
+        ends.append(theirs)
+        called.set()
+        return ours
+
+    context = client_context(pki)
+    context.maximum_version = version
+    async with gateway_before(silent, listen=REQUIRE, negotiate_seconds=1000) as gateway:
+        client = connected(gateway, credentials)
+        transport = client.stream
+        secure = await start_tls(client, context)
+        client.negotiation.go("", ())
+        await client.stream.send_all(client.negotiation.data_to_send())
+        await called.wait()
+        await (secure if notify else transport).aclose()
+        assert await ends[0].receive_some() == b""  # nor does it keep a connection to the upstream
+    await ends[0].aclose()
+
+
 async def test_what_was_said_in_the_clear_is_forgotten(
     pki: Path, credentials: ServerCredentials
 ) -> None:

@@ -755,6 +755,22 @@ async def refused_of(client: Client, ask: Callable[[], None]) -> float:
     return trio.current_time() - began
 
 
+async def test_a_server_that_has_said_nothing_is_left_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    place = Place(0, silent=True)
+    server = server_to("main", place.connect)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exports_of, server)
+        await trio.testing.wait_all_tasks_blocked()
+        assert place.ends
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() == place.began
+    assert await place.ends[0].receive_some() == b""
+    for end in place.ends:
+        await trio.aclose_forcefully(end)
+
+
 @pytest.mark.parametrize("connections", ['"per-client"', '"shared"', "2"])
 @pytest.mark.parametrize("faults", [SILENT_AFTER_GREETING, Faults(stall_after_bytes=0)])
 async def test_a_silent_server_costs_a_client_its_time_for_opening_once(
