@@ -187,6 +187,7 @@ def test_export_named() -> None:
     assert not parse_nbd_uri("nbd://h/").export_named
 
 
+HOST = r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,20}){0,3}\.?"
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 names = texts.filter(lambda name: len(name.encode()) <= 4096)
 paths = st.text(
@@ -202,7 +203,7 @@ common = {
 uris = st.one_of(
     st.builds(
         tcp,
-        host=st.ip_addresses().map(str) | st.from_regex("[a-z0-9_.-]+", fullmatch=True),
+        host=st.ip_addresses().map(str) | st.from_regex(HOST, fullmatch=True),
         port=st.integers(0, 0xFFFF),
         **common,
     ),
