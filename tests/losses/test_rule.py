@@ -751,6 +751,18 @@ def test_a_flush_that_was_read_before_its_session_was_told_fails_as_well(disk: D
     assert session.flush(three) == 0
 
 
+def test_an_eio_tells_also_of_what_is_found_lost_after_it(disk: Disk) -> None:
+    """And so concerns those that were read before it: a FLUSH over which two links died, and one behind it."""
+    writer, session = disk.session(), disk.session()
+    writer.write(HERE)
+    one, two = session.read(), session.read()
+    assert disk.losses.answer(one, Errno.EIO, "it was lost twice")[0] == Errno.EIO
+    session.die()
+    writer.die()
+    assert disk.losses.answer(two, 0, "")[0] == Errno.EIO
+    assert disk.losses.answer(session.read(), 0, "")[0] == 0
+
+
 def test_flushes_do_not_fail_one_because_of_the_other_for_ever(disk: Disk) -> None:
     """The EIO of a FLUSH beside it says nothing new: those that were read before that one are not concerned."""
     session = disk.session()
