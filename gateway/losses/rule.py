@@ -46,7 +46,9 @@ The rule, clause by clause; each has its own method of `Losses`, and its name he
   its next FLUSH, and at each FLUSH that was read before that EIO was sent. Until any session has been told,
   whoever opens the disk has to be told too, for there may be nobody left who can be. Once told, a session
   knows that whatever was answered before is in doubt, so that it is told again if and only if something is
-  lost that was answered after. Until then its READs of what is lost get EIO, never old data.
+  lost that was answered after. (Any EIO tells, also one that was for something else: where a loss comes out
+  later that it has told of so, FLUSHes that were read before it fail all the same.) Until then its READs of
+  what is lost get EIO, never old data.
 - *Loss or not* (`is_loss`). A FLUSH that fails says that something was lost, and the server does not say so
   twice; unless its error says that the FLUSH was not tried.
 - *Done before* (`is_done_before`). What is under way when a FLUSH fails may be done already, and lost with the

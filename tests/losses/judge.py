@@ -317,6 +317,8 @@ class Judge:
                         session.fail_at.add(write.place)
                     else:
                         knows = True
+                        # Its EIO, whatever it was for, has told of this.
+                        session.told_news = session.told
             if self.links[write.link].shared and not knows:
                 self.untold.add(number)
                 self.untold_at.add(write.place)
