@@ -266,7 +266,7 @@ class RequestScan:
             run = pos = self._judge(view, pos + header, end, request, out)
             guarded = (mask and traffic.locks.busy) or traffic.fences.standing or traffic.stale
             ours = traffic.last_cookie
-            newest = ours + traffic.room
+            newest = ours if self.stopped else ours + traffic.room
             answers = len(self.answers) + len(traffic.to_client)
             if self.disconnected or answers >= MAX_ANSWERS or not self.between_messages:
                 break
