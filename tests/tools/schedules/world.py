@@ -327,6 +327,8 @@ class World(VolatileServer):
     def _holds(self, pending: Pending) -> bool:
         if pending.connection in self.silent:
             return True
+        if pending.connection in self.cut_off and not self._may_come(pending):
+            return True  # until it is dropped
         return not self.free and self.random.random() < self.settings.held
 
     @property
@@ -336,7 +338,9 @@ class World(VolatileServer):
 
     def carry_out(self, pending: Pending) -> None:
         """Do a command, and do not answer yet."""
-        if not pending.done and pending.command != "flush":
+        if pending.connection in self.cut_off and not self._may_come(pending):
+            _drop(pending)  # it was read after its connection was cut
+        elif not pending.done and pending.command != "flush":
             # A FLUSH that fails has to be answered: else nobody could know of it.
             pending.carry_out()
 
