@@ -1219,6 +1219,7 @@ _take = Unflushed.cover
 _lose = Losses._lose
 _tell = Losses._tell
 _open = Losses.open
+_lose = Losses._lose
 _left = Losses.left
 _died = Losses.died
 _end = Losses.end
@@ -1298,6 +1299,13 @@ def _tell_the_deaf(self: Losses, debt: Debt) -> None:
     debt.deaf = deaf
 
 
+def _lose_and_forget(self: Losses, *what: object, **more: object) -> None:
+    told = {debt: debt.told_first_at for debt in self._open}
+    _lose(self, *what, **more)  # type: ignore[arg-type] # passed on
+    for debt, before in told.items():
+        debt.told_first_at = before
+
+
 def _tell_and_keep_untold(self: Losses, debt: Debt) -> None:
     untold = self._untold
     _tell(self, debt)
@@ -1375,6 +1383,9 @@ MUTANTS: dict[str, Mutation] = {
     "a link is left: it outlives the server": instead(Losses, "_suspect_those_left", _nothing),
     "a link is left: its session's writes stay": instead(Losses, "_drop", _nothing),
     "telling: not the FLUSHes beside": instead(Losses, "_is_beside", lambda *_: False),
+    "telling: an EIO for something else tells of nothing": instead(
+        Losses, "_lose", _lose_and_forget
+    ),
     "telling: not who comes later": instead(Losses, "open", _open_untold),
     "telling: all who come later": instead(Losses, "_tell", _tell_and_keep_untold),
     "telling: never again": instead(Losses, "_is_news", lambda self, debt, era: debt.told_at < 0),
