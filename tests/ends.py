@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 
 from gateway.hub.ends import MOVES, ClientIs, Event, LinkIs, Move, Sides, Then
+from tests.pages import with_parts
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-a-session-ends.md"
 
@@ -91,13 +91,7 @@ PARTS = {"client": client, "link": link, "events": events}
 
 def drawn(page: str) -> str:
     """The page with what the table has now."""
-    for name, part in PARTS.items():
-        begin, end = f"<!-- ends: {name} -->", "<!-- end -->"
-        text = f"{begin}\n{part()}\n{end}"
-        pattern = f"{re.escape(begin)}\n.*?{re.escape(end)}"
-        page, found = re.subn(pattern, text.replace("\\", r"\\"), page, flags=re.DOTALL)
-        assert found == 1, name
-    return page
+    return with_parts(page, "ends", {name: part() for name, part in PARTS.items()})
 
 
 if __name__ == "__main__":

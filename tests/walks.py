@@ -11,7 +11,6 @@ and which of these *give it on*, to others below them. The rest is called meanwh
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -31,6 +30,7 @@ from gateway.protocol.asks import Ask
 from gateway.wire.constants import Cmd
 from gateway.wire.limits import MIB
 from tests.embedded.peers import Client
+from tests.pages import with_parts
 from tests.sessions.gateways import Gateway, gateway_before
 
 TOP = Path(__file__).parents[1]
@@ -312,13 +312,7 @@ def said(walk: Walk) -> str:
 
 def with_walks(page: str, walks: dict[str, Walk]) -> str:
     """The page with what is passed now."""
-    for name, walk in walks.items():
-        begin, end = f"<!-- walk: {name} -->", "<!-- end -->"
-        pattern = f"{re.escape(begin)}\n.*?{re.escape(end)}"
-        text = f"{begin}\n{said(walk)}\n{end}"
-        page, found = re.subn(pattern, text.replace("\\", r"\\"), page, flags=re.DOTALL)
-        assert found == 1, name
-    return page
+    return with_parts(page, "walk", {name: said(walk) for name, walk in walks.items()})
 
 
 async def all_walks() -> dict[str, Walk]:
