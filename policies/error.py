@@ -124,7 +124,7 @@ class Error(Policy):
 
     def _fails(self) -> bool:
         # Path.exists raises for a directory that may not be entered.
-        if self.file is not None and not os.path.exists(self.file):  # noqa: PTH110
+        if self.file is not None and not os.path.exists(self.file):  # noqa: PTH110 # as said
             return False
         if self._clock() - self._begun < self.after_seconds:
             return False

@@ -41,7 +41,7 @@ def pidfile(path: Path | None) -> Iterator[None]:
         raise StartError(f"{path} is held by another gateway{_whose(path)}") from None
     except OSError as error:
         # Path.is_symlink raises for some paths, in some versions of Python.
-        is_link = os.path.islink(path)  # noqa: PTH114
+        is_link = os.path.islink(path)  # noqa: PTH114 # as said
         why = "it is a symbolic link" if is_link else error.strerror
         raise StartError(f"cannot write {path}: {why}") from None
     try:

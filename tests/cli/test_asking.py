@@ -121,7 +121,7 @@ async def test_nor_does_what_a_gateway_says_of_its_servers(verb: str, workdir: P
 async def test_names_that_nobody_can_ask_for_are_told(workdir: Path) -> None:
     server = Server({"good": MemoryDisk(2 * MIB)})
     listed = [ListedExport(Bytes(b"caf\xe9[red]")), ListedExport("good")]
-    server.listed = lambda: listed  # type: ignore[method-assign]
+    server.listed = lambda: listed  # type: ignore[method-assign] # as no server of ours lists
     async with listening(server, workdir) as uri:
         done = await run("probe", "--list", uri)
         as_json = await run("probe", "--list", "--json", uri)

@@ -18,7 +18,7 @@ async def test_a_bug_costs_one_connection() -> None:
             raise bugs.pop()
         await rightly(stream)
 
-    server.serve = serve  # type: ignore[method-assign]
+    server.serve = serve  # type: ignore[method-assign] # a bug, which no server is to have
     with structlog.testing.capture_logs() as lines:
         async with trio.open_nursery() as nursery:
             within = InProcess(server, nursery)

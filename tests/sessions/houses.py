@@ -18,6 +18,7 @@ from gateway.wire.limits import MIB
 from tests.embedded.peers import Client, socket_pair
 from tests.sessions.gateways import Gateway, gateway_before
 from tests.sessions.placed import place
+from tests.tools.patience import HANG_SECONDS
 from tests.upstream.servers import server_to
 
 SIZE = MIB
@@ -66,7 +67,7 @@ async def house(
 ) -> AsyncIterator[House]:
     async with (
         trio.open_nursery() as nursery,
-        gateway_before(server, seconds=3000, **settings) as gateway,  # type: ignore[arg-type]
+        gateway_before(server, seconds=3000, **settings) as gateway,  # type: ignore[arg-type] # passed on
     ):
         made = House(gateway, nursery)
         try:
@@ -75,14 +76,14 @@ async def house(
             for client in made.clients:
                 await trio.aclose_forcefully(client.stream)
             made.service.drain()
-        with trio.fail_after(1):
+        with trio.fail_after(HANG_SECONDS):
             while made.sessions():
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
 
 
 def disk_of(disk: MemoryDisk, on_reply: object = None, **more: object) -> Server:
-    return Server({"": disk}, PLAIN, faults=Faults(on_reply=on_reply, **more))  # type: ignore[arg-type]
+    return Server({"": disk}, PLAIN, faults=Faults(on_reply=on_reply, **more))  # type: ignore[arg-type] # passed on
 
 
 class Slow(Policy):
