@@ -115,6 +115,7 @@ class Reconnecting:
         trunk = trunk_of(running.opened)
         if running.relaying.link_lost or trunk is None:
             return bool(running.relaying.link_lost)
+        # What a client of another export has written since the FLUSH, nobody can mend but this trunk.
+        is_down = trunk.ended or not (trunk.bundle.lines or trunk.bundle.is_in_doubt)
         # With others, who are not held, it goes on as they do.
-        is_down = trunk.ended or not trunk.bundle.lines
         return is_down and not others(self._service, [running.name], trunk)

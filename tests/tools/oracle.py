@@ -48,7 +48,8 @@ Where sessions end with their connections (`survives` false), a server that goes
 have any command fail with ESHUTDOWN. Of a write nobody knows whether it was done then.
 
 Where errors are not allowed at all (`lossless`: the gateway writes again what is not safe, or the server loses
-nothing) no trouble loses anything.
+nothing) no trouble loses anything. There is one exception: connections that say nothing while nobody is there.
+The gateway gives them up after a while, with what it could write again, so whoever comes next may be told.
 
 What the outside cannot see
 ---------------------------
@@ -130,6 +131,8 @@ class Oracle:
     sessions: list[Session] = field(default_factory=list)
     tellings: list[Op] = field(default_factory=list)
     """FLUSHes that have told, or that may have: those that are not answered."""
+    _silences: list[Trouble] = field(default_factory=list)
+    """Where nothing else may lose anything: those that may, if nobody is there."""
     _ends: list[Trouble] = field(default_factory=list)
     """Of connections, that nobody has asked for."""
     _doubted_since: int = NEVER
@@ -154,6 +157,7 @@ class Oracle:
 
     def session(self, name: str, *, hooked: bool = False) -> Session:
         """Say that a client has begun to connect; call its `open` when it may go on."""
+        self._count_silences()
         now = self._tick()
         session = Session(self, name, now, now, hooked=hooked)
         if self.shared:  # with the connections of those who may end
@@ -366,7 +370,25 @@ class Oracle:
         if what in ("kill", "cut"):
             self._ends.append(Trouble(what, trouble.began))
         if self.lossless:
+            if what == "silence":
+                self._silences.append(trouble)
             return trouble
+        self._may_lose(trouble, witnesses)
+        return trouble
+
+    def _count_silences(self) -> None:
+        """Somebody comes: what was silent while nobody was there may have lost something."""
+        alone_since = max((each.closed for each in self.sessions), default=NEVER)
+        if alone_since < NEVER:
+            for silence in self._silences:
+                if alone_since < silence.ended:
+                    left = Trouble("silence", self._tick(), connections=silence.connections)
+                    left.ended, left.beside = self.now, self.bundled
+                    self._may_lose(left)
+            self._silences = [each for each in self._silences if each.ended == NEVER]
+
+    def _may_lose(self, trouble: Trouble, witnesses: Mapping[int, int] = NOBODY) -> None:
+        """What is not safe may be lost from now on."""
         self.troubles.append(trouble)
         for write in self._unsafe:
             write.wandered = write.wandered or write.ended == NEVER
@@ -376,7 +398,6 @@ class Oracle:
                 write.proven.append((trouble, frozenset(there)))
             else:
                 write.troubles.append(trouble)
-        return trouble
 
     def _prove_nothing(self, connection: int | None = None) -> None:
         """What had to be proven over a connection, or any, may be lost."""

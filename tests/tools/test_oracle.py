@@ -617,6 +617,30 @@ def test_nothing_fails_where_nothing_may_be_lost() -> None:
     assert oracle.may_be_read(0, one) == {first.stamp}
 
 
+def test_what_is_silent_while_nobody_is_there_is_given_up() -> None:
+    oracle = Oracle(BLOCKS, lossless=True)
+    one = oracle.session("one")
+    wrote(one)
+    one.close()
+    oracle.dead(oracle.silence())
+    two = oracle.session("two")
+    flushed(two, Errno.EIO)
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(two, Errno.EIO)  # it was told
+
+
+def test_what_is_silent_while_somebody_is_there_is_written_again() -> None:
+    oracle = Oracle(BLOCKS, lossless=True)
+    one, two = oracle.session("one"), oracle.session("two")
+    wrote(one)
+    one.close()
+    oracle.dead(oracle.silence())
+    three = oracle.session("three")
+    two.close()
+    with pytest.raises(Broken, match="nothing was lost"):
+        flushed(three, Errno.EIO)
+
+
 def test_an_error_that_means_anything_else_is_wrong() -> None:
     oracle = Oracle(BLOCKS)
     one = oracle.session("one")
