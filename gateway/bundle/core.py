@@ -22,7 +22,7 @@ from gateway.bundle.again import SHORT_SECONDS
 from gateway.bundle.line import Line
 from gateway.bundle.lines import Lines, State
 from gateway.bundle.pieces import MOST_LOSSES, Piece
-from gateway.bundle.ports import Port, Task
+from gateway.bundle.ports import Port
 from gateway.bundle.recovery import RESTARTED
 from gateway.bundle.stalls import Stalls
 from gateway.bundle.standstill import Standstill
@@ -74,6 +74,8 @@ class Bundle(Standstill):
             changed,
         )
         super().__init__(lines, work, trail, survival, clock, changed)
+        self.ask = work.ports.ask
+        """What sessions call to ask."""
         trail.believed = survival.unflushed is Doubt.ASSUME_DURABLE
         trail.flush = self._prove
         trail.changed = self._proved
@@ -89,10 +91,6 @@ class Bundle(Standstill):
         `is_late`."""
 
     # --- What sessions call
-
-    def ask(self, port: Port, ask: Ask, done: Done) -> None:
-        """Ask; `done` is called by `answers`, once."""
-        self.work.ports.put(Task(ask, done, port))
 
     def adopt(self, port: Port, ask: Ask, done: Done) -> None:
         """Take over what was asked over a link that is gone. There is no line yet."""

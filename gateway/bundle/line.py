@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.peer import UNKNOWN, Peer
-from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.scan.chunks import reply_scan
 from gateway.scan.plan import plan
 from gateway.scan.traffic import Traffic
+from gateway.wire.extents import Extents
 
 SPARE = -1
 """The number of the spare line, which has no stripes."""
@@ -52,17 +52,9 @@ class Line:
         """Requests that are not on the link yet. Whoever takes them clears it."""
         return self.traffic.to_upstream
 
-    def ask(self, ask: Ask, done: Done) -> None:
-        """Ask; `done` is called when the reply is complete, and not if the link dies before."""
-        if ask.command.name != "BLOCK_STATUS":
-            self.traffic.asks.send(ask, done)
-            return
-
-        def translated(outcome: Outcome) -> None:
-            outcome.status = {self._ids[n]: e for n, e in outcome.status.items() if n in self._ids}
-            done(outcome)
-
-        self.traffic.asks.send(ask, translated)
+    def as_the_bundle_has_it(self, status: Mapping[int, Extents]) -> dict[int, Extents]:
+        """Give what a reply says of each meta context under the bundle's ids, where it is under the link's."""
+        return {self._ids[ours]: said for ours, said in status.items() if ours in self._ids}
 
     @property
     def goes(self) -> bool:

@@ -118,12 +118,11 @@ class Ports:
         """Give the ports with something that waits to be begun."""
         return iter(self._turns)
 
-    def put(self, task: Task) -> None:
-        """Have a task wait for its port's turn."""
-        port = task.port
+    def ask(self, port: Port, ask: Ask, done: Done) -> None:
+        """Have something wait for its port's turn; `done` is called by `Bundle.answers`, once."""
         if not port.waiting:
             self._turns.append(port)
-        port.waiting.append(task)
+        port.waiting.append(Task(ask, done, port))
 
     def take(
         self, has_room: Callable[[], bool], must_wait: Callable[[Ask], bool]

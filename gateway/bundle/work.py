@@ -240,7 +240,7 @@ class Work:
 
     def _ask_line(self, line: Line, piece: Piece) -> None:
         self._stalls.asks(line)
-        line.ask(piece.ask, lambda outcome: self._reply(piece, line, outcome))
+        line.traffic.asks.send(piece.ask, lambda outcome: self._reply(piece, line, outcome))
 
     def _is_lost(self, task: Task, ask: Ask) -> bool:
         traffic = task.port.traffic
@@ -253,6 +253,8 @@ class Work:
     def _reply(self, piece: Piece, line: Line, outcome: Outcome) -> None:
         if piece not in self.pieces.under_way or (piece.line is not line and outcome.error):
             return  # another line has answered it, or will
+        if outcome.status:
+            outcome.status = line.as_the_bundle_has_it(outcome.status)
         self.pieces.end(piece)
         piece.done(piece, outcome)
 

@@ -127,15 +127,15 @@ class Jobs:
                 answer = Answer(*debt.losses.answer(flush, answer.error, answer.text))
             self._traffic.to_client += self._encoded(cookie, word, offset, answer)
 
-        self._start(Running(job, cost, done, flush=flush, begun=begun))
+        running = Running(job, cost, done, flush=flush, begun=begun)
+        self._running[running] = None
+        self.bytes += cost
+        self._go_on(running)
 
     def ask(self, job: Job, done: Callable[[Answer], None]) -> None:
         """Begin a job for a hook, which holds the data; `done` is called with its answer, and never raises."""
-        self._start(Running(job, 0, done))
-
-    def _start(self, running: Running) -> None:
+        running = Running(job, 0, done)
         self._running[running] = None
-        self.bytes += running.cost
         self._go_on(running)
 
     def ask_elsewhere(self, send: Callable[[Ask, Done], None]) -> None:

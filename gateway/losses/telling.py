@@ -225,7 +225,7 @@ class Telling(Ledger):
         assert debt is not None
         if debt.why:
             error, text = Errno.EIO, debt.why
-        elif not error and self._is_beside(flush, debt):
+        elif not error and self._is_beside(flush.read, debt):
             error, text = Errno.EIO, REPORTED_BESIDE
         elif not error:
             error, text = flush.error, flush.text
@@ -233,11 +233,11 @@ class Telling(Ledger):
             self._tell(debt)
         return told_error(error), text
 
-    def _is_beside(self, flush: Flush, debt: Debt) -> bool:
-        """Say whether a FLUSH was read before its session was told of a loss by another one: it may have to
-        cover what is lost.
+    def _is_beside(self, read: int, debt: Debt) -> bool:
+        """Say whether a FLUSH that was `read` then was so before its session was told of a loss by another one:
+        it may have to cover what is lost.
         """
-        return flush.read < debt.told_first_at
+        return read < debt.told_first_at
 
     def _tell(self, debt: Debt) -> None:
         """EIO is sent to a session for a FLUSH."""

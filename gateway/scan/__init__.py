@@ -18,6 +18,7 @@ upstream's from then on.
     replies.py    a simple upstream's replies, and what all replies have in common
     chunks.py     a structured or extended upstream's replies
     early.py      replies to WRITEs whose data has not been sent yet
+    partial.py    what has come of a reply in several chunks
     going.py      what ESHUTDOWN means, and the link over which it came
     traffic.py    what is under way
     observed.py   what would have been refused, or held back, by policies that are only observed

@@ -10,7 +10,8 @@ from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.commands import text_of_error, told_error
 from gateway.scan.going import Going
 from gateway.scan.memory import Memory
-from gateway.wire.constants import Cmd, CmdFlag
+from gateway.scan.partial import Partial
+from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.framing import EXTENDED, Framing
 
 
@@ -18,6 +19,7 @@ class LinkTraffic(Protocol):
     """What asks need of the traffic of a link (`gateway.scan.traffic`)."""
 
     in_flight: dict[int, Entry]
+    partial: dict[int, Partial]
     last_cookie: int
     to_upstream: list[memoryview | bytes]
     going: Going
@@ -77,13 +79,22 @@ class Asks:
         """Say whether an ask writes bytes that are not its client's."""
         return self._under_way[ours][0].own is not None
 
-    def settle(self, ours: int) -> None:
-        """The reply to an ask is complete."""
+    def settle(self, ours: int, missing: str = "") -> None:
+        """The reply to an ask is complete, or has ended without what is `missing`. If a server that goes has
+        refused it, that is no reply.
+        """
+        traffic = self._traffic
+        if ours in traffic.going.refused:
+            return
+        del traffic.in_flight[ours]
+        traffic.partial.pop(ours, None)
         ask, outcome, done = self._under_way.pop(ours)
-        memory, trail = self._traffic.memory, self._traffic.trail
+        if missing and not outcome.error:
+            outcome.error, outcome.text = Errno.EIO, missing
+        memory, trail = traffic.memory, traffic.trail
         if ask.command is Cmd.FLUSH:
             if memory is not None:
-                memory.remember(self._traffic.last_cookie)  # what was answered before
+                memory.remember(traffic.last_cookie)  # what was answered before
             if trail is not None:
                 trail.losses.answered(trail, self._sent.pop(ours), outcome.error, outcome.text)
             outcome.text = outcome.text or text_of_error(outcome.error)
@@ -93,7 +104,7 @@ class Asks:
             if outcome.error:
                 memory.failed(ours, word, ask.offset, ask.length)
             else:
-                last = self._traffic.last_cookie
+                last = traffic.last_cookie
                 memory.succeeded(ours, word, ask.offset, ask.length, last, ask.own, ask.data)
         done(outcome)
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 from gateway.jobs.extents import mended_extents, status_reply
 from gateway.jobs.locks import ASK, Entry
 from gateway.protocol.commands import normal_error
+from gateway.scan.partial import Partial
 from gateway.scan.replies import Out, Replies, SimpleReplies
-from gateway.scan.traffic import Partial, Traffic
+from gateway.scan.traffic import Traffic
 from gateway.scan.turn import FEW
 from gateway.wire import limits
 from gateway.wire.constants import (
@@ -329,8 +330,7 @@ class ChunkReplies(Replies):
                 if self._asked_data is None:
                     self._done(ours, entry, out)
                 else:
-                    self._note_missing(ours, entry)
-                    self._asked_done = ours
+                    self._asked_done = ours, self._missing(ours, entry)
             return at
         # DONE goes out in a chunk of its own: whether the reply is whole is known at its end only.
         out.append(self._client.data_head(cookie, asked, offset, size - 8, done=False))
@@ -441,7 +441,7 @@ class ChunkReplies(Replies):
             if not outcome.error:
                 outcome.error, outcome.text, outcome.offset = told.error, told.text, offset
             if done:
-                self._settle_ask(ours)
+                self.traffic.asks.settle(ours)
             return
         error = normal_error(word, told.error)
         if not self._client.chunked:
@@ -480,11 +480,10 @@ class ChunkReplies(Replies):
             if early.hold(ours, take, failed=failed, whole=True):
                 return
         cookie, word, asked, _wanted = entry
-        if word & ASK:
-            self._note_missing(ours, entry)
-            self._settle_ask(ours)
-            return
         missing = self._missing(ours, entry)
+        if word & ASK:
+            self.traffic.asks.settle(ours, missing)
+            return
         client = self._client
         self._remember(ours, entry, failed=failed)
         self._forget(ours)
@@ -499,13 +498,6 @@ class ChunkReplies(Replies):
             out.append(client.failure(cookie, asked, partial.error))
         else:
             out.append(client.success(cookie, asked, read=False))
-
-    def _note_missing(self, ours: int, entry: Entry) -> None:
-        """Tell a job what the reply to its READ or BLOCK_STATUS lacks."""
-        missing = self._missing(ours, entry)
-        outcome = self.traffic.asks.outcome(ours)
-        if missing and not outcome.error:
-            outcome.error, outcome.text = Errno.EIO, missing
 
     def _missing(self, ours: int, entry: Entry) -> str:
         """Say what a reply lacks, or nothing: an error chunk excuses whatever is not there."""

@@ -72,9 +72,9 @@ class Replies:
         self._open_end = 0  # where that data ends, in the upstream's offsets
         # The chunk that ends its reply, if it is to end with this data:
         self._closing: list[bytes] = []
-        # Data of a job's READ that is to come next, and our cookie, if its reply ends with that:
+        # Data of a job's READ that is to come next; our cookie, and what its reply lacks, if that ends with it:
         self._asked_data: memoryview | None = None
-        self._asked_done: int | None = None
+        self._asked_done: tuple[int, str] | None = None
 
     def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
@@ -197,8 +197,8 @@ class Replies:
         else:
             self._asked_data = None
             if self._asked_done is not None:
-                ours, self._asked_done = self._asked_done, None
-                self._settle_ask(ours)
+                (ours, missing), self._asked_done = self._asked_done, None
+                self.traffic.asks.settle(ours, missing)
         return start + count
 
     def interject(self, reply: memoryview | bytes, out: Out) -> None:
@@ -220,14 +220,6 @@ class Replies:
             raise WireError(f"a reply with cookie {ours:#x}, which no command under way has")
         return entry
 
-    def _settle_ask(self, ours: int) -> None:
-        """The reply to a job's ask is complete."""
-        if ours in self.traffic.going.refused:
-            return
-        del self.traffic.in_flight[ours]
-        self.traffic.partial.pop(ours, None)
-        self.traffic.asks.settle(ours)
-
     def _settle_simple(self, ours: int, entry: Entry, error: int, out: Out) -> None:
         """Take the whole simple reply to a command: an error, or one without data."""
         going = self.traffic.going
@@ -245,7 +237,7 @@ class Replies:
         if word & ASK:
             if error:
                 self.traffic.asks.outcome(ours).error = error
-            self._settle_ask(ours)
+            self.traffic.asks.settle(ours)
             return
         del self.traffic.in_flight[ours]
         self.traffic.partial.pop(ours, None)
@@ -356,7 +348,7 @@ class SimpleReplies(Replies):
         entry = self._entry(ours)
         if not error and entry[1] & 0xFFFF == Cmd.READ:  # a job's
             self._asked_data = memoryview(self.traffic.asks.outcome(ours).data)
-            self._asked_done = ours
+            self._asked_done = ours, ""
             return self._take_asked(view, pos + 16, end)
         self._settle_simple(ours, entry, error, out)
         return pos + 16

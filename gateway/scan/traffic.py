@@ -1,4 +1,4 @@
-"""What is under way on one session: the in-flight table, and what commands in several parts have come to.
+"""What is under way on one session: the in-flight table, and the cookies of what is sent.
 
 Cookies upstream are our own counter, so a reply's cookie is a key that no client can forge or repeat; the
 client's cookie is opaque and only comes back to it (clients SHOULD keep theirs unique, and need not).
@@ -6,10 +6,8 @@ client's cookie is opaque and only comes back to it (clients SHOULD keep theirs 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.jobs.fences import Fences
@@ -24,10 +22,10 @@ from gateway.scan.early import Early
 from gateway.scan.going import Going
 from gateway.scan.memory import MAX_KEPT_BYTES, Memory
 from gateway.scan.observed import Observed
+from gateway.scan.partial import Partial
 from gateway.scan.plan import Plan
 from gateway.scan.turn import Turn
 from gateway.wire.constants import Cmd, Errno
-from gateway.wire.extents import Extents
 from gateway.wire.ranges import Range
 
 MAX_IN_FLIGHT = 128
@@ -35,38 +33,6 @@ MAX_IN_FLIGHT = 128
 unread. The Linux kernel has 128 tags a queue, libnbd's tools ask 64, qemu 16."""
 
 # An `Entry` is a tuple, because there is one for every request of the data plane.
-
-
-@dataclass(slots=True)
-class Partial:
-    """What has come of a structured reply that takes more than one chunk."""
-
-    covered: list[tuple[int, int]] = field(default_factory=list)
-    """Of a READ: ranges (start, end) that have come, sorted, disjoint, neighbours merged."""
-    contexts: set[int] = field(default_factory=set)
-    """Of a BLOCK_STATUS: ids whose chunk has come."""
-    status: list[tuple[int, Extents]] = field(default_factory=list)
-    """The extents of those that the client selected, by its ids: it is told when all have come."""
-    failed: bool = False
-    """An error chunk has come."""
-    error: Errno | None = None
-    """The first, where the client can be told of one alone, at the end."""
-
-    def cover(self, start: int, end: int) -> bool:
-        """Add a range; say False if some of it has come before."""
-        covered = self.covered
-        at = bisect_left(covered, (start, end))
-        before = covered[at - 1] if at else (-1, -1)
-        behind = covered[at] if at < len(covered) else None
-        if before[1] > start or (behind and behind[0] < end):
-            return False
-        first, last = at, at  # the ranges that the new one touches
-        if before[1] == start:
-            start, first = before[0], at - 1
-        if behind and behind[0] == end:
-            end, last = behind[1], at + 1
-        covered[first:last] = [(start, end)]
-        return True
 
 
 class Gatekeeper(Protocol):

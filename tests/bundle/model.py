@@ -686,7 +686,7 @@ class World:
             while session.left and len(session.under_way) < session.most:
                 session.left -= 1
                 ask = session._some_ask()
-                connection.line.ask(ask, lambda _outcome: None)
+                connection.line.traffic.asks.send(ask, lambda _outcome: None)
                 session.adopt(ask)
         for _ in range(self.random.randrange(20)):
             connection.receive()

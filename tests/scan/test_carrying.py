@@ -18,9 +18,10 @@ from gateway.protocol.asks import Done, Outcome
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan.carrying import carry_over
 from gateway.scan.memory import Memory
+from gateway.scan.partial import Partial
 from gateway.scan.plan import plan
 from gateway.scan.requests import RequestScan
-from gateway.scan.traffic import Partial, Traffic
+from gateway.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing

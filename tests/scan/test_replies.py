@@ -15,9 +15,10 @@ from gateway.protocol.commands import is_loss
 from gateway.protocol.export import Export, offer, view_of
 from gateway.quirks import Dialect
 from gateway.scan.chunks import reply_scan
+from gateway.scan.partial import Partial
 from gateway.scan.plan import plan
 from gateway.scan.requests import RequestScan
-from gateway.scan.traffic import Partial, Traffic
+from gateway.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.errors import WireError
 from gateway.wire.extents import Extents
