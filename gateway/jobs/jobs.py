@@ -26,6 +26,7 @@ from gateway.protocol.commands import SHOWS_CONTENT, WRITE_CLASS, normal_error
 from gateway.wire import limits
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
+from gateway.wire.ranges import Range
 
 MAX_JOB_BYTES = limits.MAX_REQUEST_BYTES
 """How many bytes of payload the jobs of one session may hold, in either direction, before it begins no further
@@ -48,6 +49,8 @@ class Running:
     this job succeeded now, the client would take it for durable after its next FLUSH."""
     watched_since: int = 0
     """When that was, in the order of the disk."""
+    written: list[Range] = field(default_factory=list)
+    """What it writes, in the upstream's offsets: the parts that are answered, or all that hooks may write."""
     flush: Flush | None = None
     """The FLUSH that it stands for: the client's, or that of a hook."""
     waits: bool = False
@@ -90,12 +93,15 @@ class Jobs:
         locks: RangeLocks,
         *,
         block: int,
+        base: int,
         elsewhere: bool,
     ) -> None:
         """`send` takes asks: `elsewhere`, or over the link of this traffic, which counts them in flight.
-        `block` is the smallest that the upstream knows, in bytes.
+        `block` is the smallest that the upstream knows, and `base` where the client's export begins there, in
+        bytes.
         """
         self._block = block
+        self._base = base
         self._traffic = traffic
         self._elsewhere = elsewhere
         self._send_ask = send
@@ -180,6 +186,9 @@ class Jobs:
         if isinstance(step, Outside):
             if step.command in _LASTS:
                 self._watch(running)
+            if step.command in WRITE_CLASS:
+                start = step.offset + self._base
+                running.written.append((start, start + step.length))
             self._wait(running)
             self.outside(running, step)
             return False
@@ -275,7 +284,7 @@ class Jobs:
             self._wait(running)
         debt = self._traffic.debt
         for number, ask in enumerate(asks):
-            settle = partial(self._settle, running, number, ask.command in WRITE_CLASS)
+            settle = partial(self._settle, running, number, ask)
             if ask.command is Cmd.FLUSH and running.flush is None:
                 running.flush = debt.read()
             if ask.command in SHOWS_CONTENT and debt.is_lost(ask.offset, ask.end):
@@ -288,11 +297,12 @@ class Jobs:
         self._wait_no_more(running)
         return True
 
-    def _settle(self, running: Running, number: int, writes: bool, outcome: Outcome) -> None:
+    def _settle(self, running: Running, number: int, ask: Ask, outcome: Outcome) -> None:
         """An ask has its outcome. With the last one the job goes on, unless it has ended."""
         running.outcomes[number] = outcome
-        if writes and running.losses_seen is None:
+        if ask.command in WRITE_CLASS:
             self._watch(running)
+            running.written.append((ask.offset, ask.end))
         running.missing -= 1
         if not running.missing and running in self._running:
             self._wait_no_more(running)
@@ -306,7 +316,7 @@ class Jobs:
                 text = "the server lost something between its beginning and its end"
                 answer = Answer(Errno.EIO, text)
             else:
-                debt.losses.answered_late(debt, running.watched_since)
+                debt.losses.answered_late(debt, running.watched_since, running.written)
         self._wait_no_more(running)
         if running.fenced is not None:
             self._traffic.fences.forget(running.fenced)

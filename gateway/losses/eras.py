@@ -150,6 +150,12 @@ class Era:
             self._make_fewer()
         return not self._block and (self.sample is None or len(ranges) >= self._sample_due)
 
+    def common(self, ranges: Iterable[Range]) -> list[Range]:
+        """Give what of these ranges it has."""
+        mine = self.ranges
+        both = ((max(a, s), min(b, e)) for s, e in ranges for a, b in mine)
+        return merged((start, end) for start, end in both if start < end)
+
     def take_out(self, start: int, end: int) -> None:
         """Take these bytes out. What is only known by its block stays."""
         if self.sample is not None and self.sample.start < end and start < self.sample.end:

@@ -65,8 +65,8 @@ class Ledger(ABC):
         """Nobody waits for a FLUSH any more."""
 
     @abstractmethod
-    def answered_late(self, debt: Debt, since: int) -> None:
-        """A command is answered now, and a part of it was written after an event."""
+    def answered_late(self, debt: Debt, since: int, written: Sequence[Range]) -> None:
+        """A command is answered now, and parts of it were written after an event."""
 
     @abstractmethod
     def is_told(self, untold_at: int) -> None:

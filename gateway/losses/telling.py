@@ -261,12 +261,12 @@ class Telling(Ledger):
             self._untold = None
             self.tainted = not self._quiet
 
-    def answered_late(self, debt: Debt, since: int) -> None:
-        """A command is answered now, and a part of it was written after an event, and noted then. A session
-        that was told of a loss in between takes it for safe. So it counts as answered now.
+    def answered_late(self, debt: Debt, since: int, written: Sequence[Range]) -> None:
+        """A command is answered now, and parts of it were written after an event, and noted then. A session
+        that was told of a loss in between takes them for safe. So they count as answered now.
         """
         if self._last_told >= since and debt.trail is not None:
-            debt.trail.unflushed.renew_since(since)
+            debt.trail.unflushed.renew_since(since, written)
 
 
 def _and(before: Sequence[Range], more: Iterable[Range]) -> Sequence[Range]:

@@ -201,11 +201,24 @@ class Unflushed:
             era.reached, era.asked = self._order.now, LONG_AGO
             era.sample = None  # that it is there may be taken on trust
 
-    def renew_since(self, event: int) -> None:
-        """Count what was acknowledged after an event as acknowledged now."""
+    def renew_since(self, event: int, written: Sequence[Range]) -> None:
+        """Count what was acknowledged of these ranges after an event as acknowledged now. What is kept of
+        writes stays in one era with them, in its order: there all of an era counts so.
+        """
+        now, apart = self._order.now, []
         for era in self.eras:
-            if era.last >= event:
-                era.last = self._order.now
+            here = era.common(written) if era.last >= event else []
+            if here and era.written:
+                era.last = now
+            elif here:
+                later = Era(now, now, era.asked, era.reached, whole=era.whole)
+                later.add(here)
+                for start, end in here:
+                    era.take_out(start, end)
+                apart.append(later)
+        if apart:
+            self.eras = [*(era for era in self.eras if era), *apart]
+            self._make_fewer()
 
     def take(self) -> list[Era]:
         """Give all there is, and keep it no more."""

@@ -117,6 +117,7 @@ class Traffic:
             plan.offer.framing,
             self.locks,
             block=plan.upstream.minimum,
+            base=plan.offer.base,
             elsewhere=send is not None,
         )
         self.gate: Gatekeeper | None = None

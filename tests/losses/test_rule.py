@@ -821,9 +821,13 @@ def test_not_told_again_of_what_was_answered_before(disk: Disk) -> None:
     assert disk.session().flush() == 0  # somebody knew
 
 
-@pytest.mark.parametrize("is_step", [True, False])
-def test_what_was_found_again_was_answered_when_it_was(disk: Disk, *, is_step: bool) -> None:
-    """A reconnect makes nothing younger to who was told of a loss since; a command that ends later does."""
+@pytest.mark.parametrize("wrote", [[HERE], [THERE], []])
+def test_what_was_found_again_was_answered_when_it_was(
+    disk: Disk, wrote: list[tuple[int, int]]
+) -> None:
+    """A reconnect makes nothing younger to who was told of a loss since; a command that ends later does, where
+    it has written itself.
+    """
     session, other = disk.session(), disk.session()
     flush, sent, since = session.read(), disk.losses.sent(), disk.losses.order.now
     session.write(HERE)
@@ -831,14 +835,13 @@ def test_what_was_found_again_was_answered_when_it_was(disk: Disk, *, is_step: b
     disk.losses.lose(other.trail, "its server has died")
     disk.losses.flushed(session.trail, sent)
     assert disk.losses.answer(flush, 0, "")[0] == Errno.EIO
-    if is_step:
-        session.debt.trail = session.trail
-        disk.losses.answered_late(session.debt, since)
+    session.debt.trail = session.trail
+    disk.losses.answered_late(session.debt, since, wrote)
     session.die(doubt=True)
     disk.losses.came_up(session.trail)
     session.die()
     disk.losses.came_up(session.trail)
-    assert session.flush() == (Errno.EIO if is_step else 0)
+    assert session.flush() == (Errno.EIO if wrote == [HERE] else 0)
 
 
 def test_a_step_is_covered_by_a_flush_that_was_sent_after_it(disk: Disk) -> None:
@@ -851,7 +854,7 @@ def test_a_step_is_covered_by_a_flush_that_was_sent_after_it(disk: Disk) -> None
     disk.losses.lose(other.trail, "its server has died")
     disk.losses._tell(session.debt)
     session.debt.trail = session.trail
-    disk.losses.answered_late(session.debt, since)
+    disk.losses.answered_late(session.debt, since, [HERE])
     disk.losses.flushed(session.trail, sent)
     assert not session.trail.unflushed
 
