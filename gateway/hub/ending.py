@@ -18,6 +18,7 @@ import trio
 from gateway.hub.ends import ClientIs, Event, LinkIs, Sides, Takes, Then, move
 from gateway.hub.lane import BufferPool
 from gateway.hub.lanes import Lanes, not_any_more
+from gateway.hub.pump import NO_PUMP
 from gateway.losses.rule import MOST_TRIES
 from gateway.net.options import RelaySocket
 from gateway.protocol.asks import Ask, Outcome
@@ -217,6 +218,7 @@ class Ending(Lanes):
         traffic = self.traffic
         traffic.jobs.woken = not_any_more
         self.survive = None
+        self._pump = NO_PUMP
         do_all(
             self._note_answered,
             lambda: self._happens(Event.CLOSE, "stopped"),
