@@ -87,7 +87,7 @@ enum {
     FEW_COMMANDS = 4,
     CALM_STEPS = 1024,
     SMALL_BYTES = 16 * 1024,
-    MAX_JOB_BYTES = 32 * 1024 * 1024,
+    MAX_JOB_BYTES = 64 * 1024 * 1024,
     MAX_KEPT_BYTES = 32 * 1024 * 1024,
     MAX_WORDS = 64, /* command words that go FAST or REFRAMED: five commands with a few flags */
     MAX_PIECES = 512 /* of one send: 128 commands, each with a header, its data and its end */

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import errno
+import importlib
+import struct
+from itertools import product
+from random import Random
+
+import pytest
+
+from gateway.hub import crowd, lane, pump
+from gateway.hub.pump import NO_PUMP
+from gateway.jobs import jobs
+from gateway.protocol.export import Export, offer, view_of
+from gateway.scan import memory, requests, turn
+from gateway.scan.plan import Plan, plan
+from gateway.wire.constants import Cmd, Errno
+from gateway.wire.framing import Framing
+from tests.hub.races import DIALECTS, FLAGS, SIZE, Race, Racer, hold_against, racer
+
+pytestmark = pytest.mark.skipif(not pump.is_compiled(), reason="the pump was not built")
+
+RACES = 400
+PIECES = 8
+
+
+@pytest.mark.parametrize("piece", range(PIECES))
+def test_it_comes_to_what_python_comes_to(piece: int) -> None:
+    for seed in range(piece, RACES, PIECES):
+        Race(Random(seed)).run(60)
+
+
+def terms(client: tuple[bool, bool], link: tuple[bool, bool]) -> Plan:
+    export = Export(SIZE, int(FLAGS), None, structured=link[0], extended=link[1])
+    return plan(offer(view_of(export), structured=client[0], extended=client[1]), export)
+
+
+def both(terms: Plan) -> tuple[Racer, Racer]:
+    pumped, plain = racer(terms), racer(terms)
+    plain.wires.session._pump = NO_PUMP
+    return pumped, plain
+
+
+def hold(pumped: Racer, plain: Racer) -> None:
+    for each in (pumped, plain):
+        each.settle()
+    hold_against(pumped.state(), plain.state())
+
+
+def bits(length: int) -> list[tuple[int, int]]:
+    return list(product(range(length), range(8)))
+
+
+def flipped(message: bytes, at: int, bit: int) -> bytes:
+    return message[:at] + bytes([message[at] ^ 1 << bit]) + message[at + 1 :]
+
+
+BOTH = list(product(DIALECTS, DIALECTS))
+
+
+@pytest.mark.parametrize(("client", "link"), BOTH)
+@pytest.mark.parametrize("command", [Cmd.READ, Cmd.WRITE, Cmd.TRIM])
+def test_each_bit_of_a_request_is_looked_at(
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    its = terms(client, link)
+    framing = its.offer.framing
+    flags = 1 << 5 if command is Cmd.WRITE and client[1] else 0  # PAYLOAD_LEN
+    request = framing.encode_request(command, flags, 7, 8192, 4096)
+    data = bytes(4096) if command is Cmd.WRITE else b""
+    for at, bit in bits(len(request)):
+        pumped, plain = both(its)
+        for each in (pumped, plain):
+            each.wires.client.send(flipped(request, at, bit) + data)
+        hold(pumped, plain)
+        for each in (pumped, plain):
+            each.wires.close()
+
+
+def answers(framing: Framing, command: Cmd, ours: int) -> list[tuple[bytes, int]]:
+    """Whole ones, and how long their headers are."""
+    found = [(framing.failure(ours, 8192, Errno.EIO, ""), 16)]
+    if command is Cmd.READ:
+        head = framing.data_head(ours, 8192, 8192, 4096, done=True)
+        found.append((head + bytes(4096), len(head)))
+    else:
+        done = framing.success(ours, 8192, read=False)
+        found.append((done, len(done)))
+    return found
+
+
+@pytest.mark.parametrize(("client", "link"), BOTH)
+@pytest.mark.parametrize("command", [Cmd.READ, Cmd.TRIM])
+def test_each_bit_of_a_reply_is_looked_at(
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    its = terms(client, link)
+    request = its.offer.framing.encode_request(command, 0, 7, 8192, 4096)
+    for reply, head in answers(its.link, command, 1):
+        for at, bit in [*bits(head), (0, 8)]:
+            pumped, plain = both(its)
+            for each in (pumped, plain):
+                each.wires.client.send(request)
+                each.settle()
+                each.wires.upstream.send(reply if bit == 8 else flipped(reply, at, bit))
+            hold(pumped, plain)
+            for each in (pumped, plain):
+                each.wires.close()
+
+
+@pytest.mark.parametrize("far", ["client", "upstream"])
+def test_a_side_that_goes_is_told_in_the_same_words(far: str) -> None:
+    pumped, plain = both(terms((False, False), (False, False)))
+    framing = pumped.wires.session.traffic.plan.link
+    request = framing.encode_request(Cmd.READ, 0, 7, 0, 4096)
+    for each in (pumped, plain):
+        each.wires.client.send(request)
+        each.settle()
+        each.wires.client.send(request)  # not read when its sender goes, or the one it is for
+        if far == "client":
+            each.wires.upstream.send(framing.data_head(1, 0, 0, 4096, done=True) + bytes(4096))
+        getattr(each.wires, far).close()
+    hold(pumped, plain)
+    assert plain.wires.session.reason
+    for each in (pumped, plain):
+        each.wires.close()
+
+
+def test_the_words_for_what_failed_are_the_kernels() -> None:
+    pumped, _plain = both(terms((False, False), (False, False)))
+    session = pumped.wires.session
+
+    class Failing:
+        error = errno.ECONNRESET
+
+        def requests(self) -> int:
+            return pump.RECEIVE_FAILED
+
+        def replies(self) -> int:
+            return pump.SEND_FAILED
+
+    session._pump = Failing()
+    session.client_ready(crowd.READ)
+    assert session.reason == "the client's connection failed: Connection reset by peer"
+    pumped.wires.close()
+
+
+def test_its_numbers_are_pythons() -> None:
+    compiled = importlib.import_module("gateway.hub._pump")
+    theirs = {
+        "NOT_MINE": pump.NOT_MINE,
+        "GO_ON": pump.GO_ON,
+        "SCANNED": pump.SCANNED,
+        "RECEIVE_FAILED": pump.RECEIVE_FAILED,
+        "SEND_FAILED": pump.SEND_FAILED,
+        "MIN_FREE_BYTES": lane.MIN_FREE_BYTES,
+        "MIN_MESSAGE_BYTES": lane.MIN_MESSAGE_BYTES,
+        "MAX_FREE_BUFFERS": lane.MAX_FREE_BUFFERS,
+        "MAX_COPIED_BYTES": requests.MAX_COPIED_BYTES,
+        "FEW": turn.FEW,
+        "FEW_COMMANDS": crowd.FEW_COMMANDS,
+        "CALM_STEPS": crowd.CALM_STEPS,
+        "SMALL_BYTES": crowd.SMALL_BYTES,
+        "MAX_JOB_BYTES": jobs.MAX_JOB_BYTES,
+        "MAX_KEPT_BYTES": memory.MAX_KEPT_BYTES,
+    }
+    ours = {name: number for name, number in vars(compiled).items() if isinstance(number, int)}
+    assert ours == theirs
+
+
+def test_it_is_used_where_nothing_is_in_the_way() -> None:
+    its = racer(terms((True, False), (True, False)))
+    said: list[int] = []
+    its.wires.session._pump = counting = Counting(its.wires.session._pump, said)
+    request = struct.Struct(">IIQQI").pack(0x25609513, 0, 7, 0, 4096)
+    for number in range(1, 20):
+        its.wires.client.send(request)
+        its.settle()
+        head = its.wires.session.traffic.plan.link.data_head(number, 0, 0, 4096, done=True)
+        its.wires.upstream.send(head + bytes(4096))
+        its.settle()
+    assert counting.said
+    assert min(said) >= crowd.Crowd.CALM
+    its.wires.close()
+
+
+class Counting:
+    """Notes what a pump says."""
+
+    def __init__(self, within: pump.Pump, said: list[int]) -> None:
+        self.within = within
+        self.said = said
+
+    @property
+    def error(self) -> int:
+        return self.within.error
+
+    def requests(self) -> int:
+        self.said.append(self.within.requests())
+        return self.said[-1]
+
+    def replies(self) -> int:
+        self.said.append(self.within.replies())
+        return self.said[-1]
