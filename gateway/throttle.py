@@ -97,7 +97,7 @@ class Bucket:
 
     @property
     def full(self) -> bool:
-        """It holds its whole burst, and would even if it were not only watched."""
+        """It holds its whole burst, and would if it had been charged for watched requests as well."""
         self._refill_watched(self._clock())
         return self.level >= self.burst and self._would_level >= self.burst
 

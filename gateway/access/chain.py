@@ -96,7 +96,7 @@ class Compiled:
     """Nearest to the client first."""
     shadow: Compiled | None = None
     would: tuple[str, ...] = ()
-    """Why observed policies would have denied the client the export, beside what the shadow refuses."""
+    """What observed policies would have kept from the client, beside what the shadow refuses."""
 
     @cached_property
     def hooked(self) -> Mapping[Cmd, str]:

@@ -275,7 +275,7 @@ class Lanes(ABC):
         if self._client_gone:
             return 0
         events = WRITE if self._replies_lane.out else 0
-        if self._more_requests:  # they come before anything new, be it the end
+        if self._more_requests:  # they come before anything new, even its end
             return events
         return events | READ if self._may_read_requests() else events
 
