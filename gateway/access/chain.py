@@ -1,5 +1,5 @@
-"""What a chain of policies comes to: one view and one table for the data plane, and stages for requests that go
-through hooks.
+"""What a chain of policies adds up to: one view and one table for the data plane, and stages for requests that
+go through hooks.
 
 A chain is compiled from the upstream to the client: each policy describes the export as the one behind it shows
 it, and adds to the table. A request for which no policy has a hook is checked against one table, however many
@@ -7,8 +7,8 @@ policies there are. A request for which some policy has a hook goes through the 
 (`Compiled.do`). Each of them checks it against what it shows itself, for a hook may make another request of it.
 
 A policy that is only observed (`mode = "observe"`) is left out of all that. The `shadow` is what the chain
-would come to with it: what the shadow refuses is logged, and passes. A shadow has only those observed policies
-that leave offsets as they are, because a request says no more than one offset.
+would be with it. A request that the shadow refuses is logged, and passes. Of the observed policies a shadow has
+only those that leave offsets as they are, because a request has only one offset.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Placed:
     name: str
     """What `use` calls it."""
     observed: bool = False
-    """It is only observed: what it would refuse is logged, and passes."""
+    """It is only observed: a request that it would refuse is logged, and passes."""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """As they are written in the configuration."""
 
@@ -62,7 +62,7 @@ class Stage:
         return offer(self.view, structured=True, extended=True, selected=selected)
 
     def refusal(self, request: Request) -> RefusedCommand | None:
-        """Say why a request must not go further here."""
+        """Say why a request must not go past this policy."""
         command, flags = request.command, request.flags
         refused = self.table[command].refusal(command, flags, request.offset, request.length)
         word = flags << 16 | command
@@ -85,18 +85,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a chain comes to over one export."""
+    """What a chain adds up to over one export."""
 
     view: View
     """What the client is shown."""
     table: Table
-    """What holds for commands without a hook, in offsets of the view. For commands with a hook: what the
-    policies say that stand nearer to the client than the one with the hook, and what that one says."""
+    """What holds for commands without a hook, in offsets of the view. For commands with a hook: what the policy
+    with the hook says, and those that stand nearer to the client."""
     stages: tuple[Stage, ...]
     """Nearest to the client first."""
     shadow: Compiled | None = None
     would: tuple[str, ...] = ()
-    """What observed policies would not have let the client have, beside what the shadow refuses."""
+    """What observed policies would have kept from the client, beside what the shadow refuses."""
 
     @cached_property
     def hooked(self) -> Mapping[Cmd, str]:
@@ -122,8 +122,8 @@ class Compiled:
 
 
 def _check(request: Request) -> None:
-    """Refuse a request that no client can have sent, for that is a bug of the policy that made it. The policies
-    behind go by the length, and the server is sent the data: if these were not the same, a WRITE would get past
+    """Refuse a request that no client can have sent: a policy with a bug has made it. The policies behind look
+    at the length, and the server is sent the data. If these were not the same, a WRITE would get past
     `protect`, or be answered with success and not be done. Raises ValueError.
     """
     if request.offset < 0 or request.length < 0:
@@ -194,14 +194,14 @@ class Membership:
     """Why observed policies would have denied it."""
 
     def leave(self) -> None:
-        """The session has ended: the policy that joined last leaves first. Leaving more than once is the same
-        as once.
+        """The session has ended: the policy that joined last leaves first. To leave more than once does no
+        harm.
         """
         if self.members:
             try:
                 self.members.pop().leave(self.session)
             finally:
-                self.leave()  # one that fails keeps no other from counting right
+                self.leave()  # if one fails, the others count right all the same
 
 
 def peek(chain: Sequence[Placed], session: Session) -> list[Placed]:

@@ -135,7 +135,7 @@ class Losses(Proofs):
         self._look()
 
     @property
-    def owes(self) -> bool:
+    def must_remember(self) -> bool:
         """Something has to be remembered for who comes later: nobody was told of it, or it is not known yet."""
         uncovered = any(self.scope(each) is None for each in self._holders())
         return uncovered or self._untold is not None
