@@ -137,49 +137,85 @@ class Enlarged(Exception):
 
 
 def compile_chain(chain: Sequence[Placed], first: View) -> Compiled:
-    """Compile a chain over an export's first view. Raises `Denied`, `Enlarged`, and what policies raise."""
+    """Compile a chain over an export's first view. Raises `Denied`, `Enlarged`, and what policies in force
+    raise. What one raises that is only observed changes nothing.
+    """
     enforced = _compiled([placed for placed in chain if not placed.observed], first)
     if not any(placed.observed for placed in chain):
         return enforced
-    watched: list[Placed] = []
-    would: list[str] = []
-    for placed in chain:
-        if placed.observed:
-            try:
-                shown = placed.policy.describe(enforced.view)
-            except Denied as denied:
-                would.append(f"{placed.name}: {denied}")
-                continue
-            if (shown.base, shown.size) != (enforced.view.base, enforced.view.size):
-                would.append(f"{placed.name}: {shown.size} bytes from {shown.base} on are shown")
-                continue
-        watched.append(placed)
-    return replace(enforced, shadow=_compiled(watched, first, shadow=True), would=tuple(would))
+    shadow, would = _shadow(chain, enforced, first)
+    return replace(enforced, shadow=shadow, would=would)
 
 
 def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> Compiled:
-    """Compile a chain. The hooks of a shadow do nothing, so requests reach the policies behind them
-    unchanged.
-    """
     view, table = first, Table(first.size)
     stages: list[Stage] = []
     for placed in reversed(chain):
-        behind, policy = view, placed.policy.over(view)
-        view = policy.describe(behind)
-        hooked = frozenset(policy.hooked(behind))
-        inside = behind.base <= view.base and (view.base + view.size <= behind.base + behind.size)
-        if not inside and not hooked >= RANGED:
-            raise Enlarged(f"{placed.name} shows {view.size} bytes of {behind.size}")
-        table.move(view.base - behind.base, view.size)
-        if not shadow:
-            table.leave_to_stages(hooked)
-        own = Table(view.size)
-        policy.commands(own)
-        table.said_by = f"{placed.name}: " if placed.observed else ""
-        policy.commands(table)
-        view = replace(view, flags=agreed_flags(view.flags, own))
-        stages.insert(0, Stage(replace(placed, policy=policy), behind, view, own, hooked))
+        stages.insert(0, _stage(placed, view, table, shadow=shadow))
+        view = stages[0].view
     return Compiled(view, table, tuple(stages))
+
+
+def _stage(placed: Placed, behind: View, table: Table, *, shadow: bool) -> Stage:
+    """Have a policy describe what is behind it, and add to the table. The hooks of a shadow do nothing, so
+    requests reach the policies behind them unchanged.
+    """
+    policy = placed.policy.over(behind)
+    view = policy.describe(behind)
+    hooked = frozenset(policy.hooked(behind))
+    inside = behind.base <= view.base and (view.base + view.size <= behind.base + behind.size)
+    if not inside and not hooked >= RANGED:
+        raise Enlarged(f"{placed.name} shows {view.size} bytes of {behind.size}")
+    table.move(view.base - behind.base, view.size)
+    if not shadow:
+        table.leave_to_stages(hooked)
+    own = Table(view.size)
+    policy.commands(own)
+    table.said_by = f"{placed.name}: " if placed.observed else ""
+    policy.commands(table)
+    view = replace(view, flags=agreed_flags(view.flags, own))
+    return Stage(replace(placed, policy=policy), behind, view, own, hooked)
+
+
+def _shadow(
+    chain: Sequence[Placed], enforced: Compiled, first: View
+) -> tuple[Compiled, tuple[str, ...]]:
+    """Give what a chain would be if nothing were only observed, and what of that no shadow can have. Each
+    policy is judged at its own place: over what those behind it would show.
+    """
+    shadow = Compiled(first, Table(first.size), ())
+    in_force = list(enforced.stages)
+    would: list[str] = []
+    for placed in reversed(chain):
+        view = shadow.view if placed.observed else in_force.pop().view
+        table = replace(shadow.table, rows=dict(shadow.table.rows))
+        try:
+            stage = _stage(placed, shadow.view, table, shadow=True)
+        except Exception as error:  # a bug, too, must not be felt before the policy is in force
+            why = objection(placed, error)
+        else:
+            if (stage.view.base, stage.view.size) == (view.base, view.size):
+                shadow = Compiled(stage.view, table, (stage, *shadow.stages))
+                continue
+            why = f"{placed.name}: {stage.view.size} bytes from {stage.view.base} on are shown"
+        if placed.observed:
+            would.insert(0, why)
+            continue
+        # It takes what is in force. What it does not take is what others would show, which the shadow forgets.
+        if names := ", ".join(each.placed.name for each in shadow.stages if each.placed.observed):
+            would.insert(0, f"with {names} in force, {why}")
+        shadow = Compiled(view, Table(view.size), enforced.stages[len(in_force) :])
+    return shadow, tuple(would)
+
+
+def objection(placed: Placed, error: Exception) -> str:
+    """Say which policy denies something, and why. Many texts of policies begin with the name already. What is
+    no denial is a bug, and said to be what it is.
+    """
+    known = isinstance(error, (Denied, Enlarged))
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    named = text.startswith((f"{placed.name}: ", f"{placed.name} "))
+    return text if named else f"{placed.name}: {text}"
 
 
 @dataclass
@@ -221,10 +257,10 @@ def join(chain: Sequence[Placed], session: Session) -> Membership:
         for placed in chain:
             try:
                 policy = placed.policy.join(session)
-            except Denied as denied:
+            except Exception as error:
                 if not placed.observed:
                     raise
-                membership.would.append(f"{placed.name}: {denied}")
+                membership.would.append(objection(placed, error))
             else:
                 membership.chain.append(replace(placed, policy=policy))
                 membership.members.append(placed.policy)

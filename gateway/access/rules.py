@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway.access.chain import Placed
+from gateway.access.chain import Placed, objection
 from gateway.access.who import why_not
 from gateway.config import Config, Route, Rule, Use, Who
 from gateway.policy import Client, Denied, Policy
@@ -305,11 +305,14 @@ class Access:
         for placed in chain:
             try:
                 placed.policy.admit(client)
-            except Denied as denied:
-                why = f"{placed.name}: {denied}"
-                if not placed.observed:
+            except Exception as error:
+                why = objection(placed, error)
+                if placed.observed:
+                    would.append(why)
+                elif isinstance(error, Denied):
                     raise NotGranted(why, name, chain, hidden=route.hide, tried=tried) from None
-                would.append(why)
+                else:
+                    raise
         label, called = "", None
         if number is not None:
             label, called = self._label(number), self.config.rule[number].name or number + 1
