@@ -12,14 +12,15 @@ from __future__ import annotations
 import trio
 
 from gateway.embedded.disk import HOLE_AND_ZERO, Data, Extent, ServedDisk
-from gateway.wire.limits import KIB, MIB
+from gateway.wire.limits import KIB, MAX_REQUEST_BYTES, MIB
 
 BLOCK_BYTES = 4 * KIB
 """What is read and written through at a time. What another connection wrote to the same block meanwhile is
 overwritten, as it would be by a page cache."""
 
-MAX_BLOCKS = 64 * MIB // BLOCK_BYTES
-"""How many blocks are kept. When there are more, all are written through and forgotten."""
+MAX_BLOCKS = MAX_REQUEST_BYTES // BLOCK_BYTES + 1
+"""How many blocks are kept: as many as one request can touch. Before there are more, all are written through
+and forgotten."""
 
 MAX_STATUS_BYTES = 4 * MIB
 """How many bytes one answer tells the extents of: to find them we read all."""
@@ -106,11 +107,13 @@ class IncoherentDisk:
 
     async def _load(self, offset: int, length: int) -> None:
         """Have all blocks of a range in the cache."""
-        if len(self._blocks) > MAX_BLOCKS:
-            await self._empty()
-        missing = [number for number, *_ in _blocks(offset, length) if number not in self._blocks]
+        numbers = [number for number, *_ in _blocks(offset, length)]
+        missing = [number for number in numbers if number not in self._blocks]
         if not missing:
             return
+        if len(self._blocks) + len(missing) > MAX_BLOCKS:
+            await self._empty()
+            missing = numbers
         # One read for all of them: what is cached in between is simply not taken.
         first = missing[0] * BLOCK_BYTES
         end = min((missing[-1] + 1) * BLOCK_BYTES, self.size)
