@@ -25,6 +25,10 @@ from gateway.log.writer import LEAVE_SECONDS, Writer, flush_all
 RETRY_SECONDS = 1
 """How long we wait before we try again to write: nobody empties a full disk sooner."""
 
+READER_SECONDS = 0.1
+"""How long a full pipe stays full before it is given up at the end of the process: a reader that is awake takes
+something sooner."""
+
 MAX_PARTIAL_CHARACTERS = 64 << 10
 """How long a line may be before its end has come: then it is written as it is."""
 
@@ -136,9 +140,11 @@ class _Descriptor:
         try:
             return os.write(self.fd, data)
         except BlockingIOError:  # somebody else has made it non-blocking
+            leaving = self.leaving.is_set()
             wait = select.poll()
             wait.register(self.fd, select.POLLOUT)
-            wait.poll(RETRY_SECONDS * 1000)
+            if not wait.poll(READER_SECONDS * 1000) and leaving:
+                raise
         except OSError:
             if self.leaving.wait(RETRY_SECONDS):
                 raise
