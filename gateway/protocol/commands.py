@@ -209,7 +209,7 @@ def _range_refusal(offer: Offer, command: Cmd, offset: int, length: int) -> Refu
     """Say what is wrong with the range of a command."""
     if offset + length > offer.size:
         beyond = Errno.ENOSPC if command in (Cmd.WRITE, Cmd.WRITE_ZEROES) else Errno.EINVAL
-        text = f"{command.name} of {length} bytes at {offset} ends behind the export's {offer.size}"
+        text = f"{command.name} of {length} bytes at {offset} ends beyond the export's {offer.size} bytes"
         return RefusedCommand(beyond, text)
     if (offset | length) & (offer.alignment - 1):
         text = f"{command.name} of {length} bytes at {offset} is not aligned to {offer.alignment}"
