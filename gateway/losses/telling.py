@@ -84,6 +84,9 @@ class Telling(Ledger):
                 debt.knows_untold = True
 
     def _add_untold(self, why: str, ranges: Iterable[Range]) -> None:
+        """Something is lost that no session was told of yet. Whoever opens the disk from now on has to be told
+        (`open`), until a session that knows of all of it has been (`_tell`).
+        """
         self._untold, self.untold_at = (why, _and(self._untold_ranges, ranges)), self.order.tick()
 
     def untold(self) -> Untold | None:
