@@ -201,7 +201,8 @@ def _shadow(
         if placed.observed:
             would.insert(0, why)
             continue
-        # It takes what is in force. What it does not take is what others would show, which the shadow forgets.
+        # It takes what is in force. What it does not take is what observed ones would show, and the shadow
+        # forgets them. (Where there are none, a hook in force keeps tables apart that are too much for one.)
         if names := ", ".join(each.placed.name for each in shadow.stages if each.placed.observed):
             would.insert(0, f"with {names} in force, {why}")
         shadow = Compiled(view, Table(view.size), enforced.stages[len(in_force) :])
