@@ -32,14 +32,14 @@ Hooks, in the order of a connection's life:
     inherit, retire   another configuration is in force
 
 All but `prepare` and the hooks of commands (`read` and so on) are plain functions that decide and do not wait.
-All of them run where everybody is served: a file that may hang is written by a `Writer`, in a thread.
-A policy without a hook of commands costs the data plane nothing: what `describe` and `commands` say is compiled
-into the table that every request is held against anyway. A hook of commands is a coroutine for each command,
-in which anything may be awaited; `explain` names the commands that it slows.
+All of them run in the thread that serves everybody, so a file that may hang is written by a `Writer`, which has
+a thread of its own. A policy without a hook of commands costs the data plane nothing: what `describe` and
+`commands` say is compiled into the table that every request is held against anyway. A hook of commands is a
+coroutine for each command, in which anything may be awaited; `explain` names the commands that it slows.
 
 Errors: `Denied` (the client does not get the export) and `Failed` (one command fails). Anything else is a bug
 of the policy, and the log has the traceback: a command fails with EIO; in a hook before that, the client is
-hung up on, and nobody else; in `inherit`, the configuration stays as it was.
+hung up on, and nobody else; in `inherit` or `retire`, the reload goes on, and the policy begins anew.
 """
 
 from __future__ import annotations
@@ -106,8 +106,9 @@ __all__ = [
 
 
 class Denied(Exception):
-    """The client does not get the export, or the meta context. The text is logged, and told to the client, but
-    where the export hides, and where it is `admit` that raises: then it hears what a rule that denies it says.
+    """The client does not get the export, or the meta context. The text is logged. The client is told it as
+    well, unless the export is hidden, or `admit` raises: then the client hears what a rule that denies it would
+    say.
     """
 
 
@@ -134,7 +135,7 @@ class Client:
     listener: str = ""
     """The URI of the listener that it came by."""
     hypothetical: bool = False
-    """Nobody is there: `explain` asks what such a client would get. What is done then is not to be recorded."""
+    """There is no such client: `explain` asks what it would get. Nothing of that is to be recorded."""
 
 
 _numbers = count(1)
@@ -150,7 +151,7 @@ class Session:
     number: int = field(default_factory=lambda: next(_numbers))
     """Tells sessions of one run apart."""
     commands: int = 0
-    """Commands that went upstream; what follows is counted up to the end of the session too."""
+    """How many commands went upstream. This, and what follows, is counted up to the end of the session."""
     bytes_from_client: int = 0
     bytes_to_client: int = 0
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -268,14 +269,14 @@ class Policy(BaseModel):
     """`holds` depends on the time, so sessions have to be looked at again as it passes."""
 
     def mistakes(self, exports: Collection[str]) -> Iterable[str]:
-        """Say what is wrong with the options where the configuration has [[export]]s of these names: what would
-        do nothing, and nobody would notice.
+        """Say what is wrong with the options, if the configuration has [[export]]s of these names: what would
+        have no effect without anybody noticing.
         """
         return ()
 
     def lacks(self) -> Iterable[str]:
         """Say what this will need of the machine that is not there, for `nbd-gateway check`, and for the log
-        when a gateway begins to serve (in a thread). Nothing is opened or made for that.
+        when a gateway begins to serve (then this runs in a thread). Open and make nothing here.
         """
         return ()
 
@@ -304,14 +305,14 @@ class Policy(BaseModel):
 
     def peek(self, session: Session) -> Policy:
         """A client asks what it would get: give the policy that would stand here if it opened the export now.
-        Nothing is counted, and no `leave` follows. Raises `Denied`.
+        Count nothing: no `leave` follows. Raises `Denied`.
         """
         return self
 
     def join(self, session: Session) -> Policy:
-        """A session begins: give the policy that stands here for it. Raises `Denied`. If it does not, `leave`
-        of `self` is called at the end. Whoever gives another policy than `self` gives the same in `peek`: INFO
-        tells what GO then does.
+        """A session begins: give the policy that stands here for it. If this does not raise `Denied`, `leave`
+        of `self` is called at the end. If you give another policy than `self`, give the same in `peek`: what
+        INFO tells has to be what GO does.
         """
         return self
 
@@ -344,14 +345,14 @@ class Policy(BaseModel):
     def commands(self, table: Table) -> None:
         """Say what commands may do, in offsets of the view that `describe` gave.
 
-        It is also called where there is no view, for the sake of `table.limit_in_flight` alone: before the
-        session's first command, and after a reload. `self` is then what `join` gave, or the policy now in
-        force, and has not seen `prepare` and `over`.
+        It is also called without a view, for the sake of `table.limit_in_flight` alone: before the session's
+        first command, and after a reload. Then `self` is what `join` gave, or the policy now in force, and
+        neither `prepare` nor `over` was called on it.
         """
 
     def charges(self, session: Session) -> Sequence[Charge]:
-        """Give what a session's commands are charged to: the same buckets each time. After a reload, it is the
-        policy now in force that is asked, which this session may never have joined.
+        """Give what a session's commands are charged to: the same buckets each time. After a reload the policy
+        now in force is asked, which this session may never have joined.
         """
         return ()
 

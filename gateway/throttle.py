@@ -1,29 +1,32 @@
 """Token buckets that sessions share fairly, and the gates that hold their requests back.
 
 A `Bucket` fills with so many tokens a second, up to its burst. A request may begin while the level is above
-zero, and then takes its whole cost, below zero if need be. So a request of any size gets through a bucket of
-any burst, and the average is exact: what one request took too much, the next one waits for.
+zero, and then takes its whole cost, even if the level falls below zero. So a request of any size gets through a
+bucket of any burst, and the average is exact: when one request has taken too much, the next waits until the
+bucket has filled again.
 
 Who comes first where several sessions share a bucket? Not whoever asks first: requests of 1 MiB would get 256
 times what those of 4 KiB get. Each session has a *turn*, a virtual time that grows by the cost of what it
-takes, and whose request would end first by it goes first (weighted fair queueing: Demers, Keshav and Shenker,
-SIGCOMM 1989). The bucket's own virtual time grows by the cost of a request divided among all who want
-something. A newcomer, or one that was idle, begins there: it does not have to wait until all others have had as
-much as it, nor does it get anything for its idleness. By where a request begins instead of where it ends, a
-small one of a session that waits for its replies would come after one large one of every other session.
+takes. The request that would end first by that time goes first (weighted fair queueing: Demers, Keshav and
+Shenker, SIGCOMM 1989). The bucket's own virtual time grows by the cost of a request divided among all who want
+something. A session that is new, or was idle, begins at the bucket's time: it does not have to wait until all
+others have had as much as it, and gains nothing by having been idle. (If the request that begins first went
+first, a session that waits for each reply would see every small request wait for a large one of each other
+session.)
 
 A `Gate` is one session's door. It may stand before several buckets: bytes and operations, of the session, its
 identity, its export. It asks them one after the other, waits at the first that refuses, and charges all of them
-when the last has agreed, so it never holds tokens while it waits. What a bucket has agreed to stands until that
-request begins, even if others have emptied the bucket meanwhile. Asking again would starve whoever stands
-before two busy buckets: both are open for an instant at a time, and hardly ever for the same. The price is
-that a bucket may be overdrawn by one request for each gate that waits elsewhere; the average stays exact.
+when the last has agreed. So it never holds tokens while it waits. When a bucket has agreed to a request, it
+does not take that back, even if others empty it before the request begins. If the gate had to ask again, one
+that stands before two busy buckets would starve: each is open for an instant at a time, and hardly ever both at
+once. So each gate that waits elsewhere may overdraw a bucket by one request; the average stays exact.
 
-What is only *watched* holds nobody back. The bucket says what it would have done (`Bucket.would_hold`), and
-keeps that apart from its level: a rate that was tried out does not begin with what it would have been owed.
+A bucket that is only *watched* holds nobody back. It says for how long it would have (`Bucket.would_hold`), and
+counts that apart from its level. So when a rate that was tried out takes effect, its level has not been lowered
+meanwhile.
 
 `Doors` knows which buckets are waited for, and when the earliest of them opens. Whoever owns it sleeps until
-then and calls `open_due`. Nothing here sleeps, and who has no gate pays nothing.
+then and calls `open_due`. Nothing here sleeps, and a session without a gate costs nothing.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ class Bucket:
         self._queue: list[_Turn] = []  # who waits, in order
         self._doors: Doors | None = None  # of those who wait
         self._due: _Due | None = None  # its entry there
-        # The same as the level, for requests that pass whatever there is:
+        # The same for requests that are only watched:
         self._would_level, self._would_at = self._level, self._at
 
     def __repr__(self) -> str:
@@ -94,7 +97,7 @@ class Bucket:
 
     @property
     def full(self) -> bool:
-        """Nobody owes anything, nor would."""
+        """It holds its whole burst, and would if it had been charged for watched requests as well."""
         self._refill_watched(self._clock())
         return self.level >= self.burst and self._would_level >= self.burst
 
@@ -104,7 +107,7 @@ class Bucket:
         return len(self._queue)
 
     def change(self, per_second: float, burst: float) -> None:
-        """Go on with another rate, and for those who wait too. What it holds, or owes, stays."""
+        """Go on with another rate, also for those who wait. The level stays, above zero or below it."""
         _check(per_second, burst)
         now = self._clock()
         self._refill(now)
@@ -123,18 +126,19 @@ class Bucket:
         self._at = now
         gained = seconds * self.per_second
         if self._queue:
-            # Somebody waits, so this is no idleness, but a driver that comes late (Trio's timers are good for a
-            # millisecond): what it is late for must not be lost, however small the burst.
+            # Somebody waits, so the bucket was not idle: its driver is late (Trio's timers are good for a
+            # millisecond). What came meanwhile must not be lost, however small the burst.
             self._level += gained
         elif self._level < self.burst:
             self._level = min(self._level + gained, self.burst)
 
     def would_hold(self, cost: int) -> float:
-        """Charge a request that passes, whatever there is, to a level beside the real one. Give for how many
-        seconds it would have been held back.
+        """Charge a request that passes in any case to a level beside the real one. Give for how many seconds
+        the bucket would have held it back.
 
-        It is taken to have waited for them, and all that its client sends later to have come so much later: so
-        the next one is not held for the same bytes again, and the seconds of all requests add up.
+        We reckon as if the request had waited so long, and as if all that its client sends after it had come so
+        much later. So the next one is not held for the same bytes again, and the seconds of all requests add
+        up.
         """
         self._refill_watched(self._clock())
         seconds = max(0.0, -self._would_level / self.per_second)
@@ -166,10 +170,10 @@ class Bucket:
         spot.asks = False
 
     def _opening(self) -> float:
-        """When it lets somebody through, by its level of the last look.
+        """Give when it lets somebody through, by its level at the last look.
 
-        Strictly later than that look if it does not now: by rounding, the level may be short of zero then,
-        and a driver that wakes for nothing must not do so at the same time for ever.
+        If it does not do so now, that is strictly later than the last look. By rounding, the level may still be
+        short of zero then, and a driver that wakes for nothing must not wake at the same time for ever.
         """
         if self._level > 0:
             return self._at
@@ -195,13 +199,14 @@ class _Spot:
         self.bucket = bucket
         self.unit = unit
         self.turn = 0.0
-        """Its virtual time: where the request begins that is before the gate, or the next one at least."""
+        """Its virtual time: where the request at the gate begins. If there is none, the next begins no
+        earlier."""
         self.asks = False
-        """There is a request, and since it is there its turn stays."""
+        """There is a request at the gate; as long as there is, `turn` does not change."""
         self.waits: _Turn | None = None
         """Its entry in the queue."""
         self.agreed = False
-        """The bucket lets the request through that is before the gate."""
+        """The bucket has agreed to the request at the gate."""
 
 
 _Turn = tuple[float, int, _Spot]
@@ -259,8 +264,8 @@ class Gate:
         return self._waits_at is not None
 
     def take(self, length: int) -> bool:
-        """Let a request through and charge it everywhere; or say False and `wake` later, when the same
-        request is to be tried again. `length` is that of its data.
+        """Let a request through and charge it everywhere; or say False, and call `wake` when the same request
+        is to be tried again. `length` is that of its data.
         """
         spots = self._spots
         for spot in spots:
@@ -286,7 +291,7 @@ class Gate:
         return True
 
     def replace(self, charges: Charges, watched: Sequence[Watch] = ()) -> None:
-        """Count requests against other buckets from now on. In those that stay, its turn stays."""
+        """Count requests against other buckets from now on. In a bucket that stays, the gate keeps its turn."""
         turns = {(spot.bucket, spot.unit): spot.turn for spot in self._spots}
         waited = self.waits
         self._leave()
@@ -334,7 +339,7 @@ class Gate:
 
 
 class Doors:
-    """The buckets that are waited for; those who share a bucket share this too. `sooner` is called when
+    """The buckets that gates wait for. Gates that share a bucket share this, too. `sooner` is called when
     `next_opening` has become earlier.
     """
 
@@ -347,19 +352,19 @@ class Doors:
         return self._due[0][0] if self._due else None
 
     def open_due(self, now: float) -> None:
-        """Wake those whose turn has come, in order, as long as the level lasts. If there are very many, some
+        """Wake the gates whose turn has come, in order, as long as the level lasts. If they are very many, some
         are left: call again (`next_opening` says so).
         """
         woken = 0
         while self._due and self._due[0][0] <= now and woken < MAX_WAKES:
             bucket = self._due[0][2]
             while woken < MAX_WAKES and (spot := bucket._next_in_turn(now)):
-                spot.gate._open(spot)  # which may come back at once with its next request
+                spot.gate._open(spot)  # the gate may come back at once with its next request
                 woken += 1
             self.expect(bucket)
 
     def expect(self, bucket: Bucket) -> None:
-        """Look anew when a bucket opens: for who waits there, or whether anybody still does."""
+        """Find out anew when a bucket opens, or that nobody waits there any more."""
         if bucket._due is not None:
             del self._due[bisect_left(self._due, bucket._due)]
             bucket._due = bucket._doors = None
@@ -372,8 +377,8 @@ class Doors:
 
 
 def _check(per_second: float, burst: float) -> None:
-    """Nothing would ever get through a bucket without either. It is checked here for whoever builds one by
-    hand.
+    """Check both: without either, nothing would ever get through. A configuration was checked before; this is
+    for whoever makes a bucket by hand.
     """
     for name, value in (("per_second", per_second), ("burst", burst)):
         if not 0 < value < math.inf:

@@ -17,13 +17,14 @@ where the rate is much too low for what it sends.
 Those who share a rate get equal bytes of it, not equal requests. The rate is exact on average, also where
 single requests are longer than the burst: they begin at once, and what comes after them waits so much longer.
 Who was idle may have saved up `burst-bytes` and `burst-operations`; without them it is what a tenth of a second
-brings, and one at least. To connect again neither pays debts nor fills anything, but for `"session"`.
+brings, and one at least. To connect again makes nobody wait less and saves nothing up, but for `"session"`.
 
-On reload, a changed rate holds at once, for running sessions as well; what they saved or owe stays.
+On reload, a changed rate holds at once, for running sessions as well. What they have saved up stays, and so
+does what they have still to wait for.
 
 With `mode = "observe"` nobody waits, and the log tells what each session would have waited for
 (`would be held`: commands, and seconds in all); those who share a rate have the seconds between them. A rate
-that is enforced afterwards begins without debts.
+that is enforced afterwards holds nobody back for what was done before.
 
 nbdkit's rate filter counts bits (its `rate=8M` is `bytes-per-second = "1M"`), reads and writes each by
 themselves, and saves up 2 seconds (`burstiness`). Its `connection-rate` is `per = "session"`, its `rate` is
@@ -47,9 +48,9 @@ from gateway.policy import Bucket, Charge, Field, Policy, PrivateAttr, Session, 
 BURST_SECONDS = 0.1
 """What is saved up by default: little enough that no second has much more than its rate."""
 
-MAX_OWING = 1024
-"""Identities and exports that have gone and whose debts are remembered. Debts are paid by waiting, so most are
-over soon; who can come under more names than this at a time needs another limit.
+MAX_GONE = 1024
+"""Identities and exports that have gone and whose buckets are remembered. A bucket fills by itself, so most are
+forgotten soon; who can come under more names than this at a time needs another limit.
 """
 
 _Key = tuple[str, Unit, object]
@@ -66,19 +67,21 @@ class _Buckets:
 
     clock: Callable[[], float] = time.monotonic
     live: WeakValueDictionary[_Key, _Bucket] = field(default_factory=WeakValueDictionary)
-    """Those that somebody uses, whether or not it joined: a session may be older than this policy. Or owes."""
+    """Those that somebody uses, whether or not it joined: a session may be older than this policy. And
+    those in `gone`."""
     held: dict[Session, dict[_Key, _Bucket]] = field(default_factory=dict)
     """What sessions that have joined use."""
-    owing: dict[_Key, _Bucket] = field(default_factory=dict)
-    """Of those who left. Nobody is to begin anew with a full bucket because it connects again."""
+    gone: dict[_Key, _Bucket] = field(default_factory=dict)
+    """Of those who left, until they are full: nobody is to begin anew with a full bucket because it connects
+    again."""
 
-    def forget_the_paid(self) -> None:
-        """Drop what is full again, and beyond `MAX_OWING` what has been there for longest."""
-        for key, bucket in list(self.owing.items()):
+    def forget_the_full(self) -> None:
+        """Drop what is full again, and beyond `MAX_GONE` what has been there for longest."""
+        for key, bucket in list(self.gone.items()):
             if bucket.full:
-                del self.owing[key]
-        while len(self.owing) > MAX_OWING:
-            del self.owing[next(iter(self.owing))]
+                del self.gone[key]
+        while len(self.gone) > MAX_GONE:
+            del self.gone[next(iter(self.gone))]
 
 
 class Rate(Policy):
@@ -114,18 +117,18 @@ class Rate(Policy):
         return self
 
     def join(self, session: Session) -> Policy:
-        """Remember what the session uses from now on: it may owe something when it leaves."""
-        self._buckets.forget_the_paid()
+        """Remember what the session uses from now on: they may not be full when it leaves."""
+        self._buckets.forget_the_full()
         self._buckets.held[session] = {}
         return self
 
     def leave(self, session: Session) -> None:
-        """Remember no more of it than what it owes."""
+        """Remember no more of it than its buckets, until they are full."""
         buckets = self._buckets
         for key, bucket in buckets.held.pop(session, {}).items():
             if key[0] != "session":  # nobody comes again as the same session
-                buckets.owing[key] = bucket
-        buckets.forget_the_paid()
+                buckets.gone[key] = bucket
+        buckets.forget_the_full()
 
     def charges(self, session: Session) -> Sequence[Charge]:
         """Give the buckets that the session has, or shares; the same ones each time."""

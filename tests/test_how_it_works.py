@@ -54,6 +54,13 @@ def test_its_marks_are_those_of_the_walks() -> None:
     assert set(re.findall("<!-- walk: (.*) -->", PAGE.read_text())) == set(WALKS)
 
 
+def test_its_contents_lead_to_every_section() -> None:
+    text = PAGE.read_text()
+    sections = re.findall("(?m)^## (.*)$", text)
+    contents = re.findall(r"(?m)^- \[(.*)\]\(#(.*)\)$", text.partition("\n## ")[0])
+    assert contents == [(each, each.lower().replace(" ", "-")) for each in sections]
+
+
 def test_its_files_are_there() -> None:
     made_up = {
         "policies/quota.py",

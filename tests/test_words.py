@@ -20,6 +20,10 @@ WORDS, NOUNS = (
 )
 
 
+BOOKKEEPING = r"\b([Oo]we[ds]?|[Oo]wing|[Pp]a(?:ys?|id)|debts?)\b"
+"""Nobody owes or pays here: it is said who waits, who is told, and what is remembered. (`Debt` is a word.)"""
+
+
 def names_in(room: str) -> set[str]:
     """What a room, or a file, defines at its top: classes, and names for types."""
     there = HOUSE / room
@@ -31,6 +35,18 @@ def names_in(room: str) -> set[str]:
         elif isinstance(node, ast.Assign):
             found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return found
+
+
+def test_what_users_read_is_said_without_owing_and_paying() -> None:
+    pages = [TOP / "README.md", *(TOP / "docs").glob("*.md")]
+    sources = [*(HOUSE / "cli").glob("*.py"), *(TOP / "policies").glob("*.py")]
+    found = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in (*pages, *sources)
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.search(BOOKKEEPING, line)
+    ]
+    assert not found
 
 
 def test_they_are_few_and_each_is_there_once() -> None:

@@ -1,5 +1,5 @@
-"""What a chain of policies comes to: one view and one table for the data plane, and stages for requests that go
-through hooks.
+"""What a chain of policies adds up to: one view and one table for the data plane, and stages for requests that
+go through hooks.
 
 A chain is compiled from the upstream to the client: each policy describes the export as the one behind it shows
 it, and adds to the table. A request for which no policy has a hook is checked against one table, however many
@@ -7,8 +7,8 @@ policies there are. A request for which some policy has a hook goes through the 
 (`Compiled.do`). Each of them checks it against what it shows itself, for a hook may make another request of it.
 
 A policy that is only observed (`mode = "observe"`) is left out of all that. The `shadow` is what the chain
-would come to with it: what the shadow refuses is logged, and passes. A shadow has only those observed policies
-that leave offsets as they are, because a request says no more than one offset.
+would be with it. A request that the shadow refuses is logged, and passes. Of the observed policies a shadow has
+only those that leave offsets as they are, because a request has only one offset.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Placed:
     name: str
     """What `use` calls it."""
     observed: bool = False
-    """It is only observed: what it would refuse is logged, and passes."""
+    """It is only observed: a request that it would refuse is logged, and passes."""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """As they are written in the configuration."""
 
@@ -62,7 +62,7 @@ class Stage:
         return offer(self.view, structured=True, extended=True, selected=selected)
 
     def refusal(self, request: Request) -> RefusedCommand | None:
-        """Say why a request must not go further here."""
+        """Say why a request must not go past this policy."""
         command, flags = request.command, request.flags
         refused = self.table[command].refusal(command, flags, request.offset, request.length)
         word = flags << 16 | command
@@ -85,18 +85,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a chain comes to over one export."""
+    """What a chain adds up to over one export."""
 
     view: View
     """What the client is shown."""
     table: Table
-    """What holds for commands without a hook, in offsets of the view. For commands with a hook: what the
-    policies say that stand nearer to the client than the one with the hook, and what that one says."""
+    """What holds for commands without a hook, in offsets of the view. For commands with a hook: what the policy
+    with the hook says, and those that stand nearer to the client."""
     stages: tuple[Stage, ...]
     """Nearest to the client first."""
     shadow: Compiled | None = None
     would: tuple[str, ...] = ()
-    """What observed policies would not have let the client have, beside what the shadow refuses."""
+    """What observed policies would have kept from the client, beside what the shadow refuses."""
 
     @cached_property
     def hooked(self) -> Mapping[Cmd, str]:
@@ -122,8 +122,8 @@ class Compiled:
 
 
 def _check(request: Request) -> None:
-    """Refuse a request that no client can have sent, for that is a bug of the policy that made it. The policies
-    behind go by the length, and the server is sent the data: if these were not the same, a WRITE would get past
+    """Refuse a request that no client can have sent: a policy with a bug has made it. The policies behind look
+    at the length, and the server is sent the data. If these were not the same, a WRITE would get past
     `protect`, or be answered with success and not be done. Raises ValueError.
     """
     if request.offset < 0 or request.length < 0:
@@ -137,49 +137,86 @@ class Enlarged(Exception):
 
 
 def compile_chain(chain: Sequence[Placed], first: View) -> Compiled:
-    """Compile a chain over an export's first view. Raises `Denied`, `Enlarged`, and what policies raise."""
+    """Compile a chain over an export's first view. Raises `Denied`, `Enlarged`, and what policies in force
+    raise. What one raises that is only observed changes nothing.
+    """
     enforced = _compiled([placed for placed in chain if not placed.observed], first)
     if not any(placed.observed for placed in chain):
         return enforced
-    watched: list[Placed] = []
-    would: list[str] = []
-    for placed in chain:
-        if placed.observed:
-            try:
-                shown = placed.policy.describe(enforced.view)
-            except Denied as denied:
-                would.append(f"{placed.name}: {denied}")
-                continue
-            if (shown.base, shown.size) != (enforced.view.base, enforced.view.size):
-                would.append(f"{placed.name}: {shown.size} bytes from {shown.base} on are shown")
-                continue
-        watched.append(placed)
-    return replace(enforced, shadow=_compiled(watched, first, shadow=True), would=tuple(would))
+    shadow, would = _shadow(chain, enforced, first)
+    return replace(enforced, shadow=shadow, would=would)
 
 
 def _compiled(chain: Sequence[Placed], first: View, *, shadow: bool = False) -> Compiled:
-    """Compile a chain. The hooks of a shadow do nothing, so requests reach the policies behind them
-    unchanged.
-    """
     view, table = first, Table(first.size)
     stages: list[Stage] = []
     for placed in reversed(chain):
-        behind, policy = view, placed.policy.over(view)
-        view = policy.describe(behind)
-        hooked = frozenset(policy.hooked(behind))
-        inside = behind.base <= view.base and (view.base + view.size <= behind.base + behind.size)
-        if not inside and not hooked >= RANGED:
-            raise Enlarged(f"{placed.name} shows {view.size} bytes of {behind.size}")
-        table.move(view.base - behind.base, view.size)
-        if not shadow:
-            table.leave_to_stages(hooked)
-        own = Table(view.size)
-        policy.commands(own)
-        table.said_by = f"{placed.name}: " if placed.observed else ""
-        policy.commands(table)
-        view = replace(view, flags=agreed_flags(view.flags, own))
-        stages.insert(0, Stage(replace(placed, policy=policy), behind, view, own, hooked))
+        stages.insert(0, _stage(placed, view, table, shadow=shadow))
+        view = stages[0].view
     return Compiled(view, table, tuple(stages))
+
+
+def _stage(placed: Placed, behind: View, table: Table, *, shadow: bool) -> Stage:
+    """Have a policy describe what is behind it, and add to the table. The hooks of a shadow do nothing, so
+    requests reach the policies behind them unchanged.
+    """
+    policy = placed.policy.over(behind)
+    view = policy.describe(behind)
+    hooked = frozenset(policy.hooked(behind))
+    inside = behind.base <= view.base and (view.base + view.size <= behind.base + behind.size)
+    if not inside and not hooked >= RANGED:
+        raise Enlarged(f"{placed.name} shows {view.size} bytes of {behind.size}")
+    table.move(view.base - behind.base, view.size)
+    if not shadow:
+        table.leave_to_stages(hooked)
+    own = Table(view.size)
+    policy.commands(own)
+    table.said_by = f"{placed.name}: " if placed.observed else ""
+    policy.commands(table)
+    view = replace(view, flags=agreed_flags(view.flags, own))
+    return Stage(replace(placed, policy=policy), behind, view, own, hooked)
+
+
+def _shadow(
+    chain: Sequence[Placed], enforced: Compiled, first: View
+) -> tuple[Compiled, tuple[str, ...]]:
+    """Give what a chain would be if nothing were only observed, and what of that no shadow can have. Each
+    policy is judged at its own place: over what those behind it would show.
+    """
+    shadow = Compiled(first, Table(first.size), ())
+    in_force = list(enforced.stages)
+    would: list[str] = []
+    for placed in reversed(chain):
+        view = shadow.view if placed.observed else in_force.pop().view
+        table = replace(shadow.table, rows=dict(shadow.table.rows))
+        try:
+            stage = _stage(placed, shadow.view, table, shadow=True)
+        except Exception as error:  # a bug, too, must not be felt before the policy is in force
+            why = objection(placed, error)
+        else:
+            if (stage.view.base, stage.view.size) == (view.base, view.size):
+                shadow = Compiled(stage.view, table, (stage, *shadow.stages))
+                continue
+            why = f"{placed.name}: {stage.view.size} bytes from {stage.view.base} on are shown"
+        if placed.observed:
+            would.insert(0, why)
+            continue
+        # It takes what is in force. What it does not take is what observed ones would show, and the shadow
+        # forgets them. (Where there are none, a hook in force keeps tables apart that are too much for one.)
+        if names := ", ".join(each.placed.name for each in shadow.stages if each.placed.observed):
+            would.insert(0, f"with {names} in force, {why}")
+        shadow = Compiled(view, Table(view.size), enforced.stages[len(in_force) :])
+    return shadow, tuple(would)
+
+
+def objection(placed: Placed, error: Exception) -> str:
+    """Say which policy denies something, and why. Many texts of policies begin with the name already. What is
+    no denial is a bug, and said to be what it is.
+    """
+    known = isinstance(error, (Denied, Enlarged))
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    named = text.startswith((f"{placed.name}: ", f"{placed.name} "))
+    return text if named else f"{placed.name}: {text}"
 
 
 @dataclass
@@ -194,14 +231,14 @@ class Membership:
     """Why observed policies would have denied it."""
 
     def leave(self) -> None:
-        """The session has ended: the policy that joined last leaves first. Leaving more than once is the same
-        as once.
+        """The session has ended: the policy that joined last leaves first. To leave more than once does no
+        harm.
         """
         if self.members:
             try:
                 self.members.pop().leave(self.session)
             finally:
-                self.leave()  # one that fails keeps no other from counting right
+                self.leave()  # if one fails, the others count right all the same
 
 
 def peek(chain: Sequence[Placed], session: Session) -> list[Placed]:
@@ -221,10 +258,10 @@ def join(chain: Sequence[Placed], session: Session) -> Membership:
         for placed in chain:
             try:
                 policy = placed.policy.join(session)
-            except Denied as denied:
+            except Exception as error:
                 if not placed.observed:
                     raise
-                membership.would.append(f"{placed.name}: {denied}")
+                membership.would.append(objection(placed, error))
             else:
                 membership.chain.append(replace(placed, policy=policy))
                 membership.members.append(placed.policy)

@@ -5,8 +5,8 @@ file's name, and nothing else has to know of it. Files are listed without being 
 that uses two policies imports two. `use = "read-only"` is read_only.py, for TOML's names have dashes where
 Python's have underscores; files that begin with an underscore are the package's own business.
 
-A policy that is misspelt restricts nothing and nobody notices. So a file is looked at before it is used, and
-whatever in it would never be called (`raed`), or would break when it is, is a `PolicyError`.
+If a hook's name is misspelt, the policy restricts nothing, and nobody notices. So a file is looked at before it
+is used. Whatever in it would never be called (`raed`), or would break when it is called, is a `PolicyError`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PolicySource:
 
 
 class Catalogue:
-    """The policies that are installed. Nothing is looked for until it is asked."""
+    """The policies that are installed. It looks for nothing until it is asked."""
 
     def names(self) -> dict[str, str]:
         """Give the import package of each policy, by the policy's name. Raises `PolicyError`."""
@@ -133,7 +133,7 @@ def _files(entry: EntryPoint) -> Iterator[PolicySource]:
         ) from error
     if not hasattr(package, "__path__"):
         raise PolicyError(f"{_named(entry)} is a file; expected a package, a directory of policies")
-    # Each directory by itself: given all of them, iter_modules leaves out the second file of a name.
+    # One directory at a time: given several, iter_modules leaves out the second file of a name.
     for directory in dict.fromkeys(package.__path__):
         for found in pkgutil.iter_modules([directory]):
             if not found.ispkg and not found.name.startswith("_") and found.name.isidentifier():
@@ -157,7 +157,7 @@ def _import_failure(path: str, error: BaseException) -> str:
         line = error.lineno
     else:
         frame = error.__traceback__
-        while frame is not None:  # the last one in the file: what it called is not its author's
+        while frame is not None:  # the last one in the file: its author did not write what it calls
             if frame.tb_frame.f_code.co_filename == path:
                 line = frame.tb_lineno
             frame = frame.tb_next
@@ -213,7 +213,7 @@ def _mistakes(policy: type[Policy], path: str) -> Iterator[str]:
 
 
 def _methods(policy: type[Policy]) -> Iterator[tuple[str, object]]:
-    """Give what is written in the class, and in what it inherits from below `Policy`, and looks like a hook."""
+    """Give what looks like a hook in the class, and in its bases up to `Policy`."""
     for owner in policy.__mro__:
         if owner in Policy.__mro__:
             continue
@@ -248,7 +248,7 @@ def _no_hook(name: str) -> str:
 
 
 def _misfit(name: str, hook: FunctionType, value: object) -> str | None:
-    """Say why a method cannot be called as the hook of its name is."""
+    """Say why a method cannot be called as the hook of that name is called."""
     expected = list(inspect.signature(hook).parameters)
     if not isinstance(value, FunctionType):
         return f'the hook "{name}" is a {type(value).__name__}; expected a method'
@@ -300,7 +300,7 @@ def _option(name: str, info: FieldInfo) -> Option:
 
 
 def _schema(info: FieldInfo) -> Mapping[str, Any]:
-    """Give what may stand there as a JSON schema, where a type has one."""
+    """Give what an option may be, as a JSON schema, if its type has one."""
     kind: Any = info.annotation
     if info.metadata:
         kind = Annotated[(kind, *info.metadata)]
@@ -313,7 +313,7 @@ def _schema(info: FieldInfo) -> Mapping[str, Any]:
 
 
 def _resolved(part: Any, definitions: Mapping[str, Any]) -> Any:
-    """Give a schema with what it refers to in its place. Options are not recursive."""
+    """Give a schema with each reference replaced by what it refers to. Options are not recursive."""
     if isinstance(part, list):
         return [_resolved(each, definitions) for each in part]
     if not isinstance(part, dict):
@@ -333,7 +333,7 @@ _TYPES = {
 
 
 def _words(schema: Mapping[str, Any]) -> str:
-    """Say what may stand there. A type of a policy's own says it in `WithJsonSchema({"title": ...})`."""
+    """Say in words what an option may be. A policy's own type says it in `WithJsonSchema({"title": ...})`."""
     if "const" in schema:
         return shown(schema["const"])
     if "enum" in schema:
@@ -363,7 +363,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 
 def _toml(value: object, schema: Mapping[str, Any]) -> str:
-    """Give a default as it would be written."""
+    """Give a default as TOML has it."""
     match value:
         case IntEnum():
             return shown(value.name)

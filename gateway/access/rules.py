@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway.access.chain import Placed
+from gateway.access.chain import Placed, objection
 from gateway.access.who import why_not
 from gateway.config import Config, Route, Rule, Use, Who
 from gateway.policy import Client, Denied, Policy
@@ -27,7 +27,7 @@ from gateway.wire.handshake import ListedExport, shown
 
 @dataclass(frozen=True)
 class Grant:
-    """A client may have an export."""
+    """Says that a client may have an export."""
 
     name: str
     """Our name of it."""
@@ -38,7 +38,7 @@ class Grant:
     rule_name: str | int | None = None
     """The rule's name, as it stands in the configuration, or its place among the rules."""
     would: tuple[str, ...] = ()
-    """Why the client would have been denied, if nothing were only observed."""
+    """Why the client would have been denied, if observed rules and policies were enforced."""
     tried: tuple[tuple[str, str], ...] = ()
     """The rules before it, and why they do not mean this client and export."""
 
@@ -60,21 +60,21 @@ class NotGranted(Exception):
         self.name = name
         """Our name of it. None: there is no such export."""
         self.chain = chain
-        """The policies that stand before it."""
+        """The policies that stand before the export."""
         self.hidden = hidden
-        """For the client there is no such export."""
+        """The client must not learn that there is such an export."""
         self.disconnect = disconnect
-        """Its open sessions are ended, too."""
+        """The client's open sessions of the export are ended, too."""
         self.tried = tuple(tried)
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """What LIST shows a client."""
+    """What LIST shows to a client."""
 
     exports: list[ListedExport]
     denied: list[str]
-    """Why it is not shown others: each reason once."""
+    """Why the client is not shown other exports: each reason once."""
 
 
 Place = tuple[str, ...]
@@ -106,13 +106,13 @@ class Access:
 
     @property
     def timed(self) -> bool:
-        """Who may have what changes as time passes."""
+        """Which client may have what changes as time passes."""
         return any(policy.timed for policy in self._policies.values())
 
     def inherit(self, before: Access) -> list[tuple[str, BaseException]]:
-        """Take over what the policies of the configuration before have counted, after which there is no way
-        back. Never raises: a policy that fails to do so begins anew, for none may keep a gateway from new
-        rules. Give the policies that have failed, and how.
+        """Take over what the policies of the configuration before have counted. After that there is no way
+        back. Never raises: a policy that fails here begins anew, for none may keep a gateway from new rules.
+        Give the policies that have failed, and how.
         """
         failed: list[tuple[str, BaseException]] = []
         heirs = {
@@ -136,8 +136,8 @@ class Access:
     # --- The questions
 
     def find(self, client: Client, asked: str) -> Grant:
-        """Give what a client gets that asks for an export by a name. Raises `NotGranted`, and tells the
-        policies of the denial.
+        """Give what a client gets that asks for an export by a name. Raises `NotGranted`, after the policies
+        have been told of the denial.
         """
         try:
             return self._found(client, asked)
@@ -147,11 +147,11 @@ class Access:
             raise
 
     def again(self, client: Client, name: str) -> Grant:
-        """Give what a client would get now that has opened an export of ours. Raises `NotGranted`."""
+        """Give what a client gets now that opened an export of ours earlier. Raises `NotGranted`."""
         route = self.config.route(name)
         number = self._decides(client, name)
         if route is None:
-            # It may have been opened under a configuration before this one.
+            # The client may have opened it under an earlier configuration.
             ends = number is not None and self.config.rule[number].disconnect
             raise NotGranted(f"there is no export {shown(name)}", hidden=True, disconnect=ends)
         if not self.config.rule:
@@ -161,7 +161,7 @@ class Access:
         return self._decided(client, number, name, route)
 
     def listed(self, client: Client, exports: Sequence[ListedExport]) -> Listed:
-        """Give what LIST shows a client, of all exports under our names."""
+        """Give what LIST shows to a client. `exports` are all that there are, by our names."""
         seen: list[ListedExport] = []
         denied: list[str] = []
         for export in exports:
@@ -178,9 +178,10 @@ class Access:
         return Listed(seen, denied)
 
     def must_be_there(self, grant: Grant) -> bool:
-        """Say whether the upstream has to know an export before we tell a client anything of it. That is so
-        where names are hidden, and the export was granted by a pattern. Otherwise a client could tell a hidden
-        export from one that does not exist, because a server may say something of the latter all the same.
+        """Say whether the upstream has to know an export before we tell a client anything of it. That is so if
+        names are hidden, and the export was granted by a pattern. Otherwise a client could tell a hidden export
+        from one that does not exist: of the hidden one we say nothing, but a server may say something even of
+        one that does not exist.
         """
         return self._hides and self.config.exports[grant.route.number].exact_name is None
 
@@ -201,7 +202,7 @@ class Access:
         return "no rule lets anybody through"
 
     def _is_called(self, number: int, name: str) -> bool:
-        """Say whether a rule has a name by which an export of ours can be asked for."""
+        """Say whether a client can ask for an export of ours by any name, if a rule decides."""
         shows: Sequence[ListedExport] = (ListedExport(name),)
         for placed in reversed(self._of_rules[number]):
             if not placed.observed:
@@ -267,7 +268,7 @@ class Access:
         route: Route,
         tried: Sequence[tuple[str, str]] = (),
     ) -> Grant:
-        """Do what a rule says about a client and an export that it means."""
+        """Grant or deny an export to a client, as the rule says that means both."""
         rule = self.config.rule[number]
         chain = (*self._of_rules[number], *self._of_exports[route.number])
         if rule.deny:
@@ -304,11 +305,14 @@ class Access:
         for placed in chain:
             try:
                 placed.policy.admit(client)
-            except Denied as denied:
-                why = f"{placed.name}: {denied}"
-                if not placed.observed:
+            except Exception as error:
+                why = objection(placed, error)
+                if placed.observed:
+                    would.append(why)
+                elif isinstance(error, Denied):
                     raise NotGranted(why, name, chain, hidden=route.hide, tried=tried) from None
-                would.append(why)
+                else:
+                    raise
         label, called = "", None
         if number is not None:
             label, called = self._label(number), self.config.rule[number].name or number + 1
@@ -320,7 +324,7 @@ class Access:
         if route is None:
             return NotGranted(f"there is no export {shown(asked)}", hidden=True, tried=tried)
         if (number := self._decides(client, asked)) is not None:
-            # A rule is for it, and one of its policies knows it by another name, or by none.
+            # A rule means this client and export, but its policies know the export by another name, or by none.
             why = f"{self._label(number)} has no export {shown(asked)}"
             chain = (*self._of_rules[number], *self._of_exports[route.number])
             return NotGranted(why, asked, chain, hidden=True, tried=tried)
@@ -337,8 +341,8 @@ class Access:
         return f"rule {shown(name)}" if name else f"rule {number + 1}"
 
     def _leads_to(self, client: Client, shown_name: str, name: str) -> bool:
-        """Say whether a client that asks for what it was shown gets the export that was meant, which it may
-        have by our name for it.
+        """Say whether a client that asks by the name that it was shown gets the export that this name stands
+        for.
         """
         if shown_name == name and not self.config.rule:
             return True
@@ -385,5 +389,5 @@ def _identity(rule: Rule) -> str:
 
 
 def _only_observed(rule: Rule) -> bool:
-    """Say whether a rule denies only on trial: it is logged, and lets pass."""
+    """Say whether a rule would deny, but is only observed: then it logs, and lets the client pass."""
     return rule.deny and rule.mode == "observe"

@@ -1,8 +1,8 @@
 """Does `who` of a rule mean this client?
 
 Patterns are compared with parsed names, and networks with parsed addresses, never with formatted ones. A CN of
-"x,CN=admin" is one CN with a comma in it, and 10.0.0.10 does not begin like 10.0.0.1. A subject with two CNs
-says two things of who it is, and matches no pattern of CNs.
+"x,CN=admin" is one CN with a comma in it, and 10.0.0.10 is not in the network 10.0.0.1 although its text begins
+so. A subject with two CNs says two things of who it is, and matches no pattern of CNs.
 """
 
 from __future__ import annotations

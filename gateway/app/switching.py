@@ -163,8 +163,8 @@ def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:
         left = disk.losses.untold()
         if forgotten:
             disk.is_left()
-            owed = "" if left is None else f"; still: {in_words(left)}"
-            found.append(f"{called}: what nobody was told of is forgotten{owed}")
+            still = "" if left is None else f"; still: {in_words(left)}"
+            found.append(f"{called}: what nobody was told of is forgotten{still}")
         elif left is not None:
             found.append(f"{called}: {in_words(left)}")
     unnamed = 0 if export is not None else service.disks.unnamed

@@ -1,8 +1,7 @@
 """The command line: one file per verb, and the only place that prints for people.
 
-A verb's module is imported when the verb is asked for, and imports what it needs where it needs it:
-`serve` listens within a fraction of a second because nothing is loaded that only help texts or another
-verb use.
+A verb's module is imported when the verb is asked for, and imports what it needs where it needs it. So `serve`
+listens within a fraction of a second: nothing is loaded that only help texts or other verbs use.
 
     serve.py     the gateway itself
     demo.py      what it is for, on a server that needs it
@@ -27,9 +26,9 @@ And what several of them need:
     running.py   speaking to a gateway that runs
     vocabulary.py  names that a configuration may use, from the packages that define them
 
-Exit status: 0 done, 1 it cannot be done (the configuration or the machine is to blame), 2 the command
-line is to blame, 3 done, and something has to be seen to. Every error is one line on standard error for each
-thing wrong, and never a traceback.
+Exit status: 0 done, 1 it cannot be done (the configuration or the machine is to blame), 2 the command line is
+to blame, 3 done, but something has to be seen to. For each thing that is wrong there is one line on standard
+error, and never a traceback.
 """
 
 import errno
@@ -80,14 +79,14 @@ for _order, _verb in enumerate(VERBS):
 BEGIN_WITH = "Begin with: nbd-gateway demo. All of a verb: nbd-gateway help VERB"
 
 RUNS_A_COMMAND = ("pause",)
-"""Verbs that run a command of the user's, which is all that comes after "--"."""
+"""Verbs that run a command of the user: all that comes after "--"."""
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C: what a shell gives for it."""
+"""Exit status after Ctrl-C, as a shell has it."""
 
 
 class UsageError(Exception):
-    """The command line cannot be meant; the text says what to write instead."""
+    """The command line makes no sense; the text says what to write instead."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,14 +102,14 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = [*arguments[1:], "--help"]
     of_all = arguments in ([], ["--help"], ["-h"])
     if of_all:
-        # What all verbs do is in their modules, which cyclopts does not import to list them.
+        # Import all verbs, for the list takes their texts from there, and cyclopts does not import them for it.
         for verb in VERBS:
             app[verb]
     try:
         status = app(arguments)
         if of_all:
-            print(BEGIN_WITH)  # as an epilogue of the app's, every verb's help would end with it
-        if sys.stdout is not None:  # as it is where the shell has closed it: >&-
+            print(BEGIN_WITH)  # as the app's epilogue it would end every verb's help
+        if sys.stdout is not None:  # the shell may have closed it: >&-
             sys.stdout.flush()
     except UnusedCliTokensError as error:
         complain(_unexpected(error.unused_tokens or [], error.command_chain or ()))
@@ -123,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not isinstance(why, OSError) or why.errno not in _UNWRITABLE:
             raise
         write_no_more()
-        # Whoever read us (head, less) has seen enough, and that is no mistake.
+        # Whoever reads us (head, less) has seen enough. That is no error.
         if why.errno != errno.EPIPE:
             complain(f"standard output cannot be written: {why.strerror}")
         return 1
@@ -131,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_no_more() -> None:
-    """Standard output cannot be written to: nothing is left to be flushed at exit, which would fail."""
+    """Standard output cannot be written: discard what is left, for to flush it at exit would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -151,7 +150,7 @@ def _unexpected(arguments: Iterable[str], verb: Iterable[str]) -> str:
     )
 
 
-# Verbs answer for the files that they open; with these, what is left is standard output.
+# Each verb handles errors of the files that it opens, so one of these is about standard output.
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -163,9 +162,8 @@ def _first(error: Exception) -> Exception:
 
 
 def complain(message: str) -> None:
-    """Say a line on standard error, with our name before it. Nobody can be told if that fails.
-
-    What a peer has said may be in it, and must not command the terminal.
+    """Print a line on standard error, with our name before it. If that fails, there is nobody to tell. A peer's
+    words may be in it, and must not command the terminal.
     """
     from gateway.wire.handshake import printable
 

@@ -19,11 +19,11 @@ _Found = TypeVar("_Found")
 
 
 class TookTooLong(Exception):
-    """The time that the user allows is over; the text says so."""
+    """The time that the user has allowed is over; the text says so."""
 
 
 def target_of(text: str) -> Target:
-    """Give the server that a verb is asked about. Raises `UsageError`."""
+    """Give the server that the user asks about. Raises `UsageError`."""
     from gateway.uri import UriError, parse_upstream
 
     try:
@@ -33,7 +33,7 @@ def target_of(text: str) -> Target:
 
 
 def export_named(name: str) -> str:
-    """Give the name of an export that a verb is asked about, if it can be one. Raises `UsageError`."""
+    """Give the name of the export that the user asks about. Raises `UsageError` if it can be none."""
     from gateway.uri import UriError, check_name
 
     try:
@@ -43,7 +43,7 @@ def export_named(name: str) -> str:
 
 
 def found_within(seconds: float | None, ask: Callable[[], Awaitable[_Found]]) -> _Found:
-    """Ask, for so many seconds (None: without an end of our own). Raises `TookTooLong`, `UsageError`."""
+    """Ask, for so many seconds at most (None: without a limit). Raises `TookTooLong`, `UsageError`."""
     import trio
 
     if seconds is not None and not seconds > 0:
@@ -60,7 +60,7 @@ async def _within(seconds: float | None, ask: Callable[[], Awaitable[_Found]]) -
 
 
 def failed(target: Target, error: Exception, *, as_json: bool) -> int:
-    """Say why a server could not be asked, to people or to programs; give the exit status."""
+    """Say to people or to programs why a server could not be asked; give the exit status."""
     text = f"{target}: {error}" if isinstance(error, TookTooLong) else str(error)
     if as_json:
         import json

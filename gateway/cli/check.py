@@ -40,7 +40,7 @@ def check(
         lines = [*summary(config), *(() if offline else _warnings(config))]
     except ConfigError as error:
         problems = error.problems
-        # Bare, without our name before it: editors jump to file:line.
+        # Without our name before it: editors jump to file:line.
         print(error, file=sys.stderr)
     if as_json:
         import json
@@ -55,7 +55,7 @@ def check(
         }
         print(json.dumps(said, indent=2))
     elif not problems:
-        from gateway.wire.handshake import printable  # no terminal obeys what is in a name
+        from gateway.wire.handshake import printable  # a name must not command the terminal
 
         print(printable(f"{path}: ok"))
         for line in lines:
@@ -82,7 +82,7 @@ def _checked(path: Path, *, offline: bool) -> Config:
 
 
 def _warnings(config: Config) -> Iterator[str]:
-    """What serves now, and may not for long."""
+    """Say what serves now, and may not for long."""
     from gateway.inspect.needs import ending
 
     for text in ending(config):
@@ -90,7 +90,7 @@ def _warnings(config: Config) -> Iterator[str]:
 
 
 def summary(config: Config) -> Iterator[str]:
-    """What a configuration would serve, in lines for people."""
+    """Say what a configuration would serve, in lines for people."""
     for listen in config.listen:
         yield _listens(listen)
     for rule in config.exports:
@@ -136,14 +136,14 @@ def _listens(listen: Listen) -> str:
 
 
 def _trusts(listen: Listen) -> str:
-    """Whom it believes who a client is."""
+    """Say which load balancers a listener believes about who its client is."""
     if listen.proxy_protocol is None:
         return ""
     return f", PROXY headers from {' and '.join(map(str, listen.proxy_protocol))}"
 
 
 def _greets(listen: Listen) -> str:
-    """What is unusual about a listener's greeting."""
+    """Say what is unusual about a listener's greeting."""
     if listen.style == "oldstyle":
         return f", oldstyle: {_export(listen.export)}"
     if "handshake_flags" not in listen.model_fields_set:

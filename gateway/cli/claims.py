@@ -1,7 +1,7 @@
 """Who somebody is, in the words of a command line: what `--as` and `--from` say of a client that is not there.
 
-It has what TLS would have proved. Whoever has a name of a certificate has a certificate, and whoever has a
-certificate or a pre-shared key comes over TLS.
+We reckon as if TLS had proved what is said. A client with a certificate's name has a certificate, and a client
+with a certificate or a pre-shared key comes over TLS.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ CERTIFICATE = ("cn", "issuer-cn", "san-dns", "san-uri")
 KEYS = (*CERTIFICATE, "fingerprint", "psk-user", "unix-user", "tls")
 
 UNKNOWN_FINGERPRINT = 64 * "0"
-"""Of a certificate of which only names are said."""
+"""The fingerprint of a certificate of which only names are said."""
 
 TLS_VERSION, CIPHER = "TLSv1.3", "TLS_AES_256_GCM_SHA384"
-"""What two peers of today agree on. No rule asks for it."""
+"""What two peers of today agree on. No rule looks at it."""
 
 
 def identity_of(claims: Sequence[str], address: str | None) -> Identity:
@@ -57,7 +57,7 @@ def identity_of(claims: Sequence[str], address: str | None) -> Identity:
 
 
 def time_of(text: str | None) -> datetime:
-    """Give the time that is meant, with its zone: now, if none is said. Raises `UsageError`."""
+    """Give the time that is said, with its zone; if none is, now. Raises `UsageError`."""
     if text is None:
         return datetime.now().astimezone()
     try:

@@ -29,7 +29,7 @@ def demo() -> int:
 
 
 def show(seen: Seen) -> None:
-    """Print both sides beside each other, and how to look for oneself."""
+    """Print both sides beside each other, and how users can look for themselves."""
     from rich.console import Console
     from rich.table import Table
 

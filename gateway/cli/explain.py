@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 NO_TEXT = "none"
-"""What is said of a description that is not there."""
+"""Stands for a description that is not there."""
 
 FILE_COLUMNS = 1000
-"""In a file or a pipe, tables are as wide as they like: more policies than that change no flag."""
+"""How wide a table may be in a file or a pipe: no more policies than fit in there change flags."""
 
 
 def explain(
@@ -130,7 +130,7 @@ def show(found: Report) -> None:
             say("sessions that are open are ended")
         return
     _show_chain(found, say)
-    best = found.views[-1]  # extended headers show all that there is
+    best = found.views[-1]  # the one with extended headers shows all that there is
     assert found.grant is not None
     route = found.grant.route
     places = f" ({' or '.join(found.uris)})" if found.uris else ""
@@ -239,7 +239,7 @@ def _flag_table(views: list[Explanation]) -> Table:
 
 
 def _results(views: list[Explanation]) -> Iterable[tuple[str, int]]:
-    """Give the flags that clients are told, and which clients, if it is not all the same."""
+    """Give the flags that clients are told, and which clients if they are not told the same."""
     framings: dict[int, list[str]] = {}
     for each in views:
         framings.setdefault(each.told.flags, []).append(str(each.client))
@@ -291,7 +291,7 @@ def _show_reasons(views: list[Explanation], say: Say) -> None:
 
 
 def _grouped(restrictions: Mapping[Cmd, tuple[Restriction, ...]]) -> Iterable[str]:
-    """Say what holds for several commands once."""
+    """Say only once what holds for several commands."""
     commands: dict[str, list[str]] = {}
     for command, several in restrictions.items():
         for each in several:

@@ -22,7 +22,8 @@ def init(path: Path = Path("gateway.toml"), /, *, force: bool = False) -> int:
         if there is not None and stat.S_ISDIR(there.st_mode):
             complain(f"{path} is a directory; name a file in it, such as {path / 'gateway.toml'}")
             return 1
-        # A link goes on leading where it does; and what is no file, /dev/stdout say, has nothing beside it.
+        # A link still leads to the same place afterwards. What is no file (/dev/stdout) has no place beside it
+        # for a new one.
         file = path.resolve() if force else path
         if force and there is not None and not stat.S_ISREG(there.st_mode):
             file.write_bytes(text)

@@ -17,7 +17,8 @@ def losses(
     opens the disk. Ranges are those of the server's disk, in bytes.
 
     :param export: The export whose disk is meant. Default: all disks.
-    :param forget: Drop what nobody was told of, so that no later client is. Who is owed it is told still.
+    :param forget: Drop what nobody was told of, so that no later client is. Sessions that
+        have still to be told are told all the same.
     :param config: The configuration, whose [control] says where the gateway listens. Default: gateway.toml.
     :param socket: The control socket itself.
     """

@@ -81,7 +81,7 @@ def _pause_for(
 
 
 async def _paused_for(socket: Path, arguments: Mapping[str, object], command: str) -> int:
-    """The pause lasts as long as this connection, so it ends whatever becomes of us."""
+    """Run a command while a connection holds the pause, so that the pause ends whatever becomes of us."""
     import secrets
 
     from gateway.cli.running import SEEN_TO, asking_gateway, said
@@ -92,7 +92,7 @@ async def _paused_for(socket: Path, arguments: Mapping[str, object], command: st
         if not answer.ok:
             return said(answer)
         for done in answer.done:
-            complain(done)  # standard output is the command's
+            complain(done)  # standard output belongs to the command
         status = await _run(command)
         which = {key: arguments[key] for key in ("export", "upstream", "all") if key in arguments}
         async with asking_gateway(socket, "resume", {**which, **me}) as resumed:
@@ -105,8 +105,8 @@ async def _paused_for(socket: Path, arguments: Mapping[str, object], command: st
 
 
 async def _run(command: str) -> int:
-    """Run a shell command to its end, and give its status as a shell does. A signal that would end us is handed
-    on to it: what it does must not go on when nothing is held any more. (One from the terminal has it already.)
+    """Run a shell command to its end, and give its status as a shell does. We hand on a signal that would end
+    us: the command must not go on when nothing is held any more. (The terminal sends SIGINT to it as well.)
     """
     import signal
 
@@ -125,7 +125,7 @@ async def _run(command: str) -> int:
             if number != signal.SIGINT:
                 process.send_signal(number)
 
-    # Not Trio's receiver: what came just as the command ended, that would deliver to us once more.
+    # Not Trio's receiver: that would deliver to us once more what came just as the command ended.
     heeded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, heed) for number in heeded}
     try:

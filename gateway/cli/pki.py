@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pki = App(name="pki", help="Make certificates and keys for trying TLS out.")
 
 MAX_DAYS = 3650
-"""Nobody tries anything out for ten years; and a date has four digits of the year (RFC 5280, 4.1.2.5)."""
+"""Nobody tries anything out for ten years, and a date has a year of four digits (RFC 5280, 4.1.2.5)."""
 
 
 @pki.command
@@ -136,20 +136,20 @@ def revoke(directory: Path, client: str, /) -> int:
 
 
 def _say_when(what: str) -> None:
-    """Say how long it takes: who has revoked something tries it out, and sees it work for a while."""
+    """Say how long it takes: somebody who revokes a certificate and tries it sees it work for a while."""
     from gateway.tls.rotation import TAKEN_UP_SECONDS
 
     print(f"\n{what} within {TAKEN_UP_SECONDS} s; nbd-gateway reload, or SIGHUP, does it at once.")
 
 
 def _in_shell(path: Path) -> str:
-    """Give a path as a shell takes it, in printable characters."""
+    """Give a path quoted for a shell, in printable characters."""
     text = str(path)
     if text.isprintable():
         return quote(text)
     safe = set(range(32, 127)) - {*b"'\\"}
     written = (chr(byte) if byte in safe else f"\\x{byte:02x}" for byte in bytes(path))
-    return f"$'{''.join(written)}'"  # no other quotes know \\x
+    return f"$'{''.join(written)}'"  # other quotes do not know \\x
 
 
 def _check_days(days: int) -> None:

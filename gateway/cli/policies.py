@@ -66,7 +66,7 @@ def policies(
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What there is to say of a policy."""
+    """The page of a policy."""
 
     name: str
     package: str
@@ -75,7 +75,7 @@ class Page:
     """What its docstring says after the first line."""
     options: list[Option]
     commands: list[str]
-    """Those that may have to go through its hooks, which makes them slower."""
+    """The commands that may have to go through its hooks, which makes them slower."""
     hooks: list[str]
 
 

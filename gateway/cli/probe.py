@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gateway.inspect.probe import Probe, Probed
 
 MAX_MISNAMED = 8
-"""Names of exports that are shown of those that nobody can ask for."""
+"""How many names are shown of exports that nobody can ask for."""
 
 AT_RISK = 3
 """Exit status if a client that goes to the server directly may lose data."""
@@ -137,12 +137,12 @@ def _show(found: Probe) -> None:
         title = f'"{printable(export.name)}"' if export.name else "the default export"
         table = Table(title=Text(title), title_justify="left", show_header=False)
         for what, said in _rows(export):
-            table.add_row(what, Text(printable(said)))  # neither the terminal nor rich obeys it
+            table.add_row(what, Text(printable(said)))  # for neither the terminal nor rich to obey
         console.print(table)
 
 
 def _rows(export: Probed) -> Iterator[tuple[str, str]]:
-    """Say what is known of an export, in pairs of what it is and how it is."""
+    """Give what is known of an export, as rows: a property, and what it is."""
     program, evidence, sizes = export.program, export.evidence, export.evidence.block_sizes
     yield "program", f"{program.name} {program.versions}".strip()
     for reason in program.reasons:

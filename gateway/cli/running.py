@@ -1,4 +1,4 @@
-"""Speaking to a gateway that runs, for the verbs that do."""
+"""Speaks to a running gateway, for the verbs that need one."""
 
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from gateway.admin.control import ControlAnswer
 
 SEEN_TO = 3
-"""Exit status: it is done, and something has to be seen to."""
+"""Exit status: it is done, but something has to be seen to."""
 
 
 SILENT_SECONDS = 1
-"""How long nobody wonders: most is done sooner."""
+"""After how long we say what is waited for: most is done sooner, and nobody wonders."""
 
 
 class NoAnswer(Exception):
-    """No gateway was asked, or none has answered; the text says why."""
+    """No gateway could be asked, or none has answered; the text says why."""
 
 
 def ask_gateway(
@@ -61,8 +61,8 @@ def do(
     *,
     waits_for: str | None = None,
 ) -> int:
-    """Have a gateway do something and print what it says; give the exit status. `waits_for` is what may take
-    its time; who sits before it is told.
+    """Have a gateway do something and print what it says; give the exit status. `waits_for` says what may take
+    its time, for people at a terminal.
     """
     try:
         with _telling(waits_for, arguments):
@@ -78,8 +78,8 @@ def do(
 
 @contextmanager
 def _telling(waits_for: str | None, arguments: Mapping[str, object]) -> Iterator[None]:
-    """Say at a terminal what is waited for, and for how long, if there is no answer soon. The gateway has one
-    line to say, which comes at the end.
+    """Say at a terminal what is waited for, and for how long, if there is no answer soon. The gateway itself
+    says nothing before its answer.
     """
     if waits_for is None or sys.stderr is None or not sys.stderr.isatty():
         yield
@@ -100,7 +100,7 @@ def _telling(waits_for: str | None, arguments: Mapping[str, object]) -> Iterator
 
 
 def said(answer: "ControlAnswer") -> int:
-    """Print what a gateway has answered, in which may be what its servers say; give the exit status."""
+    """Print what a gateway has answered; give the exit status. Words of its servers may be in the answer."""
     from gateway.wire.handshake import printable
 
     try:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from gateway.tls.rotation import Stamp
 
 DEFAULT_LISTEN = "nbd://127.0.0.1:10810"
-"""One above NBD's own port, since the server behind us is often on this machine; and nobody else's
-business until the user says so."""
+"""One above NBD's own port, because the server behind us is often on this machine; and only for this machine,
+until the user says otherwise."""
 
 UPSTREAM_NAME = "main"
-"""What the only upstream of a command line is called in logs."""
+"""The name in logs of the only upstream of a command line."""
 
 
 def serve(
@@ -84,7 +84,7 @@ def serve(
         if run is not None and config is None and not listen:
             from gateway.net.private import PrivateSocket
 
-            # As nbdkit does: nobody but the command and its user can reach the socket.
+            # Like nbdkit: nobody but this user, and so the command, can reach the socket.
             try:
                 private = PrivateSocket()
             except OSError as error:
@@ -93,7 +93,7 @@ def serve(
             stack.callback(private.remove)
             socket = NbdUri(tls=False, transport=Transport.UNIX, socket_path=private.path)
             listen = (str(socket),)
-        load = partial(  # again for each reload: what the command line says beside a file, it goes on saying
+        load = partial(  # for each reload, too: what the command line says beside a file stays in force
             build_config,
             upstream,
             config=config,
@@ -126,7 +126,7 @@ def _run(
     source: "tuple[Path, Callable[[], Config], Stamp | None] | None",
     options: tuple[str | None, Path | None, bool],
 ) -> int:
-    """Serve. `ConfigSource` and `RunOptions` are made in here: only now are their modules loaded."""
+    """Serve. `ConfigSource` and `RunOptions` are made here, because their modules are loaded only now."""
     import trio
 
     from gateway.app import run as app
@@ -151,8 +151,8 @@ def build_config(
     log_level: str | None = None,
     log_format: str | None = None,
 ) -> "Config":
-    """What the command line means; `UsageError` or `ConfigError` if it means nothing. `listener` are keys of
-    every `[[listen]]`, None where nothing was said.
+    """Give the configuration that the command line means. Raises `UsageError` or `ConfigError` if it makes no
+    sense. `listener` are keys of every `[[listen]]`, None for each that was not given.
     """
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import load
@@ -183,8 +183,8 @@ def build_config(
             raise UsageError(
                 f"{option} cannot be used with --config: write it into the file, below [[listen]]"
             )
-    # What concerns this run rather than the service may be said beside a file. It is held against the
-    # same models by building a configuration that has nothing else to go wrong.
+    # Arguments about this run, rather than the service, may be given beside a file. To check them by the same
+    # models, we build a configuration in which nothing else can be wrong.
     here, file = _build(data), load(config, vocabulary())
     log = file.log.model_copy(update={key: getattr(here.log, key) for key in data.get("log", {})})
     update: dict[str, object] = {"log": log}
@@ -201,7 +201,7 @@ def _as_data(
     log_level: str | None,
     log_format: str | None,
 ) -> dict[str, Any]:
-    """The file that says the same as these arguments."""
+    """Give the content of a file that says the same as these arguments."""
     socket_mode = listener.pop("socket-mode", None)
     if listener.keys() & {"certificates", "psk"}:
         listener.setdefault("tls", "require")  # whoever gives them means them
@@ -210,7 +210,7 @@ def _as_data(
     ]
     if socket_mode is not None:
         unix = [listener for listener in listeners if "+unix:" in listener["uri"]]
-        for listener in unix or listeners[:1]:  # without any, the first one's check explains
+        for listener in unix or listeners[:1]:  # if there is none, the first one's check explains
             listener["socket-mode"] = socket_mode
     return _given(
         {
@@ -234,7 +234,7 @@ def _build(data: dict[str, Any]) -> "Config":
 
 
 def _argument(path: "KeyPath") -> tuple[None, str]:
-    """Which argument gave a key of the data."""
+    """Say which argument gave a key of the data."""
     match path:
         case ("upstream", *_):
             return None, "UPSTREAM"
@@ -246,5 +246,5 @@ def _argument(path: "KeyPath") -> tuple[None, str]:
 
 
 def _option(key: str) -> str:
-    """Which argument says a key of `[[listen]]`, or of the top of the file."""
+    """Say which argument gives a key of `[[listen]]`, or of the top of the file."""
     return f"--tls-{key}" if key in ("certificates", "verify-client", "psk") else f"--{key}"

@@ -38,7 +38,7 @@ def switch(
     from gateway.cli.running import do, meant
 
     if upstream is not None and uri is None:
-        export, uri = None, export  # there is no name that would come before it
+        export, uri = None, export  # with --all or --upstream, no name comes before it
     arguments = meant(export, all_=all_, upstream=upstream)
     if uri is not None:
         arguments["uri"] = uri

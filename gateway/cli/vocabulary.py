@@ -1,4 +1,6 @@
-"""Names that a configuration may use, from the packages that define them: `gateway.config` is a leaf."""
+"""Names that a configuration may use, from the packages that define them, for `gateway.config` imports none of
+them.
+"""
 
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def vocabulary() -> Vocabulary:
-    """Give what may be named. Nothing is imported for it until a configuration names something."""
+    """Give the names. Nothing is imported for them until a configuration names something."""
     return Vocabulary(_quirks, _personalities, _policy, _hooks, _mistakes)
 
 

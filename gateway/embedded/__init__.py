@@ -1,7 +1,7 @@
 """NBD servers of our own: over memory, over a file, and a scriptable one with the manners of old servers.
 
-They are the upstream of `memory:1G`, `file:disk.img` and `legacy:qemu-3.0`, reached over a socket pair
-without leaving the process, and the misbehaving peer of the tests. They speak through `gateway.wire` and
+`memory:1G`, `file:disk.img` and `legacy:qemu-3.0` name them as upstreams, which are reached over a socket pair
+within the process. For the tests they are the peer that misbehaves. They speak through `gateway.wire` and
 `gateway.protocol` like everything else here.
 
     server.py       a connection's life, from the greeting to the end
@@ -51,7 +51,7 @@ def make_server(
 ) -> Server:
     """Give the server that a short form of an upstream stands for. Raises `DiskError`.
 
-    Without a deadline for negotiation: within the process, whoever connects has one of its own.
+    By default negotiation has no deadline here: within the process, the client has one of its own.
     """
     personality = PERSONALITIES["plain"]
     disk: ServedDisk

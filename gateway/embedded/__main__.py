@@ -22,7 +22,7 @@ BACKLOG = 1024
 
 
 async def serve(server: Server, *, unix: Path | None, host: str, port: int) -> None:
-    """Say where, once clients can connect, and serve until cancelled."""
+    """Print the URI as soon as clients can connect, and serve until cancelled."""
     if unix is None:
         listeners = await trio.open_tcp_listeners(port, host=host)
         port = listeners[0].socket.getsockname()[1]
@@ -56,7 +56,7 @@ def main() -> None:
         if isinstance(target, NbdUri):
             raise UriError(arguments.disk, "an embedded server is memory:, file: or legacy:")
         server = make_server(target, handshake_seconds=HANDSHAKE_SECONDS)
-        # Not suppress(), which looks into the group that a nursery makes of it only from Python 3.12 on.
+        # Not suppress(): before Python 3.12 it does not look into the group that a nursery makes of it.
         try:
             trio.run(
                 lambda: serve(server, unix=arguments.unix, host=arguments.host, port=arguments.port)

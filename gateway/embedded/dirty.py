@@ -12,7 +12,7 @@ DIRTY = 1 << 0
 
 
 class TrackedDisk:
-    """A disk whose changes are written down, one byte for each `GRAIN_BYTES`."""
+    """A disk that notes where it was changed: one byte for each `GRAIN_BYTES`."""
 
     def __init__(self, disk: ServedDisk) -> None:
         self._disk = disk
@@ -26,19 +26,19 @@ class TrackedDisk:
         self.extents = disk.extents
 
     async def write(self, offset: int, data: Data, *, fua: bool) -> None:
-        """Write, and write it down."""
+        """Write, and note where."""
         self._mark(offset, len(data))
         await self._disk.write(offset, data, fua=fua)
 
     async def trim(self, offset: int, length: int, *, fua: bool) -> None:
-        """Trim, and write it down."""
+        """Trim, and note where."""
         self._mark(offset, length)
         await self._disk.trim(offset, length, fua=fua)
 
     async def zero(
         self, offset: int, length: int, *, fua: bool, may_trim: bool, fast: bool
     ) -> None:
-        """Zero, and write it down."""
+        """Zero, and note where."""
         self._mark(offset, length)
         await self._disk.zero(offset, length, fua=fua, may_trim=may_trim, fast=fast)
 

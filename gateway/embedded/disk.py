@@ -41,7 +41,7 @@ class ServedDisk(Protocol):
 
     @property
     def read_only(self) -> bool:
-        """Nothing that changes the disk may be called."""
+        """No method that changes the disk may be called."""
 
     @property
     def immediate(self) -> bool:
@@ -62,32 +62,32 @@ class ServedDisk(Protocol):
     async def zero(
         self, offset: int, length: int, *, fua: bool, may_trim: bool, fast: bool
     ) -> None:
-        """Make it read as zeros; `may_trim`: holes may come of it. `fast`: raise ENOTSUP, with nothing
-        done, if it would not be quicker than writing zeros.
+        """Make a range read as zeros; `may_trim`: it may become a hole. `fast`: raise ENOTSUP, with nothing
+        done, if that would not be quicker than to write zeros.
         """
 
     async def cache(self, offset: int, length: int) -> None:
         """Read ahead."""
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
-        """Tell holes from data, from `offset` on: at least one extent, none of them empty, none reaching
-        behind `offset + length`; fewer than asked for if they are too many.
+        """Tell holes from data, from `offset` on: at least one extent, none of them empty, none reaching beyond
+        `offset + length`. If they are too many, give only the first.
         """
 
 
 BLOCK_BYTES = 64 * KIB
 """What `MemoryDisk` allocates at a time, and thus the grain of its holes. A multiple of every page size."""
 
-# Named in Python 3.13; the value is asm-generic's, and a kernel that knows it by another one ignores it.
+# Python has a name for it from 3.13 on. The value is asm-generic's; a kernel with another one ignores this.
 _MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 class MemoryDisk:
     """A disk in memory: zeros in the beginning, gone at the end.
 
-    One anonymous mapping of the whole size, of which the kernel provides the pages that were written; so
-    `memory:1T` costs nothing until it is filled, and a hole is given back with MADV_DONTNEED. One byte for
-    each block tells whether it was ever written.
+    It is one anonymous mapping of the whole size. The kernel provides only the pages that were written, so
+    `memory:1T` costs nothing until it is filled; MADV_DONTNEED gives the pages of a hole back. One byte for
+    each block says whether the block was written.
     """
 
     immediate = True
@@ -97,7 +97,7 @@ class MemoryDisk:
         self.size = size
         self.read_only = read_only
         try:
-            # A mapping of nothing is not to be had.
+            # mmap refuses an empty mapping.
             self._memory = mmap.mmap(
                 -1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
             )
@@ -134,8 +134,7 @@ class MemoryDisk:
     ) -> None:
         """Give back whole blocks, and write zeros to what is left at both ends. Always fast.
 
-        Without `may_trim` the same is done and the blocks count as data: memory is promised here, never
-        reserved.
+        Without `may_trim` it does the same, but the blocks count as data: this disk reserves no memory anyway.
         """
         end = offset + length
         first, behind = self._whole_blocks(offset, end)
@@ -152,7 +151,7 @@ class MemoryDisk:
         """Do nothing: it is memory."""
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
-        """Blocks that were never written, or given back since, are holes."""
+        """Tell as holes the blocks that were never written, or were given back since."""
         end = offset + length
         behind = -(-end // BLOCK_BYTES)
         extents: list[Extent] = []
@@ -174,15 +173,15 @@ class MemoryDisk:
                 self._written[first : last + 1] = b"\1" * (last + 1 - first)
 
     def _whole_blocks(self, start: int, end: int) -> tuple[int, int]:
-        """Give the first block that lies whole between `start` and `end`, and the one behind the last;
-        the disk's last block is whole as far as the disk goes.
+        """Give the first block that lies whole between `start` and `end`, and the one behind the last. The
+        disk's last block counts as whole even if the disk ends within it.
         """
         behind = len(self._written) if end == self.size else end // BLOCK_BYTES
         return -(-start // BLOCK_BYTES), behind
 
     def _forget(self, first: int, behind: int) -> None:
         """Give the memory of blocks back; they read as zeros."""
-        # Touching only what was written keeps a WRITE_ZEROES of a whole empty disk from costing anything.
+        # Only what was written is touched, so that a WRITE_ZEROES of a whole empty disk costs nothing.
         if self._written.find(1, first, behind) >= 0:
             start = first * BLOCK_BYTES
             length = min(behind * BLOCK_BYTES, self.size) - start

@@ -47,25 +47,25 @@ class Faults:
     count_from_transmission: bool = False
     """Those two count from the first byte of the transmission phase, instead of from the greeting."""
     cut_at_option: int | None = None
-    """Close when so many options have come, the last of them unanswered; 1 is the first."""
+    """Close when the option of this number has come, without an answer to it; 1 is the first."""
     close_on_command: Cmd | None = None
     """Close when the header of such a command has come; nothing that was under way is answered."""
     never_reply: frozenset[Cmd] = frozenset()
-    """These are carried out and never answered."""
+    """Commands that are carried out and never answered."""
     answer_early: Callable[[Request], int | None] | None = None
     """The error that a WRITE is answered with as soon as its header has come, 0 for success; None: it is
-    answered when it ought to be. Its data is read all the same, and written on success."""
+    answered at the proper time. Its data is read all the same, and written on success."""
     delay: Callable[[Request], trio.Event | None] | None = None
     """The event that the reply to a request waits for, once the request was carried out. A connection that
     the client ends waits for it as well: replies that are under way are still sent."""
     on_reply: Callable[[Request, list[bytes]], Iterable[bytes]] | None = None
     """Given a request and its reply (one item if simple, else one for each chunk), say what to send in its
-    place: nothing, something else, or what was kept back of an earlier reply. (Of an extended chunk, bytes
+    place: nothing, something else, or what the test kept back of an earlier reply. (Of an extended chunk, bytes
     16 to 24 are the request's offset.)"""
 
     @property
     def touches_replies(self) -> bool:
-        """Replies are not sent as they were composed, when they were."""
+        """Replies may be changed after they were composed, or sent later."""
         return bool(self.never_reply) or self.delay is not None or self.on_reply is not None
 
 

@@ -1,12 +1,12 @@
 """`FileDisk`: a regular file or a block device as a disk.
 
-All that may wait for the medium happens in a thread, with positions of its own (pread, pwrite), so any
-number of commands may be under way; the only exception is a read that the page cache can answer at once
-(RWF_NOWAIT). Holes are found with SEEK_DATA and SEEK_HOLE and made with fallocate(2), which Python lacks.
+Whatever may wait for the medium runs in a thread. (A read is tried without one first: the page cache may answer
+it at once, by RWF_NOWAIT.) Each call says at which position (pread, pwrite), so any number of commands may be
+under way. Holes are found with SEEK_DATA and SEEK_HOLE and made with fallocate(2), which Python lacks.
 
-Somebody may cut the file while it is served. What is gone is EIO then, whatever the command: to the kernel a
-write behind the end is welcome, and there is one large hole, but both would make up a disk that nobody has.
-(A look at the size and the call after it are two things; what is cut in between is noticed next time.)
+Somebody may make the file shorter while it is served. Any command to the part that is gone then fails with EIO.
+The kernel would write beyond the end, and tell of one large hole there; both would make up a disk that nobody
+has. (We look at the size before the call, so what is cut in between is noticed next time.)
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from gateway.wire.limits import KIB, MIB
 T = TypeVar("T")
 
 FILE_THREADS = 16
-"""Calls of one disk that may wait for the medium at a time: what qemu has in flight for one connection. More
-only queue, and threads are shared with the rest of the process."""
+"""Calls of one disk that may wait for the medium at a time: as many as qemu has in flight for one connection.
+More would only queue, and the rest of the process needs threads as well."""
 
 NOWAIT_BYTES = 256 * KIB
 """Longest read that is tried without a thread; copying more would hold up everybody else for too long."""
@@ -120,7 +120,7 @@ class FileDisk:
         await self._in_thread(lambda: os.fdatasync(self._fd))
 
     async def trim(self, offset: int, length: int, *, fua: bool = False) -> None:
-        """Make a hole; where that cannot be, nothing is done, as a TRIM allows."""
+        """Make a hole. Where that is not possible, do nothing: TRIM allows it."""
         await self._in_range(
             offset,
             length,
@@ -137,7 +137,9 @@ class FileDisk:
         may_trim: bool = True,
         fast: bool = False,
     ) -> None:
-        """Make a hole if one may be, else a range that is known to be zero, else write zeros."""
+        """Make a hole if `may_trim`, else a range that is known to be zero. Where neither is possible, write
+        zeros, or raise ENOTSUP if `fast`.
+        """
         await self._in_range(
             offset,
             length,
@@ -154,7 +156,7 @@ class FileDisk:
         )
 
     async def extents(self, offset: int, length: int) -> list[Extent]:
-        """Ask the file system; one that does not know says that all is data, and so does a device."""
+        """Ask the file system. If it does not know, all is data, and so it is of a device."""
         return await self._in_range(offset, length, lambda: self._extents(offset, offset + length))
 
     # --- In a thread
@@ -162,7 +164,9 @@ class FileDisk:
     async def _in_range(
         self, offset: int, length: int, call: Callable[[], T], *, fua: bool = False
     ) -> T:
-        """Do in a thread what the kernel would do beyond the end of the file as well. Raises EIO there."""
+        """Do something in a thread. Raises EIO if it goes beyond the end of the file, where the kernel would do
+        it all the same.
+        """
 
         def run() -> T:
             # Not st_size, which a block device does not have.
@@ -206,7 +210,7 @@ class FileDisk:
             offset, length = offset + piece, length - piece
 
     def _fallocate(self, mode: int, offset: int, length: int) -> bool:
-        """Call fallocate; False if it is not to be had here."""
+        """Call fallocate; say whether the file allows it."""
         while _fallocate64(self._fd, mode, offset, length) != 0:
             error = ctypes.get_errno()
             if error in _NOT_TO_BE_HAD:
@@ -238,7 +242,7 @@ class FileDisk:
             if error.errno == errno.EINVAL:  # the file system cannot tell: all is data
                 return offset if whence == os.SEEK_DATA else end
             raise
-        # A file that is written to meanwhile may change under us; never stand still for it.
+        # Somebody may write to the file between two calls. `_extents` must get further all the same.
         if whence == os.SEEK_HOLE and found <= offset:
             return end
         return min(found, end)

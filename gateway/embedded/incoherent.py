@@ -1,10 +1,10 @@
 """A connection's own cache of a disk, which knows nothing of the other connections'.
 
-qemu before 4.2 never promised that a second connection sees what the first one wrote; version 3.0.0 said so
-by mistake. The real one was coherent wherever it was tried (0 stale reads of 9,600 over four connections). This
-is the worst that its promise, which nobody had checked, could have meant, so that a client or gateway that
-believes it fails in a test: writes stay here until FLUSH, FUA or the end of the connection, and what was read
-once is read from here until a FLUSH. Both are legal for a server that does not set CAN_MULTI_CONN.
+qemu before 4.2 did not mean to promise that one connection sees what another wrote; 3.0.0 promised it by
+mistake. Wherever the real one was tried, it was coherent (0 stale reads of 9,600 over four connections). But
+nobody had checked that promise, and this is the worst that could have come of it: a client or gateway that
+believes it fails in a test. Writes stay here until FLUSH, FUA or the end of the connection, and what was read
+once is read from here until a FLUSH. A server that does not set CAN_MULTI_CONN may do both.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from __future__ import annotations
 import trio
 
 from gateway.embedded.disk import HOLE_AND_ZERO, Data, Extent, ServedDisk
-from gateway.wire.limits import KIB, MIB
+from gateway.wire.limits import KIB, MAX_REQUEST_BYTES, MIB
 
 BLOCK_BYTES = 4 * KIB
-"""What is read and written through at a time; what another connection wrote beside ours in the same block is
+"""What is read and written through at a time. What another connection wrote to the same block meanwhile is
 overwritten, as it would be by a page cache."""
 
-MAX_BLOCKS = 64 * MIB // BLOCK_BYTES
-"""Blocks that are kept; when they are more, all are written through and forgotten."""
+MAX_BLOCKS = MAX_REQUEST_BYTES // BLOCK_BYTES + 1
+"""How many blocks are kept: as many as one request can touch. Before there are more, all are written through
+and forgotten."""
 
 MAX_STATUS_BYTES = 4 * MIB
-"""How far extents are told at once: they are found out by reading."""
+"""How many bytes one answer tells the extents of: to find them we read all."""
 
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
 
@@ -42,12 +43,12 @@ class IncoherentDisk:
         self.immediate = disk.immediate
 
     async def read(self, offset: int, length: int) -> Data:
-        """Read, from the cache what was there before."""
+        """Read; what is in the cache comes from there."""
         async with self._lock:
             return await self._read(offset, length)
 
     async def write(self, offset: int, data: Data, *, fua: bool) -> None:
-        """Write to the cache, and through it with `fua`."""
+        """Write to the cache; with `fua`, to the disk as well."""
         async with self._lock:
             await self._load(offset, len(data))
             at = 0
@@ -106,11 +107,13 @@ class IncoherentDisk:
 
     async def _load(self, offset: int, length: int) -> None:
         """Have all blocks of a range in the cache."""
-        if len(self._blocks) > MAX_BLOCKS:
-            await self._empty()
-        missing = [number for number, *_ in _blocks(offset, length) if number not in self._blocks]
+        numbers = [number for number, *_ in _blocks(offset, length)]
+        missing = [number for number in numbers if number not in self._blocks]
         if not missing:
             return
+        if len(self._blocks) + len(missing) > MAX_BLOCKS:
+            await self._empty()
+            missing = numbers
         # One read for all of them: what is cached in between is simply not taken.
         first = missing[0] * BLOCK_BYTES
         end = min((missing[-1] + 1) * BLOCK_BYTES, self.size)
@@ -134,7 +137,7 @@ class IncoherentDisk:
         self._blocks.clear()
 
     async def _forget(self, offset: int, length: int) -> None:
-        """Write the blocks of a range through, and have none of them in the cache."""
+        """Write the blocks of a range through, and drop them from the cache."""
         await self._write_back(offset, length)
         last = (offset + length - 1) // BLOCK_BYTES
         for number in [n for n in self._blocks if offset // BLOCK_BYTES <= n <= last]:

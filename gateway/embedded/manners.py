@@ -1,7 +1,7 @@
-"""A `ServerNegotiation` with the manners of a personality that it has no knobs of its own for.
+"""The manners of a personality for which `ServerNegotiation` has no knobs.
 
-It stays the one that understands options and composes replies; here bytes are held back on their way in
-(Q-N8), and whole replies on their way out.
+`ServerNegotiation` understands the options and composes the replies as ever. What is here changes bytes on
+their way in (Q-N8), and holds back whole replies on their way out.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Manners:
 
 
 class OptionCount:
-    """Counts the options of a client, which has not sent one before the one before it was answered."""
+    """Counts the options of a client that sends none before the last one was answered."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -101,7 +101,7 @@ class OptionCount:
 class _Framing:
     """Q-N8: what follows the header of an option that is not supported is taken for the next option.
 
-    The negotiation is handed such a header with a length of 0, and then whatever comes.
+    `take` sets the length in such a header to 0, so the negotiation reads its data as options.
     """
 
     def __init__(self, personality: Personality) -> None:
@@ -127,8 +127,9 @@ class _Framing:
             del self._held[: handshake.OPTION.size]
             supported = number in _OPTIONS and number not in self._unsupported
             self._pass_bytes = length if supported else 0
-            # A header that is none ends the negotiation, and what follows the choice of an export is not
-            # ours: in both cases all the rest goes through. A GO that fails is not followed up here.
+            # Bytes that are no header end the negotiation, and what follows the choice of an export is no
+            # option. In both cases all the rest goes through as it is; after a GO that fails, too, for we do
+            # not see that.
             self._over = magic != IHAVEOPT or (supported and number in (Opt.GO, Opt.EXPORT_NAME))
             seen += handshake.OPTION.pack(magic, number, self._pass_bytes)
         return bytes(seen)

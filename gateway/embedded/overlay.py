@@ -1,7 +1,7 @@
 """What a connection has written, over a disk that stays as it is: copy-on-write.
 
 nbd-server with `copyonwrite`, `nbdkit tmpdisk` (over zeros) and `qemu-nbd --snapshot` (until it ends) have such
-disks. FLUSH and FUA succeed on them, and all is gone with whatever the disk belongs to.
+disks. FLUSH and FUA succeed on them, and yet all is gone when the connection, or the server, ends.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from gateway.embedded.faults import Faults
 from gateway.wire.limits import KIB
 
 RECEIVE_BYTES = 64 * KIB
-"""What one receive takes while there is no use for what it brings."""
+"""What one receive takes of what is ignored."""
 
 JOIN_BYTES = 32 * KIB
 """Pieces up to this are copied together, to be sent at once: a system call costs more than the copy."""
@@ -22,7 +22,7 @@ class PeerGone(Exception):
 
 
 class Cut(Exception):
-    """A fault: close now, as one who has crashed."""
+    """A fault: close now, as if the server had crashed."""
 
 
 class Stalled(Exception):
@@ -35,7 +35,7 @@ class FaultyStream:
     def __init__(self, stream: trio.SocketStream, faults: Faults) -> None:
         self._stream = stream
         self._end: type[Cut | Stalled] = Cut
-        self._bytes_left: int | None = None  # until self._end
+        self._bytes_left: int | None = None  # until `self._end` is raised
         for limit, end in ((faults.cut_after_bytes, Cut), (faults.stall_after_bytes, Stalled)):
             if limit is not None and (self._bytes_left is None or limit < self._bytes_left):
                 self._bytes_left, self._end = limit, end

@@ -1,8 +1,8 @@
 """How an embedded server behaves on the wire: knobs, and a table of servers that were seen to turn them so.
 
 The defaults are the server that proto.md describes. A knob is what one real server does differently; where
-nbd-reference.md lists it as a quirk, its number stands beside it. Adding a server is adding an entry to
-`PERSONALITIES`; what is asked here of a disk is its size and whether it is read-only.
+nbd-reference.md lists it as a quirk, its number stands beside it. To add a server is to add an entry to
+`PERSONALITIES`. Of a disk, only its size and whether it is read-only matter here.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Personality:
 
     # --- Handshake
     clients_at_once: float = math.inf
-    """So many connections are spoken to; whoever comes then is connected and hears nothing, until one of them
-    ends. qemu-nbd stands so with `--shared`, which is 1 where nobody says it."""
+    """How many connections are served at a time. Another client is connected too, but hears nothing until one
+    of them ends. So does qemu-nbd with `--shared`, which is 1 by default."""
     oldstyle: bool = False
     """Greet oldstyle: the default export (or the only one), and no options."""
     handshake_flags: int = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
@@ -87,8 +87,8 @@ class Personality:
     closes_when_unsupported: bool = False
     """An option that is not supported ends the connection, without an answer (Q-S23)."""
     most_options: int | None = None
-    """So many are answered on one connection, and as many again for each export that LIST has told on it;
-    then it closes, as nbdkit does at 32."""
+    """How many options are answered on one connection, and as many again for each export that LIST has told on
+    it. Then the server closes, as nbdkit does at 32."""
     acknowledges_abort: bool = True
     """False: ABORT just closes (Q-N5)."""
     longest_name_bytes: int = limits.MAX_STRING_BYTES
@@ -103,7 +103,7 @@ class Personality:
     only_info_export: bool = False
     """INFO and GO tell INFO_EXPORT and nothing else, whatever was asked for (Q-N16)."""
     tells_names: bool = True
-    """Who asks for the export's name (INFO_NAME) is told one."""
+    """A client that asks for the export's name (INFO_NAME) is told one."""
     info_size_zero: bool = False
     """INFO says size 0 (Q-N21)."""
     flags: Callable[[ServedDisk, bool], int] = proper_flags
@@ -112,11 +112,12 @@ class Personality:
     """Transmission flags that extended headers add, in a GO only with contexts (Q-S32); 0: BLOCK_STATUS takes
     no payload."""
     block_sizes: BlockSizes | None = ALL_SIZES
-    """What those are told who ask for block sizes; None: nothing, ever."""
+    """What a client is told that asks for block sizes; None: nothing."""
     block_sizes_unasked: BlockSizes | None = None
     """What a GO is told that did not ask; None: nothing."""
     insists_on_block_sizes: bool = False
-    """An INFO that did not ask for them is refused with ERR_BLOCK_SIZE_REQD, after all was told (Q-S7)."""
+    """An INFO that did not ask for them is refused with ERR_BLOCK_SIZE_REQD, after it was told everything
+    (Q-S7)."""
 
     # --- Meta contexts
     contexts: tuple[str, ...] = (BASE_ALLOCATION,)
@@ -136,19 +137,19 @@ class Personality:
     enforced_maximum: int | None = None
     """The longest READ and WRITE, in bytes, where it is not what the block sizes say (Q-S24)."""
     zeroes_at_most: int | None = None
-    """WRITE_ZEROES says success and has zeroed so many bytes (Q-N1)."""
+    """WRITE_ZEROES zeroes so many bytes at most, and says success (Q-N1)."""
     counts_in: int = 1
-    """Offset and length of a READ or WRITE are rounded down to multiples of it, and it says success (the quirk
-    `qemu-sectors`)."""
+    """Offset and length of a READ or WRITE are rounded down to multiples of it, and the server says success
+    (the quirk `qemu-sectors`)."""
     trims_blocks_of: int = 1
     """A TRIM is rounded outwards to blocks of so many bytes, which read as zeros then (Q-S25)."""
     only_error: Errno | None = None
-    """What every request is refused with that is not legal; None: each with its own error (Q-S12)."""
+    """The error for every request that is not legal; None: each has its own (Q-S12)."""
     raw_errors: bool = False
     """The error with which a disk fails is sent as it is, even if it is none of proto.md's, or none for this
     command."""
     only_chunks: bool = True
-    """With structured replies, every reply is one; False: only where there is data or an error's text."""
+    """With structured replies, every reply is structured; False: only one with data or an error's text."""
     sparse_read_bytes: int = 64 * limits.KIB
     """Shortest READ whose holes are told as holes: asking for them costs, sending a few zeros does not."""
     cache_answers_data: bool = False
@@ -188,8 +189,8 @@ class Personality:
 
 
 def _flags_of_qemu_3_0(disk: ServedDisk, structured: bool) -> int:
-    # nbd_negotiate's `myflags` is a constant, TRIM and WRITE_ZEROES with READ_ONLY included (Q-S18); what is
-    # meant for bit 10 stands in bit 8 (Q-S1).
+    # nbd_negotiate's `myflags` is a constant, TRIM and WRITE_ZEROES with READ_ONLY included (Q-S18); bit 8 is
+    # set where bit 10 was meant (Q-S1).
     flags = (
         Flag.HAS_FLAGS
         | Flag.SEND_TRIM
@@ -213,7 +214,7 @@ QEMU_3_0 = Personality(
     longest_name_bytes=256,
     size_multiple=512,
     flags=_flags_of_qemu_3_0,
-    # 512 if asked and in every INFO, 1 to a GO that did not ask, and 1 is what works (Q-S8).
+    # It tells 512 to whoever asks and to every INFO, and 1 to a GO that did not ask. 1 is what works (Q-S8).
     block_sizes=BlockSizes(512, 4096, 32 * limits.MIB),
     block_sizes_unasked=BlockSizes(1, 4096, 32 * limits.MIB),
     enforced_minimum=1,
@@ -240,7 +241,7 @@ QEMU_3_0_INCOHERENT = replace(QEMU_3_0, name="qemu-3.0-incoherent", incoherent_c
 
 
 def _constantly(*flags: Flag) -> Callable[[ServedDisk, bool], int]:
-    """Give `Personality.flags` of a server that says these of every export, and READ_ONLY where it is so."""
+    """Give `Personality.flags` of a server that says these of every export, and READ_ONLY where it is."""
     always = Flag.HAS_FLAGS | reduce(or_, flags, Flag(0))
     return lambda disk, structured: int(always | (Flag.READ_ONLY if disk.read_only else 0))
 

@@ -1,9 +1,9 @@
 """One client in the transmission phase: reads requests, carries them out, sends replies.
 
-Two tasks and a nursery. The reader takes requests off the stream, as many as one receive brought, and starts
-a task for each (or, for a disk that never waits, carries it out on the spot). Whole replies go to the outbox;
-the sender sends what has gathered there, so replies are never interleaved, several leave in one system call,
-and the reader does not wait for a peer that does not read, until the bounds below are met.
+There are two tasks and a nursery. The reader takes requests off the stream, as many as one receive brought, and
+starts a task for each (or, for a disk that never waits, carries it out on the spot). Whole replies go to the
+outbox, and the sender sends what has gathered there. So replies are never interleaved, several leave in one
+system call, and if the peer does not read, the reader goes on until the bounds below are met.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Reply = list[Message]
 
 @dataclass(slots=True)
 class Negotiated:
-    """What a negotiation came to."""
+    """The result of a negotiation."""
 
     disk: ServedDisk
     offer: Offer
@@ -80,7 +80,7 @@ class Transmission:
         *,
         goes: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`goes` says whether the server goes: what comes is refused then."""
+        """`goes` says whether the server goes: then every new request is refused."""
         self._inbox = Inbox(peer, opened.received)
         self._peer = peer
         self._disk = opened.disk
@@ -91,7 +91,7 @@ class Transmission:
         self._offer = opened.offer
         self._rules = legal_commands(opened.offer)
         self._framing = opened.offer.framing
-        # Only a reply that is held up may be overtaken; otherwise a test finds them in order.
+        # Only where a reply is held up may others overtake it: other tests find them in order.
         self._on_the_spot = opened.disk.immediate and faults.delay is None
         # (pieces, cost in bytes) of replies that have to be sent
         self._outbox: list[tuple[list[Data], int]] = []
@@ -140,7 +140,7 @@ class Transmission:
             request = Request(word, cookie, offset, length)
             rule = self._rules.get(word)
             refused = None
-            # READ and WRITE as they ought to be; all else is looked at more closely.
+            # A READ or WRITE that is plainly legal needs no closer look.
             if (
                 rule is None
                 or command > Cmd.WRITE
@@ -163,7 +163,7 @@ class Transmission:
                 early = self._faults.answer_early(request)
             if early is not None:
                 reply = self._error(request, early, "too early") if early else self._done(request)
-                self._in_flight += 1  # by itself
+                self._in_flight += 1  # the early reply counts for itself
                 await self._post(request, reply, 0)
             data: Data = b""
             if carries_payload(self._offer, word):

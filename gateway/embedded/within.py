@@ -11,8 +11,8 @@ from gateway.embedded.server import Server
 from gateway.net.dial import DialError
 
 CLIENTS_GONE_SECONDS = 5
-"""How long a server in here may take to see that its last client has gone, before its file is closed. One that
-takes longer keeps the file open, which is better than to take it from a write."""
+"""How long we wait for a server to see that its last client has gone, before we close its file. If it takes
+longer, the file stays open, for a write may need it."""
 
 
 class InProcess:
@@ -41,7 +41,8 @@ class InProcess:
         try:
             await self._server.serve(stream)
         except Exception:
-            # A bug, for which another server would end: this one lives with the gateway, which must not.
+            # A bug. Another server would end over it; this one shares its process with the gateway, which must
+            # not end.
             import structlog  # not before it is needed: it would slow every start
 
             structlog.get_logger().exception(

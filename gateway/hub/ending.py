@@ -1,9 +1,10 @@
-"""How a session's end is carried out. What it means that something has happened is decided by a table
-(`gateway.hub.ends`); here it is told what has happened, and does what that says.
+"""How a session's end is carried out. A table (`gateway.hub.ends`) decides what each event means for the
+session. This module tells the table what has happened, and does what it says.
 
-A session never waits by itself. It says when its end must not take long any more, because nobody waits for it
-or we are shutting down (`ending`), and when it has ended (`ended`); whoever owns it puts the limit on the time
-between the two. A client that said DISC and is still there may take the time it needs for what it asked.
+A session puts no limit on its own end. `ending` says that the end must not take long any more, because nobody
+waits for the session or we are shutting down; `ended` says that it has ended. Whoever owns the session limits
+the time between the two. A client that said DISC and is still there may take the time it needs for what it
+asked.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from gateway.throttle import Gate
 from gateway.wire.constants import Cmd, Errno
 
 LOST_SECONDS = 30
-"""How long what is under way may take when the client or the upstream has gone: as long as a server may
-reasonably take for one command, and no longer than a link may be kept from other uses."""
+"""How long what is under way may take after the client or the upstream has gone: as long as a server may
+reasonably take for one command, and no longer than others may be kept from the link."""
 
 
 class Ending(Lanes):
@@ -59,15 +60,15 @@ class Ending(Lanes):
         self.sides = Sides(ClientIs.ASKING, LinkIs.NONE if link is None else LinkIs.OPEN)
         """How far its end has come."""
         self._gate: Gate | None = None
-        self._farewells = 0  # FLUSHes of what its client has left
+        self._farewells = 0  # FLUSHes of what its client has left unflushed
         self.reason = ""
         """Why the session ends, for the log; empty if the client ended it in good order."""
         self.seconds_to_end = float(LOST_SECONDS)
         """How long the end may take from `ending` on."""
         self.settled = False
-        """Set from outside, while it is held and quiet: nothing would be lost with the link."""
+        """Set from outside, while the session is held and quiet: nothing would be lost if the link died."""
         self.survive: Callable[[str], None] | None = None
-        """Called with the reason when the link has died under what is under way: it has the session carried
+        """Called with the reason when the link has died with commands under way: it has the session carried
         over. None: the session ends."""
         self.link_lost = ""
         """Why the link is gone, if that happened while it was `settled`."""
@@ -75,8 +76,8 @@ class Ending(Lanes):
         self.ended = trio.Event()
 
     def _happens(self, event: Event, reason: str = "", *, busy: bool = False) -> Then:
-        """Something has happened, for a `reason`, while commands were under way if it was `busy`: give what is
-        to be done then. Nothing else sets what is known of the two sides.
+        """Note that something has happened, for a `reason`, and give what is to be done then; `busy`: commands
+        were under way. The state of the two sides is set here and nowhere else.
         """
         self.sides, takes, hurries, then = move(self.sides, event)
         client, link = self.sides
@@ -136,7 +137,7 @@ class Ending(Lanes):
         self._requests_lane.discard()
 
     def _lose_link(self, reason: str) -> None:
-        if self.traffic.memory is not None:  # who scanned may have given up before
+        if self.traffic.memory is not None:  # the scanner may have given up before it did so
             self.traffic.memory.remember(self.traffic.last_cookie)
         then = self._happens(self._how_lost(), reason)
         if self.traffic.trail is not None and (then is not Then.SURVIVE or self.settled):
@@ -153,7 +154,7 @@ class Ending(Lanes):
             self._fail(reason)
 
     def _how_lost(self) -> Event:
-        """Give what it means that the link is lost."""
+        """Say which of the ways to lose the link this is."""
         if self.settled and self.quiet:
             return Event.LINK_LOST_AT_REST
         return Event.LINK_LOST if self.survive is None else Event.LINK_LOST_SURVIVING
@@ -166,7 +167,7 @@ class Ending(Lanes):
         self._happens(Event.FAILS, reason, busy=busy)
         traffic.give_up_writes()
         answers = self._replies.fail(reason)
-        traffic.locks.look_again()  # whoever waited for what was under way here waits no more
+        traffic.locks.look_again()  # others may have waited for what was under way here
         if answers is None:
             self._lose_client(f"{reason}, in the middle of a reply that cannot be taken back")
             return
@@ -178,7 +179,7 @@ class Ending(Lanes):
     # --- The end
 
     def _come_to_the_end(self) -> None:
-        """Nothing is under way any more, and nothing is begun: end, or have FLUSHed first what is not."""
+        """Nothing is under way any more, and nothing is begun: FLUSH if something is unflushed, else end."""
         trail = self.traffic.trail
         unflushed = trail is not None and trail.unflushed and self._farewells < MOST_TRIES
         then = self._happens(Event.DONE_UNFLUSHED if unflushed else Event.DONE)
@@ -226,7 +227,7 @@ class Ending(Lanes):
             self._replies_lane.close,
             self._requests.forget_pin,
             traffic.give_up_writes,
-            # Others may wait for what it has under way, and for its ranges.
+            # Others may wait for what the session has under way, and for its ranges.
             traffic.postponed.clear,
             traffic.asks.drop,
             partial(setattr, traffic.debt, "deaf", True),
@@ -241,8 +242,8 @@ class Ending(Lanes):
 
 
 def do_all(*steps: Callable[[], object]) -> None:
-    """Do all of these, in their order. If one raises an error, the others are done all the same, and the error
-    is raised in the end.
+    """Do all of these, in order. If one raises an error, do the others all the same, and raise the error in the
+    end.
     """
     with ExitStack() as stack:
         for step in reversed(steps):
@@ -254,6 +255,6 @@ def _nobody_waits(_outcome: Outcome) -> None:
 
 
 def shut_down(sock: RelaySocket, how: int = socket.SHUT_WR) -> None:
-    """Send no more, or do nothing more, over a socket that may have gone."""
+    """Shut a socket down, for sending or both ways; its peer may have gone already."""
     with suppress(OSError):  # the other side was quicker
         sock.shutdown(how)

@@ -2,28 +2,29 @@
 
 A session has a client's side and a link's. Each may fail at any moment, on its own, while the other one still
 has something to say. A flag for each thing that has happened would allow for thousands of combinations, most
-of which mean nothing. So a session is in one of a few states (`Sides`), `MOVES` says what each event makes of
-it, and a pair that does not stand there cannot happen. `gateway.hub.ending` says what has happened, and does
-what `Then` says.
+of which mean nothing. So a session is in one of a few states (`Sides`), and `MOVES` says for each state and
+event what becomes of it. What is not in `MOVES` cannot happen. `gateway.hub.ending` says what has happened, and
+does what `Then` says.
 
 How a session ends, with what is still done then:
 
 - the client says DISC, or closes between two requests: what is under way is finished and answered, and the
-  client may go. What it has not flushed is FLUSHed, then the upstream gets DISC;
+  client may go. We FLUSH what it has not flushed, then the upstream gets DISC;
 - we `finish` it (shutting down): the same, with the client's half-sent WRITE taken to its end first;
 - the client breaks the protocol, or vanishes: nothing more is sent to it. Replies under way are read and
-  dropped before the link is closed, for a server may not bear a connection reset under its replies (nbdkit
-  1.32 ends over it). DISC follows, unless a WRITE is half sent upstream, which must never be completed. (One
-  that was killed between two requests has closed, which is a goodbye until sending to it fails);
-- the link breaks the protocol, or dies, and nobody has it survive: every command under way is answered EIO,
-  and the client is disconnected.
+  dropped before the link is closed, for a server may not bear a connection reset under its replies (nbdkit 1.32
+  ends over it). DISC follows, unless a WRITE is half sent upstream: that must never be completed. (A client
+  that was killed between two requests has closed; that is a goodbye until sending to it fails);
+- the link breaks the protocol, or dies, and nobody has the session survive: every command under way is answered
+  EIO, and the client is disconnected.
 
-What is no end: the link dies while all that was written over it is known to be durable, and the session is held
-and quiet. Then it waits for another link (`LinkIs.AWAY`), and ends only if there is none when it goes on.
-Or others have it live on: it is carried over to whom they ask (`LinkIs.NONE`).
+Two ways in which a link dies do not end its session. All that was written over the link is known to be durable,
+and the session is held and quiet: then it waits for another link (`LinkIs.AWAY`), and ends only if there is
+none when it goes on. Or others have it live on: it is carried over, and asks a bundle from then on
+(`LinkIs.NONE`).
 
-Nothing of this is looked at for a request: the session keeps what a request has to know (may anything be sent
-to the client, to the link) beside the state, from move to move.
+No request looks at any of this: after each move the session notes, beside the state, what a request has to know
+(may anything be sent to the client, to the link).
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ from typing import NamedTuple
 class ClientIs(Enum):
     """The client's side of a session. It only ever goes down this list."""
 
-    ASKING = "its requests are begun"
+    ASKING = "we begin its requests"
     STOPPING = "no request is begun any more; what is under way is answered, and then it may go"
-    TOLD = "the same; and it has not asked for that, so it is left the time to read what it is told"
+    TOLD = "the same; but it did not ask to go, so it gets the time to read what it is told"
     GONE = "nothing is sent to it any more, and nothing comes from it"
 
 
 class LinkIs(Enum):
     """The link's side of a session."""
 
-    OPEN = "it is sent to, and comes from"
+    OPEN = "requests are sent over it, and replies come"
     MUTE = "nothing can be sent; what the server has answered may still be there to read"
     CLOSED = "nothing comes from it either"
-    AWAY = "the same, and that harms nothing: another one is waited for"
+    AWAY = "the same, and that harms nothing: the session waits for another one"
     NONE = "there is none: others are asked"
     LEFT = "the session has ended"
 
@@ -60,7 +61,7 @@ class LinkIs(Enum):
 
     @property
     def gives_nothing(self) -> bool:
-        """Nothing comes over it, be it by way of others."""
+        """Nothing comes over it, nor by way of others."""
         return self in (LinkIs.CLOSED, LinkIs.AWAY, LinkIs.LEFT)
 
 
@@ -89,11 +90,11 @@ class Event(Enum):
     RELINKED = "it goes on over another link"
     UNLINKED = "it goes on by asking others"
     FAILS = "nobody has it live on: what is under way fails"
-    FAILED = "all of that has its answer"
+    FAILED = "all of that is answered"
     DONE = "no request is begun any more, nothing is under way, and all answers are sent"
     DONE_UNFLUSHED = "the same, and something that the client has written is not flushed"
     CLOSE = "it ends now, whatever is under way"
-    ENDED = "all of it is given back"
+    ENDED = "all that it held is given back"
 
 
 class Takes(Enum):
@@ -114,10 +115,8 @@ class Then(Enum):
     REST = "remember why the link is gone, until it goes on or has another one"
     SURVIVE = "have others carry it over"
     FAIL = "answer all that is under way with an error"
-    FLUSH = (
-        "have FLUSHed what the client has left: nobody could prove later that it has not been lost"
-    )
-    FLUSH_ALONE = "the same, and let the client go: it waits for nothing"
+    FLUSH = "FLUSH what the client has left unflushed: later nobody could prove that it is not lost"
+    FLUSH_ALONE = "the same, and let the client go, which waits for nothing"
     PART = "say DISC to the upstream, and close"
     CLOSE = "close"
 
@@ -128,12 +127,12 @@ class Move(NamedTuple):
     sides: Sides
     takes: Takes = Takes.NEVER
     hurries: bool = False
-    """Nobody waits for its end, or we are shutting down: that must not take long any more."""
+    """Nobody waits for the session's end, or we are shutting down: the end must not take long any more."""
     then: Then = Then.NOTHING
 
 
 class NotLegal(Exception):
-    """No such thing can happen in this state."""
+    """Such an event cannot happen in this state."""
 
 
 def move(sides: Sides, event: Event) -> Move:
@@ -146,12 +145,12 @@ def move(sides: Sides, event: Event) -> Move:
 
 
 class _Row(NamedTuple):
-    """A line of the table: where each side is one of these, this is made of them."""
+    """A line of the table: what becomes of sides that are in one of these states."""
 
     clients: Collection[ClientIs]
     links: Collection[LinkIs]
     client: ClientIs | None = None
-    """What the client's side is then; None: what it was."""
+    """What the client's side is afterwards; None: what it was."""
     link: LinkIs | None = None
     takes: Takes = Takes.NEVER
     hurries: bool = False
@@ -166,7 +165,7 @@ _LOSABLE = _OPEN + _MUTE + _AWAY
 _NOT_OPEN = _MUTE + _CLOSED + _AWAY + _NONE
 _ANY = _OPEN + _NOT_OPEN
 
-C, L, T = ClientIs, LinkIs, Then  # so that a row is a line
+C, L, T = ClientIs, LinkIs, Then  # short, so that a row fits in a line
 
 _TABLE: dict[Event, tuple[_Row, ...]] = {
     Event.GOODBYE: (
@@ -181,12 +180,12 @@ _TABLE: dict[Event, tuple[_Row, ...]] = {
         _Row(_ASKING, _ANY, C.GONE, takes=Takes.ALWAYS, hurries=True, then=T.DROP_CLIENT),
         # It has said goodbye, or there is another reason.
         _Row(_STOPPING, _ANY, C.GONE, hurries=True, then=T.DROP_CLIENT),
-        # It was to be told the reason, and is not.
+        # It was to be told the reason, and can no longer be.
         _Row(_TOLD, _ANY, C.GONE, takes=Takes.ALWAYS, hurries=True, then=T.DROP_CLIENT),
         _Row(_GONE, _ANY),
     ),
     Event.CLIENT_LOST_IN_WRITE: (
-        # What is half written is never whole: nothing may follow it.
+        # The WRITE will never be whole, so nothing may follow it.
         _Row(_ASKING, _OPEN, C.GONE, L.MUTE, Takes.ALWAYS, True, T.DROP_BOTH),
         _Row(_STOPPING, _OPEN, C.GONE, L.MUTE, Takes.NEVER, True, T.DROP_BOTH),
         _Row(_TOLD, _OPEN, C.GONE, L.MUTE, Takes.ALWAYS, True, T.DROP_BOTH),
@@ -200,7 +199,7 @@ _TABLE: dict[Event, tuple[_Row, ...]] = {
         _Row(_ENDING, _OPEN, None, L.MUTE, hurries=True, then=T.DROP_LINK),
     ),
     Event.SEND_FAILED_SURVIVING: (
-        # That it has died is seen where it is read from.
+        # Whoever reads from the link will see that it has died.
         _Row(_ASKING + _THERE, _OPEN, None, L.MUTE, then=T.DROP_LINK),
         _Row(_GONE, _OPEN, None, L.MUTE, hurries=True, then=T.DROP_LINK),
     ),
@@ -210,7 +209,7 @@ _TABLE: dict[Event, tuple[_Row, ...]] = {
     ),
     Event.LINK_LOST_SURVIVING: (
         _Row(_ASKING, _LOSABLE, None, L.CLOSED, then=T.SURVIVE),
-        # Who ends anyway needs no other link.
+        # A session that ends anyway needs no other link.
         _Row(_ENDING, _LOSABLE + _CLOSED, None, L.CLOSED, then=T.FAIL),
     ),
     Event.LINK_LOST_AT_REST: (
@@ -223,7 +222,7 @@ _TABLE: dict[Event, tuple[_Row, ...]] = {
     Event.FAILS: (
         _Row(_ASKING, _CLOSED, C.STOPPING, takes=Takes.ALWAYS, hurries=True),
         _Row(_THERE, _CLOSED, takes=Takes.IF_BUSY, hurries=True),
-        # A client that went first is to blame: a server may well close on half a WRITE.
+        # The reason stays that the client went first: a server may well close on half a WRITE.
         _Row(_GONE, _CLOSED, hurries=True),
     ),
     Event.FAILED: (
@@ -235,7 +234,7 @@ _TABLE: dict[Event, tuple[_Row, ...]] = {
         _Row(_ENDING, _NOT_OPEN, then=T.CLOSE),
     ),
     Event.DONE_UNFLUSHED: (
-        # Who has said goodbye does not wait for that FLUSH.
+        # A client that has said goodbye does not wait for that FLUSH.
         _Row(_STOPPING, _OPEN, C.GONE, hurries=True, then=T.FLUSH_ALONE),
         _Row(_TOLD + _GONE, _OPEN, hurries=True, then=T.FLUSH),
         _Row(_ENDING, _NOT_OPEN, then=T.CLOSE),
@@ -249,7 +248,7 @@ _TABLE: dict[Event, tuple[_Row, ...]] = {
 
 
 def _all_moves() -> dict[tuple[Sides, Event], Move]:
-    # Nothing happens any more to one that has ended: whoever did not know means no harm.
+    # Nothing happens any more to a session that has ended. Events may still come from callers that do not know.
     moves = {
         (ended, event): Move(ended) for ended in map(Sides, _ENDING, _LEFT * 3) for event in Event
     }

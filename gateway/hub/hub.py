@@ -1,13 +1,13 @@
 """The reactor: the sockets of all sessions in one epoll, in one Trio task.
 
-Why not two Trio tasks a session? Waking a task costs more than relaying a request does; measured, the hub
-carries twice the requests at depth 1 and keeps sessions from starving each other (docs/performance.md).
+Why not two Trio tasks a session? To wake a task costs more than to relay a request. As measured, the hub
+carries twice the requests at depth 1, and sessions do not starve each other (docs/performance.md).
 
-The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll
-itself, which at depth 1 answers twice as fast as being woken, and goes back to Trio when nothing has come
-for `POLL_SECONDS`, or for a moment after `TURN_SECONDS`, so that everything else (accepting,
-negotiating, timers, signals) is held up no longer than that. Where many commands are under way it waits
-in the kernel instead: with two cores, polling would take the time from the peers that it waits for.
+The task parks in Trio on the epoll's own file descriptor. Once there is traffic it polls the epoll itself: at
+depth 1 that answers twice as fast as being woken. It goes back to Trio when nothing has come for
+`POLL_SECONDS`, and for a moment after `TURN_SECONDS`, so that everything else (accepting, negotiating, timers,
+signals) is held up no longer than that. While many commands are under way it waits in the kernel instead of
+polling: with two cores, polling would take time from the very peers that it waits for.
 """
 
 from __future__ import annotations
@@ -40,38 +40,38 @@ TURN_SECONDS = 0.004
 """How long the hub goes on before it lets Trio's other tasks run."""
 
 PATIENCE_SECONDS = 0.001
-"""How long the hub sleeps at most for the next event while many commands are under way, instead of polling: the
-processor is worth more to the peers then. The shortest that epoll_wait knows."""
+"""How long the hub sleeps at most for the next event, instead of polling, while many commands are under way:
+then the peers need the processor more. The shortest that epoll_wait knows."""
 
 GATHER_SECONDS = 0.00005
 """How long the hub sleeps in any case after a round in which a session had many small commands under way: its
-peers are busy, and better off with the processor than with us. The next receive then finds a batch: at depth 32
-that makes three messages a receive into ten, and half as many system calls and wake-ups for everybody. Not
-where somebody is served as well who asks for little at a time: each sleep would be one more wait for him, and a
-longer one than this where others want the processor."""
+peers are busy, and need the processor more than we do. The next receive then finds a batch: at depth 32 ten
+messages a receive instead of three, and half as many system calls and wake-ups for everybody. It does not sleep
+while it also serves a client that asks for little at a time. That client would wait for each such sleep, and
+longer than this where others want the processor."""
 
 CALM_SECONDS = 0.001
-"""So long after a step of a client who asks for little at a time another is expected: more than a disk takes
-that has it in memory."""
+"""How long after a step of a client that asks for little at a time we expect its next: more than a disk takes
+that has the data in memory."""
 
 LOOK_FOR_HOLD_UPS_SECONDS = 5
-"""How often we look for clients that hold up others, which they may do for `LOST_SECONDS`. And for sessions
-that hold up those of other disks: one command of theirs may be under way at two such looks, and no longer. A
-server that is well has answered it by then."""
+"""How often we look for clients that hold up others; they may do so for `LOST_SECONDS`. And for sessions that
+hold up those of other disks: they may do so with the same command at one look, and not at two. A server that is
+well has answered by the second."""
 
 BUG_SECONDS = 5
-"""After how long it is begun anew what goes on beside the sessions and has ended by a bug: it may end so again,
-and each time is a traceback in the log."""
+"""How long we wait before we restart a task beside the sessions that a bug has ended: it may end so again, and
+each time is a traceback in the log."""
 
 MAX_EVENTS = 64
-"""Sockets that are asked for at a time; each costs one receive and one send of a buffer. Whose turn it is where
-there is not time for all, is for `turns`."""
+"""How many ready sockets we ask epoll for at a time; each costs one receive and one send of a buffer. If there
+is not time for all, `turns` says whose turn it is."""
 
 
 class Hub:
     """Runs sessions. One task calls `run`; others call `relay`, one for each session.
 
-    `clock` is that of the buckets that sessions are charged to.
+    `clock` is the clock of the buckets that sessions are charged to.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -94,7 +94,7 @@ class Hub:
         self._watched[self._waker] = self._woken
         self._over = False
         self.failed: Callable[[BaseException], None] = _reraise
-        """Is told of our bugs beside the sessions: they must not end all of these."""
+        """Is told of our bugs beside the sessions: such a bug must not end all sessions."""
 
     def close(self) -> None:
         """Close, after `run` and every `relay` have ended."""
@@ -114,12 +114,14 @@ class Hub:
             self._over = True
 
     def start_soon(self, task: Callable[[], Awaitable[object]]) -> None:
-        """Run a task beside the sessions, no longer than the hub runs. A bug ends it, and nothing else."""
+        """Run a task beside the sessions, no longer than the hub runs. A bug in it ends this task alone."""
         assert self._nursery is not None
         self._nursery.start_soon(self.attempt, task)
 
     async def attempt(self, task: Callable[[], Awaitable[object]]) -> bool:
-        """Do something beside the sessions, and say whether it came to its end. `failed` is told of a bug."""
+        """Run a task beside the sessions, and say whether it came to its end. If a bug ends it, `failed` is
+        told.
+        """
         try:
             await task()
         except (Exception, SystemExit) as error:  # a policy may say exit()
@@ -128,19 +130,21 @@ class Hub:
         return True
 
     async def keep_up(self, task: Callable[[], Awaitable[object]]) -> None:
-        """Do what the sessions can go on without, but not for long: a bug that ends it is told, and it is begun
-        anew. It is over when it ends by itself.
+        """Run a task that the sessions can go on without, but not for long. If a bug ends it, `failed` is told,
+        and it is begun anew. When it ends by itself, it is over.
         """
         while not await self.attempt(task):
             await trio.sleep(BUG_SECONDS)
 
     def see_off(self, closed: trio.Event) -> None:
-        """Links are about to be left, and are `closed` then."""
+        """Note that links are about to be closed; `closed` is set when they are."""
         self._parting = [each for each in self._parting if not (each is closed or each.is_set())]
         self._parting.append(closed)
 
     async def all_seen_off(self) -> None:
-        """Wait for that. There is none more once all sessions have ended."""
+        """Wait until all links are closed that `see_off` was told of. Once all sessions have ended, no more
+        come.
+        """
         for closed in self._parting:
             await closed.wait()
 
@@ -165,9 +169,9 @@ class Hub:
             self.failed(error)
 
     async def _cut_off_who_holds_up_others(self) -> None:
-        """Writes to parts of one block wait for each other. A client that sends half of one and stops, or never
-        takes its reply, would keep the others waiting for ever. What counts is how long one and the same claim
-        has waited: a busy client may well be in the middle of one WRITE or another whenever we look.
+        """Writes to parts of one block wait for each other. A client that sends half a WRITE and stops, or
+        never takes the reply, would keep the others waiting for ever. What counts is how long one and the same
+        claim has waited: a busy client may be in the middle of some WRITE whenever we look.
         """
         since: dict[tuple[Session, Held], float] = {}
         while True:
@@ -181,8 +185,8 @@ class Hub:
                 self._contain(session.cut_off)
 
     async def _loosen_who_holds_up_kin(self) -> None:
-        """A write to a part of a block waits for other disks that may be the same, but not for one whose server
-        or client takes its time: that may as well be nothing to it.
+        """A write to a part of a block waits for other disks that may be the same one, but not for long: they
+        may be others, and a disk must not wait for another one's server or client.
         """
         before: set[Wait] = set()
         while True:
@@ -193,7 +197,7 @@ class Hub:
             before = now
 
     async def _open_doors(self) -> None:
-        """Let those go on whose requests were held back. Sleeps while there are none."""
+        """Let sessions go on whose requests their gates held back. Sleeps while there are none."""
         while True:
             self._sooner = trio.Event()
             opening = self._doors.next_opening()
@@ -220,7 +224,7 @@ class Hub:
                     self._again.clear()
                 events = poll(0 if ready else patience, MAX_EVENTS)
                 crowd = Crowd.NONE
-                if len(events) == 1 and not ready:  # the usual case, where nobody waits for anybody
+                if len(events) == 1 and not ready:  # the usual case: nobody waits for anybody
                     [(descriptor, event)] = events
                     if act := watched.get(descriptor):
                         crowd = act(event)
@@ -234,7 +238,7 @@ class Hub:
                 if crowd == Crowd.SMALL and not has_more and now > self._calm_until:
                     time.sleep(GATHER_SECONDS)
                 now = clock()
-                if events or ready or self._again:  # that somebody has gone is not told twice
+                if events or ready or self._again:  # `ready` keeps what epoll does not tell twice
                     quiet_ends = now + POLL_SECONDS
                 if now > turn_ends:
                     await trio.lowlevel.checkpoint()
@@ -242,7 +246,7 @@ class Hub:
                     turn_ends, quiet_ends = now + TURN_SECONDS, now + POLL_SECONDS
 
     def _serve_all(self, now: float) -> int:
-        """Serve those that are ready, until all are served or their time is over; give the `Crowd`."""
+        """Serve the sockets that are ready, until all are served or the time is over; give the `Crowd`."""
         turns, watched, clock = self._turns, self._watched, time.monotonic
         ready = turns.ready
         slice_ends = now + SLICE_SECONDS
@@ -277,9 +281,9 @@ class Hub:
         push: Callable[[], None] | None = None,
         begins: Callable[[Session, trio.Nursery], None] | None = None,
     ) -> Session:
-        """Relay between two non-blocking sockets (or, without a link, with whom `push` pushes: see `Session`)
-        until the session has ended; give it back, for it knows why it did. Its requests are charged to
-        buckets, as `Session.throttle` has it, which changes that later.
+        """Relay between two non-blocking sockets (or, without a link, through `push`: see `Session`) until the
+        session has ended; give the session back, for it knows why it ended. Its requests are charged to buckets
+        until `Session.throttle` changes that.
 
         `begins` is called before anything is relayed, with a nursery that ends with the session. The sockets
         stay open. Raises what went wrong in the session, if it was our fault.
@@ -325,7 +329,7 @@ class Hub:
         push: Callable[[], None] | None = None,
     ) -> None:
         """Have a session that is held and quiet go on over another link, or without one (`Session.relink`).
-        The old one's socket is the caller's to close.
+        The caller closes the old link's socket.
         """
         if session.link is not None:
             self.leave(session.link)
@@ -334,8 +338,8 @@ class Hub:
         session.relink(link, traffic, push)
 
     def enter(self, sock: RelaySocket, ready: Callable[[int], int], whose: object) -> None:
-        """Have `ready` called with the events of a socket that are watched for; it gives the `Crowd`. `whose`
-        it is: a session's, say, that has two.
+        """Have `ready` called with the events of a socket that `watch` asks for; it gives the `Crowd`. `whose`
+        says to whom the socket belongs: a session, for one, has two.
         """
         self._watched[sock.fileno()] = ready
         self._turns.belongs(sock.fileno(), whose)
@@ -370,8 +374,8 @@ class Hub:
             self._forget(descriptor)
 
     def again(self, sock: RelaySocket) -> None:
-        """Have whoever has entered a socket called once more when it is his turn, whatever the socket is ready
-        for: something is left to do that no event of it will speak of.
+        """Have the `ready` of a socket called once more when its turn comes, whatever the socket is ready for:
+        something is left to do that no event of the socket will tell of.
         """
         if self._parked and not self._again:
             os.eventfd_write(self._waker, 1)
@@ -382,16 +386,15 @@ class Hub:
         return Crowd.NONE
 
     def finish(self, reason: str, seconds: float) -> None:
-        """End all sessions in good order within `seconds`, and those that should begin later."""
+        """End all sessions in good order within `seconds`, those that begin later included."""
         self._finish = reason, seconds
         for session in list(self.sessions):
             session.finish(reason, seconds)
 
     def watch(self, sock: RelaySocket, events: int) -> None:
-        """Have whoever has entered a socket called for these events.
-
-        With no events it is still told, once, when the socket has failed or was closed on the other side
-        (edge-triggered: else the epoll would report that for ever to a session that cannot act on it).
+        """Have the `ready` of a socket called for these events. With no events it is still called, once, when
+        the socket has failed or was closed on the other side. (That is edge-triggered: else the epoll would
+        report it for ever to a session that cannot act on it.)
         """
         self._epoll.modify(sock, events or select.EPOLLET)
 
@@ -401,7 +404,7 @@ def _note_held_up(session: Session, waits: list[tuple[Session, Held]]) -> None:
 
 
 def _loosen(locks: RangeLocks, before: Container[Wait], now: set[Wait]) -> None:
-    """Loosen whoever one waits for who waited `before`; note who waits `now`."""
+    """Loosen the sessions for which a claim waits now and waited `before`; note in `now` what waits now."""
     for wait, whose in list(locks.waits_for_kin()):
         now.add(wait)
         if wait in before:

@@ -1,8 +1,8 @@
 """One direction of a session: receive once, scan, send once.
 
 A lane reads from its source into a buffer of the pool, lets its scanner turn that into a list of slices, and
-sends the list. While something of the list is unsent it does not read: that is the backpressure, and it bounds
-what a lane holds to one buffer and what its scanner added. An idle lane holds no buffer.
+sends the list. It does not read while something of the list is unsent. That is the backpressure: a lane holds
+one buffer at most, and what its scanner added. An idle lane holds no buffer.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ the bytes are still in the processor's cache when they are sent (docs/performanc
 
 MAP_BYTES = 16 * KIB
 """The same while the oldest command under way is a BLOCK_STATUS. nbdkit sends each extent by itself, and a Unix
-socket keeps it so. One receive goes on for as long as more come, which took 30 ms for 32,000 of them; this is
-2,048. Data that comes before it costs a few receives more. Not over TLS, where a whole record has to find
-room."""
+socket keeps it so. One receive goes on for as long as more extents come, which took 30 ms for 32,000 of them;
+this is 2,048. Data that comes before the map costs a few receives more. Over TLS it does not hold, for a whole
+record has to find room."""
 
 _STATUS = int(Cmd.BLOCK_STATUS)
 
 MAX_FREE_BUFFERS = 16
-"""Buffers kept for the next lane that has something to read; a burst's others are given back."""
+"""Buffers kept for the next lane that has something to read. More are needed in a burst, and freed after it."""
 
 MAX_SLICES = 1024
 """IOV_MAX of Linux: slices in one sendmsg."""
 
 MIN_FREE_BYTES = 64 * KIB
-"""A buffer that is pinned is received into as long as it has so much room left: less is not worth a receive."""
+"""We go on receiving into a pinned buffer as long as it has so much room left: less is not worth a receive."""
 
 MIN_MESSAGE_BYTES = 28
-"""A lane with less than this, the header of a request, left over gives its buffer back and keeps the bytes
-aside: else a thousand peers that stop inside a header would hold a thousand buffers."""
+"""The header of a request. A lane with less than this left over keeps the bytes aside and gives its buffer
+back: else a thousand peers that stop inside a header would hold a thousand buffers."""
 
 MAX_ASIDE_BYTES = 16 * KIB
-"""What a lane that has to wait keeps aside in place of its buffer: some hundred requests without data. Else a
-thousand clients that are held back would hold a thousand buffers. More than this is not worth copying."""
+"""How much a lane that has to wait keeps aside in place of its buffer: some hundred requests without data. Else
+a thousand clients that are held back would hold a thousand buffers. More is not worth copying."""
 
 LONG_ASIDE_BYTES = BUFFER_BYTES // 2
-"""The same of a lane that may have to wait for minutes, and is copied once in that time: so it never holds more
-than twice what it keeps, and mostly nothing."""
+"""The same for a lane that may have to wait for minutes, and is copied only once in that time: so it never
+holds more than twice what it keeps, and mostly nothing."""
 
 
 class Segment:
     """A receive buffer, and who still needs what is in it.
 
     What a client writes may be needed again until the server has answered. So a segment with such data is
-    *pinned*: nothing in it is overwritten. A lane that is done with it parts from it, and whoever takes off the
-    last pin gives it back.
+    *pinned*: nothing in it is overwritten. A lane that is done with a pinned segment parts from it, and whoever
+    takes the last pin off gives the segment back.
     """
 
     __slots__ = ("data", "parted", "pins", "pool", "view")
@@ -82,7 +82,7 @@ class Segment:
 
 
 class BufferPool:
-    """Receive buffers, the one used last first: it is the one in the cache."""
+    """Receive buffers. The one that was used last is given first: it is still in the cache."""
 
     def __init__(self) -> None:
         self.free: list[Segment] = []
@@ -155,12 +155,15 @@ class Lane:
 
     @property
     def unscanned(self) -> int:
-        """Bytes received that the scanner did not take: part of a message, or more than it may take."""
+        """How many bytes were received that the scanner has not taken: part of a message, or more than it may
+        take.
+        """
         return self._end - self._start + len(self._left_over)
 
     def receive(self, under_way: Mapping[int, Entry] | None = None) -> None:
-        """Receive once and scan; not where the buffer is full of messages that the scanner holds back. How much
-        is received of replies goes by the oldest of the commands that are `under_way`.
+        """Receive once and scan, unless the buffer is full of messages that the scanner holds back. For
+        replies, the oldest of the commands that are `under_way` decides how much is received at most
+        (`MAP_BYTES`).
 
         Raises OSError if the source has failed, and what the scanner raises.
         """
@@ -230,7 +233,7 @@ class Lane:
             self.release()
 
     def _exchange(self, full: Segment) -> Segment:
-        """Go on in another buffer with what is not scanned, for this one is needed as it is."""
+        """Go on in another buffer with what is not scanned, for the full one is pinned."""
         segment = self._take_buffer(full.view[self._start : self._end])
         full.part()
         return segment
@@ -277,31 +280,31 @@ class Lane:
         self._keep_aside(MIN_MESSAGE_BYTES - 1)
 
     def put_aside(self, most: int = MAX_ASIDE_BYTES) -> None:
-        """Give the buffer back, unless there is more than `most` in it: it will be a while until more can be
-        scanned.
+        """Give the buffer back, unless more than `most` in it is unscanned: it will be a while until more can
+        be scanned.
         """
         self._keep_aside(most)
 
     def lead_to(self, sink: RelaySocket | None, scan: Scan) -> None:
-        """Go on to another sink, with another scanner, which takes up what is unscanned."""
+        """Send to another sink from now on, with another scanner, which takes up what is unscanned."""
         assert not self.out
         self.sink, self._scan = sink, scan
 
     def come_from(self, source: RelaySocket | None, scan: Scan) -> None:
-        """Go on from another source, with another scanner. Nothing is left of the old one."""
+        """Receive from another source from now on, with another scanner. Nothing is left of the old source."""
         assert not self.out
         assert not self.unscanned
         self.source, self._scan = source, scan
         self.ended = False
 
     def lead_nowhere(self) -> None:
-        """Nothing is sent any more, nor what was to be; the scanner goes on."""
+        """Send nothing any more, not even what was to be sent; the scanner goes on."""
         self.out.clear()
         self.sink = None
         self.release()
 
     def come_from_nowhere(self) -> None:
-        """Nothing comes any more; what was received is dropped, and what is to be sent is sent."""
+        """Receive nothing any more. What was received is dropped; what is to be sent is still sent."""
         self._start = self._end
         self._left_over = b""
         self.source = None

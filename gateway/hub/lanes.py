@@ -1,13 +1,13 @@
-"""The two lanes of a session, and what passes between them: what is received, scanned and sent, and what is
-waited for next.
+"""The two lanes of a session, and what passes between them: what is received, scanned and sent, and which
+events are waited for next.
 
-The lanes are independent: replies go on being read while a request cannot be written, and the other way
-round, because a relay that lets one direction hold up the other hangs clients that write and read at once.
-What is said beside them (answers of our own, what jobs ask and say) is put between two messages.
+The lanes are independent: replies are read while a request cannot be written, and the other way round. If one
+direction could hold up the other, clients that write and read at once would hang. What we say by ourselves
+(answers of our own, what jobs ask and say) is put between two messages.
 
-It is found here that a client or a link has failed. What becomes of the session then, a subclass decides
-(`gateway.hub.ending`), and says so by a few flags, which each step looks at. These are classes that inherit,
-and not objects that hold each other, because each hop from one to the other would cost every step something.
+`Lanes` finds out that a client or a link has failed. A subclass (`gateway.hub.ending`) decides what becomes of
+the session then, and says so by a few flags, which each step looks at. The classes inherit from each other, and
+do not hold each other, because each hop from object to object would cost every step something.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gateway.wire.transmission import REQUEST
 class Lanes(ABC):
     """Both directions between `client` and `link` (non-blocking sockets), as the plan of `traffic` says.
 
-    `watch(socket, events)` is called when the events that are waited for have changed.
+    They call `watch(socket, events)` when the events that they wait for have changed.
     """
 
     __slots__ = (
@@ -88,18 +88,18 @@ class Lanes(ABC):
         self._pump: Pump = NO_PUMP
         self._watch = watch
         self._interest = {client: 0} if link is None else {client: 0, link: 0}
-        self._flowing = False  # both sockets are waited for to be read, and for nothing else
-        # Left in the buffer, and held back by nothing but others' turns:
+        self._flowing = False  # we wait for both sockets to become readable, and for nothing else
+        # Something is left in the buffer, and only waits for its next turn:
         self._more_requests = False
         self._more_replies = False
-        # What has become of the two sides, as far as a step has to know; set by who knows how sessions end:
+        # What has become of the two sides, as far as a step has to know. The subclass sets these:
         self._stopping = False  # no request is begun any more
         self._client_gone = False  # nothing can be sent to the client, or comes from it
         self._link_mute = False  # nothing can be sent to the link
         self._link_closed = False  # nothing comes from the link
-        self._over = False  # all has been given back
+        self._over = False  # the session has ended
 
-    # --- What the subclass knows that ends sessions
+    # --- What the subclass decides
 
     @abstractmethod
     def _say_goodbye(self) -> None:
@@ -120,12 +120,14 @@ class Lanes(ABC):
     @property
     @abstractmethod
     def _begins_nothing(self) -> bool:
-        """No request is begun; only what has begun is taken to its end."""
+        """No request is begun any more; one that has begun is taken to its end."""
 
     # --- What comes and goes
 
     def _guard_requests(self, step: Callable[[], object]) -> None:
-        """Do a step of the request lane; the client bears the consequences of what it sent."""
+        """Do a step of the request lane. If the client has broken the protocol, or its connection fails, it is
+        lost.
+        """
         try:
             step()
         except (WireError, Hangup) as error:
@@ -144,7 +146,7 @@ class Lanes(ABC):
         self._send_what_jobs_say()
         self._send_requests()
         if requests.disconnected or self._requests_lane.ended:
-            self.traffic.debt.deaf = True  # it may not read what it is told any more
+            self.traffic.debt.deaf = True  # it may no longer read what it is told
         if requests.disconnected:
             self._say_goodbye()
         elif self._requests_lane.ended:
@@ -156,6 +158,7 @@ class Lanes(ABC):
     def _receive_replies(self) -> None:
         lane = self._replies_lane
         if self._requests_lane.out or self._requests.waiting or self.traffic.early.unsent:
+<<<<<<< HEAD
             self._note_unsent()  # what has not come yet from the client, who scans knows
         if self._more_replies:
             self._guard_replies(lane.scan)
@@ -165,6 +168,9 @@ class Lanes(ABC):
     def _guard_replies(self, step: Callable[[], object]) -> None:
         """Do a step of the reply lane; the link bears the consequences of what it sent."""
         lane = self._replies_lane
+=======
+            self._note_unsent()  # (the scanner knows itself what the client has not sent yet)
+>>>>>>> main
         try:
             step()
         except WireError as error:
@@ -185,15 +191,15 @@ class Lanes(ABC):
         self._send_what_jobs_say()
 
     def _note_answered(self) -> None:
-        """Note what has been written that the client has been told of."""
+        """Note the writes that the client was told are done."""
         memory = self.traffic.memory
         if memory is not None and memory.answered:
             memory.remember(self.traffic.last_cookie)
 
     def _note_unsent(self) -> None:
-        """Note which WRITEs' data the link has not been given: a reply to one of them is early."""
+        """Note for which WRITEs the data is not sent yet: a reply to one of them is early."""
         if self._link_mute:
-            return  # what was not sent by then never is
+            return  # what was not sent before never will be
         requests, traffic = self._requests, self.traffic
         unsent = sum(map(len, (*self._requests_lane.out, *requests.waiting)))
         header = traffic.plan.link.request.size
@@ -202,7 +208,7 @@ class Lanes(ABC):
         )
 
     def _settle_early(self) -> None:
-        """Take the replies that were early until now."""
+        """Take the replies that are no longer early."""
         self._note_unsent()
         for reply in self._replies.settle_early():
             self._replies.interject(reply, self._replies_lane.out)
@@ -233,8 +239,13 @@ class Lanes(ABC):
         try:
             lane.send()
         except OSError as error:
+<<<<<<< HEAD
             self._fail_client(error)
         if self.link is None:  # else nothing comes as long as something is unsent
+=======
+            self._lose_client(f"the client's connection failed: {error.strerror or error}")
+        if self.link is None:  # with a link, nothing comes while something is unsent
+>>>>>>> main
             self.traffic.backlog = sum(map(len, lane.out))
 
     def _send_requests(self) -> None:
@@ -244,11 +255,18 @@ class Lanes(ABC):
         try:
             self._requests_lane.send()
         except OSError as error:
+<<<<<<< HEAD
             self._fail_sending(error)
+=======
+            # What the upstream has answered may still be there to read. The end of the link is seen then.
+            self._note_unsent()
+            self._lose_sending(f"the upstream takes no more requests: {error.strerror or error}")
+>>>>>>> main
             return
         if self.traffic.early.held:
             self._settle_early()
 
+<<<<<<< HEAD
     def _fail_client(self, error: OSError) -> None:
         self._lose_client(f"the client's connection failed: {error.strerror or error}")
 
@@ -305,10 +323,13 @@ class Lanes(ABC):
         raise self._what_failed()
 
     # --- What is waited for
+=======
+    # --- Which events we wait for
+>>>>>>> main
 
     def _resume_requests(self) -> None:
         """Take up requests that were left in the buffer because too many were under way, too many of our
-        answers waited, or its turn was over: no event of a socket will speak of them again.
+        answers waited, or the turn was over. No event of a socket will tell of them again.
         """
         lane = self._requests_lane
         left = lane.unscanned
@@ -327,9 +348,9 @@ class Lanes(ABC):
             return False
         if self._requests_lane.ended:
             return False
-        if self._begins_nothing:  # only what is half sent
+        if self._begins_nothing:  # only the rest of a request that is half sent
             return not self._requests.between_messages
-        if self.traffic.room <= 0:  # what has begun is taken to its end all the same
+        if self.traffic.room <= 0:  # the same
             return not self._requests.between_messages
         waiting = len(self._replies.waiting) + len(self._replies_lane.out)
         return waiting < MAX_ANSWERS
@@ -338,7 +359,7 @@ class Lanes(ABC):
         if self._client_gone:
             return 0
         events = WRITE if self._replies_lane.out else 0
-        if self._more_requests:  # first, and then the end, if that is next
+        if self._more_requests:  # they come before anything new, even its end
             return events
         return events | READ if self._may_read_requests() else events
 
@@ -353,7 +374,7 @@ class Lanes(ABC):
             self._interest[sock] = events
             self._watch(sock, events)
 
-    # --- What is known of it
+    # --- The session's state
 
     @property
     def _idle(self) -> bool:
@@ -371,23 +392,23 @@ class Lanes(ABC):
 
     @property
     def between_requests(self) -> bool:
-        """The client has no request half sent that has begun."""
+        """No request has begun of which the client has sent only a part."""
         return self._requests.between_messages
 
     @property
     def said_disc(self) -> bool:
-        """The client has."""
+        """The client has said DISC."""
         return self._requests.disconnected
 
     @property
     def bytes_relayed(self) -> tuple[int, int]:
-        """How many have been sent to the link, and to the client."""
+        """How many bytes were sent to the link, and to the client."""
         return self._requests_lane.sent_bytes, self._replies_lane.sent_bytes
 
     @property
     def held_up(self) -> list[Held]:
-        """Claims of other sessions that wait for what this one has under way, while its client does not let it
-        go on: it has sent half a WRITE, or does not take its replies.
+        """Claims of other sessions that wait for what this session has under way, if its client is the reason:
+        it has sent half a WRITE, or does not take its replies.
         """
         if self._replies_lane.out or not self._requests.between_messages:
             return self.traffic.locks.waiting_for(self.traffic.in_flight)
@@ -424,8 +445,8 @@ class Lanes(ABC):
         ask: Callable[[Ask, Done], None],
         adopt: Callable[[Ask, Done], None],
     ) -> None:
-        """Go on without the link, which has died under what is under way: that is asked again, by `adopt` what
-        may have been done, and by `ask` whatever else there is and comes.
+        """Go on without the link, which has died with commands under way. They are asked again: by `adopt` what
+        the server may have done, by `ask` the others, and all that comes from now on.
         """
         assert self.link is not None
         traffic, replies = self.traffic, self._replies
@@ -447,7 +468,7 @@ class Lanes(ABC):
         self._more_replies = False
 
     def _complete(self, answer: Answer) -> None:
-        """The rest of what was half sent to the client has come."""
+        """The rest has come of a reply that was half sent to the client."""
         replies = self._replies
         if answer.error:
             out = replies.complete_without(answer.text)
@@ -466,4 +487,4 @@ def _nothing() -> None:
 
 
 def not_any_more(_go_on: Callable[[], None]) -> None:
-    """A traffic that is left wakes nobody."""
+    """Stand in for `Jobs.woken` of a traffic that is left: wake nobody."""

@@ -1,16 +1,16 @@
-"""One session: two lanes between a client's socket and a link's (`lanes`), which come to an end together
-(`ending`), as the hub drives it. Here is what is no end:
+"""One session, as the hub drives it: two lanes between a client's socket and a link's (`lanes`), which come to
+an end together (`ending`). This module has what does not end a session.
 
 A session can be *held*: it begins no request any more, takes to its end what has begun, and is `quiet` then.
-What its client sends meanwhile stays where it is, DISC included, until it may `go_on`. While it is held and
-quiet its link may be exchanged for another (`relink`). And once all that it has written is known to be durable
-(`settled`), the death of its link (or of the bundle that it asks) harms nothing: it waits for another one then,
-and ends only if there is none when it goes on.
+What its client sends meanwhile stays unread, DISC included, until the session may `go_on`. While it is held and
+quiet, its link may be exchanged for another (`relink`). Once all that it has written is known to be durable
+(`settled`), the death of its link (or of the bundle that it asks) harms nothing: the session waits for another
+one, and ends only if there is none when it goes on.
 
-A session that is to `survive` goes on without its link: all that is under way is asked of somebody else
-(`carry_over`), and the client notices a slow server. If its server goes in good order (`scan.going`), it begins
-no request any more, and gives its link up as soon as everything is answered that will be, or when it has to
-(`leave_link`); then that is a link like any other that has died.
+If the link of a session that is to `survive` dies, a bundle is asked for all that is under way (`carry_over`),
+and the client notices no more than a slow server. If the server goes in good order (`scan.going`), the session
+begins no request any more. It gives its link up as soon as everything is answered that will be, or when it has
+to (`leave_link`). From then on that link is like any other that has died.
 """
 
 from __future__ import annotations
@@ -48,10 +48,8 @@ class Hold(Enum):
 
 class Session(Ending):
     """Relays between `client` and `link` (non-blocking sockets) as the plan of `traffic` says. Without a link
-    its jobs ask somebody else (a bundle), whose `push` has sent what they ask.
-
-    `watch(socket, events)` is called when the events that the session waits for have changed, `again(socket)`
-    to be called once more when it is its turn.
+    its jobs ask a bundle; `push` has that send what they ask. The session calls `watch(socket, events)` when
+    the events that it waits for have changed, and `again(socket)` to be called once more when its turn comes.
     """
 
     __slots__ = ("_again", "_calm", "_doors", "_goes", "_holds", "_push", "bug")
@@ -72,11 +70,11 @@ class Session(Ending):
         self._again = again
         self._doors = doors
         self._push = push
-        self._goes = False  # the client has gone, which is looked at when its requests are
+        self._goes = False  # the client has gone; we look at that after its requests
         self._holds: set[Hold] = set()  # no request is begun as long as there is one
         self._calm = 0  # steps since many commands were under way
         self.bug: Exception | None = None
-        """What went wrong in here, if anything did."""
+        """The bug of ours that ended the session, if any did."""
 
     def begin(self, client_data: bytes = b"") -> None:
         """Begin; `client_data` are bytes that the client sent after its last option."""
@@ -87,8 +85,8 @@ class Session(Ending):
         )
 
     def throttle(self, charges: Charges, watched: Watched = ()) -> None:
-        """Charge requests to these buckets from now on, or to none; also while it runs. Those that are only
-        `watched` hold nothing back. Never raises.
+        """Charge requests to these buckets from now on, or to none; the session may be running. Buckets that
+        are only `watched` hold nothing back. Never raises.
         """
         if self._gate is None and not (charges or watched):
             return
@@ -104,7 +102,7 @@ class Session(Ending):
         self.traffic.gate = self._gate if charges or watches else None
 
     def _let_through(self) -> None:
-        """The request that was held may be tried again; so `_go_on` takes it up, where it lies."""
+        """The gate lets the request that it held try again: `_go_on` takes it up in the buffer."""
         self._step(self._hold_no_more, 0)
 
     def _hold_no_more(self, _events: int) -> None:
@@ -142,7 +140,7 @@ class Session(Ending):
             return Crowd.NONE
 
     def _step(self, step: Callable[[int], None], events: int) -> int:
-        if self._over:  # in this very round of the hub, which has not been told yet
+        if self._over:  # it has ended in this very round of the hub
             return Crowd.NONE
         try:
             step(events)
@@ -153,7 +151,7 @@ class Session(Ending):
         if self._push is not None:
             self._push()
         crowd = crowd_of(self.traffic.in_flight)
-        # What others are asked for it, or is answered here, is not in flight.
+        # What a bundle is asked, or we answer by ourselves, is not in flight.
         if crowd or self._more_requests or self.traffic.jobs.waiting > FEW_COMMANDS:
             self._calm = 0
             return crowd
@@ -161,11 +159,11 @@ class Session(Ending):
         return Crowd.CALM if self._calm > CALM_STEPS else Crowd.NONE
 
     def _break(self, bug: Exception) -> None:
-        """End over a bug of ours, which must end no session but this one. Its owner raises it."""
+        """End over a bug of ours, which must end no session but this one. The session's owner raises it."""
         self.bug = bug
         try:
             self.close()
-        except Exception as another:  # its traceback has the first one as well
+        except Exception as another:  # its traceback shows the first bug as well
             self.bug = another
 
     def _client_ready(self, events: int) -> None:
@@ -174,8 +172,8 @@ class Session(Ending):
             events &= ~GONE
         if events & GONE:
             if self._holds and self._requests.between_messages and not self._replies_lane.out:
-                return  # what it said before it went is read when the session goes on, as its end is
-            events |= self._interest[self.client]  # reading or writing tells what is wrong
+                return  # what it said before it went, and its end, are read when the session goes on
+            events |= self._interest[self.client]  # to read or write will tell what is wrong
             if not self._interest[self.client]:
                 self._lose_client("the client has vanished")
         if events & WRITE:
@@ -225,7 +223,7 @@ class Session(Ending):
             self._again(self.client)
         elif self._goes:
             self._goes = False
-            self._watch(self.client, self._interest[self.client])  # is told of it once more
+            self._watch(self.client, self._interest[self.client])  # so that we are told once more
         if self.link is not None:
             self._want(self.link, self._link_interest())
             if self._more_replies and not self._replies_lane.out:
@@ -235,8 +233,8 @@ class Session(Ending):
     # --- What others have it do
 
     def act(self, go_on: Callable[[], None]) -> None:
-        """Let a job go on, or begin, between two steps of the session's own: it was granted a range which
-        another session had, or a hook has come to an end. Never raises; what goes wrong ends the session.
+        """Let a job go on, or begin, between two steps of the session: it was granted a range that another
+        session had, or a hook has come to an end. Never raises; what goes wrong ends the session.
         """
 
         def step(_events: int) -> None:
@@ -255,7 +253,7 @@ class Session(Ending):
     # --- Holding
 
     def hold(self, why: Hold = Hold.PAUSED) -> None:
-        """Begin no request any more, until `go_on` is said for all that hold it. Never raises."""
+        """Begin no request any more, until `go_on` was called for each `Hold`. Never raises."""
         self._step(lambda _events: self._hold(why), 0)
 
     def _hold(self, why: Hold) -> None:
@@ -263,7 +261,7 @@ class Session(Ending):
         self._requests.stopped = True
 
     def go_on(self, why: Hold = Hold.PAUSED) -> None:
-        """Take requests up again, where the client's bytes lie, unless it is held for more. Never raises."""
+        """Take requests up again, in the buffer first, unless another `Hold` is left. Never raises."""
         self._step(lambda _events: self._hold_it_no_more(why), 0)
 
     def _hold_it_no_more(self, why: Hold) -> None:
@@ -272,7 +270,7 @@ class Session(Ending):
             self.settled = False
         self.traffic.has_waited()
         self._requests.stopped = self._begins_nothing
-        # If the client has gone meanwhile, that was passed over, and is not told a second time unless asked.
+        # If the client went meanwhile, we ignored that, and epoll tells it a second time only if asked.
         self._watch(self.client, self._interest[self.client])
         if not self.settled and self.link_lost:
             lost, self.link_lost = self.link_lost, ""
@@ -284,7 +282,7 @@ class Session(Ending):
         return bool(self._holds) and not self.ended.is_set()
 
     def is_held(self, why: Hold) -> bool:
-        """Say whether it is held for this."""
+        """Say whether it is held for this reason."""
         return why in self._holds
 
     @property
@@ -295,8 +293,8 @@ class Session(Ending):
     # --- Another link, while it is held
 
     def part_from_link(self) -> None:
-        """Say DISC to the upstream and close the connection, while `settled` and quiet: the session lives on
-        for another link. Never raises.
+        """Say DISC to the upstream and close the connection, while `settled` and quiet. The session lives on,
+        and waits for another link. Never raises.
         """
         self._step(self._part_from_link, 0)
 
@@ -312,8 +310,8 @@ class Session(Ending):
             shut_down(self.link, socket.SHUT_RDWR)
 
     def lose(self, reason: str, seconds: float) -> None:
-        """Nobody answers what it asks any more (a session without a link of its own): live on for others while
-        `settled` and quiet, else end within `seconds`. Never raises.
+        """The bundle that a session without a link asks answers no more: wait for another one if `settled` and
+        quiet, else end within `seconds`. Never raises.
         """
         self._step(lambda _: self._lose(reason, seconds), 0)
 
@@ -330,8 +328,8 @@ class Session(Ending):
         push: Callable[[], None] | None = None,
     ) -> None:
         """Go on over another link (or without one, and then with `push`), while held and quiet; `traffic` is
-        made for it, on the same terms with the client. The socket of the old link is the caller's, and has been
-        taken out of the hub, as the new one is to be put in (`Hub.relink` does both).
+        made for it, on the same terms with the client. The caller has taken the old link's socket out of the
+        hub and put the new one's in (`Hub.relink` does both), and closes the old one.
         """
         assert self._holds
         assert self.quiet
@@ -346,15 +344,15 @@ class Session(Ending):
     # --- Living on without the link
 
     def server_goes(self) -> None:
-        """The server has said that it goes: begin no request over this link any more. Called in the middle of a
-        step.
+        """The server has said that it goes: begin no request over this link any more. This is called in the
+        middle of a step.
         """
         self._requests.stopped = True
         self._flowing = False
 
     def leave_link(self, traffic: Traffic) -> None:
-        """Give up the link that this traffic is about, if it still has that: the server has had its time to
-        answer. Never raises.
+        """Give up the link of this traffic, if the session still has it: the server has had its time to answer.
+        Never raises.
         """
         if self.traffic is traffic and traffic.going.begun:
             self._step(lambda _events: self._leave_link(), 0)
@@ -386,8 +384,8 @@ class Session(Ending):
         adopt: Callable[[Ask, Done], None],
         push: Callable[[], None],
     ) -> None:
-        """Go on without the link, which has died: by asking somebody else, whose `push` has sent what is asked.
-        What was under way is asked again, by `adopt` what may have been done. To be called by `survive`.
+        """Go on without the link, which has died, by asking a bundle; `push` has that send what is asked. What
+        was under way is asked again, by `adopt` what the server may have done. For `survive` to call.
         """
         self._push = push
         self._lead_nowhere(plan, ask, adopt)

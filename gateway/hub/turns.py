@@ -1,13 +1,13 @@
 """Whose turn it is among sockets that are ready: fair by the time that each takes, not by turns alone.
 
 One client's turn may be a thousand times as long as another's: a map of 131,072 extents, a buffer full of
-requests that are answered here. Served one after the other as they come, a few such clients would keep one
-that asks for a single block waiting for all of them, every time. So where there is not time for all, whoever
-has taken least goes first, as processes do before a kernel.
+requests that are answered here. If we served them one after the other as they come, a client that asks for a
+single block would wait for a few such clients each time. So if there is not time for all, whoever has taken
+least goes first, as a kernel does with processes.
 
-As long as there is time for all, nobody waits for long, and nothing of it is remembered: who had much then owes
-nothing. And who comes while there is not time for all begins with no less than those who are there have had:
-nobody saves up for a long turn.
+As long as there is time for all, nobody waits for long, and we forget how much each has taken. A newcomer,
+while there is not time for all, begins with the least that any of the others has taken: nobody saves up for a
+long turn.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gateway.hub.crowd import AGAIN, GONE, LEFT
 from gateway.scan.turn import TURN_SECONDS
 
 SLICE_SECONDS = 0.001
-"""How long sockets are served before we look which others have become ready, if there is not time for all. A
+"""How long we serve sockets, if there is not time for all, before we look which others have become ready. A
 look costs a thousandth of it."""
 
 LONG_SECONDS = TURN_SECONDS
-"""A turn that takes longer, as each does that was ended, is followed by such a look at once if others are
-ready: whoever asks for little waits for one such turn, and not for several. A look costs a hundredth of it, and
-smaller batches, so nobody has it done for himself alone."""
+"""After a turn that takes longer (each turn that was ended does) we look at once if others are ready: a client
+that asks for little waits for one such turn, and not for several. A look costs a hundredth of it, and makes
+batches smaller, so we do not look if nobody else is ready."""
 
 
 class Turns:
@@ -37,11 +37,11 @@ class Turns:
         """In seconds, since there was time for all."""
 
     def belongs(self, descriptor: int, whose: object) -> None:
-        """A descriptor is there, and has its turns together with others of the same one."""
+        """A descriptor is there, and shares its turns with the others that are `whose`."""
         self._whose[descriptor] = whose
 
     def others_wait(self, descriptor: int) -> bool:
-        """Say whether anybody is ready but whose descriptor this is: nobody waits for himself."""
+        """Say whether anybody is ready other than the owner of this descriptor: nobody waits for himself."""
         whose = self._whose
         its = whose.get(descriptor)
         return any(each not in whose or whose[each] is not its for each in self.ready)
@@ -64,9 +64,9 @@ class Turns:
         return sorted(self.ready, key=lambda each: taken.get(each, least))
 
     def overran(self, took: Iterable[tuple[int, float]]) -> None:
-        """There was not time for all. These have had their turns, of so many seconds. The others are found
-        ready again by the next look, if they want to be. But that somebody has gone, or wants to be called
-        again, is not told twice.
+        """There was not time for all. These have had their turns, of so many seconds. The next look finds the
+        others ready again, if they still are. Only what is told once is kept: that somebody has gone, or wants
+        to be called again.
         """
         taken = self._taken
         least = min(taken.values(), default=0.0)
@@ -86,7 +86,7 @@ class Turns:
         self._taken.clear()
 
     def forget(self, descriptor: int) -> None:
-        """It is there no more; another may come by its number."""
+        """A descriptor is there no more; another may get its number."""
         self.ready.pop(descriptor, None)
         self._taken.pop(descriptor, None)
         self._whose.pop(descriptor, None)

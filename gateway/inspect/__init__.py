@@ -1,4 +1,4 @@
-"""What looks at servers, configurations and this machine, and serves nobody.
+"""Looks at servers, configurations and this machine, and serves nobody.
 
 probe.py    what a server is, and what is wrong with it
 explain.py  what the gateway would do for one client that asks for one export

@@ -1,4 +1,4 @@
-"""What policies change of an export, and of what may be asked of it, in words."""
+"""What policies change of an export, and of the commands that it takes, in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.wire.constants import TransmissionFlag as Flag
 
 
 def steps_of(export: Export, first: View, agreed: Compiled) -> Iterator[Step]:
-    """Give what the export looks like after the quirks, the gateway and each policy that changes something."""
+    """Give the export as it is after the quirks, the gateway, and each policy that changes something."""
     yield Step(QUIRKS, export.size, export.flags, 0, export.block_sizes, export.description)
     yield _step(GATEWAY, first)
     for stage in reversed(agreed.stages):
@@ -33,7 +33,7 @@ def _step(name: str, view: View) -> Step:
 
 
 def restrictions_on(agreed: Compiled, command: Cmd) -> Iterator[Restriction]:
-    """Say what policies do to a command: all in one table, or, where hooks come between them, one by one."""
+    """Say what policies do to a command: all together by their table, or one by one if hooks come between."""
     if command not in agreed.hooked:
         yield from restrictions_of(agreed.table[command])
         return
@@ -42,7 +42,7 @@ def restrictions_on(agreed: Compiled, command: Cmd) -> Iterator[Restriction]:
 
 
 def restrictions_of(row: Row, where: str = "") -> Iterator[Restriction]:
-    """Say in words what a row of a table says. `where` follows them: whose offsets they are."""
+    """Say in words what a row of a table says. `where` follows them, and says whose offsets they are."""
 
     def refused(what: str, why: RefusedCommand) -> Restriction:
         return Restriction(what + where, why.error.name, why.text)
@@ -67,7 +67,7 @@ def _names(flags: int) -> str:
 
 
 def would_show(agreed: Compiled) -> Iterator[str]:
-    """Say what observed policies would show otherwise."""
+    """Say what observed policies would show differently."""
     yield from agreed.would
     if agreed.shadow is None:
         return
@@ -85,7 +85,7 @@ def would_show(agreed: Compiled) -> Iterator[str]:
 
 
 def would_restrict(agreed: Compiled) -> Mapping[Cmd, tuple[Restriction, ...]]:
-    """Say what observed policies would refuse beyond what is refused."""
+    """Say what observed policies would refuse beyond what is refused already."""
     if agreed.shadow is None:
         return {}
     return dict(_beyond(agreed.table, agreed.shadow.table))

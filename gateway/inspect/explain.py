@@ -1,12 +1,12 @@
-"""What the gateway would do for one client that asks for one export: asked of the real upstream and of the code
-that serves, and not guessed.
+"""What the gateway would do for one client that asks for one export. Nothing is guessed: the real upstream and
+the code that serves give the answers.
 
-The client need not be there: it is who it is said to be. The rules are asked as for any other; then the
-upstream is negotiated with as for a client of each framing, up to the point where the export would be opened
-(beyond it, where a policy has to look at the disk), and `promise` and `plan` say the rest. Nothing is relayed.
+The client need not be there: it is who the user says it is. The rules decide as for any other client. Then we
+negotiate with the upstream as for a client of each framing, up to the point where the export would be opened
+(or further, if a policy has to look at the disk). `promise` and `plan` say the rest. Nothing is relayed.
 
-What a running gateway has counted (connections, writers, what is left of a rate) is not known here: the
-answer is for a client that comes first.
+We do not know what a running gateway has counted (connections, writers, what is left of a rate): the answer is
+for a client that comes first.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, Framing
 
 
 class PolicyBug(Exception):
-    """Something failed that is no refusal, where policies have a say: the cause has the traceback."""
+    """Something failed that is no refusal, while policies were called. The cause has the traceback."""
 
 
 FRAMINGS = (SIMPLE, STRUCTURED, EXTENDED)
@@ -103,7 +103,7 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
     upstream = config.upstream[grant.route.upstream]
     report.uris = tuple(map(str, upstream.uris))
     report.wanted, report.required = upstream.connections, upstream.connections_required
-    failed: StartError | None = None  # as itself, not in the nursery's group
+    failed: StartError | None = None  # raised below, not in the nursery's group
     async with trio.open_nursery() as embedded:
         try:
             async with upstreams(config, embedded, load_keyring(config)) as servers:
@@ -145,7 +145,7 @@ def _granted(access: Access, config: Config, report: Report) -> Grant:
 
 
 def _policies(grant: Grant, session: Session, report: Report) -> list[Placed]:
-    """Give the policies as they stand for the client, as for INFO: nothing is counted. Raises `Refusal`."""
+    """Give the policies as they stand for the client at INFO: nothing is counted. Raises `Refusal`."""
     try:
         return peek(grant.chain, session)
     except Denied as denied:
@@ -167,7 +167,8 @@ async def _views(server: Server, grant: Grant, chain: list[Placed], report: Repo
             names = await _listed(server, grant, report)
             movable = _movable_bitmaps(grant, report)
             report.contexts = tuple(_said_of(grant, name, movable) for name in names)
-        # A client of simple replies cannot ask for any. The others are taken to ask for all that they may have.
+        # A client with simple replies cannot ask for any. We reckon that the others ask for all that they may
+        # have.
         allowed = [context.name for context in report.contexts if context.by is None]
         queries = tuple(allowed[: limits.MAX_QUERIES]) or None
         report.views.append(await _view(server, grant, chain, framing, queries, report))
@@ -203,7 +204,7 @@ async def _view(
     first = first_view(route, offered(export, decision))
     agreed = compile_chain(chain, first)
     theirs = [context.name for context in export.contexts]
-    if server.mode.wanted.shared:  # which select all, for whoever might ask
+    if server.mode.wanted.shared:  # shared connections select all, for whoever might ask
         theirs = [name for name in theirs if name in (queries or ())]
     promised = promise(
         agreed,
@@ -239,7 +240,7 @@ async def _view(
 
 
 def _decided(server: Server, export: Export, quirks: Sequence[str], report: Report) -> Decision:
-    """Decide how many connections there would be, if the others say what this one does. Raises `Refusal`."""
+    """Decide how many connections there would be, if the others tell what this one tells. Raises `Refusal`."""
     decision = server.decide([export], quirks)
     if report.required:
         check_required(report.wanted, decision)
@@ -250,7 +251,7 @@ def _decided(server: Server, export: Export, quirks: Sequence[str], report: Repo
 
 
 async def _listed(server: Server, grant: Grant, report: Report) -> list[str]:
-    """Give the names of the contexts that a client could ask for, if no policy had a say."""
+    """Give the names of the contexts that a client could ask for if there were no policies."""
     negotiation = Negotiation(server)
     terms = upstream_side.Terms(grant.route.upstream_name, structured=True, extended=True)
     names: list[str] = []

@@ -1,9 +1,9 @@
-"""What `serve` will need of this machine and lacks, found out without serving: for `nbd-gateway check`; and for
-a gateway that has begun to serve, of what only its clients will need.
+"""What `serve` will need of this machine and does not find, without serving. It is for `nbd-gateway check`. A
+gateway that has begun to serve asks for the part that only its clients will need.
 
-Each is asked of who needs it, in the words in which a gateway that starts says it (or, of a `command` and of
-policies, one that has its first client). What would be another's to have is not looked at: whether a server can
-be reached, and an address listened on, is seen when that is done.
+The code that needs a thing is asked for it, so the words are those of a gateway that starts (or, for a
+`command` and for policies, of one that gets its first client). We do not look at what others may have
+meanwhile: whether we can reach a server, or listen on an address, shows when that is done.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.uri import FileUri
 
 
 def lacking(config: Config) -> Iterator[Finding]:
-    """Give what is lacking, and the key that asks for it. Files of disks are opened, and closed again."""
+    """Give what is lacking, and the key that asks for it. This opens files of disks, and closes them again."""
     for number, listen in enumerate(config.listen):
         yield from _of_listener(config, ("listen", number), listen)
     for name, upstream in config.upstream.items():
@@ -34,7 +34,7 @@ def lacking(config: Config) -> Iterator[Finding]:
 
 
 def lacking_for_clients(config: Config) -> Iterator[Finding]:
-    """Give the part of it without which a gateway starts all the same."""
+    """Give what is lacking, of the things without which a gateway starts all the same."""
     for name, upstream in config.upstream.items():
         if upstream.command is not None and (why := unstartable(upstream.command)):
             yield ("upstream", name, "command"), why
@@ -45,7 +45,7 @@ def lacking_for_clients(config: Config) -> Iterator[Finding]:
 
 
 def ending(config: Config) -> Iterator[str]:
-    """Say of which certificates the time is over, or soon will be. Raises `StartError`."""
+    """Say which certificates have ended, or soon will. Raises `StartError`."""
     keyring = load_keyring(config)
     if keyring is not None:
         for whose, what in keyring.warnings(datetime.now(UTC)):
@@ -83,8 +83,8 @@ def _of_upstream(config: Config, at: KeyPath, upstream: Upstream) -> Iterator[Fi
 def _of_credentials(
     at: KeyPath, settings: Listen | Upstream, alone: Iterable[Config]
 ) -> Iterator[Finding]:
-    """Load the credentials of one place, by configurations that have those of one address alone. What several
-    addresses lack is said once.
+    """Load the credentials of one listener or upstream. Each of the configurations `alone` has one address of
+    it, and nothing else. What several addresses lack is said once.
     """
     from gateway.tls.keyring import Keyring, KeyringError
 
@@ -100,7 +100,7 @@ def _of_credentials(
 
 
 def _key_of(settings: Listen | Upstream, path: Path | None) -> str:
-    """Say which key of a listener's or an upstream's asks for a file of credentials."""
+    """Say which key of a listener or an upstream asks for a file of credentials."""
     if settings.psk is not None and path in (None, settings.psk):
         return "psk"
     if settings.certificates is not None:

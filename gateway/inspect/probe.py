@@ -1,8 +1,9 @@
-"""What a server is, and what is wrong with it: asked in its option phase, with INFO and LIST, left with ABORT.
+"""What a server is, and what is wrong with it. We ask in its option phase, by INFO and LIST, and leave by
+ABORT.
 
-A server that takes one client and then ends (qemu-nbd without -t) survives that. One that knows no INFO has to
-have its export opened for anything to be known of it; after that such a server is gone. So is one whose exports
-are to be read (`transmit`).
+A server that takes one client and then ends (qemu-nbd without -t) survives that. If a server knows no INFO, or
+its exports are to be read (`transmit`), we have to open an export: a server for one client has ended after
+that.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from gateway.wire.handshake import ListedExport
 
 READ_PLACES = 16
 READ_BYTES = 4096
-"""Where and how much is read: enough to meet data and holes of most disks, and done in a moment."""
+"""How much we read at each of so many places: enough to meet data and holes of most disks in a moment."""
 
 READ_SECONDS = 10
 """How long a READ may take: a disk may have to wake up."""
 
 MAX_PROBED = 64
-"""Exports that are asked about; a server may list thousands."""
+"""How many exports we ask about: a server may list thousands."""
 
 
 SEVERAL = Connections(count=4)
-"""How many connections are taken for "several": as many as nbdcopy takes."""
+"""How many connections "several" are: as many as nbdcopy opens."""
 
 ALL_OF_THEM = f"{SEVERAL} for each client, if all of them say the same"
 
@@ -52,10 +53,10 @@ class CannotProbe(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What READs of a few places have shown."""
+    """The result of READs at a few places."""
 
     places: int
-    """How many were read."""
+    """How many places were read."""
     wrong: tuple[str, ...]
     """What was wrong there, in sentences."""
 
@@ -68,7 +69,7 @@ class Probed:
     evidence: Evidence
     """What the server said, as it said it."""
     export: Export
-    """As it is meant: repaired."""
+    """The export after the quirks have repaired it."""
     extended: bool
     contexts: tuple[str, ...]
     through: int
@@ -76,9 +77,9 @@ class Probed:
     program: Program
     quirks: tuple[Quirk, ...]
     notes: tuple[str, ...] = ()
-    """What cannot be mended, and what else its owner should know."""
+    """What cannot be mended, and what else the server's owner should know."""
     reading: Reading | None = None
-    """What reading has shown; None: it was not read."""
+    """None: it was not read."""
 
     @property
     def risks_data(self) -> bool:
@@ -93,12 +94,12 @@ class Probe:
 
     uri: Target
     listed: Sequence[ListedExport] | None
-    """None: it will not say."""
+    """None: the server does not tell."""
     exports: Sequence[Probed]
     misnamed: Sequence[str] = ()
-    """What it lists by names that are no strings, so that nobody can ask for it."""
+    """Listed names that are no strings, so that nobody can ask for them."""
     tls_required: bool = False
-    """It says nothing without TLS; then `exports` is empty."""
+    """The server tells nothing without TLS; then `exports` is empty."""
 
     @property
     def risks_data(self) -> bool:
@@ -164,7 +165,7 @@ async def _probed(server: Server, name: str) -> Probed:
 
 
 async def _contexts(negotiation: Negotiation, terms: Terms, *queries: str) -> tuple[str, ...]:
-    """Give the names of the contexts that answer the queries; of all, if there are none."""
+    """Give the names of the contexts that answer the queries; without a query, of all."""
     try:
         return tuple(each.name for each in await negotiation.list_contexts(terms, queries))
     except Refusal:
@@ -172,7 +173,7 @@ async def _contexts(negotiation: Negotiation, terms: Terms, *queries: str) -> tu
 
 
 async def _read(server: Server, export: Probed) -> Reading:
-    """Read places all over an export, with DF as well, which must make no difference (Q-S6 does)."""
+    """Read places all over an export, with and without DF: that must make no difference (Q-S6 does)."""
     structured = export.evidence.structured
     negotiation = Negotiation(server)
     try:
@@ -215,7 +216,7 @@ def _places(export: Export) -> list[tuple[int, int]]:
 
 def _notes(evidence: Evidence, program: Program) -> Iterator[str]:
     if program.name == "qemu":
-        # Q-S9; a size that is no multiple cannot be told from one that was.
+        # Q-S9; the size does not tell whether it was rounded.
         yield "qemu rounds sizes up to a multiple of 512: up to 511 zeros may stand behind the end of an image"
     if program.name == GATEWAY:
         yield "this is what its clients see: the server behind it is known by a probe of that server"

@@ -19,15 +19,15 @@ from gateway.wire.framing import Framing
 from gateway.wire.handshake import BlockSizes
 
 UPSTREAM, QUIRKS, GATEWAY = "upstream", "quirks", "gateway"
-"""Steps of an export that are no policy's."""
+"""The steps of an export that no policy makes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An export on its way from the upstream to the client, after somebody has had a say."""
+    """An export on its way from the upstream to the client, after one of those that change it."""
 
     name: str
-    """Who: one of the constants above, or a policy."""
+    """Who has changed it: one of the constants above, or a policy."""
     size: int
     flags: int
     base: int = 0
@@ -37,11 +37,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Restriction:
-    """What a command may not do, or what becomes of its flags."""
+    """What a command must not do, or what becomes of its flags."""
 
     what: str
     error: str | None = None
-    """What a client is answered; None: it notices nothing."""
+    """The error that a client gets; None: it notices nothing."""
     why: str = ""
 
 
@@ -51,22 +51,22 @@ class ContextSaid:
 
     name: str
     by: str | None = None
-    """The policy (or key of [[export]]) that keeps it from the client; None: it may be had."""
+    """The policy (or key of [[export]]) that keeps it from the client; None: the client may have it."""
     fails: str | None = None
-    """Why a client is refused that asks for it. None: it is left out."""
+    """Why a client that asks for it is refused; None: it is left out."""
     would: str | None = None
     """The policy that would keep it from the client, if it were not only observed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitSaid:
-    """What a policy limits of a session as a whole."""
+    """A limit that a policy sets for a session as a whole."""
 
     policy: str
     in_flight: int | None
     charges: tuple[Charge, ...]
     observed: bool = False
-    """It is only told of."""
+    """It is only observed, and holds nothing back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ class Explanation:
     client: Framing
     link: Framing
     export: Export
-    """As the upstream means it: repaired."""
+    """As the upstream means it: after the quirks have repaired it."""
     connections: Decision
-    """How many there are of those that are wanted, going by what the first one says."""
+    """How many of the wanted connections there are, going by what the first one tells."""
     quirks: tuple[str, ...]
     steps: tuple[Step, ...]
     """The first three are the upstream, the quirks, the gateway; then those policies that change something."""
@@ -89,12 +89,12 @@ class Explanation:
     would: tuple[str, ...]
     """What policies that are only observed would change."""
     would_restrict: Mapping[Cmd, tuple[Restriction, ...]]
-    """And what they would refuse beyond `restrictions`."""
+    """What they would refuse beyond `restrictions`."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What a client gets that asks for an export: filled in as far as it gets."""
+    """What a client gets that asks for an export. It is filled in up to where the client is refused."""
 
     client: Client
     asked: str
@@ -102,22 +102,22 @@ class Report:
     """The rules before the one that matches, and why they do not."""
     grant: Grant | None = None
     why: str = ""
-    """Why it is denied, for the operator; empty if it is not."""
+    """Why the client is denied, for the operator; empty if it is not."""
     refusal: Refusal | None = None
     """What the client is told then."""
     disconnect: bool = False
-    """A session that is open would be ended."""
+    """An open session of the client would be ended."""
     would: tuple[str, ...] = ()
-    """Why the client would be denied, if nothing were only observed."""
+    """Why the client would be denied if observed rules and policies were enforced."""
     limits: tuple[LimitSaid, ...] = ()
     uris: tuple[str, ...] = ()
     """The upstream's, if it has several."""
     wanted: Connections = PER_CLIENT
     """How many connections to the upstream are wanted, and for whom."""
     required: bool = False
-    """Fewer will not do."""
+    """Fewer connections are not enough."""
     contexts: tuple[ContextSaid, ...] = ()
     no_contexts: str = ""
-    """Why there are none, in the upstream's words."""
+    """Why there are no contexts, in the upstream's words."""
     views: list[Explanation] = field(default_factory=list)
     """One for each framing."""

@@ -132,7 +132,7 @@ class Disks:
             disk = self._there[key] = Disk(key, losses, kin, self._look_at)
             disk.fences.raised = partial(self._lift, weakref.ref(disk))
             if self._may_owe(key):
-                disk.losses.owe_the_next(NOT_REMEMBERED)
+                disk.losses.tell_the_next(NOT_REMEMBERED)
                 self._look_at(disk)  # who asks for it need not open it
         return disk
 
@@ -175,13 +175,13 @@ class Disks:
         go.
         """
         self._kept.pop(disk, None)
-        if not disk.losses.owes:
+        if not disk.losses.must_remember:
             return
         self._kept[disk] = None
         if len(self._kept) > MOST_KEPT:
             oldest, _none = self._kept.popitem(last=False)
             disks, name = oldest.key
-            if oldest.losses.owes:  # somebody else may have been told meanwhile
+            if oldest.losses.must_remember:  # somebody else may have been told meanwhile
                 self._named[disks, _hash(name)] = None
         if len(self._named) > MOST_NAMED:
             (disks, _name), _none = self._named.popitem(last=False)

@@ -1,12 +1,12 @@
 """The log, to standard error: how much of it, and how it looks.
 
-writer.py          lines to a file by a thread of its own: a file that hangs hangs nobody
+writer.py          lines to a file, written by a thread of its own: a file that hangs holds up nobody
 standard_error.py  standard error by such a thread, for Python too
 rates.py           how many lines a second, and of whom; the clock is passed in
 
-A reload may change level and format, and clients that are here have loggers of their own (structlog copies one
-for every `bind`). So the list of what is done with a line is one for all of them, and its content is what is
-exchanged: else a collector of JSON would go on getting lines for people.
+A reload may change level and format, but clients that are connected have loggers of their own (structlog copies
+one for every `bind`). So all loggers share one list of processors, and a reload changes what is in the list.
+Otherwise a collector of JSON would go on getting lines for people.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ if TYPE_CHECKING:
     from gateway.config import Log
 
 ORIGIN = "_origin"
-"""The key of a line, bound by who knows it, that has whose fault it is: a client's `Identity.origin`. It is not
-written."""
+"""The key of a line for the client that caused it: its `Identity.origin`. It is not written."""
 
 _rates = Rates(time.monotonic)
 
 _processors: list[Processor] = []
 
 _looks: list[Processor] = []
-"""The last of them: what a line looks like that is said."""
+"""The last of them, which make text of a line."""
 
 
 def logger(settings: Log, *, clock: Callable[[], float] = time.monotonic) -> FilteringBoundLogger:
-    """Set up logging. structlog is imported here, when clients can connect already: it is a third of what
-    starting takes.
+    """Set up logging. structlog is imported here, when clients can connect already: its import takes a third of
+    the time to start.
     """
     import structlog
 
@@ -50,7 +49,7 @@ def logger(settings: Log, *, clock: Callable[[], float] = time.monotonic) -> Fil
         to.say_lost_by(lambda count: _line("log lines lost", lines=count))
     structlog.configure(
         processors=_processors,
-        wrapper_class=structlog.make_filtering_bound_logger(0),  # `_from` decides
+        wrapper_class=structlog.make_filtering_bound_logger(0),  # `_from` decides about levels
         logger_factory=structlog.WriteLoggerFactory(to),
     )
     made: FilteringBoundLogger = structlog.get_logger()
@@ -58,7 +57,7 @@ def logger(settings: Log, *, clock: Callable[[], float] = time.monotonic) -> Fil
 
 
 def set_up(settings: Log) -> None:
-    """Have every line that comes from now on look so, whoever writes it."""
+    """Have every line from now on look as `settings` say, whoever writes it."""
     import logging
 
     import structlog
@@ -102,8 +101,8 @@ def set_up(settings: Log) -> None:
 
 
 async def say_left_out() -> None:
-    """Say how many lines are left out because there are too many, once a second, until cancelled; then what was
-    left.
+    """Say once a second how many lines were left out because there were too many, until cancelled, and once
+    more then.
     """
     import trio
 
@@ -128,7 +127,7 @@ def _say_left_out() -> None:
 
 
 def _line(event: str, **said: object) -> str:
-    """Give a line of our own, of lines that are missing: it counts for no rate."""
+    """Give a line that says how many others are missing: it counts for no rate."""
     line: Any = {"event": event, **said}
     for look in _looks:
         line = look(None, "warning", line)

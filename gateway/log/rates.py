@@ -1,16 +1,16 @@
 """How many lines the log may have in a second, and of whom.
 
 Anybody who can connect can cause lines: a client that asks for an export that is not there may do it ten
-thousand times a second. So the lines of one client about one event are bounded, and so are all together. What
-is left out is counted, and the counts are said.
+thousand times a second. So there is a bound for the lines of one client about one event, and for all lines
+together. Lines that are left out are counted, and the log says how many.
 
-A bound for everything alone would let a flood push out the lines that an operator needs. So the bounds are
-nested: clients together have half of the lines, and one client half of that. Lines that no client caused
-("upstream is down") have at least the other half, of which one event may take no more than half. Clients from
-very many addresses can crowd out each other's lines, but not those.
+With a bound for all lines alone, a flood would push out the lines that an operator needs. So the bounds are
+nested: clients together have half of the lines, and one client half of that. At least the other half is for
+lines that no client caused ("upstream is down"), and one event may take half of that. Clients from very many
+addresses can crowd out each other's lines, but not these.
 
-A bound holds for every second, wherever it begins. Only lines of the last second count, and of those there are
-no more than the bound for everything: so that is all that is remembered, however many addresses come.
+A bound holds for every second, wherever it begins. Only lines of the last second count, and there are no more
+of them than the bound for all lines. So we remember no more than that, however many addresses come.
 
 The clock is passed in. Lines may come from any thread, and in the middle of another one (see `writer`).
 """
@@ -25,33 +25,33 @@ from dataclasses import dataclass, field
 SECOND = 1.0
 
 LINES = 200
-"""A second, in all: more is read by nobody, and is some 40 kB that a disk or a network has to take."""
+"""Lines a second, in all: nobody reads more, and they are some 40 kB that a disk or a network has to take."""
 
 LINES_OF_CLIENTS = LINES // 2
-"""Caused by clients, all together."""
+"""Lines that clients have caused, all together."""
 
 LINES_OF_ONE = LINES_OF_CLIENTS // 2
-"""Of one client address; or of one event, where no client caused it (all sessions of a trunk that is lost)."""
+"""Lines of one client address; or of one event that no client caused (all sessions of a trunk that is lost)."""
 
 LINES_OF_A_KIND = 10
-"""Of one client address and event: who does the same ten times a second is no person."""
+"""Lines of one client address about one event: no person does the same ten times a second."""
 
 MAX_NAMED = 8
-"""Events and clients that are named when lines are counted that were left out: the others are one number."""
+"""How many events, and clients, are named when we say what was left out. The others are one number."""
 
 OTHERS = "others"
 
 
 @dataclass
 class LeftOut:
-    """Lines that were not said."""
+    """Lines that were left out."""
 
     lines: int = 0
     events: Counter[str] = field(default_factory=Counter)
     clients: Counter[str] = field(default_factory=Counter)
 
     def add(self, origin: str | None, event: str) -> None:
-        """Count one."""
+        """Count a line."""
         self.lines += 1
         _count(self.events, event)
         if origin is not None:
@@ -63,11 +63,11 @@ def _count(named: Counter[str], name: str) -> None:
 
 
 _Kind = tuple[str | None, ...]
-"""What a bound is for: everything (), clients ("clients",), an origin, an origin and an event."""
+"""What a bound is for: all lines (), clients ("clients",), an origin, an origin and an event."""
 
 
 class Rates:
-    """Says which lines are said. `clock` gives seconds."""
+    """Decides which lines are written. `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -77,7 +77,7 @@ class Rates:
         self._left_out = LeftOut()
 
     def admits(self, origin: str | None, event: str) -> bool:
-        """Say whether a line may be said, and count it. `origin` is the client that caused it, if one did."""
+        """Say whether a line may be written, and count it. `origin`: the client that caused it, if one did."""
         bounds: dict[_Kind, int] = {(): LINES - 1}  # one is for what `take_left_out` gives
         if origin is None:
             bounds[None, event] = LINES_OF_ONE

@@ -1,11 +1,10 @@
-"""Standard error while the gateway serves: whatever goes there harms nobody.
+"""Standard error while the gateway serves: nothing that is written there can hang or break the gateway.
 
 Not only the log writes there, but Python too: tracebacks, warnings, what a destructor raises. All of it goes to
-`sys.stderr`, so that is replaced by one that hands on to a `Writer`. What cannot be written is kept, and tried
-again: a disk that was full for a minute loses nothing if what was said meanwhile fits into the queue, and a
-FIFO may get another reader. What does not fit is counted, and the number is said when there is room.
-
-What Python itself writes is bounded by the queue alone, and not by `rates`: half a traceback helps nobody.
+`sys.stderr`, so we replace that by one that hands text on to a `Writer`. What cannot be written is kept, and
+tried again: if a disk is full for a minute nothing is lost as long as the queue has room, and a FIFO may get
+another reader. Lines for which there is no room are counted, and their number is written when there is. What
+Python itself writes is bounded by the queue alone, and not by `rates`: half a traceback helps nobody.
 """
 
 from __future__ import annotations
@@ -24,14 +23,18 @@ from typing import Any, TextIO
 from gateway.log.writer import LEAVE_SECONDS, Writer, flush_all
 
 RETRY_SECONDS = 1
-"""How long to wait before what could not be written is tried again: a full disk is not emptied sooner."""
+"""How long we wait before we try again to write: nobody empties a full disk sooner."""
+
+READER_SECONDS = 0.1
+"""How long a full pipe stays full before it is given up at the end of the process: a reader that is awake takes
+something sooner."""
 
 MAX_PARTIAL_CHARACTERS = 64 << 10
-"""Of a line whose end has not come: it is written as it is then."""
+"""How long a line may be before its end has come: then it is written as it is."""
 
 
 class StandardError(io.TextIOBase):
-    """Text for a descriptor, which is anybody's: nothing of it is changed. Never waits, and never raises."""
+    """Text for a descriptor that others may have, too, so its flags stay as they are. Never waits or raises."""
 
     def __init__(self, fd: int, encoding: str = "utf-8") -> None:
         self._encoding = encoding
@@ -42,23 +45,23 @@ class StandardError(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # typeshed has a variable there
-        """What text becomes bytes by."""
+        """The encoding by which text becomes bytes."""
         return self._encoding
 
     def writable(self) -> bool:
-        """It is all that it is for."""
+        """Always: nothing else can be done with it."""
         return True
 
     def fileno(self) -> int:
-        """Give the descriptor, as children of ours inherit it."""
+        """Give the descriptor, for child processes to inherit."""
         return self._sink.fd
 
     def isatty(self) -> bool:
-        """Say whether people look at it."""
+        """Say whether it is a terminal."""
         return os.isatty(self._sink.fd)
 
     def write(self, text: str, /) -> int:
-        """Have text written, by whole lines."""
+        """Have text written, in whole lines."""
         with self._lock:
             whole, newline, partial = (self._partial + text).rpartition("\n")
             if len(partial) > MAX_PARTIAL_CHARACTERS:
@@ -68,12 +71,12 @@ class StandardError(io.TextIOBase):
         return len(text)
 
     def say_lost_by(self, line_of: Callable[[int], str]) -> None:
-        """Have the number of lines that were lost said in this way."""
+        """Have `line_of` make the line that says how many were lost."""
         self._sink.line_of = line_of
 
     def leave(self, seconds: float) -> bool:
-        """The process ends: wait until all is written, by other writers too, but no longer; say whether it is.
-        What cannot be written at once is given up.
+        """The process ends: wait until all is written, by other writers too, but no longer than `seconds`; say
+        whether it is. What cannot be written at once is given up.
         """
         until = time.monotonic() + seconds
         others = flush_all(seconds, but=self._writer)
@@ -89,7 +92,7 @@ class StandardError(io.TextIOBase):
 
 
 class Nobody(io.TextIOBase):
-    """Text that nobody gets: it stands in place of None, for which `print` would take standard output."""
+    """Text that nobody gets. It stands in for None, for which `print` would take standard output."""
 
     def write(self, text: str, /) -> int:
         """Forget it."""
@@ -107,7 +110,7 @@ class _Descriptor:
         self._lost = 0
 
     def put(self, lines: Sequence[bytes]) -> int:
-        """Write lines, whenever that can be done. Raises `OSError` only while leaving."""
+        """Write lines, however long that takes. Raises `OSError` only while leaving."""
         data = memoryview(b"".join(lines))
         try:
             while data:
@@ -118,7 +121,7 @@ class _Descriptor:
         return len(lines)
 
     def drained(self) -> None:
-        """Say how many lines were lost, at the place where they are missing."""
+        """Write how many lines were lost, at the place where they are missing."""
         with self._lock:
             lost, self._lost = self._lost, 0
         if lost:
@@ -126,7 +129,7 @@ class _Descriptor:
                 self.put([self.line_of(lost).encode()])
 
     def close(self) -> None:
-        """It is not ours to close."""
+        """Do nothing: the descriptor is not ours to close."""
 
     def lose(self, count: int) -> None:
         """Count lines that are not written."""
@@ -136,10 +139,12 @@ class _Descriptor:
     def _write(self, data: memoryview) -> int:
         try:
             return os.write(self.fd, data)
-        except BlockingIOError:  # somebody else has made it so
+        except BlockingIOError:  # somebody else has made it non-blocking
+            leaving = self.leaving.is_set()
             wait = select.poll()
             wait.register(self.fd, select.POLLOUT)
-            wait.poll(RETRY_SECONDS * 1000)
+            if not wait.poll(READER_SECONDS * 1000) and leaving:
+                raise
         except OSError:
             if self.leaving.wait(RETRY_SECONDS):
                 raise
@@ -148,16 +153,15 @@ class _Descriptor:
 
 @contextmanager
 def taken_over() -> Iterator[None]:
-    """Have `sys.stderr` harm nobody meanwhile. The end waits for what is still to be written, not for long.
-
-    Where it leads to no descriptor it stays what it is.
+    """Replace `sys.stderr` meanwhile by one that can hang nobody. At the end, wait a little for what is still
+    to be written. If it leads to no descriptor, leave it as it is.
     """
     before, ours = sys.stderr, _in_place_of(sys.stderr)
     sys.stderr = ours
     try:
         yield
     except BaseException:
-        # Python has something to say of it still, and nobody may hang it then either.
+        # Python will still write of this error, and that must not hang either.
         if isinstance(ours, StandardError):
             atexit.register(ours.leave, LEAVE_SECONDS)
         raise
@@ -167,7 +171,7 @@ def taken_over() -> Iterator[None]:
 
 
 def _in_place_of(stream: TextIO | None) -> Any:
-    if stream is None:  # as it is where the shell has closed it: 2>&-
+    if stream is None:  # the shell has closed it: 2>&-
         return Nobody()
     try:
         return StandardError(stream.fileno(), stream.encoding)

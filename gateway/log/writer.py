@@ -1,20 +1,20 @@
-"""Writes text in a thread of its own, so that nobody who has something to say waits for who reads it.
+"""Writes text in a thread of its own, so that whoever writes does not wait for whoever reads.
 
 Any file may hang: a pipe whose reader sleeps, a terminal that is held by Ctrl-S, a network file system. Nothing
 in the kernel prevents that: O_NONBLOCK means nothing to a regular file, and on a descriptor that we inherited
-it would change the file for everybody who has it too (open(2), "open file description"). So what is written
-goes through a queue to a thread, one for each file, for a file that hangs must not hold up another one. The
-queue has a bound: what does not fit is not taken, and who asked is told so and counts it. Once full, the queue
-takes nothing until it is empty, so that what is missing is missing at one place, and can be said there.
+it would hold for all others who have it, too (open(2), "open file description"). So lines go through a queue to
+a thread. There is one for each file, because a file that hangs must not hold up another. The queue has a bound:
+a line for which there is no room is not taken, and the caller is told so and counts it. Once full, the queue
+takes nothing until it is empty. So lines are missing at one place only, and can be reported there.
 
-The thread goes when nothing comes, and the next line brings it back. While a process has a second thread, even
-one that sleeps, each system call costs more that names a descriptor (the kernel has to count who uses it), and
-so does the allocator: a relay of single requests pays three to six percent for that.
+The thread ends when nothing comes, and the next line starts another. While a process has a second thread, even
+one that sleeps, each system call that names a descriptor costs more (the kernel has to count who uses it), and
+so does the allocator. Single requests are relayed three to six percent slower for it.
 
 `Writer.write` may be called at any moment by any thread, also by a destructor or a warning in the middle of
-another `write` of the same thread. So the lock may be taken again by who has it, no step that such a call could
-come between leaves the counts wrong, and the queue is a `SimpleQueue`, which is made for that. The lock is held
-for no longer than moving a line takes, never while a file is written.
+another `write` of the same thread. So the lock is one that its holder may take again, such a call never finds
+or leaves the counts wrong, and the queue is a `SimpleQueue`, which is made for that. The lock is held only to
+move a line, never while a file is written.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
 MAX_BYTES = 1 << 20
-"""Of one file, that wait to be written: half a minute of a log at its highest rate, in which a collector of
-logs restarts; and little beside what a session may hold."""
+"""How many bytes may wait to be written to one file: half a minute of a log at its highest rate, in which a
+collector of logs restarts; and little beside what a session may hold."""
 
 MAX_LINES = 10_000
-"""That wait likewise: short lines weigh more in memory than their bytes."""
+"""How many lines may wait likewise: short lines take more memory than their bytes."""
 
 BATCH_BYTES = 64 << 10
-"""About how much is handed to a file at once: what a pipe holds."""
+"""About how much is written to a file at once: what a pipe holds."""
 
 IDLE_SECONDS = 1
 """How long a thread waits for the next line before it ends: to begin one takes some 100 µs, as much as a few
@@ -45,20 +45,20 @@ LEAVE_SECONDS = 1
 """How long the end of the process waits for what is still to be written: a supervisor waits for us."""
 
 Told = Callable[[OSError | None], None]
-"""Is told, in the writer's thread, when a line is there (None), or why it never will be."""
+"""Called in the writer's thread when a line is written (None), or with the reason why it never will be."""
 
 
 class Sink(Protocol):
-    """Where a writer's lines go. All of it happens in the writer's thread, and may take its time."""
+    """Where a writer's lines go. The writer's thread calls all of this, and it may take its time."""
 
     def put(self, lines: Sequence[bytes]) -> int:
-        """Write one line or more; give how many are there, at least one. Raises `OSError`: none of them is,
-        nor will be.
+        """Write one or more of the lines; give how many were written. Raises `OSError` if none of them ever
+        will be.
         """
         ...
 
     def drained(self) -> None:
-        """There is nothing more to be written, for now: say what was lost, if anything was."""
+        """For now there is nothing more to write: say how many lines were lost, if any were."""
 
     def close(self) -> None:
         """Keep nothing open until the next line comes."""
@@ -67,21 +67,21 @@ class Sink(Protocol):
 class _Line(NamedTuple):
     data: bytes
     given: int
-    """How many bytes had been given when it had, it among them."""
+    """`Writer._given` with this line included."""
     told: Told | None
 
 
 class Writer:
-    """Writes lines to a sink, in the order in which they come. Its thread is there while there are any."""
+    """Writes lines to a sink, in the order in which they come. It has a thread while there are any."""
 
     def __init__(self, sink: Sink, name: str) -> None:
         self._sink = sink
         self._name = name
         self._lock = threading.RLock()
-        # None wakes the thread, an Event is set when what stands before it is written.
+        # None wakes the thread. An Event is set when all that is before it in the queue is written.
         self._queue: SimpleQueue[_Line | threading.Event | None] = SimpleQueue()
-        # What waits is the difference. It is not counted up and down: a count that is off, because a line came
-        # in the middle of another, would stay so.
+        # The difference is what waits. We do not count that up and down: if a line came in the middle of
+        # another, the count would be off for ever.
         self._given = self._written = 0
         self._full = False
         self._retired = False
@@ -106,7 +106,7 @@ class Writer:
             return True
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all that was given is written; say whether it is."""
+        """Wait, for no more than `seconds`, until all that was given is written; say whether it is."""
         mark = threading.Event()
         with self._lock:
             if self._thread is None:
@@ -115,14 +115,14 @@ class Writer:
         return mark.wait(seconds)
 
     def retire(self) -> None:
-        """Keep nothing open while there is nothing to write: hardly anything will come."""
+        """Keep nothing open while there is nothing to write: from now on hardly anything will come."""
         with self._lock:
             self._retired = True
             if self._thread is not None:
                 self._queue.put(None)
 
     def _wakes(self) -> bool:
-        """See that there is a thread; say so. There is none where the system has no more of them."""
+        """See to it that there is a thread, and say whether there is: the system may have no more of them."""
         if self._thread is not None and self._thread.is_alive():
             return True
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -199,14 +199,14 @@ _writers: WeakSet[Writer] = WeakSet()
 
 
 def flush_all(seconds: float, *, but: Writer | None = None) -> bool:
-    """Wait until all that was given to any writer is written; say whether it is."""
+    """Wait, for no more than `seconds`, until all that any writer was given is written; say whether it is."""
     until = time.monotonic() + seconds
     writers = [writer for writer in list(_writers) if writer is not but]
     return all(writer.flush(max(0, until - time.monotonic())) for writer in writers)
 
 
 class Outcome:
-    """What becomes of a line that somebody waits for; `Writer.write` tells it."""
+    """Lets a task wait for a line. It is the `told` of that line's `Writer.write`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -215,7 +215,7 @@ class Outcome:
         self._wake: Callable[[], None] | None = None
 
     def __call__(self, error: OSError | None) -> None:
-        """The line is there, or never will be."""
+        """The line is written, or never will be."""
         with self._lock:
             self._known, self._error = True, error
             wake, self._wake = self._wake, None
@@ -223,8 +223,8 @@ class Outcome:
             wake()
 
     async def wait(self) -> None:
-        """Wait, in one task at a time, until the line is there. Raises `OSError` if it never will be."""
-        import trio  # whoever waits has it; who only writes need not wait for the import
+        """Wait, in one task at a time, until the line is written. Raises `OSError` if it never will be."""
+        import trio  # only here, so that a process without Trio need not import it
 
         event, token = trio.Event(), trio.lowlevel.current_trio_token()
 

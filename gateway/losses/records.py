@@ -196,7 +196,7 @@ class Debt:
         """It has come from that disk (a switch), and has to be told of what nobody had been told of there by
         that event."""
         self.knows_untold = False
-        """What nobody was told of yet (`Losses.owe_the_next`) is part of what it has to be told."""
+        """What nobody was told of yet (`Telling._add_untold`) is part of what it has to be told."""
         self.losses_seen = 0
         """How often something was lost that it relies on. A command in several steps, or one that waits in a
         hook, fails if this has grown between its beginning and its answer. One of its steps may be lost, and a
@@ -214,7 +214,7 @@ class Debt:
         """Say whether any of these bytes may be lost, and the session was not told of it."""
         return bool(self.lost) and touched(self.lost, start, end)
 
-    def owe(self, why: str, lost: Sequence[Range]) -> None:
+    def has_to_hear(self, why: str, lost: Sequence[Range]) -> None:
         """The session has to be told that something may be gone. `lost`: where, with what was before."""
         self.why, self.lost = why, lost
 

@@ -13,8 +13,9 @@ All of this is decided by the order in which things happen, and never by seconds
 link up, WRITE asked, WRITE answered, FLUSH read, FLUSH sent, FLUSH answered, link dead, EIO sent, session
 opened, session ended.
 
-The rule, clause by clause; each has its own method of `Losses`, and its name here. (`scope`, `answer` and
-`_tell` are in `telling`, `_look` in `proofs`, whose classes `Losses` is made of.)
+The rule, clause by clause; each has its own method of `Losses`, and its name here. (`scope`, `_lose`,
+`_add_untold`, `open`, `answer` and `_tell` are in `telling`, `_look` in `proofs`, whose classes `Losses` is
+made of.)
 
 - *Scope* (`scope`). With CAN_MULTI_CONN, or over links that are shared, every session of the disk relies on
   the write. Otherwise only the session does over whose link it went.
@@ -42,13 +43,13 @@ The rule, clause by clause; each has its own method of `Losses`, and its name he
   every link can be FLUSHed (half a WRITE stands in it). Where the scope is all, what is uncovered stays with
   the disk: the next FLUSH that relies on it has to see it covered, or fails; and when another link of the disk
   dies, so has this one: the server may have. Where only its session relied on it, nobody does any more.
-- *Telling* (`_tell`, `answer`). Every session that relies on what is lost, and was open, is told by EIO at
-  its next FLUSH, and at each FLUSH that was read before that EIO was sent. Until any session has been told,
-  whoever opens the disk has to be told too, for there may be nobody left who can be. Once told, a session
-  knows that whatever was answered before is in doubt, so that it is told again if and only if something is
-  lost that was answered after. (Any EIO tells, also one that was for something else: where a loss comes out
-  later that it has told of so, FLUSHes that were read before it fail all the same.) Until then its READs of
-  what is lost get EIO, never old data.
+- *Telling* (`_lose`, `_add_untold`, `open`, `answer`, `_tell`). Every session that relies on what is lost, and
+  was open, is told by EIO at its next FLUSH, and at each FLUSH that was read before that EIO was sent. Until
+  any session has been told, whoever opens the disk has to be told too, for there may be nobody left who can be.
+  Once told, a session knows that whatever was answered before is in doubt, so that it is told again if and only
+  if something is lost that was answered after. (Any EIO tells, also one that was for something else: where a
+  loss comes out later that it has told of so, FLUSHes that were read before it fail all the same.) Until then
+  its READs of what is lost get EIO, never old data.
 - *Loss or not* (`is_loss`). A FLUSH that fails says that something was lost, and the server does not say so
   twice; unless its error says that the FLUSH was not tried.
 - *Done before* (`is_done_before`). What is under way when a FLUSH fails may be done already, and lost with the
@@ -135,7 +136,7 @@ class Losses(Proofs):
         self._look()
 
     @property
-    def owes(self) -> bool:
+    def must_remember(self) -> bool:
         """Something has to be remembered for who comes later: nobody was told of it, or it is not known yet."""
         uncovered = any(self.scope(each) is None for each in self._holders())
         return uncovered or self._untold is not None

@@ -40,7 +40,7 @@ class Telling(Ledger):
     # --- Sessions
 
     def open(self, before: Debt | None = None) -> Debt:
-        """A session opens the disk; one that comes from another disk (a switch) brings along what it owes."""
+        """A session opens the disk. One from another disk (a switch) still has to be told of that."""
         self.order.tick()
         debt = Debt(self)
         if before is not None:
@@ -52,7 +52,7 @@ class Telling(Ledger):
         self._open[debt] = None
         if self._untold is not None:
             why, ranges = self._untold
-            debt.owe(why, _and(debt.lost, ranges))
+            debt.has_to_hear(why, _and(debt.lost, ranges))
             debt.knows_untold = True
         return debt
 
@@ -61,7 +61,7 @@ class Telling(Ledger):
         """How many are open."""
         return len(self._open)
 
-    def owe_the_next(self, why: str, ranges: Iterable[Range] = ()) -> None:
+    def tell_the_next(self, why: str, ranges: Iterable[Range] = ()) -> None:
         """Whoever opens the disk next has to be told that something was lost."""
         self._add_untold(why, ranges)
         for debt in self._open:
@@ -69,8 +69,8 @@ class Telling(Ledger):
         self.tainted = True
 
     def hand_on(self, other: Telling) -> None:
-        """What this disk has lost and nobody was told of, is as well not on another, which has its content by
-        the word of whoever switches to it.
+        """Whoever switches from this disk to another says that the other has its content. So what this disk has
+        lost, and nobody was told of, is missing there as well.
         """
         if self._untold is not None and other is not self:
             know = [
@@ -79,11 +79,14 @@ class Telling(Ledger):
                 if each.knew_untold_of == (self, self.untold_at)
                 and (other._untold is None or each.knows_untold)
             ]
-            other.owe_the_next(*self._untold)
+            other.tell_the_next(*self._untold)
             for debt in know:
                 debt.knows_untold = True
 
     def _add_untold(self, why: str, ranges: Iterable[Range]) -> None:
+        """Something is lost that no session was told of yet. Whoever opens the disk from now on has to be told
+        (`open`), until a session that knows of all of it has been (`_tell`).
+        """
         self._untold, self.untold_at = (why, _and(self._untold_ranges, ranges)), self.order.tick()
 
     def untold(self) -> Untold | None:
@@ -167,7 +170,7 @@ class Telling(Ledger):
             same = id(debt.lost), all_is_news, 0 if all_is_news else debt.told_at
             if same not in lost_of:
                 lost_of[same] = _and(debt.lost, ranges if all_is_news else _ranges(news))
-            debt.owe(why, lost_of[same])
+            debt.has_to_hear(why, lost_of[same])
         unknown = [era for era in all_eras if era.last >= told_at]
         if self.scope(one) is None and unknown:
             for debt in relying if self._untold is None else ():

@@ -1,7 +1,7 @@
-"""What is asked of a server by ourselves, as a value, and what it says to that.
+"""What we ask a server by ourselves, as a value, and what it answers.
 
-An `Ask` is a command in the upstream's terms, for which nobody but us waits: a step of a job. Its reply goes to
-no client; what it says is gathered in an `Outcome`, which is given to whoever asked when the reply is complete.
+An `Ask` is a step of a job: a command in the upstream's terms, for whose reply no client waits. What the reply
+says is gathered in an `Outcome`, and whoever asked is given that when the reply is complete.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Ask:
     flags: int = 0
     data: Data = field(default=b"", repr=False)  # what is on disks has no place in a log
     own: Range | None = None
-    """Of a read-modify-write, what its client writes; the rest of it is what was there. None: all is the
-    client's."""
+    """The part of a read-modify-write that its client writes; the rest is what was there before. None: the
+    client writes all of it."""
     losses: int = 0
-    """Over how many links it was asked that have died since: more than none, and it is under suspicion
+    """How many links have died over which it was asked. If there are any, it is under suspicion
     (`gateway.bundle.pieces`)."""
 
     @property
@@ -39,12 +39,12 @@ class Ask:
 
     @property
     def end(self) -> int:
-        """The byte behind its range."""
+        """Where its range ends."""
         return self.offset + self.length
 
     @property
     def data_bytes(self) -> int:
-        """How much data goes one way or the other."""
+        """How much data it carries, one way or the other."""
         return self.length if self.command in (Cmd.READ, Cmd.WRITE) else 0
 
     def part(self, start: int, end: int) -> Ask:

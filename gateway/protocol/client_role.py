@@ -6,12 +6,12 @@ One option is under way at a time (a client MUST NOT pipeline options). The driv
     event = negotiation.next_event()    None: send data_to_send(), then read more
     negotiation.list_exports() …        after Greeted, and after each Answered or Refused: ask the next
 
-Every reply is held against the option that is under way: its number, which types may answer that option
-(`_ANSWERS`), exact lengths, an INFO_EXPORT exactly once. What breaks these rules raises `WireError`, and
-costs this connection. "Handshake phase" and "Option reply types" in proto.md.
+Every reply is checked against the option that is under way: its number, which types may answer that option
+(`_ANSWERS`), exact lengths, an INFO_EXPORT exactly once. A reply that breaks these rules raises `WireError`,
+which ends this connection. "Handshake phase" and "Option reply types" in proto.md.
 
-After STARTTLS was answered the negotiation goes on in another one, made by `secured`, which knows nothing but
-the server's style. Whatever came after the answer, in the clear, ends the connection.
+After STARTTLS was granted another negotiation follows, made by `secured`, which knows nothing but the server's
+style. If anything came in the clear after the answer, the connection ends.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Style(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
-    """The server has introduced itself; `export` is there if it is oldstyle, and all is said then."""
+    """The server has introduced itself. `export` is there if it is oldstyle: then the negotiation is over."""
 
     style: Style
     export: ExportInfo | None = None
@@ -64,7 +64,7 @@ class Greeted:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The option under way was granted; what the server told, by kind."""
+    """The option under way was granted, and this is what the server told, by kind."""
 
     option: int
     export: ExportInfo | None = None
@@ -73,7 +73,7 @@ class Answered:
     block_sizes: BlockSizes | None = None
     exports: tuple[ListedExport, ...] = ()
     misnamed: tuple[str, ...] = ()
-    """What else is listed, by names that are no strings and nobody can ask for, as a message can have them."""
+    """Names that were listed and are no strings, so that nobody can ask for them; in a form for messages."""
     contexts: tuple[MetaContext, ...] = ()
     named: bool = False
     """A name came; it may be empty."""
@@ -81,7 +81,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The option under way was refused; `told` is what INFO and GO said before they were."""
+    """The option under way was refused; `told` is what INFO or GO told before that."""
 
     option: int
     reply: int
@@ -195,8 +195,8 @@ class ClientNegotiation:
     def secured(self) -> ClientNegotiation:
         """Give the negotiation that follows over TLS, after STARTTLS was granted.
 
-        Raises `WireError` if the server sent more than the answer, which must not be taken for what it says
-        over TLS.
+        Raises `WireError` if the server sent more than the answer: that must not be taken for what it says over
+        TLS.
         """
         if self._received:
             raise WireError(f"{len(self._received)} bytes came in the clear behind STARTTLS")
@@ -287,7 +287,7 @@ class ClientNegotiation:
         self.handshake_flags = flags
         self.style = Style.FIXED_NEWSTYLE if fixed else Style.NEWSTYLE
         self._zeroes = not flags & HandshakeFlag.NO_ZEROES
-        # The bits mean the same in both fields; we answer those that we know.
+        # A bit means the same in both fields. We answer with those that we know.
         known = ClientFlag.FIXED_NEWSTYLE | ClientFlag.NO_ZEROES
         self._output += handshake.CLIENT_FLAGS.pack(flags & known)
         return Greeted(self.style)
@@ -331,7 +331,7 @@ class ClientNegotiation:
     # --- Meaning
 
     def _judge(self, option: int, reply: int, data: bytes) -> Event | None:
-        """Take one whole reply; give the event if it was the option's last."""
+        """Take one whole reply; give the event if it was the last reply to the option."""
         under_way = self._under_way
         if under_way is None or option != under_way.option:
             asked = "nothing" if under_way is None else name_of(Opt, under_way.option)
@@ -396,7 +396,7 @@ def _collect_context(under_way: _UnderWay, context: MetaContext) -> None:
 
 
 def _answers(query: str, name: str) -> bool:
-    """Say whether a context may come of a query: the same name, or a wildcard such as `qemu:`."""
+    """Say whether a context may answer a query: one of its name, or a wildcard such as `qemu:`."""
     return query == name or (query.endswith(":") and name.startswith(query))
 
 

@@ -2,12 +2,12 @@
 
 A request's flags and type are one 32-bit word on the wire (`gateway.wire.transmission`), so what an offer
 allows is a dict from word to `WordRule`: one look-up finds what the data plane has to do with it. A word that
-is not in the dict is illegal, and `refusal()` says with which error; so does it for a range that is out of
-bounds, unaligned or too long. The order of its checks is the order of blame: read-only before range, range
-before alignment.
+is not in the dict is illegal, and `refusal()` says with which error. It does so too for a range that is out of
+bounds, unaligned or too long. Of several things that are wrong it names the first: read-only before range,
+range before alignment.
 
 "Request types", "Command flags" and "Error values" in proto.md; the errors that qemu, nbdkit and nbd-server
-give instead are why nothing of this is left to the upstream (nbd-reference 2.3).
+give instead are why we leave none of this to the upstream (nbd-reference 2.3).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEEDS_FLAG: dict[Cmd, Flag] = {
     Cmd.CACHE: Flag.SEND_CACHE,
     Cmd.WRITE_ZEROES: Flag.SEND_WRITE_ZEROES,
 }
-"""Which transmission flag promises a command."""
+"""The transmission flag that promises a command."""
 
 _COMMAND_FLAGS: dict[Cmd, dict[CmdFlag, Flag | None]] = {
     # FUA is legal on every command once it is offered ("Command flags").
@@ -53,24 +53,25 @@ _COMMAND_FLAGS: dict[Cmd, dict[CmdFlag, Flag | None]] = {
 NOT_TRIED = frozenset(
     {Errno.EPERM, Errno.EINVAL, Errno.ENOTSUP, Errno.ENOMEM, Errno.EOVERFLOW, Errno.ESHUTDOWN}
 )
-"""Errors by which a server says that it has not tried to FLUSH: what is not flushed stays so. Every other
-one, also one that nobody has a name for, says that something is lost."""
+"""Errors by which a server says that it has not tried to FLUSH: nothing is lost, and nothing is covered. Any
+other error, with a name or without, says that something is lost."""
 
 FUA_MATTERS = WRITE_CLASS
-"""Elsewhere FUA means nothing, and is not passed on: qemu flushes for a READ that has it (Q-S16)."""
+"""Commands for which FUA means something. For others it is not passed on: qemu flushes for a READ that has it
+(Q-S16)."""
 
 SHOWS_CONTENT = frozenset({Cmd.READ, Cmd.BLOCK_STATUS})
-"""Commands whose answer would show what is there in place of what is lost."""
+"""Commands whose answer would show what is on the disk in place of what is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class WordRule:
-    """What may be done with requests of one word."""
+    """What the data plane does with requests of one word."""
 
     command: Cmd
     flags: int
-    """Command flags, of those that the upstream shall see. PAYLOAD_LEN is not among them: it belongs to the
-    framing, and each side has its own.
+    """Command flags that the upstream gets. PAYLOAD_LEN is not among them: it belongs to the framing, and each
+    side has its own.
     """
     longest: int
     """Longest length, in bytes."""
@@ -109,16 +110,15 @@ def longest(offer: Offer, command: Cmd) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RefusedCommand:
-    """A command that is answered here: the error, and a sentence for those who can be told."""
+    """A command that we refuse: the error, and a sentence for a client whose framing has room for it."""
 
     error: Errno
     text: str
 
 
 def refusal(offer: Offer, word: int, offset: int, length: int) -> RefusedCommand | None:
-    """Say why a request that the data plane did not take as it stands is illegal; None if it is legal
-    (which leaves a length of 0, and what needs work of its own). What a BLOCK_STATUS says in its payload is
-    for `subset_refusal`.
+    """Say why a request is illegal that the data plane did not take as it stands. None: it is legal, and has a
+    length of 0, or needs work of its own. `subset_refusal` judges the payload of a BLOCK_STATUS.
     """
     number = word & 0xFFFF
     if number not in _COMMAND_FLAGS:
@@ -147,8 +147,8 @@ def refusal(offer: Offer, word: int, offset: int, length: int) -> RefusedCommand
 def _payload_refusal(offer: Offer, length: int) -> RefusedCommand | None:
     """Say what is wrong with the size, in bytes, of a BLOCK_STATUS payload ("MUST occupy 8 + n*4 bytes").
 
-    What has no context has no answer, and among more ids than there are contexts one is unknown or stands
-    twice: so nobody has to keep a payload that is longer than a good one.
+    Without a context there is no answer. If there are more ids than contexts, one of them is unknown or stands
+    twice. So we never have to hold a payload that is longer than a good one.
     """
     ids, odd = divmod(length - STATUS_PAYLOAD_HEAD.size, CONTEXT_ID.size)
     if odd or not 1 <= ids <= len(offer.contexts):
@@ -163,8 +163,8 @@ def _payload_refusal(offer: Offer, length: int) -> RefusedCommand | None:
 def subset_refusal(
     offer: Offer, offset: int, length: int, ids: Sequence[int]
 ) -> RefusedCommand | None:
-    """Say why a BLOCK_STATUS with a payload is illegal by what it says in there: the effect length in bytes,
-    and the ids of contexts. Its header was seen by `refusal`.
+    """Say why a BLOCK_STATUS is illegal by its payload: the effect length in bytes, and the ids of contexts.
+    `refusal` has judged its header.
     """
     known = {context.id for context in offer.contexts}
     if len(set(ids)) != len(ids) or not known.issuperset(ids):
@@ -181,7 +181,7 @@ def _allowed_flags(offer: Offer, command: Cmd) -> Iterator[CmdFlag]:
     for flag, needed in _COMMAND_FLAGS[command].items():
         if needed is None or offer.allows(needed):
             yield flag
-    # With extended headers a WRITE MUST have it. qemu's client does not set it (Q-C1), and means the same.
+    # With extended headers a WRITE MUST have it. qemu's client leaves it out (Q-C1), and means the same.
     has_payload = command is Cmd.WRITE or (
         command is Cmd.BLOCK_STATUS and offer.allows(Flag.BLOCK_STATUS_PAYLOAD)
     )
@@ -190,8 +190,8 @@ def _allowed_flags(offer: Offer, command: Cmd) -> Iterator[CmdFlag]:
 
 
 def longest_drain(offer: Offer, word: int) -> int:
-    """Give how long the payload of a request that is refused may be, in bytes, to be read and dropped;
-    above that the connection is closed.
+    """Give the longest payload of a refused request, in bytes, that we read and drop. If it is longer, we close
+    the connection.
 
     "A server SHOULD initiate hard disconnect if a client sets the NBD_CMD_FLAG_PAYLOAD_LEN flag and uses a
     length larger than a server's advertised or default maximum payload length".
@@ -201,7 +201,7 @@ def longest_drain(offer: Offer, word: int) -> int:
 
 
 def carries_payload(offer: Offer, word: int) -> bool:
-    """Say whether a request's length is that of a payload behind it, legal or not."""
+    """Say whether a request's length is that of a payload behind its header, legal or not."""
     return word & 0xFFFF == Cmd.WRITE or bool(offer.extended and word >> 16 & CmdFlag.PAYLOAD_LEN)
 
 
@@ -209,7 +209,7 @@ def _range_refusal(offer: Offer, command: Cmd, offset: int, length: int) -> Refu
     """Say what is wrong with the range of a command."""
     if offset + length > offer.size:
         beyond = Errno.ENOSPC if command in (Cmd.WRITE, Cmd.WRITE_ZEROES) else Errno.EINVAL
-        text = f"{command.name} of {length} bytes at {offset} ends behind the export's {offer.size}"
+        text = f"{command.name} of {length} bytes at {offset} ends beyond the export's {offer.size} bytes"
         return RefusedCommand(beyond, text)
     if (offset | length) & (offer.alignment - 1):
         text = f"{command.name} of {length} bytes at {offset} is not aligned to {offer.alignment}"
@@ -237,10 +237,9 @@ _ALWAYS = frozenset(
 
 
 def normal_error(word: int, error: int) -> Errno:
-    """Give the error that a client is told for the one that an upstream gave to a request of `word`.
-
-    A value that proto.md does not have becomes EIO for READ and WRITE, so that it keeps its meaning of a
-    bad medium, and EINVAL otherwise, as proto.md reads it.
+    """Give the error that a client is told when an upstream gave this one to a request of `word`. A value that
+    proto.md does not have becomes EIO for READ and WRITE, which keeps the meaning of a bad medium, and EINVAL
+    otherwise, as proto.md reads it.
     """
     command, flags = word & 0xFFFF, word >> 16
     if error in _ALWAYS:
@@ -262,12 +261,12 @@ def is_loss(error: int) -> bool:
 
 
 def told_error(error: int) -> int:
-    """Give what a FLUSH that failed with this error is said to have failed with. Of some words clients think
-    that nothing was tried, so a loss is EIO whatever the server calls it.
+    """Give the error that clients are told for a FLUSH that failed with this one. Some errors make clients
+    believe that nothing was tried, so a loss is EIO whatever the server calls it.
     """
     return Errno.EIO if is_loss(error) else error
 
 
 def text_of_error(error: int) -> str:
-    """Give what is said of an error that came without a text: its name, or its number; of none, nothing."""
+    """Give a text for an error that came without one: its name, or its number; for no error, nothing."""
     return name_of(Errno, error) if error else ""

@@ -1,6 +1,6 @@
 """Errors of a negotiation, named by what the catcher does next.
 
-`gateway.wire.errors.WireError` (the bytes are no message) and `Hangup` (they are one, but it must not be
+`gateway.wire.errors.WireError` (the bytes are no message) and `Hangup` (they are a message that must not be
 answered): close, and log why. `Refusal`: answer the option with it and go on. `Misuse`: our own bug.
 """
 
@@ -11,14 +11,14 @@ from gateway.wire.limits import MAX_STRING_BYTES
 
 
 class Hangup(Exception):
-    """The peer did what leaves no answer but to close; the text says what, for the log."""
+    """The peer did something to which the only answer is to close. The text says what, for the log."""
 
 
 class Refusal(Exception):
     """An option cannot be granted; `reply` and `text` go to the peer, and the negotiation goes on.
 
-    `why` is for whoever runs us, and so is the error's own text: what is no help to the peer, or none of its
-    business. It is `text` where nothing else is said.
+    `why` is for whoever runs us, and so is the error's own text: it may say what is no help to the peer, or
+    none of its business. Without a `why`, it is `text`.
     """
 
     def __init__(self, reply: int, text: str = "", *, why: str | None = None) -> None:

@@ -1,13 +1,12 @@
 """What an upstream has, what we promise one client of it, and the two steps between them.
 
-An *export* is what the upstream said when it was opened, after the quirks repaired it. A *view* is an export
-as policies see it: `view_of` gives the first one, which is all that the gateway can do with that upstream, and
-each policy makes another of it. An *offer* is what one client is told of the last view, in its own dialect; the
-data plane holds that client to the offer, so what is not promised here is refused there, and both come from one
-value.
+An *export* is what the upstream said when it was opened, after the quirks repaired it. A *view* is an export as
+policies see it: `view_of` gives the first one, which is all that the gateway can do with that upstream, and
+each policy makes another of it. An *offer* is what one client is told of the last view, in its own dialect. The
+data plane holds that client to the same offer, and refuses what it does not promise.
 
 The flag algebra, one rule a bit (nbd-reference: "what to advertise downstream"; "Transmission flags" in
-proto.md). What neither the upstream nor the gateway in its place can do is in no view:
+proto.md). No view has what neither the upstream can do nor the gateway in its place:
 
     HAS_FLAGS          always
     READ_ONLY, FLUSH, ROTATIONAL, CAN_MULTI_CONN, CACHE   as the upstream
@@ -62,12 +61,12 @@ class Export:
     extended: bool = False
     """The link has extended headers, which include structured replies."""
     unstated_minimum: int = 1
-    """The minimum block, in bytes, of an upstream that told none: see the quirk `qemu-sectors`. Unlike one that
-    was told it leaves the tail of the export within reach, if that is shorter."""
+    """The minimum block, in bytes, of an upstream that told none: see the quirk `qemu-sectors`. If the tail of
+    the export is shorter, clients can still reach it; with a minimum that was told they cannot."""
 
     @property
     def minimum(self) -> int:
-        """Give what offsets and lengths that go upstream are multiples of, in bytes, but for the end of the
+        """Give what offsets and lengths that go upstream are multiples of, in bytes, except at the end of the
         export.
         """
         return self.block_sizes.minimum if self.block_sizes else self.unstated_minimum
@@ -79,7 +78,7 @@ class Export:
 
     @property
     def can_flush(self) -> bool:
-        """It can be asked to make durable what was written to it."""
+        """It can be written to, and has FLUSH to make that durable."""
         return bool(self.flags & Flag.SEND_FLUSH and not self.flags & Flag.READ_ONLY)
 
 
@@ -94,15 +93,15 @@ class Offer:
     contexts: tuple[MetaContext, ...] = ()
     """The contexts selected, with the ids that the client knows."""
     longest_payload: int = limits.MAX_REQUEST_BYTES
-    """What a READ or WRITE may carry at most, in bytes: not always what `block_sizes` say."""
+    """What a READ or WRITE may carry at most, in bytes. `block_sizes` may say something else."""
     alignment: int = 1
-    """What offsets and lengths have to be multiples of: not always what `block_sizes` say."""
+    """What offsets and lengths have to be multiples of. `block_sizes` may say something else."""
     extended: bool = False
     """The client has extended headers, which include structured replies."""
     base: int = 0
     """Where it begins in the upstream's export, in bytes."""
     one_reply_a_record: bool = False
-    """Over TLS no two replies are in one record."""
+    """Over TLS, no two replies go into one record."""
 
     @property
     def framing(self) -> Framing:
@@ -121,7 +120,7 @@ def together(flags: Iterable[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An export as a policy sees it, and as it hands it on to the one that stands nearer to the client."""
+    """An export as a policy sees it, and as it shows it to the policy that stands nearer to the client."""
 
     size: int
     """Bytes."""
@@ -137,7 +136,7 @@ class View:
     contexts: frozenset[str] = frozenset()
     """Names of the meta contexts that can be had."""
     reaches_tail: bool = False
-    """The minimum block is one that nobody told (see `Export.unstated_minimum`): where the size is no multiple
+    """The upstream did not tell the minimum block (see `Export.unstated_minimum`). If the size is no multiple
     of it, clients are told 1."""
 
     def allows(self, flag: Flag) -> bool:
@@ -149,7 +148,9 @@ class View:
         return replace(self, flags=self.flags & ~together(flags))
 
     def having(self, *flags: Flag) -> View:
-        """Give the view with transmission flags. READ_ONLY takes from a client, others promise it something."""
+        """Give the view with transmission flags. READ_ONLY takes something from a client, others promise it
+        something.
+        """
         return replace(self, flags=self.flags | together(flags))
 
     def window(self, offset: int, size: int) -> View:
@@ -193,7 +194,7 @@ def view_of(
     )
 
 
-@lru_cache(maxsize=256)  # a list of a thousand exports has the same ones a thousand times
+@lru_cache(maxsize=256)  # in a list of a thousand exports they are mostly the same
 def _viewed_flags(upstream: int) -> int:
     flags = Flag(upstream & _AS_UPSTREAM) | Flag.HAS_FLAGS
     if not flags & Flag.SEND_WRITE_ZEROES:
@@ -211,10 +212,8 @@ def offer(
     extended: bool = False,
     selected: tuple[MetaContext, ...] = (),
 ) -> Offer:
-    """Decide what a client is promised.
-
-    `structured`, `extended`: what it negotiated. `selected`: the contexts that it selected, with the ids
-    that it was given; those that the view does not have are left out.
+    """Decide what a client is promised. `structured`, `extended`: what the client negotiated. `selected`: the
+    contexts that it selected, with the ids that it was given; those that the view does not have are left out.
     """
     sizes = view.block_sizes
     if view.reaches_tail and view.size % sizes.minimum:
@@ -247,8 +246,8 @@ def offered_flags(flags: int, *, structured: bool, extended: bool = False) -> in
 
 
 def offered_block_sizes(upstream: BlockSizes | None) -> BlockSizes:
-    """Give the block sizes of an offer: the upstream's, or proto.md's defaults where it has none; nothing is
-    told that would be refused.
+    """Give the block sizes of an offer: the upstream's, or proto.md's defaults if it has none. They never allow
+    what would be refused.
     """
     if upstream is not None:
         most = min(upstream.maximum, limits.MAX_REQUEST_BYTES)
@@ -261,8 +260,8 @@ def offered_block_sizes(upstream: BlockSizes | None) -> BlockSizes:
 
 
 def longest_payload(sizes: BlockSizes | None) -> int:
-    """Give the longest payload, in bytes, that a server takes that says this of its block sizes. One that says
-    nothing, or that there is no limit, takes what every server takes.
+    """Give the longest payload, in bytes, that a server with these block sizes takes. If it told none, or no
+    limit, this is what every server takes.
     """
     if sizes is None or sizes.maximum == UNRESTRICTED_MAXIMUM:
         return limits.MAX_REQUEST_BYTES
@@ -272,7 +271,7 @@ def longest_payload(sizes: BlockSizes | None) -> int:
 def sane_block_sizes(said: BlockSizes | None) -> BlockSizes | None:
     """Give what an upstream said of block sizes, or None if it makes no sense.
 
-    As libnbd does (lib/flags.c): improper sizes are ignored rather than passed on, for a qemu client ends
+    Like libnbd (lib/flags.c) we ignore improper sizes. We must not pass them on, for a qemu client hangs up
     over them ("Size constraints").
     """
     if said is None:
@@ -290,11 +289,11 @@ def sane_block_sizes(said: BlockSizes | None) -> BlockSizes | None:
 
 
 NO_PROMISE = Flag.READ_ONLY | Flag.ROTATIONAL
-"""Flags whose absence takes nothing from a client."""
+"""Flags whose loss takes nothing from a client."""
 
 
 def lacks(was: Export | Offer, now: Export | Offer) -> list[str]:
-    """Say which of its flags and contexts an export does not have any more, and if it cannot be written to."""
+    """Say which of its flags and contexts an export has no longer, and whether it has become read-only."""
     found = [f"no {flag.name}" for flag in Flag(was.flags & ~now.flags & ~NO_PROMISE)]
     if now.flags & ~was.flags & Flag.READ_ONLY:
         found.append("it is read-only")
@@ -314,8 +313,8 @@ def _is_power_of_two(number: int) -> bool:
 
 
 def repaired(export: Export, *, clear: int, add: int, unstated_minimum: int) -> Export:
-    """Give the export with the flags that quirks clear, and then those that they add; and with the minimum
-    block that they say.
+    """Give the export without the flags that quirks clear, with those that they add, and with the minimum block
+    that they say.
     """
     flags = export.flags & ~clear | add
     if (flags, unstated_minimum) == (export.flags, export.unstated_minimum):

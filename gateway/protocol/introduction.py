@@ -1,9 +1,9 @@
-"""How a gateway says that it is one, and which: to who asks for exactly that, and to nobody else.
+"""How a gateway says that it is one, and which version: to whoever asks for exactly that, and to nobody else.
 
-The question is a LIST_META_CONTEXT with the query `x-nbd-gateway:version`, and the answer one context more,
-which has the version behind `=`. proto.md keeps namespaces that begin with `x-` free for such things ("Metadata
-querying"), and every other server has to ignore the query. The context cannot be selected, so it is in no other
-list, and no wildcard stands for it: no client meets it that does not know it.
+The question is a LIST_META_CONTEXT with the query `x-nbd-gateway:version`. The answer is one context more, with
+the version after `=`. proto.md keeps namespaces that begin with `x-` free for such things ("Metadata
+querying"), and every other server has to ignore the query. The context cannot be selected, is in no other list,
+and no wildcard stands for it. So a client that does not know it never meets it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway import __version__
 QUERY = "x-nbd-gateway:version"
 
 _ANSWER = re.compile(re.escape(QUERY) + r"=([0-9A-Za-z.+-]{1,64})")
-"""A version as Python packages have it, and no longer than a line of a table takes."""
+"""A version as Python packages have it, short enough for a line of a table."""
 
 
 def answer() -> str:

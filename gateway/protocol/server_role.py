@@ -1,8 +1,8 @@
 """Our face to clients: the negotiation as the server of it, without any I/O.
 
-Framing first, meaning second: a whole option is taken off the buffer before anybody looks at it, so
-whatever is wrong with its data costs the client that option and nothing else. Which options exist and what
-may be in them is a table (`_OPTIONS`); what leaves no legal answer raises `Hangup`.
+Framing comes first, meaning second: a whole option is taken off the buffer before anybody looks at it. So if
+its data is bad, this option fails and nothing else. A table says which options exist and what may be in them
+(`_OPTIONS`). If there is no legal answer, `Hangup` is raised.
 
 The driver's loop:
 
@@ -12,16 +12,16 @@ The driver's loop:
     negotiation.data_to_send()             bytes for the client
 
 An option that needs no decision from outside (STRUCTURED_REPLY, ABORT, an unknown one) is answered here.
-After the answer to an event in which the client chose its export the negotiation is over: `trailing_data`
-are bytes that belong to the transmission phase.
+The negotiation is over after the answer to an event in which the client chose its export. What the client sent
+after that option belongs to the transmission phase (`trailing_data`).
 
-STARTTLS ends a negotiation as well. What follows over TLS is another one, which knows nothing
-of what was agreed on in the clear but the client's flags: nothing has to be forgotten, so nothing can
-be left over (CVE-2021-3716 was a structured reply that survived). Bytes that came after STARTTLS were sent
-before TLS was there; somebody may have put them there to be obeyed after it, so they end the connection.
+STARTTLS ends a negotiation as well. Over TLS another one follows. Of what was agreed on in the clear it knows
+only the client's flags: nothing has to be forgotten, so nothing can be left over (CVE-2021-3716 was a
+structured reply that survived). Bytes that came after STARTTLS were sent in the clear. Somebody may have
+injected them, to be obeyed once there is TLS, so they end the connection.
 
-This is longer than other modules: whether an option is legal depends on what others have left (TLS, structured
-replies, a selection), so that they are judged in one place.
+This is longer than other modules: whether an option is legal depends on the options before it (TLS, structured
+replies, a selection), so they are judged in one place.
 
 "Handshake phase", "TLS support" and "Option types" in proto.md.
 """
@@ -64,7 +64,7 @@ class ExportAsked:
 
 @dataclass(frozen=True, slots=True)
 class ExportNameChosen:
-    """EXPORT_NAME: answer with `answer_export_name`; a refusal closes, for the option has none."""
+    """EXPORT_NAME: answer with `answer_export_name`. The option has no refusal: to refuse it is to hang up."""
 
     name: str
 
@@ -109,14 +109,14 @@ def option_of(event: Event) -> Opt:
 
 
 class Tls(Enum):
-    """What a server has of TLS ("TLS support")."""
+    """Whether a server has TLS, and for whom ("TLS support")."""
 
     OFF = "off"
     """NOTLS: there is none."""
     ALLOW = "allow"
     """SELECTIVETLS: for clients that want it, and for exports that require it."""
     REQUIRE = "require"
-    """FORCEDTLS: nothing is said without."""
+    """FORCEDTLS: without it nothing is told."""
 
 
 _E = TypeVar("_E")
@@ -143,7 +143,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ServerDialect:
-    """What a server of this negotiation is able to do; the gateway itself can do all of it."""
+    """What a server can do in this negotiation; the gateway itself can do all of it."""
 
     handshake_flags: int = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
     unsupported: frozenset[int] = frozenset({Opt.PEEK_EXPORT})
@@ -168,13 +168,13 @@ class ServerNegotiation:
         self.extended = False
         """The client negotiated EXTENDED_HEADERS."""
         self.selection: Selection | None = None
-        """What the last SET_META_CONTEXT left; None if it failed or never came."""
+        """What the last SET_META_CONTEXT selected; None if it failed or never came."""
         self.names_told = 0
         """How many names the longest LIST had: a client may ask about all of them."""
         self.shutting_down = False
         """Set by the driver: from now on every option but ABORT is answered ERR_SHUTDOWN."""
         self.secure = False
-        """It is over TLS."""
+        """The negotiation goes over TLS."""
 
     # --- Bytes in, events out
 
@@ -224,7 +224,7 @@ class ServerNegotiation:
     def selected_contexts(self, name: str) -> tuple[MetaContext, ...]:
         """Give the contexts that are in force if export `name` is opened now.
 
-        A selection for another export counts for nothing ("SET_META_CONTEXT": the names MUST match).
+        A selection for another export does not count ("SET_META_CONTEXT": the names MUST match).
         """
         selection = self.selection
         return selection.contexts if selection and selection.name == name else ()
@@ -284,7 +284,7 @@ class ServerNegotiation:
         after = ServerNegotiation(self._dialect)
         after._output.clear()  # the greeting
         after._client_flags = self._client_flags
-        after.names_told = self.names_told  # as the options that they allow are counted on
+        after.names_told = self.names_told  # it allows options, which are counted on
         after._options = self._options
         after.secure = True
         after.shutting_down = self.shutting_down
@@ -319,7 +319,7 @@ class ServerNegotiation:
             infos.append(NameInfo(export.name))
         if Info.DESCRIPTION in wanted and export.description is not None:
             infos.append(DescriptionInfo(export.description))
-        # A client that did not ask is not bound by block sizes, but does well to know of a minimum.
+        # A client that did not ask is not bound by block sizes, but it had better know of a minimum.
         if (
             Info.BLOCK_SIZE in wanted
             or self._dialect.announce_block_sizes
@@ -370,7 +370,7 @@ class ServerNegotiation:
         data = bytes(received[handshake.OPTION.size : end])
         del received[:end]
         self._options += 1
-        # Names that are told again allow no more: else asking LIST, over and over, would never end.
+        # Names that are told again allow no more options: else a client could ask LIST for ever.
         most = limits.MAX_OPTIONS + limits.OPTIONS_PER_LISTED_NAME * self.names_told
         if self._options > most:
             raise Hangup(f"more than {most} options in one negotiation")
@@ -389,13 +389,13 @@ class ServerNegotiation:
             if self.shutting_down and number != Opt.ABORT:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the server is shutting down")
             if self._needs_tls and number not in (Opt.STARTTLS, Opt.ABORT):
-                # "including unknown ones": what we know is nobody's business before TLS.
+                # "including unknown ones": which options we know is nobody's business before TLS.
                 raise Refusal(Rep.ERR_TLS_REQD, "this server wants TLS first: send STARTTLS")
             take = None if number in self._dialect.unsupported else _OPTIONS.get(number)
             if take is None:
                 raise Refusal(Rep.ERR_UNSUP, f"{name_of(Opt, number)} is not supported")
             return take(self, data)
-        except WireError as error:  # whole, so we are still in step
+        except WireError as error:  # the option is whole, so we are still in step
             self._reply(number, Rep.ERR_INVALID, f"{name_of(Opt, number)}: {error}".encode())
         except Refusal as refusal:
             self._reply(number, refusal.reply, refusal.text.encode())

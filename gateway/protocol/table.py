@@ -1,11 +1,11 @@
-"""What each command may do beyond what an offer says: the form that restricting policies compile into.
-
-An offer is what NBD can say of an export. What it cannot say (a range that must not be written, no request
-longer than so much, WRITE_ZEROES that must not make holes) stands in a `Table`, which the data plane holds
-every request against without handing it to anybody: that is why a policy that only restricts costs nothing.
+"""What restricts a command beyond what an offer says: the form that restricting policies compile into. An offer
+is what NBD can say of an export. What NBD cannot say stands in a `Table`: a range that must not be written, a
+greatest length, WRITE_ZEROES that must not make holes. The data plane checks every request against the table
+and calls nobody. That is why a policy that only restricts costs nothing.
 
 Policies fill one table, the one nearest to the upstream first. Offsets in the table are always those of the
-view that is worked on; `move` takes along what stands there already when a policy shows a part of an export.
+view that the current policy shows. When a policy shows only a part of an export, `move` translates what stands
+in the table already.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gateway.wire.constants import TransmissionFlag as Flag
 ALL_COMMANDS = frozenset(Cmd) - {Cmd.DISC}
 
 MAX_RANGES = 1024
-"""Ranges of one command that a table holds: every request is held against them, and people write them."""
+"""Ranges of one command that a table holds: every request is checked against them, and people write them."""
 
 _EVERY_FLAG = 0xFFFF
 
@@ -51,13 +51,13 @@ class Row:
     """What a table says of one command."""
 
     refused: RefusedCommand | None = None
-    """It is refused altogether."""
+    """Set if the command is refused altogether."""
     longest: int | None = None
     """Longest length in bytes."""
     too_long: RefusedCommand | None = None
-    """What a longer one is told."""
+    """How a longer request is refused."""
     barred: tuple[Barred, ...] = ()
-    """Ranges, the last added first: it stands nearest to the client, and has its say first."""
+    """Ranges, the last added first: its policy stands nearest to the client, and decides first."""
     refused_flags: tuple[tuple[int, RefusedCommand], ...] = ()
     """Command flags that are refused."""
     kept_flags: int = _EVERY_FLAG
@@ -100,12 +100,12 @@ class Row:
 
 
 FREE = Row()
-"""A command of which a table says nothing."""
+"""The row of a command that a table does not restrict."""
 
 
 @dataclass
 class Table:
-    """What policies say of commands. `size` is that of the view that is worked on, in bytes."""
+    """What policies say of commands. `size` is that of the current policy's view, in bytes."""
 
     size: int
     rows: dict[Cmd, Row] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Table:
     # --- What policies call
 
     def refuse(self, *commands: Cmd, error: Errno = Errno.EPERM, text: str) -> None:
-        """Refuse commands altogether; what is refused altogether is not offered either."""
+        """Refuse commands altogether. They are not offered either."""
         for command in commands:
             self._change(command, refused=self._refused(command, error, text))
 
@@ -144,7 +144,7 @@ class Table:
     def limit_length(
         self, command: Cmd, longest: int, *, error: Errno = Errno.EINVAL, text: str
     ) -> None:
-        """Refuse what is longer than `longest` bytes."""
+        """Refuse requests that are longer than `longest` bytes."""
         now = self[command].longest
         if now is None or longest <= now:
             refused = self._refused(command, error, text)
@@ -159,14 +159,14 @@ class Table:
     def drop_flag(self, command: Cmd, flag: CmdFlag) -> None:
         """Take a command flag off what goes upstream, and act as if it had been obeyed."""
         row = self[command]
-        # What stands nearer to the upstream and adds the flag does so all the same. What refuses it there does
-        # not get to see it.
+        # A policy nearer to the upstream that adds the flag does so all the same. One that refuses the flag
+        # does not get to see it.
         still = tuple(each for each in row.refused_flags if not each[0] & flag)
         self._change(command, kept_flags=row.kept_flags & ~flag, refused_flags=still)
 
     def add_flag(self, command: Cmd, flag: CmdFlag) -> None:
-        """Set a command flag on everything that goes upstream, unless what stands nearer to it drops it. If
-        that refuses it, the command is refused.
+        """Set a command flag on everything that goes upstream, unless a policy nearer to the upstream drops it.
+        If one there refuses the flag, the command is refused.
         """
         row = self[command]
         for refused_flag, why in row.refused_flags:
@@ -182,7 +182,7 @@ class Table:
     # --- What the compiler calls
 
     def move(self, offset: int, size: int) -> None:
-        """Go over to the view of `size` bytes that begins at `offset` of this one."""
+        """Go on with the view of `size` bytes that begins at `offset` of the current one."""
         for command, row in self.rows.items():
             barred = tuple(
                 Barred(max(0, each.start - offset), min(size, each.end - offset), each.refused)
@@ -193,8 +193,8 @@ class Table:
         self.size = size
 
     def leave_to_stages(self, commands: Iterable[Cmd]) -> None:
-        """Forget what is said of commands: a hook may make others of them, and what stands behind it says then
-        what it has to say.
+        """Forget what is said of commands, for a hook may make other commands of them. The policies behind the
+        hook judge those when they come.
         """
         for command in commands:
             self.rows.pop(command, None)

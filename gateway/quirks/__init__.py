@@ -1,9 +1,9 @@
 """Oddities of peers, one file each, and how the gateway mends them.
 
 A quirk module has a `QUIRK`: what it is in one line, who does it and how that is known (with links), how to
-recognise it from the `Evidence` of a negotiation, which knobs of the core's `Dialect` it turns, and a
-transcript of what such a peer says, with what must come of it; `tests/quirks/test_transcripts.py` replays them
-all.
+recognise it from the `Evidence` of a negotiation, which knobs of the core's `Dialect` it turns, and
+transcripts of what peers say, with what must come of it. `tests/quirks/test_transcripts.py` replays them all;
+they show that knobs are turned, and whoever obeys a knob has a test of that.
 
 The core has knobs and never asks "is this qemu?". Evidence that is missing means "does not apply", except
 where a wrong yes only costs speed and a wrong no puts data at risk.
@@ -106,6 +106,7 @@ class Transcript:
     peer: str
     evidence: Evidence
     dialect: Dialect
+    """That of all quirks that are recognised in the evidence, not of the one alone whose transcript this is."""
 
 
 class How(Enum):
@@ -132,17 +133,17 @@ class Proof:
 
 
 def seen(where: str) -> Proof:
-    """It was seen in the real program."""
+    """It was seen in the real program; `where` has to contain a version."""
     return Proof(How.SEEN, where)
 
 
 def read(where: str) -> Proof:
-    """It was read in the program's source, and not tried."""
+    """It was read in the program's source, and not tried; `where` has to contain a file of C (`.c` or `.h`)."""
     return Proof(How.READ, where)
 
 
 def told(where: str) -> Proof:
-    """Others tell of it."""
+    """Others tell of it; `where` has to contain a file, a commit or a `#number`."""
     return Proof(How.TOLD, where)
 
 

@@ -17,12 +17,12 @@ many bytes there are in all."""
 
 def in_words(untold: Untold) -> str:
     """Say what may be lost, why, and who has not been told."""
-    owed = []
+    whom = []
     if untold.sessions:
-        owed.append(f"{untold.sessions} session{'s' if untold.sessions > 1 else ''} not told yet")
+        whom.append(f"{untold.sessions} session{'s' if untold.sessions > 1 else ''} not told yet")
     if untold.nobody:
-        owed.append("whoever opens it next will be told")
-    return f"{_where(untold.ranges)} may be lost ({'; '.join(untold.why)}): {', '.join(owed)}"
+        whom.append("whoever opens it next will be told")
+    return f"{_where(untold.ranges)} may be lost ({'; '.join(untold.why)}): {', '.join(whom)}"
 
 
 def _where(ranges: Iterable[Range]) -> str:

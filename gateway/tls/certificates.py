@@ -5,8 +5,8 @@
     server-cert.pem server-key.pem    a server's own certificate, with intermediate ones after it, and key
     client-cert.pem client-key.pem    a client's own; both or neither
 
-OpenSSL says "PEM lib" for most of what can be wrong with such files. So certificates and lists are read
-by `cryptography` first, which can tell, and OpenSSL loads what has passed.
+OpenSSL says "PEM lib" for most of what can be wrong with such files. So `cryptography`, which says more, reads
+certificates and lists first, and OpenSSL loads what has passed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CA_CRL = "ca-crl.pem"
 Role = Literal["server", "client"]
 
 WARNING_DAYS = 30
-"""How long before its end a certificate is warned of: what ACME clients take for the time to renew."""
+"""How long before a certificate ends we warn of it: ACME clients renew it so early."""
 
 _PEM = "PEM, -----BEGIN CERTIFICATE-----"
 _CRL_PEM = "a list of revoked certificates, PEM, -----BEGIN X509 CRL-----"
@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """From when to when something is valid, and what it is: a certificate, or a list of revoked ones."""
+    """From when to when a certificate, or a list of revoked ones, is valid; and which it is."""
 
     path: Path
     what: str
@@ -57,7 +57,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """A directory's files that are there and fit each other. `own` is our certificate with its key."""
+    """The files of a directory, which fit each other. `own` is our certificate with its key."""
 
     ca: Path | None
     lists: tuple[RevokedList, ...]
@@ -68,7 +68,7 @@ class Certificates:
 
     @property
     def exposed(self) -> str | None:
-        """Say that others can read our key, if so."""
+        """Warn if others can read our key."""
         return None if self.own is None else exposed(self.own[1])
 
 
@@ -81,14 +81,14 @@ def paths_of(directory: Path, role: Role) -> tuple[Path, ...]:
 def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certificates:
     """Read a directory. A server needs its certificate and key; a client has both or neither.
 
-    Whether a certificate is valid today is not looked at: `warnings` tells. Raises `CredentialsError`, of all
-    files that cannot be used.
+    This does not look whether a certificate is valid today: `warnings` does. Raises a `CredentialsError` that
+    names all files that cannot be used.
     """
     ca, crl, certificate, key = paths_of(directory, role)
     expected = "expected a directory with ca-cert.pem and the other files of nbdkit, qemu, libnbd"
     try:
         status = status_of(directory)
-        status_of(ca)  # to list a directory's names is not yet to get at its files
+        status_of(ca)  # a directory that can be listed may still not let us at its files
     except OSError as error:
         raise CredentialsError(directory, f"{unseen(error)}; {expected}") from None
     if status is None or not stat.S_ISDIR(status.st_mode):
@@ -120,7 +120,7 @@ def load_certificates(directory: Path, role: Role, *, need_ca: bool) -> Certific
 
 
 def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
-    """Load into a context what `load_certificates` has found good.
+    """Load into a context what `load_certificates` has read.
 
     Raises `CredentialsError`: OpenSSL may be stricter (a key that is too short), and the files may have
     changed.
@@ -128,7 +128,8 @@ def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
     if certificates.own is not None:
         certificate, key = certificates.own
         with _as_credentials_error(key, f"cannot be used as the key of {certificate.name}"):
-            # A password would be asked for on the terminal; there is none (see _check_key).
+            # Without a password here OpenSSL might ask for one on the terminal. No key has one (see
+            # _check_key).
             context.load_cert_chain(certificate, key, password="")
     if certificates.ca is not None:
         with _as_credentials_error(certificates.ca, "cannot be used"):
@@ -139,7 +140,7 @@ def apply(certificates: Certificates, context: ssl.SSLContext) -> None:
 def warnings(terms: Iterable[Term], now: datetime) -> list[str]:
     """Say what is not valid at `now` (with a time zone), or ends within 30 days. The earliest end comes first.
 
-    A list of revoked certificates that has ended counts, too: whom its CA has issued a certificate is refused.
+    This includes lists of revoked certificates. Once a list has ended, every certificate of its CA is refused.
     """
     said: list[tuple[datetime, str]] = []
     for term in terms:
@@ -161,7 +162,7 @@ def warnings(terms: Iterable[Term], now: datetime) -> list[str]:
 
 
 def first_to_end(terms: Iterable[Term]) -> Term | None:
-    """Give whatever ends first."""
+    """Give the certificate or list that ends first."""
     ending = [(term.end, term) for term in terms if term.end is not None]
     return min(ending, key=lambda pair: pair[0])[1] if ending else None
 
@@ -190,8 +191,8 @@ def shown(name: x509.Name) -> str:
 def _check_key(key: Path, certificate: str) -> None:
     expected = f"the key of {certificate}, PEM, without a password"
     content = read(key, expected)
-    # Not parsed: `cryptography` refuses some EC keys that certtool (GnuTLS 3.7.9) makes, and OpenSSL takes
-    # them.
+    # We do not parse the key: `cryptography` refuses some EC keys that certtool (GnuTLS 3.7.9) makes and
+    # OpenSSL takes.
     if not _KEY_BEGIN.search(content):
         raise CredentialsError(key, f"is no key; expected {expected}")
     if _KEY_ENCRYPTED.search(content):
@@ -201,7 +202,7 @@ def _check_key(key: Path, certificate: str) -> None:
 def _certificates(path: Path, expected: str) -> list[x509.Certificate]:
     content = read(path, expected)
     found = _parsed(path, expected, lambda: x509.load_pem_x509_certificates(content))
-    # A field that cannot be read is found when it is asked for.
+    # Only when a field is asked for do we learn that it cannot be read.
     _parsed(
         path,
         expected,
@@ -242,8 +243,8 @@ def _parsed(path: Path, expected: str, parse: Callable[[], _T]) -> _T:
 
 
 def _verify_flags(cas: list[x509.Certificate]) -> ssl.VerifyFlags:
-    """How chains are looked at. What is in ca-cert.pem is trusted, as GnuTLS has it, also an intermediate CA
-    without the one above it; OpenSSL has to be told (PARTIAL_CHAIN).
+    """How chains are verified. As with GnuTLS, whatever is in ca-cert.pem is trusted, also an intermediate CA
+    without the CA above it. OpenSSL has to be told so (PARTIAL_CHAIN).
     """
     subjects = {ca.subject.public_bytes() for ca in cas}
     partial = any(ca.issuer.public_bytes() not in subjects for ca in cas)

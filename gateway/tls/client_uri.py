@@ -1,9 +1,9 @@
-"""The URI by which a client on this machine reaches a listener of ours over TLS, with what it is let in by.
+"""The URI by which a client on this machine reaches a listener of ours over TLS, with the client's credentials.
 
-Certificates come first: the directory of a server's may have a client's as well, as `nbd-gateway pki init`
-makes it. Else there may be a key. The server's certificate has to be for the host that the URI names; libnbd
-before 1.22 knows no other (`tls-hostname`). So where the address that is listened on is not in it, but
-`localhost` is, and leads there, the URI says that.
+Certificates come first: a directory with a server's may have a client's as well, as `nbd-gateway pki init`
+makes it. Else there may be a key. The server's certificate has to be for the host that the URI names, because
+libnbd before 1.22 cannot compare it with another (`tls-hostname`). So if the certificate is not for the address
+that we listen on, but for `localhost`, and that leads to us, the URI says `localhost`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LOCALHOST = "localhost"
 def client_uri(
     uri: NbdUri, certificates: Path | None, psk: Path | None, *, verify_client: bool
 ) -> NbdUri:
-    """Give the URI for clients of a listener at `uri` that demands TLS. Files that cannot be read any more are
-    left out.
+    """Give the URI for clients of a listener at `uri` that demands TLS. It leaves out files that can no longer
+    be read.
     """
     secure = replace(uri, tls=True)
     if certificates is not None and (psk is None or _suffice(certificates, verify_client)):
         known = {"tls-certificates": str(certificates.absolute())}
         parameters = known if seems_there(certificates / CA_CERT) else {}
         return _found_valid(replace(secure, parameters=parameters), certificates)
-    assert psk is not None  # a listener over TLS has the one or the other
+    assert psk is not None  # a listener over TLS has one or the other
     try:
         user = load_keys(psk).users[0]
     except CredentialsError:
@@ -42,12 +42,12 @@ def client_uri(
 
 
 def _suffice(certificates: Path, verify_client: bool) -> bool:
-    """Say whether a client can be made of what is in a directory."""
+    """Say whether a directory has what a client needs."""
     return not verify_client or seems_there(certificates / CLIENT_CERT)
 
 
 def _found_valid(uri: NbdUri, certificates: Path) -> NbdUri:
-    """Have the server's certificate be for the host that the URI names."""
+    """Have the URI name a host that the server's certificate is for, as its host or as `tls-hostname`."""
     try:
         names = names_of(certificates)
     except CredentialsError:
@@ -61,7 +61,7 @@ def _found_valid(uri: NbdUri, certificates: Path) -> NbdUri:
 
 
 def _local(host: str | None) -> bool:
-    """Say whether `localhost` leads to who listens there."""
+    """Say whether `localhost` leads to a listener at this host."""
     try:
         address = ip_address(host or "")
     except ValueError:

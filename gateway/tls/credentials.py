@@ -1,25 +1,25 @@
 """Credentials -> SSL contexts for both sides, and who is admitted by them.
 
-TLS 1.2 and 1.3 (proto.md, "TLS versions"), forward secrecy and AEAD alone. Neither compression nor
+TLS 1.2 and 1.3 (proto.md, "TLS versions"), with forward secrecy and AEAD only. No compression, no
 renegotiation.
 
-No session is resumed: it would pass by the look-up of a key, the list of revoked certificates and a CA that
-was exchanged. Tickets are off. But OpenSSL also keeps TLS 1.2's sessions by their numbers, in a cache of each
-context, and CPython has no switch for that. So each of a server's sessions has a context of its own, which is
-empty, and is then moved to the one that has the certificates (`SSLObject.context`): OpenSSL takes
-certificates and CAs from there, but everything else, and the cache, from where the session began.
+No session is ever resumed. A resumed session would bypass the look-up of its key, the list of revoked
+certificates, and an exchange of the CA. Tickets are off. But OpenSSL also keeps TLS 1.2's sessions by their
+ids, in a cache of each context, and CPython has no switch for that. So each session of a server begins in a
+new, empty context of its own, and is then moved to the context that has the certificates (`SSLObject.context`).
+OpenSSL takes certificates and CAs from there; everything else, the cache included, stays that of the context in
+which the session began.
 
-A server with certificates and keys keeps them in contexts of their own, and the client's first message says
-which it gets (`gateway.tls.hello`). A client that offers a key has one, and means it: GnuTLS and OpenSSL
-offer none else. So:
+A server with certificates and keys keeps the two in separate contexts. A client that offers a key in its first
+message (`gateway.tls.hello`) gets the context of keys: GnuTLS and OpenSSL offer one only if the client has it,
+and means to use it. Any other client gets the context of certificates. So:
 
-- The context of certificates has no keys. With `verify_client` it is CERT_REQUIRED: nobody without a
-  certificate of our CA ends the handshake. (One context for both would have to be CERT_OPTIONAL, and
-  OpenSSL 3 would let in, over TLS 1.3, a client that has named a user and knows no key. `gateway.tls.psk`
-  has the theory.)
-- The context of keys has no certificate: without a key nobody ends the handshake.
+- The context of certificates has no keys. With `verify_client` it is CERT_REQUIRED: without a certificate of
+  our CA, no client completes the handshake. (One context for both would have to be CERT_OPTIONAL. Then, over
+  TLS 1.3, OpenSSL 3 would let in a client that only names a user and knows no key. `gateway.tls.psk` says why.)
+- The context of keys has no certificate: without a key, no client completes the handshake.
 
-`admitted` looks again, all the same, at the one place that every session passes.
+Every session passes `admitted`, which checks all this once more.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from gateway.tls.psk import ClaimedUser, Keys, check_supported, claim_of, load_k
 from gateway.tls.revoked import RevokedList, check_not_revoked, utc_now, verified_chain
 from gateway.wire.handshake import shown
 
-# By OpenSSL's names (openssl-ciphers(1)). For TLS 1.3 all suites are good, and CPython before 3.15 cannot
-# choose.
+# In OpenSSL's names (openssl-ciphers(1)). Those of TLS 1.3 are all good, and CPython before 3.15 cannot choose.
 CERTIFICATE_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20:!PSK"
 KEY_SUITES = "ECDHE-PSK-CHACHA20-POLY1305"
-"""The only one with ECDHE and AEAD that OpenSSL 3 has: RFC 8442's with AES-GCM are missing there. Plain PSK
-would have AES-GCM, but whoever learns the key some day could read all that was recorded. Every GnuTLS since
-3.4 (2015) offers it (libnbd and qemu over TLS 1.2: tried); and TLS 1.3, since 3.6.3 (2018), comes first."""
+"""The only suite with ECDHE and AEAD that OpenSSL 3 has: it lacks RFC 8442's suites with AES-GCM. Plain PSK
+would have AES-GCM, but whoever learns the key some day could read all that was recorded before. Every GnuTLS
+since 3.4 (2015) offers this suite (libnbd and qemu over TLS 1.2: tried). Since 3.6.3 (2018) it prefers TLS
+1.3."""
 
 KEY_SUITES_13 = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
 """OpenSSL binds keys to SHA-256 (RFC 8446, 4.2.11), which leaves these two. AES-GCM is faster on most
@@ -60,7 +60,7 @@ processors, but OpenSSL's own order has ChaCha20 first, and CPython can change i
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What a peer has proved who it is by: its certificate (DER) or, of a client, the user of a key. Both are
+    """By what a peer has proved who it is: its certificate (DER) or, for a client, the user of a key. Both are
     None for a client that needs neither, and for a server that knows our key.
     """
 
@@ -69,9 +69,8 @@ class Admitted:
 
 
 class TlsSession:
-    """One TLS session that is to be: how to begin it, and the check after its handshake.
-
-    `context` is for this session alone. If `certificates` is given, certificates and CAs are taken from that.
+    """One TLS session: how to begin it, and the check after its handshake. `context` is for this session alone.
+    If `certificates` is given, certificates and CAs come from that context.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class TlsSession:
         claim: ClaimedUser | None = None,
         lists: Sequence[RevokedList] = (),
     ) -> None:
-        """`lists`: lists of revoked certificates, in which those of the peer are looked up."""
+        """`lists`: the lists of revoked certificates in which we look up the peer's."""
         self.context = context
         self._lists = lists
         self._server_side = server_side
@@ -106,8 +105,8 @@ class TlsSession:
         return tls
 
     def admitted(self, tls: ssl.SSLObject) -> Admitted:
-        """Say who the peer is, after its handshake, and before we listen to anything it says. Raises
-        `NotAdmitted`.
+        """Say who the peer is. This has to be called after the handshake, before we read anything else that the
+        peer says. Raises `NotAdmitted`.
         """
         if self._claim is not None:
             if self._claim.user is None or not used_key(tls):
@@ -123,8 +122,9 @@ class TlsSession:
         return Admitted(certificate, None)
 
     def failure(self, reason: str, *, openssl: str = "") -> str:
-        """Say why the handshake has failed, with the user of a key that somebody said he is; `openssl` is
-        OpenSSL's name for it. For the log alone: to a client an unknown user and a wrong key are the same.
+        """Say why the handshake has failed, with the user that the client claimed to be; `openssl` is OpenSSL's
+        name for the reason. This is for the log alone: a client must not learn whether its user is unknown or
+        its key wrong.
         """
         user = None if self._claim is None else self._claim.user
         if user is None:
@@ -138,15 +138,14 @@ class TlsSession:
 
 
 WRONG_KEY = frozenset({"BINDER_DOES_NOT_VERIFY", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"})
-"""What a server finds where a client has another key: over TLS 1.3, and over TLS 1.2. (Tried with OpenSSL 3.0
-and GnuTLS 3.7.)"""
+"""How OpenSSL tells a server that the client has another key: over TLS 1.3, and over TLS 1.2. (Tried with
+OpenSSL 3.0 and GnuTLS 3.7.)"""
 
 
 def used_key(tls: ssl.SSLObject) -> bool:
-    """Say whether a handshake that has ended was of a pre-shared key, and so has proved that both know it.
-
-    TLS 1.3 makes no difference between a key and a resumed session (RFC 8446, 2.2), nor does OpenSSL; TLS 1.2
-    has cipher suites for keys.
+    """Say whether a completed handshake used a pre-shared key, which proves that both sides know it. TLS 1.3
+    makes no difference between a key and a resumed session (RFC 8446, 2.2), nor does OpenSSL. TLS 1.2 has
+    cipher suites for keys.
     """
     if tls.version() == "TLSv1.3":
         return bool(tls.session_reused)
@@ -168,8 +167,8 @@ def server_credentials(
 ) -> ServerCredentials:
     """Load what a server needs: a directory of certificates, a PSK file, or both (then either admits a client).
 
-    With `verify_client` a client without a key must show a certificate of one of the CAs in ca-cert.pem,
-    which is not in ca-crl.pem. Raises `CredentialsError`.
+    With `verify_client`, a client without a key must show a certificate of one of the CAs in ca-cert.pem that
+    ca-crl.pem does not revoke. Raises `CredentialsError`.
     """
     if certificates is None and psk is None:
         raise CredentialsError(None, "TLS needs a directory of certificates, a PSK file, or both")
@@ -194,7 +193,7 @@ class ServerCredentials:
     ) -> None:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
         self.exposed = None if certificates is None else certificates.exposed
-        """That others can read our certificate's key, if so. Who is to use a PSK file refuses it."""
+        """A warning if others can read our certificate's key. (A PSK file that others can read is refused.)"""
         self._lists = certificates.lists if certificates is not None and verify_client else ()
         self._verify_client = verify_client
         self._context = (
@@ -206,15 +205,14 @@ class ServerCredentials:
         self._suites = frozenset[int]()
         if keys is not None:
             ciphers = _key_context(ssl.PROTOCOL_TLS_SERVER).get_ciphers()
-            # OpenSSL's numbers have the protocol's in their lower half.
+            # The lower half of OpenSSL's number is the protocol's number.
             self._suites = frozenset(
                 cipher["id"] & 0xFFFF for cipher in ciphers if cipher["auth"] == "auth-psk"
             )
 
     def session(self, received: bytes | bytearray) -> TlsSession | None:
-        """Give a client's session by what it has sent so far; None if more is needed to know which.
-
-        All of `received` is then the session's to read. Takes at most 128 KiB until it knows.
+        """Give a client's session, by what the client has sent so far; None if that is too little to choose a
+        context. The session then has to read all of `received`. At most 128 KiB are needed to choose.
         """
         if self._keys is None:
             by_key: bool | None = False
@@ -276,14 +274,14 @@ def client_credentials(
     verify_peer: bool = True,
     psk_user: str | None = None,
 ) -> ClientCredentials:
-    """Load what a client needs: a directory of certificates, or a PSK file with the user to be; with
-    neither, the system's CAs are trusted (as libnbd does).
+    """Load what a client needs: a directory of certificates, or a PSK file with the user to be; with neither,
+    we trust the system's CAs (as libnbd does).
 
-    The server's certificate has to be valid for `hostname`, a name or an IP address, which is the URI's
-    host or its `tls-hostname` (uri.md). `verify_peer` false (`tls-verify-peer`) takes any server, and so
-    any man in the middle. With a key the server proves that it knows the key, whatever `hostname` and
-    `verify_peer` are; a server that would rather show a certificate is refused. `psk_user` may be left out
-    where the file has one user.
+    The server's certificate has to be valid for `hostname`, a name or an IP address, which is the URI's host or
+    its `tls-hostname` (uri.md). If `verify_peer` is false (`tls-verify-peer`), any server is taken, and so is
+    any man in the middle. With a key, the server has to prove that it knows the key, whatever `hostname` and
+    `verify_peer` are; a server that shows a certificate instead is refused. `psk_user` may be left out if the
+    file has one user.
 
     Raises `CredentialsError`.
     """
@@ -302,7 +300,7 @@ def client_credentials(
         if not keys.knows(user):
             raise CredentialsError(psk, f'has no user "{user}", which psk-user names')
         context = _key_context(ssl.PROTOCOL_TLS_CLIENT)
-        # A name would be sent in the clear (SNI) to no use: nothing is compared with it.
+        # No name: it would be sent in the clear (SNI), and nothing would be compared with it.
         claim = offer_key(context, user, keys.key_of(user))
         return ClientCredentials(context, None, None, claim=claim)
     if verify_peer and not hostname:
@@ -330,7 +328,7 @@ class ClientCredentials:
     ) -> None:
         self.terms: tuple[Term, ...] = () if certificates is None else certificates.terms
         self.exposed = None if certificates is None else certificates.exposed
-        """As for a server's."""
+        """As for a server."""
         self._lists = certificates.lists if certificates is not None and verify_peer else ()
         self._claim = claim
         self._context = context
@@ -361,8 +359,8 @@ class ClientCredentials:
 def client_context(certificates: Certificates | None, *, verify_peer: bool) -> ssl.SSLContext:
     """Make the context of a client without a key. Raises `CredentialsError`."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT, CERTIFICATE_SUITES)
-    # A certificate without SANs is compared by its CN (CPython's default, hostname_checks_common_name):
-    # that is what nbdkit-tls(1) and qemu's manual tell people to make.
+    # If a certificate has no SANs, its CN is compared (CPython's default, hostname_checks_common_name): such
+    # ones are what nbdkit-tls(1) and qemu's manual tell people to make.
     if not verify_peer:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -379,8 +377,8 @@ def client_context(certificates: Certificates | None, *, verify_peer: bool) -> s
 def _key_context(protocol: int) -> ssl.SSLContext:
     context = _context(protocol, KEY_SUITES)
     if protocol == ssl.PROTOCOL_TLS_CLIENT:
-        # CERT_REQUIRED stays and no CA is trusted, so that over TLS 1.3 a server without the key cannot get
-        # by with a certificate. There is no name to compare when there is no certificate.
+        # CERT_REQUIRED stays, and no CA is trusted: so over TLS 1.3 a server without the key cannot show a
+        # certificate instead. Without a certificate there is no name to compare.
         context.check_hostname = False
     if hasattr(context, "set_ciphersuites"):  # CPython 3.15
         context.set_ciphersuites(KEY_SUITES_13)
@@ -398,6 +396,6 @@ def _context(protocol: int, suites: str) -> ssl.SSLContext:
         | ssl.OP_CIPHER_SERVER_PREFERENCE
     )
     if protocol == ssl.PROTOCOL_TLS_SERVER:
-        # OP_NO_TICKET alone makes TLS 1.3's tickets stateful ones, kept in a cache.
+        # OP_NO_TICKET alone would not turn off TLS 1.3's tickets, but make them stateful, kept in a cache.
         context.num_tickets = 0
     return context

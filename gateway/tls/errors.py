@@ -1,4 +1,4 @@
-"""What goes wrong with TLS: a file of ours (whoever runs the gateway mends it), or the peer (hang up)."""
+"""What goes wrong with TLS: in a file of ours (whoever runs the gateway mends it), or in a peer (hang up)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gateway.there import unexpanded
 
 
 class CredentialsError(Exception):
-    """Credentials cannot be used. `path` is the file to mend (None: it is no one file), `problem` says what
-    was expected of it, and what came.
+    """Credentials cannot be used. `path` is the file to mend (None: no single file), `problem` says what was
+    expected of it, and what came.
     """
 
     def __init__(self, path: Path | None, problem: str) -> None:
@@ -45,10 +45,10 @@ class SeveralErrors(CredentialsError):
 
 @contextmanager
 def all_told() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Have all that is wrong told at once: else whoever mends files would have to start us after each.
+    """Tell all that is wrong at once. Otherwise whoever mends files would have to start us again after each.
 
-    Gives what marks a part. The `CredentialsError` of one part keeps no other from being tried. It is raised at
-    the end, with all others.
+    Gives a function that marks a part. If one part raises a `CredentialsError`, the others are tried all the
+    same, and all errors are raised together at the end.
     """
     found: list[CredentialsError] = []
 
@@ -65,4 +65,4 @@ def all_told() -> Iterator[Callable[[], AbstractContextManager[None]]]:
 
 
 class NotAdmitted(Exception):
-    """A peer has ended its handshake and may not go on all the same; the text is for the log. Hang up."""
+    """A peer has completed its handshake, and may not go on all the same. Hang up; the text is for the log."""

@@ -1,9 +1,9 @@
 """Whether a ClientHello offers a pre-shared key: layouts of RFC 8446, 4.1.2 and 5.1, and RFC 5246, 7.4.1.2.
 
-A listener may have certificates and keys. OpenSSL cannot do both in one context (see `gateway.tls.psk`),
-and it gives no say before it has chosen; so the choice is made here, from the client's first message, which
-is then fed to OpenSSL as it came. Nothing is validated: OpenSSL does that, and knows the right alert.
-Whatever cannot be read offers no key.
+A listener may have certificates and keys. OpenSSL cannot do both in one context (see `gateway.tls.psk`), and
+asks us nothing before it has chosen. So we choose the context by the client's first message, which OpenSSL then
+gets as it came. Nothing is validated here: OpenSSL does that, and knows the right alert. A message that we
+cannot read offers no key.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 MAX_HELLO_BYTES = 64 << 10
-"""Hellos have a few hundred bytes, with post-quantum key shares two thousand. OpenSSL's own limit is 128
+"""ClientHellos have a few hundred bytes, with post-quantum key shares two thousand. OpenSSL's own limit is 128
 KiB."""
 
 _HANDSHAKE = 22  # ContentType
@@ -24,9 +24,9 @@ _MAX_RECORD_BYTES = 1 << 14
 def offers_key(received: bytes | bytearray, suites: Collection[int]) -> bool | None:
     """Say whether the first bytes of a TLS connection offer a key; None if more of them are needed.
 
-    A TLS 1.3 client does by the extension pre_shared_key (RFC 8446, 4.2.11), as we give no tickets that it
-    could mean by it; a TLS 1.2 client by cipher suites with keys (RFC 4279), of which `suites` are those
-    that we take.
+    A TLS 1.3 client offers a key by the extension pre_shared_key (RFC 8446, 4.2.11). It cannot mean a ticket by
+    that, for we give none. A TLS 1.2 client offers a key by cipher suites with keys (RFC 4279); `suites` are
+    those that we take.
     """
     try:
         hello = _hello(received)
@@ -36,7 +36,9 @@ def offers_key(received: bytes | bytearray, suites: Collection[int]) -> bool | N
 
 
 def _hello(received: bytes | bytearray) -> bytes | None:
-    """Put the message together from its records. None: not all there yet. IndexError: it is none."""
+    """Put the message together from its records; None: it is not all there yet. Raises IndexError if it is no
+    handshake.
+    """
     message = b""
     at = 0
     while len(received) >= at + _RECORD_HEADER_BYTES:
@@ -56,7 +58,7 @@ def _hello(received: bytes | bytearray) -> bytes | None:
             break
         at = end
     else:
-        # What is no handshake is known by its first byte: a client that speaks no TLS gets its alert at once.
+        # The first byte tells what is no handshake: so a client that speaks no TLS gets its alert at once.
         if len(received) > at and received[at] != _HANDSHAKE:
             raise IndexError
     if len(received) > 2 * MAX_HELLO_BYTES:  # records of a few bytes each

@@ -1,7 +1,7 @@
-"""What a certificate or a key says of who has it.
+"""What a certificate or a key says of its owner.
 
-Attributes are taken from the parsed certificate (RFC 5280, 4.1.2.4 and 4.2.1.6), never from a formatted
-name, where a CN of "x,O=admins" looks like two attributes.
+Attributes come from the parsed certificate (RFC 5280, 4.1.2.4 and 4.2.1.6), never from a formatted name: there
+a CN of "x,O=admins" would look like two attributes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def identity_of(
     tls_version: str | None = None,
     cipher: str | None = None,
 ) -> Identity:
-    """Add to what is known of a peer who it is by a certificate (DER, verified by the handshake) and the user
-    of a key; either may be None.
+    """Add to a peer's identity what its certificate says (DER, verified by the handshake), and the user of its
+    key; either may be None.
 
     Raises `NotAdmitted` if the certificate cannot be understood.
     """
@@ -54,7 +54,8 @@ def identity_of(
 
 
 def _attributes(name: x509.Name) -> tuple[tuple[str, str], ...]:
-    # An attribute may be bytes (a bit string as an X.500 identifier); what is no text is not compared as one.
+    # An attribute may be bytes (a bit string as an X.500 identifier). Those are no text, and must not match
+    # any.
     return tuple(
         (attribute.rfc4514_attribute_name, attribute.value)
         for attribute in name

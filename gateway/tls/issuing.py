@@ -1,4 +1,4 @@
-"""Certificates and keys for trying TLS out, and the list of what is revoked: made, and not written anywhere.
+"""Certificates and keys for trying TLS out, and the list of what is revoked. Nothing is written here.
 
 Keys are of NIST P-256, which every TLS library of the field takes.
 """
@@ -30,7 +30,7 @@ MAX_NAME_CHARACTERS = 64
 """ub-common-name of RFC 5280, appendix A.1."""
 
 CLOCK_SKEW = timedelta(hours=1)
-"""A machine whose clock is a little behind must not find the certificates not yet valid."""
+"""How far certificates are dated back: a machine whose clock is a little slow must find them valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Issued:
 
 
 def new_authority(days: int, now: datetime) -> Issued:
-    """Make an authority of its own name."""
+    """Make an authority, with a name of its own."""
     key = ec.generate_private_key(ec.SECP256R1())
-    # Two authorities of one name would be taken for each other in error messages, and by some libraries.
+    # People who read error messages, and some libraries, would take two authorities of one name for each other.
     name = subject_of(f"nbd-gateway trial CA {secrets.token_hex(4)}")
     usage = x509.KeyUsage(
         digital_signature=False,
@@ -73,7 +73,7 @@ def new_authority(days: int, now: datetime) -> Issued:
 
 def client_files(ca: Issued, name: str, days: int, now: datetime) -> dict[str, bytes]:
     """Give the files of a client's certificate. Raises `CredentialsError`."""
-    # It is the name of a directory, too.
+    # The name is that of a directory, too.
     if not re.fullmatch(r"[\w@+-][\w .@+-]*", name):
         raise CredentialsError(
             None,
@@ -97,7 +97,7 @@ def issue(
     usage = x509.KeyUsage(
         digital_signature=True,
         content_commitment=False,
-        key_encipherment=True,  # no such key does that; but qemu before 3.1 insists on it
+        key_encipherment=True,  # an EC key cannot do that; but qemu before 3.1 insists on it
         data_encipherment=False,
         key_agreement=False,
         key_cert_sign=False,
@@ -120,7 +120,7 @@ def issue(
 
 
 def issued_again(old: x509.Certificate, ca: Issued, days: int, now: datetime) -> x509.Certificate:
-    """Issue a certificate once more, as it was but for its time and number."""
+    """Issue a certificate once more: the same but for its time and serial number."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(old.subject)
@@ -136,7 +136,7 @@ def issued_again(old: x509.Certificate, ca: Issued, days: int, now: datetime) ->
 
 
 def list_of_revoked(ca: Issued, gone: Mapping[int, datetime], now: datetime) -> bytes:
-    """Give the list of what an authority has revoked, as a file; it is good for as long as the authority is."""
+    """Give the list of what an authority has revoked, as a file. It is valid as long as the authority is."""
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(ca.certificate.subject)
@@ -150,7 +150,7 @@ def list_of_revoked(ca: Issued, gone: Mapping[int, datetime], now: datetime) -> 
 
 
 def is_issued(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
-    """Say whether a CA has issued a certificate; it has its own."""
+    """Say whether a CA has issued a certificate; it has issued its own."""
     try:
         certificate.verify_directly_issued_by(ca)
     except (InvalidSignature, *UNREADABLE):

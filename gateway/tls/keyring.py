@@ -1,11 +1,11 @@
 """All TLS credentials of a configuration: loaded at the start, exchanged when their files change, and warned of
 before they end.
 
-Files are looked at every `LOOK_AT_FILES_SECONDS`, and on SIGHUP at once; why they are not watched stands in
-`gateway.tls.rotation`. New sessions use the new ones, running ones go on with the old; what cannot be loaded is
-reported, and the old ones stay.
+We look at files every `LOOK_AT_FILES_SECONDS`, and on SIGHUP at once; `gateway.tls.rotation` says why we do not
+watch them. New sessions use new credentials, running ones go on with the old. If new ones cannot be loaded,
+that is reported, and the old ones stay.
 
-Imported only where a configuration has TLS.
+This is imported only if a configuration has TLS.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 WARN_SECONDS = 24 * 60 * 60
-"""How often the log warns of what ends soon."""
+"""How often the log warns of a certificate that ends soon."""
 
 Ring = Rotating[ServerCredentials] | Rotating[ClientCredentials]
 _Ring = TypeVar("_Ring", bound=Ring)
@@ -47,24 +47,24 @@ class KeyringError(Exception):
     def __init__(self, whose: str, errors: Sequence[CredentialsError]) -> None:
         super().__init__("; ".join(f"{whose}: {error}" for error in errors))
         self.whose = whose
-        """Of which listener or server."""
+        """The listener or server that they belong to."""
         self.errors = tuple(errors)
         """All that is wrong with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """What has come of loading credentials anew."""
+    """The result of loading credentials anew."""
 
     done: list[str]
-    """Whose have been exchanged, and which files have changed."""
+    """Whose credentials were exchanged, and which files have changed."""
     problems: list[str]
-    """What stays as it was because it cannot be loaded."""
+    """Which credentials stay as they were because the new ones cannot be loaded."""
 
 
 class Keyring:
-    """The credentials of each listener and upstream that has TLS; those of the configuration `before` are kept
-    where it said the same of them. Raises `KeyringError`.
+    """The credentials of each listener and upstream that has TLS. Where the keyring `before` was configured in
+    the same way, its credentials are kept. Raises `KeyringError`.
     """
 
     def __init__(self, config: Config, before: Keyring | None = None) -> None:
@@ -86,12 +86,12 @@ class Keyring:
         self._elsewhere = WeakValueDictionary() if before is None else before._elsewhere
 
     def _as_for(self, listen: Listen) -> Rotating[ServerCredentials] | None:
-        """Give the credentials of a listener that says the same of them."""
+        """Give the credentials that we have for the same settings of a listener."""
         wanted = _said(listen)
         return next((ring for other, ring in self._listeners if _said(other) == wanted), None)
 
     def _known_of(self, name: str) -> dict[tuple[object, ...], Rotating[ClientCredentials]]:
-        """Give the credentials of an upstream, by what is said of them."""
+        """Give the credentials of an upstream, by its settings for them."""
         upstream = self._settings.get(name)
         if upstream is None:
             return {}
@@ -99,8 +99,8 @@ class Keyring:
         return dict(zip(said, self._upstreams[name], strict=True))
 
     def become(self, other: Keyring, log: FilteringBoundLogger) -> list[str]:
-        """Go over to the credentials of another configuration; those that are new may be warned of. Say whose
-        they are.
+        """Go over to the credentials of another configuration. Warn of those that are new, if need be, and say
+        whose they are.
         """
         here = [ring for _whose, ring in self._rings()]
         self._listeners, self._upstreams = other._listeners, other._upstreams
@@ -112,7 +112,7 @@ class Keyring:
 
     @property
     def whose(self) -> list[str]:
-        """Say of all credentials whose they are."""
+        """Say whose credentials there are."""
         return [whose for whose, _ring in self._rings()]
 
     def listener(self, listen: Listen) -> Rotating[ServerCredentials] | None:
@@ -125,8 +125,8 @@ class Keyring:
         return self._upstreams
 
     def elsewhere(self, uri: NbdUri, upstream: Upstream) -> Rotating[ClientCredentials]:
-        """Give the credentials for a server that an export of an upstream is switched to. They are looked after
-        for as long as anybody has them. Raises `KeyringError`.
+        """Give the credentials for a server that an export of an upstream is switched to. They are exchanged
+        and warned of as long as anybody holds them. Raises `KeyringError`.
         """
         said = _said_of_upstream(upstream, uri)
         ring = self._elsewhere.get(said)
@@ -146,7 +146,7 @@ class Keyring:
             await trio.sleep(LOOK_AT_FILES_SECONDS)
             for whose, ring in self._rings():
                 if ring.changed():
-                    with suppress(CredentialsError):  # it is logged
+                    with suppress(CredentialsError):  # `_reload` has logged it
                         _reload(log, whose, ring)
 
     def reload(self, log: FilteringBoundLogger) -> Exchanged:
@@ -195,7 +195,7 @@ def _said_of_upstream(upstream: Upstream, uri: NbdUri) -> tuple[object, ...]:
 
 
 def _named(name: str, uri: NbdUri, upstream: Upstream) -> str:
-    """Say which server of an upstream it is, if there are several."""
+    """Say which upstream it is, and which server of it if there are several."""
     return f"{name} ({uri})" if upstream.uris else name
 
 
@@ -234,7 +234,7 @@ def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
 
 
 def _warnings(ring: Ring, now: datetime) -> Iterator[tuple[str, str]]:
-    """Give what each is about, and its text."""
+    """Give for each warning what it is about, and its text."""
     for text in ring.current.warnings(now):
         yield "certificate", text
     if ring.current.exposed is not None:

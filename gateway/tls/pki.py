@@ -1,7 +1,5 @@
-"""A certificate authority for trying things out: its key lies beside the certificates.
-
-Files as `gateway.tls.certificates` reads them; one directory serves a server and a client. What is in them is
-made in `issuing`.
+"""A certificate authority for trying things out: its key lies beside the certificates. The files are such as
+`gateway.tls.certificates` reads; one directory serves a server and a client. `issuing` makes what is in them.
 """
 
 from __future__ import annotations
@@ -48,8 +46,9 @@ DEFAULT_CLIENT = "client"
 CLIENT_CERT = "client-cert.pem"
 
 ISSUED = "ca-issued.txt"
-"""Every certificate that the authority has issued to a client: its number and name, for `revoked`. A client's
-files may have been moved to where it runs, and what was renewed is good until it ends.
+"""Every certificate that the authority has issued to a client: its number and name, for `revoked`. The files
+alone are not enough: a client's may have been moved to where it runs, and an old certificate that was renewed
+is good until it ends.
 """
 
 
@@ -67,10 +66,9 @@ def make_pki(
 ) -> dict[str, bytes]:
     """Give the files of a new authority, by their paths below its directory.
 
-    The server's certificate is for `hosts` (names and IP addresses) and this machine's own. The first of
-    `clients` (default: "client") has its certificate beside it; each further one has a directory of its
-    own, of its name. All are valid for `days` from `now`, which has a time zone. `psk_users` are given keys
-    in keys.psk.
+    The server's certificate is for `hosts` (names and IP addresses) and for this machine. The first of
+    `clients` (default: "client") has its certificate beside the server's; each further one has a directory of
+    its name. All are valid for `days` from `now`, which has a time zone. `psk_users` get keys in keys.psk.
 
     Raises `CredentialsError` for a name that cannot be in a certificate.
     """
@@ -93,8 +91,8 @@ def make_pki(
 
 
 def add_client(directory: Path, client: str, *, days: int, now: datetime) -> dict[str, bytes]:
-    """Give the files of one more client of an authority that is there, by their paths below its directory.
-    Raises `CredentialsError`.
+    """Give the files of one more client of an existing authority, by their paths below its directory. Raises
+    `CredentialsError`.
     """
     ca = _there(directory)
     own = {"ca-cert.pem": pem_of(ca.certificate)} | client_files(ca, client, days, now)
@@ -103,10 +101,10 @@ def add_client(directory: Path, client: str, *, days: int, now: datetime) -> dic
 
 
 def renewed(directory: Path, *, days: int, now: datetime) -> dict[str, bytes]:
-    """Give the certificates of an authority anew, its own as well, valid for `days` from `now`: of the same
-    keys, for the same names. Whoever has an old one can go on with it until that ends. What was revoked stays
-    as it is, and so does what another authority has issued. The record comes first: it is to be there before
-    what it tells of. Raises `CredentialsError`.
+    """Give the certificates of an authority anew, its own as well, valid for `days` from `now`, with the same
+    keys and names. An old certificate stays valid until it ends. What was revoked is not renewed, nor is what
+    another authority has issued. The record comes first, so that it is written before the certificates it tells
+    of. Raises `CredentialsError`.
     """
     ca = _there(directory)
     again = Issued(issued_again(ca.certificate, ca, days, now), ca.key)
@@ -131,8 +129,8 @@ def renewed(directory: Path, *, days: int, now: datetime) -> dict[str, bytes]:
 
 
 def revoked(directory: Path, client: str, *, now: datetime) -> dict[str, bytes]:
-    """Give the list of what an authority has revoked, with every certificate of a client added that it has
-    issued, also those that are no longer there. It is good for as long as the authority is. Raises
+    """Give the list of what an authority has revoked, and add every certificate that it has ever issued to this
+    client, also those whose files are gone. The list is valid as long as the authority is. Raises
     `CredentialsError`.
     """
     ca = _there(directory)
@@ -150,7 +148,7 @@ def revoked(directory: Path, client: str, *, now: datetime) -> dict[str, bytes]:
 
 
 def _clients(files: Mapping[str, bytes]) -> dict[int, x509.Name]:
-    """Give the numbers and names of the clients' certificates in files."""
+    """Give the numbers and names of the clients' certificates among files."""
     pems = [pem for name, pem in files.items() if Path(name).name == CLIENT_CERT]
     certificates = [x509.load_pem_x509_certificate(pem) for pem in pems]
     return {one.serial_number: one.subject for one in certificates}
@@ -173,7 +171,7 @@ def _revoked_there(directory: Path) -> dict[int, datetime]:
 
 
 def _issued_before(directory: Path) -> dict[int, x509.Name]:
-    """Read what `_record` has made; there is none in a directory of before it was kept."""
+    """Read what `_record` has made. A directory from before there were records has none."""
     path = directory / ISSUED
     if not is_there(path):
         return {}
@@ -186,8 +184,8 @@ def _issued_before(directory: Path) -> dict[int, x509.Name]:
 
 
 def replace_pki(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Put the files of `renewed` or `revoked` in the place of those that are there, each at once: a server that
-    reads them meanwhile finds the old one or the new. Raises `CredentialsError`.
+    """Replace files by those of `renewed` or `revoked`, each at once: a server that reads a file meanwhile
+    finds the old one or the new one. Raises `CredentialsError`.
     """
     _write(directory, files, replacing=files)
 
@@ -214,17 +212,15 @@ def _readable(path: Path, load: Callable[[bytes], _T]) -> _T:
 
 
 def write_client(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of `add_client` as `write_pki` does, and the record in the place of the one before.
-    Raises `CredentialsError`.
-    """
+    """Write the files of `add_client` like `write_pki`, but replace the record. Raises `CredentialsError`."""
     _write_new(directory, files, replacing=[ISSUED])
 
 
 def write_pki(directory: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of `make_pki` into a directory: 0700, and 0600 for the files.
 
-    What is there already is never overwritten; nothing is written if anything is, nor without room for all of
-    it. Raises `CredentialsError`.
+    No file is ever overwritten: if any of them is there already, or there is no room for all, none is written.
+    Raises `CredentialsError`.
     """
     _write_new(directory, files)
 
@@ -232,8 +228,8 @@ def write_pki(directory: Path, files: Mapping[str, bytes]) -> None:
 def _write_new(
     directory: Path, files: Mapping[str, bytes], replacing: Collection[str] = ()
 ) -> None:
-    """Write files, and the directories that they are in; what `replacing` names may be there. What cannot be
-    done leaves nothing behind. Raises `CredentialsError`.
+    """Write files, and make the directories that they are in. Only files that `replacing` names may be there
+    already. If this fails, nothing of it is left. Raises `CredentialsError`.
     """
     there = [name for name in files if name not in replacing and os.path.lexists(directory / name)]
     if there:
@@ -261,7 +257,7 @@ def _not_over(directory: Path, there: Sequence[str]) -> str:
 
 
 def _make_directory(path: Path, made: list[Path]) -> None:
-    """Make a directory, with those above it, and note which were not there. Raises `CredentialsError`."""
+    """Make a directory, and those above it; note in `made` which were not there. Raises `CredentialsError`."""
     try:
         missing = [each for each in (path, *path.parents) if not each.exists()]
         for each in reversed(missing):

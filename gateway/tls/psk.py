@@ -1,26 +1,26 @@
-"""Pre-shared keys: psktool's file, and which user a session is of.
+"""Pre-shared keys: psktool's file, and which user a client is.
 
 The file is GnuTLS's (gnutls_psk_set_server_credentials_file, lib/auth/psk_passwd.c): lines of
-`user:hexkey`, where a user that begins with "#" is written in hexadecimal. There are no comments in it, but
-a line that begins with "#" and is no such user never matches anybody there, so people use it as one; so may
-they here.
+`user:hexkey`, where a user that begins with "#" is written in hexadecimal. It has no comments. But to GnuTLS a
+line that begins with "#" and is no such user never matches anybody, so people use such lines as comments. They
+may do so here.
 
-Who it is. CPython's server callback (`SSLContext.set_psk_server_callback`, 3.13) is told an identity, and
-not of which session. It is called inside `do_handshake`, on that call's thread, but a context that all
-sessions share would have to keep the identity until somebody fetches it, and he must not miss the moment. A
-context of its own for each session costs 0.13 ms and 12 KiB (CPython 3.13, OpenSSL 3.0), less than the key
-exchange. So each has one, and its callback knows the session: a `ClaimedUser`.
+Which user is it? CPython's server callback (`SSLContext.set_psk_server_callback`, 3.13) is told an identity,
+but not for which session. It is called inside `do_handshake`, on that call's thread. So a context that all
+sessions share would have to keep the identity until somebody fetches it, at the right moment. A context for
+each session costs 0.13 ms and 12 KiB (CPython 3.13, OpenSSL 3.0), less than the key exchange. So each session
+has its own, whose callback notes the user in that session's `ClaimedUser`.
 
-A claim is not a proof. With a certificate in the context, OpenSSL 3 asks the callback, finds that the key's
-hash (SHA-256) is not that of the cipher suite it has chosen (AES-256-GCM-SHA384), and goes on *without the
-key*: the handshake of a client that has only named a user succeeds, if a certificate is not required.
-Hence: the context of a claim has no certificate, and without one no handshake can end but by a key.
-`gateway.tls.credentials` sees to it, and looks afterwards whether it was so.
+A claim is not a proof. If the context has a certificate, OpenSSL 3 asks the callback, finds that the key's hash
+(SHA-256) is not that of the cipher suite it has chosen (AES-256-GCM-SHA384), and goes on *without the key*.
+Then a client that has only named a user completes the handshake, unless a certificate is required. Hence a
+context with such a callback has no certificate: then only a key completes a handshake.
+`gateway.tls.credentials` sees to that, and checks after the handshake that a key was used.
 
-Unknown users are given a key that nobody has, one and the same for a user as long as the process lives
-(GnuTLS randomises, too). They fail where a wrong key fails, with the same alert, after the same work: an
-HMAC of the name, one look into a table whose keys tell nothing, and the derivation of the key that nobody
-has, which is done for those who are known as well.
+A peer must not learn which users there are. So an unknown user gets a key that nobody has, always the same one
+for a name as long as the process lives (GnuTLS randomises, too). It fails where a wrong key fails, with the
+same alert, after the same work: an HMAC of the name, one look into a table by that HMAC, and the derivation of
+the key that nobody has, which is done for known users as well.
 """
 
 from __future__ import annotations
@@ -44,16 +44,15 @@ MAX_KEY_BYTES = 512
 """psktool makes none longer (`--keysize`), and OpenSSL 3 takes none longer (PSK_MAX_PSK_LEN)."""
 
 MAX_USER_BYTES = 128
-"""What every OpenSSL takes (PSK_MAX_IDENTITY_LEN was 128 before 3.0), and RFC 4279, 5.3 wants supported."""
+"""Every OpenSSL takes so many (PSK_MAX_IDENTITY_LEN was 128 before 3.0), and RFC 4279, 5.3, wants them."""
 
 _EXPECTED = "lines of user:hexkey, as psktool writes them"
 _HEX = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 
 
 class ClaimedUser:
-    """The user that one session's client says it is; None until it has said so.
-
-    The last one counts: after a HelloRetryRequest (RFC 8446, 4.1.2) the client says it again.
+    """The user that one session's client claims to be; None until it has done so. The last claim counts: after
+    a HelloRetryRequest (RFC 8446, 4.1.2) the client repeats it.
     """
 
     def __init__(self) -> None:
@@ -61,7 +60,7 @@ class ClaimedUser:
 
 
 class Keys:
-    """The users of one file, and their keys. Shows neither."""
+    """The users of one file, and their keys. Its repr shows neither."""
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         self._secret = secrets.token_bytes(32)
@@ -69,7 +68,7 @@ class Keys:
         self.users = tuple(keys)
 
     def key_of(self, user: str | None) -> bytes:
-        """Give a user's key; for one that there is not, a key that nobody has. Takes the same time for both."""
+        """Give a user's key, or for an unknown user a key that nobody has. Both take the same time."""
         name = "" if user is None else user
         nobodys = hmac.digest(self._secret, b"key:" + name.encode(), hashlib.sha256)
         return self._keys.get(self._digest(name), nobodys)
@@ -79,7 +78,7 @@ class Keys:
         return self.users[0] if len(self.users) == 1 else None
 
     def knows(self, user: str) -> bool:
-        """Say whether there is such a user. For configurations; to peers the answer is a failed handshake."""
+        """Say whether there is such a user. For configurations only: a peer must not learn it."""
         return self._digest(user) in self._keys
 
     def _digest(self, user: str) -> bytes:
@@ -116,7 +115,7 @@ def parse_keys(content: bytes, path: Path) -> dict[str, bytes]:
 
 
 def _user(name: bytes, path: Path, number: int) -> str:
-    # CPython gives the callback text, and C takes NUL for its end.
+    # CPython gives the callback text, and to C a NUL is its end.
     try:
         user = name.decode()
     except UnicodeDecodeError:
@@ -156,8 +155,8 @@ def check_supported(path: Path) -> None:
 
 
 def claim_of(context: ssl.SSLContext, keys: Keys) -> ClaimedUser:
-    """Make a server's context ask for a key, and give where it will be known whose. One context, one
-    session.
+    """Make a server's context ask for a key, and give the `ClaimedUser` that will say whose. A context is for
+    one session.
     """
     claim = ClaimedUser()
 
@@ -171,7 +170,7 @@ def claim_of(context: ssl.SSLContext, keys: Keys) -> ClaimedUser:
 
 
 def offer_key(context: ssl.SSLContext, user: str, key: bytes) -> ClaimedUser:
-    """Make a client's context offer a key. The claim is ours, for all sessions."""
+    """Make a client's context offer a key. We are the user that is claimed, in all sessions."""
     if sys.version_info >= (3, 13):
         context.set_psk_client_callback(lambda hint: (user, key))
     claim = ClaimedUser()

@@ -1,4 +1,4 @@
-"""Files of credentials, read whole: bounded, never waited for, and refused in plain words."""
+"""Files of credentials are read whole, up to a bound, without ever waiting, and refused in plain words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.there import status_of, unseen
 from gateway.tls.errors import CredentialsError
 
 MAX_FILE_BYTES = 1 << 20
-"""A system's whole bundle of CAs has a quarter of this; /dev/zero given by mistake has no end."""
+"""A system's whole bundle of CAs has a quarter of this. /dev/zero, given by mistake, has no end."""
 
 UNREADABLE = (
     ValueError,
@@ -23,19 +23,20 @@ UNREADABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-"""What `cryptography` raises for certificates that are malformed, or of a kind that it does not know."""
+"""What `cryptography` raises for a certificate that is malformed, or of an unknown kind."""
 
 
 def read(path: Path, expected: str, *, secret: bool = False) -> bytes:
     """Give a file's bytes. `expected` says what it should be: "the CA's certificate, PEM".
 
-    A `secret` file may be read by its owner alone; and by its group if it belongs to root and we are not root,
-    which is how service managers hand out secrets (PostgreSQL has the same rule for its keys).
+    A `secret` file is refused if anybody but its owner can get at it. Its group may read it if the file belongs
+    to root and we are not root: so service managers hand out secrets (PostgreSQL has the same rule for its
+    keys).
 
     Raises `CredentialsError`.
     """
     try:
-        # A pipe must not keep us waiting for its writer.
+        # Without O_NONBLOCK, a pipe would keep us waiting for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -58,7 +59,7 @@ def read(path: Path, expected: str, *, secret: bool = False) -> bytes:
 
 
 def is_there(path: Path) -> bool:
-    """Say whether there is such a file. Raises `CredentialsError` if that may not or cannot be seen."""
+    """Say whether there is such a file. Raises `CredentialsError` if we cannot see that, or may not."""
     try:
         return status_of(path) is not None
     except OSError as error:
@@ -66,11 +67,11 @@ def is_there(path: Path) -> bool:
 
 
 def exposed(path: Path) -> str | None:
-    """Say that anybody on this machine can get at a key, if so. A group may: who gives it to one means to."""
+    """Warn if anybody on this machine can get at a key. Its group may: whoever allows that means to."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        return None  # it was there a moment ago, and whoever loads it will say
+        return None  # it was there a moment ago; to load it will raise
     if not mode & (stat.S_IROTH | stat.S_IWOTH):
         return None
     return (

@@ -1,17 +1,16 @@
-"""Lists of revoked certificates, as the field uses them: each is about what its own CA has issued.
+"""Lists of revoked certificates, as the field uses them: each list covers what its own CA has issued.
 
-OpenSSL, told to look certificates up in lists, refuses all that it has no list for: the clients of a second
-CA while CAs are exchanged, those of an intermediate CA where the list is the root's. GnuTLS, which nbdkit,
-libnbd and qemu have, takes a missing list for an empty one; so it is here. That costs the alert by which
-OpenSSL would have told the peer: it is hung up on, and the log says why.
+If OpenSSL looks certificates up in lists, it refuses every certificate for whose CA it has no list: clients of
+a second CA while CAs are exchanged, and clients of an intermediate CA if the list is the root's. GnuTLS, which
+nbdkit, libnbd and qemu use, takes a missing list for an empty one. We do the same, and so look certificates up
+by ourselves. A revoked peer gets no TLS alert for that: it is hung up on, and the log says why.
 
-A list that has ended is none that anybody can rely on: its CA's certificates are refused until there is
-another.
+Nobody can rely on a list that has expired: all certificates of its CA are refused until there is a new one.
 
-Whose a list is, is told by its issuer's name, as RFC 5280 compares names (7.1), and settled when it is read.
-Where a CA of ca-cert.pem has signed it, it is about what that key has issued, for a CA may have had another key
-under the same name. Who has signed the list of an intermediate CA, which only the peer shows, cannot be told;
-it is ours, and so it is believed: whom it names is refused.
+The issuer's name says which CA a list belongs to, compared as in RFC 5280, 7.1. If a CA of ca-cert.pem has
+signed the list, it covers only what that CA's key has issued, for a CA may have had another key under the same
+name. If the list belongs to an intermediate CA, whose certificate only the peer shows, we cannot check who has
+signed it. But the operator gave us the list, so we believe it, and refuse what it names.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from gateway.tls.reading import UNREADABLE
 from gateway.wire.handshake import printable
 
 MAX_TOLD_CHARACTERS = 200
-"""Of a subject, which is the peer's own words and may be as long as a certificate."""
+"""How much we tell of a subject: it is the peer's own words, and may be as long as a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +47,10 @@ class RevokedList:
 def revoked_list(
     crl: x509.CertificateRevocationList, cas: Sequence[x509.Certificate]
 ) -> RevokedList:
-    """Make a list ready. Raises one of `UNREADABLE`."""
+    """Make a list ready to be looked up in. Raises one of `UNREADABLE`."""
     issuer = comparable(crl.issuer)
-    # The stubs leave out key types that sign nothing; for those it raises TypeError, which is of `UNREADABLE`.
+    # The stubs leave out key types that sign nothing. For those this raises TypeError, which is in
+    # `UNREADABLE`.
     signers = [
         _public_key(ca)
         for ca in cas
@@ -66,8 +66,9 @@ def revoked_list(
 
 
 def check_not_revoked(chain: Sequence[bytes], lists: Sequence[RevokedList], now: datetime) -> None:
-    """Look a peer's certificates (DER; its own first, then each issuer's) up in the lists of those CAs that
-    have one: all of them, for the last may be trusted without the CA that has issued it. Raises `NotAdmitted`.
+    """Refuse a peer if any certificate in its chain (DER; its own first, then each issuer's) is on the list of
+    its CA, or that list has expired. The last of the chain counts, too: it may be trusted without the CA that
+    has issued it. Raises `NotAdmitted`.
     """
     try:
         certificates = [x509.load_der_x509_certificate(der) for der in chain]
@@ -88,13 +89,13 @@ def check_not_revoked(chain: Sequence[bytes], lists: Sequence[RevokedList], now:
 
 
 def _clipped(name: x509.Name) -> str:
-    """Give a peer's subject for one line of the log."""
+    """Give a peer's subject, short enough for a line of the log."""
     return printable(name.rfc4514_string())[:MAX_TOLD_CHARACTERS]
 
 
 def comparable(name: x509.Name) -> tuple[frozenset[tuple[str, str | bytes]], ...]:
-    """Give a name so that it equals whatever RFC 5280, 7.1, takes for the same: the case of letters does not
-    count, nor does how many spaces there are.
+    """Give a name in a form that is equal for names that RFC 5280, 7.1, takes for the same: it ignores the case
+    of letters, and how many spaces there are.
     """
     return tuple(
         frozenset((each.oid.dotted_string, _folded(each.value)) for each in rdn)
@@ -111,14 +112,14 @@ def _public_key(certificate: x509.Certificate) -> bytes:
 
 
 def verified_chain(tls: ssl.SSLObject) -> list[bytes]:
-    """Give the certificates (DER) that a handshake has found to lead from the peer to one that is trusted."""
+    """Give the chain (DER) that a handshake has verified, from the peer's certificate to one that we trust."""
     if hasattr(tls, "get_verified_chain"):  # CPython 3.13
         return list(tls.get_verified_chain())
-    # Before 3.13 the method is there, but only on what SSLObject wraps.
+    # Before 3.13 only the object that SSLObject wraps has the method.
     chain = tls._sslobj.get_verified_chain() or ()  # type: ignore[attr-defined]
     return [ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in chain]
 
 
 def utc_now() -> datetime:
-    """Give the time that certificates and lists are held against."""
+    """Give the time at which certificates and lists have to be valid."""
     return datetime.now(UTC)

@@ -1,13 +1,13 @@
-"""Credentials that are exchanged while the gateway runs: new sessions use the new ones, running ones go on.
+"""Credentials that are exchanged while the gateway runs. New sessions use the new ones, running ones go on.
 
-Files are looked at every few seconds, not watched: inotify says nothing of a directory that is exchanged by
-a symlink (as Kubernetes and certbot do) unless every step of the path is watched, nor of a network's files;
-and eight stat calls cost nothing. A file is known by what it is where its path leads now: so an exchanged
-link is seen, and so is a chmod, which mends a refused PSK file.
+We look at files every few seconds, and do not watch them. inotify says nothing of a directory that a symlink
+exchanges (as Kubernetes and certbot do) unless every step of the path is watched, nor of files on a network;
+and eight stat calls cost nothing. We compare the file to which a path leads now with the one before. So we see
+an exchanged link, and a chmod, too, which mends a refused PSK file.
 
-Certificate and key cannot be exchanged at once. A change is therefore taken up only when two looks, one
-after the other, have seen the same; and what was taken up half-way all the same fails (the key does not
-fit), is told, and is mended by the next look.
+Certificate and key cannot be exchanged at once. So we take up a change only after two looks in a row have seen
+the same. If a change was half done all the same, loading fails (the key does not fit) and the log says so; when
+the other file has come, a later look takes up both.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from gateway.tls.errors import CredentialsError
 T = TypeVar("T")
 
 LOOK_AT_FILES_SECONDS = 5
-"""How often files are looked at: soon enough for whoever has just exchanged them and tries it out."""
+"""How often we look at files: soon enough for somebody who has just exchanged them and tries it out."""
 
 TAKEN_UP_SECONDS = 2 * LOOK_AT_FILES_SECONDS
-"""How long a change waits at most: it comes just after a look, and wants two that see the same."""
+"""How long a change waits at most: it may come just after a look, and two looks have to see the same."""
 
 Stamp = tuple[int, int, int, int, int] | None
-"""Device, inode, size, and when (ns) content and status were changed; None: there is no such file, or no
-way to it."""
+"""Device, inode, size, and when (ns) content and status were changed; None: there is no such file, or we cannot
+get to it."""
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Give what distinguishes a file's state, following links."""
+    """Give what tells a file's states apart, following links."""
     try:
         status = path.stat()
     except (OSError, ValueError):
@@ -61,20 +61,20 @@ def _what_became_of(path: Path) -> str:
 class Rotating(Generic[T]):
     """The newest credentials that could be loaded.
 
-    `load` gives them or raises; `paths` are the files that they depend on, there or not. The first ones are
-    loaded here, so this raises what `load` raises.
+    `load` gives them or raises. `paths` are the files that they depend on, there or not. The first credentials
+    are loaded at once, so this raises what `load` raises.
     """
 
     def __init__(self, load: Callable[[], T], paths: tuple[Path, ...]) -> None:
         self._load = load
         self._paths = paths
-        # Before loading: what changes meanwhile counts as a change.
+        # Look before loading: what changes meanwhile then counts as a change.
         self._good = self._tried = self._seen = self._look()
         self.current = load()
 
     def changed(self) -> bool:
-        """Look at the files. True if they are not as they were at the last attempt, and were so at the last
-        look, too: then `reload`. A broken file is so told of once, not at every look.
+        """Look at the files, and say whether to `reload`: they differ from those of the last attempt to load,
+        and the last look saw the same. So a broken file is reported once, and not at every look.
         """
         now = self._look()
         settled = now == self._seen
@@ -82,15 +82,13 @@ class Rotating(Generic[T]):
         return settled and now != self._tried
 
     def reload(self) -> tuple[str, ...]:
-        """Load anew, and say which files have changed; the same credentials if none has.
-
-        All or nothing: raises what `load` raises, and `CredentialsError` if a file is gone, and leaves
-        `current` as it was.
+        """Load anew, and say which files have changed. If this raises, `current` stays as it was. Raises what
+        `load` raises, and `CredentialsError` if a file is gone.
         """
         self._seen = self._tried = now = self._look()
         for path, before in self._good.items():
             if before is not None and now[path] is None:
-                # A list of revoked certificates that is missing for a moment must let nobody in.
+                # If a list of revoked certificates is missing for a moment, that must let nobody in.
                 raise CredentialsError(path, _what_became_of(path))
         current = self._load()
         changes = differences(self._good, now)

@@ -1,6 +1,5 @@
-"""What an nbds: URI and the settings beside it say of how a server is reached over TLS.
-
-uri.md ("TLS query parameters") and libnbd's own (nbd_connect_uri(3)).
+"""What an nbds: URI and the settings beside it say of how we reach a server over TLS. The parameters are
+uri.md's ("TLS query parameters") and libnbd's own (nbd_connect_uri(3)).
 """
 
 from __future__ import annotations
@@ -14,17 +13,18 @@ from gateway.tls.errors import CredentialsError
 from gateway.uri import NbdUri
 
 TYPES = ("x509", "psk")
-"""What `tls-type` may be. `anon` is a third one: encrypted, and for whoever stands in between."""
+"""What `tls-type` may be. We do not take the third type, `anon`: it encrypts, but also to a man in the
+middle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How to be the client of one server."""
+    """How to be a client of one server over TLS."""
 
     load: Callable[[], ClientCredentials]
     """Raises `CredentialsError`."""
     paths: tuple[Path, ...]
-    """The files that this depends on."""
+    """The files that the credentials depend on."""
 
 
 def wanted_of(
@@ -34,9 +34,8 @@ def wanted_of(
     psk: Path | None = None,
     psk_user: str | None = None,
 ) -> Wanted:
-    """Put together what the URI says and what is said beside it, where the URI is silent.
-
-    Raises `CredentialsError` for what makes no sense.
+    """Put together what the URI says and, where it is silent, what the settings beside it say. Raises
+    `CredentialsError` for what makes no sense.
     """
     said = uri.parameters
     certificates = certificates or _path(said.get("tls-certificates"))

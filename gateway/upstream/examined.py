@@ -2,7 +2,7 @@
 
 Some quirks are told by how a server answers an INFO (`gateway.quirks.Evidence`), and an export that is open
 cannot be asked. But a server may open a disk for INFO as well (nbdkit does, and its plugins may have to log in
-somewhere), and so pays twice for each client. So INFO goes first only as long as nothing is known of the
+somewhere): then it does that twice for each client. So INFO goes first only as long as nothing is known of the
 server. Afterwards GO goes alone; and only if what it says leaves a quirk in doubt, which no INFO has settled of
 a server that says just this, is the link given up for another one, on which INFO goes first again.
 

@@ -18,8 +18,8 @@ meta contexts, which nobody notices. So less is asked only of a server of which 
   again at the top, and the next two failures count. An answer on a lower rung that comes after that is not
   believed either.
 
-A lower rung on which the server has answered is where the next climbs begin, so that only one client pays for
-the way down: for `RUNG_SECONDS`, and until the server is seen down.
+A lower rung on which the server has answered is where the next climbs begin, so that only one client waits
+for the way down: for `RUNG_SECONDS`, and until the server is seen down.
 
 Where a climb may not go down, the server is at fault, not the rung: the same is tried again, after a pause,
 as long as whoever climbs has time.

@@ -1,7 +1,7 @@
 """proto.md's numbers, under proto.md's names without their `NBD_` prefix.
 
-Enums are for building, comparing and printing; the data plane uses the plain integers, because an
-IntFlag operation costs more there than the parsing of a whole header.
+Enums are for building, comparing and printing. The data plane uses the plain integers, because one operation on
+an IntFlag costs more than parsing a whole header.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The errors of this package: the bytes are no message of the protocol, or one with a string that is none."""
+"""The errors of this package: the bytes are no message of the protocol, or one with a bad string in it."""
 
 
 class WireError(Exception):
@@ -10,6 +10,6 @@ class WireError(Exception):
 
 
 class NoString(WireError):
-    """What should be a string is none (proto.md: UTF-8, no NUL, at most 4,096 bytes), and the message has come
-    whole: who can do without it goes on.
+    """What should be a string is none (proto.md: UTF-8, no NUL, at most 4,096 bytes). The message has come
+    whole, so a caller that can do without the string may go on.
     """

@@ -1,9 +1,8 @@
 """Extents of block status, as many as a reply can have, without an object for each.
 
-qemu tells up to 131,072 extents of each context in one reply, and a gateway that made a tuple of each would
-be busy with nothing else for a tenth of a second. So lengths and flags stay what they are on the wire,
-arrays of 32 or 64 bits; what has to be known of all of them (their sum, whether one is empty) is asked of
-the arrays.
+qemu tells up to 131,072 extents of each context in one reply. A gateway that made a tuple of each would do
+nothing else for a tenth of a second. So lengths and flags stay what they are on the wire, arrays of 32 or 64
+bits. What has to be known of all of them (their sum, whether one is empty) is computed from the arrays.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ NARROW, WIDE = "I", "Q"
 _SWAPPED = sys.byteorder == "little"
 
 _FEW = 64
-"""So many extents are looked at one by one."""
+"""Up to so many extents are looked at one by one."""
 
 
 class Extents(Sequence[tuple[int, int]]):
-    """Extents in the order of the disk: (length in bytes, status flags). They are not changed any more."""
+    """Extents in the order of the disk: (length in bytes, status flags). They never change."""
 
     __slots__ = ("_total", "flags", "lengths")
 
@@ -35,7 +34,7 @@ class Extents(Sequence[tuple[int, int]]):
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[int, int]]) -> Extents:
-        """Give extents that are known one by one."""
+        """Make them of (length, status flags) pairs."""
         if isinstance(pairs, Extents):
             return pairs
         known = list(pairs)
@@ -43,8 +42,8 @@ class Extents(Sequence[tuple[int, int]]):
 
     @classmethod
     def decoded(cls, body: bytes | memoryview, typecode: str, most: int) -> Extents:
-        """Take the first `most` from the wire, where lengths and flags have the width of a type code. `body` is
-        whole extents.
+        """Take the first `most` from the wire, where lengths and flags have the width of `typecode`. `body`
+        holds whole extents.
         """
         words = array(typecode)
         words.frombytes(body[: most * 2 * words.itemsize])
@@ -53,11 +52,11 @@ class Extents(Sequence[tuple[int, int]]):
         return cls(words[0::2], words[1::2])
 
     def encoded(self, typecode: str) -> memoryview:
-        """Give them as they are on the wire. Raises OverflowError if something does not fit into 32 bits."""
+        """Give them as they are on the wire. Raises OverflowError if a value does not fit into 32 bits."""
         lengths, flags = self.lengths, self.flags
         if typecode == NARROW and lengths.typecode == WIDE:
             lengths, flags = array(NARROW, lengths), array(NARROW, flags)
-        # What is narrow becomes wide by zeros before it.
+        # A narrow value becomes a wide one by zeros before it.
         step = 2 if lengths.typecode == typecode else 4
         words = array(lengths.typecode, bytes(len(lengths) * step * lengths.itemsize))
         words[step // 2 - 1 :: step] = lengths
@@ -119,8 +118,8 @@ class Extents(Sequence[tuple[int, int]]):
         return left
 
     def and_then(self, others: Extents) -> Extents:
-        """Give these and those that lie behind them; of the same width. If they meet in one status, in one
-        extent.
+        """Give these and those that lie behind them, which have the same width. Where both meet with the same
+        status, they become one extent.
         """
         if not self or not others or self.flags[-1] != others.flags[0]:
             return Extents(self.lengths + others.lengths, self.flags + others.flags)
@@ -132,7 +131,7 @@ class Extents(Sequence[tuple[int, int]]):
         return joined
 
     def without_empty(self) -> Extents:
-        """Give them without those of no bytes."""
+        """Give them without the empty ones."""
         lengths = self.lengths
         # One look at the bytes is mostly enough, and ten times as quick.
         if bytes(lengths.itemsize) not in lengths.tobytes() or all(lengths):
@@ -145,8 +144,8 @@ class Extents(Sequence[tuple[int, int]]):
 
 
 def _whole_within(lengths: array[int], count: int) -> tuple[int, int]:
-    """Give how many extents lie whole within the first `count` bytes, and the bytes left of that. They are
-    summed up by halves, which is quicker than one by one.
+    """Give how many extents lie whole within the first `count` bytes, and how many of these bytes are left. We
+    sum them up by halves, which is quicker than one by one.
     """
     low, high = 0, len(lengths)
     while high - low > _FEW:

@@ -42,7 +42,7 @@ class Framing(ABC):
     request: Struct
     request_magic: int
     max_length: int
-    """Longest length that a request can say."""
+    """The greatest length that a request can have."""
 
     def __str__(self) -> str:
         return self.name
@@ -72,11 +72,11 @@ class Framing(ABC):
         offset: int | None = None,
         done: bool = True,
     ) -> bytes:
-        """Give an error; the last of its reply if `done`. Text and offset are told where they can be."""
+        """Give an error; `done`: its reply ends with it. Text and offset are told if the framing has room."""
 
     @abstractmethod
     def data_head(self, cookie: int, asked: int, offset: int, length: int, *, done: bool) -> bytes:
-        """Give what stands before `length` bytes of content at `offset`."""
+        """Give the header of `length` bytes of content at `offset`."""
 
     def end(self, cookie: int, asked: int) -> bytes:
         """Give the NONE chunk that ends a reply."""

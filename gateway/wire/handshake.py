@@ -34,7 +34,7 @@ NEWSTYLE_GREETING = Struct(">QQH")
 # S: 124 bytes, zeroes
 OLDSTYLE_GREETING = Struct(">QQQHH124x")
 
-GREETING_HEAD = Struct(">QQ")  # what both styles begin with, and differ in
+GREETING_HEAD = Struct(">QQ")  # both styles begin with it; the second half tells them apart
 
 # C: 32 bits, client flags
 CLIENT_FLAGS = U32
@@ -89,14 +89,14 @@ TLS_WITHOUT_NBD = (
     "this is TLS without NBD: NBD begins in the clear, and goes over to TLS by STARTTLS (libnbd and qemu do so"
     " for nbds: and tls-creds)"
 )
-"""What is said of a client that begins with TLS, as one of HTTPS would, or a tunnel."""
+"""What we say of a client that begins with TLS, as an HTTPS client or a tunnel would."""
 
 _TLS_HANDSHAKE = 0x1603
 """A record of type 22, handshake, and the major version, which is 3 since SSL 3.0 (RFC 8446, 5.1)."""
 
 
 def begins_tls(first: int) -> bool:
-    """Say whether the first 32 bits of a client are those of a ClientHello. They are nothing in NBD."""
+    """Say whether the first 32 bits of a client are those of a ClientHello. In NBD they mean nothing."""
     return first >> 16 == _TLS_HANDSHAKE
 
 
@@ -107,15 +107,15 @@ def shown(text: str) -> str:
 
 
 def named(text: str) -> str:
-    """Give a peer's string as a value of its own, as a field of the log is: safe and short, and as it stands
-    otherwise.
+    """Give a peer's string as a value of its own, such as a field of the log: made safe and short, but without
+    quotes.
     """
     cut = limits.NAME_IN_TEXT_CHARS
     return printable(text if len(text) <= cut else text[:cut] + "…")
 
 
 def printable(text: str) -> str:
-    """Escape whatever of a peer's text could move a terminal's cursor or end a line of the log."""
+    """Escape whatever in a peer's text could move a terminal's cursor or end a line of the log."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
@@ -136,7 +136,7 @@ def decode_string(data: bytes, what: str) -> str:
 
 
 def _take_string(data: bytes, start: int, what: str) -> tuple[str, int]:
-    """Take a string that has its 32-bit length before it; give it and the position behind it.
+    """Take a string that has its 32-bit length before it; give it and the position after it.
 
     The length is compared with what is there before anything is cut (CVE-2022-26495, -26496).
     """
@@ -244,7 +244,7 @@ def encode_server(export: ListedExport) -> bytes:
 
 
 def decode_server(data: bytes) -> ListedExport:
-    """Take the payload of a REP_SERVER. Raises `NoString` for the name alone: a description is for people."""
+    """Take the payload of a REP_SERVER. Only a bad name raises `NoString`: a description is for people."""
     name, at = _take_string(data, 0, "the name of a listed export")
     try:
         return ListedExport(name, decode_string(data[at:], "the description of a listed export"))
@@ -253,7 +253,7 @@ def decode_server(data: bytes) -> ListedExport:
 
 
 def misnamed(data: bytes) -> str:
-    """Give the name of a REP_SERVER that is no string (`NoString`), as a message can have it."""
+    """Give the name of a REP_SERVER that is no string (`NoString`), in a form for messages."""
     (length,) = U32.unpack_from(data)
     name = data[4:][: min(length, limits.NAME_IN_TEXT_CHARS)]
     return printable(name.decode(errors="backslashreplace"))
@@ -354,7 +354,7 @@ def encode_info(info: AnyInfo) -> bytes:
 
 
 def decode_info(data: bytes) -> AnyInfo:
-    """Take the payload of a REP_INFO; lengths are exact where proto.md makes them so."""
+    """Take the payload of a REP_INFO. Where proto.md gives an exact length, no other is taken."""
     if len(data) < 2:
         raise WireError(f"an information reply of {len(data)} bytes; its type alone takes 2")
     (number,) = U16.unpack_from(data)
@@ -380,8 +380,8 @@ def _expect_length(data: bytes, layout: Struct, what: str) -> None:
 
 
 def decode_error_text(data: bytes) -> str:
-    """Take the text of an error reply, which is for people and need not be good: what cannot be
-    decoded is replaced, what is too long is cut.
+    """Take the text of an error reply. It is for people and may be bad: what cannot be decoded is replaced,
+    what is too long is cut.
     """
     return data[: limits.ERROR_TEXT_BYTES].decode(errors="replace").replace("\0", "")
 

@@ -1,7 +1,6 @@
-"""How much a peer may make us read, hold or wait for; each bound with its reason.
-
-What a limit protects is memory and time of everybody else. None of them may be met by a well-behaved
-peer: the precedents beside them are what the programs of the field send and accept.
+"""How much a peer may make us read, hold or wait for; each bound with its reason. A limit protects everybody
+else's memory and time. No well-behaved peer may ever reach one: the precedents beside them are what the
+programs of the field send and accept.
 """
 
 KIB = 1024
@@ -14,18 +13,18 @@ MAX_STRING_BYTES = 4096
 MAX_OPTION_BYTES = 64 * KIB
 """Longest option payload that we read. The longest that a client has a reason to send is a
 SET_META_CONTEXT with a handful of names; nbdkit stopped at 4 KiB until 1.15.4 and at 64 KiB since,
-qemu hangs up above 32 MiB. With a thousand half-open connections this bounds them to 64 MiB."""
+qemu hangs up above 32 MiB. A thousand half-open connections hold 64 MiB at most."""
 
 MAX_OPTIONS = 128
-"""Options in one negotiation that was told no names; nbdkit allows 32."""
+"""Options in one negotiation in which LIST has told no names; nbdkit allows 32."""
 
 OPTIONS_PER_LISTED_NAME = 8
 """Further options for each name that LIST told. `qemu-nbd -L` asks INFO of each, and
 LIST_META_CONTEXT up to twice; the rest is for whoever asks again without what was refused."""
 
 SECONDS_PER_LISTED_NAME = 1
-"""Further time for each name that LIST told: many round trips to the other side of the world. It bounds a
-client that only goes on asking what is cheap."""
+"""Further time for each name that LIST told: enough for many round trips to the other side of the world. It
+bounds a client that goes on and on with cheap options."""
 
 MAX_QUERIES = 256
 """Queries in one LIST_META_CONTEXT or SET_META_CONTEXT."""
@@ -42,8 +41,8 @@ MAX_REQUEST_BYTES = 64 * MIB
 """Longest payload of a READ or WRITE: nbdkit's and libnbd's own bound."""
 
 MAX_DRAIN_BYTES = 128 * MIB
-"""Payload of a refused WRITE that is read and dropped to stay in step, as nbdkit does; above it the
-connection is closed. Up to 32 MiB a client MUST NOT lose its connection ("Size constraints")."""
+"""Longest payload of a refused WRITE that we read and drop to stay in step, as nbdkit does. If it is longer, we
+close the connection. Up to 32 MiB a client MUST NOT lose its connection ("Size constraints")."""
 
 DEFAULT_MINIMUM_BLOCK = 1
 DEFAULT_PREFERRED_BLOCK = 4096
@@ -51,19 +50,19 @@ DEFAULT_MAXIMUM_PAYLOAD = 32 * MIB
 """Block sizes where none were negotiated ("Size constraints")."""
 
 MAX_SIZE_BYTES = 2**63 - 1
-"""Largest export: above it clients see a negative size (CVE-2023-5215)."""
+"""Largest export: clients see a larger size as negative (CVE-2023-5215)."""
 
 WRITE_ZEROES_PIECE_BYTES = 32 * MIB
 """WRITE_ZEROES goes upstream in pieces of this size: nbd-server 3.15 to 3.27 (Q-N1) and nbdkit's file
 plugin on NFS (Q-K2) zero no more than the first 64 MiB and report success."""
 
 EFFECT_PIECE_BYTES = 1024 * MIB
-"""TRIM and CACHE go upstream in pieces of this size where lengths have 32 bits: a power of two, so that pieces
-are aligned to whatever blocks the server has."""
+"""TRIM and CACHE go upstream in pieces of this size if lengths have 32 bits. It is a power of two, so that
+pieces are aligned to whatever blocks the server has."""
 
 MAX_GAPS = 4 * KIB
-"""Separate ranges that the chunks of one READ may leave for later: qemu sends them in order, so there is one.
-Without a bound, a server could make us remember as many as there are bytes."""
+"""How many separate ranges the chunks of one READ may have filled at a time. qemu sends them in order, so there
+is one. Without a bound, a server could make us remember half as many as there are bytes."""
 
 BLOCK_STATUS_BYTES = 2**31
 """Longest BLOCK_STATUS sent upstream: nbdkit before 1.44 asserts near 4 GiB (CVE-2025-47711), qemu 3.0
@@ -87,4 +86,4 @@ ERROR_TEXT_BYTES = 900
 1,000 bytes (Q-C3)."""
 
 NAME_IN_TEXT_CHARS = 80
-"""How much of a peer's string is repeated in a message (CVE-2020-10761 was a name of 4,096)."""
+"""How much of a peer's string we repeat in a message (CVE-2020-10761 was a name of 4,096)."""

@@ -15,8 +15,8 @@ is a line of text, version 2 (section 2.2) is binary:
     16 bits   length of what follows
     source address, destination address, source port, destination port; and more, which is skipped
 
-The client's bytes follow at once, and are not ours to take. So `decode_header` says how many bytes are
-missing at least, and whoever receives no more than these never receives too many.
+The client's own bytes follow at once, and must not be taken with the header. So `decode_header` says how many
+bytes are missing at least: a caller that receives no more than these never takes too many.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_LINE_BYTES = 107
 
 MAX_BLOCK_BYTES = 4096
 """Longest block behind the head of version 2. Headers are meant to fit into the smallest TCP segment, 536
-bytes; those that tell a client's certificate have some KiB. nginx takes headers of up to 4 KiB as well."""
+bytes; with a client's certificate they have some KiB. nginx takes headers of up to 4 KiB as well."""
 
 _VERSION_1 = b"PROXY "
 _SHORTEST_LINE = b"PROXY UNKNOWN\r\n"  # and no header of version 2 is shorter
@@ -87,7 +87,7 @@ class ProxySource:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header: its length, and the client; None if the connection speaks for itself."""
+    """A header: its length, and the client; None if the load balancer made the connection for itself."""
 
     length: int
     source: ProxySource | None
@@ -96,7 +96,7 @@ class Header:
 def decode_header(data: bytes) -> Header | int:
     """Give the header that a connection begins with, or how many bytes of it are missing at least.
 
-    Raises `WireError` as soon as it can be none.
+    Raises `WireError` as soon as the bytes cannot be a header.
     """
     if data[: len(_VERSION_1)] == _VERSION_1[: len(data)]:
         return _decode_line(data)
@@ -119,7 +119,7 @@ def _decode_line(data: bytes) -> Header | int:
 def _source_of_line(line: bytes) -> ProxySource | None:
     match line.decode("ascii", "replace").split(
         " "
-    ):  # what is replaced is in no address and no port
+    ):  # no address and no port has a replaced character
         case ["PROXY", "UNKNOWN", *_]:
             return None
         case ["PROXY", "TCP4" | "TCP6" as family, source, destination, port, to_port]:
@@ -136,7 +136,7 @@ def _source_of_line(line: bytes) -> ProxySource | None:
 def _address(
     text: str, kind: type[IPv4Address | IPv6Address], line: bytes
 ) -> IPv4Address | IPv6Address:
-    """Read an address; one of IPv6 may end as one of IPv4 does, as the C library writes mapped ones."""
+    """Read an address. One of IPv6 may end in the form of IPv4: so the C library writes mapped addresses."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -171,7 +171,7 @@ def _decode_binary(data: bytes) -> Header | int:
             f"a PROXY header announces {length} bytes more; at most {MAX_BLOCK_BYTES} are allowed"
         )
     whole = HEAD.size + length
-    if command == ProxyCommand.PROXY:  # of LOCAL, all that follows is ignored, whatever it is
+    if command == ProxyCommand.PROXY:  # after LOCAL, all that follows is ignored
         if family not in tuple(Family) or transport not in tuple(ProxyTransport):
             raise WireError(
                 f"expected a known address family and transport in a PROXY header, got 0x{kind:02x}"

@@ -37,7 +37,7 @@ def touched(ranges: Iterable[Range], start: int, end: int) -> bool:
 
 
 def fewer(ranges: Iterable[Range], most: int) -> list[Range]:
-    """Give the same bytes in at most so many ranges, and what is between them where that is least."""
+    """Give the same bytes in at most so many ranges. To get there, close the smallest gaps between them."""
     found = merged(ranges)
     if len(found) <= most:
         return found

@@ -114,8 +114,8 @@ def encode_chunk(cookie: int, kind: int, payload: bytes = b"", *, done: bool = T
 def encode_error_chunk(
     cookie: int, error: int, text: str = "", *, offset: int | None = None, done: bool = True
 ) -> bytes:
-    """Give an ERROR chunk, or an ERROR_OFFSET chunk where an offset is given; the text is cut to
-    what every client bears (Q-C3).
+    """Give an ERROR chunk, or an ERROR_OFFSET chunk if there is an offset. The text is cut to what every client
+    bears (Q-C3).
     """
     kind, payload = encode_error_payload(error, text, offset)
     return encode_chunk(cookie, kind, payload, done=done)
@@ -142,8 +142,8 @@ class ErrorChunk:
 def decode_error_chunk(kind: int, payload: bytes) -> ErrorChunk:
     """Take the payload of an error chunk; a type that we do not know is read as ERROR.
 
-    An error of 0 and a message that is longer than its chunk are violations. Bytes behind the message
-    of an unknown type are that type's own.
+    An error of 0 and a message that is longer than its chunk are violations. If the type is unknown, bytes
+    behind the message belong to that type, and are ignored.
     """
     if len(payload) < ERROR_HEAD.size:
         raise WireError(f"an error chunk of {len(payload)} bytes; its head takes {ERROR_HEAD.size}")
@@ -161,12 +161,12 @@ def decode_error_chunk(kind: int, payload: bytes) -> ErrorChunk:
 
 
 MAX_DECODED_EXTENTS = 128 * limits.KIB
-"""Extents of one chunk that are looked at: as many as qemu tells. Fewer are always legal."""
+"""How many extents of one chunk we look at: as many as qemu tells. Fewer are always legal."""
 
 
 def decode_extents(payload: bytes | memoryview) -> tuple[int, Extents]:
     """Take the payload of a BLOCK_STATUS chunk: the context's id, and extents, `MAX_DECODED_EXTENTS` at most.
-    There is at least one; an empty one is for the caller to judge.
+    There is at least one. The caller judges what an empty extent means.
     """
     body = len(payload) - CONTEXT_ID.size
     if body < EXTENT.size or body % EXTENT.size:

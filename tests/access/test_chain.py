@@ -29,11 +29,14 @@ from gateway.policy import (
     View,
 )
 from gateway.protocol.export import Export, view_of
+from gateway.protocol.table import MAX_RANGES
 from gateway.quirks import Dialect
 from gateway.sessions.promise import plan_of, promise
 from gateway.wire.handshake import BlockSizes, MetaContext
+from policies.flags import Flags
 from policies.readonly import Readonly
-from tests.policies.harness import ALLOCATION, EVERYTHING, KIB, session, view
+from policies.trim import Trim
+from tests.policies.harness import ALLOCATION, EVERYTHING, KIB, MIB, session, view
 
 pytestmark = pytest.mark.real
 
@@ -185,8 +188,34 @@ class Larger(Policy):
 class Denies(Policy):
     """Nothing at all."""
 
+    text: str = "not here"
+
     def describe(self, view: View) -> View:
-        raise Denied("not here")
+        raise Denied(self.text)
+
+
+class Broken(Policy):
+    """A policy with a bug."""
+
+    def describe(self, view: View) -> View:
+        raise ZeroDivisionError("division by zero")
+
+
+class HalfIfReadOnly(Policy):
+    """The first half of what cannot be written, and all of what can."""
+
+    def describe(self, view: View) -> View:
+        return view.window(0, view.size // 2) if view.allows(Flag.READ_ONLY) else view
+
+
+class Many(Policy):
+    """Very many ranges that are not written."""
+
+    count: int
+
+    def commands(self, table: Table) -> None:
+        for start in range(self.count):
+            table.protect(2 * start, 2 * start + 1, text="protected")
 
 
 def chain(*policies: Policy, observed: Sequence[int] = ()) -> list[Placed]:
@@ -372,7 +401,12 @@ def test_what_is_observed_behind_a_hook_is_seen() -> None:
     ("policy", "would"),
     [
         (Denies(), "denies: not here"),
+        (Denies(text="denies: not here"), "denies: not here"),
         (Window(offset=64, size=32), "window: 32 bytes from 64 on are shown"),
+        (Window(offset=64, size=MIB), "window: no such part"),
+        (Larger(), f"larger shows {MIB + 1} bytes of {MIB}"),
+        (Larger(hooks=True), f"larger: {MIB + 1} bytes from 0 on are shown"),
+        (Broken(), "broken: ZeroDivisionError: division by zero"),
     ],
 )
 def test_what_a_shadow_cannot_have_is_said(policy: Policy, would: str) -> None:
@@ -382,7 +416,72 @@ def test_what_a_shadow_cannot_have_is_said(policy: Policy, would: str) -> None:
     assert compiled.shadow.view == view().having(Flag.READ_ONLY)
 
 
+TRIMLESS = view().without(Flag.SEND_TRIM)
+NEEDS_TRIM = Flags(require=[Flag.SEND_TRIM])
+REQUIRED = "flags: SEND_TRIM is required here, and the export has"
+
+
+def test_what_is_observed_denies_nothing_at_its_own_place() -> None:
+    """What the client is shown has TRIM; what is behind `trim` has none, and there `flags` stands."""
+    compiled = compile_chain(chain(Trim(how="zero"), NEEDS_TRIM, observed=[1]), TRIMLESS)
+    assert compiled.view.allows(Flag.SEND_TRIM)
+    [would] = compiled.would
+    assert would.startswith(REQUIRED)
+
+
+def test_what_is_observed_is_judged_at_its_own_place() -> None:
+    masked = chain(Flags(mask=[Flag.SEND_TRIM]), NEEDS_TRIM, observed=[1])
+    assert compile_chain(masked, view()).would == ()
+    before = chain(Window(offset=64, size=32), Window(offset=0, size=MIB), observed=[1])
+    assert compile_chain(before, view()).would == ()
+    behind = chain(Window(offset=0, size=32), Window(offset=64, size=32), observed=[0])
+    assert compile_chain(behind, view()).would == ()
+
+
+def test_one_in_force_may_not_take_what_is_observed() -> None:
+    policies = Protect(start=0, end=9), NEEDS_TRIM, Trim(how="none")
+    compiled = compile_chain(chain(*policies, observed=[0, 2]), view())
+    assert compiled.view == view()
+    [would] = compiled.would
+    assert would.startswith(f"with trim in force, {REQUIRED}")
+    assert compiled.shadow is not None
+    assert compiled.shadow.view == view()
+    assert barred(compiled.shadow, Cmd.WRITE) == [(0, 9)]
+
+
+def test_one_in_force_may_show_something_else_before_what_is_observed() -> None:
+    policies = HalfIfReadOnly(), Readonly()
+    compiled = compile_chain(chain(*policies, observed=[1]), view())
+    assert compiled.view == view()
+    assert compiled.would == (
+        f"with readonly in force, halfifreadonly: {MIB // 2} bytes from 0 on are shown",
+    )
+    assert compiled.shadow is not None
+    assert compiled.shadow.view == view()
+
+
+def test_more_ranges_than_a_table_holds_cost_no_client_the_export() -> None:
+    """One of the policies alone would not have too many, and those that a hook parts count apart."""
+    half = MAX_RANGES // 2 + 1
+    compiled = compile_chain(chain(Many(count=half), Many(count=half), observed=[0]), view())
+    assert compiled.would == ("many: ValueError: more than 1024 ranges",)
+    parted = chain(Many(count=half), Passing(), Many(count=half), Readonly(), observed=[3])
+    compiled = compile_chain(parted, view())
+    assert compiled.would == ("with readonly in force, many: ValueError: more than 1024 ranges",)
+
+
 # --- Taking part
+
+
+def test_a_bug_of_one_that_is_observed_keeps_nobody_out() -> None:
+    class Miscounts(Policy):
+        def join(self, session: Session) -> Policy:
+            raise ZeroDivisionError("division by zero")
+
+    membership = join(chain(Miscounts(), Readonly(), observed=[0]), session())
+    assert membership.would == ["miscounts: ZeroDivisionError: division by zero"]
+    with pytest.raises(ZeroDivisionError):
+        join(chain(Miscounts(), Readonly()), session())
 
 
 def test_who_has_joined_leaves_when_another_one_denies() -> None:

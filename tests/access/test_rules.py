@@ -42,8 +42,11 @@ class Recorder(Policy):
 
     name: str = Field(default="", description="What it is called.")
     refuses: bool = Field(default=False, description="Nobody is admitted.")
+    breaks: bool = Field(default=False, description="It has a bug.")
 
     def admit(self, client: Client) -> None:
+        if self.breaks:
+            raise ZeroDivisionError("a bug")
         if self.refuses:
             raise Denied(f"{self.name} refuses")
 
@@ -465,7 +468,12 @@ def test_policies_hear_of_who_is_denied(heard: list[tuple[str, ...]]) -> None:
 def test_an_observed_refusal_is_none(heard: list[tuple[str, ...]]) -> None:
     rules = access(f"[[rule]]\n{recorder('rule', ', refuses = true')}\n" + 'mode = "observe"\n')
     assert rules.find(client(), "vm-1").would == ("recorder: rule refuses",)
+    rules = access(f"[[rule]]\n{recorder('rule', ', breaks = true')}\n" + 'mode = "observe"\n')
+    assert rules.find(client(), "vm-1").would == ("recorder: ZeroDivisionError: a bug",)
     assert heard == []
+    rules = access(f"[[rule]]\n{recorder('rule', ', breaks = true')}\n")
+    with pytest.raises(ZeroDivisionError):
+        rules.find(client(), "vm-1")
 
 
 def named(name: str, policy: str) -> str:

@@ -529,8 +529,8 @@ async def test_what_is_lost_is_shown_and_forgotten(workdir: Path) -> None:
         assert answer.done == ("nothing is lost that somebody has still to be told of",)
         client = await made.gateway.session("vm-1")
         [running] = service.running
-        running.disk.losses.owe_the_next("gone", [(0, 4096), (8192, 8704)])
-        running.traffic.debt.owe("cut", [(0, 512)])
+        running.disk.losses.tell_the_next("gone", [(0, 4096), (8192, 8704)])
+        running.traffic.debt.has_to_hear("cut", [(0, 512)])
         words = (
             "'vm-1' of upstream u, export 'vm-1': 4608 bytes (0-4095, 8192-8703) may be lost (cut; gone):"
             " 1 session not told yet, whoever opens it next will be told"
@@ -564,9 +564,9 @@ async def test_what_is_lost_is_shown_and_forgotten(workdir: Path) -> None:
 async def test_disks_that_are_left_are_shown_as_long_as_they_owe_something(workdir: Path) -> None:
     async with asking(workdir, PATTERNS) as made:
         service = made.gateway.service
-        service.disks.at(service.servers["u"], "vm-2").losses.owe_the_next("gone", [(0, 512)])
+        service.disks.at(service.servers["u"], "vm-2").losses.tell_the_next("gone", [(0, 512)])
         disk = service.disks.at(service.servers["u"], "vm-1")
-        disk.losses.owe_the_next("gone", [(0, 512)])
+        disk.losses.tell_the_next("gone", [(0, 512)])
         disk.is_left()
         del disk
         [shown] = (await made.ask("losses")).done

@@ -16,9 +16,9 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.embedded import DiskError, FileDisk, MemoryDisk, ServedDisk, file_disk
+from gateway.embedded import DiskError, FileDisk, MemoryDisk, ServedDisk, file_disk, incoherent
 from gateway.embedded.dirty import TrackedDisk
-from gateway.embedded.disk import BLOCK_BYTES, HOLE_AND_ZERO, Extent
+from gateway.embedded.disk import BLOCK_BYTES, HOLE_AND_ZERO, Data, Extent
 from gateway.embedded.incoherent import IncoherentDisk
 
 T = TypeVar("T")
@@ -91,6 +91,27 @@ def test_incoherent_disk_is_a_disk_for_its_connection(
     steps: list[tuple[str, tuple[int, int]]],
 ) -> None:
     trio.run(check_against_model, IncoherentDisk(TrackedDisk(MemoryDisk(SIZE))), steps)
+
+
+@settings(max_examples=25, deadline=None)
+@given(operations)
+def test_incoherent_disk_keeps_no_more_blocks_than_it_may(
+    steps: list[tuple[str, tuple[int, int]]],
+) -> None:
+    """One request may touch as many blocks as are kept; what was written is read all the same."""
+    most = SIZE // incoherent.BLOCK_BYTES + 2
+
+    class Watched(IncoherentDisk):
+        async def read(self, offset: int, length: int) -> Data:
+            await super().read(SIZE + offset, length)  # elsewhere, so that there is too much
+            assert len(self._blocks) <= most
+            data = await super().read(offset, length)
+            assert len(self._blocks) <= most
+            return data
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(incoherent, "MAX_BLOCKS", most)
+        trio.run(check_against_model, Watched(MemoryDisk(2 * SIZE)), steps)
 
 
 @settings(max_examples=25, deadline=None)

@@ -425,7 +425,7 @@ async def nowhere() -> trio.SocketStream:
 
 def lose(disk: Disk) -> None:
     """Have something be lost that nobody is there to be told of."""
-    disk.losses.owe_the_next("gone", [(0, BLOCK)])
+    disk.losses.tell_the_next("gone", [(0, BLOCK)])
     disk.is_left()
 
 
@@ -455,7 +455,7 @@ def test_a_disk_is_remembered_until_somebody_was_told_what_it_has_lost() -> None
     assert not disks.at(server, "x").losses.open().why
 
 
-def owes(disks: Disks, server: Upstream, name: str) -> bool:
+def has_to_hear(disks: Disks, server: Upstream, name: str) -> bool:
     return bool(disks.at(server, name).losses.open().why)
 
 
@@ -481,13 +481,13 @@ def test_of_many_disks_that_have_lost_something_the_first_are_known_by_name_alon
     assert first.why == disk_module.NOT_REMEMBERED
     assert not first.lost
     assert disks.at(server, "4").losses.open().lost == [(0, BLOCK)]
-    assert not owes(disks, server, "another")
-    assert not owes(disks, server_to("other", nowhere), "1")
-    assert owes(disks, server, "1")
+    assert not has_to_hear(disks, server, "another")
+    assert not has_to_hear(disks, server_to("other", nowhere), "1")
+    assert has_to_hear(disks, server, "1")
     gc.collect()
-    assert owes(disks, server, "1")  # it has only been asked for
+    assert has_to_hear(disks, server, "1")  # it has only been asked for
     tell(disks, server, "1")
-    assert not owes(disks, server, "1")
+    assert not has_to_hear(disks, server, "1")
 
 
 def test_beyond_that_each_disk_of_the_server_may_have_lost_something(
@@ -499,11 +499,11 @@ def test_beyond_that_each_disk_of_the_server_may_have_lost_something(
     for number in range(6):
         lose(disks.at(server, f"{number}"))
         gc.collect()
-    assert owes(disks, server, "0")  # nobody knows its name any more
-    assert owes(disks, server, "another")
+    assert has_to_hear(disks, server, "0")  # nobody knows its name any more
+    assert has_to_hear(disks, server, "another")
     tell(disks, server, "another")
-    assert not owes(disks, server, "another")  # once for each name
-    assert not owes(disks, server_to("other", nowhere), "0")
+    assert not has_to_hear(disks, server, "another")  # once for each name
+    assert not has_to_hear(disks, server_to("other", nowhere), "0")
 
 
 async def test_what_nobody_was_told_of_is_told_where_the_export_was_switched_to(

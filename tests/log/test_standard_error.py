@@ -212,6 +212,28 @@ def test_leaving_does_not_wait_for_a_reader_that_sleeps(pipe: tuple[FileIO, int]
     assert Reader(pipe[0].fileno(), b"either\n").all().startswith(b"xxx")
 
 
+def test_leaving_gives_up_a_reader_that_sleeps_where_it_need_not_wait(
+    pipe: tuple[FileIO, int],
+) -> None:
+    """Somebody has made the descriptor non-blocking, so the thread itself can give up."""
+    os.set_blocking(pipe[1], False)
+    ours = StandardError(pipe[1])
+    ours.write("x" * (MAX_BYTES // 2) + "\n")
+    assert ours.leave(HANG_SECONDS)
+
+
+def test_leaving_waits_for_a_reader_that_is_awake(
+    pipe: tuple[FileIO, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standard_error, "READER_SECONDS", HANG_SECONDS)  # on a slow machine, too
+    os.set_blocking(pipe[1], False)
+    ours = StandardError(pipe[1])
+    read = Reader(pipe[0].fileno(), b"end\n")
+    ours.write("x" * (MAX_BYTES // 2) + "end\n")
+    assert ours.leave(HANG_SECONDS)
+    assert len(read.all()) == MAX_BYTES // 2 + 4
+
+
 def test_leaving_waits_for_other_files(pipe: tuple[FileIO, int]) -> None:
     class Sleeper:
         def __init__(self) -> None:

@@ -583,7 +583,7 @@ class World:
             if not self.debts[session].deaf and (
                 self.debts[session].why or self.debts[session].lost
             ):
-                raise Wrong(f"session {session} owes still: {self.debts[session]}")
+                raise Wrong(f"session {session} has still to be told: {self.debts[session]}")
         for link in list(self.links.values()):
             if link.state == "up":
                 self.do(("left", link.number))
@@ -603,7 +603,7 @@ class World:
         losses = self.losses
         self._turn()
         kept = [losses._open, losses._up, losses._gone, losses._waiting, losses._holders()]
-        if losses.owes or not losses._quiet or losses.tainted or any(kept):
+        if losses.must_remember or not losses._quiet or losses.tainted or any(kept):
             raise Wrong(f"something is kept: {kept}, {losses._untold}")
         if self.proofs > MOST_PROOFS * (len(self.links) + self.numbers - self.proofs):
             raise Wrong(f"{self.proofs} proofs were asked")

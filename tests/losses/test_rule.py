@@ -645,7 +645,7 @@ def test_what_was_left_unproved_stays_with_the_disk(disk: Disk) -> None:
     writer = disk.session()
     writer.write(HERE)
     writer.end()
-    assert disk.losses.owes
+    assert disk.losses.must_remember
     young = disk.session()
     assert not young.is_lost(HERE)
     assert young.flush() == Errno.EIO
@@ -682,7 +682,7 @@ def test_what_was_left_is_dropped_where_only_its_session_relied_on_it(disk: Disk
     writer = disk.session(own=True)
     writer.write(HERE)
     writer.end()
-    assert not disk.losses.owes
+    assert not disk.losses.must_remember
     assert disk.said == ["writes of a session that has ended were not flushed"]
     assert disk.session(own=True).flush() == 0
 
@@ -701,7 +701,7 @@ def test_an_own_link_and_its_session_may_go_in_any_order(
     else:
         disk.losses.left(writer.trail)
     writer.end()
-    assert not disk.losses.owes
+    assert not disk.losses.must_remember
     assert disk.quiet
 
 
@@ -710,7 +710,7 @@ def test_what_is_trusted_is_not_remembered(disk: Disk) -> None:
     writer.write(HERE)
     disk.losses.left(writer.trail, trusted=True)
     disk.losses.end(writer.debt)
-    assert not disk.losses.owes
+    assert not disk.losses.must_remember
 
 
 def test_so_many_links_that_were_left_are_told_apart(disk: Disk) -> None:
@@ -947,7 +947,7 @@ def test_a_session_brings_along_what_it_owes(disk: Disk) -> None:
     assert not debt.is_lost(*HERE)
     assert other.losses.answer(debt.read(), 0, "")[0] == Errno.EIO
     assert disk.losses.sessions == 0
-    assert not disk.losses.owes  # who relied on it has been told
+    assert not disk.losses.must_remember  # who relied on it has been told
 
 
 def test_a_loss_is_counted_for_who_is_in_the_middle_of_something(disk: Disk) -> None:
@@ -1116,7 +1116,7 @@ def test_sessions_that_owe_the_same_owe_it_once(disk: Disk) -> None:
 
 
 def test_what_nobody_remembers_is_owed_to_the_next(disk: Disk) -> None:
-    disk.losses.owe_the_next("nobody remembers")
+    disk.losses.tell_the_next("nobody remembers")
     session = disk.session()
     assert session.flush() == Errno.EIO
     assert session.heard == [(Errno.EIO, "nobody remembers")]
@@ -1496,7 +1496,7 @@ def test_forgotten_is_what_nobody_was_told_of_and_no_more() -> None:
     assert late.flush() == 0
     assert not late.is_lost(HERE)
     assert other.is_lost(HERE)
-    assert other.flush() == Errno.EIO  # it is owed
+    assert other.flush() == Errno.EIO  # it has to be told
     assert disk.losses.tainted  # by the one that has died
     disk.losses.end(one.debt)
     assert disk.quiet
@@ -1510,7 +1510,7 @@ def test_who_is_told_after_something_was_forgotten_has_not_heard_what_is_lost_si
     other = disk.session()
     one.die()
     disk.losses.forget()
-    disk.losses.owe_the_next("lost since", [THERE])
+    disk.losses.tell_the_next("lost since", [THERE])
     assert other.flush() == Errno.EIO
     late = disk.session()
     assert late.is_lost(THERE)

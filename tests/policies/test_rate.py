@@ -108,11 +108,11 @@ def test_who_has_left_leaves_nothing(per: str) -> None:
     gc.collect()
     assert not policy._buckets.live
     assert not policy._buckets.held
-    assert not policy._buckets.owing
+    assert not policy._buckets.gone
 
 
 @pytest.mark.parametrize("per", ["identity", "export"])
-def test_who_connects_again_still_owes(per: str) -> None:
+def test_who_connects_again_waits_no_less(per: str) -> None:
     clock = Clock()
     policy, first, second = rate(clock, bytes_per_second="1M", per=per), of(ANN), of(ANN_AGAIN)
     policy.join(first)
@@ -125,10 +125,10 @@ def test_who_connects_again_still_owes(per: str) -> None:
     clock.now += 0.2
     assert spend(policy.charges(second), 1)
     policy.leave(second)
-    assert policy._buckets.owing
+    assert policy._buckets.gone
     clock.now += 0.2
     policy.join(of(BOB, "vm-2"))
-    assert not policy._buckets.owing
+    assert not policy._buckets.gone
 
 
 def test_a_session_never_comes_again() -> None:
@@ -136,17 +136,17 @@ def test_a_session_never_comes_again() -> None:
     policy.join(session)
     assert spend(policy.charges(session), 10 * MIB)
     policy.leave(session)
-    assert not policy._buckets.owing
+    assert not policy._buckets.gone
 
 
-def test_debts_are_bounded() -> None:
+def test_who_has_gone_is_remembered_within_bounds() -> None:
     policy = rate(bytes_per_second=1, per="export")
-    for number in range(module.MAX_OWING + 10):
+    for number in range(module.MAX_GONE + 10):
         session = of(ANN, f"vm-{number}")
         policy.join(session)
         spend(policy.charges(session), KIB)
         policy.leave(session)
-    assert len(policy._buckets.owing) == module.MAX_OWING
+    assert len(policy._buckets.gone) == module.MAX_GONE
     assert not spend(policy.charges(of(BOB, "vm-10")), 1)
     assert spend(policy.charges(of(BOB, "vm-9")), 1)
 
@@ -158,12 +158,12 @@ def test_a_reload_changes_the_rates_of_running_sessions(per: str) -> None:
     before.join(old)
     held = before.charges(old)
     spend(held, 10 * MIB)
-    owed = held[0].bucket.level
+    level = held[0].bucket.level
     now = rate(bytes_per_second="2M", burst_bytes="5M", per=per)
     now.inherit(before)
     before.retire()
     bucket = held[0].bucket
-    assert (bucket.per_second, bucket.burst, bucket.level) == (2 * MIB, 5 * MIB, owed)
+    assert (bucket.per_second, bucket.burst, bucket.level) == (2 * MIB, 5 * MIB, level)
     assert buckets(now, old) == [bucket]
     newcomer = of(ANN)
     now.join(newcomer)
@@ -261,4 +261,4 @@ def test_who_is_only_watched_comes_back_to_the_same_bucket() -> None:
     policy.leave(again)
     clock.now = 10
     policy.join(of(BOB))
-    assert not policy._buckets.owing
+    assert not policy._buckets.gone

@@ -283,6 +283,12 @@ def test_refusal_agrees_with_legality(
         assert refused.text
 
 
+def test_a_range_that_is_too_far_is_told_as_one() -> None:
+    refused = refusal(promise(ALL, extended=False), 0, 64 * MIB, 512)
+    assert refused is not None
+    assert refused.text == "READ of 512 bytes at 67108864 ends beyond the export's 67108864 bytes"
+
+
 @pytest.mark.parametrize(
     ("extended", "word", "carries"),
     [

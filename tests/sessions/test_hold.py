@@ -738,7 +738,7 @@ async def test_a_flush_that_has_failed_is_told_after_a_switch_as_well(
     async with house(disk_of(MemoryDisk(SIZE))) as made:
         client = await made.client()
         [running] = made.service.running
-        running.traffic.debt.owe("a FLUSH of the gateway failed", [])
+        running.traffic.debt.has_to_hear("a FLUSH of the gateway failed", [])
         with pytest.raises(NotDone, match="a FLUSH of the gateway failed"):
             await made.pauses.switch("", None)
         await made.pauses.switch("", None, accept_loss=True)

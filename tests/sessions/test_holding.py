@@ -230,7 +230,7 @@ async def test_what_is_lost_of_a_paused_export_while_it_is_opened_elsewhere(
             nursery.start_soon(switch)
             await slow.asked.wait()
             [running] = made.service.running
-            running.disk.losses.owe_the_next("gone", [(0, BLOCK)])
+            running.disk.losses.tell_the_next("gone", [(0, BLOCK)])
             slow.may.set()
         assert not made.service.switched
         assert list(made.service.paused) == [""]

@@ -1,4 +1,4 @@
-"""Does a server keep its promises? Each is tried out on a scratch export, whose content is overwritten.
+"""Does a server keep its promises? Each is tried on a scratch export, whose content is overwritten.
 
 promise.py     what a promise is, and the check of it
 content.py     what is read is what was written
@@ -34,31 +34,31 @@ PROMISES: tuple[Promise, ...] = (
     *zeroes.PROMISES,
     *status.PROMISES,
     *illegal.PROMISES,
-    *connections.PROMISES,  # last: a server for one client has told the rest by then
+    *connections.PROMISES,  # last: a server that takes one client may be gone after these
 )
 
 REPLY_SECONDS = 30
-"""How long a server may take for one request: 128 MiB of zeros are written within it by any disk."""
+"""How long a server may take for one request: any disk writes 128 MiB of zeros in that time."""
 
 CHECK_SECONDS = 300
 """How long a server may take for all of one check: a few hundred requests."""
 
 NEGOTIATE_SECONDS = 10
-"""How long a server may be silent in negotiation, and take to be connected to."""
+"""How long a server may take until we are connected, and how long it may be silent in negotiation."""
 
 MAX_LOST = 2
-"""Times in a row that no connection is to be had before the server is given up, and all the rest fails."""
+"""After so many failures in a row to connect we give the server up, and all the rest fails."""
 
 MIN_EXPORT_BYTES = 1 * MIB
-"""The smallest export that can be tried: most checks need a few units of 64 KiB, and room around them."""
+"""The smallest export that we try: most checks need a few units of 64 KiB, and room around them."""
 
 
 class CannotConform(Exception):
-    """The server cannot be asked; the text says why."""
+    """The server cannot be tried; the text says why."""
 
 
 class CheckResult(Enum):
-    """What came of a check."""
+    """The result of a check."""
 
     KEPT = "pass"
     BROKEN = "fail"
@@ -67,15 +67,15 @@ class CheckResult(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one promise's check."""
+    """The result of one promise's check, with its reasons."""
 
     promise: Promise
     verdict: CheckResult
     expected: str = ""
-    """If it is broken: what the specification says; and in `came`, what the server did."""
+    """If the promise is broken: what the specification says. `came` is what the server did."""
     came: str = ""
     notes: tuple[str, ...] = ()
-    """What else its owner should know; for what is not offered, why."""
+    """What else the server's owner should know; if the promise is not made, why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Conformity:
 
     @property
     def kept(self) -> bool:
-        """No promise is broken."""
+        """Say whether no promise is broken."""
         return all(finding.verdict is not CheckResult.BROKEN for finding in self.findings)
 
 
@@ -101,13 +101,13 @@ async def conform(
     reply_seconds: float = REPLY_SECONDS,
     check_seconds: float = CHECK_SECONDS,
 ) -> Conformity:
-    """Try the promises of the export that the URI names. What is on it is overwritten, unless the server says
-    that it is read-only: then only what reads is tried.
+    """Try the promises of the export that the URI names. Its content is overwritten, unless the server says
+    that it is read-only: then only checks that read are made.
 
     `reply_seconds` bounds every request, `check_seconds` every check. Raises `CannotConform`.
     """
     try:
-        # Nothing is to be repaired.
+        # No quirks: we want the server as it is.
         async with server_of(target, seconds=NEGOTIATE_SECONDS, quirks=()) as server:
             name, seed = export_of(target), secrets.randbits(64)
             bench = Bench(server, name, seed=seed, reply_seconds=reply_seconds)

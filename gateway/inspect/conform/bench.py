@@ -1,4 +1,4 @@
-"""What the checks work on: connections to one export, what was told of it, and content that is known."""
+"""What the checks work on: connections to one export, what was told of it, and known content."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import KIB, MIB
 
 UNIT = 64 * KIB
-"""What content is laid out in: a multiple of every minimum block ("MUST NOT be larger than 2^16"), and the
-least that a READ with DF has to give in one piece."""
+"""The unit of our content: a multiple of every minimum block ("MUST NOT be larger than 2^16"), and the length
+up to which a READ with DF has to be one piece."""
 
 PATTERN_UNITS = 127
 """A prime: see `Pattern`."""
 
 SAMPLES = 8
-"""Places that are looked at on an export whose content is not ours."""
+"""How many places we look at on an export whose content is not ours."""
 
 GRAIN = 512
-"""Alignment where no minimum block was told: "a client desiring maximum interoperability SHOULD constrain its
+"""Our alignment if no minimum block was told: "a client desiring maximum interoperability SHOULD constrain its
 requests to a minimum block size of 2^9"."""
 
 
 class NotOffered(Exception):
-    """The server does not promise it, or it cannot be found out; the text says why."""
+    """The server does not make the promise, or we cannot find out; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Data and zeros in units, on a part of the export, such that no shift of it looks like it.
+    """Data and zeros in units, on a part of the export; no shift of the pattern looks like the pattern.
 
-    Unit n is data if n is a square modulo 127: shifted by any number of units, half of the data lies over
-    zeros, so that a server which looks its holes up in a wrong place is found out (Q-S6). The data is random,
-    and other with each seed: what an earlier run left is not taken for it.
+    Unit n is data if n is a square modulo 127. So whatever the shift, half of the data lies over zeros, and we
+    find out a server that looks its holes up in a wrong place (Q-S6). The data is random, and different with
+    each seed, so that what an earlier run left is not taken for it.
     """
 
     start: int
-    """Where it begins; a multiple of `UNIT`, as all of its units."""
+    """Where it begins: a multiple of `UNIT`."""
     units: int
     seed: int
     dense: bool = False
@@ -69,7 +69,7 @@ class Pattern:
         return random.Random(f"{self.seed}/{self.start}/{unit}").randbytes(UNIT)
 
     def content(self, offset: int, length: int) -> bytes:
-        """Give what has to be read at `offset` of the export, which is in the pattern as is its end."""
+        """Give what has to be read at `offset` of the export. All of the range is in the pattern."""
         first, last = (offset - self.start) // UNIT, (offset + length - 1 - self.start) // UNIT
         whole = b"".join(self.data(unit) for unit in range(first, last + 1))
         at = offset - self.start - first * UNIT
@@ -79,8 +79,8 @@ class Pattern:
 class Bench:
     """One export under test.
 
-    Checks share a connection (`main`), which is opened anew after one that failed: a server that takes one
-    client at a time, or a few in all, can be asked most of it.
+    Checks share a connection (`main`), which is opened anew after a check that failed. So we can try most
+    promises of a server that takes one client at a time, or a few in all.
     """
 
     def __init__(self, server: Server, name: str, *, seed: int, reply_seconds: float) -> None:
@@ -91,13 +91,13 @@ class Bench:
         self._main: RawClient | None = None
         self._export: Export | None = None
         self.dismissed = False
-        """The last connection was ended in good order: a server that takes one client is gone then."""
+        """The last connection was ended in good order: a server that takes only one client has ended then."""
         self.notes: list[str] = []
-        """What the check under way has to say beside its verdict."""
+        """What the current check has to say beside its verdict."""
 
     @property
     def export(self) -> Export:
-        """The export as it was opened first, with the flags as the server sent them."""
+        """The export as it was first opened, with the flags as the server sent them."""
         assert self._export is not None
         return self._export
 
@@ -126,7 +126,7 @@ class Bench:
     # --- Connections
 
     async def main(self) -> RawClient:
-        """Give the shared connection. Raises `Refusal` if there is none to be had."""
+        """Give the shared connection, opened if need be. Raises `Refusal` if that fails."""
         if self._main is None:
             self._main = await self._open(self._terms)
             self._export = self._export or self._main.export
@@ -134,8 +134,8 @@ class Bench:
 
     @asynccontextmanager
     async def another(self, *, structured: bool = True) -> AsyncIterator[RawClient]:
-        """Have one more connection; without `structured`, one that has simple replies. Raises `Broken`, or
-        `NotOffered` where the server takes no client after the first.
+        """Open one more connection; without `structured`, one with simple replies. Raises `Broken`, or
+        `NotOffered` if the server takes no client after one that has left.
         """
         terms = self._terms
         if not structured:
@@ -161,13 +161,13 @@ class Bench:
             await client.close()
 
     async def drop(self) -> None:
-        """Close the shared connection, of which nothing good is to be expected."""
+        """Close the shared connection without a word: it is of no use any more."""
         client, self._main = self._main, None
         if client is not None:
             client.abandon()
 
     async def in_step(self) -> None:
-        """Find out whether the shared connection still answers what is asked. Raises `Broken`."""
+        """Find out whether the shared connection is still in step. Raises `Broken` if it is not."""
         if self._main is not None:
             await self._main.read(0, self.grain)
 
@@ -181,7 +181,7 @@ class Bench:
             except Refusal:
                 if terms.queries is None:
                     raise
-                # It may be the contexts that it refuses.
+                # Perhaps the server refuses only the contexts.
                 await negotiation.aclose()
                 link = await negotiation.go(replace(terms, queries=None))
         finally:
@@ -199,7 +199,7 @@ class Bench:
         return Pattern((there - units) // 2 * UNIT, units, self._seed, dense)
 
     def ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Give a range in pieces that may be read: offset and length in bytes."""
+        """Give a range in pieces that a READ may have: offset and length in bytes."""
         for offset in range(start, end, self.piece):
             yield offset, min(self.piece, end - offset)
 
@@ -212,8 +212,8 @@ class Bench:
             yield from self.ranges(start, start + length)
 
     async def readings(self) -> list[tuple[int, int]]:
-        """Give what is read to compare ways of reading, offset and length in bytes: a pattern, which is
-        written, or what is there where that must stay. Raises `Broken`.
+        """Give ranges for comparing ways of reading, offset and length in bytes: those of a pattern, which is
+        written first, or of what is there if the export is read-only. Raises `Broken`.
         """
         if self.offers(Flag.READ_ONLY):
             return list(self.samples())
@@ -222,7 +222,7 @@ class Bench:
         return list(self.ranges(pattern.start, pattern.end))
 
     async def lay(self, client: RawClient, pattern: Pattern) -> None:
-        """Write a pattern. Zeros go by WRITE_ZEROES where that can be had, so that holes may come of them.
+        """Write a pattern. Zeros are written by WRITE_ZEROES if that is offered, so that they may become holes.
         Raises `Broken`.
         """
         zeroes = self.offers(Flag.SEND_WRITE_ZEROES)
@@ -231,7 +231,7 @@ class Bench:
             if zeroes and not pattern.is_data(unit):
                 if not (await client.ask(Cmd.WRITE_ZEROES, offset, UNIT)).error:
                     continue
-                zeroes = False  # others judge that
+                zeroes = False  # other checks judge that
             await self.write(client, offset, pattern.data(unit))
 
     async def write(self, client: RawClient, offset: int, data: bytes, *, flags: int = 0) -> None:
@@ -242,7 +242,9 @@ class Bench:
     async def holds(
         self, client: RawClient, offset: int, content: bytes, what: str, *, flags: int = 0
     ) -> None:
-        """Read what has to be there, which is `what`. Raises `Broken` with the first byte that is not."""
+        """Read, and hold that `content` is there, called `what`. Raises `Broken` with the first byte that
+        differs.
+        """
         for at, length in self.ranges(0, len(content)):
             found = await client.read(offset + at, length, flags=flags)
             compare(offset + at, content[at : at + length], found, what)
@@ -250,7 +252,9 @@ class Bench:
     async def untouched_around(
         self, client: RawClient, pattern: Pattern, start: int, end: int, what: str
     ) -> None:
-        """Hold that a dense pattern is whole but for what `what` did from `start` to `end`. Raises `Broken`."""
+        """Hold that a dense pattern is whole outside of `start` to `end`, where `what` was done. Raises
+        `Broken`.
+        """
         before = pattern.content(pattern.start, start - pattern.start)
         await self.holds(
             client, pattern.start, before, f"before the range of {what} what was there"
@@ -271,5 +275,5 @@ def compare(offset: int, expected: bytes | bytearray, found: bytes | bytearray, 
 
 
 def no_more(refusal: Refusal) -> str:
-    """Say why nothing more can be found out of a server that a connection was ended with in good order."""
+    """Say why nothing more can be found out of a server after a connection to it has ended in good order."""
     return f"the server takes no other client after one that has left: {refusal.why}"

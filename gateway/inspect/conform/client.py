@@ -1,7 +1,6 @@
-"""A client that believes nothing: one request at a time, and every reply is held against its request.
-
-What breaks the protocol is raised as `Broken`, in words for whoever looks after the server: that is what a
-conformance test wants of a client, and why none of those of the data plane would do.
+"""A client that believes nothing: one request at a time, and every reply is checked against its request. What
+breaks the protocol is raised as `Broken`, in words for whoever looks after the server. A conformance test needs
+that of its client; the data plane has none that does it.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ RECEIVE_BYTES = 256 * KIB
 """What one receive takes."""
 
 SEND_BYTES = 1 * MIB
-"""What one send is given: a payload of any length is sent in pieces of this, and never stands in memory."""
+"""The most that one send is given. A longer payload is sent in such pieces, and is never whole in memory."""
 
 MAX_READ_BYTES = 1 * MIB
-"""The longest READ that is asked, and the most that a reply holds."""
+"""The longest READ that we send, and so the most data in a reply."""
 
 MAX_CHUNKS = 64 * KIB
-"""Chunks of one reply: 16 bytes each, on average, for the longest READ. qemu's and nbdkit's have 4 KiB and
-more; a server that sends more than this is not worth the memory."""
+"""Chunks of one reply. If a reply to the longest READ has more, they have less than 16 bytes on average. qemu's
+and nbdkit's have 4 KiB and more; a server that sends more chunks is not worth the memory."""
 
 MAX_STATUS_BYTES = 4 + 8 * MAX_CHUNKS
 """Longest BLOCK_STATUS chunk that is taken, for the same reason. (The specification allows 8 MiB, for
@@ -49,11 +48,11 @@ CLOSE_SECONDS = 5
 """How long a server may take to close after DISC: it may have to write its cache through."""
 
 COOKIES_FROM = 0xC00C1E << 40
-"""Cookies have bits in their upper half, too: servers have been seen that echo but one."""
+"""Where our cookies begin: with bits in both halves, because some servers echo only one half."""
 
 
 class Broken(Exception):
-    """The server did not do what it has to. The connection is of no use afterwards."""
+    """The server did not do what it has to do. The connection is of no use afterwards."""
 
     def __init__(self, expected: str, came: str) -> None:
         super().__init__(f"expected {expected}; came {came}")
@@ -62,7 +61,7 @@ class Broken(Exception):
 
 
 class HungUp(Broken):
-    """The server closed the connection where it has to answer."""
+    """The server closed the connection when it had to answer."""
 
 
 class NoReply(Broken):
@@ -76,7 +75,7 @@ class Reply:
     error: int = 0
     """0: success."""
     text: str = ""
-    """What the server says to its error."""
+    """The server's text to its error."""
     data: bytearray = field(default_factory=bytearray)
     """What a READ gave, holes as zeros."""
     contents: list[tuple[int, int, int]] = field(default_factory=list)
@@ -103,7 +102,7 @@ class _Request:
 
 
 class OpenExport(Protocol):
-    """A connection on which an export was opened, whoever did that."""
+    """A connection on which somebody has opened an export."""
 
     @property
     def socket(self) -> RelaySocket:
@@ -137,10 +136,10 @@ class RawClient:
         data: bytes = b"",
         times: int = 1,
     ) -> Reply:
-        """Send one request, legal or not, and give its reply. `offset` and `length` are in bytes; a payload
-        is `data`, so many `times`, and its length is that of the request.
+        """Send one request, legal or not, and give its reply. `offset` and `length` are in bytes. If there is
+        `data`, the payload is that, so many `times`, and the request has its length.
 
-        Raises `Broken` where the reply is none, or not one to this request ("Simple reply message",
+        Raises `Broken` if what comes is no reply, or not one to this request ("Simple reply message",
         "Structured reply chunk message", "Structured reply types").
         """
         self._cookie += 1
@@ -222,8 +221,8 @@ class RawClient:
             reply.data = bytearray(await self._take(request, request.length))
 
     async def close(self) -> None:
-        """Leave with DISC, and wait until the server has closed, so that what it kept for this connection is
-        where others find it. Raises nothing.
+        """Leave with DISC, and wait until the server has closed: then other connections see what it kept for
+        this one. Raises nothing.
         """
         with trio.move_on_after(CLOSE_SECONDS), suppress(trio.BrokenResourceError):
             await self._stream.send_all(
@@ -327,7 +326,7 @@ class _Chunks:
             self._reply.extents = list(extents)
 
     def _content(self, kind: int, offset: int, length: int) -> int:
-        """Judge where a content chunk lies; give where that is in the reply's data."""
+        """Judge where a content chunk lies; give its place in the reply's data."""
         asked = self._request
         if not length or offset < asked.offset or offset + length > asked.offset + asked.length:
             # "MUST lie within the bounds of the original offset and length of the client's request"
@@ -338,7 +337,7 @@ class _Chunks:
         return offset - asked.offset
 
     def end(self) -> None:
-        """Judge the reply as a whole, whose last chunk has come."""
+        """Judge the reply as a whole: its last chunk has come."""
         asked, reply = self._request, self._reply
         if reply.error:
             return

@@ -1,4 +1,4 @@
-"""What takes more than one connection to find out, or may cost one."""
+"""Checks that need more than one connection, or may lose one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.wire.constants import TransmissionFlag as Flag
 
 async def _simple_agrees(bench: Bench) -> None:
     readings = await bench.readings()
-    # One connection after the other: without CAN_MULTI_CONN nothing is promised to two at once.
+    # One connection after the other: without CAN_MULTI_CONN two at once are promised nothing.
     await bench.leave()
     async with bench.another(structured=False) as simple:
         found = [_digest(await simple.read(offset, length)) for offset, length in readings]
@@ -81,7 +81,7 @@ async def _too_long_write(bench: Bench) -> None:
     sizes = bench.export.block_sizes
     if sizes is None or sizes.maximum == UNRESTRICTED_MAXIMUM:
         raise NotOffered("no maximum told")
-    # Whole units, so that it can be sent as one of them, many times.
+    # Whole units, so that the payload can be one unit, sent many times.
     times = sizes.maximum // UNIT + 1
     if (times + 2) * UNIT > bench.export.size:
         raise NotOffered(f"the export has no room for a WRITE over the maximum, {sizes.maximum}")

@@ -16,7 +16,7 @@ async def _read_gives_what_was_written(bench: Bench) -> None:
     whole = "what was written"
     for offset, length in bench.ranges(pattern.start, pattern.end):
         compare(offset, pattern.content(offset, length), await client.read(offset, length), whole)
-    # Ends that are no unit's.
+    # Begin and end within units.
     start, length = pattern.start + bench.grain, UNIT - bench.grain
     if length:
         await bench.holds(client, start, pattern.content(start, length), whole)
@@ -38,7 +38,7 @@ async def _unaligned(bench: Bench) -> None:
     if reply.error:
         bench.note(f"an unaligned WRITE is refused, which it may be: {reply}")
         changed = there
-    # A server that takes an unaligned request for another one is asked by whole units what came of it.
+    # A server may have taken an unaligned request for another one. To see what came of it we read whole units.
     before = pattern.content(pattern.start, offset - pattern.start)
     behind = pattern.content(offset + length, pattern.end - offset - length)
     what = "what an unaligned WRITE has to leave"
@@ -74,8 +74,8 @@ async def _unfragmented(
     kinds = [name_of(Chunk, kind) for kind, _, _ in reply.contents]
     if len(kinds) != 1:
         raise Broken(f"one content chunk for {what}", f"{len(kinds)}: {', '.join(kinds)}"[:200])
-    # "the server MUST use NBD_REPLY_TYPE_OFFSET_DATA with the zeroes explicitly present": a hole of all of it
-    # would show as zeros where data is.
+    # "the server MUST use NBD_REPLY_TYPE_OFFSET_DATA with the zeroes explicitly present". One large hole would
+    # show as zeros where data is.
     compare(offset, pattern.content(offset, length), reply.data, f"what was written, by {what},")
 
 

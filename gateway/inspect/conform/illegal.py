@@ -16,7 +16,7 @@ UNKNOWN_FLAG = 1 << 14
 
 
 def _refused(bench: Bench, what: str, reply: Reply, *errors: Errno) -> None:
-    """Judge the answer to a request that is not legal: an error, and one of these SHOULD it be."""
+    """Judge the answer to a request that is not legal: it has to be an error, and SHOULD be one of these."""
     usual = " or ".join(error.name for error in errors)
     if not reply.error:
         raise Broken(f"{what} to be refused with {usual}", str(reply))
@@ -29,7 +29,7 @@ def _past_the_end(command: Cmd, *errors: Errno) -> Check:
         client = await bench.main()
         grain = bench.grain
         end = -(-bench.export.size // grain) * grain
-        wrapped = 2**64 - grain  # whose sum with a length of two grains is that of a legal request
+        wrapped = 2**64 - grain  # plus two grains, it overflows to a legal end
         for offset in (end - grain, end, 2**63, wrapped):
             data = bytes(2 * grain) if command is Cmd.WRITE else b""
             length = 2 * grain

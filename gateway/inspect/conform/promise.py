@@ -1,9 +1,9 @@
 """A promise of a server: one line of the table, and the check that it is kept.
 
-A check raises `Broken` where the specification says MUST, or where a client would be misled; where it says
-SHOULD and the server does otherwise, that is a note beside a pass. A request that is not legal has to be
-refused by an error, and the connection has to survive it: a server that hangs up there costs its client
-everything else that was under way. Behind each check the connection is asked whether it is still in step.
+A check raises `Broken` if the server does not do what the specification says it MUST, or if a client would be
+misled. If the server does not do what it SHOULD, the check passes with a note. A request that is not legal has
+to be refused by an error, and the connection has to survive that: if the server hangs up, its client loses
+everything else that was under way. After each check we look whether the connection is still in step.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Promise:
     """For programs."""
     sentence: str
     section: str
-    """Where in proto.md it is written."""
+    """The section of proto.md that has it."""
     check: Check
     flags: Flag = NO_FLAG
-    """Transmission flags that make the promise; all of them."""
+    """The server makes the promise if it sets all of these transmission flags."""
     writes: bool = True
     """The check changes the export."""
     structured: bool = False

@@ -1,4 +1,4 @@
-"""BLOCK_STATUS: extents as they have to be, and true."""
+"""BLOCK_STATUS: its extents are as proto.md has them, and true."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _status_covers(bench: Bench) -> None:
 async def _extents(
     client: RawClient, size: int, offset: int, length: int, *, flags: int = 0
 ) -> list[tuple[int, int]]:
-    """Ask for extents, length in bytes and status flags, and judge them. Raises `Broken`."""
+    """Ask for extents, and judge them; give length in bytes and status flags of each. Raises `Broken`."""
     extents = (await client.do(Cmd.BLOCK_STATUS, offset, length, flags=flags)).extents
     what = f"BLOCK_STATUS of {length} bytes at {offset}"
     if not all(extent for extent, _ in extents):
@@ -74,7 +74,7 @@ async def _status_knows_data(bench: Bench) -> None:
 async def _status_zero_is_zero(bench: Bench) -> None:
     readings = await bench.readings()
     client = await bench.main()
-    # With DF, where there is any: a server that looks up its holes in a wrong place does it for both (Q-S6).
+    # With DF, if it is offered: a server that looks up holes in a wrong place does so for READs as well (Q-S6).
     flags = CmdFlag.DF if bench.offers(Flag.SEND_DF) else 0
     for offset, length in readings:
         for start, extent, status in await _told(bench, client, offset, length):
@@ -92,8 +92,8 @@ async def _status_zero_is_zero(bench: Bench) -> None:
 async def _told(
     bench: Bench, client: RawClient, offset: int, length: int
 ) -> list[tuple[int, int, int]]:
-    """Give all extents of a range of at most 1 MiB, asked for as often as it takes: offset and length in bytes,
-    status flags. Raises `Broken`.
+    """Give all extents of a range of at most 1 MiB: offset and length in bytes, status flags. We ask as often
+    as it takes. Raises `Broken`.
     """
     told: list[tuple[int, int, int]] = []
     at, end = offset, offset + length

@@ -10,14 +10,14 @@ from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.limits import MAX_REQUEST_BYTES, MIB
 
 LONG_ZEROES_BYTES = 128 * MIB
-"""The WRITE_ZEROES that is asked for: nbd-server 3.15 to 3.27 (Q-N1) and nbdkit's file plugin on NFS (Q-K2)
-zero no more than the first 64 MiB, and report success."""
+"""The length of the WRITE_ZEROES that we send: nbd-server 3.15 to 3.27 (Q-N1) and nbdkit's file plugin on NFS
+(Q-K2) zero no more than the first 64 MiB, and report success."""
 
 WRONG_ZEROES_BYTES = 64 * MIB
-"""What those have zeroed by then; a shorter one shows nothing."""
+"""How much those servers zero; a shorter WRITE_ZEROES shows nothing."""
 
 MARK_EVERY_BYTES = 8 * MIB
-"""How far apart data lies that such a WRITE_ZEROES has to wipe out, besides its last MiB."""
+"""How far apart we put the data that such a WRITE_ZEROES has to wipe out, besides its last MiB."""
 
 
 async def _long_zeroes(bench: Bench) -> None:
@@ -42,8 +42,8 @@ async def _long_zeroes(bench: Bench) -> None:
 
 
 async def _wiped(bench: Bench, client: RawClient, start: int, length: int) -> Reply:
-    """Zero a range with data in it, and hold that the data is gone, and what lies around it is not. The range
-    begins behind the first unit of the export, and ends before the last. Raises `Broken`.
+    """Zero a range with data in it. Hold that the data is gone, and that the data around it is not. The range
+    begins after the first unit of the export, and ends before the last. Raises `Broken`.
     """
     end = start + length
     tail = max(start, end - MIB)
@@ -77,7 +77,7 @@ async def _zeroes_no_hole(bench: Bench) -> None:
 
 
 async def _zero_part(bench: Bench, flag: CmdFlag) -> None:
-    """Zero, with a flag, what is aligned to as little as the server takes. Raises `Broken`."""
+    """Zero, with a flag, a range with the least alignment that the server takes. Raises `Broken`."""
     client = await bench.main()
     pattern = bench.pattern(dense=True, units=8)
     await bench.lay(client, pattern)
