@@ -14,7 +14,7 @@ demo: install
 	$(BIN)/nbd-gateway demo
 
 install: $(VENV)/installed
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml packaging/pump.py gateway/hub/_pump.c
 	tests/tools/make-venv "$(PYTHON)" $(VENV) -e . --group test --group lint
 	touch $@
 

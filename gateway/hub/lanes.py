@@ -8,20 +8,20 @@ direction could hold up the other, clients that write and read at once would han
 `Lanes` finds out that a client or a link has failed. A subclass (`gateway.hub.ending`) decides what becomes of
 the session then, and says so by a few flags, which each step looks at. The classes inherit from each other, and
 do not hold each other, because each hop from object to object would cost every step something.
+
+This is longer than other modules: what comes in by one lane may go out by the other, so that each step has to
+know what has become of both sides.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 
-from gateway.hub import pump
 from gateway.hub.crowd import READ, WRITE
 from gateway.hub.lane import BufferPool, Lane
-from gateway.hub.pump import NO_PUMP, Pump, pump_for
 from gateway.jobs.locks import Held
 from gateway.jobs.steps import Answer
 from gateway.net.options import RelaySocket, has_gone
@@ -53,8 +53,6 @@ class Lanes(ABC):
         "_more_replies",
         "_more_requests",
         "_over",
-        "_pool",
-        "_pump",
         "_replies",
         "_replies_lane",
         "_requests",
@@ -84,8 +82,6 @@ class Lanes(ABC):
         self._requests_lane = Lane(client, link, self._requests, pool)
         self._requests.pin = self._requests_lane.pin
         self._replies_lane = Lane(link, client, self._replies, pool)
-        self._pool = pool
-        self._pump: Pump = NO_PUMP
         self._watch = watch
         self._interest = {client: 0} if link is None else {client: 0, link: 0}
         self._flowing = False  # we wait for both sockets to become readable, and for nothing else
@@ -116,6 +112,10 @@ class Lanes(ABC):
     @abstractmethod
     def _lose_link(self, reason: str) -> None:
         """Nothing comes from the link any more, either."""
+
+    @abstractmethod
+    def _have_pumped(self) -> None:
+        """There is another link, or none: have the usual case done over what there is."""
 
     @property
     @abstractmethod
@@ -158,8 +158,7 @@ class Lanes(ABC):
     def _receive_replies(self) -> None:
         lane = self._replies_lane
         if self._requests_lane.out or self._requests.waiting or self.traffic.early.unsent:
-<<<<<<< HEAD
-            self._note_unsent()  # what has not come yet from the client, who scans knows
+            self._note_unsent()  # (the scanner knows itself what the client has not sent yet)
         if self._more_replies:
             self._guard_replies(lane.scan)
         else:
@@ -168,9 +167,6 @@ class Lanes(ABC):
     def _guard_replies(self, step: Callable[[], object]) -> None:
         """Do a step of the reply lane; the link bears the consequences of what it sent."""
         lane = self._replies_lane
-=======
-            self._note_unsent()  # (the scanner knows itself what the client has not sent yet)
->>>>>>> main
         try:
             step()
         except WireError as error:
@@ -239,13 +235,8 @@ class Lanes(ABC):
         try:
             lane.send()
         except OSError as error:
-<<<<<<< HEAD
             self._fail_client(error)
-        if self.link is None:  # else nothing comes as long as something is unsent
-=======
-            self._lose_client(f"the client's connection failed: {error.strerror or error}")
         if self.link is None:  # with a link, nothing comes while something is unsent
->>>>>>> main
             self.traffic.backlog = sum(map(len, lane.out))
 
     def _send_requests(self) -> None:
@@ -255,77 +246,20 @@ class Lanes(ABC):
         try:
             self._requests_lane.send()
         except OSError as error:
-<<<<<<< HEAD
             self._fail_sending(error)
-=======
-            # What the upstream has answered may still be there to read. The end of the link is seen then.
-            self._note_unsent()
-            self._lose_sending(f"the upstream takes no more requests: {error.strerror or error}")
->>>>>>> main
             return
         if self.traffic.early.held:
             self._settle_early()
 
-<<<<<<< HEAD
     def _fail_client(self, error: OSError) -> None:
         self._lose_client(f"the client's connection failed: {error.strerror or error}")
 
     def _fail_sending(self, error: OSError) -> None:
-        # What the upstream has answered may still be there to read; its end is seen there.
+        # What the upstream has answered may still be there to read. The end of the link is seen then.
         self._note_unsent()
         self._lose_sending(f"the upstream takes no more requests: {error.strerror or error}")
 
-    # --- The usual case, compiled
-
-    def _have_pumped(self) -> None:
-        """Have the usual steps over these sockets done by the compiled pump, if there is one."""
-        lanes = self._requests_lane, self._replies_lane
-        self._pump = pump_for(
-            self,
-            self.client,
-            self.link,
-            self.traffic,
-            self._requests,
-            self._replies,
-            lanes,
-            self._pool,
-        )
-
-    def _take_up_requests(self, said: int) -> None:
-        """Go on where the pump has come to the end of the usual case."""
-        match said:
-            case pump.GO_ON:
-                self._guard_requests(self._requests_lane.scan)
-            case pump.RECEIVE_FAILED:
-                self._guard_requests(self._raise_what_failed)
-            case pump.SEND_FAILED:
-                self._fail_sending(self._what_failed())
-            case _:
-                self._guard_requests(_nothing)
-
-    def _take_up_replies(self, said: int) -> None:
-        match said:
-            case pump.GO_ON:
-                self._guard_replies(self._replies_lane.scan)
-            case pump.RECEIVE_FAILED:
-                self._guard_replies(self._raise_what_failed)
-            case pump.SEND_FAILED:
-                self._fail_client(self._what_failed())
-                self._guard_replies(_nothing)
-            case _:
-                self._guard_replies(_nothing)
-
-    def _what_failed(self) -> OSError:
-        error = self._pump.error
-        return OSError(error, os.strerror(error))
-
-    def _raise_what_failed(self) -> None:
-        raise self._what_failed()
-
-    # --- What is waited for
-=======
     # --- Which events we wait for
->>>>>>> main
 
     def _resume_requests(self) -> None:
         """Take up requests that were left in the buffer because too many were under way, too many of our
@@ -452,7 +386,7 @@ class Lanes(ABC):
         traffic, replies = self.traffic, self._replies
         del self._interest[self.link]
         self.link = None
-        self._pump = NO_PUMP
+        self._have_pumped()
         end, length = replies.cut_off()
         refusals = replies.refusals()
         if refusals:
@@ -480,10 +414,6 @@ class Lanes(ABC):
             out = replies.complete([memoryview(data) for _offset, data in answer.data])
         self._replies_lane.out += out
         self._send_replies()
-
-
-def _nothing() -> None:
-    pass
 
 
 def not_any_more(_go_on: Callable[[], None]) -> None:

@@ -49,23 +49,6 @@ class Pump(Protocol):
         """The same for the link's."""
 
 
-class NoPump:
-    """Leaves all to Python."""
-
-    error = 0
-
-    def requests(self) -> int:
-        """See `Pump`."""
-        return NOT_MINE
-
-    def replies(self) -> int:
-        """See `Pump`."""
-        return NOT_MINE
-
-
-NO_PUMP = NoPump()
-
-
 def is_compiled() -> bool:
     """Say whether there is a compiled pump, and nobody wants to do without."""
     return Compiled is not None and os.environ.get(VARIABLE) != "0"
@@ -80,10 +63,12 @@ def pump_for(
     replies: Replies,
     lanes: tuple[Lane, Lane],
     pool: BufferPool,
-) -> Pump:
-    """Give the pump for a session, whose `lanes` are those of its requests and of its replies."""
+) -> Pump | None:
+    """Give the pump for a session, or None: Python does all. The session's `lanes` are those of its requests
+    and of its replies.
+    """
     if not is_compiled() or type(client) is not socket.socket or type(link) is not socket.socket:
-        return NO_PUMP
+        return None
     plan, debt = traffic.plan, traffic.debt
     early, going, turn = traffic.early, traffic.going, traffic.turn
     return Compiled(

@@ -112,7 +112,7 @@ class Session(Ending):
 
     def client_ready(self, events: int) -> int:
         """Go on after the client's socket has become ready; give the `Crowd`. Never raises."""
-        if events == READ:
+        if events == READ and self._pump is not None:
             said = self._pumped(self._pump.requests)
             if said >= Crowd.CALM:
                 return said  # the usual case
@@ -123,7 +123,7 @@ class Session(Ending):
 
     def link_ready(self, events: int) -> int:
         """Go on after the link's socket has become ready; give the `Crowd`. Never raises."""
-        if events == READ:
+        if events == READ and self._pump is not None:
             said = self._pumped(self._pump.replies)
             if said >= Crowd.CALM:
                 return said  # the usual case

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
-from gateway.hub.pump import NO_PUMP
 from gateway.jobs.locks import ASK
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan.memory import Memory
@@ -166,7 +165,7 @@ class Race:
         """Its WRITEs are kept: then the link must not be lost, for nobody goes on without it here."""
         self.racers = [self._racer(room, remembers=self.remembers) for _ in range(2)]
         self.pumped, self.plain = self.racers
-        self.plain.wires.session._pump = NO_PUMP
+        self.plain.wires.session._pump = None
         self.from_client = bytearray()
         self.from_upstream = bytearray()
         self.answered: set[int] = set()

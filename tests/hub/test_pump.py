@@ -9,7 +9,6 @@ from random import Random
 import pytest
 
 from gateway.hub import crowd, lane, pump
-from gateway.hub.pump import NO_PUMP
 from gateway.jobs import jobs
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import memory, requests, turn
@@ -37,7 +36,7 @@ def terms(client: tuple[bool, bool], link: tuple[bool, bool]) -> Plan:
 
 def both(terms: Plan) -> tuple[Racer, Racer]:
     pumped, plain = racer(terms), racer(terms)
-    plain.wires.session._pump = NO_PUMP
+    plain.wires.session._pump = None
     return pumped, plain
 
 
@@ -127,7 +126,7 @@ def test_a_side_that_goes_is_told_in_the_same_words(far: str) -> None:
 
 
 def test_the_words_for_what_failed_are_the_kernels() -> None:
-    pumped, _plain = both(terms((False, False), (False, False)))
+    pumped = racer(terms((False, False), (False, False)))
     session = pumped.wires.session
 
     class Failing:
@@ -171,6 +170,7 @@ def test_its_numbers_are_pythons() -> None:
 def test_it_is_used_where_nothing_is_in_the_way() -> None:
     its = racer(terms((True, False), (True, False)))
     said: list[int] = []
+    assert its.wires.session._pump is not None
     its.wires.session._pump = counting = Counting(its.wires.session._pump, said)
     request = struct.Struct(">IIQQI").pack(0x25609513, 0, 7, 0, 4096)
     for number in range(1, 20):
