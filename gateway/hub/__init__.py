@@ -2,7 +2,7 @@
 
 hub.py      the reactor: whose socket is ready, and how it waits for more
 crowd.py    the events it waits for, and what sessions tell it of how to wait
-waiting.py  how it waits for more: by polling, or in the kernel; pure
+rounds.py   how it waits for more: by polling, or in the kernel; pure
 turns.py    whose turn it is when there is not time for all
 lane.py     one direction of a session: receive once, scan, send once
 lanes.py    both lanes of a session, and what passes between them

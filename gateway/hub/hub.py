@@ -25,9 +25,9 @@ import trio
 from gateway.hub.crowd import AGAIN, LEFT, Crowd
 from gateway.hub.ending import LOST_SECONDS, do_all
 from gateway.hub.lane import BufferPool
+from gateway.hub.rounds import Rounds
 from gateway.hub.session import Session, Watched
 from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
-from gateway.hub.waiting import Waiting
 from gateway.jobs.locks import Held, RangeLocks, Wait
 from gateway.net.options import RelaySocket
 from gateway.scan.traffic import Traffic
@@ -72,7 +72,7 @@ class Hub:
         self._sooner = trio.Event()
         self._doors = Doors(lambda: self._sooner.set())
         self._parting: list[trio.Event] = []
-        self._waiting = Waiting()
+        self._rounds = Rounds()
         self._again: set[int] = set()
         self._parked = False
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -194,7 +194,7 @@ class Hub:
 
     async def _serve(self) -> None:
         poll, watched, clock = self._epoll.poll, self._watched, time.monotonic
-        ready, waiting = self._turns.ready, self._waiting
+        ready, rounds = self._turns.ready, self._rounds
         while True:
             if self._again:
                 await trio.lowlevel.checkpoint()
@@ -215,15 +215,15 @@ class Hub:
                     if act := watched.get(descriptor):
                         crowd = act(event)
                         if crowd == Crowd.CALM:
-                            waiting.calm(now)
+                            rounds.calm(now)
                 elif events or ready:
                     self._turns.add(events)
                     crowd = self._serve_all(now)
                 looked, now = now, clock()
                 if len(events) > 1:
-                    waiting.crowded(now - looked, now)
-                patience = waiting.patience(crowd, now)
-                if not (ready or self._again) and waiting.yields(crowd, now):
+                    rounds.crowded(now - looked, now)
+                patience = rounds.patience(crowd, now)
+                if not (ready or self._again) and rounds.yields(crowd, now):
                     os.sched_yield()
                 if events or ready or self._again:  # `ready` keeps what epoll does not tell twice
                     quiet_ends = now + POLL_SECONDS
@@ -245,7 +245,7 @@ class Hub:
             if act := watched.get(descriptor):
                 its = act(event)
                 if its == Crowd.CALM:
-                    self._waiting.calm(now)
+                    self._rounds.calm(now)
                 crowd = max(crowd, its)
             before, now = now, clock()
             took.append((descriptor, now - before))

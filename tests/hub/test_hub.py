@@ -13,7 +13,7 @@ import trio.testing
 
 from gateway.clients.client import serve_client
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
-from gateway.hub import waiting
+from gateway.hub import rounds
 from gateway.hub.crowd import CALM_STEPS
 from gateway.hub.ending import do_all
 from gateway.hub.hub import LOOK_FOR_HOLD_UPS_SECONDS, Hub
@@ -100,7 +100,7 @@ async def test_nobody_who_asks_for_little_waits_while_others_are_to_gather(
     """
     given: list[bool] = []
     monkeypatch.setattr(os, "sched_yield", lambda: given.append(True))
-    monkeypatch.setattr(waiting, "CALM_SECONDS", 3600.0)
+    monkeypatch.setattr(rounds, "CALM_SECONDS", 3600.0)
     hang = trio.Event()
 
     def delay(request: Request) -> trio.Event | None:

@@ -33,7 +33,7 @@ CALM_SECONDS = 0.001
 that has it in memory."""
 
 
-class Waiting:
+class Rounds:
     """What is known of the last rounds. Times are those of one clock, in seconds."""
 
     def __init__(self) -> None:
