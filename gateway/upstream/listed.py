@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -14,6 +15,11 @@ LISTING_SECONDS = 2
 """How long a list of exports is good: `nbdinfo --list` and its like ask several times at once."""
 
 
+SILENT_SECONDS = 60
+"""How long a server is not asked again that has said nothing, as long as something of it is in use. It may take
+a single connection, and each who asks would wait in vain."""
+
+
 class LastList:
     """The list of one server."""
 
@@ -21,6 +27,16 @@ class LastList:
         self._told: tuple[float, list[ListedExport] | Refusal] | None = None
         """What it said, and until when that is good."""
         self._lock = trio.Lock()
+        self._silent_until = -math.inf
+
+    def says_nothing(self) -> None:
+        """It has not said what it has in the time that there was."""
+        self._silent_until = trio.current_time() + SILENT_SECONDS
+
+    @property
+    def is_silent(self) -> bool:
+        """That was a moment ago."""
+        return trio.current_time() < self._silent_until
 
     async def exports(self, ask: Callable[[], Awaitable[list[ListedExport]]]) -> list[ListedExport]:
         """Give the exports. `ask` finds them out, once for all who want to know at the same time, and within

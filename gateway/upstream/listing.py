@@ -4,6 +4,7 @@ A pattern shows what the upstream lists and the pattern matches. A name that the
 shown in any case: servers need not list what they serve (nbdkit; nbd-server without `allowlist`; oldstyle
 ones), and a client that falls back from GO looks its name up in LIST (Q-C17). A dead upstream only shortens
 the list. So does one that takes a single connection, which clients share: of that, what they share is shown.
+It keeps the first who asks waiting (`LIST_SECONDS`), and is not asked for a while then.
 """
 
 from __future__ import annotations
@@ -42,20 +43,27 @@ async def listed_exports(
         rule.upstream for rule in config.exports
     )
     refusals: list[Refusal] = []
+    silent: set[str] = set()
 
     async def ask(upstream: str) -> None:
+        silent.add(upstream)
         try:
             told[upstream] = await exports_of(servers[upstream])
         except Refusal as refusal:
             refusals.append(refusal)
+        silent.discard(upstream)
 
+    known = {upstream: in_use(servers[upstream]) for upstream in told}
     with trio.move_on_after(LIST_SECONDS):
         async with trio.open_nursery() as nursery:
             for upstream in told:
-                nursery.start_soon(ask, upstream)
+                if not (known[upstream] and servers[upstream].listed.is_silent):
+                    nursery.start_soon(ask, upstream)
     for upstream, theirs in told.items():
         if theirs is None:
-            told[upstream] = [ListedExport(name, "") for name in in_use(servers[upstream])]
+            told[upstream] = [ListedExport(name, "") for name in known[upstream]]
+    for upstream in silent:
+        servers[upstream].listed.says_nothing()
     exports = visible_exports(config, told, secure=secure)
     if not exports and refusals and len(told) == 1:
         raise refusals[0]
