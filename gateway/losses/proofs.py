@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from gateway.losses.eras import Era
-from gateway.losses.records import Debt, Flush, Proving, Trail, nothing
+from gateway.losses.records import Debt, Fate, Flush, Proving, Trail, nothing
 from gateway.losses.telling import Telling
 from gateway.protocol.commands import text_of_error
 
@@ -96,7 +96,7 @@ class Proofs(Telling):
 
     def is_proving(self, trail: Trail) -> bool:
         """Say whether a FLUSH over another link may still cover what a dead link has left."""
-        return trail.state in (Trail.DEAD, Trail.DOUBT) and any(
+        return trail.state in (Fate.DEAD, Fate.DOUBT) and any(
             self.prover(trail, era) is not None for era in trail.unflushed.eras
         )
 
@@ -127,9 +127,9 @@ class Proofs(Telling):
     def _look_at_the_dead(self) -> None:
         """Have proved what dead links have left. What cannot be proved is lost, unless it is in doubt."""
         for trail in list(self._gone):
-            if trail.state is Trail.DEAD:
+            if trail.state is Fate.DEAD:
                 self._prove_or_lose(trail, trail.unflushed.eras)
-            elif trail.state is Trail.DOUBT:
+            elif trail.state is Fate.DOUBT:
                 hoped, trail.hoped = trail.hoped, self.is_proving(trail)
                 for era in trail.unflushed.eras:
                     self._prove(self.prover(trail, era))
@@ -154,11 +154,11 @@ class Proofs(Telling):
             read = last_read(trail)
             if trail.unflushed.first >= read or not trail.is_waited_for:
                 continue
-            if trail.state is Trail.UP:
+            if trail.state is Fate.UP:
                 self._prove(trail)
-            elif trail.state is Trail.LEFT:
+            elif trail.state is Fate.LEFT:
                 self._prove_or_lose(trail, trail.unflushed.begun_before(read))
-            elif trail.state is Trail.DOUBT and trail.proof is None and not trail.hoped:
+            elif trail.state is Fate.DOUBT and trail.proof is None and not trail.hoped:
                 # Whoever has the trail finds out; but nobody waits for that for ever.
                 trail.proof = proof = Proving(self.order.tick())
                 self._later(partial(self._doubted_too_long, trail, proof))
@@ -219,14 +219,14 @@ class Proofs(Telling):
     def _forget_what_is_over(self) -> None:
         for trail in [each for each in self._gone if not each.unflushed]:
             if self._gone.pop(trail, trail) is None:  # `changed` may have seen to it
-                trail.state, trail.proof = Trail.OVER, None
+                trail.state, trail.proof = Fate.OVER, None
                 trail.changed()
 
     # --- Proofs
 
     def _prove(self, trail: Trail | None) -> None:
         """Have a FLUSH sent over a link. If one is under way, wait for it first: it may be enough."""
-        if trail is not None and trail.state is Trail.UP and trail.proof is None:
+        if trail is not None and trail.state is Fate.UP and trail.proof is None:
             trail.proof = proof = Proving(self.order.tick())
             self._later(partial(self._late, trail, proof))
             self._soon(partial(self._ask, trail, proof))
@@ -295,10 +295,10 @@ class Proofs(Telling):
             ]
             if not eras:
                 continue
-            if other.state is Trail.DOUBT:
+            if other.state is Fate.DOUBT:
                 other.tried = True
                 continue
-            if other.state is Trail.LEFT:
+            if other.state is Fate.LEFT:
                 needed = self._needed(other)
                 eras = [era for era in eras if era in needed]
             other.unflushed.drop(eras)

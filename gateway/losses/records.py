@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
 from gateway.losses.eras import LONG_AGO, Keep, Order
@@ -255,6 +256,16 @@ class Proving:
         self.sent = sent
 
 
+class Fate(Enum):
+    """What has become of the link of a trail."""
+
+    UP = "up"
+    DEAD = "dead"
+    DOUBT = "in doubt"
+    LEFT = "left"
+    OVER = "over"
+
+
 class Trail:
     """What has been written over one link, or a bundle of links that act as one, and is not covered.
 
@@ -287,8 +298,6 @@ class Trail:
         "wrote",
     )
 
-    UP, DEAD, DOUBT, LEFT, OVER = "up", "dead", "in doubt", "left", "over"
-
     def __init__(
         self, losses: Ledger, owner: Debt | None, keep: Keep, *, records: bool, alone: bool
     ) -> None:
@@ -318,7 +327,7 @@ class Trail:
         """When its link came up; of several, the last."""
         self.shaken_at = LONG_AGO
         """When a link of its bundle has died last, while others were there."""
-        self.state = Trail.OVER
+        self.state = Fate.OVER
         self.why = LEFT_UNPROVED
         """What is said if that is lost which its link has left."""
         self.proof: Proving | None = None
@@ -358,16 +367,16 @@ class Trail:
     @property
     def is_waited_for(self) -> bool:
         """A FLUSH waits for what is uncovered here. What is in doubt, and believed, is durable."""
-        return not (self.believed and self.state is Trail.DOUBT)
+        return not (self.believed and self.state is Fate.DOUBT)
 
     @property
     def is_in_question(self) -> bool:
         """A link has died, and what became of what it holds is not known yet."""
-        is_dead = self.state in (Trail.DEAD, Trail.DOUBT) and self.is_waited_for
-        return is_dead or (self.state is Trail.UP and (self.is_shaken or self.cut()))
+        is_dead = self.state in (Fate.DEAD, Fate.DOUBT) and self.is_waited_for
+        return is_dead or (self.state is Fate.UP and (self.is_shaken or self.cut()))
 
     def __repr__(self) -> str:
-        return f"Trail({self.state}, up at {self.up}, {self.unflushed.ranges})"
+        return f"Trail({self.state.value}, up at {self.up}, {self.unflushed.ranges})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from gateway.losses.eras import LONG_AGO, Era, Keep
 from gateway.losses.proofs import BEHIND_A_BLACK_HOLE, MOST_TRIES, PROOF_SECONDS, Proofs
-from gateway.losses.records import LEFT_UNPROVED, Debt, Flush, Flushed, Ledger, Trail, Untold
+from gateway.losses.records import LEFT_UNPROVED, Debt, Fate, Flush, Flushed, Ledger, Trail, Untold
 from gateway.losses.witnesses import Flushed as Covered
 from gateway.losses.witnesses import Sample, Witness
 from gateway.protocol.commands import is_loss, text_of_error
@@ -160,7 +160,7 @@ class Losses(Proofs):
     def others_write(self, sessions: Collection[Debt]) -> bool:
         """Say whether any other session may write, now."""
         return any(
-            debt not in sessions and debt.trail is not None and debt.trail.state is Trail.UP
+            debt not in sessions and debt.trail is not None and debt.trail.state is Fate.UP
             for debt in self._open
         )
 
@@ -168,10 +168,10 @@ class Losses(Proofs):
         """The link of a trail is up; or, of a bundle's, another link. What is uncovered was written over it
         again.
         """
-        if trail.state is not Trail.UP:
+        if trail.state is not Fate.UP:
             trail.proof = None  # nobody waits any more for what becomes of it
         trail.up = self.last_news = self.order.tick()
-        trail.state, trail.tried, trail.hoped = Trail.UP, False, False
+        trail.state, trail.tried, trail.hoped = Fate.UP, False, False
         trail.shaken_at = LONG_AGO
         trail.unflushed.closed = False
         trail.unflushed.renew()
@@ -185,8 +185,8 @@ class Losses(Proofs):
         who has the trail will find out, or will see to it. A link that was left may die as it likes.
         """
         self.witnesses.over(trail.under_way())
-        if trail.state is not Trail.LEFT:
-            self._is_gone(trail, Trail.DOUBT if doubt else Trail.DEAD, why)
+        if trail.state is not Fate.LEFT:
+            self._is_gone(trail, Fate.DOUBT if doubt else Fate.DEAD, why)
             trail.tried = False
             if self._speaks(trail):
                 self._suspect_those_left()
@@ -211,8 +211,8 @@ class Losses(Proofs):
     def _suspect_those_left(self) -> None:
         """The server may have died: what led there and was left has died with it, then."""
         for left in self._gone:
-            if left.state is Trail.LEFT and self._speaks(left):
-                left.state = Trail.DEAD
+            if left.state is Fate.LEFT and self._speaks(left):
+                left.state = Fate.DEAD
 
     def left(self, trail: Trail, *, trusted: bool = False) -> None:
         """The link of a trail was closed by the gateway. `trusted`: nobody is to be told of what was not
@@ -221,22 +221,22 @@ class Losses(Proofs):
         self.witnesses.over(trail.under_way())
         if trusted:
             trail.unflushed.take()
-        if trail.state is Trail.UP:
-            self._is_gone(trail, Trail.DEAD if trail.is_shaken else Trail.LEFT, LEFT_UNPROVED)
+        if trail.state is Fate.UP:
+            self._is_gone(trail, Fate.DEAD if trail.is_shaken else Fate.LEFT, LEFT_UNPROVED)
             trail.unflushed.closed = True
             self._merge_those_left()
-        elif trail.state is Trail.DOUBT:
-            self._is_gone(trail, Trail.DEAD, trail.why)
+        elif trail.state is Fate.DOUBT:
+            self._is_gone(trail, Fate.DEAD, trail.why)
         self._look()
 
-    def _is_gone(self, trail: Trail, state: str, why: str) -> None:
+    def _is_gone(self, trail: Trail, state: Fate, why: str) -> None:
         self.order.tick()
         trail.proof = None
-        if trail.state is Trail.OVER:  # then nothing should have been written over it
+        if trail.state is Fate.OVER:  # then nothing should have been written over it
             self._lose({trail: trail.unflushed.take()}, why)
             return
         trail.state, trail.why, trail.hoped = state, why, False
-        if state is not Trail.DOUBT:
+        if state is not Fate.DOUBT:
             trail.unflushed.forget_content()
         self._up.pop(trail, None)
         self._gone[trail] = None
@@ -249,15 +249,15 @@ class Losses(Proofs):
             left = [
                 each
                 for each in self._gone
-                if each.state is Trail.LEFT and each.alone is alone and self.scope(each) is None
+                if each.state is Fate.LEFT and each.alone is alone and self.scope(each) is None
             ]
             if len(left) > MOST_LEFT:
                 left[1].unflushed.absorb(left[0].unflushed)
 
     def give_up(self, trail: Trail, why: str) -> None:
         """Nobody will find out any more what a trail in doubt holds. Another link may prove it yet."""
-        if trail.state is Trail.DOUBT:
-            self._is_gone(trail, Trail.DEAD, why)
+        if trail.state is Fate.DOUBT:
+            self._is_gone(trail, Fate.DEAD, why)
             self._look()
 
     def is_durable(self, trail: Trail) -> None:
@@ -271,7 +271,7 @@ class Losses(Proofs):
             bytes_ = sum(end - start for start, end in trail.unflushed.ranges)
             self._say("writes of a session that has ended were not flushed", {"bytes": bytes_})
         trail.unflushed.take()
-        trail.state = Trail.OVER
+        trail.state = Fate.OVER
         self._gone.pop(trail, None)
 
     # --- What goes over links

@@ -51,6 +51,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+from gateway.losses.records import Fate
 from gateway.losses.rule import Debt, Flush, Flushed, Losses, Trail
 from gateway.wire.constants import Errno
 from tests.losses.judge import Judge, is_loss
@@ -429,7 +430,7 @@ class World:
 
     def _changed(self, link: Link) -> None:
         link.hopes = False
-        if link.trail.state == Trail.OVER and link.state == "doubt":
+        if link.trail.state == Fate.OVER and link.state == "doubt":
             link.state = "over"
 
     def _resolve(self, number: int) -> None:
@@ -670,13 +671,13 @@ class World:
         trails = {
             number: link.trail
             for number, link in self.links.items()
-            if link.state == "up" or link.trail.state != Trail.OVER
+            if link.state == "up" or link.trail.state != Fate.OVER
         }
         reads = [flush.read for _session, flush, _read in self.flushes.values()]
         sent = [sent for link in self.links.values() for _f, _e, sent, _d in link.flushes]
         sent += [trail.proof.sent for trail in trails.values() if trail.proof is not None]
         told = [debt.told_at for debt in self.debts.values()]
-        ups = [trail.up for trail in trails.values() if trail.state == Trail.UP]
+        ups = [trail.up for trail in trails.values() if trail.state == Fate.UP]
         mine = (
             *(
                 (

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.losses import rule, telling
 from gateway.losses.eras import Era, Keep
+from gateway.losses.records import Fate
 from gateway.losses.rule import (
     BEHIND_A_BLACK_HOLE,
     MOST_LEFT,
@@ -435,7 +436,7 @@ def test_what_a_dead_link_leaves_is_proved_over_one_that_was_up_before(disk: Dis
     assert young.trail.proving
     old.reply()
     assert not young.trail.proving
-    assert young.trail.state == Trail.OVER
+    assert young.trail.state == Fate.OVER
     assert disk.quiet
 
 
@@ -1036,7 +1037,7 @@ def test_a_link_that_was_left_may_die_as_it_likes(disk: Disk) -> None:
     disk.losses.left(session.trail)
     session.die()
     assert disk.quiet
-    assert session.trail.state == Trail.LEFT
+    assert session.trail.state == Fate.LEFT
 
 
 def test_what_nobody_was_told_of_goes_along_with_the_content(disk: Disk) -> None:
