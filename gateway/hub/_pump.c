@@ -490,19 +490,10 @@ static void add_made(Flow *f, const unsigned char *end) {
     f->used = (size_t)(end - f->arena);
 }
 
-static bool add_bytes(Flow *f, PyObject *bytes) {
-    char *from;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(bytes, &from, &length) < 0) {
-        return false;
-    }
-    if (length > EXTENDED_CHUNK_BYTES + OFFSET_BYTES) {
-        PyErr_SetString(PyExc_ValueError, "the end of a reply is longer than any header");
-        return false;
-    }
-    memcpy(making(f), from, (size_t)length);
-    add_made(f, making(f) + length);
-    return true;
+static void add_bytes(Flow *f, PyObject *bytes) {
+    unsigned char *made = making(f);
+    memcpy(made, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+    add_made(f, made + PyBytes_GET_SIZE(bytes));
 }
 
 /* Another message has room: it takes four pieces at most. */
@@ -925,7 +916,20 @@ static bool begin_data(const Pump *p, const Command *command, uint64_t left, boo
            set_number(p, at_open_end, command->offset + command->length);
 }
 
-/* Goes on with the data that is under way. 1: it is whole, or all that is here; -1: an error is raised. */
+/* Whether a reply ends with nothing, or with a header. An error that Python has laid there has a text. */
+static bool ends_shortly(PyObject *closing) {
+    if (!PyList_CheckExact(closing) || PyList_GET_SIZE(closing) > 1) {
+        return false;
+    }
+    if (!PyList_GET_SIZE(closing)) {
+        return true;
+    }
+    PyObject *end = PyList_GET_ITEM(closing, 0);
+    return PyBytes_CheckExact(end) && PyBytes_GET_SIZE(end) <= EXTENDED_CHUNK_BYTES;
+}
+
+/* Goes on with the data that is under way. 1: it is whole, or all that is here; 0: Python has to; -1: an error is
+   raised. */
 static int resume(const Pump *p, Flow *f, Py_ssize_t *run, Py_ssize_t *pos) {
     const uint64_t left = number(value(p, at_read_left)), here = (uint64_t)(f->end - *pos);
     if (PyErr_Occurred()) {
@@ -935,26 +939,20 @@ static int resume(const Pump *p, Flow *f, Py_ssize_t *run, Py_ssize_t *pos) {
         *pos = f->end;
         return set_number(p, at_read_left, left - here) ? 1 : -1;
     }
-    *pos += (Py_ssize_t)left;
-    if (!set_number(p, at_read_left, 0) || !set(p, at_open, Py_NewRef(Py_None))) {
-        return -1;
-    }
     PyObject *closing = value(p, at_closing);
-    if (!PyList_CheckExact(closing) || !PyList_GET_SIZE(closing)) {
-        return 1;
+    if (!ends_shortly(closing)) {
+        return 0;
     }
-    if (PyList_GET_SIZE(closing) > 2) {
-        PyErr_SetString(PyExc_ValueError, "a reply has more than one end");
-        return -1;
-    }
-    add(f, *run, *pos);
-    *run = *pos;
-    for (Py_ssize_t n = 0; n < PyList_GET_SIZE(closing); n++) {
-        if (!add_bytes(f, PyList_GET_ITEM(closing, n))) {
+    *pos += (Py_ssize_t)left;
+    if (PyList_GET_SIZE(closing)) {
+        add(f, *run, *pos);
+        *run = *pos;
+        add_bytes(f, PyList_GET_ITEM(closing, 0));
+        if (!set(p, at_closing, PyList_New(0))) {
             return -1;
         }
     }
-    return set(p, at_closing, PyList_New(0)) ? 1 : -1;
+    return set_number(p, at_read_left, 0) && set(p, at_open, Py_NewRef(Py_None)) ? 1 : -1;
 }
 
 /* Takes a READ's data, whose header ends at `content`. */
@@ -972,11 +970,8 @@ static bool take_data(const Pump *p, Flow *f, const Command *command, Py_ssize_t
 static int scan_simple(const Pump *p, Flow *f, PyObject *memory, uint64_t early) {
     const bool chunked = p->client != SIMPLE, stays = p->client != EXTENDED;
     Py_ssize_t pos = f->start, run = pos;
-    int said = 1;
-    if (holds(value(p, at_read_left)) && resume(p, f, &run, &pos) < 0) {
-        return -1;
-    }
-    while (f->end - pos >= SIMPLE_REPLY_BYTES) {
+    int said = holds(value(p, at_read_left)) ? resume(p, f, &run, &pos) : 1;
+    while (said > 0 && f->end - pos >= SIMPLE_REPLY_BYTES) {
         unsigned char *at = f->bytes + pos;
         Command command;
         if (get32(at) != SIMPLE_REPLY_MAGIC || get32(at + WORD_AT) || !has_room(f)) {
@@ -1035,11 +1030,8 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
     const uint32_t magic = wide ? EXTENDED_REPLY_MAGIC : STRUCTURED_REPLY_MAGIC;
     const Py_ssize_t head = wide ? EXTENDED_CHUNK_BYTES : CHUNK_BYTES, least = wide ? head : SIMPLE_REPLY_BYTES;
     Py_ssize_t pos = f->start, run = pos;
-    int said = 1;
-    if (holds(value(p, at_read_left)) && resume(p, f, &run, &pos) < 0) {
-        return -1;
-    }
-    while (f->end - pos >= least) {
+    int said = holds(value(p, at_read_left)) ? resume(p, f, &run, &pos) : 1;
+    while (said > 0 && f->end - pos >= least) {
         unsigned char *at = f->bytes + pos;
         const Py_ssize_t here = f->end - pos;
         const uint32_t its_magic = get32(at), word = get32(at + WORD_AT);

@@ -107,6 +107,30 @@ def test_each_bit_of_a_reply_is_looked_at(
                 each.wires.close()
 
 
+CHUNKED = [each for each in BOTH if each[0][0] and each[1][0]]
+
+
+@pytest.mark.parametrize(("client", "link"), CHUNKED)
+@pytest.mark.parametrize("cut", [1000, 2048 + 27, 2048 + 28, 2048 + 39])
+def test_a_reply_that_ends_too_early_is_cut_anywhere(
+    cut: int, client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    its = terms(client, link)
+    pumped, plain = both(its)
+    request = its.offer.framing.encode_request(Cmd.READ, 0, 7, 8192, 4096)
+    reply = its.link.data_head(1, 8192, 8192, 2048, done=True) + bytes(2048)
+    for each in (pumped, plain):
+        each.wires.client.send(request)
+        each.settle()
+        for piece in (reply[:cut], reply[cut:]):
+            each.wires.upstream.send(piece)
+            each.settle()
+    hold(pumped, plain)
+    assert b"part of the data missing" in plain.to_client
+    for each in (pumped, plain):
+        each.wires.close()
+
+
 @pytest.mark.parametrize("far", ["client", "upstream"])
 def test_a_side_that_goes_is_told_in_the_same_words(far: str) -> None:
     pumped, plain = both(terms((False, False), (False, False)))
