@@ -1356,31 +1356,76 @@ static bool add_words(Pump *p, PyObject *fast) {
     return true;
 }
 
+/* Finds where all attributes lie that are read and set here. */
+static bool find_slots(Pump *p) {
+    PyObject *const types[] = {p->memory_type, p->segment_type};
+    for (int n = 0; n < ATTRIBUTE_COUNT; n++) {
+        const int holder = attributes[n].holder;
+        PyObject *type = holder < OBJECTS ? (PyObject *)Py_TYPE(p->of[holder]) : types[holder - OBJECTS];
+        if (!find_slot((PyTypeObject *)type, attributes[n].name, &p->at[n])) {
+            return false;
+        }
+    }
+    p->at_gathering = 0;
+    if (p->link != SIMPLE && !find_slot(Py_TYPE(p->of[REPLIES]), "_gathering", &p->at_gathering)) {
+        return false;
+    }
+    if (Py_TYPE(p->of[REQUEST_LANE]) != Py_TYPE(p->of[REPLY_LANE])) {
+        PyErr_SetString(PyExc_TypeError, "both lanes are of one class");
+        return false;
+    }
+    return true;
+}
+
+/* Takes the terms in numbers. */
+static bool take_terms(Pump *p, PyObject *fast, PyObject *size, PyObject *base, PyObject *mask) {
+    p->words = 0;
+    p->size = number(size);
+    p->base = PyErr_Occurred() ? 0 : number(base);
+    p->mask = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLongMask(mask); /* -1 is all bits */
+    if (PyErr_Occurred() || !add_words(p, fast)) {
+        return false;
+    }
+    if (p->base > UINT64_MAX - p->size) {
+        PyErr_SetString(PyExc_ValueError, "an export ends behind the last offset");
+        return false;
+    }
+    if (p->client < SIMPLE || p->client > EXTENDED || p->link < SIMPLE || p->link > EXTENDED) {
+        PyErr_SetString(PyExc_ValueError, "there is no such framing");
+        return false;
+    }
+    return true;
+}
+
 static int pump_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     static char *names[] = {"objects",        "types",     "in_flight", "jobs",      "fences",    "kin",
                             "losses",         "witnesses", "pool",      "free",      "client_framing",
                             "client_fd",      "link_fd",   "client",    "link",      "fast",      "size",
                             "base",           "mask",      NULL};
     Pump *p = (Pump *)self;
-    PyObject *objects, *types, *fast, *size, *base, *mask;
+    PyObject *objects, *memory_type, *segment_type, *fast, *size, *base, *mask;
     PyObject *in_flight, *jobs, *fences, *kin, *losses, *witnesses, *pool, *free_segments, *framing;
     int client_fd, link_fd, client, link;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$O!O!O!OOOOOOOOiiiiO!OOO", names, &PyTuple_Type, &objects,
-                                     &PyTuple_Type, &types, &PyDict_Type, &in_flight, &jobs, &fences, &kin, &losses,
-                                     &witnesses, &pool, &free_segments, &framing, &client_fd, &link_fd,
-                                     &client, &link, &PyDict_Type, &fast, &size, &base, &mask)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$O!(O!O!)O!OOOOOOOOiiiiO!OOO", names, &PyTuple_Type,
+                                     &objects, &PyType_Type, &memory_type, &PyType_Type, &segment_type,
+                                     &PyDict_Type, &in_flight, &jobs, &fences, &kin, &losses, &witnesses, &pool,
+                                     &free_segments, &framing, &client_fd, &link_fd, &client, &link,
+                                     &PyDict_Type, &fast, &size, &base, &mask)) {
         return -1;
     }
-    if (PyTuple_GET_SIZE(objects) != OBJECTS || PyTuple_GET_SIZE(types) != 2) {
-        PyErr_SetString(PyExc_TypeError, "other objects or types than a session has");
+    if (PyTuple_GET_SIZE(objects) != OBJECTS) {
+        PyErr_SetString(PyExc_TypeError, "other objects than a session has");
         return -1;
     }
-    pump_clear(self);
+    if (p->memory_type != NULL) {
+        PyErr_SetString(PyExc_TypeError, "a pump is of one session");
+        return -1;
+    }
     for (int n = 0; n < OBJECTS; n++) {
         p->of[n] = Py_NewRef(PyTuple_GET_ITEM(objects, n));
     }
-    p->memory_type = Py_NewRef(PyTuple_GET_ITEM(types, 0));
-    p->segment_type = Py_NewRef(PyTuple_GET_ITEM(types, 1));
+    p->memory_type = Py_NewRef(memory_type);
+    p->segment_type = Py_NewRef(segment_type);
     p->in_flight = Py_NewRef(in_flight);
     p->jobs = Py_NewRef(jobs);
     p->fences = Py_NewRef(fences);
@@ -1394,34 +1439,8 @@ static int pump_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     p->link_fd = link_fd;
     p->client = client;
     p->link = link;
-    p->words = 0;
-    p->size = PyLong_AsUnsignedLongLong(size);
-    p->base = PyLong_AsUnsignedLongLong(base);
-    p->mask = PyLong_AsUnsignedLongLongMask(mask); /* -1 is all bits */
-    if (PyErr_Occurred() || !add_words(p, fast)) {
-        return -1;
-    }
-    if (p->base > UINT64_MAX - p->size) {
-        PyErr_SetString(PyExc_ValueError, "an export ends behind the last offset");
-        return -1;
-    }
-    for (int n = 0; n < ATTRIBUTE_COUNT; n++) {
-        const int holder = attributes[n].holder;
-        PyObject *type = holder < OBJECTS ? (PyObject *)Py_TYPE(p->of[holder])
-                                          : PyTuple_GET_ITEM(types, holder - OBJECTS);
-        if (!PyType_Check(type) || !find_slot((PyTypeObject *)type, attributes[n].name, &p->at[n])) {
-            if (!PyErr_Occurred()) {
-                PyErr_SetString(PyExc_TypeError, "Memory and Segment are classes");
-            }
-            return -1;
-        }
-    }
-    p->at_gathering = 0;
-    if (link != SIMPLE && !find_slot(Py_TYPE(p->of[REPLIES]), "_gathering", &p->at_gathering)) {
-        return -1;
-    }
-    if (Py_TYPE(p->of[REQUEST_LANE]) != Py_TYPE(p->of[REPLY_LANE])) {
-        PyErr_SetString(PyExc_TypeError, "both lanes are of one class");
+    if (!take_terms(p, fast, size, base, mask) || !find_slots(p)) {
+        pump_clear(self); /* so that it does nothing */
         return -1;
     }
     return 0;

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import struct
 from itertools import product
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -12,10 +12,14 @@ from gateway.hub import crowd, lane, pump
 from gateway.jobs import jobs
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import memory, requests, turn
+from gateway.scan.memory import Memory
 from gateway.scan.plan import Plan, plan
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
 from tests.hub.races import DIALECTS, FLAGS, SIZE, Race, Racer, hold_against, racer
+
+if pump.is_compiled():
+    from gateway.hub import _pump as compiled
 
 pytestmark = pytest.mark.skipif(not pump.is_compiled(), reason="the pump was not built")
 
@@ -168,8 +172,55 @@ def test_the_words_for_what_failed_are_the_kernels() -> None:
     pumped.wires.close()
 
 
+def terms_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a pump is made of, taken out of a session."""
+    its = racer(terms((True, False), (True, False)))
+    session = its.wires.session
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(pump, "Compiled", lambda **terms: told.append(terms))
+    session._have_pumped()
+    its.wires.close()
+    [found] = told
+    return found
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base": 1 << 63, "size": 1 << 63},
+        {"base": -1},
+        {"mask": "none"},
+        {"link": 3},
+        {"client": -1},
+        {"fast": {0: None}},
+        {"types": (Memory, Memory)},
+        {"types": (Memory, 7)},
+        {"in_flight": None},
+        {"objects": ()},
+        {"objects": (object(),) * 10},
+    ],
+)
+def test_one_that_was_not_made_does_nothing(
+    wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    its = terms_of(monkeypatch)
+    made = compiled.Pump.__new__(compiled.Pump)
+    assert made.requests() == made.replies() == pump.NOT_MINE
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError, OverflowError, AttributeError)):
+            compiled.Pump.__init__(made, **{**its, **wrong})
+        assert made.requests() == made.replies() == pump.NOT_MINE
+
+
+def test_one_is_of_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    its = terms_of(monkeypatch)
+    made = compiled.Pump(**its)
+    with pytest.raises(TypeError, match="a pump is of one session"):
+        compiled.Pump.__init__(made, **its)
+    assert made.requests() == made.replies() == pump.NOT_MINE  # it has ended
+
+
 def test_its_numbers_are_pythons() -> None:
-    compiled = importlib.import_module("gateway.hub._pump")
     theirs = {
         "NOT_MINE": pump.NOT_MINE,
         "GO_ON": pump.GO_ON,
