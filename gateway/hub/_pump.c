@@ -30,6 +30,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <endian.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -214,9 +215,9 @@ typedef struct {
     PyObject *segment; /* the lane's: it holds the reference */
     unsigned char *bytes;
     Py_ssize_t start, end, capacity;
-    int pieces; /* to be sent: of the segment, of `arena`, and of bytes objects in `extra` */
+    int pieces; /* to be sent: of the segment, and of `arena` */
     struct iovec piece[MAX_PIECES];
-    size_t used;
+    size_t used; /* of `arena`, which has the headers that are made here */
     unsigned char arena[MAX_PIECES * (EXTENDED_CHUNK_BYTES + OFFSET_BYTES)];
 } Flow;
 
@@ -233,23 +234,23 @@ static PyObject *s_release, *s_release_what_nobody_needs, *s_remember, *s_end, *
 static uint32_t get32(const unsigned char *at) {
     uint32_t value;
     memcpy(&value, at, sizeof value);
-    return __builtin_bswap32(value);
+    return be32toh(value);
 }
 
 static uint64_t get64(const unsigned char *at) {
     uint64_t value;
     memcpy(&value, at, sizeof value);
-    return __builtin_bswap64(value);
+    return be64toh(value);
 }
 
 static unsigned char *put32(unsigned char *at, uint32_t value) {
-    value = __builtin_bswap32(value);
+    value = htobe32(value);
     memcpy(at, &value, sizeof value);
     return at + sizeof value;
 }
 
 static unsigned char *put64(unsigned char *at, uint64_t value) {
-    value = __builtin_bswap64(value);
+    value = htobe64(value);
     memcpy(at, &value, sizeof value);
     return at + sizeof value;
 }
@@ -271,12 +272,12 @@ static PyObject *value(const Pump *p, int attribute) {
 }
 
 /* Takes the reference; NULL is an error that was raised already. */
-static bool set_in(const Pump *p, PyObject *object, int attribute, PyObject *value) {
-    if (value == NULL) {
+static bool set_in(const Pump *p, PyObject *object, int attribute, PyObject *its) {
+    if (its == NULL) {
         return false;
     }
     PyObject **at = place(p, object, attribute), *before = *at;
-    *at = value;
+    *at = its;
     Py_XDECREF(before);
     return true;
 }
@@ -763,7 +764,8 @@ static int scan_requests(const Pump *p, Flow *f, PyObject *memory, int64_t room)
         const uint64_t cookie = get64(at + COOKIE_AT), offset = get64(at + OFFSET_AT);
         const uint64_t length = wide ? get64(at + 24) : get32(at + 24);
         if (ours >= newest || !has_room(f) || get32(at) != client_magic || word == NULL || !length ||
-            length > word->longest || (length > UINT32_MAX && p->link != EXTENDED) || offset > p->size || length > p->size - offset) {
+            length > word->longest || (length > UINT32_MAX && p->link != EXTENDED) || offset > p->size ||
+            length > p->size - offset) {
             said = 0;
             break;
         }
@@ -982,14 +984,14 @@ static int scan_simple(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
         if (said <= 0) {
             break;
         }
-        const uint64_t number = command.word & 0xFFFF;
+        const uint64_t asked = command.word & 0xFFFF;
         bool good = true;
-        if (command.word & ASK || (command.ours >= early && number != READ) || number == BLOCK_STATUS) {
+        if (command.word & ASK || (command.ours >= early && asked != READ) || asked == BLOCK_STATUS) {
             forget(&command);
             said = 0;
             break;
         }
-        if (number == READ) {
+        if (asked == READ) {
             const Py_ssize_t content = pos + SIMPLE_REPLY_BYTES;
             const bool whole = command.length <= (uint64_t)(f->end - content);
             if (chunked) {
@@ -1051,7 +1053,7 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
         if (said <= 0) {
             break;
         }
-        const uint64_t number = command.word & 0xFFFF;
+        const uint64_t asked = command.word & 0xFFFF;
         bool good = true;
         if (is_data && here < head + OFFSET_BYTES) { /* more bytes are needed */
             forget(&command);
@@ -1060,7 +1062,7 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
         if (is_data) {
             const uint64_t size = wide ? get64(at + 24) : get32(at + 16), offset = get64(at + head);
             const bool echoed = !wide || get64(at + OFFSET_AT) == offset;
-            if (number != READ || command.word & ASK || offset != command.offset || !echoed ||
+            if (asked != READ || command.word & ASK || offset != command.offset || !echoed ||
                 size < OFFSET_BYTES || size - OFFSET_BYTES != command.length) {
                 forget(&command);
                 said = 0;
@@ -1084,7 +1086,7 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
             }
             good = take_data(p, f, &command, content, &pos, p->client != SIMPLE);
         } else {
-            if (number == READ || number == BLOCK_STATUS || command.word & ASK || command.ours >= early) {
+            if (asked == READ || asked == BLOCK_STATUS || command.word & ASK || command.ours >= early) {
                 forget(&command);
                 said = 0;
                 break;
