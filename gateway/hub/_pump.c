@@ -212,7 +212,7 @@ typedef struct {
 typedef struct {
     PyObject *lane;
     int from, to;
-    PyObject *segment; /* the lane's: it holds the reference */
+    PyObject *segment; /* a reference of our own, to the lane's */
     unsigned char *bytes;
     Py_ssize_t start, end, capacity;
     int pieces; /* to be sent: of the segment, and of `arena` */
@@ -334,6 +334,11 @@ static bool named_is(PyObject *object, PyObject *name, PyObject *expected) {
     return equal > 0;
 }
 
+/* A command in the in-flight table: cookie, word, offset, length. */
+static bool is_entry(PyObject *entry) {
+    return PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) == 4;
+}
+
 /* --- Whether this is the usual case */
 
 static bool is_usual(const Pump *p) {
@@ -350,6 +355,10 @@ static bool is_usual(const Pump *p) {
         if (holds(value(p, none[n]))) {
             return false;
         }
+    }
+    PyObject *memory = value(p, at_memory);
+    if (memory != Py_None && Py_TYPE(memory) != (PyTypeObject *)p->memory_type) {
+        return false;
     }
     PyObject *requests = p->of[REQUEST_LANE], *replies = p->of[REPLY_LANE];
     if (holds(value_in(p, requests, at_out)) || holds(value_in(p, replies, at_out))) {
@@ -419,7 +428,7 @@ static int prepare(const Pump *p, Flow *f, PyObject *lane) {
         PyErr_SetString(PyExc_TypeError, "a lane has another buffer than a Segment");
         return -1;
     }
-    f->segment = segment;
+    Py_XSETREF(f->segment, Py_NewRef(segment));
     f->bytes = (unsigned char *)PyByteArray_AS_STRING(data);
     f->capacity = PyByteArray_GET_SIZE(data);
     if (PyBytes_GET_SIZE(left_over)) { /* then there was no segment */
@@ -466,7 +475,6 @@ static bool release(const Pump *p, Flow *f) {
                PyList_Append(p->free_segments, f->segment) < 0) {
         return false;
     }
-    f->segment = NULL;
     return set_in(p, f->lane, at_segment, Py_NewRef(Py_None)) &&
            set_in(p, f->lane, at_start, PyLong_FromLong(0)) && set_in(p, f->lane, at_end, PyLong_FromLong(0));
 }
@@ -622,7 +630,7 @@ static PyObject *crowd(const Pump *p) {
         if (last == NULL) {
             return NULL;
         }
-        uint64_t length = number(PyTuple_GET_ITEM(last, 3));
+        const uint64_t length = is_entry(last) ? number(PyTuple_GET_ITEM(last, 3)) : 0;
         Py_DECREF(last);
         if (PyErr_Occurred()) {
             return NULL;
@@ -842,7 +850,7 @@ static int find(const Pump *p, uint64_t ours, Command *command) {
     command->ours = ours;
     command->key = PyLong_FromUnsignedLongLong(ours);
     PyObject *entry = command->key == NULL ? NULL : PyDict_GetItemWithError(p->in_flight, command->key);
-    if (entry == NULL || !PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 4) {
+    if (entry == NULL || !is_entry(entry)) {
         Py_CLEAR(command->key);
         return PyErr_Occurred() ? -1 : 0;
     }
@@ -1118,11 +1126,9 @@ static PyObject *hand_over(const Pump *p, Flow *f, int said) {
     return PyLong_FromLong(said == 0 ? GO_ON : said);
 }
 
-static PyObject *do_requests(Pump *p) {
-    PyObject *memory = value(p, at_memory);
-    if (memory != Py_None && (Py_TYPE(memory) != (PyTypeObject *)p->memory_type ||
-                              !named_is(p->losses, s_last_news, value_in(p, memory, at_seen_news)) ||
-                              !named_is(p->witnesses, s_gone_over, value_in(p, memory, at_seen_gone_over)))) {
+static PyObject *do_requests(Pump *p, PyObject *memory) {
+    if (memory != NULL && (!named_is(p->losses, s_last_news, value_in(p, memory, at_seen_news)) ||
+                           !named_is(p->witnesses, s_gone_over, value_in(p, memory, at_seen_gone_over)))) {
         return PyLong_FromLong(NOT_MINE);
     }
     const int64_t before = room(p);
@@ -1146,7 +1152,7 @@ static PyObject *do_requests(Pump *p) {
         return PyLong_FromLong(said);
     }
     if (said > 0) {
-        said = scan_requests(p, &flow, memory == Py_None ? NULL : memory, before);
+        said = scan_requests(p, &flow, memory, before);
         if (said != 1) {
             return hand_over(p, &flow, said);
         }
@@ -1169,14 +1175,11 @@ static PyObject *do_requests(Pump *p) {
     return crowd(p);
 }
 
-static PyObject *do_replies(Pump *p) {
-    PyObject *memory = value(p, at_memory), *key, *entry;
+static PyObject *do_replies(Pump *p, PyObject *memory) {
+    PyObject *key, *entry;
     Py_ssize_t first = 0;
-    if (memory != Py_None && Py_TYPE(memory) != (PyTypeObject *)p->memory_type) {
-        return PyLong_FromLong(NOT_MINE);
-    }
     if (PyDict_Next(p->in_flight, &first, &key, &entry)) {
-        const uint64_t word = PyTuple_CheckExact(entry) ? number(PyTuple_GET_ITEM(entry, 1)) : 0;
+        const uint64_t word = is_entry(entry) ? number(PyTuple_GET_ITEM(entry, 1)) : 0;
         if (PyErr_Occurred()) {
             return NULL;
         }
@@ -1208,9 +1211,8 @@ static PyObject *do_replies(Pump *p) {
         return PyLong_FromLong(said);
     }
     if (said > 0) {
-        PyObject *noting = memory == Py_None ? NULL : memory;
         const uint64_t early = half_sent ? half_sent : UINT64_MAX;
-        said = p->link == SIMPLE ? scan_simple(p, &flow, noting, early) : scan_chunks(p, &flow, noting, early);
+        said = p->link == SIMPLE ? scan_simple(p, &flow, memory, early) : scan_chunks(p, &flow, memory, early);
         if (said != 1) {
             return hand_over(p, &flow, said);
         }
@@ -1225,7 +1227,7 @@ static PyObject *do_replies(Pump *p) {
             return PyLong_FromLong(SCANNED);
         }
     }
-    if (memory != Py_None && holds(value_in(p, memory, at_answered))) {
+    if (memory != NULL && holds(value_in(p, memory, at_answered))) {
         PyObject *done = PyObject_CallMethodOneArg(memory, s_remember, value(p, at_last_cookie));
         if (done == NULL) {
             return NULL;
@@ -1250,12 +1252,16 @@ static PyObject *do_replies(Pump *p) {
     return crowd(p);
 }
 
-static PyObject *step(Pump *p, PyObject *(*what)(Pump *)) {
+/* `memory`: the session's, or NULL. It stays while the call lasts, whatever Python does meanwhile. */
+static PyObject *step(Pump *p, PyObject *(*what)(Pump *p, PyObject *memory)) {
     if (at_work || p->of[SESSION] == NULL || !is_usual(p)) {
         return PyLong_FromLong(NOT_MINE);
     }
     at_work = true;
-    PyObject *said = begin_turn(p) ? what(p) : NULL;
+    PyObject *memory = Py_NewRef(value(p, at_memory));
+    PyObject *said = begin_turn(p) ? what(p, memory == Py_None ? NULL : memory) : NULL;
+    Py_DECREF(memory);
+    Py_CLEAR(flow.segment);
     at_work = false;
     return said;
 }
