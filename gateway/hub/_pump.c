@@ -1053,7 +1053,7 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
             is_short = head;
         }
         Command command;
-        if (!(is_data || is_short) || !has_room(f)) {
+        if (!(is_data || is_short) || (is_data && here < head + OFFSET_BYTES) || !has_room(f)) {
             said = 0;
             break;
         }
@@ -1063,10 +1063,6 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
         }
         const uint64_t asked = command.word & 0xFFFF;
         bool good = true;
-        if (is_data && here < head + OFFSET_BYTES) { /* more bytes are needed */
-            forget(&command);
-            break;
-        }
         if (is_data) {
             const uint64_t size = wide ? get64(at + 24) : get32(at + 16), offset = get64(at + head);
             const bool echoed = !wide || get64(at + OFFSET_AT) == offset;

@@ -111,6 +111,25 @@ def test_each_bit_of_a_reply_is_looked_at(
                 each.wires.close()
 
 
+@pytest.mark.parametrize("client", DIALECTS)
+@pytest.mark.parametrize("cut", [31, 32, 39])
+def test_each_bit_of_a_chunk_is_looked_at_as_soon_as_its_header_is_here(
+    cut: int, client: tuple[bool, bool]
+) -> None:
+    its = terms(client, (True, True))
+    request = its.offer.framing.encode_request(Cmd.READ, 0, 7, 8192, 4096)
+    reply = its.link.data_head(1, 8192, 8192, 4096, done=True)
+    for at, bit in bits(cut):
+        pumped, plain = both(its)
+        for each in (pumped, plain):
+            each.wires.client.send(request)
+            each.settle()
+            each.wires.upstream.send(flipped(reply, at, bit)[:cut])
+        hold(pumped, plain)
+        for each in (pumped, plain):
+            each.wires.close()
+
+
 CHUNKED = [each for each in BOTH if each[0][0] and each[1][0]]
 
 
