@@ -167,6 +167,8 @@ enum {
     X(MEMORY, kept, "kept")                                                                                  \
     X(MEMORY, kept_bytes, "kept_bytes")                                                                      \
     X(MEMORY, answered, "answered")                                                                          \
+    X(MEMORY, losses, "_losses")                                                                             \
+    X(MEMORY, witnesses, "_witnesses")                                                                       \
     X(MEMORY, seen_news, "_last_news")                                                                       \
     X(MEMORY, seen_gone_over, "_gone_over")                                                                  \
     X(SEGMENT, data, "data")                                                                                 \
@@ -196,7 +198,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD PyObject *of[OBJECTS];
-    PyObject *in_flight, *jobs, *fences, *kin, *losses, *witnesses, *pool, *free_segments, *client_framing;
+    PyObject *in_flight, *jobs, *fences, *kin, *pool, *free_segments, *client_framing;
     PyObject *segment_type, *memory_type;
     Py_ssize_t at[ATTRIBUTE_COUNT];
     Py_ssize_t at_gathering; /* 0: replies that have no chunks have no such attribute */
@@ -1122,9 +1124,15 @@ static PyObject *hand_over(const Pump *p, Flow *f, int said) {
     return PyLong_FromLong(said == 0 ? GO_ON : said);
 }
 
+/* Whether `Memory.look_for_news` would find any. */
+static bool has_news(const Pump *p, PyObject *memory) {
+    PyObject *losses = value_in(p, memory, at_losses), *witnesses = value_in(p, memory, at_witnesses);
+    return !named_is(losses, s_last_news, value_in(p, memory, at_seen_news)) ||
+           !named_is(witnesses, s_gone_over, value_in(p, memory, at_seen_gone_over));
+}
+
 static PyObject *do_requests(Pump *p, PyObject *memory) {
-    if (memory != NULL && (!named_is(p->losses, s_last_news, value_in(p, memory, at_seen_news)) ||
-                           !named_is(p->witnesses, s_gone_over, value_in(p, memory, at_seen_gone_over)))) {
+    if (memory != NULL && has_news(p, memory)) {
         return PyLong_FromLong(NOT_MINE);
     }
     const int64_t before = room(p);
@@ -1282,8 +1290,6 @@ static int pump_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(p->jobs);
     Py_VISIT(p->fences);
     Py_VISIT(p->kin);
-    Py_VISIT(p->losses);
-    Py_VISIT(p->witnesses);
     Py_VISIT(p->pool);
     Py_VISIT(p->free_segments);
     Py_VISIT(p->client_framing);
@@ -1301,8 +1307,6 @@ static int pump_clear(PyObject *self) {
     Py_CLEAR(p->jobs);
     Py_CLEAR(p->fences);
     Py_CLEAR(p->kin);
-    Py_CLEAR(p->losses);
-    Py_CLEAR(p->witnesses);
     Py_CLEAR(p->pool);
     Py_CLEAR(p->free_segments);
     Py_CLEAR(p->client_framing);
@@ -1402,18 +1406,17 @@ static bool take_terms(Pump *p, PyObject *fast, PyObject *size, PyObject *base, 
 }
 
 static int pump_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
-    static char *names[] = {"objects",        "types",     "in_flight", "jobs",      "fences",    "kin",
-                            "losses",         "witnesses", "pool",      "free",      "client_framing",
-                            "client_fd",      "link_fd",   "client",    "link",      "fast",      "size",
-                            "base",           "mask",      NULL};
+    static char *names[] = {"objects",        "types",     "in_flight", "jobs",   "fences", "kin",  "pool", "free",
+                            "client_framing", "client_fd", "link_fd",   "client", "link",   "fast", "size", "base",
+                            "mask",           NULL};
     Pump *p = (Pump *)self;
     PyObject *objects, *memory_type, *segment_type, *fast, *size, *base, *mask;
-    PyObject *in_flight, *jobs, *fences, *kin, *losses, *witnesses, *pool, *free_segments, *framing;
+    PyObject *in_flight, *jobs, *fences, *kin, *pool, *free_segments, *framing;
     int client_fd, link_fd, client, link;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$O!(O!O!)O!OOOOOOOOiiiiO!OOO", names, &PyTuple_Type,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$O!(O!O!)O!OOOOOOiiiiO!OOO", names, &PyTuple_Type,
                                      &objects, &PyType_Type, &memory_type, &PyType_Type, &segment_type,
-                                     &PyDict_Type, &in_flight, &jobs, &fences, &kin, &losses, &witnesses, &pool,
-                                     &free_segments, &framing, &client_fd, &link_fd, &client, &link,
+                                     &PyDict_Type, &in_flight, &jobs, &fences, &kin, &pool, &free_segments, &framing,
+                                     &client_fd, &link_fd, &client, &link,
                                      &PyDict_Type, &fast, &size, &base, &mask)) {
         return -1;
     }
@@ -1434,8 +1437,6 @@ static int pump_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     p->jobs = Py_NewRef(jobs);
     p->fences = Py_NewRef(fences);
     p->kin = Py_NewRef(kin);
-    p->losses = Py_NewRef(losses);
-    p->witnesses = Py_NewRef(witnesses);
     p->pool = Py_NewRef(pool);
     p->free_segments = Py_NewRef(free_segments);
     p->client_framing = Py_NewRef(framing);
