@@ -193,7 +193,10 @@ class Race:
             case 3 | 4 | 5:
                 self._answer(self.random.choice((1, 1, 2, 9, 40)))
             case 6 | 7:
-                self._send()
+                for _ in range(self.random.choice((1, 1, 4, 16))):
+                    self._send()
+                    for racer in self.racers:
+                        racer.step()
             case 8:
                 for racer in self.racers:
                     racer.step()
