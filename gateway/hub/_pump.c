@@ -259,14 +259,18 @@ static unsigned char *put64(unsigned char *at, uint64_t value) {
 
 /* --- Attributes */
 
-static PyObject **place(const Pump *p, PyObject *object, int attribute) {
-    return (PyObject **)((char *)object + p->at[attribute]);
+static PyObject **place(PyObject *object, Py_ssize_t at) {
+    return (PyObject **)((char *)object + at);
 }
 
 /* Borrowed; None in place of what is not set, so that nothing here meets NULL. */
+static PyObject *value_at(PyObject *object, Py_ssize_t at) {
+    PyObject *its = *place(object, at);
+    return its == NULL ? Py_None : its;
+}
+
 static PyObject *value_in(const Pump *p, PyObject *object, int attribute) {
-    PyObject *value = *place(p, object, attribute);
-    return value == NULL ? Py_None : value;
+    return value_at(object, p->at[attribute]);
 }
 
 static PyObject *value(const Pump *p, int attribute) {
@@ -278,7 +282,7 @@ static bool set_in(const Pump *p, PyObject *object, int attribute, PyObject *its
     if (its == NULL) {
         return false;
     }
-    PyObject **at = place(p, object, attribute), *before = *at;
+    PyObject **at = place(object, p->at[attribute]), *before = *at;
     *at = its;
     Py_XDECREF(before);
     return true;
@@ -1194,7 +1198,7 @@ static PyObject *do_replies(Pump *p, PyObject *memory) {
     if (holds(value(p, at_unsent)) || holds(value(p, at_partial))) {
         return PyLong_FromLong(NOT_MINE);
     }
-    if (p->at_gathering && holds(*(PyObject **)((char *)p->of[REPLIES] + p->at_gathering))) {
+    if (p->at_gathering && holds(value_at(p->of[REPLIES], p->at_gathering))) {
         return PyLong_FromLong(NOT_MINE);
     }
     const uint64_t half_sent = number(value(p, at_half_sent));
@@ -1416,8 +1420,8 @@ static int pump_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$O!(O!O!)O!OOOOOOiiiiO!OOO", names, &PyTuple_Type,
                                      &objects, &PyType_Type, &memory_type, &PyType_Type, &segment_type,
                                      &PyDict_Type, &in_flight, &jobs, &fences, &kin, &pool, &free_segments, &framing,
-                                     &client_fd, &link_fd, &client, &link,
-                                     &PyDict_Type, &fast, &size, &base, &mask)) {
+                                     &client_fd, &link_fd, &client, &link, &PyDict_Type, &fast, &size, &base,
+                                     &mask)) {
         return -1;
     }
     if (PyTuple_GET_SIZE(objects) != OBJECTS) {
