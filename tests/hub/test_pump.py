@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from dataclasses import replace
 from itertools import product
 from random import Random
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from gateway.hub import crowd, lane, pump
 from gateway.jobs import jobs
+from gateway.jobs.locks import ASK
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import memory, requests, turn
 from gateway.scan.memory import Memory
@@ -78,6 +80,49 @@ def test_each_bit_of_a_request_is_looked_at(
         hold(pumped, plain)
         for each in (pumped, plain):
             each.wires.close()
+
+
+HUGE = 1 << 62
+EDGES = (
+    0,
+    1,
+    4095,
+    4096,
+    (1 << 32) - 1,
+    1 << 32,
+    HUGE - 4096,
+    HUGE - 1,
+    HUGE,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
+
+
+@pytest.mark.parametrize(("client", "link"), BOTH)
+@pytest.mark.parametrize("base", [0, 4096, HUGE - (1 << 33)])
+def test_ranges_end_where_the_export_ends(
+    base: int, client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    export = Export(HUGE, int(FLAGS), None, structured=link[0], extended=link[1])
+    view = replace(view_of(export), base=base, size=HUGE - base)
+    its = plan(offer(view, structured=client[0], extended=client[1]), export)
+    framing = its.offer.framing
+    inside = {edge for edge in EDGES if edge <= framing.max_length}
+    for where in {*EDGES, HUGE - base - 4096, HUGE - base - 1, HUGE - base}:
+        for length in inside:
+            pumped, plain = both(its)
+            head = framing.request.pack(framing.request_magic, Cmd.TRIM, 7, where, length)
+            for each in (pumped, plain):
+                each.wires.client.send(head)
+            hold(pumped, plain)
+            for ours, (_, word, at, count) in dict(plain.wires.session.traffic.in_flight).items():
+                if word & 0xFFFF == Cmd.TRIM and not word & ASK:
+                    assert base <= at < at + count <= HUGE
+                    for each in (pumped, plain):
+                        each.wires.upstream.send(its.link.success(ours, at, read=False))
+            hold(pumped, plain)
+            for each in (pumped, plain):
+                each.wires.close()
 
 
 def answers(framing: Framing, command: Cmd, ours: int) -> list[tuple[bytes, int]]:
