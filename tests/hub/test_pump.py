@@ -199,6 +199,57 @@ def test_a_reply_that_ends_too_early_is_cut_anywhere(
         each.wires.close()
 
 
+@pytest.mark.parametrize(("client", "link"), CHUNKED)
+@pytest.mark.parametrize("command", [Cmd.READ, Cmd.TRIM])
+def test_a_reply_that_was_whole_but_for_what_came_before_is_held_against_that(
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    its = terms(client, link)
+    pumped, plain = both(its)
+    request = its.offer.framing.encode_request(command, 0, 7, 8192, 4096)
+    if command is Cmd.READ:
+        first = its.link.data_head(1, 8192, 8192, 2048, done=False) + bytes(2048)
+        then = its.link.data_head(1, 8192, 8192, 4096, done=True) + bytes(4096)
+    else:
+        first = its.link.failure(1, 8192, Errno.EIO, "no", done=False)
+        then = its.link.success(1, 8192, read=False)
+    for each in (pumped, plain):
+        each.wires.client.send(request)
+        each.settle()
+        for piece in (first, then):
+            each.wires.upstream.send(piece)
+            each.settle()
+    hold(pumped, plain)
+    # With extended headers it is the end of that reply.
+    assert bool(plain.wires.session.reason) == (command is Cmd.READ or not link[1])
+    for each in (pumped, plain):
+        each.wires.close()
+
+
+@pytest.mark.parametrize(("client", "link"), CHUNKED)
+def test_a_text_that_looks_like_a_reply_is_none(
+    client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    its = terms(client, link)
+    pumped, plain = both(its)
+    answer = its.link.data_head(2, 8192, 8192, 512, done=True) + b"s" * 512
+    error = its.link.failure(1, 4096, Errno.EIO, "x" * len(answer))
+    error, behind = error.replace(b"x" * len(answer), answer), len(answer)
+    assert answer in error
+    for each in (pumped, plain):
+        for offset in (4096, 8192):
+            each.wires.client.send(its.offer.framing.encode_request(Cmd.READ, 0, 7, offset, 512))
+        each.settle()
+        for piece in (error[:-behind], error[-behind:], answer):
+            each.wires.upstream.send(piece)
+            each.settle()
+    hold(pumped, plain)
+    assert not plain.wires.session.traffic.in_flight
+    assert not plain.wires.session.reason
+    for each in (pumped, plain):
+        each.wires.close()
+
+
 @pytest.mark.parametrize("far", ["client", "upstream"])
 def test_a_side_that_goes_is_told_in_the_same_words(far: str) -> None:
     pumped, plain = both(terms((False, False), (False, False)))
