@@ -101,7 +101,8 @@ class Racer:
             "unflushed": None if trail is None else trail.unflushed.ranges,
             "wrote": None if trail is None else trail.wrote,
             "out": (len(session._requests_lane.out), len(session._replies_lane.out)),
-            "buffers": self.wires.pool.free is not None,
+            "waits for": list(session._interest.values()),
+            "buffers": len(self.wires.pool.free),
         }
 
 

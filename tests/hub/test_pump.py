@@ -18,6 +18,7 @@ from gateway.scan.memory import Memory
 from gateway.scan.plan import Plan, plan
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
+from gateway.wire.limits import KIB
 from tests.hub.races import DIALECTS, FLAGS, SIZE, Race, Racer, hold_against, racer
 
 if pump.is_compiled():
@@ -248,6 +249,57 @@ def test_a_text_that_looks_like_a_reply_is_none(
     assert not plain.wires.session.reason
     for each in (pumped, plain):
         each.wires.close()
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("most", [1, 3, 128])
+def test_no_more_is_read_and_no_buffer_is_kept_than_has_to_be(
+    most: int, *, remembers: bool
+) -> None:
+    its = terms((False, False), (False, False))
+    pumped, plain = (racer(its, remembers=remembers) for _ in range(2))
+    plain.wires.session._pump = None
+    write = its.link.encode_request(Cmd.WRITE, 0, 7, 0, 20 * KIB) + bytes(20 * KIB)
+    for each in (pumped, plain):
+        each.wires.session.traffic.most_in_flight = most
+        each.wires.client.send(write * min(most, 3))
+        each.settle()
+    hold(pumped, plain)
+    for each in (pumped, plain):
+        answers = [its.link.success(ours, 0, read=False) for ours in range(1, min(most, 3) + 1)]
+        each.wires.upstream.send(b"".join(answers))
+        each.settle()
+    hold(pumped, plain)
+    for each in (pumped, plain):
+        assert len(each.wires.pool.free) == (2 if remembers else 1)
+        each.wires.close()
+
+
+@pytest.mark.parametrize("link_comes_up", [True, False])
+def test_news_is_noted_before_anything_is_asked(*, link_comes_up: bool) -> None:
+    its = terms((False, False), (False, False))
+    pumped, plain = (racer(its, remembers=True) for _ in range(2))
+    plain.wires.session._pump = None
+    write = its.link.encode_request(Cmd.WRITE, 0, 7, 0, 4096) + bytes(4096)
+    for each in (pumped, plain):
+        each.wires.client.send(write)
+        each.settle()
+        traffic = each.wires.session.traffic
+        losses = traffic.debt.losses
+        if link_comes_up:
+            losses.came_up(losses.trail(losses.open()))
+        else:
+            losses.witnesses.over([(0, 4096)])
+        each.wires.client.send(write)
+        each.settle()
+    hold(pumped, plain)
+    heard = []
+    for each in (pumped, plain):
+        its_memory = each.wires.session.traffic.memory
+        assert its_memory is not None
+        heard.append((its_memory._old, its_memory._quiet))
+        each.wires.close()
+    assert heard == [(int(link_comes_up), 1)] * 2
 
 
 @pytest.mark.parametrize("far", ["client", "upstream"])
