@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sysconfig
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -37,14 +38,16 @@ class PumpHook(BuildHookInterface[Any]):
         """Build it into the source tree, where an editable installation finds it, too."""
         if os.environ.get("NBD_GATEWAY_PUMP") == WITHOUT:
             return
-        target = Path(SOURCE).with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
+        artifact = Path(SOURCE).with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
+        target = Path(self.root) / artifact
         try:
-            compile_pump(Path(self.root) / SOURCE, Path(self.root) / target)
+            compile_pump(Path(self.root) / SOURCE, target)
         except (OSError, subprocess.CalledProcessError) as error:
+            target.unlink(missing_ok=True)  # an old one may not know what Python has changed since
             why = getattr(error, "stderr", "") or str(error)
             self.app.display_warning(f"the compiled pump was not built, so Python does all: {why}")
             return
-        build_data["artifacts"].append(f"/{target}")
+        build_data["artifacts"].append(f"/{artifact}")
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
@@ -55,7 +58,9 @@ def compile_pump(source: Path, target: Path, *flags: str) -> None:
     """
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     include = sysconfig.get_paths()["include"]
-    made = target.with_suffix(".tmp")
-    command = [*compiler, *FLAGS, *flags, f"-I{include}", str(source), "-o", str(made)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    made.replace(target)  # in one step: others may be running with the old one
+    # Others may be building it, too. A directory, for a file that was there would keep its permissions.
+    with TemporaryDirectory(prefix="_pump.", suffix=".tmp", dir=target.parent) as there:
+        made = Path(there) / target.name
+        command = [*compiler, *FLAGS, *flags, f"-I{include}", str(source), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        made.replace(target)  # in one step: others may be running with the old one

@@ -30,6 +30,7 @@
 #include <Python.h>
 #include <structmember.h>
 
+#include <endian.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -166,6 +167,8 @@ enum {
     X(MEMORY, kept, "kept")                                                                                  \
     X(MEMORY, kept_bytes, "kept_bytes")                                                                      \
     X(MEMORY, answered, "answered")                                                                          \
+    X(MEMORY, losses, "_losses")                                                                             \
+    X(MEMORY, witnesses, "_witnesses")                                                                       \
     X(MEMORY, seen_news, "_last_news")                                                                       \
     X(MEMORY, seen_gone_over, "_gone_over")                                                                  \
     X(SEGMENT, data, "data")                                                                                 \
@@ -195,7 +198,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD PyObject *of[OBJECTS];
-    PyObject *in_flight, *jobs, *fences, *kin, *losses, *witnesses, *pool, *free_segments, *client_framing;
+    PyObject *in_flight, *jobs, *fences, *kin, *pool, *free_segments, *client_framing;
     PyObject *segment_type, *memory_type;
     Py_ssize_t at[ATTRIBUTE_COUNT];
     Py_ssize_t at_gathering; /* 0: replies that have no chunks have no such attribute */
@@ -211,12 +214,12 @@ typedef struct {
 typedef struct {
     PyObject *lane;
     int from, to;
-    PyObject *segment; /* the lane's: it holds the reference */
+    PyObject *segment; /* a reference of our own, to the lane's */
     unsigned char *bytes;
     Py_ssize_t start, end, capacity;
-    int pieces; /* to be sent: of the segment, of `arena`, and of bytes objects in `extra` */
+    int pieces; /* to be sent: of the segment, and of `arena` */
     struct iovec piece[MAX_PIECES];
-    size_t used;
+    size_t used; /* of `arena`, which has the headers that are made here */
     unsigned char arena[MAX_PIECES * (EXTENDED_CHUNK_BYTES + OFFSET_BYTES)];
 } Flow;
 
@@ -233,37 +236,41 @@ static PyObject *s_release, *s_release_what_nobody_needs, *s_remember, *s_end, *
 static uint32_t get32(const unsigned char *at) {
     uint32_t value;
     memcpy(&value, at, sizeof value);
-    return __builtin_bswap32(value);
+    return be32toh(value);
 }
 
 static uint64_t get64(const unsigned char *at) {
     uint64_t value;
     memcpy(&value, at, sizeof value);
-    return __builtin_bswap64(value);
+    return be64toh(value);
 }
 
 static unsigned char *put32(unsigned char *at, uint32_t value) {
-    value = __builtin_bswap32(value);
+    value = htobe32(value);
     memcpy(at, &value, sizeof value);
     return at + sizeof value;
 }
 
 static unsigned char *put64(unsigned char *at, uint64_t value) {
-    value = __builtin_bswap64(value);
+    value = htobe64(value);
     memcpy(at, &value, sizeof value);
     return at + sizeof value;
 }
 
 /* --- Attributes */
 
-static PyObject **place(const Pump *p, PyObject *object, int attribute) {
-    return (PyObject **)((char *)object + p->at[attribute]);
+static PyObject **place(PyObject *object, Py_ssize_t at) {
+    return (PyObject **)((char *)object + at);
 }
 
 /* Borrowed; None in place of what is not set, so that nothing here meets NULL. */
+static PyObject *value_at(PyObject *object, Py_ssize_t at) {
+    PyObject *its = *place(object, at);
+    return its == NULL ? Py_None : its;
+}
+
 static PyObject *value_in(const Pump *p, PyObject *object, int attribute) {
-    PyObject *value = *place(p, object, attribute);
-    return value == NULL ? Py_None : value;
+    return value_at(object, p->at[attribute]);
 }
 
 static PyObject *value(const Pump *p, int attribute) {
@@ -271,12 +278,12 @@ static PyObject *value(const Pump *p, int attribute) {
 }
 
 /* Takes the reference; NULL is an error that was raised already. */
-static bool set_in(const Pump *p, PyObject *object, int attribute, PyObject *value) {
-    if (value == NULL) {
+static bool set_in(const Pump *p, PyObject *object, int attribute, PyObject *its) {
+    if (its == NULL) {
         return false;
     }
-    PyObject **at = place(p, object, attribute), *before = *at;
-    *at = value;
+    PyObject **at = place(object, p->at[attribute]), *before = *at;
+    *at = its;
     Py_XDECREF(before);
     return true;
 }
@@ -333,6 +340,11 @@ static bool named_is(PyObject *object, PyObject *name, PyObject *expected) {
     return equal > 0;
 }
 
+/* A command in the in-flight table: cookie, word, offset, length. */
+static bool is_entry(PyObject *entry) {
+    return PyTuple_CheckExact(entry) && PyTuple_GET_SIZE(entry) == 4;
+}
+
 /* --- Whether this is the usual case */
 
 static bool is_usual(const Pump *p) {
@@ -349,6 +361,10 @@ static bool is_usual(const Pump *p) {
         if (holds(value(p, none[n]))) {
             return false;
         }
+    }
+    PyObject *memory = value(p, at_memory);
+    if (memory != Py_None && Py_TYPE(memory) != (PyTypeObject *)p->memory_type) {
+        return false;
     }
     PyObject *requests = p->of[REQUEST_LANE], *replies = p->of[REPLY_LANE];
     if (holds(value_in(p, requests, at_out)) || holds(value_in(p, replies, at_out))) {
@@ -418,7 +434,7 @@ static int prepare(const Pump *p, Flow *f, PyObject *lane) {
         PyErr_SetString(PyExc_TypeError, "a lane has another buffer than a Segment");
         return -1;
     }
-    f->segment = segment;
+    Py_XSETREF(f->segment, Py_NewRef(segment));
     f->bytes = (unsigned char *)PyByteArray_AS_STRING(data);
     f->capacity = PyByteArray_GET_SIZE(data);
     if (PyBytes_GET_SIZE(left_over)) { /* then there was no segment */
@@ -465,7 +481,6 @@ static bool release(const Pump *p, Flow *f) {
                PyList_Append(p->free_segments, f->segment) < 0) {
         return false;
     }
-    f->segment = NULL;
     return set_in(p, f->lane, at_segment, Py_NewRef(Py_None)) &&
            set_in(p, f->lane, at_start, PyLong_FromLong(0)) && set_in(p, f->lane, at_end, PyLong_FromLong(0));
 }
@@ -490,19 +505,10 @@ static void add_made(Flow *f, const unsigned char *end) {
     f->used = (size_t)(end - f->arena);
 }
 
-static bool add_bytes(Flow *f, PyObject *bytes) {
-    char *from;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(bytes, &from, &length) < 0) {
-        return false;
-    }
-    if (length > EXTENDED_CHUNK_BYTES + OFFSET_BYTES) {
-        PyErr_SetString(PyExc_ValueError, "the end of a reply is longer than any header");
-        return false;
-    }
-    memcpy(making(f), from, (size_t)length);
-    add_made(f, making(f) + length);
-    return true;
+static void add_bytes(Flow *f, PyObject *bytes) {
+    unsigned char *made = making(f);
+    memcpy(made, PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+    add_made(f, made + PyBytes_GET_SIZE(bytes));
 }
 
 /* Another message has room: it takes four pieces at most. */
@@ -630,7 +636,7 @@ static PyObject *crowd(const Pump *p) {
         if (last == NULL) {
             return NULL;
         }
-        uint64_t length = number(PyTuple_GET_ITEM(last, 3));
+        const uint64_t length = is_entry(last) ? number(PyTuple_GET_ITEM(last, 3)) : 0;
         Py_DECREF(last);
         if (PyErr_Occurred()) {
             return NULL;
@@ -772,7 +778,8 @@ static int scan_requests(const Pump *p, Flow *f, PyObject *memory, int64_t room)
         const uint64_t cookie = get64(at + COOKIE_AT), offset = get64(at + OFFSET_AT);
         const uint64_t length = wide ? get64(at + 24) : get32(at + 24);
         if (ours >= newest || !has_room(f) || get32(at) != client_magic || word == NULL || !length ||
-            length > word->longest || (length > UINT32_MAX && p->link != EXTENDED) || offset > p->size || length > p->size - offset) {
+            length > word->longest || (length > UINT32_MAX && p->link != EXTENDED) || offset > p->size ||
+            length > p->size - offset) {
             said = 0;
             break;
         }
@@ -849,7 +856,7 @@ static int find(const Pump *p, uint64_t ours, Command *command) {
     command->ours = ours;
     command->key = PyLong_FromUnsignedLongLong(ours);
     PyObject *entry = command->key == NULL ? NULL : PyDict_GetItemWithError(p->in_flight, command->key);
-    if (entry == NULL || !PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 4) {
+    if (entry == NULL || !is_entry(entry)) {
         Py_CLEAR(command->key);
         return PyErr_Occurred() ? -1 : 0;
     }
@@ -925,7 +932,20 @@ static bool begin_data(const Pump *p, const Command *command, uint64_t left, boo
            set_number(p, at_open_end, command->offset + command->length);
 }
 
-/* Goes on with the data that is under way. 1: it is whole, or all that is here; -1: an error is raised. */
+/* Whether a reply ends with nothing, or with a header. An error that Python has laid there has a text. */
+static bool ends_shortly(PyObject *closing) {
+    if (!PyList_CheckExact(closing) || PyList_GET_SIZE(closing) > 1) {
+        return false;
+    }
+    if (!PyList_GET_SIZE(closing)) {
+        return true;
+    }
+    PyObject *end = PyList_GET_ITEM(closing, 0);
+    return PyBytes_CheckExact(end) && PyBytes_GET_SIZE(end) <= EXTENDED_CHUNK_BYTES;
+}
+
+/* Goes on with the data that is under way. 1: it is whole, or all that is here; 0: Python has to; -1: an error is
+   raised. */
 static int resume(const Pump *p, Flow *f, Py_ssize_t *run, Py_ssize_t *pos) {
     const uint64_t left = number(value(p, at_read_left)), here = (uint64_t)(f->end - *pos);
     if (PyErr_Occurred()) {
@@ -935,26 +955,20 @@ static int resume(const Pump *p, Flow *f, Py_ssize_t *run, Py_ssize_t *pos) {
         *pos = f->end;
         return set_number(p, at_read_left, left - here) ? 1 : -1;
     }
-    *pos += (Py_ssize_t)left;
-    if (!set_number(p, at_read_left, 0) || !set(p, at_open, Py_NewRef(Py_None))) {
-        return -1;
-    }
     PyObject *closing = value(p, at_closing);
-    if (!PyList_CheckExact(closing) || !PyList_GET_SIZE(closing)) {
-        return 1;
+    if (!ends_shortly(closing)) {
+        return 0;
     }
-    if (PyList_GET_SIZE(closing) > 2) {
-        PyErr_SetString(PyExc_ValueError, "a reply has more than one end");
-        return -1;
-    }
-    add(f, *run, *pos);
-    *run = *pos;
-    for (Py_ssize_t n = 0; n < PyList_GET_SIZE(closing); n++) {
-        if (!add_bytes(f, PyList_GET_ITEM(closing, n))) {
+    *pos += (Py_ssize_t)left;
+    if (PyList_GET_SIZE(closing)) {
+        add(f, *run, *pos);
+        *run = *pos;
+        add_bytes(f, PyList_GET_ITEM(closing, 0));
+        if (!set(p, at_closing, PyList_New(0))) {
             return -1;
         }
     }
-    return set(p, at_closing, PyList_New(0)) ? 1 : -1;
+    return set_number(p, at_read_left, 0) && set(p, at_open, Py_NewRef(Py_None)) ? 1 : -1;
 }
 
 /* Takes a READ's data, whose header ends at `content`. */
@@ -972,11 +986,8 @@ static bool take_data(const Pump *p, Flow *f, const Command *command, Py_ssize_t
 static int scan_simple(const Pump *p, Flow *f, PyObject *memory, uint64_t early) {
     const bool chunked = p->client != SIMPLE, stays = p->client != EXTENDED;
     Py_ssize_t pos = f->start, run = pos;
-    int said = 1;
-    if (holds(value(p, at_read_left)) && resume(p, f, &run, &pos) < 0) {
-        return -1;
-    }
-    while (f->end - pos >= SIMPLE_REPLY_BYTES) {
+    int said = holds(value(p, at_read_left)) ? resume(p, f, &run, &pos) : 1;
+    while (said > 0 && f->end - pos >= SIMPLE_REPLY_BYTES) {
         unsigned char *at = f->bytes + pos;
         Command command;
         if (get32(at) != SIMPLE_REPLY_MAGIC || get32(at + WORD_AT) || !has_room(f)) {
@@ -987,14 +998,14 @@ static int scan_simple(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
         if (said <= 0) {
             break;
         }
-        const uint64_t number = command.word & 0xFFFF;
+        const uint64_t asked = command.word & 0xFFFF;
         bool good = true;
-        if (command.word & ASK || (command.ours >= early && number != READ) || number == BLOCK_STATUS) {
+        if (command.word & ASK || (command.ours >= early && asked != READ) || asked == BLOCK_STATUS) {
             forget(&command);
             said = 0;
             break;
         }
-        if (number == READ) {
+        if (asked == READ) {
             const Py_ssize_t content = pos + SIMPLE_REPLY_BYTES;
             const bool whole = command.length <= (uint64_t)(f->end - content);
             if (chunked) {
@@ -1035,11 +1046,8 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
     const uint32_t magic = wide ? EXTENDED_REPLY_MAGIC : STRUCTURED_REPLY_MAGIC;
     const Py_ssize_t head = wide ? EXTENDED_CHUNK_BYTES : CHUNK_BYTES, least = wide ? head : SIMPLE_REPLY_BYTES;
     Py_ssize_t pos = f->start, run = pos;
-    int said = 1;
-    if (holds(value(p, at_read_left)) && resume(p, f, &run, &pos) < 0) {
-        return -1;
-    }
-    while (f->end - pos >= least) {
+    int said = holds(value(p, at_read_left)) ? resume(p, f, &run, &pos) : 1;
+    while (said > 0 && f->end - pos >= least) {
         unsigned char *at = f->bytes + pos;
         const Py_ssize_t here = f->end - pos;
         const uint32_t its_magic = get32(at), word = get32(at + WORD_AT);
@@ -1051,7 +1059,7 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
             is_short = head;
         }
         Command command;
-        if (!(is_data || is_short) || !has_room(f)) {
+        if (!(is_data || is_short) || (is_data && here < head + OFFSET_BYTES) || !has_room(f)) {
             said = 0;
             break;
         }
@@ -1059,16 +1067,12 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
         if (said <= 0) {
             break;
         }
-        const uint64_t number = command.word & 0xFFFF;
+        const uint64_t asked = command.word & 0xFFFF;
         bool good = true;
-        if (is_data && here < head + OFFSET_BYTES) { /* more bytes are needed */
-            forget(&command);
-            break;
-        }
         if (is_data) {
             const uint64_t size = wide ? get64(at + 24) : get32(at + 16), offset = get64(at + head);
             const bool echoed = !wide || get64(at + OFFSET_AT) == offset;
-            if (number != READ || command.word & ASK || offset != command.offset || !echoed ||
+            if (asked != READ || command.word & ASK || offset != command.offset || !echoed ||
                 size < OFFSET_BYTES || size - OFFSET_BYTES != command.length) {
                 forget(&command);
                 said = 0;
@@ -1092,7 +1096,7 @@ static int scan_chunks(const Pump *p, Flow *f, PyObject *memory, uint64_t early)
             }
             good = take_data(p, f, &command, content, &pos, p->client != SIMPLE);
         } else {
-            if (number == READ || number == BLOCK_STATUS || command.word & ASK || command.ours >= early) {
+            if (asked == READ || asked == BLOCK_STATUS || command.word & ASK || command.ours >= early) {
                 forget(&command);
                 said = 0;
                 break;
@@ -1124,11 +1128,15 @@ static PyObject *hand_over(const Pump *p, Flow *f, int said) {
     return PyLong_FromLong(said == 0 ? GO_ON : said);
 }
 
-static PyObject *do_requests(Pump *p) {
-    PyObject *memory = value(p, at_memory);
-    if (memory != Py_None && (Py_TYPE(memory) != (PyTypeObject *)p->memory_type ||
-                              !named_is(p->losses, s_last_news, value_in(p, memory, at_seen_news)) ||
-                              !named_is(p->witnesses, s_gone_over, value_in(p, memory, at_seen_gone_over)))) {
+/* Whether `Memory.look_for_news` would find any. */
+static bool has_news(const Pump *p, PyObject *memory) {
+    PyObject *losses = value_in(p, memory, at_losses), *witnesses = value_in(p, memory, at_witnesses);
+    return !named_is(losses, s_last_news, value_in(p, memory, at_seen_news)) ||
+           !named_is(witnesses, s_gone_over, value_in(p, memory, at_seen_gone_over));
+}
+
+static PyObject *do_requests(Pump *p, PyObject *memory) {
+    if (memory != NULL && has_news(p, memory)) {
         return PyLong_FromLong(NOT_MINE);
     }
     const int64_t before = room(p);
@@ -1152,7 +1160,7 @@ static PyObject *do_requests(Pump *p) {
         return PyLong_FromLong(said);
     }
     if (said > 0) {
-        said = scan_requests(p, &flow, memory == Py_None ? NULL : memory, before);
+        said = scan_requests(p, &flow, memory, before);
         if (said != 1) {
             return hand_over(p, &flow, said);
         }
@@ -1175,14 +1183,11 @@ static PyObject *do_requests(Pump *p) {
     return crowd(p);
 }
 
-static PyObject *do_replies(Pump *p) {
-    PyObject *memory = value(p, at_memory), *key, *entry;
+static PyObject *do_replies(Pump *p, PyObject *memory) {
+    PyObject *key, *entry;
     Py_ssize_t first = 0;
-    if (memory != Py_None && Py_TYPE(memory) != (PyTypeObject *)p->memory_type) {
-        return PyLong_FromLong(NOT_MINE);
-    }
     if (PyDict_Next(p->in_flight, &first, &key, &entry)) {
-        const uint64_t word = PyTuple_CheckExact(entry) ? number(PyTuple_GET_ITEM(entry, 1)) : 0;
+        const uint64_t word = is_entry(entry) ? number(PyTuple_GET_ITEM(entry, 1)) : 0;
         if (PyErr_Occurred()) {
             return NULL;
         }
@@ -1193,7 +1198,7 @@ static PyObject *do_replies(Pump *p) {
     if (holds(value(p, at_unsent)) || holds(value(p, at_partial))) {
         return PyLong_FromLong(NOT_MINE);
     }
-    if (p->at_gathering && holds(*(PyObject **)((char *)p->of[REPLIES] + p->at_gathering))) {
+    if (p->at_gathering && holds(value_at(p->of[REPLIES], p->at_gathering))) {
         return PyLong_FromLong(NOT_MINE);
     }
     const uint64_t half_sent = number(value(p, at_half_sent));
@@ -1214,9 +1219,8 @@ static PyObject *do_replies(Pump *p) {
         return PyLong_FromLong(said);
     }
     if (said > 0) {
-        PyObject *noting = memory == Py_None ? NULL : memory;
         const uint64_t early = half_sent ? half_sent : UINT64_MAX;
-        said = p->link == SIMPLE ? scan_simple(p, &flow, noting, early) : scan_chunks(p, &flow, noting, early);
+        said = p->link == SIMPLE ? scan_simple(p, &flow, memory, early) : scan_chunks(p, &flow, memory, early);
         if (said != 1) {
             return hand_over(p, &flow, said);
         }
@@ -1231,7 +1235,7 @@ static PyObject *do_replies(Pump *p) {
             return PyLong_FromLong(SCANNED);
         }
     }
-    if (memory != Py_None && holds(value_in(p, memory, at_answered))) {
+    if (memory != NULL && holds(value_in(p, memory, at_answered))) {
         PyObject *done = PyObject_CallMethodOneArg(memory, s_remember, value(p, at_last_cookie));
         if (done == NULL) {
             return NULL;
@@ -1256,12 +1260,16 @@ static PyObject *do_replies(Pump *p) {
     return crowd(p);
 }
 
-static PyObject *step(Pump *p, PyObject *(*what)(Pump *)) {
+/* `memory`: the session's, or NULL. It stays while the call lasts, whatever Python does meanwhile. */
+static PyObject *step(Pump *p, PyObject *(*what)(Pump *p, PyObject *memory)) {
     if (at_work || p->of[SESSION] == NULL || !is_usual(p)) {
         return PyLong_FromLong(NOT_MINE);
     }
     at_work = true;
-    PyObject *said = begin_turn(p) ? what(p) : NULL;
+    PyObject *memory = Py_NewRef(value(p, at_memory));
+    PyObject *said = begin_turn(p) ? what(p, memory == Py_None ? NULL : memory) : NULL;
+    Py_DECREF(memory);
+    Py_CLEAR(flow.segment);
     at_work = false;
     return said;
 }
@@ -1286,8 +1294,6 @@ static int pump_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(p->jobs);
     Py_VISIT(p->fences);
     Py_VISIT(p->kin);
-    Py_VISIT(p->losses);
-    Py_VISIT(p->witnesses);
     Py_VISIT(p->pool);
     Py_VISIT(p->free_segments);
     Py_VISIT(p->client_framing);
@@ -1305,8 +1311,6 @@ static int pump_clear(PyObject *self) {
     Py_CLEAR(p->jobs);
     Py_CLEAR(p->fences);
     Py_CLEAR(p->kin);
-    Py_CLEAR(p->losses);
-    Py_CLEAR(p->witnesses);
     Py_CLEAR(p->pool);
     Py_CLEAR(p->free_segments);
     Py_CLEAR(p->client_framing);
@@ -1364,37 +1368,79 @@ static bool add_words(Pump *p, PyObject *fast) {
     return true;
 }
 
+/* Finds where all attributes lie that are read and set here. */
+static bool find_slots(Pump *p) {
+    PyObject *const types[] = {p->memory_type, p->segment_type};
+    for (int n = 0; n < ATTRIBUTE_COUNT; n++) {
+        const int holder = attributes[n].holder;
+        PyObject *type = holder < OBJECTS ? (PyObject *)Py_TYPE(p->of[holder]) : types[holder - OBJECTS];
+        if (!find_slot((PyTypeObject *)type, attributes[n].name, &p->at[n])) {
+            return false;
+        }
+    }
+    p->at_gathering = 0;
+    if (p->link != SIMPLE && !find_slot(Py_TYPE(p->of[REPLIES]), "_gathering", &p->at_gathering)) {
+        return false;
+    }
+    if (Py_TYPE(p->of[REQUEST_LANE]) != Py_TYPE(p->of[REPLY_LANE])) {
+        PyErr_SetString(PyExc_TypeError, "both lanes are of one class");
+        return false;
+    }
+    return true;
+}
+
+/* Takes the terms in numbers. */
+static bool take_terms(Pump *p, PyObject *fast, PyObject *size, PyObject *base, PyObject *mask) {
+    p->words = 0;
+    p->size = number(size);
+    p->base = PyErr_Occurred() ? 0 : number(base);
+    p->mask = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLongMask(mask); /* -1 is all bits */
+    if (PyErr_Occurred() || !add_words(p, fast)) {
+        return false;
+    }
+    if (p->base > UINT64_MAX - p->size) {
+        PyErr_SetString(PyExc_ValueError, "an export ends behind the last offset");
+        return false;
+    }
+    if (p->client < SIMPLE || p->client > EXTENDED || p->link < SIMPLE || p->link > EXTENDED) {
+        PyErr_SetString(PyExc_ValueError, "there is no such framing");
+        return false;
+    }
+    return true;
+}
+
 static int pump_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
-    static char *names[] = {"objects",        "types",     "in_flight", "jobs",      "fences",    "kin",
-                            "losses",         "witnesses", "pool",      "free",      "client_framing",
-                            "client_fd",      "link_fd",   "client",    "link",      "fast",      "size",
-                            "base",           "mask",      NULL};
+    static char *names[] = {"objects",        "types",     "in_flight", "jobs",   "fences", "kin",  "pool", "free",
+                            "client_framing", "client_fd", "link_fd",   "client", "link",   "fast", "size", "base",
+                            "mask",           NULL};
     Pump *p = (Pump *)self;
-    PyObject *objects, *types, *fast, *size, *base, *mask;
-    PyObject *in_flight, *jobs, *fences, *kin, *losses, *witnesses, *pool, *free_segments, *framing;
+    PyObject *objects, *memory_type, *segment_type, *fast, *size, *base, *mask;
+    PyObject *in_flight, *jobs, *fences, *kin, *pool, *free_segments, *framing;
     int client_fd, link_fd, client, link;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$O!O!O!OOOOOOOOiiiiO!OOO", names, &PyTuple_Type, &objects,
-                                     &PyTuple_Type, &types, &PyDict_Type, &in_flight, &jobs, &fences, &kin, &losses,
-                                     &witnesses, &pool, &free_segments, &framing, &client_fd, &link_fd,
-                                     &client, &link, &PyDict_Type, &fast, &size, &base, &mask)) {
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$O!(O!O!)O!OOOOOOiiiiO!OOO", names, &PyTuple_Type,
+                                     &objects, &PyType_Type, &memory_type, &PyType_Type, &segment_type,
+                                     &PyDict_Type, &in_flight, &jobs, &fences, &kin, &pool, &free_segments, &framing,
+                                     &client_fd, &link_fd, &client, &link, &PyDict_Type, &fast, &size, &base,
+                                     &mask)) {
         return -1;
     }
-    if (PyTuple_GET_SIZE(objects) != OBJECTS || PyTuple_GET_SIZE(types) != 2) {
-        PyErr_SetString(PyExc_TypeError, "other objects or types than a session has");
+    if (PyTuple_GET_SIZE(objects) != OBJECTS) {
+        PyErr_SetString(PyExc_TypeError, "other objects than a session has");
         return -1;
     }
-    pump_clear(self);
+    if (p->memory_type != NULL) {
+        PyErr_SetString(PyExc_TypeError, "a pump is of one session");
+        return -1;
+    }
     for (int n = 0; n < OBJECTS; n++) {
         p->of[n] = Py_NewRef(PyTuple_GET_ITEM(objects, n));
     }
-    p->memory_type = Py_NewRef(PyTuple_GET_ITEM(types, 0));
-    p->segment_type = Py_NewRef(PyTuple_GET_ITEM(types, 1));
+    p->memory_type = Py_NewRef(memory_type);
+    p->segment_type = Py_NewRef(segment_type);
     p->in_flight = Py_NewRef(in_flight);
     p->jobs = Py_NewRef(jobs);
     p->fences = Py_NewRef(fences);
     p->kin = Py_NewRef(kin);
-    p->losses = Py_NewRef(losses);
-    p->witnesses = Py_NewRef(witnesses);
     p->pool = Py_NewRef(pool);
     p->free_segments = Py_NewRef(free_segments);
     p->client_framing = Py_NewRef(framing);
@@ -1402,34 +1448,8 @@ static int pump_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     p->link_fd = link_fd;
     p->client = client;
     p->link = link;
-    p->words = 0;
-    p->size = PyLong_AsUnsignedLongLong(size);
-    p->base = PyLong_AsUnsignedLongLong(base);
-    p->mask = PyLong_AsUnsignedLongLongMask(mask); /* -1 is all bits */
-    if (PyErr_Occurred() || !add_words(p, fast)) {
-        return -1;
-    }
-    if (p->base > UINT64_MAX - p->size) {
-        PyErr_SetString(PyExc_ValueError, "an export ends behind the last offset");
-        return -1;
-    }
-    for (int n = 0; n < ATTRIBUTE_COUNT; n++) {
-        const int holder = attributes[n].holder;
-        PyObject *type = holder < OBJECTS ? (PyObject *)Py_TYPE(p->of[holder])
-                                          : PyTuple_GET_ITEM(types, holder - OBJECTS);
-        if (!PyType_Check(type) || !find_slot((PyTypeObject *)type, attributes[n].name, &p->at[n])) {
-            if (!PyErr_Occurred()) {
-                PyErr_SetString(PyExc_TypeError, "Memory and Segment are classes");
-            }
-            return -1;
-        }
-    }
-    p->at_gathering = 0;
-    if (link != SIMPLE && !find_slot(Py_TYPE(p->of[REPLIES]), "_gathering", &p->at_gathering)) {
-        return -1;
-    }
-    if (Py_TYPE(p->of[REQUEST_LANE]) != Py_TYPE(p->of[REPLY_LANE])) {
-        PyErr_SetString(PyExc_TypeError, "both lanes are of one class");
+    if (!take_terms(p, fast, size, base, mask) || !find_slots(p)) {
+        pump_clear(self); /* so that it does nothing */
         return -1;
     }
     return 0;

@@ -69,8 +69,13 @@ def pump_for(
     """
     if not is_compiled() or type(client) is not socket.socket or type(link) is not socket.socket:
         return None
-    plan, debt = traffic.plan, traffic.debt
-    early, going, turn = traffic.early, traffic.going, traffic.turn
+    plan, early, going, turn, debt = (
+        traffic.plan,
+        traffic.early,
+        traffic.going,
+        traffic.turn,
+        traffic.debt,
+    )
     return Compiled(
         objects=(session, traffic, requests, replies, *lanes, early, going, turn, debt),
         types=(Memory, Segment),
@@ -78,8 +83,6 @@ def pump_for(
         jobs=traffic.jobs,
         fences=traffic.fences,
         kin=traffic.locks.kin,
-        losses=debt.losses,
-        witnesses=debt.losses.witnesses,
         pool=pool,
         free=pool.free if type(pool) is BufferPool else None,
         client_framing=shifted(plan.offer.framing, plan.offer.base),

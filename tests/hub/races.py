@@ -101,7 +101,8 @@ class Racer:
             "unflushed": None if trail is None else trail.unflushed.ranges,
             "wrote": None if trail is None else trail.wrote,
             "out": (len(session._requests_lane.out), len(session._replies_lane.out)),
-            "buffers": self.wires.pool.free is not None,
+            "waits for": list(session._interest.values()),
+            "buffers": len(self.wires.pool.free),
         }
 
 
@@ -193,7 +194,10 @@ class Race:
             case 3 | 4 | 5:
                 self._answer(self.random.choice((1, 1, 2, 9, 40)))
             case 6 | 7:
-                self._send()
+                for _ in range(self.random.choice((1, 1, 4, 16))):
+                    self._send()
+                    for racer in self.racers:
+                        racer.step()
             case 8:
                 for racer in self.racers:
                     racer.step()
@@ -285,6 +289,8 @@ class Race:
             return framing.data_head(ours, where, where, count, done=True) + data[:count]
         if framing.chunked and length > 1 and self._is_odd():
             half = random.randrange(1, length)
+            if not random.randrange(3):  # it ends too early
+                return framing.data_head(ours, offset, offset, half, done=True) + data[:half]
             return b"".join(
                 (
                     framing.data_head(ours, offset, offset, half, done=False),

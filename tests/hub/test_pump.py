@@ -1,21 +1,28 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import struct
+from dataclasses import replace
 from itertools import product
 from random import Random
+from typing import Any
 
 import pytest
 
 from gateway.hub import crowd, lane, pump
 from gateway.jobs import jobs
+from gateway.jobs.locks import ASK
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import memory, requests, turn
+from gateway.scan.memory import Memory
 from gateway.scan.plan import Plan, plan
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
+from gateway.wire.limits import KIB
 from tests.hub.races import DIALECTS, FLAGS, SIZE, Race, Racer, hold_against, racer
+
+if pump.is_compiled():
+    from gateway.hub import _pump as compiled
 
 pytestmark = pytest.mark.skipif(not pump.is_compiled(), reason="the pump was not built")
 
@@ -76,6 +83,49 @@ def test_each_bit_of_a_request_is_looked_at(
             each.wires.close()
 
 
+HUGE = 1 << 62
+EDGES = (
+    0,
+    1,
+    4095,
+    4096,
+    (1 << 32) - 1,
+    1 << 32,
+    HUGE - 4096,
+    HUGE - 1,
+    HUGE,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
+
+
+@pytest.mark.parametrize(("client", "link"), BOTH)
+@pytest.mark.parametrize("base", [0, 4096, HUGE - (1 << 33)])
+def test_ranges_end_where_the_export_ends(
+    base: int, client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    export = Export(HUGE, int(FLAGS), None, structured=link[0], extended=link[1])
+    view = replace(view_of(export), base=base, size=HUGE - base)
+    its = plan(offer(view, structured=client[0], extended=client[1]), export)
+    framing = its.offer.framing
+    inside = {edge for edge in EDGES if edge <= framing.max_length}
+    for where in {*EDGES, HUGE - base - 4096, HUGE - base - 1, HUGE - base}:
+        for length in inside:
+            pumped, plain = both(its)
+            head = framing.request.pack(framing.request_magic, Cmd.TRIM, 7, where, length)
+            for each in (pumped, plain):
+                each.wires.client.send(head)
+            hold(pumped, plain)
+            for ours, (_, word, at, count) in dict(plain.wires.session.traffic.in_flight).items():
+                if word & 0xFFFF == Cmd.TRIM and not word & ASK:
+                    assert base <= at < at + count <= HUGE
+                    for each in (pumped, plain):
+                        each.wires.upstream.send(its.link.success(ours, at, read=False))
+            hold(pumped, plain)
+            for each in (pumped, plain):
+                each.wires.close()
+
+
 def answers(framing: Framing, command: Cmd, ours: int) -> list[tuple[bytes, int]]:
     """Whole ones, and how long their headers are."""
     found = [(framing.failure(ours, 8192, Errno.EIO, ""), 16)]
@@ -105,6 +155,151 @@ def test_each_bit_of_a_reply_is_looked_at(
             hold(pumped, plain)
             for each in (pumped, plain):
                 each.wires.close()
+
+
+@pytest.mark.parametrize("client", DIALECTS)
+@pytest.mark.parametrize("cut", [31, 32, 39])
+def test_each_bit_of_a_chunk_is_looked_at_as_soon_as_its_header_is_here(
+    cut: int, client: tuple[bool, bool]
+) -> None:
+    its = terms(client, (True, True))
+    request = its.offer.framing.encode_request(Cmd.READ, 0, 7, 8192, 4096)
+    reply = its.link.data_head(1, 8192, 8192, 4096, done=True)
+    for at, bit in bits(cut):
+        pumped, plain = both(its)
+        for each in (pumped, plain):
+            each.wires.client.send(request)
+            each.settle()
+            each.wires.upstream.send(flipped(reply, at, bit)[:cut])
+        hold(pumped, plain)
+        for each in (pumped, plain):
+            each.wires.close()
+
+
+CHUNKED = [each for each in BOTH if each[0][0] and each[1][0]]
+
+
+@pytest.mark.parametrize(("client", "link"), CHUNKED)
+@pytest.mark.parametrize("cut", [1000, 2048 + 27, 2048 + 28, 2048 + 39])
+def test_a_reply_that_ends_too_early_is_cut_anywhere(
+    cut: int, client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    its = terms(client, link)
+    pumped, plain = both(its)
+    request = its.offer.framing.encode_request(Cmd.READ, 0, 7, 8192, 4096)
+    reply = its.link.data_head(1, 8192, 8192, 2048, done=True) + bytes(2048)
+    for each in (pumped, plain):
+        each.wires.client.send(request)
+        each.settle()
+        for piece in (reply[:cut], reply[cut:]):
+            each.wires.upstream.send(piece)
+            each.settle()
+    hold(pumped, plain)
+    assert b"part of the data missing" in plain.to_client
+    for each in (pumped, plain):
+        each.wires.close()
+
+
+@pytest.mark.parametrize(("client", "link"), CHUNKED)
+@pytest.mark.parametrize("command", [Cmd.READ, Cmd.TRIM])
+def test_a_reply_that_was_whole_but_for_what_came_before_is_held_against_that(
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    its = terms(client, link)
+    pumped, plain = both(its)
+    request = its.offer.framing.encode_request(command, 0, 7, 8192, 4096)
+    if command is Cmd.READ:
+        first = its.link.data_head(1, 8192, 8192, 2048, done=False) + bytes(2048)
+        then = its.link.data_head(1, 8192, 8192, 4096, done=True) + bytes(4096)
+    else:
+        first = its.link.failure(1, 8192, Errno.EIO, "no", done=False)
+        then = its.link.success(1, 8192, read=False)
+    for each in (pumped, plain):
+        each.wires.client.send(request)
+        each.settle()
+        for piece in (first, then):
+            each.wires.upstream.send(piece)
+            each.settle()
+    hold(pumped, plain)
+    # With extended headers it is the end of that reply.
+    assert bool(plain.wires.session.reason) == (command is Cmd.READ or not link[1])
+    for each in (pumped, plain):
+        each.wires.close()
+
+
+@pytest.mark.parametrize(("client", "link"), CHUNKED)
+def test_a_text_that_looks_like_a_reply_is_none(
+    client: tuple[bool, bool], link: tuple[bool, bool]
+) -> None:
+    its = terms(client, link)
+    pumped, plain = both(its)
+    answer = its.link.data_head(2, 8192, 8192, 512, done=True) + b"s" * 512
+    error = its.link.failure(1, 4096, Errno.EIO, "x" * len(answer))
+    error, behind = error.replace(b"x" * len(answer), answer), len(answer)
+    assert answer in error
+    for each in (pumped, plain):
+        for offset in (4096, 8192):
+            each.wires.client.send(its.offer.framing.encode_request(Cmd.READ, 0, 7, offset, 512))
+        each.settle()
+        for piece in (error[:-behind], error[-behind:], answer):
+            each.wires.upstream.send(piece)
+            each.settle()
+    hold(pumped, plain)
+    assert not plain.wires.session.traffic.in_flight
+    assert not plain.wires.session.reason
+    for each in (pumped, plain):
+        each.wires.close()
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("most", [1, 3, 128])
+def test_no_more_is_read_and_no_buffer_is_kept_than_has_to_be(
+    most: int, *, remembers: bool
+) -> None:
+    its = terms((False, False), (False, False))
+    pumped, plain = (racer(its, remembers=remembers) for _ in range(2))
+    plain.wires.session._pump = None
+    write = its.link.encode_request(Cmd.WRITE, 0, 7, 0, 20 * KIB) + bytes(20 * KIB)
+    for each in (pumped, plain):
+        each.wires.session.traffic.most_in_flight = most
+        each.wires.client.send(write * min(most, 3))
+        each.settle()
+    hold(pumped, plain)
+    for each in (pumped, plain):
+        answers = [its.link.success(ours, 0, read=False) for ours in range(1, min(most, 3) + 1)]
+        each.wires.upstream.send(b"".join(answers))
+        each.settle()
+    hold(pumped, plain)
+    for each in (pumped, plain):
+        assert len(each.wires.pool.free) == (2 if remembers else 1)
+        each.wires.close()
+
+
+@pytest.mark.parametrize("link_comes_up", [True, False])
+def test_news_is_noted_before_anything_is_asked(*, link_comes_up: bool) -> None:
+    its = terms((False, False), (False, False))
+    pumped, plain = (racer(its, remembers=True) for _ in range(2))
+    plain.wires.session._pump = None
+    write = its.link.encode_request(Cmd.WRITE, 0, 7, 0, 4096) + bytes(4096)
+    for each in (pumped, plain):
+        each.wires.client.send(write)
+        each.settle()
+        traffic = each.wires.session.traffic
+        losses = traffic.debt.losses
+        if link_comes_up:
+            losses.came_up(losses.trail(losses.open()))
+        else:
+            losses.witnesses.over([(0, 4096)])
+        each.wires.client.send(write)
+        each.settle()
+    hold(pumped, plain)
+    heard = []
+    for each in (pumped, plain):
+        its_memory = each.wires.session.traffic.memory
+        assert its_memory is not None
+        heard.append((its_memory._old, its_memory._quiet))
+        each.wires.close()
+    assert heard == [(int(link_comes_up), 1)] * 2
 
 
 @pytest.mark.parametrize("far", ["client", "upstream"])
@@ -144,8 +339,55 @@ def test_the_words_for_what_failed_are_the_kernels() -> None:
     pumped.wires.close()
 
 
+def terms_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a pump is made of, taken out of a session."""
+    its = racer(terms((True, False), (True, False)))
+    session = its.wires.session
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(pump, "Compiled", lambda **terms: told.append(terms))
+    session._have_pumped()
+    its.wires.close()
+    [found] = told
+    return found
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"base": 1 << 63, "size": 1 << 63},
+        {"base": -1},
+        {"mask": "none"},
+        {"link": 3},
+        {"client": -1},
+        {"fast": {0: None}},
+        {"types": (Memory, Memory)},
+        {"types": (Memory, 7)},
+        {"in_flight": None},
+        {"objects": ()},
+        {"objects": (object(),) * 10},
+    ],
+)
+def test_one_that_was_not_made_does_nothing(
+    wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    its = terms_of(monkeypatch)
+    made = compiled.Pump.__new__(compiled.Pump)
+    assert made.requests() == made.replies() == pump.NOT_MINE
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError, OverflowError, AttributeError)):
+            compiled.Pump.__init__(made, **{**its, **wrong})
+        assert made.requests() == made.replies() == pump.NOT_MINE
+
+
+def test_one_is_of_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    its = terms_of(monkeypatch)
+    made = compiled.Pump(**its)
+    with pytest.raises(TypeError, match="a pump is of one session"):
+        compiled.Pump.__init__(made, **its)
+    assert made.requests() == made.replies() == pump.NOT_MINE  # it has ended
+
+
 def test_its_numbers_are_pythons() -> None:
-    compiled = importlib.import_module("gateway.hub._pump")
     theirs = {
         "NOT_MINE": pump.NOT_MINE,
         "GO_ON": pump.GO_ON,
