@@ -7,6 +7,7 @@ all: `nbd-gateway --version` says which it is.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import subprocess
@@ -61,6 +62,7 @@ def compile_pump(source: Path, target: Path, *flags: str) -> None:
     # Others may be building it, too. A directory, for a file that was there would keep its permissions.
     with TemporaryDirectory(prefix="_pump.", suffix=".tmp", dir=target.parent) as there:
         made = Path(there) / target.name
-        command = [*compiler, *FLAGS, *flags, f"-I{include}", str(source), "-o", str(made)]
+        made_of = f'-DMADE_OF="{hashlib.sha256(source.read_bytes()).hexdigest()}"'
+        command = [*compiler, *FLAGS, *flags, made_of, f"-I{include}", str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         made.replace(target)  # in one step: others may be running with the old one

@@ -52,7 +52,9 @@ def build(there: Path) -> tuple[dict[str, Any], list[str]]:
 
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
-    (tmp_path / HOOK.SOURCE).parent.mkdir(parents=True)
+    source = tmp_path / HOOK.SOURCE
+    source.parent.mkdir(parents=True)
+    source.write_text("int main(void);")
     return tmp_path
 
 
@@ -77,7 +79,7 @@ def test_an_old_one_is_not_left_where_none_can_be_built(
     said, warnings = build(there)
     assert said == {"artifacts": []}
     assert "no headers" in warnings[0]
-    assert [path.name for path in (there / HOOK.SOURCE).parent.iterdir()] == []
+    assert [path.name for path in (there / HOOK.SOURCE).parent.iterdir()] == ["_pump.c"]
 
 
 def test_two_are_built_at_a_time(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,10 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#ifndef MADE_OF
+#error "MADE_OF has to be the hash of this file: packaging/pump.py gives it"
+#endif
+
 /* --- What a call says, beside the `Crowd` (-1 to 2). The module has the same names and numbers. */
 
 enum {
@@ -1553,6 +1557,7 @@ PyMODINIT_FUNC PyInit__pump(void) {
     for (size_t n = 0; good && n < sizeof numbers / sizeof *numbers; n++) {
         good = PyModule_AddIntConstant(module, numbers[n].name, numbers[n].value) == 0;
     }
+    good = good && PyModule_AddStringConstant(module, "MADE_OF", MADE_OF) == 0;
     if (!good) {
         Py_CLEAR(module);
     }

@@ -1,3 +1,4 @@
+MADE_OF: str
 NOT_MINE: int
 GO_ON: int
 SCANNED: int

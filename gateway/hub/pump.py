@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Protocol
 
 from gateway.hub.lane import BufferPool, Lane, Segment
@@ -20,9 +23,9 @@ from gateway.scan.traffic import Traffic
 from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, shifted
 
 try:
-    from gateway.hub._pump import Pump as Compiled
+    from gateway.hub import _pump as built
 except ImportError:
-    Compiled = None  # type: ignore[assignment, misc]
+    built = None  # type: ignore[assignment]
 
 VARIABLE = "NBD_GATEWAY_PUMP"
 """Set to 0, it has Python do all."""
@@ -49,9 +52,15 @@ class Pump(Protocol):
         """The same for the link's."""
 
 
+@cache
+def _source() -> str:
+    """Give the hash of the pump's source. A pump that was built of another one does not know these modules."""
+    return sha256(Path(__file__).with_name("_pump.c").read_bytes()).hexdigest()
+
+
 def is_compiled() -> bool:
-    """Say whether there is a compiled pump, and nobody wants to do without."""
-    return Compiled is not None and os.environ.get(VARIABLE) != "0"
+    """Say whether there is a compiled pump, made of the source that is here, and nobody wants to do without."""
+    return built is not None and _source() == built.MADE_OF and os.environ.get(VARIABLE) != "0"
 
 
 def pump_for(
@@ -76,7 +85,7 @@ def pump_for(
         traffic.turn,
         traffic.debt,
     )
-    return Compiled(
+    return built.Pump(
         objects=(session, traffic, requests, replies, *lanes, early, going, turn, debt),
         types=(Memory, Segment),
         in_flight=traffic.in_flight,

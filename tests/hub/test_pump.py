@@ -344,8 +344,9 @@ def terms_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     its = racer(terms((True, False), (True, False)))
     session = its.wires.session
     told: list[dict[str, Any]] = []
-    monkeypatch.setattr(pump, "Compiled", lambda **terms: told.append(terms))
-    session._have_pumped()
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "Pump", lambda **terms: told.append(terms))
+        session._have_pumped()
     its.wires.close()
     [found] = told
     return found
@@ -444,3 +445,8 @@ class Counting:
     def replies(self) -> int:
         self.said.append(self.within.replies())
         return self.said[-1]
+
+
+def test_one_that_was_built_of_another_source_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "MADE_OF", "another")
+    assert not pump.is_compiled()
