@@ -5,6 +5,7 @@
 # make soak   schedules of dying servers, with new seeds, for SECONDS
 # make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times
 # make test-trixie   the tests that need peers of Debian 13; as root
+# make test-sanitized   the data plane with sanitisers in the compiled pump
 
 PYTHON ?= $(shell tests/tools/newest-python)
 VENV   := .venv
@@ -14,7 +15,7 @@ demo: install
 	$(BIN)/nbd-gateway demo
 
 install: $(VENV)/installed
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml packaging/pump.py gateway/hub/_pump.c
 	tests/tools/make-venv "$(PYTHON)" $(VENV) -e . --group test --group lint
 	touch $@
 
@@ -32,6 +33,10 @@ exhaustive: install
 stress: install
 	tests/tools/install-peers
 	tests/tools/beside-a-load $(BIN)/python -m pytest -m "not exhaustive" $(PYTEST_ARGS)
+
+# The tests of the data plane, with the sanitisers in the pump.
+test-sanitized: install
+	tests/tools/sanitized $(BIN)/python -m pytest -m "not exhaustive" $(PYTEST_ARGS) tests/hub tests/scan
 
 test-trixie: install
 	tests/tools/install-peers
@@ -59,4 +64,4 @@ bench:
 	tests/tools/install-peers
 	tests/bench/run
 
-.PHONY: demo install test exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench
+.PHONY: demo install test test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench

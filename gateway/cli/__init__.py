@@ -43,10 +43,17 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from gateway import __version__
 
+
+def _who_pumps() -> str:
+    from gateway.hub.pump import is_compiled
+
+    return "with the compiled pump" if is_compiled() else "without the compiled pump"
+
+
 app = App(
     name="nbd-gateway",
     help="Stands between NBD clients and NBD servers, and speaks to each in its own dialect.",
-    version=__version__,
+    version=lambda: f"{__version__} ({_who_pumps()})",
     version_flags=("--version", "-V"),
     # Our texts have examples in them, whose lines have to stay as they are.
     help_format="plaintext",

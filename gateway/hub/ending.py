@@ -18,7 +18,8 @@ import trio
 
 from gateway.hub.ends import ClientIs, Event, LinkIs, Sides, Takes, Then, move
 from gateway.hub.lane import BufferPool
-from gateway.hub.lanes import Lanes, not_any_more
+from gateway.hub.lanes import not_any_more
+from gateway.hub.pumped import Pumped
 from gateway.losses.rule import MOST_TRIES
 from gateway.net.options import RelaySocket
 from gateway.protocol.asks import Ask, Outcome
@@ -31,7 +32,7 @@ LOST_SECONDS = 30
 reasonably take for one command, and no longer than others may be kept from the link."""
 
 
-class Ending(Lanes):
+class Ending(Pumped):
     """Two lanes that come to an end, together."""
 
     __slots__ = (
@@ -218,6 +219,7 @@ class Ending(Lanes):
         traffic = self.traffic
         traffic.jobs.woken = not_any_more
         self.survive = None
+        self._pump = None
         do_all(
             self._note_answered,
             lambda: self._happens(Event.CLOSE, "stopped"),

@@ -25,6 +25,7 @@ import trio
 from gateway.hub.crowd import AGAIN, LEFT, Crowd
 from gateway.hub.ending import LOST_SECONDS, do_all
 from gateway.hub.lane import BufferPool
+from gateway.hub.rounds import Rounds
 from gateway.hub.session import Session, Watched
 from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
 from gateway.jobs.locks import Held, RangeLocks, Wait
@@ -38,21 +39,6 @@ answer."""
 
 TURN_SECONDS = 0.004
 """How long the hub goes on before it lets Trio's other tasks run."""
-
-PATIENCE_SECONDS = 0.001
-"""How long the hub sleeps at most for the next event, instead of polling, while many commands are under way:
-then the peers need the processor more. The shortest that epoll_wait knows."""
-
-GATHER_SECONDS = 0.00005
-"""How long the hub sleeps in any case after a round in which a session had many small commands under way: its
-peers are busy, and need the processor more than we do. The next receive then finds a batch: at depth 32 ten
-messages a receive instead of three, and half as many system calls and wake-ups for everybody. It does not sleep
-while it also serves a client that asks for little at a time. That client would wait for each such sleep, and
-longer than this where others want the processor."""
-
-CALM_SECONDS = 0.001
-"""How long after a step of a client that asks for little at a time we expect its next: more than a disk takes
-that has the data in memory."""
 
 LOOK_FOR_HOLD_UPS_SECONDS = 5
 """How often we look for clients that hold up others; they may do so for `LOST_SECONDS`. And for sessions that
@@ -86,7 +72,7 @@ class Hub:
         self._sooner = trio.Event()
         self._doors = Doors(lambda: self._sooner.set())
         self._parting: list[trio.Event] = []
-        self._calm_until = -math.inf
+        self._rounds = Rounds()
         self._again: set[int] = set()
         self._parked = False
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -208,7 +194,7 @@ class Hub:
 
     async def _serve(self) -> None:
         poll, watched, clock = self._epoll.poll, self._watched, time.monotonic
-        ready = self._turns.ready
+        ready, rounds = self._turns.ready, self._rounds
         while True:
             if self._again:
                 await trio.lowlevel.checkpoint()
@@ -229,15 +215,16 @@ class Hub:
                     if act := watched.get(descriptor):
                         crowd = act(event)
                         if crowd == Crowd.CALM:
-                            self._calm_until = now + CALM_SECONDS
+                            rounds.calm(now)
                 elif events or ready:
                     self._turns.add(events)
                     crowd = self._serve_all(now)
-                patience = PATIENCE_SECONDS if crowd > 0 else 0
-                has_more = ready or self._again
-                if crowd == Crowd.SMALL and not has_more and now > self._calm_until:
-                    time.sleep(GATHER_SECONDS)
-                now = clock()
+                looked, now = now, clock()
+                if len(events) > 1:
+                    rounds.crowded(now - looked, now)
+                patience = rounds.patience(crowd, now)
+                if not (ready or self._again) and rounds.yields(crowd, now):
+                    os.sched_yield()
                 if events or ready or self._again:  # `ready` keeps what epoll does not tell twice
                     quiet_ends = now + POLL_SECONDS
                 if now > turn_ends:
@@ -258,7 +245,7 @@ class Hub:
             if act := watched.get(descriptor):
                 its = act(event)
                 if its == Crowd.CALM:
-                    self._calm_until = now + CALM_SECONDS
+                    self._rounds.calm(now)
                 crowd = max(crowd, its)
             before, now = now, clock()
             took.append((descriptor, now - before))

@@ -85,17 +85,18 @@ class BufferPool:
     """Receive buffers. The one that was used last is given first: it is still in the cache."""
 
     def __init__(self) -> None:
-        self._free: list[Segment] = []
+        self.free: list[Segment] = []
+        """Those that nobody uses. The compiled pump takes and gives back here, too."""
 
     def take(self) -> Segment:
         """Give a buffer."""
-        return self._free.pop() if self._free else Segment(self)
+        return self.free.pop() if self.free else Segment(self)
 
     def give_back(self, segment: Segment) -> None:
         """Take a buffer that nothing points into any more."""
         segment.parted = False
-        if len(self._free) < MAX_FREE_BUFFERS:
-            self._free.append(segment)
+        if len(self.free) < MAX_FREE_BUFFERS:
+            self.free.append(segment)
 
 
 class Scan(Protocol):

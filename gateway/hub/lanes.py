@@ -8,6 +8,9 @@ direction could hold up the other, clients that write and read at once would han
 `Lanes` finds out that a client or a link has failed. A subclass (`gateway.hub.ending`) decides what becomes of
 the session then, and says so by a few flags, which each step looks at. The classes inherit from each other, and
 do not hold each other, because each hop from object to object would cost every step something.
+
+This is longer than other modules: what comes in by one lane may go out by the other, so that each step has to
+know what has become of both sides.
 """
 
 from __future__ import annotations
@@ -110,6 +113,10 @@ class Lanes(ABC):
     def _lose_link(self, reason: str) -> None:
         """Nothing comes from the link any more, either."""
 
+    @abstractmethod
+    def _have_pumped(self) -> None:
+        """There is another link, or none: have the usual case done over what there is."""
+
     @property
     @abstractmethod
     def _begins_nothing(self) -> bool:
@@ -152,11 +159,16 @@ class Lanes(ABC):
         lane = self._replies_lane
         if self._requests_lane.out or self._requests.waiting or self.traffic.early.unsent:
             self._note_unsent()  # (the scanner knows itself what the client has not sent yet)
+        if self._more_replies:
+            self._guard_replies(lane.scan)
+        else:
+            self._guard_replies(lambda: lane.receive(self.traffic.in_flight))
+
+    def _guard_replies(self, step: Callable[[], object]) -> None:
+        """Do a step of the reply lane; the link bears the consequences of what it sent."""
+        lane = self._replies_lane
         try:
-            if self._more_replies:
-                lane.scan()
-            else:
-                lane.receive(self.traffic.in_flight)
+            step()
         except WireError as error:
             self._lose_link(f"the upstream broke the protocol: {error}")
             return
@@ -223,7 +235,7 @@ class Lanes(ABC):
         try:
             lane.send()
         except OSError as error:
-            self._lose_client(f"the client's connection failed: {error.strerror or error}")
+            self._fail_client(error)
         if self.link is None:  # with a link, nothing comes while something is unsent
             self.traffic.backlog = sum(map(len, lane.out))
 
@@ -234,12 +246,18 @@ class Lanes(ABC):
         try:
             self._requests_lane.send()
         except OSError as error:
-            # What the upstream has answered may still be there to read. The end of the link is seen then.
-            self._note_unsent()
-            self._lose_sending(f"the upstream takes no more requests: {error.strerror or error}")
+            self._fail_sending(error)
             return
         if self.traffic.early.held:
             self._settle_early()
+
+    def _fail_client(self, error: OSError) -> None:
+        self._lose_client(f"the client's connection failed: {error.strerror or error}")
+
+    def _fail_sending(self, error: OSError) -> None:
+        # What the upstream has answered may still be there to read. The end of the link is seen then.
+        self._note_unsent()
+        self._lose_sending(f"the upstream takes no more requests: {error.strerror or error}")
 
     # --- Which events we wait for
 
@@ -352,6 +370,7 @@ class Lanes(ABC):
         if link is not None:
             self._interest[link] = 0
         self.link = link
+        self._have_pumped()
         self._flowing = self._more_replies = False
 
     def _lead_nowhere(
@@ -367,6 +386,7 @@ class Lanes(ABC):
         traffic, replies = self.traffic, self._replies
         del self._interest[self.link]
         self.link = None
+        self._have_pumped()
         end, length = replies.cut_off()
         refusals = replies.refusals()
         if refusals:

@@ -25,6 +25,7 @@ from gateway.hub.crowd import CALM_STEPS, FEW_COMMANDS, GONE, READ, WRITE, Crowd
 from gateway.hub.ending import Ending, shut_down
 from gateway.hub.ends import Event
 from gateway.hub.lane import LONG_ASIDE_BYTES, BufferPool
+from gateway.hub.pump import NOT_MINE
 from gateway.net.options import RelaySocket
 from gateway.protocol.asks import Ask, Done
 from gateway.scan.going import WHY
@@ -77,6 +78,7 @@ class Session(Ending):
 
     def begin(self, client_data: bytes = b"") -> None:
         """Begin; `client_data` are bytes that the client sent after its last option."""
+        self._have_pumped()
         self.traffic.turn.begin()
         self._step(
             lambda _: self._guard_requests(lambda: self._requests_lane.take_over(client_data)), 0
@@ -110,13 +112,32 @@ class Session(Ending):
 
     def client_ready(self, events: int) -> int:
         """Go on after the client's socket has become ready; give the `Crowd`. Never raises."""
+        if events == READ and self._pump is not None:
+            said = self._pumped(self._pump.requests)
+            if said >= Crowd.CALM:
+                return said  # the usual case
+            if said != NOT_MINE:
+                return self._step(self._take_up_requests, said)
         self.traffic.turn.begin()
         return self._step(self._client_ready, events)
 
     def link_ready(self, events: int) -> int:
         """Go on after the link's socket has become ready; give the `Crowd`. Never raises."""
+        if events == READ and self._pump is not None:
+            said = self._pumped(self._pump.replies)
+            if said >= Crowd.CALM:
+                return said  # the usual case
+            if said != NOT_MINE:
+                return self._step(self._take_up_replies, said)
         self.traffic.turn.begin()
         return self._step(self._link_ready, events)
+
+    def _pumped(self, step: Callable[[], int]) -> int:
+        try:
+            return step()
+        except Exception as error:
+            self._break(error)
+            return Crowd.NONE
 
     def _step(self, step: Callable[[int], None], events: int) -> int:
         if self._over:  # it has ended in this very round of the hub

@@ -54,7 +54,7 @@ _Request = tuple[int, int, int, int]
 """(word, cookie, offset, length)"""
 
 
-def _mask(plan: Plan) -> int:
+def mask_of(plan: Plan) -> int:
     """Give the bits that are 0 in what goes FAST: in offsets, which are the upstream's, and in lengths."""
     alignment = plan.offer.alignment
     if plan.offer.base % alignment:
@@ -111,7 +111,7 @@ class RequestScan:
         self._framing = plan.offer.framing
         self._size = plan.offer.size
         self._base = plan.offer.base
-        self._mask = _mask(plan)
+        self._mask = mask_of(plan)
 
     def forget_pin(self) -> None:
         """Nothing is fed any more, so nothing is pinned."""

@@ -16,6 +16,7 @@ from gateway.cli import VERBS, main
 from gateway.config import Config, load
 from gateway.config.template import TEMPLATE
 from gateway.embedded import PERSONALITIES
+from gateway.hub.pump import is_compiled
 from gateway.quirks import catalogue
 from gateway.upstream.configured import StartError
 from gateway.uri import Transport
@@ -60,7 +61,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("flag", ["--version", "-V"])
 def test_version(flag: str, capsys: Capture) -> None:
     assert main([flag]) == 0
-    assert capsys.readouterr().out == f"{gateway.__version__}\n"
+    pump = "with" if is_compiled() else "without"
+    assert capsys.readouterr().out == f"{gateway.__version__} ({pump} the compiled pump)\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])

@@ -20,6 +20,7 @@ from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
 from gateway.hub.ending import LOST_SECONDS
 from gateway.hub.hub import LOOK_FOR_HOLD_UPS_SECONDS
 from gateway.hub.lane import BUFFER_BYTES, MAP_BYTES, Scan
+from gateway.hub.pump import VARIABLE
 from gateway.links.fencing import LOOK_FOR_ENDS_SECONDS
 from gateway.net.dial import DialError
 from gateway.net.options import RelaySocket
@@ -425,7 +426,8 @@ def test_a_buffer_of_what_is_answered_here_does_not_keep_the_hub(
 
 @pytest.fixture
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn ends with its second message, whatever that is."""
+    """A turn ends with its second message, whatever that is; in Python, for the pump has its own number."""
+    monkeypatch.setenv(VARIABLE, "0")
     monkeypatch.setattr(turn, "TURN_SECONDS", 0.0)
     for module in (replies, chunks, requests):
         monkeypatch.setattr(module, "FEW", 0)
@@ -516,7 +518,10 @@ class OtherSocket:
     ],
 )
 def test_of_a_map_little_is_received_at_a_time(
-    command: Cmd, kind: type[PlainSocket] | type[OtherSocket], most: int
+    command: Cmd,
+    kind: type[PlainSocket] | type[OtherSocket],
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A receive goes on for as long as a server has more to send, be it eight bytes at a time."""
     contexts = (MetaContext(1, BASE_ALLOCATION),)
@@ -524,6 +529,7 @@ def test_of_a_map_little_is_received_at_a_time(
     offered = offer(view_of(export), structured=True, selected=contexts)
     wires = Wires(Traffic(plan(offered, export)))
     lane = wires.session._replies_lane
+    monkeypatch.setenv(VARIABLE, "0")  # what the pump receives nobody sees
     assert lane.source is not None
     watched = kind(lane.source)
     lane.source = cast(RelaySocket, watched)

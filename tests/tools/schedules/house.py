@@ -23,6 +23,7 @@ from gateway.app.switching import verbs_of
 from gateway.clients.client import serve_client
 from gateway.config import parse
 from gateway.hub import hub as hub_module
+from gateway.hub import rounds
 from gateway.hub.hub import Hub
 from gateway.scan import turn
 from gateway.sessions.pausing import Pauses
@@ -40,8 +41,6 @@ DRAIN_SECONDS = 60
 
 HUB = {
     "POLL_SECONDS": 1e-9,
-    "PATIENCE_SECONDS": 0.0,
-    "GATHER_SECONDS": 0.0,
     "TURN_SECONDS": 1e9,
 }
 """The hub's times that are real ones. A turn is never over, lest the machine decides who comes first."""
@@ -53,6 +52,7 @@ def in_no_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in HUB.items():
             patch.setattr(hub_module, name, value)
+        patch.setattr(rounds, "PATIENCE_SECONDS", 0.0)
         patch.setattr(turn, "TURN_SECONDS", 1e9)
         yield
 

@@ -1,0 +1,81 @@
+"""Lanes whose usual steps are done by a pump (`gateway.hub.pump`), and what is done where that has stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from gateway.hub import pump
+from gateway.hub.lane import BufferPool
+from gateway.hub.lanes import Lanes
+from gateway.hub.pump import Pump, pump_for
+from gateway.net.options import RelaySocket
+from gateway.scan.traffic import Traffic
+
+
+class Pumped(Lanes):
+    """Two lanes with a pump."""
+
+    __slots__ = ("_pool", "_pump")
+
+    def __init__(
+        self,
+        client: RelaySocket,
+        link: RelaySocket | None,
+        traffic: Traffic,
+        pool: BufferPool,
+        watch: Callable[[RelaySocket, int], None],
+    ) -> None:
+        super().__init__(client, link, traffic, pool, watch)
+        self._pool = pool
+        self._pump: Pump | None = None
+
+    def _have_pumped(self) -> None:
+        """See `Lanes`."""
+        lanes = self._requests_lane, self._replies_lane
+        self._pump = pump_for(
+            self,
+            self.client,
+            self.link,
+            self.traffic,
+            self._requests,
+            self._replies,
+            lanes,
+            self._pool,
+        )
+
+    def _take_up_requests(self, said: int) -> None:
+        """Go on where the pump has come to the end of the usual case."""
+        match said:
+            case pump.GO_ON:
+                self._guard_requests(self._requests_lane.scan)
+            case pump.RECEIVE_FAILED:
+                self._guard_requests(self._raise_what_failed)
+            case pump.SEND_FAILED:
+                self._fail_sending(self._what_failed())
+            case _:
+                self._guard_requests(_nothing)
+
+    def _take_up_replies(self, said: int) -> None:
+        match said:
+            case pump.GO_ON:
+                self._guard_replies(self._replies_lane.scan)
+            case pump.RECEIVE_FAILED:
+                self._guard_replies(self._raise_what_failed)
+            case pump.SEND_FAILED:
+                self._fail_client(self._what_failed())
+                self._guard_replies(_nothing)
+            case _:
+                self._guard_replies(_nothing)
+
+    def _what_failed(self) -> OSError:
+        assert self._pump is not None
+        error = self._pump.error
+        return OSError(error, os.strerror(error))
+
+    def _raise_what_failed(self) -> None:
+        raise self._what_failed()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,59 @@
+"""How the hub waits for more, decided from what its last rounds were. Pure: the hub tells it the time.
+
+There are two ways. To poll answers a client soonest that waits for each single reply. But it takes a processor
+from everybody else on the machine, the peers first, and what they do not get done the hub waits for. The
+kernel's own wait costs a wake-up each time, and leaves the processor to others meanwhile.
+
+Which is better no constant can say: it depends on how many processors there are, how fast they are, and what
+the peers do. So it is told by the rounds. Where one of them found several sockets ready, or left many commands
+under way, others have work to do, and the hub leaves them the processor: for as long as the last such rounds
+lasted together, from one look to the next. What the peers take is part of that. So where they are quick the hub
+polls again the sooner, and where they are slow it leaves them the processor the longer.
+
+After a round with many small commands under way the hub gives the processor away once before it looks again
+(`sched_yield`): whoever wants to run does, and the next look finds more at a time. Where nobody wants to run
+that costs nothing. Not where somebody is served as well who asks for little at a time, for he would wait.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from gateway.hub.crowd import Crowd
+
+PATIENCE_SECONDS = 0.001
+"""How long the kernel's wait lasts at most, instead of polling: the shortest that epoll_wait knows."""
+
+ROUNDS = 32
+"""How many of the last rounds that found several sockets ready say how long there is no polling after them."""
+
+CALM_SECONDS = 0.001
+"""So long after a step of a client who asks for little at a time another is expected: more than a disk takes
+that has it in memory."""
+
+
+class Rounds:
+    """What is known of the last rounds. Times are those of one clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._lasted: deque[float] = deque(maxlen=ROUNDS)
+        self._crowded_until = -math.inf
+        self._calm_until = -math.inf
+
+    def calm(self, now: float) -> None:
+        """A client was served who asks for little at a time."""
+        self._calm_until = now + CALM_SECONDS
+
+    def crowded(self, seconds: float, now: float) -> None:
+        """A round has found several sockets ready; from the look before, it lasted so long."""
+        self._lasted.append(seconds)
+        self._crowded_until = now + sum(self._lasted)
+
+    def patience(self, crowd: int, now: float) -> float:
+        """A round has left such a `Crowd`: give how long the kernel's wait may last. 0: poll."""
+        return PATIENCE_SECONDS if crowd > 0 or now < self._crowded_until else 0.0
+
+    def yields(self, crowd: int, now: float) -> bool:
+        """Say whether the processor is given away once before the next look."""
+        return crowd == Crowd.SMALL and now > self._calm_until
