@@ -221,16 +221,22 @@ class Hub:
                     crowd = self._serve_all(now)
                 looked, now = now, clock()
                 if len(events) > 1:
-                    rounds.crowded(now - looked, now)
+                    rounds.crowded(len(events), now - looked, now)
                 patience = rounds.patience(crowd, now)
-                if not (ready or self._again) and rounds.yields(crowd, now):
-                    os.sched_yield()
+                if not (ready or self._again) and rounds.gathers(crowd, now):
+                    self._gather(rounds.sleeps(now))
                 if events or ready or self._again:  # `ready` keeps what epoll does not tell twice
                     quiet_ends = now + POLL_SECONDS
                 if now > turn_ends:
                     await trio.lowlevel.checkpoint()
                     now = clock()
                     turn_ends, quiet_ends = now + TURN_SECONDS, now + POLL_SECONDS
+
+    def _gather(self, seconds: float) -> None:
+        if seconds:
+            time.sleep(seconds)
+        else:
+            os.sched_yield()
 
     def _serve_all(self, now: float) -> int:
         """Serve the sockets that are ready, until all are served or the time is over; give the `Crowd`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -95,11 +94,9 @@ async def test_a_bug_that_nobody_is_told_of_ends_the_hub() -> None:
 async def test_nobody_who_asks_for_little_waits_while_others_are_to_gather(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The hub gives the processor to the peers of one who has many commands under way, unless there is such a
-    one.
-    """
+    """The hub puts off its looks where somebody has many commands under way, unless there is such a one."""
     given: list[bool] = []
-    monkeypatch.setattr(os, "sched_yield", lambda: given.append(True))
+    monkeypatch.setattr(Hub, "_gather", lambda _hub, _seconds: given.append(True))
     monkeypatch.setattr(rounds, "CALM_SECONDS", 3600.0)
     hang = trio.Event()
 

@@ -53,6 +53,7 @@ def in_no_time() -> Iterator[None]:
         for name, value in HUB.items():
             patch.setattr(hub_module, name, value)
         patch.setattr(rounds, "PATIENCE_SECONDS", 0.0)
+        patch.setattr(rounds, "GATHER_SECONDS", 0.0)
         patch.setattr(turn, "TURN_SECONDS", 1e9)
         yield
 
