@@ -25,7 +25,7 @@ from gateway.wire.framing import EXTENDED, SIMPLE, STRUCTURED, shifted
 try:
     from gateway.hub import _pump as built
 except ImportError:
-    built = None  # type: ignore[assignment]
+    built = None  # type: ignore[assignment]  # mypy has one type for a module, and it is not there
 
 VARIABLE = "NBD_GATEWAY_PUMP"
 """Set to 0, it has Python do all."""

@@ -57,6 +57,7 @@ class Pumped(Lanes):
                 self._guard_requests(_nothing)
 
     def _take_up_replies(self, said: int) -> None:
+        """The same for replies."""
         match said:
             case pump.GO_ON:
                 self._guard_replies(self._replies_lane.scan)
