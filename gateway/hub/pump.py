@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +25,10 @@ try:
     from gateway.hub import _pump as built
 except ImportError:
     built = None  # type: ignore[assignment]  # mypy has one type for a module, and it is not there
+
+SOURCE = sha256(Path(__file__).with_name("_pump.c").read_bytes()).hexdigest()
+"""The hash of the pump's source: one that was built of another does not know these modules. It is read here, for
+when a session begins there may be no descriptor left."""
 
 VARIABLE = "NBD_GATEWAY_PUMP"
 """Set to 0, it has Python do all."""
@@ -52,15 +55,9 @@ class Pump(Protocol):
         """The same for the link's."""
 
 
-@cache
-def _source() -> str:
-    """Give the hash of the pump's source. A pump that was built of another one does not know these modules."""
-    return sha256(Path(__file__).with_name("_pump.c").read_bytes()).hexdigest()
-
-
 def is_compiled() -> bool:
     """Say whether there is a compiled pump, made of the source that is here, and nobody wants to do without."""
-    return built is not None and _source() == built.MADE_OF and os.environ.get(VARIABLE) != "0"
+    return built is not None and built.MADE_OF == SOURCE and os.environ.get(VARIABLE) != "0"
 
 
 def pump_for(
