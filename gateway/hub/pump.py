@@ -27,8 +27,8 @@ except ImportError:
     built = None  # type: ignore[assignment]  # mypy has one type for a module, and it is not there
 
 SOURCE = sha256(Path(__file__).with_name("_pump.c").read_bytes()).hexdigest()
-"""The hash of the pump's source: one that was built of another does not know these modules. It is read here, for
-when a session begins there may be no descriptor left."""
+"""The hash of the pump's source: one that was built of another does not know these modules. It is read
+here, for when a session begins there may be no descriptor left."""
 
 VARIABLE = "NBD_GATEWAY_PUMP"
 """Set to 0, it has Python do all."""
