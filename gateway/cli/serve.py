@@ -1,5 +1,6 @@
 """nbd-gateway serve: the gateway itself, from a configuration file or from the command line alone."""
 
+import gc
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -134,11 +135,18 @@ def _run(
     from gateway.upstream.configured import StartError
 
     read = None if source is None else ConfigSource(*source)
+    run = partial(app.serve, config, app.RunOptions(*options), source=read)
     try:
-        return trio.run(partial(app.serve, config, app.RunOptions(*options), source=read))
+        return trio.run(partial(run, listening=_loaded))
     except StartError as error:
         complain(str(error))
         return 1
+
+
+def _loaded(_uris: tuple[NbdUri, ...]) -> None:
+    """Have garbage looked for from now on (`gateway.__main__`), but not in what is loaded: that stays."""
+    gc.freeze()
+    gc.enable()
 
 
 def build_config(

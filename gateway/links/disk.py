@@ -136,6 +136,13 @@ class Disks:
                 self._look_at(disk)  # who asks for it need not open it
         return disk
 
+    def trunk(self, server: Server, name: str) -> Trunk | None:
+        """Give the connections that the clients of a disk share, if there are any that a client may still join.
+        No disk is made for whoever only asks.
+        """
+        disk = self._there.get((server.disks, name))
+        return None if disk is None else disk.trunk
+
     def _lift(self, which: weakref.ref[Disk]) -> None:
         """The first fence of a disk was raised: keep the disk until its last fence has gone."""
         disk = which()

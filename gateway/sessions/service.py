@@ -147,7 +147,7 @@ class Service:
         about to be left. Where one does, all do, whatever leads them there: what is written again after a loss
         would undo what others have written beside it.
         """
-        trunk = self.disk_at(location).trunk
+        trunk = self.disks.trunk(location.server, location.name)
         return location.server.mode.wanted.shared or not (trunk is None or trunk in leaving)
 
     def negotiation(

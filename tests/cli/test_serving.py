@@ -656,3 +656,25 @@ def test_demo_shows_both_sides_and_serves(tmp_path: Path) -> None:
         subprocess.run(["nbdcopy", through, "null:"], timeout=HANG_SECONDS, check=True)
         demo.send_signal(signal.SIGINT)
         assert demo.wait(HANG_SECONDS) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(("memory:1M", "--run", "true"), "True True"), (("--config", "missing.toml"), "False False")],
+)
+def test_garbage_is_looked_for_once_clients_can_connect_and_not_in_what_was_loaded(
+    tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    program = (
+        "import gc, sys; from gateway.__main__ import main; main();"
+        "print(gc.isenabled(), gc.get_freeze_count() > 10_000)"
+    )
+    done = subprocess.run(
+        [GATEWAY[0], "-c", program, "serve", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert done.stdout.strip() == expected, done.stderr
