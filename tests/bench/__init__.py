@@ -3,13 +3,13 @@
     rows.py       what is measured, with its floors and goals: a table
     judge.py      medians, ratios, verdicts; pure
     peers.py      how each contestant is started
-    processes.py  children that end with us, and how much memory they hold
+    processes.py  children that end with us, and what memory and processor time they take
     client.py     a client of raw bytes, for what no tool does: sit still, and never read
     measure.py    one measurement of each kind of load
     run.py        rounds: every contestant in turn, again and again
     profiling.py  one row under cProfile
     report.py     the table, JSON and docs/performance.md; pure but for two writes
-    chart.py      docs/performance.svg
+    chart.py      docs/performance-*.svg, one for each kind of processor
     machine.py    on what and with what it was measured
     floods.py     clients that ask for as much as a server takes of what costs it most
     neighbours.py what clients of one shared connection cost each other, by hand

@@ -20,7 +20,6 @@ from tests.bench.run import run_row
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
-CHART = ROOT / "docs" / "performance.svg"
 RESULTS = ROOT / "bench-results"
 
 ROUNDS = 5
@@ -83,7 +82,7 @@ def _render(options: argparse.Namespace) -> int:
 def _finish(found: report.Report, options: argparse.Namespace) -> int:
     if options.write_docs:
         report.write_docs(found, PAGE)
-        chart.draw(found, CHART)
+        chart.draw(found, PAGE.with_name(report.chart_name(report.kind(found))))
     if options.chart:
         chart.draw(found, options.chart)
     return 0 if found.passed else 1

@@ -1,4 +1,4 @@
-"""docs/performance.svg: throughput relative to a direct connection. The only file that needs matplotlib."""
+"""docs/performance-*.svg: throughput relative to a direct connection. The only file that needs matplotlib."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from statistics import median
+from types import MappingProxyType
 
-from tests.bench.rows import AtMost, Bound, Row
+from tests.bench.rows import PURE, AtMost, AtMostPerRequest, Bound, Row
 
 Samples = Mapping[str, Sequence[float | None]]
 Medians = Mapping[str, float | None]
@@ -49,24 +50,51 @@ def ratio(subject: float | None, peer: float | None) -> float | None:
     return subject / peer
 
 
-def holds(bound: Bound, row: Row, found: Medians) -> bool | None:
-    """Whether a bound is kept; None if what it compares with was not measured."""
-    subject = found.get(row.judged)
+NO_COSTS: Medians = MappingProxyType({})
+
+
+def holds(bound: Bound, judged: str, found: Medians, costs: Medians = NO_COSTS) -> bool | None:
+    """Whether a contestant keeps a bound; None if what it compares with was not measured. `costs` are processor
+    times per request.
+    """
+    subject = found.get(judged)
     if subject is None:
-        return False if row.judged in found else None
+        return False if judged in found else None
     if isinstance(bound, AtMost):
         return subject <= bound.amount
+    if isinstance(bound, AtMostPerRequest):
+        times = ratio(costs.get(judged), costs.get(bound.peer))
+        return None if times is None else times <= bound.factor
     times = ratio(subject, found.get(bound.peer))
     return None if times is None else times >= bound.factor
 
 
-def verdict(row: Row, found: Medians) -> Verdict:
+def verdict(row: Row, found: Medians, costs: Medians = NO_COSTS) -> Verdict:
     """One word about a row."""
-    floors = [holds(floor, row, found) for floor in row.floors]
+    return _verdict(row.judged, row.floors, row.goals, found, costs)
+
+
+def verdict_of_pure(row: Row, found: Medians, costs: Medians = NO_COSTS) -> Verdict | None:
+    """One word about the gateway without its pump; None if nothing is asked of it, or it was not there."""
+    if not row.pure or PURE not in found:
+        return None
+    return _verdict(PURE, row.pure, row.goals, found, costs)
+
+
+def spread(values: Sequence[float | None]) -> float | None:
+    """How far the samples are apart, as a share of their median."""
+    good = [value for value in values if value is not None]
+    return (max(good) - min(good)) / median(good) if len(good) > 1 and median(good) else None
+
+
+def _verdict(
+    judged: str, floored: Sequence[Bound], aimed: Sequence[Bound], found: Medians, costs: Medians
+) -> Verdict:
+    floors = [holds(floor, judged, found, costs) for floor in floored]
     if False in floors:
         return Verdict.NOT_REACHED
     if None in floors:
         return Verdict.NOT_JUDGED
-    if all(holds(goal, row, found) for goal in row.goals):
+    if all(holds(goal, judged, found, costs) for goal in aimed):
         return Verdict.GOAL_REACHED
     return Verdict.REACHED

@@ -11,8 +11,9 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.bench.processes import Broken, Child, free_port, run_tool
 from tests.bench.rows import (
@@ -28,6 +29,7 @@ from tests.bench.rows import (
     NBDKIT_TLS,
     ONE_CONNECTION,
     POLICIES,
+    PURE,
     QEMU_NBD,
     QEMU_NBD_TLS,
     SIMPLE_UPSTREAM,
@@ -36,6 +38,9 @@ from tests.bench.rows import (
 
 GATEWAY_VARIABLE = "BENCH_GATEWAY"
 """A stand-in for the gateway's own command, with {upstream}, {listen} (URIs) and {port} in it."""
+
+PUMP_VARIABLE = "NBD_GATEWAY_PUMP"
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 _LISTEN = "nbd://127.0.0.1:{port}"
 _FILL = "--name=fill --ioengine=nbd --rw=write --bs=1m --iodepth=8 --size=1g"
@@ -100,6 +105,10 @@ def gateway_command(upstream: str, port: int, profile: Path | None = None) -> li
 
 def _gateway(upstream: str, port: int, _: Path) -> list[str]:
     return gateway_command(upstream, port)
+
+
+def _pure(upstream: str, port: int, directory: Path) -> list[str]:
+    return ["env", f"{PUMP_VARIABLE}=0", *_gateway(upstream, port, directory)]
 
 
 def _gateway_with_policies(upstream: str, port: int, directory: Path) -> list[str]:
@@ -170,6 +179,7 @@ def _qemu_nbd_tls(upstream: str, port: int, directory: Path) -> list[str]:
 
 COMMANDS: dict[str, Callable[[str, int, Path], list[str]]] = {
     GATEWAY: _gateway,
+    PURE: _pure,
     NBDKIT: _nbdkit,
     QEMU_NBD: _qemu_nbd,
     HAPROXY: _haproxy,
@@ -242,13 +252,25 @@ class Stage:
             )
         return self._slow_upstream
 
+    def pid(self, name: str) -> int | None:
+        """The process of a contestant that was asked for; none, where there is none between."""
+        child = self._standing.get(name)
+        return None if child is None else child.pid
+
     def use(self, name: str, child: Child) -> None:
         """Takes a child that was started otherwise for a contestant."""
         self._standing[name] = child
 
-    def start(self, name: str, upstream: str) -> Child:
+    def start(
+        self, name: str, upstream: str, environment: Mapping[str, str] = NO_VARIABLES
+    ) -> Child:
         """A contestant of its own for one measurement."""
-        return self.launch(name, lambda port: COMMANDS[name](upstream, port, self._directory))
+
+        def command(port: int) -> list[str]:
+            words = COMMANDS[name](upstream, port, self._directory)
+            return ["env", *map("=".join, environment.items()), *words] if environment else words
+
+        return self.launch(name, command)
 
     def memory_server(self, *options: str, after: tuple[str, ...] = ()) -> Child:
         """nbdkit with one gibibyte of memory."""
@@ -260,6 +282,10 @@ class Stage:
                 *("memory", "1G", *after),
             ],
         )
+
+    def empty_cache(self) -> Path:
+        """A place for .pyc files that has none."""
+        return Path(tempfile.mkdtemp(dir=self._directory))
 
     def launch(self, name: str, command: Callable[[int], list[str]]) -> Child:
         """Starts a child on a free port and sees to its end."""

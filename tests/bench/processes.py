@@ -17,6 +17,7 @@ START_SECONDS = 15.0
 STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.002
 _PR_SET_PDEATHSIG = 1
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -128,6 +129,19 @@ def resident_mib(pid: int) -> float:
     return sum(_resident_kib(member) for member in _family(pid)) / 1024
 
 
+def processor_seconds(pid: int) -> float:
+    """What a process, its threads and its children have used so far, those that have ended among them; to a
+    tick (10 ms).
+    """
+    return sum(map(_ticks, _family(pid))) / _TICKS_PER_SECOND
+
+
+def idle_and_all_seconds() -> tuple[float, float]:
+    """How long the machine's processors have had nothing to do, and how long they have been there."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+    return (ticks[3] + ticks[4]) / _TICKS_PER_SECOND, sum(ticks) / _TICKS_PER_SECOND
+
+
 def allow_many_files() -> None:
     """A thousand sessions are two thousand sockets in a gateway; children inherit what is set here."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -148,6 +162,15 @@ def _resident_kib(pid: int) -> int:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1])
+    return 0
+
+
+def _ticks(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        # What follows the name, which may have blanks in it: the state, and from the twelfth on the times of
+        # this process in user and kernel mode, and those of children that it has waited for (proc_pid_stat(5)).
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, words[11:15]))
     return 0
 
 

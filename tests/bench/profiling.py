@@ -30,7 +30,7 @@ def profile(row: Row, stage: Stage, seconds: float) -> None:
             GATEWAY, lambda port: gateway_command(stage.upstream.uri, port, profile=target)
         )
         stage.use(GATEWAY, child)
-        value = measure(row, GATEWAY, stage, seconds)
+        value = measure(row, GATEWAY, stage, seconds).value
         child.stop(_STOP_SECONDS)
         if not target.exists():
             raise Broken(f"the gateway left no profile:\n{child.last_words()}")

@@ -19,6 +19,10 @@ class Outcome:
     row: Row
     samples: dict[str, list[float | None]]
     problems: list[str] = field(default_factory=list)
+    costs: dict[str, list[float | None]] = field(default_factory=dict)
+    """Processor time per request of a contestant, with all its threads and children, in microseconds."""
+    idle: dict[str, list[float | None]] = field(default_factory=dict)
+    """What share of the machine's processors had nothing to do meanwhile."""
 
 
 def run_row(
@@ -37,10 +41,19 @@ def run_row(
 
 def _sample(outcome: Outcome, name: str, stage: Stage, seconds: float) -> float | None:
     try:
-        value = measure(outcome.row, name, stage, seconds)
+        sample = measure(outcome.row, name, stage, seconds)
     except Broken as error:
         outcome.problems.append(f"{name}: {error}")
         print(f"  {outcome.row.name}: {name}: {error}", file=sys.stderr)
         return None
-    print(f"  {outcome.row.name}: {name}: {value:.2f} {outcome.row.unit}", file=sys.stderr)
-    return value
+    cost = ""
+    if sample.microseconds is not None:
+        outcome.costs.setdefault(name, []).append(sample.microseconds)
+        cost = f", {sample.microseconds:.1f} us a request"
+    if sample.idle is not None:
+        outcome.idle.setdefault(name, []).append(sample.idle)
+    print(
+        f"  {outcome.row.name}: {name}: {sample.value:.2f} {outcome.row.unit}{cost}",
+        file=sys.stderr,
+    )
+    return sample.value

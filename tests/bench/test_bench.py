@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.judge import Verdict, holds, medians, ratio, verdict
+from tests.bench.judge import Verdict, holds, medians, ratio, spread, verdict, verdict_of_pure
 from tests.bench.peers import COMMANDS, GATEWAY_VARIABLE, gateway_command
 from tests.bench.report import (
     BEGIN,
     END,
+    NEXT_KIND,
     Report,
+    chart_name,
     column,
     from_json,
     markdown,
@@ -20,13 +22,27 @@ from tests.bench.report import (
     terminal,
     to_json,
 )
-from tests.bench.rows import DIRECT, GATEWAY, HAPROXY, NBDKIT, ROWS, AtMost, Copy, Fio, Row, Times
+from tests.bench.rows import (
+    DIRECT,
+    GATEWAY,
+    HAPROXY,
+    NBDKIT,
+    PURE,
+    ROWS,
+    AtMost,
+    AtMostPerRequest,
+    Copy,
+    Fio,
+    Row,
+    Times,
+)
 from tests.bench.run import Outcome
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 
 DEPTH_32 = ROWS[0]
 START = next(row for row in ROWS if row.name.startswith("start"))
+SIXTEEN = next(row for row in ROWS if row.name.startswith("16 connections"))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -35,12 +51,13 @@ def test_row_is_well_formed(row: Row) -> None:
     assert row.goals
     assert row.judged in row.peers
     assert {column(name) for name in row.peers} <= {DIRECT, *COMMANDS}
-    for bound in (*row.floors, *row.goals):
-        if isinstance(bound, Times):
-            assert bound.peer in row.peers
-            assert bound.peer != row.judged
-        else:
+    assert not row.pure or PURE in row.peers
+    for bound in (*row.floors, *row.goals, *row.pure):
+        if isinstance(bound, AtMost):
             assert bound.unit == row.unit
+        else:
+            assert bound.peer in row.peers
+            assert bound.peer not in (row.judged, PURE)
     if isinstance(row.load, Fio | Copy):
         assert row.load.verb in ("read", "write")
 
@@ -53,6 +70,16 @@ def test_what_reaches_the_goal_reaches_the_floor(row: Row) -> None:
                 assert goal.factor >= floor.factor
             if isinstance(floor, AtMost) and isinstance(goal, AtMost):
                 assert goal.amount <= floor.amount
+            if isinstance(floor, AtMostPerRequest) and isinstance(goal, AtMostPerRequest):
+                assert goal.factor <= floor.factor
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_what_reaches_the_floor_reaches_that_without_the_pump(row: Row) -> None:
+    for floor in row.floors:
+        for pure in row.pure:
+            if isinstance(floor, Times) and isinstance(pure, Times) and floor.peer == pure.peer:
+                assert floor.factor >= pure.factor
 
 
 def test_row_names_are_unique() -> None:
@@ -76,17 +103,16 @@ def test_medians_forgive_a_peer_one_failure_and_the_judged_none() -> None:
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        ({GATEWAY: 90.0, NBDKIT: 40.0, HAPROXY: 70.0, DIRECT: 100.0}, Verdict.GOAL_REACHED),
-        ({GATEWAY: 85.0, NBDKIT: 40.0, HAPROXY: 70.0, DIRECT: 100.0}, Verdict.REACHED),
-        ({GATEWAY: 80.0, NBDKIT: 40.0, HAPROXY: 60.0, DIRECT: 100.0}, Verdict.REACHED),
+        ({GATEWAY: 92.0, NBDKIT: 40.0, HAPROXY: 70.0, DIRECT: 100.0}, Verdict.GOAL_REACHED),
+        ({GATEWAY: 85.0, NBDKIT: 40.0, HAPROXY: 71.0, DIRECT: 100.0}, Verdict.REACHED),
+        ({GATEWAY: 80.0, NBDKIT: 40.0, HAPROXY: 80.0, DIRECT: 100.0}, Verdict.REACHED),
         ({GATEWAY: 79.0, NBDKIT: 40.0, HAPROXY: 60.0, DIRECT: 100.0}, Verdict.NOT_REACHED),
-        ({GATEWAY: 80.0, NBDKIT: 40.0, HAPROXY: 70.0, DIRECT: 100.0}, Verdict.NOT_REACHED),
+        ({GATEWAY: 80.0, NBDKIT: 40.0, HAPROXY: 81.0, DIRECT: 100.0}, Verdict.NOT_REACHED),
         ({GATEWAY: None, NBDKIT: 40.0, HAPROXY: 70.0, DIRECT: 100.0}, Verdict.NOT_REACHED),
         # One floor missed is missed, whatever else is unknown.
         ({GATEWAY: 79.0, NBDKIT: 40.0, HAPROXY: None}, Verdict.NOT_REACHED),
         ({GATEWAY: 90.0, NBDKIT: 40.0, HAPROXY: None}, Verdict.NOT_JUDGED),
         ({GATEWAY: 90.0, NBDKIT: 40.0}, Verdict.NOT_JUDGED),
-        ({GATEWAY: 85.0, NBDKIT: 40.0, HAPROXY: 70.0}, Verdict.REACHED),
         ({}, Verdict.NOT_JUDGED),
     ],
 )
@@ -97,10 +123,10 @@ def test_verdict_of_ratios(found: dict[str, float | None], expected: Verdict) ->
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (0.3, Verdict.GOAL_REACHED),
-        (0.31, Verdict.REACHED),
-        (0.6, Verdict.REACHED),
-        (0.61, Verdict.NOT_REACHED),
+        (0.25, Verdict.GOAL_REACHED),
+        (0.26, Verdict.REACHED),
+        (0.4, Verdict.REACHED),
+        (0.41, Verdict.NOT_REACHED),
     ],
 )
 def test_verdict_where_less_is_better(seconds: float, expected: Verdict) -> None:
@@ -108,7 +134,42 @@ def test_verdict_where_less_is_better(seconds: float, expected: Verdict) -> None
 
 
 def test_bound_without_its_peer_is_not_judged() -> None:
-    assert holds(Times(2.0, NBDKIT), DEPTH_32, {GATEWAY: 1.0}) is None
+    assert holds(Times(2.0, NBDKIT), GATEWAY, {GATEWAY: 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "expected"),
+    [
+        ({GATEWAY: 10.0, HAPROXY: 10.0}, Verdict.GOAL_REACHED),
+        ({GATEWAY: 11.5, HAPROXY: 10.0}, Verdict.REACHED),
+        ({GATEWAY: 11.6, HAPROXY: 10.0}, Verdict.NOT_REACHED),
+        ({GATEWAY: 11.6}, Verdict.NOT_JUDGED),
+    ],
+)
+def test_processor_time_is_judged_beside_a_peers(
+    microseconds: dict[str, float | None], expected: Verdict
+) -> None:
+    assert verdict(SIXTEEN, {GATEWAY: 50.0, HAPROXY: 40.0}, microseconds) is expected
+
+
+@pytest.mark.parametrize(
+    ("pure", "expected"),
+    [(95.0, Verdict.REACHED), (94.0, Verdict.NOT_REACHED), (None, Verdict.NOT_REACHED)],
+)
+def test_the_gateway_without_its_pump_has_floors_of_its_own(
+    pure: float | None, expected: Verdict
+) -> None:
+    assert verdict_of_pure(DEPTH_32, {PURE: pure, NBDKIT: 50.0, HAPROXY: 100.0}) is expected
+
+
+def test_without_pump_nothing_is_judged_where_nothing_is_asked_or_it_is_not_there() -> None:
+    assert verdict_of_pure(START, {GATEWAY: 0.2}) is None
+    assert verdict_of_pure(DEPTH_32, {GATEWAY: 1.0, NBDKIT: 1.0}) is None
+
+
+def test_spread_is_a_share_of_the_median() -> None:
+    assert spread([9.0, None, 10.0, 12.0]) == 0.3
+    assert spread([9.0]) is None
 
 
 def test_a_variant_stands_in_its_column() -> None:
@@ -123,10 +184,20 @@ def _report(gateway: float | None = 50.0) -> Report:
         NBDKIT: [40.0],
         HAPROXY: [45.0],
     }
-    outcomes = [Outcome(DEPTH_32, samples), Outcome(START, {GATEWAY: [0.2]})]
+    costs: dict[str, list[float | None]] = {GATEWAY: [4.64], HAPROXY: [7.0]}
+    idle: dict[str, list[float | None]] = {GATEWAY: [0.25]}
+    outcomes = [
+        Outcome(DEPTH_32, samples, costs=costs, idle=idle),
+        Outcome(START, {GATEWAY: [0.2]}),
+    ]
     if gateway is None:
         outcomes[0].problems.append("gateway: fio hung\nfor 32 s")
-    return Report(outcomes, {"interpreter": "CPython 3.11.2", "kernel": "Linux 6.1"}, 5, 2.0)
+    facts = {
+        "interpreter": "CPython 3.11.2",
+        "kernel": "Linux 6.1",
+        "processors": "2 x Good(R) One",
+    }
+    return Report(outcomes, facts, 5, 2.0)
 
 
 @pytest.mark.parametrize("render", [terminal, markdown])
@@ -136,7 +207,9 @@ def test_a_number_that_is_not_reached_is_printed_as_such(render: object) -> None
     assert "NOT REACHED" in page
     assert "goal reached" in page
     assert "1.25 x nbdkit" in page
-    assert "2 x nbdkit, 1.2 x haproxy" in page
+    assert "1 x haproxy, 2 x nbdkit" in page
+    assert "4.64" in page
+    assert "25%" in page
     assert "CPython 3.11.2" in page
     assert "medians of 5 rounds, 2 s each" in page
 
@@ -157,22 +230,36 @@ def test_json_round_trip() -> None:
     again = from_json(to_json(report))
     assert terminal(again) == terminal(report)
     rows = json.loads(to_json(report))["rows"]
-    assert rows[0]["floors"] == {"2 x nbdkit": False, "1.2 x haproxy": False}
+    assert rows[0]["floors"] == {"1 x haproxy": False, "2 x nbdkit": False}
+    assert rows[0]["microseconds"][GATEWAY] == [4.64]
 
 
-def test_page_has_markers_and_keeps_what_is_around_them() -> None:
+def test_page_keeps_the_last_run_of_each_kind_of_processor() -> None:
     page = PAGE.read_text()
-    assert page.count(BEGIN) == page.count(END) == 1
-    again = replace_marked(replace_marked(page, "a first table"), "a table")
-    assert f"{BEGIN}\na table\n{END}" in again
-    assert again.split(BEGIN)[0] == page.split(BEGIN)[0]
-    assert again.split(END)[1] == page.split(END)[1]
+    assert page.count(NEXT_KIND) == 1
+    once = replace_marked(page, "3 x Good(R) One", "a table")
+    both = replace_marked(once, "3 x Better", "another")
+    again = replace_marked(both, "3 x Good(R) One", "a new table")
+    for kind, body in (("3 x Good(R) One", "a new table"), ("3 x Better", "another")):
+        assert f"### {kind}\n\n{BEGIN.format(kind)}\n{body}\n{END.format(kind)}\n" in again
+    assert again.split("### 3 x Good")[0] == page.split(NEXT_KIND)[0]
+    assert again.split(NEXT_KIND)[1] == page.split(NEXT_KIND)[1]
 
 
-@pytest.mark.parametrize("page", ["", BEGIN, END, f"{END} {BEGIN}"])
+def test_charts_of_the_page_are_there() -> None:
+    page = PAGE.read_text()
+    kinds = [line[4:] for line in page.splitlines() if line.startswith("### ") and " x " in line]
+    assert kinds
+    for kind in kinds:
+        assert f"({chart_name(kind)})" in page
+        assert PAGE.with_name(chart_name(kind)).exists()
+    assert chart_name("2 x Good(R) One @ 2.5GHz") == "performance-2-x-good-one-2-5ghz.svg"
+
+
+@pytest.mark.parametrize("page", ["", BEGIN.format("x"), f"{END.format('x')} {BEGIN.format('x')}"])
 def test_page_without_markers_is_refused(page: str) -> None:
-    with pytest.raises(ValueError, match="bench:begin"):
-        replace_marked(page, "a table")
+    with pytest.raises(ValueError, match="bench:"):
+        replace_marked(page, "x", "a table")
 
 
 def test_gateway_is_asked_as_a_user_would(monkeypatch: pytest.MonkeyPatch) -> None:
