@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench import chart, machine, report
-from tests.bench.peers import COMMANDS, GATEWAY_VARIABLE, stage
+from tests.bench.peers import COMMANDS, GATEWAY_VARIABLE, ROOT, stage
 from tests.bench.processes import Broken, allow_many_files
 from tests.bench.profiling import profile
 from tests.bench.rows import PLAIN, ROWS, Row
 from tests.bench.run import run_row
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "bench-results"
 

@@ -142,8 +142,8 @@ def _copy(load: Copy, uri: str, upstream: str) -> float:
 
 
 def _start(load: Start, name: str, stage: Stage) -> float:
-    environment = {} if load.compiled else {"PYTHONPYCACHEPREFIX": str(stage.empty_cache())}
-    child = stage.start(name, stage.upstream.uri, environment)
+    variables = stage.modules(compiled=load.compiled)
+    child = stage.start(name, stage.upstream.uri, variables)
     used = processor_seconds(child.pid)
     child.stop()
     return used

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -36,10 +37,12 @@ from tests.bench.rows import (
     TLS,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 GATEWAY_VARIABLE = "BENCH_GATEWAY"
 """A stand-in for the gateway's own command, with {upstream}, {listen} (URIs) and {port} in it."""
 
 PUMP_VARIABLE = "NBD_GATEWAY_PUMP"
+_NO_CACHE = shutil.ignore_patterns("__pycache__")
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 _LISTEN = "nbd://127.0.0.1:{port}"
@@ -283,9 +286,17 @@ class Stage:
             ],
         )
 
-    def empty_cache(self) -> Path:
-        """A place for .pyc files that has none."""
-        return Path(tempfile.mkdtemp(dir=self._directory))
+    def modules(self, *, compiled: bool) -> Mapping[str, str]:
+        """The variables with which the gateway's own modules are found as they are once they are installed, or
+        as they are in a fresh checkout; whatever this environment says of .pyc files.
+        """
+        place = self._directory / ("compiled" if compiled else "fresh")
+        if not place.exists():
+            for package in ("gateway", "policies"):
+                shutil.copytree(ROOT / package, place / package, ignore=_NO_CACHE)
+            if compiled:
+                run_tool([sys.executable, "-m", "compileall", "-q", str(place)], _FILL_SECONDS)
+        return {"PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def launch(self, name: str, command: Callable[[int], list[str]]) -> Child:
         """Starts a child on a free port and sees to its end."""

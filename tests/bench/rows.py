@@ -113,7 +113,7 @@ class Start:
     """From the start of the process until a connect succeeds: what processor time it takes."""
 
     compiled: bool
-    """Whether the interpreter finds modules compiled (.pyc); else it compiles each."""
+    """Whether the interpreter finds the gateway's modules compiled (.pyc); else it compiles each."""
 
 
 @dataclass(frozen=True)
