@@ -5,6 +5,7 @@ Where everything is; imports go down this list, never up:
     cli/         one file per verb: serve, demo, check, explain, probe, policies, ...
     app/         the gateway as a whole: built from a configuration, reloaded, switched
     inspect/     what looks and serves nobody: explain, probe, conform, what check looks for
+    status/      what a running gateway is doing, and what waits for what
     admin/       how a running gateway is spoken to
     clients/     a client until it has opened an export
     sessions/    from then on: what it was promised, and how it lives on, is paused, led elsewhere
@@ -22,6 +23,7 @@ Where everything is; imports go down this list, never up:
     losses/      what a server may lose of what it has acknowledged, and who is told; pure
     quirks/      one file per oddity of a peer, and how it is mended; pure
     protocol/    who may say what, when: both negotiations, offer(), legality; pure
+    counts/      what has been done since the start, in numbers that only grow; pure
     log/         what is written while it runs: how much, how it looks, and by a thread that harms nobody
     identity.py  who a client is, whatever it proves it by; pure
     peer.py      whether the process at a link's other end can carry anything out any more; pure

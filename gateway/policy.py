@@ -48,12 +48,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import count
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, WithJsonSchema
 
 from gateway.identity import Identity
+from gateway.log.ids import new_id
 from gateway.log.writer import Outcome, Sink, Writer
 from gateway.protocol.commands import RANGED, WRITE_CLASS
 from gateway.protocol.export import View, together
@@ -136,9 +136,8 @@ class Client:
     """The URI of the listener that it came by."""
     hypothetical: bool = False
     """There is no such client: `explain` asks what it would get. Nothing of that is to be recorded."""
-
-
-_numbers = count(1)
+    id: str = field(default_factory=new_id)
+    """Tells clients apart, those of other runs as well; the log has it in each line, as `session`."""
 
 
 @dataclass(eq=False, slots=True)
@@ -148,8 +147,6 @@ class Session:
     client: Client
     export: str
     """The export's name in our configuration."""
-    number: int = field(default_factory=lambda: next(_numbers))
-    """Tells sessions of one run apart."""
     commands: int = 0
     """How many commands went upstream. This, and what follows, is counted up to the end of the session."""
     bytes_from_client: int = 0

@@ -263,6 +263,11 @@ class Gate:
         """A request is held back."""
         return self._waits_at is not None
 
+    @property
+    def waits_at(self) -> Bucket | None:
+        """The bucket that holds it back."""
+        return None if self._waits_at is None else self._waits_at.bucket
+
     def take(self, length: int) -> bool:
         """Let a request through and charge it everywhere; or say False, and call `wake` when the same request
         is to be tried again. `length` is that of its data.

@@ -1,9 +1,9 @@
 """Write down who opened what when, how much was done, and what was refused: one line of JSON each.
 
-    {"time": "2026-11-21T12:00:00.123+01:00", "event": "opened", "session": 7, "export": "vm-1", "who": ...}
+    {"time": "2026-11-21T12:00:00.123+01:00", "event": "opened", "session": "k3wq7x-7", "export": ...}
 
-- `opened`: a session begins. `who` is the client in one field; all that is known of it follows, each by
-  itself.
+- `opened`: a session begins. `session` is the id that the log has for it, too. `who` is the client in one
+  field; all that is known of it follows, each by itself.
 - `closed`: it has ended: `seconds`, `commands`, `bytes_from_client`, `bytes_to_client`, what was `refused`
   (command and error, how often), and `why` if the client did not leave in good order. A session that another
   policy refuses after this one is opened, closed at once, and denied.
@@ -362,7 +362,7 @@ class Audit(Policy):
 
 
 def _of(session: Session) -> dict[str, Any]:
-    return {"session": session.number, "export": session.export}
+    return {"session": session.client.id, "export": session.export}
 
 
 def _known(identity: Identity) -> dict[str, Any]:

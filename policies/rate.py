@@ -157,7 +157,7 @@ class Rate(Policy):
 
     def _who(self, session: Session) -> object:
         if self.per == "session":
-            return session.number
+            return session.client.id
         return session.client.identity.key if self.per == "identity" else session.export
 
     def _rates(self) -> Iterator[tuple[Unit, float, float]]:

@@ -11,8 +11,9 @@ JSON object; then the connection is closed.
     {"ok": false, "done": [], "problems": ["gateway.toml:3: listen.uri: expected an NBD URI, ..."]}
 
 `ok` says whether what was asked is done; `done` what that was, and `problems` what was in the way, or is left
-to be seen to, each for people. A client must not mind keys that it does not know; we do, for an argument that
-is passed over is one that somebody relied on. Both sides go by lines of bounded length, and bounded time.
+to be seen to, each for people. What is asked of a gateway (`gateway.status`) is answered in `data`, in names
+and numbers. A client must not mind keys that it does not know; we do, for an argument that is passed over is
+one that somebody relied on. Both sides go by lines of bounded length, and bounded time.
 
 A caller that goes before it has its answer (Ctrl-C, a session that is cut) does not know what came of it, and
 nobody else does. So what is under way is cancelled, which undoes it; and what was done and can be undone, is
@@ -73,6 +74,8 @@ class ControlAnswer:
     ok: bool
     done: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    data: Mapping[str, Any] | None = None
+    """The answer to a question, in names and numbers, for whoever shows it."""
     undo: Callable[[], Awaitable[None]] | None = field(default=None, compare=False)
     """Undoes it. None: it stays, whoever knows of it."""
     while_connected: bool = False
@@ -101,6 +104,8 @@ def _line_of(answer: ControlAnswer) -> bytes:
         told = (*answer.problems[:MAX_PROBLEMS], f"and {more} problems more")
         answer = replace(answer, problems=told)
     said = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
+    if answer.data is not None:
+        said["data"] = answer.data
     return json.dumps(said).encode() + b"\n"
 
 
@@ -307,7 +312,10 @@ def _understood(line: bytes) -> ControlAnswer:
     ok, done, problems = (said.get(key) for key in ("ok", "done", "problems"))
     if not isinstance(ok, bool) or not isinstance(done, list) or not isinstance(problems, list):
         raise Misunderstood('got no "ok", "done" and "problems"')
-    return ControlAnswer(ok, tuple(map(str, done)), tuple(map(str, problems)))
+    data = said.get("data")
+    if data is not None and not isinstance(data, dict):
+        raise Misunderstood('got a "data" that is no object')
+    return ControlAnswer(ok, tuple(map(str, done)), tuple(map(str, problems)), data)
 
 
 def _object(line: bytes) -> dict[str, Any]:

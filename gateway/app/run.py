@@ -8,13 +8,11 @@ configuration and TLS credentials anew (see `gateway.app.reload`). SIGUSR1 and S
 
 from __future__ import annotations
 
-import errno
 import os
-import resource
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Verb, no_arguments
+from gateway.app.descriptors import raise_limit, why_short
 from gateway.app.lacking import say_what_is_lacking
+from gateway.app.overview import Overview
 from gateway.app.pidfile import pidfile
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
@@ -32,6 +32,7 @@ from gateway.clients.client import ChooseSession, naming, serve_client
 from gateway.config import Config, Listen
 from gateway.hub.hub import Hub
 from gateway.log import logger, say_left_out
+from gateway.log.ids import new_id
 from gateway.net.listen import Listener, ListenError, is_abstract, open_listener, take_clients
 from gateway.net.options import peer_of
 from gateway.net.tally import Tally
@@ -39,6 +40,8 @@ from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
 from gateway.sessions.transmit import LINGER_SECONDS
 from gateway.sessions.upkeep import see_to_upstreams
+from gateway.status import verbs as status
+from gateway.status.stuck import Stuck
 from gateway.upstream.backends import Backend
 from gateway.upstream.configured import StartError, load_keyring, servers_of
 from gateway.uri import MAX_SOCKET_PATH_BYTES, NbdUri
@@ -56,9 +59,6 @@ KILLED = 128
 NEGOTIATION_DRAIN_SECONDS = 2
 """How long clients that have not opened an export yet may take, while shutting down, to ask for one and be
 told ERR_SHUTDOWN."""
-
-MAX_DESCRIPTORS = 1_048_576
-"""Up to where the limit of open files is raised: two sockets for each client, and the kernel's own cap."""
 
 SHORTAGE_LOG_SECONDS = 60
 TURNED_AWAY_LOG_SECONDS = 1
@@ -87,7 +87,7 @@ async def serve(
     `source` is where the configuration came from, if that can be reloaded. `listening` is called with the
     listeners' URIs once clients can connect. Raises `StartError`.
     """
-    _raise_descriptor_limit()
+    raise_limit()
     # Whoever started us may have had it ignored; then the kernel would reap what we have started, and give its
     # number away (waitpid(2)).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -157,7 +157,9 @@ class _Run:
         self._signals = signals
         self._reloader = Reloader(source, self._service, standing, embedded, self)
         self._verbs: dict[str, Verb] = {"reload": self._reload}
+        self._stuck = Stuck(self._service, log)
         self._clients: Counter[Listener] = Counter()
+        self._overview = Overview(standing, self._clients)
         self._had_client = False
         """One that has asked for something: who only looks whether the port is open is none."""
         self._somebody_left = trio.Event()
@@ -202,7 +204,9 @@ class _Run:
         self._verbs |= verbs_of(
             self._service, Pauses(self._service, self._tasks), lambda: self._standing.keyring
         )
+        self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
         begin(self._obey_signals, everything)
+        begin(self._stuck.watch)
         begin(self._shortages.run)
         begin(self._turned_away.run)
         begin(self._service.turned_away.run)
@@ -301,6 +305,8 @@ class _Run:
         ours |= {"arguments": dict(asked.arguments)} if asked.arguments.keys() - {"export"} else {}
         if answer is None:
             log.warning("command undone: who asked has gone", **ours)
+        elif answer.ok and answer.data is not None:
+            log.debug("question answered", **ours)  # it may be asked every second
         elif answer.ok:
             log.info("command done", **ours, done=[*answer.done], problems=[*answer.problems])
         else:
@@ -309,7 +315,7 @@ class _Run:
     # --- Clients
 
     def _short(self, number: int) -> None:
-        self._shortages.add(_shortage(number))
+        self._shortages.add(why_short(number))
 
     def _say_shortage(self, why: str, count: int) -> None:
         self._service.log.error("could not accept a client", why=why, attempts=count)
@@ -319,17 +325,21 @@ class _Run:
 
     async def _client(self, listener: Listener, stream: trio.SocketStream) -> None:
         log = self._service.log
-        listen = listener.settings
+        listen, session_id = listener.settings, new_id()
         self._clients[listener] += 1
         try:
-            log = naming(peer_of(stream.socket), log)
+            log = naming(peer_of(stream.socket), log, session_id)
             with self._reloader.present.one():
                 async with stream:
-                    if self._clients[listener] > listen.max_connections:
+                    if self._overview.is_drained(listener):
+                        self._turned_away.add("the listener is drained")
+                    elif self._clients[listener] > listen.max_connections:
                         self._turned_away.add(f"{listen.max_connections} are connected")
                     else:
                         tls = self._session_of(listen)
-                        if await serve_client(self._service, listen, stream, tls):
+                        if await serve_client(
+                            self._service, listen, stream, tls, session_id=session_id
+                        ):
                             self._had_client = True
         except (Exception, SystemExit):
             # A bug, ours or a policy's; it must not take the other clients with it.
@@ -397,20 +407,3 @@ async def _open(doors: Listeners, config: Config) -> None:
             doors.control = ControlSocket(config.control.socket)
     except ListenError as error:
         raise StartError(str(error)) from None
-
-
-def _shortage(number: int) -> str:
-    """Say what there is too little of, to somebody who can have more of it."""
-    text = os.strerror(number)
-    if number != errno.EMFILE:
-        return text
-    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return f"{text}: the limit is {limit}, raise it with ulimit -n or systemd's LimitNOFILE"
-
-
-def _raise_descriptor_limit() -> None:
-    """Take as many descriptors as we may have: the usual limit of 1,024 is met by 500 clients."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -17,6 +17,10 @@ listens within a fraction of a second: nothing is loaded that only help texts or
     reload.py    a running gateway takes its configuration up anew
     pause.py, resume.py, switch.py  its exports are held, go on, go over to another server
     losses.py    what its disks may have lost
+    status.py, sessions.py, exports.py, upstreams.py, top.py  what it is doing
+    disconnect.py  one of its sessions is ended
+    drain.py, undrain.py  it takes no more clients, or takes them again
+    disable.py, enable.py  it connects to an upstream no more, or does again
 
 And what several of them need:
 
@@ -24,6 +28,7 @@ And what several of them need:
     asking.py    which server is asked, how long it may take, how failures are told
     claims.py    what `--as` and `--from` say of a client that is not there
     running.py   speaking to a gateway that runs
+    showing.py   its answers, as tables for people or as JSON, once or again and again
     vocabulary.py  names that a configuration may use, from the packages that define them
 
 Exit status: 0 done, 1 it cannot be done (the configuration or the machine is to blame), 2 the command line is
@@ -73,6 +78,16 @@ VERBS = (
         "resume",
         "switch",
         "losses",
+        "status",
+        "sessions",
+        "exports",
+        "upstreams",
+        "top",
+        "disconnect",
+        "drain",
+        "undrain",
+        "disable",
+        "enable",
         "explain",
         "probe",
         "conform",

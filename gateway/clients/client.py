@@ -34,6 +34,7 @@ from gateway.clients.presence import Presence
 from gateway.config import Listen
 from gateway.identity import Identity
 from gateway.log import ORIGIN
+from gateway.log.ids import new_id
 from gateway.net.drive import Conversation, PeerClosed, Stream, close_stream, has_left
 from gateway.net.options import peer_of, tune
 from gateway.net.proxy import introduced
@@ -77,12 +78,15 @@ async def serve_client(
     listen: Listen,
     stream: trio.SocketStream,
     tls: ChooseSession | None = None,
+    *,
+    session_id: str | None = None,
 ) -> bool:
     """Serve one client until it has gone; say whether it was one, and has asked for something. Never raises for
     anything that a peer does.
 
-    `tls` is there if the listener has TLS.
+    `tls` is there if the listener has TLS. `session_id` is what the log knows the client by; None: a new one.
     """
+    session_id = session_id or new_id()
     with suppress(OSError):  # it may have gone already
         tune(
             stream.socket,  # type: ignore[arg-type] # a Trio socket has what is needed of a plain one
@@ -91,13 +95,13 @@ async def serve_client(
         )
     began = trio.current_time()
     peer = peer_of(stream.socket)
-    log = naming(peer, service.log)
+    log = naming(peer, service.log, session_id)
     who = await _introduced(stream, peer, listen, log)
     if who is None:
         return False
     if who is not peer:
-        log = naming(who, log).bind(via=peer.peer)
-    client = _Client(service, listen, stream, tls, who, log)
+        log = naming(who, log, session_id).bind(via=peer.peer)
+    client = _Client(service, listen, stream, tls, who, session_id, log)
     try:
         if listen.style == "oldstyle":
             opened: Opened | None = await client.greet_oldstyle(listen.export)
@@ -118,9 +122,9 @@ async def serve_client(
     return client.asked
 
 
-def naming(who: Identity, log: FilteringBoundLogger) -> FilteringBoundLogger:
-    """Give a log whose lines are of a client."""
-    return log.bind(client=who.peer, **{ORIGIN: who.origin})
+def naming(who: Identity, log: FilteringBoundLogger, session_id: str) -> FilteringBoundLogger:
+    """Give a log whose lines are of a client, which it knows by this id."""
+    return log.bind(session=session_id, client=who.peer, **{ORIGIN: who.origin})
 
 
 async def _introduced(
@@ -147,9 +151,11 @@ class _Client:
         stream: trio.SocketStream,
         tls: ChooseSession | None,
         who: Identity,
+        session_id: str,
         log: FilteringBoundLogger,
     ) -> None:
         self._service = service
+        self._session_id = session_id
         self.asked = False
         """It has asked about an export. Somebody who only looks whether the port is open has not."""
         self._oldstyle = listen.style == "oldstyle"
@@ -176,6 +182,7 @@ class _Client:
             self._listener,
             self._presence.patiently,
             self._log,
+            session_id=self._session_id,
             has_tls=self._tls is not None,
         )
 

@@ -93,6 +93,7 @@ class Inquiry:
         patiently: Patiently,
         log: FilteringBoundLogger,
         *,
+        session_id: str,
         has_tls: bool,
     ) -> None:
         self._service = service
@@ -101,6 +102,7 @@ class Inquiry:
         self._listener = listener
         self._patiently = patiently
         self._log = log
+        self._session_id = session_id
         self._has_tls = has_tls
         self._upstream: tuple[Location, OwnNegotiation | SharedNegotiation] | None = None
         self._queries: tuple[str, tuple[str, ...]] | None = None  # of the last SET_META_CONTEXT
@@ -255,7 +257,9 @@ class Inquiry:
     # --- Who may have what
 
     def _client(self) -> Client:
-        return Client(self._identity, datetime.now().astimezone(), self._listener)
+        return Client(
+            self._identity, datetime.now().astimezone(), self._listener, id=self._session_id
+        )
 
     def _grant(self, name: str, *, without_tls: Rep = Rep.ERR_UNKNOWN) -> Grant:
         """Give what the rules say. `without_tls`: the answer to a client that would have to come over TLS."""

@@ -94,6 +94,7 @@ enum {
     SMALL_BYTES = 16 * 1024,
     MAX_JOB_BYTES = 64 * 1024 * 1024,
     MAX_KEPT_BYTES = 32 * 1024 * 1024,
+    RANGED_COMMANDS = 8, /* their numbers are below this */
     MAX_WORDS = 64, /* command words that go FAST or REFRAMED: five commands with a few flags */
     MAX_PIECES = 512 /* of one send: 128 commands, each with a header, its data and its end */
 };
@@ -131,6 +132,8 @@ enum {
     X(SESSION, client_gone, "_client_gone")                                                                  \
     X(SESSION, calm, "_calm")                                                                                \
     X(TRAFFIC, last_cookie, "last_cookie")                                                                   \
+    X(TRAFFIC, asked, "asked")                                                                               \
+    X(TRAFFIC, asked_bytes, "asked_bytes")                                                                   \
     X(TRAFFIC, gate, "gate")                                                                                 \
     X(TRAFFIC, held, "held")                                                                                 \
     X(TRAFFIC, stale, "stale")                                                                               \
@@ -746,6 +749,32 @@ static bool keep_more(const Pump *p, Flow *f, PyObject *memory, Py_ssize_t from,
     return done;
 }
 
+/* What clients have asked for is counted once a call, by command. */
+typedef struct {
+    uint64_t times[RANGED_COMMANDS], bytes[RANGED_COMMANDS];
+} Asked;
+
+/* Adds to a number in a list of Python's, of which the pump knows that it is as long. */
+static bool add_to(PyObject *list, int at, uint64_t more) {
+    if (!PyList_CheckExact(list) || PyList_GET_SIZE(list) <= at) {
+        PyErr_SetString(PyExc_TypeError, "expected a count for each command");
+        return false;
+    }
+    const uint64_t before = number(PyList_GET_ITEM(list, at));
+    PyObject *sum = PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(before + more);
+    return sum != NULL && PyList_SetItem(list, at, sum) == 0;
+}
+
+static bool count(const Pump *p, const Asked *asked) {
+    for (int command = 0; command < RANGED_COMMANDS; command++) {
+        if (asked->times[command] && !(add_to(value(p, at_asked), command, asked->times[command]) &&
+                                       add_to(value(p, at_asked_bytes), command, asked->bytes[command]))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int scan_requests(const Pump *p, Flow *f, PyObject *memory, int64_t room) {
     const bool wide = p->client == EXTENDED, same = wide == (p->link == EXTENDED);
     const uint32_t client_magic = wide ? EXTENDED_REQUEST_MAGIC : REQUEST_MAGIC;
@@ -756,6 +785,7 @@ static int scan_requests(const Pump *p, Flow *f, PyObject *memory, int64_t room)
         return -1;
     }
     const uint64_t newest = ours + (uint64_t)room;
+    Asked asked = {0};
     Py_ssize_t pos = f->start, run = pos;
     int said = 1;
     if (left) {
@@ -793,6 +823,8 @@ static int scan_requests(const Pump *p, Flow *f, PyObject *memory, int64_t room)
             break;
         }
         ours++;
+        asked.times[word->word & 0xFFFF]++;
+        asked.bytes[word->word & 0xFFFF] += length;
         PyObject *key = PyLong_FromUnsignedLongLong(ours);
         if (key == NULL || !add_command(p, key, cookie, word->word, there, length)) {
             Py_XDECREF(key);
@@ -839,7 +871,7 @@ static int scan_requests(const Pump *p, Flow *f, PyObject *memory, int64_t room)
     }
     add(f, run, pos);
     f->start = pos;
-    return set_number(p, at_last_cookie, ours) ? said : -1;
+    return set_number(p, at_last_cookie, ours) && count(p, &asked) ? said : -1;
 }
 
 /* --- Replies: `SimpleReplies.feed` and `ChunkReplies.feed` */
@@ -1358,11 +1390,16 @@ static bool add_words(Pump *p, PyObject *fast) {
             PyErr_SetString(PyExc_TypeError, "a word has (longest, sent, ranges)");
             return false;
         }
-        if (PyTuple_GET_ITEM(rule, 2) != Py_None || p->words == MAX_WORDS) {
+        const uint64_t its = number(key);
+        if (PyErr_Occurred()) {
+            return false;
+        }
+        const bool is_ranged = (its & 0xFFFF) < RANGED_COMMANDS;
+        if (PyTuple_GET_ITEM(rule, 2) != Py_None || !is_ranged || p->words == MAX_WORDS) {
             continue; /* Python looks at those */
         }
         Word *word = &p->word[p->words++];
-        word->word = (uint32_t)PyLong_AsUnsignedLong(key);
+        word->word = (uint32_t)its;
         word->longest = number(PyTuple_GET_ITEM(rule, 0));
         word->sent = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(rule, 1));
         if (PyErr_Occurred()) {
@@ -1549,6 +1586,7 @@ PyMODINIT_FUNC PyInit__pump(void) {
         {"SMALL_BYTES", SMALL_BYTES},
         {"MAX_JOB_BYTES", MAX_JOB_BYTES},
         {"MAX_KEPT_BYTES", MAX_KEPT_BYTES},
+        {"RANGED_COMMANDS", RANGED_COMMANDS},
     };
     PyObject *module = intern_all() ? PyModule_Create(&pump_module) : NULL;
     PyObject *type = module == NULL ? NULL : PyType_FromSpec(&pump_spec);

@@ -14,6 +14,7 @@ CALM_STEPS: int
 SMALL_BYTES: int
 MAX_JOB_BYTES: int
 MAX_KEPT_BYTES: int
+RANGED_COMMANDS: int
 
 class Pump:
     error: int

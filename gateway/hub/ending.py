@@ -16,7 +16,7 @@ from functools import partial
 
 import trio
 
-from gateway.hub.ends import ClientIs, Event, LinkIs, Sides, Takes, Then, move
+from gateway.hub.ends import Cause, ClientIs, Event, LinkIs, Sides, Takes, Then, move
 from gateway.hub.lane import BufferPool
 from gateway.hub.lanes import not_any_more
 from gateway.hub.pumped import Pumped
@@ -38,6 +38,7 @@ class Ending(Pumped):
     __slots__ = (
         "_farewells",
         "_gate",
+        "cause",
         "ended",
         "ending",
         "link_lost",
@@ -63,6 +64,8 @@ class Ending(Pumped):
         self._farewells = 0  # FLUSHes of what its client has left unflushed
         self.reason = ""
         """Why the session ends, for the log; empty if the client ended it in good order."""
+        self.cause: Cause | None = None
+        """The same in one word; None: it does not end yet."""
         self.seconds_to_end = float(LOST_SECONDS)
         """How long the end may take from `ending` on."""
         self.settled = False
@@ -75,14 +78,16 @@ class Ending(Pumped):
         self.ending = trio.Event()
         self.ended = trio.Event()
 
-    def _happens(self, event: Event, reason: str = "", *, busy: bool = False) -> Then:
-        """Note that something has happened, for a `reason`, and give what is to be done then; `busy`: commands
-        were under way. The state of the two sides is set here and nowhere else.
+    def _happens(
+        self, event: Event, reason: str = "", cause: Cause | None = None, *, busy: bool = False
+    ) -> Then:
+        """Note that something has happened, for a `reason` whose word is `cause`, and give what is to be done
+        then; `busy`: commands were under way. The state of the two sides is set here and nowhere else.
         """
         self.sides, takes, hurries, then = move(self.sides, event)
         client, link = self.sides
         if takes is Takes.ALWAYS or (busy and takes is Takes.IF_BUSY):
-            self.reason = reason
+            self.reason, self.cause = reason, cause
         if client is not ClientIs.ASKING and not self._stopping:
             self._stopping = self._requests.stopped = True
             if self._gate is not None:
@@ -106,22 +111,23 @@ class Ending(Pumped):
 
     # --- What has happened
 
-    def _say_goodbye(self) -> None:
-        self._happens(Event.GOODBYE)
+    def _say_goodbye(self, cause: Cause) -> None:
+        self._happens(Event.GOODBYE, "", cause)
 
-    def _finish(self, reason: str, seconds: float) -> None:
+    def _finish(self, reason: str, seconds: float, cause: Cause) -> None:
         if not self.ending.is_set():
             self.seconds_to_end = seconds
-        self._happens(Event.FINISH, reason)
+        self._happens(Event.FINISH, reason, cause)
 
-    def _lose_client(self, reason: str) -> None:
+    def _lose_client(self, reason: str, cause: Cause) -> None:
         if self._client_gone:
             return
         self._note_answered()
         in_write = bool(self._requests.payload_left)
         if in_write:
             self._note_unsent()
-        then = self._happens(Event.CLIENT_LOST_IN_WRITE if in_write else Event.CLIENT_LOST, reason)
+        lost = Event.CLIENT_LOST_IN_WRITE if in_write else Event.CLIENT_LOST
+        then = self._happens(lost, reason, cause)
         self.traffic.debt.deaf = True
         self._replies_lane.discard()
         if then is Then.DROP_BOTH:
@@ -133,13 +139,14 @@ class Ending(Pumped):
 
     def _lose_sending(self, reason: str) -> None:
         survives = self.survive is not None
-        self._happens(Event.SEND_FAILED_SURVIVING if survives else Event.SEND_FAILED, reason)
+        lost = Event.SEND_FAILED_SURVIVING if survives else Event.SEND_FAILED
+        self._happens(lost, reason, Cause.UPSTREAM_LOST)
         self._requests_lane.discard()
 
-    def _lose_link(self, reason: str) -> None:
+    def _lose_link(self, reason: str, cause: Cause = Cause.UPSTREAM_LOST) -> None:
         if self.traffic.memory is not None:  # the scanner may have given up before it did so
             self.traffic.memory.remember(self.traffic.last_cookie)
-        then = self._happens(self._how_lost(), reason)
+        then = self._happens(self._how_lost(), reason, cause)
         if self.traffic.trail is not None and (then is not Then.SURVIVE or self.settled):
             trail = self.traffic.trail
             trail.losses.died(trail, f"the connection to the server was lost: {reason}")
@@ -151,7 +158,7 @@ class Ending(Pumped):
             survive, self.survive = self.survive, None
             survive(reason)
         elif then is Then.FAIL:
-            self._fail(reason)
+            self._fail(reason, cause)
 
     def _how_lost(self) -> Event:
         """Say which of the ways to lose the link this is."""
@@ -159,17 +166,18 @@ class Ending(Pumped):
             return Event.LINK_LOST_AT_REST
         return Event.LINK_LOST if self.survive is None else Event.LINK_LOST_SURVIVING
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, cause: Cause = Cause.UPSTREAM_LOST) -> None:
         """The link is lost, and with it what is under way."""
         self._requests_lane.close()
         traffic = self.traffic
         busy = bool(traffic.in_flight or traffic.jobs or self._replies.payload_left)
-        self._happens(Event.FAILS, reason, busy=busy)
+        self._happens(Event.FAILS, reason, cause, busy=busy)
         traffic.give_up_writes()
         answers = self._replies.fail(reason)
         traffic.locks.look_again()  # others may have waited for what was under way here
         if answers is None:
-            self._lose_client(f"{reason}, in the middle of a reply that cannot be taken back")
+            why = f"{reason}, in the middle of a reply that cannot be taken back"
+            self._lose_client(why, cause)
             return
         self._happens(Event.FAILED)
         if not self._client_gone:
@@ -204,7 +212,7 @@ class Ending(Pumped):
     def cut_off(self) -> None:
         """End now: others have waited for its client long enough."""
         why = f"the client has held up others for {LOST_SECONDS} s"
-        do_all(lambda: self._lose_client(why), self.close)
+        do_all(lambda: self._lose_client(why, Cause.CLIENT_STUCK), self.close)
 
     def cut(self) -> None:
         """End now: what is under way has not come to its end within `seconds_to_end`."""
@@ -222,7 +230,7 @@ class Ending(Pumped):
         self._pump = None
         do_all(
             self._note_answered,
-            lambda: self._happens(Event.CLOSE, "stopped"),
+            lambda: self._happens(Event.CLOSE, "stopped", Cause.INTERNAL),
             self._requests_lane.close,
             self._replies_lane.close,
             self._requests.forget_pin,

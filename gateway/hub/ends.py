@@ -30,7 +30,7 @@ No request looks at any of this: after each move the session notes, beside the s
 from __future__ import annotations
 
 from collections.abc import Collection
-from enum import Enum
+from enum import Enum, StrEnum
 from itertools import product, starmap
 from typing import NamedTuple
 
@@ -95,6 +95,39 @@ class Event(Enum):
     DONE_UNFLUSHED = "the same, and something that the client has written is not flushed"
     CLOSE = "it ends now, whatever is under way"
     ENDED = "all that it held is given back"
+
+
+class Cause(StrEnum):
+    """Why a session has ended, in one word of a closed list, for whoever counts. The reason says it to us."""
+
+    CLIENT_DISC = "client-disc"
+    """The client has said DISC."""
+    CLIENT_EOF = "client-eof"
+    """It has closed between two requests, or inside one."""
+    CLIENT_RESET = "client-reset"
+    """Its connection has failed."""
+    CLIENT_PROTOCOL = "client-protocol"
+    """It has broken the protocol."""
+    CLIENT_STUCK = "client-stuck"
+    """It has held up others for too long, or has not taken in time what it was told at the end."""
+    TLS_LOST = "tls-lost"
+    """TLS with the client has broken."""
+    UPSTREAM_LOST = "upstream-lost"
+    """The connection to the server is lost, and nobody had the session live on."""
+    UPSTREAM_PROTOCOL = "upstream-protocol"
+    """The server has broken the protocol."""
+    UPSTREAM_CHANGED = "upstream-changed"
+    """The server has come back as another disk, or with less than the client was promised."""
+    EXPORT_GONE = "export-gone"
+    """The export is in no configuration any more, or the server does not have it."""
+    DENIED_BY_RELOAD = "denied-by-reload"
+    """The rules that are in force now deny it; by time as well."""
+    BY_OPERATOR = "disconnected-by-operator"
+    DRAIN = "drain"
+    """Its listener was drained, and the time for that was over."""
+    SHUTDOWN = "shutdown"
+    INTERNAL = "internal"
+    """A bug of ours; the log has more."""
 
 
 class Takes(Enum):

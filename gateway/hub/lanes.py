@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 
 from gateway.hub.crowd import READ, WRITE
+from gateway.hub.ends import Cause
 from gateway.hub.lane import BufferPool, Lane
 from gateway.jobs.locks import Held
 from gateway.jobs.steps import Answer
@@ -98,11 +99,11 @@ class Lanes(ABC):
     # --- What the subclass decides
 
     @abstractmethod
-    def _say_goodbye(self) -> None:
+    def _say_goodbye(self, cause: Cause) -> None:
         """The client has said DISC, or closed between two requests."""
 
     @abstractmethod
-    def _lose_client(self, reason: str) -> None:
+    def _lose_client(self, reason: str, cause: Cause) -> None:
         """Nothing can be sent to the client any more, and nothing comes from it."""
 
     @abstractmethod
@@ -110,7 +111,7 @@ class Lanes(ABC):
         """Nothing can be sent to the link any more."""
 
     @abstractmethod
-    def _lose_link(self, reason: str) -> None:
+    def _lose_link(self, reason: str, cause: Cause = Cause.UPSTREAM_LOST) -> None:
         """Nothing comes from the link any more, either."""
 
     @abstractmethod
@@ -132,10 +133,10 @@ class Lanes(ABC):
             step()
         except (WireError, Hangup) as error:
             self._send_requests()
-            self._lose_client(f"the client broke the protocol: {error}")
+            self._lose_client(f"the client broke the protocol: {error}", Cause.CLIENT_PROTOCOL)
             return
         except OSError as error:
-            self._lose_client(f"the client's connection failed: {error.strerror or error}")
+            self._fail_client(error)
             return
         requests = self._requests
         if requests.answers:
@@ -148,12 +149,13 @@ class Lanes(ABC):
         if requests.disconnected or self._requests_lane.ended:
             self.traffic.debt.deaf = True  # it may no longer read what it is told
         if requests.disconnected:
-            self._say_goodbye()
+            self._say_goodbye(Cause.CLIENT_DISC)
         elif self._requests_lane.ended:
             if requests.between_messages and not self._requests_lane.unscanned:
-                self._say_goodbye()
+                self._say_goodbye(Cause.CLIENT_EOF)
             else:
-                self._lose_client("the client closed its connection inside a request")
+                why = "the client closed its connection inside a request"
+                self._lose_client(why, Cause.CLIENT_EOF)
 
     def _receive_replies(self) -> None:
         lane = self._replies_lane
@@ -170,7 +172,7 @@ class Lanes(ABC):
         try:
             step()
         except WireError as error:
-            self._lose_link(f"the upstream broke the protocol: {error}")
+            self._lose_link(f"the upstream broke the protocol: {error}", Cause.UPSTREAM_PROTOCOL)
             return
         except OSError as error:
             self._lose_link(f"the upstream's connection failed: {error.strerror or error}")
@@ -252,7 +254,9 @@ class Lanes(ABC):
             self._settle_early()
 
     def _fail_client(self, error: OSError) -> None:
-        self._lose_client(f"the client's connection failed: {error.strerror or error}")
+        why = f"the client's connection failed: {error.strerror or error}"
+        # What OpenSSL says has no errno.
+        self._lose_client(why, Cause.CLIENT_RESET if error.errno else Cause.TLS_LOST)
 
     def _fail_sending(self, error: OSError) -> None:
         # What the upstream has answered may still be there to read. The end of the link is seen then.
@@ -328,6 +332,30 @@ class Lanes(ABC):
     def between_requests(self) -> bool:
         """No request has begun of which the client has sent only a part."""
         return self._requests.between_messages
+
+    @property
+    def takes_no_replies(self) -> bool:
+        """Its client has still to take what was sent last."""
+        return bool(self._replies_lane.out) and not self._client_gone
+
+    @property
+    def sends_no_requests(self) -> bool:
+        """Its server has still to take what was sent last."""
+        return bool(self._requests_lane.out) and not self._link_mute
+
+    @property
+    def progress(self) -> tuple[int, ...]:
+        """Something that changes whenever anything goes on in it."""
+        requests, replies = self._requests_lane, self._replies_lane
+        return (
+            self.traffic.last_cookie,
+            len(self.traffic.in_flight),
+            requests.sent_bytes,
+            replies.sent_bytes,
+            requests.unscanned,
+            replies.unscanned,
+            self._requests.payload_left,
+        )
 
     @property
     def said_disc(self) -> bool:
@@ -408,7 +436,7 @@ class Lanes(ABC):
             out = replies.complete_without(answer.text)
             if out is None:
                 why = "a reply had begun that cannot be ended"
-                self._lose_client(f"{answer.text}, and {why}")
+                self._lose_client(f"{answer.text}, and {why}", Cause.UPSTREAM_LOST)
                 return
         else:
             out = replies.complete([memoryview(data) for _offset, data in answer.data])

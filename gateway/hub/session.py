@@ -23,7 +23,7 @@ from functools import partial
 
 from gateway.hub.crowd import CALM_STEPS, FEW_COMMANDS, GONE, READ, WRITE, Crowd, crowd_of
 from gateway.hub.ending import Ending, shut_down
-from gateway.hub.ends import Event
+from gateway.hub.ends import Cause, Event
 from gateway.hub.lane import LONG_ASIDE_BYTES, BufferPool
 from gateway.hub.pump import NOT_MINE
 from gateway.net.options import RelaySocket
@@ -31,7 +31,7 @@ from gateway.protocol.asks import Ask, Done
 from gateway.scan.going import WHY
 from gateway.scan.plan import Plan
 from gateway.scan.traffic import Traffic
-from gateway.throttle import Charge, Charges, Doors, Gate, Watch
+from gateway.throttle import Bucket, Charge, Charges, Doors, Gate, Watch
 from gateway.wire.transmission import REQUEST
 
 Watched = Sequence[tuple[str, Charge]]
@@ -175,7 +175,7 @@ class Session(Ending):
                 return  # what it said before it went, and its end, are read when the session goes on
             events |= self._interest[self.client]  # to read or write will tell what is wrong
             if not self._interest[self.client]:
-                self._lose_client("the client has vanished")
+                self._lose_client("the client has vanished", Cause.CLIENT_RESET)
         if events & WRITE:
             self._send_replies()
         if events & READ and not self._client_gone:
@@ -243,12 +243,12 @@ class Session(Ending):
 
         self._step(step, 0)
 
-    def finish(self, reason: str, seconds: float) -> None:
+    def finish(self, reason: str, seconds: float, cause: Cause = Cause.SHUTDOWN) -> None:
         """End in good order, within `seconds`: begin no more requests, answer those under way, then close.
 
         Never raises.
         """
-        self._step(lambda _: self._finish(reason, seconds), 0)
+        self._step(lambda _: self._finish(reason, seconds, cause), 0)
 
     # --- Holding
 
@@ -281,6 +281,24 @@ class Session(Ending):
         """It begins no request, and has not ended."""
         return bool(self._holds) and not self.ended.is_set()
 
+    @property
+    def has_to_do(self) -> bool:
+        """Something is under way in it, or waits to be begun."""
+        traffic = self.traffic
+        return bool(
+            traffic.in_flight
+            or traffic.jobs
+            or traffic.held
+            or self._holds
+            or self._replies_lane.out
+            or not self._requests.between_messages
+        )
+
+    @property
+    def held_at(self) -> Bucket | None:
+        """The bucket that holds its next request back, if one does."""
+        return None if self._gate is None else self._gate.waits_at
+
     def is_held(self, why: Hold) -> bool:
         """Say whether it is held for this reason."""
         return why in self._holds
@@ -309,17 +327,17 @@ class Session(Ending):
             self._lose_link("the connection to the upstream was closed to be made anew")
             shut_down(self.link, socket.SHUT_RDWR)
 
-    def lose(self, reason: str, seconds: float) -> None:
+    def lose(self, reason: str, seconds: float, cause: Cause = Cause.UPSTREAM_LOST) -> None:
         """The bundle that a session without a link asks answers no more: wait for another one if `settled` and
         quiet, else end within `seconds`. Never raises.
         """
-        self._step(lambda _: self._lose(reason, seconds), 0)
+        self._step(lambda _: self._lose(reason, seconds, cause), 0)
 
-    def _lose(self, reason: str, seconds: float) -> None:
+    def _lose(self, reason: str, seconds: float, cause: Cause) -> None:
         if self.settled and self.quiet and not self._stopping:
-            self._lose_link(reason)
+            self._lose_link(reason, cause)
         else:
-            self._finish(reason, seconds)
+            self._finish(reason, seconds, cause)
 
     def relink(
         self,

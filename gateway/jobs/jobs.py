@@ -74,6 +74,10 @@ class ClientTraffic(Protocol):
         """What the client sent had to wait."""
         ...
 
+    def count_error(self, word: int, error: int) -> None:
+        """The client is told that a request has failed."""
+        ...
+
 
 GONE = "its client has gone while it waited, and others may have written there since"
 """Why a write that has waited is not begun."""
@@ -120,6 +124,11 @@ class Jobs:
 
     def __bool__(self) -> bool:
         return bool(self._running)
+
+    @property
+    def claiming(self) -> list[Held]:
+        """Give the claims of all jobs, whether they are granted or wait."""
+        return [held for running in self._running for held in running.claims]
 
     def start(
         self, cookie: int, word: int, offset: int, job: Job, *, cost: int, begun: bool = False
@@ -332,6 +341,7 @@ class Jobs:
         client = self._client
         if answer.error:
             error = normal_error(word, answer.error)
+            self._traffic.count_error(word, error)
             return [client.failure(cookie, asked, error, answer.text, offset=answer.offset)]
         if answer.data:
             if client.chunked:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from gateway.bundle.again import Pause
+from gateway.bundle.lines import State
 from gateway.bundle.recovery import looks
 from gateway.links.asking import Asking, OverPort, OverSocket
 from gateway.links.trunk import Trunk, speaks_for_all
@@ -92,6 +93,11 @@ class Uplink(ABC):
     @abstractmethod
     def why(self) -> str:
         """Why every command is TRANSLATED; empty if that is not so."""
+
+    @property
+    def why_away(self) -> str | None:
+        """Why nothing leads to the server at this moment, where others are waiting for that; else None."""
+        return None
 
     @property
     @abstractmethod
@@ -260,6 +266,12 @@ class Share(Uplink):
     def why(self) -> str:
         """See `Uplink`."""
         return self.server.mode.why_translated(self.trunk.decision.count)
+
+    @property
+    def why_away(self) -> str | None:
+        """See `Uplink`."""
+        bundle = self.trunk.bundle
+        return bundle.why if bundle.state is State.DOWN else None
 
     @property
     def stands(self) -> bool:

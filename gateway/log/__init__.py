@@ -2,6 +2,7 @@
 
 writer.py          lines to a file, written by a thread of its own: a file that hangs holds up nobody
 standard_error.py  standard error by such a thread, for Python too
+ids.py             one for each client: the same here, in the audit log, and wherever it is shown
 rates.py           how many lines a second, and of whom; the clock is passed in
 
 A reload may change level and format, but clients that are connected have loggers of their own (structlog copies

@@ -167,11 +167,14 @@ def _read_again(
 
     def read() -> Job:
         """In order, so that the last chunk is the last."""
-        out = traffic.to_client
+        out, failed = traffic.to_client, False
         for start, end in missing:
             answer = yield from translate(plan.upstream, Cmd.READ, 0, start, end - start)
             last = end == missing[-1][1]
             if answer.error:
+                if not failed:
+                    failed = True
+                    traffic.count_error(word, Errno.EIO)
                 text = answer.text
                 out.append(client.failure(cookie, offset, Errno.EIO, text, done=last))
             else:

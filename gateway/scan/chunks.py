@@ -435,7 +435,7 @@ class ChunkReplies(Replies):
             if early.hold(ours, take, failed=True, whole=done):
                 return
         partial = self._partial(ours)
-        partial.failed = True
+        is_first, partial.failed = not partial.failed, True
         if word & ASK:
             outcome = self.traffic.asks.outcome(ours)
             if not outcome.error:
@@ -444,6 +444,8 @@ class ChunkReplies(Replies):
                 self.traffic.asks.settle(ours)
             return
         error = normal_error(word, told.error)
+        if is_first:
+            self.traffic.count_error(word, error)
         if not self._client.chunked:
             partial.error = partial.error or error  # the first, when the reply ends
             if done:
@@ -488,6 +490,7 @@ class ChunkReplies(Replies):
         self._remember(ours, entry, failed=failed)
         self._forget(ours)
         if missing:
+            self.traffic.count_error(word, Errno.EIO)
             out.append(client.failure(cookie, asked, Errno.EIO, missing))
         elif partial is not None and partial.status and not failed:
             block = self.traffic.plan.upstream.minimum

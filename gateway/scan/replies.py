@@ -100,12 +100,14 @@ class Replies:
             out += repeat(_ZEROES, full)
             out.append(_ZEROES[:rest])
             if self._closing:  # otherwise the command is in flight still
-                cookie, _word, asked, _length = self._open
+                cookie, word, asked, _length = self._open
+                traffic.count_error(word, Errno.EIO)
                 out.append(client.failure(cookie, asked, Errno.EIO, why))
         out += self.waiting
         out += self.refusals()
         for cookie, word, asked, _length in traffic.in_flight.values():
             if not word & ASK:
+                traffic.count_error(word, Errno.EIO)
                 out.append(client.failure(cookie, asked, Errno.EIO, why))
         traffic.asks.drop()
         traffic.jobs.fail(Errno.EIO, why)
@@ -155,7 +157,8 @@ class Replies:
         if not client.chunked:
             return None
         assert self._open is not None
-        cookie, _word, asked, _length = self._open
+        cookie, word, asked, _length = self._open
+        self.traffic.count_error(word, Errno.EIO)
         out: Out = [_ZEROES[: self.payload_left % len(_ZEROES)]]
         out += repeat(_ZEROES, self.payload_left // len(_ZEROES))
         out.append(client.failure(cookie, asked, Errno.EIO, why, done=bool(self._closing)))
@@ -248,7 +251,9 @@ class Replies:
             else:
                 memory.succeeded(ours, word, asked, length, self.traffic.last_cookie)
         if error:
-            out.append(self._client.failure(cookie, asked, normal_error(word, error)))
+            told = normal_error(word, error)
+            self.traffic.count_error(word, told)
+            out.append(self._client.failure(cookie, asked, told))
         else:
             out.append(self._client.success(cookie, asked, read=False))
 

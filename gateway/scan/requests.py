@@ -19,7 +19,7 @@ from gateway.protocol.errors import Hangup
 from gateway.protocol.table import Ranges, touches
 from gateway.scan.memory import Memory, Pinned
 from gateway.scan.plan import Plan
-from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
+from gateway.scan.traffic import MAX_IN_FLIGHT, OTHERS, Traffic
 from gateway.scan.turn import FEW
 from gateway.wire.constants import Cmd, CmdFlag
 from gateway.wire.errors import WireError
@@ -91,8 +91,7 @@ class RequestScan:
         self._drop_left = 0  # bytes missing of a payload that nobody takes
         self._refusal = b""  # what is answered when it has come
         self._gather_left = 0  # bytes missing of a payload that a job needs whole
-        self._gathered = bytearray()
-        self._gathered_for: _Request = (0, 0, 0, 0)
+        self._gathered, self._gathered_for = bytearray(), (0, 0, 0, 0)
         self.pin: Callable[[], Pinned] = _not_pinned
         """Pins the buffer that `feed` is given; set by whoever feeds, where there is a memory."""
         self.payload_left = 0
@@ -171,8 +170,8 @@ class RequestScan:
             client.request is link.request,
         )
         pack_cookie = COOKIE.pack_into
-        gate = traffic.gate
-        memory = traffic.memory
+        asked, asked_bytes = traffic.asked, traffic.asked_bytes
+        gate, memory = traffic.gate, traffic.memory
         if memory is not None:
             memory.look_for_news(traffic.last_cookie)  # what is asked from now on, they know
         run = pos = start
@@ -224,6 +223,8 @@ class RequestScan:
             ):
                 ours += 1
                 in_flight[ours] = (cookie, word, at, length)
+                asked[command := word & 0xFFFF] += 1
+                asked_bytes[command] += length
                 if same:
                     pack_cookie(buffer, pos + COOKIE_AT, ours)
                     if base:
@@ -236,7 +237,7 @@ class RequestScan:
                         out.append(view[run:pos])
                     out.append(pack(link_magic, sent, ours, at, length))
                     run = pos = pos + header
-                if word & 0xFFFF == 1:  # WRITE
+                if command == 1:  # WRITE
                     data = pos
                     pos += length
                     if pos > end:
@@ -301,6 +302,9 @@ class RequestScan:
         if command == Cmd.DISC:
             self.disconnected = True
             return end
+        kind = min(command, OTHERS)
+        traffic.asked[kind] += 1
+        traffic.asked_bytes[kind] += length
         with_payload = carries_payload(plan.offer, word)
         refused = plan.refusal(word, offset, length)
         if refused is not None:

@@ -28,6 +28,11 @@ from gateway.scan.turn import Turn
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.ranges import Range
 
+OTHERS = max(ALL_COMMANDS) + 1
+"""Where requests are counted whose command nobody knows."""
+
+KINDS = OTHERS + 1
+
 MAX_IN_FLIGHT = 128
 """Commands of one session that are under way at a time; while there are so many, the client's requests stay
 unread. The Linux kernel has 128 tags a queue, libnbd's tools ask 64, qemu 16."""
@@ -48,10 +53,13 @@ class Traffic:
 
     __slots__ = (
         "_most_in_flight",
+        "asked",
+        "asked_bytes",
         "asks",
         "backlog",
         "debt",
         "early",
+        "errors",
         "fences",
         "gate",
         "going",
@@ -102,8 +110,15 @@ class Traffic:
         """Requests of our own, in pieces that belong together; whoever feeds a scanner takes them."""
         self.to_client: list[memoryview | bytes] = []
         """Replies of our own; the same."""
+        self.asked = [0] * KINDS
+        """How many requests the client has made, by command; at `OTHERS`, those with a command that nobody
+        knows."""
+        self.asked_bytes = [0] * KINDS
+        """How many bytes they are about."""
+        self.errors: Counter[tuple[str, str]] = Counter()
+        """(command, error) -> how many requests the client was told have failed with it."""
         self.refused: Counter[tuple[str, str]] = Counter()
-        """(command, error) -> how many requests were answered here with it."""
+        """The same of those that were answered here, without the server."""
         self.observed = Observed()
         """What would have been done if nothing were only observed."""
         self.locks = locks or RangeLocks()
@@ -147,7 +162,8 @@ class Traffic:
     def take_over(self, before: Traffic) -> None:
         """Go on for the same client after another link, on which nothing is under way any more."""
         self.last_cookie = before.last_cookie
-        self.refused = before.refused
+        self.asked, self.asked_bytes = before.asked, before.asked_bytes
+        self.errors, self.refused = before.errors, before.refused
         self.observed = before.observed
         self.gate, self.held = before.gate, before.held
         self.stale = before.stale
@@ -169,8 +185,13 @@ class Traffic:
     def most_in_flight(self, most: int) -> None:
         self._most_in_flight = min(max(1, most), MAX_IN_FLIGHT)
 
+    def count_error(self, word: int, error: int) -> None:
+        """The client is told that a request has failed."""
+        self.errors[_named(word), errno_named(error)] += 1
+
     def count_refusal(self, word: int, refused: RefusedCommand) -> None:
         """A request is answered here with an error."""
+        self.count_error(word, refused.error)
         self.refused[_named(word), refused.error.name] += 1
 
     def observe(self, word: int, would: RefusedCommand) -> None:
@@ -231,6 +252,14 @@ class Traffic:
         request's offset, `offset` that of the error.
         """
         return self.plan.offer.framing.failure(cookie, asked, error, text, offset=offset)
+
+
+def errno_named(error: int) -> str:
+    """Give an error's name; proto.md has no other ones, so all others are one."""
+    return Errno(error).name if error in _ERRNOS else "others"
+
+
+_ERRNOS = frozenset(map(int, Errno))
 
 
 def _is_there() -> bool:

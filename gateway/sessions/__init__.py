@@ -28,6 +28,7 @@ reconnecting.py  sessions of paused exports that have lost their links get other
 
 For operators, and while nobody asks:
 
+counted.py       what a session's client has asked for, in words
 meant.py         which exports an operator means: by a name, a pattern, or all of a server
 untold.py        what disks have lost and not everybody was told of, in words for an operator
 upkeep.py        what is done for upstreams while no client asks

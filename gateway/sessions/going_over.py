@@ -29,6 +29,7 @@ import trio
 
 from gateway.access.chain import compile_chain, prepares
 from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
+from gateway.hub.ends import Cause
 from gateway.links.disk import Disk
 from gateway.links.shared import shared_terms
 from gateway.links.trunk import Trunk
@@ -250,7 +251,8 @@ class GoingOver:
             self._relink(running, self._ready.pop(running))
         for running, why in self.without_disk.items():
             server = self._locations[running.name].server
-            running.relaying.finish(f"upstream {server.name!r} is gone: {why}", OVER_SECONDS)
+            gone = f"upstream {server.name!r} is gone: {why}"
+            running.relaying.finish(gone, OVER_SECONDS, Cause.UPSTREAM_LOST)
         for disk, trunk in self._trunks.items():
             disk.trunk = trunk
         for each in leaving:

@@ -20,6 +20,8 @@ import trio
 from gateway.access.chain import Membership
 from gateway.access.rules import Access, NotGranted
 from gateway.config import Config, Route
+from gateway.counts.totals import Counts
+from gateway.hub.ends import Cause
 from gateway.hub.hub import Hub
 from gateway.hub.session import Session as RelaySession
 from gateway.links.disk import Disk, Disks
@@ -74,6 +76,8 @@ class Relayed:
     relaying: RelaySession
     nursery: trio.Nursery
     """Ends with the session."""
+    began: float
+    """When, in seconds of `time.monotonic`."""
 
 
 @dataclass
@@ -90,11 +94,15 @@ class Service:
     """The negotiations that are under way."""
     relayed: int = 0
     """How many clients have opened an export, and are not seen off yet."""
+    counts: Counts = field(default_factory=Counts)
+    """What sessions have done that have ended."""
     running: set[Relayed] = field(default_factory=set)
     opening: set[Opened] = field(default_factory=set)
     """Exports that were given to a client which is not relayed yet."""
     paused: dict[str, trio.Event] = field(default_factory=dict)
     """Exports (our names) that nobody may open now, and the event of their pause's end."""
+    disabled: set[str] = field(default_factory=set)
+    """Names of upstreams that an operator lets nobody connect to."""
     switched: dict[str, Location] = field(default_factory=dict)
     """Exports (our names) that are not where the configuration says."""
     switches: Counter[str] = field(default_factory=Counter)
@@ -220,8 +228,27 @@ class Service:
                     server=location.server.name,
                 )
         self._listen_to_servers()
+        self._disable()
         self.note_change()
         return self.look_again()
+
+    def disable(self, upstream: str, *, disabled: bool) -> bool:
+        """Let nobody connect to the upstream of a name, or let them again; its sessions go on. Say whether
+        there is such an upstream.
+        """
+        found = [each for each in self.led_to if each.name == upstream]
+        if found and disabled:
+            self.disabled.add(upstream)
+        elif found:
+            self.disabled.discard(upstream)
+        self._disable()
+        self.note_change()
+        return bool(found)
+
+    def _disable(self) -> None:
+        """Have the servers of disabled upstreams refuse connections, also those that a reload has made."""
+        for server in self.led_to:
+            server.connector.disabled = server.name in self.disabled
 
     def note_change(self) -> None:
         """Have those look again who see to the upstreams."""
@@ -251,7 +278,8 @@ class Service:
             grant = self.access.again(client, running.name)
         except NotGranted as denied:
             if denied.disconnect:
-                relaying.finish(f"access denied: {denied}", DENIED_SECONDS)
+                why = f"access denied: {denied}"
+                relaying.finish(why, DENIED_SECONDS, Cause.DENIED_BY_RELOAD)
             return denied.disconnect
         limits = limits_of(grant.chain, session)
         running.traffic.most_in_flight = limits.most_in_flight

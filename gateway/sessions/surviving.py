@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import trio
 
+from gateway.hub.ends import Cause
 from gateway.hub.session import Hold
 from gateway.links.trunk import Trunk
 from gateway.links.uplink import OwnLink, Share
@@ -71,7 +72,8 @@ async def end_with(running: Relayed, share: Share) -> None:
     await trunk.over.wait()
     if running.opened.uplink is share:
         why = f"upstream {trunk.server.name!r} is gone: {trunk.bundle.why}"
-        running.relaying.lose(why, OVER_SECONDS)
+        cause = Cause.UPSTREAM_CHANGED if trunk.bundle.is_another else Cause.UPSTREAM_LOST
+        running.relaying.lose(why, OVER_SECONDS, cause)
 
 
 async def _go_back(service: Service, running: Relayed, share: Share, back: Back) -> None:

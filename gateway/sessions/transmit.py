@@ -5,6 +5,7 @@ the session has ended.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
@@ -16,10 +17,13 @@ from gateway.hub.session import Session
 from gateway.identity import Identity
 from gateway.net.drive import Stream, take_socket
 from gateway.net.options import RelaySocket
+from gateway.scan.plan import Handling
 from gateway.sessions import seat
+from gateway.sessions.counted import NONE, asked_by, totals_of
 from gateway.sessions.observing import Teller
 from gateway.sessions.opened import Opened
 from gateway.sessions.service import Relayed, Service
+from gateway.wire.constants import Cmd
 from gateway.wire.constants import TransmissionFlag as Flag
 
 if TYPE_CHECKING:
@@ -61,7 +65,10 @@ async def transmit(
 
             def begins(session: Session, nursery: trio.Nursery) -> None:
                 name = opened.grant.name
-                running = Relayed(name, membership, opened, disk, traffic, log, session, nursery)
+                now = time.monotonic()
+                running = Relayed(
+                    name, membership, opened, disk, traffic, log, session, nursery, now
+                )
                 begun.append(running)
                 left[:] = _left(running)
                 while_it_runs.enter_context(service.session(running))
@@ -86,10 +93,8 @@ async def transmit(
         _leave_uplink(running)
         traffic = running.traffic
         teller.tell_the_end()
-        if session.reason:
-            log.warning("session ended", why=session.reason)
-        else:
-            log.info("session ended")
+        _log_end(running, log)
+        service.counts.of(running.name).add(totals_of(running))
         told = membership.session
         told.commands, told.refused, told.why = traffic.last_cookie, traffic.refused, session.reason
         told.bytes_from_client, told.bytes_to_client = session.bytes_relayed
@@ -130,6 +135,8 @@ def _log_beginning(opened: Opened, log: FilteringBoundLogger, who: Identity) -> 
     rule = {"rule": opened.grant.rule_name} if opened.grant.rule else {}
     log.info(
         "session begins",
+        listener=opened.membership.session.client.listener,
+        upstream=opened.location.server.name,
         **_shown(who),
         **rule,
         size=promised.size,
@@ -137,8 +144,35 @@ def _log_beginning(opened: Opened, log: FilteringBoundLogger, who: Identity) -> 
         contexts=[context.name for context in promised.contexts],
         quirks=list(uplink.quirks),
         ladder=uplink.rung.name,
+        plan=_ways(opened),
         **uplink.connections,
     )
+
+
+def _log_end(running: Relayed, log: FilteringBoundLogger) -> None:
+    """Say in one line what a session has done, and why it is over."""
+    session, asked = running.relaying, asked_by(running)
+    errors = {" ".join(what): times for what, times in running.traffic.errors.items()}
+    say = log.warning if session.reason else log.info
+    say(
+        "session ended",
+        end=str(session.cause),
+        **({"why": session.reason} if session.reason else {}),
+        seconds=round(time.monotonic() - running.began, 3),
+        commands={command: times for command, (times, _bytes) in asked.items()},
+        bytes_read=asked.get(Cmd.READ.name, NONE)[1],
+        bytes_written=asked.get(Cmd.WRITE.name, NONE)[1],
+        errors=errors,
+    )
+
+
+def _ways(opened: Opened) -> dict[str, list[str]]:
+    """Say which commands go upstream in which way."""
+    ways: dict[str, list[str]] = {}
+    for command, way in opened.plan.ways.items():
+        if way.handling is not Handling.REFUSED:
+            ways.setdefault(way.handling.name, []).append(command.name)
+    return ways
 
 
 def _log_would(opened: Opened, log: FilteringBoundLogger) -> None:

@@ -49,6 +49,9 @@ ONE_ALONE = (
 """What is said of a server that cannot be connected to a second time."""
 
 
+DISABLED = "an operator has disabled it"
+
+
 class Connector:
     """Connects to the server of a recipe. `chance` gives numbers from 0 to 1, so that many do not come at once.
     `tell` is told when the server goes down and comes back. `serves` says whether a link to it is there, as far
@@ -71,6 +74,8 @@ class Connector:
         """Says who is at the other end of a connection that has just been made."""
         self.patient = True
         """Whoever asks waits through back-offs when it is down. False: rather knows at once."""
+        self.disabled = False
+        """An operator lets nobody connect to it."""
         self.tried_at = -math.inf
         """When we last tried to connect to it, with success or without."""
         self._recipe = recipe
@@ -94,11 +99,13 @@ class Connector:
     @property
     def down(self) -> bool:
         """It cannot be connected to, as far as is known."""
-        return self._circuits.down
+        return self.disabled or self._circuits.down
 
     @property
     def why_down(self) -> str:
         """Why, if it is."""
+        if self.disabled:
+            return DISABLED
         return self._circuits.why if self._circuits.down else ""
 
     async def connect(
@@ -125,6 +132,8 @@ class Connector:
         patient = patient and self.patient
         failures = 0
         while True:
+            if self.disabled:
+                raise Unreachable(f"upstream {self._name!r} is unreachable: {DISABLED}")
             step = self._circuits.next_step(trio.current_time(), deadline, patient=patient)
             match step:
                 case Try():

@@ -93,6 +93,8 @@ class Racer:
             or (session._requests_lane.unscanned, session._replies_lane.unscanned),
             "sent": session.bytes_relayed,
             "refused": dict(traffic.refused),
+            "asked": (list(traffic.asked), list(traffic.asked_bytes)),
+            "errors": dict(traffic.errors),
             "reason": session.reason,
             "sides": session.sides,
             "kept": None if memory is None else memory.kept_bytes,

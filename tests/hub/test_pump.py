@@ -12,6 +12,7 @@ import pytest
 from gateway.hub import crowd, lane, pump
 from gateway.jobs import jobs
 from gateway.jobs.locks import ASK
+from gateway.protocol.commands import RANGED
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import memory, requests, turn
 from gateway.scan.memory import Memory
@@ -405,6 +406,7 @@ def test_its_numbers_are_pythons() -> None:
         "SMALL_BYTES": crowd.SMALL_BYTES,
         "MAX_JOB_BYTES": jobs.MAX_JOB_BYTES,
         "MAX_KEPT_BYTES": memory.MAX_KEPT_BYTES,
+        "RANGED_COMMANDS": max(RANGED) + 1,
     }
     ours = {name: number for name, number in vars(compiled).items() if isinstance(number, int)}
     assert ours == theirs

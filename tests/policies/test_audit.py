@@ -136,7 +136,7 @@ def test_who_opened_what_and_how_much(audit: Make, path: Path) -> None:
     who = "psk:ann 10.0.0.1:9"
     assert opened == {
         "event": "opened",
-        "session": one.number,
+        "session": one.client.id,
         "export": "vm-1",
         "who": who,
         "peer": "10.0.0.1:9",
@@ -146,7 +146,7 @@ def test_who_opened_what_and_how_much(audit: Make, path: Path) -> None:
     assert 0 <= closed.pop("seconds") < 600
     assert closed == {
         "event": "closed",
-        "session": one.number,
+        "session": one.client.id,
         "export": "vm-1",
         "who": who,
         "commands": 3,
@@ -227,7 +227,7 @@ async def test_every_write_is_written_down(audit: Make, path: Path) -> None:
     assert lines(path)[2:] == [
         {
             "event": "write",
-            "session": who.number,
+            "session": who.client.id,
             "export": who.export,
             "command": command,
             "offset": offset,
@@ -243,7 +243,7 @@ async def test_every_write_is_written_down(audit: Make, path: Path) -> None:
         )
     ]
     policy.leave(one)
-    assert lines(path)[-1]["session"] == one.number
+    assert lines(path)[-1]["session"] == one.client.id
 
 
 @pytest.mark.parametrize("request_", CHANGES)

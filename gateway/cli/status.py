@@ -1,0 +1,92 @@
+"""nbd-gateway status: a running gateway on one screen."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def status(
+    *,
+    json: Annotated[bool, Parameter(name="--json")] = False,
+    watch: float | None = None,
+    config: Path = Path("gateway.toml"),
+    socket: Path | None = None,
+) -> int:
+    """Show what a running gateway is doing: its listeners, upstreams and sessions, and what is not as usual.
+
+    :param json: As JSON, one object a line (docs/status.md has the names).
+    :param watch: Again and again, every so many seconds.
+    :param config: The configuration, whose [control] says where the gateway listens. Default: gateway.toml.
+    :param socket: The control socket itself.
+    """
+    from gateway.cli.showing import asked, show
+
+    return show(lambda: asked(config, socket, "status", {}), _text, as_json=json, watch=watch)
+
+
+def _text(shown: dict) -> str:  # type: ignore[type-arg]
+    from gateway.cli.showing import duration, lines_of, requests, size, table
+
+    totals = shown["totals"]
+    stuck = f", {shown['stuck_sessions']} of them stuck" if shown["stuck_sessions"] else ""
+    pump = "with" if shown["compiled_pump"] else "without"
+    facts: list[tuple[str, object]] = [
+        ("version", f"{shown['version']} ({pump} the compiled pump)"),
+        ("up for", f"{duration(shown['uptime_seconds'])}, since {shown['started']}"),
+        ("sessions", f"{shown['sessions']}{stuck}; {totals['sessions']} since the start"),
+        ("requests", requests(totals)),
+        (
+            "read, written",
+            f"{size(totals['bytes'].get('READ', 0))}, {size(totals['bytes'].get('WRITE', 0))}",
+        ),
+        (
+            "errors",
+            ", ".join(f"{what} {times}" for what, times in totals["errors"].items()) or "none",
+        ),
+    ]
+    if shown["draining"]:
+        facts.append(("shuts down", "no export is opened any more"))
+    if shown["paused"]:
+        facts.append(("paused", ", ".join(shown["paused"])))
+    if shown["switched"]:
+        facts.append(("switched", ", ".join(f"{a} to {b}" for a, b in shown["switched"].items())))
+    if shown["disks_with_losses_untold"]:
+        facts.append(
+            ("losses", f"of {shown['disks_with_losses_untold']} disks: nbd-gateway losses")
+        )
+    facts += [("certificates", each["what"]) for each in shown["certificates"]]
+    listeners = table(
+        ("LISTENER", "TLS", "CLIENTS", "AT MOST", ""),
+        (
+            (
+                e["listener"],
+                e["tls"],
+                e["clients"],
+                e["most_clients"],
+                "drained" if e["drained"] else "",
+            )
+            for e in shown["listeners"]
+        ),
+    )
+    return "\n\n".join([lines_of(facts), listeners, upstreams_table(shown["upstreams"])])
+
+
+def upstreams_table(upstreams: list) -> str:  # type: ignore[type-arg]
+    """Give a table of upstreams."""
+    from gateway.cli.showing import table
+
+    return table(
+        ("UPSTREAM", "STATE", "SESSIONS", "CONNECTIONS", "REPAIRED", ""),
+        (
+            (
+                each["upstream"],
+                each["state"],
+                each["sessions"],
+                each["connections"],
+                ", ".join(each["repaired"]) or "-",
+                each["why"] or "",
+            )
+            for each in upstreams
+        ),
+    )

@@ -1,0 +1,11 @@
+"""What a running gateway is doing: who is there, what waits for what, and what was done.
+
+waits.py   what a session waits for, in one word and in a sentence
+stuck.py   sessions and servers of which nothing is heard for too long: a line in the log, and another when it
+is over
+shown.py   the state of the gateway, its sessions, exports and upstreams, as names and numbers
+verbs.py   the verbs of the control socket that show it, and those that end sessions and stop listening
+
+Nothing here takes long at a time: a gateway may have ten thousand sessions, and none of them may notice that
+somebody looks.
+"""

@@ -1,0 +1,85 @@
+"""What a session waits for, in one word and in a sentence.
+
+A session that has something to do waits for one thing first of all. That its export is paused explains more
+than that its client does not read, and a client that does not take its replies explains why the server is not
+heard. So the first of these that is the case is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from gateway.hub.session import Hold
+from gateway.jobs.locks import Held
+from gateway.sessions.service import Relayed
+
+
+class Thing(StrEnum):
+    """What may be waited for."""
+
+    PAUSE = "pause"
+    LOSSES = "losses"
+    CLIENT = "client"
+    THROTTLE = "throttle"
+    CLAIM = "claim"
+    CONNECTION = "connection"
+    SERVER = "server"
+
+
+class WaitsFor(NamedTuple):
+    """What a session waits for."""
+
+    thing: Thing
+    text: str
+    """The same for people."""
+
+
+def what_waits(running: Relayed, others: Iterable[Relayed] = ()) -> WaitsFor | None:
+    """Say what a session waits for; None: it has nothing to do. `others` may hold what it waits for."""
+    session, traffic = running.relaying, running.traffic
+    if session.is_held(Hold.PAUSED):
+        return WaitsFor(Thing.PAUSE, "its export is paused")
+    if session.is_held(Hold.COMES_LATE):
+        return WaitsFor(Thing.LOSSES, "it is not known yet what was lost before it came")
+    if session.takes_no_replies:
+        return WaitsFor(Thing.CLIENT, "its client does not take its replies")
+    if traffic.held:
+        return WaitsFor(Thing.THROTTLE, f"it is held back by {_who_throttles(running)}")
+    claims = [held for held in traffic.jobs.claiming if not held.is_granted]
+    if claims:
+        return WaitsFor(Thing.CLAIM, _who_claims(claims[0], others))
+    why = running.opened.uplink.why_away
+    if why is not None:
+        return WaitsFor(Thing.CONNECTION, f"its connection to the server is lost: {why}")
+    if session.sends_no_requests or traffic.in_flight or traffic.jobs:
+        return WaitsFor(Thing.SERVER, "the server does not answer")
+    if not session.between_requests:
+        return WaitsFor(Thing.CLIENT, "its client has sent a part of a request, and not the rest")
+    return None
+
+
+def _who_throttles(running: Relayed) -> str:
+    bucket = running.relaying.held_at
+    for placed in running.membership.chain:
+        if placed.observed:
+            continue
+        for charge in placed.policy.charges(running.membership.session):
+            if charge.bucket is bucket:
+                return f"policy {placed.name} ({charge})"
+    return "a policy"
+
+
+def _who_claims(claim: Held, others: Iterable[Relayed]) -> str:
+    where = f"{claim.start}-{claim.end - 1}"
+    for other in others:
+        for held in other.traffic.jobs.claiming:
+            if held is not claim and held.is_granted and _overlap(held, claim):
+                ours = other.membership.session.client.id
+                return f"session {ours} writes a part of a block in {where}"
+    return f"somebody else writes in {where}"
+
+
+def _overlap(one: Held, other: Held) -> bool:
+    return one.start < other.end and other.start < one.end
