@@ -1,0 +1,1 @@
+"""What has been done since the start, in numbers."""

@@ -1,0 +1,43 @@
+"""Totals add up, and names that clients make up take no more room than is meant for them."""
+
+from __future__ import annotations
+
+from gateway.counts.totals import MOST_EXPORTS, OTHER, Counts, Totals, together
+
+
+def some(sessions: int = 1, reads: int = 2) -> Totals:
+    totals = Totals(sessions)
+    totals.requests["READ"], totals.bytes["READ"] = reads, 4096 * reads
+    totals.errors["READ", "EIO"] = 1
+    totals.ended["client-disc"] = sessions
+    return totals
+
+
+def test_totals_add_up() -> None:
+    assert together([some(), some(2, 3), Totals()]).as_said() == {
+        "sessions": 3,
+        "ended": {"client-disc": 3},
+        "requests": {"READ": 5},
+        "bytes": {"READ": 5 * 4096},
+        "errors": {"READ EIO": 2},
+        "refused": {},
+    }
+
+
+def test_the_first_exports_have_numbers_of_their_own_and_keep_them() -> None:
+    counts = Counts(2)
+    for name in ("a", "b", "c", "a", "d", OTHER):
+        counts.of(name).add(some())
+    assert {name: each.sessions for name, each in counts.by_export().items()} == {
+        "a": 2,
+        "b": 1,
+        OTHER: 3,
+    }
+
+
+def test_names_of_clients_take_no_more_room() -> None:
+    counts = Counts()
+    for number in range(3 * MOST_EXPORTS):
+        counts.of(f"made up {number}").add(some())
+    assert len(counts.by_export()) == MOST_EXPORTS + 1
+    assert together(counts.by_export().values()).sessions == 3 * MOST_EXPORTS

@@ -1,0 +1,64 @@
+"""docs/status.md names whatever programs are told, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from gateway.counts.totals import Totals
+from gateway.embedded import Server
+from gateway.embedded.disk import MemoryDisk
+from gateway.hub.ends import Cause
+from gateway.status.shown import exports_shown, gateway_shown, session_shown, upstream_shown
+from gateway.status.stuck import Stuck
+from gateway.status.waits import Thing
+from tests.sessions.gateways import gateway_before
+
+PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text()
+
+
+def first_column(mark: str) -> Iterator[str]:
+    [part] = re.findall(rf"<!-- {mark} -->\n(.*?)<!-- end -->", PAGE, re.DOTALL)
+    for line in part.splitlines()[2:]:
+        yield from re.findall(r"`([^`]+)`", line.split("|")[1])
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, dict[str, object]]:
+    async def all_of_it() -> dict[str, dict[str, object]]:
+        async with gateway_before(Server({"": MemoryDisk(4096)})) as gateway:
+            client, service = gateway.client(), gateway.service
+            await client.go()
+            while not service.running:
+                await trio.lowlevel.checkpoint()
+            stuck = Stuck(service, service.log)
+            [running] = service.running
+            [server] = service.led_to
+            found = {
+                "status": gateway_shown(service, stuck, began=0, listeners=[], terms=[]),
+                "session": session_shown(service, stuck, running),
+                "export": next(iter(exports_shown(service))),
+                "upstream": upstream_shown(service, server),
+                "totals": Totals().as_said(),
+            }
+            await client.stream.aclose()
+            return found
+
+    return trio.run(all_of_it)
+
+
+@pytest.mark.parametrize("what", ["status", "session", "export", "upstream", "totals"])
+def test_the_page_has_the_names(what: str, shown: dict[str, dict[str, object]]) -> None:
+    assert list(first_column(f"names: {what}")) == list(shown[what])
+
+
+def test_the_page_has_what_may_be_waited_for() -> None:
+    assert list(first_column("waits")) == [str(thing) for thing in Thing]
+
+
+def test_the_page_has_all_causes() -> None:
+    assert list(first_column("ends")) == [str(cause) for cause in Cause]
