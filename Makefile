@@ -2,6 +2,7 @@
 # make bench  speed against peers                         make lint   types, style, import rules
 # make fuzz   garbage at all that reads a peer, minutes   make install  .venv with nbd-gateway in it
 # make fuzz-coverage   the same by coverage (atheris), SECONDS for each of TARGETS (all)
+# make bench-scale   what a request and an opening cost where there are many sessions, exports, policies, rules
 # make soak   schedules of dying servers, with new seeds, for SECONDS
 # make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times
 # make test-trixie   the tests that need peers of Debian 13; as root
@@ -64,4 +65,8 @@ bench:
 	tests/tools/install-peers
 	tests/bench/run
 
-.PHONY: demo install test test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench
+bench-scale:
+	tests/tools/install-peers
+	tests/bench/run scale
+
+.PHONY: demo install test test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale

@@ -96,13 +96,13 @@ class Access:
         self._of_exports = [
             self._chain(("export", export.name), export.policies) for export in config.exports
         ]
-        renames = any(
+        self._renames = any(
             type(placed.policy).asked is not Policy.asked
             for chain in self._of_rules
             for placed in chain
         )
         hides = any(rule.hide for rule in config.rule)
-        self._hides = renames or hides or any(export.hide for export in config.exports)
+        self._hides = self._renames or hides or any(export.hide for export in config.exports)
 
     @property
     def timed(self) -> bool:
@@ -228,7 +228,8 @@ class Access:
                 elif _only_observed(rule):
                     why = "it denies, and is only observed"
                 else:
-                    first = self._decides(client, name)
+                    # Where no rule renames, those before it were asked for this very name.
+                    first = self._decides(client, name) if self._renames else number
                     if first is None or first == number:
                         return self._decided(client, number, name, route, tried)
                     why = f"{self._label(first)} comes before it for export {shown(name)}"

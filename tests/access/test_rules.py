@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from gateway.access.loading import catalogue
 from gateway.access.rules import Access, Grant, NotGranted
+from gateway.access.who import why_not
 from gateway.cli.vocabulary import vocabulary
-from gateway.config import ConfigError, parse
+from gateway.config import ConfigError, Who, parse
 from gateway.identity import Identity
 from gateway.policy import Client, Policy
 from gateway.wire.handshake import ListedExport
@@ -175,6 +176,22 @@ def test_the_policies_of_the_rule_stand_before_those_of_the_export() -> None:
     [one, two] = (rules.find(client(), name).chain for name in ("vm-1", "vm-2"))
     assert one[0].policy is two[0].policy  # one place of the configuration, one policy
     assert one[2].policy is not two[2].policy
+
+
+def test_each_rule_is_held_against_a_client_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An opening costs as much as there are rules before the one that matches, and not twice as much."""
+    count = 0
+
+    def counted(who: Who, identity: Identity) -> str | None:
+        nonlocal count
+        count += 1
+        return why_not(who, identity)
+
+    others = "".join(f'[[rule]]\nwho.network = "10.1.{n}.0/24"\n' for n in range(100))
+    rules = access(others + '[[rule]]\nwho.network = "10.0.0.0/24"\n')
+    monkeypatch.setattr("gateway.access.rules.why_not", counted)
+    assert found(rules, "vm-1") == ("vm-1", "rule 101", [])
+    assert count == 101
 
 
 # --- What is denied, and who learns of it

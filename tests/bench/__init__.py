@@ -12,6 +12,9 @@
     chart.py      docs/performance-*.svg, one for each kind of processor
     machine.py    on what and with what it was measured
     floods.py     clients that ask for as much as a server takes of what costs it most
+    scale.py      what a request and an opening cost where there is much of something: `make bench-scale`
+    curves.py     of what there is how much there, and what the numbers say; pure
+    scale_chart.py  docs/scale-*.svg, one for each curve
     neighbours.py what clients of one shared connection cost each other, by hand
 
 A load that is added later (TLS, reframed, fan-out, policies) is a row, and a contestant in peers.py

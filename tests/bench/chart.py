@@ -11,9 +11,9 @@ from tests.bench.rows import DIRECT, GATEWAY, HAPROXY, NBDKIT, QEMU_NBD
 
 # Mid tones on no background: readable on a light page and on a dark one.
 _COLOURS = {GATEWAY: "#2f81f7", NBDKIT: "#e0823d", QEMU_NBD: "#a371f7", HAPROXY: "#8b949e"}
-_INK = "#7d8590"
+INK = "#7d8590"
 _BAR = 0.2
-_DETERMINISTIC = {"svg.hashsalt": "nbd-gateway", "svg.fonttype": "path", "font.size": 9.0}
+DETERMINISTIC = {"svg.hashsalt": "nbd-gateway", "svg.fonttype": "path", "font.size": 9.0}
 
 
 def draw(report: Report, target: Path) -> bool:
@@ -26,7 +26,7 @@ def draw(report: Report, target: Path) -> bool:
     groups = _groups(report)
     if not groups:
         return False
-    with plt.rc_context(_DETERMINISTIC):
+    with plt.rc_context(DETERMINISTIC):
         figure, axes = plt.subplots(figsize=(8.5, 0.9 + 0.62 * len(groups)), layout="constrained")
         _bars(axes, groups)
         _dress(axes, groups)
@@ -57,17 +57,17 @@ def _bars(axes: Any, groups: list[tuple[str, dict[str, float]]]) -> None:
         shares = [100 * share for _, share in rows]
         drawn = axes.barh(heights, shares, height=_BAR * 0.9, color=colour, label=name)
         if name == GATEWAY:
-            axes.bar_label(drawn, fmt="%.0f %%", padding=3, color=_INK, fontsize=8)
+            axes.bar_label(drawn, fmt="%.0f %%", padding=3, color=INK, fontsize=8)
 
 
 def _dress(axes: Any, groups: list[tuple[str, dict[str, float]]]) -> None:
     axes.set_yticks(range(len(groups)), [name for name, _ in groups])
     axes.invert_yaxis()
-    axes.axvline(100, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axvline(100, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlim(0, max(105.0, *(108 * share for _, bars in groups for share in bars.values())))
-    axes.set_xlabel("% of a direct connection, more is better", color=_INK)
-    axes.tick_params(colors=_INK, length=0)
-    axes.grid(axis="x", color=_INK, alpha=0.25, linewidth=0.6)
+    axes.set_xlabel("% of a direct connection, more is better", color=INK)
+    axes.tick_params(colors=INK, length=0)
+    axes.grid(axis="x", color=INK, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -76,5 +76,5 @@ def _dress(axes: Any, groups: list[tuple[str, dict[str, float]]]) -> None:
         bbox_to_anchor=(0.45, 1.0),
         ncols=len(_COLOURS),
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
     )

@@ -1,4 +1,4 @@
-"""A client of raw bytes, for what no tool does: sit still, and never read.
+"""A client of raw bytes, for what no tool does: sit still, never read, and be a thousand at a time.
 
 It shares nothing with the gateway's own wire/, so that a mistake there cannot hide here.
 """
@@ -6,10 +6,11 @@ It shares nothing with the gateway's own wire/, so that a mistake there cannot h
 from __future__ import annotations
 
 import random
+import select
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.bench.processes import Broken
 
@@ -22,14 +23,15 @@ _REQUEST_MAGIC = 0x25609513
 _SIMPLE_REPLY_MAGIC = 0x67446698
 _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
 _GO, _SET_META_CONTEXT, _ACK, _ERROR = 7, 10, 1, 1 << 31
-_READ, _DISC = 0, 2
-_COMMANDS = {"READ": _READ, "BLOCK_STATUS": 7, "unknown": 99}
+_READ, _WRITE, _DISC = 0, 1, 2
+_COMMANDS = {"READ": _READ, "WRITE": _WRITE, "BLOCK_STATUS": 7, "unknown": 99}
 
 _GREETING = struct.Struct(">QQH")  # NBDMAGIC, IHAVEOPT, handshake flags
 _OPTION = struct.Struct(">QII")  # IHAVEOPT, option, length
 _OPTION_REPLY = struct.Struct(">QIII")  # magic, option, type, length
 _REQUEST = struct.Struct(">IHHQQI")  # magic, flags, command, cookie, offset, length
 _CHUNK = struct.Struct(">IIQI")  # magic, flags and type, cookie, length
+_CHUNK_MAGIC = 0x668E33EF
 _EXTENDED_REQUEST = struct.Struct(">IIQQQ")  # magic, flags and command, cookie, offset, length
 _EXTENDED_CHUNK = struct.Struct(">IIQQQ")  # magic, flags and type, cookie, offset, length
 _EXTENDED_REQUEST_MAGIC = 0x21E41C71
@@ -44,14 +46,22 @@ _MOST_RECEIVED = 256 * 1024
 
 
 class Session:
-    """One connection to the default export, in transmission, with simple replies unless others are asked
-    for."""
+    """One connection to an export, the default one unless another is named, in transmission, with simple
+    replies unless others are asked for.
+    """
 
     def __init__(
-        self, port: int, *, structured: bool = False, extended: bool = False, context: str = ""
+        self,
+        port: int,
+        *,
+        structured: bool = False,
+        extended: bool = False,
+        context: str = "",
+        name: str = "",
     ) -> None:
         self._extended = extended
         self._context = context.encode()
+        self._name = name.encode()
         self._framing = _EXTENDED_HEADERS if extended else _STRUCTURED_REPLY if structured else None
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -79,19 +89,34 @@ class Session:
             raise Broken(f"READ was answered {magic:#x}, error {error}, cookie {cookie}")
         return self._receive(length)
 
+    def answer(self, request: bytes) -> bytes:
+        """The whole reply to one request, in structured replies or simple ones without data. Raises `Broken`
+        if it is an error.
+        """
+        self._socket.sendall(request)
+        head = self._receive(_SIMPLE_REPLY.size)
+        magic, word, _ = _SIMPLE_REPLY.unpack(head)
+        if magic == _SIMPLE_REPLY_MAGIC and not word:
+            return head
+        head += self._receive(_CHUNK.size - len(head))
+        magic, word, _, length = _CHUNK.unpack(head)
+        if magic != _CHUNK_MAGIC or word & _ERROR_CHUNK or not word >> 16:  # DONE
+            raise Broken(f"expected one chunk that is no error, got {head.hex()}")
+        return head + self._receive(length)
+
     def _negotiate(self) -> None:
         magic, option_magic, _ = _GREETING.unpack(self._receive(_GREETING.size))
         if (magic, option_magic) != (_NBDMAGIC, _IHAVEOPT):
             raise Broken("this is no newstyle NBD server")
-        name_length, information_requests = 0, 0
-        payload = struct.pack(">IH", name_length, information_requests)
+        name = struct.pack(">I", len(self._name)) + self._name
+        information_requests = struct.pack(">H", 0)
         self._socket.sendall(struct.pack(">I", _FIXED_NEWSTYLE | _NO_ZEROES))
         if self._framing is not None:
             self._ask(self._framing, b"")
         if self._context:
-            name, queries = struct.pack(">I", 0), struct.pack(">II", 1, len(self._context))
+            queries = struct.pack(">II", 1, len(self._context))
             self._ask(_SET_META_CONTEXT, name + queries + self._context)
-        self._ask(_GO, payload)
+        self._ask(_GO, name + information_requests)
 
     def _ask(self, option: int, payload: bytes) -> None:
         self._socket.sendall(_OPTION.pack(_IHAVEOPT, option, len(payload)) + payload)
@@ -190,6 +215,50 @@ class Session:
                 raise Broken("the connection ended in the middle of a message")
             data += more
         return data
+
+
+def at_depth_one(
+    sessions: Sequence[Session], requests: Sequence[bytes], until: Callable[[int], bool]
+) -> int:
+    """Each session sends its request as soon as the one before is answered, until `until` says that so many
+    answers are enough; then all are awaited. Gives how many there were. Every reply has to be as the session's
+    first one.
+    """
+    first = [one.answer(request) for one, request in zip(sessions, requests, strict=True)]
+    buffer = bytearray(max(map(len, first)))
+    view = memoryview(buffer)
+    sockets = {one._socket.fileno(): one._socket for one in sessions}
+    request_of = dict(zip(sockets, requests, strict=True))
+    heads = {fd: reply[: _SIMPLE_REPLY.size] for fd, reply in zip(sockets, first, strict=True)}
+    lengths = dict(zip(sockets, map(len, first), strict=True))
+    missing = dict(lengths)
+    answered, under_way, goes_on = 0, len(sessions), True
+    with select.epoll() as ready:
+        for fd, one in sockets.items():
+            ready.register(fd, select.EPOLLIN)
+            one.sendall(request_of[fd])
+        while under_way:
+            events = ready.poll(SECONDS)
+            if not events:
+                raise Broken(f"{under_way} replies have not come in {SECONDS:g} s")
+            goes_on = goes_on and not until(answered)
+            for fd, _ in events:
+                count = sockets[fd].recv_into(view, missing[fd])
+                if not count:
+                    raise Broken("the connection ended while a reply was awaited")
+                head = heads[fd]
+                if missing[fd] == lengths[fd] and buffer[: min(count, len(head))] != head[:count]:
+                    raise Broken(f"expected a reply like {head.hex()}, got {buffer[:16].hex()}")
+                missing[fd] -= count
+                if missing[fd]:
+                    continue
+                answered += 1
+                missing[fd] = lengths[fd]
+                if goes_on:
+                    sockets[fd].sendall(request_of[fd])
+                else:
+                    under_way -= 1
+    return answered
 
 
 def _read_request(cookie: int, offset: int, length: int) -> bytes:

@@ -27,11 +27,14 @@ class Broken(Exception):
 
 
 class Child:
-    """One server in the foreground, listening on a port of the loopback."""
+    """One server in the foreground, listening on a port of the loopback, or on a Unix socket."""
 
-    def __init__(self, name: str, command: Sequence[str], port: int, log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], port: int, log: Path, *, unix: Path | None = None
+    ) -> None:
         self.name = name
         self.port = port
+        self._unix = unix
         self._log = log
         began = time.perf_counter()
         with log.open("ab") as output:
@@ -57,6 +60,8 @@ class Child:
 
     @property
     def uri(self) -> str:
+        if self._unix is not None:
+            return f"nbd+unix:///?socket={self._unix}"
         return f"nbd://127.0.0.1:{self.port}"
 
     @property
@@ -84,10 +89,18 @@ class Child:
             if not self.running:
                 status = self._process.returncode
                 raise Broken(f"{self.name} ended with status {status}:\n{self.last_words()}")
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+            with contextlib.suppress(OSError):
+                self._connect()
                 return
             time.sleep(_POLL_SECONDS)
         raise Broken(f"{self.name} does not listen after {START_SECONDS:g} s:\n{self.last_words()}")
+
+    def _connect(self) -> None:
+        if self._unix is None:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+            return
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect(str(self._unix))
 
 
 def run_tool(command: Sequence[str], seconds: float) -> str:
