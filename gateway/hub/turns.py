@@ -6,8 +6,8 @@ single block would wait for a few such clients each time. So if there is not tim
 least goes first, as a kernel does with processes.
 
 As long as there is time for all, nobody waits for long, and we forget how much each has taken. A newcomer,
-while there is not time for all, begins with the least that any of the others has taken: nobody saves up for a
-long turn.
+while there is not time for all, begins with the least that any of those has taken who are ready as well: nobody
+saves up for a long turn.
 """
 
 from __future__ import annotations
@@ -60,16 +60,21 @@ class Turns:
         taken = self._taken
         if not taken:
             return list(self.ready)
-        least = min(taken.values())
+        least = self._least_of(self.ready)
         return sorted(self.ready, key=lambda each: taken.get(each, least))
+
+    def _least_of(self, descriptors: Iterable[int]) -> float:
+        """Give the least that any of these has taken; a thousand that are not ready are not looked at."""
+        taken = self._taken
+        return min((taken[each] for each in descriptors if each in taken), default=0.0)
 
     def overran(self, took: Iterable[tuple[int, float]]) -> None:
         """There was not time for all. These have had their turns, of so many seconds. The next look finds the
         others ready again, if they still are. Only what is told once is kept: that somebody has gone, or wants
         to be called again.
         """
-        taken = self._taken
-        least = min(taken.values(), default=0.0)
+        taken, took = self._taken, list(took)
+        least = self._least_of([*self.ready, *(descriptor for descriptor, _seconds in took)])
         for descriptor in self.ready:
             taken.setdefault(descriptor, least)
         for descriptor, seconds in took:

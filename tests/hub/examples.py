@@ -152,7 +152,7 @@ def under_way() -> Iterator[Checked]:
 
 def many_words() -> list[Checked]:
     well = terms(SIMPLE, SIMPLE)
-    unknown = {0xF000 | n: (1, 0, None) for n in range(64)}
+    unknown = {(0x100 + n) << 16: (1, 0, None) for n in range(64)}
     its = replace(well, fast={**unknown, **well.fast})
     return [Example(terms=its, well=well, good=request(its), before=b"")]
 

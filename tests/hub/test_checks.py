@@ -102,6 +102,7 @@ CONDITIONS: dict[str, dict[str, str]] = {
     },
     "add_words": {
         "PyTuple_GET_ITEM(rule, 2) != Py_None": "ranges that are protected",
+        "!is_ranged": "",  # the plan has none
         "p->words == MAX_WORDS": "more words than the pump keeps",
     },
     "scan_requests": {
@@ -254,7 +255,7 @@ HOW = {
     *("answered", "answered is not None", "memory is not None", "length <= MAX_COPIED_BYTES"),
     *("pos - data == length", "start < end", "pos > run", "base", "same", "sent != word"),
     *("chunked", "stays", "not done", "extended", "not extended", "short"),
-    *("pos > data", "self._framing is not EXTENDED", "word & 65535 == 1", "not word & 65535"),
+    *("pos > data", "self._framing is not EXTENDED", "command == 1", "not word & 65535"),
 }
 """What it asks only to know how a message goes on that is taken."""
 
