@@ -76,9 +76,19 @@ class Counts:
         self._most_exports = most_exports
         self._by_export: dict[str, Totals] = {}
         self._others = Totals()
+        self._all = Totals()
+
+    def add(self, export: str, done: Totals) -> None:
+        """Add what was done with an export."""
+        self.of(export).add(done)
+        self._all.add(done)
+
+    def all(self) -> Totals:
+        """Give the totals of all exports, as they are now."""
+        return together([self._all])
 
     def of(self, export: str) -> Totals:
-        """Give the totals of an export, to be added to."""
+        """Give the totals of an export."""
         found = self._by_export.get(export)
         if found is not None:
             return found

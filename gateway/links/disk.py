@@ -161,6 +161,10 @@ class Disks:
             if disks == server.disks and disk.trunk
         ]
 
+    def there(self) -> list[Disk]:
+        """Give the disks that somebody uses, or has still to be told of."""
+        return list(self._there.values())
+
     def untold(self) -> list[tuple[Key, Disk]]:
         """Give the disks that have lost something of which not everybody was told, with their keys. A disk that
         is only remembered by a hash has no name: `unnamed` counts those.

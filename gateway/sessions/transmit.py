@@ -94,7 +94,7 @@ async def transmit(
         traffic = running.traffic
         teller.tell_the_end()
         _log_end(running, log)
-        service.counts.of(running.name).add(totals_of(running))
+        service.counts.add(running.name, totals_of(running))
         told = membership.session
         told.commands, told.refused, told.why = traffic.last_cookie, traffic.refused, session.reason
         told.bytes_from_client, told.bytes_to_client = session.bytes_relayed

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
+
+import trio
 
 from gateway import __version__
-from gateway.counts.totals import Totals, in_words, together
+from gateway.counts.totals import Totals, in_words
 from gateway.hub.pump import is_compiled
 from gateway.sessions.counted import asked_by, totals_of
 from gateway.sessions.service import Relayed, Service
@@ -22,11 +24,22 @@ from gateway.status.waits import what_waits
 from gateway.upstream.server import Server
 from gateway.wire.constants import TransmissionFlag as Flag
 
+SUMMED_AT_A_TIME = 50
+"""How many sessions are summed before the others have their turn: about half a millisecond."""
+
 Shown = dict[str, Any]
 """What JSON can say."""
 
+_Each = TypeVar("_Each")
 
-def gateway_shown(
+
+def in_slices(all_: Sequence[_Each], size: int) -> Iterator[Sequence[_Each]]:
+    """Give a few at a time."""
+    for start in range(0, len(all_), size):
+        yield all_[start : start + size]
+
+
+async def gateway_shown(
     service: Service,
     stuck: Stuck,
     *,
@@ -35,7 +48,15 @@ def gateway_shown(
     terms: Collection[Mapping[str, object]],
 ) -> Shown:
     """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates."""
-    running = service.running
+    running, totals = list(service.running), service.counts.all()
+    stuck_ones, by_server = 0, Counter[int]()
+    for at_a_time in in_slices(running, SUMMED_AT_A_TIME):
+        for each in at_a_time:
+            totals.add(totals_of(each))
+            stuck_ones += stuck.is_stuck(each)
+            by_server[id(each.opened.location.server)] += 1
+        await trio.lowlevel.checkpoint()
+    untold = await _count_untold(service)
     return {
         "version": __version__,
         "compiled_pump": is_compiled(),
@@ -45,21 +66,24 @@ def gateway_shown(
         "listeners": list(listeners),
         "sessions": len(running),
         "negotiations": len(service.negotiations),
-        "stuck_sessions": sum(stuck.is_stuck(each) for each in running),
-        "upstreams": [upstream_shown(service, each) for each in service.led_to],
+        "stuck_sessions": stuck_ones,
+        "upstreams": [upstream_shown(each, by_server[id(each)]) for each in service.led_to],
         "paused": sorted(service.paused),
         "switched": {
             name: location.server.name for name, location in sorted(service.switched.items())
         },
-        "disks_with_losses_untold": len(service.disks.untold()) + service.disks.unnamed,
+        "disks_with_losses_untold": untold,
         "certificates": list(terms),
-        "totals": total(service).as_said(),
+        "totals": totals.as_said(),
     }
 
 
-def total(service: Service) -> Totals:
-    """Give what was done by all sessions, those that run among them."""
-    return together([*service.counts.by_export().values(), *map(totals_of, service.running)])
+async def _count_untold(service: Service) -> int:
+    count = service.disks.unnamed
+    for disks in in_slices(service.disks.there(), SUMMED_AT_A_TIME):
+        count += sum(disk.losses.untold() is not None for disk in disks)
+        await trio.lowlevel.checkpoint()
+    return count
 
 
 def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
@@ -92,41 +116,58 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
     }
 
 
-def exports_shown(service: Service) -> Iterator[Shown]:
-    """Show the exports that are configured by a name, and all others that were used."""
-    sessions = Counter(each.name for each in service.running)
-    running: dict[str, Totals] = {}
-    for each in service.running:
-        running.setdefault(each.name, Totals()).add(totals_of(each))
+async def exports_shown(service: Service, after: str | None, most: int) -> list[Shown]:
+    """Show the exports that are configured by a name, and all others that were used: so many, from the one
+    after a name on.
+    """
+    sessions: dict[str, list[Relayed]] = {}
+    for at_a_time in in_slices(list(service.running), SUMMED_AT_A_TIME):
+        for each in at_a_time:
+            sessions.setdefault(each.name, []).append(each)
+        await trio.lowlevel.checkpoint()
     ended = service.counts.by_export()
     configured = [export.exact_name for export in service.config.exports]
     names = [name for name in configured if name is not None]
-    for name in dict.fromkeys([*names, *running, *ended, *service.paused, *service.switched]):
-        done = together(each[name] for each in (running, ended) if name in each)
-        route = service.config.route(name)
-        location = None if route is None else service.location(name, route)
-        yield {
-            "export": name,
-            "upstream": None if location is None else location.server.name,
-            "sessions": sessions[name],
-            "paused": name in service.paused,
-            "switched": name in service.switched,
-            "totals": done.as_said(),
-        }
+    there = list(dict.fromkeys([*names, *sessions, *ended, *service.paused, *service.switched]))
+    start = there.index(after) + 1 if after in there else 0
+    found = []
+    for name in there[start : start + most]:
+        found.append(await _export_shown(service, name, sessions.get(name, ())))
+    return found
 
 
-def upstream_shown(service: Service, server: Server) -> Shown:
-    """Show one upstream."""
-    sessions = [each for each in service.running if each.opened.location.server is server]
-    limit = server.settings.max_connections
+async def _export_shown(service: Service, name: str, sessions: Collection[Relayed]) -> Shown:
+    done, count = Totals(), 0
+    for at_a_time in in_slices(list(sessions), SUMMED_AT_A_TIME):
+        for each in at_a_time:
+            if each in service.running:  # else it is among those that have ended
+                done.add(totals_of(each))
+                count += 1
+        await trio.lowlevel.checkpoint()
+    if name in (ended := service.counts.by_export()):
+        done.add(ended[name])
+    route = service.config.route(name)
+    location = None if route is None else service.location(name, route)
+    return {
+        "export": name,
+        "upstream": None if location is None else location.server.name,
+        "sessions": count,
+        "paused": name in service.paused,
+        "switched": name in service.switched,
+        "totals": done.as_said(),
+    }
+
+
+def upstream_shown(server: Server, sessions: int) -> Shown:
+    """Show one upstream, which has so many sessions."""
     return {
         "upstream": server.name,
         "servers": [str(uri) for uri in server.settings.nbd_uris],
         "state": _state(server),
         "why": server.why_down or None,
-        "sessions": len(sessions),
+        "sessions": sessions,
         "connections": sum(sock.fileno() >= 0 for sock in server.links),
-        "most_connections": limit,
+        "most_connections": server.settings.max_connections,
         "repaired": dict(sorted(server.told.repaired.items())),
     }
 

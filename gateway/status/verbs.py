@@ -18,8 +18,8 @@ All but `session` and `upstream` may be left out. The first four are answered in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from itertools import islice
 from typing import Any, Protocol
 
 import trio
@@ -27,13 +27,25 @@ import trio
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, no_arguments
 from gateway.hub.ends import Cause
 from gateway.sessions.service import Relayed, Service
-from gateway.status.shown import Shown, exports_shown, gateway_shown, session_shown, upstream_shown
+from gateway.status.shown import (
+    Shown,
+    exports_shown,
+    gateway_shown,
+    in_slices,
+    session_shown,
+    upstream_shown,
+)
 from gateway.status.stuck import SESSIONS_AT_A_TIME, Stuck
 from gateway.status.waits import what_waits
 from gateway.wire.handshake import shown
 
-PAGE = 500
-"""Sessions or exports in one answer: some hundred bytes each, so that it stays under `MAX_ANSWER_BYTES`."""
+PAGE = 200
+"""Sessions or exports in one answer: some hundred bytes each, so that it stays under `MAX_ANSWER_BYTES` and
+becomes JSON in a millisecond.
+"""
+
+SHOWN_AT_A_TIME = 5
+"""How many sessions are shown before the others have their turn: about half a millisecond."""
 
 DISCONNECT_SECONDS = 5.0
 """How long a session may take to end that an operator ends: what is under way is answered, and no more."""
@@ -64,7 +76,9 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
     async def status(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
         listeners, terms = house.listeners_shown(), house.terms_shown()
-        data = gateway_shown(service, stuck, began=house.began, listeners=listeners, terms=terms)
+        data = await gateway_shown(
+            service, stuck, began=house.began, listeners=listeners, terms=terms
+        )
         return ControlAnswer(True, data=data)
 
     async def sessions(arguments: Mapping[str, Any]) -> ControlAnswer:
@@ -72,22 +86,21 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
         meant = await _some(
             _after(service, asked.get("after")), lambda each: _is_meant(each, asked, stuck)
         )
-        page = [session_shown(service, stuck, each) for each in meant[:PAGE]]
+        page = []
+        for at_a_time in in_slices(meant[:PAGE], SHOWN_AT_A_TIME):
+            page += [session_shown(service, stuck, each) for each in at_a_time]
+            await trio.lowlevel.checkpoint()
         return ControlAnswer(True, data={"sessions": page, "more": len(meant) > PAGE})
 
     async def exports(arguments: Mapping[str, Any]) -> ControlAnswer:
         after = _texts(arguments, ("after",)).get("after")
-        there = exports_shown(service)
-        if after is not None:
-            for each in there:
-                if each["export"] == after:
-                    break
-        page = list(islice(there, PAGE + 1))
+        page = await exports_shown(service, after, PAGE + 1)
         return ControlAnswer(True, data={"exports": page[:PAGE], "more": len(page) > PAGE})
 
     async def upstreams(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
-        page = [upstream_shown(service, each) for each in service.led_to]
+        sessions = Counter(id(each.opened.location.server) for each in service.running)
+        page = [upstream_shown(each, sessions[id(each)]) for each in service.led_to]
         return ControlAnswer(True, data={"upstreams": page})
 
     async def disconnect(arguments: Mapping[str, Any]) -> ControlAnswer:

@@ -27,17 +27,18 @@ def test_totals_add_up() -> None:
 def test_the_first_exports_have_numbers_of_their_own_and_keep_them() -> None:
     counts = Counts(2)
     for name in ("a", "b", "c", "a", "d", OTHER):
-        counts.of(name).add(some())
+        counts.add(name, some())
     assert {name: each.sessions for name, each in counts.by_export().items()} == {
         "a": 2,
         "b": 1,
         OTHER: 3,
     }
+    assert counts.all().sessions == 6
 
 
 def test_names_of_clients_take_no_more_room() -> None:
     counts = Counts()
     for number in range(3 * MOST_EXPORTS):
-        counts.of(f"made up {number}").add(some())
+        counts.add(f"made up {number}", some())
     assert len(counts.by_export()) == MOST_EXPORTS + 1
     assert together(counts.by_export().values()).sessions == 3 * MOST_EXPORTS

@@ -39,10 +39,10 @@ def shown() -> dict[str, dict[str, object]]:
             [running] = service.running
             [server] = service.led_to
             found = {
-                "status": gateway_shown(service, stuck, began=0, listeners=[], terms=[]),
+                "status": await gateway_shown(service, stuck, began=0, listeners=[], terms=[]),
                 "session": session_shown(service, stuck, running),
-                "export": next(iter(exports_shown(service))),
-                "upstream": upstream_shown(service, server),
+                "export": (await exports_shown(service, None, 1))[0],
+                "upstream": upstream_shown(server, 1),
                 "totals": Totals().as_said(),
             }
             await client.stream.aclose()
