@@ -111,7 +111,7 @@ def set_up(settings: Log) -> None:
                 exception_formatter=structlog.dev.plain_traceback,
             ),
         ]
-    urgent = [with_priority] if to_journal else []
+    urgent: list[Any] = [with_priority] if to_journal else []
     _looks[:] = [structlog.processors.add_log_level, *looks, *urgent]
     _processors[:] = [_from, _rated, _escaped, *_looks]
 

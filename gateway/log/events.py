@@ -127,7 +127,13 @@ GATEWAY = Chapter(
             "Mend the file (`nbd-gateway check FILE`), and reload again. A restart would fail as well.",
             why=_WHY,
         ),
-        _event("reload failed", ERROR, "So did a reload, by a bug.", _REPORT, exception=_TRACEBACK),
+        _event(
+            "reload failed",
+            ERROR,
+            "A reload has failed by a bug, and changed nothing.",
+            _REPORT,
+            exception=_TRACEBACK,
+        ),
         _event(
             "clients will need what is not there",
             WARNING,
@@ -139,7 +145,7 @@ GATEWAY = Chapter(
         _event(
             "what clients will need could not be looked for",
             ERROR,
-            "Looking for it has failed by a bug. Clients are served.",
+            "Looking for what clients will need has failed by a bug. They are served all the same.",
             _REPORT,
             exception=_TRACEBACK,
         ),
@@ -443,7 +449,7 @@ SESSIONS = Chapter(
         _event(
             "would be held",
             WARNING,
-            'With `mode = "observe"`: a rate would have made commands wait. As often.',
+            'With `mode = "observe"`: a rate would have made commands wait. As often as `would be refused`.',
             _TRIED,
             policy="which policy",
             rate="which of its rates",
@@ -587,7 +593,7 @@ UPSTREAMS = Chapter(
         _event(
             "one server of several is down",
             WARNING,
-            "So has one of the `uris`; others work.",
+            "Connecting to one of the `uris` has begun to fail; others work. Once for each outage.",
             "Bring it back before the others fail as well.",
             upstream=_UPSTREAM,
             why=_WHY,
@@ -603,7 +609,7 @@ UPSTREAMS = Chapter(
         _event(
             "one server of several is back",
             INFO,
-            "Connecting to it works again.",
+            "Connecting to one of the `uris` works again.",
             upstream=_UPSTREAM,
             seconds="how many seconds it was down",
             attempts="how often it was tried",
@@ -633,7 +639,7 @@ UPSTREAMS = Chapter(
         _event(
             "server ended",
             (INFO, WARNING),
-            "Such a program has ended. It is a warning if it was not asked to, and has failed.",
+            "The program of a `command` has ended. It is a warning if it was not asked to, and has failed.",
             "See what the program itself has said. It is started again for the next client.",
             upstream=_UPSTREAM,
             pid="its process",
@@ -687,13 +693,13 @@ LINKS = Chapter(
         _event(
             "upstream connection made again",
             INFO,
-            "There is another in its place.",
+            "A connection that was lost has another in its place.",
             seconds="how many seconds after the last loss",
         ),
         _event(
             "upstream connections given up",
             ERROR,
-            "No other can be had, and the sessions end.",
+            "A connection was lost, no other can be had, and the sessions end.",
             "Bring the server back as it was. The clients have lost their disk, and have to be started"
             " anew.",
             export=_THERE,
@@ -716,7 +722,7 @@ LINKS = Chapter(
         _event(
             "reads wait as well: without CAN_MULTI_CONN no other connection is good",
             WARNING,
-            "So it is, and READs cannot go over another one.",
+            "A connection says nothing, and READs cannot go over another one.",
             "See what the server waits for: its disk, most often.",
             export=_THERE,
         ),
@@ -777,14 +783,12 @@ LOSSES = Chapter(
             "what the server had not flushed is all there",
             WARNING,
             'With `unflushed = "verify"`: after a loss all was read back.',
-            "Nothing.",
             **_DISK,
         ),
         _event(
             "what the server had not flushed was written again",
             WARNING,
             'With `unflushed = "replay"`: after a loss all was written once more.',
-            "Nothing.",
             **_DISK,
             writes="how many writes",
             bytes=_BYTES,
@@ -795,14 +799,12 @@ LOSSES = Chapter(
             WARNING,
             "Writes were under way on a connection that was lost. They are sent once more when the old"
             " ones cannot come any more.",
-            "Nothing. Clients wait for `late-write-seconds`.",
             **_WAITS,
         ),
         _event(
             "writes whose answers were lost are there; newer ones over them wait: the old may still come",
             WARNING,
-            "Such writes were found on the disk.",
-            "Nothing. Newer writes there wait for `late-write-seconds`.",
+            "Writes that were under way on a connection that was lost were found on the disk.",
             **_WAITS,
         ),
         _event(
