@@ -127,6 +127,8 @@ class Found:
     problems: list[str] = field(default_factory=list)
     """Calls of which it cannot be said what they log."""
     binds: dict[str, set[str]] = field(default_factory=dict)
+    handing: set[Function] = field(default_factory=set)
+    """Those that log what they are given."""
 
 
 class NotSaid(Exception):
@@ -250,8 +252,7 @@ class _Search:
                 self._look_at_handed(function, node, call, handing)
         for function, _node, call, handing in self._handed:
             self._cannot_say(function, call, f"{handing.name} logs nothing")
-        for handing in HANDS.keys() - self._given.keys():
-            self.found.problems.append(f"{handing.name} is there for nothing")
+        self.found.handing = {*self._given}
 
     def _look_at_handed(
         self, function: Function, node: Node, call: ast.Call, handing: Function

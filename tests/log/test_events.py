@@ -11,7 +11,18 @@ from gateway.config.connections import Connections
 from gateway.log.events import CHAPTERS, DEBUG, ERROR, EVENTS, INFO, WARNING, Chapter, Logged
 from gateway.upstream.coherence import sentence
 from tests.events import PAGE, PARTS, drawn
-from tests.log.sites import BINDS, BOUND, FEWER, SENTENCES, Found, Function, Site, found_in, sources
+from tests.log.sites import (
+    BINDS,
+    BOUND,
+    FEWER,
+    HANDS,
+    SENTENCES,
+    Found,
+    Function,
+    Site,
+    found_in,
+    sources,
+)
 
 FOUND = found_in(sources())
 TABLE = {event.name: (chapter, event) for chapter in CHAPTERS for event in chapter.events}
@@ -68,6 +79,7 @@ def test_what_is_in_the_table_is_logged() -> None:
 def test_no_way_of_reading_is_there_for_nothing() -> None:
     functions = {site.function for site in FOUND.sites}
     assert SENTENCES.keys() <= functions
+    assert HANDS.keys() == FOUND.handing
     used = {frozenset(site.bound) for site in FOUND.sites}
     assert {frozenset(each) for each in BOUND.values()} <= used
 
@@ -130,10 +142,7 @@ class Sessions:
 
 
 def in_a_file(text: str) -> Found:
-    """What a file logs, beside all the others."""
-    found = found_in(sources() | {"gateway/made_up.py": text})
-    found.sites = [site for site in found.sites if site.function.file == "gateway/made_up.py"]
-    return found
+    return found_in({"gateway/made_up.py": text})
 
 
 def test_calls_are_read() -> None:
