@@ -26,6 +26,10 @@ def chapters() -> str:
         parts.append(f"### {chapter.title}")
         if chapter.carries:
             parts.append(f"All of these lines have also:\n\n{_listed(chapter.carries)}")
+        if chapter.sometimes:
+            parts.append(
+                f"Those about the connection of one client have also:\n\n{_listed(chapter.sometimes)}"
+            )
         parts += [_event(each) for each in chapter.events]
     return "\n\n".join(parts)
 

@@ -42,6 +42,8 @@ class Chapter(NamedTuple):
     carries: Fields
     """What all its lines have beside their own fields: the logger is bound to it."""
     events: tuple[Logged, ...]
+    sometimes: Fields = ()
+    """What those of its lines have as well that are about one client's own connection."""
 
 
 def _event(
@@ -666,15 +668,6 @@ UPSTREAMS = Chapter(
             count="how many there are",
             why=_WHY,
         ),
-        _event(
-            "one connection instead of {wanted}: {why}",
-            WARNING,
-            "Of several connections that the configuration wants only one is of use. Once for each export"
-            " and reason. [connections.md](connections.md) has the reasons.",
-            "Mend what the sentence says, or want one connection.",
-            upstream=_UPSTREAM,
-            export=_THERE,
-        ),
     ),
 )
 
@@ -682,6 +675,14 @@ LINKS = Chapter(
     "Connections that clients share, or have several of",
     (("upstream", _UPSTREAM),),
     (
+        _event(
+            "one connection instead of {wanted}: {why}",
+            WARNING,
+            "Of several connections that the configuration wants only one is of use. Once for each export"
+            " and reason. [connections.md](connections.md) has the reasons.",
+            "Mend what the sentence says, or want one connection.",
+            export=_THERE,
+        ),
         _event(
             "upstream connection lost",
             WARNING,
@@ -727,6 +728,7 @@ LINKS = Chapter(
             export=_THERE,
         ),
     ),
+    sometimes=(*_CLIENT, ("export", _EXPORT)),
 )
 
 _DISK = {"upstream": _UPSTREAM, "export": _THERE}
@@ -828,6 +830,7 @@ LOSSES = Chapter(
             bytes=_BYTES,
         ),
     ),
+    sometimes=_CLIENT,
 )
 
 CHAPTERS = (

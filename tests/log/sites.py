@@ -98,6 +98,11 @@ BOUND = {
 }
 """What a logger is bound to, by the file, the function and the name that it has there."""
 
+MAYBE_BOUND = {
+    r"gateway/links/trunk\.py:.*:self\._log": {"client", "via", "export"},
+}
+"""What some of these are bound to beside: the trunk of a session that lives on has the session's logger."""
+
 BINDS = {
     "gateway/clients/client.py": {"client", "via", "export"},
     "gateway/links/trunk.py": {"upstream"},
@@ -116,6 +121,8 @@ class Site:
     levels: tuple[str, ...]
     fields: set[str]
     bound: set[str]
+    maybe: set[str] = field(default_factory=set)
+    """What only some of its lines have."""
 
     def __str__(self) -> str:
         return f"{self.function.file}:{self.line}"
@@ -271,7 +278,9 @@ class _Search:
                 self._cannot_say(function, call, str(error))
         if hands.details is not None:
             keywords.append(ast.keyword(None, call.args[hands.details]))
-        self._add(function, node, call, event, keywords, levels, "", body.fields, body.bound)
+        self._add(
+            function, node, call, event, keywords, levels, "", body.fields, body.bound, body.maybe
+        )
 
     def _add(
         self,
@@ -284,12 +293,16 @@ class _Search:
         receiver: str,
         beside: Iterable[str] = (),
         bound: Iterable[str] = (),
+        maybe: Iterable[str] = (),
     ) -> None:
-        site = Site(function, call.lineno, None, levels, {*beside}, {*bound})
+        site = Site(function, call.lineno, None, levels, {*beside}, {*bound}, {*maybe})
         where = f"{function.file}:{function.name}:{receiver}"
         for pattern, names in BOUND.items():
             if receiver and re.fullmatch(pattern, where):
                 site.bound |= names
+        for pattern, names in MAYBE_BOUND.items():
+            if receiver and re.fullmatch(pattern, where):
+                site.maybe |= names
         try:
             site.fields |= self._keys(keywords, function, node)
             if function in SENTENCES:

@@ -43,7 +43,8 @@ def wrong(site: Site, table: dict[str, tuple[Chapter, Logged]] = TABLE) -> list[
         if not {*site.levels} <= {*event.levels}:
             found.append(f"{site}: {name!r} is logged as {site.levels}")
         carried = names(chapter.carries)
-        if more := (site.fields | site.bound) - names(event.fields) - carried:
+        known = names(event.fields) | carried | names(chapter.sometimes)
+        if more := (site.fields | site.bound | site.maybe) - known:
             found.append(f"{site}: {name!r} has no {sorted(more)}")
         if less := carried - site.fields - site.bound:
             found.append(f"{site}: {name!r} does not carry {sorted(less)}")
@@ -53,6 +54,11 @@ def wrong(site: Site, table: dict[str, tuple[Chapter, Logged]] = TABLE) -> list[
 def never(found: Found, table: dict[str, tuple[Chapter, Logged]] = TABLE) -> list[str]:
     """What the table has that nobody logs."""
     missing = []
+    for chapter in {chapter.title: chapter for chapter, _event in table.values()}.values():
+        of_it = {event.name for event in chapter.events}
+        maybe = [site.maybe for site in found.sites if of_it & {*(site.events or ())}]
+        more = names(chapter.sometimes) - set[str]().union(*maybe)
+        missing += [f"{chapter.title}: {each}" for each in sorted(more)]
     for name, (_chapter, event) in table.items():
         sites = [site for site in found.sites if name in (site.events or ())]
         given = set[str]().union(*(site.fields | site.bound for site in sites))
