@@ -386,7 +386,7 @@ SESSIONS = Chapter(
             flags="the transmission flags that the client was told",
             contexts="the meta contexts that it was told",
             quirks="the quirks in force on its connection to the upstream",
-            ladder="how much the upstream was asked for: a step of the ladder",
+            ladder="how much the gateway could ask of the upstream: a step of the ladder",
             connections="over how many connections, if there may be several",
             shared="true, if clients share them",
         ),

@@ -2,6 +2,8 @@
 
 A call of a method that is named like a level logs, whatever it is a method of. Its event is a text, or a name
 for one or two texts. Some functions log what they are given, so their calls log as well: `HANDS` has them.
+
+This module is longer than other modules, for it reads one thing in all the ways in which it is written.
 """
 
 from __future__ import annotations
