@@ -313,8 +313,11 @@ def _unanswered(work: Work) -> Steps:
             piece.ask = _surely(piece.ask)
             again.append(piece)
     if found:
-        text = "writes whose answers were lost are there; newer ones over them wait: the old may still come"
-        _say_what_waits(work, text, found)
+        _say_what_waits(
+            work,
+            "writes whose answers were lost are there; newer ones over them wait: the old may still come",
+            found,
+        )
     if again:
         _put_off(work, again)
 

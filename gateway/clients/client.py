@@ -57,9 +57,10 @@ from gateway.sessions.promise import Told, without_payload_flag
 from gateway.sessions.service import Service
 from gateway.sessions.transmit import transmit
 from gateway.upstream.allowance import Allowance
+from gateway.upstream.errors import NotSecured, TlsRequired
 from gateway.wire.constants import HandshakeFlag, Info, Rep
 from gateway.wire.errors import WireError
-from gateway.wire.handshake import encode_oldstyle_greeting, printable, shown
+from gateway.wire.handshake import encode_oldstyle_greeting, shown
 from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 
 if TYPE_CHECKING:
@@ -69,8 +70,16 @@ if TYPE_CHECKING:
         TlsSession,
     )  # costs nothing where there is no TLS
 
+
+class _TlsFailed(Hangup):
+    """TLS has failed, the client's or ours with the upstream. A person has to look at that."""
+
+
 ChooseSession = Callable[[bytes], "TlsSession | None"]
 """Gives a client's TLS session by what it has sent so far; None if more is needed to know which."""
+
+TLS_AT_FAULT = NotSecured, TlsRequired
+"""The refusals that say that TLS with the upstream has failed."""
 
 
 async def serve_client(
@@ -109,6 +118,8 @@ async def serve_client(
             opened = await client.negotiate(began)
     except PeerClosed as closed:
         log.debug("client left during negotiation", why=str(closed))
+    except _TlsFailed as error:
+        log.warning("client hung up on", why=str(error))
     except (Hangup, WireError) as error:
         log.info("client hung up on", why=str(error))
     except trio.TooSlowError:
@@ -199,7 +210,8 @@ class _Client:
             with self._presence.needed():
                 opened = await self._inquiry.opened(name)
         except Refusal as refusal:
-            raise Hangup(f"export {shown(name)} cannot be opened: {refusal}") from None
+            hangup = _TlsFailed if isinstance(refusal, TLS_AT_FAULT) else Hangup
+            raise hangup(f"export {shown(name)} cannot be opened: {refusal}") from None
         try:
             greeting = encode_oldstyle_greeting(opened.offer.size, opened.offer.flags)
             await self._stream.send_all(greeting)
@@ -248,7 +260,8 @@ class _Client:
                 self._told = event if isinstance(event, ExportAsked) else None
             except Refusal as refusal:
                 self._told = None
-                self._log.info("client refused", asked=_asked(event), why=str(refusal))
+                say = self._log.warning if isinstance(refusal, TLS_AT_FAULT) else self._log.info
+                say("client refused", asked=_asked(event), why=str(refusal))
                 self._core.refuse(refusal)  # EXPORT_NAME: Hangup
             if opened is None:
                 continue  # what is answered goes out before the next is waited for
@@ -283,7 +296,7 @@ class _Client:
                 cipher=stream.cipher,
             )
         except (TlsError, NotAdmitted) as error:
-            raise Hangup(f"TLS: {error}") from None
+            raise _TlsFailed(f"TLS: {error}") from None
         negotiations = self._service.negotiations
         negotiations.discard(self._core)
         negotiations.add(secured)
@@ -345,7 +358,7 @@ class _Client:
             opened.close()
             raise
         received = b"" if self._oldstyle else self._core.trailing_data
-        log = self._log.bind(export=printable(opened.grant.name))
+        log = self._log.bind(export=opened.grant.name)
         asked = await transmit(self._service, opened, self._stream, received, log, self.identity)
         self.asked = self.asked or asked
 

@@ -54,7 +54,7 @@ from gateway.sessions.service import Service
 from gateway.upstream import link as upstream_side
 from gateway.upstream.listing import listed_exports
 from gateway.wire.constants import Rep
-from gateway.wire.handshake import ListedExport, MetaContext, named, shown
+from gateway.wire.handshake import ListedExport, MetaContext, shown
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -123,7 +123,7 @@ class Inquiry:
             # Else whoever finds an empty list, and asks why, is not to be found in the log.
             who, count = self._identity.describe(), len(listed.denied)
             why = listed.denied[0]
-            self._log.info("access denied", asked="LIST", exports=count, who=who, why=why)
+            self._log.warning("access denied", asked="LIST", exports=count, who=who, why=why)
         return listed.exports
 
     async def contexts(self, asked: ContextsAsked) -> tuple[MetaContext, ...]:
@@ -284,7 +284,7 @@ class Inquiry:
         # Who has to come back over TLS is not denied yet.
         if refused.hidden or self._core.secure or not route.tls_required:
             who = self._identity.describe()
-            self._log.info("access denied", export=named(refused.name), who=who, why=str(refused))
+            self._log.warning("access denied", export=refused.name, who=who, why=str(refused))
 
     def _policies(
         self,
@@ -308,7 +308,7 @@ class Inquiry:
         try:
             yield
         except Denied as denied:
-            self._log.info("access denied", export=named(grant.name), why=str(denied))
+            self._log.warning("access denied", export=grant.name, why=str(denied))
             raise refusal_to_join(grant.route, asked, denied) from None
 
     # --- Contexts

@@ -4,6 +4,8 @@ writer.py          lines to a file, written by a thread of its own: a file that 
 standard_error.py  standard error by such a thread, for Python too
 ids.py             one for each client: the same here, in the audit log, and wherever it is shown
 rates.py           how many lines a second, and of whom; the clock is passed in
+events.py          the table of all that is logged
+journal.py         standard error that is systemd's journal
 
 A reload may change level and format, but clients that are connected have loggers of their own (structlog copies
 one for every `bind`). So all loggers share one list of processors, and a reload changes what is in the list.
@@ -12,11 +14,13 @@ Otherwise a collector of JSON would go on getting lines for people.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from gateway.log.journal import is_journal, with_priority
 from gateway.log.rates import SECOND, Rates
 from gateway.log.standard_error import Nobody, StandardError
 
@@ -27,6 +31,12 @@ if TYPE_CHECKING:
 
 ORIGIN = "_origin"
 """The key of a line for the client that caused it: its `Identity.origin`. It is not written."""
+
+NAMES = {"export", "upstream", "server"}
+"""The keys whose values are names. Whoever logs one gives it as it is; it is made safe and short here."""
+
+MAX_NAME_CHARACTERS = 256
+"""Names that people give are shorter, paths among them; a client may ask for one of 4,096."""
 
 _rates = Rates(time.monotonic)
 
@@ -80,25 +90,40 @@ def set_up(settings: Log) -> None:
 
     def _escaped(_: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for key, value in line.items():
-            if isinstance(value, str) and not value.isprintable():
-                line[key] = printable(value)
+            if isinstance(value, str):
+                text = _cut(value) if key in NAMES else value
+                line[key] = text if text.isprintable() else printable(text)
         return line
 
-    as_json = settings.format == "json"
-    _looks[:] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.format_exc_info
-        if as_json
-        else structlog.processors.StackInfoRenderer(),
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr is not None and sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,
-        ),
-    ]
+    to_journal = is_journal(sys.stderr, os.environ)
+    timed = [structlog.processors.TimeStamper(fmt="iso")]
+    if settings.format == "json":
+        looks: list[Any] = [
+            *timed,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        looks = [
+            *([] if to_journal else timed),
+            structlog.processors.StackInfoRenderer(),
+            structlog.dev.ConsoleRenderer(
+                colors=_has_colours(),
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ]
+    urgent: list[Any] = [with_priority] if to_journal else []
+    _looks[:] = [structlog.processors.add_log_level, *looks, *urgent]
     _processors[:] = [_from, _rated, _escaped, *_looks]
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:MAX_NAME_CHARACTERS]}…"
+
+
+def _has_colours() -> bool:
+    """Say whether lines for people have colours: at a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    return sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 async def say_left_out() -> None:

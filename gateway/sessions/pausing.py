@@ -170,7 +170,7 @@ class Pauses:
         """
         async with self._turn:
             ends = self._holders.undo(command)
-            await self._end_now(*ends, why="who had it paused has gone")
+            await self._end_now(*ends, resumed="export resumed: who had it paused has gone")
 
     def paused_by(self, by: object) -> list[str]:
         """Give the exports that somebody has paused, even if some of them have gone on meanwhile."""
@@ -356,7 +356,7 @@ class Pauses:
             await trio.sleep(seconds)
         async with self._turn:
             if self._waiting.get(export) is waiting:
-                await self._end_now(*self._due(), why="nobody has done it")
+                await self._end_now(*self._due(), resumed="export resumed: nobody has done it")
 
     def _due(self) -> list[str]:
         """Give the exports whose pause has lasted as long as it may, also if its end had to wait for
@@ -365,13 +365,13 @@ class Pauses:
         now = trio.current_time()
         return [export for export in self._waiting if self._ends_at[export] <= now]
 
-    async def _end_now(self, *exports: str, why: str) -> None:
-        """End pauses, all at the same time. If a server says nothing, we wait for it once, and no export waits
-        for another.
+    async def _end_now(self, *exports: str, resumed: str) -> None:
+        """End pauses, all at the same time; `resumed` is the log's event. If a server says nothing, we wait for
+        it once, and no export waits for another.
         """
         async with trio.open_nursery() as nursery:
             for export in exports:
-                self._service.log.warning(f"export resumed: {why}", export=export)
+                self._service.log.warning(resumed, export=export)
                 nursery.start_soon(self._end_one, export)
 
     async def _end_one(self, export: str) -> None:

@@ -56,10 +56,6 @@ MISNAMED_IN_A_LINE = 8
 """Names that a line of the log has, of a server that may list thousands."""
 
 
-PART = "one server of several"
-"""What the log says is down if another of the upstream's URIs works."""
-
-
 @dataclass(eq=False)
 class Relayed:
     """A session that is being relayed, from when the hub begins it."""
@@ -294,14 +290,12 @@ class Service:
     def _say(self, upstream: str, news: News) -> None:
         match news:
             case WentDown():
-                what = "upstream" if news.entirely else PART
-                self.log.warning(f"{what} is down", upstream=upstream, why=news.why)
+                down = "upstream is down" if news.entirely else "one server of several is down"
+                self.log.warning(down, upstream=upstream, why=news.why)
             case CameBack():
                 seconds, attempts = round(news.outage.seconds, 1), news.outage.failures
-                what = "upstream" if news.entirely else PART
-                self.log.info(
-                    f"{what} is back", upstream=upstream, seconds=seconds, attempts=attempts
-                )
+                back = "upstream is back" if news.entirely else "one server of several is back"
+                self.log.info(back, upstream=upstream, seconds=seconds, attempts=attempts)
             case TurnedAway():
                 self.turned_away.add(upstream)
             case Unwell():

@@ -178,8 +178,10 @@ class Keyring:
     def warnings(self, now: datetime) -> Iterator[tuple[str, str]]:
         """Say whose certificates are not valid at `now`, or end soon, and whose keys others can read."""
         for whose, ring in self._rings():
-            for _about, text in _warnings(ring, now):
+            for text in ring.current.warnings(now):
                 yield whose, text
+            if ring.current.exposed is not None:
+                yield whose, ring.current.exposed
 
     def _warn(self, log: FilteringBoundLogger) -> None:
         for whose, ring in self._rings():
@@ -229,16 +231,10 @@ def _first(whose: str, load: Callable[[], _Ring]) -> _Ring:
 
 
 def _warn(log: FilteringBoundLogger, whose: str, ring: Ring) -> None:
-    for about, text in _warnings(ring, datetime.now(UTC)):
-        log.warning(about, of=whose, what=text)
-
-
-def _warnings(ring: Ring, now: datetime) -> Iterator[tuple[str, str]]:
-    """Give for each warning what it is about, and its text."""
-    for text in ring.current.warnings(now):
-        yield "certificate", text
+    for text in ring.current.warnings(datetime.now(UTC)):
+        log.warning("certificate", of=whose, what=text)
     if ring.current.exposed is not None:
-        yield "key", ring.current.exposed
+        log.warning("key", of=whose, what=ring.current.exposed)
 
 
 def _reload(log: FilteringBoundLogger, whose: str, ring: Ring) -> tuple[str, ...]:

@@ -25,6 +25,10 @@ class Full(Unreachable):
     """The upstream has as many connections of ours as the configuration lets it have."""
 
 
+class NotSecured(Unreachable):
+    """TLS with the upstream fails, or it has none. A person has to look at that."""
+
+
 class TlsRequired(Refusal):
     """The upstream says nothing before TLS. To a client that is a matter of policy: it may be over TLS itself,
     and cannot help it. Nor would `why`, which says how it is mended, be of use to it: the URI is ours.

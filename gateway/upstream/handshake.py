@@ -24,7 +24,7 @@ from gateway.protocol.client_role import (
     Style,
 )
 from gateway.upstream.allowance import Allowance
-from gateway.upstream.errors import Died, LostTheWay, Silent, Unreachable
+from gateway.upstream.errors import Died, LostTheWay, NotSecured, Silent, Unreachable
 from gateway.upstream.slots import Slot
 from gateway.wire.errors import WireError
 from gateway.wire.framing import SIMPLE
@@ -134,13 +134,13 @@ class Handshake:
     async def start_tls(self, session: TlsSession) -> None:
         """Go over to TLS before anything is asked (Q-K3, Q-K4), or nowhere: there is no way back to the clear.
 
-        Raises `Unreachable`.
+        Raises `Unreachable`: if TLS itself is to blame, `NotSecured`.
         """
         from gateway.net.secure import TlsError, TlsStream
 
         name, core = self._server, self.core
         if core.style is not Style.FIXED_NEWSTYLE:
-            raise Unreachable(f"upstream {name!r} has no TLS: its greeting is too old for it")
+            raise NotSecured(f"upstream {name!r} has no TLS: its greeting is too old for it")
         core.ask_starttls()
         try:
             answer = await self.ask()
@@ -148,7 +148,7 @@ class Handshake:
             died = Died if error.closed else Unreachable
             raise died(f"upstream {name!r}, at STARTTLS: {error}") from None
         if isinstance(answer, Refused):
-            raise Unreachable(f"upstream {name!r} has no TLS: {answer}")
+            raise NotSecured(f"upstream {name!r} has no TLS: {answer}")
         transport = self._talk.stream
         assert isinstance(transport, trio.SocketStream)
         self._shaking_hands = True
@@ -157,10 +157,10 @@ class Handshake:
             with self.allowance.spend():
                 stream, _server = await TlsStream.connect(transport, session)
         except (WireError, TlsError) as error:
-            raise Unreachable(f"upstream {name!r}, TLS: {error}") from None
+            raise NotSecured(f"upstream {name!r}, TLS: {error}") from None
         except trio.TooSlowError:
             text = f"the handshake takes longer than {self.allowance.seconds:g} s"
-            raise Unreachable(f"upstream {name!r}, TLS: {text}") from None
+            raise NotSecured(f"upstream {name!r}, TLS: {text}") from None
         self.core, self._talk = secured, Conversation(stream, secured)
         self._shaking_hands, self.secure = False, True
 

@@ -106,14 +106,6 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= cut else text[:cut] + "…")
 
 
-def named(text: str) -> str:
-    """Give a peer's string as a value of its own, such as a field of the log: made safe and short, but without
-    quotes.
-    """
-    cut = limits.NAME_IN_TEXT_CHARS
-    return printable(text if len(text) <= cut else text[:cut] + "…")
-
-
 def printable(text: str) -> str:
     """Escape whatever in a peer's text could move a terminal's cursor or end a line of the log."""
     return "".join(

@@ -30,4 +30,5 @@ async def test_names_are_values_of_their_own(workdir: Path) -> None:
         begun = {line["export"]: line["rule"] for line in gateway.events("session begins")}
         [denied] = gateway.events("access denied")
         assert (denied["export"], denied["why"]) == ("shut", "rule 'shut' denies it")
-    assert begun == {"a": "rw", "it's\\x1b[2J": 3}
+        assert denied["log_level"] == "warning"
+    assert begun == {"a": "rw", "it's\x1b[2J": 3}  # `gateway.log` makes it safe

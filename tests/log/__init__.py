@@ -1,1 +1,4 @@
-"""Tests of gateway.log."""
+"""Tests of gateway.log.
+
+sites.py  every call that logs, as the source says it
+"""

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from gateway.config import Log
-from gateway.log import ORIGIN, logger, say_left_out, set_up
+from gateway.log import MAX_NAME_CHARACTERS, NAMES, ORIGIN, logger, say_left_out, set_up
 from gateway.log.rates import LINES_OF_A_KIND
 
 Capture = pytest.CaptureFixture[str]
@@ -93,6 +93,21 @@ def test_no_terminal_obeys_a_name(format_: Literal["console", "json"], capsys: C
     except ValueError:
         log.exception("it fails")
     assert "ValueError: oh" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", sorted(NAMES))
+def test_a_name_is_one_value_in_all_events(key: str, capsys: Capture) -> None:
+    """Whoever logs it gives it as it is: it has no quotes, and a long one is cut in one place."""
+    log = logger(Log(format="json"), clock=lambda: 0.0)
+    long = "n" * MAX_NAME_CHARACTERS
+    for name in ("it's a \x1b", long, long + "n"):
+        log.info("event", **{key: name})
+    assert [line[key] for line in said(capsys)] == [r"it's a \x1b", long, long + "…"]
+
+
+def test_what_is_no_name_is_not_cut(capsys: Capture) -> None:
+    logger(Log(format="json"), clock=lambda: 0.0).info("event", why="w" * 5000)
+    assert [len(line["why"]) for line in said(capsys)] == [5000]
 
 
 def test_a_reload_changes_neither_rates_nor_whose_fault_a_line_is(capsys: Capture) -> None:

@@ -293,7 +293,9 @@ async def test_who_shows_no_certificate_is_not_let_in(
                 with pytest.raises((trio.BrokenResourceError, EOFError)):
                     await go_structured(client)  # in TLS 1.3 it learns so only now
     assert server.connections == 0
-    assert "peer did not return a certificate" in str(lines)
+    [line] = lines
+    assert (line["event"], line["log_level"]) == ("client hung up on", "warning")
+    assert "peer did not return a certificate" in line["why"]
 
 
 @pytest.mark.parametrize("stalls", ["says nothing", "a byte a second", "garbage"])
@@ -560,6 +562,31 @@ async def test_a_server_over_tls(pki: Path, credentials: ServerCredentials) -> N
             assert await client.read(77, len(data)) == data
 
 
+@pytest.mark.parametrize(
+    ("listen", "event"),
+    [("", "client refused"), ('style = "oldstyle"\nexport = ""', "client hung up on")],
+    ids=["newstyle", "oldstyle"],
+)
+async def test_a_server_whose_certificate_is_wrong_is_warned_of(
+    listen: str, event: str, pki: Path, credentials: ServerCredentials, tmp_path: Path
+) -> None:
+    """Until a person mends it, no client gets through."""
+    of_others = directory(tmp_path, trustme.CA())
+    with structlog.testing.capture_logs() as lines:
+        async with secure_server(of_others, credentials, REQUIRE, listen) as (gateway, server):
+            client = gateway.client()
+            async with client.stream:
+                if not listen:
+                    await client.greeting()
+                    client.negotiation.go("", ())
+                    await client.refused()
+                else:
+                    assert not await client.rest()
+    assert server.connections == 0
+    [line] = [line for line in lines if "its certificate is not accepted" in line["why"]]
+    assert (line["event"], line["log_level"]) == (event, "warning")
+
+
 def check_secret(sent: bytes) -> None:
     """Behind STARTTLS there is nothing but whole TLS records: type, version, length."""
     before = b"\0\0\0\3" + encode_option(Opt.STARTTLS)
@@ -715,8 +742,9 @@ async def test_what_mends_it_is_told_to_us_and_not_to_the_client() -> None:
     assert (
         refused.text == "the gateway's own server wants TLS, which the gateway does not use there"
     )
-    [why] = [line["why"] for line in lines if line["event"] == "client refused"]
-    assert why.endswith(": use nbds: in the URI of this server")
+    [line] = [line for line in lines if line["event"] == "client refused"]
+    assert line["why"].endswith(": use nbds: in the URI of this server")
+    assert line["log_level"] == "warning"
 
 
 async def test_shutting_down_in_a_handshake(pki: Path, credentials: ServerCredentials) -> None:

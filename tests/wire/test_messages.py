@@ -237,8 +237,6 @@ def test_an_unknown_error_chunk_keeps_its_tail() -> None:
 def test_for_people() -> None:
     assert handshake.shown("disk") == "'disk'"
     assert handshake.shown("\n" * 500) == repr("\n" * 80 + "…")
-    assert handshake.named("it's") == "it's"
-    assert handshake.named("\n" * 500) == "\\n" * 80 + "…"
     assert handshake.refusal_sentence(7, Rep.ERR_POLICY, "") == "GO was refused with ERR_POLICY"
     assert name_of(Cmd, 6) == "WRITE_ZEROES"
     assert name_of(Opt, 255) == "Opt 0xff"

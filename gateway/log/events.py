@@ -1,0 +1,905 @@
+"""All that is logged: each event's name, its levels, when it comes, its fields, and what a person does then.
+
+Nothing of the gateway reads this table while it serves. docs/log.md is made from it (`python -m tests.events`),
+and `tests/log/test_events.py` holds it to the calls that log: an event that is not here is not logged, nor is
+one with another level or another field; and what is here is logged somewhere. So a new event is a call of the
+logger and an `_event` here.
+
+A warning is what a person should look at in the morning, an error is what should wake one. Names are searched
+for and counted by, so they stay as they are.
+
+This module is longer than other modules: it is one table.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DEBUG, INFO, WARNING, ERROR = "debug", "info", "warning", "error"
+
+Fields = tuple[tuple[str, str], ...]
+"""What a line says beside its event: the name of each field, and what it means."""
+
+
+class Logged(NamedTuple):
+    """An event of the log."""
+
+    name: str
+    """The text of the event, as it is logged. What stands in braces in it differs from time to time."""
+    levels: tuple[str, ...]
+    when: str
+    """When it comes, in whole sentences. If it has several levels, this says which comes when."""
+    do: str
+    """What a person does about it; empty if nothing needs to be done."""
+    fields: Fields
+    """What its call gives. No line needs to have all of them."""
+
+
+class Chapter(NamedTuple):
+    """Events of the same things."""
+
+    title: str
+    carries: Fields
+    """What all its lines have beside their own fields: the logger is bound to it."""
+    events: tuple[Logged, ...]
+    sometimes: Fields = ()
+    """What those of its lines have as well that are about one client's own connection."""
+
+
+def _event(
+    name: str, level: str | tuple[str, ...], when: str, do: str = "", /, **fields: str
+) -> Logged:
+    levels = (level,) if isinstance(level, str) else level
+    return Logged(name, levels, when, do, tuple(fields.items()))
+
+
+# --- What fields mean that many events have
+
+_UPSTREAM = "the name of the upstream"
+_EXPORT = "the name of the export, as clients know it"
+_THERE = "the name that the export has at the upstream"
+_WHY = "the reason, in a sentence"
+_SESSIONS = "how many sessions it concerns"
+_SERVER = "where it is now: the name of an upstream, or the URI that was given"
+_COUNT = "how often that was since the last such line"
+_TRACEBACK = "a traceback, for whoever mends it"
+_OF = "whose they are: the URI of a listener, or the name of an upstream"
+_BYTES = "how many bytes that is"
+
+_REPORT = "A bug, ours or a policy's. Report it, with the traceback."
+
+_TRIED = "See whether that is what you want, before the rule or policy is in force."
+
+_CLIENT: Fields = (
+    (
+        "session",
+        "its id: the same in all its lines, in the audit log, and in `nbd-gateway sessions`",
+    ),
+    ("client", "where the client comes from: its address and port, or its process and user"),
+    ("via", "with the PROXY protocol: where the load balancer comes from"),
+)
+
+# --- The table
+
+GATEWAY = Chapter(
+    "The gateway",
+    (),
+    (
+        _event(
+            "listening",
+            INFO,
+            "Clients may connect. One line for each listener.",
+            uri="the address, with the port that was taken",
+        ),
+        _event(
+            "shutting down",
+            INFO,
+            "A signal came, or the last client or the command of `--run` has ended: nobody is let in any"
+            " more.",
+            clients="how many clients are connected",
+        ),
+        _event(
+            "ending at once",
+            WARNING,
+            "A second signal came: sessions are cut.",
+            "Nothing, if you sent it. If a supervisor did, give it more time than `drain-seconds`.",
+            signal="which one",
+            sessions_cut="how many sessions that cuts",
+        ),
+        _event(
+            "signal means nothing here: SIGHUP reloads",
+            INFO,
+            "A signal came which other programs have a use for.",
+            signal="which one",
+        ),
+        _event(
+            "repaired",
+            INFO,
+            "The gateway ends. One line for each upstream that needed quirks.",
+            upstream=_UPSTREAM,
+            sessions="for each quirk, on how many connections it was in force",
+        ),
+        _event(
+            "configuration reloaded",
+            INFO,
+            "A reload has taken the file up.",
+            what="what has changed",
+        ),
+        _event(
+            "configuration stays as it was",
+            (WARNING, ERROR),
+            "A reload has failed, and changed nothing. One line for each reason. It is a warning where"
+            " there is no file that could be reloaded.",
+            "Mend the file (`nbd-gateway check FILE`), and reload again. A restart would fail as well.",
+            why=_WHY,
+        ),
+        _event(
+            "reload failed",
+            ERROR,
+            "A reload has failed by a bug, and changed nothing.",
+            _REPORT,
+            exception=_TRACEBACK,
+        ),
+        _event(
+            "clients will need what is not there",
+            WARNING,
+            "At the start, or after a reload: a directory of an audit file is missing, or the program of"
+            " a `command`.",
+            "Put it there before the first client needs it.",
+            what="what is missing, and for what",
+        ),
+        _event(
+            "what clients will need could not be looked for",
+            ERROR,
+            "Looking for what clients will need has failed by a bug. They are served all the same.",
+            _REPORT,
+            exception=_TRACEBACK,
+        ),
+        _event(
+            "command done",
+            INFO,
+            "A command came over the control socket, and was done.",
+            verb="which command",
+            pid="the process that asked",
+            uid="its user",
+            export=_EXPORT,
+            arguments="what else it said",
+            done="what was done, in sentences",
+            problems="what is wrong all the same",
+        ),
+        _event(
+            "question answered",
+            DEBUG,
+            "Somebody has looked at the gateway over the control socket.",
+            verb="what was asked",
+            pid="the process that asked",
+            uid="its user",
+            export=_EXPORT,
+            arguments="what else it said",
+        ),
+        _event(
+            "command not done",
+            WARNING,
+            "A command came over the control socket, and could not be done.",
+            "Who asked has been told the same.",
+            verb="which command",
+            pid="the process that asked",
+            uid="its user",
+            export=_EXPORT,
+            arguments="what else it said",
+            why="the reasons, in sentences",
+        ),
+        _event(
+            "command undone: who asked has gone",
+            WARNING,
+            "Who asked for something over the control socket has left before it was done, and it was"
+            " taken back.",
+            "Look how things are, and ask again.",
+            verb="which command",
+            pid="the process that asked",
+            uid="its user",
+            export=_EXPORT,
+            arguments="what else it said",
+        ),
+        _event(
+            "internal error beside the sessions",
+            ERROR,
+            "Something that no client waits for has failed: a health check, the end of a pause, a look at"
+            " files. All else goes on.",
+            _REPORT,
+            exception=_TRACEBACK,
+        ),
+        _event(
+            "a server in here lost a connection to an internal error",
+            ERROR,
+            "A built-in server (`memory:`, `legacy:`) has failed over a connection, and closed it.",
+            _REPORT,
+            exception=_TRACEBACK,
+        ),
+        _event(
+            "keeper ended, another is begun",
+            ERROR,
+            "The process was killed that ends the servers of a `command` when the gateway is killed. The"
+            " servers go on.",
+            "Find out who killed it: most often the kernel, short of memory.",
+            pid="the number that it had",
+            status="how it ended: below 0, the number of a signal",
+        ),
+        _event(
+            "log lines left out",
+            WARNING,
+            "More was to be said in a second than [the log takes](#rates).",
+            "Look who causes it: `clients` says so.",
+            lines="how many were left out",
+            events="how many of each event",
+            clients="how many of each address",
+        ),
+        _event(
+            "log lines lost",
+            WARNING,
+            "Standard error could not be written to for so long that lines had to be thrown away. It"
+            " stands where they are missing.",
+            "See why whoever reads the log is slow, or whether a disk is full.",
+            lines="how many are missing",
+        ),
+        _event(
+            "audit lines lost",
+            ERROR,
+            "The policy `audit` could not write lines to its file. Once a minute at most.",
+            "Make room, or mend the file's directory. What happened meanwhile is nowhere.",
+            file="the file",
+            lines="how many are missing",
+            error="what the system said",
+        ),
+    ),
+)
+
+CREDENTIALS = Chapter(
+    "Certificates and keys",
+    (),
+    (
+        _event(
+            "certificate",
+            WARNING,
+            "A certificate or a list of revoked ones has ended, ends within 30 days, or does not hold"
+            " yet. At the start, after each exchange, and daily.",
+            "Renew it (`nbd-gateway pki renew`).",
+            of=_OF,
+            what="which file, what of it, and when it ends",
+        ),
+        _event(
+            "key",
+            WARNING,
+            "A private key can be read by others on this machine. As often as `certificate`.",
+            "Take their rights away (`chmod 600`), and renew it if somebody may have read it.",
+            of=_OF,
+            what="which file, and who may read it",
+        ),
+        _event(
+            "credentials exchanged",
+            INFO,
+            "Files have changed, and new connections use them.",
+            of=_OF,
+            files="the files that have changed",
+        ),
+        _event(
+            "credentials stay as they were",
+            ERROR,
+            "Files have changed, and cannot be used. The old ones stay in use, until they end.",
+            "Mend the file that `why` names; it is tried again when it changes, and at a reload.",
+            of=_OF,
+            why=_WHY,
+        ),
+    ),
+)
+
+CLIENTS = Chapter(
+    "Clients that open no session",
+    _CLIENT,
+    (
+        _event(
+            "access denied",
+            WARNING,
+            "A rule or a policy keeps a client from an export; or from all, where it asked for the list"
+            " of them.",
+            "See whether the client should have it. If so, change the rule; if not, somebody tries what"
+            " he should not.",
+            export=_EXPORT,
+            asked="`LIST`, if it was no export that was asked for",
+            exports="then: how many exports there are that it may not have",
+            who="who the client is, the strongest proof first",
+            why="which rule or policy, and why; the client may be told less",
+        ),
+        _event(
+            "client refused",
+            (INFO, WARNING),
+            "A client has asked for what cannot be had, was told so, and may go on. It is a warning if"
+            " TLS with the upstream has failed: its certificate is wrong, or only one side wants TLS.",
+            "As a warning: mend the certificate, or the `uri` of the upstream. No client gets through"
+            " before that.",
+            asked="the option, and of which export",
+            why="what the client was told; or more, if that is none of its business",
+        ),
+        _event(
+            "client hung up on",
+            (INFO, WARNING),
+            "A client has sent what is no NBD, took too long, or asked for what cannot be had in a way to"
+            " which there is no answer. It is a warning if TLS has failed: the client's, or with the"
+            " upstream.",
+            "As a warning: see who the client is, and what of its certificate or key is wrong.",
+            why=_WHY,
+        ),
+        _event(
+            "client left during negotiation",
+            DEBUG,
+            "A client has closed before it opened an export, as who only looks whether the port is open.",
+            why=_WHY,
+        ),
+        _event(
+            "a dirty bitmap may change while it is read",
+            WARNING,
+            "A client reads `qemu:dirty-bitmap:*` of an export that is read-only for it, and that others"
+            " may write to.",
+            "Have a backup read what nobody writes to; `contexts = { stable-only = true }` refuses such"
+            " clients.",
+            why=_WHY,
+        ),
+        _event(
+            "client lost to an internal error",
+            ERROR,
+            "A client's connection was closed over a bug. All others are served.",
+            _REPORT,
+            exception=_TRACEBACK,
+        ),
+    ),
+)
+
+TURNED_AWAY = Chapter(
+    "Clients that do not get in",
+    (),
+    (
+        _event(
+            "client turned away",
+            WARNING,
+            "As many are connected to a listener as may be. Once a second at most.",
+            "Raise `max-connections`, or see who does not leave.",
+            why="how many are connected",
+            count=_COUNT,
+        ),
+        _event(
+            "could not accept a client",
+            ERROR,
+            "The system has no descriptors or no memory for one more. Clients wait. Once a minute at most.",
+            "Raise the limit that `why` names.",
+            why=_WHY,
+            attempts=_COUNT,
+        ),
+        _event(
+            "clients turned away: upstream is down",
+            WARNING,
+            "Clients could not open an export because its upstream is down. Once a minute at most.",
+            "Bring the server back.",
+            upstream=_UPSTREAM,
+            count=_COUNT,
+        ),
+    ),
+)
+
+SESSIONS = Chapter(
+    "Sessions",
+    (*_CLIENT, ("export", _EXPORT)),
+    (
+        _event(
+            "session begins",
+            INFO,
+            "A client has opened an export.",
+            listener="the URI by which it came",
+            upstream=_UPSTREAM,
+            tls="version and cipher; nothing in the clear",
+            who="over TLS: who the client is, the strongest proof first",
+            rule="which rule lets it in: its name, or its number",
+            size="of the export, in bytes",
+            flags="the transmission flags that the client was told",
+            contexts="the meta contexts that it was told",
+            quirks="the quirks in force on its connection to the upstream",
+            ladder="how much the gateway could ask of the upstream: a step of the ladder",
+            plan="which commands go to the server in which way (docs/explain.md)",
+            connections="over how many connections, if there may be several",
+            shared="true, if clients share them",
+        ),
+        _event(
+            "session ended",
+            (INFO, WARNING),
+            "A session has ended. It is a warning if that was not the client's wish.",
+            "See `why`: the client, the upstream, or somebody's command.",
+            end="why, in one word of a closed list (docs/status.md)",
+            why="the reason, if it was not the client's wish",
+            seconds="how long it was there",
+            commands="how many requests its client has made, by command",
+            bytes_read="how many bytes its READs were about",
+            bytes_written="the same of its WRITEs",
+            errors="how many requests have failed, by command and error",
+        ),
+        _event(
+            "session is stuck",
+            WARNING,
+            "A session has something to do, and nothing has gone on in it for 5 seconds.",
+            "See `waits_for`: its server, its client, another session, or a policy.",
+            waits_for="what it waits for, in one word (docs/status.md)",
+            why="the same in a sentence",
+            seconds="for how long nothing has gone on",
+            upstream=_UPSTREAM,
+        ),
+        _event(
+            "session is stuck no more",
+            INFO,
+            "It goes on, or has ended.",
+            waited_for="what it has waited for",
+            seconds="how long nothing had gone on",
+        ),
+        _event(
+            "session switched",
+            INFO,
+            "A session goes over to another server, or to its own by a new connection.",
+            server=_SERVER,
+        ),
+        _event(
+            "session goes on over its new connection",
+            INFO,
+            "The connection to the upstream was lost; there is another, and nothing is left to be found"
+            " out.",
+        ),
+        _event(
+            "the server goes: no command is sent to it any more",
+            INFO,
+            "The server says that it shuts down. What is under way is waited for, and the session goes on"
+            " when the server is back.",
+        ),
+        _event(
+            "waits until it is known what was lost with a connection of others",
+            INFO,
+            "A client opens a disk while it is being found out what another's lost connection has cost.",
+        ),
+        _event(
+            "would be denied",
+            WARNING,
+            'With `mode = "observe"`: the client would not have got the export.',
+            _TRIED,
+            why="which rule or policy, and why",
+        ),
+        _event(
+            "would be shown otherwise",
+            WARNING,
+            'With `mode = "observe"`: the client would have been shown another export.',
+            _TRIED,
+            policies="the policies that are observed",
+            without="flags that it would not have been told",
+            **{"with": "flags that it would have been told"},
+            without_contexts="meta contexts that it would not have been told",
+            block_sizes="the block sizes that it would have been told",
+        ),
+        _event(
+            "would be refused",
+            WARNING,
+            'With `mode = "observe"`: commands would have failed. Every 10 seconds at most, and at the end.',
+            _TRIED,
+            command="which command",
+            error="the error that the client would have had",
+            count=_COUNT,
+            first="why the first of them",
+        ),
+        _event(
+            "would be held",
+            WARNING,
+            'With `mode = "observe"`: a rate would have made commands wait. As often as `would be refused`.',
+            _TRIED,
+            policy="which policy",
+            rate="which of its rates",
+            count=_COUNT,
+            seconds="for how many seconds, all of them together",
+        ),
+        _event(
+            "would not be held",
+            INFO,
+            'With `mode = "observe"`: the session has ended, and a rate would never have made it wait.',
+            policy="which policy",
+            rate="which of its rates",
+        ),
+        _event(
+            "a policy failed",
+            ERROR,
+            "A policy has failed over a command, and the client got EIO.",
+            _REPORT,
+            command="which command",
+            policies="the policies that look at this command, one of which it is",
+            exception=_TRACEBACK,
+        ),
+    ),
+)
+
+RULES = Chapter(
+    "Sessions, and rules that have changed",
+    (),
+    (
+        _event(
+            "session not held against the new rules",
+            ERROR,
+            "After a reload a policy has failed over a session that runs. It goes on as it was, also if"
+            " it should end.",
+            f"{_REPORT} `disconnect` the client if it must not be there.",
+            export=_EXPORT,
+            exception=_TRACEBACK,
+        ),
+        _event(
+            "a policy failed at a reload",
+            ERROR,
+            "A policy could not take over what the one before it has counted, and begins anew.",
+            _REPORT,
+            policy="which policy",
+            exception=_TRACEBACK,
+        ),
+    ),
+)
+
+PAUSES = Chapter(
+    "Pauses and switches",
+    (),
+    (
+        _event(
+            "export paused",
+            INFO,
+            "`pause` holds the sessions of an export.",
+            export=_EXPORT,
+            sessions=_SESSIONS,
+            seconds="for how many seconds at most",
+        ),
+        _event(
+            "export resumed",
+            INFO,
+            "`resume` has the sessions of an export go on.",
+            export=_EXPORT,
+            sessions=_SESSIONS,
+        ),
+        _event(
+            "export resumed: nobody has done it",
+            WARNING,
+            "A pause has lasted as long as it may, and ended by itself.",
+            "A copy that was made meanwhile is whole only if it was done before: make it again, with a"
+            " longer `--for`.",
+            export=_EXPORT,
+        ),
+        _event(
+            "export resumed: who had it paused has gone",
+            WARNING,
+            "A pause that was for somebody's connection has ended with it.",
+            "See what became of the program that had asked, and whether its copy is whole.",
+            export=_EXPORT,
+        ),
+        _event(
+            "export stays paused",
+            ERROR,
+            "A switch that closes first was broken off, and the sessions could not go back to where they"
+            " were.",
+            "Switch to a server that is there, or `resume` when theirs is back. The pause ends by itself.",
+            exports="the names of the exports",
+            why=_WHY,
+        ),
+        _event(
+            "sessions have no connection at the end of a pause",
+            ERROR,
+            "A pause has ended, and their server is not there.",
+            "Bring the server back: they try to connect for `reconnect-seconds`.",
+            export=_EXPORT,
+            why=_WHY,
+        ),
+        _event(
+            "sessions have ended",
+            ERROR,
+            "At the end of a pause sessions were not taken back to their server: it has another disk, or"
+            " an older state.",
+            "See which disk the server has. The clients have lost theirs, and have to be started anew.",
+            export=_EXPORT,
+            why="how many sessions, and the reason",
+        ),
+        _event(
+            "export switched",
+            INFO,
+            "An export is led to another server, for clients that come and those that are here.",
+            export=_EXPORT,
+            server=_SERVER,
+            sessions=_SESSIONS,
+        ),
+        _event(
+            "export stays where it was switched to, whatever the configuration says",
+            WARNING,
+            "After a reload: a switched export is where the switch has led it.",
+            "Write the new server into the file, before a restart leads clients to the old one.",
+            export=_EXPORT,
+            server=_SERVER,
+        ),
+    ),
+)
+
+UPSTREAMS = Chapter(
+    "Upstreams",
+    (),
+    (
+        _event(
+            "upstream is down",
+            WARNING,
+            "Connecting to a server has begun to fail. Once for each outage.",
+            "Bring the server back.",
+            upstream=_UPSTREAM,
+            why=_WHY,
+        ),
+        _event(
+            "one server of several is down",
+            WARNING,
+            "Connecting to one of the `uris` has begun to fail; others work. Once for each outage.",
+            "Bring it back before the others fail as well.",
+            upstream=_UPSTREAM,
+            why=_WHY,
+        ),
+        _event(
+            "upstream is back",
+            INFO,
+            "Connecting works again.",
+            upstream=_UPSTREAM,
+            seconds="how many seconds it was down",
+            attempts="how often it was tried",
+        ),
+        _event(
+            "upstream is stuck",
+            WARNING,
+            "All sessions that wait for a server are stuck.",
+            "See whether the server hangs: it takes requests and answers none.",
+            upstream=_UPSTREAM,
+            sessions=_SESSIONS,
+            seconds="for how long nothing has gone on",
+        ),
+        _event(
+            "upstream is stuck no more",
+            INFO,
+            "No session that waits for it is stuck any more.",
+            upstream=_UPSTREAM,
+            seconds="how long it was stuck",
+        ),
+        _event(
+            "one server of several is back",
+            INFO,
+            "Connecting to one of the `uris` works again.",
+            upstream=_UPSTREAM,
+            seconds="how many seconds it was down",
+            attempts="how often it was tried",
+        ),
+        _event(
+            "health check failed",
+            WARNING,
+            "A server takes connections, and gets no further. Once, until one succeeds.",
+            "See what the server is busy with, or whether something else listens there.",
+            upstream=_UPSTREAM,
+            why=_WHY,
+        ),
+        _event(
+            "health check succeeds again",
+            INFO,
+            "A server greets again.",
+            upstream=_UPSTREAM,
+        ),
+        _event(
+            "server started",
+            INFO,
+            "The program of a `command` was started.",
+            upstream=_UPSTREAM,
+            pid="its process",
+            command="the program and its arguments",
+        ),
+        _event(
+            "server ended",
+            (INFO, WARNING),
+            "The program of a `command` has ended. It is a warning if it was not asked to, and has failed.",
+            "See what the program itself has said. It is started again for the next client.",
+            upstream=_UPSTREAM,
+            pid="its process",
+            status="its exit status",
+            signal="the signal that has killed it",
+        ),
+        _event(
+            "repairing",
+            (INFO, WARNING),
+            "A quirk is in force on a connection to an upstream for the first time. It is a warning if"
+            " data is at risk without it.",
+            "Take a newer server, if there is one.",
+            upstream=_UPSTREAM,
+            quirk="its name, as in [quirks.md](quirks.md)",
+            what="what the server does wrong",
+        ),
+        _event(
+            "exports left out of the list",
+            WARNING,
+            "A server lists names that no client can ask for. Once for each server.",
+            "Give these exports other names.",
+            upstream=_UPSTREAM,
+            names="the first of them, escaped",
+            count="how many there are",
+            why=_WHY,
+        ),
+    ),
+)
+
+LINKS = Chapter(
+    "Connections that clients share, or have several of",
+    (("upstream", _UPSTREAM),),
+    (
+        _event(
+            "one connection instead of {wanted}: {why}",
+            WARNING,
+            "Of several connections that the configuration wants only one is of use. Once for each export"
+            " and reason. [connections.md](connections.md) has the reasons.",
+            "Mend what the sentence says, or want one connection.",
+            export=_THERE,
+        ),
+        _event(
+            "upstream connection lost",
+            WARNING,
+            "A connection to a server was lost. Another is made; clients wait meanwhile.",
+            "See why the server or the network has cut it.",
+            why=_WHY,
+            left="how many connections there are still",
+        ),
+        _event(
+            "upstream connection made again",
+            INFO,
+            "A connection that was lost has another in its place.",
+            seconds="how many seconds after the last loss",
+        ),
+        _event(
+            "upstream connections given up",
+            ERROR,
+            "A connection was lost, no other can be had, and the sessions end.",
+            "Bring the server back as it was. The clients have lost their disk, and have to be started"
+            " anew.",
+            export=_THERE,
+            why=_WHY,
+        ),
+        _event(
+            "reads go over another connection meanwhile",
+            INFO,
+            "A connection says nothing, and a spare one was made for READs.",
+        ),
+        _event(
+            "the server answers nothing",
+            WARNING,
+            "Commands are under way on a connection, and nothing has come for `stall-seconds`.",
+            "See what the server waits for: its disk, most often.",
+            export=_THERE,
+            seconds="for how many seconds nothing has come",
+            commands="how many commands wait",
+        ),
+        _event(
+            "reads wait as well: without CAN_MULTI_CONN no other connection is good",
+            WARNING,
+            "A connection says nothing, and READs cannot go over another one.",
+            "See what the server waits for: its disk, most often.",
+            export=_THERE,
+        ),
+    ),
+    sometimes=(*_CLIENT, ("export", _EXPORT)),
+)
+
+_DISK = {"upstream": _UPSTREAM, "export": _THERE}
+_WAITS = {
+    **_DISK,
+    "writes": "how many writes",
+    "bytes": _BYTES,
+    "wait_seconds": "for how many seconds, at most",
+}
+
+LOSSES = Chapter(
+    "What may be lost",
+    (),
+    (
+        _event(
+            "writes may be lost: each session's next FLUSH fails, and until then READs of them",
+            WARNING,
+            "A server was lost with writes that it had answered and not flushed, and nobody can prove"
+            " that they are there. [connections.md](connections.md#what-is-lost-and-who-is-told) has the"
+            " rule.",
+            "Look at the clients that were told: a file system may be read-only now, and has to be"
+            " checked.",
+            **_DISK,
+            why=_WHY,
+            sessions="how many sessions are told",
+            bytes=_BYTES,
+        ),
+        _event(
+            "writes of a session that has ended were not flushed",
+            WARNING,
+            "A client has left without a FLUSH, and none could be sent for it.",
+            "See whether that client needs what it wrote: a virtual machine that was killed, or a copy"
+            " that failed.",
+            **_DISK,
+            bytes=_BYTES,
+        ),
+        _event(
+            "the server tries no FLUSH: until one succeeds, nobody can find or write again what is lost",
+            WARNING,
+            'With `unflushed = "verify"` or `"replay"`: the server says no to a FLUSH that it has not tried.',
+            "See why: there is no room on its disk, most often.",
+            **_DISK,
+            unflushed="what the configuration says",
+            why=_WHY,
+        ),
+        _event(
+            "what the server had not flushed is taken to be durable",
+            WARNING,
+            'With `unflushed = "assume-durable"`: after a loss nothing is looked for.',
+            "Nothing, if the server keeps its word.",
+            **_DISK,
+        ),
+        _event(
+            "what the server had not flushed is all there",
+            WARNING,
+            'With `unflushed = "verify"`: after a loss all was read back.',
+            **_DISK,
+        ),
+        _event(
+            "what the server had not flushed was written again",
+            WARNING,
+            'With `unflushed = "replay"`: after a loss all was written once more.',
+            **_DISK,
+            writes="how many writes",
+            bytes=_BYTES,
+        ),
+        _event(
+            "writes whose answers were lost are issued again: the old ones may still come, and undo newer"
+            " ones",
+            WARNING,
+            "Writes were under way on a connection that was lost. They are sent once more when the old"
+            " ones cannot come any more.",
+            **_WAITS,
+        ),
+        _event(
+            "writes whose answers were lost are there; newer ones over them wait: the old may still come",
+            WARNING,
+            "Writes that were under way on a connection that was lost were found on the disk.",
+            **_WAITS,
+        ),
+        _event(
+            "what was flushed is not there any more: others write to this disk, or it is an older one",
+            WARNING,
+            "After a loss a place differs from what was flushed there, and it is not clear that it is"
+            " another disk.",
+            "See whether the server was started with a snapshot or a copy.",
+            **_DISK,
+            offset="where it begins, in bytes",
+            bytes=_BYTES,
+        ),
+        _event(
+            "the connection is lost each time that a place is read which was flushed: it is not looked at"
+            " any more",
+            WARNING,
+            "After a loss the server dies whenever it is asked for that place.",
+            "Look at the server and its disk: it may be broken there.",
+            **_DISK,
+            offset="where it begins, in bytes",
+            bytes=_BYTES,
+        ),
+    ),
+    sometimes=_CLIENT,
+)
+
+CHAPTERS = (
+    GATEWAY,
+    CREDENTIALS,
+    TURNED_AWAY,
+    CLIENTS,
+    SESSIONS,
+    RULES,
+    PAUSES,
+    UPSTREAMS,
+    LINKS,
+    LOSSES,
+)
+
+EVENTS = tuple(event for chapter in CHAPTERS for event in chapter.events)
