@@ -154,8 +154,8 @@ class Lane:
         self.ended = False
         """The source has closed: no more will come."""
         self.usual: Callable[[], bool] | None = None
-        """Scans in place of the scanner what is the usual case (`gateway.hub.pump`), and says whether that is all
-        that the scanner would do. It has done so up to where the lane is then."""
+        """Scans the usual case before the scanner does (`gateway.hub.pump`), and notes here how far that goes.
+        Says whether nothing is left for the scanner to do now."""
 
     @property
     def unscanned(self) -> int:

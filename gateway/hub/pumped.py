@@ -1,5 +1,5 @@
-"""Lanes whose usual steps are done by a pump (`gateway.hub.pump`), and what is done where that has stopped. Where
-a side is TLS, only the scans are.
+"""Lanes whose usual steps are done by a pump (`gateway.hub.pump`), and what is done where that has stopped.
+Where a side is TLS, the pump does only their scans.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import product
 from random import Random
@@ -16,6 +17,7 @@ from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import memory, requests, turn
 from gateway.scan.memory import Memory
 from gateway.scan.plan import Plan, plan
+from gateway.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
 from gateway.wire.limits import KIB
@@ -30,10 +32,21 @@ RACES = 400
 PIECES = 8
 
 
+COVERED = ((), ("client",), ("link",), ("client", "link"))
+"""Which near ends are no plain sockets (`Wires`). If there is one, the pump only scans."""
+
+
+@pytest.fixture(params=[COVERED[0], COVERED[-1]], ids=["steps", "scans"])
+def covered(request: pytest.FixtureRequest) -> Collection[str]:
+    """Whether the pump does whole steps, or scans."""
+    its: Collection[str] = request.param
+    return its
+
+
 @pytest.mark.parametrize("piece", range(PIECES))
-def test_it_comes_to_what_python_comes_to(piece: int) -> None:
+def test_it_comes_to_what_python_comes_to(piece: int, covered: Collection[str]) -> None:
     for seed in range(piece, RACES, PIECES):
-        Race(Random(seed)).run(60)
+        Race(Random(seed), covered).run(60)
 
 
 def terms(client: tuple[bool, bool], link: tuple[bool, bool]) -> Plan:
@@ -41,9 +54,9 @@ def terms(client: tuple[bool, bool], link: tuple[bool, bool]) -> Plan:
     return plan(offer(view_of(export), structured=client[0], extended=client[1]), export)
 
 
-def both(terms: Plan) -> tuple[Racer, Racer]:
-    pumped, plain = racer(terms), racer(terms)
-    plain.wires.session._pump = None
+def both(terms: Plan, covered: Collection[str]) -> tuple[Racer, Racer]:
+    pumped, plain = racer(terms, covered=covered), racer(terms, covered=covered)
+    plain.wires.session._pump_no_more()
     return pumped, plain
 
 
@@ -67,7 +80,7 @@ BOTH = list(product(DIALECTS, DIALECTS))
 @pytest.mark.parametrize(("client", "link"), BOTH)
 @pytest.mark.parametrize("command", [Cmd.READ, Cmd.WRITE, Cmd.TRIM])
 def test_each_bit_of_a_request_is_looked_at(
-    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
     framing = its.offer.framing
@@ -75,7 +88,7 @@ def test_each_bit_of_a_request_is_looked_at(
     request = framing.encode_request(command, flags, 7, 8192, 4096)
     data = bytes(4096) if command is Cmd.WRITE else b""
     for at, bit in bits(len(request)):
-        pumped, plain = both(its)
+        pumped, plain = both(its, covered)
         for each in (pumped, plain):
             each.wires.client.send(flipped(request, at, bit) + data)
         hold(pumped, plain)
@@ -102,7 +115,7 @@ EDGES = (
 @pytest.mark.parametrize(("client", "link"), BOTH)
 @pytest.mark.parametrize("base", [0, 4096, HUGE - (1 << 33)])
 def test_ranges_end_where_the_export_ends(
-    base: int, client: tuple[bool, bool], link: tuple[bool, bool]
+    base: int, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     export = Export(HUGE, int(FLAGS), None, structured=link[0], extended=link[1])
     view = replace(view_of(export), base=base, size=HUGE - base)
@@ -111,7 +124,7 @@ def test_ranges_end_where_the_export_ends(
     inside = {edge for edge in EDGES if edge <= framing.max_length}
     for where in {*EDGES, HUGE - base - 4096, HUGE - base - 1, HUGE - base}:
         for length in inside:
-            pumped, plain = both(its)
+            pumped, plain = both(its, covered)
             head = framing.request.pack(framing.request_magic, Cmd.TRIM, 7, where, length)
             for each in (pumped, plain):
                 each.wires.client.send(head)
@@ -141,13 +154,13 @@ def answers(framing: Framing, command: Cmd, ours: int) -> list[tuple[bytes, int]
 @pytest.mark.parametrize(("client", "link"), BOTH)
 @pytest.mark.parametrize("command", [Cmd.READ, Cmd.TRIM])
 def test_each_bit_of_a_reply_is_looked_at(
-    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
     request = its.offer.framing.encode_request(command, 0, 7, 8192, 4096)
     for reply, head in answers(its.link, command, 1):
         for at, bit in [*bits(head), (0, 8)]:
-            pumped, plain = both(its)
+            pumped, plain = both(its, covered)
             for each in (pumped, plain):
                 each.wires.client.send(request)
                 each.settle()
@@ -160,13 +173,13 @@ def test_each_bit_of_a_reply_is_looked_at(
 @pytest.mark.parametrize("client", DIALECTS)
 @pytest.mark.parametrize("cut", [31, 32, 39])
 def test_each_bit_of_a_chunk_is_looked_at_as_soon_as_its_header_is_here(
-    cut: int, client: tuple[bool, bool]
+    cut: int, client: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, (True, True))
     request = its.offer.framing.encode_request(Cmd.READ, 0, 7, 8192, 4096)
     reply = its.link.data_head(1, 8192, 8192, 4096, done=True)
     for at, bit in bits(cut):
-        pumped, plain = both(its)
+        pumped, plain = both(its, covered)
         for each in (pumped, plain):
             each.wires.client.send(request)
             each.settle()
@@ -182,10 +195,10 @@ CHUNKED = [each for each in BOTH if each[0][0] and each[1][0]]
 @pytest.mark.parametrize(("client", "link"), CHUNKED)
 @pytest.mark.parametrize("cut", [1000, 2048 + 27, 2048 + 28, 2048 + 39])
 def test_a_reply_that_ends_too_early_is_cut_anywhere(
-    cut: int, client: tuple[bool, bool], link: tuple[bool, bool]
+    cut: int, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
-    pumped, plain = both(its)
+    pumped, plain = both(its, covered)
     request = its.offer.framing.encode_request(Cmd.READ, 0, 7, 8192, 4096)
     reply = its.link.data_head(1, 8192, 8192, 2048, done=True) + bytes(2048)
     for each in (pumped, plain):
@@ -203,10 +216,10 @@ def test_a_reply_that_ends_too_early_is_cut_anywhere(
 @pytest.mark.parametrize(("client", "link"), CHUNKED)
 @pytest.mark.parametrize("command", [Cmd.READ, Cmd.TRIM])
 def test_a_reply_that_was_whole_but_for_what_came_before_is_held_against_that(
-    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
-    pumped, plain = both(its)
+    pumped, plain = both(its, covered)
     request = its.offer.framing.encode_request(command, 0, 7, 8192, 4096)
     if command is Cmd.READ:
         first = its.link.data_head(1, 8192, 8192, 2048, done=False) + bytes(2048)
@@ -229,10 +242,10 @@ def test_a_reply_that_was_whole_but_for_what_came_before_is_held_against_that(
 
 @pytest.mark.parametrize(("client", "link"), CHUNKED)
 def test_a_text_that_looks_like_a_reply_is_none(
-    client: tuple[bool, bool], link: tuple[bool, bool]
+    client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
-    pumped, plain = both(its)
+    pumped, plain = both(its, covered)
     answer = its.link.data_head(2, 8192, 8192, 512, done=True) + b"s" * 512
     error = its.link.failure(1, 4096, Errno.EIO, "x" * len(answer))
     error, behind = error.replace(b"x" * len(answer), answer), len(answer)
@@ -254,11 +267,11 @@ def test_a_text_that_looks_like_a_reply_is_none(
 @pytest.mark.parametrize("remembers", [True, False])
 @pytest.mark.parametrize("most", [1, 3, 128])
 def test_no_more_is_read_and_no_buffer_is_kept_than_has_to_be(
-    most: int, *, remembers: bool
+    most: int, covered: Collection[str], *, remembers: bool
 ) -> None:
     its = terms((False, False), (False, False))
-    pumped, plain = (racer(its, remembers=remembers) for _ in range(2))
-    plain.wires.session._pump = None
+    pumped, plain = (racer(its, remembers=remembers, covered=covered) for _ in range(2))
+    plain.wires.session._pump_no_more()
     write = its.link.encode_request(Cmd.WRITE, 0, 7, 0, 20 * KIB) + bytes(20 * KIB)
     for each in (pumped, plain):
         each.wires.session.traffic.most_in_flight = most
@@ -276,10 +289,12 @@ def test_no_more_is_read_and_no_buffer_is_kept_than_has_to_be(
 
 
 @pytest.mark.parametrize("link_comes_up", [True, False])
-def test_news_is_noted_before_anything_is_asked(*, link_comes_up: bool) -> None:
+def test_news_is_noted_before_anything_is_asked(
+    covered: Collection[str], *, link_comes_up: bool
+) -> None:
     its = terms((False, False), (False, False))
-    pumped, plain = (racer(its, remembers=True) for _ in range(2))
-    plain.wires.session._pump = None
+    pumped, plain = (racer(its, remembers=True, covered=covered) for _ in range(2))
+    plain.wires.session._pump_no_more()
     write = its.link.encode_request(Cmd.WRITE, 0, 7, 0, 4096) + bytes(4096)
     for each in (pumped, plain):
         each.wires.client.send(write)
@@ -303,8 +318,8 @@ def test_news_is_noted_before_anything_is_asked(*, link_comes_up: bool) -> None:
 
 
 @pytest.mark.parametrize("far", ["client", "upstream"])
-def test_a_side_that_goes_is_told_in_the_same_words(far: str) -> None:
-    pumped, plain = both(terms((False, False), (False, False)))
+def test_a_side_that_goes_is_told_in_the_same_words(far: str, covered: Collection[str]) -> None:
+    pumped, plain = both(terms((False, False), (False, False)), covered)
     framing = pumped.wires.session.traffic.plan.link
     request = framing.encode_request(Cmd.READ, 0, 7, 0, 4096)
     for each in (pumped, plain):
@@ -332,6 +347,12 @@ def test_the_words_for_what_failed_are_the_kernels() -> None:
 
         def replies(self) -> int:
             return pump.SEND_FAILED
+
+        def scan_requests(self) -> bool:
+            raise AssertionError
+
+        def scan_replies(self) -> bool:
+            raise AssertionError
 
     session._pump = Failing()
     session.client_ready(crowd.READ)
@@ -373,11 +394,16 @@ def test_one_that_was_not_made_does_nothing(
 ) -> None:
     its = terms_of(monkeypatch)
     made = compiled.Pump.__new__(compiled.Pump)
-    assert made.requests() == made.replies() == pump.NOT_MINE
+    assert does_nothing(made)
     for _ in range(2):
         with pytest.raises((TypeError, ValueError, OverflowError, AttributeError)):
             compiled.Pump.__init__(made, **{**its, **wrong})
-        assert made.requests() == made.replies() == pump.NOT_MINE
+        assert does_nothing(made)
+
+
+def does_nothing(made: pump.Pump) -> bool:
+    steps, scans = (made.requests(), made.replies()), (made.scan_requests(), made.scan_replies())
+    return steps == (pump.NOT_MINE, pump.NOT_MINE) and scans == (False, False)
 
 
 def test_one_is_of_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +411,22 @@ def test_one_is_of_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
     made = compiled.Pump(**its)
     with pytest.raises(TypeError, match="a pump is of one session"):
         compiled.Pump.__init__(made, **its)
-    assert made.requests() == made.replies() == pump.NOT_MINE  # it has ended
+    assert does_nothing(made)  # it has ended
+
+
+@pytest.mark.parametrize("without", ["client_fd", "link_fd"])
+def test_one_without_a_socket_does_no_step(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    its = racer(terms((True, False), (True, False)))
+    session = its.wires.session
+    making = compiled.Pump
+    monkeypatch.setattr(
+        compiled, "Pump", lambda **terms: making(**{**terms, without: pump.NO_SOCKET})
+    )
+    session._have_pumped()
+    assert session._pump is not None
+    its.wires.client.send(bytes(28))
+    assert session._pump.requests() == session._pump.replies() == pump.NOT_MINE
+    its.wires.close()
 
 
 def test_its_numbers_are_pythons() -> None:
@@ -427,6 +468,46 @@ def test_it_is_used_where_nothing_is_in_the_way() -> None:
     its.wires.close()
 
 
+@pytest.mark.parametrize("covered", COVERED[1:], ids="-".join)
+def test_where_a_socket_is_not_plain_it_scans_all_that_is_usual(covered: Collection[str]) -> None:
+    its = racer(terms((True, False), (True, False)), covered=covered)
+    session = its.wires.session
+    assert session._pump is None
+    said: list[bool] = []
+    for one in (session._requests_lane, session._replies_lane):
+        assert one.usual is not None
+        one.usual = noting(one.usual, said)
+    framing = session.traffic.plan.link
+    for number in range(1, 20):
+        its.wires.client.send(framing.encode_request(Cmd.READ, 0, 7, 0, 4096))
+        its.settle()
+        its.wires.upstream.send(framing.data_head(number, 0, 0, 4096, done=True) + bytes(4096))
+        its.settle()
+    assert said == [True] * 38
+    its.wires.close()
+    assert session._requests_lane.usual is session._replies_lane.usual is None
+
+
+def noting(usual: Callable[[], bool], said: list[bool]) -> Callable[[], bool]:
+    def noted() -> bool:
+        said.append(usual())
+        return said[-1]
+
+    return noted
+
+
+def test_another_link_may_be_a_plain_socket() -> None:
+    its = racer(terms((True, False), (True, False)), covered=("link",))
+    session = its.wires.session
+    session.hold()
+    session.settled = True
+    its.wires.upstream.close()
+    its.wires.relink(Traffic(session.traffic.plan))
+    assert session._pump is not None
+    assert session._requests_lane.usual is session._replies_lane.usual is None
+    its.wires.close()
+
+
 class Counting:
     """Notes what a pump says."""
 
@@ -445,6 +526,12 @@ class Counting:
     def replies(self) -> int:
         self.said.append(self.within.replies())
         return self.said[-1]
+
+    def scan_requests(self) -> bool:
+        raise AssertionError
+
+    def scan_replies(self) -> bool:
+        raise AssertionError
 
 
 def test_one_that_was_built_of_another_source_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
