@@ -58,8 +58,8 @@ class Pump(Protocol):
         """The same for the link's."""
 
     def scan_requests(self) -> bool:
-        """Scan what is in the buffer of the requests' lane, as far as it is the usual case. Say whether nothing is
-        left for its scanner to do now.
+        """Scan what is in the buffer of the requests' lane, as far as it is the usual case. Say whether nothing
+        is left for its scanner to do now.
         """
 
     def scan_replies(self) -> bool:
