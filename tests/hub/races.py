@@ -15,7 +15,7 @@ from gateway.jobs.locks import ASK
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan.memory import Memory
 from gateway.scan.plan import Plan, plan
-from gateway.scan.traffic import Traffic
+from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.scan.turn import TURN_SECONDS, Turn
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -174,6 +174,9 @@ class Race:
         self.racers = [self._racer(room, remembers=self.remembers) for _ in range(2)]
         self.pumped, self.plain = self.racers
         self.plain.wires.session._pump_no_more()
+        most = random.choice((MAX_IN_FLIGHT, MAX_IN_FLIGHT, 5, 1))
+        for racer in self.racers:
+            racer.wires.session.traffic.most_in_flight = most
         self.from_client = bytearray()
         self.from_upstream = bytearray()
         self.answered: set[int] = set()

@@ -288,6 +288,30 @@ def test_no_more_is_read_and_no_buffer_is_kept_than_has_to_be(
         each.wires.close()
 
 
+def test_a_turn_ends_with_the_same_message(
+    covered: Collection[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        turn, "TURN_SECONDS", 0.0
+    )  # it is over when that is asked for the second time
+    count = 3 * (turn.FEW + 1)
+    framing = terms((True, False), (True, False)).link
+    for each in both(terms((True, False), (True, False)), covered):
+        session = each.wires.session
+        trim = framing.encode_request(Cmd.TRIM, 0, 7, 0, 4096)
+        each.wires.client.send(trim * count)
+        session.client_ready(crowd.READ)
+        assert session.traffic.last_cookie == 2 * (turn.FEW + 1)
+        each.settle()
+        replies = [framing.success(ours, 0, read=False) for ours in range(1, count + 1)]
+        each.wires.upstream.send(b"".join(replies))
+        session.link_ready(crowd.READ)
+        assert len(session.traffic.in_flight) == turn.FEW + 1
+        each.settle()
+        assert not session.traffic.in_flight
+        each.wires.close()
+
+
 @pytest.mark.parametrize("link_comes_up", [True, False])
 def test_news_is_noted_before_anything_is_asked(
     covered: Collection[str], *, link_comes_up: bool
