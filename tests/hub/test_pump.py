@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -11,11 +12,14 @@ from typing import Any
 import pytest
 
 from gateway.hub import crowd, lane, pump
+from gateway.hub.lane import Lane
+from gateway.hub.session import Session
 from gateway.jobs import jobs
-from gateway.jobs.locks import ASK
+from gateway.jobs.locks import ASK, Held
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import memory, requests, turn
 from gateway.scan.memory import Memory
+from gateway.scan.partial import Partial
 from gateway.scan.plan import Plan, plan
 from gateway.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, Errno
@@ -310,6 +314,87 @@ def test_a_turn_ends_with_the_same_message(
         each.settle()
         assert not session.traffic.in_flight
         each.wires.close()
+
+
+Unusual = dict[str, Callable[[Session], object]]
+
+OF_BOTH: Unusual = {
+    "the gate has held one": lambda its: setattr(its.traffic, "held", True),
+    "the client may have gone": lambda its: setattr(its.traffic, "stale", True),
+    "some are postponed": lambda its: its.traffic.postponed.append(lambda: None),
+    "a job asks": lambda its: its.traffic.to_upstream.append(b"asks"),
+    "a job says": lambda its: its.traffic.to_client.append(b"says"),
+    "none is begun": lambda its: setattr(its._requests, "stopped", True),
+    "DISC has come": lambda its: setattr(its._requests, "disconnected", True),
+    "data is dropped": lambda its: setattr(its._requests, "_drop_left", 1),
+    "data is gathered": lambda its: setattr(its._requests, "_gather_left", 1),
+    "a request waits": lambda its: its._requests.waiting.append(b"waits"),
+    "one is answered here": lambda its: its._requests.answers.append(b"answer"),
+    "an answer waits": lambda its: its._replies.waiting.append(b"waits"),
+    "a job's data comes": lambda its: setattr(its._replies, "_asked_data", memoryview(b"data")),
+    "a reply is early": lambda its: setattr(its.traffic.early, "held", {1: None}),
+    "the server goes": lambda its: setattr(its.traffic.going, "begun", True),
+    "the server has said that it goes": lambda its: its.traffic.going.refused.add(1),
+    "a claim": lambda its: its.traffic.locks.claim(Held(0, 4096, lambda: None)),
+}
+OF_REQUESTS: Unusual = {
+    "a rate": lambda its: setattr(its.traffic, "gate", object()),
+    "a loss": lambda its: setattr(its.traffic.debt, "lost", [(0, 4096)]),
+    "a fence": lambda its: setattr(its.traffic.fences, "standing", [object()]),
+    "no room": lambda its: its.traffic.in_flight.update(dict.fromkeys(range(2, 130), (7, 0, 0, 1))),
+    "jobs have all the memory": lambda its: setattr(its.traffic, "backlog", jobs.MAX_JOB_BYTES),
+}
+OF_REPLIES: Unusual = {
+    "a WRITE is not sent": lambda its: setattr(its.traffic.early, "unsent", {1}),
+    "a reply has begun": lambda its: its.traffic.partial.__setitem__(1, Partial()),
+    "a chunk is gathered": lambda its: setattr(its._replies, "_gathering", 1),
+}
+"""What is not the usual case, and so is Python's: of requests, of replies, and of both."""
+
+
+@pytest.mark.parametrize("why", [None, *OF_BOTH, *OF_REQUESTS])
+def test_requests_are_pythons_if_anything_is_in_the_way(
+    why: str | None, covered: Collection[str]
+) -> None:
+    its = racer(terms((True, False), (True, False)), covered=covered)
+    session = its.wires.session
+    request = session.traffic.plan.link.encode_request(Cmd.READ, 0, 7, 0, 4096)
+    if why is not None:
+        {**OF_BOTH, **OF_REQUESTS}[why](session)
+    is_done = tells(session, session._requests_lane, its.wires.client, request)
+    assert is_done == (why is None)
+    assert session.traffic.last_cookie == is_done
+    its.wires.close()
+
+
+@pytest.mark.parametrize("why", [None, *OF_BOTH, *OF_REPLIES])
+def test_replies_are_pythons_if_anything_is_in_the_way(
+    why: str | None, covered: Collection[str]
+) -> None:
+    its = racer(terms((True, False), (True, False)), covered=covered)
+    session, framing = its.wires.session, its.wires.session.traffic.plan.link
+    its.wires.client.send(framing.encode_request(Cmd.TRIM, 0, 7, 0, 4096))
+    its.settle()
+    if why is not None:
+        {**OF_BOTH, **OF_REPLIES}[why](session)
+    reply = framing.success(1, 0, read=False)
+    is_done = tells(session, session._replies_lane, its.wires.upstream, reply)
+    assert is_done == (why is None)
+    assert (1 not in session.traffic.in_flight) == is_done
+    its.wires.close()
+
+
+def tells(session: Session, lane: Lane, far: socket.socket, message: bytes) -> bool:
+    """Have the pump take a message; say whether it has."""
+    if lane.usual is not None:
+        lane._take_buffer(message)
+        return lane.usual()
+    assert session._pump is not None
+    far.send(message)
+    step = session._pump.requests if lane is session._requests_lane else session._pump.replies
+    said = step()
+    assert said == pump.NOT_MINE or said >= crowd.Crowd.CALM
+    return said != pump.NOT_MINE
 
 
 @pytest.mark.parametrize("link_comes_up", [True, False])
