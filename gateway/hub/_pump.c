@@ -9,6 +9,9 @@
    is also the specification: whatever is done here, `RequestScan.feed`, `SimpleReplies.feed`,
    `ChunkReplies.feed`, `Lane` and `Session` say what it has to come to, and tests hold both against each other.
 
+   Where a side is TLS, Python receives and sends, and only the scan is done here, over what lies in the lane's
+   buffer. Python's `feed` goes on where that has stopped.
+
    There is no state of a session in here. What is under way, what is kept, how far a buffer is scanned stands
    in the attributes of Python's objects (`in_flight`, `Memory`, `Lane`), and each call reads them anew. So
    Python can take over after any call, and nothing has to be kept in step.
@@ -354,30 +357,38 @@ static bool is_entry(PyObject *entry) {
 
 /* --- Whether this is the usual case */
 
-static bool is_usual(const Pump *p) {
-    static const int none[] = {
-        at_over,        at_stopping,   at_holds,         at_more_requests, at_more_replies, at_link_mute,
-        at_link_closed, at_client_gone, at_held,         at_stale,         at_postponed,    at_to_upstream,
-        at_to_client,   at_stopped,    at_disconnected,  at_drop_left,     at_gather_left,  at_requests_wait,
-        at_answers,     at_replies_wait, at_asked_data,  at_early_held,    at_begun,        at_refused,
-    };
-    if (value(p, at_flowing) != Py_True) {
-        return false;
-    }
-    for (size_t n = 0; n < sizeof none / sizeof *none; n++) {
-        if (holds(value(p, none[n]))) {
-            return false;
+static bool any_holds(const Pump *p, const int *which, size_t count) {
+    for (size_t n = 0; n < count; n++) {
+        if (holds(value(p, which[n]))) {
+            return true;
         }
     }
+    return false;
+}
+
+/* Whether messages may be scanned here. */
+static bool is_usual_scan(const Pump *p) {
+    static const int none[] = {
+        at_held,      at_stale,        at_postponed,     at_to_upstream, at_to_client,    at_stopped,
+        at_disconnected, at_drop_left, at_gather_left,   at_requests_wait, at_answers,    at_replies_wait,
+        at_asked_data, at_early_held,  at_begun,         at_refused,
+    };
     PyObject *memory = value(p, at_memory);
     if (memory != Py_None && Py_TYPE(memory) != (PyTypeObject *)p->memory_type) {
         return false;
     }
+    return !any_holds(p, none, sizeof none / sizeof *none) && !named_holds(p->kin, s_claims);
+}
+
+/* Whether a whole step may be done here. */
+static bool is_usual(const Pump *p) {
+    static const int none[] = {
+        at_over,         at_stopping,  at_holds,       at_more_requests,
+        at_more_replies, at_link_mute, at_link_closed, at_client_gone,
+    };
     PyObject *requests = p->of[REQUEST_LANE], *replies = p->of[REPLY_LANE];
-    if (holds(value_in(p, requests, at_out)) || holds(value_in(p, replies, at_out))) {
-        return false;
-    }
-    return !named_holds(p->kin, s_claims);
+    return value(p, at_flowing) == Py_True && !any_holds(p, none, sizeof none / sizeof *none) &&
+           !holds(value_in(p, requests, at_out)) && !holds(value_in(p, replies, at_out)) && is_usual_scan(p);
 }
 
 /* How many requests may be begun: `Traffic.room`, of which the rest is known. Negative: an error is raised. */
@@ -403,12 +414,37 @@ static int64_t room(const Pump *p) {
 
 /* --- Buffers */
 
-/* Has the lane's buffer ready to receive into. 0: this is not the usual case, and nothing was done. */
-static int prepare(const Pump *p, Flow *f, PyObject *lane) {
-    PyObject *segment = value_in(p, lane, at_segment), *left_over = value_in(p, lane, at_left_over);
+/* Takes the lane's buffer. False: an error is raised. */
+static bool take_segment(const Pump *p, Flow *f, PyObject *segment) {
+    PyObject *data = Py_TYPE(segment) == (PyTypeObject *)p->segment_type ? value_in(p, segment, at_data) : Py_None;
+    if (!PyByteArray_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "a lane has another buffer than a Segment");
+        return false;
+    }
+    Py_XSETREF(f->segment, Py_NewRef(segment));
+    f->bytes = (unsigned char *)PyByteArray_AS_STRING(data);
+    f->capacity = PyByteArray_GET_SIZE(data);
+    return true;
+}
+
+static bool is_within(const Flow *f) {
+    if (f->start < 0 || f->start > f->end || f->end > f->capacity) {
+        PyErr_SetString(PyExc_ValueError, "a lane's positions are not in its buffer");
+        return false;
+    }
+    return true;
+}
+
+static void begin(Flow *f, PyObject *lane) {
     f->lane = lane;
     f->pieces = 0;
     f->used = 0;
+}
+
+/* Has the lane's buffer ready to receive into. 0: this is not the usual case, and nothing was done. */
+static int prepare(const Pump *p, Flow *f, PyObject *lane) {
+    PyObject *segment = value_in(p, lane, at_segment), *left_over = value_in(p, lane, at_left_over);
+    begin(f, lane);
     if (value_in(p, lane, at_ended) != Py_False || !PyBytes_CheckExact(left_over)) {
         return 0;
     }
@@ -436,14 +472,9 @@ static int prepare(const Pump *p, Flow *f, PyObject *lane) {
     if (PyErr_Occurred()) {
         return -1;
     }
-    PyObject *data = Py_TYPE(segment) == (PyTypeObject *)p->segment_type ? value_in(p, segment, at_data) : Py_None;
-    if (!PyByteArray_CheckExact(data)) {
-        PyErr_SetString(PyExc_TypeError, "a lane has another buffer than a Segment");
+    if (!take_segment(p, f, segment)) {
         return -1;
     }
-    Py_XSETREF(f->segment, Py_NewRef(segment));
-    f->bytes = (unsigned char *)PyByteArray_AS_STRING(data);
-    f->capacity = PyByteArray_GET_SIZE(data);
     if (PyBytes_GET_SIZE(left_over)) { /* then there was no segment */
         if (f->end > f->capacity) {
             PyErr_SetString(PyExc_ValueError, "more is left over than a buffer holds");
@@ -454,8 +485,7 @@ static int prepare(const Pump *p, Flow *f, PyObject *lane) {
             return -1;
         }
     }
-    if (f->start < 0 || f->start > f->end || f->end > f->capacity) {
-        PyErr_SetString(PyExc_ValueError, "a lane's positions are not in its buffer");
+    if (!is_within(f)) {
         return -1;
     }
     if (!set_in(p, lane, at_start, PyLong_FromSsize_t(f->start)) ||
@@ -1171,16 +1201,34 @@ static bool has_news(const Pump *p, PyObject *memory) {
            !named_is(witnesses, s_gone_over, value_in(p, memory, at_seen_gone_over));
 }
 
+/* How many requests may be begun here, or 0: it is not the usual case. Negative: an error is raised. */
+static int64_t usual_requests(const Pump *p, PyObject *memory) {
+    if ((memory != NULL && has_news(p, memory)) || value(p, at_gate) != Py_None || holds(value(p, at_lost)) ||
+        named_holds(p->fences, s_standing)) {
+        return 0;
+    }
+    return room(p);
+}
+
+/* Our least cookie to which a reply may be early (UINT64_MAX: there is none), or 0: it is not the usual case.
+   `PyErr_Occurred` says whether an error is raised. */
+static uint64_t usual_replies(const Pump *p) {
+    if (holds(value(p, at_unsent)) || holds(value(p, at_partial)) ||
+        (p->at_gathering && holds(value_at(p->of[REPLIES], p->at_gathering)))) {
+        return 0;
+    }
+    const uint64_t half_sent = number(value(p, at_half_sent));
+    return half_sent ? half_sent : UINT64_MAX;
+}
+
+static int scan_replies(const Pump *p, Flow *f, PyObject *memory, uint64_t early) {
+    return p->link == SIMPLE ? scan_simple(p, f, memory, early) : scan_chunks(p, f, memory, early);
+}
+
 static PyObject *do_requests(Pump *p, PyObject *memory) {
-    if (memory != NULL && has_news(p, memory)) {
-        return PyLong_FromLong(NOT_MINE);
-    }
-    const int64_t before = room(p);
-    if (before < 0) {
-        return NULL;
-    }
-    if (!before || value(p, at_gate) != Py_None || holds(value(p, at_lost)) || named_holds(p->fences, s_standing)) {
-        return PyLong_FromLong(NOT_MINE);
+    const int64_t before = usual_requests(p, memory);
+    if (before <= 0) {
+        return before < 0 ? NULL : PyLong_FromLong(NOT_MINE);
     }
     flow.from = p->client_fd;
     flow.to = p->link_fd;
@@ -1231,15 +1279,9 @@ static PyObject *do_replies(Pump *p, PyObject *memory) {
             return PyLong_FromLong(NOT_MINE);
         }
     }
-    if (holds(value(p, at_unsent)) || holds(value(p, at_partial))) {
-        return PyLong_FromLong(NOT_MINE);
-    }
-    if (p->at_gathering && holds(value_at(p->of[REPLIES], p->at_gathering))) {
-        return PyLong_FromLong(NOT_MINE);
-    }
-    const uint64_t half_sent = number(value(p, at_half_sent));
-    if (PyErr_Occurred()) {
-        return NULL;
+    const uint64_t early = usual_replies(p);
+    if (PyErr_Occurred() || !early) {
+        return PyErr_Occurred() ? NULL : PyLong_FromLong(NOT_MINE);
     }
     flow.from = p->link_fd;
     flow.to = p->client_fd;
@@ -1255,8 +1297,7 @@ static PyObject *do_replies(Pump *p, PyObject *memory) {
         return PyLong_FromLong(said);
     }
     if (said > 0) {
-        const uint64_t early = half_sent ? half_sent : UINT64_MAX;
-        said = p->link == SIMPLE ? scan_simple(p, &flow, memory, early) : scan_chunks(p, &flow, memory, early);
+        said = scan_replies(p, &flow, memory, early);
         if (said != 1) {
             return hand_over(p, &flow, said);
         }
@@ -1298,7 +1339,7 @@ static PyObject *do_replies(Pump *p, PyObject *memory) {
 
 /* `memory`: the session's, or NULL. It stays while the call lasts, whatever Python does meanwhile. */
 static PyObject *step(Pump *p, PyObject *(*what)(Pump *p, PyObject *memory)) {
-    if (at_work || p->of[SESSION] == NULL || !is_usual(p)) {
+    if (at_work || p->of[SESSION] == NULL || p->client_fd < 0 || p->link_fd < 0 || !is_usual(p)) {
         return PyLong_FromLong(NOT_MINE);
     }
     at_work = true;
@@ -1316,6 +1357,59 @@ static PyObject *pump_requests(PyObject *self, PyObject *Py_UNUSED(none)) {
 
 static PyObject *pump_replies(PyObject *self, PyObject *Py_UNUSED(none)) {
     return step((Pump *)self, do_replies);
+}
+
+/* --- What a lane calls that receives and sends by itself */
+
+static int feed_requests(const Pump *p, PyObject *memory) {
+    const int64_t room = usual_requests(p, memory);
+    return room <= 0 ? (int)room : scan_requests(p, &flow, memory, room);
+}
+
+static int feed_replies(const Pump *p, PyObject *memory) {
+    const uint64_t early = usual_replies(p);
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    return early ? scan_replies(p, &flow, memory, early) : 0;
+}
+
+/* Scans what is in a lane's buffer; what a scan comes to. */
+static int scan_lane(Pump *p, PyObject *lane, int (*feed)(const Pump *p, PyObject *memory)) {
+    PyObject *segment = value_in(p, lane, at_segment);
+    if (segment == Py_None) {
+        return 0;
+    }
+    begin(&flow, lane);
+    flow.start = PyLong_AsSsize_t(value_in(p, lane, at_start));
+    flow.end = PyErr_Occurred() ? 0 : PyLong_AsSsize_t(value_in(p, lane, at_end));
+    if (PyErr_Occurred() || !take_segment(p, &flow, segment) || !is_within(&flow)) {
+        return -1;
+    }
+    PyObject *memory = Py_NewRef(value(p, at_memory));
+    const int said = feed(p, memory == Py_None ? NULL : memory);
+    Py_DECREF(memory);
+    return said == -1 || !note(p, &flow) || !lay(p, &flow, 0, 0) ? -1 : said;
+}
+
+/* True: all is done that `feed` would do. False: it has to go on where the lane says. */
+static PyObject *scan(Pump *p, int lane, int (*feed)(const Pump *p, PyObject *memory)) {
+    if (at_work || p->of[lane] == NULL || !is_usual_scan(p)) {
+        return Py_NewRef(Py_False);
+    }
+    at_work = true;
+    const int said = scan_lane(p, p->of[lane], feed);
+    Py_CLEAR(flow.segment);
+    at_work = false;
+    return said == -1 ? NULL : PyBool_FromLong(said);
+}
+
+static PyObject *pump_scan_requests(PyObject *self, PyObject *Py_UNUSED(none)) {
+    return scan((Pump *)self, REQUEST_LANE, feed_requests);
+}
+
+static PyObject *pump_scan_replies(PyObject *self, PyObject *Py_UNUSED(none)) {
+    return scan((Pump *)self, REPLY_LANE, feed_replies);
 }
 
 /* --- The object */
@@ -1503,6 +1597,8 @@ static PyObject *pump_error(PyObject *self, void *Py_UNUSED(closure)) {
 static PyMethodDef pump_methods[] = {
     {"requests", pump_requests, METH_NOARGS, "The client's socket can be read: do the step, or say who has to."},
     {"replies", pump_replies, METH_NOARGS, "The same for the link's."},
+    {"scan_requests", pump_scan_requests, METH_NOARGS, "Scan what the client sent; say whether that is all."},
+    {"scan_replies", pump_scan_replies, METH_NOARGS, "The same for what the link sent."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1512,7 +1608,7 @@ static PyGetSetDef pump_attributes[] = {
 };
 
 static PyType_Slot pump_slots[] = {
-    {Py_tp_doc, "The usual steps of one session over plain sockets."},
+    {Py_tp_doc, "The usual steps of one session, or their scans."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, pump_init},
     {Py_tp_dealloc, pump_dealloc},

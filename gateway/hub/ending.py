@@ -227,7 +227,7 @@ class Ending(Pumped):
         traffic = self.traffic
         traffic.jobs.woken = not_any_more
         self.survive = None
-        self._pump = None
+        self._pump_no_more()
         do_all(
             self._note_answered,
             lambda: self._happens(Event.CLOSE, "stopped", Cause.INTERNAL),

@@ -1,8 +1,8 @@
 """Chooses who does the usual step of a session: the compiled pump (`_pump.c`, which has the theory), or Python.
 
 The pump is an accelerator. What it has to come to is said by `gateway.scan` and the lanes, which do everything
-that is not the usual case, all of TLS, and the rest wherever the pump was not built. `NBD_GATEWAY_PUMP=0` in
-the environment does without it.
+that is not the usual case, and the rest wherever the pump was not built. Where a side is TLS, the lanes receive
+and send, and the pump scans what is in their buffers. `NBD_GATEWAY_PUMP=0` in the environment does without it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ NOT_MINE, GO_ON, SCANNED, RECEIVE_FAILED, SEND_FAILED = -2, -3, -4, -5, -6
 was done; the scan goes on where the lane says; the scan is done, and what comes after it is not; the socket has
 failed that was read, or written to (`error` is its errno)."""
 
+NO_SOCKET = -1
+"""In place of a descriptor: a pump with that does no step."""
+
 _FRAMINGS = {SIMPLE: 0, STRUCTURED: 1, EXTENDED: 2}
 
 
@@ -54,10 +57,23 @@ class Pump(Protocol):
     def replies(self) -> int:
         """The same for the link's."""
 
+    def scan_requests(self) -> bool:
+        """Scan what is in the buffer of the requests' lane, as far as it is the usual case. Say whether nothing
+        is left for its scanner to do now.
+        """
+
+    def scan_replies(self) -> bool:
+        """The same for the replies' lane."""
+
 
 def is_compiled() -> bool:
     """Say whether there is a compiled pump, made of the source that is here, and nobody wants to do without."""
     return built is not None and built.MADE_OF == SOURCE and os.environ.get(VARIABLE) != "0"
+
+
+def is_plain(sock: RelaySocket | None) -> bool:
+    """Say whether a pump can receive from a socket, and send to it."""
+    return type(sock) is socket.socket
 
 
 def pump_for(
@@ -71,10 +87,11 @@ def pump_for(
     pool: BufferPool,
 ) -> Pump | None:
     """Give the pump for a session, or None: Python does all. The session's `lanes` are those of its requests
-    and of its replies.
+    and of its replies. Unless both sockets are plain, the pump only scans.
     """
-    if not is_compiled() or type(client) is not socket.socket or type(link) is not socket.socket:
+    if not is_compiled() or link is None:
         return None
+    whole = is_plain(client) and is_plain(link)
     plan, early, going, turn, debt = (
         traffic.plan,
         traffic.early,
@@ -92,8 +109,8 @@ def pump_for(
         pool=pool,
         free=pool.free if type(pool) is BufferPool else None,
         client_framing=shifted(plan.offer.framing, plan.offer.base),
-        client_fd=client.fileno(),
-        link_fd=link.fileno(),
+        client_fd=client.fileno() if whole else NO_SOCKET,
+        link_fd=link.fileno() if whole else NO_SOCKET,
         client=_FRAMINGS[plan.offer.framing],
         link=_FRAMINGS[plan.link],
         fast=plan.fast,

@@ -1,4 +1,6 @@
-"""Lanes whose usual steps are done by a pump (`gateway.hub.pump`), and what is done where that has stopped."""
+"""Lanes whose usual steps are done by a pump (`gateway.hub.pump`), and what is done where that has stopped.
+Where a side is TLS, the pump does only their scans.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from collections.abc import Callable
 from gateway.hub import pump
 from gateway.hub.lane import BufferPool
 from gateway.hub.lanes import Lanes
-from gateway.hub.pump import Pump, pump_for
+from gateway.hub.pump import Pump, is_plain, pump_for
 from gateway.net.options import RelaySocket
 from gateway.scan.traffic import Traffic
 
@@ -33,7 +35,7 @@ class Pumped(Lanes):
     def _have_pumped(self) -> None:
         """See `Lanes`."""
         lanes = self._requests_lane, self._replies_lane
-        self._pump = pump_for(
+        made = pump_for(
             self,
             self.client,
             self.link,
@@ -43,6 +45,16 @@ class Pumped(Lanes):
             lanes,
             self._pool,
         )
+        self._pump_no_more()
+        if made is not None and is_plain(self.client) and is_plain(self.link):
+            self._pump = made
+        elif made is not None:
+            self._requests_lane.usual = made.scan_requests
+            self._replies_lane.usual = made.scan_replies
+
+    def _pump_no_more(self) -> None:
+        self._pump = None
+        self._requests_lane.usual = self._replies_lane.usual = None
 
     def _take_up_requests(self, said: int) -> None:
         """Go on where the pump has come to the end of the usual case."""

@@ -172,6 +172,12 @@ class Noting:
         self.said.append((said, self.session._replies_lane.unscanned))
         return said
 
+    def scan_requests(self) -> bool:
+        return self.within.scan_requests()
+
+    def scan_replies(self) -> bool:
+        return self.within.scan_replies()
+
 
 def _pair(its: Plan, asked: bytes, *, remembers: bool = False) -> tuple[list[Racer], Noting]:
     """Give one with the pump and one without, whose clients have asked that."""
@@ -325,7 +331,10 @@ _UNKNOWN = r"if \((said <= 0)\) \{\s*break;"
 _WHOLE = r"while \(([^{}]*)\) \{"
 _NOT_MINE = r"if \(([^{}]*?)\) \{\s*return PyLong_FromLong\(NOT_MINE\);"
 _LOOKS = {
-    "is_usual": (r"if \(([^{}]*?)\) \{\s*return false;", r"return (!named_holds.*?);"),
+    "is_usual": (r"return (value\(.*?);",),
+    "is_usual_scan": (r"if \(([^{}]*?)\) \{\s*return false;", r"return (!any_holds.*?);"),
+    "usual_requests": (r"if \(([^{}]*?)\) \{\s*return 0;",),
+    "usual_replies": (r"if \(([^{}]*?)\) \{\s*return 0;",),
     "room": (
         r"if \(([^{}]*?)\) \{\s*return PyErr_Occurred\(\) \? -1 : 0;",
         r"room = (held .*?) \? 0",
@@ -342,12 +351,11 @@ _LOOKS = {
         r"bool is_data = (.*?);",
         r"if \(([^{}]*?)\) \{\s*is_short =",
     ),
-    "do_requests": (
-        _NOT_MINE,
-        r"if \((!said \|\| [^{}]*?)\) \{\s*return PyLong_FromLong\(SCANNED\);",
-    ),
+    "do_requests": (r"if \((!said \|\| [^{}]*?)\) \{\s*return PyLong_FromLong\(SCANNED\);",),
     "do_replies": (_NOT_MINE,),
     "step": (_NOT_MINE,),
+    "scan": (r"if \(([^{}]*?)\) \{\s*return Py_NewRef\(Py_False\);",),
+    "scan_lane": (r"if \(([^{}]*?)\) \{\s*return 0;",),
     "add_words": (r"if \(([^{}]*?)\) \{\s*continue;",),
 }
 """Where the pump's functions leave it to Python: patterns of what they ask then."""
@@ -363,9 +371,13 @@ def asked_in_c() -> set[tuple[str, str]]:
             hits = re.findall(pattern, body, re.DOTALL)
             assert hits, (name, pattern)
             found |= {(name, each) for hit in hits for each in _parts(" ".join(hit.split()))}
-    [none] = re.findall(r"(?s)static const int none\[\] = \{(.*?)\};", source)
-    found.remove(("is_usual", "holds(value(p, none[n]))"))
-    return found | {("is_usual", each) for each in re.findall(r"\bat_\w+", none)}
+    for name in ("is_usual", "is_usual_scan"):
+        found.remove((name, "!any_holds(p, none, sizeof none / sizeof *none)"))
+        [none] = re.findall(
+            rf"(?s)^static bool {name}\(.*?static const int none\[\] = \{{(.*?)\}};", source, re.M
+        )
+        found |= {(name, each) for each in re.findall(r"\bat_\w+", none)}
+    return found
 
 
 def asked_in_python() -> set[tuple[str, str]]:

@@ -1,9 +1,11 @@
-"""Two sessions that are told the same by both sides: one has the compiled pump, the other has none."""
+"""Two sessions that are told the same by both sides: one has the compiled pump, the other has none. Where a
+near end is covered, the pump only scans.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -13,7 +15,7 @@ from gateway.jobs.locks import ASK
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan.memory import Memory
 from gateway.scan.plan import Plan, plan
-from gateway.scan.traffic import Traffic
+from gateway.scan.traffic import MAX_IN_FLIGHT, Traffic
 from gateway.scan.turn import TURN_SECONDS, Turn
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -137,15 +139,19 @@ def some_plan(random: Random) -> Plan:
     return plan(offer(view, structured=client[0], extended=client[1]), export)
 
 
-def racer(plan: Plan, room: int = 0, *, remembers: bool = False) -> Racer:
-    """One that has begun. `remembers`: the WRITEs of its client are kept. `room`: of its sockets, in bytes."""
+def racer(
+    plan: Plan, room: int = 0, *, remembers: bool = False, covered: Collection[str] = ()
+) -> Racer:
+    """One that has begun. `remembers`: the WRITEs of its client are kept. `room`: of its sockets, in bytes.
+    `covered`: see `Wires`.
+    """
     traffic = Traffic(plan)
     if remembers:
         trail = traffic.debt.losses.trail(traffic.debt)
         traffic.debt.losses.came_up(trail)
         traffic.trail = traffic.debt.trail = trail
         traffic.memory = Memory(trail)
-    wires = Wires(traffic)
+    wires = Wires(traffic, covered=covered)
     for sock in wires._near if room else ():
         assert isinstance(sock, socket.socket)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
@@ -157,8 +163,9 @@ def racer(plan: Plan, room: int = 0, *, remembers: bool = False) -> Racer:
 class Race:
     """Both, and what they are told next."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, covered: Collection[str] = ()) -> None:
         self.random = random
+        self.covered = covered
         self.odd = random.choice((0.0, 0.0, 0.01, 0.1, 0.5))
         """How much of it is anything but a plain command, or a plain answer."""
         self.wrong = random.choice((0.0, 0.05))
@@ -168,13 +175,16 @@ class Race:
         """Its WRITEs are kept: then the link must not be lost, for nobody goes on without it here."""
         self.racers = [self._racer(room, remembers=self.remembers) for _ in range(2)]
         self.pumped, self.plain = self.racers
-        self.plain.wires.session._pump = None
+        self.plain.wires.session._pump_no_more()
+        most = random.choice((MAX_IN_FLIGHT, MAX_IN_FLIGHT, 5, 1))
+        for racer in self.racers:
+            racer.wires.session.traffic.most_in_flight = most
         self.from_client = bytearray()
         self.from_upstream = bytearray()
         self.answered: set[int] = set()
 
     def _racer(self, room: int, *, remembers: bool) -> Racer:
-        return racer(self.plan, room, remembers=remembers)
+        return racer(self.plan, room, remembers=remembers, covered=self.covered)
 
     def run(self, actions: int) -> None:
         """Tell both the same. Hold one against the other whenever both are at rest."""

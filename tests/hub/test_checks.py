@@ -42,29 +42,34 @@ CONDITIONS: dict[str, dict[str, str]] = {
     "step": {
         "at_work": "a pump that is at work, or was not made",
         "p->of[SESSION] == NULL": "a pump that is at work, or was not made",
+        "p->client_fd < 0": "",
+        "p->link_fd < 0": "",
         "!is_usual(p)": "",
     },
     "is_usual": {
-        "value(p, at_flowing) != Py_True": "a socket that takes nothing, or is not read",
+        "value(p, at_flowing) == Py_True": "a socket that takes nothing, or is not read",
         "at_over": "the session has ended",
         "at_stopping": "the session comes to its end",
         "at_holds": "a pause",
-        "at_stopped": "a pause",
         "at_more_requests": "what the last turn has left",
         "at_more_replies": "what the last turn has left",
         "at_link_mute": "the link has gone",
         "at_link_closed": "the link has gone",
         "at_client_gone": "the client has gone",
+        "!holds(value_in(p, requests, at_out))": "requests of our own",
+        "!holds(value_in(p, replies, at_out))": "replies of our own",
+        "is_usual_scan(p)": "",
+    },
+    "is_usual_scan": {
+        "at_stopped": "a pause",
         "at_held": "a gate has held a request",
         "at_stale": "writes of a client that went while they waited",
         "at_postponed": "commands are postponed",
         "at_to_upstream": "requests of our own",
         "at_requests_wait": "requests of our own",
-        "holds(value_in(p, requests, at_out))": "requests of our own",
         "at_to_client": "replies of our own",
         "at_answers": "replies of our own",
         "at_replies_wait": "replies of our own",
-        "holds(value_in(p, replies, at_out))": "replies of our own",
         "at_disconnected": "DISC has come",
         "at_drop_left": "a payload that is dropped",
         "at_gather_left": "a payload that a job takes",
@@ -75,6 +80,14 @@ CONDITIONS: dict[str, dict[str, str]] = {
         "memory != Py_None": "",
         "Py_TYPE(memory) != (PyTypeObject *)p->memory_type": "a memory of another class",
         "!named_holds(p->kin, s_claims)": "claims",
+    },
+    "scan": {
+        "at_work": "a pump that is at work, or was not made",
+        "p->of[lane] == NULL": "a pump that is at work, or was not made",
+        "!is_usual_scan(p)": "",
+    },
+    "scan_lane": {
+        "segment == Py_None": "",
     },
     "room": {
         "memory != Py_None": "",
@@ -88,13 +101,13 @@ CONDITIONS: dict[str, dict[str, str]] = {
         "f->end < f->capacity": "a buffer that is full, or of another kind",
         "!(pinned && f->capacity - f->end < MIN_FREE_BYTES)": "a buffer that is full, or of another kind",
     },
-    "do_requests": {
-        "memory != NULL": "",
-        "has_news(p, memory)": "news of the disk: a link came up, a FLUSH failed",
-        "!before": "commands under way",
+    "usual_requests": {
+        "(memory != NULL && has_news(p, memory))": "news of the disk: a link came up, a FLUSH failed",
         "value(p, at_gate) != Py_None": "rates: a gate looks at each request",
         "holds(value(p, at_lost))": "what is lost",
         "named_holds(p->fences, s_standing)": "fences",
+    },
+    "do_requests": {
         # After the scan: Python looks what is to be waited for.
         "!said": "",
         "!after": "",
@@ -121,10 +134,11 @@ CONDITIONS: dict[str, dict[str, str]] = {
     },
     "do_replies": {
         "(word & 0xFFFF) == BLOCK_STATUS": "the oldest is a BLOCK_STATUS",
+    },
+    "usual_replies": {
         "holds(value(p, at_unsent))": "a WRITE that the link has not taken",
         "holds(value(p, at_partial))": "a reply of several chunks",
-        "p->at_gathering": "",
-        "holds(value_at(p->of[REPLIES], p->at_gathering))": "a chunk that is gathered",
+        "(p->at_gathering && holds(value_at(p->of[REPLIES], p->at_gathering)))": "a chunk that is gathered",
     },
     "resume": {"!ends_shortly(closing)": "an end that says what is missing"},
     "scan_simple": {

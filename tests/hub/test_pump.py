@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import product
 from random import Random
@@ -10,13 +12,17 @@ from typing import Any
 import pytest
 
 from gateway.hub import crowd, lane, pump
+from gateway.hub.lane import Lane
+from gateway.hub.session import Session
 from gateway.jobs import jobs
-from gateway.jobs.locks import ASK
+from gateway.jobs.locks import ASK, Held
 from gateway.protocol.commands import RANGED
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan import memory, requests, turn
 from gateway.scan.memory import Memory
+from gateway.scan.partial import Partial
 from gateway.scan.plan import Plan, plan
+from gateway.scan.traffic import Traffic
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import Framing
 from gateway.wire.limits import KIB
@@ -31,10 +37,21 @@ RACES = 400
 PIECES = 8
 
 
+COVERED = ((), ("client",), ("link",), ("client", "link"))
+"""Which near ends are no plain sockets (`Wires`). If there is one, the pump only scans."""
+
+
+@pytest.fixture(params=[COVERED[0], COVERED[-1]], ids=["steps", "scans"])
+def covered(request: pytest.FixtureRequest) -> Collection[str]:
+    """Whether the pump does whole steps, or scans."""
+    its: Collection[str] = request.param
+    return its
+
+
 @pytest.mark.parametrize("piece", range(PIECES))
-def test_it_comes_to_what_python_comes_to(piece: int) -> None:
+def test_it_comes_to_what_python_comes_to(piece: int, covered: Collection[str]) -> None:
     for seed in range(piece, RACES, PIECES):
-        Race(Random(seed)).run(60)
+        Race(Random(seed), covered).run(60)
 
 
 def terms(client: tuple[bool, bool], link: tuple[bool, bool]) -> Plan:
@@ -42,9 +59,9 @@ def terms(client: tuple[bool, bool], link: tuple[bool, bool]) -> Plan:
     return plan(offer(view_of(export), structured=client[0], extended=client[1]), export)
 
 
-def both(terms: Plan) -> tuple[Racer, Racer]:
-    pumped, plain = racer(terms), racer(terms)
-    plain.wires.session._pump = None
+def both(terms: Plan, covered: Collection[str]) -> tuple[Racer, Racer]:
+    pumped, plain = racer(terms, covered=covered), racer(terms, covered=covered)
+    plain.wires.session._pump_no_more()
     return pumped, plain
 
 
@@ -68,7 +85,7 @@ BOTH = list(product(DIALECTS, DIALECTS))
 @pytest.mark.parametrize(("client", "link"), BOTH)
 @pytest.mark.parametrize("command", [Cmd.READ, Cmd.WRITE, Cmd.TRIM])
 def test_each_bit_of_a_request_is_looked_at(
-    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
     framing = its.offer.framing
@@ -76,7 +93,7 @@ def test_each_bit_of_a_request_is_looked_at(
     request = framing.encode_request(command, flags, 7, 8192, 4096)
     data = bytes(4096) if command is Cmd.WRITE else b""
     for at, bit in bits(len(request)):
-        pumped, plain = both(its)
+        pumped, plain = both(its, covered)
         for each in (pumped, plain):
             each.wires.client.send(flipped(request, at, bit) + data)
         hold(pumped, plain)
@@ -103,7 +120,7 @@ EDGES = (
 @pytest.mark.parametrize(("client", "link"), BOTH)
 @pytest.mark.parametrize("base", [0, 4096, HUGE - (1 << 33)])
 def test_ranges_end_where_the_export_ends(
-    base: int, client: tuple[bool, bool], link: tuple[bool, bool]
+    base: int, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     export = Export(HUGE, int(FLAGS), None, structured=link[0], extended=link[1])
     view = replace(view_of(export), base=base, size=HUGE - base)
@@ -112,7 +129,7 @@ def test_ranges_end_where_the_export_ends(
     inside = {edge for edge in EDGES if edge <= framing.max_length}
     for where in {*EDGES, HUGE - base - 4096, HUGE - base - 1, HUGE - base}:
         for length in inside:
-            pumped, plain = both(its)
+            pumped, plain = both(its, covered)
             head = framing.request.pack(framing.request_magic, Cmd.TRIM, 7, where, length)
             for each in (pumped, plain):
                 each.wires.client.send(head)
@@ -142,13 +159,13 @@ def answers(framing: Framing, command: Cmd, ours: int) -> list[tuple[bytes, int]
 @pytest.mark.parametrize(("client", "link"), BOTH)
 @pytest.mark.parametrize("command", [Cmd.READ, Cmd.TRIM])
 def test_each_bit_of_a_reply_is_looked_at(
-    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
     request = its.offer.framing.encode_request(command, 0, 7, 8192, 4096)
     for reply, head in answers(its.link, command, 1):
         for at, bit in [*bits(head), (0, 8)]:
-            pumped, plain = both(its)
+            pumped, plain = both(its, covered)
             for each in (pumped, plain):
                 each.wires.client.send(request)
                 each.settle()
@@ -161,13 +178,13 @@ def test_each_bit_of_a_reply_is_looked_at(
 @pytest.mark.parametrize("client", DIALECTS)
 @pytest.mark.parametrize("cut", [31, 32, 39])
 def test_each_bit_of_a_chunk_is_looked_at_as_soon_as_its_header_is_here(
-    cut: int, client: tuple[bool, bool]
+    cut: int, client: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, (True, True))
     request = its.offer.framing.encode_request(Cmd.READ, 0, 7, 8192, 4096)
     reply = its.link.data_head(1, 8192, 8192, 4096, done=True)
     for at, bit in bits(cut):
-        pumped, plain = both(its)
+        pumped, plain = both(its, covered)
         for each in (pumped, plain):
             each.wires.client.send(request)
             each.settle()
@@ -183,10 +200,10 @@ CHUNKED = [each for each in BOTH if each[0][0] and each[1][0]]
 @pytest.mark.parametrize(("client", "link"), CHUNKED)
 @pytest.mark.parametrize("cut", [1000, 2048 + 27, 2048 + 28, 2048 + 39])
 def test_a_reply_that_ends_too_early_is_cut_anywhere(
-    cut: int, client: tuple[bool, bool], link: tuple[bool, bool]
+    cut: int, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
-    pumped, plain = both(its)
+    pumped, plain = both(its, covered)
     request = its.offer.framing.encode_request(Cmd.READ, 0, 7, 8192, 4096)
     reply = its.link.data_head(1, 8192, 8192, 2048, done=True) + bytes(2048)
     for each in (pumped, plain):
@@ -204,10 +221,10 @@ def test_a_reply_that_ends_too_early_is_cut_anywhere(
 @pytest.mark.parametrize(("client", "link"), CHUNKED)
 @pytest.mark.parametrize("command", [Cmd.READ, Cmd.TRIM])
 def test_a_reply_that_was_whole_but_for_what_came_before_is_held_against_that(
-    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool]
+    command: Cmd, client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
-    pumped, plain = both(its)
+    pumped, plain = both(its, covered)
     request = its.offer.framing.encode_request(command, 0, 7, 8192, 4096)
     if command is Cmd.READ:
         first = its.link.data_head(1, 8192, 8192, 2048, done=False) + bytes(2048)
@@ -230,10 +247,10 @@ def test_a_reply_that_was_whole_but_for_what_came_before_is_held_against_that(
 
 @pytest.mark.parametrize(("client", "link"), CHUNKED)
 def test_a_text_that_looks_like_a_reply_is_none(
-    client: tuple[bool, bool], link: tuple[bool, bool]
+    client: tuple[bool, bool], link: tuple[bool, bool], covered: Collection[str]
 ) -> None:
     its = terms(client, link)
-    pumped, plain = both(its)
+    pumped, plain = both(its, covered)
     answer = its.link.data_head(2, 8192, 8192, 512, done=True) + b"s" * 512
     error = its.link.failure(1, 4096, Errno.EIO, "x" * len(answer))
     error, behind = error.replace(b"x" * len(answer), answer), len(answer)
@@ -255,11 +272,11 @@ def test_a_text_that_looks_like_a_reply_is_none(
 @pytest.mark.parametrize("remembers", [True, False])
 @pytest.mark.parametrize("most", [1, 3, 128])
 def test_no_more_is_read_and_no_buffer_is_kept_than_has_to_be(
-    most: int, *, remembers: bool
+    most: int, covered: Collection[str], *, remembers: bool
 ) -> None:
     its = terms((False, False), (False, False))
-    pumped, plain = (racer(its, remembers=remembers) for _ in range(2))
-    plain.wires.session._pump = None
+    pumped, plain = (racer(its, remembers=remembers, covered=covered) for _ in range(2))
+    plain.wires.session._pump_no_more()
     write = its.link.encode_request(Cmd.WRITE, 0, 7, 0, 20 * KIB) + bytes(20 * KIB)
     for each in (pumped, plain):
         each.wires.session.traffic.most_in_flight = most
@@ -276,11 +293,118 @@ def test_no_more_is_read_and_no_buffer_is_kept_than_has_to_be(
         each.wires.close()
 
 
+def test_a_turn_ends_with_the_same_message(
+    covered: Collection[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        turn, "TURN_SECONDS", 0.0
+    )  # it is over when that is asked for the second time
+    count = 3 * (turn.FEW + 1)
+    framing = terms((True, False), (True, False)).link
+    for each in both(terms((True, False), (True, False)), covered):
+        session = each.wires.session
+        trim = framing.encode_request(Cmd.TRIM, 0, 7, 0, 4096)
+        each.wires.client.send(trim * count)
+        session.client_ready(crowd.READ)
+        assert session.traffic.last_cookie == 2 * (turn.FEW + 1)
+        each.settle()
+        replies = [framing.success(ours, 0, read=False) for ours in range(1, count + 1)]
+        each.wires.upstream.send(b"".join(replies))
+        session.link_ready(crowd.READ)
+        assert len(session.traffic.in_flight) == turn.FEW + 1
+        each.settle()
+        assert not session.traffic.in_flight
+        each.wires.close()
+
+
+Unusual = dict[str, Callable[[Session], object]]
+
+OF_BOTH: Unusual = {
+    "the gate has held one": lambda its: setattr(its.traffic, "held", True),
+    "the client may have gone": lambda its: setattr(its.traffic, "stale", True),
+    "some are postponed": lambda its: its.traffic.postponed.append(lambda: None),
+    "a job asks": lambda its: its.traffic.to_upstream.append(b"asks"),
+    "a job says": lambda its: its.traffic.to_client.append(b"says"),
+    "none is begun": lambda its: setattr(its._requests, "stopped", True),
+    "DISC has come": lambda its: setattr(its._requests, "disconnected", True),
+    "data is dropped": lambda its: setattr(its._requests, "_drop_left", 1),
+    "data is gathered": lambda its: setattr(its._requests, "_gather_left", 1),
+    "a request waits": lambda its: its._requests.waiting.append(b"waits"),
+    "one is answered here": lambda its: its._requests.answers.append(b"answer"),
+    "an answer waits": lambda its: its._replies.waiting.append(b"waits"),
+    "a job's data comes": lambda its: setattr(its._replies, "_asked_data", memoryview(b"data")),
+    "a reply is early": lambda its: setattr(its.traffic.early, "held", {1: None}),
+    "the server goes": lambda its: setattr(its.traffic.going, "begun", True),
+    "the server has said that it goes": lambda its: its.traffic.going.refused.add(1),
+    "a claim": lambda its: its.traffic.locks.claim(Held(0, 4096, lambda: None)),
+}
+OF_REQUESTS: Unusual = {
+    "a rate": lambda its: setattr(its.traffic, "gate", object()),
+    "a loss": lambda its: setattr(its.traffic.debt, "lost", [(0, 4096)]),
+    "a fence": lambda its: setattr(its.traffic.fences, "standing", [object()]),
+    "no room": lambda its: its.traffic.in_flight.update(dict.fromkeys(range(2, 130), (7, 0, 0, 1))),
+    "jobs have all the memory": lambda its: setattr(its.traffic, "backlog", jobs.MAX_JOB_BYTES),
+}
+OF_REPLIES: Unusual = {
+    "a WRITE is not sent": lambda its: setattr(its.traffic.early, "unsent", {1}),
+    "a reply has begun": lambda its: its.traffic.partial.__setitem__(1, Partial()),
+    "a chunk is gathered": lambda its: setattr(its._replies, "_gathering", 1),
+}
+"""What is not the usual case, and so is Python's: of requests, of replies, and of both."""
+
+
+@pytest.mark.parametrize("why", [None, *OF_BOTH, *OF_REQUESTS])
+def test_requests_are_pythons_if_anything_is_in_the_way(
+    why: str | None, covered: Collection[str]
+) -> None:
+    its = racer(terms((True, False), (True, False)), covered=covered)
+    session = its.wires.session
+    request = session.traffic.plan.link.encode_request(Cmd.READ, 0, 7, 0, 4096)
+    if why is not None:
+        {**OF_BOTH, **OF_REQUESTS}[why](session)
+    is_done = tells(session, session._requests_lane, its.wires.client, request)
+    assert is_done == (why is None)
+    assert session.traffic.last_cookie == is_done
+    its.wires.close()
+
+
+@pytest.mark.parametrize("why", [None, *OF_BOTH, *OF_REPLIES])
+def test_replies_are_pythons_if_anything_is_in_the_way(
+    why: str | None, covered: Collection[str]
+) -> None:
+    its = racer(terms((True, False), (True, False)), covered=covered)
+    session, framing = its.wires.session, its.wires.session.traffic.plan.link
+    its.wires.client.send(framing.encode_request(Cmd.TRIM, 0, 7, 0, 4096))
+    its.settle()
+    if why is not None:
+        {**OF_BOTH, **OF_REPLIES}[why](session)
+    reply = framing.success(1, 0, read=False)
+    is_done = tells(session, session._replies_lane, its.wires.upstream, reply)
+    assert is_done == (why is None)
+    assert (1 not in session.traffic.in_flight) == is_done
+    its.wires.close()
+
+
+def tells(session: Session, lane: Lane, far: socket.socket, message: bytes) -> bool:
+    """Have the pump take a message; say whether it has."""
+    if lane.usual is not None:
+        lane._take_buffer(message)
+        return lane.usual()
+    assert session._pump is not None
+    far.send(message)
+    step = session._pump.requests if lane is session._requests_lane else session._pump.replies
+    said = step()
+    assert said == pump.NOT_MINE or said >= crowd.Crowd.CALM
+    return said != pump.NOT_MINE
+
+
 @pytest.mark.parametrize("link_comes_up", [True, False])
-def test_news_is_noted_before_anything_is_asked(*, link_comes_up: bool) -> None:
+def test_news_is_noted_before_anything_is_asked(
+    covered: Collection[str], *, link_comes_up: bool
+) -> None:
     its = terms((False, False), (False, False))
-    pumped, plain = (racer(its, remembers=True) for _ in range(2))
-    plain.wires.session._pump = None
+    pumped, plain = (racer(its, remembers=True, covered=covered) for _ in range(2))
+    plain.wires.session._pump_no_more()
     write = its.link.encode_request(Cmd.WRITE, 0, 7, 0, 4096) + bytes(4096)
     for each in (pumped, plain):
         each.wires.client.send(write)
@@ -304,8 +428,8 @@ def test_news_is_noted_before_anything_is_asked(*, link_comes_up: bool) -> None:
 
 
 @pytest.mark.parametrize("far", ["client", "upstream"])
-def test_a_side_that_goes_is_told_in_the_same_words(far: str) -> None:
-    pumped, plain = both(terms((False, False), (False, False)))
+def test_a_side_that_goes_is_told_in_the_same_words(far: str, covered: Collection[str]) -> None:
+    pumped, plain = both(terms((False, False), (False, False)), covered)
     framing = pumped.wires.session.traffic.plan.link
     request = framing.encode_request(Cmd.READ, 0, 7, 0, 4096)
     for each in (pumped, plain):
@@ -333,6 +457,12 @@ def test_the_words_for_what_failed_are_the_kernels() -> None:
 
         def replies(self) -> int:
             return pump.SEND_FAILED
+
+        def scan_requests(self) -> bool:
+            raise AssertionError
+
+        def scan_replies(self) -> bool:
+            raise AssertionError
 
     session._pump = Failing()
     session.client_ready(crowd.READ)
@@ -374,11 +504,16 @@ def test_one_that_was_not_made_does_nothing(
 ) -> None:
     its = terms_of(monkeypatch)
     made = compiled.Pump.__new__(compiled.Pump)
-    assert made.requests() == made.replies() == pump.NOT_MINE
+    assert does_nothing(made)
     for _ in range(2):
         with pytest.raises((TypeError, ValueError, OverflowError, AttributeError)):
             compiled.Pump.__init__(made, **{**its, **wrong})
-        assert made.requests() == made.replies() == pump.NOT_MINE
+        assert does_nothing(made)
+
+
+def does_nothing(made: pump.Pump) -> bool:
+    steps, scans = (made.requests(), made.replies()), (made.scan_requests(), made.scan_replies())
+    return steps == (pump.NOT_MINE, pump.NOT_MINE) and scans == (False, False)
 
 
 def test_one_is_of_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +521,22 @@ def test_one_is_of_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
     made = compiled.Pump(**its)
     with pytest.raises(TypeError, match="a pump is of one session"):
         compiled.Pump.__init__(made, **its)
-    assert made.requests() == made.replies() == pump.NOT_MINE  # it has ended
+    assert does_nothing(made)  # it has ended
+
+
+@pytest.mark.parametrize("without", ["client_fd", "link_fd"])
+def test_one_without_a_socket_does_no_step(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    its = racer(terms((True, False), (True, False)))
+    session = its.wires.session
+    making = compiled.Pump
+    monkeypatch.setattr(
+        compiled, "Pump", lambda **terms: making(**{**terms, without: pump.NO_SOCKET})
+    )
+    session._have_pumped()
+    assert session._pump is not None
+    its.wires.client.send(bytes(28))
+    assert session._pump.requests() == session._pump.replies() == pump.NOT_MINE
+    its.wires.close()
 
 
 def test_its_numbers_are_pythons() -> None:
@@ -429,6 +579,46 @@ def test_it_is_used_where_nothing_is_in_the_way() -> None:
     its.wires.close()
 
 
+@pytest.mark.parametrize("covered", COVERED[1:], ids="-".join)
+def test_where_a_socket_is_not_plain_it_scans_all_that_is_usual(covered: Collection[str]) -> None:
+    its = racer(terms((True, False), (True, False)), covered=covered)
+    session = its.wires.session
+    assert session._pump is None
+    said: list[bool] = []
+    for one in (session._requests_lane, session._replies_lane):
+        assert one.usual is not None
+        one.usual = noting(one.usual, said)
+    framing = session.traffic.plan.link
+    for number in range(1, 20):
+        its.wires.client.send(framing.encode_request(Cmd.READ, 0, 7, 0, 4096))
+        its.settle()
+        its.wires.upstream.send(framing.data_head(number, 0, 0, 4096, done=True) + bytes(4096))
+        its.settle()
+    assert said == [True] * 38
+    its.wires.close()
+    assert session._requests_lane.usual is session._replies_lane.usual is None
+
+
+def noting(usual: Callable[[], bool], said: list[bool]) -> Callable[[], bool]:
+    def noted() -> bool:
+        said.append(usual())
+        return said[-1]
+
+    return noted
+
+
+def test_another_link_may_be_a_plain_socket() -> None:
+    its = racer(terms((True, False), (True, False)), covered=("link",))
+    session = its.wires.session
+    session.hold()
+    session.settled = True
+    its.wires.upstream.close()
+    its.wires.relink(Traffic(session.traffic.plan))
+    assert session._pump is not None
+    assert session._requests_lane.usual is session._replies_lane.usual is None
+    its.wires.close()
+
+
 class Counting:
     """Notes what a pump says."""
 
@@ -447,6 +637,12 @@ class Counting:
     def replies(self) -> int:
         self.said.append(self.within.replies())
         return self.said[-1]
+
+    def scan_requests(self) -> bool:
+        raise AssertionError
+
+    def scan_replies(self) -> bool:
+        raise AssertionError
 
 
 def test_one_that_was_built_of_another_source_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 
 from gateway.hub.crowd import AGAIN
@@ -31,16 +31,29 @@ class CountingPool(BufferPool):
         super().give_back(segment)
 
 
+class Covered(socket.socket):
+    """A near end for which a pump only scans, as for a `TlsSocket`: it is no plain socket."""
+
+
 class Wires:
     """`client` and `upstream` are the far ends, non-blocking. Once the session has begun, `step` does what the
     hub would do.
     """
 
     def __init__(
-        self, traffic: Traffic, pool: BufferPool | None = None, doors: Doors | None = None
+        self,
+        traffic: Traffic,
+        pool: BufferPool | None = None,
+        doors: Doors | None = None,
+        covered: Collection[str] = (),
     ) -> None:
+        """`covered`: which near ends are, "client" or "link"."""
         self.client, near_client = socket.socketpair()
         near_link, self.upstream = socket.socketpair()
+        if "client" in covered:
+            near_client = Covered(fileno=near_client.detach())
+        if "link" in covered:
+            near_link = Covered(fileno=near_link.detach())
         self._near: tuple[RelaySocket, ...] = (near_client, near_link)
         for end in (self.client, near_client, near_link, self.upstream):
             end.setblocking(False)
