@@ -22,8 +22,9 @@ BUILT = Path(".fuzz/_pump.so")
 PUMP = "gateway.hub._pump"
 CLANG = os.environ.get("CLANG", "clang")
 FLAGS = ("--sanitised", "-fsanitize=fuzzer-no-link")
-OPTIONS = "detect_leaks=0:quarantine_size_mb=64"
-"""Python leaks at its end. What was freed is kept from being used again for a while; buffers are large."""
+OPTIONS = "detect_leaks=0:quarantine_size_mb=64:malloc_context_size=8"
+"""Python leaks at its end. What was freed is not used again for a while, but buffers are large. Where each block
+was taken is remembered for ever, and who calls whom in Python has no end."""
 
 
 def missing() -> str:
