@@ -23,8 +23,8 @@ PUMP = "gateway.hub._pump"
 CLANG = os.environ.get("CLANG", "clang")
 FLAGS = ("--sanitised", "-fsanitize=fuzzer-no-link")
 OPTIONS = "detect_leaks=0:quarantine_size_mb=64:malloc_context_size=8"
-"""Python leaks at its end. What was freed is not used again for a while, but buffers are large. Where each block
-was taken is remembered for ever, and who calls whom in Python has no end."""
+"""Python leaks at its end. What was freed is not used again for a while, but buffers are large. Where a block
+was taken is remembered for ever, and there is no end to who calls whom in Python."""
 
 
 def missing() -> str:

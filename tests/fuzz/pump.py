@@ -139,8 +139,7 @@ _ALL = 11
 
 
 def _terms(link: int, client: int, remembers: int) -> bytes:
-    odd = (0, 2, 3, 4)[(link + client + remembers) % 4]
-    return bytes((odd, 0, link, client, 0, 0, 1, remembers, 0, 0, 1, 0))
+    return bytes((4 * remembers, 0, link, client, 0, 0, 1, remembers, 0, 0, 1, 0))
 
 
 def _request(command: int, length: int, at: int) -> bytes:
@@ -157,7 +156,10 @@ _MESSAGES = (
     _ANSWER,
     _TAKE_AND_COMPARE,
 )
-_BEGIN = _request(0, 0, 0) + _request(2, 3, 1) + _SEND + _TAKE_AND_COMPARE
+_ANSWER_READ = bytes((3, 0, 0, 1))  # where nothing is odd, and another is under way
+_BEGIN = b"".join(
+    (_request(0, 0, 0), _request(2, 3, 1), _SEND, _ANSWER_READ, _SEND, _TAKE_AND_COMPARE)
+)
 _START = tuple(
     _terms(link, client, remembers) + _BEGIN + Random(f"{link} {client} {remembers}").randbytes(300)
     for link, client, remembers in product(range(3), range(3), range(2))
