@@ -1,7 +1,7 @@
 # make demo   the main job on an embedded upstream        make test   all tests
 # make bench  speed against peers                         make lint   types, style, import rules
 # make fuzz   garbage at all that reads a peer, minutes   make install  .venv with nbd-gateway in it
-# make fuzz-coverage   the same by coverage (atheris), SECONDS for each of TARGETS (all)
+# make fuzz-coverage   the same by coverage (atheris, and clang for the pump), SECONDS for each of TARGETS (all)
 # make bench-scale   what a request and an opening cost where there are many sessions, exports, policies, rules
 # make soak   schedules of dying servers, with new seeds, for SECONDS
 # make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ from gateway.embedded import PERSONALITIES
 from gateway.hub.pump import is_compiled
 from gateway.quirks import catalogue
 from gateway.upstream.configured import StartError
-from gateway.uri import Transport
+from gateway.uri import NbdUri, Transport
 
 pytestmark = pytest.mark.real
 
@@ -366,7 +367,12 @@ class FakeApp:
     directory_mode: int | None = None
 
     async def serve(
-        self, config: Config, options: RunOptions, *, source: ConfigSource | None
+        self,
+        config: Config,
+        options: RunOptions,
+        *,
+        source: ConfigSource | None,
+        listening: Callable[[tuple[NbdUri, ...]], None],
     ) -> int:
         self.served, self.source = (config, options), source
         path = config.listen[0].uri.socket_path

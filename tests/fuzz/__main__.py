@@ -1,13 +1,19 @@
-"""`python -m tests.fuzz`: runs until the time is over or something is found, which ends it with 1."""
+"""`python -m tests.fuzz`: runs until the time is over or something is found, which ends it with 1.
+
+Each schedule of sessions runs with the compiled pump, if there is one, and without.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import traceback
 from random import Random
+from unittest.mock import patch
 
+from gateway.hub import pump
 from tests.fuzz.target import Target, check
 from tests.fuzz.targets import TARGETS
 from tests.sessions import registers
@@ -64,11 +70,17 @@ def finds(seed: int) -> bool:
 
 
 def breaks(seed: int) -> bool:
-    """Run a schedule of sessions before one disk; print what is found."""
+    """Run a schedule of sessions before one disk, on both paths; print what is found."""
+    paths = (True, False) if pump.is_compiled() else (False,)
+    return any(_breaks(seed, pumped=pumped) for pumped in paths)
+
+
+def _breaks(seed: int, *, pumped: bool) -> bool:
     try:
-        registers.run(seed)
+        with patch.dict(os.environ, {} if pumped else {pump.VARIABLE: "0"}):
+            registers.run(seed)
     except Exception:
-        print(f"registers: seed {seed}")
+        print(f"registers: seed {seed}, {'with' if pumped else 'without'} the pump")
         traceback.print_exc()
         return True
     return False
@@ -89,7 +101,10 @@ def main(arguments: list[str]) -> int:
             return 1
         seed += 1
     count = seed - first
-    print(f"{count} inputs for each of {len(TARGETS)} readers, {count} schedules; nothing found")
+    paths = "with the pump and without" if pump.is_compiled() else "without the pump"
+    print(
+        f"{count} inputs for each of {len(TARGETS)} readers, {count} schedules {paths}; nothing found"
+    )
     return 0
 
 

@@ -6,11 +6,19 @@ The one module that needs atheris, which looks at code while it is imported: so 
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import atheris
 
+from tests.fuzz import instrumented
+
 # `tomllib` reads a configuration before we do, and `ipaddress` the addresses in it.
-with atheris.instrument_imports(include=["gateway", "policies", "tomllib", "ipaddress"]):
+PYTHON = ["gateway", "policies", "tomllib", "ipaddress"]
+COMPILED = sys.argv[1:2] == [instrumented.TARGET]
+if COMPILED:
+    instrumented.load()
+
+with nullcontext() if COMPILED else atheris.instrument_imports(include=PYTHON):
     from tests.fuzz.by_coverage import with_messages
     from tests.fuzz.target import check
     from tests.fuzz.targets import TARGETS

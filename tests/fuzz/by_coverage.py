@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
+from tests.fuzz import instrumented
 from tests.fuzz.__main__ import mutated
 from tests.fuzz.target import Target
 from tests.fuzz.targets import CORPUS, TARGETS
@@ -85,7 +86,8 @@ def run(name: str, arguments: list[str]) -> int:
     for number, data in enumerate(beginnings(TARGETS[name])):
         (LEARNT / name / f"beginning-{number}").write_bytes(data)
     command = [sys.executable, "-m", "tests.fuzz.atheris_main", name, *arguments]
-    return subprocess.run(command, check=False).returncode
+    environment = instrumented.environment() if name == instrumented.TARGET else None
+    return subprocess.run(command, check=False, env=environment).returncode
 
 
 def main(arguments: list[str]) -> int:
@@ -103,8 +105,12 @@ def main(arguments: list[str]) -> int:
     if find_spec("atheris") is None:
         print("atheris is not installed here; make fuzz-coverage does that", file=sys.stderr)
         return 2
+    names = chosen.target or list(TARGETS)
+    if instrumented.TARGET in names and (missing := instrumented.missing()):
+        print(missing, file=sys.stderr)
+        return 2
     found = []
-    for name in chosen.target or TARGETS:
+    for name in names:
         print(f"== {name}", flush=True)
         how = keeping(name) if chosen.keep else options(name, chosen.seconds, chosen.inputs)
         if run(name, how):

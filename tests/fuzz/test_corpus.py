@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from tests.fuzz import by_coverage
+from tests.fuzz import by_coverage, instrumented
 from tests.fuzz.by_coverage import beginnings, with_messages
 from tests.fuzz.target import Pieces, Target, check, cut
 from tests.fuzz.targets import CORPUS, TARGETS
@@ -90,3 +90,10 @@ def test_without_atheris(
     with pytest.raises(SystemExit):
         by_coverage.main(["no such target"])
     assert "got no such target" in capsys.readouterr().err
+
+
+def test_without_clang(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(by_coverage, "find_spec", lambda _name: object())  # atheris is there
+    monkeypatch.setattr(instrumented, "CLANG", "no-such-compiler")
+    assert by_coverage.main(["pump"]) == 2
+    assert "no-such-compiler is missing" in capsys.readouterr().err

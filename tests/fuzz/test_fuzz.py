@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.__main__ import finds, main
+from gateway.hub import pump
+from tests.fuzz.__main__ import breaks, finds, main
 from tests.fuzz.target import Pieces, Target
 from tests.fuzz.targets import TARGETS
+from tests.sessions import registers
 
 # `cryptography` takes some certificates that it warns of.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -33,3 +35,17 @@ def test_nothing_found(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seconds", "0.05"]) == 0
     assert "nothing found" in capsys.readouterr().out
     assert main(["--seed", "1"]) == 0
+
+
+def test_schedules_run_with_the_pump_and_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_seed: int) -> None:
+        paths.append(pump.is_compiled())
+        assert paths[-1]
+
+    paths: list[bool] = []
+    monkeypatch.setattr(registers, "run", run)
+    assert breaks(7)
+    assert set(paths) == {False, pump.is_compiled()}
+    assert "registers: seed 7, without the pump" in capsys.readouterr().out

@@ -5,13 +5,15 @@ near end is covered, the pump only scans.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 
+from gateway.hub.lane import BufferPool
 from gateway.jobs.locks import ASK
+from gateway.losses.records import Ledger
 from gateway.protocol.export import Export, offer, view_of
 from gateway.scan.memory import Memory
 from gateway.scan.plan import Plan, plan
@@ -21,7 +23,7 @@ from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
 from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import KIB, MIB
-from tests.hub.wires import Wires
+from tests.hub.wires import CountingPool, Wires
 
 SIZE = 8 * MIB
 FLAGS = (
@@ -40,8 +42,17 @@ PLAIN = (Cmd.READ, Cmd.READ, Cmd.WRITE, Cmd.WRITE, Cmd.WRITE_ZEROES, Cmd.TRIM)
 WHOLE = (4 * KIB, 4 * KIB, 4 * KIB, 16 * KIB, 20 * KIB, 64 * KIB, 300 * KIB, MIB)
 LENGTHS = (1, 512, 4 * KIB, 4 * KIB, 4 * KIB, 16 * KIB, 17 * KIB, 64 * KIB, 300 * KIB, MIB, 2 * MIB)
 CUTS = (1, 3, 16, 20, 28, 28, 32, 100, 5000, 70_000, 1 << 22, 1 << 22)
+LAST_COOKIES = (0, 1000, 1 << 40)
+"""Python has one object for each small number, and counts no references to it."""
 SOCKET_BYTES = (0, 4608, 64 * KIB)
 """How much the kernel is asked to hold of what is not taken yet; 0: as much as it does by itself."""
+
+MOST_TRIES = 1000
+"""What one has taken the other takes after fewer steps."""
+
+_TAKEN = memoryview(bytearray(1 << 22))
+"""Where what is taken lies for a moment. One of that size for each time takes longer than all else, with a
+sanitiser."""
 
 
 @dataclass
@@ -66,9 +77,9 @@ class Racer:
             (self.wires.upstream, self.to_upstream),
         ):
             with suppress(OSError):
-                data = far.recv(most)
-                taken += data
-                went = went or bool(data)
+                count = far.recv_into(_TAKEN, most)
+                taken += _TAKEN[:count]
+                went = went or count > 0
         return went
 
     def settle(self) -> None:
@@ -102,6 +113,7 @@ class Racer:
             "kept": None if memory is None else memory.kept_bytes,
             "data": None if memory is None else _data(memory),
             "answered": None if memory is None else list(memory.answered),
+            "news": None if memory is None else (memory._old, memory._quiet, memory._last_news),
             "unflushed": None if trail is None else trail.unflushed.ranges,
             "wrote": None if trail is None else trail.wrote,
             "out": (len(session._requests_lane.out), len(session._replies_lane.out)),
@@ -140,7 +152,12 @@ def some_plan(random: Random) -> Plan:
 
 
 def racer(
-    plan: Plan, room: int = 0, *, remembers: bool = False, covered: Collection[str] = ()
+    plan: Plan,
+    room: int = 0,
+    pool: BufferPool | None = None,
+    *,
+    remembers: bool = False,
+    covered: Collection[str] = (),
 ) -> Racer:
     """One that has begun. `remembers`: the WRITEs of its client are kept. `room`: of its sockets, in bytes.
     `covered`: see `Wires`.
@@ -151,7 +168,7 @@ def racer(
         traffic.debt.losses.came_up(trail)
         traffic.trail = traffic.debt.trail = trail
         traffic.memory = Memory(trail)
-    wires = Wires(traffic, covered=covered)
+    wires = Wires(traffic, pool, covered=covered)
     for sock in wires._near if room else ():
         assert isinstance(sock, socket.socket)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
@@ -163,6 +180,13 @@ def racer(
 class Race:
     """Both, and what they are told next."""
 
+    counts: tuple[int, ...] = (1, 1, 2, 9, 40)
+    """How many requests or answers come together."""
+    whole: tuple[int, ...] = WHOLE
+    """How long a plain command is."""
+    lengths: tuple[int, ...] = LENGTHS
+    """How long any other is."""
+
     def __init__(self, random: Random, covered: Collection[str] = ()) -> None:
         self.random = random
         self.covered = covered
@@ -173,38 +197,47 @@ class Race:
         self.plan = some_plan(random)
         self.remembers, room = bool(random.randrange(3)), random.choice(SOCKET_BYTES)
         """Its WRITEs are kept: then the link must not be lost, for nobody goes on without it here."""
-        self.racers = [self._racer(room, remembers=self.remembers) for _ in range(2)]
+        pools = random.choice((BufferPool, BufferPool, CountingPool))
+        self.racers = [self._racer(room, pools(), remembers=self.remembers) for _ in range(2)]
         self.pumped, self.plain = self.racers
-        self.plain.wires.session._pump_no_more()
-        most = random.choice((MAX_IN_FLIGHT, MAX_IN_FLIGHT, 5, 1))
+        last, most = (
+            random.choice(LAST_COOKIES),
+            random.choice((MAX_IN_FLIGHT, MAX_IN_FLIGHT, 5, 3, 1)),
+        )
         for racer in self.racers:
+            racer.wires.session.traffic.last_cookie = last
             racer.wires.session.traffic.most_in_flight = most
+        self.held = False
+        self.plain.wires.session._pump_no_more()
         self.from_client = bytearray()
         self.from_upstream = bytearray()
         self.answered: set[int] = set()
 
-    def _racer(self, room: int, *, remembers: bool) -> Racer:
-        return racer(self.plan, room, remembers=remembers, covered=self.covered)
+    def _racer(self, room: int, pool: BufferPool, *, remembers: bool) -> Racer:
+        return racer(self.plan, room, pool, remembers=remembers, covered=self.covered)
 
-    def run(self, actions: int) -> None:
-        """Tell both the same. Hold one against the other whenever both are at rest."""
+    def run(self, actions: Iterable[object]) -> None:
+        """Tell both the same, once for each of `actions`. Hold one against the other whenever both are at
+        rest.
+        """
         try:
-            for _ in range(actions):
+            for _ in actions:
                 self._act()
                 if not self.random.randrange(4):
                     self._compare()
+            if self.held:
+                self._hold_or_go_on()
             self._compare()
         finally:
             for racer in self.racers:
                 racer.wires.close()
 
     def _act(self) -> None:
-        match self.random.randrange(10):
+        match self.random.randrange(11):
             case 0 | 1 | 2:
-                for _ in range(self.random.choice((1, 1, 2, 9, 40))):
-                    self.from_client += self._request()
+                self.from_client += self._ask(self.random.choice(self.counts))
             case 3 | 4 | 5:
-                self._answer(self.random.choice((1, 1, 2, 9, 40)))
+                self._answer(self.random.choice(self.counts))
             case 6 | 7:
                 for _ in range(self.random.choice((1, 1, 4, 16))):
                     self._send()
@@ -213,14 +246,45 @@ class Race:
             case 8:
                 for racer in self.racers:
                     racer.step()
-            case _:
+            case 9:
                 most = self.random.choice((1, 100, 1 << 22))
                 for racer in self.racers:
                     racer.take(most)
+            case _ if self.odd:
+                self._befall()
+            case _:
+                pass
 
-    def _send(self) -> None:
+    def _befall(self) -> None:
+        """Have happen to both what is no message."""
+        for racer in self.racers:
+            racer.settle()
+        match self.random.randrange(4):
+            case 0 | 1:
+                self._hold_or_go_on()
+            case 2:
+                for losses in self._losses():
+                    losses.came_up(losses.trail(losses.open()))
+            case _:
+                for losses in self._losses():
+                    losses.witnesses.over([(0, 4 * KIB)])
+
+    def _hold_or_go_on(self) -> None:
+        self.held = not self.held
+        for racer in self.racers:
+            if racer.wires.open:
+                session = racer.wires.session
+                session.hold() if self.held else session.go_on()
+
+    def _losses(self) -> list[Ledger]:
+        return [racer.wires.session.traffic.debt.losses for racer in self.racers if self.remembers]
+
+    def _ask(self, count: int) -> bytes:
+        return b"".join(self._request() for _ in range(count))
+
+    def _send(self, cuts: tuple[int, ...] = CUTS) -> None:
         for waiting, far in ((self.from_client, "client"), (self.from_upstream, "upstream")):
-            piece = bytes(waiting[: self.random.choice(CUTS)])
+            piece = bytes(waiting[: self.random.choice(cuts)])
             sent = []
             for racer in self.racers:
                 try:
@@ -239,7 +303,10 @@ class Race:
 
     def _finish(self, far: str, rest: bytes, *, but: Racer) -> None:
         other = next(racer for racer in self.racers if racer is not but)
-        while rest:
+        for tries in count():
+            if not rest:
+                return
+            assert tries < MOST_TRIES, f"one of both reads {len(rest)} bytes less from the {far}"
             try:
                 rest = rest[getattr(other.wires, far).send(rest) :]
             except BlockingIOError:
@@ -249,16 +316,21 @@ class Race:
                 return
 
     def _is_odd(self) -> bool:
-        return self.random.random() < self.odd
+        return self._happens(self.odd)
+
+    def _happens(self, chance: float) -> bool:
+        return self.random.random() < chance
 
     def _request(self) -> bytes:
         random, framing = self.random, self.plan.offer.framing
-        command, length, flags = random.choice(PLAIN), random.choice(WHOLE), 0
+        command, length, flags = random.choice(PLAIN), random.choice(self.whole), 0
         offset = random.randrange(0, SIZE // 2 - 2 * MIB, 4096)
         if self._is_odd():
-            command, length = random.choice(tuple(Cmd)), random.choice(LENGTHS)
+            command, length = random.choice(tuple(Cmd)), random.choice(self.lengths)
             length = 0 if command in (Cmd.FLUSH, Cmd.DISC) else length
-            offset = 0 if command is Cmd.FLUSH else random.randrange(0, SIZE, 512)
+            edge = max(0, self.plan.offer.size - length)
+            offset = random.choice((random.randrange(0, SIZE, 512), edge, edge + 512))
+            offset = 0 if command is Cmd.FLUSH else offset
             flags = random.choice((0, 0, CmdFlag.FUA, CmdFlag.DF, CmdFlag.NO_HOLE, 1 << 9))
         if command is Cmd.WRITE and framing.max_length > 2**32:
             flags |= CmdFlag.PAYLOAD_LEN
@@ -294,7 +366,7 @@ class Race:
                 return framing.end(ours, offset)
             return framing.success(ours, offset, read=False)
         data = random.randbytes(length)
-        if not self.remembers and random.random() < self.wrong:
+        if not self.remembers and self._happens(self.wrong):
             ours, where, count = random.choice(
                 ((ours ^ 1, offset, length), (ours, offset + 1, length), (ours, offset, length - 1))
             )
@@ -329,8 +401,11 @@ class Race:
 
     def _vanish(self) -> None:
         far = "client" if self.remembers else self.random.choice(("client", "upstream"))
+        half = self.random.randrange(2)
         for racer in self.racers:
-            getattr(racer.wires, far).close()
+            end = getattr(racer.wires, far)
+            with suppress(OSError):  # it has gone before
+                end.shutdown(socket.SHUT_WR) if half else end.close()
 
 
 def hold_against(pumped: dict[str, object], plain: dict[str, object]) -> None:

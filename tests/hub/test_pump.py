@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
 import struct
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import product
@@ -51,7 +53,7 @@ def covered(request: pytest.FixtureRequest) -> Collection[str]:
 @pytest.mark.parametrize("piece", range(PIECES))
 def test_it_comes_to_what_python_comes_to(piece: int, covered: Collection[str]) -> None:
     for seed in range(piece, RACES, PIECES):
-        Race(Random(seed), covered).run(60)
+        Race(Random(seed), covered).run(range(60))
 
 
 def terms(client: tuple[bool, bool], link: tuple[bool, bool]) -> Plan:
@@ -396,6 +398,49 @@ def tells(session: Session, lane: Lane, far: socket.socket, message: bytes) -> b
     said = step()
     assert said == pump.NOT_MINE or said >= crowd.Crowd.CALM
     return said != pump.NOT_MINE
+
+
+REQUESTS = 200
+
+
+def go_through(its: Plan, *, remembers: bool) -> None:
+    """Have commands asked and answered, each in two pieces, with numbers that Python counts references to."""
+    racing = racer(its, remembers=remembers)
+    wires, traffic = racing.wires, racing.wires.session.traffic
+    traffic.last_cookie = 1 << 40
+    framing = its.offer.framing
+    flags = 1 << 5 if framing.max_length > 2**32 else 0  # PAYLOAD_LEN
+    for number in range(REQUESTS // 2):
+        write = framing.encode_request(Cmd.WRITE, flags, 1 << 50, 512 * number, 512) + bytes(512)
+        read = framing.encode_request(Cmd.READ, 0, 1 << 60, 512 * number, 512)
+        for piece in (write[:40], write[40:] + read):
+            wires.client.send(piece)
+            racing.settle()
+        *_, wrote, reads = traffic.in_flight
+        replies = its.link.success(wrote, 512 * number, read=False)
+        replies += its.link.data_head(reads, 512 * number, 512 * number, 512, done=True) + bytes(
+            512
+        )
+        for piece in (replies[:70], replies[70:]):
+            wires.upstream.send(piece)
+            racing.settle()
+    assert not traffic.in_flight
+    wires.close()
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize(("client", "link"), BOTH)
+def test_it_keeps_no_reference(
+    client: tuple[bool, bool], link: tuple[bool, bool], *, remembers: bool
+) -> None:
+    its, grown = terms(client, link), []
+    for _ in range(3):
+        gc.collect()
+        before = sys.getallocatedblocks()
+        go_through(its, remembers=remembers)
+        gc.collect()
+        grown.append(sys.getallocatedblocks() - before)
+    assert min(grown) < REQUESTS // 2, grown  # Python has some of its own
 
 
 @pytest.mark.parametrize("link_comes_up", [True, False])
