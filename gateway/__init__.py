@@ -22,6 +22,7 @@ Where everything is; imports go down this list, never up:
     losses/      what a server may lose of what it has acknowledged, and who is told; pure
     quirks/      one file per oddity of a peer, and how it is mended; pure
     protocol/    who may say what, when: both negotiations, offer(), legality; pure
+    trace/       bytes of a connection -> messages and words, for whoever looks on; pure
     log/         what is written while it runs: how much, how it looks, and by a thread that harms nobody
     identity.py  who a client is, whatever it proves it by; pure
     peer.py      whether the process at a link's other end can carry anything out any more; pure

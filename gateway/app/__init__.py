@@ -4,6 +4,7 @@ run.py       the composition root: builds everything from a configuration, runs 
 reload.py    another configuration while the gateway runs: all of it or nothing
 standing.py  what is in force, and who is here
 switching.py the verbs that pause, resume and switch exports, and show what they have lost
+tracing.py   the verb that has somebody look on
 lacking.py   what the first client will need and is not there, said before he comes
 pidfile.py   our number in a file, as long as we serve
 demo.py      a gateway before a server with qemu 3.0.0's faults, looked at from both sides

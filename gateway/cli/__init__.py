@@ -17,6 +17,7 @@ listens within a fraction of a second: nothing is loaded that only help texts or
     reload.py    a running gateway takes its configuration up anew
     pause.py, resume.py, switch.py  its exports are held, go on, go over to another server
     losses.py    what its disks may have lost
+    trace.py     what the clients and servers of an export say to each other
 
 And what several of them need:
 
@@ -73,6 +74,7 @@ VERBS = (
         "resume",
         "switch",
         "losses",
+        "trace",
         "explain",
         "probe",
         "conform",

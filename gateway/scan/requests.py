@@ -50,8 +50,7 @@ STATUS_COST_BYTES = 2 * MAX_DECODED_EXTENTS * EXTENT.size
 
 _NEVER = (0, 0, None)  # a word that is not FAST
 
-_Request = tuple[int, int, int, int]
-"""(word, cookie, offset, length)"""
+_Request = tuple[int, int, int, int]  # (word, cookie, offset, length)
 
 
 def mask_of(plan: Plan) -> int:
@@ -140,6 +139,11 @@ class RequestScan:
     def between_messages(self) -> bool:
         """The client may go now without leaving a request half sent."""
         return not self.payload_left and not self._drop_left and not self._gather_left
+
+    @property
+    def rest(self) -> int:
+        """How many bytes the client has still to send of a request that has begun."""
+        return self.payload_left + self._drop_left + self._gather_left
 
     def interject(self, request: memoryview | bytes, out: list[memoryview | bytes]) -> None:
         """Send the upstream a request of our own, now or as soon as no data is half sent."""

@@ -1,0 +1,335 @@
+"""Traces: who runs the gateway looks on while the sessions of one export talk.
+
+As long as a trace runs, the sessions that it is of have a tap (`gateway.hub.tapped`), from which decoders
+(`gateway.trace`) take what is said on both sides. What they have seen waits for whoever asked, within a bound.
+No session waits for that: what finds no room is dropped, and counted. When the trace ends, for whatever
+reason, the taps are gone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import trio
+
+from gateway.hub.tapped import Tapped
+from gateway.identity import Identity
+from gateway.jobs.locks import ASK
+from gateway.net.options import RelaySocket
+from gateway.trace.asked import AskedFor
+from gateway.trace.backlog import MAX_WAITING_BYTES, Backlog
+from gateway.trace.decode import Answers, Decoder, Requests
+from gateway.trace.message import Direction, Requested, Seen
+from gateway.trace.words import in_words
+from gateway.wire.framing import Framing
+from gateway.wire.limits import KIB
+
+if TYPE_CHECKING:
+    from gateway.sessions.service import Relayed
+
+MAX_TRACES = 8
+"""Traces at a time. Each may have `MAX_WAITING_BYTES` waiting."""
+
+AT_ONCE_BYTES = 64 * KIB
+"""What is put in words, and sent, before it is others' turn."""
+
+LAST_SECONDS = 10
+"""How long whoever asked may take, when the trace is over, to take what still waits."""
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class NotTraced(Exception):
+    """There is no trace; the text says why."""
+
+
+class Traces:
+    """The traces that run."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Trace] = {}
+
+    def begin(
+        self,
+        export: str,
+        running: list[Relayed],
+        failed: Callable[[BaseException], None],
+        *,
+        who: str | None = None,
+        payloads: int = 0,
+        raw: bool = False,
+        most_bytes: int = MAX_WAITING_BYTES,
+    ) -> Trace:
+        """Trace an export, of which these sessions are there already. Raises `NotTraced`."""
+        if export in self._running:
+            raise NotTraced("it is traced already, and one trace at a time sees all of it")
+        if len(self._running) >= MAX_TRACES:
+            raise NotTraced(f"{MAX_TRACES} traces run, come again")
+        over = partial(self._running.pop, export, None)
+        trace = Trace(who, failed, over, payloads=payloads, raw=raw, backlog=Backlog(most_bytes))
+        self._running[export] = trace
+        for each in running:
+            trace.session_is_there(each)
+        return trace
+
+    @contextmanager
+    def session(self, relayed: Relayed, received: bytes) -> Iterator[None]:
+        """A session begins, whose client has sent some bytes already; it is over when the block ends."""
+        trace = self._running.get(relayed.name)
+        if trace is not None:
+            trace.session_is_there(relayed, received)
+        try:
+            yield
+        finally:
+            trace = self._running.get(relayed.name)
+            if trace is not None:
+                trace.session_ends(relayed)
+
+
+class Trace:
+    """One trace. It runs from now on until it is stopped."""
+
+    def __init__(
+        self,
+        who: str | None,
+        failed: Callable[[BaseException], None],
+        over: Callable[[], object],
+        *,
+        payloads: int,
+        raw: bool,
+        backlog: Backlog,
+    ) -> None:
+        self._who = who
+        self.failed = failed
+        self._when_over = over
+        self.payloads = payloads
+        self._raw = raw
+        self._backlog = backlog
+        self._began = time.monotonic()
+        self._began_at = time.time()
+        self._taps: dict[Relayed, _Taps] = {}
+        self._connections = 0
+        self._more = trio.Event()
+        self._over = False
+        self._why = ""
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions have a tap."""
+        return len(self._taps)
+
+    def clock(self) -> float:
+        """Give the seconds since it began."""
+        return time.monotonic() - self._began
+
+    def new_connection(self) -> int:
+        """Give the number of one more connection."""
+        self._connections += 1
+        return self._connections
+
+    def say(self, seen: Seen) -> None:
+        """A message was seen."""
+        self._backlog.put(seen)
+        self._more.set()
+
+    def _note(self, relayed: Relayed, text: str) -> None:
+        number = relayed.membership.session.number
+        self._backlog.note(_line(time=self.clock(), session=number, note=text))
+        self._more.set()
+
+    # --- Sessions
+
+    def session_is_there(self, relayed: Relayed, received: bytes | None = None) -> None:
+        """Look on at a session, if it is meant. It begins with what was `received`; None: it runs already."""
+        client = relayed.membership.session.client.identity
+        if self._who is not None and not is_meant(client, self._who):
+            return
+        how = "begins" if received is not None else "is there"
+        self._note(relayed, f"{how}: {client.describe()}, {relayed.opened.offer.framing} framing")
+        taps = self._taps[relayed] = _Taps(self, relayed)
+        relayed.relaying.be_tapped(taps.sockets)
+        if received:
+            taps.client.show_received(received)
+
+    def session_ends(self, relayed: Relayed) -> None:
+        """A session has ended."""
+        taps = self._taps.pop(relayed, None)
+        if taps is not None:
+            taps.end()
+            self._note(relayed, f"ended: {relayed.relaying.reason or 'in good order'}")
+
+    def stop(self, why: str = "") -> None:
+        """End the trace: no session has a tap any more. What has been seen still waits. Never raises."""
+        if self._over:
+            return
+        self._over, self._why = True, why
+        self._when_over()
+        for relayed, taps in self._taps.items():
+            relayed.relaying.be_tapped(None)
+            taps.end()
+        self._taps.clear()
+        self._more.set()
+
+    # --- Whoever asked
+
+    async def tell(self, send: Send, seconds: float) -> None:
+        """Send line after line of what is seen, for so many seconds. When it is cancelled, the trace ends."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_after, seconds, nursery.cancel_scope)
+                await send(_line(began=self._began_at).encode())
+                while True:
+                    lines = self._lines()
+                    if lines:
+                        await send(lines)
+                    elif self._over:
+                        break
+                    else:
+                        self._more = trio.Event()
+                        await self._more.wait()
+                    await trio.lowlevel.checkpoint()
+                messages, dropped = self._backlog.messages, self._backlog.dropped
+                last = _line(time=self.clock(), end=self._why, messages=messages, dropped=dropped)
+                await send(last.encode())
+                nursery.cancel_scope.cancel()
+        finally:
+            self.stop()
+            self._backlog.clear()
+
+    async def _end_after(self, seconds: float, telling: trio.CancelScope) -> None:
+        await trio.sleep(seconds)
+        self.stop(f"{seconds:g} s are over")
+        await trio.sleep(LAST_SECONDS)
+        telling.cancel()
+
+    def _lines(self) -> bytes:
+        """Put some of what waits in words."""
+        lines: list[str] = []
+        size = 0
+        while self._backlog and size < AT_ONCE_BYTES:
+            waited = self._backlog.take()
+            if isinstance(waited, int):
+                line = _line(time=self.clock(), dropped=waited)
+            else:
+                line = waited if isinstance(waited, str) else self._line_of(waited)
+            lines.append(line)
+            size += len(line)
+        return "".join(lines).encode()
+
+    def _line_of(self, seen: Seen) -> str:
+        direction = seen.direction
+        said: dict[str, object] = {
+            "time": seen.seconds,
+            "session": direction.session,
+            "connection": direction.connection,
+            "side": direction.side,
+            "sent": direction.from_gateway,
+            "text": in_words(seen),
+        }
+        if self._raw:
+            raw = base64.b64encode(seen.raw).decode()
+            said |= {"at": seen.at, "length": seen.length, "raw": raw}
+        return _line(**said)
+
+
+class _Taps:
+    """The taps of one session: on its client, and on the link that it has."""
+
+    def __init__(self, trace: Trace, relayed: Relayed) -> None:
+        self._trace = trace
+        self._session = relayed.relaying
+        self._number = relayed.membership.session.number
+        offer = relayed.opened.offer
+        self._names = {context.id: context.name for context in offer.contexts}
+        asked = [
+            (cookie, (word, offset - offer.base, length))
+            for cookie, word, offset, length in relayed.traffic.in_flight.values()
+            if not word & ASK
+        ]
+        here, there, known = self._connection("client", offer.framing, self._names, asked)
+        more = trace.say, trace.clock, trace.payloads
+        requests, answers = Requests(here, known, *more), Answers(there, known, *more)
+        midway = self._session.midway()
+        requests.skip(midway.rest_from_client)
+        answers.skip(midway.rest_to_client)
+        self._of_client: list[Decoder] = [requests, answers]
+        self._of_link: list[Decoder] = []
+        self._link: RelaySocket | None = None
+        self._tapped_link: Tapped | None = None
+        self.client = Tapped(self._session.client, requests.feed, answers.feed, trace.failed)
+        self.client.show_received(midway.from_client)
+
+    def sockets(self) -> tuple[RelaySocket, RelaySocket | None]:
+        """Give the sockets that the session has now, each with a tap."""
+        link = self._session.link
+        if link is not self._link:
+            self._end(self._of_link)
+            self._link, self._tapped_link = link, None if link is None else self._tapped(link)
+        return self.client, self._tapped_link
+
+    def _tapped(self, link: RelaySocket) -> Tapped:
+        trace, traffic, midway = self._trace, self._session.traffic, self._session.midway()
+        asked = [
+            (ours, (word & 0xFFFFFFFF, offset, length))
+            for ours, (_cookie, word, offset, length) in traffic.in_flight.items()
+        ]
+        theirs = traffic.plan.context_ids.items()
+        names = {link_id: self._names[ours] for link_id, ours in theirs if ours in self._names}
+        here, there, known = self._connection("server", traffic.plan.link, names, asked)
+        more = trace.say, trace.clock, trace.payloads
+        answers, requests = Answers(here, known, *more), Requests(there, known, *more, self._whose)
+        answers.skip(midway.rest_from_link)
+        requests.skip(midway.rest_to_link)
+        self._of_link = [answers, requests]
+        tapped = Tapped(link, answers.feed, requests.feed, trace.failed)
+        tapped.show_received(midway.from_link)
+        return tapped
+
+    def _connection(
+        self,
+        side: Literal["client", "server"],
+        framing: Framing,
+        contexts: dict[int, str],
+        asked: list[tuple[int, Requested]],
+    ) -> tuple[Direction, Direction, AskedFor]:
+        """Give the two directions of one more connection, to us and from us, and what was asked over it."""
+        connection = self._trace.new_connection()
+        here, there = (
+            Direction(self._number, connection, side, sent, framing, contexts)
+            for sent in (False, True)
+        )
+        return here, there, AskedFor(asked)
+
+    def _whose(self, ours: int) -> str:
+        """Say for which request of the client we ask a server."""
+        entry = self._session.traffic.in_flight.get(ours)
+        if entry is None:
+            return ""
+        cookie, word, _offset, _length = entry
+        return "the gateway's own" if word & ASK else f"the client's {cookie}"
+
+    def end(self) -> None:
+        """Nobody looks on any more."""
+        self._end(self._of_client + self._of_link)
+
+    def _end(self, decoders: list[Decoder]) -> None:
+        for decoder in decoders:
+            decoder.end()
+
+
+def is_meant(client: Identity, pattern: str) -> bool:
+    """Say whether a pattern means a client: by where it comes from, or by anything that it has proved."""
+    said = [client.peer, client.origin, client.describe(), client.psk_user or ""]
+    names = [*client.common_names, *client.dns_names, *client.uris, *client.emails]
+    return any(fnmatchcase(each, pattern) for each in (*said, *names) if each)
+
+
+def _line(**said: object) -> str:
+    return json.dumps(said, separators=(",", ":")) + "\n"
