@@ -28,7 +28,8 @@ def trace(
     """Show what the clients of an export say to the gateway, and the gateway to its server, message by message.
 
     A line is a message: when it was seen, the number of its session, who is at the other end, which way it went
-    (-> to them, <- from them), and what it says. Sessions that are there are shown, and those that begin.
+    (-> to them, <- from them), and what it says. Sessions that are there are shown, and those that begin. A
+    connection to the server that sessions share has a * for their number.
 
       0.001234     4 client <- READ 0+4096 cookie 17
       0.001250     4 server -> READ 0+4096 cookie 3 (the client's 17)
@@ -114,7 +115,7 @@ def _line_of(told: Mapping[str, Any]) -> str:
     """Give the line for a message, or for what is noted of a session. Words of strangers are in it."""
     from gateway.wire.handshake import printable
 
-    head = f"{told['time']:10.6f} {told['session']:5}"
+    head = f"{told['time']:10.6f} {told['session'] or '*':>5}"
     if "note" in told:
         return f"{head} {printable(told['note'])}"
     way = "->" if told["sent"] else "<-"

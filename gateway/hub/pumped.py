@@ -50,17 +50,17 @@ class Pumped(Lanes):
         self._requests_lane.source = self._replies_lane.sink = client
         self._requests_lane.sink = self._replies_lane.source = link
 
-    def midway(self) -> Midway:
-        """Say where in what is said over its connections the session is."""
+    def midway(self) -> tuple[Midway, Midway]:
+        """Say where we are in what is said over the client's connection, and over the link."""
         requests, replies = self._requests_lane, self._replies_lane
-        return Midway(
-            self._requests.rest,
-            requests.unscanned_bytes,
-            replies.unsent + self._replies.payload_left,
-            self._replies.rest,
-            replies.unscanned_bytes,
-            requests.unsent + self._requests.payload_left,
+        begun, answered = self._requests, self._replies
+        of_client = Midway(
+            begun.rest, requests.unscanned_bytes, replies.unsent + answered.payload_left
         )
+        of_link = Midway(
+            answered.rest, replies.unscanned_bytes, requests.unsent + begun.payload_left
+        )
+        return of_client, of_link
 
     def _have_pumped(self) -> None:
         """See `Lanes`."""

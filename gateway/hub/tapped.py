@@ -93,14 +93,11 @@ def _show_nobody(_data: bytes | memoryview) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Midway:
-    """Where a session is in what is said over its connections, when somebody begins to look on."""
+    """Where we are in what is said over a connection, when somebody begins to look on."""
 
-    rest_from_client: int
-    """So many bytes still belong to the message that the client has begun."""
-    from_client: bytes
-    """What the client has sent beyond that, and nobody has read."""
-    rest_to_client: int
-    """So many bytes belong to messages that we have begun, or which wait to be sent."""
-    rest_from_link: int
-    from_link: bytes
-    rest_to_link: int
+    rest_received: int
+    """So many bytes that are not here yet belong to a message that has begun."""
+    received: bytes
+    """What is here of messages that nobody has read; with a rest, there is nothing."""
+    rest_sent: int
+    """So many bytes that are not sent yet belong to messages that have begun, or wait."""

@@ -11,28 +11,20 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Literal
 
 import trio
 
-from gateway.hub.tapped import Tapped
 from gateway.identity import Identity
-from gateway.jobs.locks import ASK
-from gateway.net.options import RelaySocket
-from gateway.trace.asked import AskedFor
+from gateway.links.trunk import Trunk
+from gateway.sessions.taps import SessionTap, Traced, TrunkTap
 from gateway.trace.backlog import MAX_WAITING_BYTES, Backlog
-from gateway.trace.decode import Answers, Decoder, Requests
-from gateway.trace.message import Direction, Requested, Seen
+from gateway.trace.message import Message
 from gateway.trace.words import in_words
-from gateway.wire.framing import Framing
 from gateway.wire.limits import KIB
-
-if TYPE_CHECKING:
-    from gateway.sessions.service import Relayed
 
 MAX_TRACES = 8
 """Traces at a time. Each may have `MAX_WAITING_BYTES` waiting."""
@@ -59,7 +51,7 @@ class Traces:
     def begin(
         self,
         export: str,
-        running: list[Relayed],
+        running: Iterable[Traced],
         failed: Callable[[BaseException], None],
         *,
         who: str | None = None,
@@ -79,8 +71,14 @@ class Traces:
             trace.session_is_there(each)
         return trace
 
+    def session_moves(self, relayed: Traced) -> None:
+        """A session has been put on another uplink."""
+        trace = self._running.get(relayed.name)
+        if trace is not None:
+            trace.session_moves(relayed)
+
     @contextmanager
-    def session(self, relayed: Relayed, received: bytes) -> Iterator[None]:
+    def session(self, relayed: Traced, received: bytes) -> Iterator[None]:
         """A session begins, whose client has sent some bytes already; it is over when the block ends."""
         trace = self._running.get(relayed.name)
         if trace is not None:
@@ -114,7 +112,8 @@ class Trace:
         self._backlog = backlog
         self._began = time.monotonic()
         self._began_at = time.time()
-        self._taps: dict[Relayed, _Taps] = {}
+        self._taps: dict[Traced, SessionTap] = {}
+        self._trunks: dict[Trunk, TrunkTap] = {}
         self._connections = 0
         self._more = trio.Event()
         self._over = False
@@ -134,36 +133,53 @@ class Trace:
         self._connections += 1
         return self._connections
 
-    def say(self, seen: Seen) -> None:
+    def say(self, message: Message) -> None:
         """A message was seen."""
-        self._backlog.put(seen)
+        self._backlog.put(message)
         self._more.set()
 
-    def _note(self, relayed: Relayed, text: str) -> None:
+    def _note(self, relayed: Traced, text: str) -> None:
         number = relayed.membership.session.number
         self._backlog.note(_line(time=self.clock(), session=number, note=text))
         self._more.set()
 
     # --- Sessions
 
-    def session_is_there(self, relayed: Relayed, received: bytes | None = None) -> None:
+    def session_is_there(self, relayed: Traced, received: bytes | None = None) -> None:
         """Look on at a session, if it is meant. It begins with what was `received`; None: it runs already."""
         client = relayed.membership.session.client.identity
         if self._who is not None and not is_meant(client, self._who):
             return
         how = "begins" if received is not None else "is there"
         self._note(relayed, f"{how}: {client.describe()}, {relayed.opened.offer.framing} framing")
-        taps = self._taps[relayed] = _Taps(self, relayed)
+        taps = self._taps[relayed] = SessionTap(self, relayed)
         relayed.relaying.be_tapped(taps.sockets)
         if received:
             taps.client.show_received(received)
+        self._look_at_trunks()
 
-    def session_ends(self, relayed: Relayed) -> None:
+    def session_moves(self, relayed: Traced) -> None:
+        """A session is on another uplink."""
+        if relayed in self._taps:
+            self._look_at_trunks()
+
+    def _look_at_trunks(self) -> None:
+        """Look on at the links that these sessions share with others."""
+        trunks = [each.opened.uplink.trunk for each in self._taps]
+        shared = {each for each in trunks if each is not None}
+        for trunk in [each for each in self._trunks if each not in shared]:
+            self._trunks.pop(trunk).end()
+        for trunk in shared:
+            if trunk not in self._trunks and not trunk.tapped:
+                self._trunks[trunk] = TrunkTap(self, trunk)
+
+    def session_ends(self, relayed: Traced) -> None:
         """A session has ended."""
         taps = self._taps.pop(relayed, None)
         if taps is not None:
             taps.end()
             self._note(relayed, f"ended: {relayed.relaying.reason or 'in good order'}")
+            self._look_at_trunks()
 
     def stop(self, why: str = "") -> None:
         """End the trace: no session has a tap any more. What has been seen still waits. Never raises."""
@@ -175,6 +191,7 @@ class Trace:
             relayed.relaying.be_tapped(None)
             taps.end()
         self._taps.clear()
+        self._look_at_trunks()
         self._more.set()
 
     # --- Whoever asked
@@ -223,105 +240,20 @@ class Trace:
             size += len(line)
         return "".join(lines).encode()
 
-    def _line_of(self, seen: Seen) -> str:
-        direction = seen.direction
+    def _line_of(self, message: Message) -> str:
+        direction = message.direction
         said: dict[str, object] = {
-            "time": seen.seconds,
+            "time": message.seconds,
             "session": direction.session,
             "connection": direction.connection,
             "side": direction.side,
             "sent": direction.from_gateway,
-            "text": in_words(seen),
+            "text": in_words(message),
         }
         if self._raw:
-            raw = base64.b64encode(seen.raw).decode()
-            said |= {"at": seen.at, "length": seen.length, "raw": raw}
+            raw = base64.b64encode(message.raw).decode()
+            said |= {"at": message.at, "length": message.length, "raw": raw}
         return _line(**said)
-
-
-class _Taps:
-    """The taps of one session: on its client, and on the link that it has."""
-
-    def __init__(self, trace: Trace, relayed: Relayed) -> None:
-        self._trace = trace
-        self._session = relayed.relaying
-        self._number = relayed.membership.session.number
-        offer = relayed.opened.offer
-        self._names = {context.id: context.name for context in offer.contexts}
-        asked = [
-            (cookie, (word, offset - offer.base, length))
-            for cookie, word, offset, length in relayed.traffic.in_flight.values()
-            if not word & ASK
-        ]
-        here, there, known = self._connection("client", offer.framing, self._names, asked)
-        more = trace.say, trace.clock, trace.payloads
-        requests, answers = Requests(here, known, *more), Answers(there, known, *more)
-        midway = self._session.midway()
-        requests.skip(midway.rest_from_client)
-        answers.skip(midway.rest_to_client)
-        self._of_client: list[Decoder] = [requests, answers]
-        self._of_link: list[Decoder] = []
-        self._link: RelaySocket | None = None
-        self._tapped_link: Tapped | None = None
-        self.client = Tapped(self._session.client, requests.feed, answers.feed, trace.failed)
-        self.client.show_received(midway.from_client)
-
-    def sockets(self) -> tuple[RelaySocket, RelaySocket | None]:
-        """Give the sockets that the session has now, each with a tap."""
-        link = self._session.link
-        if link is not self._link:
-            self._end(self._of_link)
-            self._link, self._tapped_link = link, None if link is None else self._tapped(link)
-        return self.client, self._tapped_link
-
-    def _tapped(self, link: RelaySocket) -> Tapped:
-        trace, traffic, midway = self._trace, self._session.traffic, self._session.midway()
-        asked = [
-            (ours, (word & 0xFFFFFFFF, offset, length))
-            for ours, (_cookie, word, offset, length) in traffic.in_flight.items()
-        ]
-        theirs = traffic.plan.context_ids.items()
-        names = {link_id: self._names[ours] for link_id, ours in theirs if ours in self._names}
-        here, there, known = self._connection("server", traffic.plan.link, names, asked)
-        more = trace.say, trace.clock, trace.payloads
-        answers, requests = Answers(here, known, *more), Requests(there, known, *more, self._whose)
-        answers.skip(midway.rest_from_link)
-        requests.skip(midway.rest_to_link)
-        self._of_link = [answers, requests]
-        tapped = Tapped(link, answers.feed, requests.feed, trace.failed)
-        tapped.show_received(midway.from_link)
-        return tapped
-
-    def _connection(
-        self,
-        side: Literal["client", "server"],
-        framing: Framing,
-        contexts: dict[int, str],
-        asked: list[tuple[int, Requested]],
-    ) -> tuple[Direction, Direction, AskedFor]:
-        """Give the two directions of one more connection, to us and from us, and what was asked over it."""
-        connection = self._trace.new_connection()
-        here, there = (
-            Direction(self._number, connection, side, sent, framing, contexts)
-            for sent in (False, True)
-        )
-        return here, there, AskedFor(asked)
-
-    def _whose(self, ours: int) -> str:
-        """Say for which request of the client we ask a server."""
-        entry = self._session.traffic.in_flight.get(ours)
-        if entry is None:
-            return ""
-        cookie, word, _offset, _length = entry
-        return "the gateway's own" if word & ASK else f"the client's {cookie}"
-
-    def end(self) -> None:
-        """Nobody looks on any more."""
-        self._end(self._of_client + self._of_link)
-
-    def _end(self, decoders: list[Decoder]) -> None:
-        for decoder in decoders:
-            decoder.end()
 
 
 def is_meant(client: Identity, pattern: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from gateway.trace.message import Seen
+from gateway.trace.message import Message
 from gateway.wire.limits import MIB
 
 MAX_WAITING_BYTES = 4 * MIB
@@ -20,7 +20,7 @@ class Backlog:
 
     def __init__(self, most: int = MAX_WAITING_BYTES) -> None:
         self._most = most
-        self._waiting: deque[Seen | str | int] = deque()
+        self._waiting: deque[Message | str | int] = deque()
         self._bytes = 0
         self.messages = 0
         """How many there were, those that were dropped included."""
@@ -29,7 +29,7 @@ class Backlog:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def put(self, seen: Seen) -> None:
+    def put(self, seen: Message) -> None:
         """Have a message wait."""
         self.messages += 1
         if not self._room(MESSAGE_BYTES + len(seen.raw)):
@@ -58,10 +58,10 @@ class Backlog:
         else:
             self._waiting.append(1)
 
-    def take(self) -> Seen | str | int:
+    def take(self) -> Message | str | int:
         """Give what has waited longest: a message, a word of ours, or how many were dropped there."""
         taken = self._waiting.popleft()
-        if isinstance(taken, Seen):
+        if isinstance(taken, Message):
             self._bytes -= MESSAGE_BYTES + len(taken.raw)
         elif isinstance(taken, str):
             self._bytes -= MESSAGE_BYTES + len(taken)

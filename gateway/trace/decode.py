@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.trace.asked import AskedFor
-from gateway.trace.message import Direction, Kind, Requested, Seen
+from gateway.trace.message import Direction, Kind, Message, Requested
 from gateway.wire.constants import (
     EXTENDED_REPLY_MAGIC,
     SIMPLE_REPLY_MAGIC,
@@ -79,7 +79,7 @@ class Decoder(ABC):
         self,
         direction: Direction,
         asked: AskedFor,
-        say: Callable[[Seen], None],
+        say: Callable[[Message], None],
         clock: Callable[[], float],
         payloads: int = 0,
     ) -> None:
@@ -206,7 +206,7 @@ class Decoder(ABC):
 
     def _tell(self, kind: Kind, raw: bytes, length: int, whole: _Whole | None = None) -> None:
         asked, whose = (None, "") if whole is None else (whole.asked, whole.whose)
-        seen = Seen(self._direction, self._since, kind, raw, length, self._at, asked, whose)
+        seen = Message(self._direction, self._since, kind, raw, length, self._at, asked, whose)
         self._say(seen)
 
     # --- Where does the next one begin?
@@ -243,7 +243,7 @@ class Requests(Decoder):
         self,
         direction: Direction,
         asked: AskedFor,
-        say: Callable[[Seen], None],
+        say: Callable[[Message], None],
         clock: Callable[[], float],
         payloads: int = 0,
         whose: Callable[[int], str] = lambda _cookie: "",

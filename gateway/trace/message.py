@@ -18,6 +18,7 @@ class Direction:
     """One direction of a connection."""
 
     session: int
+    """Its number; 0 where several share the connection."""
     connection: int
     """Tells the connections of one trace apart."""
     side: Literal["client", "server"]
@@ -39,7 +40,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class Message:
     """One message."""
 
     direction: Direction

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.trace.message import Direction, Kind, Requested, Seen
+from gateway.trace.message import Direction, Kind, Message, Requested
 from gateway.wire.constants import (
     BASE_ALLOCATION,
     Chunk,
@@ -39,7 +39,7 @@ _ALLOCATION = {0: "data", 1: "hole", 2: "zero", 3: "hole, zero"}
 """What the status flags of base:allocation mean."""
 
 
-def in_words(seen: Seen) -> str:
+def in_words(seen: Message) -> str:
     """Give what a message says. Never raises."""
     match seen.kind:
         case Kind.REQUEST:
@@ -59,7 +59,7 @@ def in_words(seen: Seen) -> str:
     return printable(text)
 
 
-def _request(seen: Seen) -> str:
+def _request(seen: Message) -> str:
     request = seen.direction.framing.request
     _magic, word, cookie, offset, length = request.unpack_from(seen.raw)
     said = f"{_command(word, offset, length)} cookie {cookie}"
@@ -77,13 +77,13 @@ def _request(seen: Seen) -> str:
     return said + _data(seen, request.size)
 
 
-def _simple(seen: Seen) -> str:
+def _simple(seen: Message) -> str:
     _magic, error, cookie = SIMPLE_REPLY.unpack_from(seen.raw)
     said = name_of(Errno, error) if error else "OK"
     return f"{said} cookie {cookie}{_answers(seen.asked)}{_data(seen, SIMPLE_REPLY.size)}"
 
 
-def _chunk(seen: Seen) -> str:
+def _chunk(seen: Message) -> str:
     if seen.direction.framing is EXTENDED:
         header = EXTENDED_CHUNK.size
         _magic, word, cookie, _at, size = EXTENDED_CHUNK.unpack_from(seen.raw)
@@ -152,7 +152,7 @@ def _context(direction: Direction, context_id: int) -> str:
     return f"context {context_id}" + ("" if name is None else f" {named(name)}")
 
 
-def _cut(seen: Seen) -> str:
+def _cut(seen: Message) -> str:
     if not seen.raw:
         return f"{_bytes(seen.length)} of its data had not come when the trace ended"
     here = f"{_bytes(len(seen.raw))} of a message had come when the trace ended"
@@ -177,7 +177,7 @@ def _answers(asked: Requested | None) -> str:
     return " (asked before the trace)" if asked is None else f" ({_command(*asked)})"
 
 
-def _data(seen: Seen, header: int) -> str:
+def _data(seen: Message, header: int) -> str:
     behind = seen.length - header
     return f", {_bytes(behind)} of data{_shown(seen.raw[header:])}" if behind else ""
 
