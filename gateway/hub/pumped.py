@@ -39,11 +39,10 @@ class Pumped(Lanes):
 
     def be_tapped(self, tap: Tap | None) -> None:
         """Have somebody look on; None: nobody any more. This is called between two steps. Never raises."""
-        if self._over:
-            return
-        self._tap = tap
+        self._tap = None if self._over else tap
         self._go_over(self.client, self.link)
-        self._have_pumped()
+        if not self._over:
+            self._have_pumped()
 
     def _go_over(self, client: RelaySocket, link: RelaySocket | None) -> None:
         """Go on over other sockets, by which the same comes and goes."""
