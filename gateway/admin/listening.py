@@ -23,31 +23,45 @@ from gateway.wire.limits import KIB
 @asynccontextmanager
 async def listening(
     path: Path, verb: str, arguments: Mapping[str, object] = {}
-) -> AsyncIterator[tuple[ControlAnswer, AsyncIterator[dict[str, Any]]]]:
+) -> AsyncIterator[tuple[ControlAnswer, Told]]:
     """Have a running gateway do something, and give what it tells behind its answer: objects, until it ends, or
     the block does. Raises `ControlError`.
     """
     more = bytearray()
     async with connected(path, verb, arguments, more) as (answer, stream):
-        yield answer, _objects(path, stream, more)
+        yield answer, Told(path, stream, more)
 
 
-async def _objects(
-    path: Path, stream: trio.SocketStream, received: bytearray
-) -> AsyncIterator[dict[str, Any]]:
-    try:
-        while True:
-            *lines, rest = received.split(b"\n")
-            for line in lines:
-                yield object_of(bytes(line))
-            received = rest
-            if len(received) > MAX_ANSWER_BYTES:
+class Told:
+    """What a gateway tells behind an answer, object after object."""
+
+    def __init__(self, path: Path, stream: trio.SocketStream, received: bytearray) -> None:
+        self._path = path
+        self._stream = stream
+        self._received = received
+
+    def __aiter__(self) -> Told:
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        """Give the next one. Raises `ControlError`."""
+        try:
+            return object_of(await self._line())
+        except trio.BrokenResourceError:
+            raise StopAsyncIteration from None
+        except Misunderstood as error:
+            raise ControlError(f"{self._path}: {error}") from None
+
+    async def _line(self) -> bytes:
+        searched = 0
+        while (at := self._received.find(b"\n", searched)) < 0:
+            searched = len(self._received)
+            if searched > MAX_ANSWER_BYTES:
                 raise Misunderstood(f"expected lines of no more than {MAX_ANSWER_BYTES} bytes")
-            data = await stream.receive_some(64 * KIB)
+            data = await self._stream.receive_some(64 * KIB)
             if not data:
-                return
-            received += data
-    except trio.BrokenResourceError:
-        return
-    except Misunderstood as error:
-        raise ControlError(f"{path}: {error}") from None
+                raise StopAsyncIteration
+            self._received += data
+        line = bytes(self._received[:at])
+        del self._received[: at + 1]
+        return line

@@ -50,8 +50,11 @@ MOST_PAYLOAD_BYTES = 4096
 """What may be shown of the data of one message: a block. More is what other tools are for."""
 
 MAX_GUESSES = 64
-"""What looks like a message and is none, in bytes that came at a time: after so many the rest of these bytes is
-passed over. Data may be full of what looks like messages, and nobody may be held up by that."""
+"""How often in a row we look closely at what is like a message and is none. Data may be full of that, and no
+session may be held up by it."""
+
+BLIND_BYTES = 1024
+"""What is passed over after each further one: so a megabyte costs a few milliseconds."""
 
 _COMMANDS = frozenset(Cmd)
 _FLAGS = sum(CmdFlag)
@@ -95,6 +98,8 @@ class Decoder(ABC):
         self._whole: _Whole | None = None  # the message whose header is in `_head`
         self._skip = 0  # bytes of data that are still to come
         self._seeks = False  # we do not know where a message begins
+        self._guesses = 0  # how often it was none where one seemed to
+        self._blind = 0  # bytes in which we do not even look
         self._unknown = 0  # bytes since then, beyond what was told of them
         magics = b"|".join(re.escape(WORD.pack(magic)) for magic in self._magics())
         self._magic = re.compile(magics)
@@ -107,7 +112,6 @@ class Decoder(ABC):
     def feed(self, data: bytes | memoryview) -> None:
         """Take what comes next."""
         now = self._clock()
-        guesses = 0
         if self._seeks:
             data = self._with_head(data)
         pos, end = 0, len(data)
@@ -118,10 +122,15 @@ class Decoder(ABC):
                 self._at += count
                 pos += count
                 continue
+            if self._blind:
+                count = min(self._blind, end - pos)
+                self._blind -= count
+                pos = self._pass(pos, pos + count)
+                continue
             if self._seeks and not self._head:
                 if isinstance(data, memoryview):
                     data = bytes(data)
-                pos = self._pass(data, pos, self._next(data, pos, guesses))
+                pos = self._pass(pos, self._next(data, pos))
                 if pos == end:
                     return
             if not self._head:
@@ -132,14 +141,16 @@ class Decoder(ABC):
             if len(self._head) < self._wanted or self._look():
                 continue
             # The same bytes again, from the second on.
-            guesses += 1
+            self._guesses += 1
+            if self._guesses > MAX_GUESSES:
+                self._blind = BLIND_BYTES
             if pos < len(self._head):
                 data, pos = self._with_head(data[pos:]), 0
                 end = len(data)
             else:
                 pos -= len(self._head)
                 self._head.clear()
-            pos = self._pass(data, pos, pos + 1)
+            pos = self._pass(pos, pos + 1)
 
     def end(self) -> None:
         """Say what has begun and will not be seen to its end."""
@@ -188,7 +199,7 @@ class Decoder(ABC):
             whole = self._whole = judged
             self._wanted = whole.shown
             if self._seeks:
-                self._seeks = False
+                self._seeks, self._guesses = False, 0
                 if self._unknown > 0:
                     self._at -= self._unknown
                     self._tell(Kind.STRANGE, b"", self._unknown)
@@ -217,10 +228,8 @@ class Decoder(ABC):
         self._head.clear()
         return head + data
 
-    def _next(self, data: bytes, pos: int, guesses: int) -> int:
+    def _next(self, data: bytes, pos: int) -> int:
         """Give where a message may begin; the end, if nowhere."""
-        if guesses > MAX_GUESSES:
-            return len(data)
         found = self._magic.search(data, pos)
         if found is not None:
             return found.start()
@@ -229,7 +238,7 @@ class Decoder(ABC):
                 return len(data) - few
         return len(data)
 
-    def _pass(self, _data: bytes | memoryview, pos: int, to: int) -> int:
+    def _pass(self, pos: int, to: int) -> int:
         """Go on at a later position: what lies before it is of no message."""
         self._at += to - pos
         self._unknown += to - pos

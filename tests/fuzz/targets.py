@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.fuzz import negotiations, scanners, texts
+from tests.fuzz import negotiations, onlookers, scanners, texts
 
 CORPUS = Path(__file__).with_name("corpus")
-TARGETS = negotiations.TARGETS | scanners.TARGETS | texts.TARGETS
+TARGETS = negotiations.TARGETS | scanners.TARGETS | onlookers.TARGETS | texts.TARGETS

@@ -160,12 +160,11 @@ def test_the_pump_comes_back() -> None:
 
 
 def test_a_bug_of_who_looks_on_ends_that_alone() -> None:
-    looked_at, looks = racer(some_plan(Random(3))), Looks()
+    class Broken(Looks):
+        def say(self, message: Message) -> None:
+            raise RuntimeError("a bug")
 
-    def say(_message: Message) -> None:
-        raise RuntimeError("a bug")
-
-    looks.say = say  # type: ignore[method-assign]
+    looked_at, looks = racer(some_plan(Random(3))), Broken()
     tap(looked_at.wires, looks)
     plan = looked_at.wires.session.traffic.plan
     for _ in range(2):

@@ -65,7 +65,7 @@ def _packet(body: bytes) -> Packet:
 
 
 def _options(data: bytes) -> dict[int, bytes]:
-    found = {}
+    found: dict[int, bytes] = {}
     while data:
         code, size = struct.unpack_from("<HH", data)
         if not code:
