@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import app
 from tests.cli.programs import GATEWAY, nbdinfo
 from tests.interop.gateways import Configured
 from tests.tools.patience import HANG_SECONDS
@@ -19,6 +21,8 @@ from tests.trace.captures import read
 
 pytestmark = pytest.mark.real
 
+PAGE = (Path(__file__).parents[2] / "docs/trace.md").read_text()
+COMMANDS = re.findall(r"(?m)^nbd-gateway (.*)$", PAGE)
 MEMORY = '[upstream.m]\nuri = "memory:4M"\n[[export]]\nname = "disk"\nupstream = "m"\nupstream-name = ""\n'
 LINE = re.compile(r" *\d+\.\d{6} +\d+ (?:(?:client|server) (?:->|<-) |begins: |ended: ).+")
 
@@ -78,12 +82,15 @@ def test_a_conversation_and_a_capture_of_it(workdir: Path) -> None:
             assert any(re.search(r"client -> OFFSET_\w+ 0\+", line) for line in lines)
             assert "client <- DISC" in "".join(lines)
             process.send_signal(signal.SIGINT)
+            assert process.stdout is not None
+            lines += process.stdout.readlines()
             assert process.wait(HANG_SECONDS) == 130
         packets = read(capture.read_bytes())
         texts = [line.rstrip("\n").partition(way)[2] for line in lines for way in ("-> ", "<- ")]
-        assert [each.comment.partition(": ")[2] for each in packets] == [
-            text for text in texts if text
-        ]
+        comments = [each.comment.partition(": ")[2] for each in packets]
+        expected = [text for text in texts if text]
+        assert comments == expected[: len(comments)]
+        assert len(expected) - len(comments) <= 1  # which Ctrl-C has kept from the file
         assert {each.target.rpartition(":")[0] for each in packets} == {
             "192.0.2.1",
             "192.0.2.2",
@@ -115,6 +122,18 @@ def test_the_gateway_goes(workdir: Path) -> None:
         _out, err = process.communicate(timeout=HANG_SECONDS)
         assert err == "nbd-gateway: the gateway has ended the trace\n"
         assert process.returncode == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_page_can_be_meant(command: str) -> None:
+    function, _bound, rest = app.parse_args(shlex.split(command))
+    assert function.__name__ == "trace"
+    assert not rest
+
+
+def test_lines_of_the_page_are_such_as_it_prints() -> None:
+    [block] = re.findall(r"(?ms)^```\n( +\d.*?)^```", PAGE)
+    assert all(LINE.fullmatch(line) for line in block.splitlines())
 
 
 REFUSED = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -97,11 +96,10 @@ DECODED = {
     STRUCTURED: ["Read Request", "Disconnect Request"],
     EXTENDED: [],
 }
-"""What tshark 4.0 says of some messages: docs/trace.md has the list."""
+"""What tshark 4.0 says of some messages: docs/trace.md has the list. Later ones may say more."""
 
 
 @pytest.mark.real
-@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not here")
 @pytest.mark.parametrize("framing", FRAMINGS, ids=map(str, FRAMINGS))
 def test_tshark_opens_it(framing: Framing, workdir: Path) -> None:
     talk, capture = captured(framing)
@@ -121,11 +119,9 @@ def test_tshark_opens_it(framing: Framing, workdir: Path) -> None:
     infos = [str(each["_ws.col.Info"]) for each in frames if each["_ws.col.Protocol"] == ["NBD"]]
     for expected in DECODED[framing]:
         assert any(expected in info for info in infos), infos
-    assert bool(infos) is bool(DECODED[framing])
 
 
 @pytest.mark.real
-@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not here")
 def test_tshark_knows_what_is_read_and_written(workdir: Path) -> None:
     talk = Conversation(SIMPLE)
     for cookie, (command, length) in enumerate([(Cmd.READ, 4096), (Cmd.WRITE, 512)], start=1):
