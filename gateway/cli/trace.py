@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,18 +54,11 @@ def trace(
     for key, value in (("who", who), ("seconds", seconds)):
         if value is not None:
             arguments[key] = value
+    if pcapng is not None:
+        arguments["raw"] = True
     try:
         path = socket or socket_of(config, "trace")
-        with ExitStack() as stack:
-            file = None
-            if pcapng is not None:
-                arguments["raw"] = True
-                try:
-                    file = stack.enter_context(pcapng.open("wb"))
-                except OSError as error:
-                    complain(f"{pcapng}: {error.strerror or error}")
-                    return 1
-            return trio.run(_listen, path, arguments, pcapng, file)
+        return trio.run(_listen, path, arguments, pcapng)
     except NoAnswer as error:
         complain(str(error))
         return 1
@@ -73,9 +66,7 @@ def trace(
         return INTERRUPTED
 
 
-async def _listen(
-    socket: Path, arguments: Mapping[str, object], pcapng: Path | None, file: "BinaryIO | None"
-) -> int:
+async def _listen(socket: Path, arguments: Mapping[str, object], pcapng: Path | None) -> int:
     from gateway.admin.control import ControlError
     from gateway.admin.listening import listening
     from gateway.cli.running import NoAnswer
@@ -86,9 +77,22 @@ async def _listen(
                 complain(line)  # standard output has nothing but the conversation
             if not answer.ok:
                 return 1
-            return await _shown(told, _Written(pcapng, file))
+            with _file(pcapng) as file:
+                return await _shown(told, _Written(pcapng, file))
     except ControlError as error:
         raise NoAnswer(str(error)) from None
+
+
+def _file(path: Path | None) -> AbstractContextManager["BinaryIO | None"]:
+    """Open the capture. What was there is gone only once there is a trace. Raises `NoAnswer`."""
+    from gateway.cli.running import NoAnswer
+
+    if path is None:
+        return nullcontext()
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise NoAnswer(f"{path}: {error.strerror or error}") from None
 
 
 async def _shown(told: AsyncIterator[dict[str, Any]], written: "_Written") -> int:

@@ -111,7 +111,14 @@ class SessionTap:
         self._link: tuple[RelaySocket, _Tap] | None = None
 
     def sockets(self) -> tuple[RelaySocket, RelaySocket | None]:
-        """Give the sockets that the session has now, each with a tap."""
+        """Give the sockets that the session has now, each with a tap. Never raises."""
+        try:
+            return self._sockets()
+        except Exception as error:  # no session may end over a bug here
+            self._trace.failed(error)
+            return self._session.client, self._session.link
+
+    def _sockets(self) -> tuple[RelaySocket, RelaySocket | None]:
         link = self._session.link
         if self._link is not None and self._link[0] is not link:
             self._link[1].end()

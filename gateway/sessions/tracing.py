@@ -75,20 +75,20 @@ class Traces:
         """A session has been put on another uplink."""
         trace = self._running.get(relayed.name)
         if trace is not None:
-            trace.session_moves(relayed)
+            trace.attempt(partial(trace.session_moves, relayed))
 
     @contextmanager
     def session(self, relayed: Traced, received: bytes) -> Iterator[None]:
         """A session begins, whose client has sent some bytes already; it is over when the block ends."""
         trace = self._running.get(relayed.name)
         if trace is not None:
-            trace.session_is_there(relayed, received)
+            trace.attempt(partial(trace.session_is_there, relayed, received))
         try:
             yield
         finally:
             trace = self._running.get(relayed.name)
             if trace is not None:
-                trace.session_ends(relayed)
+                trace.attempt(partial(trace.session_ends, relayed))
 
 
 class Trace:
@@ -142,6 +142,13 @@ class Trace:
         number = relayed.membership.session.number
         self._backlog.note(_line(time=self.clock(), session=number, note=text))
         self._more.set()
+
+    def attempt(self, look: Callable[[], None]) -> None:
+        """Do what no session may end over, if a bug is in it."""
+        try:
+            look()
+        except Exception as error:
+            self.failed(error)
 
     # --- Sessions
 

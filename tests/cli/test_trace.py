@@ -16,6 +16,8 @@ import pytest
 from gateway.cli import app
 from tests.cli.programs import GATEWAY, nbdinfo
 from tests.interop.gateways import Configured
+from tests.interop.processes import run
+from tests.interop.servers import free_port
 from tests.tools.patience import HANG_SECONDS
 from tests.trace.captures import read
 
@@ -160,6 +162,24 @@ def test_what_is_refused(workdir: Path, refused: str) -> None:
     assert (done.returncode, done.stdout) == (status, "")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_tls_is_seen_in_the_clear(workdir: Path) -> None:
+    run(*GATEWAY, "pki", "init", workdir / "pki")
+    port = free_port()
+    tls = f'certificates = "{workdir / "pki"}"\n'
+    made = Configured(workdir, MEMORY + f'[[listen]]\nuri = "nbds://127.0.0.1:{port}"\n{tls}')
+    uri = f"nbds://localhost:{port}/disk?tls-certificates={workdir / 'pki'}"
+    try:
+        with tracing(made, "--seconds", "3600", "--who", "*127.0.0.1*") as process:
+            run("nbdcopy", "--requests=1", "--no-extents", uri, "null:")
+            lines = shown(process, "ended: ")
+            process.kill()
+        assert made.process.stop() == 0
+    finally:
+        made.process.kill()
+    assert any("client <- READ 0+" in line for line in lines)
+    assert not any("no message" in line for line in lines)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

@@ -62,11 +62,12 @@ def tap(wires: Wires, looks: Looks) -> SessionTap:
 
 
 class LookedAt(Race):
-    """One of both is looked at now and then."""
+    """One of both is looked at now and then; that with the pump has it again afterwards."""
 
     def __init__(self, random: Random) -> None:
         super().__init__(random)
         self.looks = Looks()
+        self.looked_at = random.choice(self.racers)
         self.tap: SessionTap | None = None
         self.ended: list[list[Message]] = []
 
@@ -76,16 +77,17 @@ class LookedAt(Race):
         super()._act()
 
     def _look(self) -> None:
-        session = self.plain.wires.session
+        session = self.looked_at.wires.session
         if self.tap is None:
-            self.tap = tap(self.plain.wires, self.looks)
+            self.tap = tap(self.looked_at.wires, self.looks)
         else:
             session.be_tapped(None)
             self.tap.end()
             self.tap = None
             self.ended.append(self.looks.seen[:])
             self.looks.seen.clear()
-            session._pump = None
+            if self.looked_at is self.plain:
+                session._pump = None
             assert not isinstance(session._requests_lane.source, Tapped)
             assert not isinstance(session._replies_lane.source, Tapped)
 
