@@ -23,16 +23,16 @@ from gateway.wire.limits import KIB
 @asynccontextmanager
 async def listening(
     path: Path, verb: str, arguments: Mapping[str, object] = {}
-) -> AsyncIterator[tuple[ControlAnswer, Told]]:
+) -> AsyncIterator[tuple[ControlAnswer, ToldBehind]]:
     """Have a running gateway do something, and give what it tells behind its answer: objects, until it ends, or
     the block does. Raises `ControlError`.
     """
     more = bytearray()
     async with connected(path, verb, arguments, more) as (answer, stream):
-        yield answer, Told(path, stream, more)
+        yield answer, ToldBehind(path, stream, more)
 
 
-class Told:
+class ToldBehind:
     """What a gateway tells behind an answer, object after object."""
 
     def __init__(self, path: Path, stream: trio.SocketStream, received: bytearray) -> None:
@@ -40,7 +40,7 @@ class Told:
         self._stream = stream
         self._received = received
 
-    def __aiter__(self) -> Told:
+    def __aiter__(self) -> ToldBehind:
         return self
 
     async def __anext__(self) -> dict[str, Any]:

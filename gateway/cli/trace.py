@@ -25,17 +25,20 @@ def trace(
     config: Path = Path("gateway.toml"),
     socket: Path | None = None,
 ) -> int:
-    """Show what the clients of an export say to the gateway, and the gateway to its server, message by message.
+    """Show what is said between an export's clients, the gateway and its server.
 
-    A line is a message: when it was seen, the number of its session, who is at the other end, which way it went
-    (-> to them, <- from them), and what it says. Sessions that are there are shown, and those that begin. A
-    connection to the server that sessions share has a * for their number.
+    A line is a message: when it was seen, the number of its session, who is at
+    the other end, which way it went (-> to them, <- from them), what it says.
 
       0.001234     4 client <- READ 0+4096 cookie 17
       0.001250     4 server -> READ 0+4096 cookie 3 (the client's 17)
 
-    No client waits for that: if lines are not taken as fast as they come, some are left out, and their number
-    told. Data is counted and not shown, unless --payloads says so. What comes over TLS is shown in the clear.
+    Sessions that are there are shown, and those that begin meanwhile. A
+    connection to the server that several share has * for a number.
+
+    No client waits for that: lines that are not taken as fast as they come are
+    left out, and their number is told. Data is counted, and shown only with
+    --payloads. What comes over TLS is shown in the clear.
 
     :param export: The export's name.
     :param who: Show only clients that this pattern means: their address, user, key or certificate's name.

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from gateway.admin.control import ControlSocket, Misunderstood, ask
-from gateway.admin.listening import Told, listening
+from gateway.admin.listening import ToldBehind, listening
 from gateway.app.tracing import MOST_TRACE_SECONDS, trace_of
 from gateway.hub.tapped import Tapped
 from gateway.identity import Identity
@@ -76,7 +76,7 @@ async def until_over(gateway: House) -> None:
     assert not is_tapped(gateway)
 
 
-async def next_of(told: Told, key: str) -> dict[str, Any]:
+async def next_of(told: ToldBehind, key: str) -> dict[str, Any]:
     with trio.fail_after(HANG_SECONDS):
         async for each in told:
             if key in each:
