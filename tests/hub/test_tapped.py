@@ -9,13 +9,15 @@ import pytest
 
 from gateway.hub import pump
 from gateway.hub.tapped import Tapped
+from gateway.protocol.export import Export, offer, view_of
+from gateway.scan.plan import plan
 from gateway.sessions.taps import SessionTap
 from gateway.trace.message import Kind, Message
 from gateway.trace.words import in_words
-from gateway.wire.constants import Cmd
+from gateway.wire.constants import Cmd, Errno
 from gateway.wire.framing import SIMPLE
 from gateway.wire.transmission import encode_simple_reply
-from tests.hub.races import Race, racer, some_plan
+from tests.hub.races import FLAGS, SIZE, Race, racer, some_plan
 from tests.hub.wires import Wires
 
 RACES = 240
@@ -48,11 +50,11 @@ class Looks:
 
 def tap(wires: Wires, looks: Looks) -> SessionTap:
     session = wires.session
-    plan = session.traffic.plan
+    promised = session.traffic.plan.offer
     relayed = SimpleNamespace(
         name="x",
         membership=SimpleNamespace(session=SimpleNamespace(number=1)),
-        opened=SimpleNamespace(offer=plan.offer),
+        opened=SimpleNamespace(offer=promised),
         traffic=session.traffic,
         relaying=session,
     )
@@ -122,16 +124,16 @@ def test_who_looks_on_changes_nothing(piece: int) -> None:
 def test_all_that_is_said_is_seen_from_the_beginning() -> None:
     random = Random(1)
     for _ in range(20):
-        plan = some_plan(random)
-        looked_at, looks = racer(plan), Looks()
+        its = some_plan(random)
+        looked_at, looks = racer(its), Looks()
         made = tap(looked_at.wires, looks)
-        framing = plan.offer.framing
+        framing = its.offer.framing
         request = framing.encode_request(Cmd.READ, 0, 99, 0, 4096)
         for byte in request:
             looked_at.wires.client.send(bytes([byte]))
             looked_at.settle()
         looked_at.wires.upstream.send(
-            plan.link.data_head(1, plan.offer.base, plan.offer.base, 4096, done=True) + bytes(4096)
+            its.link.data_head(1, its.offer.base, its.offer.base, 4096, done=True) + bytes(4096)
         )
         looked_at.settle()
         looked_at.wires.session.be_tapped(None)
@@ -141,7 +143,7 @@ def test_all_that_is_said_is_seen_from_the_beginning() -> None:
         assert words[0] == "READ 0+4096 cookie 99"
         assert words[1].startswith("READ ")
         assert "cookie 1 (the " in words[1]
-        assert len(words) >= 4 or plan.offer.base
+        assert len(words) >= 4 or its.offer.base
         assert not looks.bugs
 
 
@@ -168,9 +170,9 @@ def test_a_bug_of_who_looks_on_ends_that_alone() -> None:
 
     looked_at, looks = racer(some_plan(Random(3))), Broken()
     tap(looked_at.wires, looks)
-    plan = looked_at.wires.session.traffic.plan
+    framing = looked_at.wires.session.traffic.plan.offer.framing
     for _ in range(2):
-        looked_at.wires.client.send(plan.offer.framing.encode_request(Cmd.READ, 0, 1, 0, 4096))
+        looked_at.wires.client.send(framing.encode_request(Cmd.READ, 0, 1, 0, 4096))
         looked_at.settle()
     assert [str(bug) for bug in looks.bugs] == ["a bug", "a bug"]  # one for each direction
     assert len(looked_at.wires.session.traffic.in_flight) == 2
@@ -196,3 +198,27 @@ def test_slices_are_seen_as_far_as_they_were_sent() -> None:
     assert tapped.sendmsg([reply, b"", b"data that", b"is not"]) == 20
     assert tapped.send(b"abcdef") == 3
     assert bytes(seen) == reply + b"data" + b"abc"
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_one_may_begin_inside_a_chunk_that_is_judged_as_a_whole(*, extended: bool) -> None:
+    export = Export(SIZE, int(FLAGS), None, structured=True, extended=extended)
+    plain = racer(plan(offer(view_of(export), structured=True, extended=extended), export))
+    framing, looks = plain.wires.session.traffic.plan.link, Looks()
+    for cookie in (8, 9):
+        request = framing.encode_request(Cmd.READ, 0, cookie, 0, 4096)
+        plain.wires.client.send(request)
+    plain.settle()
+    chunk = framing.failure(1, 0, Errno.EIO, "a text that comes in two pieces", offset=512)
+    plain.wires.upstream.send(chunk[:-20])
+    plain.settle()
+    made = tap(plain.wires, looks)
+    plain.wires.upstream.send(chunk[-20:] + framing.failure(2, 0, Errno.ENOMEM))
+    plain.settle()
+    made.end()
+    assert [in_words(each).partition(" cookie")[0] for each in looks.seen] == [
+        "ERROR ENOMEM",
+        "ERROR_OFFSET EIO at 512: a text that comes in two pieces",
+        "ERROR ENOMEM",
+    ]
+    plain.wires.close()
