@@ -24,6 +24,7 @@ Where everything is; imports go down this list, never up:
     quirks/      one file per oddity of a peer, and how it is mended; pure
     protocol/    who may say what, when: both negotiations, offer(), legality; pure
     counts/      what has been done since the start, in numbers that only grow; pure
+    trace/       bytes of a connection -> messages and words, for whoever looks on; pure
     log/         what is written while it runs: how much, how it looks, and by a thread that harms nobody
     identity.py  who a client is, whatever it proves it by; pure
     peer.py      whether the process at a link's other end can carry anything out any more; pure

@@ -21,6 +21,9 @@ nobody else does. So what is under way is cancelled, which undoes it; and what w
 script says its line and shuts its side down. What is done may also last only `while_connected`: then it is
 undone when its caller closes the connection.
 
+Behind the answer of a verb that has more to tell (`ControlAnswer.then`) come lines of JSON, until it has told
+all or the caller goes.
+
 The log says of every request who has asked and what came of it (`Asked`).
 
 Verbs are a table that `gateway.app.run` fills: a new one is a row.
@@ -67,6 +70,10 @@ def _reraise(error: BaseException) -> None:
     raise error
 
 
+Then = Callable[[Callable[[bytes], Awaitable[None]]], Awaitable[None]]
+"""Tells more behind an answer: it is called with what sends whole lines."""
+
+
 @dataclass(frozen=True)
 class ControlAnswer:
     """What came of it."""
@@ -80,6 +87,8 @@ class ControlAnswer:
     """Undoes it. None: it stays, whoever knows of it."""
     while_connected: bool = False
     """It is undone when the caller goes."""
+    then: Then | None = field(default=None, compare=False)
+    """Tells more, of what is done `while_connected`. It is cancelled when the caller goes."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +195,9 @@ class ControlSocket:
                 self._clients -= 1
             if answer is None or answer.undo is None:
                 return
-            if taken and answer.while_connected:
+            if taken and answer.then is not None:
+                await _tell(stream, answer.then)
+            elif taken and answer.while_connected:
                 await _closed(stream.socket)
             if answer.while_connected or not taken:
                 await answer.undo()
@@ -251,6 +262,17 @@ async def asking(
     path: Path, verb: str, arguments: Mapping[str, object] = {}
 ) -> AsyncIterator[ControlAnswer]:
     """Have a running gateway do something, and stay connected until the block ends. Raises `ControlError`."""
+    async with connected(path, verb, arguments, None) as (answer, _stream):
+        yield answer
+
+
+@asynccontextmanager
+async def connected(
+    path: Path, verb: str, arguments: Mapping[str, object], more: bytearray | None
+) -> AsyncIterator[tuple[ControlAnswer, trio.SocketStream]]:
+    """The same, with the connection. `more` is given what came behind the answer; None: nothing may come
+    there.
+    """
     async with AsyncExitStack() as stack:
         try:
             with trio.fail_after(ASK_SECONDS):
@@ -259,7 +281,7 @@ async def asking(
                 # A gateway that turns us away does not read; what it says is there to be read.
                 with suppress(trio.BrokenResourceError):
                     await stream.send_all(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
-                answer = _understood(await _line(stream, MAX_ANSWER_BYTES))
+                answer = _understood(await _line(stream, MAX_ANSWER_BYTES, more))
         except (FileNotFoundError, ConnectionRefusedError):
             raise ControlError(f"no gateway listens at {path}") from None
         except OSError as error:
@@ -270,15 +292,15 @@ async def asking(
             raise ControlError(f"the gateway at {path} gave no answer in {ASK_SECONDS} s") from None
         except Misunderstood as error:
             raise ControlError(f"{path}: expected an answer of a gateway, but {error}") from None
-        yield answer
+        yield answer, stream
 
 
 def _no(problem: str) -> ControlAnswer:
     return ControlAnswer(False, problems=(problem,))
 
 
-async def _line(stream: trio.SocketStream, most: int) -> bytes:
-    """Receive a line, all that the other side has to say. Raises `Misunderstood`."""
+async def _line(stream: trio.SocketStream, most: int, behind: bytearray | None = None) -> bytes:
+    """Receive a line: all that comes, unless `behind` takes more. Raises `Misunderstood`."""
     received = bytearray()
     while b"\n" not in received:
         data = await stream.receive_some(min(most + 1 - len(received), 64 * KIB))
@@ -288,14 +310,16 @@ async def _line(stream: trio.SocketStream, most: int) -> bytes:
         if len(received) > most:
             raise Misunderstood(f"expected a line of no more than {most} bytes, got a longer one")
     line, _newline, more = bytes(received).partition(b"\n")
-    if more:
+    if behind is not None:
+        behind += more
+    elif more:
         raise Misunderstood("expected one line, got more")
     return line
 
 
 def _request(line: bytes) -> dict[str, Any]:
     """Read a request. Raises `Misunderstood`."""
-    request = _object(line)
+    request = object_of(line)
     try:
         json.dumps(request, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -308,7 +332,7 @@ def _request(line: bytes) -> dict[str, Any]:
 
 def _understood(line: bytes) -> ControlAnswer:
     """Read an answer. Raises `Misunderstood`."""
-    said = _object(line)
+    said = object_of(line)
     ok, done, problems = (said.get(key) for key in ("ok", "done", "problems"))
     if not isinstance(ok, bool) or not isinstance(done, list) or not isinstance(problems, list):
         raise Misunderstood('got no "ok", "done" and "problems"')
@@ -318,7 +342,8 @@ def _understood(line: bytes) -> ControlAnswer:
     return ControlAnswer(ok, tuple(map(str, done)), tuple(map(str, problems)), data)
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def object_of(line: bytes) -> dict[str, Any]:
+    """Read a line. Raises `Misunderstood`."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -342,6 +367,25 @@ async def _is_taken(stream: trio.SocketStream, answer: ControlAnswer) -> bool:
     except trio.BrokenResourceError:
         return False  # closed with the answer unread (ECONNRESET), or before it was sent (EPIPE)
     return True
+
+
+async def _tell(stream: trio.SocketStream, then: Then) -> None:
+    """Tell what comes behind an answer, as long as the client is there."""
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            await _closed(stream.socket)
+            nursery.cancel_scope.cancel()
+
+        async def send(lines: bytes) -> None:
+            try:
+                await stream.send_all(lines)
+            except trio.BrokenResourceError:
+                await trio.sleep_forever()  # it has gone, as is seen at once
+
+        nursery.start_soon(watch)
+        await then(send)
+        nursery.cancel_scope.cancel()
 
 
 async def _closed(sock: trio.socket.SocketType) -> None:

@@ -6,6 +6,7 @@ overview.py  what an operator is shown of listeners and certificates
 standing.py  what is in force, and who is here
 switching.py the verbs that pause, resume and switch exports, and show what they have lost
 descriptors.py  how many files we may have open
+tracing.py   the verb that has somebody look on
 lacking.py   what the first client will need and is not there, said before he comes
 pidfile.py   our number in a file, as long as we serve
 demo.py      a gateway before a server with qemu 3.0.0's faults, looked at from both sides

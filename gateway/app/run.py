@@ -28,6 +28,7 @@ from gateway.app.pidfile import pidfile
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
+from gateway.app.tracing import trace_of
 from gateway.clients.client import ChooseSession, naming, serve_client
 from gateway.config import Config, Listen
 from gateway.hub.hub import Hub
@@ -156,7 +157,7 @@ class _Run:
         self._options = options
         self._signals = signals
         self._reloader = Reloader(source, self._service, standing, embedded, self)
-        self._verbs: dict[str, Verb] = {"reload": self._reload}
+        self._verbs: dict[str, Verb] = {"reload": self._reload, "trace": trace_of(self._service)}
         self._stuck = Stuck(self._service, log)
         self._clients: Counter[Listener] = Counter()
         self._overview = Overview(standing, self._clients)

@@ -21,6 +21,7 @@ listens within a fraction of a second: nothing is loaded that only help texts or
     disconnect.py  one of its sessions is ended
     drain.py, undrain.py  it takes no more clients, or takes them again
     disable.py, enable.py  it connects to an upstream no more, or does again
+    trace.py     what the clients and servers of an export say to each other
 
 And what several of them need:
 
@@ -88,6 +89,7 @@ VERBS = (
         "undrain",
         "disable",
         "enable",
+        "trace",
         "explain",
         "probe",
         "conform",

@@ -8,6 +8,7 @@ lane.py     one direction of a session: receive once, scan, send once
 lanes.py    both lanes of a session, and what passes between them
 pump.py     who does the usual step of a session: `_pump.c`, compiled, or Python
 pumped.py   lanes with a pump, and what is done where that has stopped
+tapped.py   sockets with a tap, by which somebody looks on
 ends.py     what becomes of a session when something happens to one of its sides: a table; pure
 ending.py   two lanes that come to an end, as that table says
 session.py  what the hub and others have a session do: begin, go on, hold, take another link

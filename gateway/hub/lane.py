@@ -164,6 +164,17 @@ class Lane:
         """
         return self._end - self._start + len(self._left_over)
 
+    @property
+    def unscanned_bytes(self) -> bytes:
+        """Give these bytes."""
+        here = b"" if self._segment is None else self._segment.view[self._start : self._end]
+        return self._left_over + bytes(here)
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes are to be sent."""
+        return sum(map(len, self.out))
+
     def receive(self, under_way: Mapping[int, Entry] | None = None) -> None:
         """Receive once and scan, unless the buffer is full of messages that the scanner holds back. For
         replies, the oldest of the commands that are `under_way` decides how much is received at most

@@ -321,9 +321,7 @@ class Session(Ending):
         assert self.settled
         assert self.quiet
         if not self.link_lost:
-            link = self.traffic.plan.link
-            with suppress(OSError):  # it has gone already
-                self.link.send(link.disc())
+            self._say_disc()
             self._lose_link("the connection to the upstream was closed to be made anew")
             shut_down(self.link, socket.SHUT_RDWR)
 
@@ -378,9 +376,14 @@ class Session(Ending):
     def _leave_link(self) -> None:
         assert self.link is not None
         if not (self._link_mute or self._requests.payload_left or self._requests_lane.out):
-            with suppress(OSError):  # it has gone already
-                self.link.send(self.traffic.plan.link.disc())
+            self._say_disc()
         self._lose_link(WHY)
+
+    def _say_disc(self) -> None:
+        sink = self._requests_lane.sink
+        with suppress(OSError):  # it has gone already
+            if sink is not None:
+                sink.send(self.traffic.plan.link.disc())
 
     @property
     def _may_leave_link(self) -> bool:

@@ -33,7 +33,7 @@ from gateway.bundle.recovery import OWN_DISK, AnotherDisk, has_left_its_disk
 from gateway.jobs.fences import Fences
 from gateway.links.fencing import LOOK_FOR_ENDS_SECONDS
 from gateway.links.making import AGAIN_SECONDS, Gone, Making
-from gateway.links.wire import Wire, Wires
+from gateway.links.wire import Tap, Wire, Wires
 from gateway.losses.eras import KEPT
 from gateway.losses.rule import MOST_TRIES, Debt, Losses, Trail
 from gateway.protocol.errors import Refusal
@@ -106,6 +106,8 @@ class Trunk:
         self._lingers = False  # it waits for the server, though nobody has a port any more
         self.loose = False
         """A link is lost: no session of another disk waits for what is asked here (`gateway.jobs.locks`)."""
+        self.tapped = False
+        """Somebody looks on."""
         self._ids = {context.name: context.id for context in first.export.contexts}
         self._changed = trio.Event()
         self._scope = trio.CancelScope()
@@ -187,6 +189,11 @@ class Trunk:
         await self.restored()
         if self.bundle.is_another:
             raise AnotherDisk(self.bundle.why)
+
+    def be_tapped(self, tap: Tap | None) -> None:
+        """Have somebody look on at all its links; None: nobody any more."""
+        self.tapped = tap is not None
+        self._wires.be_tapped(tap)
 
     def belongs_to(self, debt: Debt) -> None:
         """A session has begun. It alone relies on what is written over these links, unless they speak for

@@ -16,6 +16,7 @@ from gateway.bundle.core import Bundle
 from gateway.bundle.line import SPARE, Line
 from gateway.hub.crowd import GONE, READ, WRITE, crowd_of
 from gateway.hub.lane import BufferPool, Lane
+from gateway.hub.tapped import Midway
 from gateway.net.options import RelaySocket
 from gateway.scan.early import unsent_writes
 from gateway.scan.going import WHY
@@ -24,6 +25,10 @@ from gateway.wire.errors import WireError
 
 if TYPE_CHECKING:
     from gateway.hub.hub import Hub
+
+
+Tap = Callable[["Wire"], RelaySocket]
+"""Gives the socket by which somebody looks on, in place of a wire's own."""
 
 
 class Wire:
@@ -49,6 +54,17 @@ class Wire:
         self._more = False  # replies are left in the buffer, held back by nothing but others' turns
         self._lost = False
         line.traffic.turn = Turn(time.monotonic)
+
+    def be_tapped(self, tap: Tap | None) -> None:
+        """Have somebody look on; None: nobody any more. Called between two steps."""
+        sock = self.socket if tap is None else tap(self)
+        for lane in (self._requests, self._replies):
+            lane.source = lane.sink = sock
+
+    def midway(self) -> Midway:
+        """Say where we are in what is said over it."""
+        replies = self._replies
+        return Midway(self.line.scan.rest, replies.unscanned_bytes, self._requests.unsent)
 
     def ready(self, events: int) -> int:
         """Go on after the socket has become ready; give the `Crowd`. Never raises."""
@@ -153,10 +169,10 @@ class Wire:
 
     def say_disc(self) -> None:
         """Say goodbye, where nothing is half sent."""
-        if not self._lost and not self._requests.out:
+        sink = self._requests.sink
+        if not self._lost and not self._requests.out and sink is not None:
             with suppress(OSError):  # it has gone already
-                disc = self.line.traffic.plan.link.disc()
-                self.socket.send(disc)
+                sink.send(self.line.traffic.plan.link.disc())
 
 
 class Wires:
@@ -176,12 +192,21 @@ class Wires:
         self._gone = gone
         self.broken = broken
         self._wires: dict[Line, Wire] = {}
+        self._tap: Tap | None = None
+
+    def be_tapped(self, tap: Tap | None) -> None:
+        """Have somebody look on at all wires, those that come included; None: nobody any more."""
+        self._tap = tap
+        for wire in self._wires.values():
+            wire.be_tapped(tap)
 
     def add(self, sock: RelaySocket, line: Line) -> None:
         """A link has been made: use it."""
         hub = self._hub
         wire = Wire(sock, line, hub.pool, hub.watch, hub.again, self)
         self._wires[line] = wire
+        if self._tap is not None:
+            wire.be_tapped(self._tap)
         hub.enter(sock, wire.ready, self)
         if line.number == SPARE:
             self.bundle.spare_linked(line)

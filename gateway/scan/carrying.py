@@ -28,8 +28,8 @@ from gateway.jobs.translate import status, translate
 from gateway.protocol.asks import Ask, Done, Outcome
 from gateway.protocol.commands import WRITE_CLASS
 from gateway.scan.partial import Partial
-from gateway.scan.plan import Plan
-from gateway.scan.requests import RequestScan, contexts_wanted
+from gateway.scan.plan import Plan, contexts_wanted
+from gateway.scan.requests import RequestScan
 from gateway.scan.traffic import Traffic, nobody_minds
 from gateway.wire.constants import Cmd, CmdFlag, Errno
 from gateway.wire.framing import shifted

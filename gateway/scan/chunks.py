@@ -88,6 +88,11 @@ class ChunkReplies(Replies):
         self._gathering = 0  # bytes missing of a chunk that must be whole before it is judged
         self._gathered = bytearray()
 
+    @property
+    def rest(self) -> int:
+        """See `Replies`."""
+        return super().rest + self._gathering
+
     def feed(self, buffer: bytearray, view: memoryview, start: int, end: int, out: Out) -> int:
         """Take what is in `buffer[start:end]`; see the package's docstring."""
         traffic, client, extended, chunk_magic = (

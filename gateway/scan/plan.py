@@ -315,3 +315,9 @@ def _longest(command: Cmd, upstream: Abilities) -> int:
             return upstream.longest_status
         case _:
             return upstream.longest_effect
+
+
+def contexts_wanted(plan: Plan) -> tuple[tuple[int, int | None], ...]:
+    """Give the client's contexts: its id, and the link's (None: answered here)."""
+    theirs = {ours: link for link, ours in plan.context_ids.items() if ours is not None}
+    return tuple((context.id, theirs.get(context.id)) for context in plan.offer.contexts)

@@ -85,6 +85,11 @@ class Replies:
         """Nothing is half sent to the client."""
         return not self.payload_left
 
+    @property
+    def rest(self) -> int:
+        """How many bytes the upstream has still to send of a reply, or a chunk, that has begun."""
+        return self.payload_left + (0 if self._asked_data is None else len(self._asked_data))
+
     def fail(self, why: str) -> Out | None:
         """Give what the client is told when the link has died: EIO for every command under way.
 

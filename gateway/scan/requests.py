@@ -18,7 +18,7 @@ from gateway.protocol.commands import (
 from gateway.protocol.errors import Hangup
 from gateway.protocol.table import Ranges, touches
 from gateway.scan.memory import Memory, Pinned
-from gateway.scan.plan import Plan
+from gateway.scan.plan import Plan, contexts_wanted
 from gateway.scan.traffic import MAX_IN_FLIGHT, OTHERS, Traffic
 from gateway.scan.turn import FEW
 from gateway.wire.constants import Cmd, CmdFlag
@@ -50,8 +50,7 @@ STATUS_COST_BYTES = 2 * MAX_DECODED_EXTENTS * EXTENT.size
 
 _NEVER = (0, 0, None)  # a word that is not FAST
 
-_Request = tuple[int, int, int, int]
-"""(word, cookie, offset, length)"""
+_Request = tuple[int, int, int, int]  # (word, cookie, offset, length)
 
 
 def mask_of(plan: Plan) -> int:
@@ -139,6 +138,11 @@ class RequestScan:
     def between_messages(self) -> bool:
         """The client may go now without leaving a request half sent."""
         return not self.payload_left and not self._drop_left and not self._gather_left
+
+    @property
+    def rest(self) -> int:
+        """How many bytes the client has still to send of a request that has begun."""
+        return self.payload_left + self._drop_left + self._gather_left
 
     def interject(self, request: memoryview | bytes, out: list[memoryview | bytes]) -> None:
         """Send the upstream a request of our own, now or as soon as no data is half sent."""
@@ -412,9 +416,3 @@ def moved_bytes(plan: Plan, word: int, offset: int, length: int) -> int:
         return length
     drained = carries_payload(plan.offer, word) and length <= longest_drain(plan.offer, word)
     return length if drained else 0
-
-
-def contexts_wanted(plan: Plan) -> tuple[tuple[int, int | None], ...]:
-    """Give the client's contexts: its id, and the link's (None: answered here)."""
-    theirs = {ours: link for link, ours in plan.context_ids.items() if ours is not None}
-    return tuple((context.id, theirs.get(context.id)) for context in plan.offer.contexts)

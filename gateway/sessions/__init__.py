@@ -31,5 +31,7 @@ For operators, and while nobody asks:
 counted.py       what a session's client has asked for, in words
 meant.py         which exports an operator means: by a name, a pattern, or all of a server
 untold.py        what disks have lost and not everybody was told of, in words for an operator
+tracing.py       traces: whoever runs the gateway looks on while sessions talk
+taps.py          by which they do so, on each connection
 upkeep.py        what is done for upstreams while no client asks
 """

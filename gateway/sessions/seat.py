@@ -70,6 +70,7 @@ def _put(service: Service, running: Relayed, opened: Opened, disk: Disk, debt: D
     session.survive = None
     running.opened, running.traffic, running.disk = opened, traffic, disk
     uplink.take(_Seat(service, running))
+    service.traces.session_moves(running)
 
 
 def _hook(running: Relayed, opened: Opened, traffic: Traffic) -> None:

@@ -34,6 +34,7 @@ from gateway.net.tally import Tally
 from gateway.protocol.server_role import ServerNegotiation
 from gateway.scan.traffic import Traffic
 from gateway.sessions.opened import Location, Opened, limits_of
+from gateway.sessions.tracing import Traces
 from gateway.upstream.ladder import Rung
 from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
@@ -103,6 +104,8 @@ class Service:
     """Exports (our names) that are not where the configuration says."""
     switches: Counter[str] = field(default_factory=Counter)
     """How often each export has been switched."""
+    traces: Traces = field(default_factory=Traces)
+    """Who looks on."""
 
     def __post_init__(self) -> None:
         self.access = Access(self.config)

@@ -74,6 +74,7 @@ async def transmit(
                 while_it_runs.enter_context(service.session(running))
                 opened.begins()
                 seat.begin(service, running)
+                while_it_runs.enter_context(service.traces.session(running, received + early))
                 if name in service.paused:
                     session.hold()
                 if service.access is not opened.access:

@@ -2,7 +2,7 @@
 
 target.py        what a target is, and what is asked of each
 targets.py       the table of them
-negotiations.py, scanners.py, texts.py  the targets
+negotiations.py, scanners.py, onlookers.py, texts.py  the targets
 pump.py          one more: races of the compiled pump and Python (`tests.hub.races`), chosen by an input
 __main__.py      inputs by chance: `python -m tests.fuzz [--seconds N]`, with schedules of whole sessions before
                  one disk (`tests.sessions.registers`)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.fuzz import negotiations, pump, scanners, texts
+from tests.fuzz import negotiations, onlookers, pump, scanners, texts
 
 CORPUS = Path(__file__).with_name("corpus")
-TARGETS = negotiations.TARGETS | scanners.TARGETS | pump.TARGETS | texts.TARGETS
+TARGETS = negotiations.TARGETS | scanners.TARGETS | pump.TARGETS | onlookers.TARGETS | texts.TARGETS
