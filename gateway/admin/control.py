@@ -37,6 +37,7 @@ import os
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,16 @@ class ControlError(Exception):
     """No gateway could be spoken to; the text is for people."""
 
 
+_asking: ContextVar[UnixPeer | None] = ContextVar("asking", default=None)
+"""Whose request is being answered."""
+
+
+def who_asks() -> str:
+    """Say whose request is being answered, for a verb that notes who it was."""
+    peer = _asking.get()
+    return "nobody" if peer is None else f"process {peer.pid} of user {peer.uid}"
+
+
 def no_arguments(arguments: Mapping[str, Any]) -> None:
     """Let a verb have none. Raises `Misunderstood`."""
     if arguments:
@@ -222,6 +233,7 @@ class ControlSocket:
             return _no(str(error))
         except trio.BrokenResourceError:
             return None
+        _asking.set(unix)
         answer = await self._done(verb, request, stream)
         self._heard(Asked(name, request, unix, answer))
         return answer

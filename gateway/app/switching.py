@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from gateway.admin.control import ControlAnswer, Misunderstood, Verb
+from gateway.admin.control import ControlAnswer, Misunderstood, Verb, who_asks
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses, Target
@@ -80,6 +80,7 @@ def verbs_of(
                 by=holder,
                 command=command,
                 anew=while_connected,
+                who=who_asks(),
             )
             undo = partial(pauses.undo, command)
             return ControlAnswer(True, tuple(done), undo=undo, while_connected=while_connected)

@@ -33,6 +33,12 @@ def exports(
     )
 
 
+def _state(each: dict) -> str:  # type: ignore[type-arg]
+    paused = f"paused by {each['paused_by']} since {each['paused_since']}"
+    words = ((each["paused"], paused), (each["switched"], "switched"))
+    return ", ".join(text for is_so, text in words if is_so)
+
+
 def _table(exports: list) -> str:  # type: ignore[type-arg]
     from gateway.cli.showing import requests, size, table
 
@@ -58,7 +64,7 @@ def _table(exports: list) -> str:  # type: ignore[type-arg]
                 size(each["totals"]["bytes"].get("READ", 0)),
                 size(each["totals"]["bytes"].get("WRITE", 0)),
                 sum(each["totals"]["errors"].values()),
-                " ".join(word for word in ("paused", "switched") if each[word]),
+                _state(each),
             )
             for each in exports
         ),

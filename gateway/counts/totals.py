@@ -29,7 +29,7 @@ class Totals:
     requests: Counter[str] = field(default_factory=Counter)
     """How many the clients have made, by command; what was refused is among them."""
     bytes: Counter[str] = field(default_factory=Counter)
-    """How many bytes those were about."""
+    """How many bytes those were about that were not refused."""
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many of them have failed."""
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -790,8 +790,9 @@ static bool add_to(PyObject *list, int at, uint64_t more) {
         PyErr_SetString(PyExc_TypeError, "expected a count for each command");
         return false;
     }
-    const uint64_t before = number(PyList_GET_ITEM(list, at));
-    PyObject *sum = PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(before + more);
+    PyObject *its = PyLong_FromUnsignedLongLong(more);
+    PyObject *sum = its == NULL ? NULL : PyNumber_Add(PyList_GET_ITEM(list, at), its);
+    Py_XDECREF(its);
     return sum != NULL && PyList_SetItem(list, at, sum) == 0;
 }
 

@@ -306,9 +306,7 @@ class RequestScan:
         if command == Cmd.DISC:
             self.disconnected = True
             return end
-        kind = min(command, OTHERS)
-        traffic.asked[kind] += 1
-        traffic.asked_bytes[kind] += length
+        traffic.asked[kind := min(command, OTHERS)] += 1
         with_payload = carries_payload(plan.offer, word)
         refused = plan.refusal(word, offset, length)
         if refused is not None:
@@ -321,6 +319,7 @@ class RequestScan:
                 raise Hangup(f"a request with {length} bytes of payload")
             self._refusal = answer
             return self._drop(pos, end, length)
+        traffic.asked_bytes[kind] += length  # of a request that is refused it says anything
         if plan.shadow is not None and (would := plan.shadow.refusal(word, offset, length)):
             traffic.observe(word, would)
         if (not length and command != Cmd.FLUSH) or (command == Cmd.CACHE and plan.answer_cache):

@@ -114,7 +114,7 @@ class Traffic:
         """How many requests the client has made, by command; at `OTHERS`, those with a command that nobody
         knows."""
         self.asked_bytes = [0] * KINDS
-        """How many bytes they are about."""
+        """How many bytes those of them are about that were not refused as illegal, or by a policy."""
         self.errors: Counter[tuple[str, str]] = Counter()
         """(command, error) -> how many requests the client was told have failed with it."""
         self.refused: Counter[tuple[str, str]] = Counter()

@@ -26,7 +26,7 @@ from gateway.jobs.translate import translate
 from gateway.links.disk import Disk
 from gateway.losses.rule import PROOF_SECONDS
 from gateway.protocol.commands import is_loss, text_of_error
-from gateway.sessions.service import Relayed, Service
+from gateway.sessions.service import Paused, Relayed, Service
 from gateway.sessions.settling import settled
 from gateway.sessions.untold import in_words
 from gateway.wire.constants import Cmd
@@ -79,15 +79,15 @@ class Holding:
         return [each for each in running if not each.relaying.ended.is_set()]
 
     async def hold(
-        self, exports: Collection[str], within: Within, *, accept_loss: bool = False
+        self, exports: Collection[str], within: Within, *, accept_loss: bool = False, who: str
     ) -> dict[str, int]:
-        """Hold all sessions of exports, and have them flushed. Say how many sessions there were of each. Raises
-        `NotDone`, and then none is held.
+        """Hold all sessions of exports for somebody (`who`), and have them flushed. Say how many sessions there
+        were of each. Raises `NotDone`, and then none is held.
         """
         service = self._service
         self.refuse_if_draining()
         for export in exports:
-            service.paused[export] = trio.Event()
+            service.paused[export] = Paused(who)
         service.note_change()
         for running in self.sessions(*exports):
             running.relaying.hold()

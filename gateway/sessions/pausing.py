@@ -100,11 +100,12 @@ class Pauses:
         by: object = None,
         command: object = None,
         anew: bool = False,
+        who: str = "a command",
     ) -> list[str]:
         """Pause exports within some seconds, or within what is left of a command's time (`within`). Say what
         was done. An export that is paused already is only paused longer, unless it has to be done `anew`. `by`
         is whoever may take the pause back by `resume`, also if several commands have made it; `undo` takes back
-        only this `command`. Raises `NotDone`.
+        only this `command`. `who` is shown to operators. Raises `NotDone`.
         """
         names, service, within = _names(exports), self._service, within or Within(seconds)
         async with self._my_turn(within):
@@ -116,7 +117,9 @@ class Pauses:
                 raise NotDone(f"{there} is paused already, and stays so")
             if not accept_loss:
                 self.holding.refuse_if_lost(new)
-            flushed = await self.holding.hold(new, within, accept_loss=accept_loss) if new else {}
+            flushed: dict[str, int] = {}
+            if new:
+                flushed = await self.holding.hold(new, within, accept_loss=accept_loss, who=who)
             self._holders.add(names, by, command)
             last = {name: self._end_after(name, lasts) for name in names}
         return [self._paused(name, flushed.get(name), last[name]) for name in names]
@@ -209,7 +212,7 @@ class Pauses:
                     await compare(service, over, locations, sessions, leaving, within, note)
                 new = [name for name in names if name not in service.paused]
                 if new:
-                    await self.holding.hold(new, within, accept_loss=accept_loss)
+                    await self.holding.hold(new, within, accept_loss=accept_loss, who="a switch")
                 try:
                     if service.config is not config:
                         raise NotDone(

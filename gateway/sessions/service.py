@@ -7,6 +7,7 @@ export; rates, limits and a rule that ends them are taken from the rules in forc
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,25 @@ MISNAMED_IN_A_LINE = 8
 
 
 @dataclass(eq=False)
+class Paused:
+    """An export that nobody may open now, and whose sessions begin nothing."""
+
+    by: str = "a command"
+    """Who has paused it."""
+    since: float = field(default_factory=time.time)
+    """In seconds since the epoch."""
+    _over: trio.Event = field(default_factory=trio.Event)
+
+    def set(self) -> None:
+        """It goes on."""
+        self._over.set()
+
+    async def wait(self) -> None:
+        """Wait until it goes on."""
+        await self._over.wait()
+
+
+@dataclass(eq=False)
 class Relayed:
     """A session that is being relayed, from when the hub begins it."""
 
@@ -96,8 +116,8 @@ class Service:
     running: set[Relayed] = field(default_factory=set)
     opening: set[Opened] = field(default_factory=set)
     """Exports that were given to a client which is not relayed yet."""
-    paused: dict[str, trio.Event] = field(default_factory=dict)
-    """Exports (our names) that nobody may open now, and the event of their pause's end."""
+    paused: dict[str, Paused] = field(default_factory=dict)
+    """Exports (our names) that nobody may open now."""
     disabled: set[str] = field(default_factory=set)
     """Names of upstreams that an operator lets nobody connect to."""
     switched: dict[str, Location] = field(default_factory=dict)

@@ -148,11 +148,14 @@ async def _export_shown(service: Service, name: str, sessions: Collection[Relaye
         done.add(ended[name])
     route = service.config.route(name)
     location = None if route is None else service.location(name, route)
+    paused = service.paused.get(name)
     return {
         "export": name,
         "upstream": None if location is None else location.server.name,
         "sessions": count,
-        "paused": name in service.paused,
+        "paused": paused is not None,
+        "paused_by": None if paused is None else paused.by,
+        "paused_since": None if paused is None else _time(paused.since),
         "switched": name in service.switched,
         "totals": done.as_said(),
     }

@@ -40,7 +40,7 @@ def what_waits(running: Relayed, others: Iterable[Relayed] = ()) -> WaitsFor | N
     """Say what a session waits for; None: it has nothing to do. `others` may hold what it waits for."""
     session, traffic = running.relaying, running.traffic
     if session.is_held(Hold.PAUSED):
-        return WaitsFor(Thing.PAUSE, "its export is paused")
+        return WaitsFor(Thing.PAUSE, "its export is paused (nbd-gateway exports says by whom)")
     if session.is_held(Hold.COMES_LATE):
         return WaitsFor(Thing.LOSSES, "it is not known yet what was lost before it came")
     if session.takes_no_replies:

@@ -170,3 +170,24 @@ def test_the_example_sums_what_the_log_says(tmp_path: Path) -> None:
     assert head[1:] == ["sessions", "requests", "read", "written", "errors"]
     asked = [1, READS + WRITES, READS * BLOCK, WRITES * BLOCK, 0]
     assert row[1:] == [str(number) for number in asked]
+
+
+def test_a_pause_says_by_whom_and_since_when(tmp_path: Path) -> None:
+    said, _lines = looked_at(
+        tmp_path,
+        "exports --json",
+        "pause --upstream main",
+        "exports --json",
+        "sessions --json",
+        "exports",
+        "resume --upstream main",
+    )
+    assert [status for status, _out, _err in said] == [0] * 6, said
+    before, after = (json.loads(said[n][1])["exports"][0] for n in (0, 2))
+    assert (before["paused"], before["paused_by"], before["paused_since"]) == (False, None, None)
+    assert after["paused"]
+    assert re.fullmatch(r"process \d+ of user \d+", after["paused_by"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", after["paused_since"])
+    [session] = json.loads(said[3][1])["sessions"]
+    assert (session["waits_for"], session["stuck"]) == ("pause", False)
+    assert f"paused by {after['paused_by']} since {after['paused_since']}" in said[4][1]

@@ -26,6 +26,7 @@ from gateway.sessions.fitting import misfits
 from gateway.sessions.holding import NotDone
 from gateway.sessions.opened import Opened
 from gateway.sessions.pausing import Target
+from gateway.sessions.service import Paused
 from gateway.throttle import Bucket, Unit
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.constants import TransmissionFlag as Flag
@@ -691,7 +692,7 @@ async def test_who_has_just_opened_it_is_held(autojump_clock: trio.testing.MockC
     class Moment(set[Opened]):
         def add(self, opened: Opened) -> None:
             super().add(opened)
-            made.service.paused[""] = trio.Event()
+            made.service.paused[""] = Paused()
             busy.extend(made.pauses.holding.busy(""))
 
     busy: list[str] = []

@@ -16,6 +16,7 @@ from gateway.config.connections import PER_CLIENT, Connections
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Server
 from gateway.net.dial import DialError
 from gateway.protocol.errors import Refusal
+from gateway.sessions.service import Paused
 from gateway.upstream import server as upstream
 from gateway.upstream.errors import Full
 from gateway.upstream.greeting import greeted
@@ -554,7 +555,7 @@ async def test_none_is_kept_while_an_export_is_paused_nor_by_who_shuts_down_or_i
 
         assert await warm() == 0
         assert await after_a_client() == 2
-        service.paused["x"] = trio.Event()
+        service.paused["x"] = Paused()
         service.note_change()
         assert await warm() == 0
         del service.paused["x"]
@@ -567,7 +568,7 @@ async def test_none_is_kept_while_an_export_is_paused_nor_by_who_shuts_down_or_i
         service.reconfigure(service.config, service.access, {"main": main})
         assert await after_a_client() == 2
         for ticks in range(12):  # paused, and resumed while those are still being left
-            service.paused["x"] = trio.Event()
+            service.paused["x"] = Paused()
             service.note_change()
             for _ in range(ticks):
                 await trio.lowlevel.checkpoint()
