@@ -53,7 +53,11 @@ def covered(request: pytest.FixtureRequest) -> Collection[str]:
 @pytest.mark.parametrize("piece", range(PIECES))
 def test_it_comes_to_what_python_comes_to(piece: int, covered: Collection[str]) -> None:
     for seed in range(piece, RACES, PIECES):
-        Race(Random(seed), covered).run(range(60))
+        try:
+            Race(Random(seed), covered).run(range(60))
+        except AssertionError as error:
+            error.add_note(f"seed {seed}, covered {covered}")
+            raise
 
 
 def terms(client: tuple[bool, bool], link: tuple[bool, bool]) -> Plan:
