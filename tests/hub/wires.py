@@ -120,7 +120,8 @@ class Wires:
 
     def step(self, random: Random | None = None) -> bool:
         """Call the session for what its sockets are ready for, in any order; say whether that was anything."""
-        again = dict.fromkeys(self._again, AGAIN)
+        # Not in the order of a set: that is by the descriptors' numbers, and no two sessions have the same.
+        again = {descriptor: AGAIN for descriptor in self._ready if descriptor in self._again}
         self._again.clear()
         events = list({**again, **dict(self._epoll.poll(0))}.items())
         if random:
