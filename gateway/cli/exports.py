@@ -1,7 +1,7 @@
 """nbd-gateway exports: what a running gateway serves, and what was done with it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -33,13 +33,13 @@ def exports(
     )
 
 
-def _state(each: dict) -> str:  # type: ignore[type-arg]
+def _state(each: dict[str, Any]) -> str:
     paused = f"paused by {each['paused_by']} since {each['paused_since']}"
     words = ((each["paused"], paused), (each["switched"], "switched"))
     return ", ".join(text for is_so, text in words if is_so)
 
 
-def _table(exports: list) -> str:  # type: ignore[type-arg]
+def _table(exports: list[dict[str, Any]]) -> str:
     from gateway.cli.showing import requests, size, table
 
     return table(

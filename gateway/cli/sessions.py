@@ -1,7 +1,7 @@
 """nbd-gateway sessions: who is connected to a running gateway, and what each waits for."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -40,7 +40,7 @@ def sessions(
     )
 
 
-def sessions_table(sessions: list) -> str:  # type: ignore[type-arg]
+def sessions_table(sessions: list[dict[str, Any]]) -> str:
     """Give a table of sessions."""
     from gateway.cli.showing import duration, requests, size, table, waits
 

@@ -52,7 +52,7 @@ def show(look: Look, text: Callable[[Shown], str], *, as_json: bool, watch: floa
             print(json.dumps(found) if as_json else text(found), flush=True)
             if watch is None:
                 return 0
-            time.sleep(watch)
+            time.sleep(watch)  # this process has nothing else to do
             if not as_json:
                 print(flush=True)
     except NoAnswer as error:

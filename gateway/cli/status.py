@@ -1,7 +1,7 @@
 """nbd-gateway status: a running gateway on one screen."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -25,7 +25,7 @@ def status(
     return show(lambda: asked(config, socket, "status", {}), _text, as_json=json, watch=watch)
 
 
-def _text(shown: dict) -> str:  # type: ignore[type-arg]
+def _text(shown: dict[str, Any]) -> str:
     from gateway.cli.showing import duration, lines_of, requests, size, table
 
     totals = shown["totals"]
@@ -72,7 +72,7 @@ def _text(shown: dict) -> str:  # type: ignore[type-arg]
     return "\n\n".join([lines_of(facts), listeners, upstreams_table(shown["upstreams"])])
 
 
-def upstreams_table(upstreams: list) -> str:  # type: ignore[type-arg]
+def upstreams_table(upstreams: list[dict[str, Any]]) -> str:
     """Give a table of upstreams."""
     from gateway.cli.showing import table
 

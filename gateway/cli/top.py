@@ -57,7 +57,7 @@ def top(
                     print(_table(sessions))
                     return 0  # nobody looks: once is enough
                 live.update(Text(_table(sessions)), refresh=True)
-                time.sleep(watch)
+                time.sleep(watch)  # this process has nothing else to do
     except NoAnswer as error:
         complain(str(error))
         return 1

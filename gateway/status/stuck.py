@@ -41,6 +41,8 @@ class _Seen:
     progress: tuple[int, ...]
     since: float
     """When something went on in it last, as far as is known."""
+    thing: Thing
+    """What it waits for."""
     told: WaitsFor | None = None
     """What the log was told that it waits for."""
 
@@ -105,8 +107,10 @@ class Stuck:
         seen = self._seen.get(running)
         if seen is None or seen.progress != progress:
             self._over(running)
-            self._seen[running] = _Seen(progress, now)
-        elif now - seen.since >= STUCK_SECONDS and (
+            self._seen[running] = _Seen(progress, now, wait.thing)
+            return
+        seen.thing = wait.thing
+        if now - seen.since >= STUCK_SECONDS and (
             seen.told is None or seen.told.thing is not wait.thing
         ):
             seen.told = wait
@@ -133,7 +137,7 @@ class Stuck:
         stuck: Counter[str] = Counter()
         since: dict[str, float] = {}
         for running, seen in self._seen.items():
-            if what_waits(running) is None or not self._waits_for_server(running):
+            if seen.thing not in (Thing.SERVER, Thing.CONNECTION):
                 continue
             name = running.opened.location.server.name
             waiting[name] += 1
@@ -150,7 +154,3 @@ class Stuck:
         for name in [each for each in self._servers if not stuck[each]]:
             seconds = self.seconds_since(self._servers.pop(name))
             self._log.info("upstream is stuck no more", upstream=name, seconds=seconds)
-
-    def _waits_for_server(self, running: Relayed) -> bool:
-        wait = what_waits(running)
-        return wait is not None and wait.thing in (Thing.SERVER, Thing.CONNECTION)

@@ -159,7 +159,7 @@ def _at_rest(load: AtRest, name: str, stage: Stage) -> float:
     with _sitting_still(load.sessions, name, stage) as (child, sessions):
         before, began = processor_seconds(child.pid), time.monotonic()
         for _ in range(_REST_SECONDS):
-            time.sleep(1)
+            time.sleep(1)  # what is measured is a time in which nothing is asked
             if load.asks:
                 sessions[0].read(0, 4 * KIB)
         used = processor_seconds(child.pid) - before
