@@ -697,3 +697,19 @@ class Counting:
 def test_one_that_was_built_of_another_source_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "MADE_OF", "another")
     assert not pump.is_compiled()
+
+
+def test_what_a_refused_request_says_of_its_length_is_not_counted(
+    covered: Collection[str],
+) -> None:
+    """It may be more than the pump's numbers hold."""
+    its = terms((True, True), (True, True))
+    framing = its.offer.framing
+    pumped, plain = both(its, covered)
+    for each in (pumped, plain):
+        for length in (2**64 - 1, 2**64 - 1, 4096, 4096):
+            each.wires.client.send(framing.encode_request(Cmd.READ, 0, 7, 0, length))
+            each.settle()
+        traffic = each.wires.session.traffic
+        assert (traffic.asked[Cmd.READ], traffic.asked_bytes[Cmd.READ]) == (4, 2 * 4096)
+    hold(pumped, plain)
