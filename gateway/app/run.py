@@ -402,9 +402,10 @@ def _for_clients(listener: Listener) -> NbdUri:
 async def _open(doors: Listeners, config: Config) -> None:
     """Listen on everything. Raises `StartError`; then what was opened is for the caller to close."""
     try:
-        for settings in config.listen:
-            doors.listeners.append(await open_listener(settings))
+        # Who can reach the gateway as a client can then ask it, too.
         if config.control.socket is not None:
             doors.control = ControlSocket(config.control.socket)
+        for settings in config.listen:
+            doors.listeners.append(await open_listener(settings))
     except ListenError as error:
         raise StartError(str(error)) from None

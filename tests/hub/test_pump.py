@@ -713,3 +713,5 @@ def test_what_a_refused_request_says_of_its_length_is_not_counted(
         traffic = each.wires.session.traffic
         assert (traffic.asked[Cmd.READ], traffic.asked_bytes[Cmd.READ]) == (4, 2 * 4096)
     hold(pumped, plain)
+    for each in (pumped, plain):
+        each.wires.close()
