@@ -83,6 +83,10 @@ def giving_on(walk: Walk) -> Walk:
     return tuple(each for each in walk if each.gives_on)
 
 
+MEASURES = ("counts/", "hub/pace.py", "scan/timing.py")
+"""Where it is measured, now and then, how long something takes."""
+
+
 class Watch:
     """Sees what is passed in the gateway: not in the task that watches, nor in the embedded servers' tasks."""
 
@@ -135,8 +139,13 @@ class Watch:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    """Say whether it is a function of the gateway's. A lambda is part of the function around it."""
+    """Say whether it is a function of the gateway's. A lambda is part of the function around it. What only
+    measures
+    some of what is passed is on no way.
+    """
     code = frame.f_code
+    if any(code.co_filename.startswith(f"{TOP}/gateway/{each}") for each in MEASURES):
+        return False
     return code.co_filename.startswith(f"{TOP}/gateway/") and not code.co_name.startswith("<")
 
 

@@ -3,6 +3,7 @@
 run.py       the composition root: builds everything from a configuration, runs it, and ends it in good order
 reload.py    another configuration while the gateway runs: all of it or nothing
 overview.py  what an operator is shown of listeners and certificates
+let_in_nowhere.py  clients that are let in nowhere
 standing.py  what is in force, and who is here
 switching.py the verbs that pause, resume and switch exports, and show what they have lost
 descriptors.py  how many files we may have open

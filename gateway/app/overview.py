@@ -10,17 +10,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.app.standing import Standing
+from gateway.counts.totals import Counts
 from gateway.net.listen import Listener
 
 
 class Overview:
     """Shows what stands; `clients` are counted by listener."""
 
-    def __init__(self, standing: Standing, clients: Mapping[Listener, int]) -> None:
+    def __init__(self, standing: Standing, clients: Mapping[Listener, int], counts: Counts) -> None:
         self.began = time.time()
         """See `House`."""
         self._standing = standing
         self._clients = clients
+        self._counts = counts
         self._drained: set[str] = set()
         """URIs of listeners at which no more clients are taken; a reload keeps them."""
 
@@ -37,6 +39,8 @@ class Overview:
                 "clients": self._clients.get(listener, 0),
                 "most_clients": listener.settings.max_connections,
                 "drained": self.is_drained(listener),
+                "handshakes": _at(listener, self._counts.handshakes),
+                "tls_versions": _at(listener, self._counts.tls),
             }
             for listener in self._standing.doors.listeners
         ]
@@ -61,3 +65,9 @@ class Overview:
                 self._drained.discard(uri)
                 done.append(f"{uri} takes clients")
         return done
+
+
+def _at(listener: Listener, counted: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """Give what was counted at a listener."""
+    uri = str(listener.settings.uri)
+    return {str(what): times for (where, what), times in counted.items() if where == uri}

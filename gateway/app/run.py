@@ -23,6 +23,7 @@ import trio
 from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Verb, no_arguments
 from gateway.app.descriptors import raise_limit, why_short
 from gateway.app.lacking import say_what_is_lacking
+from gateway.app.let_in_nowhere import LetInNowhere
 from gateway.app.overview import Overview
 from gateway.app.pidfile import pidfile
 from gateway.app.reload import ConfigSource, Reloader
@@ -62,8 +63,6 @@ NEGOTIATION_DRAIN_SECONDS = 2
 told ERR_SHUTDOWN."""
 
 SHORTAGE_LOG_SECONDS = 60
-TURNED_AWAY_LOG_SECONDS = 1
-"""How often the log speaks of these at most: both come by the thousand, and from whoever likes to connect."""
 
 
 @dataclass(frozen=True)
@@ -160,14 +159,14 @@ class _Run:
         self._verbs: dict[str, Verb] = {"reload": self._reload, "trace": trace_of(self._service)}
         self._stuck = Stuck(self._service, log)
         self._clients: Counter[Listener] = Counter()
-        self._overview = Overview(standing, self._clients)
+        self._overview = Overview(standing, self._clients, self._service.counts)
         self._had_client = False
         """One that has asked for something: who only looks whether the port is open is none."""
         self._somebody_left = trio.Event()
         self._status = 0
         self._drain = trio.Event()
-        self._shortages = Tally(SHORTAGE_LOG_SECONDS, self._say_shortage)
-        self._turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
+        self._shortages: Tally[str] = Tally(SHORTAGE_LOG_SECONDS, self._say_shortage)
+        self._turned_away = LetInNowhere(self._service.counts, log)
 
     @property
     def _client_count(self) -> int:
@@ -318,11 +317,8 @@ class _Run:
     def _short(self, number: int) -> None:
         self._shortages.add(why_short(number))
 
-    def _say_shortage(self, why: str, count: int) -> None:
+    def _say_shortage(self, why: str, count: int, _last: str) -> None:
         self._service.log.error("could not accept a client", why=why, attempts=count)
-
-    def _say_turned_away(self, why: str, count: int) -> None:
-        self._service.log.warning("client turned away", why=why, count=count)
 
     async def _client(self, listener: Listener, stream: trio.SocketStream) -> None:
         log = self._service.log
@@ -333,9 +329,10 @@ class _Run:
             with self._reloader.present.one():
                 async with stream:
                     if self._overview.is_drained(listener):
-                        self._turned_away.add("the listener is drained")
+                        self._turned_away.add(listener, stream, "the listener is drained")
                     elif self._clients[listener] > listen.max_connections:
-                        self._turned_away.add(f"{listen.max_connections} are connected")
+                        why = f"{listen.max_connections} are connected"
+                        self._turned_away.add(listener, stream, why)
                     else:
                         tls = self._session_of(listen)
                         if await serve_client(

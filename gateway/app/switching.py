@@ -30,7 +30,7 @@ from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses, Target
 from gateway.sessions.service import Service
-from gateway.sessions.untold import in_words, lost_disks
+from gateway.sessions.untold import in_words, losses_shown, lost_disks
 from gateway.upstream.configured import StartError, switched_to
 from gateway.uri import NbdUri, UriError, check_name, parse_nbd_uri
 from gateway.wire.handshake import shown
@@ -142,7 +142,8 @@ def verbs_of(
             found = _losses(service, name, forget=forget)
             if name is not None and not found:
                 await exports.refuse_if_not_there(name, Within(COMMAND_SECONDS))
-            return ControlAnswer(True, tuple(found or [NOTHING_LOST]))
+            data = None if forget else losses_shown(service, name)
+            return ControlAnswer(True, tuple(found or [NOTHING_LOST]), data=data)
 
         return await _done(lost)
 

@@ -32,6 +32,7 @@ import trio
 from gateway.clients.inquiry import Inquiry
 from gateway.clients.presence import Presence
 from gateway.config import Listen
+from gateway.counts.totals import Became
 from gateway.identity import Identity
 from gateway.log import ORIGIN
 from gateway.log.ids import new_id
@@ -105,12 +106,15 @@ async def serve_client(
     began = trio.current_time()
     peer = peer_of(stream.socket)
     log = naming(peer, service.log, session_id)
+    handshakes, listener = service.counts.handshakes, str(listen.uri)
     who = await _introduced(stream, peer, listen, log)
     if who is None:
+        handshakes[listener, Became.INTRODUCED_WRONGLY] += 1
         return False
     if who is not peer:
         log = naming(who, log, session_id).bind(via=peer.peer)
     client = _Client(service, listen, stream, tls, who, session_id, log)
+    became = Became.LEFT
     try:
         if listen.style == "oldstyle":
             opened: Opened | None = await client.greet_oldstyle(listen.export)
@@ -119,16 +123,23 @@ async def serve_client(
     except PeerClosed as closed:
         log.debug("client left during negotiation", why=str(closed))
     except _TlsFailed as error:
+        became = Became.TLS_FAILED
         log.warning("client hung up on", why=str(error))
     except (Hangup, WireError) as error:
+        became = Became.HUNG_UP_ON
         log.info("client hung up on", why=str(error))
     except trio.TooSlowError:
+        became = Became.TOO_SLOW
         text = f"the negotiation took longer than {client.time.seconds:g} s"
         log.info("client hung up on", why=text)
     else:
         if opened is not None:
+            became = Became.SESSION
+            handshakes[listener, became] += 1
             await client.transmit(opened)
     finally:
+        if became is not Became.SESSION:
+            handshakes[listener, became] += 1
         await client.aclose()
     return client.asked
 
@@ -297,6 +308,7 @@ class _Client:
             )
         except (TlsError, NotAdmitted) as error:
             raise _TlsFailed(f"TLS: {error}") from None
+        self._service.counts.tls[self._listener, stream.version or "unknown"] += 1
         negotiations = self._service.negotiations
         negotiations.discard(self._core)
         negotiations.add(secured)
@@ -307,6 +319,7 @@ class _Client:
 
     async def _answer_list(self) -> None:
         exports = await self._inquiry.listed()
+        self._log.info("exports listed", exports=len(exports), who=self.identity.describe())
         names_told = self._core.names_told
         self._core.answer_list(exports)
         self.time.give(SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told))

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.counts.seconds import ByCommand, as_said
 
 MOST_EXPORTS = 1000
 """Exports with numbers of their own: some hundred bytes each, and more than anybody looks at."""
@@ -34,6 +37,10 @@ class Totals:
     """How many of them have failed."""
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How many of these without the server."""
+    seconds: ByCommand = field(default_factory=ByCommand)
+    """How long some of them took. Sessions add to it as they go on (`gateway.scan.timing`), so `add` does
+    not.
+    """
 
     def add(self, other: Totals) -> None:
         """Add what others have done."""
@@ -53,6 +60,7 @@ class Totals:
             "bytes": dict(self.bytes),
             "errors": in_words(self.errors),
             "refused": in_words(self.refused),
+            "seconds": as_said(self.seconds),
         }
 
 
@@ -69,6 +77,25 @@ def together(several: Iterable[Totals]) -> Totals:
     return sum_
 
 
+class Became(StrEnum):
+    """What becomes of a client that has connected."""
+
+    SESSION = "session"
+    """It has opened an export."""
+    LEFT = "left"
+    """It has gone before that: it was refused, has only asked, or only looked whether somebody listens."""
+    HUNG_UP_ON = "hung-up-on"
+    """What it sent was no NBD, or there was no other answer."""
+    TLS_FAILED = "tls-failed"
+    """The same because of TLS, its own or that with the upstream."""
+    TOO_SLOW = "too-slow"
+    """It took longer than it may."""
+    INTRODUCED_WRONGLY = "not-introduced"
+    """The load balancer said nothing that can be understood."""
+    TURNED_AWAY = "turned-away"
+    """As many were there as may be."""
+
+
 class Counts:
     """The totals of all exports."""
 
@@ -77,15 +104,30 @@ class Counts:
         self._by_export: dict[str, Totals] = {}
         self._others = Totals()
         self._all = Totals()
+        self.handshakes: Counter[tuple[str, str]] = Counter()
+        """How many clients have come to a listener (its URI), by what became of each: see `Became`."""
+        self.tls: Counter[tuple[str, str]] = Counter()
+        """How many of them have gone over to TLS, by listener and version."""
+        self.upstream_seconds: dict[str, ByCommand] = {}
+        """How long upstreams had the requests that were timed, by name. An upstream has its name from an
+        operator,
+        so there are not many."""
+
+    def all(self) -> Totals:
+        """Give the totals of all exports, as they are now."""
+        totals = together([self._all])
+        totals.seconds = self._all.seconds
+        return totals
+
+    def times(self, export: str, upstream: str) -> tuple[tuple[ByCommand, ByCommand], ByCommand]:
+        """Give where a session adds how long its requests take, and how long the upstream has them."""
+        whole = self._all.seconds, self.of(export).seconds
+        return whole, self.upstream_seconds.setdefault(upstream, ByCommand())
 
     def add(self, export: str, done: Totals) -> None:
         """Add what was done with an export."""
         self.of(export).add(done)
         self._all.add(done)
-
-    def all(self) -> Totals:
-        """Give the totals of all exports, as they are now."""
-        return together([self._all])
 
     def of(self, export: str) -> Totals:
         """Give the totals of an export."""

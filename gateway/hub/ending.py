@@ -24,7 +24,7 @@ from gateway.losses.rule import MOST_TRIES
 from gateway.net.options import RelaySocket
 from gateway.protocol.asks import Ask, Outcome
 from gateway.scan.traffic import Traffic
-from gateway.throttle import Gate
+from gateway.throttle import Bucket, Gate
 from gateway.wire.constants import Cmd, Errno
 
 LOST_SECONDS = 30
@@ -98,6 +98,11 @@ class Ending(Pumped):
         if hurries:
             self.ending.set()
         return then
+
+    @property
+    def held_at(self) -> Bucket | None:
+        """The bucket that holds its next request back, if one does."""
+        return None if self._gate is None else self._gate.waits_at
 
     @property
     def linger(self) -> bool:

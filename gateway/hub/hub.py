@@ -25,6 +25,7 @@ import trio
 from gateway.hub.crowd import AGAIN, LEFT, Crowd
 from gateway.hub.ending import LOST_SECONDS, do_all
 from gateway.hub.lane import BufferPool
+from gateway.hub.pace import ROUNDS_A_SAMPLE, Pace
 from gateway.hub.rounds import Rounds
 from gateway.hub.session import Session, Watched
 from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
@@ -73,6 +74,8 @@ class Hub:
         self._doors = Doors(lambda: self._sooner.set())
         self._parting: list[trio.Event] = []
         self._rounds = Rounds()
+        self.pace = Pace()
+        """How it goes about its work."""
         self._again: set[int] = set()
         self._parked = False
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -194,12 +197,14 @@ class Hub:
 
     async def _serve(self) -> None:
         poll, watched, clock = self._epoll.poll, self._watched, time.monotonic
-        ready, rounds = self._turns.ready, self._rounds
+        ready, rounds, pace = self._turns.ready, self._rounds, self.pace
+        untimed = 0  # how many rounds are left without a sample
         while True:
             if self._again:
                 await trio.lowlevel.checkpoint()
             else:
                 self._parked = True
+                pace.parked += 1
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
                 self._parked = False
             now, patience = clock(), 0.0
@@ -209,6 +214,8 @@ class Hub:
                     self._turns.add([(descriptor, AGAIN) for descriptor in self._again])
                     self._again.clear()
                 events = poll(0 if ready else patience, MAX_EVENTS)
+                untimed -= 1
+                begun = clock() if untimed < 0 else now
                 crowd = Crowd.NONE
                 if len(events) == 1 and not ready:  # the usual case: nobody waits for anybody
                     [(descriptor, event)] = events
@@ -220,23 +227,20 @@ class Hub:
                     self._turns.add(events)
                     crowd = self._serve_all(now)
                 looked, now = now, clock()
+                if untimed < 0 and events:
+                    untimed = ROUNDS_A_SAMPLE
+                    pace.ends(now - begun, polled=not patience)
                 if len(events) > 1:
                     rounds.crowded(len(events), now - looked, now)
                 patience = rounds.patience(crowd, now)
                 if not (ready or self._again) and rounds.gathers(crowd, now):
-                    self._gather(rounds.sleeps(now))
+                    pace.gather(rounds.sleeps(now))
                 if events or ready or self._again:  # `ready` keeps what epoll does not tell twice
                     quiet_ends = now + POLL_SECONDS
                 if now > turn_ends:
                     await trio.lowlevel.checkpoint()
                     now = clock()
                     turn_ends, quiet_ends = now + TURN_SECONDS, now + POLL_SECONDS
-
-    def _gather(self, seconds: float) -> None:
-        if seconds:
-            time.sleep(seconds)  # of all tasks: Trio's own sleep would cost more than is gained
-        else:
-            os.sched_yield()
 
     def _serve_all(self, now: float) -> int:
         """Serve the sockets that are ready, until all are served or the time is over; give the `Crowd`."""

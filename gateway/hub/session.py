@@ -22,16 +22,17 @@ from enum import Enum
 from functools import partial
 
 from gateway.hub.crowd import CALM_STEPS, FEW_COMMANDS, GONE, READ, WRITE, Crowd, crowd_of
-from gateway.hub.ending import Ending, shut_down
+from gateway.hub.ending import shut_down
 from gateway.hub.ends import Cause, Event
 from gateway.hub.lane import LONG_ASIDE_BYTES, BufferPool
 from gateway.hub.pump import NOT_MINE
+from gateway.hub.timed import Timed
 from gateway.net.options import RelaySocket
 from gateway.protocol.asks import Ask, Done
 from gateway.scan.going import WHY
 from gateway.scan.plan import Plan
 from gateway.scan.traffic import Traffic
-from gateway.throttle import Bucket, Charge, Charges, Doors, Gate, Watch
+from gateway.throttle import Charge, Charges, Doors, Gate, Watch
 from gateway.wire.transmission import REQUEST
 
 Watched = Sequence[tuple[str, Charge]]
@@ -46,7 +47,7 @@ class Hold(Enum):
     GOES_BACK = "it goes back to a link of its own (`gateway.sessions.surviving`)"
 
 
-class Session(Ending):
+class Session(Timed):
     """Relays between `client` and `link` (non-blocking sockets) as the plan of `traffic` says. Without a link
     its jobs ask a bundle; `push` has that send what they ask. The session calls `watch(socket, events)` when
     the events that it waits for have changed, and `again(socket)` to be called once more when its turn comes.
@@ -73,6 +74,7 @@ class Session(Ending):
         self._goes = False  # the client has gone; we look at that after its requests
         self._holds: set[Hold] = set()  # no request is begun as long as there is one
         self._calm = 0  # steps since many commands were under way
+        self._begin_timing()
         self.bug: Exception | None = None
         """The bug of ours that ended the session, if any did."""
 
@@ -112,6 +114,9 @@ class Session(Ending):
 
     def client_ready(self, events: int) -> int:
         """Go on after the client's socket has become ready; give the `Crowd`. Never raises."""
+        self._untimed -= 1
+        if self._untimed < 0:
+            return self._time_client(events)
         if events == READ and self._pump is not None:
             said = self._pumped(self._pump.requests)
             if said >= Crowd.CALM:
@@ -123,6 +128,8 @@ class Session(Ending):
 
     def link_ready(self, events: int) -> int:
         """Go on after the link's socket has become ready; give the `Crowd`. Never raises."""
+        if self._timed:
+            return self._time_link(events)
         if events == READ and self._pump is not None:
             said = self._pumped(self._pump.replies)
             if said >= Crowd.CALM:
@@ -294,11 +301,6 @@ class Session(Ending):
             or not self._requests.between_messages
         )
 
-    @property
-    def held_at(self) -> Bucket | None:
-        """The bucket that holds its next request back, if one does."""
-        return None if self._gate is None else self._gate.waits_at
-
     def is_held(self, why: Hold) -> bool:
         """Say whether it is held for this reason."""
         return why in self._holds
@@ -349,6 +351,7 @@ class Session(Ending):
         """
         assert self._holds
         assert self.quiet
+        self._time_no_more()
         self._lead_over(link, traffic)
         traffic.jobs.woken = self.act
         self._push = push
@@ -409,6 +412,7 @@ class Session(Ending):
         was under way is asked again, by `adopt` what the server may have done. For `survive` to call.
         """
         self._push = push
+        self._time_no_more()
         self._lead_nowhere(plan, ask, adopt)
         self._happens(Event.CARRIED_OVER)
         self._send_what_jobs_say()

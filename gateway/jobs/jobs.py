@@ -59,6 +59,31 @@ class Running:
     """Its place among those who wait for fences."""
     begun: bool = False
     """It was sent before, over a link that has died: fences do not concern it."""
+    timing: JobTiming | None = None
+    """What times it, if it is the one of its session that is timed."""
+
+
+class JobTiming(Protocol):
+    """Times a job (`gateway.scan.timing`)."""
+
+    wants: bool
+    """The next job that begins is the one."""
+
+    def takes_job(self, word: int) -> None:
+        """A job begins for this command."""
+        ...
+
+    def asks(self) -> None:
+        """It asks the server."""
+        ...
+
+    def has_answers(self) -> None:
+        """The server has answered all that was asked."""
+        ...
+
+    def ends(self) -> None:
+        """It has ended."""
+        ...
 
 
 class ClientTraffic(Protocol):
@@ -69,6 +94,10 @@ class ClientTraffic(Protocol):
     in_flight: dict[int, Entry]
     stale: bool
     to_client: list[memoryview | bytes]
+
+    @property
+    def timing(self) -> JobTiming | None:
+        """What times some of the requests; None: nobody wants to know."""
 
     def has_waited(self) -> None:
         """What the client sent had to wait."""
@@ -142,7 +171,11 @@ class Jobs:
                 answer = Answer(*debt.losses.answer(flush, answer.error, answer.text))
             self._traffic.to_client += self._encoded(cookie, word, offset, answer)
 
+        timing = self._traffic.timing
         running = Running(job, cost, done, flush=flush, begun=begun)
+        if timing is not None and timing.wants:
+            timing.takes_job(word)
+            running.timing = timing
         self._running[running] = None
         self.bytes += cost
         self._go_on(running)
@@ -289,6 +322,8 @@ class Jobs:
         """Send asks. Say whether all of them were answered at once."""
         running.outcomes = [_NOT_YET] * len(asks)
         running.missing = len(asks) + 1  # no answer is the last before the last ask is sent
+        if running.timing is not None:
+            running.timing.asks()
         if self._elsewhere:
             self._wait(running)
         debt = self._traffic.debt
@@ -313,6 +348,8 @@ class Jobs:
             self._watch(running)
             running.written.append((ask.offset, ask.end))
         running.missing -= 1
+        if not running.missing and running.timing is not None:
+            running.timing.has_answers()
         if not running.missing and running in self._running:
             self._wait_no_more(running)
             self._go_on(running)
@@ -332,6 +369,8 @@ class Jobs:
         self.bytes -= running.cost
         running.job.close()
         running.done(answer)
+        if running.timing is not None:
+            running.timing.ends()
         for held in running.claims:
             self._locks.release(held)
 

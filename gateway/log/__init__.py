@@ -6,6 +6,7 @@ ids.py             one for each client: the same here, in the audit log, and whe
 rates.py           how many lines a second, and of whom; the clock is passed in
 events.py          the table of all that is logged
 journal.py         standard error that is systemd's journal
+counted.py         how often each event was logged
 
 A reload may change level and format, but clients that are connected have loggers of their own (structlog copies
 one for every `bind`). So all loggers share one list of processors, and a reload changes what is in the list.
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from gateway.log.counted import COUNTED
 from gateway.log.journal import is_journal, with_priority
 from gateway.log.rates import SECOND, Rates
 from gateway.log.standard_error import Nobody, StandardError
@@ -79,6 +81,7 @@ def set_up(settings: Log) -> None:
     least = numbers[settings.level.upper()]
 
     def _from(_: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        COUNTED.add(line)
         if numbers["ERROR" if method == "exception" else method.upper()] < least:
             raise structlog.DropEvent
         return line

@@ -336,6 +336,13 @@ CLIENTS = Chapter(
             why=_WHY,
         ),
         _event(
+            "exports listed",
+            INFO,
+            "A client has asked which exports there are, and was told.",
+            exports="how many it was told of",
+            who="who the client is, the strongest proof first",
+        ),
+        _event(
             "a dirty bitmap may change while it is read",
             WARNING,
             "A client reads `qemu:dirty-bitmap:*` of an export that is read-only for it, and that others"
@@ -361,9 +368,11 @@ TURNED_AWAY = Chapter(
         _event(
             "client turned away",
             WARNING,
-            "As many are connected to a listener as may be. Once a second at most.",
+            "As many are connected to a listener as may be, or it is drained. Once a second at most.",
             "Raise `max-connections`, or see who does not leave.",
-            why="how many are connected",
+            listener="the URI by which they came",
+            client="where the last of them comes from",
+            why="how many are connected, or that the listener is drained",
             count=_COUNT,
         ),
         _event(
@@ -703,6 +712,15 @@ UPSTREAMS = Chapter(
             pid="its process",
             status="its exit status",
             signal="the signal that has killed it",
+        ),
+        _event(
+            "server says",
+            INFO,
+            "The program of a `command` has written a line to its standard error. 50 a second at most; then a"
+            " line says how many were left out.",
+            upstream=_UPSTREAM,
+            pid="its process",
+            text="the line",
         ),
         _event(
             "repairing",

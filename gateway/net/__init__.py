@@ -5,6 +5,7 @@ dial.py     servers that we connect to by address
 command.py  servers that we start
 keeping.py  starting what ends with us
 keeper.py   the process that sees to it
+hearing.py  what that says on its standard error, as lines of our log
 private.py  sockets that nobody else is to reach
 processes.py  which process is at the other end, and whether it has ended
 options.py  socket options, the same for both

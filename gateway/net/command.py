@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
 
 from gateway.net.dial import DialError
+from gateway.net.hearing import hear_out
 from gateway.net.keeping import Keeper, Kept
 from gateway.net.private import PrivateSocket
 from gateway.net.processes import Child, session_lives
@@ -95,7 +98,7 @@ class Command:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(place.path)
                 listener.listen()
-                kept = self._keeper.start("session", self._command, listener=listener)
+                kept = self._start_and_hear(listener)
         except OSError as error:
             if place is not None:
                 place.remove()
@@ -103,6 +106,25 @@ class Command:
         self._socket, self._kept, self._child = place, kept, Child(kept)
         self._say("info", "server started", pid=kept.number, command=str(self))
         self._keeper.nursery.start_soon(self._see_off, kept)
+
+    def _start_and_hear(self, listener: socket.socket) -> Kept:
+        """Start it with a pipe as its standard error, which the log has. Raises `OSError`."""
+        if self._keeper.log is None:
+            return self._keeper.start("session", self._command, listener=listener)
+        ours, theirs = os.pipe()
+        try:
+            kept = self._keeper.start("session", self._command, listener=listener, stderr=theirs)
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        tell = partial(self._tell_on, kept.number)
+        self._keeper.nursery.start_soon(hear_out, ours, tell)
+        return kept
+
+    def _tell_on(self, pid: int, text: str) -> None:
+        self._say("info", "server says", pid=pid, text=text)
 
     async def _see_off(self, kept: Kept) -> None:
         """Say when it has ended, and clear up if nothing of it lives; else who starts it next does."""

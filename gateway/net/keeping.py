@@ -82,10 +82,12 @@ class Keeper:
         command: Sequence[str],
         *,
         listener: socket.socket | None = None,
+        stderr: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Kept:
         """Start a program: a `session` of its own that has nothing to read, or a `tree` at our terminal.
-        `listener` is passed on as sd_listen_fds(3) says. Raises `OSError`.
+        `listener` is passed on as sd_listen_fds(3) says. `stderr` is its standard error, which the caller
+        closes; None: ours. Raises `OSError`.
         """
         if self._process is None or self._process.poll() is not None:
             self._begin()
@@ -95,6 +97,7 @@ class Keeper:
             stdin=subprocess.DEVNULL if kind == "session" else None,
             pass_fds=(self._pipe,) if passed < 0 else (self._pipe, passed),
             env=environment,
+            stderr=stderr,
             # Ctrl-C is for us: we still have to drain. And what belongs to it can be told by this.
             start_new_session=kind == "session",
         )

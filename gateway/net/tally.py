@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
 
 import trio
 
+_What = TypeVar("_What", bound=Hashable)
 
-class Tally:
+
+class Tally(Generic[_What]):
     """Counts events by what is said of them, of which there must be few kinds.
 
-    `say(what, count)` is told of the first at once, and then no oftener than every `seconds` how many there
-    were since.
+    `say(what, count, last)` is told of the first at once, and then no oftener than every `seconds` how many
+    there were since, and of the last of them what it was about.
     """
 
-    def __init__(self, seconds: float, say: Callable[[str, int], None]) -> None:
+    def __init__(self, seconds: float, say: Callable[[_What, int, str], None]) -> None:
         self._seconds = seconds
         self._say = say
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[_What, tuple[int, str]] = {}
         self._added = trio.Event()
 
-    def add(self, what: str) -> None:
-        """Count one."""
-        self._counts[what] += 1
+    def add(self, what: _What, about: str = "") -> None:
+        """Count one, which is `about` somebody."""
+        before, _ = self._counts.get(what, (0, ""))
+        self._counts[what] = before + 1, about
         self._added.set()
 
     async def run(self) -> None:
@@ -38,6 +41,6 @@ class Tally:
             self._tell()
 
     def _tell(self) -> None:
-        counts, self._counts = self._counts, Counter()
-        for what, count in counts.items():
-            self._say(what, count)
+        counts, self._counts = self._counts, {}
+        for what, (count, last) in counts.items():
+            self._say(what, count, last)

@@ -20,6 +20,11 @@ from gateway.wire.constants import TransmissionFlag as Flag
 
 ALL_COMMANDS = frozenset(Cmd) - {Cmd.DISC}
 
+OTHERS_NAMED = "others"
+"""Commands that nobody knows are one, so that nobody can make us count them."""
+
+_NAMES = {int(command): command.name for command in ALL_COMMANDS}
+
 MAX_RANGES = 1024
 """Ranges of one command that a table holds: every request is checked against them, and people write them."""
 
@@ -215,3 +220,8 @@ def agreed_flags(flags: int, table: Table) -> int:
     if all(table[command].refused is not None for command in WRITE_CLASS):
         flags |= Flag.READ_ONLY
     return flags
+
+
+def command_named(word: int) -> str:
+    """Give the name of the command in a request's word of flags and command."""
+    return _NAMES.get(word & 0xFFFF, OTHERS_NAMED)

@@ -22,6 +22,7 @@ upstream's from then on.
     going.py      what ESHUTDOWN means, and the link over which it came
     traffic.py    what is under way
     observed.py   what would have been refused, or held back, by policies that are only observed
+    timing.py     how long requests take, by samples
     turn.py       how long one session may take before it is others' turn
     memory.py     what is remembered of it, for the case that the link dies
     asks.py       commands of our own on one link: the steps of jobs (`gateway.jobs`)

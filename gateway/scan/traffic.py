@@ -16,7 +16,7 @@ from gateway.jobs.locks import ASK, Entry, RangeLocks
 from gateway.losses.rule import Debt, Losses, Trail
 from gateway.protocol.asks import Ask, Done
 from gateway.protocol.commands import WRITE_CLASS, RefusedCommand
-from gateway.protocol.table import ALL_COMMANDS
+from gateway.protocol.table import ALL_COMMANDS, command_named
 from gateway.scan.asks import Asks
 from gateway.scan.early import Early
 from gateway.scan.going import Going
@@ -24,6 +24,7 @@ from gateway.scan.memory import MAX_KEPT_BYTES, Memory
 from gateway.scan.observed import Observed
 from gateway.scan.partial import Partial
 from gateway.scan.plan import Plan
+from gateway.scan.timing import Timing
 from gateway.scan.turn import Turn
 from gateway.wire.constants import Cmd, Errno
 from gateway.wire.ranges import Range
@@ -77,6 +78,7 @@ class Traffic:
         "postponed",
         "refused",
         "stale",
+        "timing",
         "to_client",
         "to_upstream",
         "trail",
@@ -121,6 +123,8 @@ class Traffic:
         """The same of those that were answered here, without the server."""
         self.observed = Observed()
         """What would have been done if nothing were only observed."""
+        self.timing: Timing | None = None
+        """What times some of the requests; None: nobody wants to know."""
         self.locks = locks or RangeLocks()
         self.locks.join(self.in_flight)
         self.fences = Fences() if fences is None else fences
@@ -187,16 +191,16 @@ class Traffic:
 
     def count_error(self, word: int, error: int) -> None:
         """The client is told that a request has failed."""
-        self.errors[_named(word), errno_named(error)] += 1
+        self.errors[command_named(word), errno_named(error)] += 1
 
     def count_refusal(self, word: int, refused: RefusedCommand) -> None:
         """A request is answered here with an error."""
         self.count_error(word, refused.error)
-        self.refused[_named(word), refused.error.name] += 1
+        self.refused[command_named(word), refused.error.name] += 1
 
     def observe(self, word: int, would: RefusedCommand) -> None:
         """A request would be refused if what is only observed were in force."""
-        self.observed.refuse(_named(word), would.error.name, would.text)
+        self.observed.refuse(command_named(word), would.error.name, would.text)
 
     def new_cookie(self) -> int:
         """Give a cookie that this link has not seen. (`RequestScan.feed` does the same in line.)"""
@@ -272,9 +276,3 @@ def _no_time() -> float:
 
 def nobody_minds(_written: Range, _widened: bool) -> None:
     """Stand in for `Traffic.leave_late`."""
-
-
-def _named(word: int) -> str:
-    """Give a command's name; all that have none are one, so that nobody can make us count them."""
-    number = word & 0xFFFF
-    return Cmd(number).name if number in ALL_COMMANDS else "others"

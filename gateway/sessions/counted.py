@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from gateway.counts.totals import Totals
-from gateway.scan.traffic import OTHERS
+from gateway.protocol.table import command_named
 from gateway.sessions.service import Relayed
-from gateway.wire.constants import Cmd
 
 Asked = tuple[int, int]
 """How many requests, and how many bytes they are about."""
 
 NONE: Asked = (0, 0)
 
-OTHERS_NAMED = "others"
-"""Commands that nobody knows are one, so that nobody can make us count them."""
-
 
 def asked_by(running: Relayed) -> dict[str, Asked]:
     """Give what the client has asked for, by command, where that is anything; what was refused is in it."""
     traffic = running.traffic
     return {
-        Cmd(kind).name if kind < OTHERS else OTHERS_NAMED: (times, traffic.asked_bytes[kind])
+        command_named(kind): (times, traffic.asked_bytes[kind])
         for kind, times in enumerate(traffic.asked)
         if times
     }

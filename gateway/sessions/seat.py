@@ -9,6 +9,7 @@ does.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,6 +23,7 @@ from gateway.losses.rule import Debt, Trail
 from gateway.losses.survival import Unanswered
 from gateway.scan.going import GOES_SECONDS
 from gateway.scan.memory import Memory
+from gateway.scan.timing import Timing
 from gateway.scan.traffic import Traffic
 from gateway.sessions.hooks import Hooks
 from gateway.sessions.opened import Opened
@@ -41,7 +43,7 @@ def traffic_of(opened: Opened, disk: Disk, debt: Debt) -> Traffic:
 
 def begin(service: Service, running: Relayed) -> None:
     """Put a session on the uplink that was opened for it. It begins as soon as it may."""
-    _hook(running, running.opened, running.traffic)
+    _equip(service, running, running.opened, running.traffic)
     running.opened.uplink.take(_Seat(service, running))
     begin_when_settled(running)
 
@@ -63,7 +65,7 @@ def _go_back(service: Service, running: Relayed, own: OwnLink) -> None:
 def _put(service: Service, running: Relayed, opened: Opened, disk: Disk, debt: Debt) -> None:
     session, uplink = running.relaying, opened.uplink
     traffic = traffic_of(opened, disk, debt)
-    _hook(running, opened, traffic)
+    _equip(service, running, opened, traffic)
     settled = session.settled
     service.hub.relink(session, uplink.socket, traffic, uplink.push)
     session.settled = settled
@@ -73,7 +75,9 @@ def _put(service: Service, running: Relayed, opened: Opened, disk: Disk, debt: D
     service.traces.session_moves(running)
 
 
-def _hook(running: Relayed, opened: Opened, traffic: Traffic) -> None:
+def _equip(service: Service, running: Relayed, opened: Opened, traffic: Traffic) -> None:
+    times = service.counts.times(running.name, opened.location.server.name)
+    traffic.timing = Timing(time.monotonic, *times)
     if traffic.plan.hooked:
         act, nursery, log = running.relaying.act, running.nursery, running.log
         Hooks(opened.agreed, traffic.plan, traffic.jobs, act, nursery, log)

@@ -132,7 +132,7 @@ class Service:
         self.disks = Disks(self._losses_of, self.hub.start_soon)
         self.changed = trio.Event()
         """Set, and replaced, when there are other upstreams, or there is another reason to leave one alone."""
-        self.turned_away = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
+        self.turned_away: Tally[str] = Tally(TURNED_AWAY_LOG_SECONDS, self._say_turned_away)
         """Counts clients of upstreams that are down; somebody has to `run` it."""
         self.trunks = Trunks(self.hub, self.log)
         """Begins the links of exports that their clients share."""
@@ -336,7 +336,7 @@ class Service:
                     why=why,
                 )
 
-    def _say_turned_away(self, upstream: str, count: int) -> None:
+    def _say_turned_away(self, upstream: str, count: int, _last: str) -> None:
         self.log.warning("clients turned away: upstream is down", upstream=upstream, count=count)
 
     def drain(self) -> None:

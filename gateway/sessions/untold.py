@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from gateway.links.disk import Disk, Key
 from gateway.losses.rule import Untold
@@ -13,6 +14,12 @@ from gateway.wire.ranges import Range
 MOST_RANGES = 16
 """How many ranges of a disk are named: whoever wants to know more reads all of it again. Beside them we say how
 many bytes there are in all."""
+
+
+MOST_DISKS = 200
+"""How many disks are shown at a time in names and numbers, so that an answer has less than
+`MAX_ANSWER_BYTES`.
+"""
 
 
 def in_words(untold: Untold) -> str:
@@ -33,6 +40,33 @@ def _where(ranges: Iterable[Range]) -> str:
     named = ", ".join(f"{start}-{end - 1}" for start, end in all_ranges[:MOST_RANGES])
     more = len(all_ranges) - MOST_RANGES
     return f"{size} bytes ({named}{f' and {more} ranges more' if more > 0 else ''})"
+
+
+def losses_shown(service: Service, export: str | None = None) -> dict[str, Any]:
+    """Give the same of all disks, or of an export's, in names and numbers (docs/status.md has the names)."""
+    lost = []
+    for called, disk in lost_disks(service, export):
+        untold = disk.losses.untold()
+        if untold is not None:
+            lost.append(loss_shown(called, untold))
+    return {
+        "losses": lost[:MOST_DISKS],
+        "more": max(0, len(lost) - MOST_DISKS),
+        "unnamed": 0 if export is not None else service.disks.unnamed,
+    }
+
+
+def loss_shown(called: str, untold: Untold) -> dict[str, Any]:
+    """Give what one disk has lost."""
+    return {
+        "disk": called,
+        "why": list(untold.why),
+        "bytes": sum(end - start for start, end in untold.ranges) or None,
+        "ranges": [list(each) for each in untold.ranges[:MOST_RANGES]],
+        "more_ranges": max(0, len(untold.ranges) - MOST_RANGES),
+        "sessions_not_told": untold.sessions,
+        "next_is_told": untold.nobody,
+    }
 
 
 def lost_disks(service: Service, export: str | None = None) -> list[tuple[str, Disk]]:

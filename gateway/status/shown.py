@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import trio
 
 from gateway import __version__
+from gateway.counts.seconds import as_said
 from gateway.counts.totals import Totals, in_words
 from gateway.hub.pump import is_compiled
+from gateway.log.counted import COUNTED
 from gateway.sessions.counted import asked_by, totals_of
 from gateway.sessions.service import Relayed, Service
 from gateway.status.stuck import Stuck
@@ -67,7 +69,9 @@ async def gateway_shown(
         "sessions": len(running),
         "negotiations": len(service.negotiations),
         "stuck_sessions": stuck_ones,
-        "upstreams": [upstream_shown(each, by_server[id(each)]) for each in service.led_to],
+        "upstreams": [
+            upstream_shown(service, each, by_server[id(each)]) for each in service.led_to
+        ],
         "paused": sorted(service.paused),
         "switched": {
             name: location.server.name for name, location in sorted(service.switched.items())
@@ -75,6 +79,11 @@ async def gateway_shown(
         "disks_with_losses_untold": untold,
         "certificates": list(terms),
         "totals": totals.as_said(),
+        "hub": service.hub.pace.as_said(),
+        "events": [
+            {"event": event, "upstream": upstream or None, "times": times}
+            for (event, upstream), times in COUNTED.times().items()
+        ],
     }
 
 
@@ -90,6 +99,7 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
     """Show one session."""
     traffic, opened = running.traffic, running.opened
     client = running.membership.session.client
+    timing = traffic.timing
     wait = what_waits(running, service.running)
     since = stuck.since(running)
     asked = asked_by(running)
@@ -105,10 +115,13 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
         "read_only": opened.offer.allows(Flag.READ_ONLY),
         "connections": opened.uplink.connections.get("connections", 1),
         "shared": bool(opened.uplink.connections.get("shared")),
+        "quirks": list(opened.uplink.quirks),
         "in_flight": len(traffic.in_flight) + traffic.jobs.waiting,
         "requests": {command: times for command, (times, _bytes) in asked.items()},
         "bytes": {command: size for command, (_times, size) in asked.items() if size},
         "errors": in_words(traffic.errors),
+        "last_seconds": None if timing is None else timing.last_seconds,
+        "last_upstream_seconds": None if timing is None else timing.last_upstream_seconds,
         "waits_for": None if wait is None else str(wait.thing),
         "why": None if wait is None else wait.text,
         "stuck": stuck.is_stuck(running),
@@ -146,6 +159,7 @@ async def _export_shown(service: Service, name: str, sessions: Collection[Relaye
         await trio.lowlevel.checkpoint()
     if name in (ended := service.counts.by_export()):
         done.add(ended[name])
+        done.seconds = ended[name].seconds
     route = service.config.route(name)
     location = None if route is None else service.location(name, route)
     paused = service.paused.get(name)
@@ -161,7 +175,7 @@ async def _export_shown(service: Service, name: str, sessions: Collection[Relaye
     }
 
 
-def upstream_shown(server: Server, sessions: int) -> Shown:
+def upstream_shown(service: Service, server: Server, sessions: int) -> Shown:
     """Show one upstream, which has so many sessions."""
     return {
         "upstream": server.name,
@@ -172,6 +186,7 @@ def upstream_shown(server: Server, sessions: int) -> Shown:
         "connections": sum(sock.fileno() >= 0 for sock in server.links),
         "most_connections": server.settings.max_connections,
         "repaired": dict(sorted(server.told.repaired.items())),
+        "seconds": as_said(service.counts.upstream_seconds.get(server.name, {})),
     }
 
 

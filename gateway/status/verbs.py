@@ -100,7 +100,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
     async def upstreams(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
         sessions = Counter(id(each.opened.location.server) for each in service.running)
-        page = [upstream_shown(each, sessions[id(each)]) for each in service.led_to]
+        page = [upstream_shown(service, each, sessions[id(each)]) for each in service.led_to]
         return ControlAnswer(True, data={"upstreams": page})
 
     async def disconnect(arguments: Mapping[str, Any]) -> ControlAnswer:

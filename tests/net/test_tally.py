@@ -9,7 +9,8 @@ from gateway.net.tally import Tally
 async def test_what_happens_often_is_said_seldom(autojump_clock: trio.testing.MockClock) -> None:
     said: list[tuple[int, str, int]] = []
 
-    def say(what: str, count: int) -> None:
+    def say(what: str, count: int, last: str) -> None:
+        assert last == what * 2
         said.append((round(trio.current_time() - begun), what, count))
 
     tally = Tally(2, say)
@@ -17,13 +18,13 @@ async def test_what_happens_often_is_said_seldom(autojump_clock: trio.testing.Mo
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tally.run)
         for _ in range(10):
-            tally.add("a")
+            tally.add("a", "aa")
             await trio.sleep(0.3)
-        tally.add("b")
+        tally.add("b", "bb")
         await trio.sleep(7)
-        tally.add("b")
+        tally.add("b", "bb")
         await trio.testing.wait_all_tasks_blocked()
-        tally.add("c")
+        tally.add("c", "cc")
         nursery.cancel_scope.cancel()
     assert said == [
         (0, "a", 1),

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from gateway.counts.totals import Totals
+from gateway.counts.seconds import Seconds, said_of
+from gateway.counts.totals import Became, Totals
 from gateway.embedded import Server
 from gateway.embedded.disk import MemoryDisk
 from gateway.hub.ends import Cause
+from gateway.hub.pace import Pace
+from gateway.losses.records import Untold
+from gateway.sessions.untold import loss_shown
 from gateway.status.shown import exports_shown, gateway_shown, session_shown, upstream_shown
 from gateway.status.stuck import Stuck
 from gateway.status.waits import Thing
@@ -42,8 +46,11 @@ def shown() -> dict[str, dict[str, object]]:
                 "status": await gateway_shown(service, stuck, began=0, listeners=[], terms=[]),
                 "session": session_shown(service, stuck, running),
                 "export": (await exports_shown(service, None, 1))[0],
-                "upstream": upstream_shown(server, 1),
+                "upstream": upstream_shown(service, server, 1),
+                "loss": loss_shown("disk", Untold(("why",), [(0, 512)], 1, nobody=True)),
                 "totals": Totals().as_said(),
+                "times": said_of(Seconds()),
+                "hub": Pace().as_said(),
             }
             await client.stream.aclose()
             return found
@@ -51,13 +58,19 @@ def shown() -> dict[str, dict[str, object]]:
     return trio.run(all_of_it)
 
 
-@pytest.mark.parametrize("what", ["status", "session", "export", "upstream", "totals"])
+@pytest.mark.parametrize(
+    "what", ["status", "session", "export", "upstream", "loss", "totals", "times", "hub"]
+)
 def test_the_page_has_the_names(what: str, shown: dict[str, dict[str, object]]) -> None:
     assert list(first_column(f"names: {what}")) == list(shown[what])
 
 
 def test_the_page_has_what_may_be_waited_for() -> None:
     assert list(first_column("waits")) == [str(thing) for thing in Thing]
+
+
+def test_the_page_has_what_becomes_of_clients() -> None:
+    assert list(first_column("handshakes")) == [str(became) for became in Became]
 
 
 def test_the_page_has_all_causes() -> None:
