@@ -2,6 +2,7 @@
 
 jobs.py       what drives them: a job yields what it asks, and is sent what came of it
 steps.py      what a job yields, and what it returns
+job_timing.py  what a job tells whoever times it
 translate.py  what they do, one generator for each command
 extents.py    block status as proto.md wants it
 locks.py      ranges that a read-modify-write has to itself

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.wire.constants import Errno
 from gateway.wire.extents import NARROW, Extents
 from gateway.wire.framing import EXTENDED, Framing
 
@@ -53,6 +52,10 @@ def evened(told: Sequence[tuple[int, Extents]]) -> Sequence[tuple[int, Extents]]
     return [(context, extents.first(shortest)) for context, extents in told]
 
 
+class Untellable(Exception):
+    """Extents cannot be told to a client; the text says why."""
+
+
 def status_reply(
     client: Framing,
     cookie: int,
@@ -61,16 +64,15 @@ def status_reply(
     alignment: int,
 ) -> list[memoryview | bytes]:
     """Give the whole reply to a BLOCK_STATUS at `asked`, for which the extents of each context were mended, by
-    the ids that the client knows.
+    the ids that the client knows. Raises `Untellable`: then the command fails.
     """
     if client is not EXTENDED:
         narrow = [(context, narrowed(extents, alignment)) for context, extents in told]
         if any(extents is None for _context, extents in narrow):
-            return [client.failure(cookie, asked, Errno.EIO, STATUS_TOO_LONG)]
+            raise Untellable(STATUS_TOO_LONG)
         told = [(context, extents) for context, extents in narrow if extents is not None]
     if not all(extents for _context, extents in told):
-        text = "the server gave no extent that is not empty"
-        return [client.failure(cookie, asked, Errno.EIO, text)]
+        raise Untellable("the server gave no extent that is not empty")
     last = len(told) - 1
     return [
         client.status(cookie, asked, context, extents, done=number == last)

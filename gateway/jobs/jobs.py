@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from gateway.jobs.extents import status_reply
+from gateway.jobs.extents import Untellable, status_reply
 from gateway.jobs.fences import Fences, Waiting
+from gateway.jobs.job_timing import JobTiming
 from gateway.jobs.locks import Entry, Held, RangeLocks
 from gateway.jobs.steps import Answer, Claim, Job, Lasting, Outside, Settled, Step
 from gateway.losses.rule import Debt, Flush
@@ -59,31 +60,10 @@ class Running:
     """Its place among those who wait for fences."""
     begun: bool = False
     """It was sent before, over a link that has died: fences do not concern it."""
+    hooks: Cmd | None = None
+    """The command that hooks do, once they do."""
     timing: JobTiming | None = None
     """What times it, if it is the one of its session that is timed."""
-
-
-class JobTiming(Protocol):
-    """Times a job (`gateway.scan.timing`)."""
-
-    wants: bool
-    """The next job that begins is the one."""
-
-    def takes_job(self, word: int) -> None:
-        """A job begins for this command."""
-        ...
-
-    def asks(self) -> None:
-        """It asks the server."""
-        ...
-
-    def has_answers(self) -> None:
-        """The server has answered all that was asked."""
-        ...
-
-    def ends(self) -> None:
-        """It has ended."""
-        ...
 
 
 class ClientTraffic(Protocol):
@@ -153,6 +133,13 @@ class Jobs:
 
     def __bool__(self) -> bool:
         return bool(self._running)
+
+    @property
+    def with_hooks(self) -> Cmd | None:
+        """Give a command that hooks do; None: they do none, or wait for the upstream themselves."""
+        if self._traffic.in_flight or any(running.missing for running in self._running):
+            return None
+        return next((each.hooks for each in self._running if each.hooks is not None), None)
 
     @property
     def claiming(self) -> list[Held]:
@@ -232,6 +219,7 @@ class Jobs:
                 start = step.offset + self._base
                 running.written.append((start, start + step.length))
             self._wait(running)
+            running.hooks = step.command
             self.outside(running, step)
             return False
         if not running.begun and self._traffic.stale and _writes(step):
@@ -391,7 +379,10 @@ class Jobs:
                 head = client.success(cookie, asked, read=True)
             return [head, *(memoryview(data) for _offset, data in answer.data)]
         if answer.status:
-            return status_reply(client, cookie, asked, answer.status, self._block)
+            try:
+                return status_reply(client, cookie, asked, answer.status, self._block)
+            except Untellable as why:
+                return self._encoded(cookie, word, asked, Answer(Errno.EIO, str(why)))
         return [client.success(cookie, asked, read=word & 0xFFFF == Cmd.READ)]
 
 

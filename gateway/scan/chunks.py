@@ -13,7 +13,7 @@ to be held against what the others of its reply have said.
 
 from __future__ import annotations
 
-from gateway.jobs.extents import mended_extents, status_reply
+from gateway.jobs.extents import Untellable, mended_extents, status_reply
 from gateway.jobs.locks import ASK, Entry
 from gateway.protocol.commands import normal_error
 from gateway.scan.partial import Partial
@@ -495,17 +495,23 @@ class ChunkReplies(Replies):
         self._remember(ours, entry, failed=failed)
         self._forget(ours)
         if missing:
-            self.traffic.count_error(word, Errno.EIO)
-            out.append(client.failure(cookie, asked, Errno.EIO, missing))
+            self._fail(cookie, word, asked, missing, out)
         elif partial is not None and partial.status and not failed:
             block = self.traffic.plan.upstream.minimum
-            out += status_reply(client, cookie, asked, partial.status, block)
+            try:
+                out += status_reply(client, cookie, asked, partial.status, block)
+            except Untellable as why:
+                self._fail(cookie, word, asked, str(why), out)
         elif client.chunked:
             out.append(client.end(cookie, asked))
         elif partial is not None and partial.error:
             out.append(client.failure(cookie, asked, partial.error))
         else:
             out.append(client.success(cookie, asked, read=False))
+
+    def _fail(self, cookie: int, word: int, asked: int, why: str, out: Out) -> None:
+        self.traffic.count_error(word, Errno.EIO)
+        out.append(self._client.failure(cookie, asked, Errno.EIO, why))
 
     def _missing(self, ours: int, entry: Entry) -> str:
         """Say what a reply lacks, or nothing: an error chunk excuses whatever is not there."""

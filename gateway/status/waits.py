@@ -25,6 +25,7 @@ class Thing(StrEnum):
     THROTTLE = "throttle"
     CLAIM = "claim"
     CONNECTION = "connection"
+    HOOK = "hook"
     SERVER = "server"
 
 
@@ -53,6 +54,10 @@ def what_waits(running: Relayed, others: Iterable[Relayed] = ()) -> WaitsFor | N
     why = running.opened.uplink.why_away
     if why is not None:
         return WaitsFor(Thing.CONNECTION, f"its connection to the server is lost: {why}")
+    hooked = traffic.jobs.with_hooks
+    if hooked is not None:
+        policies = traffic.plan.hooked.get(hooked, "of a policy")
+        return WaitsFor(Thing.HOOK, f"a hook does a {hooked.name}: {policies}")
     if session.sends_no_requests or traffic.in_flight or traffic.jobs:
         return WaitsFor(Thing.SERVER, "the server does not answer")
     if not session.between_requests:

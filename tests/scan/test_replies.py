@@ -675,6 +675,7 @@ def test_extents_that_32_bits_cannot_say_end_the_list() -> None:
     session.feed(chunk, struct.pack(">IHHQQQ", 0x6E8A278C, 1, 6, 1, 0, len(other)) + other)
     [reply] = session.replies()
     assert reply.error == Errno.EIO  # a status of 33 bits cannot be told at all
+    assert session.traffic.errors == {("BLOCK_STATUS", "EIO"): 1}
     assert not reply.status
     told = narrowed(Extents.of([(512, 0), (2**32, 1), (512, 2)]), 4096)
     assert told is not None

@@ -187,6 +187,20 @@ async def test_a_claim_names_who_has_it() -> None:
         assert told["claim"] == f"session {holder} writes a part of a block in 0-4095"
 
 
+async def test_a_policy_that_does_the_command_is_named() -> None:
+    slow = 'policies = [ { use = "delay", read = 3600 } ]\n'
+    async with looked_at(Server({"": MemoryDisk(SIZE)}), export=slow) as look:
+        client = look.client()
+        await client.go()
+        service = look.gateway.service
+        await until(lambda: service.running)
+        [running] = service.running
+        await client.send(Cmd.READ, 0, 4096)
+        await until(lambda: running.traffic.jobs)
+        [line] = await look.until_told(1)
+        assert (line["waits_for"], line["why"]) == ("hook", "a hook does a READ: delay")
+
+
 async def test_a_policy_that_holds_back_is_named() -> None:
     rate = 'policies = [ { use = "rate", bytes-per-second = "1K" } ]\n'
     async with looked_at(Server({"": MemoryDisk(SIZE)}), export=rate) as look:
