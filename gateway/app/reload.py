@@ -183,7 +183,7 @@ class Reloader:
     async def reload(self) -> ControlAnswer:
         """Reload now, and say in the log and in the answer what came of it."""
         log = self._service.log
-        async with self._turn:
+        async with self._turn, self._now.manager.reloading():
             try:
                 with trio.fail_after(RELOAD_SECONDS):
                     done = await self._reload()

@@ -13,7 +13,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Verb, no_arguments
+from gateway.app.command import run_command
 from gateway.app.descriptors import raise_limit, why_short
 from gateway.app.lacking import say_what_is_lacking
 from gateway.app.let_in_nowhere import LetInNowhere
+from gateway.app.manager import manager_of
 from gateway.app.overview import Overview
 from gateway.app.pidfile import pidfile
 from gateway.app.reload import ConfigSource, Reloader
@@ -35,7 +37,7 @@ from gateway.config import Config, Listen
 from gateway.hub.hub import Hub
 from gateway.log import logger, say_left_out
 from gateway.log.ids import new_id
-from gateway.net.listen import Listener, ListenError, is_abstract, open_listener, take_clients
+from gateway.net.listen import Listener, ListenError, open_listener, take_clients
 from gateway.net.options import peer_of
 from gateway.net.tally import Tally
 from gateway.sessions.pausing import Pauses
@@ -46,7 +48,7 @@ from gateway.status import verbs as status
 from gateway.status.stuck import Stuck
 from gateway.upstream.backends import Backend
 from gateway.upstream.configured import StartError, load_keyring, servers_of
-from gateway.uri import MAX_SOCKET_PATH_BYTES, NbdUri
+from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
     from gateway.tls.keyring import Keyring  # costs nothing where there is no TLS
@@ -97,9 +99,10 @@ async def serve(
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
             try:
+                manager = manager_of(os.environ)
                 keyring = load_keyring(config)
                 servers = servers_of(config, embedded, keyring)
-                standing = Standing(servers, keyring, Listeners([]))
+                standing = Standing(servers, keyring, Listeners([]), manager)
                 try:
                     await _open(standing.doors, config)
                     with pidfile(options.pidfile):
@@ -149,6 +152,7 @@ class _Run:
         self._keeper.log = log
         for listener in listeners:
             log.info("listening", uri=str(listener.uri))
+        standing.manager.log = log
         hub = Hub()
         hub.failed = lambda error: log.error("internal error beside the sessions", exc_info=error)
         self._service = Service(config, standing.servers.servers, hub, log)
@@ -187,6 +191,8 @@ class _Run:
                         for listener in self._standing.doors.listeners:
                             await listener.aclose()
                         self._service.drain()
+                        seconds = self._service.config.drain_seconds + LINGER_SECONDS
+                        await self._standing.manager.stopping(seconds, self._in_a_line())
                         await self._wait_for_clients()
                         doors.cancel_scope.cancel()
                     clients.cancel_scope.cancel()
@@ -206,6 +212,7 @@ class _Run:
         )
         self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
         begin(self._obey_signals, everything)
+        begin(self._standing.manager.run, self._service.hub.goes_round, self._in_a_line)
         begin(self._stuck.watch)
         begin(self._shortages.run)
         begin(self._turned_away.run)
@@ -223,6 +230,10 @@ class _Run:
             self.obey(self._standing.doors.control)
         if self._options.run is not None:
             self._tasks.start_soon(self._run_command, self._options.run)
+
+    def _in_a_line(self) -> str:
+        sessions = self._service.relayed
+        return f"{'draining' if self.ends else 'serving'}; sessions: {sessions}"
 
     def _beside(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
         """Do something beside the clients. No bug of it ends the gateway."""
@@ -350,47 +361,15 @@ class _Run:
             if self._had_client and not self._clients and self._options.exit_after_last_client:
                 self._drain.set()
 
+    async def _run_command(self, command: str) -> None:
+        """Run what we are there for: we end with it, and it with us."""
+        self._status = await run_command(command, self._standing.doors.listeners[0], self._keeper)
+        self._drain.set()
+
     def _session_of(self, listen: Listen) -> ChooseSession | None:
         keyring = self._standing.keyring
         ring = None if keyring is None else keyring.listener(listen)
         return None if ring is None else ring.current.session
-
-    async def _run_command(self, command: str) -> None:
-        """Run what we are there for: we end with it, and it with us."""
-        uri = _for_clients(self._standing.doors.listeners[0])
-        environment = os.environ | {
-            "uri": str(uri),
-            "port": str(uri.port or ""),
-            "unixsocket": "" if _is_abstract(uri) else uri.socket_path or "",
-        }
-        keeper = self._keeper
-        kept = keeper.start("tree", ["/bin/sh", "-c", command], environment=environment)
-        try:
-            status = await kept.wait()
-        finally:
-            with trio.CancelScope(shield=True):  # it has limits of its own
-                await keeper.end(kept)
-        self._status = status if status >= 0 else 128 - status
-        self._drain.set()
-
-
-def _is_abstract(uri: NbdUri) -> bool:
-    return uri.socket_path is not None and is_abstract(uri.socket_path)
-
-
-def _for_clients(listener: Listener) -> NbdUri:
-    """Give the URI by which a client here gets in, wherever it goes."""
-    listen, uri = listener.settings, listener.uri
-    if uri.socket_path is not None and not _is_abstract(uri):
-        path = str(Path(uri.socket_path).absolute())
-        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
-            uri = replace(uri, socket_path=path)
-    if listen.tls_mode != "require":
-        return uri
-    from gateway.tls.client_uri import client_uri
-
-    verify = listen.verify_client is not False
-    return client_uri(uri, listen.certificates, listen.psk, verify_client=verify)
 
 
 # --- Building

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.admin.control import ControlSocket
+from gateway.app.manager import Manager
 from gateway.net.listen import Listener
 from gateway.upstream.backends import Backend
 from gateway.upstream.configured import Servers
@@ -72,6 +73,8 @@ class Standing:
     servers: Servers
     keyring: Keyring | None
     doors: Listeners
+    manager: Manager = field(default_factory=Manager)
+    """Who is told what becomes of us."""
     leaving: dict[Backend, int] = field(default_factory=dict)
     """What nobody is led to any more, and up to which age clients may be connected to it."""
 
@@ -82,3 +85,4 @@ class Standing:
             for backend in self.leaving:
                 await backend.end()
             await self.servers.end()
+        self.manager.close()

@@ -79,6 +79,7 @@ class Hub:
         self._again: set[int] = set()
         self._parked = False
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._goes_round = trio.Event()
         self._epoll.register(self._waker, select.EPOLLIN)
         self._watched[self._waker] = self._woken
         self._over = False
@@ -378,8 +379,15 @@ class Hub:
             os.eventfd_write(self._waker, 1)
         self._again.add(sock.fileno())
 
+    async def goes_round(self) -> None:
+        """Wait until the hub has looked for what is ready once more, and has come to it."""
+        os.eventfd_write(self._waker, 1)
+        await self._goes_round.wait()
+
     def _woken(self, _events: int) -> int:
         os.eventfd_read(self._waker)
+        self._goes_round.set()
+        self._goes_round = trio.Event()
         return Crowd.NONE
 
     def finish(self, reason: str, seconds: float) -> None:

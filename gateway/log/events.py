@@ -113,6 +113,15 @@ GATEWAY = Chapter(
             signal="which one",
         ),
         _event(
+            "service manager cannot be told",
+            WARNING,
+            "systemd has asked to be told what becomes of the gateway (NOTIFY_SOCKET), and that fails. Clients"
+            " are served all the same. It is said once, until something could be told again.",
+            "See why. Without a word of the gateway, systemd ends it when WatchdogSec has passed.",
+            socket="where it is told",
+            why=_WHY,
+        ),
+        _event(
             "repaired",
             INFO,
             "The gateway ends. One line for each upstream that needed quirks.",
