@@ -10,6 +10,7 @@ descriptors.py  how many files we may have open
 tracing.py   the verb that has somebody look on
 lacking.py   what the first client will need and is not there, said before he comes
 manager.py   what systemd is told of us, and by what it sees that we are alive
+asked.py     what was asked over the control socket, in the log
 pidfile.py   our number in a file, as long as we serve
 command.py   what a gateway is there for by `--run`
 demo.py      a gateway before a server with qemu 3.0.0's faults, looked at from both sides

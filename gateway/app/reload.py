@@ -229,6 +229,9 @@ class Reloader:
             config = await trio.to_thread.run_sync(self._source.load, abandon_on_cancel=True)
         except ConfigError as error:
             raise NotReloaded(*map(str, error.problems)) from None
+        before = self._service.config
+        if (config.user, config.group) != (before.user, before.group):
+            raise NotReloaded(f"{self._source.path}: another user or group takes a new start")
         async with AsyncExitStack() as opened:
             with ExitStack() as changed:
                 try:

@@ -3,7 +3,8 @@
 The only module that knows all others. Signals: SIGTERM, or SIGINT once, drains (no new connections, nothing
 new begun, what is under way finished within `drain-seconds`); a second one ends at once, with the status of one
 that it would have killed. SIGHUP loads the
-configuration and TLS credentials anew (see `gateway.app.reload`). SIGUSR1 and SIGUSR2 do nothing.
+configuration and TLS credentials anew (see `gateway.app.reload`), SIGUSR1 writes the state to the log
+(`gateway.status.dump`). SIGUSR2 does nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.admin.control import Asked, ControlAnswer, ControlSocket, Verb, no_arguments
+from gateway.admin.control import ControlAnswer, ControlSocket, Verb, no_arguments
+from gateway.app.asked import say_asked
 from gateway.app.command import run_command
 from gateway.app.descriptors import raise_limit, why_short
 from gateway.app.lacking import say_what_is_lacking
@@ -53,9 +55,9 @@ from gateway.uri import NbdUri
 if TYPE_CHECKING:
     from gateway.tls.keyring import Keyring  # costs nothing where there is no TLS
 
-WITHOUT_MEANING = (signal.SIGUSR1, signal.SIGUSR2)
-"""They would kill us: a lot for somebody's guess at what rotates logs. We do not have the kernel ignore them,
-for what we start would ignore them as well (execve(2))."""
+WITHOUT_MEANING = (signal.SIGUSR2,)
+"""It would kill us: a lot for somebody's guess at what rotates logs. We do not have the kernel ignore it, for
+what we start would ignore it as well (execve(2))."""
 
 KILLED = 128
 """Exit status after a second signal, beside its number: what a shell gives for who was killed by it."""
@@ -94,7 +96,7 @@ async def serve(
     # number away (waitpid(2)).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Signals first: whoever sees the socket may send one.
-    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WITHOUT_MEANING)
+    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, *WITHOUT_MEANING)
     with trio.open_signal_receiver(*heard) as signals, _none_held_back(heard):
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
@@ -106,6 +108,7 @@ async def serve(
                 try:
                     await _open(standing.doors, config)
                     with pidfile(options.pidfile):
+                        _become(config)
                         run = _Run(config, options, source, standing, embedded, signals, listening)
                         status = await run.until_the_end()
                 finally:
@@ -260,6 +263,9 @@ class _Run:
             if number == signal.SIGHUP:
                 self._reloader.ask()
                 continue
+            if number == signal.SIGUSR1:
+                await self._service.hub.attempt(self._write_state)
+                continue
             if number in WITHOUT_MEANING:
                 self._service.log.info(
                     "signal means nothing here: SIGHUP reloads", signal=signal.Signals(number).name
@@ -275,6 +281,11 @@ class _Run:
                 everything.cancel()
             self._drain.set()
 
+    async def _write_state(self) -> None:
+        from gateway.status.dump import write_state
+
+        await write_state(self._service, self._stuck, self._overview, self._service.log)
+
     # --- What a reload brings
 
     def accept(self, listener: Listener) -> None:
@@ -288,8 +299,8 @@ class _Run:
 
     def obey(self, control: ControlSocket) -> None:
         """Do what is asked for over a control socket."""
-        failed = self._service.hub.failed
-        self._beside(control.run, self._verbs, self._tasks, self._short, self._heard, failed)
+        failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
+        self._beside(control.run, self._verbs, self._tasks, self._short, heard, failed)
 
     def watch(self, keyring: Keyring) -> None:
         """Exchange credentials whose files change."""
@@ -307,21 +318,6 @@ class _Run:
     async def _reload(self, arguments: Mapping[str, object]) -> ControlAnswer:
         no_arguments(arguments)
         return await self._reloader.reload()
-
-    def _heard(self, asked: Asked) -> None:
-        log, answer = self._service.log, asked.answer
-        export = asked.arguments.get("export")
-        ours = {"verb": asked.verb, "pid": asked.by.pid, "uid": asked.by.uid}
-        ours |= {"export": export} if isinstance(export, str) else {}
-        ours |= {"arguments": dict(asked.arguments)} if asked.arguments.keys() - {"export"} else {}
-        if answer is None:
-            log.warning("command undone: who asked has gone", **ours)
-        elif answer.ok and answer.data is not None:
-            log.debug("question answered", **ours)  # it may be asked every second
-        elif answer.ok:
-            log.info("command done", **ours, done=[*answer.done], problems=[*answer.problems])
-        else:
-            log.warning("command not done", **ours, why=[*answer.problems])
 
     # --- Clients
 
@@ -378,10 +374,29 @@ class _Run:
 async def _open(doors: Listeners, config: Config) -> None:
     """Listen on everything. Raises `StartError`; then what was opened is for the caller to close."""
     try:
+        if "LISTEN_FDS" in os.environ:
+            from gateway.net.inherited import handed_over
+
+            doors.listeners += await handed_over(config.listen, os.environ)
         # Who can reach the gateway as a client can then ask it, too.
         if config.control.socket is not None:
             doors.control = ControlSocket(config.control.socket)
+        here = [each.settings for each in doors.listeners]
         for settings in config.listen:
-            doors.listeners.append(await open_listener(settings))
+            if settings not in here:
+                doors.listeners.append(await open_listener(settings))
+        doors.listeners.sort(key=lambda each: config.listen.index(each.settings))
     except ListenError as error:
+        raise StartError(str(error)) from None
+
+
+def _become(config: Config) -> None:
+    """Become whom the configuration says, now that all is open. Raises `StartError`."""
+    if config.user is None and config.group is None:
+        return
+    from gateway.net.privileges import CannotBecome, become
+
+    try:
+        become(config.user, config.group, config.control.socket)
+    except CannotBecome as error:
         raise StartError(str(error)) from None

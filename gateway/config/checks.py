@@ -202,7 +202,12 @@ def _may_be_let_through(data: Data, name: str) -> bool:
 
 def _addresses(data: Data, where: Where) -> Iterator[Finding]:
     taken: dict[tuple[object, ...], KeyPath] = {}
+    named: dict[object, KeyPath] = {}
     for path, listen in array_of(data, "listen"):
+        name = listen.get("descriptor")
+        if isinstance(name, str) and (first := named.setdefault(name, path)) is not path:
+            there = where((*first, "descriptor"))
+            yield (*path, "descriptor"), f'"{name}" is taken by another listener already ({there})'
         uri = nbd_uri(listen)
         if uri is None or uri.port == 0:  # port 0 is another port each time
             continue

@@ -104,6 +104,15 @@ def _handshake_flags(value: object) -> tuple[str, ...]:
     return tuple(flag for flag in HANDSHAKE_FLAGS if flag in value)
 
 
+def _descriptor(value: object) -> str:
+    if not re.fullmatch(r"[!-9;-~]{1,255}", text(value)):
+        raise ValueError(
+            "expected the FileDescriptorName= of a socket unit, up to 255 characters of ASCII without spaces"
+            f' and ":", got {shown(value)}'
+        )
+    return text(value)
+
+
 def _proxies(value: object) -> tuple[Proxy, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(
@@ -135,6 +144,7 @@ HandshakeFlags = Annotated[
     WithJsonSchema({"type": "array", "items": {"enum": list(HANDSHAKE_FLAGS)}}),
 ]
 SocketMode = Annotated[int, *written_as(_socket_mode)]
+Descriptor = Annotated[str, *written_as(_descriptor)]
 Proxies = Annotated[tuple[Proxy, ...], *written_as(_proxies, array=True)]
 Owner = Annotated[SocketOwner, *written_as(_socket_owner)]
 
@@ -146,6 +156,11 @@ class Listen(Section):
 
     uri: ListenUri = Field(
         description="Where clients connect: an NBD URI without an export name. TCP port 0 takes a free one."
+    )
+    descriptor: Descriptor | None = Field(
+        default=None,
+        description="The name by which systemd hands the socket over (FileDescriptorName=). Without it, one"
+        " that listens at `uri` is taken.",
     )
     # Each client costs two sockets and its buffers. More than this many machines seldom share one
     # gateway, and a client that leaks connections is stopped before it has cost everybody theirs.
@@ -338,6 +353,13 @@ class Config(Section):
     rule: Annotated[tuple[Rule, ...], Field(strict=False)] = Field(
         default=(),
         description="Who may reach what, in order. Without any, everybody may reach everything.",
+    )
+    user: str | None = Field(
+        default=None,
+        description="The user to become once all is listened on, for a gateway that root starts.",
+    )
+    group: str | None = Field(
+        default=None, description="The group to become. Default: the user's own."
     )
     # Long enough for what a disk under load takes, short enough for systemd's TimeoutStopSec of 90 s.
     drain_seconds: WaitSeconds = Field(

@@ -11,6 +11,10 @@ TEMPLATE = """\
 #
 # Keys that are commented out show their default or an example. Durations are in seconds.
 
+# Whom to become once all is listened on, for a gateway that root starts; the group is the user's own.
+#user = "nobody"
+#group = "nogroup"
+
 # After SIGTERM, how long requests in flight may take before connections are cut.
 #drain-seconds = 30
 
@@ -46,6 +50,11 @@ uri = "nbd://127.0.0.1:10810"
 #uri = "nbd+unix:///?socket=/run/nbd-gateway.sock"
 #socket-mode = "0660"
 #socket-owner = ":disk"
+
+# systemd listens, and hands the socket over by this name (FileDescriptorName= of a socket unit):
+#[[listen]]
+#uri = "nbd://0.0.0.0:10814"
+#descriptor = "nbd"
 
 # Load balancers in these networks say, with the PROXY protocol, who a client is; on a Unix socket, ["unix"]:
 #[[listen]]

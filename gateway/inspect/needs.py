@@ -18,6 +18,7 @@ from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
 from gateway.net.command import unstartable
 from gateway.net.listen import homeless, is_abstract, ungivable
+from gateway.net.privileges import why_not
 from gateway.upstream.configured import load_keyring
 from gateway.uri import FileUri
 
@@ -31,6 +32,8 @@ def lacking(config: Config) -> Iterator[Finding]:
     yield from lacking_for_clients(config)
     if config.control.socket is not None and (why := homeless(config.control.socket)):
         yield ("control", "socket"), why
+    for key, why in why_not(config.user, config.group):
+        yield (key,), why
 
 
 def lacking_for_clients(config: Config) -> Iterator[Finding]:

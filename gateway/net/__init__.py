@@ -1,6 +1,7 @@
 """Sockets: where clients come from, how servers are reached, and how a pure core is driven.
 
 listen.py   addresses that we listen on
+inherited.py  those that whoever starts us listens on already
 dial.py     servers that we connect to by address
 command.py  servers that we start
 keeping.py  starting what ends with us
@@ -12,5 +13,6 @@ options.py  socket options, the same for both
 proxy.py    whom a load balancer speaks for
 drive.py    a negotiation (gateway.protocol) on a stream
 secure.py   TLS over a connection
+privileges.py  who we are, once all is open that takes more rights
 tally.py    says seldom what happens often
 """

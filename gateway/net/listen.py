@@ -37,10 +37,19 @@ class ListenError(Exception):
 class Listener:
     """One `[[listen]]` that is open: its sockets, and the URI by which clients reach it."""
 
-    def __init__(self, settings: Listen, uri: NbdUri, sockets: list[trio.SocketListener]) -> None:
+    def __init__(
+        self,
+        settings: Listen,
+        uri: NbdUri,
+        sockets: list[trio.SocketListener],
+        *,
+        keeps_file: bool = False,
+    ) -> None:
         self.settings = settings
         self.uri = uri
         self.sockets = sockets
+        self._keeps_file = keeps_file
+        """The file of its Unix socket is another's."""
 
     def take_over(self, settings: Listen) -> None:
         """Go over to other settings of the same address: clients that come from now on have them."""
@@ -53,7 +62,7 @@ class Listener:
         for listener in sockets:
             await listener.aclose()
         path = self.uri.socket_path
-        if sockets and path is not None and not is_abstract(path):
+        if sockets and path is not None and not is_abstract(path) and not self._keeps_file:
             with suppress(OSError):
                 Path(path).unlink()
 
@@ -133,6 +142,11 @@ def _why(error: OSError, path: str | None) -> str:
 async def open_listener(settings: Listen) -> Listener:
     """Listen where a `[[listen]]` says. Raises `ListenError`."""
     uri = settings.uri
+    if settings.descriptor is not None:
+        raise ListenError(
+            f"cannot listen on {uri}: its socket is handed over by systemd when we are started, by the name of"
+            f' "{settings.descriptor}", and none of that name is'
+        )
     try:
         match uri.transport:
             case Transport.TCP:
@@ -196,6 +210,25 @@ def file_as_in(settings: Listen) -> Iterator[None]:
             text = f"cannot change mode or owner of {path}: {error.strerror or error}"
             raise ListenError(text) from None
         raise
+
+
+def other_file(settings: Listen) -> str | None:
+    """Say what is not as a `[[listen]]` says of the file of a Unix socket that somebody else has made."""
+    path = settings.uri.socket_path
+    if path is None or is_abstract(path):
+        return None
+    try:
+        there = Path(path).stat()
+        wanted = (-1, -1) if settings.socket_owner is None else _identified(settings.socket_owner)
+    except (OSError, LookupError) as error:
+        return str(error)
+    mode, wanted_mode = stat.S_IMODE(there.st_mode), settings.socket_mode
+    if wanted_mode not in (None, mode):
+        return f"the file's mode is {mode:04o}, and socket-mode is {wanted_mode:04o}"
+    owner = (there.st_uid, there.st_gid)
+    if any(each not in (_AS_IT_IS, its) for each, its in zip(wanted, owner, strict=True)):
+        return f"the file's owner is {owner[0]}:{owner[1]}, and socket-owner is {settings.socket_owner}"
+    return None
 
 
 def _usual_mode() -> int:

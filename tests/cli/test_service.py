@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import pytest
 from tests.access.installed import Installed
 from tests.app.managers import ServiceManager, value
 from tests.cli.programs import GATEWAY, nbdinfo
+from tests.interop.processes import listening, wait_until
+from tests.interop.servers import free_port
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
@@ -82,13 +85,13 @@ def test_a_service_says_when_it_is_ready_reloads_and_ends(
 
 def test_what_it_starts_cannot_speak_in_its_name(tmp_path: Path, systemd: ServiceManager) -> None:
     """They would say that we have ended, or that we are alive when we are not."""
-    environment = systemd.environment(watchdog_seconds=60)
+    environment = systemd.environment(watchdog_seconds=60) | {"LISTEN_PID": "1", "LISTEN_FDS": "1"}
     with service(
         systemd, tmp_path, "--run", "env > environment", environment=environment
     ) as process:
         assert process.wait(HANG_SECONDS) == 0
     said = (tmp_path / "environment").read_text()
-    for word in ("NOTIFY_", "WATCHDOG_"):
+    for word in ("NOTIFY_", "WATCHDOG_", "LISTEN_"):
         assert f"\n{word}" not in f"\n{said}"
 
 
@@ -147,3 +150,66 @@ def test_one_whose_hub_is_blocked_gives_no_sign_of_life_and_is_ended(
     with service(systemd, tmp_path, environment=systemd.environment()) as process:
         assert systemd.until("READY=1")
         assert nbdinfo(uri) == str(8 << 20)
+
+
+# --- Sockets that systemd hands over
+
+
+ACTIVATED = """
+[[listen]]
+uri = "nbd://127.0.0.1:{port}"
+{descriptor}
+[upstream.main]
+uri = "memory:8M"
+"""
+
+
+@contextmanager
+def activated(
+    cwd: Path, port: int, *, names: tuple[str, ...] = (), descriptor: str = ""
+) -> Iterator[subprocess.Popen[str]]:
+    """The gateway behind systemd-socket-activate, which starts it when the first client comes."""
+    (cwd / "gateway.toml").write_text(ACTIVATED.format(port=port, descriptor=descriptor))
+    command = ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", *names]
+    process = subprocess.Popen(
+        [*command, *GATEWAY, "serve", "--config", "gateway.toml"],
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    try:
+        wait_until(lambda: listening(f"nbd://127.0.0.1:{port}"), "it listens")
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=HANG_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("names", "descriptor"),
+    [((), ""), (("--fdname=nbd",), 'descriptor = "nbd"')],
+    ids=["by its address", "by its name"],
+)
+def test_a_socket_of_systemd_is_served(
+    tmp_path: Path, names: tuple[str, ...], descriptor: str
+) -> None:
+    port = free_port()
+    with activated(tmp_path, port, names=names, descriptor=descriptor) as process:
+        assert nbdinfo(f"nbd://127.0.0.1:{port}") == str(8 << 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(HANG_SECONDS) == 0
+
+
+def test_a_socket_of_systemd_that_nobody_names_ends_the_start(tmp_path: Path) -> None:
+    port = free_port()
+    with activated(
+        tmp_path, port, names=("--fdname=web",), descriptor='descriptor = "nbd"'
+    ) as process:
+        with socket.create_connection(("127.0.0.1", port)):
+            assert process.wait(HANG_SECONDS) == 1
+        assert process.stderr is not None
+        said = process.stderr.read().splitlines()[-1]
+    assert "named by no [[listen]], neither by its descriptor nor by its uri:" in said
+    assert f'descriptor 3 "web" of 127.0.0.1:{port}' in said

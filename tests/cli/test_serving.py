@@ -326,7 +326,7 @@ def test_a_directory_for_temporary_files_that_is_too_long_is_blamed(tmp_path: Pa
     assert not list(long.iterdir())
 
 
-@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2"])
+@pytest.mark.parametrize("name", ["SIGUSR2"])
 def test_signals_that_mean_nothing_do_nothing(tmp_path: Path, name: str) -> None:
     arguments = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
     with running(*arguments, cwd=tmp_path) as gateway:
@@ -338,11 +338,30 @@ def test_signals_that_mean_nothing_do_nothing(tmp_path: Path, name: str) -> None
         assert gateway.wait(HANG_SECONDS) == 0
 
 
+def test_sigusr1_writes_the_state_to_the_log(tmp_path: Path) -> None:
+    arguments = ("serve", "memory:1M", "--listen", "nbd+unix:///?socket=g.sock")
+    with running(*arguments, "--log-format", "json", cwd=tmp_path) as gateway:
+        log_until(gateway, "listening")
+        with RawClient(f"nbd+unix:///?socket={tmp_path}/g.sock") as client:
+            client.socket.sendall(client.read_request(1, 0, 512))
+            client.reply(512)
+            gateway.send_signal(signal.SIGUSR1)
+            text = log_until(gateway, "state of a session")
+        said = [json.loads(line) for line in text.splitlines()]
+        state = {each["event"]: each for each in said if each["event"].startswith("state of ")}
+        assert state["state of the gateway"]["sessions"] == 1
+        assert state["state of a listener"]["clients"] == 1
+        assert state["state of an upstream"]["state"] == "up"
+        assert state["state of a session"]["requests"] == {"READ": 1}
+        [begins] = [each for each in said if each["event"] == "session begins"]
+        assert state["state of a session"]["session"] == begins["session"]
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("SIGHUP", "configuration reloaded"),
-        ("SIGUSR1", "signal=SIGUSR1"),
+        ("SIGUSR1", "state of the gateway"),
         ("SIGUSR2", "signal=SIGUSR2"),
     ],
 )

@@ -48,6 +48,14 @@ LACKS: dict[str, tuple[str, list[str]]] = {
         f'{LISTEN}[upstream.a]\ncommand = ["./g.toml"]\n',
         ["g.toml:4: upstream.a.command: there is no program './g.toml'"],
     ),
+    "a user": (
+        f'user = "nobody-of-that-name"\n{LISTEN}{UPSTREAM}',
+        ['g.toml:1: user: there is no user "nobody-of-that-name"'],
+    ),
+    "a group": (
+        f'user = "nobody"\ngroup = "nobody-of-that-name"\n{LISTEN}{UPSTREAM}',
+        ['g.toml:2: group: there is no group "nobody-of-that-name"'],
+    ),
     "an audit directory": (
         LISTEN + UPSTREAM + EXPORT + AUDIT.format("logs/audit.log"),
         ["g.toml:8: export.policies: audit: there is no directory logs"],
