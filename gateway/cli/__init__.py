@@ -14,6 +14,7 @@ listens within a fraction of a second: nothing is loaded that only help texts or
     probe.py     what a server is, and what is wrong with it
     conform.py   whether it keeps its promises
     pki.py       certificates for trying TLS out
+    unit.py      units of systemd for a configuration
     reload.py    a running gateway takes its configuration up anew
     pause.py, resume.py, switch.py  its exports are held, go on, go over to another server
     losses.py    what its disks may have lost
@@ -94,7 +95,7 @@ VERBS = (
         "probe",
         "conform",
     ),
-    *("policies", "quirks", "init", "pki", "schema"),
+    *("policies", "quirks", "init", "unit", "pki", "schema"),
 )
 for _order, _verb in enumerate(VERBS):
     app.command(f"gateway.cli.{_verb}:{_verb}", name=_verb, sort_key=_order)

@@ -5,5 +5,6 @@ explain.py  what the gateway would do for one client that asks for one export
 changes.py  what policies change of it, in words
 report.py   what is found
 needs.py    what `serve` will need of this machine and lacks
+unit.py     units of systemd for a configuration
 conform/    whether a server does what it says, tried out
 """
