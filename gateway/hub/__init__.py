@@ -5,6 +5,7 @@ crowd.py    the events it waits for, and what sessions tell it of how to wait
 rounds.py   how it waits for more: by polling, or in the kernel; pure
 pace.py     the same in numbers, for whoever looks on
 turns.py    whose turn it is when there is not time for all
+hold_ups.py clients that hold up others
 lane.py     one direction of a session: receive once, scan, send once
 lanes.py    both lanes of a session, and what passes between them
 pump.py     who does the usual step of a session: `_pump.c`, compiled, or Python

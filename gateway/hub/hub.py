@@ -16,20 +16,20 @@ import math
 import os
 import select
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import trio
 
 from gateway.hub.crowd import AGAIN, LEFT, Crowd
-from gateway.hub.ending import LOST_SECONDS, do_all
+from gateway.hub.ending import do_all
+from gateway.hub.hold_ups import cut_off_who_holds_up_others, loosen_who_holds_up_kin
 from gateway.hub.lane import BufferPool
 from gateway.hub.pace import ROUNDS_A_SAMPLE, Pace
 from gateway.hub.rounds import Rounds
 from gateway.hub.session import Session, Watched
 from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
-from gateway.jobs.locks import Held, RangeLocks, Wait
 from gateway.net.options import RelaySocket
 from gateway.scan.traffic import Traffic
 from gateway.throttle import Charges, Clock, Doors
@@ -40,11 +40,6 @@ answer."""
 
 TURN_SECONDS = 0.004
 """How long the hub goes on before it lets Trio's other tasks run."""
-
-LOOK_FOR_HOLD_UPS_SECONDS = 5
-"""How often we look for clients that hold up others; they may do so for `LOST_SECONDS`. And for sessions that
-hold up those of other disks: they may do so with the same command at one look, and not at two. A server that is
-well has answered by the second."""
 
 BUG_SECONDS = 5
 """How long we wait before we restart a task beside the sessions that a bug has ended: it may end so again, and
@@ -96,8 +91,8 @@ class Hub:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self.keep_up, self._cut_off_who_holds_up_others)
-                nursery.start_soon(self.keep_up, self._loosen_who_holds_up_kin)
+                for look in (cut_off_who_holds_up_others, loosen_who_holds_up_kin):
+                    nursery.start_soon(self.keep_up, partial(look, self.sessions, self._contain))
                 nursery.start_soon(self.keep_up, self._open_doors)
                 await self._serve()
         finally:
@@ -157,34 +152,6 @@ class Hub:
             act()
         except Exception as error:
             self.failed(error)
-
-    async def _cut_off_who_holds_up_others(self) -> None:
-        """Writes to parts of one block wait for each other. A client that sends half a WRITE and stops, or
-        never takes the reply, would keep the others waiting for ever. What counts is how long one and the same
-        claim has waited: a busy client may be in the middle of some WRITE whenever we look.
-        """
-        since: dict[tuple[Session, Held], float] = {}
-        while True:
-            await trio.sleep(LOOK_FOR_HOLD_UPS_SECONDS)
-            now = trio.current_time()
-            waits: list[tuple[Session, Held]] = []
-            for session in self.sessions:
-                self._contain(partial(_note_held_up, session, waits))
-            since = {wait: since.get(wait, now) for wait in waits}
-            for session in {wait[0] for wait in waits if now - since[wait] >= LOST_SECONDS}:
-                self._contain(session.cut_off)
-
-    async def _loosen_who_holds_up_kin(self) -> None:
-        """A write to a part of a block waits for other disks that may be the same one, but not for long: they
-        may be others, and a disk must not wait for another one's server or client.
-        """
-        before: set[Wait] = set()
-        while True:
-            await trio.sleep(LOOK_FOR_HOLD_UPS_SECONDS)
-            now: set[Wait] = set()
-            for locks in {s.traffic.locks.kin: s.traffic.locks for s in self.sessions}.values():
-                self._contain(partial(_loosen, locks, before, now))
-            before = now
 
     async def _open_doors(self) -> None:
         """Let sessions go on whose requests their gates held back. Sleeps while there are none."""
@@ -402,19 +369,6 @@ class Hub:
         report it for ever to a session that cannot act on it.)
         """
         self._epoll.modify(sock, events or select.EPOLLET)
-
-
-def _note_held_up(session: Session, waits: list[tuple[Session, Held]]) -> None:
-    waits += [(session, held) for held in session.held_up]
-
-
-def _loosen(locks: RangeLocks, before: Container[Wait], now: set[Wait]) -> None:
-    """Loosen the sessions for which a claim waits now and waited `before`; note in `now` what waits now."""
-    for wait, whose in list(locks.waits_for_kin()):
-        now.add(wait)
-        if wait in before:
-            locks.loosen_kin(whose)
-    locks.tell()
 
 
 def _reraise(error: BaseException) -> None:

@@ -15,7 +15,9 @@ from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Request, Server
 from gateway.hub import rounds
 from gateway.hub.crowd import CALM_STEPS
 from gateway.hub.ending import do_all
-from gateway.hub.hub import LOOK_FOR_HOLD_UPS_SECONDS, Hub
+from gateway.hub.hold_ups import LOOK_FOR_HOLD_UPS_SECONDS
+from gateway.hub.hub import Hub
+from gateway.hub.pace import Pace
 from gateway.hub.session import Session
 from gateway.jobs.locks import RangeLocks
 from gateway.links.trunk import Trunk
@@ -96,7 +98,7 @@ async def test_nobody_who_asks_for_little_waits_while_others_are_to_gather(
 ) -> None:
     """The hub puts off its looks where somebody has many commands under way, unless there is such a one."""
     given: list[bool] = []
-    monkeypatch.setattr(Hub, "_gather", lambda _hub, _seconds: given.append(True))
+    monkeypatch.setattr(Pace, "gather", lambda _pace, _seconds: given.append(True))
     monkeypatch.setattr(rounds, "CALM_SECONDS", 3600.0)
     hang = trio.Event()
 

@@ -18,7 +18,7 @@ import trio.testing
 from gateway.embedded import PERSONALITIES, Faults, MemoryDisk, Personality, Request, Server
 from gateway.embedded.personality import WITHOUT_STRUCTURED_REPLIES
 from gateway.hub.ending import LOST_SECONDS
-from gateway.hub.hub import LOOK_FOR_HOLD_UPS_SECONDS
+from gateway.hub.hold_ups import LOOK_FOR_HOLD_UPS_SECONDS
 from gateway.hub.lane import BUFFER_BYTES, MAP_BYTES, Scan
 from gateway.hub.pump import VARIABLE
 from gateway.links.fencing import LOOK_FOR_ENDS_SECONDS

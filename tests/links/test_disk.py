@@ -15,7 +15,7 @@ import trio.testing
 from gateway.config import Connections, parse
 from gateway.embedded import Faults, MemoryDisk, Request, Server
 from gateway.hub.ending import LOST_SECONDS
-from gateway.hub.hub import LOOK_FOR_HOLD_UPS_SECONDS
+from gateway.hub.hold_ups import LOOK_FOR_HOLD_UPS_SECONDS
 from gateway.links import disk as disk_module
 from gateway.links.disk import Disk, Disks
 from gateway.links.trunk import Trunk
