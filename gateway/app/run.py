@@ -215,7 +215,7 @@ class _Run:
         )
         self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
         begin(self._obey_signals, everything)
-        begin(self._standing.manager.run, self._service.hub.goes_round, self._in_a_line)
+        begin(self._standing.manager.run, self._service.hub.waker.goes_round, self._in_a_line)
         begin(self._stuck.watch)
         begin(self._shortages.run)
         begin(self._turned_away.run)

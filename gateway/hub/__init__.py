@@ -4,6 +4,7 @@ hub.py      the reactor: whose socket is ready, and how it waits for more
 crowd.py    the events it waits for, and what sessions tell it of how to wait
 rounds.py   how it waits for more: by polling, or in the kernel; pure
 pace.py     the same in numbers, for whoever looks on
+waker.py    what wakes it, and by which one sees that it goes round
 turns.py    whose turn it is when there is not time for all
 hold_ups.py clients that hold up others
 lane.py     one direction of a session: receive once, scan, send once

@@ -13,7 +13,6 @@ polling: with two cores, polling would take time from the very peers that it wai
 from __future__ import annotations
 
 import math
-import os
 import select
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -30,6 +29,7 @@ from gateway.hub.pace import ROUNDS_A_SAMPLE, Pace
 from gateway.hub.rounds import Rounds
 from gateway.hub.session import Session, Watched
 from gateway.hub.turns import LONG_SECONDS, SLICE_SECONDS, Turns
+from gateway.hub.waker import Waker
 from gateway.net.options import RelaySocket
 from gateway.scan.traffic import Traffic
 from gateway.throttle import Charges, Clock, Doors
@@ -73,10 +73,10 @@ class Hub:
         """How it goes about its work."""
         self._again: set[int] = set()
         self._parked = False
-        self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._goes_round = trio.Event()
-        self._epoll.register(self._waker, select.EPOLLIN)
-        self._watched[self._waker] = self._woken
+        self.waker = Waker()
+        """By it one may see that the hub goes round."""
+        self._epoll.register(self.waker.fd, select.EPOLLIN)
+        self._watched[self.waker.fd] = self.waker.woken
         self._over = False
         self.failed: Callable[[BaseException], None] = _reraise
         """Is told of our bugs beside the sessions: such a bug must not end all sessions."""
@@ -84,7 +84,7 @@ class Hub:
     def close(self) -> None:
         """Close, after `run` and every `relay` have ended."""
         self._epoll.close()
-        os.close(self._waker)
+        self.waker.close()
 
     async def run(self) -> None:
         """Serve the sessions until cancelled. Those that `relay` still has to close need the hub open."""
@@ -343,19 +343,8 @@ class Hub:
         something is left to do that no event of the socket will tell of.
         """
         if self._parked and not self._again:
-            os.eventfd_write(self._waker, 1)
+            self.waker.wake()
         self._again.add(sock.fileno())
-
-    async def goes_round(self) -> None:
-        """Wait until the hub has looked for what is ready once more, and has come to it."""
-        os.eventfd_write(self._waker, 1)
-        await self._goes_round.wait()
-
-    def _woken(self, _events: int) -> int:
-        os.eventfd_read(self._waker)
-        self._goes_round.set()
-        self._goes_round = trio.Event()
-        return Crowd.NONE
 
     def finish(self, reason: str, seconds: float) -> None:
         """End all sessions in good order within `seconds`, those that begin later included."""

@@ -50,7 +50,7 @@ async def running(manager: Manager, *, hub_runs: bool = True) -> AsyncIterator[R
         async with trio.open_nursery() as nursery:
             if hub_runs:
                 nursery.start_soon(hub.run)
-            nursery.start_soon(partial(manager.run, hub.goes_round, made.status))
+            nursery.start_soon(partial(manager.run, hub.waker.goes_round, made.status))
             await trio.testing.wait_all_tasks_blocked(0.01)
             yield made
             nursery.cancel_scope.cancel()
