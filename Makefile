@@ -7,6 +7,7 @@
 # make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times
 # make test-trixie   the tests that need peers of Debian 13; as root
 # make test-sanitized   the data plane with sanitisers in the compiled pump
+# make dist   an sdist and wheels in dist/, each installed and tried where nothing else is
 
 PYTHON ?= $(shell tests/tools/newest-python)
 VENV   := .venv
@@ -16,7 +17,7 @@ demo: install
 	$(BIN)/nbd-gateway demo
 
 install: $(VENV)/installed
-$(VENV)/installed: pyproject.toml packaging/pump.py gateway/hub/_pump.c
+$(VENV)/installed: pyproject.toml packaging/hook.py packaging/pump.py gateway/hub/_pump.c
 	tests/tools/make-venv "$(PYTHON)" $(VENV) -e . --group test --group lint
 	touch $@
 
@@ -69,4 +70,8 @@ bench-scale:
 	tests/tools/install-peers
 	tests/bench/run scale
 
-.PHONY: demo install test test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale
+dist: install
+	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist
+	$(BIN)/python packaging/dist.py dist
+
+.PHONY: demo install dist test test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale
