@@ -1,8 +1,8 @@
 """What hatchling is told to put into a wheel and into an sdist, beside what is in the repository.
 
-Into both goes BUILD: one line that says of which commit it was made. Into a wheel go the compiled
-pump, if it can be had (`pump.py`), and what is installed beside the program (`manual.py`). That is made in a
-process of its own, so that the build sees this repository's `gateway`, and leaves nothing of it loaded.
+Into both goes BUILD: one line that says of which commit it was made. Into a wheel go the compiled pump, if it
+can be had (`pump.py`), and what is installed beside the program (`manual.py`). That is made in a process of
+its own, so that the build sees this repository's `gateway`, and leaves nothing of it loaded.
 """
 
 from __future__ import annotations

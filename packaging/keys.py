@@ -64,7 +64,7 @@ def tables() -> list[Table]:
         *(
             Table(
                 head,
-                " ".join(kinds[kind].get("description", "").split()),
+                _text(kinds[kind]).removeprefix(f"`{head}`: "),
                 _keys(kinds[kind]["properties"], kinds[kind].get("required", ())),
             )
             for kind, head in heads.items()
@@ -77,7 +77,7 @@ def _keys(properties: dict[str, Any], required: Any) -> tuple[Key, ...]:
     return tuple(
         Key(
             name,
-            " ".join(key.get("description", "").split()),
+            _text(key),
             None if name in required else _default(key),
             tuple(map(str, key.get("enum", ()))),
             name in required,
@@ -89,9 +89,13 @@ def _keys(properties: dict[str, Any], required: Any) -> tuple[Key, ...]:
 
 def _default(key: dict[str, Any]) -> str | None:
     default = key.get("default")
-    if default is None or isinstance(default, dict) or default == []:
+    if default is None or isinstance(default, dict) or default == [] or "Default: " in _text(key):
         return None
     is_size = {"type": "string"} in key.get("anyOf", ()) and isinstance(default, int)
     if is_size and default % MEBIBYTE == 0:
         return f'"{default // MEBIBYTE}M"'
     return json.dumps(default)
+
+
+def _text(described: dict[str, Any]) -> str:
+    return " ".join(described.get("description", "").split())
