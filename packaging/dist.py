@@ -76,7 +76,10 @@ def make(dist: Path, there: Path) -> None:
     try_it("the sdist, without a compiler", sdist, there / "source", NO_COMPILER, pump=False)
     try_it("the wheel for any machine", pure, there / "pure", pump=False)
     sbom = dist / f"{name.replace('_', '-')}.cdx.json"
-    made = [sdist, compiled, pure, make_sbom(pure, there / "sbom", sbom)]
+    python = clean(there / "sbom")
+    run(python, "-m", "pip", "install", "--quiet", pure)
+    run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "pip")
+    made = [sdist, compiled, pure, make_sbom(python, sbom)]
     sums = "".join(
         f"{sha256(each.read_bytes()).hexdigest()}  {each.name}\n" for each in sorted(made)
     )
@@ -135,11 +138,8 @@ def try_it(
     print(f"{what}: {version.strip()}")
 
 
-def make_sbom(wheel: Path, there: Path, sbom: Path) -> Path:
-    """Say what is in an environment in which a wheel is installed, and nothing else."""
-    python = clean(there)
-    run(python, "-m", "pip", "install", "--quiet", wheel)
-    run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "pip")
+def make_sbom(python: Path, sbom: Path) -> Path:
+    """Say what an interpreter finds, which has nothing but an installation."""
     tool = Path(sys.executable).with_name("cyclonedx-py")
     run(
         *(tool, "environment", "--output-reproducible", "--mc-type", "application"),

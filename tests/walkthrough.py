@@ -22,7 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,10 @@ def commands(block: str) -> Iterator[Step]:
         yield Step("", typed, tuple(each for each in lines if each.strip()))
 
 
-def run(page: str, there: Path) -> None:
-    """Do what a page says, in a directory. Raises AssertionError where it is not as the page has it."""
+def run(page: str, there: Path, bash: Callable[[str, Path], str] | None = None) -> None:
+    """Do what a page says, in a directory. Raises AssertionError where it is not as the page has it. `bash`
+    runs a script there and gives what it prints: this machine's, if nothing is said.
+    """
     ports: dict[str, str] = {}
     page = PORT.sub(lambda found: ports.setdefault(found[0], free_port()), page)
     todo = steps(page)
@@ -90,7 +92,7 @@ def run(page: str, there: Path) -> None:
         else:
             script += typed(number, step.text)
             number += 1
-    shown = bash(script, there)
+    shown = (bash or bash_here)(script, there)
     parts = re.split(rf"^{MARK}(\d+)\n", shown, flags=re.MULTILINE)[1:]
     outputs = dict(zip(map(int, parts[::2]), parts[1::2], strict=True))
     assert len(outputs) == len(told), shown
@@ -106,7 +108,7 @@ def typed(number: int, command: str) -> str:
     head = f"echo '{MARK}{number}'\n"
     if command.endswith("&"):
         log = f".{number}.log"
-        return f"{head}{command[:-1]} >{log} 2>&1 & listens {log} $!\necho '{MARK}status '$?\n"
+        return f"{head}: >{log}; {command[:-1]} >{log} 2>&1 & listens {log} $!\necho '{MARK}status '$?\n"
     # In this shell and not in one of its own, for it may be "export" or "cd". $? is that of the last command.
     return f'{head}(exit $status)\n{command}\nstatus=$?; echo "{MARK}status $status"\n'
 
@@ -130,24 +132,27 @@ def in_order(wanted: list[str], line: str) -> bool:
     return re.search(".*".join(map(re.escape, wanted)), line) is not None
 
 
-def bash(script: str, there: Path) -> str:
-    """Run a script; give all that it prints."""
-    ours = str(Path(sys.executable).parent)
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([ours, os.environ["PATH"], "/usr/sbin", "/sbin"]),
-        "HOME": str(there),
-        "COLUMNS": "120",
-        "LC_ALL": "C.UTF-8",
-    }
+AS_TYPED = {"COLUMNS": "120", "LC_ALL": "C.UTF-8"}
+
+
+def bash_here(script: str, there: Path) -> str:
+    """Run a script with the programs of this machine, and ours."""
+    path = [str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"]
+    environment = {**os.environ, **AS_TYPED, "PATH": os.pathsep.join(path), "HOME": str(there)}
+    return said_by(["bash", "--norc", "-c", script], there, environment)
+
+
+def said_by(command: list[str], there: Path, environment: dict[str, str]) -> str:
+    """Give all that a command prints. It is ended, with all that it has started, when it hangs."""
     with subprocess.Popen(
-        ["bash", "--norc", "-c", script],
+        command,
         cwd=there,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="backslashreplace",  # nbdinfo 1.14 prints what it finds in memory, where there is no "file"
         start_new_session=True,
     ) as process:
         try:
