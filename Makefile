@@ -7,6 +7,9 @@
 # make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times
 # make test-trixie   the tests that need peers of Debian 13; as root
 # make test-sanitized   the data plane with sanitisers in the compiled pump
+# make deb   a Debian package in dist/, for the Debian that it is made on
+# make test-packages   packages in fresh Debians, by debootstrap; as root
+# make dist   an sdist and wheels in dist/, each installed and tried where nothing else is
 
 PYTHON ?= $(shell tests/tools/newest-python)
 VENV   := .venv
@@ -16,7 +19,7 @@ demo: install
 	$(BIN)/nbd-gateway demo
 
 install: $(VENV)/installed
-$(VENV)/installed: pyproject.toml packaging/pump.py gateway/hub/_pump.c
+$(VENV)/installed: pyproject.toml packaging/hook.py packaging/pump.py gateway/hub/_pump.c
 	tests/tools/make-venv "$(PYTHON)" $(VENV) -e . --group test --group lint
 	touch $@
 
@@ -69,4 +72,16 @@ bench-scale:
 	tests/tools/install-peers
 	tests/bench/run scale
 
-.PHONY: demo install test test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale
+deb: install
+	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist
+	$(BIN)/python packaging/deb.py dist
+
+test-packages: install
+	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist
+	$(BIN)/python -m pytest -m real tests/packages
+
+dist: install
+	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist
+	$(BIN)/python packaging/dist.py dist
+
+.PHONY: demo install dist deb test test-packages test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale

@@ -1,8 +1,8 @@
 """Builds the compiled pump (`gateway/hub/_pump.c`) with whatever is built of this repository.
 
-Hatchling calls this hook for a wheel, and for `pip install -e`. It takes the C compiler that the interpreter
-was made with. Where there is none, or no headers of the interpreter, nothing is built, and Python does
-all: `nbd-gateway --version` says which it is.
+`hook.py` calls it for a wheel, and for `pip install -e`. It takes the C compiler that the interpreter was
+made with. Where there is none, or no headers of the interpreter, nothing is built, and Python does all:
+`nbd-gateway --version` says which it is.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import os
 import shlex
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "gateway/hub/_pump.c"
 FLAGS = (
@@ -32,25 +31,24 @@ WITHOUT = "0"
 """What NBD_GATEWAY_PUMP says where no pump is wanted."""
 
 
-class PumpHook(BuildHookInterface[Any]):
-    """Adds the pump to what is built, if it can be had."""
-
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build it into the source tree, where an editable installation finds it, too."""
-        if os.environ.get("NBD_GATEWAY_PUMP") == WITHOUT:
-            return
-        artifact = Path(SOURCE).with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
-        target = Path(self.root) / artifact
-        try:
-            compile_pump(Path(self.root) / SOURCE, target)
-        except (OSError, subprocess.CalledProcessError) as error:
-            target.unlink(missing_ok=True)  # an old one may not know what Python has changed since
-            why = getattr(error, "stderr", "") or str(error)
-            self.app.display_warning(f"the compiled pump was not built, so Python does all: {why}")
-            return
-        build_data["artifacts"].append(f"/{artifact}")
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+def add_pump(root: Path, build_data: dict[str, Any], warn: Callable[[str], None]) -> None:
+    """Add the pump to what is built, if it can be had. It is built into the source tree, where an editable
+    installation finds it, too.
+    """
+    if os.environ.get("NBD_GATEWAY_PUMP") == WITHOUT:
+        return
+    artifact = Path(SOURCE).with_suffix(sysconfig.get_config_var("EXT_SUFFIX"))
+    target = root / artifact
+    try:
+        compile_pump(root / SOURCE, target)
+    except (OSError, subprocess.CalledProcessError) as error:
+        target.unlink(missing_ok=True)  # an old one may not know what Python has changed since
+        why = getattr(error, "stderr", "") or str(error)
+        warn(f"the compiled pump was not built, so Python does all: {why}")
+        return
+    build_data["artifacts"].append(f"/{artifact}")
+    build_data["pure_python"] = False
+    build_data["infer_tag"] = True
 
 
 def compile_pump(source: Path, target: Path, *flags: str) -> None:

@@ -16,8 +16,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("patient")
 
-# They need a Debian 13 beside this machine's own system: `make test-trixie` names them.
-collect_ignore = ["trixie"]
+# They need other Debians beside this machine's own system: `make test-trixie`, `make test-packages`.
+collect_ignore = ["trixie", "packages"]
 
 WHOLE_GATEWAYS = {"hub", "links", "losses", "sessions"}
 """Rooms whose tests run whole gateways, over real sockets, or very many schedules."""

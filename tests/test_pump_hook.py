@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-TOP = Path(__file__).parent.parent
-
-
-def made() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pump_hook", TOP / "packaging" / "pump.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-HOOK = made()
+from tests.packing import PUMP
 
 
 def compiler(monkeypatch: pytest.MonkeyPatch, there: Path, script: str) -> None:
@@ -33,26 +19,17 @@ def compiler(monkeypatch: pytest.MonkeyPatch, there: Path, script: str) -> None:
     monkeypatch.setenv("CC", str(path))
 
 
-class App:
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def display_warning(self, text: str) -> None:
-        self.warnings.append(text)
-
-
 def build(there: Path) -> tuple[dict[str, Any], list[str]]:
     """Build in this directory; give what is said of the wheel, and of what went wrong."""
-    app = App()
+    warnings: list[str] = []
     said: dict[str, Any] = {"artifacts": []}
-    hook = HOOK.PumpHook(str(there), {}, None, None, "", "wheel", app)
-    hook.initialize("standard", said)
-    return said, app.warnings
+    PUMP.add_pump(there, said, warnings.append)
+    return said, warnings
 
 
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
-    source = tmp_path / HOOK.SOURCE
+    source = tmp_path / PUMP.SOURCE
     source.parent.mkdir(parents=True)
     source.write_text("int main(void);")
     return tmp_path
@@ -79,7 +56,7 @@ def test_an_old_one_is_not_left_where_none_can_be_built(
     said, warnings = build(there)
     assert said == {"artifacts": []}
     assert "no headers" in warnings[0]
-    assert [path.name for path in (there / HOOK.SOURCE).parent.iterdir()] == ["_pump.c"]
+    assert [path.name for path in (there / PUMP.SOURCE).parent.iterdir()] == ["_pump.c"]
 
 
 def test_two_are_built_at_a_time(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +64,7 @@ def test_two_are_built_at_a_time(there: Path, monkeypatch: pytest.MonkeyPatch) -
     target = there / "made.so"
 
     def one(_number: int) -> None:
-        HOOK.compile_pump(there / HOOK.SOURCE, target)
+        PUMP.compile_pump(there / PUMP.SOURCE, target)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, range(2)))

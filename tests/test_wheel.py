@@ -7,9 +7,11 @@ dependencies where they are installed here.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -19,12 +21,22 @@ from pathlib import Path
 import pytest
 
 import gateway
+from tests.packing import HOOK
 from tests.tools.patience import HANG_SECONDS
 
 pytestmark = pytest.mark.real
 
 TOP = Path(__file__).parent.parent
 PACKAGES = ("gateway", "policies")
+BUILD = "gateway/BUILD"
+SHARED = {
+    "man/man1/nbd-gateway.1",
+    "man/man1/nbd-gateway-pki-init.1",
+    "man/man5/nbd-gateway.toml.5",
+    "bash-completion/completions/nbd-gateway",
+    "zsh/site-functions/_cyclopts_nbd-gateway",
+    "fish/vendor_completions.d/nbd-gateway.fish",
+}
 
 
 def run(*command: str | Path, cwd: Path = TOP) -> str:
@@ -82,7 +94,9 @@ def test_the_wheel_has_all_of_both_packages_and_nothing_else(wheel: Path) -> Non
         and "__pycache__" not in path.parts
         and (path.suffix != ".so" or (path.name == pump and not is_pure))
     }
-    assert packed == here
+    shared = {name for name in packed if ".data/data/share/" in name}
+    assert packed - shared - {BUILD} == here
+    assert {name.partition("/share/")[2] for name in shared} > SHARED
     assert is_pure == (f"gateway/hub/{pump}" not in packed)
     assert {f"{package}/py.typed" for package in PACKAGES} < packed
 
@@ -92,6 +106,36 @@ def test_its_program_is_the_one_that_was_installed(programs: Path, tmp_path: Pat
     where = "import gateway, policies; print(gateway.__file__, policies.__file__)"
     for file in run(programs / "python", "-c", where, cwd=tmp_path).split():
         assert Path(file).is_relative_to(programs.parent), file
+
+
+def test_it_says_of_which_commit_it_is(programs: Path, tmp_path: Path) -> None:
+    digits = f"[0-9a-f]{{{HOOK.COMMIT_LENGTH}}}"
+    said = run(programs / "nbd-gateway", "-V", cwd=tmp_path)
+    assert re.search(rf" \(build {digits}(-changed)?, with", said), said
+
+
+def test_its_manual_lies_beside_it(programs: Path) -> None:
+    """Where man looks for that of a program: bin/../share/man."""
+    assert all((programs.parent / "share" / each).is_file() for each in SHARED)
+
+
+def sdist(source: Path, there: Path) -> Path:
+    build = ("build", "--target", "sdist", "--directory", there)
+    run(sys.executable, "-m", "hatchling", *build, cwd=source)
+    [made] = there.iterdir()
+    return made
+
+
+def test_an_sdist_is_the_same_wherever_it_is_made(tmp_path: Path) -> None:
+    """Of the repository, and of what was unpacked of it by somebody else, long before."""
+    first = sdist(TOP, tmp_path / "first")
+    with tarfile.open(first) as archive:
+        archive.extractall(tmp_path / "elsewhere", filter="data")
+    [unpacked] = (tmp_path / "elsewhere").iterdir()
+    for each in unpacked.rglob("*"):
+        os.utime(each, (1, 1))
+        each.chmod(each.stat().st_mode & 0o700)
+    assert sdist(unpacked, tmp_path / "second").read_bytes() == first.read_bytes()
 
 
 def test_its_policies_quirks_and_template_came_along(programs: Path, tmp_path: Path) -> None:

@@ -45,22 +45,30 @@ import shlex
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from gateway import __version__
 
+BUILD = Path(__file__).parents[1] / "BUILD"
+"""Of which commit a wheel or an sdist was made, which `packaging/hook.py` says in this file."""
 
-def _who_pumps() -> str:
+
+def version() -> str:
+    """Give what --version says: of this program and how it was built, for whoever reads a report of a bug."""
     from gateway.hub.pump import is_compiled
 
-    return "with the compiled pump" if is_compiled() else "without the compiled pump"
+    build = f"build {BUILD.read_text().strip()}" if BUILD.exists() else "not a release"
+    pump = "with" if is_compiled() else "without"
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"{__version__} ({build}, {pump} the compiled pump, Python {python})"
 
 
 app = App(
     name="nbd-gateway",
     help="Stands between NBD clients and NBD servers, and speaks to each in its own dialect.",
-    version=lambda: f"{__version__} ({_who_pumps()})",
+    version=version,
     version_flags=("--version", "-V"),
     # Our texts have examples in them, whose lines have to stay as they are.
     help_format="plaintext",

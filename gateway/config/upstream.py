@@ -212,7 +212,7 @@ class Upstream(Section):
     connections: ConnectionsWritten = Field(
         default=PER_CLIENT,
         description='Connections to the server: "per-client" has one for each client, "shared" one for all of'
-        ' an export\'s clients, 4 four for each client, "shared:4" four for all.',
+        ' an export\'s clients, 4 four for each client, "shared:4" four for all. Default: "per-client".',
     )
     # A disk that is slower than hoped for is better than none.
     connections_required: bool = Field(

@@ -63,7 +63,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_version(flag: str, capsys: Capture) -> None:
     assert main([flag]) == 0
     pump = "with" if is_compiled() else "without"
-    assert capsys.readouterr().out == f"{gateway.__version__} ({pump} the compiled pump)\n"
+    python = ".".join(map(str, sys.version_info[:3]))
+    built = f"not a release, {pump} the compiled pump, Python {python}"
+    assert capsys.readouterr().out == f"{gateway.__version__} ({built})\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.packing import PUMP, TOP
+
 SANITISED = (
     "-Werror",
     "-g",
@@ -24,12 +24,7 @@ SANITISED = (
 
 def build(target: Path, *flags: str) -> None:
     """Build it. Raises `OSError` or `CalledProcessError`."""
-    spec = spec_from_file_location("pump_hook", ROOT / "packaging/pump.py")
-    assert spec is not None
-    assert spec.loader is not None
-    hook = module_from_spec(spec)
-    spec.loader.exec_module(hook)
-    hook.compile_pump(ROOT / hook.SOURCE, target, *flags)
+    PUMP.compile_pump(TOP / PUMP.SOURCE, target, *flags)
 
 
 def main(arguments: list[str]) -> int:
