@@ -144,17 +144,19 @@ def bash_here(script: str, there: Path) -> str:
 
 def said_by(command: list[str], there: Path, environment: dict[str, str]) -> str:
     """Give all that a command prints. It is ended, with all that it has started, when it hangs."""
-    with subprocess.Popen(
-        command,
-        cwd=there,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="backslashreplace",  # nbdinfo 1.14 prints what it finds in memory, where there is no "file"
-        start_new_session=True,
-    ) as process:
+    with (
+        subprocess.Popen(
+            command,
+            cwd=there,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",  # nbdinfo 1.14 prints what it finds in memory, where there is no "file"
+            start_new_session=True,
+        ) as process
+    ):
         try:
             return process.communicate(timeout=HANG_SECONDS)[0]
         finally:
