@@ -189,6 +189,11 @@ class ControlSocket:
         with suppress(OSError):
             self.path.unlink()
 
+    @property
+    def answering(self) -> bool:
+        """Somebody waits for an answer."""
+        return self._clients > 0
+
     async def serve(self, stream: trio.SocketStream) -> None:
         """Answer one client. Never raises for anything that it does, nor for a bug of ours."""
         try:

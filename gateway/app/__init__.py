@@ -9,7 +9,10 @@ switching.py the verbs that pause, resume and switch exports, and show what they
 descriptors.py  how many files we may have open
 tracing.py   the verb that has somebody look on
 lacking.py   what the first client will need and is not there, said before he comes
+draining.py  how clients are let go: those of a listener, or all, because the gateway ends
+farewell.py  the end in good order, step by step
 manager.py   what systemd is told of us, and by what it sees that we are alive
+becoming.py  whom it becomes, once all is open that takes more rights
 asked.py     what was asked over the control socket, in the log
 pidfile.py   our number in a file, as long as we serve
 command.py   what a gateway is there for by `--run`

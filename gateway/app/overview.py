@@ -9,26 +9,33 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.app.draining import Drained, Leaving
 from gateway.app.standing import Standing
-from gateway.counts.totals import Counts
 from gateway.net.listen import Listener
+from gateway.sessions.service import Service
 
 
 class Overview:
     """Shows what stands; `clients` are counted by listener."""
 
-    def __init__(self, standing: Standing, clients: Mapping[Listener, int], counts: Counts) -> None:
+    def __init__(
+        self,
+        standing: Standing,
+        clients: Mapping[Listener, int],
+        service: Service,
+        drained: Drained,
+        leaving: Leaving,
+    ) -> None:
         self.began = time.time()
         """See `House`."""
         self._standing = standing
         self._clients = clients
-        self._counts = counts
-        self._drained: set[str] = set()
-        """URIs of listeners at which no more clients are taken; a reload keeps them."""
+        self._service = service
+        self._drained, self._leaving = drained, leaving
 
     def is_drained(self, listener: Listener) -> bool:
         """Say whether no more clients are taken there."""
-        return str(listener.uri) in self._drained
+        return str(listener.settings.uri) in self._drained
 
     def listeners_shown(self) -> list[dict[str, Any]]:
         """See `House`."""
@@ -39,8 +46,11 @@ class Overview:
                 "clients": self._clients.get(listener, 0),
                 "most_clients": listener.settings.max_connections,
                 "drained": self.is_drained(listener),
-                "handshakes": _at(listener, self._counts.handshakes),
-                "tls_versions": _at(listener, self._counts.tls),
+                "sessions_end_in_seconds": _rounded(
+                    self._drained.seconds_left(str(listener.settings.uri))
+                ),
+                "handshakes": _at(listener, self._service.counts.handshakes),
+                "tls_versions": _at(listener, self._service.counts.tls),
             }
             for listener in self._standing.doors.listeners
         ]
@@ -51,20 +61,46 @@ class Overview:
         found = () if keyring is None else keyring.warnings(datetime.now(UTC))
         return [{"of": whose, "what": what} for whose, what in found]
 
-    def drain(self, listener: str | None, *, drained: bool) -> list[str]:
+    def sessions_end_in_seconds(self) -> float | None:
         """See `House`."""
-        done = []
-        for each in self._standing.doors.listeners:
-            uri = str(each.uri)
-            if listener not in (None, uri, str(each.settings.uri)):
-                continue
-            if drained:
-                self._drained.add(uri)
-                done.append(f"{uri} takes no more clients; {self._clients.get(each, 0)} are there")
-            else:
-                self._drained.discard(uri)
-                done.append(f"{uri} takes clients")
-        return done
+        return _rounded(self._leaving.seconds_left)
+
+    def end(self, seconds: float | None) -> list[str]:
+        """See `House`."""
+        if seconds is None:
+            seconds = self._service.config.leave_seconds
+        if not self._leaving.begin(seconds):
+            return []
+        return [
+            f"no more clients are taken; {self._service.relayed} sessions may go on for {seconds:g} s"
+        ]
+
+    def drain(self, listener: str | None, seconds: float | None) -> list[str]:
+        """See `House`."""
+        found = self._found(listener)
+        ends = "" if seconds is None else f", and may go on for {seconds:g} s"
+        for each in found:
+            self._drained.add(str(each.settings.uri), seconds)
+        return [
+            f"{each.uri} takes no more clients; {self._clients.get(each, 0)} are there{ends}"
+            for each in found
+        ]
+
+    def undrain(self, listener: str | None) -> list[str]:
+        """See `House`."""
+        found = self._found(listener)
+        for each in found:
+            self._drained.discard(str(each.settings.uri))
+        return [f"{each.uri} takes clients" for each in found]
+
+    def _found(self, listener: str | None) -> list[Listener]:
+        """Give the listeners of a URI, or all."""
+        there = self._standing.doors.listeners
+        return [each for each in there if listener in (None, str(each.uri), str(each.settings.uri))]
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _at(listener: Listener, counted: Mapping[tuple[str, str], int]) -> dict[str, int]:

@@ -1,10 +1,9 @@
 """The composition root: builds everything from a configuration, runs it, and ends it in good order.
 
-The only module that knows all others. Signals: SIGTERM, or SIGINT once, drains (no new connections, nothing
-new begun, what is under way finished within `drain-seconds`); a second one ends at once, with the status of one
-that it would have killed. SIGHUP loads the
-configuration and TLS credentials anew (see `gateway.app.reload`), SIGUSR1 writes the state to the log
-(`gateway.status.dump`). SIGUSR2 does nothing.
+The only module that knows all others. Signals: SIGTERM, or SIGINT once, ends it in good order
+(`gateway.app.farewell`). A second one ends sessions that were given time, and where they were not, everything
+at once, with the status of one that it would have killed. SIGHUP loads the configuration and TLS credentials
+anew (`gateway.app.reload`), SIGUSR1 writes the state to the log (`gateway.status.dump`). SIGUSR2 does nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +22,11 @@ import trio
 
 from gateway.admin.control import ControlAnswer, ControlSocket, Verb, no_arguments
 from gateway.app.asked import say_asked
+from gateway.app.becoming import become_whom_it_says
 from gateway.app.command import run_command
 from gateway.app.descriptors import raise_limit, why_short
+from gateway.app.draining import Drained, Leaving
+from gateway.app.farewell import Farewell
 from gateway.app.lacking import say_what_is_lacking
 from gateway.app.let_in_nowhere import LetInNowhere
 from gateway.app.manager import manager_of
@@ -44,7 +46,6 @@ from gateway.net.options import peer_of
 from gateway.net.tally import Tally
 from gateway.sessions.pausing import Pauses
 from gateway.sessions.service import Service
-from gateway.sessions.transmit import LINGER_SECONDS
 from gateway.sessions.upkeep import see_to_upstreams
 from gateway.status import verbs as status
 from gateway.status.stuck import Stuck
@@ -61,10 +62,6 @@ what we start would ignore it as well (execve(2))."""
 
 KILLED = 128
 """Exit status after a second signal, beside its number: what a shell gives for who was killed by it."""
-
-NEGOTIATION_DRAIN_SECONDS = 2
-"""How long clients that have not opened an export yet may take, while shutting down, to ask for one and be
-told ERR_SHUTDOWN."""
 
 SHORTAGE_LOG_SECONDS = 60
 
@@ -108,7 +105,7 @@ async def serve(
                 try:
                     await _open(standing.doors, config)
                     with pidfile(options.pidfile):
-                        _become(config)
+                        become_whom_it_says(config)
                         run = _Run(config, options, source, standing, embedded, signals, listening)
                         status = await run.until_the_end()
                 finally:
@@ -166,18 +163,16 @@ class _Run:
         self._verbs: dict[str, Verb] = {"reload": self._reload, "trace": trace_of(self._service)}
         self._stuck = Stuck(self._service, log)
         self._clients: Counter[Listener] = Counter()
-        self._overview = Overview(standing, self._clients, self._service.counts)
+        self._leaving, self._drained = Leaving(), Drained(self._service)
+        self._overview = Overview(
+            standing, self._clients, self._service, self._drained, self._leaving
+        )
+        self._farewell = Farewell(self._service, standing, self._leaving, self._clients)
         self._had_client = False
         """One that has asked for something: who only looks whether the port is open is none."""
-        self._somebody_left = trio.Event()
         self._status = 0
-        self._drain = trio.Event()
         self._shortages: Tally[str] = Tally(SHORTAGE_LOG_SECONDS, self._say_shortage)
         self._turned_away = LetInNowhere(self._service.counts, log)
-
-    @property
-    def _client_count(self) -> int:
-        return sum(self._clients.values())
 
     async def until_the_end(self) -> int:
         """Serve; give the exit status."""
@@ -189,14 +184,8 @@ class _Run:
                     async with trio.open_nursery() as doors:
                         self._client_tasks, self._tasks = clients, doors
                         self._begin(hub.cancel_scope)
-                        await self._drain.wait()
-                        self._service.log.info("shutting down", clients=self._client_count)
-                        for listener in self._standing.doors.listeners:
-                            await listener.aclose()
-                        self._service.drain()
-                        seconds = self._service.config.drain_seconds + LINGER_SECONDS
-                        await self._standing.manager.stopping(seconds, self._in_a_line())
-                        await self._wait_for_clients()
+                        await self._leaving.begun.wait()
+                        await self._farewell.say()
                         doors.cancel_scope.cancel()
                     clients.cancel_scope.cancel()
                 hub.cancel_scope.cancel()
@@ -215,8 +204,11 @@ class _Run:
         )
         self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
         begin(self._obey_signals, everything)
-        begin(self._standing.manager.run, self._service.hub.waker.goes_round, self._in_a_line)
+        begin(
+            self._standing.manager.run, self._service.hub.waker.goes_round, self._farewell.in_a_line
+        )
         begin(self._stuck.watch)
+        begin(self._drained.run)
         begin(self._shortages.run)
         begin(self._turned_away.run)
         begin(self._service.turned_away.run)
@@ -234,29 +226,9 @@ class _Run:
         if self._options.run is not None:
             self._tasks.start_soon(self._run_command, self._options.run)
 
-    def _in_a_line(self) -> str:
-        sessions = self._service.relayed
-        return f"{'draining' if self.ends else 'serving'}; sessions: {sessions}"
-
     def _beside(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
         """Do something beside the clients. No bug of it ends the gateway."""
         self._tasks.start_soon(self._service.hub.keep_up, partial(task, *arguments))
-
-    async def _wait_for_clients(self) -> None:
-        """Wait until all clients have gone, but no longer than the configuration says (then the sessions have
-        been cut, and what is left is to see them off).
-        """
-        with trio.move_on_after(self._service.config.drain_seconds + LINGER_SECONDS):
-            with trio.move_on_after(NEGOTIATION_DRAIN_SECONDS):
-                while self._client_count:
-                    await self._next_to_leave()
-            while self._service.relayed:
-                await self._next_to_leave()
-            await self._service.hub.all_seen_off()
-
-    async def _next_to_leave(self) -> None:
-        self._somebody_left = trio.Event()
-        await self._somebody_left.wait()
 
     async def _obey_signals(self, everything: trio.CancelScope) -> None:
         async for number in self._signals:
@@ -271,7 +243,7 @@ class _Run:
                     "signal means nothing here: SIGHUP reloads", signal=signal.Signals(number).name
                 )
                 continue
-            if self._drain.is_set():
+            if self._leaving.begun.is_set() and not self._leaving.begin(0):
                 self._service.log.warning(
                     "ending at once",
                     signal=signal.Signals(number).name,
@@ -279,7 +251,7 @@ class _Run:
                 )
                 self._status = KILLED + number
                 everything.cancel()
-            self._drain.set()
+            self._leaving.begin(self._service.config.leave_seconds)
 
     async def _write_state(self) -> None:
         from gateway.status.dump import write_state
@@ -313,7 +285,7 @@ class _Run:
     @property
     def ends(self) -> bool:
         """Nothing new is begun."""
-        return self._drain.is_set()
+        return self._leaving.begun.is_set()
 
     async def _reload(self, arguments: Mapping[str, object]) -> ControlAnswer:
         no_arguments(arguments)
@@ -353,14 +325,14 @@ class _Run:
             self._clients[listener] -= 1
             if not self._clients[listener]:
                 del self._clients[listener]
-            self._somebody_left.set()
+            self._farewell.note_left()
             if self._had_client and not self._clients and self._options.exit_after_last_client:
-                self._drain.set()
+                self._leaving.begin()
 
     async def _run_command(self, command: str) -> None:
         """Run what we are there for: we end with it, and it with us."""
         self._status = await run_command(command, self._standing.doors.listeners[0], self._keeper)
-        self._drain.set()
+        self._leaving.begin()
 
     def _session_of(self, listen: Listen) -> ChooseSession | None:
         keyring = self._standing.keyring
@@ -387,16 +359,4 @@ async def _open(doors: Listeners, config: Config) -> None:
                 doors.listeners.append(await open_listener(settings))
         doors.listeners.sort(key=lambda each: config.listen.index(each.settings))
     except ListenError as error:
-        raise StartError(str(error)) from None
-
-
-def _become(config: Config) -> None:
-    """Become whom the configuration says, now that all is open. Raises `StartError`."""
-    if config.user is None and config.group is None:
-        return
-    from gateway.net.privileges import CannotBecome, become
-
-    try:
-        become(config.user, config.group, config.control.socket)
-    except CannotBecome as error:
         raise StartError(str(error)) from None

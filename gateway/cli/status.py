@@ -46,7 +46,7 @@ def _text(shown: dict[str, Any]) -> str:
         ),
     ]
     if shown["draining"]:
-        facts.append(("shuts down", "no export is opened any more"))
+        facts.append(("shuts down", _waits_for(shown)))
     if shown["paused"]:
         facts.append(("paused", ", ".join(shown["paused"])))
     if shown["switched"]:
@@ -64,12 +64,34 @@ def _text(shown: dict[str, Any]) -> str:
                 e["tls"],
                 e["clients"],
                 e["most_clients"],
-                "drained" if e["drained"] else "",
+                _drained(e),
             )
             for e in shown["listeners"]
         ),
     )
     return "\n\n".join([lines_of(facts), listeners, upstreams_table(shown["upstreams"])])
+
+
+def _waits_for(shown: dict[str, Any]) -> str:
+    """Say what a gateway that shuts down still waits for."""
+    from gateway.cli.showing import duration
+
+    left = shown["sessions_end_in_seconds"]
+    until = "have been told to end" if left is None else f"may go on for {duration(left)}"
+    named = [
+        f"{e['client']} ({e['export'] or 'default export'})" for e in shown["waits_for_sessions"]
+    ]
+    more = shown["sessions"] - len(named)
+    who = ", ".join([*named, *([f"and {more} more"] if more > 0 else [])]) or "nobody"
+    return f"no export is opened any more; sessions {until}: {who}"
+
+
+def _drained(listener: dict[str, Any]) -> str:
+    from gateway.cli.showing import duration
+
+    left = listener["sessions_end_in_seconds"]
+    ends = "" if left is None else f", sessions end in {duration(left)}"
+    return f"drained{ends}" if listener["drained"] else ""
 
 
 def upstreams_table(upstreams: list[dict[str, Any]]) -> str:

@@ -361,10 +361,15 @@ class Config(Section):
     group: str | None = Field(
         default=None, description="The group to become. Default: the user's own."
     )
+    # 0: who restarts a gateway wants it now, unless he says otherwise.
+    leave_seconds: WaitSeconds = Field(
+        default=0,
+        description="After SIGTERM, how long sessions may go on before they are ended.",
+    )
     # Long enough for what a disk under load takes, short enough for systemd's TimeoutStopSec of 90 s.
     drain_seconds: WaitSeconds = Field(
         default=30,
-        description="After SIGTERM, how long requests in flight may take before connections are cut.",
+        description="When sessions are ended, how long requests in flight may take before connections are cut.",
     )
     log: Log = Field(default_factory=lambda: Log())
     control: Control = Field(default_factory=lambda: Control())

@@ -15,7 +15,9 @@ TEMPLATE = """\
 #user = "nobody"
 #group = "nogroup"
 
-# After SIGTERM, how long requests in flight may take before connections are cut.
+# After SIGTERM, how long sessions may go on before they are ended.
+#leave-seconds = 0
+# When they are ended, how long requests in flight may take before connections are cut.
 #drain-seconds = 30
 
 # ---- where clients connect: any number of [[listen]] ----

@@ -121,6 +121,8 @@ class Cause(StrEnum):
     DENIED_BY_RELOAD = "denied-by-reload"
     """The rules that are in force now deny it; by time as well."""
     BY_OPERATOR = "disconnected-by-operator"
+    DRAIN = "drain"
+    """Its listener is drained, and the deadline of that has passed."""
     SHUTDOWN = "shutdown"
     INTERNAL = "internal"
     """A bug of ours; the log has more."""

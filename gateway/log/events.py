@@ -97,6 +97,14 @@ GATEWAY = Chapter(
             "A signal came, or the last client or the command of `--run` has ended: nobody is let in any"
             " more.",
             clients="how many clients are connected",
+            sessions_end_in_seconds="how long sessions may go on (`leave-seconds`, `drain --end --deadline`)",
+        ),
+        _event(
+            "sessions are told to end",
+            INFO,
+            "The gateway shuts down, and there are still sessions at the time when they have to end, or when a"
+            " second signal comes.",
+            sessions=_SESSIONS,
         ),
         _event(
             "ending at once",
@@ -116,6 +124,7 @@ GATEWAY = Chapter(
             negotiations="clients that have not opened an export yet",
             stuck_sessions="how many of the sessions are stuck",
             draining="it is shutting down",
+            sessions_end_in_seconds="how long sessions may go on meanwhile",
             paused="names of exports",
             switched="names of exports, and the server that each is at",
             disks_with_losses_untold="of how many disks something may be lost that not everybody was told of",

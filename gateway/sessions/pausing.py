@@ -278,7 +278,7 @@ class Pauses:
             text = f"{error}; it stays paused, for a switch or resume to another end"
             raise NotDone(text) from None
         except BaseException:  # whoever has asked is gone
-            if not self._service.draining:
+            if not self._service.told_to_end:
                 with trio.CancelScope(shield=True):
                     await over.aclose()  # it may have what they go back to
                     await self._undo_closing(locations, new)

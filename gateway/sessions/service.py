@@ -107,6 +107,8 @@ class Service:
     log: FilteringBoundLogger
     draining: bool = False
     """Shutting down: no export is opened any more."""
+    told_to_end: bool = False
+    """The sessions are, too."""
     negotiations: set[ServerNegotiation] = field(default_factory=set)
     """The negotiations that are under way."""
     relayed: int = 0
@@ -339,13 +341,18 @@ class Service:
     def _say_turned_away(self, upstream: str, count: int, _last: str) -> None:
         self.log.warning("clients turned away: upstream is down", upstream=upstream, count=count)
 
-    def drain(self) -> None:
-        """Begin to shut down: refuse to open exports, and end the sessions in good order."""
+    def let_nobody_open(self) -> None:
+        """Begin to shut down: refuse to open exports. The sessions go on."""
         self.draining = True
-        for over in self.paused.values():
-            over.set()
-        self.paused.clear()
         self.note_change()
         for negotiation in self.negotiations:
             negotiation.shutting_down = True
+
+    def drain(self) -> None:
+        """Refuse to open exports, and end the sessions in good order."""
+        self.let_nobody_open()
+        self.told_to_end = True
+        for over in self.paused.values():
+            over.set()
+        self.paused.clear()
         self.hub.finish("shutting down", self.config.drain_seconds)

@@ -26,7 +26,12 @@ async def write_state(
     """Write it, once."""
     listeners = house.listeners_shown()
     shown = await gateway_shown(
-        service, stuck, began=house.began, listeners=listeners, terms=house.terms_shown()
+        service,
+        stuck,
+        began=house.began,
+        listeners=listeners,
+        terms=house.terms_shown(),
+        sessions_end_in_seconds=house.sessions_end_in_seconds(),
     )
     totals = shown["totals"]
     log.info(
@@ -37,6 +42,7 @@ async def write_state(
         negotiations=shown["negotiations"],
         stuck_sessions=shown["stuck_sessions"],
         draining=shown["draining"],
+        sessions_end_in_seconds=shown["sessions_end_in_seconds"],
         paused=shown["paused"],
         switched=shown["switched"],
         disks_with_losses_untold=shown["disks_with_losses_untold"],

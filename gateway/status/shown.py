@@ -29,6 +29,9 @@ from gateway.wire.constants import TransmissionFlag as Flag
 SUMMED_AT_A_TIME = 50
 """How many sessions are summed before the others have their turn: about half a millisecond."""
 
+MOST_WAITED_FOR = 20
+"""Sessions that are named, of those that the end of the gateway waits for: `sessions` has all."""
+
 Shown = dict[str, Any]
 """What JSON can say."""
 
@@ -48,6 +51,7 @@ async def gateway_shown(
     began: float,
     listeners: Collection[Mapping[str, object]],
     terms: Collection[Mapping[str, object]],
+    sessions_end_in_seconds: float | None = None,
 ) -> Shown:
     """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates."""
     running, totals = list(service.running), service.counts.all()
@@ -65,6 +69,10 @@ async def gateway_shown(
         "started": _time(began),
         "uptime_seconds": round(time.time() - began, 1),
         "draining": service.draining,
+        "sessions_end_in_seconds": sessions_end_in_seconds,
+        "waits_for_sessions": [_waited_for(each) for each in running[:MOST_WAITED_FOR]]
+        if service.draining
+        else [],
         "listeners": list(listeners),
         "sessions": len(running),
         "negotiations": len(service.negotiations),
@@ -84,6 +92,17 @@ async def gateway_shown(
             {"event": event, "upstream": upstream or None, "times": times}
             for (event, upstream), times in COUNTED.times().items()
         ],
+    }
+
+
+def _waited_for(running: Relayed) -> Shown:
+    """Say of a session which keeps the gateway from its end what an operator looks for first."""
+    client, traffic = running.membership.session.client, running.traffic
+    return {
+        "session": client.id,
+        "export": running.name,
+        "client": client.identity.peer,
+        "in_flight": len(traffic.in_flight) + traffic.jobs.waiting,
     }
 
 

@@ -6,14 +6,15 @@
     {"verb": "exports", "after": "disk"}
     {"verb": "upstreams"}
     {"verb": "disconnect", "session": "k3wq7x-7", "reason": "the host moves"}
-    {"verb": "drain", "listener": "nbd://0.0.0.0"}
+    {"verb": "drain", "listener": "nbd://0.0.0.0", "deadline": 60}
+    {"verb": "drain", "end": true, "deadline": 600}
     {"verb": "undrain"}
     {"verb": "disable", "upstream": "main"}
     {"verb": "enable", "upstream": "main"}
 
-All but `session` and `upstream` may be left out. The first four are answered in `data`
-(`gateway.status.shown`). Sessions and exports come in pages: where `more` is true, the same is asked again with
-`after` the last of the page.
+All but `session` and `upstream` may be left out. `end` has the gateway end, as SIGTERM does. The first four are
+answered in `data` (`gateway.status.shown`). Sessions and exports come in pages: where `more` is true, the same
+is asked again with `after` the last of the page.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ DISCONNECT_SECONDS = 5.0
 """How long a session may take to end that an operator ends: what is under way is answered, and no more."""
 
 
+MAX_DEADLINE_SECONDS = 86_400.0
+"""The longest that sessions may be let go on: a day, as for all durations of the configuration."""
+
+
 class House(Protocol):
     """What is not the sessions': the listeners, the certificates, and when it all began."""
 
@@ -64,9 +69,22 @@ class House(Protocol):
     def terms_shown(self) -> list[Shown]:
         """Show how long certificates are valid, the first to end first."""
 
-    def drain(self, listener: str | None, *, drained: bool) -> list[str]:
-        """Take no more clients at a listener, by its URI (None: at all); or take them again. Give what was
-        done; nothing, if there is no such listener.
+    def drain(self, listener: str | None, seconds: float | None) -> list[str]:
+        """Take no more clients at a listener, by its URI (None: at all), and end its sessions in so long (None:
+        never). Give what was done; nothing, if there is no such listener.
+        """
+
+    def undrain(self, listener: str | None) -> list[str]:
+        """Take clients again; give what was done."""
+
+    def end(self, seconds: float | None) -> list[str]:
+        """End, and let the sessions go on for so long (None: as the configuration says). Give what was done;
+        nothing, if they have been told to end already.
+        """
+
+    def sessions_end_in_seconds(self) -> float | None:
+        """Say how long sessions may go on, where the gateway ends; None: as long as they like, or they have
+        been told to end.
         """
 
 
@@ -77,7 +95,12 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
         no_arguments(arguments)
         listeners, terms = house.listeners_shown(), house.terms_shown()
         data = await gateway_shown(
-            service, stuck, began=house.began, listeners=listeners, terms=terms
+            service,
+            stuck,
+            began=house.began,
+            listeners=listeners,
+            terms=terms,
+            sessions_end_in_seconds=house.sessions_end_in_seconds(),
         )
         return ControlAnswer(True, data=data)
 
@@ -116,13 +139,22 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
         return ControlAnswer(True, (f"session {_id(found)} of export {shown(found.name)} ends",))
 
     async def drain(arguments: Mapping[str, Any]) -> ControlAnswer:
-        return _drained(_texts(arguments, ("listener",)).get("listener"), drained=True)
+        others = {key: value for key, value in arguments.items() if key != "deadline"}
+        asked, seconds = _texts(others, ("listener",), ("end",)), _deadline(arguments)
+        if not asked.get("end"):
+            return _drained(house.drain(asked.get("listener"), seconds), asked.get("listener"))
+        if "listener" in asked:
+            raise Misunderstood('with "end" all listeners are closed: leave "listener" out')
+        done = house.end(seconds)
+        return (
+            ControlAnswer(True, tuple(done)) if done else _no("all sessions have been told to end")
+        )
 
     async def undrain(arguments: Mapping[str, Any]) -> ControlAnswer:
-        return _drained(_texts(arguments, ("listener",)).get("listener"), drained=False)
+        listener = _texts(arguments, ("listener",)).get("listener")
+        return _drained(house.undrain(listener), listener)
 
-    def _drained(listener: str | None, *, drained: bool) -> ControlAnswer:
-        done = house.drain(listener, drained=drained)
+    def _drained(done: list[str], listener: str | None) -> ControlAnswer:
         if not done:
             return _no(f"there is no listener {shown(listener or '')}")
         return ControlAnswer(True, tuple(done))
@@ -155,6 +187,18 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
         "enable": enable,
         "disable": disable,
     }
+
+
+def _deadline(arguments: Mapping[str, Any]) -> float | None:
+    """Give the seconds of a deadline, if there is one. Raises `Misunderstood`."""
+    seconds = arguments.get("deadline")
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise Misunderstood('"deadline" is a number of seconds')
+    if not 0 <= seconds <= MAX_DEADLINE_SECONDS:
+        raise Misunderstood(f'"deadline" is from 0 to {MAX_DEADLINE_SECONDS:g} seconds')
+    return float(seconds)
 
 
 def _no(why: str) -> ControlAnswer:
