@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
@@ -21,6 +21,7 @@ from gateway.hub.pump import is_compiled
 from gateway.log.counted import COUNTED
 from gateway.sessions.counted import asked_by, totals_of
 from gateway.sessions.service import Relayed, Service
+from gateway.status.pages import PAGE, AnswerPage, in_slices, next_ones
 from gateway.status.stuck import Stuck
 from gateway.status.waits import what_waits
 from gateway.upstream.server import Server
@@ -31,14 +32,6 @@ SUMMED_AT_A_TIME = 50
 
 Shown = dict[str, Any]
 """What JSON can say."""
-
-_Each = TypeVar("_Each")
-
-
-def in_slices(all_: Sequence[_Each], size: int) -> Iterator[Sequence[_Each]]:
-    """Give a few at a time."""
-    for start in range(0, len(all_), size):
-        yield all_[start : start + size]
 
 
 async def gateway_shown(
@@ -129,24 +122,29 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
     }
 
 
-async def exports_shown(service: Service, after: str | None, most: int) -> list[Shown]:
-    """Show the exports that are configured by a name, and all others that were used: so many, from the one
-    after a name on.
+async def exports_shown(service: Service, after: str | None) -> tuple[list[Shown], bool]:
+    """Show the exports that are configured by a name, in that order, and then all others that were used, by
+    their names: a page of them, from behind a name on. Say as well whether there are more.
     """
     sessions: dict[str, list[Relayed]] = {}
     for at_a_time in in_slices(list(service.running), SUMMED_AT_A_TIME):
         for each in at_a_time:
             sessions.setdefault(each.name, []).append(each)
         await trio.lowlevel.checkpoint()
-    ended = service.counts.by_export()
-    configured = [export.exact_name for export in service.config.exports]
-    names = [name for name in configured if name is not None]
-    there = list(dict.fromkeys([*names, *sessions, *ended, *service.paused, *service.switched]))
-    start = there.index(after) + 1 if after in there else 0
-    found = []
-    for name in there[start : start + most]:
-        found.append(await _export_shown(service, name, sessions.get(name, ())))
-    return found
+    names = [name for each in service.config.exports if (name := each.exact_name) is not None]
+    configured = {name: number for number, name in reversed(list(enumerate(names)))}
+
+    def place(name: str) -> tuple[int, str]:
+        return configured.get(name, len(names)), name
+
+    there = {*names, *sessions, *service.counts.by_export(), *service.paused, *service.switched}
+    found = await next_ones(there, place, None if after is None else place(after), PAGE + 1)
+    page = AnswerPage()
+    for name in found:
+        if page.is_full:
+            break
+        page.add(await _export_shown(service, name, sessions.get(name, ())))
+    return page.shown, len(page.shown) < len(found)
 
 
 async def _export_shown(service: Service, name: str, sessions: Collection[Relayed]) -> Shown:
