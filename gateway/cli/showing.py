@@ -112,6 +112,8 @@ def waits(session: Shown) -> str:
     """Say what a session waits for, and for how long it is stuck."""
     if session["waits_for"] is None:
         return "-"
+    if session["waits_for"] == "pause":  # whoever has paused it is not stuck, and still wanted
+        return f"pause: {session['why']}"
     if not session["stuck"]:
         return str(session["waits_for"])
     return f"{session['waits_for']} {duration(session['silent_seconds'] or 0)}: {session['why']}"

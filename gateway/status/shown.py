@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import trio
@@ -23,12 +22,16 @@ from gateway.sessions.counted import asked_by, totals_of
 from gateway.sessions.service import Relayed, Service
 from gateway.status.pages import PAGE, AnswerPage, in_slices, next_ones
 from gateway.status.stuck import Stuck
-from gateway.status.waits import what_waits
+from gateway.status.waits import iso_time, what_waits
 from gateway.upstream.server import Server
 from gateway.wire.constants import TransmissionFlag as Flag
 
 SUMMED_AT_A_TIME = 50
 """How many sessions are summed before the others have their turn: about half a millisecond."""
+
+MOST_SHOWN = 10
+"""How many of the sessions that are stuck, and of the pauses, are on the screen of `status`: what has no place
+there is shown by `sessions` and `exports`."""
 
 Shown = dict[str, Any]
 """What JSON can say."""
@@ -44,28 +47,35 @@ async def gateway_shown(
 ) -> Shown:
     """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates."""
     running, totals = list(service.running), service.counts.all()
-    stuck_ones, by_server = 0, Counter[int]()
+    stuck_ones, by_server = list[Relayed](), Counter[int]()
     for at_a_time in in_slices(running, SUMMED_AT_A_TIME):
         for each in at_a_time:
             totals.add(totals_of(each))
-            stuck_ones += stuck.is_stuck(each)
+            if stuck.is_stuck(each):
+                stuck_ones.append(each)
             by_server[id(each.opened.location.server)] += 1
         await trio.lowlevel.checkpoint()
     untold = await _count_untold(service)
+    longest = sorted(stuck_ones, key=lambda each: stuck.since(each) or 0.0)[:MOST_SHOWN]
     return {
         "version": __version__,
         "compiled_pump": is_compiled(),
-        "started": _time(began),
+        "started": iso_time(began),
         "uptime_seconds": round(time.time() - began, 1),
         "draining": service.draining,
         "listeners": list(listeners),
         "sessions": len(running),
         "negotiations": len(service.negotiations),
-        "stuck_sessions": stuck_ones,
+        "stuck_sessions": len(stuck_ones),
+        "stuck": [_stuck_shown(service, stuck, each) for each in longest],
         "upstreams": [
             upstream_shown(service, each, by_server[id(each)]) for each in service.led_to
         ],
         "paused": sorted(service.paused),
+        "pauses": [
+            {"export": name, "by": paused.by, "since": iso_time(paused.since)}
+            for name, paused in sorted(service.paused.items())[:MOST_SHOWN]
+        ],
         "switched": {
             name: location.server.name for name, location in sorted(service.switched.items())
         },
@@ -78,6 +88,12 @@ async def gateway_shown(
             for (event, upstream), times in COUNTED.times().items()
         ],
     }
+
+
+def _stuck_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
+    shown = session_shown(service, stuck, running)
+    names = ("session", "export", "upstream", "client", "waits_for", "why", "silent_seconds")
+    return {name: shown[name] for name in names}
 
 
 async def _count_untold(service: Service) -> int:
@@ -93,7 +109,7 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
     traffic, opened = running.traffic, running.opened
     client = running.membership.session.client
     timing = traffic.timing
-    wait = what_waits(running, service.running)
+    wait = what_waits(running, service)
     since = stuck.since(running)
     asked = asked_by(running)
     return {
@@ -167,7 +183,7 @@ async def _export_shown(service: Service, name: str, sessions: Collection[Relaye
         "sessions": count,
         "paused": paused is not None,
         "paused_by": None if paused is None else paused.by,
-        "paused_since": None if paused is None else _time(paused.since),
+        "paused_since": None if paused is None else iso_time(paused.since),
         "switched": name in service.switched,
         "totals": done.as_said(),
     }
@@ -192,7 +208,3 @@ def _state(server: Server) -> str:
     if server.connector.disabled:
         return "disabled"
     return "down" if server.down else "up" if server.serves else "unknown"
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
