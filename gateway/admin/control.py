@@ -51,8 +51,9 @@ from gateway.wire.limits import KIB, MIB
 
 MODE = 0o600
 
-MAX_REQUEST_BYTES = 4 * KIB
-"""The longest line that is taken: a verb, and a few names of 4,096 bytes would already not be meant."""
+MAX_REQUEST_BYTES = 32 * KIB
+"""The longest line that is taken: a verb with an export's name, which may have 4,096 bytes, and JSON writes six
+letters for some of them; and a few words more."""
 
 MAX_ANSWER_BYTES = MIB
 """The longest line that is believed: as many problems as a configuration, which may be as long, can have."""

@@ -6,8 +6,8 @@ Everything but `export`, a name, may be left out. Behind the answer come lines o
 lasts:
 
     {"began": 1700000000.25}
-    {"time": 0.0, "session": 4, "note": "is there: 10.0.0.5:40112, structured framing"}
-    {"time": 0.1, "session": 4, "connection": 1, "side": "client", "sent": false, "text": "READ 0+512 cookie 7"}
+    {"time": 0.0, "session": "k3wq7x-4", "note": "is there: 10.0.0.5:40112, structured framing"}
+    {"time": 0.1, "session": "k3wq7x-4", "connection": 1, "side": "client", "sent": false, "text": "READ 0+512"}
     {"time": 0.4, "dropped": 12}
     {"time": 10.0, "end": "10 s are over", "messages": 5170, "dropped": 12}
 

@@ -16,6 +16,10 @@ Shown = dict[str, Any]
 Look = Callable[[], Shown]
 """Asks a gateway once. Raises `NoAnswer`."""
 
+MAX_CELL_CHARACTERS = 100
+"""What a cell of a table has at most, but for the last of a row: a client may ask for an export with a name of
+4,096, and nobody could read any row any more. `--json` has all of it."""
+
 UNITS = ("", "K", "M", "G", "T", "P")
 
 
@@ -67,6 +71,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     from gateway.wire.handshake import printable
 
     cells = [[printable(str(cell)) for cell in row] for row in rows]
+    cells = [[*map(_cut, row[:-1]), *row[-1:]] for row in cells]
     numbers = [all(_is_number(row[n]) for row in cells) and bool(cells) for n in range(len(head))]
     widths = [max(len(row[n]) for row in [list(head), *cells]) for n in range(len(head))]
     lines = []
@@ -77,6 +82,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         )
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= MAX_CELL_CHARACTERS else f"{cell[: MAX_CELL_CHARACTERS - 1]}…"
 
 
 def _is_number(cell: str) -> bool:
@@ -112,6 +121,8 @@ def waits(session: Shown) -> str:
     """Say what a session waits for, and for how long it is stuck."""
     if session["waits_for"] is None:
         return "-"
+    if session["waits_for"] == "pause":  # whoever has paused it is not stuck, and still wanted
+        return f"pause: {session['why']}"
     if not session["stuck"]:
         return str(session["waits_for"])
     return f"{session['waits_for']} {duration(session['silent_seconds'] or 0)}: {session['why']}"

@@ -47,8 +47,10 @@ def _text(shown: dict[str, Any]) -> str:
     ]
     if shown["draining"]:
         facts.append(("shuts down", _waits_for(shown)))
-    if shown["paused"]:
-        facts.append(("paused", ", ".join(shown["paused"])))
+    for each in shown["pauses"]:
+        facts.append(("paused", f"{each['export']!r} by {each['by']} since {each['since']}"))
+    if (more := len(shown["paused"]) - len(shown["pauses"])) > 0:
+        facts.append(("paused", f"and {more} more: nbd-gateway exports"))
     if shown["switched"]:
         facts.append(("switched", ", ".join(f"{a} to {b}" for a, b in shown["switched"].items())))
     if shown["disks_with_losses_untold"]:
@@ -69,7 +71,31 @@ def _text(shown: dict[str, Any]) -> str:
             for e in shown["listeners"]
         ),
     )
-    return "\n\n".join([lines_of(facts), listeners, upstreams_table(shown["upstreams"])])
+    tables = [lines_of(facts), listeners, upstreams_table(shown["upstreams"])]
+    if shown["stuck"]:
+        tables.append(_stuck_table(shown))
+    return "\n\n".join(tables)
+
+
+def _stuck_table(shown: dict[str, Any]) -> str:
+    from gateway.cli.showing import duration, table
+
+    stuck = table(
+        ("STUCK", "EXPORT", "UPSTREAM", "CLIENT", "FOR", "WAITS FOR"),
+        (
+            (
+                each["session"],
+                each["export"] or '""',
+                each["upstream"],
+                each["client"],
+                duration(each["silent_seconds"] or 0),
+                f"{each['waits_for']}: {each['why']}",
+            )
+            for each in shown["stuck"]
+        ),
+    )
+    more = shown["stuck_sessions"] - len(shown["stuck"])
+    return f"{stuck}\nand {more} more: nbd-gateway sessions --stuck" if more > 0 else stuck
 
 
 def _waits_for(shown: dict[str, Any]) -> str:

@@ -30,11 +30,11 @@ def trace(
     A line is a message: when it was seen, the id of its session, who is at
     the other end, which way it went (-> to them, <- from them), what it says.
 
-      0.001234     4 client <- READ 0+4096 cookie 17
-      0.001250     4 server -> READ 0+4096 cookie 3 (the client's 17)
+      0.001234  k3wq7x-4 client <- READ 0+4096 cookie 17
+      0.001250  k3wq7x-4 server -> READ 0+4096 cookie 3 (the client's 17)
 
     Sessions that are there are shown, and those that begin meanwhile. A
-    connection to the server that several share has * for a number.
+    connection to the server that several share has * for an id.
 
     No client waits for that: lines that are not taken as fast as they come are
     left out, and their number is told. Data is counted, and shown only with
@@ -93,7 +93,7 @@ def _file(path: Path | None) -> AbstractContextManager["BinaryIO | None"]:
     if path is None:
         return nullcontext()
     try:
-        return path.open("wb")
+        return path.open("wb", buffering=0)  # what is buffered fails once more when it is closed
     except OSError as error:
         raise NoAnswer(f"{path}: {error.strerror or error}") from None
 
@@ -167,7 +167,8 @@ class _Written:
 
         assert self._file is not None
         try:
-            self._file.write(data)
-            self._file.flush()
+            left = memoryview(data)
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise NoAnswer(f"{self._path}: {error.strerror or error}") from None

@@ -334,6 +334,19 @@ class Lanes(ABC):
         return self._requests.between_messages
 
     @property
+    def waits_for_the_rest(self) -> bool:
+        """Its client has sent a part of a request, and the server has nothing else to answer. Of a WRITE the
+        server may have that part already, so the WRITE is under way.
+        """
+        traffic, lane = self.traffic, self._requests_lane
+        if lane.out or traffic.jobs:
+            return False
+        if self._requests.between_messages:
+            header = traffic.plan.offer.framing.request.size
+            return 0 < lane.unscanned < header and not traffic.in_flight
+        return len(traffic.in_flight) <= bool(self._requests.payload_left)
+
+    @property
     def takes_no_replies(self) -> bool:
         """Its client has still to take what was sent last."""
         return bool(self._replies_lane.out) and not self._client_gone

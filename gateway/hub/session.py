@@ -298,7 +298,7 @@ class Session(Timed):
             or traffic.held
             or self._holds
             or self._replies_lane.out
-            or not self._requests.between_messages
+            or self.waits_for_the_rest
         )
 
     def is_held(self, why: Hold) -> bool:

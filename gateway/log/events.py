@@ -474,6 +474,7 @@ SESSIONS = Chapter(
             "A session has ended. It is a warning if that was not the client's wish.",
             "See `why`: the client, the upstream, or somebody's command.",
             end="why, in one word of a closed list (docs/status.md)",
+            who="over TLS: who the client is, the strongest proof first",
             why="the reason, if it was not the client's wish",
             seconds="how long it was there",
             commands="how many requests its client has made, by command",

@@ -153,11 +153,13 @@ def _log_beginning(opened: Opened, log: FilteringBoundLogger, who: Identity) -> 
 def _log_end(running: Relayed, log: FilteringBoundLogger) -> None:
     """Say in one line what a session has done, and why it is over."""
     session, asked = running.relaying, asked_by(running)
+    who = running.membership.session.client.identity
     errors = {" ".join(what): times for what, times in running.traffic.errors.items()}
     say = log.warning if session.reason else log.info
     say(
         "session ended",
         end=str(session.cause),
+        **({"who": who.describe()} if who.tls else {}),
         **({"why": session.reason} if session.reason else {}),
         seconds=round(time.monotonic() - running.began, 3),
         commands={command: times for command, (times, _bytes) in asked.items()},

@@ -3,6 +3,7 @@
 waits.py   what a session waits for, in one word and in a sentence
 stuck.py   sessions and servers of which nothing is heard for too long: a line in the log, and another when it
 is over
+pages.py   what goes into one answer of many, and in which order
 shown.py   the state of the gateway, its sessions, exports and upstreams, as names and numbers
 verbs.py   the verbs of the control socket that show it, and those that end sessions and stop listening
 dump.py    the same as lines of the log, when a signal asks for it

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import trio
 
@@ -21,8 +20,9 @@ from gateway.hub.pump import is_compiled
 from gateway.log.counted import COUNTED
 from gateway.sessions.counted import asked_by, totals_of
 from gateway.sessions.service import Relayed, Service
+from gateway.status.pages import PAGE, AnswerPage, in_slices, next_ones
 from gateway.status.stuck import Stuck
-from gateway.status.waits import what_waits
+from gateway.status.waits import iso_time, what_waits
 from gateway.upstream.server import Server
 from gateway.wire.constants import TransmissionFlag as Flag
 
@@ -32,16 +32,12 @@ SUMMED_AT_A_TIME = 50
 MOST_WAITED_FOR = 20
 """Sessions that are named, of those that the end of the gateway waits for: `sessions` has all."""
 
+MOST_SHOWN = 10
+"""How many of the sessions that are stuck, and of the pauses, are on the screen of `status`: what has no place
+there is shown by `sessions` and `exports`."""
+
 Shown = dict[str, Any]
 """What JSON can say."""
-
-_Each = TypeVar("_Each")
-
-
-def in_slices(all_: Sequence[_Each], size: int) -> Iterator[Sequence[_Each]]:
-    """Give a few at a time."""
-    for start in range(0, len(all_), size):
-        yield all_[start : start + size]
 
 
 async def gateway_shown(
@@ -55,18 +51,20 @@ async def gateway_shown(
 ) -> Shown:
     """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates."""
     running, totals = list(service.running), service.counts.all()
-    stuck_ones, by_server = 0, Counter[int]()
+    stuck_ones, by_server = list[Relayed](), Counter[int]()
     for at_a_time in in_slices(running, SUMMED_AT_A_TIME):
         for each in at_a_time:
             totals.add(totals_of(each))
-            stuck_ones += stuck.is_stuck(each)
+            if stuck.is_stuck(each):
+                stuck_ones.append(each)
             by_server[id(each.opened.location.server)] += 1
         await trio.lowlevel.checkpoint()
     untold = await _count_untold(service)
+    longest = sorted(stuck_ones, key=lambda each: stuck.since(each) or 0.0)[:MOST_SHOWN]
     return {
         "version": __version__,
         "compiled_pump": is_compiled(),
-        "started": _time(began),
+        "started": iso_time(began),
         "uptime_seconds": round(time.time() - began, 1),
         "draining": service.draining,
         "sessions_end_in_seconds": sessions_end_in_seconds,
@@ -76,11 +74,16 @@ async def gateway_shown(
         "listeners": list(listeners),
         "sessions": len(running),
         "negotiations": len(service.negotiations),
-        "stuck_sessions": stuck_ones,
+        "stuck_sessions": len(stuck_ones),
+        "stuck": [_stuck_shown(service, stuck, each) for each in longest],
         "upstreams": [
             upstream_shown(service, each, by_server[id(each)]) for each in service.led_to
         ],
         "paused": sorted(service.paused),
+        "pauses": [
+            {"export": name, "by": paused.by, "since": iso_time(paused.since)}
+            for name, paused in sorted(service.paused.items())[:MOST_SHOWN]
+        ],
         "switched": {
             name: location.server.name for name, location in sorted(service.switched.items())
         },
@@ -106,6 +109,12 @@ def _waited_for(running: Relayed) -> Shown:
     }
 
 
+def _stuck_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
+    shown = session_shown(service, stuck, running)
+    names = ("session", "export", "upstream", "client", "waits_for", "why", "silent_seconds")
+    return {name: shown[name] for name in names}
+
+
 async def _count_untold(service: Service) -> int:
     count = service.disks.unnamed
     for disks in in_slices(service.disks.there(), SUMMED_AT_A_TIME):
@@ -119,7 +128,7 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
     traffic, opened = running.traffic, running.opened
     client = running.membership.session.client
     timing = traffic.timing
-    wait = what_waits(running, service.running)
+    wait = what_waits(running, service)
     since = stuck.since(running)
     asked = asked_by(running)
     return {
@@ -148,24 +157,29 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
     }
 
 
-async def exports_shown(service: Service, after: str | None, most: int) -> list[Shown]:
-    """Show the exports that are configured by a name, and all others that were used: so many, from the one
-    after a name on.
+async def exports_shown(service: Service, after: str | None) -> tuple[list[Shown], bool]:
+    """Show the exports that are configured by a name, in that order, and then all others that were used, by
+    their names: a page of them, from behind a name on. Say as well whether there are more.
     """
     sessions: dict[str, list[Relayed]] = {}
     for at_a_time in in_slices(list(service.running), SUMMED_AT_A_TIME):
         for each in at_a_time:
             sessions.setdefault(each.name, []).append(each)
         await trio.lowlevel.checkpoint()
-    ended = service.counts.by_export()
-    configured = [export.exact_name for export in service.config.exports]
-    names = [name for name in configured if name is not None]
-    there = list(dict.fromkeys([*names, *sessions, *ended, *service.paused, *service.switched]))
-    start = there.index(after) + 1 if after in there else 0
-    found = []
-    for name in there[start : start + most]:
-        found.append(await _export_shown(service, name, sessions.get(name, ())))
-    return found
+    names = [name for each in service.config.exports if (name := each.exact_name) is not None]
+    configured = {name: number for number, name in reversed(list(enumerate(names)))}
+
+    def place(name: str) -> tuple[int, str]:
+        return configured.get(name, len(names)), name
+
+    there = {*names, *sessions, *service.counts.by_export(), *service.paused, *service.switched}
+    found = await next_ones(there, place, None if after is None else place(after), PAGE + 1)
+    page = AnswerPage()
+    for name in found:
+        if page.is_full:
+            break
+        page.add(await _export_shown(service, name, sessions.get(name, ())))
+    return page.shown, len(page.shown) < len(found)
 
 
 async def _export_shown(service: Service, name: str, sessions: Collection[Relayed]) -> Shown:
@@ -188,7 +202,7 @@ async def _export_shown(service: Service, name: str, sessions: Collection[Relaye
         "sessions": count,
         "paused": paused is not None,
         "paused_by": None if paused is None else paused.by,
-        "paused_since": None if paused is None else _time(paused.since),
+        "paused_since": None if paused is None else iso_time(paused.since),
         "switched": name in service.switched,
         "totals": done.as_said(),
     }
@@ -213,7 +227,3 @@ def _state(server: Server) -> str:
     if server.connector.disabled:
         return "disabled"
     return "down" if server.down else "up" if server.serves else "unknown"
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

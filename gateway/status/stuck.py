@@ -99,7 +99,7 @@ class Stuck:
     def _look_at(self, running: Relayed) -> None:
         if not running.relaying.has_to_do and running not in self._seen:
             return
-        wait = what_waits(running, self._service.running)
+        wait = what_waits(running)
         if wait is None or wait.thing is Thing.PAUSE:
             self._over(running)
             return
@@ -113,7 +113,7 @@ class Stuck:
         if now - seen.since >= STUCK_SECONDS and (
             seen.told is None or seen.told.thing is not wait.thing
         ):
-            seen.told = wait
+            seen.told = wait = what_waits(running, self._service) or wait
             seconds = self.seconds_since(seen.since)
             running.log.warning(
                 "session is stuck",

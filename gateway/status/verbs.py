@@ -20,7 +20,7 @@ is asked again with `after` the last of the page.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import trio
@@ -28,11 +28,11 @@ import trio
 from gateway.admin.control import ControlAnswer, Misunderstood, Verb, no_arguments
 from gateway.hub.ends import Cause
 from gateway.sessions.service import Relayed, Service
+from gateway.status.pages import PAGE, AnswerPage, in_slices, next_ones
 from gateway.status.shown import (
     Shown,
     exports_shown,
     gateway_shown,
-    in_slices,
     session_shown,
     upstream_shown,
 )
@@ -40,10 +40,8 @@ from gateway.status.stuck import SESSIONS_AT_A_TIME, Stuck
 from gateway.status.waits import what_waits
 from gateway.wire.handshake import shown
 
-PAGE = 200
-"""Sessions or exports in one answer: some hundred bytes each, so that it stays under `MAX_ANSWER_BYTES` and
-becomes JSON in a millisecond.
-"""
+MAX_ID_DIGITS = 18
+"""What the number of a session's id may have: more never come, and Python takes its time for very long ones."""
 
 SHOWN_AT_A_TIME = 5
 """How many sessions are shown before the others have their turn: about half a millisecond."""
@@ -106,19 +104,21 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
 
     async def sessions(arguments: Mapping[str, Any]) -> ControlAnswer:
         asked = _texts(arguments, ("export", "upstream", "who", "after"), ("stuck",))
-        meant = await _some(
-            _after(service, asked.get("after")), lambda each: _is_meant(each, asked, stuck)
-        )
-        page = []
-        for at_a_time in in_slices(meant[:PAGE], SHOWN_AT_A_TIME):
-            page += [session_shown(service, stuck, each) for each in at_a_time]
-            await trio.lowlevel.checkpoint()
-        return ControlAnswer(True, data={"sessions": page, "more": len(meant) > PAGE})
+        after = _place(asked["after"]) if "after" in asked else None
+        meant = await _meant(service, asked, stuck)
+        found = await next_ones(meant, lambda each: _place(_id(each)), after, PAGE + 1)
+        page = AnswerPage()
+        for number, each in enumerate(found):
+            if page.is_full:
+                break
+            if number % SHOWN_AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+            page.add(session_shown(service, stuck, each))
+        return _page("sessions", page.shown, len(page.shown) < len(found))
 
     async def exports(arguments: Mapping[str, Any]) -> ControlAnswer:
         after = _texts(arguments, ("after",)).get("after")
-        page = await exports_shown(service, after, PAGE + 1)
-        return ControlAnswer(True, data={"exports": page[:PAGE], "more": len(page) > PAGE})
+        return _page("exports", *await exports_shown(service, after))
 
     async def upstreams(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
@@ -201,6 +201,10 @@ def _deadline(arguments: Mapping[str, Any]) -> float | None:
     return float(seconds)
 
 
+def _page(what: str, shown: list[Shown], more: bool) -> ControlAnswer:
+    return ControlAnswer(True, data={what: shown, "more": more})
+
+
 def _no(why: str) -> ControlAnswer:
     return ControlAnswer(False, problems=(why,))
 
@@ -209,35 +213,20 @@ def _id(running: Relayed) -> str:
     return running.membership.session.client.id
 
 
-def _number(running: Relayed) -> tuple[int, str]:
-    """Ids in the order in which they were given."""
-    run, _, number = _id(running).rpartition("-")
-    return int(number) if number.isdecimal() else 0, run
-
-
-def _after(service: Service, after: str | None) -> list[Relayed]:
-    """Give the sessions, in the order in which they came, from the one after an id on."""
-    there = sorted(service.running, key=_number)
-    if after is None:
-        return there
-    number = after.rpartition("-")[2]
-    if not number.isdecimal():
+def _place(session: str) -> tuple[int, str]:
+    """Ids in the order in which they were given. Raises `Misunderstood`."""
+    run, _, number = session.rpartition("-")
+    if not (number.isascii() and number.isdecimal() and len(number) <= MAX_ID_DIGITS):
         raise Misunderstood('"after" is the id of a session')
-    return [each for each in there if _number(each)[0] > int(number)]
+    return int(number), run
 
 
-async def _some(
-    sessions: Collection[Relayed], is_meant: Callable[[Relayed], bool]
-) -> list[Relayed]:
-    """Give as many of those that are meant as a page takes, and one more if there is one."""
+async def _meant(service: Service, asked: Mapping[str, Any], stuck: Stuck) -> list[Relayed]:
+    """Give the sessions that are meant."""
     found: list[Relayed] = []
-    for number, each in enumerate(sessions, start=1):
-        if is_meant(each):
-            found.append(each)
-        if len(found) > PAGE:
-            break
-        if number % SESSIONS_AT_A_TIME == 0:
-            await trio.lowlevel.checkpoint()  # the others must not notice
+    for some in in_slices(list(service.running), SESSIONS_AT_A_TIME):
+        found += [each for each in some if _is_meant(each, asked, stuck)]
+        await trio.lowlevel.checkpoint()  # the others must not notice
     return found
 
 

@@ -7,13 +7,13 @@ heard. So the first of these that is the case is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from gateway.hub.session import Hold
 from gateway.jobs.locks import Held
-from gateway.sessions.service import Relayed
+from gateway.sessions.service import Relayed, Service
 
 
 class Thing(StrEnum):
@@ -37,11 +37,13 @@ class WaitsFor(NamedTuple):
     """The same for people."""
 
 
-def what_waits(running: Relayed, others: Iterable[Relayed] = ()) -> WaitsFor | None:
-    """Say what a session waits for; None: it has nothing to do. `others` may hold what it waits for."""
+def what_waits(running: Relayed, service: Service | None = None) -> WaitsFor | None:
+    """Say what a session waits for; None: it has nothing to do. The `service` knows who has paused its export,
+    and who has a claim: to look for that takes as long as it has sessions.
+    """
     session, traffic = running.relaying, running.traffic
     if session.is_held(Hold.PAUSED):
-        return WaitsFor(Thing.PAUSE, "its export is paused (nbd-gateway exports says by whom)")
+        return WaitsFor(Thing.PAUSE, _who_has_paused(running, service))
     if session.is_held(Hold.COMES_LATE):
         return WaitsFor(Thing.LOSSES, "it is not known yet what was lost before it came")
     if session.takes_no_replies:
@@ -50,7 +52,7 @@ def what_waits(running: Relayed, others: Iterable[Relayed] = ()) -> WaitsFor | N
         return WaitsFor(Thing.THROTTLE, f"it is held back by {_who_throttles(running)}")
     claims = [held for held in traffic.jobs.claiming if not held.is_granted]
     if claims:
-        return WaitsFor(Thing.CLAIM, _who_claims(claims[0], others))
+        return WaitsFor(Thing.CLAIM, _who_claims(claims[0], service))
     why = running.opened.uplink.why_away
     if why is not None:
         return WaitsFor(Thing.CONNECTION, f"its connection to the server is lost: {why}")
@@ -58,11 +60,23 @@ def what_waits(running: Relayed, others: Iterable[Relayed] = ()) -> WaitsFor | N
     if hooked is not None:
         policies = traffic.plan.hooked.get(hooked, "of a policy")
         return WaitsFor(Thing.HOOK, f"a hook does a {hooked.name}: {policies}")
+    if session.waits_for_the_rest:
+        return WaitsFor(Thing.CLIENT, "its client has sent a part of a request, and not the rest")
     if session.sends_no_requests or traffic.in_flight or traffic.jobs:
         return WaitsFor(Thing.SERVER, "the server does not answer")
-    if not session.between_requests:
-        return WaitsFor(Thing.CLIENT, "its client has sent a part of a request, and not the rest")
     return None
+
+
+def _who_has_paused(running: Relayed, service: Service | None) -> str:
+    paused = None if service is None else service.paused.get(running.name)
+    if paused is None:
+        return "its export is paused for a moment"
+    return f"its export is paused by {paused.by} since {iso_time(paused.since)}"
+
+
+def iso_time(seconds: float) -> str:
+    """Give a time of `time.time` as the log has it, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _who_throttles(running: Relayed) -> str:
@@ -76,9 +90,9 @@ def _who_throttles(running: Relayed) -> str:
     return "a policy"
 
 
-def _who_claims(claim: Held, others: Iterable[Relayed]) -> str:
+def _who_claims(claim: Held, service: Service | None) -> str:
     where = f"{claim.start}-{claim.end - 1}"
-    for other in others:
+    for other in service.running if service is not None else ():
         for held in other.traffic.jobs.claiming:
             if held is not claim and held.is_granted and _overlap(held, claim):
                 ours = other.membership.session.client.id

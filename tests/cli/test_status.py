@@ -172,6 +172,10 @@ def test_the_example_sums_what_the_log_says(tmp_path: Path) -> None:
     assert row[1:] == [str(number) for number in asked]
 
 
+PAUSED = ((4, ""), (5, "'' "), (6, ""))
+"""Which of the verbs below say so, and what is before that."""
+
+
 def test_a_pause_says_by_whom_and_since_when(tmp_path: Path) -> None:
     said, _lines = looked_at(
         tmp_path,
@@ -180,9 +184,11 @@ def test_a_pause_says_by_whom_and_since_when(tmp_path: Path) -> None:
         "exports --json",
         "sessions --json",
         "exports",
+        "status",
+        "top",
         "resume --upstream main",
     )
-    assert [status for status, _out, _err in said] == [0] * 6, said
+    assert [status for status, _out, _err in said] == [0] * 8, said
     before, after = (json.loads(said[n][1])["exports"][0] for n in (0, 2))
     assert (before["paused"], before["paused_by"], before["paused_since"]) == (False, None, None)
     assert after["paused"]
@@ -190,4 +196,5 @@ def test_a_pause_says_by_whom_and_since_when(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", after["paused_since"])
     [session] = json.loads(said[3][1])["sessions"]
     assert (session["waits_for"], session["stuck"]) == ("pause", False)
-    assert f"paused by {after['paused_by']} since {after['paused_since']}" in said[4][1]
+    by_whom = f"by {after['paused_by']} since {after['paused_since']}"
+    assert all(f"paused {word}{by_whom}" in " ".join(said[n][1].split()) for n, word in PAUSED)

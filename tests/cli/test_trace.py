@@ -144,6 +144,7 @@ REFUSED = {
     "an export that is not there": (("no-disk",), 1, "there is no export 'no-disk'"),
     "no gateway": (("disk", "--socket", "/nowhere/c"), 1, "no gateway listens at /nowhere/c"),
     "no such folder": (("disk", "--pcapng", "/nowhere/c"), 1, "/nowhere/c: No such file"),
+    "a full disk": (("disk", "--pcapng", "/dev/full"), 1, "/dev/full: No space left on device"),
     "no name": ((), 2, "requires an argument"),
     "a name with NUL": (("a" * 5000,), 2, "4096 bytes"),
     "too long": (("disk", "--seconds", "86400"), 1, "up to 3600"),

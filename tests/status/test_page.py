@@ -45,7 +45,7 @@ def shown() -> dict[str, dict[str, object]]:
             found = {
                 "status": await gateway_shown(service, stuck, began=0, listeners=[], terms=[]),
                 "session": session_shown(service, stuck, running),
-                "export": (await exports_shown(service, None, 1))[0],
+                "export": (await exports_shown(service, None))[0][0],
                 "upstream": upstream_shown(service, server, 1),
                 "loss": loss_shown("disk", Untold(("why",), [(0, 512)], 1, nobody=True)),
                 "totals": Totals().as_said(),

@@ -15,9 +15,10 @@ from gateway.embedded import Server
 from gateway.embedded.disk import MemoryDisk
 from gateway.embedded.faults import Faults
 from gateway.embedded.personality import Personality
-from gateway.sessions.service import Relayed
+from gateway.sessions.service import Paused, Relayed
+from gateway.status.shown import gateway_shown
 from gateway.status.stuck import STUCK_SECONDS, Stuck
-from gateway.status.waits import what_waits
+from gateway.status.waits import Thing, what_waits
 from gateway.wire.constants import Cmd
 from gateway.wire.handshake import BlockSizes
 from gateway.wire.limits import KIB, MIB
@@ -151,19 +152,59 @@ async def test_a_client_that_does_not_read_is_the_reason() -> None:
         )
 
 
-async def test_a_client_that_stops_in_a_write_is_the_reason() -> None:
-    async with looked_at(Server({"": MemoryDisk(SIZE)})) as look:
+REST = "its client has sent a part of a request, and not the rest"
+
+
+@pytest.mark.parametrize("block", [1, 4096], ids=["relayed", "gathered"])
+@pytest.mark.parametrize("sent", [1, 27, 28, 128])
+async def test_a_client_that_stops_in_a_request_is_the_reason(sent: int, block: int) -> None:
+    personality = Personality("blocks", block_sizes=BlockSizes(block, 4096, 32 * MIB))
+    async with looked_at(Server({"": MemoryDisk(SIZE)}, personality)) as look:
+        client = look.client()
+        await client.go(wanted=())  # so that the gateway tells it of no blocks, and translates
+        service = look.gateway.service
+        await until(lambda: service.running)
+        request = client.framing.encode_request(Cmd.WRITE, 0, 7, 512, 64 * KIB)
+        await client.stream.send_all((request + bytes(100))[:sent])
+        [running] = service.running
+        await until(lambda: running.relaying.has_to_do)
+        [line] = await look.until_told(1)  # and not that the upstream is stuck
+        assert (line["waits_for"], line["why"]) == ("client", REST)
+        shown = await gateway_shown(service, look.stuck, began=0, listeners=[], terms=[])
+        [stuck] = shown["stuck"]
+        session = running.membership.session.client.id
+        assert (stuck["session"], stuck["why"], stuck["silent_seconds"]) == (session, REST, 5)
+
+
+async def test_a_server_that_owes_an_answer_is_the_reason_though_its_client_stops_too() -> None:
+    async with looked_at(silent(Cmd.READ)) as look:
         client = look.client()
         await client.go()
         service = look.gateway.service
         await until(lambda: service.running)
+        await client.send(Cmd.READ, 0, 4096)
         request = client.framing.encode_request(Cmd.WRITE, 0, 7, 0, 64 * KIB)
         await client.stream.send_all(request + bytes(100))
         [running] = service.running
         await until(lambda: not running.relaying.between_requests)
         wait = what_waits(running)
         assert wait is not None
-        assert wait.text == "the server does not answer"  # it has a part of the WRITE
+        assert wait.thing is Thing.SERVER
+
+
+async def test_a_pause_names_who_has_asked_for_it() -> None:
+    async with looked_at(Server({"": MemoryDisk(SIZE)})) as look:
+        client = look.client()
+        await client.go()
+        service = look.gateway.service
+        await until(lambda: service.running)
+        [running] = service.running
+        running.relaying.hold()
+        assert what_waits(running, service) == (Thing.PAUSE, "its export is paused for a moment")
+        service.paused[running.name] = Paused("process 1 of user 2", 60)
+        why = "its export is paused by process 1 of user 2 since 1970-01-01T00:01:00+00:00"
+        assert what_waits(running, service) == (Thing.PAUSE, why)
+        assert not await look.after(2 * STUCK_SECONDS)
 
 
 async def test_a_claim_names_who_has_it() -> None:

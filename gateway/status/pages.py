@@ -1,0 +1,72 @@
+"""What goes into one answer of many, and in which order. Whoever wants the rest asks again, with the last that
+he has got; meanwhile some may have gone, that one among them, and others may have come. So each has a place
+that does not depend on who else is there, and a page has those that come next: what is there from the first
+page to the last is shown once.
+
+Clients choose names of up to 4,096 bytes, and JSON writes six letters for some of them. So a page is bounded by
+its bytes as well as by its number.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import trio
+
+from gateway.admin.control import MAX_ANSWER_BYTES
+
+PAGE = 200
+"""Sessions or exports in one answer: some hundred bytes each, so it becomes JSON in a millisecond."""
+
+PAGE_BYTES = MAX_ANSWER_BYTES // 2
+"""How long the JSON of a page may be before its last one: that has some 30 KiB at most."""
+
+PLACED_AT_A_TIME = 100
+"""How many are put in order before the others have their turn: about a fifth of a millisecond."""
+
+_Each = TypeVar("_Each")
+
+
+def in_slices(all_: Sequence[_Each], size: int) -> Iterator[Sequence[_Each]]:
+    """Give a few at a time."""
+    for start in range(0, len(all_), size):
+        yield all_[start : start + size]
+
+
+async def next_ones(
+    all_: Iterable[_Each], place: Callable[[_Each], Any], after: Any, most: int
+) -> list[_Each]:
+    """Give those that have the next places after one (None: the first places), so many at most, in order."""
+    found: list[_Each] = []
+    for some in in_slices(list(all_), PLACED_AT_A_TIME):
+        last = place(found[-1]) if len(found) == most else None
+        new = [
+            each
+            for each in some
+            if (after is None or place(each) > after) and (last is None or place(each) < last)
+        ]
+        if new:
+            found = heapq.nsmallest(most, [*found, *new], place)
+        await trio.lowlevel.checkpoint()
+    return found
+
+
+class AnswerPage:
+    """One answer, as it fills."""
+
+    def __init__(self) -> None:
+        self.shown: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Nothing more may go into it."""
+        return len(self.shown) >= PAGE or self._bytes >= PAGE_BYTES
+
+    def add(self, shown: dict[str, Any]) -> None:
+        """Put one more into it, while it is not full."""
+        self.shown.append(shown)
+        self._bytes += len(json.dumps(shown))
