@@ -52,8 +52,8 @@ from gateway.wire.limits import KIB, MIB
 MODE = 0o600
 
 MAX_REQUEST_BYTES = 32 * KIB
-"""The longest line that is taken: a verb with an export's name, which may have 4,096 bytes, and JSON writes six
-letters for some of them; and a few words more."""
+"""The longest line that is taken: a verb with an export's name of 4,096 bytes, for each of which JSON may write
+six letters, and a few words more."""
 
 MAX_ANSWER_BYTES = MIB
 """The longest line that is believed: as many problems as a configuration, which may be as long, can have."""
@@ -338,10 +338,9 @@ async def _line(stream: trio.SocketStream, most: int, behind: bytearray | None =
 def _request(line: bytes) -> dict[str, Any]:
     """Read a request. Raises `Misunderstood`."""
     request = object_of(line)
-    try:
+    try:  # JSON can write half of a character, which UTF-8 cannot, and so neither NBD nor the log
         json.dumps(request, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        # JSON can write half of a character, which UTF-8 cannot, and so neither NBD nor the log.
         raise Misunderstood(f"expected UTF-8, got {error.object[error.start]!a}") from None
     if not isinstance(request.get("verb"), str):
         raise Misunderstood('expected {"verb": "..."}')
