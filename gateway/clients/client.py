@@ -180,6 +180,7 @@ class _Client:
         self._session_id = session_id
         self.asked = False
         """It has asked about an export. Somebody who only looks whether the port is open has not."""
+        self._has_listed = False
         self._oldstyle = listen.style == "oldstyle"
         self._stream: Stream = stream
         self._tls = tls
@@ -319,7 +320,9 @@ class _Client:
 
     async def _answer_list(self) -> None:
         exports = await self._inquiry.listed()
-        self._log.info("exports listed", exports=len(exports), who=self.identity.describe())
+        if not self._has_listed:  # who asks again and again is one line all the same
+            self._has_listed = True
+            self._log.info("exports listed", exports=len(exports), who=self.identity.describe())
         names_told = self._core.names_told
         self._core.answer_list(exports)
         self.time.give(SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told))

@@ -390,7 +390,7 @@ CLIENTS = Chapter(
         _event(
             "exports listed",
             INFO,
-            "A client has asked which exports there are, and was told.",
+            "A client has asked which exports there are, and was told; for the first time over its connection.",
             exports="how many it was told of",
             who="who the client is, the strongest proof first",
         ),
