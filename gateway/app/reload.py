@@ -19,9 +19,10 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +34,7 @@ from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.app.lacking import say_what_is_lacking
 from gateway.app.standing import Listeners, Present, Standing
 from gateway.config import Config, ConfigError, Listen
+from gateway.config.documents import Note
 from gateway.log import set_up
 from gateway.net.listen import Listener, ListenError, address, file_as_in, open_listener
 from gateway.sessions.service import Service
@@ -64,10 +66,10 @@ class ConfigSource:
     """Where the configuration came from, and comes from again."""
 
     path: Path
-    load: Callable[[], Config]
-    """Raises `ConfigError`. Called in a thread."""
-    seen: Stamp = None
-    """What the file was just before it was first loaded."""
+    load: Callable[[Note], Config]
+    """Raises `ConfigError`. Called in a thread, with what is to be told of each file just before it is read."""
+    seen: Mapping[Path, Stamp]
+    """What the files were just before they were first loaded."""
 
 
 class NotReloaded(Exception):
@@ -130,7 +132,7 @@ class Reloader:
         self._turn = trio.Lock()
         self._wanted = trio.Event()
         self._asked = 0
-        self._tried = None if source is None else source.seen
+        self._tried = {} if source is None else dict(source.seen)
 
     # --- Who asks for it
 
@@ -156,7 +158,7 @@ class Reloader:
             await trio.sleep(SETTLE_SECONDS)
 
     async def watch_file(self) -> None:
-        """Reload when the file has changed, where the configuration says so, until cancelled.
+        """Reload when a file of it has changed, where the configuration says so, until cancelled.
 
         A change is taken up when two looks have seen the same; one that fails is told of once, and the next
         change tried again.
@@ -166,7 +168,7 @@ class Reloader:
         before = self._tried
         while True:
             await trio.sleep(LOOK_AT_FILE_SECONDS)
-            now = stamp_of(self._source.path)
+            now = {path: stamp_of(path) for path in list(self._tried)}
             settled, before = now == before, now
             if self._service.config.control.reload_on_change and settled and now != self._tried:
                 await self.reload()
@@ -220,13 +222,15 @@ class Reloader:
     async def _reload(self) -> list[str]:
         if self._source is None:
             raise NotReloaded(
-                "it came from the command line: only serve --config FILE can be reloaded"
+                "it came from the command line or standard input: only serve --config FILE can be reloaded"
             )
         self._refuse_if_ending()
-        self._tried = stamp_of(self._source.path)
         look_anew()
+        tried: dict[Path, Stamp] = {}
+        load = partial(self._source.load, lambda path: tried.update({path: stamp_of(path)}))
+        self._tried = tried
         try:
-            config = await trio.to_thread.run_sync(self._source.load, abandon_on_cancel=True)
+            config = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
         except ConfigError as error:
             raise NotReloaded(*map(str, error.problems)) from None
         before = self._service.config

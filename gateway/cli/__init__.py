@@ -111,6 +111,12 @@ for _order, _verb in enumerate(VERBS):
 
 BEGIN_WITH = "Begin with: nbd-gateway demo. All of a verb: nbd-gateway help VERB"
 
+TAKES_A_FILE = ("check", "explain", "unit")
+FLAGS = ("--json", "--offline", "--sockets")
+"""Verbs whose first argument is a configuration, which may be standard input; and those of their options that
+have no value.
+"""
+
 RUNS_A_COMMAND = ("pause",)
 """Verbs that run a command of the user: all that comes after "--"."""
 
@@ -130,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     if arguments is None:
         arguments = sys.argv[1:]
-    arguments = with_command(arguments)
+    arguments = with_standard_input(with_command(arguments))
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     of_all = arguments in ([], ["--help"], ["-h"])
@@ -173,6 +179,17 @@ def with_command(arguments: list[str]) -> list[str]:
         return arguments
     at = arguments.index("--")
     return [*arguments[:at], f"--run={shlex.join(arguments[at + 1 :])}"]
+
+
+def with_standard_input(arguments: list[str]) -> list[str]:
+    """Give a command line with a "-" that stands for standard input where it is not taken for an option."""
+    for at, argument in enumerate(arguments):
+        if argument == "-" and arguments[at - 1] == "--config":
+            return [*arguments[: at - 1], "--config=-", *arguments[at + 1 :]]
+        is_value = arguments[at - 1].startswith("-") and arguments[at - 1] not in FLAGS
+        if argument == "-" and arguments[0] in TAKES_A_FILE and not is_value:
+            return [*arguments[:at], *arguments[at + 1 :], "--", "-"]
+    return arguments
 
 
 def _unexpected(arguments: Iterable[str], verb: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ def check(
     will serve: images, programs, certificates and keys, the places and owners of sockets, the directories of
     audit files.
 
-    :param path: The file to check. Default: gateway.toml.
+    :param path: The file to check; "-" is standard input. Default: gateway.toml.
     :param offline: Look at the file alone, and open nothing else: for another machine, and for CI.
     :param as_json: Print one JSON object, for programs.
     """
@@ -66,18 +66,17 @@ def check(
 def _checked(path: Path, *, offline: bool) -> Config:
     """Give the configuration of a file. Raises `ConfigError`."""
     from gateway.cli.vocabulary import vocabulary
-    from gateway.config import ConfigError, Problem, parse, places_in, text_of
+    from gateway.config import ConfigError, checked, read
 
-    text = text_of(path)
-    config = parse(text, str(path), vocabulary())
+    document = read(path)
+    config = checked(lambda: document, document.source, vocabulary())
     if offline:
         return config
     from gateway.inspect.needs import lacking
 
-    place = places_in(text)
-    found = [Problem(str(path), *place(at), message) for at, message in lacking(config)]
+    found = [document.problem(at, message) for at, message in lacking(config)]
     if found:
-        raise ConfigError(sorted(found, key=lambda problem: problem.line or 0))
+        raise ConfigError(sorted(found, key=lambda problem: (problem.file, problem.line or 0)))
     return config
 
 

@@ -14,7 +14,8 @@ from gateway.cli import UsageError, complain
 from gateway.uri import NbdUri, Transport
 
 if TYPE_CHECKING:
-    from gateway.config import Config
+    from gateway.config import Config, Spot
+    from gateway.config.documents import Note
     from gateway.config.lines import KeyPath
     from gateway.tls.rotation import Stamp
 
@@ -59,7 +60,8 @@ def serve(
 
     :param upstream: The server: an NBD URI, or an embedded one (memory:1G, file:disk.img, legacy:qemu-3.0).
         A URI that names an export serves that one, under its name and as the default.
-    :param config: Take everything from this file instead ("nbd-gateway init" writes one).
+    :param config: Take everything from this file instead ("nbd-gateway init" writes one). "-" is standard
+        input.
     :param listen: Where clients connect, an NBD URI; may be repeated. Default: nbd://127.0.0.1:10810, or with
         --run a private Unix socket.
     :param run: Run this shell command, with $uri set, and end with it and its status.
@@ -111,20 +113,21 @@ def serve(
             log_level=log_level,
             log_format=log_format,
         )
-        seen = None if config is None else stamp_of(config)  # before it is read
+        seen: dict[Path, Stamp] = {}
         try:
-            settings = load()
+            settings = load(note=lambda path: seen.update({path: stamp_of(path)}))
         except ConfigError as error:
             for problem in error.problems:
                 complain(str(problem))
             return 1 if any(problem.file for problem in error.problems) else 2
-        source = None if config is None else (config, load, seen)
+        once = config is None or config == Path("-")  # standard input has been read
+        source = None if config is None or once else (config, lambda note: load(note=note), seen)
         return _run(settings, source, (run, pidfile, exit_after_last_client))
 
 
 def _run(
     config: "Config",
-    source: "tuple[Path, Callable[[], Config], Stamp | None] | None",
+    source: "tuple[Path, Callable[[Note], Config], Mapping[Path, Stamp]] | None",
     options: tuple[str | None, Path | None, bool],
 ) -> int:
     """Serve. `ConfigSource` and `RunOptions` are made here, because their modules are loaded only now."""
@@ -158,9 +161,11 @@ def build_config(
     drain_seconds: float | None = None,
     log_level: str | None = None,
     log_format: str | None = None,
+    note: "Note" = lambda _path: None,
 ) -> "Config":
     """Give the configuration that the command line means. Raises `UsageError` or `ConfigError` if it makes no
-    sense. `listener` are keys of every `[[listen]]`, None for each that was not given.
+    sense. `listener` are keys of every `[[listen]]`, None for each that was not given. `note` is told of each
+    file just before it is read.
     """
     from gateway.cli.vocabulary import vocabulary
     from gateway.config import load
@@ -193,7 +198,7 @@ def build_config(
             )
     # Arguments about this run, rather than the service, may be given beside a file. To check them by the same
     # models, we build a configuration in which nothing else can be wrong.
-    here, file = _build(data), load(config, vocabulary())
+    here, file = _build(data), load(config, vocabulary(), note)
     log = file.log.model_copy(update={key: getattr(here.log, key) for key in data.get("log", {})})
     update: dict[str, object] = {"log": log}
     if drain_seconds is not None:
@@ -241,16 +246,20 @@ def _build(data: dict[str, Any]) -> "Config":
     return build(data, "", _argument, vocabulary())
 
 
-def _argument(path: "KeyPath") -> tuple[None, str]:
+def _argument(path: "KeyPath") -> "Spot":
     """Say which argument gave a key of the data."""
+    from gateway.config import Spot
+
     match path:
         case ("upstream", *_):
-            return None, "UPSTREAM"
+            name = "UPSTREAM"
         case ("listen", _, "uri"):
-            return None, "--listen"
+            name = "--listen"
         case ("log", key):
-            return None, f"--log-{key}"
-    return None, _option(str(path[-1]))
+            name = f"--log-{key}"
+        case _:
+            name = _option(str(path[-1]))
+    return Spot(None, name)
 
 
 def _option(key: str) -> str:

@@ -8,7 +8,10 @@
     checks.py    what one key alone cannot know: names that must exist, keys that exclude each other
     rule_checks.py, upstream_checks.py  the same of rules and policies, of connections
     data.py      what both go by: the text's data, and names that others define
-    reading.py   text -> Config, or every problem of the text at once, in plain words
+    texts.py     files -> text -> what it says as TOML
+    documents.py one file or several -> data, with values from elsewhere put in
+    reading.py   data -> Config, or every problem of it at once, in plain words
+    problems.py  what a problem is: a file, a line, a key, a message
     words.py     what pydantic complains of, in the words of those who write the file
     lines.py     which line a key stands on, since tomllib does not say
     template.py  the file that `nbd-gateway init` writes
@@ -20,6 +23,7 @@ that other packages define (quirks, servers to imitate) are given to `load` as a
 
 from gateway.config.connections import PER_CLIENT, Connections
 from gateway.config.data import Vocabulary
+from gateway.config.documents import read
 from gateway.config.models import (
     Config,
     Control,
@@ -29,15 +33,8 @@ from gateway.config.models import (
     Route,
     SocketOwner,
 )
-from gateway.config.reading import (
-    ConfigError,
-    Problem,
-    load,
-    parse,
-    places_in,
-    schema,
-    text_of,
-)
+from gateway.config.problems import ConfigError, Problem, Spot
+from gateway.config.reading import checked, load, parse, schema
 from gateway.config.rules import Certificate, Network, Rule, Use, Who
 from gateway.config.upstream import Upstream
 
@@ -56,13 +53,14 @@ __all__ = [
     "Route",
     "Rule",
     "SocketOwner",
+    "Spot",
     "Upstream",
     "Use",
     "Vocabulary",
     "Who",
+    "checked",
     "load",
     "parse",
-    "places_in",
+    "read",
     "schema",
-    "text_of",
 ]

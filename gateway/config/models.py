@@ -20,11 +20,14 @@ from gateway.config.base import Section, shown, text, written_as
 from gateway.config.rules import Network, Rule, Use, Uses, network
 from gateway.config.upstream import Upstream
 from gateway.config.values import (
+    Descriptor,
     File,
+    FilePattern,
     KeepaliveSeconds,
     Name,
     Seconds,
     Socket,
+    SocketMode,
     UserTimeoutSeconds,
     WaitSeconds,
     without_user,
@@ -104,15 +107,6 @@ def _handshake_flags(value: object) -> tuple[str, ...]:
     return tuple(flag for flag in HANDSHAKE_FLAGS if flag in value)
 
 
-def _descriptor(value: object) -> str:
-    if not re.fullmatch(r"[!-9;-~]{1,255}", text(value)):
-        raise ValueError(
-            "expected the FileDescriptorName= of a socket unit, up to 255 characters of ASCII without spaces"
-            f' and ":", got {shown(value)}'
-        )
-    return text(value)
-
-
 def _proxies(value: object) -> tuple[Proxy, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(
@@ -120,13 +114,6 @@ def _proxies(value: object) -> tuple[Proxy, ...]:
             f'["unix"], got {shown(value)}'
         )
     return tuple("unix" if proxy == "unix" else network(proxy) for proxy in value)
-
-
-def _socket_mode(value: object) -> int:
-    # TOML has octal integers (0o660), but 660 would be an integer as well, and a decimal one.
-    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
-        raise ValueError(f'expected octal digits such as "0660", got {shown(value)}')
-    return int(value, 8)
 
 
 def _socket_owner(value: object) -> SocketOwner:
@@ -143,8 +130,6 @@ HandshakeFlags = Annotated[
     PlainValidator(_handshake_flags),
     WithJsonSchema({"type": "array", "items": {"enum": list(HANDSHAKE_FLAGS)}}),
 ]
-SocketMode = Annotated[int, *written_as(_socket_mode)]
-Descriptor = Annotated[str, *written_as(_descriptor)]
 Proxies = Annotated[tuple[Proxy, ...], *written_as(_proxies, array=True)]
 Owner = Annotated[SocketOwner, *written_as(_socket_owner)]
 
@@ -353,6 +338,11 @@ class Config(Section):
     rule: Annotated[tuple[Rule, ...], Field(strict=False)] = Field(
         default=(),
         description="Who may reach what, in order. Without any, everybody may reach everything.",
+    )
+    include: Annotated[tuple[FilePattern, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Files with more of [[listen]], [upstream.NAME], [[export]] and [[rule]]; a name may be a"
+        " pattern, as in conf.d/*.toml.",
     )
     user: str | None = Field(
         default=None,

@@ -11,6 +11,9 @@ TEMPLATE = """\
 #
 # Keys that are commented out show their default or an example. Durations are in seconds.
 
+# Files with more of [[listen]], [upstream.NAME], [[export]] and [[rule]], as in ["conf.d/*.toml"]
+#include = []
+
 # Whom to become once all is listened on, for a gateway that root starts; the group is the user's own.
 #user = "nobody"
 #group = "nogroup"

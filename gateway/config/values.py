@@ -1,5 +1,6 @@
-"""Values that keys of more than one table have: paths, names, URIs that are nobody's, durations."""
+"""Values of keys: paths, names, URIs that are nobody's, durations."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -32,9 +33,29 @@ def _name(value: object) -> str:
     return check_name(text(value), text(value))
 
 
+def _socket_mode(value: object) -> int:
+    # TOML has octal integers (0o660), but 660 would be an integer as well, and a decimal one.
+    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
+        raise ValueError(f'expected octal digits such as "0660", got {shown(value)}')
+    return int(value, 8)
+
+
+def _descriptor(value: object) -> str:
+    if not re.fullmatch(r"[!-9;-~]{1,255}", text(value)):
+        raise ValueError(
+            "expected the FileDescriptorName= of a socket unit, up to 255 characters of ASCII without spaces"
+            f' and ":", got {shown(value)}'
+        )
+    return text(value)
+
+
 File = Annotated[Path, *written_as(_file)]
 Socket = Annotated[Path, *written_as(_socket)]
 """Where a Unix socket is."""
+SocketMode = Annotated[int, *written_as(_socket_mode)]
+Descriptor = Annotated[str, *written_as(_descriptor)]
+"""What systemd calls a socket that it hands over."""
+FilePattern = Annotated[str, *written_as(text)]
 Name = Annotated[str, *written_as(_name)]
 Size = Annotated[
     int,

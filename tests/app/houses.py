@@ -17,11 +17,12 @@ from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
 from gateway.clients.client import serve_client
 from gateway.config import Config, load
+from gateway.config.documents import Note
 from gateway.hub.hub import Hub
 from gateway.net.listen import Listener, open_listener, take_clients
 from gateway.sessions.service import Service
 from gateway.tls.keyring import Keyring
-from gateway.tls.rotation import stamp_of
+from gateway.tls.rotation import Stamp, stamp_of
 from gateway.upstream.backends import Backend
 from gateway.upstream.configured import load_keyring, servers_of
 from tests.embedded.peers import Client
@@ -45,13 +46,14 @@ class House:
     def write(self, text: str) -> None:
         self.path.write_text(text.replace("DIR", str(self.directory)))
 
-    def _load(self) -> Config:
+    def _load(self, note: Note) -> Config:
         self.loading()
-        return load(self.path)
+        return load(self.path, note=note)
 
     async def begin(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
-        config = load(self.path)
+        seen: dict[Path, Stamp] = {}
+        config = load(self.path, note=lambda path: seen.update({path: stamp_of(path)}))
         keyring = load_keyring(config)
         doors = Listeners([await open_listener(each) for each in config.listen])
         if config.control.socket is not None:
@@ -60,7 +62,7 @@ class House:
         self.lines = structlog.testing.LogCapture()
         log = structlog.wrap_logger(None, processors=[self.lines])
         self.service = Service(config, self.now.servers.servers, Hub(), log)
-        source = ConfigSource(self.path, self._load, stamp_of(self.path))
+        source = ConfigSource(self.path, self._load, seen)
         self.reloader = Reloader(source, self.service, self.now, nursery, self)
         nursery.start_soon(self.service.hub.run)
         for listener in doors.listeners:

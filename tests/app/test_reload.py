@@ -718,3 +718,52 @@ async def test_a_file_that_changes_is_taken_up_when_it_is_whole(
         await looks(3, (3, 2))
         gateway.write(LISTEN + OTHER + MEMORY)
         await looks(3, (3, 2))
+
+
+SEVERAL = 'include = ["conf.d/*.toml"]\n'
+
+
+async def test_files_that_it_includes_are_taken_up_as_well_all_of_them_or_none(
+    workdir: Path,
+) -> None:
+    (workdir / "conf.d").mkdir()
+    more = workdir / "conf.d" / "a.toml"
+    async with house(workdir, SEVERAL + LISTEN + MEMORY + EXPORT) as gateway:
+        more.write_text('[[export]]\nname = "y"\nupstream = "m"\nupstream-name = ""\n')
+        assert (await gateway.reload()).ok
+        await gateway.session("y")
+        more.write_text('[[export]]\nname = "z"\nupstream = "nobody"\n')
+        answer = await gateway.reload(SEVERAL + LISTEN + OTHER + MEMORY + EXPORT)
+        assert not answer.ok
+        assert answer.problems[0].startswith(f"{more}:3: export.upstream: ")
+        await gateway.session("y")
+        assert not (workdir / "h.sock").exists()
+
+
+async def test_a_file_that_comes_or_changes_is_seen(
+    workdir: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    (workdir / "conf.d").mkdir()
+    (workdir / "address").write_text("memory:1M")
+    other = f'[upstream.n]\nuri = "${{file:{workdir}/address}}"\n'
+    watching = "[control]\nreload-on-change = true\n"
+
+    async def looks(told: int) -> None:
+        for _ in range(2):
+            mock_clock.jump(LOOK_AT_FILE_SECONDS)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await until(lambda: not gateway.reloader._turn.locked())
+        assert len(gateway.events("configuration reloaded")) == told
+
+    async with house(workdir, SEVERAL + LISTEN + MEMORY + EXPORT + watching) as gateway:
+        gateway.nursery.start_soon(gateway.reloader.watch_file)
+        await trio.testing.wait_all_tasks_blocked()
+        await looks(0)
+        (workdir / "conf.d" / "a.toml").write_text(other)
+        await looks(1)
+        await looks(1)
+        (workdir / "address").write_text("memory:2M")
+        await looks(2)
+        (workdir / "conf.d" / "a.toml").unlink()
+        await looks(3)
+        await looks(3)

@@ -428,7 +428,7 @@ def test_serve_a_file(app: FakeApp, tmp_path: Path) -> None:
     assert app.served is not None
     assert app.served[0] == load(tmp_path / "g.toml")
     assert app.source is not None
-    assert app.source.load() == app.served[0]
+    assert app.source.load(lambda _path: None) == app.served[0]
 
 
 def test_what_stands_beside_the_file_is_said_again_by_each_reload(
@@ -440,7 +440,7 @@ def test_what_stands_beside_the_file_is_said_again_by_each_reload(
     )
     assert app.source is not None
     (tmp_path / "g.toml").write_text(GOOD.replace("/s", f"{tmp_path}/t"))
-    config = app.source.load()
+    config = app.source.load(lambda _path: None)
     assert (config.log.level, config.drain_seconds) == ("debug", 1)
     assert config.listen[0].uri.socket_path == f"{tmp_path}/t"
 

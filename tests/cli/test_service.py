@@ -213,3 +213,35 @@ def test_a_socket_of_systemd_that_nobody_names_ends_the_start(tmp_path: Path) ->
         said = process.stderr.read().splitlines()[-1]
     assert "named by no [[listen]], neither by its descriptor nor by its uri:" in said
     assert f'descriptor 3 "web" of 127.0.0.1:{port}' in said
+
+
+# --- The page
+
+
+def test_what_the_page_has_its_reader_type_works(tmp_path: Path) -> None:
+    """But for systemctl, of which there may be none."""
+    page = (ROOT / "docs" / "service.md").read_text()
+    block = page.partition("```\n")[2].partition("```")[0]
+    lines = [line for line in block.splitlines() if line.startswith("nbd-gateway ")]
+    assert len(lines) == 3
+    (tmp_path / "nbd-gateway.toml").write_text(CONFIG.replace("?socket=s", f"?socket={tmp_path}/s"))
+    script = "\n".join(lines).replace("/etc/systemd/system", str(tmp_path))
+    script = script.replace("/etc/", f"{tmp_path}/").replace("nbd-gateway ", '"$@" ')
+    done = subprocess.run(
+        ["/bin/sh", "-e", "-c", script, "sh", *GATEWAY],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    units = [tmp_path / f"nbd-gateway.{kind}" for kind in ("service", "socket")]
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *units],
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")

@@ -24,8 +24,8 @@ from gateway.config import (
     Who,
     load,
     parse,
-    reading,
     schema,
+    texts,
 )
 from gateway.config.models import HANDSHAKE_FLAGS
 from gateway.config.template import TEMPLATE
@@ -515,8 +515,8 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
         [
             '1: listn: unknown key, did you mean "listen"?',
             "2: level: unknown key here, it belongs into [log]",
-            "3: zzzzzz: unknown key; known are listen, upstream, export, rule, user, group, leave-seconds,"
-            " drain-seconds, log, control",
+            "3: zzzzzz: unknown key; known are listen, upstream, export, rule, include, user, group,"
+            " leave-seconds, drain-seconds, log, control",
             '6: listen.max_connections: unknown key, did you mean "max-connections"?',
             "7: listen.drain-seconds: unknown key here, it belongs to the top of the file, "
             "above all headers",
@@ -1734,7 +1734,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_pipe_that_nobody_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "SILENT_SECONDS", 0)
+    monkeypatch.setattr(texts, "SILENT_SECONDS", 0)
     path = tmp_path / "pipe"
     os.mkfifo(path)
     assert problems_of(path) == f"{path}: cannot be read: nothing has come for 0 s"

@@ -18,8 +18,8 @@ from gateway.access.rules import Access
 from gateway.access.who import why_not
 from gateway.cli.vocabulary import vocabulary
 from gateway.config import Config, ConfigError, Problem, Who, parse
-from gateway.config.reading import decoded
 from gateway.config.template import TEMPLATE
+from gateway.config.texts import decoded
 from gateway.tls.errors import CredentialsError, NotAdmitted
 from gateway.tls.identity import identity_of
 from gateway.tls.psk import MAX_KEY_BYTES, MAX_USER_BYTES, MIN_KEY_BYTES, parse_keys
