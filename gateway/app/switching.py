@@ -30,7 +30,7 @@ from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.meant import Exports, Meant
 from gateway.sessions.pausing import COMMAND_SECONDS, LASTS_SECONDS, Pauses, Target
 from gateway.sessions.service import Service
-from gateway.sessions.untold import in_words, losses_shown, lost_disks
+from gateway.sessions.untold import MOST_DISKS, in_words, losses_shown, lost_disks
 from gateway.upstream.configured import StartError, switched_to
 from gateway.uri import NbdUri, UriError, check_name, parse_nbd_uri
 from gateway.wire.handshake import shown
@@ -160,15 +160,23 @@ async def _done(do: Callable[[], Awaitable[ControlAnswer]]) -> ControlAnswer:
 def _losses(service: Service, export: str | None, *, forget: bool) -> list[str]:
     """Say what was lost and not everybody was told of; `forget` what nobody was told of."""
     found: list[str] = []
+    more = 0
     for called, disk in lost_disks(service, export):
         forgotten = forget and disk.losses.forget()
         left = disk.losses.untold()
         if forgotten:
             disk.is_left()
             still = "" if left is None else f"; still: {in_words(left)}"
-            found.append(f"{called}: what nobody was told of is forgotten{still}")
-        elif left is not None:
+            if len(found) < MOST_DISKS:
+                found.append(f"{called}: what nobody was told of is forgotten{still}")
+            else:
+                more += 1
+        elif left is not None and len(found) < MOST_DISKS:
             found.append(f"{called}: {in_words(left)}")
+        elif left is not None:
+            more += 1
+    if more:
+        found.append(f"{more} disks more: nbd-gateway losses EXPORT")
     unnamed = 0 if export is not None else service.disks.unnamed
     if unnamed and forget:
         service.disks.forget_unnamed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,9 @@ MOST_RANGES = 16
 """How many ranges of a disk are named: whoever wants to know more reads all of it again. Beside them we say how
 many bytes there are in all."""
 
+
+MOST_NAMES = 4
+"""How many names of ours are told for a disk: with a pattern, each of its clients may have one of his own."""
 
 MOST_DISKS = 200
 """How many disks are shown at a time in names and numbers, so that an answer has less than
@@ -73,40 +77,48 @@ def lost_disks(service: Service, export: str | None = None) -> list[tuple[str, D
     """Give the disks that have lost something of which not everybody was told, each with what it is called. Of
     an export: the disks that its sessions are on, and the one that its next client will be on.
     """
+    called = Called(service)
     if export is None:
-        return [(_called(service, key), disk) for key, disk in service.disks.untold()]
+        return [(called.of(key), disk) for key, disk in service.disks.untold()]
     route = service.config.route(export)
     location = None if route is None else service.location(export, route)
     if location is not None:
         service.disk_at(location)  # one that is remembered by a hash alone is found by its name
     here = {each.disk for each in service.running if each.name == export}
     return [
-        (_called(service, key), disk)
+        (called.of(key), disk)
         for key, disk in service.disks.untold()
         if disk in here or (location is not None and key == (location.server.disks, location.name))
     ]
 
 
-def _called(service: Service, key: Key) -> str:
-    """Say which disk it is: the name there and the server, and what our clients call it."""
-    disks, name = key
-    servers = [*service.led_to, *(each.opened.location.server for each in service.running)]
-    there = next((each.name for each in servers if each.disks == disks), None)
-    ours = {
-        each.name
-        for each in service.running
-        if (each.opened.location.server.disks, each.opened.location.name) == key
-    }
-    for export in (*service.config.exports,):
-        exact = export.exact_name
-        route = None if exact is None else service.config.route(exact)
-        location = None if exact is None or route is None else service.location(exact, route)
-        if (
-            exact is not None
-            and location is not None
-            and (location.server.disks, location.name) == key
-        ):
-            ours.add(exact)
-    where = f"upstream {there}" if there else "an upstream that nothing leads to any more"
-    known_as = f", export {', '.join(map(shown, sorted(ours)))}" if ours else ""
-    return f"{shown(name)} of {where}{known_as}"
+class Called:
+    """What disks are called: the name there and the server, and what our clients call it. All sessions and
+    exports are asked once, however many disks there are.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._servers: dict[object, str] = {}
+        self._ours: defaultdict[Key, set[str]] = defaultdict(set)
+        for server in service.led_to:
+            self._servers.setdefault(server.disks, server.name)
+        for each in service.running:
+            location = each.opened.location
+            self._servers.setdefault(location.server.disks, location.server.name)
+            self._ours[location.server.disks, location.name].add(each.name)
+        for export in service.config.exports:
+            exact = export.exact_name
+            route = None if exact is None else service.config.route(exact)
+            there = None if exact is None or route is None else service.location(exact, route)
+            if exact is not None and there is not None:
+                self._ours[there.server.disks, there.name].add(exact)
+
+    def of(self, key: Key) -> str:
+        """Say which disk it is."""
+        disks, name = key
+        there = self._servers.get(disks)
+        where = f"upstream {there}" if there else "an upstream that nothing leads to any more"
+        ours = sorted(self._ours.get(key, ()))
+        named = ", ".join(map(shown, ours[:MOST_NAMES]))
+        more = f" and {len(ours) - MOST_NAMES} more" if len(ours) > MOST_NAMES else ""
+        return f"{shown(name)} of {where}{f', export {named}{more}' if ours else ''}"
