@@ -4,6 +4,7 @@ Where everything is; imports go down this list, never up:
 
     cli/         one file per verb: serve, demo, check, explain, probe, policies, ...
     app/         the gateway as a whole: built from a configuration, reloaded, switched
+    web/         metrics, health, an API and a page for browsers over HTTP, in a process of its own
     inspect/     what looks and serves nobody: explain, probe, conform, what check looks for
     status/      what a running gateway is doing, and what waits for what
     admin/       how a running gateway is spoken to

@@ -24,7 +24,7 @@ undone when its caller closes the connection.
 Behind the answer of a verb that has more to tell (`ControlAnswer.then`) come lines of JSON, until it has told
 all or the caller goes.
 
-The log says of every request who has asked and what came of it (`Asked`).
+The log says of every request who has asked, for whom (`asked-by`), and what came of it (`Asked`).
 
 Verbs are a table that `gateway.app.run` fills: a new one is a row.
 """
@@ -45,7 +45,7 @@ from typing import Any
 import trio
 
 from gateway.identity import UnixPeer
-from gateway.net.listen import open_unix, take_clients
+from gateway.net.listen import is_abstract, open_nameless, open_unix, take_clients
 from gateway.net.options import peer_of
 from gateway.wire.limits import KIB, MIB
 
@@ -102,6 +102,8 @@ class Asked:
     by: UnixPeer
     answer: ControlAnswer | None
     """None: the caller has gone before there was one, and it was undone."""
+    asked_by: str | None = None
+    """On whose behalf, as who has asked says."""
 
 
 MAX_PROBLEMS = 200
@@ -123,7 +125,6 @@ def _line_of(answer: ControlAnswer) -> bytes:
 Verb = Callable[[Mapping[str, Any]], Awaitable[ControlAnswer]]
 """Does something; given are the request's other keys. Raises `Misunderstood` before anything is done."""
 
-
 INTERNAL_ERROR = (
     "an internal error, and it is not known how much was done; the gateway's log has more"
 )
@@ -137,14 +138,9 @@ class ControlError(Exception):
     """No gateway could be spoken to; the text is for people."""
 
 
-_asking: ContextVar[UnixPeer | None] = ContextVar("asking", default=None)
-"""Whose request is being answered."""
-
-
-def who_asks() -> str:
-    """Say whose request is being answered, for a verb that notes who it was."""
-    peer = _asking.get()
-    return "nobody" if peer is None else f"process {peer.pid} of user {peer.uid}"
+_asking: ContextVar[str] = ContextVar("asking", default="nobody")
+who_asks = _asking.get
+"""Says whose request is being answered, for a verb that notes who it was."""
 
 
 def no_arguments(arguments: Mapping[str, Any]) -> None:
@@ -154,15 +150,17 @@ def no_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 class ControlSocket:
-    """One control socket that is open. Raises `ListenError`."""
+    """One control socket that is open. Without a path it has an abstract name that the kernel chooses (unix(7),
+    "autobind"), for what we have started. Raises `ListenError`.
+    """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | None) -> None:
         self._verbs: Mapping[str, Verb] = {}
         self._heard: Callable[[Asked], None] = lambda _asked: None
         self._failed: Callable[[BaseException], None] = _reraise
         self._clients = 0
-        self._listener = open_unix(path, MODE)
+        self._listener = open_nameless() if path is None else open_unix(path, MODE)
+        self.path = path or Path(self._listener.socket.getsockname().decode())
         self._closed = False
 
     async def run(
@@ -187,8 +185,9 @@ class ControlSocket:
         self._closed = True
         with trio.CancelScope(shield=True):
             await self._listener.aclose()
-        with suppress(OSError):
-            self.path.unlink()
+        if not is_abstract(str(self.path)):
+            with suppress(OSError):
+                self.path.unlink()
 
     @property
     def answering(self) -> bool:
@@ -230,6 +229,7 @@ class ControlSocket:
             with trio.fail_after(REQUEST_SECONDS):
                 request = _request(await _line(stream, MAX_REQUEST_BYTES))
             name = request.pop("verb")
+            asked_by = request.pop("asked-by", None)
             verb = self._verbs.get(name)
             if verb is None:
                 raise Misunderstood(f"the verbs are {', '.join(self._verbs)}")
@@ -239,9 +239,9 @@ class ControlSocket:
             return _no(str(error))
         except trio.BrokenResourceError:
             return None
-        _asking.set(unix)
+        _asking.set(f"process {unix.pid} of user {unix.uid}" if asked_by is None else asked_by)
         answer = await self._done(verb, request, stream)
-        self._heard(Asked(name, request, unix, answer))
+        self._heard(Asked(name, request, unix, answer, asked_by))
         return answer
 
     async def _done(
@@ -342,8 +342,8 @@ def _request(line: bytes) -> dict[str, Any]:
         json.dumps(request, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise Misunderstood(f"expected UTF-8, got {error.object[error.start]!a}") from None
-    if not isinstance(request.get("verb"), str):
-        raise Misunderstood('expected {"verb": "..."}')
+    if not isinstance(request.get("verb"), str) or not isinstance(request.get("asked-by", ""), str):
+        raise Misunderstood('expected {"verb": "..."}, and perhaps "asked-by"')
     return request
 
 

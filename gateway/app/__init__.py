@@ -6,6 +6,7 @@ overview.py  what an operator is shown of listeners and certificates
 let_in_nowhere.py  clients that are let in nowhere
 standing.py  what is in force, and who is here
 switching.py the verbs that pause, resume and switch exports, and show what they have lost
+web.py       the child that speaks HTTP: it has its sockets and its answers from us
 descriptors.py  how many files we may have open
 tracing.py   the verb that has somebody look on
 lacking.py   what the first client will need and is not there, said before he comes
@@ -16,5 +17,6 @@ becoming.py  whom it becomes, once all is open that takes more rights
 asked.py     what was asked over the control socket, in the log
 pidfile.py   our number in a file, as long as we serve
 command.py   what a gateway is there for by `--run`
+demo_work.py clients at work, for the demo
 demo.py      a gateway before a server with qemu 3.0.0's faults, looked at from both sides
 """

@@ -17,6 +17,7 @@ def say_asked(log: FilteringBoundLogger, asked: Asked) -> None:
     ours = {"verb": asked.verb, "pid": asked.by.pid, "uid": asked.by.uid}
     ours |= {"export": export} if isinstance(export, str) else {}
     ours |= {"arguments": dict(asked.arguments)} if asked.arguments.keys() - {"export"} else {}
+    ours |= {} if asked.asked_by is None else {"asked_by": asked.asked_by}
     if answer is None:
         log.warning("command undone: who asked has gone", **ours)
     elif answer.ok and answer.data is not None:

@@ -1,19 +1,26 @@
 """The demo: a gateway before embedded servers with qemu 3.0.0's faults, looked at from both sides.
 
+Its page for browsers is there as well, with clients at work (`demo_work.py`).
+
 What a person meets who uses that version is tried out with a small client of our own, once directly and once
 through the gateway. The client does what any does: it believes what it is told.
 """
 
 from __future__ import annotations
 
+import secrets
 import socket
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
+from gateway.app import demo_work as work
 from gateway.app import run as app
 from gateway.config import Config, parse
+from gateway.config.admin import DEFAULT_PORT
 from gateway.embedded import Server, make_server
 from gateway.inspect.conform.client import Broken, RawClient
 from gateway.net.dial import dial
@@ -22,12 +29,13 @@ from gateway.net.options import RelaySocket, plain_socket
 from gateway.protocol.client_role import Answered, ClientNegotiation, Event
 from gateway.protocol.export import Export
 from gateway.upstream.configured import StartError
-from gateway.uri import Legacy, NbdUri, parse_nbd_uri
+from gateway.uri import Legacy, NbdUri, format_size, parse_nbd_uri
 from gateway.wire.constants import DIRTY_BITMAP, Cmd, TransmissionFlag
 from gateway.wire.limits import KIB, MIB
 
 UPSTREAM_PORT = 10809
 GATEWAY_PORT = 10810
+PAGE_PORT = DEFAULT_PORT
 
 SIZE_BYTES = 64 * MIB
 
@@ -37,6 +45,9 @@ SERVERS = {
     "worst-case": "qemu-3.0-incoherent",
 }
 """What is served: the gateway's name of the export, and the embedded server that has it."""
+
+AT_WORK = ("vm-disk", "restore")
+"""Exports at which clients are at work."""
 
 HANG_SECONDS = 1.0
 """How long a second connection is waited for. The real program lets it wait for ever; any that answers does so
@@ -77,6 +88,8 @@ class Seen:
     flags_through: TransmissionFlag
     outcomes: tuple[tuple[Trial, TrialOutcome, TrialOutcome], ...]
     """Each trial with what came of it direct, and through the gateway."""
+    page: str
+    """Where a browser looks at the gateway, with the token by which one may do everything there."""
 
 
 async def demo(show: Callable[[Seen], None]) -> int:
@@ -91,31 +104,50 @@ async def demo(show: Callable[[Seen], None]) -> int:
             port = 0 if upstreams else _free(UPSTREAM_PORT)
             upstreams[name] = await _serve(server, port, nursery)
         gateway = f"nbd://127.0.0.1:{_free(GATEWAY_PORT)}"
+        page = f"http://127.0.0.1:{_free(PAGE_PORT)}"
+        token = secrets.token_urlsafe(24)
         listening = trio.Event()
 
         async def look() -> None:
             await listening.wait()
-            show(await _look(upstreams, gateway))
+            machine, restore = AT_WORK
+            filling = await _open(parse_nbd_uri(f"{gateway}/{restore}"))
+            await work.fill(filling)
+            await filling.close()
+            link = await _link(parse_nbd_uri(f"{gateway}/{restore}"), work.RECEIVE_BYTES)
+            nursery.start_soon(work.slow_restore, link)
+            nursery.start_soon(work.machine, await _open(parse_nbd_uri(f"{gateway}/{machine}")))
+            show(await _look(upstreams, gateway, f"{page}/#token={token}"))
 
         nursery.start_soon(look)
         failed: StartError | None = None
-        try:
-            status = await app.serve(
-                _config(gateway, upstreams), listening=lambda _uris: listening.set()
-            )
-        except StartError as error:  # as itself, not in the nursery's group
-            failed = error
+        with tempfile.TemporaryDirectory(prefix="nbd-gateway-demo-") as directory:
+            tokens = Path(directory) / "tokens"
+            tokens.touch(0o600)
+            tokens.write_text(f"full demo {token}\n")
+            try:
+                status = await app.serve(
+                    _config(gateway, upstreams, page, tokens),
+                    listening=lambda _uris: listening.set(),
+                )
+            except StartError as error:  # as itself, not in the nursery's group
+                failed = error
         nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
     return status
 
 
-def _config(gateway: str, upstreams: dict[str, NbdUri]) -> Config:
+def _config(gateway: str, upstreams: dict[str, NbdUri], page: str, tokens: Path) -> Config:
     lines = [f'listen = [{{ uri = "{gateway}" }}]', 'log.level = "error"']
-    for number, (name, uri) in enumerate(upstreams.items()):
-        lines += [f'[upstream.u{number}]\nuri = "{uri}"']
-        lines += [f'[[export]]\nname = "{name}"\nupstream = "u{number}"\nupstream-name = ""']
+    lines += [f'admin = {{ uri = "{page}", tokens = "{tokens}" }}']
+    for name, uri in upstreams.items():
+        upstream = SERVERS[name]
+        lines += [f'[upstream."{upstream}"]\nuri = "{uri}"']
+        lines += [f'[[export]]\nname = "{name}"\nupstream = "{upstream}"\nupstream-name = ""']
+    lines += [f'[upstream.store]\nuri = "memory:{format_size(work.DISK_BYTES)}"']
+    for name in AT_WORK:
+        lines += [f'[[export]]\nname = "{name}"\nupstream = "store"\nupstream-name = ""']
     return parse("\n".join(lines), "demo")
 
 
@@ -137,7 +169,7 @@ async def _serve(server: Server, port: int, nursery: trio.Nursery) -> NbdUri:
     return parse_nbd_uri(f"nbd://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
 
 
-async def _look(upstreams: dict[str, NbdUri], gateway: str) -> Seen:
+async def _look(upstreams: dict[str, NbdUri], gateway: str, page: str) -> Seen:
     """Try all of it, on both sides."""
     through = {name: parse_nbd_uri(f"{gateway}/{name}") for name in upstreams}
     return Seen(
@@ -155,6 +187,7 @@ async def _look(upstreams: dict[str, NbdUri], gateway: str) -> Seen:
                 for trial in TRIALS
             ]
         ),
+        page,
     )
 
 
@@ -169,7 +202,14 @@ class _Link:
 
 async def _open(uri: NbdUri) -> RawClient:
     """Open an export with structured replies, and believe what is said of it."""
+    return RawClient(await _link(uri), reply_seconds=REPLY_SECONDS)
+
+
+async def _link(uri: NbdUri, receive_bytes: int | None = None) -> _Link:
+    """The same, without anybody who speaks there yet. Its socket holds so many bytes of what comes."""
     stream = await dial(uri)
+    if receive_bytes is not None:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
     core = ClientNegotiation()
     talk: Conversation[Event] = Conversation(stream, core)
     try:
@@ -185,7 +225,7 @@ async def _open(uri: NbdUri) -> RawClient:
     assert answer.export is not None
     told = answer.export
     export = Export(told.size, told.flags, structured=core.structured)
-    return RawClient(_Link(plain_socket(stream), export), reply_seconds=REPLY_SECONDS)
+    return _Link(plain_socket(stream), export)
 
 
 async def _flags(uri: NbdUri) -> TransmissionFlag:

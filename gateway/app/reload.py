@@ -43,6 +43,7 @@ from gateway.upstream.backends import Backend
 from gateway.upstream.configured import Servers, StartError, counted, load_keyring, servers_of
 
 if TYPE_CHECKING:
+    from gateway.app.web import AdminDoor
     from gateway.tls.keyring import Keyring
 
 RELOAD_SECONDS = 30
@@ -90,6 +91,7 @@ class _Next:
     servers: Servers
     listeners: list[tuple[Listen, Listener]]
     control: ControlSocket | None
+    admin: AdminDoor | None
 
 
 class Host(Protocol):
@@ -100,6 +102,9 @@ class Host(Protocol):
 
     def obey(self, control: ControlSocket) -> None:
         """Serve a new control socket."""
+
+    def serve_web(self, door: AdminDoor) -> None:
+        """Have HTTP spoken at a new door."""
 
     def watch(self, keyring: Keyring) -> None:
         """Watch the first credentials that there are."""
@@ -271,7 +276,9 @@ class Reloader:
             self._service.elsewhere,
         )
         listeners = await self._listeners(config, opened, changed)
-        return _Next(config, access, keyring, servers, listeners, self._control(config, opened))
+        control = self._control(config, opened)
+        admin = await self._admin(config, opened)
+        return _Next(config, access, keyring, servers, listeners, control, admin)
 
     def _access(self, config: Config) -> Access:
         try:
@@ -309,6 +316,16 @@ class Reloader:
         opened.push_async_callback(_shielded(control.aclose))
         return control
 
+    async def _admin(self, config: Config, opened: AsyncExitStack) -> AdminDoor | None:
+        here = self._now.doors.admin
+        if config.admin is None or (here is not None and here.settings == config.admin):
+            return None if config.admin is None else here
+        from gateway.app.web import open_door
+
+        door = await open_door(config.admin, here)
+        opened.push_async_callback(_shielded(door.aclose))
+        return door
+
     def _commit(self, following: _Next) -> tuple[Listeners, list[str]]:
         """Go over to it: give what is listened on no more, and what has been done. Never raises."""
         service, before, doors = self._service, self._now.servers, self._now.doors
@@ -332,6 +349,10 @@ class Reloader:
             gone.control, doors.control = doors.control, following.control
             if following.control is not None:
                 self._host.obey(following.control)
+        if following.admin is not doors.admin:
+            gone.admin, doors.admin = doors.admin, following.admin
+            if following.admin is not None:
+                self._host.serve_web(following.admin)
         self._now.servers = following.servers
         self._see_off(before.gone(following.servers))
         kept = len(listeners) - len(new) - changed

@@ -39,7 +39,7 @@ from gateway.app.tracing import trace_of
 from gateway.clients.client import ChooseSession, naming, serve_client
 from gateway.config import Config, Listen
 from gateway.hub.hub import Hub
-from gateway.log import logger, say_left_out
+from gateway.log import keep_recent, logger, say_left_out
 from gateway.log.ids import new_id
 from gateway.net.listen import Listener, ListenError, open_listener, take_clients
 from gateway.net.options import peer_of
@@ -54,6 +54,7 @@ from gateway.upstream.configured import StartError, load_keyring, servers_of
 from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
+    from gateway.app.web import AdminDoor
     from gateway.tls.keyring import Keyring  # costs nothing where there is no TLS
 
 WITHOUT_MEANING = (signal.SIGUSR2,)
@@ -223,6 +224,8 @@ class _Run:
             self.accept(listener)
         if self._standing.doors.control is not None:
             self.obey(self._standing.doors.control)
+        if self._standing.doors.admin is not None:
+            self.serve_web(self._standing.doors.admin)
         if self._options.run is not None:
             self._tasks.start_soon(self._run_command, self._options.run)
 
@@ -273,6 +276,15 @@ class _Run:
         """Do what is asked for over a control socket."""
         failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
         self._beside(control.run, self._verbs, self._tasks, self._short, heard, failed)
+
+    def serve_web(self, door: AdminDoor) -> None:
+        """Have HTTP spoken at a door of `[admin]`."""
+        from gateway.app.web import Web, verbs_of
+
+        verbs = {**self._verbs, **verbs_of(keep_recent(self._service.config.log))}
+        failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
+        self._beside(door.control.run, verbs, self._tasks, self._short, heard, failed)
+        self._beside(Web(door, self._service.log).run)
 
     def watch(self, keyring: Keyring) -> None:
         """Exchange credentials whose files change."""
@@ -353,6 +365,10 @@ async def _open(doors: Listeners, config: Config) -> None:
         # Who can reach the gateway as a client can then ask it, too.
         if config.control.socket is not None:
             doors.control = ControlSocket(config.control.socket)
+        if config.admin is not None:
+            from gateway.app.web import open_door
+
+            doors.admin = await open_door(config.admin)
         here = [each.settings for each in doors.listeners]
         for settings in config.listen:
             if settings not in here:

@@ -17,6 +17,7 @@ from gateway.upstream.backends import Backend
 from gateway.upstream.configured import Servers
 
 if TYPE_CHECKING:
+    from gateway.app.web import AdminDoor  # costs nothing where there is no [admin]
     from gateway.tls.keyring import Keyring
 
 
@@ -57,6 +58,7 @@ class Listeners:
 
     listeners: list[Listener]
     control: ControlSocket | None = None
+    admin: AdminDoor | None = None
 
     async def aclose(self) -> None:
         """Close all of it."""
@@ -64,6 +66,8 @@ class Listeners:
             await listener.aclose()
         if self.control is not None:
             await self.control.aclose()
+        if self.admin is not None:
+            await self.admin.aclose()
 
 
 @dataclass

@@ -61,6 +61,11 @@ def show(seen: Seen) -> None:
         soft_wrap=True,
     )
     console.print(
+        "\nIn a browser, what it is doing (one client at work there is slow: which, and why?):\n\n"
+        f"  [bold]{seen.page}[/]",
+        soft_wrap=True,
+    )
+    console.print(
         f"\nServing until Ctrl-C. From another terminal:\n\n  nbdcopy {seen.through} null:\n"
         f"  nbdinfo {seen.through}\n"
         f"  nbdcopy {seen.direct} null:     (hangs: the same server, direct)",

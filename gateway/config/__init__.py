@@ -2,6 +2,7 @@
 
     models.py    every key, with its default and its reason: the file's specification
     upstream.py  the keys of [upstream.NAME]
+    admin.py     the keys of [admin]
     connections.py  one of these: how many, and for whom
     rules.py     the keys of [[rule]], and what stands in `policies`
     base.py, values.py  what all of them are made of
@@ -21,6 +22,7 @@ only the machine can tell (whether a host resolves, whether a user exists) is th
 that other packages define (quirks, servers to imitate) are given to `load` as a `Vocabulary`.
 """
 
+from gateway.config.admin import Admin, AdminUri
 from gateway.config.connections import PER_CLIENT, Connections
 from gateway.config.data import Vocabulary
 from gateway.config.documents import read
@@ -40,6 +42,8 @@ from gateway.config.upstream import Upstream
 
 __all__ = [
     "PER_CLIENT",
+    "Admin",
+    "AdminUri",
     "Certificate",
     "Config",
     "ConfigError",

@@ -15,6 +15,7 @@ from gateway.config.data import (
     Vocabulary,
     Where,
     address,
+    admin_uris,
     array_of,
     nbd_uri,
     nbd_uris,
@@ -43,7 +44,8 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
         yield from policies(data, vocabulary)
     yield from unreachable(data, where, vocabulary)
     for check in (
-        *(_needed, _listeners, _styles, _tls, _addresses, _control, _upstreams, _exports, _names),
+        *(_needed, _listeners, _styles, _tls, _addresses, _control, _admin, _upstreams),
+        *(_exports, _names),
         *(connections, survival),
         *(rules, rules_and_exports, rules_and_listeners),
     ):
@@ -235,6 +237,39 @@ def _control(data: Data, where: Where) -> Iterator[Finding]:
             yield ("control", "socket"), f"NBD is spoken there ({there}): this needs another path"
 
 
+def _admin(data: Data, where: Where) -> Iterator[Finding]:
+    admin = data.get("admin")
+    if not isinstance(admin, dict):
+        return
+    uris = admin_uris(admin)
+    verified = "certificates" in admin and admin.get("verify-client") is not False
+    for uri in uris:
+        if uri.secure and "certificates" not in admin:
+            yield ("admin", "uri"), f'{uri} needs certificates = "DIRECTORY"'
+        if not uri.is_private and "tokens" not in admin and not (uri.secure and verified):
+            yield (
+                ("admin", "uri"),
+                f"who reaches {uri} could be anybody: it needs tokens, or https with clients' certificates",
+            )
+    if uris and not any(uri.secure for uri in uris):
+        for key in ("certificates", "verify-client"):
+            if key in admin:
+                yield ("admin", key), "this is for an address with https:"
+    if uris and "socket-mode" in admin and all(uri.path is None for uri in uris):
+        yield ("admin", "socket-mode"), "only a Unix socket has this: http+unix:///PATH"
+    taken = {
+        uri.socket_path: where((*at, _uri_key(table)))
+        for at, table in (*array_of(data, "listen"), *tables_of(data, "upstream"))
+        for uri in nbd_uris(table)
+    }
+    control = data.get("control")
+    if isinstance(control, dict) and isinstance(control.get("socket"), str):
+        taken[control["socket"]] = where(("control", "socket"))
+    for uri in uris:
+        if uri.path is not None and (there := taken.get(str(uri.path))):
+            yield ("admin", "uri"), f"{uri.path} is taken ({there}): this needs another path"
+
+
 def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
     for path, upstream in tables_of(data, "upstream"):
         if path[-1] == "":
@@ -252,6 +287,10 @@ def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
             yield from _keys_of_tcp(path, upstream, target)
         if "same-storage" in upstream and not _is_dialled(upstream):
             yield (*path, "same-storage"), "this is for servers with an NBD URI"
+        unseen = _is_dialled(upstream) and not upstream.get("health-check-seconds")
+        if upstream.get("required") is True and unseen:
+            text = "nobody would notice that it is down: add health-check-seconds = 10"
+            yield (*path, "required"), text
         if upstream.get("health-check-seconds") and not _is_dialled(upstream):
             yield (*path, "health-check-seconds"), _no_health_check(upstream)
 

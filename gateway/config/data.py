@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+from gateway.config.admin import DEFAULT_URIS, AdminUri, parse_admin_uri
 from gateway.config.lines import KeyPath
 from gateway.uri import NbdUri, Target, UriError, parse_upstream
 
@@ -62,6 +63,18 @@ def nbd_uris(table: Data) -> list[NbdUri]:
     uris = table.get("uris")
     targets = [target_of(table), *(map(_parsed, uris) if isinstance(uris, list) else ())]
     return [target for target in targets if isinstance(target, NbdUri)]
+
+
+def admin_uris(admin: Data) -> list[AdminUri]:
+    """Give the addresses of `[admin]`, as far as they are some."""
+    written = admin.get("uri")
+    if written is None:
+        return list(DEFAULT_URIS)
+    found = []
+    for each in written if isinstance(written, list) else [written]:
+        with suppress(ValueError):
+            found.append(parse_admin_uri(each))
+    return found
 
 
 def address(uri: NbdUri) -> tuple[object, ...]:

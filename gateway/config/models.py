@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from gateway.config.admin import Admin
 from gateway.config.base import Section, shown, text, written_as
 from gateway.config.rules import Network, Rule, Use, Uses, network
 from gateway.config.upstream import Upstream
@@ -363,6 +364,10 @@ class Config(Section):
     )
     log: Log = Field(default_factory=lambda: Log())
     control: Control = Field(default_factory=lambda: Control())
+    # Off: it is one more thing that listens, and another process.
+    admin: Admin | None = Field(
+        default=None, description="Metrics, health, an API and a page for browsers, over HTTP."
+    )
 
     @cached_property
     def exports(self) -> tuple[Export, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from gateway.config.admin import Admin
 from gateway.config.base import did_you_mean, shown
 from gateway.config.checks import NEEDED, findings
 from gateway.config.data import Vocabulary
@@ -135,6 +136,7 @@ _TABLES: Mapping[str, "type[BaseModel]"] = {
     "rule": Rule,
     "log": Log,
     "control": Control,
+    "admin": Admin,
 }
 _INNER_TABLES: Mapping[tuple[str, ...], "type[BaseModel]"] = {
     ("export", "contexts"): Contexts,
@@ -148,6 +150,7 @@ _HEADERS = {
     "rule": "[[rule]]",
     "log": "[log]",
     "control": "[control]",
+    "admin": "[admin]",
 }
 
 

@@ -119,6 +119,8 @@ uri = "nbd://127.0.0.1:10809"
 #warm = 0
 # Connect so often to see whether the server is there, while no client does; 0 never does.
 #health-check-seconds = 0
+# /readyz of [admin] says that the gateway is not ready while this server is down.
+#required = false
 
 # Several connections: which of them a request takes goes by its offset, in turns of stripe bytes.
 #[upstream.fast]
@@ -235,4 +237,19 @@ uri = "nbd://127.0.0.1:10809"
 #socket = "/run/nbd-gateway/control.sock"
 # Take this file up whenever it has changed.
 #reload-on-change = false
+
+# ---- metrics, health, an API and a page for browsers, over HTTP ----
+
+#[admin]
+# Where. Anything but loopback and a Unix socket needs tokens, or https with clients' certificates.
+#uri = ["http://127.0.0.1:10811", "https://0.0.0.0:10812", "http+unix:///run/nbd-gateway/admin.sock"]
+# Permissions of the Unix socket.
+#socket-mode = "0600"
+# A file with lines of "look NAME TOKEN" or "full NAME TOKEN".
+#tokens = "/etc/nbd-gateway/tokens"
+# For https: a directory of certificates, as for a listener; and whether clients need one of its CA.
+#certificates = "/etc/pki/nbd-gateway"
+#verify-client = true
+# Names by which browsers reach it, beside addresses, localhost and the machine's own.
+#hosts = "gateway.example.com"
 """

@@ -298,6 +298,12 @@ class Upstream(Section):
         " 0 never does.",
     )
 
+    # Where several servers are behind one gateway, that one is away is no reason to send its clients elsewhere.
+    required: bool = Field(
+        default=False,
+        description="/readyz of [admin] says that the gateway is not ready while this server is down.",
+    )
+
     @property
     def nbd_uris(self) -> tuple[NbdUri, ...]:
         """Where it is connected to; none, if it is started by command, or in here."""

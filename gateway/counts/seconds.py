@@ -90,7 +90,15 @@ def said_of(times: Seconds) -> dict[str, Any]:
         "sampled": count,
         "mean": round(times.total / count, 6) if count else None,
         **{name: _bounded(times.at(share)) for name, share in SHARES.items()},
+        "total": round(times.total, 6),
+        "buckets": _without_zeros(times.counts),
     }
+
+
+def _without_zeros(counts: Sequence[int]) -> list[int]:
+    """Leave out the buckets behind the last that has any."""
+    most = max((number for number, count in enumerate(counts, start=1) if count), default=0)
+    return list(counts[:most])
 
 
 SHARES = {"half_under": 0.5, "p99_under": 0.99, "p999_under": 0.999}

@@ -7,6 +7,7 @@ rates.py           how many lines a second, and of whom; the clock is passed in
 events.py          the table of all that is logged
 journal.py         standard error that is systemd's journal
 counted.py         how often each event was logged
+recent.py          the last lines, for whoever looks at the gateway
 
 A reload may change level and format, but clients that are connected have loggers of their own (structlog copies
 one for every `bind`). So all loggers share one list of processors, and a reload changes what is in the list.
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
 
     from gateway.config import Log
+    from gateway.log.recent import Recent
 
 ORIGIN = "_origin"
 """The key of a line for the client that caused it: its `Identity.origin`. It is not written."""
@@ -43,6 +45,9 @@ MAX_NAME_CHARACTERS = 256
 _rates = Rates(time.monotonic)
 
 _processors: list[Processor] = []
+
+_kept: list[Recent] = []
+"""Who keeps the last lines; nobody, unless somebody may ask for them."""
 
 _looks: list[Processor] = []
 """The last of them, which make text of a line."""
@@ -82,7 +87,15 @@ def set_up(settings: Log) -> None:
 
     def _from(_: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         COUNTED.add(line)
-        if numbers["ERROR" if method == "exception" else method.upper()] < least:
+        return _at_least(min(least, numbers["INFO"]) if _kept else least, method, line)
+
+    def _written(_: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return _at_least(least, method, line)
+
+    def _at_least(
+        lowest: int, method: str, line: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        if numbers["ERROR" if method == "exception" else method.upper()] < lowest:
             raise structlog.DropEvent
         return line
 
@@ -117,7 +130,19 @@ def set_up(settings: Log) -> None:
         ]
     urgent: list[Any] = [with_priority] if to_journal else []
     _looks[:] = [structlog.processors.add_log_level, *looks, *urgent]
-    _processors[:] = [_from, _rated, _escaped, *_looks]
+    # Who looks at the last lines sees what `info` has, whatever is written.
+    kept: list[Any] = [each.note for each in _kept]
+    _processors[:] = [_from, _rated, _escaped, *kept, _written, *_looks]
+
+
+def keep_recent(settings: Log) -> Recent:
+    """Have the last lines kept from now on; give them."""
+    from gateway.log.recent import Recent
+
+    if not _kept:
+        _kept.append(Recent())
+        set_up(settings)
+    return _kept[0]
 
 
 def _cut(name: str) -> str:

@@ -181,6 +181,18 @@ def open_unix(path: Path, mode: int) -> trio.SocketListener:
     return trio.SocketListener(sock)
 
 
+def open_nameless() -> trio.SocketListener:
+    """Listen on an abstract Unix socket whose name the kernel chooses (unix(7), "autobind"). Raises
+    `ListenError`.
+    """
+    try:
+        sock = _bind_abstract("")
+        sock.listen(BACKLOG)
+    except OSError as error:
+        raise ListenError(f"cannot listen on a Unix socket: {error.strerror}") from None
+    return trio.SocketListener(sock)
+
+
 @contextmanager
 def file_as_in(settings: Listen) -> Iterator[None]:
     """Give the file of a Unix socket that is listened on already the mode and owner of other settings; what

@@ -145,7 +145,7 @@ def _log_beginning(opened: Opened, log: FilteringBoundLogger, who: Identity) -> 
         contexts=[context.name for context in promised.contexts],
         quirks=list(uplink.quirks),
         ladder=uplink.rung.name,
-        plan=_ways(opened),
+        plan=ways_of(opened),
         **uplink.connections,
     )
 
@@ -169,7 +169,7 @@ def _log_end(running: Relayed, log: FilteringBoundLogger) -> None:
     )
 
 
-def _ways(opened: Opened) -> dict[str, list[str]]:
+def ways_of(opened: Opened) -> dict[str, list[str]]:
     """Say which commands go upstream in which way."""
     ways: dict[str, list[str]] = {}
     for command, way in opened.plan.ways.items():

@@ -55,16 +55,17 @@ async def next_ones(
 
 
 class AnswerPage:
-    """One answer, as it fills."""
+    """One answer, as it fills, with no more than `most` in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = PAGE) -> None:
+        self._most = most
         self.shown: list[dict[str, Any]] = []
         self._bytes = 0
 
     @property
     def is_full(self) -> bool:
         """Nothing more may go into it."""
-        return len(self.shown) >= PAGE or self._bytes >= PAGE_BYTES
+        return len(self.shown) >= self._most or self._bytes >= PAGE_BYTES
 
     def add(self, shown: dict[str, Any]) -> None:
         """Put one more into it, while it is not full."""

@@ -20,6 +20,7 @@ from gateway.hub.pump import is_compiled
 from gateway.log.counted import COUNTED
 from gateway.sessions.counted import asked_by, totals_of
 from gateway.sessions.service import Relayed, Service
+from gateway.sessions.transmit import ways_of
 from gateway.status.pages import PAGE, AnswerPage, in_slices, next_ones
 from gateway.status.stuck import Stuck
 from gateway.status.waits import iso_time, what_waits
@@ -28,6 +29,9 @@ from gateway.wire.constants import TransmissionFlag as Flag
 
 SUMMED_AT_A_TIME = 50
 """How many sessions are summed before the others have their turn: about half a millisecond."""
+
+EXPORTS_AT_A_TIME = 10
+"""How many exports are shown before the others have their turn: about a fifth of a millisecond."""
 
 MOST_WAITED_FOR = 20
 """Sessions that are named, of those that the end of the gateway waits for: `sessions` has all."""
@@ -140,6 +144,7 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
         "who": client.identity.describe(),
         "tls": client.identity.tls_version,
         "seconds": round(time.monotonic() - running.began, 1),
+        "plan": ways_of(opened),
         "read_only": opened.offer.allows(Flag.READ_ONLY),
         "connections": opened.uplink.connections.get("connections", 1),
         "shared": bool(opened.uplink.connections.get("shared")),
@@ -157,7 +162,9 @@ def session_shown(service: Service, stuck: Stuck, running: Relayed) -> Shown:
     }
 
 
-async def exports_shown(service: Service, after: str | None) -> tuple[list[Shown], bool]:
+async def exports_shown(
+    service: Service, after: str | None, most: int = PAGE
+) -> tuple[list[Shown], bool]:
     """Show the exports that are configured by a name, in that order, and then all others that were used, by
     their names: a page of them, from behind a name on. Say as well whether there are more.
     """
@@ -173,16 +180,43 @@ async def exports_shown(service: Service, after: str | None) -> tuple[list[Shown
         return configured.get(name, len(names)), name
 
     there = {*names, *sessions, *service.counts.by_export(), *service.paused, *service.switched}
-    found = await next_ones(there, place, None if after is None else place(after), PAGE + 1)
-    page = AnswerPage()
-    for name in found:
+    found = await next_ones(there, place, None if after is None else place(after), most + 1)
+    page, upstreams = AnswerPage(most), _upstreams_by_name(service)
+    for number, name in enumerate(found):
         if page.is_full:
             break
-        page.add(await _export_shown(service, name, sessions.get(name, ())))
+        if number % EXPORTS_AT_A_TIME == 0:
+            await trio.lowlevel.checkpoint()
+        upstream = _upstream_of(service, name, upstreams)
+        page.add(await _export_shown(service, name, upstream, sessions.get(name, ())))
     return page.shown, len(page.shown) < len(found)
 
 
-async def _export_shown(service: Service, name: str, sessions: Collection[Relayed]) -> Shown:
+def _upstreams_by_name(service: Service) -> dict[str, str]:
+    """Give the upstreams of the exports that are configured by a name: who has a thousand of them need not go
+    through all for each.
+    """
+    found: dict[str, str] = {}
+    for export in service.config.exports:
+        if export.exact_name is not None:
+            found.setdefault(export.exact_name, export.upstream)
+    return found
+
+
+def _upstream_of(service: Service, name: str, by_name: Mapping[str, str]) -> str | None:
+    """Say where an export is; None: nowhere any more."""
+    if name in service.switched:
+        return service.switched[name].server.name
+    upstream = by_name.get(name)
+    if upstream is None:
+        route = service.config.route(name)
+        upstream = None if route is None else route.upstream
+    return upstream if upstream in service.servers else None
+
+
+async def _export_shown(
+    service: Service, name: str, upstream: str | None, sessions: Collection[Relayed]
+) -> Shown:
     done, count = Totals(), 0
     for at_a_time in in_slices(list(sessions), SUMMED_AT_A_TIME):
         for each in at_a_time:
@@ -193,12 +227,10 @@ async def _export_shown(service: Service, name: str, sessions: Collection[Relaye
     if name in (ended := service.counts.by_export()):
         done.add(ended[name])
         done.seconds = ended[name].seconds
-    route = service.config.route(name)
-    location = None if route is None else service.location(name, route)
     paused = service.paused.get(name)
     return {
         "export": name,
-        "upstream": None if location is None else location.server.name,
+        "upstream": upstream,
         "sessions": count,
         "paused": paused is not None,
         "paused_by": None if paused is None else paused.by,
@@ -213,6 +245,7 @@ def upstream_shown(service: Service, server: Server, sessions: int) -> Shown:
     return {
         "upstream": server.name,
         "servers": [str(uri) for uri in server.settings.nbd_uris],
+        "required": server.settings.required,
         "state": _state(server),
         "why": server.why_down or None,
         "sessions": sessions,

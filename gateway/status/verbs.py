@@ -3,7 +3,7 @@
     {"verb": "status"}
     {"verb": "sessions", "export": "disk", "upstream": "main", "who": "10.0.0.7", "stuck": true}
     {"verb": "sessions", "after": "k3wq7x-7"}
-    {"verb": "exports", "after": "disk"}
+    {"verb": "exports", "after": "disk", "most": 40}
     {"verb": "upstreams"}
     {"verb": "disconnect", "session": "k3wq7x-7", "reason": "the host moves"}
     {"verb": "drain", "listener": "nbd://0.0.0.0", "deadline": 60}
@@ -12,9 +12,9 @@
     {"verb": "disable", "upstream": "main"}
     {"verb": "enable", "upstream": "main"}
 
-All but `session` and `upstream` may be left out. `end` has the gateway end, as SIGTERM does. The first four are
-answered in `data` (`gateway.status.shown`). Sessions and exports come in pages: where `more` is true, the same
-is asked again with `after` the last of the page.
+All but `session` and `upstream` may be left out; `most` is of a page, and for `sessions`, too. `end` has the
+gateway end, as SIGTERM does. The first four are answered in `data` (`gateway.status.shown`). Sessions and
+exports come in pages: where `more` is true, the same is asked again with `after` the last of the page.
 """
 
 from __future__ import annotations
@@ -103,11 +103,12 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
         return ControlAnswer(True, data=data)
 
     async def sessions(arguments: Mapping[str, Any]) -> ControlAnswer:
-        asked = _texts(arguments, ("export", "upstream", "who", "after"), ("stuck",))
+        most, others = _most(arguments)
+        asked = _texts(others, ("export", "upstream", "who", "after"), ("stuck",))
         after = _place(asked["after"]) if "after" in asked else None
         meant = await _meant(service, asked, stuck)
-        found = await next_ones(meant, lambda each: _place(_id(each)), after, PAGE + 1)
-        page = AnswerPage()
+        found = await next_ones(meant, lambda each: _place(_id(each)), after, most + 1)
+        page = AnswerPage(most)
         for number, each in enumerate(found):
             if page.is_full:
                 break
@@ -117,8 +118,9 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
         return _page("sessions", page.shown, len(page.shown) < len(found))
 
     async def exports(arguments: Mapping[str, Any]) -> ControlAnswer:
-        after = _texts(arguments, ("after",)).get("after")
-        return _page("exports", *await exports_shown(service, after))
+        most, others = _most(arguments)
+        after = _texts(others, ("after",)).get("after")
+        return _page("exports", *await exports_shown(service, after, most))
 
     async def upstreams(arguments: Mapping[str, Any]) -> ControlAnswer:
         no_arguments(arguments)
@@ -219,6 +221,14 @@ def _place(session: str) -> tuple[int, str]:
     if not (number.isascii() and number.isdecimal() and len(number) <= MAX_ID_DIGITS):
         raise Misunderstood('"after" is the id of a session')
     return int(number), run
+
+
+def _most(arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Give how many a page has at most, and the other arguments. Raises `Misunderstood`."""
+    most = arguments.get("most", PAGE)
+    if isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= PAGE:
+        raise Misunderstood(f'"most" is a number from 1 to {PAGE}')
+    return most, {name: value for name, value in arguments.items() if name != "most"}
 
 
 async def _meant(service: Service, asked: Mapping[str, Any], stuck: Stuck) -> list[Relayed]:

@@ -15,6 +15,7 @@ import trio.testing
 from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
+from gateway.app.web import AdminDoor
 from gateway.clients.client import serve_client
 from gateway.config import Config, load
 from gateway.config.documents import Note
@@ -41,6 +42,7 @@ class House:
         self.loading: Callable[[], None] = lambda: None
         self.watched: list[Keyring] = []
         self.obeyed: list[ControlSocket] = []
+        self.webs: list[AdminDoor] = []
         self.streams: list[trio.SocketStream] = []
 
     def write(self, text: str) -> None:
@@ -82,6 +84,9 @@ class House:
 
     def obey(self, control: ControlSocket) -> None:
         self.obeyed.append(control)
+
+    def serve_web(self, door: AdminDoor) -> None:
+        self.webs.append(door)
 
     def watch(self, keyring: Keyring) -> None:
         self.watched.append(keyring)

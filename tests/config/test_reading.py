@@ -516,7 +516,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             '1: listn: unknown key, did you mean "listen"?',
             "2: level: unknown key here, it belongs into [log]",
             "3: zzzzzz: unknown key; known are listen, upstream, export, rule, include, user, group,"
-            " leave-seconds, drain-seconds, log, control",
+            " leave-seconds, drain-seconds, log, control, admin",
             '6: listen.max_connections: unknown key, did you mean "max-connections"?',
             "7: listen.drain-seconds: unknown key here, it belongs to the top of the file, "
             "above all headers",
@@ -1803,6 +1803,9 @@ def test_template_names_every_key_and_shows_defaults() -> None:
     assert config.model_fields_set == set(Config.model_fields)
     assert config.log.model_fields_set == set(type(config.log).model_fields)
     assert config.control.model_fields_set == set(type(config.control).model_fields)
+    assert config.admin is not None
+    assert config.admin.model_fields_set == set(type(config.admin).model_fields)
+    assert default.admin is None
     assert config.control.reload_on_change == default.control.reload_on_change
 
 

@@ -45,5 +45,7 @@ def test_nothing_is_under_no_bound_and_what_takes_too_long_neither() -> None:
             "half_under": None,
             "p99_under": None,
             "p999_under": None,
+            "total": 65.0,
+            "buckets": [0] * len(BOUNDS) + [1],
         }
     }

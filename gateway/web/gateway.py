@@ -1,0 +1,163 @@
+"""What is asked of the gateway: no more at a time than it bears, and once for all who ask the same.
+
+Browsers and scrapers come as many as they like, and each question costs the gateway half a millisecond or more
+of the thread that relays. So one question is never asked twice at the same time: whoever comes while it is
+being answered waits for the next answer, which is for all who wait by then. Nobody gets an answer that was
+begun before he asked, so numbers are never older than the question.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from gateway.admin.control import ControlAnswer, ControlError, ask
+from gateway.admin.listening import ToldBehind, listening
+
+MOST_QUESTIONS = 4
+"""Asked at a time of what only looks: each is answered in milliseconds."""
+
+MOST_COMMANDS = 8
+"""Done at a time of what does something, which may take a minute. With the questions these are fewer than the
+control socket hears (`gateway.admin.control.MAX_CLIENTS`)."""
+
+LOOK_SECONDS = 10
+"""How long a question may take: a gateway that does not answer for so long does not live."""
+
+MOST_PAGES = 100
+"""Of exports in one collection: a gateway has counts of 1,000 that were used, and of those configured."""
+
+EXPORTS_AT_A_TIME = 40
+"""Of a collection: their JSON is made in one step of the hub's thread, in a third of a millisecond."""
+
+Arguments = Mapping[str, object]
+
+NONE: Arguments = {}
+
+
+class NotHeard(Exception):
+    """The gateway cannot be spoken to, or does not answer in time; the text says which."""
+
+
+class Busy(Exception):
+    """So many others are being served that this has to wait."""
+
+
+@dataclass
+class _Shared:
+    """A question that is about to be asked, for all who wait for its answer."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    came_of_it: ControlAnswer | NotHeard | None = None
+    """None: who was to ask has gone before that."""
+
+
+class Gateway:
+    """The gateway, by its control socket."""
+
+    def __init__(self, control: str) -> None:
+        self._control = Path(control)
+        self._questions = trio.CapacityLimiter(MOST_QUESTIONS)
+        self._commands = 0
+        self._turns: dict[str, trio.Lock] = {}
+        """Of each question: it is asked by one at a time."""
+        self._next: dict[str, _Shared] = {}
+        """What is asked as soon as the same was answered."""
+
+    async def look(self, verb: str, arguments: Arguments = NONE) -> ControlAnswer:
+        """Ask what changes nothing. Raises `NotHeard`."""
+        key = json.dumps([verb, arguments], sort_keys=True)
+        while (shared := self._next.get(key)) is not None:
+            await shared.done.wait()
+            if shared.came_of_it is not None:
+                return _of(shared.came_of_it)
+        shared = self._next[key] = _Shared()
+        turn = self._turns.setdefault(key, trio.Lock())
+        try:
+            async with turn, self._questions:
+                del self._next[key]  # who comes from now on waits for the next answer
+                try:
+                    shared.came_of_it = await self._ask(verb, arguments, LOOK_SECONDS)
+                except NotHeard as error:
+                    shared.came_of_it = error
+            return _of(shared.came_of_it)
+        finally:
+            if self._next.get(key) is shared:
+                del self._next[key]
+            if not turn.locked():
+                self._turns.pop(key, None)
+            shared.done.set()
+
+    async def do(self, verb: str, arguments: Arguments, asked_by: str) -> ControlAnswer:
+        """Have something done, on behalf of somebody whom the log names. Raises `NotHeard`, `Busy`."""
+        with self._one_command():
+            return await self._ask(verb, {**arguments, "asked-by": asked_by}, math.inf)
+
+    @asynccontextmanager
+    async def listen(
+        self, verb: str, arguments: Arguments, asked_by: str
+    ) -> AsyncIterator[tuple[ControlAnswer, ToldBehind]]:
+        """Have something done that goes on telling, until the block ends. Raises `NotHeard`, `Busy`."""
+        said = {**arguments, "asked-by": asked_by}
+        with self._one_command():
+            try:
+                async with listening(self._control, verb, said) as (answer, behind):
+                    yield answer, behind
+            except ControlError as error:
+                raise NotHeard(str(error)) from None
+
+    @contextmanager
+    def _one_command(self) -> Iterator[None]:
+        """Count what is done. Raises `Busy`."""
+        if self._commands >= MOST_COMMANDS:
+            raise Busy(f"{MOST_COMMANDS} commands are being done, come again")
+        self._commands += 1
+        try:
+            yield
+        finally:
+            self._commands -= 1
+
+    async def status(self) -> dict[str, Any]:
+        """Give what `status` shows. Raises `NotHeard`."""
+        return data_of(await self.look("status"))
+
+    async def exports(self) -> list[dict[str, Any]]:
+        """Give what `exports` shows, all of them. Raises `NotHeard`."""
+        found: list[dict[str, Any]] = []
+        arguments: dict[str, object] = {"most": EXPORTS_AT_A_TIME}
+        for _page in range(MOST_PAGES):
+            page = data_of(await self.look("exports", arguments))
+            found += page["exports"]
+            if not page["more"]:
+                break
+            arguments = {"most": EXPORTS_AT_A_TIME, "after": found[-1]["export"]}
+        return found
+
+    async def _ask(self, verb: str, arguments: Arguments, seconds: float) -> ControlAnswer:
+        try:
+            with trio.fail_after(seconds):
+                return await ask(self._control, verb, arguments)
+        except ControlError as error:
+            raise NotHeard(str(error)) from None
+        except trio.TooSlowError:
+            raise NotHeard(f"the gateway has not answered for {seconds:g} s") from None
+
+
+def _of(came_of_it: ControlAnswer | NotHeard) -> ControlAnswer:
+    if isinstance(came_of_it, NotHeard):
+        raise came_of_it
+    return came_of_it
+
+
+def data_of(answer: ControlAnswer) -> dict[str, Any]:
+    """Give what was answered in names and numbers. Raises `NotHeard` if the gateway has refused to."""
+    if answer.data is None:
+        raise NotHeard("; ".join(answer.problems) or "the gateway has answered nothing")
+    return dict(answer.data)

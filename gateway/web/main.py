@@ -1,0 +1,148 @@
+"""The child that speaks HTTP, from its settings to its end.
+
+It ends when the gateway has: its standard input is a pipe, whose other end nobody else has. What it has to say
+to the log it says to the gateway, in lines of JSON on its standard output. On its standard error is only what
+Python writes of a bug; the gateway has that in its log, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+
+from gateway.tls.credentials import ServerCredentials, TlsSession, server_credentials, server_paths
+from gateway.tls.errors import CredentialsError
+from gateway.tls.rotation import LOOK_AT_FILES_SECONDS, Rotating
+from gateway.web.app import application
+from gateway.web.doors import Caller
+from gateway.web.gateway import Gateway
+from gateway.web.guard import Guard, names_of_this_machine
+from gateway.web.serving import HttpConnections
+from gateway.web.settings import Settings, settings_in
+from gateway.web.tokens import Tokens, load_tokens
+from gateway.web.watch import Lookout
+
+NICE = 5
+"""How much others are preferred: whoever relays comes before whoever looks (nice(2))."""
+
+LEAVE_SECONDS = 1.0
+"""How long answers may take that are being given when the gateway ends, or has other settings."""
+
+SAID_A_SECOND = 5
+"""Lines to the log about who was refused: whoever asks may do so by the thousand."""
+
+
+def main() -> None:
+    """Serve until the gateway has ended."""
+    settings = settings_in(sys.argv[1])
+    with suppress(OSError):
+        os.nice(NICE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    trio.run(serve, settings)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until standard input ends."""
+    says = Says()
+    gateway = Gateway(settings.control)
+    watch = Lookout(gateway)
+    tokens = _tokens(settings)
+    app = Guard(
+        application(gateway, watch),
+        names_of_this_machine() | {*settings.hosts},
+        lambda: None if tokens is None else tokens.current,
+        says.refused,
+    )
+    credentials = _credentials(settings)
+    choose = None if credentials is None else _chooser(credentials)
+    connections = HttpConnections(ASGIWrapper(app), choose)  # type: ignore[arg-type] # it says less
+    async with trio.open_nursery() as clients:
+        async with trio.open_nursery() as beside:
+            for door in settings.doors:
+                beside.start_soon(connections.serve, door, clients)
+            beside.start_soon(watch.run)
+            for files in (tokens, credentials):
+                if files is not None:
+                    beside.start_soon(_exchange, files, says)
+            await _gateway_ended()
+            beside.cancel_scope.cancel()
+        with trio.move_on_after(LEAVE_SECONDS):
+            while connections.at_work > watch.watching:
+                await trio.sleep(0.01)
+        clients.cancel_scope.cancel()
+
+
+async def _gateway_ended() -> None:
+    async with trio.lowlevel.FdStream(os.dup(0)) as pipe:
+        while await pipe.receive_some(4096):
+            pass
+
+
+class Says:
+    """Says to the gateway's log what happens here."""
+
+    def __init__(self) -> None:
+        self._second = 0.0
+        self._count = 0
+
+    def refused(self, why: str, caller: Caller) -> None:
+        """Say who was turned away."""
+        second = trio.current_time() // 1
+        self._count = self._count + 1 if second == self._second else 1
+        self._second = second
+        if self._count <= SAID_A_SECOND:
+            self.say("refused", why=why, client=caller.where)
+
+    def say(self, what: str, **more: str) -> None:
+        """Say something."""
+        with suppress(OSError):  # the gateway has gone
+            os.write(1, json.dumps({"what": what, **more}).encode() + b"\n")
+
+
+def _tokens(settings: Settings) -> Rotating[Tokens] | None:
+    if settings.tokens is None:
+        return None
+    path = Path(settings.tokens)
+    return Rotating(lambda: load_tokens(path), (path,))
+
+
+def _credentials(settings: Settings) -> Rotating[ServerCredentials] | None:
+    if settings.certificates is None:
+        return None
+    directory = Path(settings.certificates)
+    return Rotating(
+        lambda: server_credentials(directory, verify_client=settings.verify_client),
+        server_paths(directory, None),
+    )
+
+
+def _chooser(
+    credentials: Rotating[ServerCredentials],
+) -> Callable[[bytes], TlsSession | None]:
+    def choose(received: bytes) -> TlsSession | None:
+        return credentials.current.session(received)
+
+    return choose
+
+
+async def _exchange(files: Rotating[Any], says: Says) -> None:
+    """Take up files that have changed, until cancelled; those that are wrong change nothing."""
+    while True:
+        await trio.sleep(LOOK_AT_FILES_SECONDS)
+        if files.changed():
+            try:
+                if changes := files.reload():
+                    says.say("exchanged", why=", ".join(changes))
+            except CredentialsError as error:
+                says.say("kept", why=str(error))

@@ -1,0 +1,462 @@
+"""The counts as Prometheus has them.
+
+This module is longer than other modules: it is one table.
+
+They are the numbers that `nbd-gateway status` and `exports` show, under other names: nothing is counted here.
+So a new count is one row of `METRICS`: its name, what it means, its labels, and where it is in what the gateway
+has shown. Names of exports are bounded by who counts (`gateway.counts.totals`).
+
+Names and units are Prometheus' own (prometheus.io/docs/practices/naming): base units, and `_total` for what
+only grows.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any, Literal
+
+from prometheus_client.core import Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway.counts.seconds import BOUNDS
+from gateway.web.gateway import Gateway
+
+PREFIX = "nbd_gateway_"
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+END = b"# EOF\n"
+
+Kind = Literal["gauge", "counter", "histogram", "info"]
+Value = tuple[tuple[str, ...], float]
+"""The values of the labels, and the number."""
+
+Timed = tuple[tuple[str, ...], Mapping[str, Any]]
+"""The values of the labels, and how long something took (`gateway.counts.seconds.said_of`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the gateway has shown, at about one time."""
+
+    status: Mapping[str, Any]
+    exports: tuple[Mapping[str, Any], ...] = ()
+
+
+async def collected(gateway: Gateway) -> Snapshot:
+    """Ask the gateway for all that metrics are made of. Raises `NotHeard`."""
+    return Snapshot(await gateway.status(), tuple(await gateway.exports()))
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One metric."""
+
+    name: str
+    """Without the prefix, and without what its kind puts behind it."""
+    kind: Kind
+    meaning: str
+    labels: tuple[str, ...]
+    read: Callable[[Snapshot], Iterable[Value]] = field(default=lambda _snapshot: ())
+    times: Callable[[Snapshot], Iterable[Timed]] = field(default=lambda _snapshot: (), kw_only=True)
+    """Of a histogram."""
+    unit: str = field(default="", kw_only=True)
+
+
+def _one(value: Callable[[Mapping[str, Any]], float]) -> Callable[[Snapshot], Iterable[Value]]:
+    """Read one number of `status`."""
+    return lambda snapshot: [((), value(snapshot.status))]
+
+
+def _of_upstreams(value: Callable[[Mapping[str, Any]], float | None]) -> Any:
+    """Read one number of each upstream, where it has one."""
+
+    def read(snapshot: Snapshot) -> Iterator[Value]:
+        for each in snapshot.status["upstreams"]:
+            if (found := value(each)) is not None:
+                yield (each["upstream"],), found
+
+    return read
+
+
+def _of_listeners(value: Callable[[Mapping[str, Any]], float]) -> Any:
+    """Read one number of each listener."""
+    return lambda snapshot: [
+        ((each["listener"],), value(each)) for each in snapshot.status["listeners"]
+    ]
+
+
+def _of_exports(values: Callable[[Mapping[str, Any]], Iterable[Value]]) -> Any:
+    """Read numbers of each export that was used; its name is their first label."""
+
+    def read(snapshot: Snapshot) -> Iterator[Value]:
+        for each in snapshot.exports:
+            if each["totals"]["sessions"]:
+                for labels, number in values(each):
+                    yield (each["export"], *labels), number
+
+    return read
+
+
+EVENTS: Mapping[str, tuple[str, str]] = {
+    "configuration reloaded": ("reloads", "ok"),
+    "configuration stays as it was": ("reloads", "failed"),
+    "upstream connection made again": ("reconnects", "ok"),
+    "upstream connections given up": ("reconnects", "failed"),
+}
+"""Events of the log that have metrics of their own, and what their `result` is."""
+
+
+def _events(metric: str, *, by_upstream: bool = False) -> Any:
+    """Read how often events were that have a metric of their own: zero as well, so that a first one is seen."""
+    results = [result for name, result in EVENTS.values() if name == metric]
+
+    def read(snapshot: Snapshot) -> Iterator[Value]:
+        names = [each["upstream"] for each in snapshot.status["upstreams"]] if by_upstream else []
+        times = {(name, result): 0 for name in (names or [""]) for result in results}
+        for each in snapshot.status["events"]:
+            found = EVENTS.get(each["event"])
+            if found is not None and found[0] == metric:
+                key = ((each["upstream"] or "") if by_upstream else "", found[1])
+                times[key] = times.get(key, 0) + each["times"]
+        for (name, result), count in times.items():
+            yield ((name, result) if by_upstream else (result,)), count
+
+    return read
+
+
+def _all_events(snapshot: Snapshot) -> Iterator[Value]:
+    for each in snapshot.status["events"]:
+        yield (each["event"], each["upstream"] or ""), each["times"]
+
+
+def _handshakes(snapshot: Snapshot) -> Iterator[Value]:
+    for each in snapshot.status["listeners"]:
+        for became, times in each["handshakes"].items():
+            yield (each["listener"], became), times
+
+
+def _tls(snapshot: Snapshot) -> Iterator[Value]:
+    for each in snapshot.status["listeners"]:
+        for version, times in each["tls_versions"].items():
+            yield (each["listener"], version), times
+
+
+def _times(snapshot: Snapshot) -> Iterator[Timed]:
+    for command, times in snapshot.status["totals"]["seconds"].items():
+        yield (command,), times
+
+
+def _upstream_times(snapshot: Snapshot) -> Iterator[Timed]:
+    for each in snapshot.status["upstreams"]:
+        for command, times in each["seconds"].items():
+            yield (each["upstream"], command), times
+
+
+def _up(upstream: Mapping[str, Any]) -> float | None:
+    """Whether it is there; None: nobody has tried lately."""
+    return {"up": 1.0, "down": 0.0, "disabled": 0.0}.get(upstream["state"])
+
+
+def _requests(export: Mapping[str, Any]) -> Iterator[Value]:
+    totals = export["totals"]
+    failed: dict[str, int] = {}
+    for what, times in totals["errors"].items():
+        command, error = what.split(" ", 1)
+        failed[command] = failed.get(command, 0) + times
+        yield (command, error), times
+    for command, times in totals["requests"].items():
+        yield (command, "ok"), times - failed.get(command, 0)
+
+
+def _refused(export: Mapping[str, Any]) -> Iterator[Value]:
+    for what, times in export["totals"]["refused"].items():
+        command, error = what.split(" ", 1)
+        yield (command, error), times
+
+
+def _bytes(export: Mapping[str, Any]) -> Iterator[Value]:
+    for command, direction in (("READ", "read"), ("WRITE", "write")):
+        if size := export["totals"]["bytes"].get(command):
+            yield (direction,), size
+
+
+def _ended(snapshot: Snapshot) -> Iterator[Value]:
+    for end, times in snapshot.status["totals"]["ended"].items():
+        yield (end,), times
+
+
+def _quirks(snapshot: Snapshot) -> Iterator[Value]:
+    for each in snapshot.status["upstreams"]:
+        for quirk in each["repaired"]:
+            yield (each["upstream"], quirk), 1
+
+
+METRICS = (
+    MetricRow(
+        "build",
+        "info",
+        "The version of the gateway, and of the Python that runs it.",
+        ("version", "python"),
+        lambda s: [((s.status["version"], platform.python_version()), 1)],
+    ),
+    MetricRow(
+        "uptime_seconds",
+        "gauge",
+        "How long ago the gateway began.",
+        (),
+        _one(lambda s: s["uptime_seconds"]),
+        unit="seconds",
+    ),
+    MetricRow("draining", "gauge", "1: it is shutting down.", (), _one(lambda s: s["draining"])),
+    MetricRow(
+        "listener_clients",
+        "gauge",
+        "Connections of clients, those that negotiate among them.",
+        ("listener",),
+        _of_listeners(lambda each: each["clients"]),
+    ),
+    MetricRow(
+        "listener_drained",
+        "gauge",
+        "1: no more clients are taken there.",
+        ("listener",),
+        _of_listeners(lambda each: each["drained"]),
+    ),
+    MetricRow("sessions", "gauge", "Sessions there are.", (), _one(lambda s: s["sessions"])),
+    MetricRow(
+        "negotiations",
+        "gauge",
+        "Clients that have not opened an export yet.",
+        (),
+        _one(lambda s: s["negotiations"]),
+    ),
+    MetricRow(
+        "stuck_sessions",
+        "gauge",
+        "Sessions that have something to do, and in which nothing has gone on for 5 seconds.",
+        (),
+        _one(lambda s: s["stuck_sessions"]),
+    ),
+    MetricRow(
+        "sessions_begun",
+        "counter",
+        "Sessions that have begun.",
+        (),
+        _one(lambda s: s["totals"]["sessions"]),
+    ),
+    MetricRow(
+        "handshakes",
+        "counter",
+        "Clients that have connected, by what became of them.",
+        ("listener", "result"),
+        _handshakes,
+    ),
+    MetricRow(
+        "tls_handshakes",
+        "counter",
+        "Clients that have gone over to TLS.",
+        ("listener", "version"),
+        _tls,
+    ),
+    MetricRow("sessions_ended", "counter", "Sessions that have ended, by why.", ("end",), _ended),
+    MetricRow(
+        "export_sessions",
+        "gauge",
+        "Sessions there are, by export.",
+        ("export",),
+        _of_exports(lambda each: [((), each["sessions"])]),
+    ),
+    MetricRow(
+        "requests",
+        "counter",
+        "Requests of clients. One that is under way counts as ok.",
+        ("export", "command", "result"),
+        _of_exports(_requests),
+    ),
+    MetricRow(
+        "refusals",
+        "counter",
+        "Requests that failed here, without the server.",
+        ("export", "command", "result"),
+        _of_exports(_refused),
+    ),
+    MetricRow(
+        "bytes",
+        "counter",
+        "Bytes that clients have read and written, without those of refused requests.",
+        ("export", "direction"),
+        _of_exports(_bytes),
+        unit="bytes",
+    ),
+    MetricRow(
+        "request_seconds",
+        "histogram",
+        "How long requests took, of one sampled in a batch: from when they are read to when the reply is sent.",
+        ("command",),
+        times=_times,
+        unit="seconds",
+    ),
+    MetricRow(
+        "upstream_seconds",
+        "histogram",
+        "How long the server had those of them.",
+        ("upstream", "command"),
+        times=_upstream_times,
+        unit="seconds",
+    ),
+    MetricRow(
+        "paused_exports", "gauge", "Exports that are paused.", (), _one(lambda s: len(s["paused"]))
+    ),
+    MetricRow(
+        "upstream_up",
+        "gauge",
+        "1: the server is there, 0: it is down or disabled; missing: nobody has tried lately.",
+        ("upstream",),
+        _of_upstreams(_up),
+    ),
+    MetricRow(
+        "upstream_required",
+        "gauge",
+        "1: the gateway is not ready without it.",
+        ("upstream",),
+        _of_upstreams(lambda each: each["required"]),
+    ),
+    MetricRow(
+        "upstream_sessions",
+        "gauge",
+        "Sessions that are on the server.",
+        ("upstream",),
+        _of_upstreams(lambda each: each["sessions"]),
+    ),
+    MetricRow(
+        "upstream_connections",
+        "gauge",
+        "Connections to the server.",
+        ("upstream",),
+        _of_upstreams(lambda each: each["connections"]),
+    ),
+    MetricRow(
+        "upstream_most_connections",
+        "gauge",
+        "How many connections the server may have; missing: as many as are wanted.",
+        ("upstream",),
+        _of_upstreams(lambda each: each["most_connections"]),
+    ),
+    MetricRow(
+        "reconnects",
+        "counter",
+        "Lost connections of sessions that were made again, or given up.",
+        ("upstream", "result"),
+        _events("reconnects", by_upstream=True),
+    ),
+    MetricRow(
+        "quirk_in_force",
+        "gauge",
+        "What the server gets wrong, and is mended.",
+        ("upstream", "quirk"),
+        _quirks,
+    ),
+    MetricRow(
+        "disks_with_losses_untold",
+        "gauge",
+        "Disks of which something may be lost that not everybody was told of.",
+        (),
+        _one(lambda s: s["disks_with_losses_untold"]),
+    ),
+    MetricRow(
+        "reloads",
+        "counter",
+        "Attempts to take the configuration up anew.",
+        ("result",),
+        _events("reloads"),
+    ),
+    MetricRow(
+        "hub_round_seconds",
+        "histogram",
+        "How long rounds took in which all that was ready was served, one of 16: so long one client"
+        " waited for all others.",
+        (),
+        times=lambda s: [((), s.status["hub"]["rounds"])],
+        unit="seconds",
+    ),
+    MetricRow(
+        "events",
+        "counter",
+        "How often each event of the log was, whatever its level is, and however many lines were left out.",
+        ("event", "upstream"),
+        _all_events,
+    ),
+    MetricRow(
+        "certificate_warnings",
+        "gauge",
+        "Certificates that are over, or will be within 30 days.",
+        (),
+        _one(lambda s: len(s["certificates"])),
+    ),
+)
+
+
+class Exposition:
+    """Writes metrics, again and again. What only grows never goes back: a request that was under way counted as
+    ok, and may have failed since; that there was one less is said by none of its successors until they are
+    more.
+    """
+
+    def __init__(self) -> None:
+        self._most: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._began: object = None
+
+    def pieces(self, snapshot: Snapshot) -> Iterator[bytes]:
+        """Give the text of a snapshot, one metric at a time."""
+        if self._began != snapshot.status["started"]:  # another gateway, whose counts began anew
+            self._most, self._began = {}, snapshot.status["started"]
+        for row in METRICS:
+            yield _text_of(self._metric(row, snapshot))
+        yield END
+
+    def _metric(self, row: MetricRow, snapshot: Snapshot) -> Metric:
+        metric = Metric(PREFIX + row.name, row.meaning, row.kind, row.unit)
+        suffix = {"counter": "_total", "info": "_info"}.get(row.kind, "")
+        for values, number in row.read(snapshot):
+            labels = dict(zip(row.labels, values, strict=True))
+            if row.kind == "counter":
+                key = (row.name, values)
+                number = self._most[key] = max(number, self._most.get(key, 0))
+            metric.add_sample(f"{PREFIX}{row.name}{suffix}", labels, float(number))
+        for values, times in row.times(snapshot):
+            labels = dict(zip(row.labels, values, strict=True))
+            for ending, bound, value in _histogram(times):
+                metric.add_sample(f"{PREFIX}{row.name}{ending}", {**labels, **bound}, value)
+        return metric
+
+
+def _histogram(times: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Give the samples of one histogram: their suffix, the label of a bound, and the number."""
+    buckets, sum_ = times["buckets"], 0
+    for bound, count in zip_longest(BOUNDS, buckets[: len(BOUNDS)], fillvalue=0):
+        sum_ += count
+        yield "_bucket", {"le": repr(bound)}, float(sum_)
+    sum_ += sum(buckets[len(BOUNDS) :])
+    yield "_bucket", {"le": "+Inf"}, float(sum_)
+    yield "_count", {}, float(sum_)
+    yield "_sum", {}, float(times["total"])
+
+
+def _text_of(metric: Metric) -> bytes:
+    text: bytes = generate_latest(_Only(metric))  # type: ignore[no-untyped-call]
+    return text.removesuffix(END)
+
+
+class _Only:
+    """What prometheus-client takes for a registry: one metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        """Give it."""
+        yield self._metric

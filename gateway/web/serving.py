@@ -1,0 +1,239 @@
+"""HttpConnections of HTTP: taken, held to their bounds, and handed to hypercorn, which speaks HTTP/1.1.
+
+Hypercorn's own server does not say how long a client may take to read an answer, has no bound on connections,
+and changes to HTTP/2 when it is asked to, which has bounds of another kind. So of hypercorn we take what is
+below that, its HTTP/1.1; receiving, sending and TLS are here, where each has its bound:
+
+- a connection without a request ends after `IDLE_SECONDS`, however its bytes trickle in;
+- a client that takes nothing of an answer for `SEND_SECONDS` is cut;
+- there are no more than `MOST_CONNECTIONS`. Another one has the place of who has been idle for longest: so
+  those who only hold connections open keep nobody out. If all are at work, it is turned away.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
+
+from gateway.net.listen import take_clients
+from gateway.net.options import peer_of
+from gateway.net.secure import TlsError, TlsStream
+from gateway.tls.credentials import TlsSession
+from gateway.tls.identity import identity_of
+from gateway.web.doors import Caller
+from gateway.web.settings import Door
+from gateway.wire.limits import KIB
+
+MOST_CONNECTIONS = 250
+"""At a time: some thirty browsers, each with its six and an event stream, beside scrapers and probes. Each
+costs some 100 KiB.
+"""
+
+IDLE_SECONDS = 10.0
+"""How long a connection may have no request that is whole, from its beginning or the last answer on: a browser
+opens another when it needs one."""
+
+SEND_SECONDS = 10.0
+"""How long nothing may be taken of an answer."""
+
+HANDSHAKE_SECONDS = 5.0
+"""How long TLS may take to begin."""
+
+HEADER_BYTES = 16 * KIB
+"""The longest head of a request: browsers' have a tenth of it."""
+
+RECEIVE_BYTES = 16 * KIB
+SEND_BYTES = 64 * KIB
+"""What is received and sent at a time. `SEND_SECONDS` is for so much."""
+
+PARTING_SECONDS = 5.0
+"""How long what answers a client may go on when the client has gone."""
+
+Stream = trio.SocketStream | TlsStream
+
+_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+def hypercorn_settings() -> Config:
+    """Give what hypercorn is told."""
+    config = Config()
+    config.include_server_header = False  # of nobody's concern
+    config.h11_max_incomplete_size = HEADER_BYTES
+    config.errorlog = None
+    config.accesslog = None
+    return config
+
+
+class HttpConnections:
+    """All connections, and what is served to them. `choose` gives TLS sessions, by a client's first bytes."""
+
+    def __init__(
+        self, app: AppWrapper, choose: Callable[[bytes], TlsSession | None] | None = None
+    ) -> None:
+        self._app = app
+        self._choose = choose
+        self._config = hypercorn_settings()
+        self._context = WorkerContext(None)
+        self._there: dict[HttpConnection, None] = {}  # the first was there first
+
+    @property
+    def at_work(self) -> int:
+        """How many have a request that is not answered yet."""
+        return sum(each.idle_since == math.inf for each in self._there)
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    async def serve(self, door: Door, clients: trio.Nursery) -> None:
+        """Take clients of an address, each in `clients`, until cancelled."""
+        sock = trio.socket.from_stdlib_socket(socket.socket(fileno=door.descriptor))
+
+        def take(stream: trio.SocketStream) -> None:
+            clients.start_soon(self._serve, door, stream)
+
+        # Where descriptors are short, to wait is all that can be done.
+        async with trio.SocketListener(sock) as listening:
+            await take_clients(listening, take, lambda _errno: None)
+
+    async def _serve(self, door: Door, stream: trio.SocketStream) -> None:
+        if len(self._there) >= MOST_CONNECTIONS and not self._give_up_the_idlest():
+            await trio.aclose_forcefully(stream)
+            return
+        connection = HttpConnection(self._app, self._config, self._context)
+        self._there[connection] = None
+        try:
+            await connection.run(door, stream, self._choose)
+        finally:
+            del self._there[connection]
+
+    def _give_up_the_idlest(self) -> bool:
+        """End who has had no request for longest; False: all have one."""
+        idlest = min(self._there, key=lambda each: each.idle_since)
+        if idlest.idle_since == math.inf:
+            return False
+        idlest.cut()
+        return True
+
+
+class HttpConnection:
+    """One connection, from its first byte to its last."""
+
+    def __init__(self, app: AppWrapper, config: Config, context: WorkerContext) -> None:
+        self._app = app
+        self._config = config
+        self._context = context
+        self._scope = trio.CancelScope()
+        self._idle = trio.CancelScope()
+        self._sending = trio.Lock()
+        self.idle_since = trio.current_time()
+        """Since when it has no request; infinite: it has one."""
+
+    def cut(self) -> None:
+        """End it now."""
+        self.idle_since = math.inf  # it is given up once
+        self._scope.cancel()
+
+    async def run(
+        self,
+        door: Door,
+        transport: trio.SocketStream,
+        choose: Callable[[bytes], TlsSession | None] | None,
+    ) -> None:
+        """Serve until either side ends it."""
+        stream: Stream = transport
+        try:
+            with self._scope:
+                certified = None
+                if door.secure:
+                    assert choose is not None
+                    with trio.fail_after(HANDSHAKE_SECONDS):
+                        stream, admitted = await TlsStream.accept(transport, choose)
+                    certified = name_of(admitted.certificate)
+                await self._serve(stream, caller_at(door, transport, certified), door.secure)
+        except (OSError, TlsError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it is its client's affair
+        except trio.TooSlowError:
+            pass
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await stream.aclose()
+
+    async def _serve(self, stream: Stream, caller: Caller, secure: bool) -> None:
+        self._stream = stream
+        async with TaskGroup() as tasks:
+            self._protocol = H11Protocol(
+                self._app,
+                self._config,
+                self._context,
+                tasks,
+                ConnectionState(LifespanState({"caller": caller})),
+                secure,
+                (caller.where, 0),
+                None,
+                self._send,
+            )
+            try:
+                while data := await self._receive():
+                    await self._protocol.handle(RawData(data))
+            except (H2CProtocolRequiredError, H2ProtocolAssumedError):
+                pass  # we do not speak HTTP/2, and are not the ones to begin it
+            except (OSError, trio.BrokenResourceError):
+                pass
+            # What still answers is told that nobody hears it any more, and has a moment to end.
+            self._scope.deadline = trio.current_time() + PARTING_SECONDS
+            await self._protocol.handle(Closed())
+
+    async def _receive(self) -> bytes:
+        """Receive; b"" when the client has gone, or has been idle for too long."""
+        with trio.CancelScope() as self._idle:
+            self._idle.deadline = self.idle_since + IDLE_SECONDS
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        return b""
+
+    async def _send(self, event: Event) -> None:
+        """Do what hypercorn wants done. Nothing is raised: it would be taken for a fault of what answers."""
+        if isinstance(event, RawData):
+            async with self._sending:
+                await self._send_data(event.data)
+        elif isinstance(event, Closed):
+            # All that was to be sent is sent. What the client may still be sending is not waited for; and who
+            # answers may be cancelled here, which must not keep this from its end.
+            self._scope.cancel()
+            with trio.CancelScope(shield=True), suppress(*_GONE):
+                if isinstance(self._stream, trio.SocketStream):
+                    await self._stream.send_eof()
+        elif isinstance(event, Updated):
+            self.idle_since = trio.current_time() if event.idle else math.inf
+            self._idle.deadline = self.idle_since + IDLE_SECONDS
+
+    async def _send_data(self, data: bytes) -> None:
+        try:
+            for start in range(0, len(data), SEND_BYTES):
+                with trio.fail_after(SEND_SECONDS):
+                    await self._stream.send_all(data[start : start + SEND_BYTES])
+        except (*_GONE, trio.TooSlowError):
+            self._scope.cancel()
+
+
+def caller_at(door: Door, transport: trio.SocketStream, certified: str | None) -> Caller:
+    """Say who has connected."""
+    peer = peer_of(transport.socket)
+    uid = None if peer.unix is None else peer.unix.uid
+    return Caller(door.kind, peer.peer or "a Unix socket", uid, certified)
+
+
+def name_of(certificate: bytes | None) -> str | None:
+    """Give what a client's certificate calls it."""
+    if certificate is None:
+        return None
+    return identity_of(certificate, None).describe()

@@ -1,0 +1,179 @@
+"""Connections and their bounds, on a clock that jumps: nobody waits here for ten seconds."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from trio.testing import MockClock
+
+import gateway.web.serving as serving
+from gateway.web.serving import IDLE_SECONDS, SEND_SECONDS, HttpConnections
+from gateway.web.settings import Door
+from tests.web.pages import Answer, answer_in
+
+GET = b"GET /x HTTP/1.1\r\nhost: h\r\n\r\n"
+LARGE = bytes(64 << 20)
+
+
+class Served:
+    """An application, and what becomes of it."""
+
+    def __init__(self) -> None:
+        self.callers: list[Any] = []
+        self.ended = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.callers.append(scope["state"]["caller"])
+        try:
+            body = b""
+            if scope["path"] == "/large":
+                body = LARGE
+            elif scope["path"] == "/body":
+                await receive()
+            elif scope["path"] == "/hang":
+                await trio.sleep_forever()
+            elif scope["path"] == "/bug":
+                raise RuntimeError("a bug")
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+        finally:
+            self.ended += 1
+
+
+class House:
+    def __init__(self, path: Path, served: Served, connections: HttpConnections) -> None:
+        self.path, self.served, self.connections = path, served, connections
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_unix_socket(str(self.path))
+
+    async def ask(self, request: bytes = GET) -> Answer:
+        async with await self.connect() as stream:
+            await stream.send_all(request.replace(b"host", b"connection: close\r\nhost"))
+            return await answer_in(stream)
+
+
+@asynccontextmanager
+async def house(workdir: Path) -> AsyncIterator[House]:
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(workdir / "s"))
+    listening.listen(1000)
+    listening.setblocking(False)
+    served = Served()
+    connections = HttpConnections(ASGIWrapper(served))
+    async with trio.open_nursery() as nursery:
+        door = Door(listening.detach(), "unix", False)
+        nursery.start_soon(connections.serve, door, nursery)
+        yield House(workdir / "s", served, connections)
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_and_who_has_asked(workdir: Path, autojump_clock: MockClock) -> None:
+    async with house(workdir) as one:
+        assert (await one.ask()).status == 200
+        [caller] = one.served.callers
+        assert caller.kind == "unix"
+        assert caller.uid is not None
+        assert (await one.ask(GET.replace(b"/x", b"/bug"))).status == 500
+        assert (await one.ask()).status == 200
+
+
+async def test_a_connection_is_kept_and_then_let_go(
+    workdir: Path, autojump_clock: MockClock
+) -> None:
+    async with house(workdir) as one, await one.connect() as stream:
+        for _ in range(3):
+            await stream.send_all(GET)
+            answer = b""
+            while b"\r\n0\r\n" not in answer:
+                answer += await stream.receive_some()
+            assert b"HTTP/1.1 200" in answer
+            await trio.sleep(IDLE_SECONDS / 2)
+        began = trio.current_time()
+        while await stream.receive_some():
+            pass
+        assert trio.current_time() - began == pytest.approx(IDLE_SECONDS / 2, abs=0.1)
+
+
+async def test_a_request_that_trickles_in_is_idle(workdir: Path, autojump_clock: MockClock) -> None:
+    async with house(workdir) as one:
+        async with await one.connect() as stream:
+            began, sent = trio.current_time(), 0
+            try:
+                while sent < 1000:
+                    await stream.send_all(b"x")
+                    sent += 1
+                    await trio.sleep(1)
+            except trio.BrokenResourceError:
+                pass
+            assert IDLE_SECONDS <= trio.current_time() - began < IDLE_SECONDS + 3
+        assert not one.served.callers
+
+
+async def test_who_reads_nothing_of_an_answer_is_cut(
+    workdir: Path, autojump_clock: MockClock
+) -> None:
+    async with house(workdir) as one:
+        async with await one.connect() as stream:
+            await stream.send_all(GET.replace(b"/x", b"/large"))
+            await trio.sleep(SEND_SECONDS / 2)
+            assert len(one.connections) == 1
+            await trio.sleep(SEND_SECONDS)
+            assert not len(one.connections)
+        assert one.served.ended == 1
+
+
+async def test_who_reads_slowly_gets_all_of_it(workdir: Path, autojump_clock: MockClock) -> None:
+    async with house(workdir) as one, await one.connect() as stream:
+        await stream.send_all(GET.replace(b"/x", b"/large"))
+        got = 0
+        while got < len(LARGE):
+            await trio.sleep(SEND_SECONDS / 4)
+            got += len(await stream.receive_some(4 << 20))
+
+
+async def test_who_goes_before_the_answer_ends_what_answers(
+    workdir: Path, autojump_clock: MockClock
+) -> None:
+    async with house(workdir) as one:
+        stream = await one.connect()
+        await stream.send_all(GET.replace(b"/x", b"/hang"))
+        while not one.served.callers:
+            await trio.sleep(0.01)
+        await stream.aclose()
+        while not one.served.ended:
+            await trio.sleep(0.1)
+        assert not len(one.connections)
+
+
+async def test_the_idlest_has_to_go_and_nobody_who_is_at_work(
+    workdir: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(workdir) as one:
+        monkeypatch.setattr(serving, "MOST_CONNECTIONS", 3)
+        at_work = await one.connect()
+        await at_work.send_all(GET.replace(b"/x", b"/hang"))
+        while not one.served.callers:
+            await trio.sleep(0.01)
+        idle = [await one.connect()]
+        await trio.sleep(1)
+        idle.append(await one.connect())
+        await trio.sleep(1)
+        assert (await one.ask()).status == 200
+        assert await idle[0].receive_some() == b""
+        await idle[1].send_all(GET.replace(b"/x", b"/hang"))
+        another = await one.connect()
+        await another.send_all(GET.replace(b"/x", b"/hang"))
+        while len(one.served.callers) < 4:
+            await trio.sleep(0.01)
+        with pytest.raises(trio.BrokenResourceError):  # all are at work
+            await one.ask()
+        for stream in (at_work, *idle, another):
+            await stream.aclose()
