@@ -24,8 +24,7 @@ undone when its caller closes the connection.
 Behind the answer of a verb that has more to tell (`ControlAnswer.then`) come lines of JSON, until it has told
 all or the caller goes.
 
-The log says of every request who has asked and what came of it (`Asked`). Who asks for somebody else may say so
-by `asked-by`; that is believed as far as the log goes, for who asks may do everything himself.
+The log says of every request who has asked, for whom (`asked-by`), and what came of it (`Asked`).
 
 Verbs are a table that `gateway.app.run` fills: a new one is a row.
 """
@@ -125,7 +124,6 @@ def _line_of(answer: ControlAnswer) -> bytes:
 
 Verb = Callable[[Mapping[str, Any]], Awaitable[ControlAnswer]]
 """Does something; given are the request's other keys. Raises `Misunderstood` before anything is done."""
-
 
 INTERNAL_ERROR = (
     "an internal error, and it is not known how much was done; the gateway's log has more"

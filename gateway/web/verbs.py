@@ -152,8 +152,12 @@ DOES = (
     ),
     Do(
         "drain",
-        "Take no more clients; those that are there stay",
-        (Argument("listener", "string", "At this listener alone, by its URI."),),
+        "Take no more clients; those that are there stay, or have until a deadline",
+        (
+            Argument("listener", "string", "At this listener alone, by its URI."),
+            Argument("deadline", "number", "After how many seconds sessions are told to end."),
+            Argument("end", "boolean", "The gateway ends when they have, as by SIGTERM."),
+        ),
     ),
     Do(
         "undrain",

@@ -40,7 +40,10 @@ MOST_WATCH_SECONDS = 3600.0
 STILL_HERE_SECONDS = 15.0
 """How often something is said when there is nothing to say, so that a proxy does not end it."""
 
-VARIES = ("uptime_seconds", "totals", "hub", "events", "sessions", "negotiations")
+VARIES = (
+    *("uptime_seconds", "totals", "hub", "events", "sessions", "negotiations"),
+    *("waits_for_sessions", "sessions_end_in_seconds", "stuck"),
+)
 """What of `status` is different each time; points have it."""
 
 LATENCY_SECONDS = 20.0
@@ -191,7 +194,8 @@ async def _next(watcher: Watcher) -> Event | None:
 
 def _steady(status: Mapping[str, Any]) -> dict[str, Any]:
     steady = {name: value for name, value in status.items() if name not in VARIES}
-    steady["upstreams"] = [{**each, "seconds": None} for each in status["upstreams"]]
+    for part, varies in (("upstreams", "seconds"), ("listeners", "handshakes")):
+        steady[part] = [{**each, varies: None} for each in status.get(part, ())]
     return steady
 
 

@@ -74,20 +74,25 @@ class Page:
 
     async def run(self, expression: str) -> Any:
         """Give what an expression comes to."""
-        said = await self.tell(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        said = await self._evaluated(expression)
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
 
+    async def _evaluated(self, expression: str) -> Any:
+        return await self.tell(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+
     async def until(self, expression: str, what: str = "") -> Any:
-        """Wait until an expression is true, and give what it comes to."""
-        found = None
+        """Wait until an expression is true, and give what it comes to. What it is about may not be there."""
+        said: dict[str, Any] = {}
         with trio.move_on_after(HANG_SECONDS):
-            while not (found := await self.run(expression)):
+            while True:
+                said = await self._evaluated(expression)
+                if "exceptionDetails" not in said and said["result"].get("value"):
+                    return said["result"]["value"]
                 await trio.sleep(LOOK_AGAIN_SECONDS)
-        assert found, f"waited in vain until {what or expression}"
-        return found
+        raise AssertionError(f"waited in vain until {what or expression}: {said}")
 
     async def press(self, key: str, *, shift: bool = False) -> None:
         """Press a key."""

@@ -83,7 +83,11 @@ function attention() {
   if (page.away) add("bad", `The gateway is not heard: ${page.away}`);
   const status = page.status;
   if (!status) return found;
-  if (status.draining) add("warn", "It is shutting down: no export is opened any more.");
+  if (status.draining) {
+    const waits = status.waits_for_sessions.length ? `, and waits for ${plural(status.sessions, "session", "sessions")}` : "";
+    const left = status.sessions_end_in_seconds === null ? "" : `, for ${duration(status.sessions_end_in_seconds)} more`;
+    add("warn", `It is shutting down: no export is opened any more${waits}${left}.`, status.sessions ? "#sessions" : null, "Sessions");
+  }
   for (const each of status.upstreams) {
     if (each.state === "down") add("bad", `Upstream ${each.upstream} is down${each.why ? `: ${each.why}` : "."}`, "#upstreams", "Upstreams");
     if (each.state === "disabled") add("warn", `Upstream ${each.upstream} is disabled: nobody connects to it.`, "#upstreams", "Upstreams");
