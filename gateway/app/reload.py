@@ -36,7 +36,7 @@ from gateway.app.standing import Listeners, Present, Standing
 from gateway.config import Config, ConfigError, Listen
 from gateway.config.documents import Note
 from gateway.log import set_up
-from gateway.net.listen import Listener, ListenError, address, file_as_in, open_listener
+from gateway.net.listen import Listener, ListenError, file_as_in, is_for, open_listener
 from gateway.sessions.service import Service
 from gateway.tls.rotation import Stamp, stamp_of
 from gateway.upstream.backends import Backend
@@ -292,8 +292,7 @@ class Reloader:
         left = list(self._now.doors.listeners)
         found: list[tuple[Listen, Listener]] = []
         for settings in config.listen:
-            wanted = address(settings.uri)
-            here = next((each for each in left if address(each.settings.uri) == wanted), None)
+            here = next((each for each in left if is_for(each.settings, settings)), None)
             if here is None:
                 here = await open_listener(settings)
                 opened.push_async_callback(_shielded(here.aclose))

@@ -96,11 +96,14 @@ def written(
     """Give what a text says that came from `source`, with all that it means of other files. Those that it
     includes are looked for from a directory on; None: it may include none. Raises `ConfigError`.
     """
-    document = Document(toml(text, source), source, {source: TextLines(text)})
-    patterns = document.data.get("include", [])
-    if isinstance(patterns, list) and all(isinstance(each, str) for each in patterns):
-        _include(document, patterns, directory, note, MOST_BYTES - len(text))
-    found = list(_replaced(document.data, (), note))
+    try:
+        document = Document(toml(text, source), source, {source: TextLines(text)})
+        patterns = document.data.get("include", [])
+        if isinstance(patterns, list) and all(isinstance(each, str) for each in patterns):
+            _include(document, patterns, directory, note, MOST_BYTES - len(text))
+        found = list(_replaced(document.data, (), note))
+    except RecursionError:  # tomllib bears a dotted key of 20,000 parts
+        raise ConfigError([Problem(source, None, "", "nested too deeply")]) from None
     if found:
         raise ConfigError([document.problem(path, message) for path, message in found])
     return document

@@ -73,6 +73,15 @@ def address(uri: NbdUri) -> tuple[object, ...]:
     return (uri.transport, uri.host, port, uri.socket_path, uri.cid)
 
 
+def is_for(here: Listen, settings: Listen) -> bool:
+    """Say whether what is listened on by some settings can be kept for others: it is the same address, or what
+    was handed over by the same name.
+    """
+    if here.descriptor is not None and here.descriptor == settings.descriptor:
+        return here.uri.transport is settings.uri.transport
+    return address(here.uri) == address(settings.uri)
+
+
 def is_abstract(path: str) -> bool:
     """Say whether a Unix socket's path names no file (unix(7), "abstract")."""
     return path.startswith("\0")

@@ -312,3 +312,12 @@ def test_check_takes_several_files_and_standard_input(
     assert capsys.readouterr().err == (
         "standard input:10: export.hide: expected true or false, got 3\n"
     )
+
+
+def test_check_bears_what_is_nested_too_deeply(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(files.directory)
+    files.write({"g.toml": f"{'.'.join('a' * 20_000)} = 1\n"})
+    assert main(["check", "g.toml"]) == 1
+    assert capsys.readouterr().err == "g.toml: nested too deeply\n"

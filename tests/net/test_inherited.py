@@ -13,7 +13,7 @@ import trio
 
 from gateway.config import Config, parse
 from gateway.net.inherited import MOST, handed_over
-from gateway.net.listen import Listener, ListenError, open_listener
+from gateway.net.listen import Listener, ListenError, is_for, open_listener
 
 FIRST = 700
 
@@ -251,3 +251,20 @@ async def test_one_that_was_not_handed_over_is_not_opened() -> None:
     [settings] = listens('uri = "nbd://127.0.0.1:0"\ndescriptor = "nbd"').listen
     with pytest.raises(ListenError, match='by the name of "nbd", and none of that name is'):
         await open_listener(settings)
+
+
+@pytest.mark.parametrize(
+    ("here", "then", "kept"),
+    [
+        ('uri = "nbd://h"', 'uri = "nbd://h:10809"', True),
+        ('uri = "nbd://h"', 'uri = "nbd://h:1"', False),
+        ('uri = "nbd://h"\ndescriptor = "a"', 'uri = "nbd://i"\ndescriptor = "a"', True),
+        ('uri = "nbd://h"\ndescriptor = "a"', 'uri = "nbd://i"\ndescriptor = "b"', False),
+        ('uri = "nbd://h"\ndescriptor = "a"', f'{UNIX}descriptor = "a"', False),
+    ],
+)
+def test_a_reload_keeps_what_was_handed_over_by_the_same_name(
+    here: str, then: str, kept: bool
+) -> None:
+    [before], [after] = listens(here).listen, listens(then).listen
+    assert is_for(before, after) is kept
