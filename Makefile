@@ -7,6 +7,7 @@
 # make exhaustive   every order, clause and pair     make stress   all tests beside a load, three times
 # make test-trixie   the tests that need peers of Debian 13; as root
 # make test-sanitized   the data plane with sanitisers in the compiled pump
+# make site   the documentation in site/, with all links checked; part of "make lint"
 # make deb   a Debian package in dist/, for the Debian that it is made on
 # make test-packages   packages in fresh Debians, by debootstrap; as root
 # make dist   an sdist and wheels in dist/, each installed and tried where nothing else is
@@ -52,6 +53,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz
@@ -72,16 +74,20 @@ bench-scale:
 	tests/tools/install-peers
 	tests/bench/run scale
 
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 deb: install
 	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist
 	$(BIN)/python packaging/deb.py dist
 
 test-packages: install
-	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist
+	tests/tools/install-peers --for-packages
+	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist --group deploy
 	$(BIN)/python -m pytest -m real tests/packages
 
 dist: install
 	tests/tools/make-venv "$(PYTHON)" $(VENV) --group dist
 	$(BIN)/python packaging/dist.py dist
 
-.PHONY: demo install dist deb test test-packages test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale
+.PHONY: demo install site dist deb test test-packages test-sanitized exhaustive stress test-trixie lint fuzz fuzz-coverage soak bench bench-scale

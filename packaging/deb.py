@@ -125,17 +125,30 @@ def arrange(root: Path) -> None:
         # It lists files that are elsewhere now; dpkg knows better.
         (information / "RECORD").unlink(missing_ok=True)
 
-    for name, place in (
-        ("nbd-gateway", "usr/bin"),
-        ("nbd-gateway.service", "lib/systemd/system"),
-    ):
-        (root / place).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(DEBIAN / name, root / place / name)
-    (root / "usr/bin/nbd-gateway").chmod(0o755)
+    program = root / "usr/bin/nbd-gateway"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(DEBIAN / "nbd-gateway", program)
+    program.chmod(0o755)
+    unit = root / "lib/systemd/system/nbd-gateway.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text(run(sys.executable, "-c", UNIT, str(DEBIAN / "widest.toml"), cwd=TOP))
     configuration = root / "etc/nbd-gateway/gateway.toml"
     configuration.parent.mkdir(parents=True)
     configuration.write_text(run(sys.executable, "-c", TEMPLATE, cwd=TOP))
 
+
+UNIT = """
+import sys
+from pathlib import Path
+from gateway.cli.vocabulary import vocabulary
+from gateway.config import load
+from gateway.inspect.unit import Installation, service_unit
+
+config = Path("/etc/nbd-gateway/gateway.toml")
+here = Installation(("/usr/bin/nbd-gateway",), config, "nbd-gateway", "nbd-gateway", 252)
+print(service_unit(load(Path(sys.argv[1]), vocabulary()), here), end="")
+"""
+"""For Debian 12's systemd, whose units that of Debian 13 takes as well."""
 
 TEMPLATE = "from gateway.config.template import TEMPLATE; print(TEMPLATE, end='')"
 

@@ -84,11 +84,11 @@ def run(page: str, there: Path, bash: Callable[[str, Path], str] | None = None) 
     assert any(not step.file for step in todo), "a page without a command"
     script, told = BEGIN, [step for step in todo if not step.file]
     number = 0
-    for step in todo:
+    for place, step in enumerate(todo):
         if step.file:
             # Where it is typed, for a page may write a file again.
-            (there / f".{number}.file").write_text(step.text)
-            script += f"cp .{number}.file '{step.file}'\n"
+            (there / f".{place}.file").write_text(step.text)
+            script += f"cp .{place}.file '{step.file}'\n"
         else:
             script += typed(number, step.text)
             number += 1

@@ -88,7 +88,7 @@ def test_it_serves_as_the_unit_has_it(root: Root) -> None:
     unit = (root.path / "lib/systemd/system/nbd-gateway.service").read_text()
     said = dict(line.split("=", 1) for line in unit.splitlines() if line.startswith("ExecStart"))
     user = ("setpriv", "--reuid=nbd-gateway", "--regid=nbd-gateway", "--init-groups")
-    root.run(*user, *said["ExecStartPre"].split())
+    root.run(*user, "nbd-gateway", "check", f"/{CONFIG}")
     run = [*user, *said["ExecStart"].split()]
     process = subprocess.Popen(root.inside(tuple(run)), stderr=subprocess.PIPE, text=True)
     try:
