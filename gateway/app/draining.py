@@ -81,6 +81,10 @@ class Drained:
         """Take clients again."""
         self._deadlines.pop(listener, None)
 
+    def clear(self) -> None:
+        """Take clients everywhere, also where nobody listens now and a reload has us listen again."""
+        self._deadlines.clear()
+
     def seconds_left(self, listener: str) -> float | None:
         """How long its sessions may go on; None: as long as they like."""
         at = self._deadlines.get(listener, math.inf)

@@ -91,6 +91,8 @@ class Overview:
         found = self._found(listener)
         for each in found:
             self._drained.discard(str(each.settings.uri))
+        if listener is None:
+            self._drained.clear()
         return [f"{each.uri} takes clients" for each in found]
 
     def _found(self, listener: str | None) -> list[Listener]:

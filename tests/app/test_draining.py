@@ -16,7 +16,8 @@ import trio.testing
 from gateway.admin.control import ControlAnswer, ask
 from gateway.app import run
 from gateway.app.draining import LOOK_SECONDS, Leaving
-from gateway.config import parse
+from gateway.app.reload import ConfigSource
+from gateway.config import Config, parse
 from gateway.wire.constants import Cmd, Rep
 from tests.embedded.peers import Client
 
@@ -41,10 +42,19 @@ class Drained:
         self.clock = clock
         self.streams: list[trio.SocketStream] = []
         self.status: int | None = None
+        self.text = ""
+        """What a reload takes up."""
+
+    def _config(self, _note: object) -> Config:
+        return parse(self.text.replace("DIR", str(self.workdir)), "test")
 
     async def serve(self, text: str, listening: trio.Event) -> None:
-        config = parse(text.replace("DIR", str(self.workdir)), "test")
-        self.status = await run.serve(config, listening=lambda _uris: listening.set())
+        self.text = text
+        source = ConfigSource(self.workdir / "gateway.toml", self._config, {})
+        config = self._config(None)
+        self.status = await run.serve(
+            config, source=source, listening=lambda _uris: listening.set()
+        )
 
     async def connect(self, listener: str = "a") -> Client:
         stream = await trio.open_unix_socket(str(self.workdir / listener))
@@ -241,6 +251,20 @@ async def test_a_listener_that_takes_clients_again_ends_none(
         await made.pass_(100)
         await works(client)
         await works(await made.session())
+
+
+async def test_a_listener_that_a_reload_brings_back_takes_clients_if_all_do(
+    workdir: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with gateway(workdir, mock_clock) as made:
+        await made.drain()
+        without_b = CONFIG.replace('[[listen]]\nuri = "nbd+unix:///?socket=DIR/b"\n', "")
+        for made.text, undrains in ((without_b, True), (CONFIG, False)):
+            assert (await made.ask("reload")).ok
+            assert not undrains or (await made.ask("undrain")).ok
+        drained = [each["drained"] for each in (await made.shown())["listeners"]]
+        assert drained == [False, False]
+        await works(await made.session("b"))
 
 
 async def test_who_negotiated_at_the_deadline_ends_when_it_has_a_session(
