@@ -169,10 +169,10 @@ def text_of(seconds: float) -> str:
 
 
 def seconds_of(text: object) -> float:
-    """Read such a time. Raises ValueError."""
+    """Read such a time. Raises ValueError, OverflowError."""
     if not isinstance(text, str):
         raise ValueError(f"expected a time in quotes, got {text}")
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f'expected a time with its zone, as in "2026-12-24T18:00:00Z", got {text}')
-    return moment.timestamp()
+    return moment.astimezone(UTC).timestamp()  # which no year after 9999 has
