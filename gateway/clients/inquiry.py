@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gateway.access.chain import Compiled, Placed, compile_chain, join, peek, prepares
 from gateway.access.rules import Grant, NotGranted
-from gateway.config import Route
-from gateway.config.tickets import NoTicket
+from gateway.config import NoTicket, Route
 from gateway.identity import Identity
 from gateway.links.opening import OwnNegotiation, SharedNegotiation
 from gateway.links.shared import AskedOtherwise

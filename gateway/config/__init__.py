@@ -28,7 +28,7 @@ from gateway.config.admin import Admin, AdminUri
 from gateway.config.connections import PER_CLIENT, Connections
 from gateway.config.data import Vocabulary
 from gateway.config.documents import read
-from gateway.config.exports import Export, Route, Ticket
+from gateway.config.exports import Export, NoTicket, Route, Ticket
 from gateway.config.models import (
     Config,
     Control,
@@ -54,6 +54,7 @@ __all__ = [
     "Listen",
     "Log",
     "Network",
+    "NoTicket",
     "Problem",
     "Route",
     "Rule",

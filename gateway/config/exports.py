@@ -119,3 +119,14 @@ class Ticket(Export):
         default=True, description="To whom it is denied, there is no such export at all."
     )
     once: bool = Field(default=False, description="It ends with its first use.")
+
+
+class NoTicket(Exception):
+    """What is said makes no ticket; each of `problems` says why."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)

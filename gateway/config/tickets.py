@@ -12,22 +12,11 @@ from pydantic import ValidationError
 
 from gateway.config.base import did_you_mean
 from gateway.config.data import Vocabulary
-from gateway.config.exports import Ticket
+from gateway.config.exports import NoTicket, Ticket
 from gateway.config.lines import KeyPath
 from gateway.config.models import Config
 from gateway.config.rule_checks import policies
 from gateway.config.words import in_plain_words
-
-
-class NoTicket(Exception):
-    """What is said makes no ticket; each of `problems` says why."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__(*problems)
-        self.problems = problems
-
-    def __str__(self) -> str:
-        return "; ".join(self.problems)
 
 
 def ticket_of(data: Mapping[str, Any], vocabulary: Vocabulary | None = None) -> Ticket:

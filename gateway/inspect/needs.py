@@ -16,7 +16,6 @@ from gateway.access.loading import made
 from gateway.config import Config, Listen, Upstream, Use
 from gateway.config.data import Finding
 from gateway.config.lines import KeyPath
-from gateway.inspect.tickets import unkeepable
 from gateway.net.command import unstartable
 from gateway.net.listen import homeless, is_abstract, ungivable
 from gateway.net.privileges import why_not
@@ -33,6 +32,8 @@ def lacking(config: Config) -> Iterator[Finding]:
     yield from lacking_for_clients(config)
     if config.control.socket is not None and (why := homeless(config.control.socket)):
         yield ("control", "socket"), why
+    from gateway.inspect.tickets import unkeepable  # a gateway that starts does not ask
+
     if why := unkeepable(config):
         yield ("tickets", "directory"), why
     for key, why in why_not(config.user, config.group):

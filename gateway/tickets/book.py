@@ -27,8 +27,8 @@ import trio
 
 from gateway.access.chain import Placed
 from gateway.access.named import POLICIES_ALONE
-from gateway.config import Config, Ticket
-from gateway.config.tickets import NoTicket, misfits, ticket_of
+from gateway.config import Config, NoTicket, Ticket
+from gateway.config.tickets import misfits, ticket_of
 from gateway.tickets.clock import OF_THE_MACHINE, Clock
 from gateway.tickets.kept import REJOIN_SECONDS, IssuedTicket, Over, seconds_of, text_of
 from gateway.tickets.store import MAX_TICKETS, Store, Unread, file_of, read_all

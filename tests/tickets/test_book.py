@@ -16,8 +16,7 @@ import trio
 import trio.testing
 
 from gateway.access.rules import Access, Grant, NotGranted
-from gateway.config import Config, parse
-from gateway.config.tickets import NoTicket
+from gateway.config import Config, NoTicket, parse
 from gateway.identity import Identity
 from gateway.policy import Client, Session
 from gateway.tickets import store as store_module
