@@ -16,6 +16,7 @@ Where everything is; imports go down this list, never up:
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
     net/         sockets: listen, dial, drive a pure core from a socket; and processes that end with us
     tls/         credentials, contexts, who a peer is; no sockets
+    tickets/     exports that are made while the gateway runs, kept on disk, and over at a time
     access/      who may reach what: rules, chains of policies, and where policies are found
     policy.py    the policy API: the one module that a policy imports (`policies`, and others' packages)
     bundle/      links that act as one: what is asked of which, and what becomes of it when one dies; pure

@@ -75,7 +75,9 @@ class Catalogue:
         return {name: source.package for name, source in self._sources.items()}
 
     def find(self, name: str) -> type[Policy]:
-        """Import one policy. Raises `PolicyError`."""
+        """Import one policy, and look at it, once. Raises `PolicyError`."""
+        if (known := self._found.get(name)) is not None:
+            return known
         source = self._sources.get(name)
         if source is None:
             raise PolicyError(_unknown(name, list(self._sources)))
@@ -86,7 +88,13 @@ class Catalogue:
         policy = _the_policy(module, source.path)
         for mistake in _mistakes(policy, source.path):
             raise PolicyError(mistake)
+        self._found[name] = policy
         return policy
+
+    @cached_property
+    def _found(self) -> dict[str, type[Policy]]:
+        """Those that were looked at: a file with many exports names the same ones again and again."""
+        return {}
 
     @cached_property
     def _sources(self) -> dict[str, PolicySource]:

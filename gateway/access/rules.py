@@ -10,13 +10,17 @@ A denied client learns only what the rule says: ERR_POLICY, or, where the denial
 for a name that does not exist. What is denied is not listed, and no upstream is asked about it.
 
 One `Access` stands for one configuration. After a reload there is another, which inherits what the policies
-have counted.
+have counted. Tickets come and go meanwhile; their chains (`gateway.tickets`) outlive reloads. A rule means a
+ticket as it means an export, by its name, unless it says that it is for tickets alone, or for none. What a
+ticket says for itself, it can only narrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from gateway.access.chain import Placed, objection
 from gateway.access.who import why_not
@@ -86,22 +90,29 @@ class Access:
     that were not checked before.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self, config: Config, of_tickets: Mapping[str, tuple[Placed, ...]] = MappingProxyType({})
+    ) -> None:
+        """`of_tickets` are the chains of the tickets that are in force, by name, at any time."""
         self.config = config
         self._policies: dict[Place, Policy] = {}
         self._of_rules = [
             self._chain(("rule", _identity(rule)), rule.policies, rule.mode == "observe")
             for rule in config.rule
         ]
-        self._of_exports = [
+        of_exports = (
             self._chain(("export", export.name), export.policies) for export in config.exports
-        ]
+        )
+        self._of_exports: Mapping[int | str, tuple[Placed, ...]] = ChainMap(
+            dict(enumerate(of_exports)),
+            of_tickets,  # type: ignore[arg-type] # of a mapping that is only read
+        )
         self._renames = any(
             type(placed.policy).asked is not Policy.asked
             for chain in self._of_rules
             for placed in chain
         )
-        hides = any(rule.hide for rule in config.rule)
+        hides = any(rule.hide for rule in config.rule) or config.tickets.directory is not None
         self._hides = self._renames or hides or any(export.hide for export in config.exports)
 
     @property
@@ -183,7 +194,10 @@ class Access:
         from one that does not exist: of the hidden one we say nothing, but a server may say something even of
         one that does not exist.
         """
-        return self._hides and self.config.exports[grant.route.number].exact_name is None
+        place = grant.route.place
+        return (
+            self._hides and isinstance(place, int) and self.config.exports[place].exact_name is None
+        )
 
     def why_nobody(self, name: str) -> str | None:
         """Say why no client at all gets an export of ours; None if some client may, as far as the rules alone
@@ -192,7 +206,7 @@ class Access:
         if not self.config.rule:
             return None
         for number, rule in enumerate(self.config.rule):
-            if not rule.means(name) or _only_observed(rule):
+            if not self.config.means(rule, name) or _only_observed(rule):
                 continue
             if not rule.deny and self._is_called(number, name):
                 return None
@@ -223,7 +237,7 @@ class Access:
                 route = None if name is None else self.config.route(name)
                 if name is None or route is None:
                     why = f"it has no export {shown(asked)}"
-                elif not rule.means(name):
+                elif not self.config.means(rule, name):
                     why = f"it is not for export {shown(name)}"
                 elif _only_observed(rule):
                     why = "it denies, and is only observed"
@@ -239,7 +253,7 @@ class Access:
     def _decides(self, client: Client, name: str) -> int | None:
         """Give the first rule that means a client and an export of ours."""
         for number, rule in enumerate(self.config.rule):
-            means = rule.means(name) and not _only_observed(rule)
+            means = self.config.means(rule, name) and not _only_observed(rule)
             if means and self._passed_over(client, number) is None:
                 return number
         return None
@@ -271,7 +285,7 @@ class Access:
     ) -> Grant:
         """Grant or deny an export to a client, as the rule says that means both."""
         rule = self.config.rule[number]
-        chain = (*self._of_rules[number], *self._of_exports[route.number])
+        chain = (*self._of_rules[number], *self._of_exports[route.place])
         if rule.deny:
             hidden = rule.hide or route.hide
             raise NotGranted(
@@ -285,7 +299,7 @@ class Access:
             f"{self._label(before)} denies it"
             for before, each in enumerate(self.config.rule[:number])
             if _only_observed(each)
-            and each.means(name)
+            and self.config.means(each, name)
             and self._passed_over(client, before) is None
         ]
         return self._granted(client, name, route, chain, number, would, tried)
@@ -301,7 +315,7 @@ class Access:
         tried: Sequence[tuple[str, str]] = (),
     ) -> Grant:
         """Grant the export, if no policy denies it."""
-        chain = self._of_exports[route.number] if chain is None else chain
+        chain = self._of_exports[route.place] if chain is None else chain
         would = list(would)
         for placed in chain:
             try:
@@ -327,14 +341,14 @@ class Access:
         if (number := self._decides(client, asked)) is not None:
             # A rule means this client and export, but its policies know the export by another name, or by none.
             why = f"{self._label(number)} has no export {shown(asked)}"
-            chain = (*self._of_rules[number], *self._of_exports[route.number])
+            chain = (*self._of_rules[number], *self._of_exports[route.place])
             return NotGranted(why, asked, chain, hidden=True, tried=tried)
         return self._denied("no rule lets it through", asked, route, tried)
 
     def _denied(
         self, why: str, name: str, route: Route, tried: Sequence[tuple[str, str]] = ()
     ) -> NotGranted:
-        chain = self._of_exports[route.number]
+        chain = self._of_exports[route.place]
         return NotGranted(why, name, chain, hidden=route.hide, tried=tried)
 
     def _label(self, number: int) -> str:
@@ -386,7 +400,7 @@ def _places(where: Place) -> Iterator[Place]:
 
 def _identity(rule: Rule) -> str:
     """Say which rule it is, whatever stands before it."""
-    return rule.name or repr((rule.who, rule.exports, rule.deny))
+    return rule.name or repr((rule.who, rule.exports, rule.tickets, rule.deny))
 
 
 def _only_observed(rule: Rule) -> bool:

@@ -5,6 +5,8 @@ reload.py    another configuration while the gateway runs: all of it or nothing
 overview.py  what an operator is shown of listeners and certificates
 let_in_nowhere.py  clients that are let in nowhere
 standing.py  what is in force, and who is here
+ticketing.py exports that are made at run time: how their book is opened and exchanged
+ticket_verbs.py the verbs that change it
 switching.py the verbs that pause, resume and switch exports, and show what they have lost
 web.py       the child that speaks HTTP: it has its sockets and its answers from us
 descriptors.py  how many files we may have open

@@ -33,6 +33,7 @@ from gateway.access.rules import Access
 from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.app.lacking import say_what_is_lacking
 from gateway.app.standing import Listeners, Present, Standing
+from gateway.app.ticketing import one_turn, opened_book
 from gateway.config import Config, ConfigError, Listen
 from gateway.config.documents import Note
 from gateway.log import set_up
@@ -44,6 +45,7 @@ from gateway.upstream.configured import Servers, StartError, counted, load_keyri
 
 if TYPE_CHECKING:
     from gateway.app.web import AdminDoor
+    from gateway.tickets.book import Book
     from gateway.tls.keyring import Keyring
 
 RELOAD_SECONDS = 30
@@ -92,6 +94,7 @@ class _Next:
     listeners: list[tuple[Listen, Listener]]
     control: ControlSocket | None
     admin: AdminDoor | None
+    tickets: Book | None
 
 
 class Host(Protocol):
@@ -108,6 +111,9 @@ class Host(Protocol):
 
     def watch(self, keyring: Keyring) -> None:
         """Watch the first credentials that there are."""
+
+    def keep(self, tickets: Book) -> None:
+        """See to it that tickets end."""
 
     def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
         """Wait for the last users of what nobody is led to any more."""
@@ -241,7 +247,7 @@ class Reloader:
         before = self._service.config
         if (config.user, config.group) != (before.user, before.group):
             raise NotReloaded(f"{self._source.path}: another user or group takes a new start")
-        async with AsyncExitStack() as opened:
+        async with AsyncExitStack() as opened, one_turn(self._service.tickets):
             with ExitStack() as changed:
                 try:
                     following = await self._prepare(config, opened, changed)
@@ -262,7 +268,8 @@ class Reloader:
         """Do everything that may fail. What is opened, and changed, is put down to be undone. Raises
         `StartError`, `ListenError`.
         """
-        access = self._access(config)
+        tickets = await self._tickets(config, opened)
+        config, access = self._in_force(config, tickets)
         keyring = await trio.to_thread.run_sync(
             load_keyring, config, self._now.keyring, abandon_on_cancel=True
         )
@@ -278,11 +285,29 @@ class Reloader:
         listeners = await self._listeners(config, opened, changed)
         control = self._control(config, opened)
         admin = await self._admin(config, opened)
-        return _Next(config, access, keyring, servers, listeners, control, admin)
+        return _Next(config, access, keyring, servers, listeners, control, admin, tickets)
 
-    def _access(self, config: Config) -> Access:
+    async def _tickets(self, config: Config, opened: AsyncExitStack) -> Book | None:
+        """Give the tickets that there will be: those that there are, if they fit. Raises `NotReloaded`,
+        `StartError`.
+        """
+        here, directory = self._service.tickets, config.tickets.directory
+        if directory != self._service.config.tickets.directory:
+            if here:
+                kept = self._service.config.tickets.directory
+                raise NotReloaded(f"tickets.directory: there are {len(here)} tickets in {kept}")
+            here = await opened_book(config)
+            if here is not None:
+                opened.callback(here.close)
+        elif here is not None:
+            wrong = await trio.to_thread.run_sync(here.misfits, config)
+            if wrong:
+                raise NotReloaded(*wrong)
+        return here
+
+    def _in_force(self, config: Config, tickets: Book | None) -> tuple[Config, Access]:
         try:
-            return Access(config)
+            return self._service.in_force(config, tickets)
         except (Exception, SystemExit) as error:  # a policy's, of whoever wrote it
             raise StartError(f"policies: {error}") from error
 
@@ -328,11 +353,14 @@ class Reloader:
     def _commit(self, following: _Next) -> tuple[Listeners, list[str]]:
         """Go over to it: give what is listened on no more, and what has been done. Never raises."""
         service, before, doors = self._service, self._now.servers, self._now.doors
-        servers = following.servers
+        servers, tickets = following.servers, service.tickets
         ended = service.reconfigure(
             following.config, following.access, servers.servers, servers.switched
         )
         set_up(following.config.log)
+        service.take_tickets(following.tickets)
+        if following.tickets is not tickets:
+            self._exchange(following.tickets)
         credentials = self._take_credentials(following.keyring)
         listeners = [listener for _settings, listener in following.listeners]
         new = [each for each in listeners if each not in doors.listeners]
@@ -363,6 +391,14 @@ class Reloader:
             f"sessions: {len(service.running) - ended} kept, {ended} ended",
             *([f"credentials loaded: {', '.join(credentials)}"] if credentials else []),
         ]
+
+    def _exchange(self, tickets: Book | None) -> None:
+        """Tickets are kept elsewhere from now on; where they were there are none."""
+        if self._now.tickets is not None:
+            self._now.tickets.close()
+        self._now.tickets = tickets
+        if tickets is not None:
+            self._host.keep(tickets)
 
     def _take_credentials(self, keyring: Keyring | None) -> list[str]:
         """Go over to these credentials; say whose were not there before."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from gateway.admin.control import ControlAnswer, ControlSocket, Verb, no_arguments
+from gateway.app import ticketing
 from gateway.app.asked import say_asked
 from gateway.app.becoming import become_whom_it_says
 from gateway.app.command import run_command
@@ -35,6 +36,7 @@ from gateway.app.pidfile import pidfile
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
+from gateway.app.ticketing import opened_book
 from gateway.app.tracing import trace_of
 from gateway.clients.client import ChooseSession, naming, serve_client
 from gateway.config import Config, Listen
@@ -55,6 +57,7 @@ from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
     from gateway.app.web import AdminDoor
+    from gateway.tickets.book import Book
     from gateway.tls.keyring import Keyring  # costs nothing where there is no TLS
 
 WITHOUT_MEANING = (signal.SIGUSR2,)
@@ -107,6 +110,7 @@ async def serve(
                     await _open(standing.doors, config)
                     with pidfile(options.pidfile):
                         become_whom_it_says(config)
+                        standing.tickets = await opened_book(config)
                         run = _Run(config, options, source, standing, embedded, signals, listening)
                         status = await run.until_the_end()
                 finally:
@@ -156,7 +160,8 @@ class _Run:
         standing.manager.log = log
         hub = Hub()
         hub.failed = lambda error: log.error("internal error beside the sessions", exc_info=error)
-        self._service = Service(config, standing.servers.servers, hub, log)
+        servers, tickets = standing.servers.servers, standing.tickets
+        self._service = Service(config, servers, hub, log, tickets=tickets)
         self._standing = standing
         self._options = options
         self._signals = signals
@@ -203,6 +208,7 @@ class _Run:
         self._verbs |= verbs_of(
             self._service, Pauses(self._service, self._tasks), lambda: self._standing.keyring
         )
+        self._verbs |= ticketing.verbs_of(self._service)
         self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
         begin(self._obey_signals, everything)
         begin(
@@ -220,6 +226,8 @@ class _Run:
         begin(say_what_is_lacking, self._service.config, self._service.log)
         if self._standing.keyring is not None:
             self.watch(self._standing.keyring)
+        if self._standing.tickets is not None:
+            self.keep(self._standing.tickets)
         for listener in self._standing.doors.listeners:
             self.accept(listener)
         if self._standing.doors.control is not None:
@@ -289,6 +297,10 @@ class _Run:
     def watch(self, keyring: Keyring) -> None:
         """Exchange credentials whose files change."""
         self._beside(keyring.watch, self._service.log)
+
+    def keep(self, tickets: Book) -> None:
+        """See to it that tickets end."""
+        self._beside(tickets.watch)
 
     def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
         """Wait for the last users of an upstream."""

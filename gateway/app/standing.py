@@ -18,6 +18,7 @@ from gateway.upstream.configured import Servers
 
 if TYPE_CHECKING:
     from gateway.app.web import AdminDoor  # costs nothing where there is no [admin]
+    from gateway.tickets.book import Book
     from gateway.tls.keyring import Keyring
 
 
@@ -79,6 +80,8 @@ class Standing:
     doors: Listeners
     manager: Manager = field(default_factory=Manager)
     """Who is told what becomes of us."""
+    tickets: Book | None = None
+    """The exports that are made at run time, where they can be."""
     leaving: dict[Backend, int] = field(default_factory=dict)
     """What nobody is led to any more, and up to which age clients may be connected to it."""
 
@@ -89,4 +92,6 @@ class Standing:
             for backend in self.leaving:
                 await backend.end()
             await self.servers.end()
+        if self.tickets is not None:
+            self.tickets.close()
         self.manager.close()

@@ -19,6 +19,7 @@ listens within a fraction of a second: nothing is loaded that only help texts or
     pause.py, resume.py, switch.py  its exports are held, go on, go over to another server
     losses.py    what its disks may have lost
     status.py, sessions.py, exports.py, upstreams.py, top.py  what it is doing
+    export.py    exports are made at run time, renewed, removed and listed
     disconnect.py  one of its sessions is ended
     drain.py, undrain.py  it takes no more clients, or takes them again
     disable.py, enable.py  it connects to an upstream no more, or does again
@@ -94,6 +95,7 @@ VERBS = (
         "upstreams",
         "top",
         "disconnect",
+        "export",
         "drain",
         "undrain",
         "disable",

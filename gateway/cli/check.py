@@ -81,9 +81,11 @@ def _checked(path: Path, *, offline: bool) -> Config:
 
 
 def _warnings(config: Config) -> Iterator[str]:
-    """Say what serves now, and may not for long."""
+    """Say what serves now, and may not for long; and what was made at run time."""
     from gateway.inspect.needs import ending
+    from gateway.inspect.tickets import said_of
 
+    yield from said_of(config)
     for text in ending(config):
         yield f"warning: {text}"
 
@@ -100,7 +102,7 @@ def summary(config: Config) -> Iterator[str]:
         name = export.exact_name
         if name is None:
             continue  # a pattern, of which a rule may mean a part
-        if not any(access.means(name) for access in config.rule if not access.deny):
+        if not any(config.means(access, name) for access in config.rule if not access.deny):
             yield f"{_export(name)} is for nobody: no rule lets anybody have it"
     used = {rule.upstream for rule in config.exports}
     for name in config.upstream:
@@ -108,6 +110,8 @@ def summary(config: Config) -> Iterator[str]:
             yield f"upstream {name} is not used: no [[export]] leads there"
     if config.control.socket is not None:
         yield f"nbd-gateway reload finds it at {config.control.socket}"
+    if config.tickets.directory is not None:
+        yield f"nbd-gateway export add makes exports, which are kept in {config.tickets.directory}"
     if config.control.reload_on_change:
         yield "takes this file up whenever it has changed"
 
@@ -116,7 +120,10 @@ def _lets(number: int, rule: Rule) -> str:
     label = f"rule {number}" if rule.name is None else f'rule {number} "{rule.name}"'
     said = ", ".join(sorted(rule.who.model_fields_set)).replace("_", "-")
     who = f"by {said}" if said else "everybody"
-    exports = "every export" if rule.exports == ("*",) else ", ".join(rule.exports)
+    kind = {None: "export", True: "ticket", False: "export of this file"}[rule.tickets]
+    every = rule.exports == ("*",)
+    exports = f"every {kind}" if every else ", ".join(rule.exports)
+    exports += "" if every or rule.tickets is None else f" ({kind}s)"
     policies = _policies(rule.policies)
     what = "denied" if rule.deny else f"with {policies}" if policies else "as it is"
     observed = ", only observed" if rule.mode == "observe" else ""

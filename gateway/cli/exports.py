@@ -16,7 +16,7 @@ def exports(
     """Show the exports of a running gateway: where each is, who uses it, and what was done since the start.
 
     Exports of a pattern are shown once they were used; of a gateway's first thousand each by itself, the others
-    together.
+    together. Of those that "nbd-gateway export add" has made, the ones are shown that are in use.
 
     :param json: As JSON, one object a line (docs/status.md has the names).
     :param watch: Again and again, every so many seconds.
@@ -35,7 +35,7 @@ def exports(
 
 def _state(each: dict[str, Any]) -> str:
     paused = f"paused by {each['paused_by']} since {each['paused_since']}"
-    words = ((each["paused"], paused), (each["switched"], "switched"))
+    words = ((each["paused"], paused), (each["switched"], "switched"), (each["ticket"], "ticket"))
     return ", ".join(text for is_so, text in words if is_so)
 
 

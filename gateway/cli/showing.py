@@ -34,15 +34,24 @@ def asked(path: Path, socket: Path | None, verb: str, arguments: Mapping[str, ob
 
 
 def all_pages(
-    path: Path, socket: Path | None, verb: str, key: str, arguments: Mapping[str, object]
+    path: Path,
+    socket: Path | None,
+    verb: str,
+    key: str,
+    arguments: Mapping[str, object],
+    *,
+    of: str | None = None,
 ) -> list[Shown]:
-    """Give all sessions, or exports; each is known by its `key`. Raises `NoAnswer`."""
+    """Give all sessions, or exports, which stand in answers as `of` (default: the verb); each is known by its
+    `key`. Raises `NoAnswer`.
+    """
+    of = verb if of is None else of
     found: list[Shown] = []
     while True:
         after = {"after": found[-1][key]} if found else {}
         page = asked(path, socket, verb, {**arguments, **after})
-        found += page[verb]
-        if not page["more"] or not page[verb]:
+        found += page[of]
+        if not page["more"] or not page[of]:
             return found
 
 

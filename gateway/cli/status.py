@@ -53,6 +53,8 @@ def _text(shown: dict[str, Any]) -> str:
         facts.append(("paused", f"and {more} more: nbd-gateway exports"))
     if shown["switched"]:
         facts.append(("switched", ", ".join(f"{a} to {b}" for a, b in shown["switched"].items())))
+    if shown["tickets"] is not None:
+        facts.append(("tickets", shown["tickets"]))
     if shown["disks_with_losses_untold"]:
         facts.append(
             ("losses", f"of {shown['disks_with_losses_untold']} disks: nbd-gateway losses")

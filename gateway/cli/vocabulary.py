@@ -2,18 +2,15 @@
 them.
 """
 
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
+from gateway.access.named import hooks_of, mistakes_of, policy_named
 from gateway.config import Vocabulary
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 
 def vocabulary() -> Vocabulary:
     """Give the names. Nothing is imported for them until a configuration names something."""
-    return Vocabulary(_quirks, _personalities, _policy, _hooks, _mistakes)
+    return Vocabulary(_quirks, _personalities, policy_named, hooks_of, mistakes_of)
 
 
 def _quirks() -> Iterable[str]:
@@ -26,25 +23,3 @@ def _personalities() -> Iterable[str]:
     from gateway.embedded import PERSONALITIES
 
     return PERSONALITIES
-
-
-def _policy(name: str) -> "type[BaseModel]":
-    from gateway.access.loading import PolicyError, catalogue
-
-    try:
-        return catalogue().find(name)
-    except PolicyError as error:
-        raise LookupError(str(error)) from None
-
-
-def _hooks(policy: "type[BaseModel]") -> Collection[str]:
-    from gateway.access.loading import HOOKS
-
-    return [name for name, hook in HOOKS.items() if getattr(policy, name) is not hook]
-
-
-def _mistakes(policy: "BaseModel", exports: Collection[str]) -> Iterable[str]:
-    from gateway.policy import Policy
-
-    assert isinstance(policy, Policy)
-    return policy.mistakes(exports)

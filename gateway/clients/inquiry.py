@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from gateway.access.chain import Compiled, Placed, compile_chain, join, peek, prepares
 from gateway.access.rules import Grant, NotGranted
-from gateway.config import Route
+from gateway.config import NoTicket, Route
 from gateway.identity import Identity
 from gateway.links.opening import OwnNegotiation, SharedNegotiation
 from gateway.links.shared import AskedOtherwise
@@ -191,7 +191,9 @@ class Inquiry:
             grant = await self._granted(name, without_tls)
             if kept is not None:
                 there = kept.opened
+                # A use of a ticket has to begin on the disk first, and much may come between.
                 same = asked is not None and replace(kept.asked, go=True) == asked
+                same = same and not _is_for_once(grant)
                 known = there.access is service.access and _same(there.grant, grant)
                 known = known and there.location == self._location(grant) and there.stands
                 if same and known and there.asked == self._terms(name, grant):
@@ -208,7 +210,9 @@ class Inquiry:
             # its connections; or a reload, of which what it leaves as it was is not asked for anew.
             try:
                 now = grant
-                if opened.access is not service.access:
+                if _is_for_once(grant):
+                    await self._wait(partial(self._begin_use, grant))
+                if opened.access is not service.access or grant.route.ticket is not None:
                     now = self._grant(name, without_tls=without_tls)
                 if (
                     _same(now, grant)
@@ -222,6 +226,18 @@ class Inquiry:
                 raise
             opened.close()
             grant = await self._granted(name, without_tls)
+
+    async def _begin_use(self, grant: Grant) -> None:
+        """Have the disk know that a ticket is in use which is for one use. Raises `Refusal`."""
+        tickets, ticket = self._service.tickets, grant.route.ticket
+        assert tickets is not None
+        assert ticket is not None
+        try:
+            await tickets.begin_use(grant.name, ticket)
+        except NoTicket as error:
+            text = "the ticket is for one use, and that it is used cannot be noted"
+            self._log.error("ticket cannot be used", export=grant.name, why=str(error))
+            raise Refusal(Rep.ERR_POLICY, text, why=str(error)) from None
 
     async def _granted(self, name: str, without_tls: Rep) -> Grant:
         """Give what the rules say of an export, once it is not paused any more (a pause has a bound of its
@@ -458,6 +474,10 @@ class Inquiry:
 
     async def _wait(self, wait: Callable[[], Awaitable[_Result]]) -> _Result:
         return await self._patiently(wait)
+
+
+def _is_for_once(grant: Grant) -> bool:
+    return grant.route.ticket is not None and grant.route.ticket.once
 
 
 def _same(one: Grant, other: Grant) -> bool:

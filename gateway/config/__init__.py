@@ -3,6 +3,8 @@
     models.py    every key, with its default and its reason: the file's specification
     upstream.py  the keys of [upstream.NAME]
     admin.py     the keys of [admin]
+    exports.py   the keys of [[export]], and of a ticket: an export that is made at run time
+    tickets.py   whether what is said makes a ticket, and fits the configuration
     connections.py  one of these: how many, and for whom
     rules.py     the keys of [[rule]], and what stands in `policies`
     base.py, values.py  what all of them are made of
@@ -26,13 +28,12 @@ from gateway.config.admin import Admin, AdminUri
 from gateway.config.connections import PER_CLIENT, Connections
 from gateway.config.data import Vocabulary
 from gateway.config.documents import read
+from gateway.config.exports import Export, NoTicket, Route, Ticket
 from gateway.config.models import (
     Config,
     Control,
-    Export,
     Listen,
     Log,
-    Route,
     SocketOwner,
 )
 from gateway.config.problems import ConfigError, Problem, Spot
@@ -53,11 +54,13 @@ __all__ = [
     "Listen",
     "Log",
     "Network",
+    "NoTicket",
     "Problem",
     "Route",
     "Rule",
     "SocketOwner",
     "Spot",
+    "Ticket",
     "Upstream",
     "Use",
     "Vocabulary",

@@ -17,13 +17,14 @@ from gateway.config.data import (
     address,
     admin_uris,
     array_of,
+    has_tickets,
     nbd_uri,
     nbd_uris,
     tables_of,
     target_of,
 )
+from gateway.config.exports import exact_name
 from gateway.config.lines import KeyPath
-from gateway.config.models import exact_name
 from gateway.config.rule_checks import (
     policies,
     rules,
@@ -44,7 +45,7 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
         yield from policies(data, vocabulary)
     yield from unreachable(data, where, vocabulary)
     for check in (
-        *(_needed, _listeners, _styles, _tls, _addresses, _control, _admin, _upstreams),
+        *(_needed, _listeners, _styles, _tls, _addresses, _control, _admin, _tickets, _upstreams),
         *(_exports, _names),
         *(connections, survival),
         *(rules, rules_and_exports, rules_and_listeners),
@@ -196,7 +197,7 @@ def _may_be_let_through(data: Data, name: str) -> bool:
         names = [export.get("name") for _, export in array_of(data, "export")]
         return not names or any(not isinstance(n, str) or fnmatchcase(name, n) for n in names)
     upstreams = tables_of(data, "upstream")
-    if len(upstreams) != 1:
+    if len(upstreams) != 1 or has_tickets(data):
         return True
     uri = nbd_uri(upstreams[0][1])
     return uri is None or not uri.export_named or name in ("", uri.export)
@@ -270,6 +271,12 @@ def _admin(data: Data, where: Where) -> Iterator[Finding]:
             yield ("admin", "uri"), f"{uri.path} is taken ({there}): this needs another path"
 
 
+def _tickets(data: Data, where: Where) -> Iterator[Finding]:
+    control = data.get("control")
+    if has_tickets(data) and not (isinstance(control, dict) and "socket" in control):
+        yield ("tickets", "directory"), "tickets are made over the control socket: [control] has it"
+
+
 def _upstreams(data: Data, where: Where) -> Iterator[Finding]:
     for path, upstream in tables_of(data, "upstream"):
         if path[-1] == "":
@@ -336,7 +343,7 @@ def _instead(word: str, known: list[str]) -> str:
 def _exports(data: Data, where: Where) -> Iterator[Finding]:
     upstreams = dict(data["upstream"]) if isinstance(data.get("upstream"), dict) else {}
     exports = array_of(data, "export")
-    if not data.get("export") and len(upstreams) > 1:
+    if not data.get("export") and len(upstreams) > 1 and not has_tickets(data):
         names = ", ".join(f'"{name}"' for name in upstreams)
         yield (
             ("upstream", list(upstreams)[1]),

@@ -53,6 +53,12 @@ def tables_of(data: Data, key: str) -> list[tuple[KeyPath, Data]]:
     return [((key, name), table) for name, table in tables.items() if isinstance(table, dict)]
 
 
+def has_tickets(data: Data) -> bool:
+    """Say whether exports can be made at run time."""
+    tickets = data.get("tickets")
+    return isinstance(tickets, dict) and "directory" in tickets
+
+
 def nbd_uri(table: Data) -> NbdUri | None:
     """Give the `uri` of a table if it is one of NBD, or the first of its `uris`: they name the same export."""
     return next(iter(nbd_uris(table)), None)

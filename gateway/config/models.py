@@ -9,16 +9,18 @@ write; durations have "seconds" in their names because people do not read units 
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainValidator, PrivateAttr, WithJsonSchema
 
 from gateway.config.admin import Admin
 from gateway.config.base import Section, shown, text, written_as
-from gateway.config.rules import Network, Rule, Use, Uses, network
+from gateway.config.exports import Export, Route, Ticket
+from gateway.config.rules import Network, Rule, network
 from gateway.config.upstream import Upstream
 from gateway.config.values import (
     Descriptor,
@@ -33,7 +35,7 @@ from gateway.config.values import (
     WaitSeconds,
     without_user,
 )
-from gateway.uri import NbdUri, UriError, check_name, parse_nbd_uri
+from gateway.uri import NbdUri, UriError, parse_nbd_uri
 
 # ---- values ----
 
@@ -49,29 +51,8 @@ class SocketOwner:
         return (self.user or "") + (f":{self.group}" if self.group is not None else "")
 
 
-Unaligned = Literal["rmw", "refuse", "error"]
 Proxy = Network | Literal["unix"]
 """Where a trusted load balancer is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where one export name of ours leads: the upstream (a key of `Config.upstream`), the name there."""
-
-    upstream: str
-    upstream_name: str
-    description: str | None
-    unaligned: Unaligned = "rmw"
-    synthesise_allocation: bool = False
-    read_only: bool = False
-    stable_contexts_only: bool = False
-    tls_required: bool = False
-    uses: tuple[Use, ...] = ()
-    """The export's own policies."""
-    hide: bool = False
-    """To whom it is denied, there is no such export."""
-    number: int = 0
-    """Which of `Config.exports` it comes from."""
 
 
 def _listen_uri(value: object) -> NbdUri:
@@ -86,10 +67,6 @@ def _listen_uri(value: object) -> NbdUri:
             str(uri), f'a listener has no export name, remove "{uri.export}": [[export]] has names'
         )
     return uri
-
-
-def _description(value: object) -> str:
-    return check_name(text(value), text(value), what="a description")
 
 
 HANDSHAKE_FLAGS = ("FIXED_NEWSTYLE", "NO_ZEROES")
@@ -125,7 +102,6 @@ def _socket_owner(value: object) -> SocketOwner:
 
 
 ListenUri = Annotated[NbdUri, *written_as(_listen_uri)]
-Description = Annotated[str, *written_as(_description)]
 HandshakeFlags = Annotated[
     tuple[str, ...],
     PlainValidator(_handshake_flags),
@@ -229,72 +205,6 @@ class Listen(Section):
         return self.tls or ("require" if self.uri.tls else "off")
 
 
-def exact_name(pattern: str) -> str | None:
-    """Give the only name that a pattern matches; None if there are more. `vm[*]` is the exact name `vm*`."""
-    literal = re.sub(r"\[([*?\[])\]", "", pattern)
-    if re.search(r"[*?]|\[.*\]", literal):
-        return None
-    return re.sub(r"\[([*?\[])\]", r"\1", pattern)
-
-
-class Contexts(Section):
-    """`contexts` of `[[export]]`: which meta contexts are offered."""
-
-    stable_only: bool = Field(
-        default=False,
-        description="Hide what may change while a client reads it: dirty bitmaps of a writable disk, from those"
-        " for whom it is read-only.",
-    )
-
-
-class Export(Section):
-    """`[[export]]`: names that clients may ask for, and where they lead. The first match wins."""
-
-    name: Name = Field(
-        description='The name that clients ask for, or a pattern with * ? [abc]; "" is the default export.'
-    )
-    upstream: str = Field(description="The NAME of one [upstream.NAME].")
-    upstream_name: Name | None = Field(
-        default=None,
-        description="The name to ask the server for. Default: the one that the client asked for.",
-    )
-    description: Description | None = Field(
-        default=None, description="Text that a list of exports shows for this name."
-    )
-
-    unaligned: Unaligned = Field(
-        default="rmw",
-        description="What to do where the server's blocks are larger than a byte: rmw serves requests of any"
-        " alignment by reading, changing and writing whole blocks; refuse turns away clients that do not ask"
-        " for block sizes; error answers unaligned requests with EINVAL.",
-    )
-    synthesise_allocation: bool = Field(
-        default=False,
-        description="Offer base:allocation where the server has none, with all of the disk allocated.",
-    )
-    tls: Literal["require"] | None = Field(
-        default=None,
-        description='"require": only for clients over TLS; others are not shown it either.',
-    )
-    read_only: bool = Field(default=False, description="Refuse whatever would change the disk.")
-    contexts: Contexts = Field(default_factory=lambda: Contexts())
-    policies: Uses = Field(
-        default=(), description="Policies for every client, behind those of the rule that matches."
-    )
-    hide: bool = Field(
-        default=False, description="To whom it is denied, there is no such export at all."
-    )
-
-    @cached_property
-    def exact_name(self) -> str | None:
-        """The only name that this matches; None for a pattern."""
-        return exact_name(self.name)
-
-    def matches(self, name: str) -> bool:
-        """Whether a client that asks for `name` is meant."""
-        return fnmatchcase(name, self.name)
-
-
 class Log(Section):
     """`[log]`: what is written to standard error."""
 
@@ -317,6 +227,15 @@ class Control(Section):
     # Off: who edits a file in place would have each half of it tried.
     reload_on_change: bool = Field(
         default=False, description="Take this file up whenever it has changed."
+    )
+
+
+class Tickets(Section):
+    """`[tickets]`: exports that are made while the gateway runs."""
+
+    directory: File | None = Field(
+        default=None,
+        description="Where they are kept, a file each. Without it, none can be made.",
     )
 
 
@@ -368,15 +287,18 @@ class Config(Section):
     admin: Admin | None = Field(
         default=None, description="Metrics, health, an API and a page for browsers, over HTTP."
     )
+    tickets: Tickets = Field(default_factory=lambda: Tickets())
+    _issued: Mapping[str, Ticket] = PrivateAttr(default_factory=dict)
 
     @cached_property
     def exports(self) -> tuple[Export, ...]:
         """The exports as written; if there are none, those that the only upstream's URI implies.
 
         A URI that names an export serves it under its own name and as the default; any other passes
-        every name through.
+        every name through. Where tickets are made, nothing is implied: a name that leads to a disk without
+        one would make them worth nothing.
         """
-        if self.export:
+        if self.export or self.tickets.directory is not None:
             return self.export
         [(upstream, settings)] = self.upstream.items()
         name = settings.export
@@ -384,27 +306,59 @@ class Config(Section):
             return (_rule("*", upstream),)
         return (_rule(re.sub(r"([*?\[])", r"[\1]", name), upstream), _rule("", upstream))
 
+    @cached_property
+    def exact_names(self) -> frozenset[str]:
+        """The names that exports have which are no patterns."""
+        return frozenset(each.exact_name for each in self.exports if each.exact_name is not None)
+
+    @property
+    def issued(self) -> Mapping[str, Ticket]:
+        """The tickets that are in force, by name. Whoever keeps them (`gateway.tickets`) changes this while the
+        gateway runs; all else of a Config stays as it was read.
+        """
+        return self._issued
+
+    def with_tickets(self, issued: Mapping[str, Ticket]) -> "Config":
+        """Give this configuration with tickets, which are those of the mapping at any time."""
+        config = self.model_copy()
+        config._issued = issued
+        return config
+
+    def means(self, rule: Rule, name: str) -> bool:
+        """Say whether a rule is about an export of ours, whoever asks for it."""
+        return rule.tickets in (None, name in self._issued) and rule.means(name)
+
     def route(self, name: str) -> Route | None:
-        """Where a client that asks for `name` is led; None if no rule lets it through."""
-        for number, rule in enumerate(self.exports):
-            if rule.matches(name):
-                upstream_name = rule.upstream_name
-                if upstream_name is None:
-                    upstream_name = self.upstream[rule.upstream].export
-                return Route(
-                    rule.upstream,
-                    name if upstream_name is None else upstream_name,
-                    rule.description,
-                    rule.unaligned,
-                    rule.synthesise_allocation,
-                    rule.read_only,
-                    rule.contexts.stable_only,
-                    rule.tls is not None,
-                    rule.policies,
-                    rule.hide,
-                    number,
-                )
-        return None
+        """Where a client that asks for `name` is led; None if nothing lets it through. A ticket stands before
+        patterns that match its name.
+        """
+        ticket = self._issued.get(name)
+        export: Export | None = ticket
+        place: int | str = name
+        if export is None:
+            for number, each in enumerate(self.exports):
+                if fnmatchcase(name, each.name):
+                    export, place = each, number
+                    break
+            else:
+                return None
+        upstream_name = export.upstream_name
+        if upstream_name is None:
+            upstream_name = self.upstream[export.upstream].export
+        return Route(
+            export.upstream,
+            name if upstream_name is None else upstream_name,
+            export.description,
+            export.unaligned,
+            export.synthesise_allocation,
+            export.read_only,
+            export.contexts.stable_only,
+            export.tls is not None,
+            export.policies,
+            export.hide,
+            place,
+            ticket,
+        )
 
 
 def _rule(name: str, upstream: str) -> Export:

@@ -18,8 +18,9 @@ from gateway.config.base import did_you_mean, shown
 from gateway.config.checks import NEEDED, findings
 from gateway.config.data import Vocabulary
 from gateway.config.documents import Document, Note, read, written
+from gateway.config.exports import Contexts, Export
 from gateway.config.lines import KeyPath
-from gateway.config.models import Config, Contexts, Control, Export, Listen, Log
+from gateway.config.models import Config, Control, Listen, Log, Tickets
 from gateway.config.problems import ConfigError, Place, Problem, Spot, problem_at
 from gateway.config.rules import Certificate, Rule, Who
 from gateway.config.texts import named
@@ -137,6 +138,7 @@ _TABLES: Mapping[str, "type[BaseModel]"] = {
     "log": Log,
     "control": Control,
     "admin": Admin,
+    "tickets": Tickets,
 }
 _INNER_TABLES: Mapping[tuple[str, ...], "type[BaseModel]"] = {
     ("export", "contexts"): Contexts,
@@ -151,6 +153,7 @@ _HEADERS = {
     "log": "[log]",
     "control": "[control]",
     "admin": "[admin]",
+    "tickets": "[tickets]",
 }
 
 

@@ -17,13 +17,14 @@ from gateway.config.data import (
     Vocabulary,
     Where,
     array_of,
+    has_tickets,
     nbd_uri,
     nbd_uris,
     tables_of,
     whereabouts,
 )
+from gateway.config.exports import exact_name
 from gateway.config.lines import KeyPath
-from gateway.config.models import exact_name
 from gateway.config.words import in_plain_words
 from gateway.uri import Transport
 
@@ -113,6 +114,8 @@ def _covers(rule: Data, other: Data) -> bool:
     everybody: Data = {}
     if rule.get("who", everybody) not in (everybody, other.get("who", everybody)):
         return False
+    if rule.get("tickets") not in (None, other.get("tickets")):
+        return False
     patterns, others = _patterns(rule), _patterns(other)
     return "*" in patterns or (bool(others) and all(each in patterns for each in others))
 
@@ -145,13 +148,19 @@ def _is_timed(name: object, vocabulary: Vocabulary | None) -> bool:
         return True
 
 
+NO_TICKETS = "[tickets] says where they are kept"
+
+
 def rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
     """Exports that rules cannot go by, and rules for exports that are not there."""
     several = array_of(data, "rule")
     if not several:
         return
-    if not data.get("export"):
+    if not data.get("export") and not has_tickets(data):
         yield several[0][0], "with rules, [[export]] has to say which exports there are"
+    for path, rule in several:
+        if rule.get("tickets") is True and not has_tickets(data):
+            yield (*path, "tickets"), f"there are no tickets: {NO_TICKETS}"
     yield from _patterns_that_hide_disks(data)
     yield from _disks_of_two_names(data, where)
     exports = [each.get("name") for _, each in array_of(data, "export")]
@@ -159,7 +168,11 @@ def rules_and_exports(data: Data, where: Where) -> Iterator[Finding]:
     known = [exact for name in names if (exact := exact_name(name)) is not None]
     unlisted = [name for name in names if exact_name(name) is None]
     for path, rule in several:
-        for pattern in _patterns(rule) if "exports" in rule and names else ():
+        # What tickets will be called nobody knows.
+        may_be_tickets = has_tickets(data) and rule.get("tickets") is not False
+        for pattern in (
+            _patterns(rule) if "exports" in rule and names and not may_be_tickets else ()
+        ):
             if isinstance(pattern, str) and not _may_mean_any(pattern, known, unlisted):
                 hint = did_you_mean(pattern, names)
                 yield (*path, "exports"), f'no [[export]] has a name like "{pattern}"{hint}'

@@ -207,6 +207,11 @@ class Rule(Section):
     exports: Patterns = Field(
         default=("*",), description="Names of [[export]]s, or patterns of them. Default: all."
     )
+    tickets: bool | None = Field(
+        default=None,
+        description="true: it is for tickets alone (`nbd-gateway export add`); false: for none. Default: for"
+        " tickets and exports alike.",
+    )
     policies: Uses = Field(
         default=(),
         description="Policies, the first nearest to the client, before the export's own.",
@@ -225,5 +230,5 @@ class Rule(Section):
     )
 
     def means(self, name: str) -> bool:
-        """Say whether the rule is about an export of ours, whoever asks for it."""
+        """Say whether one of its patterns is for a name (`Config.means` says whether it means the export)."""
         return any(fnmatchcase(name, pattern) for pattern in self.exports)

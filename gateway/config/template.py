@@ -206,6 +206,8 @@ uri = "nbd://127.0.0.1:10809"
 #who.tls = true
 # Names of [[export]]s, or patterns of them
 #exports = ["vm-*"]
+# true: only for exports that are made at run time (see [tickets]); false: for none of them
+#tickets = false
 # Policies for these clients, before those of the export
 #policies = [ { use = "readonly" }, { use = "contexts", allow = ["base:allocation"] } ]
 # observe: what the rule and its policies would refuse is logged, and passes.
@@ -252,4 +254,10 @@ uri = "nbd://127.0.0.1:10809"
 #verify-client = true
 # Names by which browsers reach it, beside addresses, localhost and the machine's own.
 #hosts = "gateway.example.com"
+
+# ---- exports that are made while it runs ----
+
+[tickets]
+# Where "nbd-gateway export add" keeps them, a file each. Without any [[export]], there are no others then.
+#directory = "/var/lib/nbd-gateway/tickets"
 """

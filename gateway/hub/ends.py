@@ -123,6 +123,8 @@ class Cause(StrEnum):
     BY_OPERATOR = "disconnected-by-operator"
     DRAIN = "drain"
     """Its listener is drained, and the deadline of that has passed."""
+    EXPIRED = "expired"
+    """The ticket by which it was opened is over: its time, or its use."""
     SHUTDOWN = "shutdown"
     INTERNAL = "internal"
     """A bug of ours; the log has more."""

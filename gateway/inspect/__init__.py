@@ -5,6 +5,7 @@ explain.py  what the gateway would do for one client that asks for one export
 changes.py  what policies change of it, in words
 report.py   what is found
 needs.py    what `serve` will need of this machine and lacks
+tickets.py  exports that were made at run time, as they are on the disk
 unit.py     units of systemd for a configuration
 conform/    whether a server does what it says, tried out
 """

@@ -28,6 +28,7 @@ from gateway.inspect.report import (
     Report,
     Step,
 )
+from gateway.inspect.tickets import with_tickets
 from gateway.links.shared import shared_terms
 from gateway.links.uplink import OwnLink
 from gateway.policy import Client, Denied, Session
@@ -85,7 +86,8 @@ async def explain(config: Config, name: str, client: Client) -> Report:
         raise
     except (Exception, SystemExit) as error:
         rules = any(rule.policies for rule in config.rule)
-        if not rules and not any(export.policies for export in config.exports):
+        exports = any(export.policies for export in config.exports)
+        if not rules and not exports and config.tickets.directory is None:
             raise
         raise PolicyBug(f"{type(error).__name__}: {error}") from error
 
@@ -93,7 +95,8 @@ async def explain(config: Config, name: str, client: Client) -> Report:
 async def _explained(config: Config, name: str, client: Client) -> Report:
     report = Report(client, name)
     try:
-        grant = _granted(Access(config), config, report)
+        config, access = with_tickets(config)
+        grant = _granted(access, config, report)
         session = Session(report.client, grant.name)
         chain = _policies(grant, session, report)
     except Refusal as refusal:

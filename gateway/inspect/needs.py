@@ -32,6 +32,10 @@ def lacking(config: Config) -> Iterator[Finding]:
     yield from lacking_for_clients(config)
     if config.control.socket is not None and (why := homeless(config.control.socket)):
         yield ("control", "socket"), why
+    from gateway.inspect.tickets import unkeepable  # a gateway that starts does not ask
+
+    if why := unkeepable(config):
+        yield ("tickets", "directory"), why
     for key, why in why_not(config.user, config.group):
         yield (key,), why
 

@@ -189,7 +189,8 @@ class _Places:
         servers = [uri.socket_path for each in config.upstream.values() for uri in each.nbd_uris]
         others = [each for each in read if each is not None]
         others += [Path(each) for each in servers if each is not None and not is_abstract(each)]
-        everywhere = [*disks, *sockets, *logs, *others]
+        tickets = [] if config.tickets.directory is None else [config.tickets.directory]
+        everywhere = [*disks, *sockets, *logs, *others, *tickets]
         self.relative = any(not each.is_absolute() for each in everywhere)
         absolute = [each.absolute() for each in everywhere]
         self.devices = [each.absolute() for each in disks if each.is_block_device()]
@@ -200,6 +201,8 @@ class _Places:
         self._written = {each.absolute() for each in disks if not each.is_block_device()}
         for each in (*sockets, *logs):
             self._has(each.absolute().parent)
+        if config.tickets.directory is not None:
+            self._has(config.tickets.directory.absolute())
         self._stays = bool(sockets)
 
     def _has(self, directory: Path) -> None:

@@ -79,6 +79,13 @@ _CLIENT: Fields = (
     ("via", "with the PROXY protocol: where the load balancer comes from"),
 )
 
+_TICKET = {
+    "export": _EXPORT,
+    "upstream": _UPSTREAM,
+    "until": "when it is over",
+    "by": "the process and user that have asked",
+}
+
 # --- The table
 
 GATEWAY = Chapter(
@@ -449,6 +456,15 @@ CLIENTS = Chapter(
             " may write to.",
             "Have a backup read what nobody writes to; `contexts = { stable-only = true }` refuses such"
             " clients.",
+            why=_WHY,
+        ),
+        _event(
+            "ticket cannot be used",
+            ERROR,
+            "A client asks for an export that is for one use, and it cannot be written down that it is"
+            " used. The client is refused.",
+            "See what is wrong with the directory of tickets: it may be full, or read-only.",
+            export=_EXPORT,
             why=_WHY,
         ),
         _event(
@@ -1020,6 +1036,72 @@ LOSSES = Chapter(
     sometimes=_CLIENT,
 )
 
+TICKETS = Chapter(
+    "Exports that are made at run time",
+    (),
+    (
+        _event(
+            "ticket made",
+            INFO,
+            "`nbd-gateway export add` has made an export.",
+            **_TICKET,
+        ),
+        _event(
+            "ticket renewed",
+            INFO,
+            "`nbd-gateway export renew` has given it another end.",
+            **_TICKET,
+        ),
+        _event(
+            "ticket removed",
+            INFO,
+            "`nbd-gateway export remove` has ended it, and its sessions.",
+            **_TICKET,
+        ),
+        _event(
+            "ticket is over",
+            INFO,
+            "Its time is over, or its one use. Its sessions end after what is under way.",
+            export=_EXPORT,
+            why=_WHY,
+        ),
+        _event(
+            "ticket not read",
+            WARNING,
+            "At a start, a file in the directory of tickets is none. All others are in force.",
+            "Look at the file. If it is not of the gateway, move it away; if it is, and broken, make the export"
+            " anew.",
+            file="its name; after twenty, how many more there are",
+            why=_WHY,
+        ),
+        _event(
+            "ticket is not in force",
+            WARNING,
+            "At a start, the configuration has no place for an export that was made at run time.",
+            "Give the configuration what it lacks, and reload; or remove the export.",
+            export=_EXPORT,
+            why=_WHY,
+        ),
+        _event(
+            "ticket not removed from the disk",
+            WARNING,
+            "It is over, and its file is there still. One whose time is over is not taken up by a restart; one"
+            " that was removed before is.",
+            "See what is wrong with the directory.",
+            tickets="how many",
+            why=_WHY,
+        ),
+        _event(
+            "a policy failed at the end of a ticket",
+            ERROR,
+            "All else goes on.",
+            _REPORT,
+            policy="which one",
+            exception=_TRACEBACK,
+        ),
+    ),
+)
+
 CHAPTERS = (
     GATEWAY,
     CREDENTIALS,
@@ -1027,6 +1109,7 @@ CHAPTERS = (
     CLIENTS,
     SESSIONS,
     RULES,
+    TICKETS,
     PAUSES,
     UPSTREAMS,
     LINKS,

@@ -92,7 +92,7 @@ async def _present(
         why = now.server.why_down or "it has not answered in time"
     except Refusal as refusal:
         why = str(refusal)
-    spelled_out = any(each.exact_name == export for each in service.config.exports)
+    spelled_out = export in service.config.exact_names or export in service.config.issued
     if not spelled_out and export not in service.switched:
         raise NotDone(f"whether there is an export {shown(export)} is not known: {why}")
     return (

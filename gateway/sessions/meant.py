@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 
 import trio
 
-from gateway.config.models import exact_name
+from gateway.config.exports import exact_name
 from gateway.protocol.errors import Refusal
 from gateway.sessions.holding import NotDone, Within
 from gateway.sessions.service import Service
@@ -71,6 +71,7 @@ class Exports:
         `upstream` count as well, wherever they are now. Raises `NotDone`.
         """
         there = await self._listed(meant.upstream, within)
+        there |= {*self._service.config.issued}  # they are in no list
         granted = {name for name in there if self._service.access.why_nobody(name) is None}
         routed = {name for name in self._in_use() if self._service.config.route(name)}
         return self._chosen(meant, granted | routed, "that there is now", at_home=at_home)
@@ -126,8 +127,8 @@ class Exports:
         )
 
     def _spelled_out(self) -> set[str]:
-        exact = (each.exact_name for each in self._service.config.exports)
-        return {name for name in exact if name is not None}
+        config = self._service.config
+        return {*config.exact_names, *config.issued}
 
     async def _listed(self, upstream: str | None, within: Within) -> set[str]:
         """Give what the servers list, and the configuration spells out. Raises `NotDone`."""

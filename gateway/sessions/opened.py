@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.access.chain import Compiled, Membership, Placed
 from gateway.access.rules import Access, Grant
+from gateway.counts.totals import OTHER
 from gateway.hub.ending import do_all
 from gateway.hub.session import Watched
 from gateway.links.uplink import Uplink
@@ -92,6 +93,13 @@ class Opened:
         counted = replace(self, waits_in=opening)
         opening.add(counted)
         return counted
+
+    @property
+    def counted_as(self) -> str:
+        """The name under which it is counted what was done with it. Tickets are counted together: they come and
+        go, and each would keep one of the few places.
+        """
+        return self.grant.name if self.grant.route.ticket is None else OTHER
 
     @property
     def stands(self) -> bool:

@@ -76,7 +76,7 @@ def _put(service: Service, running: Relayed, opened: Opened, disk: Disk, debt: D
 
 
 def _equip(service: Service, running: Relayed, opened: Opened, traffic: Traffic) -> None:
-    times = service.counts.times(running.name, opened.location.server.name)
+    times = service.counts.times(opened.counted_as, opened.location.server.name)
     traffic.timing = Timing(time.monotonic, *times)
     if traffic.plan.hooked:
         act, nursery, log = running.relaying.act, running.nursery, running.log

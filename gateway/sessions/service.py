@@ -45,9 +45,13 @@ from gateway.upstream.server import Server
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from gateway.tickets.book import Book  # costs nothing where there are no tickets
+    from gateway.tickets.kept import Over
+
 
 DENIED_SECONDS = 10
-"""How long a session may take to end that a new rule denies: what is under way is answered, and no more."""
+"""How long a session may take to end that a new rule denies, or whose ticket is over: what is under way is
+answered, and no more."""
 
 
 TURNED_AWAY_LOG_SECONDS = 60
@@ -128,9 +132,12 @@ class Service:
     """How often each export has been switched."""
     traces: Traces = field(default_factory=Traces)
     """Who looks on."""
+    tickets: Book | None = None
+    """The exports that are made at run time. None: none can be."""
 
     def __post_init__(self) -> None:
-        self.access = Access(self.config)
+        self.config, self.access = self.in_force(self.config, self.tickets)
+        self.take_tickets(self.tickets)
         self.disks = Disks(self._losses_of, self.hub.start_soon)
         self.changed = trio.Event()
         """Set, and replaced, when there are other upstreams, or there is another reason to leave one alone."""
@@ -139,6 +146,28 @@ class Service:
         self.trunks = Trunks(self.hub, self.log)
         """Begins the links of exports that their clients share."""
         self._listen_to_servers()
+
+    def in_force(self, config: Config, tickets: Book | None) -> tuple[Config, Access]:
+        """Give a configuration with tickets, and its rules. Raises what policies raise that are made for it."""
+        if tickets is None:
+            return config, Access(config)
+        return config.with_tickets(tickets.names), Access(
+            config.with_tickets(tickets.names), tickets.chains
+        )
+
+    def take_tickets(self, tickets: Book | None) -> None:
+        """Have the tickets of a book from now on, for which the configuration was made that is in force."""
+        self.tickets = tickets
+        if tickets is not None:
+            tickets.come_into_force(self.config, self._end_tickets, self.log)
+
+    def _end_tickets(self, over: Mapping[int, Over]) -> None:
+        """End the sessions of tickets that are over, by the `id` of each."""
+        for running in list(self.running):
+            found = over.get(id(running.opened.grant.route.ticket))
+            if found is not None:
+                cause = Cause.EXPIRED if found.expired else Cause.BY_OPERATOR
+                running.relaying.finish(found.why, DENIED_SECONDS, cause)
 
     @property
     def elsewhere(self) -> list[Server]:
@@ -294,6 +323,11 @@ class Service:
 
     def _look_at(self, running: Relayed) -> bool:
         session, relaying = running.membership.session, running.relaying
+        ticket = running.opened.grant.route.ticket
+        if ticket is not None and self.config.issued.get(running.name) is not ticket:
+            why = "the ticket was over before the session began"
+            relaying.finish(why, DENIED_SECONDS, Cause.EXPIRED)
+            return True
         client = replace(session.client, at=datetime.now().astimezone())
         try:
             grant = self.access.again(client, running.name)

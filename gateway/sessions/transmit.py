@@ -77,8 +77,9 @@ async def transmit(
                 while_it_runs.enter_context(service.traces.session(running, received + early))
                 if name in service.paused:
                     session.hold()
-                if service.access is not opened.access:
-                    nursery.start_soon(_look, service, running)  # a reload came since GO
+                if service.access is not opened.access or opened.grant.route.ticket is not None:
+                    # A reload may have come since GO, or the end of its ticket.
+                    nursery.start_soon(_look, service, running)
 
             session = await service.hub.relay(
                 client,
@@ -95,7 +96,7 @@ async def transmit(
         traffic = running.traffic
         teller.tell_the_end()
         _log_end(running, log)
-        service.counts.add(running.name, totals_of(running))
+        service.counts.add(running.opened.counted_as, totals_of(running))
         told = membership.session
         told.commands, told.refused, told.why = traffic.last_cookie, traffic.refused, session.reason
         told.bytes_from_client, told.bytes_to_client = session.bytes_relayed

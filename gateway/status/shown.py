@@ -92,6 +92,7 @@ async def gateway_shown(
             name: location.server.name for name, location in sorted(service.switched.items())
         },
         "disks_with_losses_untold": untold,
+        "tickets": None if service.tickets is None else len(service.tickets),
         "certificates": list(terms),
         "totals": totals.as_said(),
         "hub": service.hub.pace.as_said(),
@@ -166,7 +167,8 @@ async def exports_shown(
     service: Service, after: str | None, most: int = PAGE
 ) -> tuple[list[Shown], bool]:
     """Show the exports that are configured by a name, in that order, and then all others that were used, by
-    their names: a page of them, from behind a name on. Say as well whether there are more.
+    their names: a page of them, from behind a name on. Say as well whether there are more. Of those that were
+    made at run time, they are the ones that are in use.
     """
     sessions: dict[str, list[Relayed]] = {}
     for at_a_time in in_slices(list(service.running), SUMMED_AT_A_TIME):
@@ -236,6 +238,7 @@ async def _export_shown(
         "paused_by": None if paused is None else paused.by,
         "paused_since": None if paused is None else iso_time(paused.since),
         "switched": name in service.switched,
+        "ticket": name in service.config.issued,
         "totals": done.as_said(),
     }
 

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from gateway.admin.control import Asked, ControlAnswer, ControlSocket, ask
+from gateway.app import ticketing
 from gateway.app.switching import verbs_of
 from gateway.sessions.pausing import Pauses
 from tests.app.houses import LISTEN, House, house
@@ -19,7 +20,10 @@ from tests.app.houses import LISTEN, House, house
 
 def verbs(gateway: House) -> dict[str, Any]:
     pauses = Pauses(gateway.service, gateway.nursery)
-    return {**verbs_of(gateway.service, pauses, lambda: gateway.now.keyring)}
+    return {
+        **verbs_of(gateway.service, pauses, lambda: gateway.now.keyring),
+        **ticketing.verbs_of(gateway.service),
+    }
 
 
 SERVER = """

@@ -15,6 +15,7 @@ import trio.testing
 from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
+from gateway.app.ticketing import opened_book
 from gateway.app.web import AdminDoor
 from gateway.clients.client import serve_client
 from gateway.config import Config, load
@@ -22,6 +23,7 @@ from gateway.config.documents import Note
 from gateway.hub.hub import Hub
 from gateway.net.listen import Listener, open_listener, take_clients
 from gateway.sessions.service import Service
+from gateway.tickets.book import Book
 from gateway.tls.keyring import Keyring
 from gateway.tls.rotation import Stamp, stamp_of
 from gateway.upstream.backends import Backend
@@ -61,12 +63,16 @@ class House:
         if config.control.socket is not None:
             doors.control = ControlSocket(config.control.socket)
         self.now = Standing(servers_of(config, nursery, keyring), keyring, doors)
+        self.now.tickets = await opened_book(config)
         self.lines = structlog.testing.LogCapture()
         log = structlog.wrap_logger(None, processors=[self.lines])
-        self.service = Service(config, self.now.servers.servers, Hub(), log)
+        servers, tickets = self.now.servers.servers, self.now.tickets
+        self.service = Service(config, servers, Hub(), log, tickets=tickets)
         source = ConfigSource(self.path, self._load, seen)
         self.reloader = Reloader(source, self.service, self.now, nursery, self)
         nursery.start_soon(self.service.hub.run)
+        if tickets is not None:
+            self.keep(tickets)
         for listener in doors.listeners:
             self.accept(listener)
 
@@ -90,6 +96,9 @@ class House:
 
     def watch(self, keyring: Keyring) -> None:
         self.watched.append(keyring)
+
+    def keep(self, tickets: Book) -> None:
+        self.nursery.start_soon(tickets.watch)
 
     def see_off(self, wait: Callable[[Backend], Awaitable[None]], backend: Backend) -> None:
         self.nursery.start_soon(wait, backend)

@@ -21,6 +21,7 @@ from gateway.config import (
     load,
     parse,
 )
+from gateway.config.models import Tickets
 
 ROOT = Path(__file__).parents[2]
 MANUAL = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "`[log]`": Log,
     "`[control]`": Control,
     "`[admin]`": Admin,
+    "`[tickets]`": Tickets,
 }
 
 
@@ -54,7 +56,7 @@ def test_manual_has_exactly_the_keys(title: str) -> None:
     documented = re.findall(r"(?m)^\| `([a-z-]+)` \|", section(title))
     keys = [field.alias for field in SECTIONS[title].model_fields.values()]
     if SECTIONS[title] is Config:  # the top of the file has the other sections too
-        others = ("listen", "upstream", "export", "rule", "log", "control", "admin")
+        others = ("listen", "upstream", "export", "rule", "log", "control", "admin", "tickets")
         keys = [key for key in keys if key not in others]
     assert documented == keys
 
@@ -80,7 +82,8 @@ def test_manual_has_the_defaults(title: str) -> None:
     ],
 )
 def test_blocks_of_the_manual(page: str, block: str) -> None:
-    assert parse(block, page, vocabulary()).exports
+    config = parse(block, page, vocabulary())
+    assert config.exports or config.tickets.directory
 
 
 def test_there_are_blocks_and_examples() -> None:

@@ -327,8 +327,8 @@ def test_a_named_export_is_no_pattern(name: str) -> None:
     config = parse(f'{LISTEN}[upstream.x]\nuri = "{uri}"\n', "f")
     named, default = config.exports
     assert (named.exact_name, default.exact_name) == (name, "")
-    assert named.matches(name)
-    assert not named.matches(name + "x")
+    assert config.route(name)
+    assert config.route(name + "x") is None
 
 
 @pytest.mark.parametrize(
@@ -516,7 +516,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             '1: listn: unknown key, did you mean "listen"?',
             "2: level: unknown key here, it belongs into [log]",
             "3: zzzzzz: unknown key; known are listen, upstream, export, rule, include, user, group,"
-            " leave-seconds, drain-seconds, log, control, admin",
+            " leave-seconds, drain-seconds, log, control, admin, tickets",
             '6: listen.max_connections: unknown key, did you mean "max-connections"?',
             "7: listen.drain-seconds: unknown key here, it belongs to the top of the file, "
             "above all headers",
@@ -1107,7 +1107,8 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             "20: rule.network: unknown key here, it belongs into who of [[rule]]",
             "21: rule.cn: unknown key here, it belongs into who.certificate of [[rule]]",
             "22: rule.uri: unknown key here, it belongs into [[listen]]",
-            "23: rule.zzzz: unknown key; known are name, who, exports, policies, deny, hide, disconnect, mode",
+            "23: rule.zzzz: unknown key; known are name, who, exports, tickets, policies, deny, hide,"
+            " disconnect, mode",
             '25: rule.who.netwrk: unknown key, did you mean "network"?',
             "26: rule.who.cn: unknown key here, it belongs into who.certificate of [[rule]]",
             "27: rule.who.exports: unknown key here, it belongs into [[rule]]",
@@ -1806,6 +1807,7 @@ def test_template_names_every_key_and_shows_defaults() -> None:
     assert config.admin is not None
     assert config.admin.model_fields_set == set(type(config.admin).model_fields)
     assert default.admin is None
+    assert config.tickets.model_fields_set == set(type(config.tickets).model_fields)
     assert config.control.reload_on_change == default.control.reload_on_change
 
 

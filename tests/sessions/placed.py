@@ -14,7 +14,8 @@ from tests.sessions.gateways import Gateway
 def place(gateway: Gateway, *policies: Policy) -> None:
     """Have policies stand at the only export, the first nearest to the client."""
     access = gateway.service.access
-    access._of_exports = [tuple(Placed(each, type(each).__name__.lower()) for each in policies)]
+    chain = tuple(Placed(each, type(each).__name__.lower()) for each in policies)
+    access._of_exports = {0: chain}
 
 
 class Waiting(Policy):

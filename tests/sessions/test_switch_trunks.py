@@ -386,7 +386,7 @@ async def test_who_is_about_to_open_another_name_goes_along(
     async with two_servers(TWO_NAMES) as (made, here, _there):
         await made.client("a")
         slow, late, opened = Slow(), made.comes(), trio.Event()
-        made.service.access._of_exports = [(Placed(slow, "slow"),) for _ in "ab"]
+        made.service.access._of_exports = dict.fromkeys(range(2), (Placed(slow, "slow"),))
 
         async def come() -> None:
             await late.go("b", structured=False)

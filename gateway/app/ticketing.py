@@ -1,0 +1,71 @@
+"""Exports that are made at run time, as a part of the gateway: how their book is opened and exchanged, and the
+verbs that change it (`gateway.app.ticket_verbs`). Nothing of that is loaded where there are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from gateway.admin.control import ControlAnswer, Verb
+from gateway.config import Config
+from gateway.sessions.service import Service
+from gateway.upstream.configured import StartError
+
+if TYPE_CHECKING:
+    from gateway.tickets.book import Book
+
+WORDS = ("add", "renew", "remove", "list")
+"""The verbs, each after `export-`."""
+
+
+def verbs_of(service: Service) -> dict[str, Verb]:
+    """Give the verbs, by their names."""
+    return {f"export-{word}": partial(_do, service, word) for word in WORDS}
+
+
+async def _do(service: Service, word: str, arguments: Mapping[str, Any]) -> ControlAnswer:
+    from gateway.app import ticket_verbs
+
+    return await ticket_verbs.verbs_of(service)[word](arguments)
+
+
+async def opened_book(config: Config) -> Book | None:
+    """Give the tickets of a configuration, if they are kept anywhere. Raises `StartError`."""
+    directory = config.tickets.directory
+    if directory is None:
+        return None
+    from gateway.tickets.book import Book
+    from gateway.tickets.store import Store, StoreError
+
+    def opened() -> Book:
+        store = Store(directory)
+        try:
+            store.clean()
+            book = Book(store, config)
+            book.read(directory)
+        except BaseException:
+            store.close()
+            raise
+        return book
+
+    try:
+        return await trio.to_thread.run_sync(opened)
+    except StoreError as error:
+        raise StartError(f"tickets: {error}") from None
+    except OSError as error:
+        raise StartError(f"tickets: {directory} cannot be read: {error.strerror}") from None
+
+
+@asynccontextmanager
+async def one_turn(tickets: Book | None) -> AsyncIterator[None]:
+    """Have no ticket be made, renewed or removed meanwhile."""
+    if tickets is None:
+        yield
+        return
+    async with tickets.turn:
+        yield

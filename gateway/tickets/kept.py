@@ -1,0 +1,178 @@
+"""A ticket that was made, and how it stands: until when it is in force, and who uses it.
+
+What a *use* is, of a ticket that is for one: the sessions of one client, from the first that opens it until
+none has been open for `REJOIN_SECONDS`. Programs need that. nbdcopy opens one connection to ask whether there
+may be more, and then four; qemu-img looks at a disk before it copies it; qemu and libvirt connect again after a
+connection was lost. One client is who counts as one for `limit`, too (`Identity.key`): the same PSK user, the
+same name in a certificate, the same Unix user; and if it has proved nothing, the same address. While one uses
+it, others are refused. To look (INFO, LIST_META_CONTEXT) is no use.
+
+That a use has begun is on the disk before the client is told that the export is open, with who it is. So after
+a kill of the gateway at any moment nobody else gets it; the same client may come back, within `REJOIN_SECONDS`
+of the start.
+
+All this is said by a policy, the first of the ticket's chain, so that whoever asks the rules asks the ticket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import inf
+from typing import Any, NamedTuple
+
+from gateway.access.chain import Placed
+from gateway.access.who import why_not
+from gateway.config import Ticket
+from gateway.policy import Client, Denied, Policy, PrivateAttr, Session
+from gateway.tickets.clock import Clock
+
+REJOIN_SECONDS = 10
+"""How long after its last session a use goes on. The next program of a script starts within a second; qemu
+tries to reconnect about once a second; and so long may whoever has seen the client's traffic try to come as
+it."""
+
+POLICY_NAME = "ticket"
+"""What stands in `use`, if anything did: how the log, `explain` and errors call it."""
+
+
+class Over(NamedTuple):
+    """Why a ticket is over."""
+
+    why: str
+    expired: bool
+    """By itself: at its time, or after its use."""
+
+
+def _nothing(_kept: IssuedTicket) -> None:
+    pass
+
+
+@dataclass(eq=False, slots=True)
+class IssuedTicket:
+    """A ticket that was made. Times of the wall are in seconds since the epoch."""
+
+    ticket: Ticket
+    said: Mapping[str, Any]
+    """The ticket as it was said."""
+    clock: Clock
+    made: float
+    until: float | None
+    """When it is over, on the wall. None: when it is removed."""
+    due: float = inf
+    """When it is over, on the steady clock."""
+    user: tuple[str, ...] | None = None
+    """The identity of who uses it, if it is for one use."""
+    begun: bool = False
+    """Its use has begun, and that is on the disk."""
+    sessions: int = 0
+    rejoin_until: float = inf
+    """Its use is over then, on the steady clock, if nobody comes back."""
+    why_not: str | None = None
+    """Why it is not in force, whatever the time: the configuration has no place for it."""
+    idle: Callable[[IssuedTicket], None] = _nothing
+    """Called when its use will be over if nobody comes back."""
+    looked_at: float = inf
+    """When the book will look at it, on the steady clock."""
+
+    @property
+    def name(self) -> str:
+        """Its name, and the export's."""
+        return self.ticket.name
+
+    def counts_from_now(self) -> None:
+        """Reckon what is left of it: it is made, read or renewed, or the clock on the wall was set."""
+        self.due = inf if self.until is None else self.clock.due(self.until, self.made)
+
+    def next_look(self) -> float:
+        """Give when it may be over, on the steady clock."""
+        return min(self.due, inf if self.sessions else self.rejoin_until)
+
+    def over(self) -> Over | None:
+        """Say whether it is over, and why."""
+        steady = self.clock.steady()
+        if self.until is not None and (steady >= self.due or self.clock.wall() >= self.until):
+            return Over(f"the ticket was in force until {text_of(self.until)}", True)
+        if self.begun and not self.sessions and steady >= self.rejoin_until:
+            return Over("the ticket was for one use, and was used", True)
+        return None
+
+    def refuses(self, client: Client) -> str | None:
+        """Say why a client does not get the export."""
+        if (over := self.over()) is not None:
+            return over.why
+        if (why := why_not(self.ticket.who, client.identity)) is not None:
+            return f"the ticket is not for it: {why}"
+        if self.user not in (None, client.identity.key):
+            return "the ticket is for one use, and another client uses it"
+        return None
+
+    def used_by(self, client: Client) -> None:
+        """A session of a client begins."""
+        self.sessions += 1
+        if self.ticket.once:
+            self.user = client.identity.key
+
+    def left(self) -> None:
+        """A session has ended."""
+        self.sessions -= 1
+        if self.sessions or not self.ticket.once:
+            return
+        if self.begun:
+            self.rejoin_until = self.clock.steady() + REJOIN_SECONDS
+            self.idle(self)
+        else:
+            self.user = None  # it was not opened after all
+
+    def on_disk(self) -> dict[str, Any]:
+        """Give what its file says."""
+        until = None if self.until is None else text_of(self.until)
+        user = list(self.user) if self.begun and self.user is not None else None
+        return {"ticket": self.said, "made": text_of(self.made), "until": until, "user": user}
+
+    def placed(self) -> Placed:
+        """Give the policy that speaks for it."""
+        terms = TicketTerms()
+        terms._kept = self
+        options: dict[str, Any] = {}
+        if self.until is not None:
+            options["until"] = text_of(self.until)
+        options |= {key: self.said[key] for key in ("once", "who") if key in self.said}
+        return Placed(terms, POLICY_NAME, options=options)
+
+
+class TicketTerms(Policy):
+    """Lets in whom a ticket is for, as long as it is in force."""
+
+    _kept: IssuedTicket = PrivateAttr()
+
+    def admit(self, client: Client) -> None:
+        """Refuse whom it is not for."""
+        if (why := self._kept.refuses(client)) is not None:
+            raise Denied(why)
+
+    def join(self, session: Session) -> Policy:
+        """Count a session."""
+        self.admit(session.client)
+        self._kept.used_by(session.client)
+        return self
+
+    def leave(self, session: Session) -> None:
+        """Count it no more."""
+        self._kept.left()
+
+
+def text_of(seconds: float) -> str:
+    """Give a time of the wall as files and people have it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def seconds_of(text: object) -> float:
+    """Read such a time. Raises ValueError, OverflowError."""
+    if not isinstance(text, str):
+        raise ValueError(f"expected a time in quotes, got {text}")
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f'expected a time with its zone, as in "2026-12-24T18:00:00Z", got {text}')
+    return moment.astimezone(UTC).timestamp()  # which no year after 9999 has

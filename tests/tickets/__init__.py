@@ -1,0 +1,4 @@
+"""Tickets.
+
+clocks.py  two clocks that a test sets
+"""
