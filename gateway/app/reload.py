@@ -15,6 +15,9 @@ An address is kept if it is the same one, and so are those who wait there to be 
 of it holds for who comes from then on. New addresses are opened while the old ones are there still: so one
 that overlaps with an old one (0.0.0.0 with 127.0.0.1, at one port) is refused by the kernel, and nothing
 changes.
+
+This is longer than other modules: what may fail and the change itself have to be read side by side, or
+something stands in neither.
 """
 
 from __future__ import annotations

@@ -118,6 +118,7 @@ SHOWN: Mapping[str, Schema] = {
         pauses=many(thing(export=TEXT, by=TEXT, since=TIME)),
         switched=by_name(TEXT),
         disks_with_losses_untold=COUNT,
+        tickets=perhaps(COUNT),
         certificates=many(thing(of=TEXT, what=TEXT)),
         totals=one("Totals"),
         hub=thing(
@@ -164,6 +165,7 @@ SHOWN: Mapping[str, Schema] = {
         paused_by=perhaps(TEXT),
         paused_since=perhaps(TIME),
         switched=TRUTH,
+        ticket=TRUTH,
         totals=one("Totals"),
     ),
     "Exports": thing(exports=many(one("Export")), more=TRUTH),

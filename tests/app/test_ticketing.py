@@ -326,11 +326,11 @@ async def test_pauses_and_what_is_shown_know_them(workdir: Path) -> None:
         assert (await verbs(gateway)["resume"]({"export": "a"})).ok
         session = await gateway.session("a")
         await session.read(0, 512)
-        [shown] = await exports_shown(gateway.service, None, 10)
+        [shown], _more = await exports_shown(gateway.service, None, 10)
         assert (shown["export"], shown["ticket"], shown["upstream"]) == ("a", True, "m")
         await session.stream.aclose()
         await causes(gateway, 1)
-        [shown] = await exports_shown(gateway.service, None, 10)
+        [shown], _more = await exports_shown(gateway.service, None, 10)
         assert (shown["export"], shown["totals"]["sessions"]) == ("other", 1)
         status = status_verbs(
             gateway.service, Stuck(gateway.service, gateway.service.log), Nothing()
@@ -345,13 +345,22 @@ class Nothing:
 
     began = 0.0
 
+    def sessions_end_in_seconds(self) -> float | None:
+        return None
+
     def listeners_shown(self) -> list[dict[str, Any]]:
         return []
 
     def terms_shown(self) -> list[dict[str, Any]]:
         return []
 
-    def drain(self, listener: str | None, *, drained: bool) -> list[str]:
+    def drain(self, listener: str | None, seconds: float | None) -> list[str]:
+        return []
+
+    def undrain(self, listener: str | None) -> list[str]:
+        return []
+
+    def end(self, seconds: float | None) -> list[str]:
         return []
 
 
