@@ -220,6 +220,13 @@ METRICS = (
         _of_listeners(lambda each: each["clients"]),
     ),
     MetricRow(
+        "listener_most_clients",
+        "gauge",
+        "How many clients the listener serves at a time.",
+        ("listener",),
+        _of_listeners(lambda each: each["most_clients"]),
+    ),
+    MetricRow(
         "listener_drained",
         "gauge",
         "1: no more clients are taken there.",

@@ -33,6 +33,7 @@ STATUS: dict[str, Any] = {
         {
             "listener": "nbd://h",
             "clients": 2,
+            "most_clients": 10,
             "drained": True,
             "handshakes": {"session": 7, "left": 1},
             "tls_versions": {"TLSv1.3": 3},
