@@ -58,6 +58,7 @@ def objects(folder: str) -> dict[str, Any]:
 
 
 FOLDERS = {"gateway": "Deployment", "sidecar": "Pod"}
+PROBES = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
 
 
 def pod_of(folder: str) -> dict[str, Any]:
@@ -108,9 +109,14 @@ def test_a_pod_ends_in_good_order(folder: str) -> None:
     gateway = gateway_of(spec)
     assert "drain" in " ".join(gateway["lifecycle"]["preStop"]["exec"]["command"])
     assert spec["terminationGracePeriodSeconds"] > config["drain-seconds"] + 10
-    socket = config["control"]["socket"]
-    for probe in ("startupProbe", "livenessProbe"):
-        assert socket in gateway[probe]["exec"]["command"]
+    assert config["control"]["socket"] in " ".join(
+        gateway["lifecycle"]["preStop"]["exec"]["command"]
+    )
+    ports = {port["name"]: port["containerPort"] for port in gateway["ports"]}
+    assert config["admin"]["uri"] == f"http://0.0.0.0:{ports['admin']}"
+    for probe, path in PROBES.items():
+        if probe in gateway:
+            assert gateway[probe]["httpGet"] == {"path": path, "port": "admin"}
 
 
 def configuration(folder: str) -> dict[str, Any]:
@@ -134,6 +140,17 @@ def test_one_pod_stays_and_the_service_finds_it() -> None:
     assert (
         made["PodDisruptionBudget"]["spec"]["minAvailable"] < made["Deployment"]["spec"]["replicas"]
     )
+
+
+def test_prometheus_finds_it() -> None:
+    """The operator's schema is nowhere to be had, so this is what it asks for."""
+    made = objects("monitoring")
+    monitor, service = made["ServiceMonitor"]["spec"], made["Service"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    [endpoint] = monitor["endpoints"]
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    [tokens] = [v for v in pod_of("gateway")["volumes"] if v["name"] == "tokens"]
+    assert endpoint["authorization"]["credentials"]["name"] == tokens["secret"]["secretName"]
 
 
 @pytest.mark.parametrize("file", sorted(DEPLOY.rglob("*.toml")), ids=lambda path: path.stem)
