@@ -50,6 +50,7 @@ REPLACED = (
     *(("upstream", "uri"), ("upstream", "uris"), ("upstream", "command")),
     *(("upstream", "certificates"), ("upstream", "psk"), ("upstream", "psk-user")),
     *(("control", "socket"), ("rule", "who", "network")),
+    *(("admin", "uri"), ("admin", "tokens"), ("admin", "certificates")),
 )
 """The keys in which `${env:NAME}` and `${file:PATH}` are replaced; the names of upstreams are left out."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.config import Config, Listen
+from gateway.config.admin import AdminUri
 from gateway.net.listen import is_abstract
 from gateway.uri import FileUri, NbdUri, Transport
 
@@ -68,6 +69,7 @@ def service_unit(config: Config, here: Installation) -> str:
         reload = ["Type=notify-reload"]
     run = " ".join(map(_word, (*here.program, "serve", "--config", str(here.config))))
     ports = {each.uri.port for each in config.listen if each.uri.transport is Transport.TCP}
+    ports |= {each.port for each in _admin_uris(config) if each.path is None}
     capabilities = "CAP_NET_BIND_SERVICE" if ports & {*PRIVILEGED_PORTS} else ""
     unix = any(each.uri.transport is Transport.UNIX for each in config.listen)
     sandbox = {
@@ -178,6 +180,7 @@ class _Places:
             if uri.socket_path is not None and not is_abstract(uri.socket_path)
         ]
         sockets += [] if config.control.socket is None else [config.control.socket]
+        sockets += [each.path for each in _admin_uris(config) if each.path is not None]
         uses = [use for rule in config.rule for use in rule.policies]
         uses += [use for export in config.export for use in export.policies]
         logs = [
@@ -187,6 +190,7 @@ class _Places:
         read += [each.certificates for each in config.upstream.values()]
         read += [each.psk for each in config.upstream.values()]
         servers = [uri.socket_path for each in config.upstream.values() for uri in each.nbd_uris]
+        read += [] if config.admin is None else [config.admin.tokens, config.admin.certificates]
         others = [each for each in read if each is not None]
         others += [Path(each) for each in servers if each is not None and not is_abstract(each)]
         tickets = [] if config.tickets.directory is None else [config.tickets.directory]
@@ -238,8 +242,14 @@ def _families(config: Config) -> list[str]:
     uris = [each.uri for each in config.listen]
     uris += [uri for each in config.upstream.values() for uri in each.nbd_uris]
     kinds = {uri.transport for uri in uris}
-    inet = ["AF_INET", "AF_INET6"] if Transport.TCP in kinds else []
+    http = any(each.path is None for each in _admin_uris(config))
+    inet = ["AF_INET", "AF_INET6"] if http or Transport.TCP in kinds else []
     return ["AF_UNIX", *inet, *(["AF_VSOCK"] if Transport.VSOCK in kinds else [])]
+
+
+def _admin_uris(config: Config) -> tuple[AdminUri, ...]:
+    """Give where HTTP is spoken."""
+    return () if config.admin is None else config.admin.uri
 
 
 def _needs_umask(listen: Listen) -> bool:

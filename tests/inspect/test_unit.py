@@ -47,6 +47,8 @@ CONFIGS = {
     "disks": f'{listen(TCP)}upstream.a.uri = "file:/srv/a b%c.img"\nupstream.b.uri = "file:/srv/b"\n'
     'export = [{ name = "x", upstream = "a", policies = [{ use = "audit", file = "/var/log/nbd/a" }] }]\n',
     "a command": f'{listen(TCP)}upstream.a.command = ["qemu-nbd", "/etc/passwd"]\n{EXPORT}',
+    "HTTP": f'{listen(UNIX)}admin.uri = ["http://127.0.0.1:80", "http+unix:///run/a/s"]\n'
+    'admin.tokens = "/home/a/tokens"\ncontrol.socket = "/run/nbd/c"\n',
     "relative paths": f'{listen(TCP)}control.socket = "c"\n',
 }
 
@@ -92,6 +94,8 @@ def test_a_reload_is_waited_for_where_systemd_can_wait_for_it() -> None:
         ("a user", ["User=daemon", "Group=disk"]),
         ("disks", ['ReadWritePaths="-/srv/a b%%c.img" -/srv/b', "LogsDirectory=nbd"]),
         ("a command", ["ReadWritePaths=-/etc/passwd", "KillMode=mixed"]),
+        ("HTTP", ["AmbientCapabilities=CAP_NET_BIND_SERVICE", "ProtectHome=read-only"]),
+        ("HTTP", ["RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6", "RuntimeDirectory=a nbd"]),
         ("relative paths", [f"WorkingDirectory={Path.cwd()}"]),
     ],
 )
