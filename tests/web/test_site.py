@@ -49,6 +49,9 @@ async def test_metrics_and_api_have_fios_numbers(workdir: Path) -> None:
         job = await fio(
             f"{gateway.nbd}/x", "--rw=randrw", "--bs=4k", "--iodepth=8", "--size=8m", "--fsync=16"
         )
+        with trio.fail_after(HANG_SECONDS):
+            while (await gateway.ask("/api/v1/status")).said["sessions"]:
+                await trio.sleep(0.01)
         found = await numbers(gateway)
         of = {"command": "READ", "export": "x", "result": "ok"}
         assert found["requests_total", *sorted(of.items())] == job["read"]["total_ios"]
@@ -61,7 +64,7 @@ async def test_metrics_and_api_have_fios_numbers(workdir: Path) -> None:
             found["bytes_total", ("direction", "write"), ("export", "x")]
             == job["write"]["io_bytes"]
         )
-        assert found["sessions_ended_total", ("end", "client-disc")] == 1
+        assert found["sessions_ended_total", ("end", "client-disc")] >= 1
         [export] = (await gateway.ask("/api/v1/exports")).said["exports"]
         assert export["totals"]["requests"]["READ"] == job["read"]["total_ios"]
         assert export["totals"]["bytes"]["WRITE"] == job["write"]["io_bytes"]
