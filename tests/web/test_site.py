@@ -269,7 +269,7 @@ async def test_a_reload_takes_it_up(workdir: Path) -> None:
         (one.directory / "others").write_text(f"full other {other}\n")
         file = one.directory / "gateway.toml"
         text = file.read_text()
-        file.write_text(text.replace("/tokens", "/others") + 'hosts = "gw.example"\n')
+        file.write_text(text.replace('/tokens"', '/others"\nhosts = "gw.example"'))
         assert (await one.ask("/livez", host="gw.example")).status == 421
         done = await one.do("reload")
         assert done.status in (200, 0)  # who speaks HTTP may go before it has answered
