@@ -51,6 +51,8 @@ async def machine(client: RawClient) -> None:
             await trio.sleep(REST_SECONDS * chance.uniform(0.5, 1.5))
     except Broken:
         pass  # the gateway ends before its clients
+    finally:
+        client.abandon()
 
 
 async def fill(client: RawClient) -> None:
@@ -73,3 +75,5 @@ async def slow_restore(link: OpenExport) -> None:
             await trio.sleep(TAKE_SECONDS)
     except trio.BrokenResourceError:
         pass
+    finally:
+        link.socket.close()

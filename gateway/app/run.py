@@ -289,7 +289,8 @@ class _Run:
         """Have HTTP spoken at a door of `[admin]`."""
         from gateway.app.web import Web, verbs_of
 
-        verbs = {**self._verbs, **verbs_of(keep_recent(self._service.config.log))}
+        recent = keep_recent(self._service.config.log)
+        verbs = {**self._verbs, **verbs_of(self._service, recent)}
         failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
         self._beside(door.control.run, verbs, self._tasks, self._short, heard, failed)
         self._beside(Web(door, self._service.log).run)

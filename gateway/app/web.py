@@ -23,6 +23,8 @@ from gateway.admin.control import ControlAnswer, ControlSocket, Misunderstood, V
 from gateway.config import Admin, AdminUri
 from gateway.log.recent import Recent
 from gateway.net.listen import BACKLOG, ListenError, open_unix
+from gateway.sessions.service import Service
+from gateway.status.telling import counts_of
 from gateway.tls.errors import CredentialsError
 
 if TYPE_CHECKING:
@@ -137,11 +139,12 @@ def _owned(sock: trio.socket.SocketType) -> socket.socket:
     return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
-def verbs_of(recent: Recent) -> dict[str, Verb]:
+def verbs_of(service: Service, recent: Recent) -> dict[str, Verb]:
     """Give the verbs that only the child has use for.
 
     {"verb": "alive"}
     {"verb": "log", "after": 17}
+    {"verb": "counts"}                        (`gateway.status.telling`)
     """
 
     async def alive(arguments: Mapping[str, Any]) -> ControlAnswer:
@@ -154,7 +157,7 @@ def verbs_of(recent: Recent) -> dict[str, Verb]:
             raise Misunderstood('"after" is the number of a line')
         return ControlAnswer(True, data={"lines": recent.after(after)})
 
-    return {"alive": alive, "log": log}
+    return {"alive": alive, "log": log, "counts": counts_of(service)}
 
 
 class Web:

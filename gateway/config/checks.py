@@ -273,8 +273,10 @@ def _admin(data: Data, where: Where) -> Iterator[Finding]:
 
 def _tickets(data: Data, where: Where) -> Iterator[Finding]:
     control = data.get("control")
-    if has_tickets(data) and not (isinstance(control, dict) and "socket" in control):
-        yield ("tickets", "directory"), "tickets are made over the control socket: [control] has it"
+    spoken_to = "admin" in data or (isinstance(control, dict) and "socket" in control)
+    if has_tickets(data) and not spoken_to:
+        text = "tickets are made over the control socket, or over HTTP: [control] or [admin] has it"
+        yield ("tickets", "directory"), text
 
 
 def _upstreams(data: Data, where: Where) -> Iterator[Finding]:

@@ -139,6 +139,10 @@ class Counts:
         made = self._by_export[export] = Totals()
         return made
 
+    def name_of(self, export: str) -> str:
+        """Give the name under which an export is counted that was used."""
+        return export if export in self._by_export else OTHER
+
     def by_export(self) -> dict[str, Totals]:
         """Give the totals of all exports that were used."""
         others = {OTHER: self._others} if self._others.sessions else {}

@@ -5,6 +5,7 @@ stuck.py   sessions and servers of which nothing is heard for too long: a line i
 is over
 pages.py   what goes into one answer of many, and in which order
 shown.py   the state of the gateway, its sessions, exports and upstreams, as names and numbers
+telling.py what was done with each export, for metrics
 verbs.py   the verbs of the control socket that show it, and those that end sessions and stop listening
 dump.py    the same as lines of the log, when a signal asks for it
 

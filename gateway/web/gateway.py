@@ -31,11 +31,8 @@ control socket hears (`gateway.admin.control.MAX_CLIENTS`)."""
 LOOK_SECONDS = 10
 """How long a question may take: a gateway that does not answer for so long does not live."""
 
-MOST_PAGES = 100
-"""Of exports in one collection: a gateway has counts of 1,000 that were used, and of those configured."""
-
-EXPORTS_AT_A_TIME = 40
-"""Of a collection: their JSON is made in one step of the hub's thread, in a third of a millisecond."""
+COUNTS = "counts"
+"""The question that is answered in lines behind the answer (`gateway.status.telling`)."""
 
 Arguments = Mapping[str, object]
 
@@ -128,26 +125,32 @@ class Gateway:
         """Give what `status` shows. Raises `NotHeard`."""
         return data_of(await self.look("status"))
 
-    async def exports(self) -> list[dict[str, Any]]:
-        """Give what `exports` shows, all of them. Raises `NotHeard`."""
-        found: list[dict[str, Any]] = []
-        arguments: dict[str, object] = {"most": EXPORTS_AT_A_TIME}
-        for _page in range(MOST_PAGES):
-            page = data_of(await self.look("exports", arguments))
-            found += page["exports"]
-            if not page["more"]:
-                break
-            arguments = {"most": EXPORTS_AT_A_TIME, "after": found[-1]["export"]}
-        return found
+    async def counts(self) -> list[dict[str, Any]]:
+        """Give what was done with each export. Raises `NotHeard`."""
+        counts: list[dict[str, Any]] = data_of(await self.look(COUNTS))["exports"]
+        return counts
 
     async def _ask(self, verb: str, arguments: Arguments, seconds: float) -> ControlAnswer:
         try:
             with trio.fail_after(seconds):
+                if verb == COUNTS:
+                    return await self._all_lines(verb)
                 return await ask(self._control, verb, arguments)
         except ControlError as error:
             raise NotHeard(str(error)) from None
         except trio.TooSlowError:
             raise NotHeard(f"the gateway has not answered for {seconds:g} s") from None
+
+    async def _all_lines(self, verb: str) -> ControlAnswer:
+        """Ask what is answered in lines behind the answer. Raises `ControlError`."""
+        exports: list[dict[str, Any]] = []
+        async with listening(self._control, verb) as (answer, behind):
+            async for line in behind:
+                exports += line.get("exports", [])
+                if "end" in line:
+                    return ControlAnswer(True, data={"exports": exports})
+        why = "; ".join(answer.problems) or "the gateway has gone before it had told all"
+        raise ControlError(why)
 
 
 def _of(came_of_it: ControlAnswer | NotHeard) -> ControlAnswer:

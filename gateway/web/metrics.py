@@ -48,7 +48,7 @@ class Snapshot:
 
 async def collected(gateway: Gateway) -> Snapshot:
     """Ask the gateway for all that metrics are made of. Raises `NotHeard`."""
-    return Snapshot(await gateway.status(), tuple(await gateway.exports()))
+    return Snapshot(await gateway.status(), tuple(await gateway.counts()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,18 @@ SHOWN: Mapping[str, Schema] = {
         next_is_told=TRUTH,
     ),
     "Losses": thing(losses=many(one("Loss")), more=COUNT, unnamed=COUNT),
+    "Ticket": thing(
+        export=TEXT,
+        upstream=TEXT,
+        made=TIME,
+        until=perhaps(TIME),
+        once=TRUTH,
+        used_by=perhaps(TEXT),
+        sessions=COUNT,
+        why_not=perhaps(TEXT),
+        said={"type": "object"},
+    ),
+    "Tickets": thing(tickets=many(one("Ticket")), more=TRUTH),
     "Log": thing(
         lines=many(
             thing(number=COUNT, time=SECONDS, level=TEXT, event=TEXT, fields={"type": "object"})
@@ -230,7 +242,7 @@ def document() -> dict[str, Any]:
     paths["/metrics"] = {"get": _text("metrics", "All counts", "application/openmetrics-text")}
     paths["/api/v1/events"] = {"get": _text("events", EVENTS, "text/event-stream")}
     for look in LOOKS:
-        paths.setdefault(f"/api/v1/{look.verb}", {})["get"] = _look(look)
+        paths.setdefault(f"/api/v1/{look.called}", {})["get"] = _look(look)
     for do in DOES:
         paths.setdefault(f"/api/v1/{do.verb}", {})["post"] = _do(do)
     return {
@@ -271,7 +283,7 @@ def _text(name: str, summary: str, kind: str) -> dict[str, Any]:
 
 def _look(look: Look) -> dict[str, Any]:
     return {
-        "operationId": f"get-{look.verb}",
+        "operationId": f"get-{look.called}",
         "summary": look.summary,
         "parameters": [
             {

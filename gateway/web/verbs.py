@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Type = Literal["string", "boolean", "number", "integer"]
+Type = Literal["string", "boolean", "number", "integer", "object", "array"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,13 @@ class Look:
     arguments: tuple[Argument, ...] = ()
     shows: str = field(kw_only=True)
     """The schema of the answer (`gateway.web.openapi`)."""
+    path: str = field(default="", kw_only=True)
+    """Behind /api/v1/, where it is not the verb."""
+
+    @property
+    def called(self) -> str:
+        """Give that path."""
+        return self.path or self.verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,10 @@ _ALL = Argument("all", "boolean", "The export is a pattern, and all that match a
 _OF_UPSTREAM = Argument("upstream", "string", "In place of export: all exports of this upstream.")
 _WITHIN = Argument("within", "number", "How many seconds may pass until they are quiet.")
 _ACCEPT_LOSS = Argument("accept-loss", "boolean", "Do it also where something may be lost by it.")
+_UNTIL = (
+    Argument("for", "number", "How many seconds it lasts."),
+    Argument("until", "string", "Until when, in place of for (ISO 8601)."),
+)
 _AFTER = "The last of the page before: the next page is given."
 
 LOOKS = (
@@ -93,6 +104,13 @@ LOOKS = (
         "What disks may have lost that not everybody was told of",
         (_EXPORT,),
         shows="Losses",
+    ),
+    Look(
+        "export-list",
+        "The exports that were made at run time; in pages",
+        (Argument("after", "string", _AFTER),),
+        shows="Tickets",
+        path="tickets",
     ),
     Look(
         "log",
@@ -175,6 +193,38 @@ DOES = (
         (Argument("upstream", "string", "Its name.", needed=True),),
     ),
     Do(
+        "export-add",
+        "Make an export, until a time or for one use; the answer has its name",
+        (
+            Argument(
+                "export", "string", "Its name; without it, one is made up that nobody guesses."
+            ),
+            Argument("upstream", "string", "Where it leads.", needed=True),
+            Argument("upstream-name", "string", "The name to ask the server for."),
+            Argument("description", "string", "Text that a list of exports shows."),
+            Argument("read-only", "boolean", "Nothing may change it."),
+            Argument("hide", "boolean", "To whom it is denied, there is no such export."),
+            Argument("tls", "string", '"require": only for clients over TLS.'),
+            Argument("unaligned", "string", "As in [[export]]."),
+            Argument("synthesise-allocation", "boolean", "As in [[export]]."),
+            Argument("contexts", "object", "As in [[export]]."),
+            Argument("policies", "array", "As in [[export]]."),
+            Argument("who", "object", "Who may have it, as in [[rule]]."),
+            Argument("once", "boolean", "For one use."),
+            *_UNTIL,
+        ),
+    ),
+    Do(
+        "export-renew",
+        "Have an export that was made at run time last longer, or shorter",
+        (Argument("export", "string", "Its name.", needed=True), *_UNTIL),
+    ),
+    Do(
+        "export-remove",
+        "Remove an export that was made at run time; its sessions end",
+        (Argument("export", "string", "Its name.", needed=True),),
+    ),
+    Do(
         "trace",
         "See what the clients and the server of an export say to each other",
         (
@@ -241,6 +291,10 @@ def _is(type_: Type, value: object) -> bool:
             return isinstance(value, int) and not isinstance(value, bool)
         case "number":
             return isinstance(value, int | float) and not isinstance(value, bool)
+        case "object":
+            return isinstance(value, dict)
+        case "array":
+            return isinstance(value, list)
 
 
 def _a(type_: Type) -> str:
@@ -249,5 +303,7 @@ def _a(type_: Type) -> str:
         "boolean": "true or false",
         "number": "a number",
         "integer": "a whole number",
+        "object": "an object",
+        "array": "a list",
     }
     return words[type_]

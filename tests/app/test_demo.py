@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ async def test_what_it_shows(
 ) -> None:
     monkeypatch.setattr(demo, "UPSTREAM_PORT", 0)  # any
     monkeypatch.setattr(demo, "GATEWAY_PORT", 0)
+    monkeypatch.setattr(demo, "PAGE_PORT", 0)
     shown: list[Seen] = []
 
     with trio.CancelScope() as scope:
@@ -54,6 +56,7 @@ async def test_what_it_shows(
         assert (direct.good, through.good) == (False, True)
     said = capsys.readouterr().out
     assert "CACHE is meant" in said
+    assert re.search(r"http://127\.0\.0\.1:\d+/#token=\S{32}\n", said)
     assert all(outcome[0] in said for outcome in MEETS.values())
 
 

@@ -83,14 +83,14 @@ class Page:
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
 
-    async def until(self, expression: str, what: str = "") -> Any:
-        """Wait until an expression is true, and give what it comes to. What it is about may not be there."""
+    async def until(self, expression: str, what: str = "") -> None:
+        """Wait until an expression is true. What it is about may not be there yet."""
         said: dict[str, Any] = {}
         with trio.move_on_after(HANG_SECONDS):
             while True:
-                said = await self._evaluated(expression)
-                if "exceptionDetails" not in said and said["result"].get("value"):
-                    return said["result"]["value"]
+                said = await self._evaluated(f"Boolean({expression})")
+                if "exceptionDetails" not in said and said["result"]["value"]:
+                    return
                 await trio.sleep(LOOK_AGAIN_SECONDS)
         raise AssertionError(f"waited in vain until {what or expression}: {said}")
 

@@ -36,6 +36,8 @@ ADMIN = """
 [admin]
 uri = ["http://127.0.0.1:0", "http+unix://DIR/admin"]
 tokens = "DIR/tokens"
+[tickets]
+directory = "DIR/tickets"
 """
 
 
@@ -170,6 +172,7 @@ async def running(
     tokens = directory / "tokens"
     tokens.touch(0o600)
     tokens.write_text(f"# of a test\nlook prometheus {LOOK}\nfull ops {FULL}\n")
+    (directory / "tickets").mkdir(mode=0o700)
     file = directory / "gateway.toml"
     file.write_text((config + admin).replace("DIR", str(directory)))
     said: list[str] = []

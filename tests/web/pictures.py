@@ -19,7 +19,7 @@ PICTURES = {
     "web-narrow.png": (360, 820, "light"),
 }
 
-WORK_SECONDS = 150.0
+WORK_SECONDS = 75.0
 """How long the clients of the demo are at work before a picture is taken: so there is a curve to see."""
 
 

@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from starlette.routing import Route
 
+from gateway.app import switching, ticket_verbs
+from gateway.config import parse
+from gateway.hub.hub import Hub
+from gateway.sessions.service import Service
+from gateway.status import verbs as status
 from gateway.web.app import API, application
 from gateway.web.gateway import Gateway
 from gateway.web.openapi import SHOWN, document
+from gateway.web.verbs import DOES, LOOKS
 from gateway.web.watch import Lookout
-from tests.web.pages import FULL, LOOK, Running, running
+from tests.web.pages import CONFIG, FULL, LOOK, Running, running
 
 DOCUMENT = document()
-PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text()
+TOP = Path(__file__).parents[2]
+PAGE = (TOP / "docs" / "status.md").read_text()
 
 OF_THE_PAGE = {
     "status": "Status",
@@ -34,6 +42,24 @@ OF_THE_PAGE = {
 
 def test_it_is_openapi() -> None:
     validate(DOCUMENT)
+
+
+def test_each_verb_of_the_gateway_is_there() -> None:
+    """Those of the control socket, as its table has them; what it is not for is named here."""
+    source = (TOP / "gateway" / "app" / "run.py").read_text()
+    assert source.count("_verbs |= ") == 3, "another table of verbs: have them here as well"
+    gateway = parse(CONFIG, "test")
+    service = Service(gateway, {}, Hub(), structlog.get_logger())
+    verbs = {
+        "reload",
+        "trace",
+        *switching.verbs_of(service, None, lambda: None),  # type: ignore[arg-type]
+        *(f"export-{name}" for name in ticket_verbs.verbs_of(service)),
+        *status.verbs_of(service, None, None),  # type: ignore[arg-type]
+        "log",
+    }
+    service.hub.close()
+    assert {each.verb for each in (*LOOKS, *DOES)} == verbs
 
 
 def test_it_has_each_path_that_is_answered() -> None:
@@ -98,6 +124,9 @@ async def test_answers_are_as_it_says(workdir: Path) -> None:
             "pause": {"export": "x"},
             "resume": {"export": "x"},
             "losses": {"forget": True},
+            "export-add": {"export": "made", "upstream": "main", "upstream-name": "", "for": 60},
+            "export-renew": {"export": "made", "for": 90},
+            "export-remove": {"export": "made"},
         }
         for verb, arguments in does.items():
             answer = await gateway.do(verb, **arguments)
