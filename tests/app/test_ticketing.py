@@ -14,9 +14,8 @@ import trio.testing
 from gateway.admin.control import Misunderstood, ask
 from gateway.hub.ends import Cause
 from gateway.inspect.tickets import said_of, unkeepable
-from gateway.status.shown import exports_shown
+from gateway.status.shown import exports_shown, gateway_shown
 from gateway.status.stuck import Stuck
-from gateway.status.verbs import verbs_of as status_verbs
 from gateway.tickets.kept import REJOIN_SECONDS
 from gateway.wire.constants import Cmd, Rep
 from gateway.wire.transmission import encode_request
@@ -326,42 +325,15 @@ async def test_pauses_and_what_is_shown_know_them(workdir: Path) -> None:
         assert (await verbs(gateway)["resume"]({"export": "a"})).ok
         session = await gateway.session("a")
         await session.read(0, 512)
-        [shown], _more = await exports_shown(gateway.service, None, 10)
+        [shown], _more = await exports_shown(gateway.service, None)
         assert (shown["export"], shown["ticket"], shown["upstream"]) == ("a", True, "m")
         await session.stream.aclose()
         await causes(gateway, 1)
-        [shown], _more = await exports_shown(gateway.service, None, 10)
+        [shown], _more = await exports_shown(gateway.service, None)
         assert (shown["export"], shown["totals"]["sessions"]) == ("other", 1)
-        status = status_verbs(
-            gateway.service, Stuck(gateway.service, gateway.service.log), Nothing()
-        )
-        data = (await status["status"]({})).data
-        assert data is not None
-        assert data["tickets"] == 1
-
-
-class Nothing:
-    """A house without anything."""
-
-    began = 0.0
-
-    def sessions_end_in_seconds(self) -> float | None:
-        return None
-
-    def listeners_shown(self) -> list[dict[str, Any]]:
-        return []
-
-    def terms_shown(self) -> list[dict[str, Any]]:
-        return []
-
-    def drain(self, listener: str | None, seconds: float | None) -> list[str]:
-        return []
-
-    def undrain(self, listener: str | None) -> list[str]:
-        return []
-
-    def end(self, seconds: float | None) -> list[str]:
-        return []
+        stuck = Stuck(gateway.service, gateway.service.log)
+        status = await gateway_shown(gateway.service, stuck, began=0, listeners=[], terms=[])
+        assert status["tickets"] == 1
 
 
 async def test_what_check_says_of_them(workdir: Path) -> None:
