@@ -273,7 +273,8 @@ def _admin(data: Data, where: Where) -> Iterator[Finding]:
 
 def _tickets(data: Data, where: Where) -> Iterator[Finding]:
     control = data.get("control")
-    if has_tickets(data) and not (isinstance(control, dict) and "socket" in control):
+    spoken_to = "admin" in data or (isinstance(control, dict) and "socket" in control)
+    if has_tickets(data) and not spoken_to:
         yield ("tickets", "directory"), "tickets are made over the control socket: [control] has it"
 
 

@@ -80,10 +80,10 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
     ]
     for look in LOOKS:
         handler = looking(partial(made.look, look))
-        routes.append(Route(f"{API}/{look.verb}", handler, methods=["GET"]))
+        routes.append(Route(f"{API}/{look.path}", handler, methods=["GET"]))
     for do in DOES:
         handler = partial(made.trace if do.goes_on else made.do, do)
-        routes.append(Route(f"{API}/{do.verb}", handler, methods=["POST"]))
+        routes.append(Route(f"{API}/{do.path}", handler, methods=["POST"]))
     return Starlette(
         routes=routes,
         exception_handlers={
@@ -276,6 +276,8 @@ async def _in_turns(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 def _answered(answer: ControlAnswer) -> Response:
     said = {"ok": answer.ok, "done": answer.done, "problems": answer.problems}
+    if answer.data is not None:
+        said["data"] = answer.data
     return JSONResponse(said, 200 if answer.ok else 409)
 
 

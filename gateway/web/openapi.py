@@ -169,6 +169,18 @@ SHOWN: Mapping[str, Schema] = {
         totals=one("Totals"),
     ),
     "Exports": thing(exports=many(one("Export")), more=TRUTH),
+    "Ticket": thing(
+        export=TEXT,
+        upstream=TEXT,
+        made=TIME,
+        until=perhaps(TIME),
+        once=TRUTH,
+        used_by=perhaps(TEXT),
+        sessions=COUNT,
+        why_not=perhaps(TEXT),
+        said={"type": "object"},
+    ),
+    "Tickets": thing(tickets=many(one("Ticket")), more=TRUTH),
     "Upstreams": thing(upstreams=many(one("Upstream"))),
     "Loss": thing(
         disk=TEXT,
@@ -230,9 +242,9 @@ def document() -> dict[str, Any]:
     paths["/metrics"] = {"get": _text("metrics", "All counts", "application/openmetrics-text")}
     paths["/api/v1/events"] = {"get": _text("events", EVENTS, "text/event-stream")}
     for look in LOOKS:
-        paths.setdefault(f"/api/v1/{look.verb}", {})["get"] = _look(look)
+        paths.setdefault(f"/api/v1/{look.path}", {})["get"] = _look(look)
     for do in DOES:
-        paths.setdefault(f"/api/v1/{do.verb}", {})["post"] = _do(do)
+        paths.setdefault(f"/api/v1/{do.path}", {})["post"] = _do(do)
     return {
         "openapi": "3.1.0",
         "info": {

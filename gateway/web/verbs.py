@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Type = Literal["string", "boolean", "number", "integer"]
+Type = Literal["string", "boolean", "number", "integer", "object"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,13 @@ class Look:
     arguments: tuple[Argument, ...] = ()
     shows: str = field(kw_only=True)
     """The schema of the answer (`gateway.web.openapi`)."""
+    at: str = field(default="", kw_only=True)
+    """The last part of its path; empty: the verb."""
+
+    @property
+    def path(self) -> str:
+        """The last part of its path."""
+        return self.at or self.verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,13 @@ class Do:
     arguments: tuple[Argument, ...] = ()
     goes_on: bool = False
     """Behind the answer comes more, as server-sent events."""
+    at: str = field(default="", kw_only=True)
+    """The last part of its path; empty: the verb."""
+
+    @property
+    def path(self) -> str:
+        """The last part of its path."""
+        return self.at or self.verb
 
 
 class Misread(Exception):
@@ -57,6 +71,10 @@ _ALL = Argument("all", "boolean", "The export is a pattern, and all that match a
 _OF_UPSTREAM = Argument("upstream", "string", "In place of export: all exports of this upstream.")
 _WITHIN = Argument("within", "number", "How many seconds may pass until they are quiet.")
 _ACCEPT_LOSS = Argument("accept-loss", "boolean", "Do it also where something may be lost by it.")
+_HOW_LONG = (
+    Argument("for", "number", "For how many seconds from now."),
+    Argument("until", "string", "Until when, with its zone: 2036-12-24T18:00Z."),
+)
 _AFTER = "The last of the page before: the next page is given."
 
 LOOKS = (
@@ -86,6 +104,13 @@ LOOKS = (
             Argument("most", "integer", "How many a page has at most."),
         ),
         shows="Exports",
+    ),
+    Look(
+        "export-list",
+        "The exports that were made at run time; in pages",
+        (Argument("after", "string", _AFTER),),
+        shows="Tickets",
+        at="tickets",
     ),
     Look("upstreams", "The servers, and whether they are there", shows="Upstreams"),
     Look(
@@ -133,6 +158,31 @@ DOES = (
             ),
             _ACCEPT_LOSS,
         ),
+    ),
+    Do(
+        "export-add",
+        "Make an export, until a time or for one use; data has its name",
+        (
+            Argument("export", "string", "Its name; without it, one that nobody guesses."),
+            Argument("upstream", "string", "The upstream that it leads to.", needed=True),
+            Argument("upstream-name", "string", "The name there; without it, its own."),
+            Argument("description", "string", "Text for people."),
+            Argument("read-only", "boolean", "Refuse whatever would change the disk."),
+            Argument("who", "object", "Whom it is for, as `who` of [[rule]] says it."),
+            *_HOW_LONG,
+            Argument("once", "boolean", "It is over with its first use."),
+        ),
+        at="exports",
+    ),
+    Do(
+        "export-renew",
+        "Have an export that was made at run time be there until another time",
+        (Argument("export", "string", "Its name.", needed=True), *_HOW_LONG),
+    ),
+    Do(
+        "export-remove",
+        "End an export that was made at run time, and its sessions",
+        (Argument("export", "string", "Its name.", needed=True),),
     ),
     Do(
         "losses",
@@ -239,6 +289,8 @@ def _is(type_: Type, value: object) -> bool:
             return isinstance(value, bool)
         case "integer":
             return isinstance(value, int) and not isinstance(value, bool)
+        case "object":
+            return isinstance(value, dict)
         case "number":
             return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -249,5 +301,6 @@ def _a(type_: Type) -> str:
         "boolean": "true or false",
         "number": "a number",
         "integer": "a whole number",
+        "object": "an object",
     }
     return words[type_]

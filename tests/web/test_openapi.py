@@ -98,6 +98,8 @@ async def test_answers_are_as_it_says(workdir: Path) -> None:
             "pause": {"export": "x"},
             "resume": {"export": "x"},
             "losses": {"forget": True},
+            "exports": {"export": "t", "upstream": "main", "who": {"network": "10.0.0.0/8"}},
+            "export-renew": {"export": "t", "for": 60},
         }
         for verb, arguments in does.items():
             answer = await gateway.do(verb, **arguments)
@@ -105,6 +107,10 @@ async def test_answers_are_as_it_says(workdir: Path) -> None:
             assert not wrong(
                 answer.said, schema_of("/api/v1/status", status="409").replace("Problem", "Answer")
             )
+        tickets = (await gateway.ask("/api/v1/tickets", token=LOOK)).said
+        assert [each["export"] for each in tickets["tickets"]] == ["t"]
+        assert not wrong(tickets, "Tickets")
+        assert (await gateway.do("export-remove", export="t")).status == 200
         for status, asked in {
             400: gateway.do("pause", exprt="x"),
             401: gateway.do("drain", token="no-such-token-0123456789"),
