@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from gateway.admin.control import Misunderstood, ask
+from gateway.embedded import MemoryDisk, Server
 from gateway.hub.ends import Cause
 from gateway.inspect.tickets import said_of, unkeepable
 from gateway.status.shown import exports_shown, gateway_shown
@@ -37,7 +38,8 @@ async def do(gateway: House, verb: str, **arguments: object) -> Any:
 
 
 async def made(gateway: House, name: str = "a", **more: object) -> None:
-    answer = await do(gateway, "add", export=name, **{**TO, **more})
+    said = {key.replace("_", "-"): value for key, value in more.items()}
+    answer = await do(gateway, "add", export=name, **{**TO, **said})
     assert answer.ok, answer
 
 
@@ -189,6 +191,38 @@ async def test_who_has_asked_when_it_ends_does_not_get_it(workdir: Path) -> None
             ends.set()
             if count == 1:
                 await made(gateway)
+
+
+async def test_one_that_ends_while_its_server_is_asked_is_not_opened(workdir: Path) -> None:
+    asked, removed = trio.Event(), trio.Event()
+    server = Server({"disk": MemoryDisk(4096)})
+
+    async def late(stream: trio.SocketStream) -> None:
+        asked.set()
+        await removed.wait()
+        await server.serve(stream)
+
+    slow = '[upstream.slow]\nuri = "nbd+unix:///?socket=DIR/slow"\n'
+    async with trio.open_nursery() as nursery:
+        sock = trio.socket.socket(trio.socket.AF_UNIX)
+        await sock.bind(str(workdir / "slow"))
+        sock.listen()
+        nursery.start_soon(trio.serve_listeners, late, [trio.SocketListener(sock)])
+        async with house(workdir, CONFIG + slow) as gateway:
+            await made(gateway, upstream="slow", upstream_name="disk")
+            client = await gateway.client()
+            await client.structured()
+
+            async def end() -> None:
+                await asked.wait()
+                await do(gateway, "remove", export="a")
+                removed.set()
+
+            nursery.start_soon(end)
+            client.negotiation.go("a", ())
+            assert (await client.refused()).reply == Rep.ERR_UNKNOWN
+            assert not gateway.service.running
+        nursery.cancel_scope.cancel()
 
 
 async def test_for_one_use(workdir: Path) -> None:

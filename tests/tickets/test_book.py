@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -504,6 +505,18 @@ async def test_of_many_that_make_and_remove_one_name_each_is_whole(kept: Kept) -
     assert (again.book.get("a") is None) == (there is None)
     if there is not None:
         assert again.book.names["a"] == there.ticket
+
+
+async def test_one_that_is_made_anew_before_its_file_is_removed_keeps_it(kept: Kept) -> None:
+    await kept.add()
+    async with trio.open_nursery() as nursery, kept.book.turn:
+        nursery.start_soon(partial(kept.add, description="anew"))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(kept.book.remove, "a", "a test")  # it is there until this comes
+        await trio.testing.wait_all_tasks_blocked()
+    await kept.add("b")
+    assert kept.files() == {file_of("a"), file_of("b")}
+    assert kept.again().find().route.description == "anew"
 
 
 async def test_one_that_ends_while_it_is_renewed_has_ended(
