@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -25,6 +26,7 @@ from gateway.tickets.book import Book
 from gateway.tickets.kept import REJOIN_SECONDS, Over
 from gateway.tickets.store import Store, file_of
 from tests.tickets.clocks import NOW, Clocks
+from tests.tools.patience import HANG_SECONDS
 
 TEXT = """
 listen = [ { uri = "nbd://127.0.0.1:0" } ]
@@ -368,6 +370,38 @@ async def test_to_fail_is_no_use(kept: Kept) -> None:
     assert "another client uses it" in kept.why_not(address="10.0.0.2")
     kept.ends(session, chain)  # the server was down
     kept.find(address="10.0.0.2")
+
+
+async def test_nobody_is_told_of_a_use_before_it_is_written_down(
+    kept: Kept, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kept.add(once=True)
+    write, goes_on = kept.book._store.write, threading.Event()  # type: ignore[union-attr]
+
+    def slow(name: str, content: Any) -> None:
+        goes_on.wait(HANG_SECONDS)
+        write(name, content)
+
+    monkeypatch.setattr(kept.book._store, "write", slow)
+    told: list[Session] = []
+    chain = kept.find().chain
+
+    async def come() -> None:
+        told.append((await begun(kept))[0])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come)
+        nursery.start_soon(come)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not told
+        assert kept.book.get("a").sessions == 2  # type: ignore[union-attr]
+        for _ in range(2):  # both give up, and what is under way is written all the same
+            chain[0].policy.leave(Session(kept.client(), "a"))
+        goes_on.set()
+    kept.why_not(address="10.0.0.2")
+    clocks.go_on(REJOIN_SECONDS)
+    await kept.book.look()
+    assert not len(kept.book)
 
 
 async def test_a_use_that_has_begun_survives_a_kill(kept: Kept, clocks: Clocks) -> None:
