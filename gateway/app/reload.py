@@ -36,7 +36,7 @@ from gateway.access.rules import Access
 from gateway.admin.control import ControlAnswer, ControlSocket
 from gateway.app.lacking import say_what_is_lacking
 from gateway.app.standing import Listeners, Present, Standing
-from gateway.app.ticketing import one_turn, opened_book
+from gateway.app.ticketing import following_book, one_turn
 from gateway.config import Config, ConfigError, Listen
 from gateway.config.documents import Note
 from gateway.log import set_up
@@ -271,7 +271,7 @@ class Reloader:
         """Do everything that may fail. What is opened, and changed, is put down to be undone. Raises
         `StartError`, `ListenError`.
         """
-        tickets = await self._tickets(config, opened)
+        tickets = await following_book(config, self._service, opened)
         config, access = self._in_force(config, tickets)
         keyring = await trio.to_thread.run_sync(
             load_keyring, config, self._now.keyring, abandon_on_cancel=True
@@ -289,24 +289,6 @@ class Reloader:
         control = self._control(config, opened)
         admin = await self._admin(config, opened)
         return _Next(config, access, keyring, servers, listeners, control, admin, tickets)
-
-    async def _tickets(self, config: Config, opened: AsyncExitStack) -> Book | None:
-        """Give the tickets that there will be: those that there are, if they fit. Raises `NotReloaded`,
-        `StartError`.
-        """
-        here, directory = self._service.tickets, config.tickets.directory
-        if directory != self._service.config.tickets.directory:
-            if here:
-                kept = self._service.config.tickets.directory
-                raise NotReloaded(f"tickets.directory: there are {len(here)} tickets in {kept}")
-            here = await opened_book(config)
-            if here is not None:
-                opened.callback(here.close)
-        elif here is not None:
-            wrong = await trio.to_thread.run_sync(here.misfits, config)
-            if wrong:
-                raise NotReloaded(*wrong)
-        return here
 
     def _in_force(self, config: Config, tickets: Book | None) -> tuple[Config, Access]:
         try:
@@ -356,14 +338,14 @@ class Reloader:
     def _commit(self, following: _Next) -> tuple[Listeners, list[str]]:
         """Go over to it: give what is listened on no more, and what has been done. Never raises."""
         service, before, doors = self._service, self._now.servers, self._now.doors
-        servers, tickets = following.servers, service.tickets
+        servers, tickets = following.servers, following.tickets
         ended = service.reconfigure(
             following.config, following.access, servers.servers, servers.switched
         )
         set_up(following.config.log)
-        service.take_tickets(following.tickets)
-        if following.tickets is not tickets:
-            self._exchange(following.tickets)
+        service.take_tickets(tickets)
+        if self._now.takes(tickets) and tickets is not None:
+            self._host.keep(tickets)
         credentials = self._take_credentials(following.keyring)
         listeners = [listener for _settings, listener in following.listeners]
         new = [each for each in listeners if each not in doors.listeners]
@@ -394,14 +376,6 @@ class Reloader:
             f"sessions: {len(service.running) - ended} kept, {ended} ended",
             *([f"credentials loaded: {', '.join(credentials)}"] if credentials else []),
         ]
-
-    def _exchange(self, tickets: Book | None) -> None:
-        """Tickets are kept elsewhere from now on; where they were there are none."""
-        if self._now.tickets is not None:
-            self._now.tickets.close()
-        self._now.tickets = tickets
-        if tickets is not None:
-            self._host.keep(tickets)
 
     def _take_credentials(self, keyring: Keyring | None) -> list[str]:
         """Go over to these credentials; say whose were not there before."""

@@ -85,6 +85,13 @@ class Standing:
     leaving: dict[Backend, int] = field(default_factory=dict)
     """What nobody is led to any more, and up to which age clients may be connected to it."""
 
+    def takes(self, tickets: Book | None) -> bool:
+        """Have tickets be kept elsewhere, where there are none yet; say whether that is elsewhere."""
+        before, self.tickets = self.tickets, tickets
+        if before is not None and before is not tickets:
+            before.close()
+        return before is not tickets
+
     async def aclose(self) -> None:
         """Close and end everything: the gateway ends."""
         with trio.CancelScope(shield=True):  # these have limits of their own

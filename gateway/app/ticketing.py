@@ -5,7 +5,7 @@ verbs that change it (`gateway.app.ticket_verbs`). Nothing of that is loaded whe
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 WORDS = ("add", "renew", "remove", "list")
 """The verbs, each after `export-`."""
+
+MOST_TOLD = 20
+"""Tickets that a reload names which has no place for them."""
 
 
 def verbs_of(service: Service) -> dict[str, Verb]:
@@ -59,6 +62,23 @@ async def opened_book(config: Config) -> Book | None:
         raise StartError(f"tickets: {error}") from None
     except OSError as error:
         raise StartError(f"tickets: {directory} cannot be read: {error.strerror}") from None
+
+
+async def following_book(config: Config, service: Service, opened: AsyncExitStack) -> Book | None:
+    """Give the tickets that there are when a configuration is in force: those that there are now, if they fit.
+    What is opened is put down to be closed. Raises `StartError`.
+    """
+    here, kept = service.tickets, service.config.tickets.directory
+    if config.tickets.directory != kept:
+        if here:
+            raise StartError(f"tickets.directory: there are {len(here)} tickets in {kept}")
+        here = await opened_book(config)
+        if here is not None:
+            opened.callback(here.close)
+    elif here is not None and (wrong := await trio.to_thread.run_sync(here.misfits, config)):
+        more = f"; and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
+        raise StartError("; ".join(wrong[:MOST_TOLD]) + more)
+    return here
 
 
 @asynccontextmanager

@@ -259,14 +259,11 @@ class Book:
         if kept is None or kept.ticket is not ticket or not ticket.once or kept.begun:
             return  # if it is over, the rules say so
         async with self.turn:
-            if kept.begun or self._all.get(name) is not kept:
+            user = kept.user
+            if kept.begun or user is None or self._all.get(name) is not kept:
                 return
-            kept.begun = True
-            try:
-                await self._written(kept)
-            except NoTicket:
-                kept.begun = False
-                raise
+            await self._written(kept, {**kept.on_disk(), "user": list(user)})
+            kept.begins_use(user)
 
     def _there(self, name: str) -> IssuedTicket:
         kept = self._all.get(name)

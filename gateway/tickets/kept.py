@@ -114,21 +114,30 @@ class IssuedTicket:
         if self.ticket.once:
             self.user = client.identity.key
 
+    def begins_use(self, user: tuple[str, ...]) -> None:
+        """The disk has whose use it is. Whoever had asked may have gone meanwhile."""
+        self.begun, self.user = True, user
+        if not self.sessions:
+            self._waits_for_more()
+
+    def _waits_for_more(self) -> None:
+        self.rejoin_until = self.clock.steady() + REJOIN_SECONDS
+        self.idle(self)
+
     def left(self) -> None:
         """A session has ended."""
         self.sessions -= 1
         if self.sessions or not self.ticket.once:
             return
         if self.begun:
-            self.rejoin_until = self.clock.steady() + REJOIN_SECONDS
-            self.idle(self)
+            self._waits_for_more()
         else:
             self.user = None  # it was not opened after all
 
     def on_disk(self) -> dict[str, Any]:
         """Give what its file says."""
         until = None if self.until is None else text_of(self.until)
-        user = list(self.user) if self.begun and self.user is not None else None
+        user = list(self.user) if self.user is not None and self.begun else None
         return {"ticket": self.said, "made": text_of(self.made), "until": until, "user": user}
 
     def placed(self) -> Placed:

@@ -12,11 +12,11 @@ import trio
 import trio.testing
 
 from gateway.admin.control import Misunderstood, ask
+from gateway.embedded import MemoryDisk, Server
 from gateway.hub.ends import Cause
 from gateway.inspect.tickets import said_of, unkeepable
-from gateway.status.shown import exports_shown
+from gateway.status.shown import exports_shown, gateway_shown
 from gateway.status.stuck import Stuck
-from gateway.status.verbs import verbs_of as status_verbs
 from gateway.tickets.kept import REJOIN_SECONDS
 from gateway.wire.constants import Cmd, Rep
 from gateway.wire.transmission import encode_request
@@ -38,7 +38,8 @@ async def do(gateway: House, verb: str, **arguments: object) -> Any:
 
 
 async def made(gateway: House, name: str = "a", **more: object) -> None:
-    answer = await do(gateway, "add", export=name, **{**TO, **more})
+    said = {key.replace("_", "-"): value for key, value in more.items()}
+    answer = await do(gateway, "add", export=name, **{**TO, **said})
     assert answer.ok, answer
 
 
@@ -192,6 +193,38 @@ async def test_who_has_asked_when_it_ends_does_not_get_it(workdir: Path) -> None
                 await made(gateway)
 
 
+async def test_one_that_ends_while_its_server_is_asked_is_not_opened(workdir: Path) -> None:
+    asked, removed = trio.Event(), trio.Event()
+    server = Server({"disk": MemoryDisk(4096)})
+
+    async def late(stream: trio.SocketStream) -> None:
+        asked.set()
+        await removed.wait()
+        await server.serve(stream)
+
+    slow = '[upstream.slow]\nuri = "nbd+unix:///?socket=DIR/slow"\n'
+    async with trio.open_nursery() as nursery:
+        sock = trio.socket.socket(trio.socket.AF_UNIX)
+        await sock.bind(str(workdir / "slow"))
+        sock.listen()
+        nursery.start_soon(trio.serve_listeners, late, [trio.SocketListener(sock)])
+        async with house(workdir, CONFIG + slow) as gateway:
+            await made(gateway, upstream="slow", upstream_name="disk")
+            client = await gateway.client()
+            await client.structured()
+
+            async def end() -> None:
+                await asked.wait()
+                await do(gateway, "remove", export="a")
+                removed.set()
+
+            nursery.start_soon(end)
+            client.negotiation.go("a", ())
+            assert (await client.refused()).reply == Rep.ERR_UNKNOWN
+            assert not gateway.service.running
+        nursery.cancel_scope.cancel()
+
+
 async def test_for_one_use(workdir: Path) -> None:
     async with house(workdir, CONFIG) as gateway:
         clocks = clocks_of(gateway)
@@ -326,42 +359,15 @@ async def test_pauses_and_what_is_shown_know_them(workdir: Path) -> None:
         assert (await verbs(gateway)["resume"]({"export": "a"})).ok
         session = await gateway.session("a")
         await session.read(0, 512)
-        [shown], _more = await exports_shown(gateway.service, None, 10)
+        [shown], _more = await exports_shown(gateway.service, None)
         assert (shown["export"], shown["ticket"], shown["upstream"]) == ("a", True, "m")
         await session.stream.aclose()
         await causes(gateway, 1)
-        [shown], _more = await exports_shown(gateway.service, None, 10)
+        [shown], _more = await exports_shown(gateway.service, None)
         assert (shown["export"], shown["totals"]["sessions"]) == ("other", 1)
-        status = status_verbs(
-            gateway.service, Stuck(gateway.service, gateway.service.log), Nothing()
-        )
-        data = (await status["status"]({})).data
-        assert data is not None
-        assert data["tickets"] == 1
-
-
-class Nothing:
-    """A house without anything."""
-
-    began = 0.0
-
-    def sessions_end_in_seconds(self) -> float | None:
-        return None
-
-    def listeners_shown(self) -> list[dict[str, Any]]:
-        return []
-
-    def terms_shown(self) -> list[dict[str, Any]]:
-        return []
-
-    def drain(self, listener: str | None, seconds: float | None) -> list[str]:
-        return []
-
-    def undrain(self, listener: str | None) -> list[str]:
-        return []
-
-    def end(self, seconds: float | None) -> list[str]:
-        return []
+        stuck = Stuck(gateway.service, gateway.service.log)
+        status = await gateway_shown(gateway.service, stuck, began=0, listeners=[], terms=[])
+        assert status["tickets"] == 1
 
 
 async def test_what_check_says_of_them(workdir: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from gateway.tickets.book import Book
 from gateway.tickets.kept import REJOIN_SECONDS, Over
 from gateway.tickets.store import Store, file_of
 from tests.tickets.clocks import NOW, Clocks
+from tests.tools.patience import HANG_SECONDS
 
 TEXT = """
 listen = [ { uri = "nbd://127.0.0.1:0" } ]
@@ -369,6 +372,38 @@ async def test_to_fail_is_no_use(kept: Kept) -> None:
     kept.find(address="10.0.0.2")
 
 
+async def test_nobody_is_told_of_a_use_before_it_is_written_down(
+    kept: Kept, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kept.add(once=True)
+    write, goes_on = kept.book._store.write, threading.Event()  # type: ignore[union-attr]
+
+    def slow(name: str, content: Any) -> None:
+        goes_on.wait(HANG_SECONDS)
+        write(name, content)
+
+    monkeypatch.setattr(kept.book._store, "write", slow)
+    told: list[Session] = []
+    chain = kept.find().chain
+
+    async def come() -> None:
+        told.append((await begun(kept))[0])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come)
+        nursery.start_soon(come)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not told
+        assert kept.book.get("a").sessions == 2  # type: ignore[union-attr]
+        for _ in range(2):  # both give up, and what is under way is written all the same
+            chain[0].policy.leave(Session(kept.client(), "a"))
+        goes_on.set()
+    kept.why_not(address="10.0.0.2")
+    clocks.go_on(REJOIN_SECONDS)
+    await kept.book.look()
+    assert not len(kept.book)
+
+
 async def test_a_use_that_has_begun_survives_a_kill(kept: Kept, clocks: Clocks) -> None:
     await kept.add(once=True)
     await begun(kept)
@@ -504,6 +539,18 @@ async def test_of_many_that_make_and_remove_one_name_each_is_whole(kept: Kept) -
     assert (again.book.get("a") is None) == (there is None)
     if there is not None:
         assert again.book.names["a"] == there.ticket
+
+
+async def test_one_that_is_made_anew_before_its_file_is_removed_keeps_it(kept: Kept) -> None:
+    await kept.add()
+    async with trio.open_nursery() as nursery, kept.book.turn:
+        nursery.start_soon(partial(kept.add, description="anew"))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(kept.book.remove, "a", "a test")  # it is there until this comes
+        await trio.testing.wait_all_tasks_blocked()
+    await kept.add("b")
+    assert kept.files() == {file_of("a"), file_of("b")}
+    assert kept.again().find().route.description == "anew"
 
 
 async def test_one_that_ends_while_it_is_renewed_has_ended(
