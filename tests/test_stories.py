@@ -1,4 +1,4 @@
-"""The stories in examples/ show what they say, and leave nothing behind, whether they are told to their end or not."""
+"""The stories in examples/ show what they say, and leave nothing behind, told to their end or not."""
 
 from __future__ import annotations
 
