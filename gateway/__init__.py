@@ -44,4 +44,4 @@ connect to an *upstream*; a *session* is a client connection after negotiation, 
 *quirk* mends what a peer gets wrong; a *policy* is a restriction or change that an operator chooses.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
