@@ -348,6 +348,9 @@ class Nothing:
     def sessions_end_in_seconds(self) -> float | None:
         return None
 
+    def older_shown(self) -> None:
+        return None
+
     def listeners_shown(self) -> list[dict[str, Any]]:
         return []
 
