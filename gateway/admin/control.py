@@ -157,14 +157,10 @@ class ControlSocket:
         self._heard: Callable[[Asked], None] = lambda _asked: None
         self._failed: Callable[[BaseException], None] = _reraise
         self._clients = 0
-        if listening is None:
-            listening = open_nameless() if path is None else open_unix(path, MODE)
-        self.listening = listening
+        self.listening = listening or (open_nameless() if path is None else open_unix(path, MODE))
         self.path = path or Path(self.listening.socket.getsockname().decode())
-        self._closed, self.file_is_ours = (
-            False,
-            True,
-        )  # its file: else another process listens there, too
+        self._closed = False
+        self.file_is_ours = True  # else another process listens there as well
 
     async def run(
         self,

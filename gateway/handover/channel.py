@@ -111,13 +111,17 @@ class Channel:
         """Give the next message, before `run` runs; None: the other process has ended. Raises
         `NotUnderstood`.
         """
-        room = MAX_DESCRIPTORS * _DESCRIPTOR
         try:
-            whole, ancillary, flags, _address = await self._socket.recvmsg(
-                MAX_MESSAGE_BYTES + 1, socket.CMSG_SPACE(room), socket.MSG_CMSG_CLOEXEC
-            )
+            received = await self._received()
+        except ConnectionResetError:
+            # It has ended without having read all that we said. That is told once, and before what it has said.
+            try:
+                received = await self._received()
+            except OSError:
+                return None
         except OSError:
             return None
+        whole, ancillary, flags, _address = received
         descriptors = array.array("i")
         for level, kind, data in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -130,6 +134,12 @@ class Channel:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise
+
+    async def _received(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+        room = MAX_DESCRIPTORS * _DESCRIPTOR
+        return await self._socket.recvmsg(
+            MAX_MESSAGE_BYTES + 1, socket.CMSG_SPACE(room), socket.MSG_CMSG_CLOEXEC
+        )
 
     async def send_waiting(self) -> None:
         """Send all that was said, before `run` runs."""

@@ -76,6 +76,20 @@ async def test_what_was_said_before_the_end_is_heard() -> None:
     theirs.close()
 
 
+async def test_so_it_is_when_the_end_has_read_nothing() -> None:
+    """The kernel tells that first."""
+    ours, theirs = map(Channel, pair())
+    theirs.say(ChannelMessage("serving"))
+    await theirs.send_waiting()
+    ours.say(ChannelMessage("go"))
+    await ours.send_waiting()
+    ours.close()
+    heard: list[str] = []
+    await theirs.run(lambda message: heard.append(message.kind))
+    assert heard == ["go"]
+    theirs.close()
+
+
 async def test_who_is_not_understood_is_heard_no_more() -> None:
     end, other = pair()
     channel = Channel(end)
