@@ -5,6 +5,7 @@ Where everything is; imports go down this list, never up:
     cli/         one file per verb: serve, demo, check, explain, probe, policies, ...
     app/         the gateway as a whole: built from a configuration, reloaded, switched
     web/         metrics, health, an API and a page for browsers over HTTP, in a process of its own
+    upgrade/     a newer process takes this one's place, and no client notices
     inspect/     what looks and serves nobody: explain, probe, conform, what check looks for
     status/      what a running gateway is doing, and what waits for what
     admin/       how a running gateway is spoken to
@@ -14,6 +15,7 @@ Where everything is; imports go down this list, never up:
     hub/         the data plane with its sockets: all sessions in one epoll, in one task
     upstream/    servers, the negotiation ladder, links, listings
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
+    handover/    clients that go from one process to another, with their sockets
     net/         sockets: listen, dial, drive a pure core from a socket; and processes that end with us
     tls/         credentials, contexts, who a peer is; no sockets
     tickets/     exports that are made while the gateway runs, kept on disk, and over at a time

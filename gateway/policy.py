@@ -316,6 +316,13 @@ class Policy(BaseModel):
     def leave(self, session: Session) -> None:
         """A session has ended, for whatever reason."""
 
+    def stands_elsewhere(self, session: Session) -> bool:
+        """Another process of this gateway serves a session to which this would stand, while it is exchanged for
+        a newer one. Count it, however many there are, and say whether it was counted: then `leave` is called
+        when it ends there.
+        """
+        return False
+
     def denied(self, client: Client, export: str, why: str) -> None:
         """A client was not given the export that this stands at."""
 

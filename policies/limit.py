@@ -122,6 +122,11 @@ class Limit(Policy):
         self._counts.add(session, 1)
         return self
 
+    def stands_elsewhere(self, session: Session) -> bool:
+        """Count a session of another process."""
+        self._counts.add(session, 1)
+        return True
+
     def leave(self, session: Session) -> None:
         """Count it no more."""
         self._counts.add(session, -1)

@@ -96,6 +96,13 @@ class Writers(Policy):
             self._places.take(session)
         return stands
 
+    def stands_elsewhere(self, session: Session) -> bool:
+        """Give its identity a place if there is one: there it may be a reader, too."""
+        stands = self._places.free(session, self.most)
+        if stands:
+            self._places.take(session)
+        return stands
+
     def leave(self, session: Session) -> None:
         """Give the place back."""
         self._places.give_back(session)

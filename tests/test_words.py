@@ -11,7 +11,7 @@ import pytest
 TOP = Path(__file__).parents[1]
 HOUSE = TOP / "gateway"
 
-MOST_WORDS = 20
+MOST_WORDS = 21
 
 [SECTION] = re.findall(r"(?ms)^## Words\n(.*?)^## ", (TOP / "CONTRIBUTING.md").read_text())
 WORDS, NOUNS = (

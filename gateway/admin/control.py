@@ -24,9 +24,7 @@ undone when its caller closes the connection.
 Behind the answer of a verb that has more to tell (`ControlAnswer.then`) come lines of JSON, until it has told
 all or the caller goes.
 
-The log says of every request who has asked, for whom (`asked-by`), and what came of it (`Asked`).
-
-Verbs are a table that `gateway.app.run` fills: a new one is a row.
+The log has who has asked for what, for whom (`asked-by`), and what came of it (`Asked`).
 """
 
 from __future__ import annotations
@@ -150,18 +148,19 @@ def no_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 class ControlSocket:
-    """One control socket that is open. Without a path it has an abstract name that the kernel chooses (unix(7),
-    "autobind"), for what we have started. Raises `ListenError`.
+    """One control socket that is open, or one that listens at a path already. Without a path it has an abstract
+    name that the kernel chooses (unix(7), "autobind"), for what we have started. Raises `ListenError`.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, listening: trio.SocketListener | None = None) -> None:
         self._verbs: Mapping[str, Verb] = {}
         self._heard: Callable[[Asked], None] = lambda _asked: None
         self._failed: Callable[[BaseException], None] = _reraise
         self._clients = 0
-        self._listener = open_nameless() if path is None else open_unix(path, MODE)
-        self.path = path or Path(self._listener.socket.getsockname().decode())
+        self.listening = listening or (open_nameless() if path is None else open_unix(path, MODE))
+        self.path = path or Path(self.listening.socket.getsockname().decode())
         self._closed = False
+        self.file_is_ours = True  # else another process listens there as well
 
     async def run(
         self,
@@ -176,7 +175,7 @@ class ControlSocket:
         """
         self._verbs = verbs
         self._heard, self._failed = heard, failed
-        await take_clients(self._listener, lambda each: clients.start_soon(self.serve, each), short)
+        await take_clients(self.listening, lambda each: clients.start_soon(self.serve, each), short)
 
     async def aclose(self) -> None:
         """Listen no more. The file is removed, once: a second time, it might be another's."""
@@ -184,8 +183,8 @@ class ControlSocket:
             return
         self._closed = True
         with trio.CancelScope(shield=True):
-            await self._listener.aclose()
-        if not is_abstract(str(self.path)):
+            await self.listening.aclose()
+        if self.file_is_ours and not is_abstract(str(self.path)):
             with suppress(OSError):
                 self.path.unlink()
 

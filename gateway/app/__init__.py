@@ -16,6 +16,8 @@ draining.py  how clients are let go: those of a listener, or all, because the ga
 farewell.py  the end in good order, step by step
 manager.py   what systemd is told of us, and by what it sees that we are alive
 becoming.py  whom it becomes, once all is open that takes more rights
+doors.py     where clients and commands are taken, and until when
+upgrading.py  the verb by which a newer process takes this one's place
 asked.py     what was asked over the control socket, in the log
 pidfile.py   our number in a file, as long as we serve
 command.py   what a gateway is there for by `--run`

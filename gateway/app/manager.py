@@ -24,7 +24,7 @@ import faulthandler
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,18 @@ class Manager:
             found[PERIOD] = str(round(self.watchdog_seconds * MICROSECONDS))
         return found
 
+    async def hand_over(self, pid: int) -> None:
+        """Say which process serves from now on, and nothing after that: that process does, and only who is
+        known to serve is heard (NotifyAccess=main).
+        """
+        await self.tell(f"MAINPID={pid}")
+        self.address = None
+        self.close()
+
+    def goes_on(self, environment: Mapping[str, str]) -> None:
+        """Speak again, as `environment` said before it was handed over."""
+        self.address = environment.get(SOCKET)
+
     async def run(self, alive: Callable[[], Awaitable[None]], status: Callable[[], str]) -> None:
         """Say that clients can connect; then, until cancelled, that we are alive, and what `status` says when
         that has changed. `alive` comes back if we are.
@@ -83,6 +95,8 @@ class Manager:
             # Half of the time that it waits for it, as sd_watchdog_enabled(3) recommends.
             await trio.sleep(min(LOOK_SECONDS, (self.watchdog_seconds or 2 * LOOK_SECONDS) / 2))
             await alive()
+            if self.address is None:
+                return  # it was handed over
             before, said = said, status()
             news = [f"STATUS={said}"] if said != before else []
             if self.watchdog_seconds is not None:

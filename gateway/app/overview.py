@@ -5,7 +5,7 @@ listeners, whether they take clients, and the certificates.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,10 +32,18 @@ class Overview:
         self._clients = clients
         self._service = service
         self._drained, self._leaving = drained, leaving
+        self.older_shown: Callable[[], dict[str, Any] | None] = lambda: None
+        """See `House`."""
 
     def is_drained(self, listener: Listener) -> bool:
         """Say whether no more clients are taken there."""
         return str(listener.settings.uri) in self._drained
+
+    @property
+    def drained(self) -> list[str]:
+        """The URIs of the settings of listeners at which no more clients are taken."""
+        there = self._standing.doors.listeners
+        return [str(each.settings.uri) for each in there if self.is_drained(each)]
 
     def listeners_shown(self) -> list[dict[str, Any]]:
         """See `House`."""

@@ -29,11 +29,34 @@ NUMBER_BYTES = 20
 """A number has no more, with what is written around it."""
 
 
+class Pidfile:
+    """A pidfile that is held. Who has a copy of its descriptor holds it as well (flock(2))."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.is_ours = True
+        """Our number is in it, and it goes with us. False: it has another process's."""
+
+    def write(self) -> None:
+        """Write our number. Raises `OSError`."""
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)
+        self.is_ours = True
+
+
 @contextmanager
-def pidfile(path: Path | None) -> Iterator[None]:
-    """Have our number in a file, if there is to be one. Raises `StartError`."""
+def pidfile(path: Path | None, held: int | None = None) -> Iterator[Pidfile | None]:
+    """Have our number in a file, if there is to be one. `held`: the descriptor of a pidfile that another
+    process holds for us, and in which its number stays until we `write` ours. Raises `StartError`.
+    """
     if path is None:
-        yield
+        yield None
+        return
+    if held is not None and _is_at(held, path):
+        file = Pidfile(held)
+        file.is_ours = False
+        with _kept(file, path):
+            yield file
         return
     try:
         fd = _held(path)
@@ -44,13 +67,20 @@ def pidfile(path: Path | None) -> Iterator[None]:
         is_link = os.path.islink(path)  # noqa: PTH114 # as said
         why = "it is a symbolic link" if is_link else error.strerror
         raise StartError(f"cannot write {path}: {why}") from None
+    file = Pidfile(fd)
+    with _kept(file, path):
+        yield file
+
+
+@contextmanager
+def _kept(file: Pidfile, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
         with suppress(OSError):
-            if _is_at(fd, path):
+            if file.is_ours and _is_at(file.fd, path):
                 path.unlink()
-        os.close(fd)
+        os.close(file.fd)
 
 
 def _held(path: Path) -> int:
@@ -66,8 +96,7 @@ def _held(path: Path) -> int:
                     raise StartError(
                         f"cannot write {path}: it has something else in it than a process's number"
                     )
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+                Pidfile(fd).write()
                 return fd
         except BaseException:
             os.close(fd)

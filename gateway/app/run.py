@@ -3,7 +3,8 @@
 The only module that knows all others. Signals: SIGTERM, or SIGINT once, ends it in good order
 (`gateway.app.farewell`). A second one ends sessions that were given time, and where they were not, everything
 at once, with the status of one that it would have killed. SIGHUP loads the configuration and TLS credentials
-anew (`gateway.app.reload`), SIGUSR1 writes the state to the log (`gateway.status.dump`). SIGUSR2 does nothing.
+anew (`gateway.app.reload`), SIGUSR1 writes the state to the log (`gateway.status.dump`), SIGUSR2 upgrades
+(`gateway.app.upgrading`).
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ from gateway.app.asked import say_asked
 from gateway.app.becoming import become_whom_it_says
 from gateway.app.command import run_command
 from gateway.app.descriptors import raise_limit, why_short
+from gateway.app.doors import Doorkeeper, open_doors
 from gateway.app.draining import Drained, Leaving
 from gateway.app.farewell import Farewell
 from gateway.app.lacking import say_what_is_lacking
 from gateway.app.let_in_nowhere import LetInNowhere
 from gateway.app.manager import manager_of
 from gateway.app.overview import Overview
-from gateway.app.pidfile import pidfile
+from gateway.app.pidfile import Pidfile, pidfile
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
 from gateway.app.ticketing import opened_book
 from gateway.app.tracing import trace_of
-from gateway.clients.client import ChooseSession, naming, serve_client
+from gateway.app.upgrading import Upgrading, newer_begun
+from gateway.clients.client import ChooseSession, naming, serve_client, serve_given
 from gateway.config import Config, Listen
 from gateway.hub.hub import Hub
 from gateway.log import keep_recent, logger, say_left_out
 from gateway.log.ids import new_id
-from gateway.net.listen import Listener, ListenError, open_listener, take_clients
+from gateway.net.listen import Listener, take_clients
 from gateway.net.options import peer_of
 from gateway.net.tally import Tally
 from gateway.sessions.pausing import Pauses
@@ -57,12 +60,11 @@ from gateway.uri import NbdUri
 
 if TYPE_CHECKING:
     from gateway.app.web import AdminDoor
+    from gateway.handover.given import Given
+    from gateway.identity import Identity
     from gateway.tickets.book import Book
     from gateway.tls.keyring import Keyring  # costs nothing where there is no TLS
-
-WITHOUT_MEANING = (signal.SIGUSR2,)
-"""It would kill us: a lot for somebody's guess at what rotates logs. We do not have the kernel ignore it, for
-what we start would ignore it as well (execve(2))."""
+    from gateway.upgrade.newer import Newer
 
 KILLED = 128
 """Exit status after a second signal, beside its number: what a shell gives for who was killed by it."""
@@ -78,6 +80,13 @@ class RunOptions:
     """A shell command: the gateway ends with it, and with its status."""
     pidfile: Path | None = None
     exit_after_last_client: bool = False
+
+    @property
+    def ends_with(self) -> str:
+        """What the gateway ends with, beside signals, in words; empty: with nothing else."""
+        if self.run is not None:
+            return "the command of --run"
+        return "its last client" if self.exit_after_last_client else ""
 
 
 async def serve(
@@ -97,26 +106,35 @@ async def serve(
     # number away (waitpid(2)).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Signals first: whoever sees the socket may send one.
-    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, *WITHOUT_MEANING)
+    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     with trio.open_signal_receiver(*heard) as signals, _none_held_back(heard):
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
+            newer: Newer | None = None
             try:
                 manager = manager_of(os.environ)
+                newer = await newer_begun()
                 keyring = load_keyring(config)
                 servers = servers_of(config, embedded, keyring)
                 standing = Standing(servers, keyring, Listeners([]), manager)
                 try:
-                    await _open(standing.doors, config)
-                    with pidfile(options.pidfile):
+                    inherited = None if newer is None else newer.inherited
+                    await open_doors(standing.doors, config, inherited)
+                    held = None if inherited is None else inherited.pidfile
+                    with pidfile(options.pidfile, held) as file:
                         become_whom_it_says(config)
                         standing.tickets = await opened_book(config)
-                        run = _Run(config, options, source, standing, embedded, signals, listening)
+                        run = _Run(
+                            *(config, options, source, standing, embedded, signals, listening),
+                            *(newer, file),
+                        )
                         status = await run.until_the_end()
                 finally:
                     await standing.aclose()
             except StartError as error:  # as itself, not in the nursery's group
                 failed = error
+                if newer is not None:
+                    await newer.fail(str(error))
             embedded.cancel_scope.cancel()
     if failed is not None:
         raise failed
@@ -147,6 +165,8 @@ class _Run:
         embedded: trio.Nursery,
         signals: AsyncIterator[int],
         listening: Callable[[tuple[NbdUri, ...]], None] | None,
+        newer: Newer | None = None,
+        file: Pidfile | None = None,
     ) -> None:
         listeners = standing.doors.listeners
         if listening is not None:
@@ -168,12 +188,19 @@ class _Run:
         self._reloader = Reloader(source, self._service, standing, embedded, self)
         self._verbs: dict[str, Verb] = {"reload": self._reload, "trace": trace_of(self._service)}
         self._stuck = Stuck(self._service, log)
+        self.clients: dict[str, tuple[Listener, Identity]] = {}
+        """Who is connected, by their ids."""
         self._clients: Counter[Listener] = Counter()
         self._leaving, self._drained = Leaving(), Drained(self._service)
         self._overview = Overview(
             standing, self._clients, self._service, self._drained, self._leaving
         )
         self._farewell = Farewell(self._service, standing, self._leaving, self._clients)
+        self._doors = Doorkeeper(standing.doors, file, self._beside, self._taking, self._obeying)
+        self._upgrading = Upgrading(
+            *(self, self._service, standing, self._doors, self._overview, newer, options.ends_with),
+            self._leaving,
+        )
         self._had_client = False
         """One that has asked for something: who only looks whether the port is open is none."""
         self._status = 0
@@ -191,7 +218,9 @@ class _Run:
                         self._client_tasks, self._tasks = clients, doors
                         self._begin(hub.cancel_scope)
                         await self._leaving.begun.wait()
+                        self._upgrading.told()
                         await self._farewell.say()
+                        await self._upgrading.farewell()
                         doors.cancel_scope.cancel()
                     clients.cancel_scope.cancel()
                 hub.cancel_scope.cancel()
@@ -210,30 +239,24 @@ class _Run:
         )
         self._verbs |= ticketing.verbs_of(self._service)
         self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
+        self._verbs |= {"upgrade": self._upgrading.upgrade}
+        self._verbs = self._upgrading.guarded(self._verbs)
         begin(self._obey_signals, everything)
-        begin(
-            self._standing.manager.run, self._service.hub.waker.goes_round, self._farewell.in_a_line
-        )
         begin(self._stuck.watch)
         begin(self._drained.run)
         begin(self._shortages.run)
         begin(self._turned_away.run)
         begin(self._service.turned_away.run)
-        begin(see_to_upstreams, self._service)
         begin(reloader.do_what_is_asked)
         begin(reloader.watch_file)
         begin(reloader.look_again_as_time_passes)
-        begin(say_what_is_lacking, self._service.config, self._service.log)
         if self._standing.keyring is not None:
             self.watch(self._standing.keyring)
         if self._standing.tickets is not None:
             self.keep(self._standing.tickets)
-        for listener in self._standing.doors.listeners:
-            self.accept(listener)
-        if self._standing.doors.control is not None:
-            self.obey(self._standing.doors.control)
-        if self._standing.doors.admin is not None:
-            self.serve_web(self._standing.doors.admin)
+        if not self._upgrading.begin(self._tasks):
+            self.see_to_upstreams()
+            self.serves()
         if self._options.run is not None:
             self._tasks.start_soon(self._run_command, self._options.run)
 
@@ -249,10 +272,8 @@ class _Run:
             if number == signal.SIGUSR1:
                 await self._service.hub.attempt(self._write_state)
                 continue
-            if number in WITHOUT_MEANING:
-                self._service.log.info(
-                    "signal means nothing here: SIGHUP reloads", signal=signal.Signals(number).name
-                )
+            if number == signal.SIGUSR2:
+                self._beside(self._upgrading.by_signal)
                 continue
             if self._leaving.begun.is_set() and not self._leaving.begin(0):
                 self._service.log.warning(
@@ -273,17 +294,21 @@ class _Run:
 
     def accept(self, listener: Listener) -> None:
         """Take clients; until draining, or a reload, closes the listener."""
+        self._doors.accept(listener)
 
+    def _taking(self, listener: Listener) -> list[Callable[[], Awaitable[object]]]:
         def take(stream: trio.SocketStream) -> None:
             self._client_tasks.start_soon(self._client, listener, stream)
 
-        for listening in listener.sockets:
-            self._beside(take_clients, listening, take, self._short)
+        return [partial(take_clients, each, take, self._short) for each in listener.sockets]
 
     def obey(self, control: ControlSocket) -> None:
         """Do what is asked for over a control socket."""
+        self._doors.obey(control)
+
+    async def _obeying(self, control: ControlSocket) -> None:
         failed, heard = self._service.hub.failed, partial(say_asked, self._service.log)
-        self._beside(control.run, self._verbs, self._tasks, self._short, heard, failed)
+        await control.run(self._verbs, self._tasks, self._short, heard, failed)
 
     def serve_web(self, door: AdminDoor) -> None:
         """Have HTTP spoken at a door of `[admin]`."""
@@ -310,7 +335,29 @@ class _Run:
     @property
     def ends(self) -> bool:
         """Nothing new is begun."""
-        return self._leaving.begun.is_set()
+        return self._leaving.begun.is_set() or self._upgrading.is_under_way
+
+    # --- What an upgrade has us do
+
+    def serves(self) -> None:
+        """Take clients and commands at all doors, and tell the manager."""
+        for why in self._doors.accept_all():
+            self._service.log.error("door not taken over", why=why)
+        admin = self._standing.doors.admin
+        if admin is not None and admin.ended is None:
+            self.serve_web(admin)
+        alive, line = self._service.hub.waker.goes_round, self._farewell.in_a_line
+        self._beside(self._standing.manager.run, alive, line)
+
+    def see_to_upstreams(self) -> None:
+        """Nobody else has connections to the servers: see to them."""
+        self._beside(see_to_upstreams, self._service)
+        self._beside(say_what_is_lacking, self._service.config, self._service.log)
+
+    def take(self, listener: Listener, stream: trio.SocketStream, given: Given) -> None:
+        """Serve a client that another process has handed over."""
+        self.clients[given.session_id] = listener, given.identity
+        self._client_tasks.start_soon(self._client, listener, stream, given)
 
     async def _reload(self, arguments: Mapping[str, object]) -> ControlAnswer:
         no_arguments(arguments)
@@ -324,33 +371,42 @@ class _Run:
     def _say_shortage(self, why: str, count: int, _last: str) -> None:
         self._service.log.error("could not accept a client", why=why, attempts=count)
 
-    async def _client(self, listener: Listener, stream: trio.SocketStream) -> None:
+    async def _client(
+        self, listener: Listener, stream: trio.SocketStream, given: Given | None = None
+    ) -> None:
         log = self._service.log
-        listen, session_id = listener.settings, new_id()
+        listen = listener.settings
+        session_id = new_id() if given is None else given.session_id
         self._clients[listener] += 1
         try:
-            log = naming(peer_of(stream.socket), log, session_id)
+            who = peer_of(stream.socket) if given is None else given.identity
+            self.clients[session_id] = listener, who
+            log = naming(who, log, session_id)
+            here = self._clients[listener] + self._upgrading.clients_elsewhere(listener)
             with self._reloader.present.one():
                 async with stream:
-                    if self._overview.is_drained(listener):
+                    tls = self._session_of(listen)
+                    if given is not None:
+                        await serve_given(self._service, listen, stream, given, tls)
+                    elif self._overview.is_drained(listener):
                         self._turned_away.add(listener, stream, "the listener is drained")
-                    elif self._clients[listener] > listen.max_connections:
+                    elif here > listen.max_connections:
                         why = f"{listen.max_connections} are connected"
                         self._turned_away.add(listener, stream, why)
-                    else:
-                        tls = self._session_of(listen)
-                        if await serve_client(
-                            self._service, listen, stream, tls, session_id=session_id
-                        ):
-                            self._had_client = True
+                    elif await serve_client(
+                        self._service, listen, stream, tls, session_id=session_id
+                    ):
+                        self._had_client = True
         except (Exception, SystemExit):
             # A bug, ours or a policy's; it must not take the other clients with it.
             log.exception("client lost to an internal error")
         finally:
+            self.clients.pop(session_id, None)
             self._clients[listener] -= 1
             if not self._clients[listener]:
                 del self._clients[listener]
             self._farewell.note_left()
+            self._upgrading.client_left()
             if self._had_client and not self._clients and self._options.exit_after_last_client:
                 self._leaving.begin()
 
@@ -363,29 +419,3 @@ class _Run:
         keyring = self._standing.keyring
         ring = None if keyring is None else keyring.listener(listen)
         return None if ring is None else ring.current.session
-
-
-# --- Building
-
-
-async def _open(doors: Listeners, config: Config) -> None:
-    """Listen on everything. Raises `StartError`; then what was opened is for the caller to close."""
-    try:
-        if "LISTEN_FDS" in os.environ:
-            from gateway.net.inherited import handed_over
-
-            doors.listeners += await handed_over(config.listen, os.environ)
-        # Who can reach the gateway as a client can then ask it, too.
-        if config.control.socket is not None:
-            doors.control = ControlSocket(config.control.socket)
-        if config.admin is not None:
-            from gateway.app.web import open_door
-
-            doors.admin = await open_door(config.admin)
-        here = [each.settings for each in doors.listeners]
-        for settings in config.listen:
-            if settings not in here:
-                doors.listeners.append(await open_listener(settings))
-        doors.listeners.sort(key=lambda each: config.listen.index(each.settings))
-    except ListenError as error:
-        raise StartError(str(error)) from None

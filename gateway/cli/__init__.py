@@ -23,6 +23,7 @@ listens within a fraction of a second: nothing is loaded that only help texts or
     disconnect.py  one of its sessions is ended
     drain.py, undrain.py  it takes no more clients, or takes them again
     disable.py, enable.py  it connects to an upstream no more, or does again
+    upgrade.py   a newer process takes its place
     trace.py     what the clients and servers of an export say to each other
 
 And what several of them need:
@@ -101,6 +102,7 @@ VERBS = (
         "disable",
         "enable",
         "trace",
+        "upgrade",
         "explain",
         "probe",
         "conform",

@@ -117,8 +117,11 @@ def serve(
         try:
             settings = load(note=lambda path: seen.update({path: stamp_of(path)}))
         except ConfigError as error:
+            from gateway.upgrade.begin import say_failed
+
             for problem in error.problems:
                 complain(str(problem))
+            say_failed([str(problem) for problem in error.problems])
             return 1 if any(problem.file for problem in error.problems) else 2
         once = config is None or config == Path("-")  # standard input has been read
         source = None if config is None or once else (config, lambda note: load(note=note), seen)

@@ -47,6 +47,9 @@ def _text(shown: dict[str, Any]) -> str:
     ]
     if shown["draining"]:
         facts.append(("shuts down", _waits_for(shown)))
+    if older := shown["older"]:
+        clients = f"{older['clients']} clients, {older['sessions']} of them in sessions"
+        facts.append(("before us", f"process {older['pid']} ({older['version']}) has {clients}"))
     for each in shown["pauses"]:
         facts.append(("paused", f"{each['export']!r} by {each['by']} since {each['since']}"))
     if (more := len(shown["paused"]) - len(shown["pauses"])) > 0:

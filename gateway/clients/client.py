@@ -17,6 +17,12 @@ TLS, nor what it has ("TLS support", SELECTIVETLS).
 
 A load balancer that we trust speaks first, and says who its client is (see `gateway.net.proxy`).
 
+Where another process of the gateway serves the disk that it asks for, it is handed over to that (`homing`), or
+has come from there.
+
+This is longer than other modules: what a client was told, how long it may take and whether it is there have to
+be right in every order of options, over TLS and before.
+
 An oldstyle listener does not negotiate: its client gets the export that the configuration names, and says
 nothing before its first command. So it is given no time to say it in, either.
 """
@@ -67,6 +73,8 @@ from gateway.wire.limits import SECONDS_PER_LISTED_NAME
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from gateway.clients.homing import GoneHome
+    from gateway.handover.given import Given
     from gateway.tls.credentials import (
         TlsSession,
     )  # costs nothing where there is no TLS
@@ -106,18 +114,38 @@ async def serve_client(
     began = trio.current_time()
     peer = peer_of(stream.socket)
     log = naming(peer, service.log, session_id)
-    handshakes, listener = service.counts.handshakes, str(listen.uri)
     who = await _introduced(stream, peer, listen, log)
     if who is None:
-        handshakes[listener, Became.INTRODUCED_WRONGLY] += 1
+        service.counts.handshakes[str(listen.uri), Became.INTRODUCED_WRONGLY] += 1
         return False
     if who is not peer:
         log = naming(who, log, session_id).bind(via=peer.peer)
-    client = _Client(service, listen, stream, tls, who, session_id, log)
+    return await _served(_Client(service, listen, stream, tls, who, session_id, log), began)
+
+
+async def serve_given(
+    service: Service,
+    listen: Listen,
+    stream: trio.SocketStream,
+    given: Given,
+    tls: ChooseSession | None = None,
+) -> bool:
+    """Serve one that another process has handed over, which was tuned and introduced there; else like
+    `serve_client`.
+    """
+    log = naming(given.identity, service.log, given.session_id)
+    client = _Client(service, listen, stream, tls, given.identity, given.session_id, log, given)
+    return await _served(client, trio.current_time() - given.seconds)
+
+
+async def _served(client: _Client, began: float) -> bool:
+    """Serve a client that connected at `began`."""
+    log, listen = client.log, client.listen
+    handshakes, listener = client.handshakes, str(listen.uri)
     became = Became.LEFT
     try:
         if listen.style == "oldstyle":
-            opened: Opened | None = await client.greet_oldstyle(listen.export)
+            opened = await client.greet_oldstyle(listen.export)
         else:
             opened = await client.negotiate(began)
     except PeerClosed as closed:
@@ -137,6 +165,9 @@ async def serve_client(
             became = Became.SESSION
             handshakes[listener, became] += 1
             await client.transmit(opened)
+        elif client.home is not None:
+            became = Became.HANDED_OVER
+            await client.home.relay(client.stream)
     finally:
         if became is not Became.SESSION:
             handshakes[listener, became] += 1
@@ -175,25 +206,35 @@ class _Client:
         who: Identity,
         session_id: str,
         log: FilteringBoundLogger,
+        given: Given | None = None,
     ) -> None:
         self._service = service
+        self.handshakes = service.counts.handshakes
+        self.listen = listen
         self._session_id = session_id
+        self.home: GoneHome | None = None
+        """Its home is another process, which has it now."""
         self.asked = False
         """It has asked about an export. Somebody who only looks whether the port is open has not."""
         self._has_listed = False
         self._oldstyle = listen.style == "oldstyle"
-        self._stream: Stream = stream
+        self.stream: Stream = stream
         self._tls = tls
         self.identity = who
         """Who the client is; more of it is known after TLS."""
-        self._log = log
-        self._core = ServerNegotiation(_dialect(listen))
+        self.log = log
+        talk = None if given is None else given.negotiation
+        self._core = (
+            ServerNegotiation(_dialect(listen))
+            if talk is None
+            else ServerNegotiation.resumed(_dialect(listen), talk)
+        )
         self._core.shutting_down = service.draining
         self._talk: Conversation[Event] = Conversation(stream, self._core)
         self._told: ExportAsked | None = None  # the INFO that was answered just before
         self.time = Allowance(listen.handshake_seconds)
         """How long the whole negotiation may take."""
-        self._presence = Presence(service.hub, stream.socket, lambda: has_left(self._stream))
+        self._presence = Presence(service.hub, stream.socket, lambda: has_left(self.stream))
         self._listener = str(listen.uri)
         self._inquiry = self._new_inquiry()
 
@@ -204,29 +245,35 @@ class _Client:
             self.identity,
             self._listener,
             self._presence.patiently,
-            self._log,
+            self.log,
             session_id=self._session_id,
             has_tls=self._tls is not None,
         )
 
     # --- Negotiation
 
-    async def greet_oldstyle(self, name: str) -> Opened:
-        """Open an export and greet the client with it ("Oldstyle negotiation").
+    async def greet_oldstyle(self, name: str) -> Opened | None:
+        """Open an export and greet the client with it ("Oldstyle negotiation"). None: another process does.
 
         Raises `PeerClosed`, and `Hangup` if there is nothing to greet with: the style has no word for it.
         """
         try:
             if self._service.draining:
                 raise Refusal(Rep.ERR_SHUTDOWN, "the gateway is shutting down")
+            if self._service.homes is not None and await self._goes_home(name):
+                return None
+            self._core.asked_for = name
+            self._service.negotiations.add(self._core)
             with self._presence.needed():
                 opened = await self._inquiry.opened(name)
         except Refusal as refusal:
             hangup = _TlsFailed if isinstance(refusal, TLS_AT_FAULT) else Hangup
             raise hangup(f"export {shown(name)} cannot be opened: {refusal}") from None
+        finally:
+            self._service.negotiations.discard(self._core)
         try:
             greeting = encode_oldstyle_greeting(opened.offer.size, opened.offer.flags)
-            await self._stream.send_all(greeting)
+            await self.stream.send_all(greeting)
         except BaseException as error:
             opened.close()
             if isinstance(error, trio.BrokenResourceError):
@@ -256,6 +303,8 @@ class _Client:
             if not isinstance(event, ExportAsked):
                 self._inquiry.forget()
             try:
+                if self._service.homes is not None and await self._goes_home(event):
+                    return None
                 match event:
                     case Aborted():
                         return None
@@ -272,7 +321,7 @@ class _Client:
                 self._told = event if isinstance(event, ExportAsked) else None
             except Refusal as refusal:
                 self._told = None
-                say = self._log.warning if isinstance(refusal, TLS_AT_FAULT) else self._log.info
+                say = self.log.warning if isinstance(refusal, TLS_AT_FAULT) else self.log.info
                 say("client refused", asked=_asked(event), why=str(refusal))
                 self._core.refuse(refusal)  # EXPORT_NAME: Hangup
             if opened is None:
@@ -285,6 +334,26 @@ class _Client:
                 raise
             return opened
 
+    async def _goes_home(self, asked: Event | str) -> bool:
+        """Hand the client over if its home is another process; say whether it was. An oldstyle client asks for
+        an export by its name alone. Raises `Refusal`.
+        """
+        assert self._service.homes is not None
+        from gateway.clients.homing import gone_home
+
+        self.home = await gone_home(
+            self._service.homes,
+            asked,
+            self._inquiry,
+            self._core,
+            self.stream,
+            session_id=self._session_id,
+            listen=self.listen,
+            identity=self.identity,
+            seconds=max(0.0, self.listen.handshake_seconds - self.time.left),
+        )
+        return self.home is not None
+
     async def _start_tls(self) -> None:
         """Go over to TLS. Raises `Hangup`: there is no way back to the clear."""
         from gateway.net.secure import TlsError, TlsStream
@@ -292,14 +361,14 @@ class _Client:
         from gateway.tls.identity import identity_of
 
         assert self._tls is not None
-        assert isinstance(self._stream, trio.SocketStream)
+        assert isinstance(self.stream, trio.SocketStream)
         secured = self._core.answer_starttls()
         try:
             with self.time.spend():
                 await self._talk.flush()
                 await self._inquiry.aclose()
-                stream, admitted = await TlsStream.accept(self._stream, self._tls)
-            self._stream = stream
+                stream, admitted = await TlsStream.accept(self.stream, self._tls)
+            self.stream = stream
             self.identity = identity_of(
                 admitted.certificate,
                 admitted.psk_user,
@@ -322,7 +391,7 @@ class _Client:
         exports = await self._inquiry.listed()
         if not self._has_listed:  # who asks again and again is one line all the same
             self._has_listed = True
-            self._log.info("exports listed", exports=len(exports), who=self.identity.describe())
+            self.log.info("exports listed", exports=len(exports), who=self.identity.describe())
         names_told = self._core.names_told
         self._core.answer_list(exports)
         self.time.give(SECONDS_PER_LISTED_NAME * (self._core.names_told - names_told))
@@ -373,16 +442,20 @@ class _Client:
         except BaseException:
             opened.close()
             raise
+        if self._service.homes is not None:  # from now on its session says that the disk is used
+            self._service.homes.stays(self._session_id, None)
         received = b"" if self._oldstyle else self._core.trailing_data
-        log = self._log.bind(export=opened.grant.name)
-        asked = await transmit(self._service, opened, self._stream, received, log, self.identity)
+        log = self.log.bind(export=opened.grant.name)
+        asked = await transmit(self._service, opened, self.stream, received, log, self.identity)
         self.asked = self.asked or asked
 
     async def aclose(self) -> None:
         """Close what is open still."""
+        if self._service.homes is not None:
+            self._service.homes.stays(self._session_id, None)
         with trio.CancelScope(shield=True):  # it takes a second at most
             await self._inquiry.aclose()
-        await close_stream(self._stream)
+        await close_stream(self.stream)
 
 
 def _dialect(listen: Listen) -> ServerDialect:

@@ -33,7 +33,12 @@ from gateway.policy import Client, Denied, Session
 from gateway.protocol import introduction
 from gateway.protocol.errors import Refusal
 from gateway.protocol.export import Export, Offer
-from gateway.protocol.server_role import ContextsAsked, ExportAsked, ServerNegotiation
+from gateway.protocol.server_role import (
+    ContextsAsked,
+    ExportAsked,
+    ExportNameChosen,
+    ServerNegotiation,
+)
 from gateway.sessions.opened import Location, Opened, limits_of
 from gateway.sessions.promise import (
     Told,
@@ -109,6 +114,21 @@ class Inquiry:
         self._kept: _OpenForInfo | None = None
 
     # --- The questions
+
+    def asked_for(self, event: ContextsAsked | ExportAsked | ExportNameChosen) -> Location:
+        """Give where the export is that a client asks for, if it may: nobody else is asked for that."""
+        if isinstance(event, ContextsAsked):
+            if event.select:
+                self._queries = None
+            return self._location(self._grant(event.name))
+        by_name = isinstance(event, ExportNameChosen)
+        return self.may_open(event.name, Rep.ERR_UNKNOWN if by_name else Rep.ERR_TLS_REQD)
+
+    def may_open(self, name: str, without_tls: Rep = Rep.ERR_UNKNOWN) -> Location:
+        """Give where an export is, if the client may open it now, as far as the policies know by themselves."""
+        grant = self._grant(name, without_tls=without_tls)
+        self._policies(grant, name, peek)
+        return self._location(grant)
 
     async def listed(self) -> list[ListedExport]:
         """Give what LIST tells."""

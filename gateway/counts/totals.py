@@ -92,6 +92,8 @@ class Became(StrEnum):
     """It took longer than it may."""
     INTRODUCED_WRONGLY = "not-introduced"
     """The load balancer said nothing that can be understood."""
+    HANDED_OVER = "handed-over"
+    """Another process of the gateway serves its disk, and has it now."""
     TURNED_AWAY = "turned-away"
     """As many were there as may be."""
 

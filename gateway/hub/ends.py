@@ -126,6 +126,8 @@ class Cause(StrEnum):
     EXPIRED = "expired"
     """The ticket by which it was opened is over: its time, or its use."""
     SHUTDOWN = "shutdown"
+    UPGRADED = "upgraded"
+    """A newer process of the gateway serves, and this one's time is over."""
     INTERNAL = "internal"
     """A bug of ours; the log has more."""
 

@@ -33,7 +33,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
 from hashlib import blake2b
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import trio
 
@@ -75,6 +75,8 @@ class Disk:
         """Whoever begins or exchanges the trunk has it."""
         self._keep = keep
         self._trunk: Trunk | None = None
+        self.trunks: WeakSet[Trunk] = WeakSet()
+        """All that lead to it and somebody has still: a session's own ones, too."""
 
     @property
     def trunk(self) -> Trunk | None:
@@ -84,6 +86,13 @@ class Disk:
     @trunk.setter
     def trunk(self, trunk: Trunk) -> None:
         self._trunk = trunk
+
+    @property
+    def busy(self) -> bool:
+        """Something is under way over it, or may still come, whoever has left: a trunk is not closed yet, or an
+        old write may come late.
+        """
+        return bool(self.fences) or any(not each.closed.is_set() for each in self.trunks)
 
     async def lift_fences(self) -> None:
         """Take its fences away in time, whoever has gone meanwhile."""
@@ -175,6 +184,19 @@ class Disks:
     def unnamed(self) -> int:
         """How many disks are remembered by a hash of their names alone."""
         return len(self._named)
+
+    def remembered(self) -> tuple[list[tuple[Hashable, bytes]], list[Hashable]]:
+        """Give what is remembered of disks that have no name here: whose disks, and the hash of the name; and
+        whose disks may all have lost something.
+        """
+        return list(self._named), list(self._told)
+
+    def remember(self, disks: Hashable, name: bytes | None) -> None:
+        """Remember what another process did: a disk by the hash of its name, or (None) all of a server's."""
+        if name is None:
+            self._told[disks] = set()
+        else:
+            self._named[disks, name] = None
 
     def forget_unnamed(self) -> None:
         """Forget those: nobody is told any more of what they have lost."""

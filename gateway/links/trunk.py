@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakSet
 
 import trio
 
@@ -64,6 +65,8 @@ class TrunksDisk(Protocol):
 
     fences: Fences
     losses: Losses
+    trunks: WeakSet[Trunk]
+    """All trunks of it that somebody has."""
 
     def is_left(self) -> None:
         """The trunk has gone."""
@@ -93,6 +96,7 @@ class Trunk:
         self._hub = hub
         self._log = log.bind(upstream=server.name)
         mode = server.mode
+        disk.trunks.add(self)
         self._making = Making(server, terms, first, self._say)
         self.export = offered(first.export, self.decision)
         """What clients may be promised."""

@@ -157,10 +157,106 @@ GATEWAY = Chapter(
             connections="how many there are, and are held ready",
         ),
         _event(
-            "signal means nothing here: SIGHUP reloads",
+            "upgraded: a newer process serves",
             INFO,
-            "A signal came which other programs have a use for.",
-            signal="which one",
+            "An upgrade is done. This process accepts nobody any more, and ends when its clients have left.",
+            pid="the newer process",
+            clients="how many clients this process has",
+        ),
+        _event(
+            "not upgraded, and all is as it was",
+            ERROR,
+            "A newer process was started and cannot take this one's place, which serves on. One line for each"
+            " reason.",
+            "Mend what the reason says, and ask for the upgrade again.",
+            why=_WHY,
+        ),
+        _event(
+            "not upgraded: SIGUSR2 was refused, or failed",
+            WARNING,
+            "SIGUSR2 asks for an upgrade, and there was none. One line for each reason.",
+            "Do what the reason says, and ask again.",
+            why=_WHY,
+        ),
+        _event(
+            "the time of this process is over",
+            INFO,
+            "The deadline of an upgrade has passed: the sessions of the older process end, and their clients"
+            " connect again.",
+            sessions=_SESSIONS,
+        ),
+        _event(
+            "the newer process has died: all is as it was before the upgrade",
+            ERROR,
+            "The newer process of an upgrade has died while this one was there, which accepts clients again.",
+            "See what the newer process has logged last, and why it died, before you upgrade again.",
+            clients="how many clients this process has",
+        ),
+        _event(
+            "older process killed: its time was over",
+            ERROR,
+            "Another upgrade was asked for, and the process from before the last one was there still, more"
+            " than a minute after it had to end its last session.",
+            "See what it has logged last, and why it did not end.",
+            pid="the older process",
+        ),
+        _event(
+            "upgrade broken off",
+            ERROR,
+            "The two processes of an upgrade do not understand each other. The older one serves on.",
+            "Report it, with the versions of both.",
+            why=_WHY,
+        ),
+        _event(
+            "door not taken over",
+            ERROR,
+            "After an upgrade, or because the newer process has died, this one accepts; but something that goes"
+            " with that is not its own.",
+            "Do what the reason says.",
+            why=_WHY,
+        ),
+        _event(
+            "not listened on any more",
+            ERROR,
+            "The newer process has died. It did not listen at an address, which cannot be had back.",
+            "Restart the gateway, if clients need that address.",
+            why=_WHY,
+        ),
+        _event(
+            "export was switched and is where the configuration says",
+            WARNING,
+            "An export was switched before an upgrade, and has another upstream, or is not there, in the"
+            " configuration of the newer process.",
+            "Switch it again, if it has to be elsewhere.",
+            export=_EXPORT,
+            server=_SERVER,
+        ),
+        _event(
+            "losses of a disk that no upstream leads to any more",
+            WARNING,
+            "The older process has lost something of a disk, and by the newer configuration nobody can open"
+            " it here and be told.",
+            "Look at that disk yourself.",
+            export=_THERE,
+            why=_WHY,
+        ),
+        _event(
+            "server not taken over",
+            ERROR,
+            "A server of `command` could not be taken over from the older process. It is ended, and another"
+            " is started.",
+            "Do what the reason says: more descriptors, perhaps.",
+            upstream=_UPSTREAM,
+            why=_WHY,
+        ),
+        _event(
+            "a policy failed at an upgrade",
+            ERROR,
+            "A policy has failed by a bug as it counted the sessions of the older process: they are not"
+            " counted there.",
+            _REPORT,
+            policy="which policy",
+            exception=_TRACEBACK,
         ),
         _event(
             "service manager cannot be told",
@@ -828,6 +924,15 @@ UPSTREAMS = Chapter(
             "server started",
             INFO,
             "The program of a `command` was started.",
+            upstream=_UPSTREAM,
+            pid="its process",
+            command="the program and its arguments",
+        ),
+        _event(
+            "server taken over",
+            INFO,
+            "The program of a `command` runs that the process before an upgrade has started; this one keeps"
+            " it.",
             upstream=_UPSTREAM,
             pid="its process",
             command="the program and its arguments",

@@ -69,15 +69,16 @@ of `later`. All that it calls may call it back at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from gateway.losses.eras import LONG_AGO, Era, Keep
 from gateway.losses.proofs import BEHIND_A_BLACK_HOLE, MOST_TRIES, PROOF_SECONDS, Proofs
 from gateway.losses.records import LEFT_UNPROVED, Debt, Fate, Flush, Flushed, Ledger, Trail, Untold
+from gateway.losses.telling import MOST_LOST
 from gateway.losses.witnesses import Flushed as Covered
 from gateway.losses.witnesses import Sample, Witness
 from gateway.protocol.commands import is_loss, text_of_error
-from gateway.wire.ranges import Range
+from gateway.wire.ranges import Range, fewer
 
 __all__ = [
     "BEHIND_A_BLACK_HOLE",
@@ -140,6 +141,16 @@ class Losses(Proofs):
         """Something has to be remembered for who comes later: nobody was told of it, or it is not known yet."""
         uncovered = any(self.scope(each) is None for each in self._holders())
         return uncovered or self._untold is not None
+
+    def left_behind(self) -> tuple[str, Sequence[Range]] | None:
+        """Give what whoever opens the disk next has to be told if nobody here finds out any more: what no
+        session was told of, and what is not known to be durable; why, and where. None: there is nothing.
+        """
+        uncovered = [each for each in self._holders() if self.scope(each) is None]
+        if self._untold is None and not uncovered:
+            return None
+        why, ranges = self._untold or (uncovered[0].why, ())
+        return why, fewer([*ranges, *(r for t in uncovered for r in t.unflushed.ranges)], MOST_LOST)
 
     # --- Links
 

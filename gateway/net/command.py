@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -27,6 +27,10 @@ def unstartable(command: Sequence[str]) -> str | None:
     if shutil.which(command[0]) is None:
         return f"there is no program {command[0]!r}{unexpanded(command[0])}"
     return None
+
+
+def _nothing(_number: int) -> None:
+    """Nobody minds."""
 
 
 def _name_of(number: int) -> str:
@@ -53,13 +57,62 @@ class Command:
         self._kept: Kept | None = None
         self._child: Child | None = None
         self._stopped: Kept | None = None
+        self._left: Kept | None = None
+        self._says = -1
+        """The pipe that is its standard error, for another process that takes it over; -1: there is none."""
+        self._hearing = trio.CancelScope()
+        self._heard = trio.Event()
+        self._heard.set()
         self._lock = trio.Lock()  # one start at a time: two servers on one disk would spoil it
+        self.ours = trio.Event()
+        """Set: it is for us to start it. Else another process has it still, and who connects waits."""
+        self.ours.set()
+        self.started: Callable[[int], object] = _nothing
+        """Is called with the number of each server that is started."""
+
+    @property
+    def words(self) -> list[str]:
+        """The command, word by word."""
+        return [*self._command]
+
+    @property
+    def running(self) -> tuple[int, str, int] | None:
+        """The number of the server that was started, if it lives, where its socket is, and what it says (-1: it
+        says it elsewhere).
+        """
+        kept, place = self._kept, self._socket
+        if kept is None or place is None or kept.status is not None:
+            return None
+        return kept.number, place.path, self._says
+
+    def adopt(self, number: int, pidfd: int, path: str, says: int | None) -> None:
+        """Take over a server that another process has started with this command; `pidfd` belongs to this from
+        now on, and so does the pipe that is its standard error. Raises `OSError`.
+        """
+        kept = self._keeper.adopt(number, pidfd)
+        self._socket, self._kept, self._child = PrivateSocket(path), kept, Child(kept)
+        if says is not None:
+            self._hear(says, number)
+        self._say("info", "server taken over", pid=number, command=str(self))
+        self._keeper.nursery.start_soon(self._see_off, kept)
+
+    def leave(self) -> None:
+        """Another process has taken the server over. Who connects here waits until it is ours again."""
+        kept, place = self._kept, self._socket
+        assert kept is not None
+        assert place is not None
+        self._kept, self._child, self._left = None, None, kept
+        self._keeper.leave(kept)
+        place.leave()
+        self._hear_no_more()
+        self.ours = trio.Event()
 
     def __str__(self) -> str:
         return " ".join(self._command)
 
     async def connect(self) -> trio.SocketStream:
         """Connect to the server, which is started if it does not run. Raises `DialError`."""
+        await self.ours.wait()
         async with self._lock:
             if self._kept is not None and self._kept.status is not None:
                 try:
@@ -105,6 +158,7 @@ class Command:
             raise DialError(f"cannot start the server {self}: {error.strerror}") from None
         self._socket, self._kept, self._child = place, kept, Child(kept)
         self._say("info", "server started", pid=kept.number, command=str(self))
+        self.started(kept.number)
         self._keeper.nursery.start_soon(self._see_off, kept)
 
     def _start_and_hear(self, listener: socket.socket) -> Kept:
@@ -119,9 +173,42 @@ class Command:
             raise
         finally:
             os.close(theirs)
-        tell = partial(self._tell_on, kept.number)
-        self._keeper.nursery.start_soon(hear_out, ours, tell)
+        self._hear(ours, kept.number)
         return kept
+
+    def _hear(self, descriptor: int, pid: int) -> None:
+        """Hear what a server says, from a pipe that belongs to this from now on. Raises `OSError`."""
+        self._says = os.dup(descriptor)
+        hearing = self._hearing = trio.CancelScope()
+        over = self._heard = trio.Event()
+
+        async def hear() -> None:
+            try:
+                with hearing:
+                    await hear_out(descriptor, partial(self._tell_on, pid))
+            finally:
+                over.set()
+
+        self._keeper.nursery.start_soon(hear)
+
+    async def let_others_hear(self) -> None:
+        """Hear a server no more, before another process does. Whoever closes a pipe that Trio has read makes it
+        blocking again, for all who have it: a process that reads it then would stand still.
+        """
+        self._hearing.cancel()
+        await self._heard.wait()
+
+    def hear_again(self) -> None:
+        """Nobody else has come to hear it."""
+        if self._kept is not None and self._says >= 0:
+            descriptor = os.dup(self._says)
+            self._hear_no_more()
+            self._hear(descriptor, self._kept.number)
+
+    def _hear_no_more(self) -> None:
+        if self._says >= 0:
+            os.close(self._says)
+        self._says = -1
 
     def _tell_on(self, pid: int, text: str) -> None:
         self._say("info", "server says", pid=pid, text=text)
@@ -129,6 +216,9 @@ class Command:
     async def _see_off(self, kept: Kept) -> None:
         """Say when it has ended, and clear up if nothing of it lives; else who starts it next does."""
         status = await kept.wait()
+        if self._left is kept:  # another process has it, and says so; but it is our child
+            kept.reap()
+            return
         said: dict[str, Any] = {"status": status}
         if status < 0:
             said = {"signal": _name_of(-status)}
@@ -157,3 +247,4 @@ class Command:
             self._kept = None
             assert self._socket is not None
             self._socket.remove()
+            self._hear_no_more()

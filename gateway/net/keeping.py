@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -51,6 +52,10 @@ class Kept:
             return None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
+    def reap(self) -> None:
+        """It has ended, and all that belongs to it: its number may be given away."""
+        self.process.wait()
+
     async def wait(self) -> int:
         """Wait for its end, and give the status."""
         await self._ended.wait()
@@ -62,6 +67,38 @@ class Kept:
         """Have `wait` know of its end."""
         await _end_at(pidfd)
         self._ended.set()
+
+
+UNKNOWN_STATUS = 255
+"""The exit status of a process that was not our child: only its parent is told (waitid(2))."""
+
+
+class Adopted(Kept):
+    """A process that another gateway has started. When that has ended, process 1 reaps it."""
+
+    def __init__(self, number: int, pidfd: int) -> None:
+        self.kind = "session"
+        self.number = number
+        self._ended = trio.Event()
+        self._pidfd = pidfd
+
+    @property
+    def status(self) -> int | None:
+        """None: it lives; else it is not known."""
+        return UNKNOWN_STATUS if self._pidfd < 0 or has_ended(self._pidfd) else None
+
+    def reap(self) -> None:
+        """Others do."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._pidfd = -1
+
+
+def has_ended(pidfd: int) -> bool:
+    """Say whether a process has ended (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Keeper:
@@ -120,8 +157,25 @@ class Keeper:
         if not told and self._process is not None:
             self._process.kill()  # it takes nothing: the next one is told of what there is
         self._kept.pop(kept.number, None)
-        kept.process.wait()
+        kept.reap()
         return True
+
+    def adopt(self, number: int, pidfd: int) -> Kept:
+        """Keep a session of processes that another gateway's keeper has kept, and which is no child of ours.
+        `pidfd` is its first process's, and belongs to this from now on. Raises `OSError`.
+        """
+        kept = self._kept[number] = Adopted(number, os.dup(pidfd))
+        if self._process is None or self._process.poll() is not None:
+            self._begin()  # which tells of it
+        else:
+            _tell(self._pipe, kept.kind, number)
+        self.nursery.start_soon(kept.see_end, pidfd)
+        return kept
+
+    def leave(self, kept: Kept) -> None:
+        """Another gateway's keeper keeps it from now on."""
+        _tell(self._pipe, "ended", kept.number)
+        self._kept.pop(kept.number, None)
 
     async def aclose(self) -> None:
         """Let the keeper go. What could not be ended it tries to end once more, and is not waited for."""

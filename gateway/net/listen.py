@@ -34,6 +34,10 @@ class ListenError(Exception):
     """An address cannot be listened on; the text says which and why."""
 
 
+def _nothing() -> None:
+    """Nobody minds."""
+
+
 class Listener:
     """One `[[listen]]` that is open: its sockets, and the URI by which clients reach it."""
 
@@ -48,8 +52,12 @@ class Listener:
         self.settings = settings
         self.uri = uri
         self.sockets = sockets
-        self._keeps_file = keeps_file
+        self.keeps_file = keeps_file
         """The file of its Unix socket is another's."""
+        self.file_is_ours = True
+        """It goes with the listener, if it is not another's. False: another process listens there as well."""
+        self.closed: Callable[[], object] = _nothing
+        """Is called when it is closed."""
 
     def take_over(self, settings: Listen) -> None:
         """Go over to other settings of the same address: clients that come from now on have them."""
@@ -62,9 +70,12 @@ class Listener:
         for listener in sockets:
             await listener.aclose()
         path = self.uri.socket_path
-        if sockets and path is not None and not is_abstract(path) and not self._keeps_file:
+        if sockets and path is not None and not is_abstract(path) and not self.keeps_file:
             with suppress(OSError):
-                Path(path).unlink()
+                if self.file_is_ours:
+                    Path(path).unlink()
+        if sockets:
+            self.closed()
 
 
 def address(uri: NbdUri) -> tuple[object, ...]:

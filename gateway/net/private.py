@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 from gateway.uri import MAX_SOCKET_PATH_BYTES
@@ -17,9 +19,12 @@ class PrivateSocket:
     what is to blame.
     """
 
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="nbd-gateway-")
-        self.path = str(Path(self._directory.name) / NAME)
+    def __init__(self, path: str | None = None) -> None:
+        """`path`: one that another process made, and leaves to us."""
+        directory = tempfile.mkdtemp(prefix="nbd-gateway-") if path is None else Path(path).parent
+        self.path = str(Path(directory) / NAME)
+        # A process that ends without a word to us removes it, as `tempfile` does.
+        self._removes = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
         length = len(os.fsencode(self.path))
         if length > MAX_SOCKET_PATH_BYTES:
             self.remove()
@@ -31,4 +36,8 @@ class PrivateSocket:
 
     def remove(self) -> None:
         """Remove the directory, with all that is in it."""
-        self._directory.cleanup()
+        self._removes()
+
+    def leave(self) -> None:
+        """Leave it to another process: it is not removed here."""
+        self._removes.detach()

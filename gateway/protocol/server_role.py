@@ -134,6 +134,23 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A negotiation that goes on elsewhere, from an option that was read and not answered. What was selected is
+    left out.
+    """
+
+    client_flags: int
+    structured: bool
+    extended: bool
+    secure: bool
+    options: int
+    """How many were taken, without the one that is not answered."""
+    names_told: int
+    unread: bytes
+    """That option, and what came behind it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """The contexts that the last SET_META_CONTEXT selected, and for which export."""
 
@@ -161,6 +178,7 @@ class ServerNegotiation:
         self._output = bytearray(handshake.encode_greeting(dialect.handshake_flags))
         self._client_flags: int | None = None
         self._options = 0  # taken so far
+        self._last = b""  # the last of them, as it came
         self._asked: Event | None = None  # the event that waits for its answer
         self._over = False
         self.structured = False
@@ -171,6 +189,8 @@ class ServerNegotiation:
         """What the last SET_META_CONTEXT selected; None if it failed or never came."""
         self.names_told = 0
         """How many names the longest LIST had: a client may ask about all of them."""
+        self.asked_for: str | None = None
+        """The export that the client asked about last."""
         self.shutting_down = False
         """Set by the driver: from now on every option but ABORT is answered ERR_SHUTDOWN."""
         self.secure = False
@@ -201,6 +221,7 @@ class ServerNegotiation:
             number, data = option
             event = self._judge(number, data)
             if event is not None:
+                self.asked_for = getattr(event, "name", self.asked_for)
                 if isinstance(event, Aborted):
                     self._over = True
                 else:
@@ -228,6 +249,32 @@ class ServerNegotiation:
         """
         selection = self.selection
         return selection.contexts if selection and selection.name == name else ()
+
+    def unfinished(self) -> Unfinished:
+        """Give what somebody else needs to go on from the event that is not answered (`resumed`)."""
+        if self._asked is None or self._output:
+            raise Misuse("there is nothing to answer, or something is still to be sent")
+        return Unfinished(
+            self._client_flags or 0,
+            self.structured,
+            self.extended,
+            self.secure,
+            self._options - 1,
+            self.names_told,
+            self._last + bytes(self._received),
+        )
+
+    @classmethod
+    def resumed(cls, dialect: ServerDialect, before: Unfinished) -> ServerNegotiation:
+        """Give a negotiation that goes on where another one gave `unfinished`. It does not greet."""
+        after = cls(dialect)
+        after._output.clear()
+        after._client_flags = before.client_flags
+        after.structured, after.extended = before.structured, before.extended
+        after.secure, after.names_told = before.secure, before.names_told
+        after._options = before.options
+        after.receive(before.unread)
+        return after
 
     # --- Answers
 
@@ -367,7 +414,8 @@ class ServerNegotiation:
         end = handshake.OPTION.size + length
         if len(received) < end:
             return None
-        data = bytes(received[handshake.OPTION.size : end])
+        self._last = bytes(received[:end])
+        data = self._last[handshake.OPTION.size :]
         del received[:end]
         self._options += 1
         # Names that are told again allow no more options: else a client could ask LIST for ever.

@@ -45,9 +45,9 @@ from gateway.upstream.server import Server
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from gateway.handover.homes import Homes  # costs nothing where there is one process
     from gateway.tickets.book import Book  # costs nothing where there are no tickets
     from gateway.tickets.kept import Over
-
 
 DENIED_SECONDS = 10
 """How long a session may take to end that a new rule denies, or whose ticket is over: what is under way is
@@ -134,6 +134,8 @@ class Service:
     """Who looks on."""
     tickets: Book | None = None
     """The exports that are made at run time. None: none can be."""
+    homes: Homes | None = None
+    """Knows which disks another process serves, while there is one."""
 
     def __post_init__(self) -> None:
         self.config, self.access = self.in_force(self.config, self.tickets)

@@ -52,8 +52,11 @@ async def gateway_shown(
     listeners: Collection[Mapping[str, object]],
     terms: Collection[Mapping[str, object]],
     sessions_end_in_seconds: float | None = None,
+    older: Shown | None = None,
 ) -> Shown:
-    """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates."""
+    """Show the gateway on one screen. It `began` at a time of `time.time`; `terms` are of certificates; `older`
+    is the process from before an upgrade, while it has clients.
+    """
     running, totals = list(service.running), service.counts.all()
     stuck_ones, by_server = list[Relayed](), Counter[int]()
     for at_a_time in in_slices(running, SUMMED_AT_A_TIME):
@@ -71,6 +74,7 @@ async def gateway_shown(
         "started": iso_time(began),
         "uptime_seconds": round(time.time() - began, 1),
         "draining": service.draining,
+        "older": older,
         "sessions_end_in_seconds": sessions_end_in_seconds,
         "waits_for_sessions": [_waited_for(each) for each in running[:MOST_WAITED_FOR]]
         if service.draining

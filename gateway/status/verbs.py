@@ -75,6 +75,9 @@ class House(Protocol):
     def undrain(self, listener: str | None) -> list[str]:
         """Take clients again; give what was done."""
 
+    def older_shown(self) -> Shown | None:
+        """Show the process from before an upgrade, as long as it has clients."""
+
     def end(self, seconds: float | None) -> list[str]:
         """End, and let the sessions go on for so long (None: as the configuration says). Give what was done;
         nothing, if they have been told to end already.
@@ -99,6 +102,7 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
             listeners=listeners,
             terms=terms,
             sessions_end_in_seconds=house.sessions_end_in_seconds(),
+            older=house.older_shown(),
         )
         return ControlAnswer(True, data=data)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import trio
 
+from gateway.net.command import Command
 from gateway.net.dial import Dialler
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
@@ -60,6 +61,8 @@ class Backend:
     """Whose disks these are: equal for all that leads to the same ones."""
     slots: Slots = field(default_factory=Slots)
     """For the connections to it; the `Server` in force says how many."""
+    command: Command | None = None
+    """What starts it, if we do."""
     end: Callable[[], Awaitable[None]] = _nothing
     """Ends what we run, once nobody is connected to it."""
 

@@ -332,7 +332,9 @@ def _backend(
     target = _target(settings)
     if settings.command is not None:
         command = Command(name, settings.command, keeper)
-        return Backend(target, (command.connect,), peer_of=command.at, end=command.stop)
+        return Backend(
+            target, (command.connect,), peer_of=command.at, command=command, end=command.stop
+        )
     if uris := settings.nbd_uris:
         return dialled(target, uris, known, disks, before)
     assert settings.uri is not None  # guaranteed by the checks of the configuration

@@ -51,6 +51,18 @@ class Recipe:
         return tuple(dialled) or self.backend.connects
 
     @property
+    def where(self) -> frozenset[tuple[str, ...]]:
+        """Say where it leads, in words that two processes of the gateway have in common: its addresses, or its
+        file. What lives in this process, or is started by it, is known by the name of its upstream.
+        """
+        backend = self.backend
+        if backend.addresses:
+            return frozenset(backend.addresses)
+        if isinstance(backend.disks, tuple):
+            return frozenset({backend.disks})
+        return frozenset({("upstream", self.upstream)})
+
+    @property
     def processes(self) -> Processes | None:
         """What has to be watched to know who is at the other end of a connection, if anything."""
         return self.backend.processes if self.settings.server_is_peer else None

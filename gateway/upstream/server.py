@@ -59,6 +59,8 @@ class Server:
         self.disks = recipe.backend.disks
         """Whose disks they are: servers for which this is equal lead to the same disks, however they are spoken
         to."""
+        self.where = recipe.where
+        """Where it is, in words that two processes have in common."""
         self.slots = recipe.backend.slots
         """The slots of its backend, which all servers over that share."""
         self.connector = Connector(

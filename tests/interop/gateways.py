@@ -49,8 +49,12 @@ class Configured:
         self.socket = workdir / "control"
         self.config = workdir / "g.toml"
         self.write(text)
-        self.process = Process(sys.executable, "-m", "gateway", "serve", "--config", self.config)
+        self.process = self.started()
         self.process.ready_when(lambda: listening(self.base), "the gateway listens")
+
+    def started(self) -> Process:
+        """Start it."""
+        return Process(sys.executable, "-m", "gateway", "serve", "--config", self.config)
 
     def write(self, text: str) -> None:
         """Write the configuration, which the gateway takes when it is told to."""

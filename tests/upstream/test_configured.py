@@ -128,7 +128,7 @@ warm = 2
 health-check-seconds = 11"""
 
 ITS_OWN = {
-    *("name", "recipe", "disks", "slots", "connector", "tell"),
+    *("name", "recipe", "disks", "where", "slots", "connector", "tell"),
     *("told", "listed", "ladder", "examined", "links"),
 }
 """What has to do with where a server is, and what has been learnt of it."""

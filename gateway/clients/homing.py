@@ -1,0 +1,91 @@
+"""A client that asks for a disk which another process serves is handed over to that (`gateway.handover`).
+
+It happens before any upstream is asked, at the first option that names an export: the client's option is read,
+and not answered. That the rules let it have the export is asked here first, and at home again: the two
+processes may have different configurations, and whoever is denied by either gets nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from gateway.handover.given import Given, Site
+from gateway.handover.homes import door_of
+from gateway.handover.relay import relay, stream_pair
+from gateway.net.drive import Stream, take_socket
+from gateway.protocol.server_role import Aborted, Event, ListAsked, ServerNegotiation, TlsAsked
+
+if TYPE_CHECKING:
+    from gateway.clients.inquiry import Inquiry
+    from gateway.config import Listen
+    from gateway.handover.homes import Homes
+    from gateway.identity import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class GoneHome:
+    """A client that another process has now."""
+
+    end: socket.socket | None
+    """Over TLS: what leads there; else its socket does, and ours is closed."""
+
+    async def relay(self, stream: Stream) -> None:
+        """Relay until it has ended, if its TLS is here."""
+        if self.end is None:
+            return
+        client, early = take_socket(stream)
+        try:
+            await relay(client, self.end, early)
+        finally:
+            client.close()
+            self.end.close()
+
+
+async def gone_home(
+    homes: Homes,
+    asked: Event | str,
+    inquiry: Inquiry,
+    core: ServerNegotiation,
+    stream: Stream,
+    *,
+    session_id: str,
+    listen: Listen,
+    identity: Identity,
+    seconds: float,
+) -> GoneHome | None:
+    """Hand a client over if another process is its home; None: it stays. `asked`: its option, or the name of
+    the export that an oldstyle listener has. `seconds`: how much of its time it has used. Raises `Refusal`: it
+    may not have the export, or nobody serves it at this moment.
+    """
+    if isinstance(asked, (Aborted, TlsAsked)):
+        return None
+    talk = None if isinstance(asked, str) else core.unfinished()
+    location = None
+    if not isinstance(asked, ListAsked):
+        location = inquiry.may_open(asked) if isinstance(asked, str) else inquiry.asked_for(asked)
+    site = None if location is None else Site.at(location.server.where, location.name)
+    end: socket.socket | None = None
+    if isinstance(stream, trio.SocketStream):
+        descriptor = os.dup(stream.socket.fileno())
+    else:
+        end, theirs = stream_pair()
+        descriptor = theirs.detach()
+    door = door_of(listen.uri)
+    given = Given(0, session_id, door, identity, site, seconds, talk, via_tls=end is not None)
+    taken = False
+    try:
+        export = None if location is None else _name(asked)
+        taken = await homes.takes(given, descriptor, export)
+    finally:
+        if end is not None and not taken:
+            end.close()
+    return GoneHome(end) if taken else None
+
+
+def _name(asked: Event | str) -> str | None:
+    return asked if isinstance(asked, str) else getattr(asked, "name", None)

@@ -1,0 +1,42 @@
+"""What a process finds that was started to take an older one's place: one end of a channel, by its number in
+the environment.
+
+Only a process that was started for it has the variable. It is taken out of the environment at once, and the
+descriptor is not inherited any more: what this process starts has nothing to do with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+
+VARIABLE = "NBD_GATEWAY_UPGRADE"
+
+
+def begun() -> socket.socket | None:
+    """Give our end of the channel to an older process, once; None: there is none."""
+    number = os.environ.pop(VARIABLE, "")
+    if not number.isdecimal():
+        return None
+    try:
+        os.set_inheritable(int(number), False)
+        return socket.socket(fileno=int(number))
+    except OSError:
+        return None
+
+
+def say_failed(problems: Sequence[str]) -> None:
+    """Tell an older process, if there is one, that this one cannot be: before there is anything that runs."""
+    end = begun()
+    if end is None:
+        return
+    from gateway.handover.message import ChannelMessage, encode
+
+    with end, suppress(OSError, ValueError):
+        end.send(encode(ChannelMessage("failed", {"problems": [*problems][:MOST_PROBLEMS]})))
+
+
+MOST_PROBLEMS = 20
+"""Told to who asks for an upgrade; standard error has all of them."""

@@ -1,0 +1,124 @@
+"""What an upgrade needs of the gateway that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import trio
+
+from gateway.admin.control import ControlSocket
+from gateway.handover.given import Door, Given
+from gateway.handover.homes import door_of
+from gateway.identity import Identity
+from gateway.net.listen import Listener
+from gateway.sessions.service import Service
+
+
+class HeldFile(Protocol):
+    """The file with the number of who serves."""
+
+    is_ours: bool
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor."""
+        ...
+
+
+class HostDoors(Protocol):
+    """Where clients and commands are taken."""
+
+    @property
+    def pidfile(self) -> HeldFile | None:
+        """The pidfile."""
+        ...
+
+    @property
+    def control(self) -> ControlSocket | None:
+        """Where the gateway is spoken to."""
+        ...
+
+    def accept(self, listener: Listener) -> None:
+        """Accept at one listener."""
+        ...
+
+    def accept_nobody(self) -> None:
+        """Accept nobody any more; the sockets stay open, and are another process's."""
+        ...
+
+
+class Supervisor(Protocol):
+    """Whoever runs us as a service (`gateway.app.manager`)."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What another process needs in its environment to speak in our name."""
+        ...
+
+    async def hand_over(self, pid: int) -> None:
+        """Say which process serves from now on, and nothing after that."""
+        ...
+
+    def goes_on(self, environment: Mapping[str, str]) -> None:
+        """Speak again, as that environment says."""
+        ...
+
+
+class UpgradeHost(Protocol):
+    """The gateway: its doors, its clients, and its end."""
+
+    tasks: trio.Nursery
+    """Ends with the gateway."""
+
+    @property
+    def doors(self) -> HostDoors:
+        """Where clients and commands are taken."""
+        ...
+
+    @property
+    def manager(self) -> Supervisor:
+        """Whoever runs us as a service."""
+        ...
+
+    def serves(self) -> None:
+        """Accept at all doors, which are ours with their files, and say so."""
+        ...
+
+    @property
+    def service(self) -> Service:
+        """What all clients share."""
+        ...
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """What clients come by."""
+        ...
+
+    @property
+    def clients(self) -> Mapping[str, tuple[Listener, Identity]]:
+        """Who is connected, by their ids."""
+        ...
+
+    @property
+    def drained(self) -> list[str]:
+        """The listeners at which an operator lets nobody in, by their URIs."""
+        ...
+
+    def take(self, listener: Listener, stream: trio.SocketStream, given: Given) -> None:
+        """Serve a client that another process has handed over."""
+        ...
+
+    def is_alone(self) -> None:
+        """Nobody else serves any more: begin what waits for that."""
+        ...
+
+    def drain(self) -> None:
+        """End in good order, as after SIGTERM."""
+        ...
+
+
+def listener_at(host: UpgradeHost, door: Door) -> Listener | None:
+    """Give the listener of a door; None: there is none."""
+    there = (each for each in host.listeners if door_of(each.settings.uri) == door)
+    return next(there, None)

@@ -1,0 +1,402 @@
+"""The newer process: it is given the doors, and serves beside the older one until that has ended.
+
+It begins as any gateway does, but with the older one's listening sockets. When all is there that its
+configuration needs, it says so, and accepts when it is told to. What it does with whatever happens is
+`steps.NEWER`.
+
+As long as the older process is there, it is asked for every disk whose home is not known yet: the client is
+handed over, and comes back if the disk is given (`homes`). We keep our copy of its socket until we know.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import trio
+
+from gateway import __version__
+from gateway.handover.channel import Channel
+from gateway.handover.given import Given, Site, identity_of_said
+from gateway.handover.homes import door_of
+from gateway.handover.message import READ, ChannelMessage, NotUnderstood
+from gateway.net.listen import Listener
+from gateway.sessions.opened import Location
+from gateway.sessions.service import Service
+from gateway.upgrade.asking import OnTheWay, take
+from gateway.upgrade.beside import Beside
+from gateway.upgrade.children import all_ended, commands_of
+from gateway.upgrade.doors import PIDFILE, Inherited
+from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.upgrade.steps import Act, Happening, NewerIs, newer_step
+from gateway.upstream.server import Server
+
+GREETING_SECONDS = 10
+"""How long the older process may take to give its doors: it has nothing to wait for."""
+
+FAREWELL_SECONDS = 1
+
+OVERDUE_SECONDS = 60
+"""How much longer than its deadline and `drain-seconds` an older process may take to end. Then it hangs."""
+
+MOST_OURS = 65_536
+"""Disks that are known to be ours. Of others the older process is asked again."""
+
+
+class NotGreeted(Exception):
+    """The older process cannot be taken over from; the text says why."""
+
+
+class Newer:
+    """What we know of the older process, and what we have of it."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.inherited = Inherited()
+        self.state = NewerIs.PREPARING
+        self.older_pid = 0
+        self.older_version = ""
+        self.beside: Beside | None = None
+        self._channel = Channel(end)
+        self._host: UpgradeHost | None = None
+        self._asking = OnTheWay()
+        self._ours: set[Site] = set()
+        self._said_state: Mapping[str, Any] = {}
+        self._overdue_at = math.inf
+        self._ended = trio.Event()
+        self._children: dict[str, int] = {}
+        """Servers that the older process has started and not given: their numbers by upstream."""
+
+    async def greet(self) -> None:
+        """Greet the older process, and take what it gives. If it has gone without giving all of it, we begin as
+        if there had been none. Raises `NotGreeted`.
+        """
+        hello = {"reads": [*READ], "pid": os.getpid(), "version": __version__}
+        self._channel.say(ChannelMessage("hello", hello))
+        try:
+            with trio.fail_after(GREETING_SECONDS):
+                await self._channel.send_waiting()
+                last = False
+                while not (last and self._said_state):
+                    message = await self._channel.next()
+                    if message is None:
+                        self.state, _acts = newer_step(self.state, Happening.OTHER_DIED)
+                        return
+                    if message.kind == "doors":
+                        self.inherited.add(message)
+                        last = message["last"]
+                        self.older_pid, self.older_version = message["pid"], message["version"]
+                    elif message.kind == "state":
+                        self._said_state = message.said
+                    elif message.kind == "cancelled":
+                        raise NotGreeted(
+                            "the older process ends, and there is nothing to take over"
+                        )
+        except NotUnderstood as error:
+            raise NotGreeted(f"the older process is not understood: {error}") from None
+        except trio.TooSlowError:
+            why = f"the older process has not given its sockets within {GREETING_SECONDS} s"
+            raise NotGreeted(why) from None
+
+    async def fail(self, why: str) -> None:
+        """We cannot be: tell the older process."""
+        self.state, acts = newer_step(self.state, Happening.FAILED)
+        if Act.SAY_FAILED in acts:
+            self._channel.say(ChannelMessage("failed", {"problems": [why]}))
+            with trio.move_on_after(GREETING_SECONDS):
+                await self._channel.send_waiting()
+
+    def wait_for_children(self, servers: Mapping[str, Server]) -> None:
+        """Have whoever connects to a server that the older process starts wait until that is given."""
+        theirs = {str(each) for each in self._said_state.get("children", ())}
+        for upstream, command in commands_of(servers.values()):
+            if upstream in theirs and self.state is not NewerIs.ALONE_SOON:
+                command.ours = trio.Event()
+
+    def go_where_it_was_switched(self, service: Service, switched_to: Any) -> None:
+        """Lead exports where the older process leads them. `switched_to` gives the server of a URI."""
+        for name, said in self._said_state.get("switched", {}).items():
+            upstream, uri, there = said
+            route = service.config.route(name)
+            if route is None or upstream not in service.config.upstream:
+                service.log.warning(
+                    "export was switched and is where the configuration says",
+                    export=name,
+                    server=uri,
+                )
+                continue
+            server = switched_to(uri, upstream)
+            service.switch(name, Location(server, there, 1), to_configured=False)
+        for upstream in self._said_state.get("disabled", ()):
+            service.disable(str(upstream), disabled=True)
+
+    @property
+    def drained(self) -> list[str]:
+        """The listeners at which an operator lets nobody in, by their URIs."""
+        return [str(each) for each in self._said_state.get("drained", ())]
+
+    # --- Beside the older process
+
+    def begin(self, host: UpgradeHost) -> None:
+        """All is there: say so. Accepting begins when the older process has said `go`."""
+        self._host = host
+        self.beside = Beside(host.service)
+        host.service.homes = self
+        host.tasks.start_soon(self._follow)
+        self.happens(Happening.PREPARED)
+
+    def happens(self, event: Happening) -> None:
+        """Do what the table says."""
+        self.state, acts = newer_step(self.state, event)
+        for act in acts:
+            _DO[act](self)
+
+    async def farewell(self) -> None:
+        """We were told to end: the older process hears it before we have."""
+        with trio.move_on_after(FAREWELL_SECONDS):
+            await self._channel.all_sent()
+
+    async def end_overdue(self) -> None:
+        """End the older process, if its deadline was so long ago that it does not end by itself any more."""
+        if self.alone or trio.current_time() < self._overdue_at:
+            return
+        assert self._host is not None
+        self._host.service.log.error("older process killed: its time was over", pid=self.older_pid)
+        os.kill(
+            self.older_pid, signal.SIGKILL
+        )  # it is there: else its end of the channel would be closed
+        with trio.move_on_after(GREETING_SECONDS):
+            await self._ended.wait()
+
+    @property
+    def alone(self) -> bool:
+        """The older process has ended, or there was none."""
+        return self.state in (NewerIs.ALONE, NewerIs.ENDED)
+
+    async def _follow(self) -> None:
+        await self._channel.run(self._hear)
+        if self._channel.why and not self.alone:
+            # It is there, and we do not understand each other. It has all that we have, and ends us.
+            assert self._host is not None
+            self._host.service.log.error("upgrade broken off", why=self._channel.why)
+            self.state = NewerIs.ENDED
+            self._host.drain()
+            return
+        self.happens(Happening.OTHER_DIED)
+
+    def _hear(self, message: ChannelMessage) -> None:
+        try:
+            self._obey(message)
+        finally:
+            for descriptor in message.descriptors:
+                with suppress(OSError):
+                    os.close(descriptor)
+
+    def _obey(self, message: ChannelMessage) -> None:
+        assert self._host is not None
+        assert self.beside is not None
+        match message.kind:
+            case "go":
+                deadline = message.said.get("deadline")
+                if isinstance(deadline, int | float):
+                    seconds = deadline + self._host.service.config.drain_seconds + OVERDUE_SECONDS
+                    self._overdue_at = trio.current_time() + seconds
+                self.happens(Happening.GO)
+            case "cancelled":
+                self.happens(Happening.CANCELLED)
+            case "bye":
+                self.happens(Happening.BYE)
+            case "taken" | "yours":
+                self._asking.answered(message["number"], taken=message.kind == "taken")
+            case "here":
+                who = identity_of_said(message["who"])
+                export = message["export"] if message["open"] else None
+                self.beside.here(message["id"], tuple(message["door"]), who, export)
+            case "gone":
+                self.beside.gone(message["id"])
+            case "lost":
+                self._lose(Site.of(message["site"]), message["why"], message["ranges"])
+            case "unnamed":
+                self._lose_unnamed(message["where"], message["names"], all_=message["all"])
+            case "runs":
+                self._children[message["upstream"]] = message["pid"]
+            case "child":
+                self._adopt(message)
+            case "client":
+                self._take(message)
+            case _:
+                raise NotUnderstood(f"expected nothing of the kind {message.kind!r} now")
+
+    # --- Clients
+
+    async def takes(self, client: Given, descriptor: int, export: str | None) -> bool:
+        """See `Homes`: ask the older process, which has it then, or gives us the disk."""
+        if self.alone or client.site in self._ours:
+            os.close(descriptor)
+            return False
+        assert self.beside is not None
+        self.beside.here(client.session_id, client.door, client.identity, export)
+        taken = False
+        try:
+            taken = await self._asking.given(self._channel.say, client, descriptor)
+        finally:
+            if not taken:
+                self.beside.gone(client.session_id)
+        if not taken and client.site is not None:
+            self._know_ours(client.site)
+        return taken
+
+    def stays(self, client: str, site: Site | None) -> None:
+        """See `Homes`: what is ours stays ours."""
+
+    def _know_ours(self, site: Site) -> None:
+        if len(self._ours) < MOST_OURS:
+            self._ours.add(site)
+        self._open_gate(site)
+
+    def _open_gate(self, site: Site) -> None:
+        """A server is ours with the first of its disks."""
+        assert self._host is not None
+        for upstream, command in commands_of(self._host.service.servers.values()):
+            if ("upstream", upstream) in site.where:
+                command.ours.set()
+
+    def _take(self, message: ChannelMessage) -> None:
+        """A client of the older process asks for a disk that is ours."""
+        assert self._host is not None
+        client = Given.of(message["client"], message.data)
+        listener = listener_at(self._host, client.door)
+        if listener is None or len(message.descriptors) != 1:
+            return  # it is hung up on, when the older process waits no longer, and comes again
+        begin = partial(self._begin, listener, client)
+        take(self._channel.say, client, message.descriptors[0], begin)
+
+    def _begin(self, listener: Listener, client: Given, stream: trio.SocketStream) -> None:
+        assert self._host is not None
+        self._host.take(listener, stream, client)
+
+    # --- Disks
+
+    def _server_at(self, where: frozenset[tuple[str, ...]]) -> Server | None:
+        assert self._host is not None
+        there = (each for each in self._host.service.led_to if each.where & where)
+        return next(there, None)
+
+    def _lose(self, site: Site, why: str, ranges: Sequence[Sequence[int]]) -> None:
+        assert self._host is not None
+        service = self._host.service
+        server = self._server_at(site.where)
+        if server is None:
+            service.log.warning(
+                "losses of a disk that no upstream leads to any more", export=site.name, why=why
+            )
+            return
+        disk = service.disk_at(Location(server, site.name))
+        disk.losses.tell_the_next(why, [(int(start), int(end)) for start, end in ranges])
+        disk.is_left()
+
+    def _lose_unnamed(self, where: Any, names: Sequence[str], *, all_: bool) -> None:
+        assert self._host is not None
+        server = self._server_at(Site.of({"where": where, "name": ""}).where)
+        if server is None:
+            return
+        disks = self._host.service.disks
+        for name in names:
+            disks.remember(server.disks, bytes.fromhex(name))
+        if all_:
+            disks.remember(server.disks, None)
+
+    def _adopt(self, message: ChannelMessage) -> None:
+        assert self._host is not None
+        upstream = message["upstream"]
+        commands = dict(commands_of(self._host.service.servers.values()))
+        command = commands.get(upstream)
+        self._children.pop(upstream, None)
+        try:
+            if command is None or command.words != message["command"]:
+                return  # it was not asked for: the older process ends it
+            pidfd, *more = map(os.dup, message.descriptors)
+            command.adopt(message["pid"], pidfd, message["path"], more[0] if more else None)
+        except OSError as error:
+            self._host.service.log.error(
+                "server not taken over", upstream=upstream, why=error.strerror
+            )
+            return
+        command.ours.set()
+        self._channel.say(ChannelMessage("child-taken", {"upstream": upstream}))
+
+    # --- What is done
+
+    def _say_ready(self) -> None:
+        assert self._host is not None
+        commands = {
+            upstream: command.words
+            for upstream, command in commands_of(self._host.service.servers.values())
+        }
+        file = self._host.doors.pidfile
+        if file is not None and file.fd == self.inherited.pidfile:
+            self.inherited.taken.append([PIDFILE])
+        self.inherited.close()
+        said = {"doors": self.inherited.taken, "commands": commands}
+        self._channel.say(ChannelMessage("ready", said))
+
+    def _accept(self) -> None:
+        assert self._host is not None
+        for listener in self._host.listeners:
+            listener.closed = partial(self._say_closed, list(door_of(listener.settings.uri)))
+        self._host.serves()
+
+    def _say_closed(self, door: list[object]) -> None:
+        self._channel.say(ChannelMessage("closed", {"door": door}))
+
+    def _have_all(self) -> None:
+        assert self._host is not None
+        assert self.beside is not None
+        self.beside.all_gone()
+        self._asking.all_stay()
+        self._host.service.homes = None
+        self._ended.set()
+        for listener in self._host.listeners:
+            listener.closed = _nothing
+        self._host.tasks.start_soon(self._open_gates)
+        self._host.is_alone()
+
+    async def _open_gates(self) -> None:
+        """Start servers ourselves, once those of the older process have ended."""
+        assert self._host is not None
+        await all_ended(self._children)
+        for _upstream, command in commands_of(self._host.service.servers.values()):
+            command.ours.set()
+
+    def _end(self) -> None:
+        assert self._host is not None
+        self._host.drain()
+
+    def _say_serving(self) -> None:
+        self._channel.say(ChannelMessage("serving"))
+
+    def _say_thanks(self) -> None:
+        self._channel.say(ChannelMessage("thanks"))
+
+    def _say_stop(self) -> None:
+        self._channel.say(ChannelMessage("stop"))
+
+
+def _nothing() -> None:
+    """Nobody minds."""
+
+
+_DO = {
+    Act.SAY_READY: Newer._say_ready,
+    Act.ACCEPT: Newer._accept,
+    Act.SAY_SERVING: Newer._say_serving,
+    Act.HAVE_ALL: Newer._have_all,
+    Act.SAY_THANKS: Newer._say_thanks,
+    Act.SAY_STOP: Newer._say_stop,
+    Act.DRAIN: Newer._end,
+}

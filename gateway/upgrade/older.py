@@ -1,0 +1,415 @@
+"""The older process: it starts the newer one, hands over, and drains.
+
+What it does with whatever happens is `steps.OLDER`; here is how. As long as it drains, it looks around every
+`LOOK_SECONDS`, and when a client leaves: who has come and gone is told to the newer process, disks whose last
+user has gone are given, and when nobody is left, so is the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from gateway import __version__
+from gateway.admin.control import ControlAnswer
+from gateway.handover.channel import Channel, pair
+from gateway.handover.homes import door_of
+from gateway.handover.message import ChannelMessage, NotUnderstood, common
+from gateway.net.listen import ListenError, open_listener
+from gateway.upgrade.begin import VARIABLE
+from gateway.upgrade.children import commands_of
+from gateway.upgrade.doors import CONTROL, LISTEN, PIDFILE, doors_said
+from gateway.upgrade.draining import Draining
+from gateway.upgrade.host import UpgradeHost, listener_at
+from gateway.upgrade.steps import Act, Happening, OlderIs, older_step
+
+READY_SECONDS = 60
+"""How long the newer process may take until it is ready: it loads what `serve` loads, and credentials perhaps
+over a network. All goes on meanwhile."""
+
+SERVING_SECONDS = 10
+"""How long it may take to accept when it is told to: clients wait in the kernel's queue meanwhile."""
+
+THANKS_SECONDS = 10
+"""How long it may take to say that it has all that was left."""
+
+LOOK_SECONDS = 0.25
+
+
+class Older:
+    """An upgrade, as the process sees it that was there. `deadline_seconds`: how long sessions may go on; None:
+    as long as they like.
+    """
+
+    def __init__(
+        self, host: UpgradeHost, program: Sequence[str], deadline_seconds: float | None
+    ) -> None:
+        self.state = OlderIs.ALONE
+        self.problems: list[str] = []
+        self.deadline_at: float | None = None
+        """When sessions end here, as Trio's clock has it; None: when they like."""
+        self.gone = trio.Event()
+        """Nothing is left to do."""
+        self._host = host
+        self._program = [*program]
+        self._deadline_seconds = deadline_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._draining: Draining | None = None
+        self._answer: trio.Event = trio.Event()
+        self._done = False
+        self._doors_taken: list[list[object]] = []
+        """What the newer process listens on as well."""
+        self._left = trio.Event()
+        self._manager = host.manager.environment
+
+    # --- Who asks
+
+    async def upgrade(self) -> ControlAnswer:
+        """Upgrade; give what came of it. If this is cancelled before the newer process was told to go, all is
+        as it was.
+        """
+        self.happens(Happening.ASKED)
+        try:
+            await self._answer.wait()
+        except trio.Cancelled:
+            if self.state is OlderIs.STARTING:
+                self.problems.append("who asked has gone")
+                self.happens(Happening.FAILED)
+            raise
+        if not self._done:
+            return ControlAnswer(False, problems=tuple(self.problems or ["it was told to end"]))
+        number = 0 if self._process is None else self._process.pid
+        done = [f"process {number} serves; {self.who_is_here()}"]
+        return ControlAnswer(True, tuple(done), tuple(self.problems))
+
+    def who_is_here(self) -> str:
+        """Say who is here still, in words."""
+        count_ = len(self._host.clients)
+        if not count_:
+            return f"process {os.getpid()} has no clients and ends"
+        clients = "1 client" if count_ == 1 else f"{count_} clients"
+        until = "until they leave"
+        if self.deadline_at is not None:
+            left = max(0.0, self.deadline_at - trio.current_time())
+            until += f", for {left:.0f} s at most"
+        return f"process {os.getpid()} has {clients} {until}"
+
+    def happens(self, event: Happening) -> None:
+        """Do what the table says."""
+        self.state, acts = older_step(self.state, event)
+        for act in acts:
+            _DO[act](self)
+
+    # --- The newer process
+
+    def _start(self) -> None:
+        try:
+            ours, theirs = pair()
+            with theirs:
+                self._process = subprocess.Popen(
+                    self._program,
+                    env=os.environ | self._manager | {VARIABLE: str(theirs.fileno())},
+                    pass_fds=(theirs.fileno(),),
+                )
+        except OSError as error:
+            self.problems.append(f"cannot start {self._program[0]}: {error.strerror}")
+            self._host.tasks.start_soon(self._soon, Happening.FAILED)
+            return
+        self._channel = Channel(ours)
+        self._draining = Draining(self._host, self._channel)
+        # They wait for it in the channel: whenever we are killed from now on, the newer process has them, and
+        # clients wait in their queues.
+        self._give_doors()
+        self._host.tasks.start_soon(self._follow, self._process, self._channel)
+        self._host.tasks.start_soon(
+            self._late, OlderIs.STARTING, READY_SECONDS, "the newer process was not ready"
+        )
+
+    async def _soon(self, event: Happening) -> None:
+        self.happens(event)
+
+    async def _follow(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        """Hear the newer process until it has ended."""
+        await channel.run(self._hear)
+        if channel.why:
+            self.problems.append(channel.why)
+        if self.state in (OlderIs.STARTING, OlderIs.GOING) and not self.problems:
+            with trio.move_on_after(1):
+                await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+            status = process.poll()
+            how = "has closed its end" if status is None else f"has ended with status {status}"
+            self.problems.append(f"the newer process {how}; standard error says why")
+        self.happens(Happening.OTHER_DIED)
+
+    async def _late(self, state: OlderIs, seconds: float, what: str) -> None:
+        """If we are at something for too long, that has failed."""
+        with trio.move_on_after(seconds):
+            await self.gone.wait()
+        if self.state is state:
+            self.problems.append(f"{what} within {seconds:g} s")
+            self.happens(Happening.FAILED)
+
+    def _hear(self, message: ChannelMessage) -> None:
+        try:
+            self._obey(message)
+        finally:
+            for descriptor in message.descriptors:
+                with suppress(OSError):
+                    os.close(descriptor)
+
+    def _obey(self, message: ChannelMessage) -> None:
+        assert self._draining is not None
+        match message.kind:
+            case "hello":
+                common(message["reads"])
+            case "failed":
+                self.problems += [str(each) for each in message["problems"]]
+                self.happens(Happening.FAILED)
+            case "ready":
+                self._draining.gifts.wanted = message["commands"]
+                self._doors_taken = [list(each) for each in message["doors"]]
+                self.happens(Happening.READY)
+            case "serving":
+                self.happens(Happening.SERVING)
+            case "client":
+                self._draining.given(message)
+            case "taken":
+                self._draining.asking.answered(message["number"], taken=True)
+            case "child-taken":
+                self._draining.gifts.taken(message["upstream"])
+            case "closed":
+                self._close_door(tuple(message["door"]))
+            case "stop":
+                self.happens(Happening.STOP)
+            case "thanks":
+                self.happens(Happening.THANKS)
+            case _:
+                raise NotUnderstood(f"expected nothing of the kind {message.kind!r} now")
+
+    def _give_doors(self) -> None:
+        host = self._host
+        control, file = host.doors.control, host.doors.pidfile
+        try:
+            for message in doors_said(
+                host.listeners,
+                None if control is None else (control.path, control.listening),
+                None if file is None else file.fd,
+                version=__version__,
+                pid=os.getpid(),
+            ):
+                self._say(message)
+        except OSError as error:
+            self.problems.append(f"sockets cannot be given: {error.strerror}")
+            self.happens(Happening.FAILED)
+            return
+        service = host.service
+        switched = {
+            name: [at.server.recipe.upstream, str(at.server.recipe.uri), at.name]
+            for name, at in service.switched.items()
+        }
+        children = [upstream for upstream, _command in commands_of(service.servers.values())]
+        said = {
+            "switched": switched,
+            "disabled": [*service.disabled],
+            "drained": [*host.drained],
+            "children": children,
+        }
+        self._say(ChannelMessage("state", said))
+
+    def _close_door(self, door: tuple[object, ...]) -> None:
+        """The newer process listens there no more: nor do we, or clients would wait for nobody."""
+        listener = listener_at(self._host, door)
+        if listener is not None:
+            self._host.tasks.start_soon(listener.aclose)
+
+    def _say(self, message: ChannelMessage) -> None:
+        assert self._channel is not None
+        self._channel.say(message)
+
+    # --- What is done
+
+    def _refuse(self) -> None:
+        """Whoever asks is told so by who knows us."""
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()  # it is killed: that takes no time
+
+    def _say_cancelled(self) -> None:
+        self._say(ChannelMessage("cancelled"))
+
+    def _stop_accepting(self) -> None:
+        assert self._draining is not None
+        self._host.doors.accept_nobody()
+        self._draining.begin()
+
+    def _say_go(self) -> None:
+        for upstream, command in commands_of(self._host.service.servers.values()):
+            command.started = partial(self._say_runs, upstream)
+            if (running := command.running) is not None:
+                self._say_runs(upstream, running[0])
+        self._say(ChannelMessage("go", {"deadline": self._deadline_seconds}))
+        self._host.tasks.start_soon(
+            self._late, OlderIs.GOING, SERVING_SECONDS, "the newer process did not serve"
+        )
+
+    def _say_runs(self, upstream: str, number: int) -> None:
+        self._say(ChannelMessage("runs", {"upstream": upstream, "pid": number}))
+
+    def _say_done(self) -> None:
+        self._done = True
+        host = self._host
+        for listener in host.listeners:
+            listener.file_is_ours = [
+                LISTEN,
+                *door_of(listener.settings.uri),
+            ] not in self._doors_taken
+            if listener.file_is_ours:  # its clients would wait for nobody
+                host.tasks.start_soon(listener.aclose)
+        control, file = host.doors.control, host.doors.pidfile
+        if control is not None:
+            control.file_is_ours = [CONTROL, str(control.path)] not in self._doors_taken
+            if control.file_is_ours:
+                host.tasks.start_soon(control.aclose)
+        if file is not None:
+            file.is_ours = [PIDFILE] not in self._doors_taken
+        if self._deadline_seconds is not None:
+            self.deadline_at = trio.current_time() + self._deadline_seconds
+        assert self._process is not None
+        host.service.log.info(
+            "upgraded: a newer process serves", pid=self._process.pid, clients=len(host.clients)
+        )
+        self._answer.set()
+        host.tasks.start_soon(host.manager.hand_over, self._process.pid)
+        host.tasks.start_soon(self._look_around)
+
+    def _say_not_done(self) -> None:
+        for why in self.problems:
+            self._host.service.log.error("not upgraded, and all is as it was", why=why)
+        self._answer.set()
+
+    def _accept_again(self) -> None:
+        for command in dict(commands_of(self._host.service.servers.values())).values():
+            command.started = _nothing
+        if self._done:
+            self._host.service.log.error(
+                "the newer process has died: all is as it was before the upgrade",
+                clients=len(self._host.clients),
+            )
+        self._host.manager.goes_on(self._manager)
+        self._host.serves()
+        self._host.tasks.start_soon(self._open_again)
+
+    async def _open_again(self) -> None:
+        """Listen again where the newer process did not want to."""
+        for listener in self._host.listeners:
+            if listener.sockets:
+                continue
+            try:
+                listener.sockets = (await open_listener(listener.settings)).sockets
+            except ListenError as error:
+                self._host.service.log.error("not listened on any more", why=str(error))
+            else:
+                self._host.doors.accept(listener)
+
+    def _take_back(self) -> None:
+        if self._draining is not None:
+            self._draining.take_back()
+        self.gone.set()
+        for _upstream, command in commands_of(self._host.service.servers.values()):
+            command.ours.set()
+
+    def _finish(self) -> None:
+        assert self._draining is not None
+        self._draining.ending = True
+        service = self._host.service
+        service.log.info("the time of this process is over", sessions=len(service.running))
+
+    def _drain(self) -> None:
+        self._host.drain()
+
+    def _go(self) -> None:
+        self.gone.set()
+
+    # --- While it drains
+
+    async def _look_around(self) -> None:
+        assert self._draining is not None
+        while self.state in (OlderIs.DRAINING, OlderIs.ENDING):
+            if self.deadline_at is not None and trio.current_time() >= self.deadline_at:
+                self.happens(Happening.DEADLINE)
+            if self._draining.look():
+                self.happens(Happening.EMPTY)
+            self._left = trio.Event()
+            with trio.move_on_after(LOOK_SECONDS):
+                await self._left.wait()
+
+    def client_left(self) -> None:
+        """A client has left."""
+        self._left.set()
+
+    # --- What is left
+
+    async def farewell(self) -> None:
+        """All clients have left, for we were told to end. Give what is left to the newer process."""
+        if self.state is OlderIs.STOPPING:
+            self.happens(Happening.EMPTY)
+            await self.gone.wait()
+        elif self._channel is not None:
+            with trio.move_on_after(SERVING_SECONDS):
+                await self._channel.all_sent()
+
+    def _give_rest(self) -> None:
+        self._host.tasks.start_soon(self._give_all)
+
+    async def _give_all(self) -> None:
+        assert self._draining is not None
+        assert self._channel is not None
+        await self._draining.gifts.give_all()
+        self._draining.tell_changes()
+        if self._channel.over:
+            self.happens(Happening.OTHER_DIED)
+            return
+        self._say(ChannelMessage("bye"))
+        await self._late(self.state, THANKS_SECONDS, "the newer process did not take what is left")
+
+
+def _nothing(_number: int) -> None:
+    """Nobody minds."""
+
+
+def program() -> list[str]:
+    """Give the command line by which this process was started, for a newer one: what stands at its path now."""
+    script = Path(sys.argv[0])
+    if script.is_file() and os.access(script, os.X_OK):
+        return [str(script), *sys.argv[1:]]
+    return [*sys.orig_argv]
+
+
+_DO = {
+    Act.START: Older._start,
+    Act.REFUSE: Older._refuse,
+    Act.KILL_NEWER: Older._kill,
+    Act.SAY_CANCELLED: Older._say_cancelled,
+    Act.STOP_ACCEPTING: Older._stop_accepting,
+    Act.SAY_GO: Older._say_go,
+    Act.SAY_DONE: Older._say_done,
+    Act.SAY_NOT_DONE: Older._say_not_done,
+    Act.ACCEPT_AGAIN: Older._accept_again,
+    Act.TAKE_BACK: Older._take_back,
+    Act.FINISH: Older._finish,
+    Act.GIVE_REST: Older._give_rest,
+    Act.DRAIN: Older._drain,
+    Act.GO: Older._go,
+}

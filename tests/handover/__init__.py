@@ -1,0 +1,1 @@
+"""Tests of what goes from one process to another."""

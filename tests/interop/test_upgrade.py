@@ -1,0 +1,343 @@
+"""A newer process takes the place of a gateway, under real clients and before real servers; and either is
+killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .bundles import keys
+from .clients import SCRIPTS, SYSTEM_PYTHON, nbdcopy, nbdsh
+from .conftest import make_image, sha256
+from .gateways import MODE, disks
+from .loads import verified, writing
+from .processes import Process, attempt, run, wait_until
+from .servers import Servers, free_port
+from .upgraded import Upgraded, lives
+
+pytestmark = pytest.mark.skipif(MODE != "gateway", reason="only the gateway upgrades")
+
+MIB = 1 << 20
+
+CLIENTS = 16
+BLOCKS = 64
+
+
+def verifying(uri: str, number: int) -> Process:
+    """A client that writes, reads back and compares in a part of its own, until it is `fine`."""
+    at = number * BLOCKS * 4096
+    return Process(SYSTEM_PYTHON, SCRIPTS / "verify.py", uri, str(at), str(BLOCKS))
+
+
+def fine(client: Process) -> dict[str, Any]:
+    """End one, and give what it has seen: nothing bad, and it was never refused."""
+    client.stop()
+    seen: dict[str, Any] = json.loads(client.output.splitlines()[-1])
+    assert (seen["bad"], seen["refused"]) == ([], []), seen
+    return seen
+
+
+@pytest.fixture
+def gateways(workdir: Path) -> Iterator[list[Upgraded]]:
+    """Those that a test starts; what is left of them when it fails is ended."""
+    started: list[Upgraded] = []
+    yield started
+    for each in started:
+        each.put_away()
+
+
+def sessions_of(gateway: Upgraded) -> int:
+    return gateway.log.count("session begins") - gateway.log.count("session ended")
+
+
+def test_clients_of_one_disk_stay_in_one_process(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    upstream = servers.nbdkit("memory", f"{64 * MIB}")
+    port = free_port()
+    tls = f"nbds://localhost:{port}?tls-certificates={workdir}/pki"
+    run(sys.executable, "-m", "gateway", "pki", "init", workdir / "pki")
+    text = (
+        f'[[listen]]\nuri = "nbds://127.0.0.1:{port}"\ncertificates = "{workdir}/pki"\n'
+        + disks(f'uri = "{upstream.uri}"')
+        + '[[export]]\nname = "*"\nupstream = "disks"\n'
+        + f'policies = [{{ use = "limit", connections = {4} }}]\n'
+    )
+    gateway = Upgraded(workdir, text)
+    gateways.append(gateway)
+    before = [verifying(gateway.uri(), 0), verifying(tls, 1)]
+    wait_until(lambda: sessions_of(gateway) == 2, "two are there")
+    first = gateway.upgraded()
+    after = [verifying(gateway.uri(), 2), verifying(tls, 3)]
+    wait_until(lambda: sessions_of(gateway) == 4, "four are there")
+    # All four are the older process's, over TLS by a relay; and the newer one has counted them.
+    denied = attempt("nbdinfo", "--size", gateway.uri())
+    assert "policy" in denied.err, str(denied)
+    assert "4 connections are open" in gateway.log
+    second = gateway.upgrade()
+    assert second.status == 1
+    assert f"process {first} from before the last upgrade still has 4 clients" in second.err
+    for client in (*before, *after):
+        assert fine(client)["reconnects"] == 0
+    gateway.ended(first)
+    # Alone, the newer one serves the disk itself; what was written is there.
+    assert fine_soon(verifying(gateway.uri(), 4))
+    assert gateway.asked("other").status == 0
+    gateway.ended(gateway.upgraded())
+    assert fine_soon(verifying(tls, 5))
+    gateway.end()
+    assert not (workdir / "g.sock").exists()
+    assert not gateway.pidfile.exists()
+
+
+def fine_soon(client: Process) -> dict[str, Any]:
+    wait_until(lambda: "begun" in client.output, "it has begun")
+    return fine(client)
+
+
+@pytest.mark.parametrize("mode", ["per-client", "shared"])
+def test_upgrades_under_load(
+    servers: Servers, workdir: Path, gateways: list[Upgraded], mode: str
+) -> None:
+    under_load(servers, workdir, gateways, mode, upgrades=2, clients=6)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("mode", ["per-client", "shared", "command"])
+def test_ten_upgrades_under_load(
+    servers: Servers, workdir: Path, gateways: list[Upgraded], mode: str
+) -> None:
+    under_load(servers, workdir, gateways, mode, upgrades=10, clients=CLIENTS)
+
+
+def under_load(
+    servers: Servers,
+    workdir: Path,
+    gateways: list[Upgraded],
+    mode: str,
+    *,
+    upgrades: int,
+    clients: int,
+) -> None:
+    """Upgrade and reload under clients that verify, plain and over TLS. At each deadline they are disconnected,
+    connect again, and find all that they were told is written.
+    """
+    disk = make_image(workdir / "disk", 64 * MIB).path
+    port = free_port()
+    run(sys.executable, "-m", "gateway", "pki", "init", workdir / "pki")
+    tls = f"nbds://localhost:{port}?tls-certificates={workdir}/pki"
+    if mode == "command":
+        words = ["qemu-nbd", "-f", "raw", "-t", "-e", "0", "-x", "", str(disk)]
+        text = disks(f"command = {json.dumps(words)}")
+    elif mode == "shared":
+        text = disks(keys(servers.qemu_nbd("-f", "raw", "--shared=1", disk), "shared"))
+    else:
+        text = disks(f'uri = "{servers.qemu_nbd("-f", "raw", disk).uri}"')
+    listen = f'[[listen]]\nuri = "nbds://127.0.0.1:{port}"\ncertificates = "{workdir}/pki"\n'
+    gateway = Upgraded(workdir, listen + text)
+    gateways.append(gateway)
+    run(SYSTEM_PYTHON, "-c", f"open({str(disk)!r}, 'wb').truncate({64 * MIB})")
+    load = [verifying(tls if each % 2 else gateway.uri(), each) for each in range(clients)]
+    wait_until(lambda: all("begun" in each.output for each in load), "all have begun")
+    for number in range(1, upgrades + 1):
+        before = gateway.upgraded("--deadline", "1")
+        done = attempt(sys.executable, "-m", "gateway", "reload", "--socket", gateway.socket)
+        assert done.status == 0, str(done)
+        gateway.ended(before)
+        wait_until(
+            lambda: all(each.output.count("again") >= number for each in load),  # noqa: B023
+            "all have connected again",
+        )
+    seen = [fine(each) for each in load]
+    assert all(each["reconnects"] == upgrades for each in seen), seen
+    log = gateway.end()
+    assert log.count("end=upgraded") == upgrades * clients
+    if mode == "command":
+        assert log.count("server started") == 1
+        assert log.count("server taken over") == upgrades
+
+
+def test_fio_and_nbdcopy_go_on_through_an_upgrade(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    """fio's sessions stay in the older process; nbdcopy comes to the newer one."""
+    image = make_image(workdir / "image", 16 * MIB)
+    fio, copy = (servers.nbdkit("memory", f"{16 * MIB}") for _ in range(2))
+    text = (
+        f'[upstream.fio]\nuri = "{fio.uri}"\n[upstream.copy]\nuri = "{copy.uri}"\n'
+        '[[export]]\nname = "fio"\nupstream = "fio"\nupstream-name = ""\n'
+        '[[export]]\nname = "copy"\nupstream = "copy"\nupstream-name = ""\n'
+    )
+    gateway = Upgraded(workdir, text)
+    gateways.append(gateway)
+    load = writing(gateway.uri("fio"), jobs=2, mib=4, depth=8)
+    wait_until(lambda: sessions_of(gateway) >= 2, "fio is there")
+    first = gateway.upgraded()
+    nbdcopy(image.path, gateway.uri("copy"))
+    nbdcopy(gateway.uri("copy"), workdir / "back")
+    assert sha256(workdir / "back") == image.sha256
+    assert lives(first)
+    verified(load, jobs=2)
+    gateway.ended(first)
+    gateway.end()
+
+
+def test_losses_that_were_not_told_go_along(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    """A server dies with what it had acknowledged, and its client with it: the next client is told,
+    wherever."""
+    path = workdir / "up.sock"
+    server = Process("nbdkit", "--foreground", "-U", path, "memory", f"{MIB}")
+    server.ready_when(path.exists, "it listens")
+    uri = f"nbd+unix:///?socket={path}"
+    gateway = Upgraded(workdir, disks(f'uri = "{uri}"\nreconnect-seconds = 60'))
+    gateways.append(gateway)
+    client = Process(
+        *(SYSTEM_PYTHON, "-c"),
+        "import nbd, sys, time\n"
+        "h = nbd.NBD(); h.connect_uri(sys.argv[1]); h.pwrite(b'x' * 512, 0)\n"
+        "print('written', flush=True); time.sleep(1000)\n",
+        gateway.uri(),
+    )
+    wait_until(lambda: "written" in client.output, "it has written")
+    server.kill()
+    wait_until(lambda: "upstream is down" in gateway.log or "lost" in gateway.log, "it is seen")
+    client.kill()
+    path.unlink()
+    again = Process("nbdkit", "--foreground", "-U", path, "memory", f"{MIB}")
+    again.ready_when(path.exists, "it listens")
+    wait_until(lambda: sessions_of(gateway) == 0, "the session has ended")
+    asked = run(sys.executable, "-m", "gateway", "losses", "--socket", gateway.socket)
+    assert "whoever opens it next will be told" in asked, gateway.log
+    gateway.ended(gateway.upgraded())
+    asked = run(sys.executable, "-m", "gateway", "losses", "--socket", gateway.socket)
+    assert "whoever opens it next will be told" in asked, gateway.log
+    told = nbdsh(
+        "h.connect_uri(sys.argv[1])\n"
+        "try:\n    h.flush(); print('not told')\n"
+        "except nbd.Error as error: print(error.errno)\n"
+        "h.flush(); print('and then durable')\n",
+        "-c",
+        "import sys; sys.argv[1:] = [" + repr(gateway.uri()) + "]",
+    )
+    assert told.splitlines() == ["EIO", "and then durable"]
+    gateway.end()
+
+
+def test_what_fails_changes_nothing(
+    servers: Servers, workdir: Path, gateways: list[Upgraded]
+) -> None:
+    upstream = servers.nbdkit("memory", f"{MIB}")
+    text = disks(f'uri = "{upstream.uri}"')
+    gateway = Upgraded(workdir, text)
+    gateways.append(gateway)
+    pid = gateway.pid
+    client = verifying(gateway.uri(), 0)
+    wait_until(lambda: "begun" in client.output, "it has begun")
+    gateway.write(text + "nonsense = 1\n")
+    assert "nonsense: unknown key" in gateway.upgrade().err
+    gateway.write(f'[[listen]]\nuri = "nbd+unix:///?socket={workdir}/no/such"\n' + text)
+    assert f"there is no directory {workdir}/no" in gateway.upgrade().err
+    gateway.write(text)
+    assert "has ended with status 1" in gateway.upgrade("--program", "/bin/false").err
+    assert "cannot start" in gateway.upgrade("--program", str(workdir / "none")).err
+    assert gateway.pid == pid
+    os.kill(pid, signal.SIGUSR2)
+    wait_until(lambda: gateway.pid != pid, "SIGUSR2 has upgraded it")
+    gateway.all.append(gateway.pid)
+    assert fine(client)["reconnects"] == 0
+    gateway.ended(pid)
+    log = gateway.end()
+    assert log.count("not upgraded, and all is as it was") >= 4
+
+
+# --- Deaths
+
+
+def slow_program(workdir: Path, seconds: int = 1000) -> Path:
+    """A newer version that takes long to begin."""
+    program = workdir / "newer"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = serve ] && touch {workdir}/begun && '
+        f"while [ ! -e {workdir}/go ]; do sleep 0.05; done\n"
+        f'exec {sys.executable} -m gateway "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize("whom", ["older", "newer"])
+@pytest.mark.parametrize("when", ["it is prepared", "both serve"])
+def test_whoever_is_killed_the_other_one_serves(
+    servers: Servers, workdir: Path, gateways: list[Upgraded], whom: str, when: str
+) -> None:
+    upstream = servers.nbdkit("memory", f"{4 * MIB}")
+    gateway = Upgraded(workdir, disks(f'uri = "{upstream.uri}"'))
+    gateways.append(gateway)
+    older = gateway.pid
+    here = verifying(gateway.uri(), 0)
+    wait_until(lambda: "begun" in here.output, "it has begun")
+    if when == "it is prepared":
+        asks = Process(
+            *(sys.executable, "-m", "gateway", "upgrade", "--socket", gateway.socket),
+            *("--program", slow_program(workdir)),
+        )
+        wait_until((workdir / "begun").exists, "the newer process has begun")
+        [newer] = children_of(older)
+        gateway.all.append(newer)
+        os.kill(older if whom == "older" else newer, signal.SIGKILL)
+        assert asks.wait() == 1
+        (workdir / "go").touch()
+        there = None
+    else:
+        gateway.upgraded()
+        newer = gateway.pid
+        there = verifying(gateway.uri(), 1)
+        wait_until(lambda: "begun" in there.output, "it has begun")
+        os.kill(older if whom == "older" else newer, signal.SIGKILL)
+    wait_until(lambda: gateway.asked().status == 0, "somebody serves")
+    wait_until(lambda: gateway.pid == (newer if whom == "older" else older), "by its number")
+    for client in filter(None, (here, there)):
+        client.stop()
+        seen = json.loads(client.output.splitlines()[-1])
+        assert seen["bad"] == []
+        # Those of the killed one connect again; both are the older one's here.
+        if whom == "newer":
+            assert (seen["reconnects"], seen["refused"]) == (0, [])
+    gateway.ended(gateway.upgraded())
+    gateway.end()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_server_of_a_killed_process_is_started_once(
+    workdir: Path, gateways: list[Upgraded]
+) -> None:
+    """The newer process waits for the end of what the older one had started: two would have the disk open."""
+    disk = make_image(workdir / "disk", 4 * MIB).path
+    words = json.dumps(["qemu-nbd", "-f", "raw", "-t", "-e", "0", "-x", "", str(disk)])
+    gateway = Upgraded(workdir, disks(f"command = {words}"))
+    gateways.append(gateway)
+    client = verifying(gateway.uri(), 0)
+    wait_until(lambda: "begun" in client.output, "it has begun")
+    older = gateway.upgraded()
+    os.kill(older, signal.SIGKILL)
+    wait_until(lambda: gateway.asked().status == 0, "the newer process serves")
+    started = re.findall(r"server started .*pid=(\d+)", gateway.log)
+    assert len(started) == 2
+    assert not lives(int(started[0]))
+    assert lives(int(started[1]))
+    client.kill()
+    gateway.end()
+    assert not lives(int(started[1]))

@@ -1,0 +1,1 @@
+"""Tests of upgrades: their tables, and real gateways that take each other's place."""
