@@ -239,8 +239,7 @@ class _Run:
         )
         self._verbs |= ticketing.verbs_of(self._service)
         self._verbs |= status.verbs_of(self._service, self._stuck, self._overview)
-        self._verbs |= {"upgrade": self._upgrading.upgrade}
-        self._verbs = self._upgrading.guarded(self._verbs)
+        self._verbs = self._upgrading.guarded({**self._verbs, "upgrade": self._upgrading.upgrade})
         begin(self._obey_signals, everything)
         begin(self._stuck.watch)
         begin(self._drained.run)

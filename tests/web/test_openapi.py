@@ -45,7 +45,10 @@ def test_it_is_openapi() -> None:
 
 
 def test_each_verb_of_the_gateway_is_there() -> None:
-    """Those of the control socket, as its table has them; what it is not for is named here."""
+    """Those of the control socket, as its table has them, but `upgrade`, which starts programs, and which a
+    gateway
+    with [admin] refuses.
+    """
     source = (TOP / "gateway" / "app" / "run.py").read_text()
     assert source.count("_verbs |= ") == 3, "another table of verbs: have them here as well"
     gateway = parse(CONFIG, "test")
