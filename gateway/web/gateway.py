@@ -3,7 +3,10 @@
 Browsers and scrapers come as many as they like, and each question costs the gateway half a millisecond or more
 of the thread that relays. So one question is never asked twice at the same time: whoever comes while it is
 being answered waits for the next answer, which is for all who wait by then. Nobody gets an answer that was
-begun before he asked, so numbers are never older than the question.
+begun before he asked, so numbers are never older than the question. And behind each answer the gateway has a
+rest from such questions, `REST` times as long as the answer took: whoever asks without end, with however many
+connections, has a bounded part of its time. All questions that say more than a verb have one rest together, for
+there are as many of them as anybody likes to make up.
 """
 
 from __future__ import annotations
@@ -33,6 +36,12 @@ LOOK_SECONDS = 10
 
 COUNTS = "counts"
 """The question that is answered in lines behind the answer (`gateway.status.telling`)."""
+
+REST = 9.0
+"""How much longer than an answer nothing of its kind is asked: so such questions have a tenth of the time."""
+
+MOST_REST_SECONDS = 2.0
+"""However long it took: the gateway had other things to do, and somebody waits."""
 
 Arguments = Mapping[str, object]
 
@@ -67,6 +76,8 @@ class Gateway:
         """Of each question: it is asked by one at a time."""
         self._next: dict[str, _Shared] = {}
         """What is asked as soon as the same was answered."""
+        self._rests_until: dict[str, float] = {}
+        """Until when nothing is asked of a kind: by verb; of those with arguments, together."""
 
     async def look(self, verb: str, arguments: Arguments = NONE) -> ControlAnswer:
         """Ask what changes nothing. Raises `NotHeard`."""
@@ -75,15 +86,17 @@ class Gateway:
             await shared.done.wait()
             if shared.came_of_it is not None:
                 return _of(shared.came_of_it)
+        kind = "" if arguments else verb
         shared = self._next[key] = _Shared()
         turn = self._turns.setdefault(key, trio.Lock())
         try:
-            async with turn, self._questions:
-                del self._next[key]  # who comes from now on waits for the next answer
-                try:
-                    shared.came_of_it = await self._ask(verb, arguments, LOOK_SECONDS)
-                except NotHeard as error:
-                    shared.came_of_it = error
+            async with turn:
+                while shared.came_of_it is None:
+                    await trio.sleep_until(self._rests_until.get(kind, 0))
+                    async with self._questions:
+                        if trio.current_time() >= self._rests_until.get(kind, 0):
+                            del self._next[key]  # who comes from now on waits for the next answer
+                            shared.came_of_it = await self._asked(kind, verb, arguments)
             return _of(shared.came_of_it)
         finally:
             if self._next.get(key) is shared:
@@ -91,6 +104,18 @@ class Gateway:
             if not turn.locked():
                 self._turns.pop(key, None)
             shared.done.set()
+
+    async def _asked(self, kind: str, verb: str, arguments: Arguments) -> ControlAnswer | NotHeard:
+        """Ask, and have the gateway rest."""
+        began = trio.current_time()
+        try:
+            return await self._ask(verb, arguments, LOOK_SECONDS)
+        except NotHeard as error:
+            return error
+        finally:
+            now = trio.current_time()
+            rest = min(REST * (now - began), MOST_REST_SECONDS)
+            self._rests_until[kind] = max(now, self._rests_until.get(kind, 0)) + rest
 
     async def do(self, verb: str, arguments: Arguments, asked_by: str) -> ControlAnswer:
         """Have something done, on behalf of somebody whom the log names. Raises `NotHeard`, `Busy`."""
