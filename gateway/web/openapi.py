@@ -96,6 +96,7 @@ SHOWN: Mapping[str, Schema] = {
         started=TIME,
         uptime_seconds=SECONDS,
         draining=TRUTH,
+        older=perhaps(thing(pid=COUNT, version=TEXT, clients=COUNT, sessions=COUNT)),
         sessions_end_in_seconds=perhaps(SECONDS),
         waits_for_sessions=many(thing(session=TEXT, export=TEXT, client=TEXT, in_flight=COUNT)),
         listeners=many(one("Listener")),
