@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from gateway.handover.given import DiskPlace, Given
+from gateway.handover.given import DiskSite, Given
 from gateway.handover.homes import door_of
 from gateway.handover.relay import relay, stream_pair
 from gateway.net.drive import Stream, take_socket
@@ -68,7 +68,7 @@ async def gone_home(
     location = None
     if not isinstance(asked, ListAsked):
         location = inquiry.may_open(asked) if isinstance(asked, str) else inquiry.asked_for(asked)
-    site = None if location is None else DiskPlace.at(location.server.where, location.name)
+    site = None if location is None else DiskSite.at(location.server.where, location.name)
     end: socket.socket | None = None
     if isinstance(stream, trio.SocketStream):
         descriptor = os.dup(stream.socket.fileno())

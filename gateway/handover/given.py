@@ -25,7 +25,7 @@ Door = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class DiskPlace:
+class DiskSite:
     """A disk, in words that two processes have in common: where its server is, and its name there."""
 
     where: frozenset[tuple[str, ...]]
@@ -34,15 +34,15 @@ class DiskPlace:
     name: str
 
     @classmethod
-    def at(cls, where: frozenset[tuple[str, ...]], name: str) -> DiskPlace:
+    def at(cls, where: frozenset[tuple[str, ...]], name: str) -> DiskSite:
         """Give the disk at a place. A server that we start is one thing, whatever names it has."""
         return cls(where, "" if any(each[0] == "upstream" for each in where) else name)
 
-    def meets(self, other: DiskPlace) -> bool:
+    def meets(self, other: DiskSite) -> bool:
         """Say whether both are one disk, as far as is known."""
         return self.name == other.name and self.beside(other)
 
-    def beside(self, other: DiskPlace) -> bool:
+    def beside(self, other: DiskSite) -> bool:
         """Say whether both are of one server."""
         return bool(self.where & other.where)
 
@@ -51,7 +51,7 @@ class DiskPlace:
         return {"where": sorted(map(list, self.where)), "name": self.name}
 
     @classmethod
-    def of(cls, said: Any) -> DiskPlace:
+    def of(cls, said: Any) -> DiskSite:
         """Read what `as_said` gave. Raises `NotUnderstood`."""
         try:
             where = frozenset(tuple(map(_text, address)) for address in said["where"])
@@ -70,7 +70,7 @@ class Given:
     """What the log knows it by, in every process."""
     door: Door
     identity: Identity
-    site: DiskPlace | None
+    site: DiskSite | None
     """The disk that it asks for; None: it asks for a list."""
     seconds: float
     """How much of its time it has used."""
@@ -123,7 +123,7 @@ class Given:
                 _text(said["id"]),
                 tuple(said["door"]),
                 identity_of_said(said["who"]),
-                None if site is None else DiskPlace.of(site),
+                None if site is None else DiskSite.of(site),
                 float(said["seconds"]),
                 negotiation,
                 _of(said["tls"], bool),

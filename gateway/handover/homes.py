@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gateway.handover.given import DiskPlace, Door, Given
+from gateway.handover.given import DiskSite, Door, Given
 from gateway.net.listen import address
 from gateway.uri import NbdUri
 
@@ -19,7 +19,7 @@ class Homes(Protocol):
         """
         ...
 
-    def stays(self, client: str, site: DiskPlace | None) -> None:
+    def stays(self, client: str, site: DiskSite | None) -> None:
         """A client, known by its id, is served here, and asks for a disk: the disk stays here as long as it
         does. None: it does so no more.
         """

@@ -16,7 +16,7 @@ from itertools import count
 import trio
 
 from gateway.handover.channel import Channel
-from gateway.handover.given import DiskPlace, Given, identity_as_said
+from gateway.handover.given import DiskSite, Given, identity_as_said
 from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood
 from gateway.hub.ends import Cause
@@ -167,7 +167,7 @@ class Draining:
         self._giving.stays(client.session_id, None)
         return await self.asking.given(self._channel.say, client, descriptor)
 
-    def stays(self, client: str, site: DiskPlace | None) -> None:
+    def stays(self, client: str, site: DiskSite | None) -> None:
         """See `Homes`."""
         self._giving.stays(client, site)
 
@@ -178,4 +178,4 @@ class Draining:
         location = None if name is None or route is None else service.location(name, route)
         if location is not None:
             key = self._talking[core] = f"negotiation {next(self._numbers)}"
-            self._giving.stays(key, DiskPlace.at(location.server.where, location.name))
+            self._giving.stays(key, DiskSite.at(location.server.where, location.name))

@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from gateway.handover.given import DiskPlace
+from gateway.handover.given import DiskSite
 from gateway.handover.message import ChannelMessage
 from gateway.links.disk import Key
 from gateway.sessions.opened import Location
@@ -49,7 +49,7 @@ class Gifts:
 
     # --- Who uses what
 
-    def is_used(self, site: DiskPlace) -> bool:
+    def is_used(self, site: DiskSite) -> bool:
         """Say whether anybody uses a disk here, so that another process must not."""
         service = self._service
         for disk in service.disks.there():
@@ -67,18 +67,18 @@ class Gifts:
             each.disk.trunk is not None or _is_one_thing(each) for each in self._service.running
         )
 
-    def _sites_of(self, key: Key) -> list[DiskPlace]:
+    def _sites_of(self, key: Key) -> list[DiskSite]:
         service = self._service
         disks, name = key
         servers = [*service.led_to, *(each.opened.location.server for each in service.running)]
-        found = [DiskPlace.at(each.where, name) for each in servers if each.disks == disks]
+        found = [DiskSite.at(each.where, name) for each in servers if each.disks == disks]
         if not found and isinstance(disks, tuple):
-            found = [DiskPlace.at(frozenset({disks}), name)]
+            found = [DiskSite.at(frozenset({disks}), name)]
         return found
 
     # --- What is given
 
-    async def give(self, site: DiskPlace, number: Mapping[str, object]) -> None:
+    async def give(self, site: DiskSite, number: Mapping[str, object]) -> None:
         """Give a disk: its server, if that is started by us, and what was lost, and then the word."""
         async with self._turn:
             await self._give_children(site)
@@ -99,7 +99,7 @@ class Gifts:
                 command.leave()
         self._taken.set()
 
-    async def _give_children(self, site: DiskPlace | None) -> None:
+    async def _give_children(self, site: DiskSite | None) -> None:
         for upstream, command in commands_of(self._service.servers.values()):
             if self.over or (site is not None and ("upstream", upstream) not in site.where):
                 continue
@@ -127,7 +127,7 @@ class Gifts:
         self.over = True
         self._taken.set()
 
-    def _give_losses(self, site: DiskPlace | None) -> None:
+    def _give_losses(self, site: DiskSite | None) -> None:
         for disk in self._service.disks.there():
             sites = self._sites_of(disk.key)
             if site is not None and not any(site.meets(each) for each in sites):
@@ -139,7 +139,7 @@ class Gifts:
             why, ranges = left
             if len(ranges) > MOST_RANGES:
                 ranges = [(ranges[0][0], ranges[-1][1])]
-            there = DiskPlace(sites[0].where, disk.key[1])
+            there = DiskSite(sites[0].where, disk.key[1])
             said = [list(each) for each in ranges]
             self._say(ChannelMessage("lost", {"site": there.as_said(), "why": why, "ranges": said}))
 
@@ -156,11 +156,11 @@ class Gifts:
                 self._say(ChannelMessage("unnamed", {"where": where, "names": [], "all": True}))
 
 
-def _site(location: Location) -> DiskPlace:
-    return DiskPlace.at(location.server.where, location.name)
+def _site(location: Location) -> DiskSite:
+    return DiskSite.at(location.server.where, location.name)
 
 
-def _keeps(running: Relayed, site: DiskPlace) -> bool:
+def _keeps(running: Relayed, site: DiskSite) -> bool:
     """Say whether a session keeps a disk here."""
     here = _site(running.opened.location)
     if site.beside(here) and _is_one_thing(running):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from gateway.handover.given import DiskPlace
+from gateway.handover.given import DiskSite
 
 MOST_GIVEN = 65_536
 """Disks that are remembered as given. Clients choose the names. If there are more, every disk is given that
@@ -36,26 +36,26 @@ class Giving:
     def __init__(self) -> None:
         self._given: set[tuple[tuple[str, ...], str]] = set()
         self._all = False
-        self._staying: dict[str, DiskPlace] = {}
+        self._staying: dict[str, DiskSite] = {}
 
-    def stays(self, client: str, site: DiskPlace | None) -> None:
+    def stays(self, client: str, site: DiskSite | None) -> None:
         """See `gateway.handover.homes.Homes`."""
         if site is None:
             self._staying.pop(client, None)
         else:
             self._staying[client] = site
 
-    def is_asked_for(self, site: DiskPlace) -> bool:
+    def is_asked_for(self, site: DiskSite) -> bool:
         """Say whether a client here asks for it."""
         return any(site.meets(each) for each in self._staying.values())
 
-    def is_given(self, site: DiskPlace) -> bool:
+    def is_given(self, site: DiskSite) -> bool:
         """Say whether the newer process has it."""
         if any((address, site.name) in self._given for address in site.where):
             return True
         return self._all and not self.is_asked_for(site)
 
-    def answer(self, site: DiskPlace, *, used: bool, ending: bool) -> Whose:
+    def answer(self, site: DiskSite, *, used: bool, ending: bool) -> Whose:
         """Answer the newer process, which has a client for a disk. `used`: somebody uses it here. `ending`: its
         users here are about to end, and no more clients are taken.
         """

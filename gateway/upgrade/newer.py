@@ -23,7 +23,7 @@ import trio
 
 from gateway import __version__
 from gateway.handover.channel import Channel
-from gateway.handover.given import DiskPlace, Given, identity_of_said
+from gateway.handover.given import DiskSite, Given, identity_of_said
 from gateway.handover.homes import door_of
 from gateway.handover.message import READ, ChannelMessage, NotUnderstood
 from gateway.net.listen import Listener
@@ -65,7 +65,7 @@ class Newer:
         self._channel = Channel(end)
         self._host: UpgradeHost | None = None
         self._asking = OnTheWay()
-        self._ours: set[DiskPlace] = set()
+        self._ours: set[DiskSite] = set()
         self._said_state: Mapping[str, Any] = {}
         self._overdue_at = math.inf
         self._ended = trio.Event()
@@ -220,7 +220,7 @@ class Newer:
             case "gone":
                 self.beside.gone(message["id"])
             case "lost":
-                self._lose(DiskPlace.of(message["site"]), message["why"], message["ranges"])
+                self._lose(DiskSite.of(message["site"]), message["why"], message["ranges"])
             case "unnamed":
                 self._lose_unnamed(message["where"], message["names"], all_=message["all"])
             case "runs":
@@ -251,15 +251,15 @@ class Newer:
             self._know_ours(client.site)
         return taken
 
-    def stays(self, client: str, site: DiskPlace | None) -> None:
+    def stays(self, client: str, site: DiskSite | None) -> None:
         """See `Homes`: what is ours stays ours."""
 
-    def _know_ours(self, site: DiskPlace) -> None:
+    def _know_ours(self, site: DiskSite) -> None:
         if len(self._ours) < MOST_OURS:
             self._ours.add(site)
         self._open_gate(site)
 
-    def _open_gate(self, site: DiskPlace) -> None:
+    def _open_gate(self, site: DiskSite) -> None:
         """A server is ours with the first of its disks."""
         assert self._host is not None
         for upstream, command in commands_of(self._host.service.servers.values()):
@@ -287,7 +287,7 @@ class Newer:
         there = (each for each in self._host.service.led_to if each.where & where)
         return next(there, None)
 
-    def _lose(self, site: DiskPlace, why: str, ranges: Sequence[Sequence[int]]) -> None:
+    def _lose(self, site: DiskSite, why: str, ranges: Sequence[Sequence[int]]) -> None:
         assert self._host is not None
         service = self._host.service
         server = self._server_at(site.where)
@@ -302,7 +302,7 @@ class Newer:
 
     def _lose_unnamed(self, where: Any, names: Sequence[str], *, all_: bool) -> None:
         assert self._host is not None
-        server = self._server_at(DiskPlace.of({"where": where, "name": ""}).where)
+        server = self._server_at(DiskSite.of({"where": where, "name": ""}).where)
         if server is None:
             return
         disks = self._host.service.disks

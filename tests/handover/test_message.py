@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.handover.given import DiskPlace, Given, identity_as_said, identity_of_said
+from gateway.handover.given import DiskSite, Given, identity_as_said, identity_of_said
 from gateway.handover.message import (
     KINDS,
     MAX_MESSAGE_BYTES,
@@ -142,7 +142,7 @@ def test_an_identity_has_no_field_that_stays_behind() -> None:
 
 # --- A client on its way
 
-SITE = DiskPlace(frozenset({("tcp", "h", "10809"), ("unix", "/s")}), "disk")
+SITE = DiskSite(frozenset({("tcp", "h", "10809"), ("unix", "/s")}), "disk")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ SITE = DiskPlace(frozenset({("tcp", "h", "10809"), ("unix", "/s")}), "disk")
     ],
 )
 @pytest.mark.parametrize("site", [None, SITE])
-def test_a_client_is_the_same_at_home(talk: Unfinished | None, site: DiskPlace | None) -> None:
+def test_a_client_is_the_same_at_home(talk: Unfinished | None, site: DiskSite | None) -> None:
     client = Given(
         9, "abc-1", ("TCP", "h", 1, None, None), Identity("p"), site, 1.5, talk, via_tls=True
     )
@@ -167,16 +167,16 @@ def test_a_client_is_the_same_at_home(talk: Unfinished | None, site: DiskPlace |
 
 
 def test_disks_are_the_same_by_any_of_their_addresses() -> None:
-    tcp, unix = DiskPlace.at(frozenset({("tcp", "h", "10809")}), "disk"), SITE
+    tcp, unix = DiskSite.at(frozenset({("tcp", "h", "10809")}), "disk"), SITE
     assert tcp.meets(unix)
-    assert not tcp.meets(DiskPlace(SITE.where, "other"))
-    assert tcp.beside(DiskPlace(SITE.where, "other"))
-    assert not tcp.beside(DiskPlace.at(frozenset({("tcp", "g", "10809")}), "disk"))
+    assert not tcp.meets(DiskSite(SITE.where, "other"))
+    assert tcp.beside(DiskSite(SITE.where, "other"))
+    assert not tcp.beside(DiskSite.at(frozenset({("tcp", "g", "10809")}), "disk"))
     # A server that we start is one thing.
     ours = frozenset({("upstream", "disks")})
-    assert DiskPlace.at(ours, "a").meets(DiskPlace.at(ours, "b"))
+    assert DiskSite.at(ours, "a").meets(DiskSite.at(ours, "b"))
     with pytest.raises(NotUnderstood, match="expected a disk's place"):
-        DiskPlace.of({"where": [["tcp", 1]], "name": "x"})
+        DiskSite.of({"where": [["tcp", 1]], "name": "x"})
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 26])

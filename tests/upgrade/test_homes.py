@@ -6,12 +6,12 @@ from itertools import product
 
 import pytest
 
-from gateway.handover.given import DiskPlace
+from gateway.handover.given import DiskSite
 from gateway.upgrade import homes
 from gateway.upgrade.homes import Giving, Whose
 
-A = DiskPlace(frozenset({("tcp", "h", "1")}), "a")
-B = DiskPlace(frozenset({("tcp", "h", "1")}), "b")
+A = DiskSite(frozenset({("tcp", "h", "1")}), "a")
+B = DiskSite(frozenset({("tcp", "h", "1")}), "b")
 
 STEPS = (
     "newer asks",
@@ -75,7 +75,7 @@ def test_there_are_so_many_that_all_are_given(monkeypatch: pytest.MonkeyPatch) -
     giving = Giving()
     giving.stays("x", A)
     for number in range(3):
-        site = DiskPlace(A.where, str(number))
+        site = DiskSite(A.where, str(number))
         assert giving.answer(site, used=False, ending=False) is Whose.YOURS
     assert giving.is_given(B)
     assert not giving.is_given(A)  # somebody has it stay
