@@ -38,7 +38,6 @@ from gateway.app.pidfile import Pidfile, pidfile
 from gateway.app.reload import ConfigSource, Reloader
 from gateway.app.standing import Listeners, Standing
 from gateway.app.switching import verbs_of
-from gateway.app.ticketing import opened_book
 from gateway.app.tracing import trace_of
 from gateway.app.upgrading import Upgrading, newer_begun
 from gateway.clients.client import ChooseSession, naming, serve_client, serve_given
@@ -123,7 +122,7 @@ async def serve(
                     held = None if inherited is None else inherited.pidfile
                     with pidfile(options.pidfile, held) as file:
                         become_whom_it_says(config)
-                        standing.tickets = await opened_book(config)
+                        standing.tickets = await ticketing.opened_book(config)
                         run = _Run(
                             *(config, options, source, standing, embedded, signals, listening),
                             *(newer, file),

@@ -390,14 +390,16 @@ async def test_nobody_is_told_of_a_use_before_it_is_written_down(
         told.append((await begun(kept))[0])
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(come)
-        nursery.start_soon(come)
-        await trio.testing.wait_all_tasks_blocked()
-        assert not told
-        assert kept.book.get("a").sessions == 2  # type: ignore[union-attr]
-        for _ in range(2):  # both give up, and what is under way is written all the same
-            chain[0].policy.leave(Session(kept.client(), "a"))
-        goes_on.set()
+        try:
+            for _ in range(2):
+                nursery.start_soon(come)
+                await trio.testing.wait_all_tasks_blocked()
+            assert not told
+            assert kept.book.get("a").sessions == 2  # type: ignore[union-attr]
+            for _ in range(2):  # both give up, and what is under way is written all the same
+                chain[0].policy.leave(Session(kept.client(), "a"))
+        finally:
+            goes_on.set()
     kept.why_not(address="10.0.0.2")
     clocks.go_on(REJOIN_SECONDS)
     await kept.book.look()
