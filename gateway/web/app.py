@@ -83,7 +83,7 @@ def application(gateway: Gateway, watch: Lookout) -> Starlette:
         routes.append(Route(f"{API}/{look.called}", handler, methods=["GET"]))
     for do in DOES:
         handler = partial(made.trace if do.goes_on else made.do, do)
-        routes.append(Route(f"{API}/{do.verb}", handler, methods=["POST"]))
+        routes.append(Route(f"{API}/{do.called}", handler, methods=["POST"]))
     return Starlette(
         routes=routes,
         exception_handlers={

@@ -245,7 +245,7 @@ def document() -> dict[str, Any]:
     for look in LOOKS:
         paths.setdefault(f"/api/v1/{look.called}", {})["get"] = _look(look)
     for do in DOES:
-        paths.setdefault(f"/api/v1/{do.verb}", {})["post"] = _do(do)
+        paths.setdefault(f"/api/v1/{do.called}", {})["post"] = _do(do)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -317,7 +317,7 @@ def _do(do: Do) -> dict[str, Any]:
             "content": {"text/event-stream": {"schema": TEXT}},
         }
     return {
-        "operationId": f"post-{do.verb}",
+        "operationId": f"post-{do.called}",
         "summary": do.summary,
         "requestBody": {"content": {"application/json": {"schema": body}}},
         "responses": {**_responses(None), "200": done},

@@ -3,7 +3,8 @@
 What looks is a GET, whose arguments are in the query; what does something is a POST, whose arguments are a JSON
 object. They have the names that the control socket has. What the gateway itself checks (whether there is such
 an export, how long a pause may be) is not checked here a second time; but an argument that nobody knows is
-refused before the gateway is asked, and so is one of the wrong type.
+refused before the gateway is asked, and so is one of the wrong type. What could have a token write files or run
+programs is not had: the policies of an export that is made at run time, and the program of an upgrade.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Type = Literal["string", "boolean", "number", "integer", "object", "array"]
+Type = Literal["string", "boolean", "number", "integer", "object"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,13 @@ class Do:
     arguments: tuple[Argument, ...] = ()
     goes_on: bool = False
     """Behind the answer comes more, as server-sent events."""
+    path: str = field(default="", kw_only=True)
+    """Behind /api/v1/, where it is not the verb."""
+
+    @property
+    def called(self) -> str:
+        """Give that path."""
+        return self.path or self.verb
 
 
 class Misread(Exception):
@@ -193,6 +201,11 @@ DOES = (
         (Argument("upstream", "string", "Its name.", needed=True),),
     ),
     Do(
+        "upgrade",
+        "Have the program that is installed now take over, as it is",
+        (Argument("deadline", "number", "How many seconds the older process keeps its clients."),),
+    ),
+    Do(
         "export-add",
         "Make an export, until a time or for one use; the answer has its name",
         (
@@ -208,11 +221,11 @@ DOES = (
             Argument("unaligned", "string", "As in [[export]]."),
             Argument("synthesise-allocation", "boolean", "As in [[export]]."),
             Argument("contexts", "object", "As in [[export]]."),
-            Argument("policies", "array", "As in [[export]]."),
             Argument("who", "object", "Who may have it, as in [[rule]]."),
             Argument("once", "boolean", "For one use."),
             *_UNTIL,
         ),
+        path="exports",
     ),
     Do(
         "export-renew",
@@ -293,8 +306,6 @@ def _is(type_: Type, value: object) -> bool:
             return isinstance(value, int | float) and not isinstance(value, bool)
         case "object":
             return isinstance(value, dict)
-        case "array":
-            return isinstance(value, list)
 
 
 def _a(type_: Type) -> str:
@@ -304,6 +315,5 @@ def _a(type_: Type) -> str:
         "number": "a number",
         "integer": "a whole number",
         "object": "an object",
-        "array": "a list",
     }
     return words[type_]

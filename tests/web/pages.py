@@ -33,8 +33,6 @@ upstream-name = ""
 """
 
 ADMIN = """
-[tickets]
-directory = "DIR/tickets"
 [admin]
 uri = ["http://127.0.0.1:0", "http+unix://DIR/admin"]
 tokens = "DIR/tokens"

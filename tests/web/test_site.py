@@ -329,7 +329,7 @@ async def test_mutual_tls(workdir: Path) -> None:
 
 async def test_the_commands_of_its_page(workdir: Path) -> None:
     """docs/web.md: tokens as it makes them, and each question and command, but for where it is asked."""
-    tokens, asks = (
+    tokens, *asks = (
         block
         for language, block in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", DOC.read_text())
         if not language
@@ -337,10 +337,14 @@ async def test_the_commands_of_its_page(workdir: Path) -> None:
     await trio.run_process(["sh", "-ec", tokens], cwd=workdir)
     assert len(load_tokens(workdir / "tokens")) == 2
     async with running(workdir) as one:
-        for line in asks.splitlines():
+        for line in "".join(asks).splitlines():
             line = line.replace("127.0.0.1:10811", f"127.0.0.1:{one.port}")
             line = line.replace("/run/nbd-gateway/admin.sock", f"{workdir}/admin")
-            line = line.replace("vm-1", "x").replace("curl ", "curl -sS --fail-with-body ")
+            line = (
+                line.replace("vm-1", "x")
+                .replace('"disks"', '"main"')
+                .replace("curl ", "curl -sS --fail-with-body ")
+            )
             environment = {**os.environ, "TOKEN": FULL}
             await trio.run_process(["sh", "-ec", line], env=environment, capture_stdout=True)
         assert (await one.ask("/api/v1/status")).said["paused"] == ["x"]
