@@ -1,4 +1,6 @@
 """What is handed out, in a Debian that has nothing else: `make test-packages`, as root; a quarter of an hour.
 
-roots.py  fresh Debians, by debootstrap, and what is run in them
+What they need of this machine is installed by `tests/tools/install-peers --for-packages`.
+
+    roots.py  fresh Debians, by debootstrap, and what is run in them
 """
