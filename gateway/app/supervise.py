@@ -6,8 +6,8 @@ another, and has all of them reload and drain. It has no upstreams, no keys and 
 
 Signals are those of a gateway with one process (`gateway.app.run`): SIGTERM, or SIGINT once, has all end in
 good order, and one more ends sessions that were given time, or everything at once; SIGHUP reloads; SIGUSR1 has
-all write their state to the log. SIGUSR2 is refused: there is no upgrade of several yet. If it dies itself, each
-worker takes no more clients and ends in good order, because the channel to it ends. A service manager
+all write their state to the log. SIGUSR2 is refused: there is no upgrade of several yet. If it dies itself,
+each worker takes no more clients and ends in good order, because the channel to it ends. A service manager
 (`gateway.app.manager`) is told that we are alive when the hubs of all workers have gone round.
 
 A reload is done in two steps. First everything that may fail, here and in all workers: the file is read here
