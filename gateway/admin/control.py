@@ -25,6 +25,8 @@ Behind the answer of a verb that has more to tell (`ControlAnswer.then`) come li
 all or the caller goes.
 
 The log has who has asked for what, for whom (`asked-by`), and what came of it (`Asked`).
+
+This is longer than other modules: both ends of the socket are here, for they go by the same lines.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from gateway.admin.control import (
 )
 from gateway.config import Config, Listen
 from gateway.handover.channel import Channel
-from gateway.handover.given import Given, DiskSite
+from gateway.handover.given import DiskSite, Given
 from gateway.handover.homes import door_of
 from gateway.handover.message import ChannelMessage, NotUnderstood
 from gateway.log.ids import RUN
