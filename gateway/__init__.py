@@ -8,6 +8,7 @@ Where everything is; imports go down this list, never up:
     upgrade/     a newer process takes this one's place, and no client notices
     inspect/     what looks and serves nobody: explain, probe, conform, what check looks for
     status/      what a running gateway is doing, and what waits for what
+    workers/     several processes that serve as one: a supervisor, and workers with a hub each
     admin/       how a running gateway is spoken to
     clients/     a client until it has opened an export
     sessions/    from then on: what it was promised, and how it lives on, is paused, led elsewhere

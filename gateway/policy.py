@@ -21,6 +21,7 @@ Hooks, in the order of a connection's life:
     context      may this meta context be had?
     peek         a client asks what it would get
     join, leave  a session begins and ends
+    remembers    of which sessions it knows something together
     denied       a client was not given the export
     prepares, prepare   read the disk before it is described
     over         know what the policies behind show
@@ -48,7 +49,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, WithJsonSchema
 
@@ -88,6 +89,7 @@ __all__ = [
     "PrivateAttr",
     "Request",
     "Result",
+    "Scope",
     "Session",
     "Sink",
     "Size",
@@ -156,6 +158,10 @@ class Session:
     why: str = ""
     """Why it ended, if not by the client in good order."""
 
+
+Scope = Literal["session", "export", "place"]
+"""Sessions of which a policy knows something together: each by itself, those of one export, all that pass its
+place of the configuration."""
 
 Status = Mapping[str, Sequence[tuple[int, int]]]
 """Meta context -> extents: (length in bytes, status flags)."""
@@ -322,6 +328,14 @@ class Policy(BaseModel):
         when it ends there.
         """
         return False
+
+    def remembers(self) -> Scope:
+        """Say of which sessions this knows something together: with several `workers`, those of one export are
+        all in one process, and those of several exports are not. By default, a policy that has `leave` or
+        `inherit` counts all that pass its place. Override it if yours counts less.
+        """
+        counts = _overridden(type(self), "leave") or _overridden(type(self), "inherit")
+        return "place" if counts else "session"
 
     def denied(self, client: Client, export: str, why: str) -> None:
         """A client was not given the export that this stands at."""

@@ -281,6 +281,24 @@ _PARAMETERS = frozenset(
 )
 
 
+Address = tuple[str, ...]
+"""Where a server is, as it is written."""
+
+
+def address_of(uri: NbdUri) -> Address:
+    """Give where a URI leads. Paths are made absolute; nothing is looked up."""
+    match uri.transport:
+        case Transport.TCP:
+            return "tcp", uri.host or "localhost", str(uri.port)
+        case Transport.VSOCK:
+            return "vsock", str(uri.cid), str(uri.port)
+        case Transport.UNIX:
+            assert uri.socket_path is not None
+            abstract = uri.socket_path.startswith("\0")
+            path = uri.socket_path if abstract else str(Path(uri.socket_path).absolute())
+            return "unix", path
+
+
 def parse_nbd_uri(text: str) -> NbdUri:
     """Parse an NBD URI; `UriError` says what was expected and what came."""
     scheme, colon, rest = text.partition(":")

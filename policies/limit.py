@@ -41,6 +41,7 @@ from gateway.policy import (
     Field,
     Policy,
     PrivateAttr,
+    Scope,
     Session,
     Size,
     Table,
@@ -126,6 +127,15 @@ class Limit(Policy):
         """Count a session of another process."""
         self._counts.add(session, 1)
         return True
+
+    def remembers(self) -> Scope:
+        """All of this place, unless it limits each session by itself."""
+        counted = (
+            self.connections,
+            self.connections_per_identity,
+            self.connections_per_address,
+        )
+        return "session" if counted == (None, None, None) else "place"
 
     def leave(self, session: Session) -> None:
         """Count it no more."""

@@ -36,14 +36,14 @@ themselves, and saves up 2 seconds (`burstiness`). Its `connection-rate` is `per
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 from weakref import WeakValueDictionary
 
 from pydantic import model_validator
 
-from gateway.policy import Bucket, Charge, Field, Policy, PrivateAttr, Session, Size, Unit
+from gateway.policy import Bucket, Charge, Field, Policy, PrivateAttr, Scope, Session, Size, Unit
 
 BURST_SECONDS = 0.1
 """What is saved up by default: little enough that no second has much more than its rate."""
@@ -121,6 +121,11 @@ class Rate(Policy):
         self._buckets.forget_the_full()
         self._buckets.held[session] = {}
         return self
+
+    def remembers(self) -> Scope:
+        """Those who share a rate."""
+        scopes: Mapping[str, Scope] = {"session": "session", "export": "export"}
+        return scopes.get(self.per, "place")
 
     def leave(self, session: Session) -> None:
         """Remember no more of it than its buckets, until they are full."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from gateway.policy import Denied, Field, Flag, Policy, PrivateAttr, Session, View
+from gateway.policy import Denied, Field, Flag, Policy, PrivateAttr, Scope, Session, View
 
 _Identity = tuple[str, ...]
 
@@ -102,6 +102,10 @@ class Writers(Policy):
         if stands:
             self._places.take(session)
         return stands
+
+    def remembers(self) -> Scope:
+        """Every export has its own places."""
+        return "export"
 
     def leave(self, session: Session) -> None:
         """Give the place back."""

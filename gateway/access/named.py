@@ -39,5 +39,13 @@ def mistakes_of(policy: BaseModel, exports: Collection[str]) -> Iterable[str]:
     return policy.mistakes(exports)
 
 
-POLICIES_ALONE = Vocabulary(tuple, tuple, policy_named, hooks_of, mistakes_of)
+def remembers_of(policy: BaseModel) -> str:
+    """Say of which sessions a policy knows something together."""
+    from gateway.policy import Policy
+
+    assert isinstance(policy, Policy)
+    return policy.remembers()
+
+
+POLICIES_ALONE = Vocabulary(tuple, tuple, policy_named, hooks_of, mistakes_of, remembers_of)
 """The names that may stand in a ticket."""

@@ -100,6 +100,8 @@ async def serve(
     `source` is where the configuration came from, if that can be reloaded. `listening` is called with the
     listeners' URIs once clients can connect. Raises `StartError`.
     """
+    if config.workers != 1:
+        raise StartError("several workers cannot be had yet: write workers = 1")
     raise_limit()
     # Whoever started us may have had it ignored; then the kernel would reap what we have started, and give its
     # number away (waitpid(2)).

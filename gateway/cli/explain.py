@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.inspect.report import (
         ContextSaid,
         Explanation,
+        HomeSaid,
         LimitSaid,
         Report,
         Restriction,
@@ -135,6 +136,8 @@ def show(found: Report) -> None:
     route = found.grant.route
     places = f" ({' or '.join(found.uris)})" if found.uris else ""
     say(f"upstream: {route.upstream}{places}, export {shown(route.upstream_name)}")
+    if found.home is not None:
+        say(f"home: {_home_words(found.home)}")
     say(f"quirks: {', '.join(best.quirks) or 'none'}")
     say(f"connections: {_connection_words(found.wanted, best.connections)}")
     for line in _sizes(best):
@@ -170,6 +173,13 @@ def _show_chain(found: Report, say: Say) -> None:
         say(f"  observed: {why}")
     for line in _grouped(best.would_restrict):
         say(f"  observed: {line}")
+
+
+def _home_words(home: HomeSaid) -> str:
+    if home.worker is None:
+        return f"none of {home.workers} workers alone: {home.why}"
+    whose = "all disks of its server" if home.of == "server" else "the disk"
+    return f"worker {home.worker} of {home.workers}, for {whose}: {home.why}"
 
 
 def _connection_words(wanted: Connections, had: Decision) -> str:

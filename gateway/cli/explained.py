@@ -43,6 +43,14 @@ def document(found: Report) -> dict[str, object]:
             "uris": [*found.uris],
         },
         "connections": None if grant is None else _connections_document(found),
+        "home": None
+        if found.home is None
+        else {
+            "worker": found.home.worker,
+            "workers": found.home.workers,
+            "of": found.home.of,
+            "why": found.home.why,
+        },
         "policies": [
             {
                 "use": placed.name,

@@ -4,13 +4,13 @@ them.
 
 from collections.abc import Iterable
 
-from gateway.access.named import hooks_of, mistakes_of, policy_named
+from gateway.access.named import hooks_of, mistakes_of, policy_named, remembers_of
 from gateway.config import Vocabulary
 
 
 def vocabulary() -> Vocabulary:
     """Give the names. Nothing is imported for them until a configuration names something."""
-    return Vocabulary(_quirks, _personalities, policy_named, hooks_of, mistakes_of)
+    return Vocabulary(_quirks, _personalities, policy_named, hooks_of, mistakes_of, remembers_of)
 
 
 def _quirks() -> Iterable[str]:

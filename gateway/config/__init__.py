@@ -10,6 +10,7 @@
     base.py, values.py  what all of them are made of
     checks.py    what one key alone cannot know: names that must exist, keys that exclude each other
     rule_checks.py, upstream_checks.py  the same of rules and policies, of connections
+    worker_checks.py  what several workers cannot do yet
     data.py      what both go by: the text's data, and names that others define
     texts.py     files -> text -> what it says as TOML
     documents.py one file or several -> data, with values from elsewhere put in

@@ -33,6 +33,7 @@ from gateway.config.rule_checks import (
     unreachable,
 )
 from gateway.config.upstream_checks import connections, survival
+from gateway.config.worker_checks import workers
 from gateway.uri import Legacy, NbdUri, Target, Transport
 
 
@@ -43,6 +44,7 @@ def findings(data: Data, where: Where, vocabulary: Vocabulary | None) -> Iterato
     if vocabulary is not None:
         yield from _unknown(data, vocabulary)
         yield from policies(data, vocabulary)
+    yield from workers(data, vocabulary)
     yield from unreachable(data, where, vocabulary)
     for check in (
         *(_needed, _listeners, _styles, _tls, _addresses, _control, _admin, _tickets, _upstreams),

@@ -35,6 +35,8 @@ class Vocabulary:
     """Names of the hooks that such a policy has."""
     mistakes: "Callable[[BaseModel, Collection[str]], Iterable[str]]"
     """Says what is wrong with a policy where the exports have these names."""
+    remembers: "Callable[[BaseModel], str]" = lambda _policy: "session"
+    """Says of which sessions a policy knows something together: "session", "export" or "place"."""
 
 
 def array_of(data: Data, key: str) -> list[tuple[KeyPath, Data]]:

@@ -101,6 +101,27 @@ def _socket_owner(value: object) -> SocketOwner:
     return SocketOwner(user or None, group or None)
 
 
+MAX_WORKERS = 64
+"""More than a machine has processors that are of use to one gateway; what a restart asks of all stays short."""
+
+
+def _workers(value: object) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_WORKERS:
+        raise ValueError(
+            f'expected a number from 1 to {MAX_WORKERS}, or "auto", got {shown(value)}'
+        )
+    return value
+
+
+Workers = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_workers),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}, {"const": "auto"}]}
+    ),
+]
 ListenUri = Annotated[NbdUri, *written_as(_listen_uri)]
 HandshakeFlags = Annotated[
     tuple[str, ...],
@@ -280,6 +301,11 @@ class Config(Section):
     drain_seconds: WaitSeconds = Field(
         default=30,
         description="When sessions are ended, how long requests in flight may take before connections are cut.",
+    )
+    # One, until there are more clients than one processor serves: several share nothing but the listeners.
+    workers: Workers = Field(
+        default=1,
+        description='Processes that serve: disks are spread over them. "auto": one for each processor.',
     )
     log: Log = Field(default_factory=lambda: Log())
     control: Control = Field(default_factory=lambda: Control())

@@ -23,6 +23,9 @@ TEMPLATE = """\
 # When they are ended, how long requests in flight may take before connections are cut.
 #drain-seconds = 30
 
+# Processes that serve: disks are spread over them (docs/workers.md). "auto": one for each processor.
+#workers = 1
+
 # ---- where clients connect: any number of [[listen]] ----
 
 [[listen]]

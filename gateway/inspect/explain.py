@@ -18,12 +18,13 @@ import trio
 from gateway.access.chain import Placed, compile_chain, peek, prepares
 from gateway.access.loading import PolicyError
 from gateway.access.rules import Access, Grant, NotGranted
-from gateway.config import Config
+from gateway.config import Config, Upstream
 from gateway.inspect.changes import restrictions_on, steps_of, would_restrict, would_show
 from gateway.inspect.report import (
     UPSTREAM,
     ContextSaid,
     Explanation,
+    HomeSaid,
     LimitSaid,
     Report,
     Step,
@@ -104,6 +105,8 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
         return report
     report.limits = tuple(_limits(chain, session))
     upstream = config.upstream[grant.route.upstream]
+    if config.workers != 1:
+        report.home = _home(config, grant, upstream)
     report.uris = tuple(map(str, upstream.uris))
     report.wanted, report.required = upstream.connections, upstream.connections_required
     failed: StartError | None = None  # raised below, not in the nursery's group
@@ -119,6 +122,17 @@ async def _explained(config: Config, name: str, client: Client) -> Report:
     if failed is not None:
         raise failed
     return report
+
+
+def _home(config: Config, grant: Grant, upstream: Upstream) -> HomeSaid:
+    """Say which worker serves the disk."""
+    from gateway.workers.homes import addresses_of, counted_by, home_of, table_of
+    from gateway.workers.number import number_of
+
+    table, workers = table_of(config, counted=counted_by(config)), number_of(config)
+    homed = table[addresses_of(upstream)[0]]
+    worker = home_of(table, upstream, grant.route.upstream_name, workers)
+    return HomeSaid(worker, workers, homed.kind.value, homed.why)
 
 
 def _granted(access: Access, config: Config, report: Report) -> Grant:

@@ -59,6 +59,18 @@ class ContextSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class HomeSaid:
+    """Which of several workers serves a disk, and why (`gateway.workers.homes`)."""
+
+    worker: int | None
+    """Its number; None: the one where the client comes in."""
+    workers: int
+    of: str
+    """What has this home: "disk", "server", or "nowhere"."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSaid:
     """A limit that a policy sets for a session as a whole."""
 
@@ -116,6 +128,8 @@ class Report:
     """How many connections to the upstream are wanted, and for whom."""
     required: bool = False
     """Fewer connections are not enough."""
+    home: HomeSaid | None = None
+    """Where its disk is served; None: there is one process, which serves all."""
     contexts: tuple[ContextSaid, ...] = ()
     no_contexts: str = ""
     """Why there are no contexts, in the upstream's words."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 
@@ -28,16 +27,13 @@ from gateway.net.dial import Dialler
 from gateway.net.processes import Processes
 from gateway.peer import UNKNOWN, Peer
 from gateway.upstream.slots import Slots
-from gateway.uri import NbdUri, Target, Transport
+from gateway.uri import Address, NbdUri, Target, address_of
 
 Connect = Callable[[], Awaitable[trio.SocketStream]]
 """Gives a stream to a server, or raises `DialError`."""
 
 Where = Target | tuple[str, ...] | tuple[NbdUri, ...]
 """The `uri`, `command` or `uris` of an upstream."""
-
-Address = tuple[str, ...]
-"""Where a server is, as it is written."""
 
 
 async def _nothing() -> None:
@@ -73,20 +69,6 @@ class Backend:
 
 
 # --- Backends that are addresses
-
-
-def address_of(uri: NbdUri) -> Address:
-    """Give where a URI leads. Paths are made absolute; nothing is looked up."""
-    match uri.transport:
-        case Transport.TCP:
-            return "tcp", uri.host or "localhost", str(uri.port)
-        case Transport.VSOCK:
-            return "vsock", str(uri.cid), str(uri.port)
-        case Transport.UNIX:
-            assert uri.socket_path is not None
-            abstract = uri.socket_path.startswith("\0")
-            path = uri.socket_path if abstract else str(Path(uri.socket_path).absolute())
-            return "unix", path
 
 
 def disks_by_address(

@@ -38,11 +38,11 @@ from gateway.net.command import Command
 from gateway.net.dial import Dialler
 from gateway.net.keeping import Keeper
 from gateway.quirks import catalogue
-from gateway.upstream.backends import Address, Backend, Where, backend_at, dialled, disks_by_address
+from gateway.upstream.backends import Backend, Where, backend_at, dialled, disks_by_address
 from gateway.upstream.errors import Unreachable
 from gateway.upstream.recipe import Recipe
 from gateway.upstream.server import Server
-from gateway.uri import FileUri, NbdUri, Target
+from gateway.uri import Address, FileUri, NbdUri, Target
 
 if TYPE_CHECKING:
     from gateway.tls.credentials import ClientCredentials

@@ -516,7 +516,7 @@ PROBLEMS: list[tuple[str, str, list[str]]] = [
             '1: listn: unknown key, did you mean "listen"?',
             "2: level: unknown key here, it belongs into [log]",
             "3: zzzzzz: unknown key; known are listen, upstream, export, rule, include, user, group,"
-            " leave-seconds, drain-seconds, log, control, admin, tickets",
+            " leave-seconds, drain-seconds, workers, log, control, admin, tickets",
             '6: listen.max_connections: unknown key, did you mean "max-connections"?',
             "7: listen.drain-seconds: unknown key here, it belongs to the top of the file, "
             "above all headers",

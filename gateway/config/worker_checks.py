@@ -1,0 +1,60 @@
+"""What several workers cannot do (docs/workers.md): see `checks.py`, which asks this.
+
+Workers share the listeners, and nothing that is counted. So whatever would be counted in each of them by itself
+is refused here, with what to write instead: a limit that is quietly as many times as large is none.
+"""
+
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from gateway.config.data import Data, Finding, Vocabulary, array_of, tables_of, target_of
+from gateway.config.models import exact_name
+from gateway.uri import NbdUri
+
+
+def workers(data: Data, vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    """Find what would not be true with as many workers as are wanted."""
+    wanted = data.get("workers", 1)
+    if wanted != "auto" and (type(wanted) is not int or wanted <= 1):
+        return
+    said = f'workers = "{wanted}"' if wanted == "auto" else f"workers = {wanted}"
+    for path, upstream in tables_of(data, "upstream"):
+        target = target_of(upstream)
+        if target is not None and not isinstance(target, NbdUri):
+            yield (
+                (*path, "uri"),
+                f"this server is in the process that serves it, and with {said} each worker would have another"
+                " one: write workers = 1, or run it as a server of its own",
+            )
+    if vocabulary is not None:
+        yield from _counted(data, vocabulary, said)
+
+
+def _counted(data: Data, vocabulary: Vocabulary, said: str) -> Iterator[Finding]:
+    """Find policies that count sessions which may be in several workers. An export's are all in one, for its
+    disk has a home.
+    """
+    for header in ("rule", "export"):
+        for path, table in array_of(data, header):
+            name, uses = table.get("name"), table.get("policies")
+            if header == "export" and isinstance(name, str) and exact_name(name) is not None:
+                continue
+            for i, use in enumerate(uses if isinstance(uses, list) else ()):
+                if isinstance(use, dict) and _scope(use, vocabulary) == "place":
+                    yield (
+                        (*path, "policies", i),
+                        f"{use['use']} counts all that pass here, and with {said} each worker would count its"
+                        " own: write workers = 1, or move it into an [[export]] with an exact name, whose"
+                        " sessions are all in one worker",
+                    )
+
+
+def _scope(use: Data, vocabulary: Vocabulary) -> str:
+    """Give of which sessions a policy knows something together; each by itself, if it is misspelt."""
+    options = {key: use[key] for key in use if key not in ("use", "mode")}
+    try:
+        policy = vocabulary.policy(use["use"]).model_validate(options, by_alias=True, by_name=False)
+    except (LookupError, ValidationError):  # of which others have complained
+        return "session"
+    return vocabulary.remembers(policy)

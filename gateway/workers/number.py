@@ -1,0 +1,15 @@
+"""How many workers there are."""
+
+from __future__ import annotations
+
+import os
+
+from gateway.config import Config
+from gateway.config.models import MAX_WORKERS
+
+
+def number_of(config: Config) -> int:
+    """Give how many workers a configuration means on this machine."""
+    if config.workers == "auto":
+        return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    return config.workers
