@@ -7,14 +7,15 @@ Where everything is; imports go down this list, never up:
     web/         metrics, health, an API and a page for browsers over HTTP, in a process of its own
     upgrade/     a newer process takes this one's place, and no client notices
     inspect/     what looks and serves nobody: explain, probe, conform, what check looks for
-    status/      what a running gateway is doing, and what waits for what
     workers/     several processes that serve as one: a supervisor, and workers with a hub each
+    status/      what a running gateway is doing, and what waits for what
     admin/       how a running gateway is spoken to
     clients/     a client until it has opened an export
     sessions/    from then on: what it was promised, and how it lives on, is paused, led elsewhere
     links/       disks, and what leads sessions to them: links of their own, and links that act as one
     hub/         the data plane with its sockets: all sessions in one epoll, in one task
     upstream/    servers, the negotiation ladder, links, listings
+    handover/    clients that go from one process to another
     embedded/    NBD servers of our own: memory, file, and a scriptable legacy one
     handover/    clients that go from one process to another, with their sockets
     net/         sockets: listen, dial, drive a pure core from a socket; and processes that end with us

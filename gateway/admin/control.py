@@ -295,10 +295,7 @@ async def connected(
             with trio.fail_after(ASK_SECONDS):
                 connecting = trio.open_unix_socket(str(path))
                 stream = await stack.enter_async_context(await connecting)
-                # A gateway that turns us away does not read; what it says is there to be read.
-                with suppress(trio.BrokenResourceError):
-                    await stream.send_all(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
-                answer = _understood(await _line(stream, MAX_ANSWER_BYTES, more))
+                answer = await answer_of(stream, verb, arguments, more)
         except (FileNotFoundError, ConnectionRefusedError):
             raise ControlError(f"no gateway listens at {path}") from None
         except OSError as error:
@@ -310,6 +307,18 @@ async def connected(
         except Misunderstood as error:
             raise ControlError(f"{path}: expected an answer of a gateway, but {error}") from None
         yield answer, stream
+
+
+async def answer_of(
+    stream: trio.SocketStream, verb: str, arguments: Mapping[str, object], more: bytearray | None
+) -> ControlAnswer:
+    """Ask over a connection, and give the answer; `more` is as with `connected`. Raises `Misunderstood`, and
+    `trio.BrokenResourceError`.
+    """
+    # A gateway that turns us away does not read; what it says is there to be read.
+    with suppress(trio.BrokenResourceError):
+        await stream.send_all(json.dumps({"verb": verb, **arguments}).encode() + b"\n")
+    return _understood(await _line(stream, MAX_ANSWER_BYTES, more))
 
 
 def _no(problem: str) -> ControlAnswer:

@@ -22,5 +22,7 @@ asked.py     what was asked over the control socket, in the log
 pidfile.py   our number in a file, as long as we serve
 command.py   what a gateway is there for by `--run`
 demo_work.py clients at work, for the demo
+supervise.py what is one for several workers
+worker.py    where a worker begins
 demo.py      a gateway before a server with qemu 3.0.0's faults, looked at from both sides
 """

@@ -22,6 +22,7 @@ something stands in neither.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -127,7 +128,9 @@ class Host(Protocol):
 
 
 class Reloader:
-    """Reloads, one after the other. `embedded` is where servers in here live."""
+    """Reloads, one after the other. `embedded` is where servers in here live; `listen` opens an address.
+    `is_asked`: the control socket of the configuration is here.
+    """
 
     def __init__(
         self,
@@ -136,8 +139,13 @@ class Reloader:
         standing: Standing,
         embedded: trio.Nursery,
         host: Host,
+        listen: Callable[[Listen], Awaitable[Listener]] = open_listener,
+        *,
+        is_asked: bool = True,
     ) -> None:
         self.present = Present()
+        self._listen = listen
+        self._is_asked = is_asked
         self._source = source
         self._service = service
         self._now = standing
@@ -198,11 +206,25 @@ class Reloader:
 
     async def reload(self) -> ControlAnswer:
         """Reload now, and say in the log and in the answer what came of it."""
+        return await self._tried_out(self._reload)
+
+    async def reload_to(
+        self, config: Config, agreed: Callable[[], Awaitable[bool]]
+    ) -> ControlAnswer:
+        """Go over to a configuration that another process has read, if that is `agreed` when all that may fail
+        has been done here.
+        """
+        look_anew()
+        return await self._tried_out(lambda limit: self._go_over(config, limit, agreed))
+
+    async def _tried_out(
+        self, reload: Callable[[trio.CancelScope], Awaitable[list[str]]]
+    ) -> ControlAnswer:
         log = self._service.log
         async with self._turn, self._now.manager.reloading():
             try:
-                with trio.fail_after(RELOAD_SECONDS):
-                    done = await self._reload()
+                with trio.fail_after(RELOAD_SECONDS) as limit:
+                    done = await reload(limit)
             except trio.TooSlowError:
                 failed: NotReloaded | None = NotReloaded(
                     f"it took longer than {RELOAD_SECONDS} s to prepare"
@@ -233,7 +255,7 @@ class Reloader:
                     done.append(f"credentials exchanged: {', '.join(exchanged.done)}")
         return ControlAnswer(failed is None, tuple(done), tuple(problems))
 
-    async def _reload(self) -> list[str]:
+    async def _reload(self, limit: trio.CancelScope) -> list[str]:
         if self._source is None:
             raise NotReloaded(
                 "it came from the command line or standard input: only serve --config FILE can be reloaded"
@@ -247,21 +269,39 @@ class Reloader:
             config = await trio.to_thread.run_sync(load, abandon_on_cancel=True)
         except ConfigError as error:
             raise NotReloaded(*map(str, error.problems)) from None
+        return await self._go_over(config, limit)
+
+    async def _go_over(
+        self,
+        config: Config,
+        limit: trio.CancelScope,
+        agreed: Callable[[], Awaitable[bool]] | None = None,
+    ) -> list[str]:
         before = self._service.config
         if (config.user, config.group) != (before.user, before.group):
-            raise NotReloaded(f"{self._source.path}: another user or group takes a new start")
+            raise NotReloaded(f"{self._where}another user or group takes a new start")
         async with AsyncExitStack() as opened, one_turn(self._service.tickets):
             with ExitStack() as changed:
                 try:
                     following = await self._prepare(config, opened, changed)
                 except (StartError, ListenError) as error:
-                    raise NotReloaded(f"{self._source.path}: {error}") from None
+                    raise NotReloaded(f"{self._where}{error}") from None
                 self._refuse_if_ending()
+                if agreed is not None:
+                    limit.deadline = (
+                        math.inf
+                    )  # what was promised holds however long the others take
+                    if not await agreed():
+                        raise NotReloaded("the other workers stay as they were")
                 gone, done = self._commit(following)
             opened.pop_all()
         with trio.CancelScope(shield=True):  # it is done, and a closing socket takes no time
             await gone.aclose()
         return done
+
+    @property
+    def _where(self) -> str:
+        return "" if self._source is None else f"{self._source.path}: "
 
     def _refuse_if_ending(self) -> None:
         if self._host.ends:
@@ -304,21 +344,23 @@ class Reloader:
         for settings in config.listen:
             here = next((each for each in left if is_for(each.settings, settings)), None)
             if here is None:
-                here = await open_listener(settings)
+                here = await self._listen(settings)
                 opened.push_async_callback(_shielded(here.aclose))
             else:
                 left.remove(here)
                 before = here.settings
-                if (before.socket_mode, before.socket_owner) != (
+                changes = (before.socket_mode, before.socket_owner) != (
                     settings.socket_mode,
                     settings.socket_owner,
-                ):
+                )
+                if changes and self._is_asked:
                     changed.enter_context(file_as_in(settings))
             found.append((settings, here))
         return found
 
     def _control(self, config: Config, opened: AsyncExitStack) -> ControlSocket | None:
         path, here = config.control.socket, self._now.doors.control
+        path = path if self._is_asked else None
         if path is None or (here is not None and here.path == path):
             return None if path is None else here
         control = ControlSocket(path)

@@ -42,10 +42,11 @@ from gateway.app.tracing import trace_of
 from gateway.app.upgrading import Upgrading, newer_begun
 from gateway.clients.client import ChooseSession, naming, serve_client, serve_given
 from gateway.config import Config, Listen
+from gateway.handover.homes import door_of
 from gateway.hub.hub import Hub
 from gateway.log import keep_recent, logger, say_left_out
 from gateway.log.ids import new_id
-from gateway.net.listen import Listener, take_clients
+from gateway.net.listen import Listener, open_listener, take_clients
 from gateway.net.options import peer_of
 from gateway.net.tally import Tally
 from gateway.sessions.pausing import Pauses
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
     from gateway.tickets.book import Book
     from gateway.tls.keyring import Keyring  # costs nothing where there is no TLS
     from gateway.upgrade.newer import Newer
+    from gateway.upstream.server import Server
+    from gateway.workers.member import Member
 
 KILLED = 128
 """Exit status after a second signal, beside its number: what a shell gives for who was killed by it."""
@@ -94,21 +97,21 @@ async def serve(
     *,
     source: ConfigSource | None = None,
     listening: Callable[[tuple[NbdUri, ...]], None] | None = None,
+    member: Member | None = None,
 ) -> int:
     """Serve until a signal, the end of `--run` or the last client; give the exit status.
 
     `source` is where the configuration came from, if that can be reloaded. `listening` is called with the
-    listeners' URIs once clients can connect. Raises `StartError`.
+    listeners' URIs once clients can connect. `member`: this process is one of several workers. Raises
+    `StartError`.
     """
-    if config.workers != 1:
-        raise StartError("several workers cannot be had yet: write workers = 1")
     raise_limit()
     # Whoever started us may have had it ignored; then the kernel would reap what we have started, and give its
     # number away (waitpid(2)).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Signals first: whoever sees the socket may send one.
     heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-    with trio.open_signal_receiver(*heard) as signals, _none_held_back(heard):
+    with trio.open_signal_receiver(*heard) as signals, none_held_back(heard):
         failed: StartError | None = None
         async with trio.open_nursery() as embedded:
             newer: Newer | None = None
@@ -120,14 +123,18 @@ async def serve(
                 standing = Standing(servers, keyring, Listeners([]), manager)
                 try:
                     inherited = None if newer is None else newer.inherited
-                    await open_doors(standing.doors, config, inherited)
+                    if member is None:
+                        await open_doors(standing.doors, config, inherited)
+                    else:
+                        await member.open_doors(standing.doors.listeners)
                     held = None if inherited is None else inherited.pidfile
                     with pidfile(options.pidfile, held) as file:
-                        become_whom_it_says(config)
+                        if member is None:
+                            become_whom_it_says(config)
                         standing.tickets = await ticketing.opened_book(config)
                         run = _Run(
                             *(config, options, source, standing, embedded, signals, listening),
-                            *(newer, file),
+                            *(newer, file, member),
                         )
                         status = await run.until_the_end()
                 finally:
@@ -143,7 +150,7 @@ async def serve(
 
 
 @contextmanager
-def _none_held_back(heard: Collection[signal.Signals]) -> Iterator[None]:
+def none_held_back(heard: Collection[signal.Signals]) -> Iterator[None]:
     """Have signals come that were held back (`gateway.__main__`), and what we start have none held back. At the
     end they are again: nobody hears them then.
     """
@@ -168,15 +175,18 @@ class _Run:
         listening: Callable[[tuple[NbdUri, ...]], None] | None,
         newer: Newer | None = None,
         file: Pidfile | None = None,
+        member: Member | None = None,
     ) -> None:
         listeners = standing.doors.listeners
         if listening is not None:
             listening(tuple(listener.uri for listener in listeners))
         log = logger(config.log)
+        if member is not None:
+            log = log.bind(worker=member.number)
         assert standing.servers.keeper is not None  # the first servers have made one
         self._keeper = standing.servers.keeper
         self._keeper.log = log
-        for listener in listeners:
+        for listener in listeners if member is None else ():
             log.info("listening", uri=str(listener.uri))
         standing.manager.log = log
         hub = Hub()
@@ -186,7 +196,11 @@ class _Run:
         self._standing = standing
         self._options = options
         self._signals = signals
-        self._reloader = Reloader(source, self._service, standing, embedded, self)
+        self._member = member
+        opens = open_listener if member is None else member.open
+        self._reloader = Reloader(
+            source, self._service, standing, embedded, self, opens, is_asked=member is None
+        )
         self._verbs: dict[str, Verb] = {"reload": self._reload, "trace": trace_of(self._service)}
         self._stuck = Stuck(self._service, log)
         self.clients: dict[str, tuple[Listener, Identity]] = {}
@@ -254,11 +268,54 @@ class _Run:
             self.watch(self._standing.keyring)
         if self._standing.tickets is not None:
             self.keep(self._standing.tickets)
-        if not self._upgrading.begin(self._tasks):
+        if self._member is not None:
+            self._join(self._member)
+        elif not self._upgrading.begin(self._tasks):
             self.see_to_upstreams()
             self.serves()
         if self._options.run is not None:
             self._tasks.start_soon(self._run_command, self._options.run)
+
+    # --- One of several workers (`gateway.workers.member.Office`)
+
+    def _join(self, member: Member) -> None:
+        """Serve the disks whose home is here, and do what the supervisor says."""
+        service = self._service
+        service.homes, service.may_serve = member, member.check
+        service.cares_for, service.asks_for_list = member.cares_for, member.list_of
+        self._verbs |= member.verbs(service.hub.waker.goes_round)
+        self.obey(member.control)
+        self.see_to_upstreams()
+        self._tasks.start_soon(member.run, self)
+
+    def begin_to_accept(self) -> None:
+        """Take clients from now on."""
+        for listener in self._standing.doors.listeners:
+            self.accept(listener)
+
+    def listener_at(self, door: tuple[object, ...]) -> Listener | None:
+        """Give the listener at a door."""
+        there = (each for each in self._standing.doors.listeners if each.sockets)
+        return next((each for each in there if door_of(each.settings.uri) == door), None)
+
+    def drain(self, seconds: float = 0) -> None:
+        """End, and let sessions go on for so long."""
+        self._leaving.begin(seconds)
+
+    @property
+    def servers(self) -> Mapping[str, Server]:
+        """The servers of the configuration, by their names."""
+        return self._service.servers
+
+    async def reload_to(
+        self, config: Config, agreed: Callable[[], Awaitable[bool]]
+    ) -> ControlAnswer:
+        """Go over to another configuration, if nothing is in the way here and it is `agreed`."""
+        return await self._reloader.reload_to(config, agreed)
+
+    def beside(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Do something beside the clients."""
+        self._beside(task, *arguments)
 
     def _beside(self, task: Callable[..., Awaitable[object]], *arguments: object) -> None:
         """Do something beside the clients. No bug of it ends the gateway."""
@@ -267,13 +324,15 @@ class _Run:
     async def _obey_signals(self, everything: trio.CancelScope) -> None:
         async for number in self._signals:
             if number == signal.SIGHUP:
-                self._reloader.ask()
+                if self._member is None:  # else a terminal's, or a slip: the supervisor reloads all
+                    self._reloader.ask()
                 continue
             if number == signal.SIGUSR1:
                 await self._service.hub.attempt(self._write_state)
                 continue
             if number == signal.SIGUSR2:
-                self._beside(self._upgrading.by_signal)
+                if self._member is None:
+                    self._beside(self._upgrading.by_signal)
                 continue
             if self._leaving.begun.is_set() and not self._leaving.begin(0):
                 self._service.log.warning(
@@ -377,12 +436,15 @@ class _Run:
         log = self._service.log
         listen = listener.settings
         session_id = new_id() if given is None else given.session_id
-        self._clients[listener] += 1
+        counts = given is None or not given.via_tls  # else it has a place where its TLS is
+        self._count(listener, 1, counts=counts)
         try:
             who = peer_of(stream.socket) if given is None else given.identity
             self.clients[session_id] = listener, who
             log = naming(who, log, session_id)
             here = self._clients[listener] + self._upgrading.clients_elsewhere(listener)
+            if self._member is not None:
+                here = self._member.there(listener)
             with self._reloader.present.one():
                 async with stream:
                     tls = self._session_of(listen)
@@ -402,13 +464,19 @@ class _Run:
             log.exception("client lost to an internal error")
         finally:
             self.clients.pop(session_id, None)
-            self._clients[listener] -= 1
-            if not self._clients[listener]:
-                del self._clients[listener]
+            self._count(listener, -1, counts=counts)
             self._farewell.note_left()
             self._upgrading.client_left()
             if self._had_client and not self._clients and self._options.exit_after_last_client:
                 self._leaving.begin()
+
+    def _count(self, listener: Listener, number: int, *, counts: bool) -> None:
+        """Count a client (1), or count it no more (-1); in the whole gateway, if it `counts` there."""
+        self._clients[listener] += number
+        if not self._clients[listener]:
+            del self._clients[listener]
+        if self._member is not None and counts:
+            self._member.comes(listener, number)
 
     async def _run_command(self, command: str) -> None:
         """Run what we are there for: we end with it, and it with us."""

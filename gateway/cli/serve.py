@@ -142,6 +142,13 @@ def _run(
 
     read = None if source is None else ConfigSource(*source)
     run = partial(app.serve, config, app.RunOptions(*options), source=read)
+    if config.workers != 1:
+        from gateway.workers.number import number_of
+
+        if number_of(config) > 1:
+            from gateway.app.supervise import supervise
+
+            run = partial(supervise, config, app.RunOptions(*options), source=read)
     try:
         return trio.run(partial(run, listening=_loaded))
     except StartError as error:

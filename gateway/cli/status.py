@@ -79,7 +79,27 @@ def _text(shown: dict[str, Any]) -> str:
     tables = [lines_of(facts), listeners, upstreams_table(shown["upstreams"])]
     if shown["stuck"]:
         tables.append(_stuck_table(shown))
+    if "workers" in shown:
+        tables.append(_workers_table(shown["workers"]))
     return "\n\n".join(tables)
+
+
+def _workers_table(workers: list[dict[str, Any]]) -> str:
+    from gateway.cli.showing import table
+
+    return table(
+        ("WORKER", "PID", "SESSIONS", "RESTARTS", ""),
+        (
+            (
+                each["worker"],
+                each["pid"] or "-",
+                each["sessions"],
+                each["restarts"],
+                "" if each["serves"] else "is being started",
+            )
+            for each in workers
+        ),
+    )
 
 
 def _stuck_table(shown: dict[str, Any]) -> str:

@@ -85,8 +85,10 @@ def _table(sessions: list[dict[str, Any]]) -> str:
 
     stuck = sum(each["stuck"] for each in sessions)
     head = f"{len(sessions)} sessions, {stuck} stuck\n\n"
+    several = any("worker" in each for each in sessions)
     return head + table(
         (
+            *(["WORKER"] if several else []),
             "SESSION",
             "EXPORT",
             "UPSTREAM",
@@ -99,6 +101,7 @@ def _table(sessions: list[dict[str, Any]]) -> str:
         ),
         (
             (
+                *([each["worker"]] if several else []),
                 each["session"],
                 each["export"] or '""',
                 each["upstream"],

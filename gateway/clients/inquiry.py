@@ -134,9 +134,9 @@ class Inquiry:
         """Give what LIST tells."""
         service, secure = self._service, self._core.secure
         config, access, servers = service.config, service.access, service.servers  # of one reload
-        in_use = service.disks.shared
+        in_use, ask = service.disks.shared, service.asks_for_list
         exports = await self._wait(
-            lambda: listed_exports(config, servers, secure=secure, in_use=in_use)
+            lambda: listed_exports(config, servers, secure=secure, in_use=in_use, ask_server=ask)
         )
         listed = access.listed(self._client(), exports)
         if listed.denied and not listed.exports:

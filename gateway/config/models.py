@@ -6,6 +6,8 @@ values: whoever reads a Config never parses anything again.
 
 Numbers are checked strictly ("10" is no number) because a file is written by people, who mean what they
 write; durations have "seconds" in their names because people do not read units elsewhere.
+
+This is longer than other modules: each key has its reason beside it.
 """
 
 import re

@@ -9,8 +9,13 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from gateway.config.data import Data, Finding, Vocabulary, array_of, tables_of, target_of
-from gateway.config.models import exact_name
+from gateway.config.exports import exact_name
 from gateway.uri import NbdUri
+
+_OF_ONE = {
+    "admin": "what is told over HTTP is not yet that of several workers",
+    "tickets": "exports that are made at run time are not yet known to several workers",
+}
 
 
 def workers(data: Data, vocabulary: Vocabulary | None) -> Iterator[Finding]:
@@ -27,6 +32,9 @@ def workers(data: Data, vocabulary: Vocabulary | None) -> Iterator[Finding]:
                 f"this server is in the process that serves it, and with {said} each worker would have another"
                 " one: write workers = 1, or run it as a server of its own",
             )
+    for key, text in _OF_ONE.items():
+        if key in data:
+            yield (key,), f"{text}: with {said} leave [{key}] out, or write workers = 1"
     if vocabulary is not None:
         yield from _counted(data, vocabulary, said)
 

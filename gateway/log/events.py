@@ -59,6 +59,7 @@ _UPSTREAM = "the name of the upstream"
 _EXPORT = "the name of the export, as clients know it"
 _THERE = "the name that the export has at the upstream"
 _WHY = "the reason, in a sentence"
+_WORKER = "its number, from 0 on"
 _SESSIONS = "how many sessions it concerns"
 _SERVER = "where it is now: the name of an upstream, or the URI that was given"
 _COUNT = "how often that was since the last such line"
@@ -112,6 +113,75 @@ GATEWAY = Chapter(
             "The gateway shuts down, and there are still sessions at the time when they have to end, or when a"
             " second signal comes.",
             sessions=_SESSIONS,
+        ),
+        _event(
+            "all workers shut down",
+            INFO,
+            "The same of a gateway with several workers, each of which says it for itself as well.",
+            workers="how many there are",
+        ),
+        _event(
+            "all workers end at once",
+            WARNING,
+            "A second signal came to a gateway with several workers: sessions are cut.",
+            "Nothing, if you sent it. If a supervisor did, give it more time than `drain-seconds`.",
+            signal="which one",
+        ),
+        _event(
+            "workers take too long to end, and are killed",
+            WARNING,
+            "Some workers were there still after `drain-seconds` and a few seconds more.",
+            "Report it, with what they have logged last.",
+            workers="their numbers",
+        ),
+        _event(
+            "worker has died",
+            ERROR,
+            "One of several workers has ended, and nobody told it to. Its sessions were cut, and no others.",
+            "See what it has logged last. A status below 0 is a signal: -9 may have been the system, for want"
+            " of memory.",
+            worker=_WORKER,
+            status="its exit status",
+        ),
+        _event(
+            "worker is started again",
+            INFO,
+            "Another process is started in the place of a worker that has ended.",
+            worker=_WORKER,
+            seconds="after how long: one that dies again and again is not started at once",
+        ),
+        _event(
+            "worker cannot serve",
+            ERROR,
+            "A worker was started and cannot serve. It is tried again; clients of its disks are refused.",
+            "Mend what the reason says.",
+            worker=_WORKER,
+            why=_WHY,
+        ),
+        _event(
+            "worker is not as the others",
+            ERROR,
+            "A worker that was started again could not be told what an operator has set before (`drain`,"
+            " `disable`, `pause`).",
+            "If it was a pause, what was paused goes on: stop what relies on it, and pause again.",
+            worker=_WORKER,
+            verb="what it was told",
+            why=_WHY,
+        ),
+        _event(
+            "worker has not gone over to a configuration",
+            ERROR,
+            "A worker was ready for a reload and did not do it. It is killed, and started again with the new"
+            " configuration.",
+            "Report it, with what it has logged last.",
+            worker=_WORKER,
+        ),
+        _event(
+            "internal error of the supervisor",
+            ERROR,
+            "Something that was asked of a gateway with several workers has failed by a bug.",
+            _REPORT,
+            exception=_TRACEBACK,
         ),
         _event(
             "ending at once",

@@ -142,7 +142,7 @@ class Exports:
         async def ask(name: str) -> None:
             # Of a server that lists nothing, what is in use is known, and nobody else is there to be held.
             with suppress(Refusal):
-                told[name] = await exports_of(service.servers[name])
+                told[name] = await (service.asks_for_list or exports_of)(service.servers[name])
 
         with trio.move_on_after(min(LIST_SECONDS, within.left / 2)):
             async with trio.open_nursery() as nursery:

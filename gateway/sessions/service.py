@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -41,6 +41,7 @@ from gateway.upstream.link import Terms
 from gateway.upstream.negotiation import Negotiation
 from gateway.upstream.news import CameBack, Misnamed, News, TurnedAway, Unwell, WellAgain, WentDown
 from gateway.upstream.server import Server
+from gateway.wire.handshake import ListedExport
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -101,6 +102,10 @@ class Relayed:
     """When, in seconds of `time.monotonic`."""
 
 
+def _always(_server: Server) -> bool:
+    return True
+
+
 @dataclass
 class Service:
     """What all clients of the gateway share."""
@@ -136,6 +141,12 @@ class Service:
     """The exports that are made at run time. None: none can be."""
     homes: Homes | None = None
     """Knows which disks another process serves, while there is one."""
+    may_serve: Callable[[Location], None] | None = None
+    """Raises `Refusal` for a disk that no client should have come here for; None: all are served here."""
+    cares_for: Callable[[Server], bool] = _always
+    """Says whether a server is looked after here while no client asks for it."""
+    asks_for_list: Callable[[Server], Awaitable[list[ListedExport]]] | None = None
+    """Gives a server's exports, where others may have to ask it; None: it is asked here."""
 
     def __post_init__(self) -> None:
         self.config, self.access = self.in_force(self.config, self.tickets)
@@ -213,7 +224,11 @@ class Service:
     def negotiation(
         self, location: Location, *, listed: bool = False
     ) -> OwnNegotiation | SharedNegotiation:
-        """Give what the questions of a client are asked of, which has a list if it is `listed`."""
+        """Give what the questions of a client are asked of, which has a list if it is `listed`. Raises
+        `Refusal`.
+        """
+        if self.may_serve is not None:
+            self.may_serve(location)
         server = location.server
         at = partial(self.disks.at, server)
         if self.shares(location):
@@ -228,6 +243,8 @@ class Service:
         """
         if trunk is not None:
             return Share(trunk)
+        if self.may_serve is not None:
+            self.may_serve(location)
         server = location.server
         negotiation = Negotiation(server, lowest=lowest)
         try:

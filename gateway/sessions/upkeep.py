@@ -50,7 +50,9 @@ def _wanted(service: Service) -> set[Server]:
         if location is not None:
             held.add(location.server.disks)
     servers = (
-        each for each in service.led_to if each.settings.warm or each.settings.health_check_seconds
+        each
+        for each in service.led_to
+        if (each.settings.warm or each.settings.health_check_seconds) and service.cares_for(each)
     )
     return {each for each in servers if each.disks not in held}
 

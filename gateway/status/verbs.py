@@ -109,9 +109,9 @@ def verbs_of(service: Service, stuck: Stuck, house: House) -> dict[str, Verb]:
     async def sessions(arguments: Mapping[str, Any]) -> ControlAnswer:
         most, others = _most(arguments)
         asked = _texts(others, ("export", "upstream", "who", "after"), ("stuck",))
-        after = _place(asked["after"]) if "after" in asked else None
+        after = place_of(asked["after"]) if "after" in asked else None
         meant = await _meant(service, asked, stuck)
-        found = await next_ones(meant, lambda each: _place(_id(each)), after, most + 1)
+        found = await next_ones(meant, lambda each: place_of(_id(each)), after, most + 1)
         page = AnswerPage(most)
         for number, each in enumerate(found):
             if page.is_full:
@@ -219,7 +219,7 @@ def _id(running: Relayed) -> str:
     return running.membership.session.client.id
 
 
-def _place(session: str) -> tuple[int, str]:
+def place_of(session: str) -> tuple[int, str]:
     """Ids in the order in which they were given. Raises `Misunderstood`."""
     run, _, number = session.rpartition("-")
     if not (number.isascii() and number.isdecimal() and len(number) <= MAX_ID_DIGITS):

@@ -9,7 +9,7 @@ It keeps the first who asks waiting (`LIST_SECONDS`), and is not asked for a whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import trio
@@ -34,10 +34,11 @@ async def listed_exports(
     *,
     secure: bool,
     in_use: Callable[[Server], list[str]] = lambda _server: [],
+    ask_server: Callable[[Server], Awaitable[list[ListedExport]]] | None = None,
 ) -> list[ListedExport]:
-    """Ask every upstream that a rule leads to for its exports; of one that does not say, those that are known
-    to be there because they are `in_use`. Raises `Refusal` if the only one refuses and
-    the configuration names nothing by itself.
+    """Ask every upstream that a rule leads to for its exports, by `ask_server` if that is given; of one that
+    does not say, those that are known to be there because they are `in_use`. Raises `Refusal` if the only one
+    refuses and the configuration names nothing by itself.
     """
     told: dict[str, list[ListedExport] | None] = dict.fromkeys(
         rule.upstream for rule in config.exports
@@ -48,7 +49,7 @@ async def listed_exports(
     async def ask(upstream: str) -> None:
         silent.add(upstream)
         try:
-            told[upstream] = await exports_of(servers[upstream])
+            told[upstream] = await (ask_server or exports_of)(servers[upstream])
         except Refusal as refusal:
             refusals.append(refusal)
         silent.discard(upstream)

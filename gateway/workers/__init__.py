@@ -1,6 +1,14 @@
-"""Several processes that serve as one: a supervisor, and workers with a hub each.
+"""Several processes that serve as one: a supervisor, which relays nothing, and workers with a hub each.
 
 rendezvous.py  which worker a key belongs to: a hash; pure
 number.py      how many there are
 homes.py       which disks have a home, and why: a function of the configuration
+places.py      how many clients each listener has, in memory that all share
+member.py      a worker, as it knows itself: who is handed over, and what the supervisor says
+crew.py        the workers, as the supervisor has them: started, briefed, and started again
+desk.py        what is asked of the gateway as a whole, answered for all workers
+merged.py      what several workers answer, as one answer; pure
+
+The supervisor itself is `gateway.app.supervise`; a worker begins in `gateway.app.worker`. docs/workers.md has
+what users are told of it.
 """

@@ -20,6 +20,8 @@ REFUSED = {
     'policies = [ { use = "rate", operations-per-second = 5, per = "identity" } ]\n',
     "a limit of a pattern": f'{SERVER}[[export]]\nname = "v*"\nupstream = "a"\n'
     'policies = [ { use = "limit", connections-per-identity = 4 } ]\n',
+    "HTTP": f"{SERVER}[admin]\n",
+    "tickets": f"{SERVER}[tickets]\n",
     "an audit log": f'{SERVER}{EXPORTS}[[rule]]\npolicies = [ {{ use = "audit", file = "/a.log" }} ]\n',
 }
 TAKEN = {

@@ -107,6 +107,7 @@ MAYBE_BOUND = {
 """What some of these are bound to beside: the trunk of a session that lives on has the session's logger."""
 
 BINDS = {
+    "gateway/app/run.py": {"worker"},
     "gateway/clients/client.py": {"session", "client", "via", "export"},
     "gateway/links/trunk.py": {"upstream"},
 }

@@ -18,6 +18,11 @@ lives, so nothing is lost, though the gateway cannot know. `--by stop` stops the
 nobody may notice anything but the time. `--by term` ends it with SIGTERM, as `systemctl restart` does: so it
 goes in good order, which promises nothing of what is in its cache.
 
+With `--workers N` the gateway has so many, and clients come to all of them; `--homeless` takes the homes of
+disks away from them (`gateway.workers.homes`), so it has to end with 1. `--by worker` kills one of them instead
+of the server, and `--by supervisor` the supervisor, and begins another gateway: sessions are cut then, and
+everything else is asked.
+
 `--defaults` leaves everything else as the product has it, `late-write-seconds` too, so that each kill holds up
 for half a minute what it has left unanswered. With `--readers` only the one writes that leaves in good order:
 all others learn of what is lost from nobody but the gateway.
@@ -33,6 +38,7 @@ when and what is written; the machine has its own say, so a seed gives a similar
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -56,6 +62,9 @@ from tests.tools.history import NEVER, Op, Session
 from tests.tools.oracle import Oracle
 from tests.tools.stamps import BLOCK_BYTES, Broken, stamps_of
 
+HOMELESS = Path(__file__).parents[1] / "workers" / "homeless"
+"""What takes the homes away from workers."""
+
 LONGEST_BLOCKS = 8
 """Of one command: two of nbdkit's cache, which has blocks of 4 KiB."""
 
@@ -73,6 +82,7 @@ FINAL_FLUSHES = 4
 are told together. Several, for kills that overlapped with a FLUSH."""
 
 CONFIG = """\
+workers = {workers}
 [[listen]]
 uri = "{listen}"
 [upstream.main]
@@ -104,6 +114,9 @@ sole-writer = true
 replay-bytes = "{replay_bytes}"
 """
 
+OURS = ("worker", "supervisor")
+"""What is killed of the gateway itself."""
+
 MODES = ("replay", "sticky", "verify", "assume-durable")
 WEIGHTS = {"write": 50, "read": 25, "fua": 4, "zero": 5}
 FLUSH_WEIGHTS = (0.1, 1.0, 12.0)
@@ -119,7 +132,9 @@ class Plan:
     mode: str
     server: str = "nbdkit"
     by: str = "kill"
-    """Or "term", "cut", or "stop"."""
+    """Or "term", "cut", "stop", "worker" or "supervisor"."""
+    workers: int = 1
+    homes: bool = True
     stop_seconds: float = 1
     late_write_seconds: float = 0
     """0 is right only where the old server is dead, so not with "cut"."""
@@ -148,7 +163,12 @@ class Plan:
     @property
     def lossless(self) -> bool:
         """Nobody may miss anything."""
-        return self.mode in ("replay", "assume-durable") or self.by == "stop"
+        return self.mode in ("replay", "assume-durable") or self.by in ("stop", *OURS)
+
+    @property
+    def cuts(self) -> bool:
+        """Sessions end that nobody has ended."""
+        return not self.survival or self.by in OURS
 
     @property
     def config_survival(self) -> str:
@@ -426,7 +446,7 @@ class Load:
                 return True
         except (Left, *GONE) as end:
             self.report.counts["session cut"] += 1
-            if self.plan.survival:
+            if not self.plan.cuts:
                 self.report.problem(f"{name} was cut off: {type(end).__name__} {end}")
             session.close()
             session.seen_off()
@@ -453,7 +473,7 @@ class Load:
                 await self._comes_and_goes(f"passer-by ({number})")
             except (Left, *GONE) as end:
                 self.report.counts["session cut"] += 1
-                if self.plan.survival:
+                if not self.plan.cuts:
                     self.report.problem(f"passer-by ({number}) was cut off: {end!r}")
             self.left.unpark_all()
             await trio.sleep(self.random.uniform(0, MOST_AWAY_SECONDS))
@@ -555,8 +575,52 @@ class Load:
 # --- The run
 
 
+class House:
+    """The gateway, and how it is begun."""
+
+    def __init__(self, plan: Plan, config: Path) -> None:
+        self._command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+        if not plan.homes:
+            self._command = ["env", f"PYTHONPATH={HOMELESS}", *self._command]
+        self.process: Process | None = None
+        self.output = ""
+
+    async def begin(self, uri: str) -> None:
+        self.process = Process(*self._command)
+        await listens(self.process, uri)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def workers(self) -> list[int]:
+        """The numbers of its workers."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()  # each has those that it has started
+        return [int(pid) for each in tasks for pid in (each / "children").read_text().split()]
+
+    async def kill(self, uri: str) -> None:
+        """Kill the supervisor, and begin another gateway once its workers listen no more."""
+        assert self.process is not None
+        self.process.kill()
+        self.ended(self.process)
+        while listening(uri):
+            await trio.sleep(0.01)
+        await self.begin(uri)
+
+    def ended(self, process: Process) -> None:
+        self.output += process.output
+        Process.started.remove(process)
+
+
 async def disturb_again_and_again(
-    plan: Plan, load: Load, victim: Victim, relay: Relay | None, report: Report
+    plan: Plan,
+    load: Load,
+    victim: Victim,
+    relay: Relay | None,
+    report: Report,
+    house: House,
+    uri: str,
 ) -> None:
     """Do what is to be done to the server, at bad moments."""
     random = Random(f"{plan.seed}, kills")
@@ -572,6 +636,11 @@ async def disturb_again_and_again(
         report.counts[f"{plan.by} ({aim})"] += 1
         if plan.by == "stop":
             await victim.stop(plan.stop_seconds)
+        elif plan.by == "supervisor":
+            await house.kill(uri)
+        elif plan.by == "worker":
+            if there := house.workers():
+                os.kill(random.choice(there), signal.SIGKILL)
         elif relay is not None:
             await cut(plan, load, relay, random)
         else:
@@ -638,13 +707,16 @@ async def disturbed(
     config = workdir / "gateway.toml"
     listen = unix_uri(socket)
     server = victim.uri if relay is None else relay.uri
-    config.write_text(CONFIG.format(listen=listen, server=server, survival=plan.config_survival))
+    config.write_text(
+        CONFIG.format(
+            workers=plan.workers, listen=listen, server=server, survival=plan.config_survival
+        )
+    )
     load = Load(plan, report, socket)
-    gateway: Process | None = None
+    house = House(plan, config)
     try:
         await victim.start()
-        gateway = Process(sys.executable, "-m", "gateway", "serve", "--config", config)
-        await listens(gateway, listen)
+        await house.begin(listen)
         # All may have to wait once for a server that is killed again and again.
         with trio.move_on_after(3 * plan.seconds + plan.kills + 2 * REPLY_SECONDS) as limit:
             async with trio.open_nursery() as nursery:
@@ -652,24 +724,26 @@ async def disturbed(
                     nursery.start_soon(load.client, f"client {number}")
                 nursery.start_soon(partial(load.client, "visitor", leaves=True))
                 nursery.start_soon(load.comes_and_goes)
-                await disturb_again_and_again(plan, load, victim, relay, report)
+                await disturb_again_and_again(plan, load, victim, relay, report, house, listen)
             if plan.survival:
                 await load.newcomer()
         if limit.cancelled_caught:
             report.problem(f"the clients have not finished in time: {load.oracle._under_way}")
         victim.kill()  # everything was flushed
+        gateway = house.process
+        assert gateway is not None
         if not gateway.running:
             report.problem("the gateway has ended by itself")
         status = gateway.stop()
-        report.gateway = gateway.output
-        Process.started.remove(gateway)
+        house.ended(gateway)
+        report.gateway = house.output
         if status or "Traceback" in report.gateway or "internal error" in report.gateway:
             report.problem(f"the gateway ended with {status}:\n{report.gateway[-2000:]}")
         check_disk(plan, load, victim, report)
     finally:
         victim.kill()
-        if gateway is not None and gateway.running:
-            gateway.kill()
+        if house.process is not None and house.process.running:
+            house.process.kill()
     return report
 
 
@@ -696,7 +770,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.tools.kill_run")
     parser.add_argument("--mode", choices=MODES, required=True)
     parser.add_argument("--server", choices=("nbdkit", "qemu-nbd"), default="nbdkit")
-    parser.add_argument("--by", choices=("kill", "term", "cut", "stop"), default="kill")
+    parser.add_argument("--by", choices=("kill", "term", "cut", "stop", *OURS), default="kill")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--homeless", action="store_true", help="has to end with 1")
     parser.add_argument("--stop-seconds", type=float, default=1)
     parser.add_argument("--late-write-seconds", type=float, default=0)
     parser.add_argument("--kills", type=int, default=50)
@@ -719,6 +795,7 @@ def main() -> int:
     parser.add_argument("--log", action="store_true", help="show what the gateway said")
     said = vars(parser.parse_args())
     show = said.pop("log")
+    said["homes"] = not said.pop("homeless")
     said["survival"] = not said.pop("without_survival")
     if said["seed"] is None:
         said["seed"] = Random().randrange(10**6)

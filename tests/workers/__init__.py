@@ -1,1 +1,5 @@
-"""Tests of `gateway.workers`."""
+"""Tests of `gateway.workers`.
+
+running.py   a gateway with several workers, before servers in the test's own process
+homeless/    what takes the homes away, to see whether a test notices
+"""
