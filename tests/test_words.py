@@ -79,10 +79,6 @@ TWICE = {
     "Request": ("embedded policy.py", f"proto.md's, as an embedded server has it; {POLICY}"),
     "Server": ("embedded upstream", "one that we are; one that we connect to: no module has both"),
     "Session": ("hub policy.py", f"a client's, with its sockets; {POLICY}"),
-    "Site": (
-        "handover web",
-        "where a disk is, in words of two processes; what is served over HTTP",
-    ),
 }
 """Names that several classes have: in which rooms, and why each is right there. There are to be no others."""
 

@@ -6,6 +6,9 @@ at once, with the status of one that it would have killed. SIGHUP loads the conf
 anew (`gateway.app.reload`), SIGUSR1 writes the state to the log (`gateway.status.dump`), SIGUSR2 upgrades
 (`gateway.app.upgrading`).
 
+It is also what one of several workers runs, which has a supervisor in the place of doors and a control socket
+of its own (`gateway.workers.member`, `_Run._join`).
+
 This is longer than other modules: in what order everything begins and ends has to be read in one place.
 """
 
@@ -285,7 +288,8 @@ class _Run:
         service = self._service
         service.homes, service.may_serve = member, member.check
         service.cares_for, service.asks_for_list = member.cares_for, member.list_of
-        self._verbs |= member.verbs(service.hub.waker.goes_round)
+        ours = member.verbs(service.hub.waker.goes_round)
+        self._verbs = {**self._verbs, **ours}
         self.obey(member.control)
         self.see_to_upstreams()
         self._tasks.start_soon(member.run, self)
