@@ -288,8 +288,7 @@ class _Run:
         service = self._service
         service.homes, service.may_serve = member, member.check
         service.cares_for, service.asks_for_list = member.cares_for, member.list_of
-        ours = member.verbs(service.hub.waker.goes_round)
-        self._verbs = {**self._verbs, **ours}
+        self._verbs |= member.verbs(service.hub.waker.goes_round)
         self.obey(member.control)
         self.see_to_upstreams()
         self._tasks.start_soon(member.run, self)
