@@ -12,8 +12,11 @@ started=
 finish() {
     status=$?
     trap - EXIT
-    # shellcheck disable=SC2086 # a list
-    [ -z "$started" ] || kill $started 2>/dev/null || :
+    # Whoever was started a moment ago may not be in the list yet, and a signal that comes before it has become a
+    # gateway is lost. So each is told until it has gone.
+    for each in $started ${!:-}; do
+        (while kill "$each" 2>/dev/null; do sleep 1; done) &
+    done
     wait
     rm -rf "$work"
     [ $status != 0 ] || printf '\nThat is all; everything is cleaned up.\n'

@@ -402,7 +402,8 @@ def connected(path: Path, count: int, says: bytes = b"") -> Iterator[list[socket
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
         for client in clients:
             client.connect(str(path))
-            client.sendall(says)
+            if says:  # nothing cannot be sent to who has hung up, either
+                client.sendall(says)
         yield clients
 
 
